@@ -1,0 +1,67 @@
+"""Fixtures: real servers that live as long as the test session, emptied for each test that asks for one."""
+
+from collections.abc import Iterator
+
+import pytest
+from servers import OpenBao, Valkey, redis_binary
+from stack import Stack
+
+
+@pytest.fixture(scope="session")
+def _streams_process() -> Iterator[Valkey]:
+    with Valkey() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _storage_process() -> Iterator[Valkey]:
+    with Valkey() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _redis82_process() -> Iterator[Valkey]:
+    with Valkey(binary=redis_binary()) as server:
+        yield server
+
+
+@pytest.fixture
+def streams_server(_streams_process: Valkey) -> Valkey:
+    """An empty Valkey for streams, shared by the session; never kill or reconfigure this one."""
+    with _streams_process.client() as client:
+        client.flushall()
+        client.script_flush()
+    return _streams_process
+
+
+@pytest.fixture
+def storage_server(_storage_process: Valkey) -> Valkey:
+    """An empty Valkey for keys and tokens, shared by the session; never kill or reconfigure this one."""
+    with _storage_process.client() as client:
+        client.flushall()
+        client.script_flush()
+    return _storage_process
+
+
+@pytest.fixture
+def redis82_server(_redis82_process: Valkey) -> Valkey:
+    """An empty Redis 8.2, shared by the session; never kill or reconfigure this one."""
+    with _redis82_process.client() as client:
+        client.flushall()
+        client.script_flush()
+    return _redis82_process
+
+
+@pytest.fixture(scope="session")
+def openbao_server() -> Iterator[OpenBao]:
+    """An OpenBao in development mode, shared by the session; use mounts and paths of your own."""
+    with OpenBao() as server:
+        yield server
+
+
+@pytest.fixture
+def stack(streams_server: Valkey, storage_server: Valkey) -> Iterator[Stack]:
+    """Workers and a producer on the session's servers, with a key of the client ``shop-frontend``."""
+    with Stack(streams_server, storage_server) as stack:
+        stack.generate_key("shop-frontend")
+        yield stack

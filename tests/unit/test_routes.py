@@ -1,0 +1,123 @@
+"""Routes: what they default to, which can be served together, and where a request may have its reply sent."""
+
+import pytest
+
+from token_worker.contract.messages import Op
+from token_worker.streams.routes import DEFAULT_ROUTES, Route, check_routes, may_reply_to, streams_of
+
+TOKENIZE = frozenset({Op.TOKENIZE})
+DETOKENIZE = frozenset({Op.DETOKENIZE})
+
+
+def test_defaults_of_a_route() -> None:
+    """A route's pattern and dead letters follow from its streams, and a pinned one serves no zone by itself."""
+    route = Route("in", "out", TOKENIZE)
+    pinned = Route("in", "out", TOKENIZE, client_id="shop1")
+
+    assert (route.reply_to, route.dead_letters, route.zones) == ("out:*", "in:dead", None)
+    assert pinned.zones == ()
+
+
+def test_default_routes() -> None:
+    """By default each operation has streams of its own, and they can be served."""
+    assert [(route.requests, route.responses, route.ops) for route in DEFAULT_ROUTES] == [
+        ("tokenize:requests", "tokenize:responses", TOKENIZE),
+        ("detokenize:requests", "detokenize:responses", DETOKENIZE),
+    ]
+    assert check_routes(DEFAULT_ROUTES) == []
+
+
+def test_replies_with_values_are_kept_shorter() -> None:
+    """Streams made by a reply live ten minutes where values in the clear can be in them, else a day."""
+    assert Route("in", "out", TOKENIZE).reply_ttl_seconds == 86400
+    assert Route("in", "out", TOKENIZE | DETOKENIZE).reply_ttl_seconds == 600
+
+
+def test_streams_of() -> None:
+    """The streams of routes are those of all three roles."""
+    assert streams_of([Route("a", "b", TOKENIZE), Route("c", "b", TOKENIZE, dead_letters="d")]) == {
+        "a",
+        "b",
+        "a:dead",
+        "c",
+        "d",
+    }
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [
+        (Route("a", "out", TOKENIZE), Route("b", "out", DETOKENIZE)),
+        (Route("a", "x", TOKENIZE, dead_letters="dead"), Route("b", "y", TOKENIZE, dead_letters="dead")),
+        (Route("a", "b", TOKENIZE, "shop1", ("DDDDDDDDzone",)),),
+        (Route("a", "b", TOKENIZE, reply_to="b*"),),
+        (Route("a", "b", TOKENIZE, reply_to="only:this"),),
+        (Route("a", "b", TOKENIZE, reply_to="?"),),
+    ],
+)
+def test_routes_that_can_be_served(routes: tuple[Route, ...]) -> None:
+    """Routes may share a stream for replies or dead letters, and patterns may cover streams of routes among others."""
+    assert check_routes(routes) == []
+
+
+@pytest.mark.parametrize(
+    ("routes", "where"),
+    [
+        ((), "routes: "),
+        ((Route("a", "b", TOKENIZE), Route("a", "c", DETOKENIZE)), "routes[1].requests: is the same"),
+        ((Route("a", "a", TOKENIZE),), "routes[0].responses: is the same stream as routes[0].requests"),
+        ((Route("a", "b", TOKENIZE, dead_letters="b"),), "routes[0].dead_letters: is the same stream as routes[0]"),
+        ((Route("a", "b", TOKENIZE, dead_letters="a"),), "routes[0].dead_letters: is the same stream as routes[0]"),
+        ((Route("a", "b", TOKENIZE), Route("b", "c", TOKENIZE)), "routes[1].requests: is the same stream as r"),
+        ((Route("a", "b", TOKENIZE), Route("c", "a:dead", TOKENIZE)), "routes[1].responses: is the same stream as r"),
+        ((Route("a", "b", frozenset()),), "routes[0].ops: "),
+        ((Route("", "b", TOKENIZE),), "routes[0].requests: "),
+        ((Route("a", "b*", TOKENIZE),), "routes[0].responses: "),
+        ((Route("a", "b", TOKENIZE, dead_letters="c\n"),), "routes[0].dead_letters: "),
+        ((Route(" a", "b", TOKENIZE, dead_letters="d"),), "routes[0].requests: "),
+        ((Route("a", "b", TOKENIZE, reply_to="x\x00"),), "routes[0].reply_to: "),
+        ((Route("a", "b", TOKENIZE, reply_to="b"),), "routes[0].reply_to: can only be a stream of a route"),
+        ((Route("a", "b", TOKENIZE), Route("c", "d", TOKENIZE, reply_to="a")), "routes[1].reply_to: can only be"),
+        ((Route("a", "b", TOKENIZE, "shop"),), "routes[0].client_id: "),
+        ((Route("a", "b", TOKENIZE, "shop:1"),), "routes[0].client_id: "),
+        ((Route("a", "b", TOKENIZE, "shop1", ("DDDDDDDDzone", "x/y")),), "routes[0].zones[1]: "),
+        ((Route("a", "b", TOKENIZE, None, ("DDDDDDDDzone",)),), "routes[0].zones: has a meaning only with client_id"),
+    ],
+)
+def test_routes_that_cannot_be_served(routes: tuple[Route, ...], where: str) -> None:
+    """What is wrong with routes is named by index and member."""
+    problems = check_routes(routes)
+
+    assert any(text.startswith(where) for text in problems)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "allowed"),
+    [
+        ("out:*", "out:me", True),
+        ("out:*", "out:", True),
+        ("out:*", "out:a:b", True),
+        ("out:*", "xout:me", False),
+        ("out:*", "OUT:me", False),
+        ("out:?", "out:1", True),
+        ("out:?", "out:12", False),
+        ("out:?", "out:1\n", False),
+        ("out:[ab]", "out:a", False),
+        ("out:[ab]", "out:[ab]", True),
+        ("out:[!a]*", "out:[!a]b", True),
+        ("out.*", "outs", False),
+        ("one", "one", True),
+        ("one", "one\n", False),
+        ("*", "in", False),
+        ("*", "out", False),
+        ("*", "in:dead", False),
+        ("*", "other", False),
+        ("*", "free", True),
+    ],
+)
+def test_reply_to(pattern: str, name: str, allowed: bool) -> None:
+    """A reply goes to streams that match the route's pattern, where only * and ? are special, and to no route's."""
+    route = Route("in", "out", TOKENIZE, reply_to=pattern)
+    all_streams = streams_of([route, Route("other", "others", TOKENIZE)])
+
+    assert may_reply_to(route, name, all_streams) is allowed

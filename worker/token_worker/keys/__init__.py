@@ -1,0 +1,1 @@
+"""Master key, key storage, and the formats keys are sealed in."""

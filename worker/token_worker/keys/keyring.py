@@ -1,0 +1,110 @@
+"""The keys of one client or zone, unwrapped: what opens and seals its blocks."""
+
+import time
+from collections import OrderedDict
+
+from token_worker.errors import Damaged
+from token_worker.keys import acra_block
+from token_worker.keys.acra_block import DataKey
+from token_worker.keys.owner import Owner
+
+KEY_BYTES = 32
+"""Length of a symmetric storage key in Acra."""
+
+DATA_KEY_BLOCKS = 1 << 20
+"""Blocks sealed with one data key: far below the 2^32 at which random 96-bit IVs become unsafe."""
+
+DATA_KEY_SECONDS = 3600
+"""Age at which a data key is replaced."""
+
+
+class Locked(Damaged):
+    """A block that none of the keys at hand opens; another key of the owner may."""
+
+
+class DataKeyCache:
+    """A bounded cache of unsealed data keys, least recently used out first; one for all owners.
+
+    Entries that this worker wrote share data keys, those of Acra have one each.
+    """
+
+    def __init__(self, size: int = 4096) -> None:
+        self._size = size
+        self._data_keys: OrderedDict[tuple[bytes, bytes], DataKey] = OrderedDict()
+
+    def get(self, key: bytes, sealed: bytes, context: bytes) -> DataKey:
+        """The data key sealed under ``key``.
+
+        Raises:
+            Damaged: it does not open.
+        """
+        name = (key, sealed)
+        data_key = self._data_keys.get(name)
+        if data_key is not None and data_key.context == context:
+            self._data_keys.move_to_end(name)
+            return data_key
+        data_key = acra_block.open_data_key(key, sealed, context)
+        self._data_keys[name] = data_key
+        if len(self._data_keys) > self._size:
+            self._data_keys.popitem(last=False)
+        return data_key
+
+
+class Keyring:
+    """The current key of an owner and those of its history that were needed so far."""
+
+    def __init__(self, owner: Owner, current: bytes, data_keys: DataKeyCache) -> None:
+        self.owner = owner
+        self.context = owner.context
+        self.current = current
+        self.some_unreadable = False
+        """Whether the history holds a key that the master key does not open."""
+        self._data_keys = data_keys
+        self._keys: list[tuple[bytes, bytes]] = []
+        self._sealing: DataKey | None = None
+        self._sealed_blocks = 0
+        self._sealing_until = 0.0
+        self.add(current)
+
+    def __repr__(self) -> str:
+        return f"Keyring({self.owner.kind} {self.owner.id}, {len(self._keys)} keys)"
+
+    @property
+    def keys(self) -> list[bytes]:
+        """All keys at hand, in the order they are tried."""
+        return [key for _, key in self._keys]
+
+    def add(self, key: bytes) -> bool:
+        """Take one more key for reading; False where it is here already."""
+        entry = (acra_block.key_id(key, self.context), key)
+        if entry in self._keys:
+            return False
+        self._keys.append(entry)
+        return True
+
+    def seal(self, data: bytes) -> bytes:
+        """An AcraBlock of ``data`` under the current key; one data key serves many blocks of a bounded time."""
+        now = time.monotonic()
+        if self._sealing is None or self._sealed_blocks >= DATA_KEY_BLOCKS or now > self._sealing_until:
+            self._sealing = DataKey.generate(self.current, self.context)
+            self._sealed_blocks = 0
+            self._sealing_until = now + DATA_KEY_SECONDS
+        self._sealed_blocks += 1
+        return self._sealing.seal(data)
+
+    def open(self, block: bytes) -> bytes:
+        """What is inside an AcraBlock of this owner.
+
+        Raises:
+            Locked: none of the keys at hand opens its data key.
+            Damaged: it is no block, or its data does not open.
+        """
+        parts = acra_block.parse(block)
+        for key_id, key in self._keys:
+            if key_id == parts.key_id:
+                try:
+                    data_key = self._data_keys.get(key, parts.sealed_data_key, self.context)
+                except Damaged:
+                    continue  # two keys may have the same id: it is two bytes long
+                return data_key.open(parts.sealed_data)
+        raise Locked("block: no key at hand opens it")

@@ -1,0 +1,78 @@
+"""The master key: the one key that opens all others, from the environment, a file, or a secret in Vault.
+
+It is base64 text of 32 bytes or more, as Acra wants it; the bytes are used as they are. Line breaks in the text are
+passed over, as Acra does. No error holds any of the text or of the key.
+"""
+
+import base64
+from pathlib import Path
+
+from token_worker.errors import MasterKeyError
+from token_worker.keys.vault import Vault
+
+MIN_BYTES = 32
+"""Least length of a master key."""
+
+FIELD = "acra_master_key"
+"""Field of the secret in Vault."""
+
+
+def decode_master_key(text: str, where: str) -> bytes:
+    """Bytes of a master key in base64; ``where`` names its place (a variable, a file, a secret and its field).
+
+    Raises:
+        MasterKeyError: it is not base64, or shorter than 32 bytes.
+    """
+    try:
+        key = base64.b64decode(text.strip().replace("\r", "").replace("\n", ""), validate=True)
+    except ValueError:
+        raise MasterKeyError(f"{where}: not base64") from None
+    if len(key) < MIN_BYTES:
+        raise MasterKeyError(f"{where}: {len(key)} bytes, needs at least {MIN_BYTES}")
+    return key
+
+
+def from_environment(value: str | None, file: str | None) -> bytes:
+    """Master key from the value of ``ACRA_MASTER_KEY``, or from the file that ``ACRA_MASTER_KEY_FILE`` names.
+
+    Raises:
+        MasterKeyError: both or neither is given, the file cannot be read, or it holds no master key.
+    """
+    if value is not None and file is not None:
+        raise MasterKeyError("both ACRA_MASTER_KEY and ACRA_MASTER_KEY_FILE are set: leave one out")
+    if value is not None:
+        return decode_master_key(value, "ACRA_MASTER_KEY")
+    if file is None:
+        raise MasterKeyError(
+            "no master key: set ACRA_MASTER_KEY to it (base64), ACRA_MASTER_KEY_FILE to a file that holds it, or"
+            " VAULT_ADDR to have it from Vault"
+        )
+    where = f"ACRA_MASTER_KEY_FILE ({file})"
+    try:
+        content = Path(file).read_bytes()
+    except OSError as error:
+        raise MasterKeyError(f"{where}: cannot be read ({error.strerror})") from None
+    return decode_master_key(content.decode("latin-1"), where)  # whatever is not ASCII is not base64 either
+
+
+def from_vault(vault: Vault) -> bytes:
+    """Master key from the field ``acra_master_key`` of the secret that the settings of ``vault`` name.
+
+    Raises:
+        Unavailable: Vault is away, sealed or on standby.
+        MasterKeyError: the secret or its field is not there, may not be read, or holds no master key.
+    """
+    mount, path = vault.split(vault.settings.secret)
+    secret = vault.read_secret(mount, path)
+    if secret is None:
+        raise MasterKeyError(
+            f"Vault has no secret {mount}/{path}: put the master key there (base64, from standard input) with"
+            f" `vault kv put -mount={mount} {path} {FIELD}=-`, or set TOKEN_WORKER_VAULT_SECRET"
+        )
+    where = f"Vault secret {mount}/{path}, field {FIELD}"
+    if FIELD not in secret:
+        raise MasterKeyError(f"{where}: no such field")
+    text = secret[FIELD]
+    if not isinstance(text, str):
+        raise MasterKeyError(f"{where}: not base64")
+    return decode_master_key(text, where)

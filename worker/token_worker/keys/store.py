@@ -1,0 +1,176 @@
+"""Where sealed keys are kept: Acra's key storage in Redis, or KV secrets in Vault. Workers only read.
+
+Redis: string ``<folder>/<name>``, its value base64(Secure Cell(master key, key, context)); the history of a key under
+``<folder>/<name>.old/<UTC timestamp>``. Vault: the same names as KV secrets of one mount, the same text in field ``key``.
+"""
+
+import base64
+import binascii
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from token_worker.errors import Damaged, Unavailable
+from token_worker.keys import secure_cell
+from token_worker.keys.keyring import KEY_BYTES
+from token_worker.keys.owner import Owner
+from token_worker.keys.vault import Vault
+from token_worker.redis_link import RedisLink
+
+HISTORY_INFIX = ".old/"
+VAULT_FIELD = "key"
+
+SCAN_COUNT = 1000
+"""Keys a SCAN looks at in one step: about a millisecond of the server."""
+
+SCAN_SECONDS = 1.0
+"""How long one call may go on scanning; the next one goes on where it stopped."""
+
+SCAN_REST = 20
+"""A scan is followed by a rest of this many times its length (at least a second): it serves all owners."""
+
+
+def unwrap(sealed: bytes, master_key: bytes, owner: Owner) -> bytes:
+    """The key in a stored text.
+
+    Raises:
+        Damaged: not base64, not opened by this master key, or not 32 bytes.
+    """
+    try:
+        cell = binascii.a2b_base64(sealed.strip(), strict_mode=True)
+    except (ValueError, binascii.Error):
+        raise Damaged("key: not base64") from None
+    key = secure_cell.open_cell(master_key, cell, owner.context)
+    if len(key) != KEY_BYTES:
+        raise Damaged("key: wrong length")
+    return key
+
+
+def wrap(key: bytes, master_key: bytes, owner: Owner) -> bytes:
+    """The text to store for a key."""
+    return base64.b64encode(secure_cell.seal(master_key, key, owner.context))
+
+
+def new_key() -> bytes:
+    """A random symmetric key."""
+    return os.urandom(KEY_BYTES)
+
+
+class KeyStore(Protocol):
+    """What the key cache and ``keys generate`` need of a key storage. All methods raise ``Unavailable``."""
+
+    def current(self, owners: Sequence[Owner]) -> list[bytes | None]:
+        """The sealed current key of each owner, None where there is none."""
+        ...
+
+    def history_names(self, owner: Owner, since: float) -> tuple[list[str], bool]:
+        """Names of the history of an owner's key, newest first, and whether they were looked up after ``since``.
+
+        Names found before ``since`` (monotonic seconds) are given first, with False: they cost nothing.
+        """
+        ...
+
+    def refresh_history(self) -> None:
+        """Look the history up anew; ``Unavailable`` while that is under way or too soon."""
+        ...
+
+    def read(self, names: Sequence[str]) -> list[bytes | None]:
+        """The sealed keys of these names."""
+        ...
+
+    def create(self, owner: Owner, sealed: bytes) -> bool:
+        """Store the first key of an owner; False, and nothing changed, where there is one."""
+        ...
+
+
+class RedisKeyStore:
+    """Acra's key storage, version 1."""
+
+    def __init__(self, link: RedisLink, folder: str) -> None:
+        self._link = link
+        self._folder = folder
+        self._names: dict[str, list[str]] = {}
+        self._names_since = float("-inf")
+        self._building: dict[str, list[str]] = {}
+        self._cursor: bytes | None = None
+        self._started = 0.0
+        self._scanned_seconds = 0.0
+        self._rest_until = float("-inf")
+
+    def current(self, owners: Sequence[Owner]) -> list[bytes | None]:
+        return self.read([owner.key_name for owner in owners])
+
+    def read(self, names: Sequence[str]) -> list[bytes | None]:
+        if not names:
+            return []
+        found = self._link.call("MGET", *(f"{self._folder}/{name}" for name in names))
+        return list(found)
+
+    def create(self, owner: Owner, sealed: bytes) -> bool:
+        return self._link.call("SET", f"{self._folder}/{owner.key_name}", sealed, "NX") is not None
+
+    def history_names(self, owner: Owner, since: float) -> tuple[list[str], bool]:
+        return self._names.get(owner.key_name, []), self._names_since > since
+
+    def refresh_history(self) -> None:
+        """One SCAN for all owners: names in the history cannot be guessed, and KEYS would stop the server."""
+        begin = time.monotonic()
+        if self._cursor is None:
+            if begin < self._rest_until:
+                raise Unavailable("keys", "the history of keys was looked up a moment ago")
+            self._building, self._cursor = defaultdict(list), b"0"
+            self._started, self._scanned_seconds = begin, 0.0
+        while True:
+            pattern = f"{_escape(self._folder)}/*{HISTORY_INFIX}*"
+            self._cursor, names = self._link.call("SCAN", self._cursor, "MATCH", pattern, "COUNT", SCAN_COUNT)
+            self._collect(names)
+            spent = time.monotonic() - begin
+            if self._cursor == b"0":
+                break
+            if spent > SCAN_SECONDS:
+                self._scanned_seconds += spent
+                raise Unavailable("keys", "the history of keys is being looked up")
+        self._cursor = None
+        self._names = {name: sorted(set(old), reverse=True) for name, old in self._building.items()}
+        self._names_since = self._started
+        self._rest_until = time.monotonic() + max(1.0, SCAN_REST * (self._scanned_seconds + spent))
+
+    def _collect(self, names: Iterable[bytes]) -> None:
+        for raw in names:
+            name = raw.decode(errors="replace").removeprefix(f"{self._folder}/")
+            self._building[name.partition(HISTORY_INFIX)[0]].append(name)
+
+
+class VaultKeyStore:
+    """Keys as KV secrets of one mount: ``<folder>/<name>``, field ``key``."""
+
+    def __init__(self, vault: Vault, mount: str, folder: str) -> None:
+        self._vault = vault
+        self._mount = mount
+        self._folder = folder
+        self._rest_until = float("-inf")
+
+    def current(self, owners: Sequence[Owner]) -> list[bytes | None]:
+        return self.read([owner.key_name for owner in owners])
+
+    def read(self, names: Sequence[str]) -> list[bytes | None]:
+        secrets = (self._vault.read_secret(self._mount, f"{self._folder}/{name}") for name in names)
+        return [None if secret is None else str(secret.get(VAULT_FIELD, "")).encode() for secret in secrets]
+
+    def create(self, owner: Owner, sealed: bytes) -> bool:
+        path = f"{self._folder}/{owner.key_name}"
+        return self._vault.create_secret(self._mount, path, {VAULT_FIELD: sealed.decode()})
+
+    def history_names(self, owner: Owner, since: float) -> tuple[list[str], bool]:  # noqa: ARG002 - always looked up anew
+        base = owner.key_name + HISTORY_INFIX
+        stamps = self._vault.list_secrets(self._mount, f"{self._folder}/{base.rstrip('/')}")
+        return [base + stamp for stamp in sorted(stamps, reverse=True)], True
+
+    def refresh_history(self) -> None:
+        """Nothing to do: Vault lists one owner's history at once."""
+
+
+def _escape(text: str) -> str:
+    return "".join(f"\\{char}" if char in "*?[]\\" else char for char in text)

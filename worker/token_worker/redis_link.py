@@ -1,0 +1,125 @@
+"""One connection to one Redis server, for one thread: raw replies, typed errors, nothing is ever sent twice.
+
+redis-py keeps the connection (TLS, passwords, time-outs); its retries are switched off, since a write whose answer was lost
+may have happened, and its reply conversions, since the delivery protocol reads what the server says.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from token_worker.errors import ServerError, Unavailable
+from token_worker.lua import Script
+from token_worker.settings import RedisSettings
+
+SOCKET_SECONDS = 5.0
+"""How long to wait for an answer; longer than any BLOCK we ask for."""
+
+_WAIT_FOR = frozenset(
+    "LOADING BUSY READONLY MASTERDOWN CLUSTERDOWN TRYAGAIN OOM MISCONF NOREPLICAS NOAUTH WRONGPASS UNKILLABLE".split()
+)
+"""Answers that say the server cannot or will not do its work now: an operator, or time, mends them."""
+
+_CODES: dict[type[Exception], str] = {
+    redis.exceptions.BusyLoadingError: "LOADING",
+    redis.exceptions.ReadOnlyError: "READONLY",
+    redis.exceptions.OutOfMemoryError: "OOM",
+    redis.exceptions.NoPermissionError: "NOPERM",
+    redis.exceptions.AuthenticationError: "WRONGPASS",
+    redis.exceptions.NoScriptError: "NOSCRIPT",
+}
+"""Codes of errors whose first word redis-py takes away."""
+
+
+def code_of(error: redis.RedisError) -> str:
+    """The first word of a server's error (``NOGROUP``), or the kind of a connection's (``ConnectionError``).
+
+    The rest is left out on purpose: servers quote arguments.
+    """
+    for kind, code in _CODES.items():
+        if isinstance(error, kind):
+            return code
+    if isinstance(error, redis.ResponseError):
+        word = str(error).partition(" ")[0]
+        return word if word.isascii() and word.isalpha() and word.isupper() else "ERR"
+    return type(error).__name__
+
+
+class _ScriptUnknown(ServerError):
+    """The server was started anew, or forgot its scripts."""
+
+
+class RedisLink:
+    """Commands to one server.
+
+    Args:
+        name: ``streams``, ``keys`` or ``tokens``; stands in every error.
+        settings: address, password and TLS files.
+        refusals: whether an error that waiting does not mend is a ``ServerError``; without, every error is ``Unavailable``.
+    """
+
+    def __init__(self, name: str, settings: RedisSettings, *, refusals: bool = False) -> None:
+        self.name = name
+        self._refusals = refusals
+        tls: dict[str, Any] = {}
+        if settings.url.startswith("rediss://"):
+            tls = {
+                "ssl_ca_certs": settings.ca_file,
+                "ssl_certfile": settings.cert_file,
+                "ssl_keyfile": settings.key_file,
+            }
+        if settings.password is not None:
+            tls["password"] = settings.password
+        self._client = redis.Redis.from_url(
+            settings.url,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=SOCKET_SECONDS,
+            socket_connect_timeout=SOCKET_SECONDS,
+            **tls,
+        )
+        self._client.response_callbacks.clear()
+
+    def call(self, *command: Any) -> Any:
+        """Send one command and give its raw reply.
+
+        Raises:
+            Unavailable: no connection, no answer in time, or the server cannot do its work now.
+            ServerError: any other error the server answered.
+        """
+        try:
+            return self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        except redis.RedisError as error:
+            if isinstance(error, redis.exceptions.NoScriptError):
+                raise _ScriptUnknown(self.name, "NOSCRIPT") from None
+            raise self._typed(error) from None
+
+    def pipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
+        """Send several commands in one round trip; the first error is raised as by ``call``."""
+        with self._client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+            try:
+                return list(pipe.execute())
+            except redis.RedisError as error:
+                raise self._typed(error) from None
+
+    def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+        """Run a script; errors as by ``call``."""
+        try:
+            return self.call("EVALSHA", script.sha, len(keys), *keys, *args)
+        except _ScriptUnknown:
+            return self.call("EVAL", script.source, len(keys), *keys, *args)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _typed(self, error: redis.RedisError) -> Unavailable | ServerError:
+        code = code_of(error)
+        if self._refusals and isinstance(error, redis.ResponseError) and code not in _WAIT_FOR:
+            return ServerError(self.name, code)
+        return Unavailable(self.name, code)

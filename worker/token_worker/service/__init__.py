@@ -1,0 +1,1 @@
+"""The worker: reads batches, handles them, commits the replies, drains."""

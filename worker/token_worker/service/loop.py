@@ -1,0 +1,287 @@
+"""The loop of one worker: fetch, handle, commit, until asked to drain. One thread, one batch at a time.
+
+What may happen between two of its steps, and what then:
+
+- *streams away while fetching*: wait; entries that were delivered without our knowing are found as pending ones afterwards;
+- *token storage away or full*: the entries in hand stay here, their lease is renewed, nothing new is read; one that
+  was being tried alone is given back uncounted;
+- *streams away while committing*: the same commit is sent again; what it did before is not done twice;
+- *killed*: entries stay pending, another worker takes them over after ``claim_idle_ms``, and tries each alone;
+- *a defect of ours*: the entries of the batch are tried alone, the one at fault ends as a dead letter.
+"""
+
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any, TypeVar
+
+import structlog
+
+from token_worker.errors import ServerError, Unavailable
+from token_worker.redis_link import RedisLink
+from token_worker.service.handler import Buried, Handler, Postponed
+from token_worker.settings import Settings
+from token_worker.storage.tokens import TokenStorage
+from token_worker.streams.delivery import (
+    BATCH_BYTES,
+    EXHAUSTED,
+    PAUSE_SECONDS,
+    RETRY_OWN_SECONDS,
+    Answer,
+    Batch,
+    Committed,
+    Delivery,
+    Entry,
+    Protocol,
+    Run,
+)
+
+BLOCK_MS = 1000
+"""How long a read waits for new entries: below the socket's time-out, and soon enough to see a request to drain."""
+
+UNIT_ITEMS = 2000
+"""Items handled together; estimated before decoding, so that a batch of large requests is taken apart."""
+
+BACK_OFF_SECONDS = (0.1, 5.0)
+"""Shortest and longest wait while a server is away; doubled each time, less up to half at random."""
+
+NAP_SECONDS = 0.1
+"""How often a wait looks whether to drain."""
+
+log = structlog.get_logger("worker")
+
+T = TypeVar("T")
+
+
+def perform(protocol: Protocol[T], link: RedisLink) -> T:
+    """Run a protocol against a server: send what it yields, give it the replies, throw in the errors."""
+    reply: Any = None
+    error: Unavailable | ServerError | None = None
+    while True:
+        try:
+            command = protocol.send(reply) if error is None else protocol.throw(error)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]  # StopIteration is not generic
+        reply = error = None
+        try:
+            reply = link.run(*command) if isinstance(command, Run) else link.call(*command)
+        except (Unavailable, ServerError) as raised:
+            error = raised
+
+
+class BackOff:
+    """Waits that grow while a server is away, and end at once when the worker is to drain."""
+
+    def __init__(self, is_over: Callable[[], bool]) -> None:
+        self._is_over = is_over
+        self._seconds = BACK_OFF_SECONDS[0]
+
+    def wait(self, error: Unavailable) -> None:
+        """Say which server is away and why, then wait."""
+        seconds = self._seconds * random.uniform(0.5, 1)  # noqa: S311 - spreads the workers' times, guards nothing
+        log.warning("server is away", server=error.server, reason=error.reason, retry_in_seconds=round(seconds, 2))
+        self._seconds = min(self._seconds * 2, BACK_OFF_SECONDS[1])
+        end = time.monotonic() + seconds
+        while not self._is_over() and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, NAP_SECONDS))
+
+    def reset(self) -> None:
+        """All is well again."""
+        self._seconds = BACK_OFF_SECONDS[0]
+
+
+class Drain:
+    """Asked for by SIGTERM or SIGINT; a second signal ends the process at once."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._deadline: float | None = None
+
+    def listen(self) -> None:
+        """Take the signals over; only in the main thread."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._deadline is not None:
+            raise SystemExit(128 + number)
+        self._deadline = time.monotonic() + self._seconds
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether to read nothing new any more."""
+        return self._deadline is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time for the batch in hand is over, too."""
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        streams: RedisLink,
+        delivery: Delivery,
+        handler: Handler,
+        tokens: TokenStorage,
+        drain: Drain,
+    ) -> None:
+        self._streams = streams
+        self._delivery = delivery
+        self._handler = handler
+        self._tokens = tokens
+        self._drain = drain
+        self._lease_seconds = settings.claim_idle_ms / 3000
+        self._idle = BackOff(lambda: drain.is_asked)
+        self._in_hand = BackOff(lambda: drain.is_over)
+        self._groups_made_again = 0
+
+    def run(self) -> None:
+        """Serve until asked to drain; then the batch in hand is finished if there is time."""
+        while not self._drain.is_asked:
+            batch = self._fetch()
+            if batch is None or not batch.entries:
+                continue
+            fetched_at = time.monotonic()
+            waiting = batch.entries
+            for unit in _units(batch.entries):
+                if time.monotonic() - fetched_at > self._lease_seconds:
+                    fetched_at = time.monotonic()
+                    kept = {entry.id for entry in self._renew(waiting)}
+                    unit = [entry for entry in unit if entry.id in kept]  # noqa: PLW2901 - the rest is another's now
+                waiting = waiting[len(unit) :]
+                self._answer(unit, alone=batch.alone)
+        log.info("drained")
+
+    def _fetch(self) -> Batch | None:
+        now = time.monotonic()
+        try:
+            if self._delivery.has_older(now):
+                self._tokens.ping()  # a try that counts begins only when the token storage is there
+            batch = perform(self._delivery.fetch(now, BLOCK_MS), self._streams)
+        except Unavailable as error:
+            self._idle.wait(error)
+            return None
+        if self._groups_made_again != self._delivery.groups_made_again:
+            self._groups_made_again = self._delivery.groups_made_again
+            log.warning("consumer groups were gone and have been made again", times=self._groups_made_again)
+        for route in self._delivery.paused:
+            log.debug("route is paused", stream=route.requests)
+        self._idle.reset()
+        return batch
+
+    def _answer(self, entries: list[Entry], *, alone: bool) -> None:
+        """Handle entries and commit their replies, through outages of the token storage."""
+        renewed_at = time.monotonic()
+        while entries and not self._drain.is_over:
+            if alone and entries[0].exhausted:
+                self._bury(entries[0], EXHAUSTED, self._handler.internal(entries[0]))
+                return
+            try:
+                results = self._handler.handle(entries)
+            except Unavailable as error:
+                if alone:
+                    self._give_back(entries[0])
+                    self._idle.wait(error)
+                    return
+                self._in_hand.wait(error)
+                if time.monotonic() - renewed_at > self._lease_seconds:
+                    renewed_at = time.monotonic()
+                    entries = self._renew(entries)
+            except Exception:  # a defect of ours must not stop the neighbours: each entry is tried alone next
+                log.exception("batch failed", entries=len(entries), alone=alone)
+                self._delivery.look_at_own(time.monotonic())
+                return
+            else:
+                self._in_hand.reset()
+                self._commit([result for result in results if isinstance(result, Answer)], alone=alone)
+                for result in results:
+                    if isinstance(result, Buried):
+                        self._bury(result.entry, result.reason, b"")
+                    elif isinstance(result, Postponed):
+                        self._postpone(result, alone=alone)
+                return
+
+    def _commit(self, answers: Sequence[Answer], *, alone: bool) -> None:
+        if not answers:
+            return
+        done: Committed | None = None
+        while done is None and not self._drain.is_over:
+            try:
+                done = perform(self._delivery.commit(answers, time.monotonic()), self._streams)
+            except Unavailable as error:
+                self._in_hand.wait(error)
+        if done is None:
+            return
+        self._in_hand.reset()
+        if done.suppressed or done.forbidden:
+            log.info("some replies were not written as asked", suppressed=done.suppressed, forbidden=done.forbidden)
+        for entry in done.stuck:
+            self._stuck(entry, alone=alone)
+        log.debug("batch answered", answers=len(answers), written=done.written)
+
+    def _bury(self, entry: Entry, reason: str, reply: bytes) -> None:
+        names = {"stream": entry.route.requests, "entry": entry.id.decode(), "reason": reason}
+        while not self._drain.is_over:
+            try:
+                if perform(self._delivery.bury(entry, reason, reply, time.monotonic()), self._streams):
+                    log.warning("dead letter", deliveries=entry.deliveries, **names)
+            except ServerError:
+                self._stuck(entry, alone=entry.deliveries > 1)
+            except Unavailable as error:
+                self._in_hand.wait(error)
+                continue
+            return
+
+    def _stuck(self, entry: Entry, *, alone: bool) -> None:
+        log.error("a stream of the route cannot be used, its entries stay pending", stream=entry.route.requests)
+        if alone:
+            self._give_back(entry)
+        self._delivery.look_at_own(time.monotonic(), PAUSE_SECONDS)
+
+    def _postpone(self, postponed: Postponed, *, alone: bool) -> None:
+        why = postponed.why
+        log.debug(
+            "entry has to wait for a key", entry=postponed.entry.id.decode(), server=why.server, reason=why.reason
+        )
+        if alone:
+            self._give_back(postponed.entry)
+        self._delivery.look_at_own(time.monotonic(), RETRY_OWN_SECONDS)
+
+    def _give_back(self, entry: Entry) -> None:
+        """A try alone failed for no fault of the entry: it is not counted."""
+        try:
+            perform(self._delivery.uncount(entry), self._streams)
+        except (Unavailable, ServerError) as error:
+            log.warning("a try could not be taken back", entry=entry.id.decode(), reason=str(error))
+        self._delivery.look_at_own(time.monotonic(), RETRY_OWN_SECONDS)
+
+    def _renew(self, entries: list[Entry]) -> list[Entry]:
+        """The entries that are still ours; all of them where that cannot be known now."""
+        try:
+            return perform(self._delivery.renew(entries), self._streams)
+        except (Unavailable, ServerError):
+            return entries
+
+
+def _units(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+    """Parts of a batch, each bounded in bytes and items, but of one entry at least."""
+    unit: list[Entry] = []
+    items = size = 0
+    for entry in entries:
+        payload = entry.fields.get(b"payload", b"")
+        estimate = max(1, payload.count(b"value"))
+        if unit and (items + estimate > UNIT_ITEMS or size + len(payload) > BATCH_BYTES):
+            yield unit
+            unit, items, size = [], 0, 0
+        unit.append(entry)
+        items += estimate
+        size += len(payload)
+    if unit:
+        yield unit

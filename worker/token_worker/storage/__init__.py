@@ -1,0 +1,1 @@
+"""Token storage in the layout that Acra uses."""

@@ -1,0 +1,91 @@
+"""Performs the engine's steps on the Redis that holds the tokens, in few round trips and short scripts.
+
+Touches ``tokens/…`` keys only. The invariants stand in ``store.lua``, ``adopt.lua`` and ``touch.lua``.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from token_worker.errors import Unavailable
+from token_worker.lua import Script
+from token_worker.redis_link import RedisLink
+from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store, Touch
+
+KEYS_A_COMMAND = 1000
+"""Keys one command or script may touch: no other user of the server waits for more than a few milliseconds."""
+
+BYTES_A_COMMAND = 4 << 20
+"""Bytes of values one script may bring."""
+
+_STORE = Script(__package__, "store.lua")
+_ADOPT = Script(__package__, "adopt.lua")
+_TOUCH = Script(__package__, "touch.lua")
+
+_OUTCOMES: dict[bytes, Any] = {b"h": "value", b"t": "token", b"c": "changed", b"x": "broken"}
+
+
+class TokenStorage:
+    """Token storage in Acra's layout."""
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+
+    def ping(self) -> None:
+        """Raises ``Unavailable`` where the storage is away."""
+        self._link.call("PING")
+
+    def perform(self, step: Step) -> Any:
+        """Do a step and give its answer.
+
+        Raises:
+            Unavailable: the storage is away or out of memory. What was written is whole, and found again next time.
+        """
+        match step:
+            case Lookup(keys):
+                return self._look_up(keys)
+            case Store(rows):
+                return [outcome for part in _parts(rows) for outcome in self._write(_STORE, part)]
+            case Adopt(rows):
+                return [outcome for part in _parts(rows) for outcome in self._write(_ADOPT, part)]
+            case Touch(rows):
+                return self._touch(rows)
+
+    def _look_up(self, keys: list[bytes]) -> list[bytes | None]:
+        found: list[bytes | None] = []
+        for start in range(0, len(keys), KEYS_A_COMMAND):
+            found += self._link.call("MGET", *keys[start : start + KEYS_A_COMMAND])
+        return found
+
+    def _write(self, script: Script, rows: Sequence[Row]) -> Iterator[Outcome]:
+        keys: list[bytes] = []
+        args: list[bytes] = []
+        for h_key, t_key, h_value, t_value in rows:
+            keys += (h_key or t_key, t_key)
+            args += (h_value, t_value)
+        for raw in self._link.run(script, keys, args):
+            yield Outcome(_OUTCOMES[raw[:1]], raw[1:]) if raw else Outcome("written")
+
+    def _touch(self, rows: list[tuple[bytes, bytes, bytes]]) -> None:
+        for start in range(0, len(rows), KEYS_A_COMMAND):
+            part = rows[start : start + KEYS_A_COMMAND]
+            try:
+                self._link.run(
+                    _TOUCH, [key for key, _, _ in part], [value for _, old, new in part for value in (old, new)]
+                )
+            except Unavailable as error:
+                if error.reason not in {"OOM", "NOPERM", "READONLY", "MISCONF"}:
+                    raise
+                return  # reading goes on where writing is refused; the time of last use moves another day
+
+
+def _parts(rows: list[Row]) -> Iterator[list[Row]]:
+    part: list[Row] = []
+    size = 0
+    for row in rows:
+        size += len(row.h_value) + len(row.t_value)
+        if part and (len(part) * 2 >= KEYS_A_COMMAND or size > BYTES_A_COMMAND):
+            yield part
+            part, size = [], len(row.h_value) + len(row.t_value)
+        part.append(row)
+    if part:
+        yield part

@@ -1,0 +1,432 @@
+"""The delivery protocol of one worker, sans-IO: each method is a generator that yields commands and is sent their replies.
+
+``service.loop`` performs them on a real server; a simulation can stop and interleave workers at every command. An answer
+may also be an error thrown in: ``Unavailable`` where nobody knows whether the command was done, ``ServerError`` else.
+
+How entries come to a worker:
+
+- *new* ones by ``XREADGROUP … >``, many at a time, bounded in number and bytes over all routes;
+- *delivered before* (a reply that got lost, a worker that died, a try that failed): found by ``XPENDING``, which counts nothing,
+  then each is claimed by itself and tried alone. Only that ``XCLAIM`` counts as a try; it is conditional on the idle time
+  seen, so of several workers one gets it. After ``max_deliveries`` tries an entry goes to the dead-letter stream.
+
+Redis counts a delivery for all entries of a batch alike, so a batch says nothing about one entry. Tries alone do.
+
+Touches: the request streams and their group, the dead-letter, response and reply streams.
+"""
+
+import random
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+from token_worker.errors import ServerError, Unavailable
+from token_worker.lua import Script
+from token_worker.streams.routes import Route
+
+COMMIT = Script(__package__, "commit.lua")
+BURY = Script(__package__, "bury.lua")
+
+EXHAUSTED = "deliveries_exhausted"
+"""Reason of a dead letter whose tries alone all failed."""
+
+BATCH_BYTES = 4 << 20
+"""Payload bytes a batch aims at; COUNT is set by the size of the entries before."""
+
+COMMIT_ENTRIES = 500
+COMMIT_BYTES = 2 << 20
+"""Bounds of one commit script: it takes a few milliseconds of the server."""
+
+FIRST_COUNT = 32
+"""COUNT never grows to more than twice what the last read brought, or this."""
+
+FOUND_AT_ONCE = 100
+"""Entries of dead workers looked at in one go; the claims are what costs."""
+
+OWN_AT_ONCE = 1000
+ALONE_IN_A_ROW = 50
+"""Tries alone before new entries get their turn."""
+
+RETRY_OWN_SECONDS = 2.0
+"""When an entry that had to wait (its key is out of reach) is tried again."""
+
+PAUSE_SECONDS = 5.0
+"""How long a route rests whose streams cannot be used: neighbours go on."""
+
+_GROUP_GONE = frozenset({"NOGROUP", "UNBLOCKED"})
+_TARGET_REFUSED = frozenset({"NOPERM", "CROSSSLOT"})
+
+T = TypeVar("T")
+
+
+class Run(NamedTuple):
+    """A script to run; anything else that is yielded is a plain command."""
+
+    script: Script
+    keys: Sequence[str]
+    args: Sequence[Any]
+
+
+Command = tuple[Any, ...] | Run
+Protocol = Generator[Command, Any, T]
+
+
+class Entry(NamedTuple):
+    """One entry of a request stream, delivered to this worker.
+
+    Attributes:
+        deliveries: how often it was delivered, this time included; tries alone are one less.
+        exhausted: its tries are used up: bury it.
+    """
+
+    route: Route
+    id: bytes
+    fields: dict[bytes, bytes]
+    deliveries: int = 1
+    exhausted: bool = False
+
+
+class Batch(NamedTuple):
+    """Entries to handle now; ``alone``: one that was delivered before."""
+
+    entries: list[Entry]
+    alone: bool
+
+
+class Answer(NamedTuple):
+    """The reply to an entry.
+
+    Attributes:
+        reply_to: stream that the request named, None for the route's own.
+        forbidden: the reply for the route's own stream where ``reply_to`` cannot take it; empty without ``reply_to``.
+    """
+
+    entry: Entry
+    payload: bytes
+    reply_to: str | None = None
+    forbidden: bytes = b""
+
+
+@dataclass
+class Committed:
+    """What became of answers.
+
+    Attributes:
+        written: replies written.
+        suppressed: entries that were not ours to answer any more.
+        forbidden: entries answered on their route's stream, since their ``reply_to`` could not take the reply.
+        stuck: entries that stay pending, since a stream of their route cannot be used.
+    """
+
+    written: int = 0
+    suppressed: int = 0
+    forbidden: int = 0
+    stuck: list[Entry] = field(default_factory=list)
+
+
+class _Candidate(NamedTuple):
+    route: Route
+    id: bytes
+    idle_ms: int
+    deliveries: int
+
+
+class Delivery:
+    """State of one worker between its commands; ``now`` is monotonic time in seconds, from the caller's clock."""
+
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        group: str,
+        consumer: str,
+        *,
+        batch_size: int,
+        claim_idle_ms: int,
+        max_deliveries: int,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._routes = deque(routes)
+        self._group = group
+        self._consumer = consumer
+        self._batch_size = batch_size
+        self._claim_idle_ms = claim_idle_ms
+        self._max_deliveries = max_deliveries
+        self._rng = rng or random.Random()  # noqa: S311 - spreads the workers' times, guards nothing
+        self._groups_made = False
+        self._candidates: deque[_Candidate] = deque()
+        self._own_due = float("-inf")
+        self._others_due = float("-inf")
+        self._alone_in_a_row = 0
+        self._room = FIRST_COUNT
+        self._paused: dict[Route, float] = {}
+        self.groups_made_again = 0
+
+    # -- reading
+
+    def has_older(self, now: float) -> bool:
+        """Whether ``fetch`` may claim an entry that was delivered before: a try that counts, if all servers are well."""
+        return bool(self._candidates) or now >= self._own_due or now >= self._others_due
+
+    def fetch(self, now: float, block_ms: int) -> Protocol[Batch]:
+        """The next entries to handle, perhaps none after ``block_ms``; all are then pending for this consumer.
+
+        Raises:
+            Unavailable: thrown in, or the groups cannot be made; the next call looks at own pending entries first.
+        """
+        try:
+            self._resume(now)
+            if not self._groups_made:
+                yield from self._make_groups(now)
+            alone = yield from self._fetch_older(now)
+            if alone is not None:
+                return Batch([alone], alone=True)
+            entries = yield from self._read_new(now, 0 if self._candidates else block_ms)
+            return Batch(entries, alone=False)
+        except Unavailable:
+            self._own_due = now
+            raise
+        except ServerError as error:  # the group is gone, or a stream is none any more: find out which
+            self._groups_made = False
+            self._candidates.clear()
+            self._own_due = now
+            if error.code in _GROUP_GONE:
+                self.groups_made_again += 1
+            raise Unavailable("streams", error.code) from None
+
+    def look_at_own(self, now: float, wait_seconds: float = 0.0) -> None:
+        """Have ``fetch`` look at this consumer's pending entries, after so many seconds."""
+        self._own_due = min(self._own_due, now + wait_seconds)
+
+    def _make_groups(self, now: float) -> Protocol[None]:
+        for route in self._active():
+            try:
+                yield "XGROUP", "CREATE", route.requests, self._group, "0", "MKSTREAM"
+            except ServerError as error:
+                if error.code != "BUSYGROUP":
+                    self._pause(route, now)
+        self._groups_made = True
+
+    def _active(self) -> list[Route]:
+        return [route for route in self._routes if route not in self._paused]
+
+    def _resume(self, now: float) -> None:
+        for route in [route for route, until in self._paused.items() if until <= now]:
+            del self._paused[route]
+            self._groups_made = False
+
+    def _pause(self, route: Route, now: float) -> None:
+        self._paused[route] = now + PAUSE_SECONDS
+
+    @property
+    def paused(self) -> list[Route]:
+        """Routes that rest since a stream of theirs is none, or refused by ACL."""
+        return list(self._paused)
+
+    def _read_new(self, now: float, block_ms: int) -> Protocol[list[Entry]]:
+        routes = self._active()
+        entries: list[Entry] = []
+        size = 0
+        while routes and len(entries) < self._room and size < BATCH_BYTES:
+            count = max(1, (self._room - len(entries)) // len(routes))
+            got = yield from self._read(routes, count, 0 if entries else block_ms, now)
+            full = []
+            for route, found in got:
+                entries += found
+                size += sum(len(value) for entry in found for value in entry.fields.values())
+                if len(found) >= count:
+                    full.append(route)
+            routes = full
+        self._routes.rotate(-1)
+        if entries:
+            self._pace(len(entries), size)
+        return entries
+
+    def _pace(self, count: int, size: int) -> None:
+        fitting = BATCH_BYTES * count // max(size, 1)
+        self._room = max(1, min(self._batch_size, fitting, max(2 * count, FIRST_COUNT)))
+
+    def _read(
+        self, routes: list[Route], count: int, block_ms: int, now: float
+    ) -> Protocol[list[tuple[Route, list[Entry]]]]:
+        blocking = ("BLOCK", block_ms) if block_ms else ()
+        names = [route.requests for route in routes]
+        head = ("XREADGROUP", "GROUP", self._group, self._consumer, "COUNT", count)
+        try:
+            reply = yield (*head, *blocking, "STREAMS", *names, *(">" for _ in names))
+        except ServerError as error:
+            if error.code in _GROUP_GONE:
+                raise
+            if len(routes) == 1:
+                self._pause(routes[0], now)
+                return []
+            apart = []
+            for route in routes:  # one of them is at fault, the others go on
+                apart += yield from self._read([route], count, 0, now)
+            return apart
+        by_name = {route.requests.encode(): route for route in routes}
+        return [
+            (by_name[name], [Entry(by_name[name], entry_id, _fields(fields)) for entry_id, fields in found])
+            for name, found in reply or ()
+        ]
+
+    # -- entries delivered before
+
+    def _fetch_older(self, now: float) -> Protocol[Entry | None]:
+        if self._alone_in_a_row >= ALONE_IN_A_ROW:
+            self._alone_in_a_row = 0
+            return None
+        if not self._candidates:
+            yield from self._find_older(now)
+        while self._candidates:
+            candidate = self._candidates.popleft()
+            if candidate.route in self._paused:
+                continue
+            entry = yield from self._claim(candidate, now)
+            if entry is not None:
+                self._alone_in_a_row += 1
+                return entry
+        self._alone_in_a_row = 0
+        return None
+
+    def _find_older(self, now: float) -> Protocol[None]:
+        if now >= self._own_due:
+            self._own_due = float("inf")
+            for route in self._active():
+                found = yield "XPENDING", route.requests, self._group, "-", "+", OWN_AT_ONCE, self._consumer
+                self._add_candidates(route, found)
+        if now >= self._others_due:
+            more = False
+            idle = ("IDLE", self._claim_idle_ms)
+            for route in self._active():
+                found = yield "XPENDING", route.requests, self._group, *idle, "-", "+", FOUND_AT_ONCE
+                self._add_candidates(route, found)
+                more |= len(found) == FOUND_AT_ONCE
+            wait = self._claim_idle_ms / 1000 * self._rng.uniform(0.25, 0.5)
+            self._others_due = now if more else now + wait
+
+    def _add_candidates(self, route: Route, found: Iterable[list[Any]]) -> None:
+        known = {(candidate.route, candidate.id) for candidate in self._candidates}
+        self._candidates.extend(
+            _Candidate(route, entry_id, idle_ms, deliveries)
+            for entry_id, _, idle_ms, deliveries in found
+            if (route, entry_id) not in known
+        )
+
+    def _claim(self, candidate: _Candidate, now: float) -> Protocol[Entry | None]:
+        """The entry, if nobody touched it since it was found; this counts as a try alone."""
+        route, entry_id, idle_ms, tries = candidate
+        claim = ("XCLAIM", route.requests, self._group, self._consumer, idle_ms, entry_id)
+        if tries > self._max_deliveries + 1:  # it killed even the worker that was about to bury it: do not look at it
+            if (yield (*claim, "JUSTID")):
+                yield from self.bury(Entry(route, entry_id, {}, tries), EXHAUSTED, b"", now)
+            return None
+        claimed = yield claim
+        if not claimed or claimed[0] is None or claimed[0][1] is None:
+            return None  # another worker has it, or it was deleted
+        fields = _fields(claimed[0][1])
+        return Entry(route, entry_id, fields, tries + 1, exhausted=tries > self._max_deliveries)
+
+    def uncount(self, entry: Entry) -> Protocol[None]:
+        """A try alone failed since a server was away: take it back. The entry stays pending for this consumer."""
+        claim = ("XCLAIM", entry.route.requests, self._group, self._consumer, 0, entry.id)
+        yield (*claim, "RETRYCOUNT", entry.deliveries - 1, "JUSTID")
+
+    def renew(self, entries: Sequence[Entry]) -> Protocol[list[Entry]]:
+        """Keep entries that wait in this worker from being taken over; the ones that are still its own."""
+        kept: list[Entry] = []
+        for route in {entry.route: None for entry in entries}:
+            mine = {entry.id: entry for entry in entries if entry.route == route}
+            ids = sorted(mine, key=_order)
+            pending = yield (
+                "XPENDING",
+                route.requests,
+                self._group,
+                ids[0],
+                ids[-1],
+                len(ids) + OWN_AT_ONCE,
+                self._consumer,
+            )
+            idle = {entry_id: idle_ms for entry_id, _, idle_ms, _ in pending if entry_id in mine}
+            if idle:
+                head = ("XCLAIM", route.requests, self._group, self._consumer, min(idle.values()))
+                kept += [mine[entry_id] for entry_id in (yield (*head, *idle, "JUSTID")) if entry_id in mine]
+        return kept
+
+    # -- answering
+
+    def commit(self, answers: Sequence[Answer], now: float) -> Protocol[Committed]:
+        """Acknowledge entries and write their replies; may be repeated as a whole when ``Unavailable`` was thrown in."""
+        total = Committed()
+        for route in {answer.entry.route: None for answer in answers}:
+            for part in _parts([answer for answer in answers if answer.entry.route == route]):
+                try:
+                    yield from self._commit(route, part, total)
+                except ServerError:
+                    self._pause(route, now)
+                    total.stuck += (answer.entry for answer in part)
+        return total
+
+    def _commit(self, route: Route, answers: Sequence[Answer], total: Committed) -> Protocol[None]:
+        targets: dict[str, int] = {}
+        args: list[Any] = [self._group, route.reply_ttl_seconds]
+        for entry, payload, reply_to, forbidden in answers:
+            number = 2 if reply_to is None else targets.setdefault(reply_to, len(targets) + 3)
+            args += (entry.id, number, payload, *_trace(entry), forbidden)
+        try:
+            statuses = yield Run(COMMIT, (route.requests, route.responses, *targets), args)
+        except ServerError as error:
+            if not targets or error.code not in _TARGET_REFUSED:
+                raise
+        else:
+            total.written += statuses.count(1)
+            total.suppressed += statuses.count(0)
+            total.forbidden += statuses.count(2)
+            return
+        # The script was refused as a whole for one of its targets, before anything was done.
+        if len(answers) == 1:
+            yield from self._commit(route, [Answer(answers[0].entry, answers[0].forbidden)], total)
+            return
+        for answer in answers:
+            yield from self._commit(route, [answer], total)
+
+    def bury(self, entry: Entry, reason: str, reply: bytes, now: float) -> Protocol[bool]:
+        """Move an entry to its dead-letter stream, and answer its producer if there is a reply; False: not ours any more.
+
+        Raises:
+            ServerError: one of the streams cannot take it; the entry stays pending, its route rests.
+        """
+        route = entry.route
+        args = (self._group, entry.id, reason, entry.deliveries, reply, *_trace(entry))
+        try:
+            return bool((yield Run(BURY, (route.requests, route.dead_letters, route.responses), args)))
+        except ServerError:
+            self._pause(route, now)
+            raise
+
+
+def _trace(entry: Entry) -> tuple[bytes, bytes]:
+    return entry.fields.get(b"traceparent", b""), entry.fields.get(b"tracestate", b"")
+
+
+def _fields(raw: list[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(raw[::2], raw[1::2], strict=True))
+
+
+def _order(entry_id: bytes) -> tuple[int, int]:
+    first, _, second = entry_id.partition(b"-")
+    return int(first), int(second)
+
+
+def _parts(answers: Sequence[Answer]) -> Iterable[list[Answer]]:
+    part: list[Answer] = []
+    size = 0
+    for answer in answers:
+        length = len(answer.payload) + len(answer.forbidden)
+        if part and (len(part) >= COMMIT_ENTRIES or size + length > COMMIT_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(answer)
+        size += length
+    if part:
+        yield part

@@ -1,0 +1,156 @@
+"""Routes: which streams a worker serves, with which operations and for whom.
+
+A route is a stream of requests, the stream of their replies and the operations allowed there. One that is pinned to a
+client serves that client alone, and of the zones only those it lists. Tokenize and detokenize have a route each by
+default, so that who may do one need not be able to do the other.
+
+Each stream has one role. Several routes may share a stream for replies, or one for dead letters; a request stream
+belongs to one route.
+"""
+
+import fnmatch
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from token_worker.contract.messages import Op
+from token_worker.keys.owner import Owner
+
+REPLY_TTL_SECONDS: Final = 86_400
+"""How long replies are kept."""
+
+VALUE_REPLY_TTL_SECONDS: Final = 600
+"""How long replies are kept where they can hold values in the clear."""
+
+_ROLES: Final = ("requests", "responses", "dead_letters")
+
+Name = Annotated[str, Meta(min_length=1, max_length=512)]
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One request stream and all that belongs to it; ``check_routes`` tells whether it can be served.
+
+    Attributes:
+        requests: stream that producers write to.
+        responses: stream that the replies go to.
+        ops: operations that are served; any other is ``forbidden``.
+        client_id: the one client that is served, or None for any.
+        zones: zone ids that are served on a pinned route (none, unless listed); None, any, on one that is not.
+        reply_to: pattern of the streams that a request may name for its reply, ``<responses>:*`` if left out. ``*``
+            stands for any characters, ``?`` for one; nothing else is special.
+        dead_letters: stream for entries that cannot be answered, ``<requests>:dead`` if left out.
+    """
+
+    requests: Name
+    responses: Name
+    ops: frozenset[Op]
+    client_id: Name | None = None
+    zones: tuple[Name, ...] | None = None
+    reply_to: Name = ""
+    dead_letters: Name = ""
+
+    def __post_init__(self) -> None:
+        """Fill in what follows from other members."""
+        if not self.reply_to:
+            msgspec.structs.force_setattr(self, "reply_to", f"{self.responses}:*")
+        if not self.dead_letters:
+            msgspec.structs.force_setattr(self, "dead_letters", f"{self.requests}:dead")
+        if self.client_id is not None and self.zones is None:
+            msgspec.structs.force_setattr(self, "zones", ())
+
+    @property
+    def streams(self) -> tuple[str, str, str]:
+        """The streams of requests, responses and dead letters."""
+        return self.requests, self.responses, self.dead_letters
+
+    @property
+    def reply_ttl_seconds(self) -> int:
+        """Time to live of a stream that a reply makes because the request named it."""
+        return VALUE_REPLY_TTL_SECONDS if Op.DETOKENIZE in self.ops else REPLY_TTL_SECONDS
+
+
+DEFAULT_ROUTES: Final = (
+    Route("tokenize:requests", "tokenize:responses", frozenset({Op.TOKENIZE})),
+    Route("detokenize:requests", "detokenize:responses", frozenset({Op.DETOKENIZE})),
+)
+
+
+def streams_of(routes: Iterable[Route]) -> frozenset[str]:
+    """Every stream of every route, in whatever role."""
+    return frozenset(stream for route in routes for stream in route.streams)
+
+
+def may_reply_to(route: Route, name: str, all_streams: frozenset[str]) -> bool:
+    """Whether a request on the route may have its reply sent to the stream ``name``.
+
+    Args:
+        route: the route that the request came on.
+        name: the stream that the request names.
+        all_streams: every stream of every route, as ``streams_of`` gives them; none of these is ever allowed.
+    """
+    return name not in all_streams and _compiled(route.reply_to).match(name) is not None
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """The pattern as an expression for the whole name, in time linear to its length; ``[`` is made an ordinary sign."""
+    return re.compile(fnmatch.translate(pattern.replace("[", "[[]")))
+
+
+def check_routes(routes: tuple[Route, ...]) -> list[str]:
+    """What keeps these routes from being served, one text a problem, each naming the route's index and member."""
+    if not routes:
+        return ["routes: at least one is needed"]
+    problems = [f"routes[{index}].{text}" for index, route in enumerate(routes) for text in _check_alone(route)]
+    problems += _check_roles(routes)
+    all_streams = streams_of(routes)
+    problems += [
+        f"routes[{index}].reply_to: can only be a stream of a route, which is never allowed; name a pattern for others"
+        for index, route in enumerate(routes)
+        if route.reply_to in all_streams and not _has_wildcard(route.reply_to)
+    ]
+    return problems
+
+
+def _check_alone(route: Route) -> Iterator[str]:
+    for role in _ROLES:
+        name: str = getattr(route, role)
+        if not _is_name(name) or _has_wildcard(name):
+            yield f"{role}: expected a stream's name of printable characters without * and ?"
+    if not _is_name(route.reply_to):
+        yield "reply_to: expected a pattern of printable characters"
+    if not route.ops:
+        yield f"ops: expected at least one of {', '.join(Op)}"
+    if route.client_id is not None and not Owner("client", route.client_id).is_valid:
+        yield "client_id: expected 5 to 256 letters, digits, hyphens, underscores and spaces"
+    if route.client_id is None and route.zones is not None:
+        yield "zones: has a meaning only with client_id; set that, or leave zones out"
+    for position, zone in enumerate(route.zones or ()):
+        if not Owner("zone", zone).is_valid:
+            yield f"zones[{position}]: expected 5 to 256 letters, digits, hyphens, underscores and spaces"
+
+
+def _check_roles(routes: tuple[Route, ...]) -> Iterator[str]:
+    first: dict[str, tuple[str, str]] = {}
+    for index, route in enumerate(routes):
+        for role, stream in zip(_ROLES, route.streams, strict=True):
+            here = f"routes[{index}].{role}"
+            first_role, there = first.setdefault(stream, (role, here))
+            if there == here:
+                continue
+            if role != first_role:
+                yield f"{here}: is the same stream as {there}; a stream has one role"
+            elif role == "requests":
+                yield f"{here}: is the same stream as {there}; give each route a request stream of its own"
+
+
+def _is_name(text: str) -> bool:
+    return bool(text) and text.isprintable() and text == text.strip()
+
+
+def _has_wildcard(text: str) -> bool:
+    return "*" in text or "?" in text

@@ -1,0 +1,1 @@
+"""Token types, their derivation and the engine: pure, no server."""
