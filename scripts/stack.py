@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 from servers import Valkey
@@ -51,8 +51,8 @@ class Stack:
         master_key: bytes | None = None,
         settings: dict[str, str] | None = None,
     ) -> None:
-        self.streams = streams.client()
-        self.storage = storage.client()
+        self.streams: Any = streams.client()  # Any: redis-py types replies as unions of all they could be
+        self.storage: Any = storage.client()
         self.master_key = master_key or os.urandom(32)
         self.settings = {
             "TOKEN_WORKER_STREAMS_URL": streams.url,
@@ -62,7 +62,7 @@ class Stack:
         }
         self.workers: list[WorkerProcess] = []
 
-    def generate_key(self, owner_id: str, kind: Any = "client") -> bytes:
+    def generate_key(self, owner_id: str, kind: Literal["client", "zone"] = "client") -> bytes:
         """Put a new symmetric key into the key storage; the key itself."""
         owner, key = Owner(kind, owner_id), new_key()
         self.storage.set(f".acrakeys/{owner.key_name}", wrap(key, self.master_key, owner))

@@ -635,6 +635,23 @@ class TestLogIn:
         wait_until(lambda: not admin.token_lives(first))
         assert vault.read_secret(mount, "a") == {"key": "x"}
 
+    def test_logs_in_again_before_the_token_ends(
+        self, admin: Admin, session: Session, policy: str, tmp_path: Path
+    ) -> None:
+        """A renewal that gives less time than before means that the maximum is near: a new token comes at once."""
+        settings = admin.approle(
+            f"approle-{os.urandom(4).hex()}", tmp_path, token_policies=[policy], token_ttl="10m", token_max_ttl="1h"
+        )
+        vault = session(**settings)
+        vault.connect()
+        first = vault._adapter.token
+        vault._prolong()
+        assert vault._adapter.token == first
+        admin.do("POST", f"auth/{settings['auth_mount']}/role/worker", token_ttl="5m", token_max_ttl="5m")
+        vault._prolong()
+        assert vault._adapter.token != first
+        assert admin.token_lives(first)
+
     def test_reads_go_on_while_tokens_change(
         self, admin: Admin, session: Session, mount: str, policy: str, tmp_path: Path
     ) -> None:

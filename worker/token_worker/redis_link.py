@@ -1,7 +1,7 @@
 """One connection to one Redis server, for one thread: raw replies, typed errors, nothing is ever sent twice.
 
-redis-py keeps the connection (TLS, passwords, time-outs); its retries are switched off, since a write whose answer was lost
-may have happened, and its reply conversions, since the delivery protocol reads what the server says.
+redis-py keeps the connection (TLS, passwords, time-outs); its retries are switched off, since a write whose answer
+was lost may have happened, and its reply conversions, since the delivery protocol reads what the server says.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,19 @@ SOCKET_SECONDS = 5.0
 """How long to wait for an answer; longer than any BLOCK we ask for."""
 
 _WAIT_FOR = frozenset(
-    "LOADING BUSY READONLY MASTERDOWN CLUSTERDOWN TRYAGAIN OOM MISCONF NOREPLICAS NOAUTH WRONGPASS UNKILLABLE".split()
+    {
+        "LOADING",
+        "BUSY",
+        "READONLY",
+        "MASTERDOWN",
+        "CLUSTERDOWN",
+        "TRYAGAIN",
+        "OOM",
+        "MISCONF",
+        "NOREPLICAS",
+        "NOAUTH",
+        "WRONGPASS",
+    }
 )
 """Answers that say the server cannot or will not do its work now: an operator, or time, mends them."""
 
@@ -48,7 +60,7 @@ def code_of(error: redis.RedisError) -> str:
     return type(error).__name__
 
 
-class _ScriptUnknown(ServerError):
+class _ScriptUnknownError(ServerError):
     """The server was started anew, or forgot its scripts."""
 
 
@@ -58,7 +70,8 @@ class RedisLink:
     Args:
         name: ``streams``, ``keys`` or ``tokens``; stands in every error.
         settings: address, password and TLS files.
-        refusals: whether an error that waiting does not mend is a ``ServerError``; without, every error is ``Unavailable``.
+        refusals: whether an error that waiting does not mend is a ``ServerError``; without, every error is
+            ``Unavailable``.
     """
 
     def __init__(self, name: str, settings: RedisSettings, *, refusals: bool = False) -> None:
@@ -94,7 +107,7 @@ class RedisLink:
             return self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
         except redis.RedisError as error:
             if isinstance(error, redis.exceptions.NoScriptError):
-                raise _ScriptUnknown(self.name, "NOSCRIPT") from None
+                raise _ScriptUnknownError(self.name, "NOSCRIPT") from None
             raise self._typed(error) from None
 
     def pipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
@@ -111,7 +124,7 @@ class RedisLink:
         """Run a script; errors as by ``call``."""
         try:
             return self.call("EVALSHA", script.sha, len(keys), *keys, *args)
-        except _ScriptUnknown:
+        except _ScriptUnknownError:
             return self.call("EVAL", script.source, len(keys), *keys, *args)
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from token_worker.cli.request import request
 from token_worker.cli.run import run
 from token_worker.cli.schemas import schemas
 from token_worker.errors import GiveUp, TokenWorkerError, Unavailable
+from token_worker.telemetry import logs
 
 USAGE_OR_SETTINGS = 2
 OUT_OF_REACH = 3
@@ -35,6 +36,7 @@ for command in (run, request, keys, schemas):
 
 def main() -> None:
     """Entry point: runs a command and turns errors that are not the program's into an exit status."""
+    logs.configure("warning", "console" if sys.stderr.isatty() else "json")  # first of all: nothing may print locals
     try:
         app(prog_name="token-worker")
     except Unavailable as error:

@@ -48,8 +48,10 @@ def request(
 ) -> None:
     """Send one request and print its reply as JSON.
 
-    The value (or token) is read from standard input, or asked for on a terminal; never from the arguments, which other users
-    of the machine can see. ``bytes`` are given and answered as base64. Exit status 1: the reply is an error.
+    The value (or token) is read from standard input, or asked for on a terminal; never from the arguments,
+    which other users of the machine can see. ``bytes`` are given and answered as base64.
+
+    Exit status 1: the reply is an error.
     """
     settings = settings_module.load(os.environ, config)
     route = _route(settings.routes, Op(op), client)

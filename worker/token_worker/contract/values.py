@@ -13,7 +13,7 @@ from contextlib import suppress
 from token_worker.contract.messages import Format, TypeName
 from token_worker.errors import Code, Refused
 
-_INT64_TEXT = re.compile("0|-?[1-9][0-9]{0,18}")
+_INT64_TEXT = re.compile("0|-?[1-9][0-9]{0,99}")
 _UNKNOWN_TYPE = f"expected {', '.join([*TypeName][:-1])} or {[*TypeName][-1]}"
 
 _Reader = Callable[[object, str], int | str | bytes]

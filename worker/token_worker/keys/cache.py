@@ -107,8 +107,10 @@ class KeyCache:
             self._look_up([ring.owner], now)
             if self._away is not None:
                 return self._away
-        if slot.ring is not None and slot.ring is not ring and any([ring.add(key) for key in slot.ring.keys]):
-            return More.ADDED
+        if slot.ring is not None and slot.ring is not ring:
+            added = [ring.add(key) for key in slot.ring.keys]
+            if any(added):
+                return More.ADDED
         if slot.history_at > slot.changed_at and now - slot.history_at < AGE_SECONDS:
             return More.NONE
         try:

@@ -1,7 +1,8 @@
 """Where sealed keys are kept: Acra's key storage in Redis, or KV secrets in Vault. Workers only read.
 
 Redis: string ``<folder>/<name>``, its value base64(Secure Cell(master key, key, context)); the history of a key under
-``<folder>/<name>.old/<UTC timestamp>``. Vault: the same names as KV secrets of one mount, the same text in field ``key``.
+``<folder>/<name>.old/<UTC timestamp>``. Vault: the same names as KV secrets of one mount, the same text in field
+``key``.
 """
 
 import base64
@@ -9,10 +10,11 @@ import binascii
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
-from token_worker.errors import Damaged, Unavailable
+from token_worker.errors import Damaged, MasterKeyError, Unavailable
 from token_worker.keys import secure_cell
 from token_worker.keys.keyring import KEY_BYTES
 from token_worker.keys.owner import Owner
@@ -156,7 +158,8 @@ class VaultKeyStore:
         return self.read([owner.key_name for owner in owners])
 
     def read(self, names: Sequence[str]) -> list[bytes | None]:
-        secrets = (self._vault.read_secret(self._mount, f"{self._folder}/{name}") for name in names)
+        with _refusal_is_unavailable():
+            secrets = [self._vault.read_secret(self._mount, f"{self._folder}/{name}") for name in names]
         return [None if secret is None else str(secret.get(VAULT_FIELD, "")).encode() for secret in secrets]
 
     def create(self, owner: Owner, sealed: bytes) -> bool:
@@ -165,11 +168,21 @@ class VaultKeyStore:
 
     def history_names(self, owner: Owner, since: float) -> tuple[list[str], bool]:  # noqa: ARG002 - always looked up anew
         base = owner.key_name + HISTORY_INFIX
-        stamps = self._vault.list_secrets(self._mount, f"{self._folder}/{base.rstrip('/')}")
+        with _refusal_is_unavailable():
+            stamps = self._vault.list_secrets(self._mount, f"{self._folder}/{base.rstrip('/')}")
         return [base + stamp for stamp in sorted(stamps, reverse=True)], True
 
     def refresh_history(self) -> None:
         """Nothing to do: Vault lists one owner's history at once."""
+
+
+@contextmanager
+def _refusal_is_unavailable() -> Iterator[None]:
+    """A right or token that Vault takes away while workers run is an outage: entries wait, cached keys go on."""
+    try:
+        yield
+    except MasterKeyError as error:
+        raise Unavailable("vault", str(error)) from None
 
 
 def _escape(text: str) -> str:

@@ -223,7 +223,7 @@ class Vault:
                 self._adapter.token = None
             self._adapter.close()
 
-    def _create(self, mount: str, path: str, data: dict[str, str]) -> Any:  # noqa: ANN401 - hvac has no types
+    def _create(self, mount: str, path: str, data: dict[str, str]) -> Any:
         if self._version(mount) == 1:  # POST writes, new or not; without it hvac would read first to choose a verb
             KvV1(self._adapter).create_or_update_secret(path, data, "POST", mount)
             return {"data": {}}
@@ -298,7 +298,7 @@ class Vault:
     def _not_vault(self) -> MasterKeyError:
         return MasterKeyError(f"{self.settings.address} does not answer as Vault does: check VAULT_ADDR")
 
-    def _send(self, request: Callable[[], Any]) -> Any:  # noqa: ANN401 - hvac has no types
+    def _send(self, request: Callable[[], Any]) -> Any:
         """Send a request; what has nothing to do with the request itself becomes one of our errors."""
         address = self.settings.address
         try:

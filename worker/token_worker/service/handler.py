@@ -1,6 +1,7 @@
 """From entries to answers: decode, check against the route, find keys, run the engine, encode. Reads no stream.
 
-A batch costs one look-up of keys that are not cached, and what the engine needs of the token storage. One entry's fault is its
+A batch costs one look-up of keys that are not cached, and what the engine needs of the token storage. One entry's
+fault is its
 own: the others are answered. Nothing but ids and counts is logged.
 """
 
@@ -121,7 +122,7 @@ class Handler:
         return results
 
     def internal(self, entry: Entry) -> bytes:
-        """The reply for an entry whose tries are used up, empty where its producer cannot be told; decodes the id alone."""
+        """The reply for an entry whose tries are used up; empty where its producer cannot be told."""
         try:
             decoded = decode(entry.fields.get(b"payload"), self._limits)
         except Unanswerable:

@@ -2,7 +2,8 @@
 
 What may happen between two of its steps, and what then:
 
-- *streams away while fetching*: wait; entries that were delivered without our knowing are found as pending ones afterwards;
+- *streams away while fetching*: wait; entries that were delivered without our knowing are found as pending ones
+  afterwards;
 - *token storage away or full*: the entries in hand stay here, their lease is renewed, nothing new is read; one that
   was being tried alone is given back uncounted;
 - *streams away while committing*: the same commit is sent again; what it did before is not done twice;

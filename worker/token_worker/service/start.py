@@ -1,8 +1,7 @@
 """Puts a worker together from its settings; waits for servers that are away."""
 
-import time
-from typing import TypeVar
 from collections.abc import Callable
+from typing import TypeVar
 
 import structlog
 

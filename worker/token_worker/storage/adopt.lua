@@ -2,7 +2,8 @@
 --
 -- KEYS  for each row: its h. entry, its t. entry
 -- ARGV  for each row: the new h. value, the t. value as it was read
--- Returns for each row: '' written; 'h' .. value: h. exists, holding that; 'c': the t. entry has changed since.
+-- Returns for each row: '' written; 'h' .. value: h. exists, holding that; 'c': the t. entry has changed since;
+--       'x': h. is not a string.
 local found = redis.call('MGET', unpack(KEYS))
 local answers = {}
 for i = 1, #KEYS, 2 do
@@ -10,9 +11,11 @@ for i = 1, #KEYS, 2 do
     answers[#answers + 1] = 'c'
   elseif found[i] then
     answers[#answers + 1] = 'h' .. found[i]
-  else
-    redis.call('SET', KEYS[i], ARGV[i], 'NX')
+  elseif redis.call('SET', KEYS[i], ARGV[i], 'NX') then
     answers[#answers + 1] = ''
+  else -- no string, or written by an earlier row
+    local value = redis.pcall('GET', KEYS[i])
+    answers[#answers + 1] = type(value) == 'string' and 'h' .. value or 'x'
   end
 end
 return answers

@@ -6,7 +6,8 @@ Two Redis strings a value::
     tokens/<hex context digest>/<hex "t." || data id of the token>   AcraBlock of TokenValue(encoded value, type number)
 
     context digest = SHA-256("client" || client id)     (or "zone" || zone id)
-    data id        = SHA-256(D || data || "client" || client id || D || decimal type number), D = "tokenizator hash delimiter"
+    data id        = SHA-256(D || data || "client" || client id || D || decimal type number), D = "tokenizator hash
+    delimiter"
 
 Each is the hex of a protobuf MetadataContainer: 1 bytes block, 2 varint created, 3 varint accessed (Unix seconds),
 4 bool disabled. TokenValue: 1 bytes value, 2 varint type number. proto3: zero values are left out. Reading is strict:

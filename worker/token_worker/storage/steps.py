@@ -34,8 +34,8 @@ class Outcome(NamedTuple):
     """What became of a row.
 
     Attributes:
-        what: ``written``; ``value`` or ``token``: that entry existed, ``raw`` is what it holds; ``changed``: the token's entry
-            is not what was read any more; ``broken``: a key of the row holds no string.
+        what: ``written``; ``value`` or ``token``: that entry existed, ``raw`` is what it holds; ``changed``: the
+            token's entry is not what was read any more; ``broken``: a key of the row holds no string.
         raw: see above, else empty.
     """
 

@@ -6,24 +6,31 @@
 --       'x': a key of the row is not a string.
 --
 -- One script at most touches about 1,000 keys (500 rows): about 3 ms of the server.
+local function taken(kind, key)
+  local value = redis.pcall('GET', key)
+  return type(value) == 'string' and kind .. value or 'x'
+end
+
 local found = redis.call('MGET', unpack(KEYS))
 local answers = {}
 for i = 1, #KEYS, 2 do
   local h, t = found[i], found[i + 1]
   local h_value = ARGV[i]
-  if h and h_value ~= '' then
-    answers[#answers + 1] = 'h' .. h
+  local answer
+  if h_value ~= '' and h then
+    answer = 'h' .. h
   elseif t then
-    answers[#answers + 1] = 't' .. t
-  elseif not redis.call('SET', KEYS[i + 1], ARGV[i + 1], 'NX') then
-    -- written a moment ago by an earlier row of this call, or no string
-    local value = redis.pcall('GET', KEYS[i + 1])
-    answers[#answers + 1] = type(value) == 'string' and 't' .. value or 'x'
+    answer = 't' .. t
+  elseif h_value ~= '' and redis.call('EXISTS', KEYS[i]) == 1 then -- no string, or written by an earlier row
+    answer = taken('h', KEYS[i])
+  elseif not redis.call('SET', KEYS[i + 1], ARGV[i + 1], 'NX') then -- the same
+    answer = taken('t', KEYS[i + 1])
   else
     if h_value ~= '' then
-      redis.call('SET', KEYS[i], h_value, 'NX')
+      redis.call('SET', KEYS[i], h_value)
     end
-    answers[#answers + 1] = ''
+    answer = ''
   end
+  answers[#answers + 1] = answer
 end
 return answers

@@ -5,7 +5,7 @@
 -- Returns how many were replaced. A time to live stays.
 local replaced = 0
 for i = 1, #KEYS do
-  if redis.call('GET', KEYS[i]) == ARGV[2 * i - 1] then
+  if redis.pcall('GET', KEYS[i]) == ARGV[2 * i - 1] then
     redis.call('SET', KEYS[i], ARGV[2 * i], 'XX', 'KEEPTTL')
     replaced = replaced + 1
   end

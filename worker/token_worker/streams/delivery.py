@@ -1,14 +1,16 @@
-"""The delivery protocol of one worker, sans-IO: each method is a generator that yields commands and is sent their replies.
+"""The delivery protocol of one worker, sans-IO: generators that yield commands and are sent their replies.
 
-``service.loop`` performs them on a real server; a simulation can stop and interleave workers at every command. An answer
-may also be an error thrown in: ``Unavailable`` where nobody knows whether the command was done, ``ServerError`` else.
+``service.loop`` performs them on a real server; a simulation can stop and interleave workers at every command. An
+answer may also be an error thrown in: ``Unavailable`` where nobody knows whether the command was done,
+``ServerError`` else.
 
 How entries come to a worker:
 
 - *new* ones by ``XREADGROUP … >``, many at a time, bounded in number and bytes over all routes;
-- *delivered before* (a reply that got lost, a worker that died, a try that failed): found by ``XPENDING``, which counts nothing,
-  then each is claimed by itself and tried alone. Only that ``XCLAIM`` counts as a try; it is conditional on the idle time
-  seen, so of several workers one gets it. After ``max_deliveries`` tries an entry goes to the dead-letter stream.
+- *delivered before* (a reply that got lost, a worker that died, a try that failed): found by ``XPENDING``, which
+  counts nothing, then each is claimed by itself and tried alone. Only that ``XCLAIM`` counts as a try; it is
+  conditional on the idle time seen, so of several workers one gets it. After ``max_deliveries`` tries an entry goes
+  to the dead-letter stream.
 
 Redis counts a delivery for all entries of a batch alike, so a batch says nothing about one entry. Tries alone do.
 
@@ -165,7 +167,7 @@ class Delivery:
     # -- reading
 
     def has_older(self, now: float) -> bool:
-        """Whether ``fetch`` may claim an entry that was delivered before: a try that counts, if all servers are well."""
+        """Whether ``fetch`` may claim an entry that was delivered before, which counts as a try."""
         return bool(self._candidates) or now >= self._own_due or now >= self._others_due
 
     def fetch(self, now: float, block_ms: int) -> Protocol[Batch]:
@@ -356,7 +358,7 @@ class Delivery:
     # -- answering
 
     def commit(self, answers: Sequence[Answer], now: float) -> Protocol[Committed]:
-        """Acknowledge entries and write their replies; may be repeated as a whole when ``Unavailable`` was thrown in."""
+        """Acknowledge entries and write their replies; to be repeated as a whole after ``Unavailable``."""
         total = Committed()
         for route in {answer.entry.route: None for answer in answers}:
             for part in _parts([answer for answer in answers if answer.entry.route == route]):
@@ -391,7 +393,9 @@ class Delivery:
             yield from self._commit(route, [answer], total)
 
     def bury(self, entry: Entry, reason: str, reply: bytes, now: float) -> Protocol[bool]:
-        """Move an entry to its dead-letter stream, and answer its producer if there is a reply; False: not ours any more.
+        """Move an entry to its dead-letter stream, and answer its producer if there is a reply.
+
+        False: it was not ours any more.
 
         Raises:
             ServerError: one of the streams cannot take it; the entry stays pending, its route rests.

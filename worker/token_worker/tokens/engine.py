@@ -1,7 +1,7 @@
 """Turns a batch of items into tokens or values. Pure: it yields the steps it wants done, and is sent their answers.
 
-Steps are those of ``storage.steps`` and ``MoreKeys``. A batch takes one look-up, one conditional write for what is new, and
-seldom more: where a token is taken by another value, where another worker was faster, or where a key is missing.
+Steps are those of ``storage.steps`` and ``MoreKeys``. A batch takes one look-up, one conditional write for what is new,
+and seldom more: where a token is taken by another value, where another worker was faster, or where a key is missing.
 
 What it promises, whatever others do to the same entries between two steps:
 
@@ -13,7 +13,7 @@ What it promises, whatever others do to the same entries between two steps:
 
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -30,7 +30,7 @@ from token_worker.storage.layout import (
 )
 from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store, Touch
 from token_worker.tokens.derivation import Deriver, Origin, tries
-from token_worker.tokens.types import TokenType
+from token_worker.tokens.types import BYTES, LETTERS, STR, TokenType
 
 TOUCH_SECONDS = 24 * 3600
 """A read moves an entry's time of last use when it is older than this, as Acra does."""
@@ -40,6 +40,9 @@ ROUNDS = 32
 
 _PROBES = 64
 """Candidates of one value looked up at once, after its first one was taken."""
+
+_TOKENS_OF_ONE_BYTE = {STR: len(LETTERS), BYTES: 256}
+"""How many tokens there are; looking for the one that is free ends when all have come."""
 
 _NOT_FOUND = Refused(Code.TOKEN_NOT_FOUND, "there is no such token of this type for this client or zone")
 _DISABLED = Refused(Code.TOKEN_DISABLED, "the token is disabled")
@@ -103,7 +106,7 @@ class _Task:
     origin: Origin | None
     items: list[Item] = field(default_factory=list)
     result: Result | None = None
-    candidates: Iterator[bytes] | None = None
+    candidates: Iterator[bytes] = field(default_factory=lambda: iter(()))
     token: bytes = b""
     seen: bytes = b""
 
@@ -133,7 +136,7 @@ class Engine:
         for (task, raw), content in zip(found, opened, strict=True):
             if isinstance(content, _Opened):
                 touched += _touch(task.key, raw, content.entry, now)
-            task.result = _found(task, content) if task.tokenize else _turned_back(task, content)
+            task.result = _found(content) if task.tokenize else _turned_back(task, content)
         absent = [task for task in tasks if task.result is None]
         for task in absent:
             if not task.tokenize:
@@ -206,7 +209,7 @@ class Engine:
             waiting = [task for task in tasks if task.result is None]
             if not waiting:
                 return
-            yield from self._write([task for task in waiting if not task.seen], now, adopt=False)
+            yield from self._write([task for task in waiting if task.token and not task.seen], now, adopt=False)
             yield from self._write([task for task in waiting if task.seen and task.result is None], now, adopt=True)
             yield from self._probe([task for task in waiting if task.result is None and not task.token])
         for task in tasks:
@@ -219,51 +222,52 @@ class Engine:
             return
         rows = [_row(task, now) for task in tasks]
         outcomes: list[Outcome] = yield Adopt(rows) if adopt else Store(rows)
-        existing = [(task, outcome) for task, outcome in zip(tasks, outcomes, strict=True) if outcome.raw]
-        opened = yield from self._open([(task, outcome.raw) for task, outcome in existing])
-        contents = {id(task): content for (task, _), content in zip(existing, opened, strict=True)}
+        existing = [
+            (task, raw) for task, (what, raw) in zip(tasks, outcomes, strict=True) if what in {"value", "token"}
+        ]
+        opened = iter((yield from self._open(existing)))
         for task, (what, raw) in zip(tasks, outcomes, strict=True):
             task.seen = b""
             if what == "written":
                 task.result = task.token
             elif what == "value":
-                task.result = _found(task, contents[id(task)])
+                task.result = _found(next(opened))
             elif what == "token":
-                _consider(task, task.token, raw, contents[id(task)])
+                _consider(task, task.token, raw, next(opened))
             elif what == "broken":
                 task.result = _UNREADABLE
 
     def _probe(self, tasks: list[_Task]) -> Steps:
-        """For tasks whose candidate was taken: look up the next ones, and choose the first that is free or holds the value."""
+        """For tasks whose candidate was taken: choose the first of the next ones that is free or holds the value."""
         if not tasks:
             return
-        groups = [_next_candidates(task) for task in tasks]
-        keys = [
-            task.holder.names.of_token(token, task.kind.number)
-            for task, group in zip(tasks, groups, strict=True)
-            for token in group
-        ]
-        raws = iter((yield Lookup(keys)))
-        entries = [(task, token, next(raws)) for task, group in zip(tasks, groups, strict=True) for token in group]
-        taken = [(task, raw) for task, _, raw in entries if raw is not None]
-        opened = iter((yield from self._open(taken)))
-        for task, token, raw in entries:
-            content = None if raw is None else next(opened)
-            if task.result is not None or task.token:
-                continue
-            if content is None:
-                task.token = token
-            else:
-                _consider(task, token, raw, content)
-        for task, group in zip(tasks, groups, strict=True):
+        groups = [(task, list(islice(task.candidates, _PROBES))) for task in tasks]
+        wanted = {_token_key(task, token): task for task, group in groups for token in group}
+        raws: list[bytes | None] = yield Lookup(list(wanted))
+        taken = {key: raw for key, raw in zip(wanted, raws, strict=True) if raw is not None}
+        opened = yield from self._open([(wanted[key], raw) for key, raw in taken.items()])
+        contents = dict(zip(taken, opened, strict=True))
+        for task, group in groups:
             if not group:
                 task.result = _EXHAUSTED
+            for number, token in enumerate(group, 1):
+                key = _token_key(task, token)
+                if key in taken:
+                    _consider(task, token, taken[key], contents[key])
+                else:
+                    task.token = token
+                if task.token or task.result is not None:
+                    task.candidates = chain(group[number:], task.candidates)  # should this one be taken meanwhile
+                    break
 
 
 def _candidates(task: _Task) -> Iterator[bytes]:
     """Candidates in the order of their counters, each once; the value itself last, if it is one at all."""
     seen: set[bytes] = set()
+    there_are = _TOKENS_OF_ONE_BYTE.get(task.kind) if len(task.data) == 1 else None
     for counter in range(tries(len(task.data))):
+        if len(seen) == there_are:
+            break  # all that follow came before
         token = task.holder.deriver.token(task.kind, task.data, counter, task.origin)
         if token not in seen:
             seen.add(token)
@@ -273,24 +277,22 @@ def _candidates(task: _Task) -> Iterator[bytes]:
         yield task.data
 
 
-def _next_candidates(task: _Task) -> list[bytes]:
-    if task.candidates is None:
-        return []
-    return list(islice(task.candidates, _PROBES))
+def _token_key(task: _Task, token: bytes) -> bytes:
+    return task.holder.names.of_token(token, task.kind.number)
 
 
 def _row(task: _Task, now: int) -> Row:
     """The two entries, each encrypted anew: an IV is never used twice."""
-    seal, names, number = task.ring.seal, task.holder.names, task.kind.number
+    seal = task.ring.seal
     h_value = b""
     if task.origin is None:
         h_value = encode_entry(Entry(seal(task.token), now, now))
-    t_value = task.seen or encode_entry(Entry(seal(encode_token_value(task.data, number)), now, now))
-    return Row(task.key, names.of_token(task.token, number), h_value, t_value)
+    t_value = task.seen or encode_entry(Entry(seal(encode_token_value(task.data, task.kind.number)), now, now))
+    return Row(task.key, _token_key(task, task.token), h_value, t_value)
 
 
 def _consider(task: _Task, token: bytes, raw: bytes, content: _Opened | Refused | Unavailable) -> None:
-    """The candidate's ``t.`` exists: ours to adopt, disabled, unreadable, or of another value (then ``token`` is emptied)."""
+    """The candidate's ``t.`` exists: ours to adopt, disabled, unreadable, or (``token`` emptied) of another value."""
     task.token = b""
     if not isinstance(content, _Opened):
         task.result = content
@@ -310,7 +312,7 @@ def _consider(task: _Task, token: bytes, raw: bytes, content: _Opened | Refused 
         task.token, task.seen = token, raw
 
 
-def _found(task: _Task, content: _Opened | Refused | Unavailable) -> Result:
+def _found(content: _Opened | Refused | Unavailable) -> Result:
     """The token in an ``h.`` entry."""
     if not isinstance(content, _Opened):
         return content

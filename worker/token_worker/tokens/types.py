@@ -1,7 +1,7 @@
 """The five token types: their numbers and encodings in Acra's storage, and what a new token of each looks like.
 
-A value or token is encoded as bytes: ``int32`` and ``int64`` little-endian two's complement, ``str`` and ``email`` UTF-8,
-``bytes`` as they are. A token has the type of its value, and the encoded length of its value.
+A value or token is encoded as bytes: ``int32`` and ``int64`` little-endian two's complement, ``str`` and ``email``
+UTF-8, ``bytes`` as they are. A token has the type of its value, and the encoded length of its value.
 """
 
 from collections.abc import Callable

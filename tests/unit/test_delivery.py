@@ -1,0 +1,315 @@
+"""The delivery protocol without a server: which commands it wants, and what it makes of their replies."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from token_worker.contract.messages import Op
+from token_worker.errors import ServerError, Unavailable
+from token_worker.streams.delivery import (
+    BATCH_BYTES,
+    BURY,
+    COMMIT,
+    FIRST_COUNT,
+    PAUSE_SECONDS,
+    Answer,
+    Batch,
+    Committed,
+    Delivery,
+    Entry,
+    Protocol,
+    Run,
+)
+from token_worker.streams.routes import Route
+
+ROUTE = Route("in", "out", frozenset({Op.TOKENIZE}))
+SECOND = Route("in2", "out2", frozenset({Op.DETOKENIZE}))
+Server = Callable[[Any], Any]
+
+
+def delivery(*routes: Route, batch_size: int = 500, max_deliveries: int = 2) -> Delivery:
+    return Delivery(
+        routes or (ROUTE,),
+        "group",
+        "me",
+        batch_size=batch_size,
+        claim_idle_ms=30_000,
+        max_deliveries=max_deliveries,
+        rng=random.Random(1),
+    )
+
+
+def run(protocol: Protocol[Any], server: Server) -> tuple[Any, list[Any]]:
+    """Perform a protocol against a function; its result, and the commands it yielded."""
+    commands: list[Any] = []
+    reply: Any = None
+    error: Exception | None = None
+    while True:
+        try:
+            command = protocol.send(reply) if error is None else protocol.throw(error)
+        except StopIteration as end:
+            return end.value, commands
+        commands.append(command)
+        reply = error = None
+        try:
+            reply = server(command)
+        except (Unavailable, ServerError) as raised:
+            error = raised
+
+
+class Scripted:
+    """A server that answers commands by their name; an exception is raised, what is not named answers with ``[]``."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+        self.commands: list[Any] = []
+
+    def __call__(self, command: Any) -> Any:
+        self.commands.append(command)
+        name = command.script.name.removesuffix(".lua") if isinstance(command, Run) else command[0]
+        answer = self.answers.get(name, [])
+        if callable(answer):
+            answer = answer(command)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def named(self, name: str) -> list[Any]:
+        return [command for command in self.commands if not isinstance(command, Run) and command[0] == name]
+
+
+def entries(count: int, size: int = 10, start: int = 1) -> list[list[Any]]:
+    return [[b"%d-0" % (start + n), [b"payload", b"x" * size]] for n in range(count)]
+
+
+def test_first_fetch_makes_groups_at_zero() -> None:
+    """Groups are created at 0, so that requests sent before the first worker are answered; an existing one is fine."""
+    server = Scripted(XGROUP=ServerError("streams", "BUSYGROUP"))
+    _, commands = run(delivery(ROUTE, SECOND).fetch(0.0, 1000), server)
+    assert commands[0] == ("XGROUP", "CREATE", "in", "group", "0", "MKSTREAM")
+    assert commands[1] == ("XGROUP", "CREATE", "in2", "group", "0", "MKSTREAM")
+
+
+def test_finding_older_entries_counts_nothing() -> None:
+    """What is pending is found by XPENDING; nothing is claimed, or counted, before it is tried alone."""
+    server = Scripted()
+    run(delivery().fetch(0.0, 1000), server)
+    names = [command[0] for command in server.commands]
+    assert names == ["XGROUP", "XPENDING", "XPENDING", "XREADGROUP"]
+    own, others = server.named("XPENDING")
+    assert own == ("XPENDING", "in", "group", "-", "+", 1000, "me")
+    assert others == ("XPENDING", "in", "group", "IDLE", 30_000, "-", "+", 100)
+
+
+def test_new_entries_come_as_one_batch() -> None:
+    """New entries of all routes are one batch; they are delivered for the first time."""
+    server = Scripted(XREADGROUP=lambda command: [[b"in", entries(2)], [b"in2", entries(1)]])
+    batch, _ = run(delivery(ROUTE, SECOND).fetch(0.0, 1000), server)
+    assert not batch.alone
+    assert [(entry.route.requests, entry.id, entry.deliveries) for entry in batch.entries] == [
+        ("in", b"1-0", 1),
+        ("in", b"2-0", 1),
+        ("in2", b"1-0", 1),
+    ]
+
+
+def test_count_starts_small_and_grows_to_the_batch_size() -> None:
+    """COUNT at most doubles with what came before, up to the batch size: a backlog of large entries cannot flood us."""
+    subject = delivery(batch_size=100)
+    counts = []
+
+    def read(command: Any) -> Any:
+        count = command[command.index("COUNT") + 1]
+        counts.append(count)
+        return [[b"in", entries(count)]]
+
+    for turn in range(4):
+        run(subject.fetch(float(turn), 1000), Scripted(XREADGROUP=read))
+    assert counts == [FIRST_COUNT, 2 * FIRST_COUNT, 100, 100]
+
+
+def test_large_entries_make_count_small() -> None:
+    """A batch aims at a number of bytes: after large entries fewer are asked for."""
+    subject = delivery()
+    size = BATCH_BYTES // 4
+    run(subject.fetch(0.0, 1000), Scripted(XREADGROUP=lambda command: [[b"in", entries(4, size)]]))
+    server = Scripted()
+    run(subject.fetch(1.0, 1000), server)
+    [read] = server.named("XREADGROUP")
+    assert read[read.index("COUNT") + 1] <= 4
+
+
+def test_batch_is_bounded_over_all_routes() -> None:
+    """COUNT is per stream: with many routes the batch stays bounded, and one busy route may fill it."""
+    routes = [Route(f"in{n}", f"out{n}", frozenset({Op.TOKENIZE})) for n in range(8)]
+    subject = delivery(*routes)
+    for turn in range(6):  # grow to the full batch size
+        run(subject.fetch(float(turn), 0), Scripted(XREADGROUP=lambda c: [[b"in3", entries(c[c.index("COUNT") + 1])]]))
+    batch, _ = run(subject.fetch(9.0, 0), Scripted(XREADGROUP=lambda c: [[b"in3", entries(c[c.index("COUNT") + 1])]]))
+    assert 400 < len(batch.entries) <= 500
+
+
+def test_lost_group_is_made_again_and_counted() -> None:
+    """NOGROUP while reading is told as unavailable, so that the caller backs off; the next fetch makes the group."""
+    subject = delivery()
+    run(subject.fetch(0.0, 1000), Scripted())
+    with pytest.raises(Unavailable):
+        run(subject.fetch(1.0, 1000), Scripted(XREADGROUP=ServerError("streams", "NOGROUP")))
+    server = Scripted()
+    run(subject.fetch(2.0, 1000), server)
+    assert len(server.named("XGROUP")) == 1
+    assert subject.groups_made_again == 1
+
+
+def test_after_a_lost_read_own_pending_entries_come_first() -> None:
+    """When nobody knows what a read delivered, the next fetch claims this consumer's pending entries, each alone."""
+    subject = delivery()
+    run(subject.fetch(0.0, 1000), Scripted())
+    with pytest.raises(Unavailable):
+        run(subject.fetch(1.0, 1000), Scripted(XREADGROUP=Unavailable("streams", "ConnectionError")))
+    pending = [[b"5-0", b"me", 70, 1], [b"6-0", b"me", 70, 1]]
+    server = Scripted(
+        XPENDING=lambda command: pending if command[-1] == "me" else [],
+        XCLAIM=lambda command: [[command[5], [b"payload", b"x"]]],
+    )
+    batch, _ = run(subject.fetch(2.0, 1000), server)
+    assert batch.alone
+    [entry] = batch.entries
+    assert (entry.id, entry.deliveries) == (b"5-0", 2)
+    assert server.named("XCLAIM") == [("XCLAIM", "in", "group", "me", 70, b"5-0")]
+    assert server.named("XREADGROUP") == []
+
+
+def test_claim_that_another_worker_won_is_passed_over() -> None:
+    """Where the claim answers with nothing, another worker has the entry, or it is gone: the next one is tried."""
+    replies = iter([[], [[b"6-0", [b"payload", b"x"]]]])
+    server = Scripted(
+        XPENDING=lambda command: (
+            [[b"5-0", b"dead", 40_000, 1], [b"6-0", b"dead", 40_000, 1]] if "IDLE" in command else []
+        ),
+        XCLAIM=lambda command: next(replies),
+    )
+    batch, _ = run(delivery().fetch(0.0, 1000), server)
+    assert [entry.id for entry in batch.entries] == [b"6-0"]
+
+
+def test_tries_are_counted_alone_and_end() -> None:
+    """After as many tries alone as allowed an entry is exhausted; one that kills even its burial is buried unseen."""
+    outcomes = []
+    for deliveries in (1, 2, 3, 4):
+        server = Scripted(
+            XPENDING=lambda command, n=deliveries: [[b"5-0", b"dead", 40_000, n]] if "IDLE" in command else [],
+            XCLAIM=lambda command: [b"5-0"] if command[-1] == "JUSTID" else [[b"5-0", [b"payload", b"x"]]],
+            bury=1,
+        )
+        batch, commands = run(delivery(max_deliveries=2).fetch(0.0, 0), server)
+        buried = [command for command in commands if isinstance(command, Run) and command.script is BURY]
+        outcomes.append(([entry.exhausted for entry in batch.entries], len(buried)))
+    assert outcomes == [([False], 0), ([False], 0), ([True], 0), ([], 1)]
+
+
+def test_try_is_taken_back_without_claiming_more() -> None:
+    """A try that failed for an outage sets the count back by XCLAIM RETRYCOUNT … JUSTID, which counts nothing."""
+    _, commands = run(delivery().uncount(Entry(ROUTE, b"5-0", {}, deliveries=3)), Scripted())
+    assert commands == [("XCLAIM", "in", "group", "me", 0, b"5-0", "RETRYCOUNT", 2, "JUSTID")]
+
+
+def test_renewing_keeps_what_is_still_ours() -> None:
+    """A lease is renewed for entries that are still pending here, and only if nobody touched them since."""
+    mine = [Entry(ROUTE, b"10-0", {}), Entry(ROUTE, b"9-0", {}), Entry(ROUTE, b"8-0", {})]
+    server = Scripted(
+        XPENDING=[[b"8-0", b"me", 500, 1], [b"9-0", b"me", 600, 1]],
+        XCLAIM=lambda command: [b"9-0"],
+    )
+    kept, commands = run(delivery().renew(mine), server)
+    assert commands[0][3:5] == (b"8-0", b"10-0")
+    assert commands[1] == ("XCLAIM", "in", "group", "me", 500, b"8-0", b"9-0", "JUSTID")
+    assert [entry.id for entry in kept] == [b"9-0"]
+
+
+def answer(number: int, reply_to: str | None = None) -> Answer:
+    return Answer(Entry(ROUTE, b"%d-0" % number, {}), b"reply", reply_to, b"forbidden" if reply_to else b"")
+
+
+def test_commit_is_one_script_for_many_replies() -> None:
+    """Replies of one route go in one script, which declares every stream it writes."""
+    subject = delivery()
+    answers = [answer(1), answer(2, "out:a"), answer(3, "out:a"), answer(4, "out:b")]
+    done, commands = run(subject.commit(answers, 0.0), Scripted(commit=[1, 1, 2, 0]))
+    [script] = commands
+    assert script.script is COMMIT
+    assert script.keys == ("in", "out", "out:a", "out:b")
+    assert Committed(written=2, suppressed=1, forbidden=1) == done
+
+
+def test_large_replies_are_committed_in_parts() -> None:
+    """One commit script is bounded in entries and bytes."""
+    subject = delivery()
+    many = [answer(number) for number in range(1, 1201)]
+    _, commands = run(subject.commit(many, 0.0), Scripted(commit=lambda run: [1] * ((len(run.args) - 2) // 6)))
+    assert [(len(command.args) - 2) // 6 for command in commands] == [500, 500, 200]
+    large = [Answer(Entry(ROUTE, b"%d-0" % n, {}), b"x" * (1 << 20)) for n in range(1, 5)]
+    _, commands = run(subject.commit(large, 0.0), Scripted(commit=lambda run: [1] * ((len(run.args) - 2) // 6)))
+    assert len(commands) == 2
+
+
+def test_refused_target_is_answered_as_forbidden_and_neighbours_are_not_hurt() -> None:
+    """A script refused for one target is committed entry by entry; the one at fault is answered on its route."""
+
+    def commit(command: Run) -> Any:
+        if "out:secret" in command.keys:
+            raise ServerError("streams", "NOPERM")
+        return [1] * ((len(command.args) - 2) // 6)
+
+    done, commands = run(
+        delivery().commit([answer(1), answer(2, "out:secret"), answer(3)], 0.0), Scripted(commit=commit)
+    )
+    assert done.written == 3
+    assert [command.args[4] for command in commands[1:]] == [b"reply", b"reply", b"forbidden", b"reply"]
+
+
+def test_route_whose_streams_cannot_be_used_rests() -> None:
+    """A response stream of another type stops its route alone: its entries stay pending, it is read again later."""
+    subject = delivery(ROUTE, SECOND)
+    run(subject.fetch(0.0, 0), Scripted())
+    done, _ = run(subject.commit([answer(1)], 0.0), Scripted(commit=ServerError("streams", "UNFIT")))
+    assert [entry.id for entry in done.stuck] == [b"1-0"]
+    server = Scripted()
+    run(subject.fetch(1.0, 0), server)
+    [read] = server.named("XREADGROUP")
+    assert "in2" in read
+    assert "in" not in read
+    server = Scripted()
+    run(subject.fetch(1.0 + PAUSE_SECONDS, 0), server)
+    assert "in" in server.named("XREADGROUP")[0]
+
+
+def test_unusable_request_stream_does_not_stop_the_others() -> None:
+    """When reading all routes fails, each is read apart: the one at fault rests, the others are served."""
+    subject = delivery(ROUTE, SECOND)
+
+    def read(command: Any) -> Any:
+        if "in" in command:
+            raise ServerError("streams", "WRONGTYPE")
+        return [[b"in2", entries(1)]]
+
+    batch, _ = run(subject.fetch(0.0, 1000), Scripted(XREADGROUP=read))
+    assert [entry.route for entry in batch.entries] == [SECOND]
+    assert subject.paused == [ROUTE]
+
+
+def test_new_entries_get_their_turn_between_tries_alone() -> None:
+    """Many entries of dead workers do not hold up new ones for ever."""
+    subject = delivery()
+    pending = [[b"%d-0" % n, b"dead", 40_000, 1] for n in range(1, 101)]
+    server = Scripted(
+        XPENDING=lambda command: pending if "IDLE" in command else [],
+        XCLAIM=lambda command: [[command[5], [b"payload", b"x"]]],
+        XREADGROUP=lambda command: [[b"in", entries(1, start=1000)]],
+    )
+    batches: list[Batch] = [run(subject.fetch(0.0, 1000), server)[0] for _ in range(60)]
+    assert [batch.alone for batch in batches].count(False) == 1
+    [read] = server.named("XREADGROUP")
+    assert "BLOCK" not in read
