@@ -300,6 +300,14 @@ def test_unusable_request_stream_does_not_stop_the_others() -> None:
     assert subject.paused == [ROUTE]
 
 
+def test_worker_backs_off_when_no_route_can_be_used() -> None:
+    """When every route rests there is nothing to wait for on the server: the caller is told to back off."""
+    server = Scripted(XGROUP=ServerError("streams", "WRONGTYPE"))
+    with pytest.raises(Unavailable):
+        run(delivery().fetch(0.0, 1000), server)
+    assert server.named("XREADGROUP") == []
+
+
 def test_new_entries_get_their_turn_between_tries_alone() -> None:
     """Many entries of dead workers do not hold up new ones for ever."""
     subject = delivery()

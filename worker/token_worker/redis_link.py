@@ -47,7 +47,7 @@ _CODES: dict[type[Exception], str] = {
 
 
 def code_of(error: redis.RedisError) -> str:
-    """The first word of a server's error (``NOGROUP``), or the kind of a connection's (``ConnectionError``).
+    """The first word of a server's error (``NOGROUP``), or the kind of a connection's (``ConnectionRefusedError``).
 
     The rest is left out on purpose: servers quote arguments.
     """
@@ -57,7 +57,10 @@ def code_of(error: redis.RedisError) -> str:
     if isinstance(error, redis.ResponseError):
         word = str(error).partition(" ")[0]
         return word if word.isascii() and word.isalpha() and word.isupper() else "ERR"
-    return type(error).__name__
+    cause: BaseException = error
+    while cause.__context__ is not None:  # redis-py wraps what the socket or TLS said
+        cause = cause.__context__
+    return type(cause).__name__
 
 
 class _ScriptUnknownError(ServerError):

@@ -12,9 +12,8 @@ Pure; every byte of a block is checked or authenticated.
 import hashlib
 import os
 import struct
+from functools import lru_cache
 from typing import NamedTuple
-
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from token_worker.errors import Damaged
 from token_worker.keys import secure_cell
@@ -24,8 +23,10 @@ _HEADER = struct.Struct("<4sQB2sBH")
 _SECURE_CELL = 0
 DATA_KEY_BYTES = 32
 
-_LENGTHS_KEPT = 256
-"""Ciphers a data key keeps, one for each length of data; values of one field are of few lengths."""
+_CIPHERS_KEPT = 8192
+"""Ciphers kept, one for each data key and length of data; values of one field are of few lengths."""
+
+_cipher = lru_cache(_CIPHERS_KEPT)(secure_cell.cipher)
 
 
 def key_id(key: bytes, context: bytes) -> bytes:
@@ -34,18 +35,17 @@ def key_id(key: bytes, context: bytes) -> bytes:
 
 
 class DataKey:
-    """A data key, unsealed, with the ciphers derived from it.
+    """A data key, unsealed.
 
     Attributes:
         context: the id of the client or zone, in bytes.
         head: the sealed key as it stands in a block, from the key id's type to the sealed data.
     """
 
-    __slots__ = ("_ciphers", "_key", "context", "head")
+    __slots__ = ("_key", "context", "head")
 
     def __init__(self, key: bytes, context: bytes, head: bytes = b"") -> None:
         self._key = key
-        self._ciphers: dict[int, AESGCM] = {}
         self.context = context
         self.head = head
 
@@ -57,17 +57,9 @@ class DataKey:
         head = struct.pack("<B2sBH", _SECURE_CELL, key_id(key, context), _SECURE_CELL, len(sealed)) + sealed
         return cls(data_key, context, head)
 
-    def _cipher(self, length: int) -> AESGCM:
-        gcm = self._ciphers.get(length)
-        if gcm is None:
-            if len(self._ciphers) >= _LENGTHS_KEPT:
-                self._ciphers.clear()
-            gcm = self._ciphers[length] = secure_cell.cipher(self._key, length, self.context)
-        return gcm
-
     def seal(self, data: bytes) -> bytes:
         """A whole AcraBlock with ``data`` (at least one byte) inside."""
-        cell = secure_cell.seal_with(self._cipher(len(data)), data, self.context)
+        cell = secure_cell.seal_with(_cipher(self._key, len(data), self.context), data, self.context)
         return b"".join((_TAG, (len(self.head) + len(cell)).to_bytes(8, "little"), self.head, cell))
 
     def open(self, cell: bytes) -> bytes:
@@ -77,7 +69,8 @@ class DataKey:
             Damaged: it does not open with this data key.
         """
         try:
-            return secure_cell.open_with(self._cipher(secure_cell.message_length(cell)), cell, self.context)
+            gcm = _cipher(self._key, secure_cell.message_length(cell), self.context)
+            return secure_cell.open_with(gcm, cell, self.context)
         except Damaged:
             return secure_cell.open_cell(self._key, cell, self.context)  # perhaps written by an old Themis
 

@@ -125,9 +125,11 @@ class KeyCache:
             return More.ADDED
         if not is_fresh:
             self._store.refresh_history()
-            names, _ = self._store.history_names(ring.owner, since)
+            names, is_fresh = self._store.history_names(ring.owner, slot.changed_at)
             if self._add_named(ring, names):
                 return More.ADDED
+            if not is_fresh:  # a look-up that began before the rotation may have missed the key before it
+                raise Unavailable("keys", "the history of keys is being looked up")
         slot.history_at = self._clock()
         return More.NONE
 

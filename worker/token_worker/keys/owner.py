@@ -5,6 +5,8 @@ from typing import Literal, NamedTuple
 
 _CLIENT_ID = re.compile(r"[A-Za-z0-9_\- ]{5,256}")
 _STORAGE_NAME = {"client": "_storage_sym", "zone": "_zone_sym"}
+SYMMETRIC_KEYS = tuple(_STORAGE_NAME.values())
+"""Endings of the names of symmetric keys; the key storage holds other kinds, too."""
 
 
 class Owner(NamedTuple):

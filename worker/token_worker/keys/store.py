@@ -17,7 +17,7 @@ from typing import Protocol
 from token_worker.errors import Damaged, MasterKeyError, Unavailable
 from token_worker.keys import secure_cell
 from token_worker.keys.keyring import KEY_BYTES
-from token_worker.keys.owner import Owner
+from token_worker.keys.owner import SYMMETRIC_KEYS, Owner
 from token_worker.keys.vault import Vault
 from token_worker.redis_link import RedisLink
 
@@ -126,7 +126,8 @@ class RedisKeyStore:
             self._started, self._scanned_seconds = begin, 0.0
         while True:
             pattern = f"{_escape(self._folder)}/*{HISTORY_INFIX}*"
-            self._cursor, names = self._link.call("SCAN", self._cursor, "MATCH", pattern, "COUNT", SCAN_COUNT)
+            cursor, self._cursor = self._cursor, None  # lost with the connection: another server may answer next time
+            self._cursor, names = self._link.call("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT)
             self._collect(names)
             spent = time.monotonic() - begin
             if self._cursor == b"0":
@@ -142,7 +143,9 @@ class RedisKeyStore:
     def _collect(self, names: Iterable[bytes]) -> None:
         for raw in names:
             name = raw.decode(errors="replace").removeprefix(f"{self._folder}/")
-            self._building[name.partition(HISTORY_INFIX)[0]].append(name)
+            key_name = name.partition(HISTORY_INFIX)[0]
+            if key_name.endswith(SYMMETRIC_KEYS):
+                self._building[key_name].append(name)
 
 
 class VaultKeyStore:

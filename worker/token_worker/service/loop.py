@@ -14,6 +14,7 @@ What may happen between two of its steps, and what then:
 import random
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, TypeVar
@@ -90,6 +91,8 @@ class BackOff:
 
     def reset(self) -> None:
         """All is well again."""
+        if self._seconds != BACK_OFF_SECONDS[0]:
+            log.info("servers are back")
         self._seconds = BACK_OFF_SECONDS[0]
 
 
@@ -149,15 +152,14 @@ class Worker:
             batch = self._fetch()
             if batch is None or not batch.entries:
                 continue
-            fetched_at = time.monotonic()
-            waiting = batch.entries
-            for unit in _units(batch.entries):
-                if time.monotonic() - fetched_at > self._lease_seconds:
-                    fetched_at = time.monotonic()
-                    kept = {entry.id for entry in self._renew(waiting)}
-                    unit = [entry for entry in unit if entry.id in kept]  # noqa: PLW2901 - the rest is another's now
-                waiting = waiting[len(unit) :]
-                self._answer(unit, alone=batch.alone)
+            leased_at = time.monotonic()
+            units = deque(_units(batch.entries))
+            while units:
+                if time.monotonic() - leased_at > self._lease_seconds:
+                    leased_at = time.monotonic()
+                    units = deque(_units(self._renew([entry for unit in units for entry in unit])))
+                    continue
+                self._answer(units.popleft(), alone=batch.alone)
         log.info("drained")
 
     def _fetch(self) -> Batch | None:

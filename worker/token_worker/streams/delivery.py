@@ -227,6 +227,8 @@ class Delivery:
 
     def _read_new(self, now: float, block_ms: int) -> Protocol[list[Entry]]:
         routes = self._active()
+        if not routes:
+            raise Unavailable("streams", "no route can be used")
         entries: list[Entry] = []
         size = 0
         while routes and len(entries) < self._room and size < BATCH_BYTES:
