@@ -1,0 +1,182 @@
+"""The connection to one Redis server: typed errors, scripts, passwords, TLS."""
+
+import datetime as dt
+import ipaddress
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from servers import Valkey, free_port
+
+from token_worker.errors import ServerError, Unavailable
+from token_worker.lua import Script
+from token_worker.redis_link import RedisLink
+from token_worker.settings import RedisSettings
+from token_worker.streams.delivery import COMMIT
+
+SECRET = "a-password-nobody-may-read"
+
+
+def link(url: str, password: str | None = None, ca_file: str | None = None, *, refusals: bool = True) -> RedisLink:
+    return RedisLink("streams", RedisSettings(url=url, password=password, ca_file=ca_file), refusals=refusals)
+
+
+def test_replies_are_raw(streams_server: Valkey) -> None:
+    """Replies come as the server sent them: the delivery protocol reads them itself."""
+    subject = link(streams_server.url)
+    assert subject.call("SET", "key", b"value") == b"OK"
+    assert subject.call("SET", "key", b"other", "NX") is None
+    entry = subject.call("XADD", "stream", "*", "field", b"\xff")
+    assert subject.call("XRANGE", "stream", "-", "+") == [[entry, [b"field", b"\xff"]]]
+    assert subject.pipeline([("INCR", "n"), ("INCR", "n")]) == [1, 2]
+
+
+def test_error_answers_are_their_code_alone(streams_server: Valkey) -> None:
+    """An error is reduced to its first word: servers quote arguments."""
+    subject = link(streams_server.url)
+    subject.call("SET", "key", "value")
+    for command, expected in (
+        (("XADD", "key", "*", "f", SECRET), "WRONGTYPE"),
+        (("XREADGROUP", "GROUP", SECRET, "c", "STREAMS", "none", ">"), "NOGROUP"),
+        (("NOCOMMAND", SECRET), "ERR"),
+    ):
+        with pytest.raises(ServerError) as caught:
+            subject.call(*command)
+        assert caught.value.code == expected
+        assert SECRET not in str(caught.value)
+        assert caught.value.__cause__ is None
+
+
+def test_storage_links_make_every_error_an_outage(streams_server: Valkey) -> None:
+    """Where refusals are not asked for, any error means waiting: no entry is answered, or lost, for it."""
+    subject = link(streams_server.url, refusals=False)
+    with pytest.raises(Unavailable) as caught:
+        subject.call("NOCOMMAND")
+    assert caught.value.reason == "ERR"
+
+
+def test_scripts_survive_a_server_that_forgot_them(streams_server: Valkey) -> None:
+    """A script that the server does not know is sent whole, then by its hash again."""
+    subject = link(streams_server.url)
+    arguments = (COMMIT, ["requests", "responses"], ["group", 60])
+    assert subject.run(*arguments) == []
+    subject.call("SCRIPT", "FLUSH")
+    assert subject.run(*arguments) == []
+    assert subject.call("SCRIPT", "EXISTS", COMMIT.sha) == [1]
+
+
+def test_error_in_a_script_is_not_taken_for_an_unknown_one(streams_server: Valkey) -> None:
+    """A script that fails is not run a second time."""
+    subject = link(streams_server.url)
+    script = Script("token_worker.streams", "commit.lua")
+    script.source = b"redis.call('INCR', KEYS[1]) return redis.error_reply('UNFIT nothing')"
+    script.sha = "0" * 40
+    with pytest.raises(ServerError) as caught:
+        subject.run(script, ["runs"], [])
+    assert caught.value.code == "UNFIT"
+    assert subject.call("GET", "runs") == b"1"
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:{port}/0", "unix:///no/such/socket"])
+def test_server_that_is_away_is_unavailable(url: str) -> None:
+    """No connection is ``Unavailable`` with the kind of failure and the server's role."""
+    with pytest.raises(Unavailable) as caught:
+        link(url.format(port=free_port())).call("PING")
+    assert caught.value.server == "streams"
+    assert caught.value.reason in {"ConnectionRefusedError", "FileNotFoundError"}
+
+
+def test_wrong_password_is_unavailable_and_not_told() -> None:
+    """A refused password is waited on, as an operator may mend it; it is not in the error."""
+    with Valkey(f"requirepass {SECRET}") as server:
+        assert link(server.url, SECRET).call("PING") == b"PONG"
+        for password in (None, f"{SECRET}x"):
+            with pytest.raises(Unavailable) as caught:
+                link(server.url, password).call("PING")
+            assert caught.value.reason == "WRONGPASS"
+            assert SECRET not in str(caught.value)
+
+
+class TlsFront:
+    """TLS in front of a plain server, for servers that are built without."""
+
+    def __init__(self, target: int, folder: Path) -> None:
+        self.certificate = folder / "certificate.pem"
+        key_file = folder / "key.pem"
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+        now = dt.datetime.now(dt.UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(1)
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=1))
+            .add_extension(
+                x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+            )
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        self.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        pkcs8 = serialization.PrivateFormat.PKCS8
+        key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, pkcs8, serialization.NoEncryption()))
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(self.certificate, key_file)
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"rediss://127.0.0.1:{self._listener.getsockname()[1]}/0"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                plain, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(plain,), daemon=True).start()
+
+    def _serve(self, plain: socket.socket) -> None:
+        try:
+            with (
+                self._context.wrap_socket(plain, server_side=True) as front,
+                socket.create_connection(("127.0.0.1", self._target)) as back,
+            ):
+                while request := front.recv(65536):  # one command, one answer: all these tests need
+                    back.sendall(request)
+                    front.sendall(back.recv(65536))
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def tls(streams_server: Valkey, tmp_path: Path) -> Iterator[TlsFront]:
+    """TLS with a certificate of its own in front of the streams' server."""
+    front = TlsFront(streams_server.port, tmp_path)
+    yield front
+    front.close()
+
+
+def test_tls_with_the_servers_ca(tls: TlsFront) -> None:
+    """``rediss://`` works with the CA file that is set."""
+    subject = link(tls.url, ca_file=str(tls.certificate))
+    assert subject.call("PING") == b"PONG"
+    subject.close()
+
+
+def test_tls_checks_the_certificate(tls: TlsFront) -> None:
+    """A certificate that nobody vouches for is an outage that names its cause."""
+    with pytest.raises(Unavailable) as caught:
+        link(tls.url).call("PING")
+    assert caught.value.reason == "SSLCertVerificationError"
