@@ -2,7 +2,7 @@
 
 Layout (Acra 0.96)::
 
-    22 22 22 22 | LE64 length of the rest | 00 | key id (2) | 00 | LE16 k | sealed data key (k) | sealed data
+    22 22 22 22 | LE64 length of all after the tag | 00 | key id (2) | 00 | LE16 k | sealed data key (k) | sealed data
 
 ``key id`` is the first two bytes of SHA-256(key || context); both seals are Secure Cells with the same context.
 The format does not bind a data key to one block, so one may serve many: sealing it is most of a block's cost.
@@ -20,6 +20,7 @@ from token_worker.keys import secure_cell
 
 _TAG = b'""""'
 _HEADER = struct.Struct("<4sQB2sBH")
+_LENGTH_BYTES = 8  # count in the length themselves
 _SECURE_CELL = 0
 DATA_KEY_BYTES = 32
 
@@ -60,7 +61,8 @@ class DataKey:
     def seal(self, data: bytes) -> bytes:
         """A whole AcraBlock with ``data`` (at least one byte) inside."""
         cell = secure_cell.seal_with(_cipher(self._key, len(data), self.context), data, self.context)
-        return b"".join((_TAG, (len(self.head) + len(cell)).to_bytes(8, "little"), self.head, cell))
+        length = _LENGTH_BYTES + len(self.head) + len(cell)
+        return b"".join((_TAG, length.to_bytes(_LENGTH_BYTES, "little"), self.head, cell))
 
     def open(self, cell: bytes) -> bytes:
         """The data in ``Block.sealed_data``.
@@ -92,7 +94,7 @@ def parse(block: bytes) -> Block:
     if len(block) < _HEADER.size:
         raise Damaged("block: too short")
     tag, length, key_type, name, data_type, k = _HEADER.unpack_from(block)
-    if tag != _TAG or length != len(block) - 12:
+    if tag != _TAG or length != len(block) - len(_TAG):
         raise Damaged("block: wrong tag or length")
     if key_type != _SECURE_CELL or data_type != _SECURE_CELL:
         raise Damaged("block: unknown encryption type")

@@ -24,6 +24,9 @@ from token_worker.redis_link import RedisLink
 HISTORY_INFIX = ".old/"
 VAULT_FIELD = "key"
 
+KEYS_A_COMMAND = 1000
+"""Keys one MGET asks for."""
+
 SCAN_COUNT = 1000
 """Keys a SCAN looks at in one step: about a millisecond of the server."""
 
@@ -107,8 +110,11 @@ class RedisKeyStore:
     def read(self, names: Sequence[str]) -> list[bytes | None]:
         if not names:
             return []
-        found = self._link.call("MGET", *(f"{self._folder}/{name}" for name in names))
-        return list(found)
+        found: list[bytes | None] = []
+        for start in range(0, len(names), KEYS_A_COMMAND):
+            part = names[start : start + KEYS_A_COMMAND]
+            found += self._link.call("MGET", *(f"{self._folder}/{name}" for name in part))
+        return found
 
     def create(self, owner: Owner, sealed: bytes) -> bool:
         return self._link.call("SET", f"{self._folder}/{owner.key_name}", sealed, "NX") is not None

@@ -9,11 +9,9 @@ local answers = {}
 for i = 1, #KEYS, 2 do
   if found[i + 1] ~= ARGV[i + 1] then
     answers[#answers + 1] = 'c'
-  elseif found[i] then
-    answers[#answers + 1] = 'h' .. found[i]
   elseif redis.call('SET', KEYS[i], ARGV[i], 'NX') then
     answers[#answers + 1] = ''
-  else -- no string, or written by an earlier row
+  else
     local value = redis.pcall('GET', KEYS[i])
     answers[#answers + 1] = type(value) == 'string' and 'h' .. value or 'x'
   end

@@ -1,0 +1,260 @@
+"""Workers and AcraServer race for the same values on a real server: one token a value, and no orphans of ours."""
+
+import random
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self
+
+import pytest
+import redis
+from servers import Valkey
+from stack import Stack
+
+from direct import Desk, Message
+from token_worker.keys.keyring import DataKeyCache, Keyring
+from token_worker.keys.owner import Owner
+from token_worker.keys.store import wrap
+from token_worker.storage.layout import (
+    Entry,
+    Names,
+    decode_entry,
+    decode_token_value,
+    encode_entry,
+    encode_token_value,
+)
+from token_worker.storage.steps import Adopt, Step, Store
+from token_worker.tokens.derivation import Deriver
+from token_worker.tokens.types import LETTERS, STR
+
+SHOP = Owner("client", "shop-frontend")
+NAMES = Names(SHOP)
+MASTER_KEY = bytes(range(32))
+KEY = bytes(range(32, 64))
+SEED = 20_260_101
+"""Of the random choices that need not be secret, so that a failure can be had again."""
+
+
+@pytest.fixture(params=["storage_server", "redis82_server"])
+def server(request: pytest.FixtureRequest) -> Valkey:
+    found: Valkey = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def key(server: Valkey) -> bytes:
+    """The client's key, stored."""
+    return store_key(server)
+
+
+def store_key(server: Valkey) -> bytes:
+    with server.client() as client:
+        client.set(f".acrakeys/{SHOP.key_name}", wrap(KEY, MASTER_KEY, SHOP))
+    return KEY
+
+
+class Acra:
+    """Plays AcraServer: a random token, its t. entry with SET NX, then h. with SET NX; who loses reads the winner's."""
+
+    def __init__(self, server: Valkey, key: bytes) -> None:
+        self._client = server.client()
+        self._ring = Keyring(SHOP, key, DataKeyCache())
+        self._random = random.Random(SEED)
+
+    def _entry(self, inside: bytes) -> bytes:
+        return encode_entry(Entry(self._ring.seal(inside), 1_800_000_000, 1_800_000_000))
+
+    def open(self, raw: bytes) -> bytes:
+        """What is inside an entry."""
+        return self._ring.open(decode_entry(raw).block)
+
+    def get(self, key: bytes) -> bytes | None:
+        """An entry as it stands."""
+        found: Any = self._client.get(key)
+        raw: bytes | None = found
+        return raw
+
+    def steps(self, value: bytes) -> Iterator[None]:
+        """Tokenize, with a pause after each command."""
+        h_key = NAMES.of_value(value, STR.number)
+        if self.get(h_key) is None:
+            yield
+            while True:
+                token = bytes(self._random.choices(LETTERS, k=len(value)))
+                inside = encode_token_value(value, STR.number)
+                if self._client.set(NAMES.of_token(token, STR.number), self._entry(inside), nx=True):
+                    break
+            yield
+            self._client.set(h_key, self._entry(token), nx=True)
+
+    def token(self, value: bytes) -> str:
+        """The value's token."""
+        raw = self.get(NAMES.of_value(value, STR.number))
+        assert raw is not None
+        return self.open(raw).decode()
+
+    def tokenize(self, value: bytes) -> str:
+        for _ in self.steps(value):
+            pass
+        return self.token(value)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def tokenize(values: list[bytes]) -> list[Message]:
+    return [{"op": "tokenize", "client_id": SHOP.id, "type": "str", "value": value.decode()} for value in values]
+
+
+def detokenize(tokens: list[str]) -> list[Message]:
+    return [{"op": "detokenize", "client_id": SHOP.id, "type": "str", "value": token} for token in tokens]
+
+
+def values_of(replies: list[Message]) -> list[str]:
+    assert {reply["status"] for reply in replies} <= {"ok"}
+    return [reply["value"] for reply in replies]
+
+
+def check_storage(client: redis.Redis, acra: Acra, key: bytes, tokens: dict[bytes, str]) -> None:
+    """Every token turns back to its value alone, and every t. entry of ours belongs to the value's one token.
+
+    Ours are told from Acra's by being derived: Acra's are random.
+    """
+    deriver = Deriver(key, SHOP)
+    assert len(set(tokens.values())) == len(tokens)
+    kept = {NAMES.of_token(token.encode(), STR.number): value for value, token in tokens.items()}
+    for t_key, value in kept.items():
+        raw = acra.get(t_key)
+        assert raw is not None
+        assert decode_token_value(acra.open(raw)) == (value, STR.number)
+    for value in tokens:
+        candidates = {NAMES.of_token(deriver.token(STR, value, n), STR.number) for n in range(8)} - kept.keys()
+        for t_key in candidates:
+            raw = acra.get(t_key) if len(value) > 2 else None  # Acra may well draw one of the short ones
+            assert raw is None or decode_token_value(acra.open(raw))[0] != value
+    written = sum(1 for _ in client.scan_iter(b"tokens/*/" + b"h.".hex().encode() + b"*", count=1000))
+    assert written == len(tokens)
+
+
+def test_at_every_step(server: Valkey, key: bytes) -> None:
+    """Whatever Acra and another worker do between any two steps of a worker, all of them give the same tokens."""
+    values = [b"value number %d" % number for number in range(200)] + [b"%02d" % number for number in range(40)]
+    values += [letter.encode() for letter in "abcdefghij"]
+    chance = random.Random(SEED)
+    random.Random(SEED).shuffle(values)
+    seen: list[str] = []
+    with server.client() as client, Acra(server, key) as acra, Desk(server, MASTER_KEY) as other:
+        under_way = {value: acra.steps(value) for value in values}
+
+        def before(step: Step) -> None:
+            seen.append(type(step).__name__)
+            for value in chance.sample(values, 60):
+                next(under_way[value], None)
+            if isinstance(step, Store | Adopt):
+                other.ask(tokenize(chance.sample(values, 10)))
+
+        with Desk(server, MASTER_KEY, before=before) as desk:
+            ours: list[str] = []
+            for start in range(0, len(values), 25):
+                ours += values_of(desk.ask(tokenize(values[start : start + 25])))
+        for steps in under_way.values():
+            for _ in steps:
+                pass
+
+        assert {"Lookup", "Store"} <= set(seen)
+        assert ours == [acra.token(value) for value in values]
+        assert values_of(other.ask(tokenize(values))) == ours
+        assert values_of(other.ask(detokenize(ours))) == [value.decode() for value in values]
+        check_storage(client, acra, key, dict(zip(values, ours, strict=True)))
+        derived = {Deriver(key, SHOP).token(STR, value, 0).decode() for value in values}
+        assert 50 < len(derived.intersection(ours)) < len(values) - 50  # both sides have won
+
+
+def test_crash_of_acra(server: Valkey, key: bytes) -> None:
+    """Where Acra died between its two writes, the value gets a token of ours; Acra's t. entry stays as it was."""
+    value = b"value number 1"
+    with Acra(server, key) as acra, Desk(server, MASTER_KEY) as desk, server.client() as client:
+        steps = acra.steps(value)
+        next(steps)
+        next(steps)
+        (orphan,) = client.scan_iter(b"tokens/*", count=1000)
+        raw = acra.get(orphan)
+
+        (token,) = values_of(desk.ask(tokenize([value])))
+        next(steps, None)  # Acra was not dead, but slow
+
+        assert token == Deriver(key, SHOP).token(STR, value, 0).decode() == acra.token(value)
+        assert acra.get(orphan) == raw
+        assert client.dbsize() == 4
+
+
+def test_threads(server: Valkey, key: bytes) -> None:
+    """Two workers and AcraServer, each in a thread of its own on the same values, agree on every token."""
+    groups = [[b"group %d value %d" % (group, number) for number in range(12)] for group in range(20)]
+    start = threading.Barrier(3, timeout=60)
+
+    def worker(seed: int) -> dict[bytes, str]:
+        found: dict[bytes, str] = {}
+        order = random.Random(seed)
+        with Desk(server, MASTER_KEY) as desk:
+            for group in groups:
+                values = order.sample(group, len(group))
+                start.wait()
+                found |= zip(values, values_of(desk.ask(tokenize(values))), strict=True)
+        return found
+
+    def acra_server() -> dict[bytes, str]:
+        found: dict[bytes, str] = {}
+        with Acra(server, key) as acra:
+            for group in groups:
+                start.wait()
+                found |= {value: acra.tokenize(value) for value in group}
+        return found
+
+    with ThreadPoolExecutor(3) as pool:
+        results = [pool.submit(worker, 1), pool.submit(worker, 2), pool.submit(acra_server)]
+        first, second, third = (result.result() for result in results)
+
+    assert first == second == third
+    assert len(first) == 240
+    with server.client() as client, Acra(server, key) as acra:
+        check_storage(client, acra, key, first)
+
+
+def test_processes(streams_server: Valkey, storage_server: Valkey) -> None:
+    """Two worker processes that get every value in requests of their own, and AcraServer, agree on every token."""
+    key = store_key(storage_server)
+    values = [b"value number %d" % number for number in range(300)]
+    found: dict[bytes, str] = {}
+    with (
+        Stack(
+            streams_server, storage_server, master_key=MASTER_KEY, settings={"TOKEN_WORKER_BATCH_SIZE": "20"}
+        ) as stack,
+        Acra(storage_server, key) as acra,
+    ):
+        workers = [stack.start_worker(), stack.start_worker()]
+        requests = [
+            {"id": f"{value.decode()} {copy}", **request}
+            for copy in range(3)
+            for value, request in zip(values, tokenize(values), strict=True)
+        ]
+        stack.ask([{"id": "warm up", **tokenize([b"another value"])[0]}])
+        random.Random(SEED).shuffle(requests)
+        stack.send(requests)
+        for value in reversed(values):
+            found[value] = acra.tokenize(value)
+        replies = stack.wait_for_replies(len(requests) + 1)
+
+        assert all(worker.is_alive for worker in workers)
+        answers: dict[str, set[str]] = {}
+        for reply in replies:
+            answers.setdefault(reply["id"].rpartition(" ")[0], set()).add(reply["value"])
+        assert {value: answers[value.decode()] for value in values} == {value: {found[value]} for value in values}
+        found[b"another value"] = acra.token(b"another value")
+        check_storage(stack.storage, acra, key, found)

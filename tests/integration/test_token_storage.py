@@ -1,0 +1,391 @@
+"""The token storage on real servers: what its scripts write, what they leave alone, and what they cost."""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import redis
+from servers import Valkey, redis_binary
+
+from token_worker.errors import Unavailable
+from token_worker.keys.keyring import DataKeyCache, Keyring
+from token_worker.keys.owner import Owner
+from token_worker.redis_link import RedisLink
+from token_worker.settings import RedisSettings
+from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Store, Touch
+from token_worker.storage.tokens import KEYS_A_COMMAND, TokenStorage
+from token_worker.tokens.engine import Engine, Item
+from token_worker.tokens.types import STR, TokenType
+
+ROW = Row(b"tokens/h1", b"tokens/t1", b"h value", b"t value")
+OTHER = Row(b"tokens/h2", b"tokens/t2", b"h value 2", b"t value 2")
+INCONSISTENT = Row(b"", b"tokens/t1", b"", b"t value")
+WRITTEN = Outcome("written")
+
+
+@pytest.fixture(params=["storage_server", "redis82_server"])
+def server(request: pytest.FixtureRequest) -> Valkey:
+    found: Valkey = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def client(server: Valkey) -> Iterator[redis.Redis]:
+    with server.client() as client:
+        yield client
+
+
+def storage_on(server: Valkey) -> TokenStorage:
+    return TokenStorage(RedisLink("tokens", RedisSettings(url=server.url)))
+
+
+@pytest.fixture
+def link(server: Valkey) -> Iterator[RedisLink]:
+    link = RedisLink("tokens", RedisSettings(url=server.url))
+    yield link
+    link.close()
+
+
+@pytest.fixture
+def storage(link: RedisLink) -> TokenStorage:
+    return TokenStorage(link)
+
+
+def content(client: redis.Redis) -> dict[bytes, bytes | None]:
+    """All that a server holds; None where it is no string."""
+    keys = list(client.scan_iter(count=1000))
+    values: list[Any] = client.mget(keys) if keys else []
+    return dict(zip(keys, values, strict=True))
+
+
+# Store
+
+
+def test_store(storage: TokenStorage, client: redis.Redis) -> None:
+    """A row is written as its two entries, without a time to live."""
+    assert storage.perform(Store([ROW, OTHER])) == [WRITTEN, WRITTEN]
+
+    assert content(client) == {
+        b"tokens/h1": b"h value",
+        b"tokens/t1": b"t value",
+        b"tokens/h2": b"h value 2",
+        b"tokens/t2": b"t value 2",
+    }
+    assert client.ttl("tokens/h1") == client.ttl("tokens/t1") == -1
+    assert storage.perform(Lookup([b"tokens/t2", b"tokens/none", b"tokens/h1"])) == [b"t value 2", None, b"h value"]
+
+
+def test_store_inconsistent(storage: TokenStorage, client: redis.Redis) -> None:
+    """An inconsistent token is its t. entry alone, and is written once."""
+    assert storage.perform(Store([INCONSISTENT])) == [WRITTEN]
+    assert storage.perform(Store([INCONSISTENT._replace(t_value=b"other")])) == [Outcome("token", b"t value")]
+
+    assert content(client) == {b"tokens/t1": b"t value"}
+
+
+@pytest.mark.parametrize(
+    ("key", "outcome"),
+    [("tokens/h1", Outcome("value", b"of Acra")), ("tokens/t1", Outcome("token", b"of Acra"))],
+)
+def test_store_where_one_exists(storage: TokenStorage, client: redis.Redis, key: str, outcome: Outcome) -> None:
+    """Where one of the two entries exists, neither is written, and it comes back; other rows are written."""
+    client.set(key, b"of Acra")
+
+    assert storage.perform(Store([ROW, OTHER])) == [outcome, WRITTEN]
+
+    assert content(client) == {key.encode(): b"of Acra", b"tokens/h2": b"h value 2", b"tokens/t2": b"t value 2"}
+
+
+def test_store_where_both_exist(storage: TokenStorage, client: redis.Redis) -> None:
+    """The value's entry decides where both exist: its token is the answer."""
+    storage.perform(Store([ROW]))
+
+    assert storage.perform(Store([ROW._replace(h_value=b"x", t_value=b"y")])) == [Outcome("value", b"h value")]
+    assert content(client) == {b"tokens/h1": b"h value", b"tokens/t1": b"t value"}
+
+
+def test_store_of_empty_entries(storage: TokenStorage, client: redis.Redis) -> None:
+    """An entry that holds nothing exists all the same."""
+    client.set("tokens/h1", b"")
+    client.set("tokens/t2", b"")
+
+    assert storage.perform(Store([ROW, OTHER])) == [Outcome("value", b""), Outcome("token", b"")]
+    assert content(client) == {b"tokens/h1": b"", b"tokens/t2": b""}
+
+
+@pytest.mark.parametrize("second", [OTHER._replace(t_key=ROW.t_key), ROW._replace(t_key=b"tokens/t2"), ROW])
+def test_store_of_rows_that_meet(storage: TokenStorage, client: redis.Redis, second: Row) -> None:
+    """Of two rows of one call that want the same entry the first is written, and the second finds it."""
+    expected = Outcome("token", ROW.t_value) if second.h_key != ROW.h_key else Outcome("value", ROW.h_value)
+
+    first, outcome = storage.perform(Store([ROW, second]))
+
+    assert first == WRITTEN
+    assert outcome in (expected, Outcome("token", ROW.t_value))
+    assert content(client) == {b"tokens/h1": b"h value", b"tokens/t1": b"t value"}
+
+
+@pytest.mark.parametrize("key", ["tokens/h1", "tokens/t1"])
+def test_store_at_a_key_of_another_type(storage: TokenStorage, client: redis.Redis, key: str) -> None:
+    """A row with a key that is no string is broken: nothing of it is written; other rows are written."""
+    client.rpush(key, "an element")
+
+    assert storage.perform(Store([ROW, OTHER])) == [Outcome("broken"), WRITTEN]
+
+    assert content(client) == {key.encode(): None, b"tokens/h2": b"h value 2", b"tokens/t2": b"t value 2"}
+
+
+# Adopt
+
+
+def test_adopt(storage: TokenStorage, client: redis.Redis) -> None:
+    """The value's entry is written where the token's is what was read; the token's stays."""
+    client.set("tokens/t1", b"t value", ex=1000)
+
+    assert storage.perform(Adopt([ROW])) == [WRITTEN]
+
+    assert content(client) == {b"tokens/h1": b"h value", b"tokens/t1": b"t value"}
+    assert client.ttl("tokens/t1") > 0
+
+
+@pytest.mark.parametrize("now", [None, b"disabled meanwhile", b""])
+def test_adopt_what_has_changed(storage: TokenStorage, client: redis.Redis, now: bytes | None) -> None:
+    """Where the token's entry is not what was read any more, or gone, nothing is written."""
+    if now is not None:
+        client.set("tokens/t1", now)
+    before = content(client)
+
+    assert storage.perform(Adopt([ROW])) == [Outcome("changed")]
+
+    assert content(client) == before
+
+
+def test_adopt_too_late(storage: TokenStorage, client: redis.Redis) -> None:
+    """Where the value has got a token meanwhile, that one comes back and stays."""
+    client.set("tokens/t1", b"t value")
+    client.set("tokens/h1", b"the winner's")
+
+    assert storage.perform(Adopt([ROW])) == [Outcome("value", b"the winner's")]
+    assert content(client) == {b"tokens/h1": b"the winner's", b"tokens/t1": b"t value"}
+
+
+def test_adopt_at_a_key_of_another_type(storage: TokenStorage, client: redis.Redis) -> None:
+    """A row whose value's entry is no string is broken; one whose token's entry is none has changed."""
+    client.set("tokens/t1", b"t value")
+    client.rpush("tokens/h1", "an element")
+    client.rpush("tokens/t2", "an element")
+    before = content(client)
+
+    assert storage.perform(Adopt([ROW, OTHER])) == [Outcome("broken"), Outcome("changed")]
+    assert content(client) == before
+
+
+# Touch
+
+
+def test_touch(storage: TokenStorage, client: redis.Redis) -> None:
+    """An entry is replaced where it is what was read; its time to live stays, and none is added."""
+    client.set("tokens/a", b"old", ex=1000)
+    client.set("tokens/b", b"old")
+
+    storage.perform(Touch([(b"tokens/a", b"old", b"new"), (b"tokens/b", b"old", b"new")]))
+
+    assert content(client) == {b"tokens/a": b"new", b"tokens/b": b"new"}
+    assert 900 < client.ttl("tokens/a") <= 1000
+    assert client.ttl("tokens/b") == -1
+
+
+def test_touch_undoes_nothing(storage: TokenStorage, client: redis.Redis) -> None:
+    """An entry that was disabled, removed or replaced meanwhile stays so; others are touched."""
+    client.set("tokens/a", b"disabled")
+    client.rpush("tokens/c", "an element")
+    client.set("tokens/d", b"old")
+
+    storage.perform(Touch([(b"tokens/" + name, b"old", b"new") for name in (b"a", b"b", b"c", b"d")]))
+
+    assert content(client) == {b"tokens/a": b"disabled", b"tokens/c": None, b"tokens/d": b"new"}
+
+
+# Scripts and their cost
+
+
+def test_scripts_forgotten(storage: TokenStorage, client: redis.Redis) -> None:
+    """A server that has forgotten the scripts gets them again."""
+    storage.perform(Store([ROW]))
+    client.script_flush()
+    assert storage.perform(Store([OTHER])) == [WRITTEN]
+    client.script_flush()
+    storage.perform(Touch([(b"tokens/t1", b"t value", b"new")]))
+    client.script_flush()
+    client.delete("tokens/h1")
+
+    assert storage.perform(Adopt([ROW._replace(t_value=b"new")])) == [WRITTEN]
+    assert client.get("tokens/h1") == b"h value"
+
+
+def calls(client: redis.Redis) -> dict[str, int]:
+    """How often each command was called, since the statistics were set back."""
+    return {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in client.info("commandstats").items()}
+
+
+class CountingLink(RedisLink):
+    """Notes the number of keys of each command."""
+
+    def __init__(self, server: Valkey) -> None:
+        super().__init__("tokens", RedisSettings(url=server.url))
+        self.keys: list[int] = []
+
+    def call(self, *command: object) -> object:
+        if command[0] == "MGET":
+            self.keys.append(len(command) - 1)
+        elif isinstance(number := command[2], int):
+            self.keys.append(number)
+        return super().call(*command)
+
+
+def test_keys_a_command(server: Valkey, client: redis.Redis) -> None:
+    """No command and no script gets more than 1,000 keys, whatever the batch; all that was asked is done, in order."""
+    link = CountingLink(server)
+    storage = TokenStorage(link)
+    rows = [Row(b"tokens/h%d" % n, b"tokens/t%d" % n, b"h%d" % n, b"t%d" % n) for n in range(1234)]
+
+    assert storage.perform(Store(rows)) == [WRITTEN] * 1234
+    assert storage.perform(Lookup([row.h_key for row in rows])) == [row.h_value for row in rows]
+    storage.perform(Touch([(row.t_key, row.t_value, b"new " + row.t_value) for row in rows]))
+    again = storage.perform(Adopt([row._replace(t_value=b"new " + row.t_value) for row in rows]))
+
+    assert again == [Outcome("value", row.h_value) for row in rows]
+    assert KEYS_A_COMMAND == 1000
+    assert max(link.keys) == 1000
+    link.close()
+
+
+def test_bytes_a_command(server: Valkey, client: redis.Redis) -> None:
+    """Large entries are written by several scripts, so that none takes long."""
+    link = CountingLink(server)
+    large = b"x" * 400_000
+    rows = [Row(b"tokens/h%d" % n, b"tokens/t%d" % n, large, large) for n in range(12)]
+
+    assert TokenStorage(link).perform(Store(rows)) == [WRITTEN] * 12
+
+    assert client.dbsize() == 24
+    assert link.keys == [10, 10, 10, 4]  # the first twice: the server had to be told the script
+    link.close()
+
+
+def perform_all(storage: TokenStorage, items: list[Item], now: int = 1_800_000_000) -> None:
+    steps = Engine().run(items, now)
+    answer = None
+    while True:
+        try:
+            answer = storage.perform(steps.send(answer))  # type: ignore[arg-type]  # one key: no step asks for more
+        except StopIteration:
+            return
+
+
+def items_of(kind: TokenType, values: list[bytes], *, tokenize: bool) -> list[Item]:
+    ring = Keyring(Owner("client", "shop-frontend"), bytes(32), DataKeyCache())
+    return [Item(ring, kind, value, tokenize=tokenize) for value in values]
+
+
+def test_round_trips_of_a_batch(storage: TokenStorage, client: redis.Redis) -> None:
+    """A batch of 500 new values costs an MGET and a script, one of known values or tokens an MGET."""
+    new = items_of(STR, [b"value %d" % number for number in range(500)], tokenize=True)
+    perform_all(storage, new)  # the first time, the server has to be told the script
+    client.flushdb()
+    client.config_resetstat()
+
+    perform_all(storage, new)
+    stats = calls(client)
+    from_outside = {name: stats.get(name, 0) for name in ("evalsha", "eval")}
+    assert from_outside == {"evalsha": 1, "eval": 0}
+    assert stats["mget"] == 2  # one of them by the script
+    assert client.dbsize() == 1000
+
+    client.config_resetstat()
+    tokens = [item.result for item in new if isinstance(item.result, bytes)]
+    perform_all(storage, items_of(STR, tokens, tokenize=False))
+    perform_all(storage, items_of(STR, [b"value %d" % number for number in range(500)], tokenize=True))
+    stats = calls(client)
+    assert (stats["mget"], stats.get("evalsha", 0)) == (2, 0)
+
+
+# A server that is full, or away
+
+
+def fill(client: redis.Redis) -> None:
+    """Write until there is no memory left."""
+    with suppress(redis.exceptions.OutOfMemoryError):
+        for number in range(100_000):
+            client.set(f"filler:{number}", os.urandom(4096))
+        pytest.fail("the server has no limit")
+
+
+@pytest.mark.parametrize("binary", [None, redis_binary()], ids=["valkey", "redis82"])
+def test_out_of_memory(binary: str | None) -> None:
+    """A server that is out of memory makes the storage unavailable and leaves nothing half-written; reading goes on."""
+    with Valkey("maxmemory 8mb", "maxmemory-policy noeviction", binary=binary) as server, server.client() as client:
+        storage = storage_on(server)
+        storage.perform(Store([ROW]))
+        fill(client)
+        rows = [Row(b"tokens/h%d" % n, b"tokens/t%d" % n, b"x" * 100, b"y" * 100) for n in range(10, 500)]
+
+        with pytest.raises(Unavailable) as raised:
+            storage.perform(Store(rows))
+        assert (raised.value.server, raised.value.reason) == ("tokens", "OOM")
+        with pytest.raises(Unavailable):
+            storage.perform(Adopt([OTHER._replace(t_key=ROW.t_key, t_value=ROW.t_value)]))
+
+        assert sorted(client.scan_iter("tokens/*", count=10_000)) == [b"tokens/h1", b"tokens/t1"]
+        assert storage.perform(Lookup([b"tokens/t1"])) == [b"t value"]
+        storage.perform(Touch([(b"tokens/t1", b"t value", b"new")]))
+        assert client.get("tokens/t1") == b"t value"
+
+        client.config_set("maxmemory", 0)
+        assert storage.perform(Store(rows)) == [WRITTEN] * len(rows)
+
+
+def test_full_in_the_middle(server: Valkey, client: redis.Redis) -> None:
+    """Where a write of many parts is cut off, each value is wholly there or not at all, and the next try goes on."""
+
+    class FailingLink(CountingLink):
+        def call(self, *command: object) -> object:
+            if len(self.keys) == 3:
+                raise Unavailable("tokens", "OOM")
+            return super().call(*command)
+
+    rows = [Row(b"tokens/h%d" % n, b"tokens/t%d" % n, b"h%d" % n, b"t%d" % n) for n in range(1234)]
+    link = FailingLink(server)
+    TokenStorage(storage_link := CountingLink(server)).perform(Store([]))
+    with pytest.raises(Unavailable):
+        TokenStorage(link).perform(Store(rows))
+    written = content(client)
+    assert 0 < len(written) < 2 * 1234
+    assert all((row.h_key in written) == (row.t_key in written) for row in rows)
+
+    outcomes = TokenStorage(storage_link).perform(Store(rows))
+
+    assert {outcome.what for outcome in outcomes} == {"written", "value"}
+    assert client.dbsize() == 2 * 1234
+    link.close()
+    storage_link.close()
+
+
+def test_away() -> None:
+    """While the server is away every step is unavailable; once it is back the same storage goes on."""
+    with Valkey() as server:
+        storage = storage_on(server)
+        storage.ping()
+        server.kill()
+
+        for step in (Lookup([b"tokens/t1"]), Store([ROW]), Adopt([ROW]), Touch([(b"tokens/t1", b"a", b"b")])):
+            with pytest.raises(Unavailable) as raised:
+                storage.perform(step)
+            assert raised.value.server == "tokens"
+        with pytest.raises(Unavailable):
+            storage.ping()
+
+        server.start()
+        assert storage.perform(Store([ROW])) == [WRITTEN]

@@ -1,0 +1,232 @@
+"""Data that the real Acra binaries wrote: we read it, keep its tokens, and change nothing that we need not."""
+
+import base64
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import count
+from typing import Any
+
+import pytest
+from servers import Valkey
+from stack import Stack
+
+from direct import Desk, Message, Vectors
+from token_worker.storage.layout import Entry, decode_entry, encode_entry
+
+READABLE = ["acra-types", "acra-rotated", "acra-zones"]
+WRITTEN_AT = 1_795_473_500
+"""Unix seconds: shortly after the vectors were made, so that no entry's last use is a day ago."""
+
+
+@pytest.fixture
+def desk_on(storage_server: Valkey) -> Iterator[Callable[..., Desk]]:
+    """Loads vectors onto a server, and answers requests there."""
+    desks: list[Desk] = []
+
+    def make(vectors: Vectors, now: float = WRITTEN_AT) -> Desk:
+        vectors.load(storage_server)
+        desks.append(Desk(storage_server, vectors.master_key, lambda: now))
+        return desks[-1]
+
+    yield make
+    for desk in desks:
+        desk.close()
+
+
+def dump(server: Valkey) -> dict[str, str]:
+    with server.client() as client:
+        keys = sorted(client.scan_iter(count=1000))
+        return {key.decode(): value.decode() for key, value in zip(keys, client.mget(keys), strict=True)}
+
+
+def request_of(case: Message, op: str) -> Message:
+    """A request for the token of a case's value, or for the value of its token."""
+    given = case["value" if op == "tokenize" else "token"]
+    request = {"op": op, "value": given}
+    return request | {name: case[name] for name in ("client_id", "zone_id", "type") if name in case}
+
+
+def expected(case: Message, op: str) -> Any:
+    """What the reply to ``request_of`` holds."""
+    value = case["token" if op == "tokenize" else "value"]
+    return str(value) if case["type"] == "int64" else value
+
+
+def wrong(cases: list[Message], replies: list[Message], op: str) -> list[int]:
+    """Numbers of the cases whose reply is not the expected one."""
+    pairs = enumerate(zip(cases, replies, strict=True))
+    return [number for number, (case, reply) in pairs if reply.get("value") != expected(case, op)]
+
+
+@pytest.mark.parametrize("op", ["tokenize", "detokenize"])
+@pytest.mark.parametrize("name", READABLE)
+def test_acra_wrote(storage_server: Valkey, desk_on: Callable[..., Desk], name: str, op: str) -> None:
+    """Every value keeps the token that Acra gave it, every token of Acra is turned back; nothing is written."""
+    vectors = Vectors(name)
+    desk = desk_on(vectors)
+
+    replies = desk.ask([request_of(case, op) for case in vectors.cases])
+
+    assert wrong(vectors.cases, replies, op) == []
+    assert {reply["status"] for reply in replies} == {"ok"}
+    assert dump(storage_server) == vectors.redis
+
+
+def test_vectors_are_rich() -> None:
+    """The vectors hold every type, a client with spaces, zones beside a client, and keys of three generations."""
+    types, rotated, zones = (Vectors(name).cases for name in READABLE)
+
+    assert {case["type"] for case in types} == {"int32", "int64", "str", "bytes", "email"}
+    assert {case["client_id"] for case in types} == {"shop-frontend", "billing_service", "Client With Spaces"}
+    assert {case["key_generation"] for case in rotated} == {0, 1, 2}
+    assert len({case.get("zone_id") for case in zones}) == 3
+
+
+@pytest.mark.parametrize("op", ["tokenize", "detokenize"])
+def test_disabled(storage_server: Valkey, desk_on: Callable[..., Desk], op: str) -> None:
+    """Disabled tokens are token_disabled both ways, and nothing is made in their place; the others serve on."""
+    vectors = Vectors("acra-disabled")
+    desk = desk_on(vectors)
+    disabled = [case for case in vectors.cases if case["disabled"]]
+    enabled = [case for case in vectors.cases if not case["disabled"]]
+
+    replies = desk.ask([request_of(case, op) for case in disabled + enabled])
+
+    assert {reply["error"]["code"] for reply in replies[: len(disabled)]} == {"token_disabled"}
+    assert wrong(enabled, replies[len(disabled) :], op) == []
+    assert len(disabled) == 4
+    assert dump(storage_server) == vectors.redis
+
+
+def test_tokens_belong_to_their_owner_and_type(desk_on: Callable[..., Desk]) -> None:
+    """A token of Acra is not found for another client, another zone, or as another type."""
+    vectors = Vectors("acra-zones")
+    texts = [case for case in vectors.cases if case["type"] == "str" and len(case["token"]) > 4]
+    zones = {case.get("zone_id") for case in texts}
+    requests = [request_of(case, "detokenize") for case in texts]
+    others = []
+    for case, request in zip(texts, requests, strict=True):
+        others += [{**request, "zone_id": zone} for zone in zones - {case.get("zone_id")}]
+        others.append({**request, "type": "email"})
+
+    replies = desk_on(vectors).ask(others)
+
+    assert {reply["error"]["code"] for reply in replies} == {"token_not_found"}
+
+
+def test_history_among_many_keys(storage_server: Valkey, desk_on: Callable[..., Desk]) -> None:
+    """Keys of the history are found among 20,000 other keys, at the first request that needs one."""
+    vectors = Vectors("acra-rotated")
+    with storage_server.client() as client:
+        client.mset({f"tokens/of-others/{number}": "x" for number in range(20_000)})
+    oldest = [case for case in vectors.cases if case["key_generation"] == 0]
+
+    replies = desk_on(vectors).ask([request_of(case, "detokenize") for case in oldest])
+
+    assert wrong(oldest, replies, "detokenize") == []
+
+
+def test_new_values_after_a_rotation(storage_server: Valkey, desk_on: Callable[..., Desk]) -> None:
+    """A value that comes after Acra rotated the key gets a token that another worker turns back with the newest key."""
+    vectors = Vectors("acra-rotated")
+    request = {"op": "tokenize", "client_id": "shop-frontend", "type": "str", "value": "came after the rotation"}
+    (reply,) = desk_on(vectors).ask([request])
+    with storage_server.client() as client:
+        history = list(client.scan_iter("*.old/*", count=1000))
+        assert len(history) == 2
+        client.delete(*history)
+
+    with closing(Desk(storage_server, vectors.master_key)) as other:
+        (back,) = other.ask([{**request, "op": "detokenize", "value": reply["value"]}])
+
+    assert back["value"] == request["value"]
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_time_of_last_use(storage_server: Valkey, desk_on: Callable[..., Desk], name: str) -> None:
+    """Entries that were last used over a day ago get the new time, and keep all else; keys are left alone."""
+    vectors = Vectors(name)
+    now = WRITTEN_AT + 100_000
+
+    desk_on(vectors, now).ask([request_of(case, op) for case in vectors.cases for op in ("tokenize", "detokenize")])
+
+    after = dump(storage_server)
+    assert after.keys() == vectors.redis.keys()
+    for name_of_key, text in vectors.redis.items():
+        if name_of_key.startswith("tokens/"):
+            before = decode_entry(text.encode())
+            assert decode_entry(after[name_of_key].encode()) == before._replace(accessed=now)
+        else:
+            assert after[name_of_key] == text
+
+
+def test_damaged_entries(storage_server: Valkey, desk_on: Callable[..., Desk]) -> None:
+    """A damaged entry is entry_unreadable for its item alone, and stays as it is."""
+    vectors = Vectors("acra-types")
+    desk = desk_on(vectors)
+    numbers = count()
+    damaged: dict[str, str] = {}
+    for key, text in vectors.redis.items():
+        if key.startswith("tokens/") and next(numbers) % 3 == 0:
+            entry = decode_entry(text.encode())
+            damaged[key] = _with_damage(entry)
+    with storage_server.client() as client:
+        client.mset(damaged)
+
+    requests = [request_of(case, op) for case in vectors.cases for op in ("tokenize", "detokenize")]
+    wanted = [expected(case, op) for case in vectors.cases for op in ("tokenize", "detokenize")]
+    replies = desk.ask(requests)
+
+    failed = [reply for reply in replies if reply["status"] == "error"]
+    assert len(failed) == len(damaged)
+    assert {reply["error"]["code"] for reply in failed} == {"entry_unreadable"}
+    assert all(reply["value"] == value for reply, value in zip(replies, wanted, strict=True) if reply not in failed)
+    assert dump(storage_server) == {**vectors.redis, **damaged}
+
+
+def _with_damage(entry: Entry) -> str:
+    middle = len(entry.block) - 3
+    block = entry.block[:middle] + bytes([entry.block[middle] ^ 0x40]) + entry.block[middle + 1 :]
+    return encode_entry(entry._replace(block=block)).decode()
+
+
+def test_another_master_key(storage_server: Valkey) -> None:
+    """With another master key every request is key_unreadable, and nothing is written."""
+    vectors = Vectors("acra-types")
+    vectors.load(storage_server)
+
+    with closing(Desk(storage_server, bytes(32))) as desk:
+        replies = desk.ask([request_of(case, op) for case in vectors.cases for op in ("tokenize", "detokenize")])
+
+    assert {reply["error"]["code"] for reply in replies} == {"key_unreadable"}
+    assert dump(storage_server) == vectors.redis
+
+
+@pytest.mark.parametrize("name", [*READABLE, "acra-disabled"])
+def test_workers(streams_server: Valkey, storage_server: Valkey, name: str) -> None:
+    """Worker processes, given Acra's master key, answer every case of the vectors from XADD to reply."""
+    vectors = Vectors(name)
+    vectors.load(storage_server)
+    cases = {str(number): case for number, case in enumerate(vectors.cases)}
+    with Stack(streams_server, storage_server, master_key=vectors.master_key) as stack:
+        stack.start_worker()
+        stack.start_worker()
+        for op in ("tokenize", "detokenize"):
+            replies = stack.ask([{"id": number, **request_of(case, op)} for number, case in cases.items()], op)
+            disabled = {number for number, reply in replies.items() if reply["status"] == "error"}
+            right = {number for number, case in cases.items() if replies[number].get("value") == expected(case, op)}
+            assert disabled == {number for number, case in cases.items() if case.get("disabled")}
+            assert {replies[number]["error"]["code"] for number in disabled} <= {"token_disabled"}
+            assert right == cases.keys() - disabled
+
+
+def test_bytes_in_messagepack(desk_on: Callable[..., Desk]) -> None:
+    """Bytes that Acra tokenized come back as binary to a request in MessagePack."""
+    vectors = Vectors("acra-types")
+    cases = [case for case in vectors.cases if case["type"] == "bytes"]
+    requests = [request_of(case, "detokenize") for case in cases]
+
+    in_binary = [{**request, "value": base64.b64decode(request["value"])} for request in requests]
+    replies = desk_on(vectors).ask(in_binary, in_json=False)
+
+    assert [reply["value"] for reply in replies] == [base64.b64decode(case["value"]) for case in cases]
