@@ -109,8 +109,14 @@ class Stack:
         wait_until(lambda: self.streams.xlen(stream) >= count, f"{count} replies on {stream}", seconds)
         return list(self.replies(stream))
 
-    def ask(self, requests: Sequence[Reply], stream: str = "tokenize") -> dict[str, Reply]:
-        """Send requests with distinct ids to ``<stream>:requests`` and wait for their replies, by id."""
+    def ask(
+        self, requests: Sequence[Reply], stream: str = "tokenize", progress: Callable[[int], object] | None = None
+    ) -> dict[str, Reply]:
+        """Send requests with distinct ids to ``<stream>:requests`` and wait for their replies, by id.
+
+        Raises:
+            TimeoutError: no reply came for a minute.
+        """
         last = self.streams.xrevrange(f"{stream}:responses", count=1)
         before = last[0][0].decode() if last else "0-0"
         self.send(requests, f"{stream}:requests")
@@ -123,6 +129,9 @@ class Stack:
                     payload = fields[b"payload"]
                     reply = msgspec.json.decode(payload) if payload[:1] == b"{" else msgspec.msgpack.decode(payload)
                     found[reply["id"]] = reply
+                    deadline = time.monotonic() + 60
+            if progress is not None:
+                progress(len(found))
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{len(requests) - len(found)} of {len(requests)} replies are missing")
         return found

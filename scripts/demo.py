@@ -1,0 +1,312 @@
+"""The main job, end to end, on real servers: records in, tokens out, and back again.
+
+Starts Valkey twice (streams; keys and tokens) and OpenBao (the master key), two workers that log in to it by AppRole
+with a policy for that one secret, and takes records through them. Exits 0 only if everything held;
+stops all it started.
+"""
+
+import base64
+import csv
+import json
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import click
+import requests
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from servers import OpenBao, Valkey
+from stack import Reply, Stack
+
+from token_worker.contract.messages import TypeName
+
+ROOT = Path(__file__).parent.parent
+VECTORS = ROOT / "tests" / "vectors" / "acra-types.json"
+POLICY = ROOT / "scripts" / "vault" / "master-key-only.hcl"
+CLIENT = "demo-client"
+WORKERS = 2
+
+console = Console()
+
+
+class Column(NamedTuple):
+    """A column of the records and the type of its values."""
+
+    name: str
+    type: str
+
+
+CUSTOMER = (
+    Column("name", "str"),
+    Column("email", "email"),
+    Column("phone", "str"),
+    Column("account", "int64"),
+    Column("card", "bytes"),
+)
+Record = tuple[Any, ...]
+
+
+class Check:
+    """What has to hold, printed as it is found out."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+
+    def that(self, *, holds: bool, what: str) -> None:
+        """Print a line; a check that does not hold makes the demo fail."""
+        self.failed += not holds
+        console.print(f"  [green]✓[/] {what}" if holds else f"  [red]✗ {what}[/]")
+
+
+def customers(count: int) -> list[Record]:
+    """Made-up customer records, the same ones each time."""
+    rng = random.Random(20_26)
+    first = ("Ada", "Grace", "Alan", "Barbara", "Edsger", "Frances", "Jürgen", "Zoë", "Ludwika", "Søren")
+    last = ("Lovelace", "Hopper", "Turing", "Liskov", "Dijkstra", "Allen", "Müller", "Łukasz", "Ørsted", "Nightingale")
+    records: list[Record] = []
+    for number in range(count):
+        name = f"{rng.choice(first)} {rng.choice(last)} {number}"
+        email = f"user{number}@mail{rng.randrange(100)}.example"
+        phone = f"+1 555 {rng.randrange(10**7):07}"
+        account = str(rng.randrange(-(2**63), 2**63))
+        card = base64.b64encode(f"4242{rng.randrange(10**12):012}".encode()).decode()
+        records.append((name, email, phone, account, card))
+    return records
+
+
+def wrong(expected: Sequence[Record], got: Sequence[Record]) -> list[int]:
+    """Numbers of the records that are not what they should be."""
+    pairs = zip(expected, got, strict=True)
+    return [number for number, (should, is_) in enumerate(pairs) if tuple(should) != tuple(is_)]
+
+
+def send(stack: Stack, op: str, columns: Sequence[Column], records: Sequence[Record], what: str) -> list[Reply]:
+    """One request a record, an item a column; the replies in the order of the records."""
+    run = secrets.token_hex(4)
+    messages: list[dict[str, Any]] = [
+        {
+            "id": f"{run}-{number}",
+            "op": op,
+            "client_id": CLIENT,
+            "items": [{"type": column.type, "value": value} for column, value in zip(columns, record, strict=True)],
+        }
+        for number, record in enumerate(records)
+    ]
+    bar = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*bar, console=console) as progress:
+        task = progress.add_task(what, total=len(messages))
+        replies = stack.ask(messages, op, lambda count: progress.update(task, completed=count))
+    return [replies[message["id"]] for message in messages]
+
+
+def values(replies: Iterable[Reply]) -> list[Record]:
+    """Tokens or values of whole replies; None where there is an error."""
+    return [tuple(item.get("value") for item in reply.get("items", [])) for reply in replies]
+
+
+def refusals(columns: Sequence[Column], replies: Iterable[Reply], first_row: int) -> Iterator[str]:
+    """What the workers refused, by row and column."""
+    for number, reply in enumerate(replies, first_row):
+        if "error" in reply:
+            yield f"row {number}: {reply['error']['code']}: {reply['error']['message']}"
+        for column, item in zip(columns, reply.get("items", []), strict=False):
+            if "error" in item:
+                yield f"row {number}, column {column.name}: {item['error']['code']}: {item['error']['message']}"
+
+
+def show(columns: Sequence[Column], before: Sequence[Record], after: Sequence[Record]) -> None:
+    """Some rows before and after."""
+    table = Table(title="before → after", title_justify="left")
+    for column in columns:
+        table.add_column(f"{column.name} ({column.type})", overflow="ellipsis", no_wrap=True)
+    for record, tokens in list(zip(before, after, strict=True))[:3]:
+        table.add_row(*(str(value) for value in record))
+        table.add_row(*(f"[cyan]{token}[/]" for token in tokens), end_section=True)
+    console.print(table)
+
+
+class Bao:
+    """What an operator does in Vault once: the secret, the policy, the AppRole."""
+
+    def __init__(self, server: OpenBao) -> None:
+        self.url = server.url
+        self._headers = {"X-Vault-Token": server.root_token}
+
+    def _write(self, path: str, **data: Any) -> Any:
+        answer = requests.post(f"{self.url}/v1/{path}", json=data, headers=self._headers, timeout=10)
+        answer.raise_for_status()
+        return answer.json().get("data") if answer.content else None
+
+    def set_up(self, master_key: str, folder: Path) -> dict[str, str]:
+        """Store the master key; settings for workers that may read it and nothing else."""
+        self._write("secret/data/acra/transport", data={"acra_master_key": master_key})
+        self._write("sys/policies/acl/token-worker", policy=POLICY.read_text())
+        self._write("sys/auth/approle", type="approle")
+        rights = {"token_policies": "token-worker", "token_no_default_policy": True}
+        self._write("auth/approle/role/token-worker", **rights)
+        role = requests.get(f"{self.url}/v1/auth/approle/role/token-worker/role-id", headers=self._headers, timeout=10)
+        secret_id = self._write("auth/approle/role/token-worker/secret-id")["secret_id"]
+        secret_file = folder / "secret-id"
+        with os.fdopen(os.open(secret_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secret_id)
+        return {
+            "VAULT_ADDR": self.url,
+            "TOKEN_WORKER_VAULT_AUTH": "approle",
+            "TOKEN_WORKER_VAULT_ROLE_ID": role.json()["data"]["role_id"],
+            "TOKEN_WORKER_VAULT_SECRET_ID_FILE": str(secret_file),
+        }
+
+
+@contextmanager
+def running(acra: dict[str, Any]) -> Iterator[Stack]:
+    """Servers, the client's key, and two workers."""
+    with Valkey() as streams, Valkey() as storage, OpenBao() as bao:
+        console.print(
+            f"  Valkey on ports {streams.port} (streams) and {storage.port} (keys, tokens), OpenBao on {bao.port}"
+        )
+        settings = Bao(bao).set_up(acra["master_key"], bao.folder)
+        with Stack(streams, storage, settings=settings) as stack:
+            stack.settings.pop("ACRA_MASTER_KEY")  # it comes from Vault
+            generate = [sys.executable, "-m", "token_worker", "keys", "generate", CLIENT]
+            subprocess.run(generate, env=stack.environment(), check=True, stdout=subprocess.DEVNULL)
+            for _ in range(WORKERS):
+                stack.start_worker(log=streams.folder / "workers.log")
+            yield stack
+
+
+def take_through(
+    stack: Stack, check: Check, columns: Sequence[Column], records: Sequence[Record], first_row: int
+) -> None:
+    """Tokenize, turn back, and tokenize again."""
+    replies = send(stack, "tokenize", columns, records, "tokenize")
+    problems = list(refusals(columns, replies, first_row))
+    for problem in problems[:10]:
+        console.print(f"  [red]{problem}[/]", highlight=False)
+    check.that(holds=not problems, what=f"{len(records):,} records of {len(columns)} values tokenized")
+    if problems:
+        return
+    tokens = values(replies)
+    show(columns, records, tokens)
+    back = values(send(stack, "detokenize", columns, tokens, "turn back"))
+    check.that(holds=not wrong(records, back), what="every token turned back into its value")
+    again = values(send(stack, "tokenize", columns, records, "again"))
+    check.that(holds=not wrong(tokens, again), what="the same records sent again got the same tokens")
+    served = {consumer["name"] for consumer in stack.streams.xinfo_consumers("tokenize:requests", "token-workers")}
+    check.that(holds=len(served) == WORKERS, what=f"{len(served)} workers took part")
+
+
+def turn_acras_back(stack: Stack, check: Check, acra: dict[str, Any]) -> None:
+    """Load what the real AcraTranslator wrote into the storage; its tokens turn back, its values are found."""
+    for name, value in acra["redis"].items():
+        stack.storage.set(name, value)
+    cases = [{**case, "id": str(number)} for number, case in enumerate(acra["cases"])]
+    common = [{"id": case["id"], "client_id": case["client_id"], "type": case["type"]} for case in cases]
+    back = stack.ask(
+        [{**c, "op": "detokenize", "value": case["token"]} for c, case in zip(common, cases, strict=True)], "detokenize"
+    )
+    found = stack.ask([{**c, "op": "tokenize", "value": case["value"]} for c, case in zip(common, cases, strict=True)])
+    ok = all(str(back[case["id"]].get("value")) == str(case["value"]) for case in cases)
+    check.that(holds=ok, what=f"{len(cases)} tokens that AcraTranslator made turned back")
+    ok = all(str(found[case["id"]].get("value")) == str(case["token"]) for case in cases)
+    check.that(holds=ok, what=f"{len(cases)} values that AcraTranslator tokenized got its tokens")
+
+
+def explain(stack: Stack) -> None:
+    """How to talk to what runs."""
+    streams = stack.settings["TOKEN_WORKER_STREAMS_URL"]
+    port = streams.rsplit(":", 1)[1].split("/")[0]
+    payload = json.dumps(
+        {"id": "1", "op": "tokenize", "client_id": CLIENT, "type": "str", "value": "4242 4242 4242 4242"}
+    )
+    console.print(
+        "\nServers and workers are running until Ctrl-C. In another terminal, from this folder:\n", highlight=False
+    )
+    for line in (
+        f"export PATH={Path(sys.executable).parent}:$PATH TOKEN_WORKER_STREAMS_URL={streams}",
+        f"echo -n grace@navy.example | token-worker request tokenize --type email --client {CLIENT}",
+        f"redis-cli -p {port} XADD tokenize:requests '*' payload '{payload}'",
+        f"redis-cli -p {port} XREVRANGE tokenize:responses + - COUNT 1",
+    ):
+        console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
+    console.print("\nWhat a worker of your own needs:\n", highlight=False)
+    for name, value in stack.settings.items():
+        console.print(f"  export {name}={value}", highlight=False, soft_wrap=True, markup=False)
+    console.print()
+
+
+def read_columns(text: str) -> list[Column]:
+    """``email:email,id:int64`` as columns."""
+    columns = []
+    for part in text.split(","):
+        name, _, kind = part.strip().rpartition(":")
+        if not name or kind not in list(TypeName):
+            raise click.BadParameter(f"expected NAME:TYPE with a type of {', '.join(TypeName)}", param_hint="--columns")
+        columns.append(Column(name, kind))
+    return columns
+
+
+def read_csv(file: Path, columns: Sequence[Column]) -> list[Record]:
+    """The named columns of a CSV file; ``int32`` becomes a number where it is one."""
+    with file.open(newline="", encoding="utf-8-sig") as lines:
+        reader = csv.DictReader(lines)
+        missing = [column.name for column in columns if column.name not in (reader.fieldnames or ())]
+        if missing:
+            raise click.BadParameter(f"{file.name} has no column {', '.join(missing)}", param_hint="--columns")
+        return [tuple(_value(column, row[column.name]) for column in columns) for row in reader]
+
+
+def _value(column: Column, text: str) -> Any:
+    try:
+        return int(text) if column.type == "int32" else text
+    except ValueError:
+        return text  # the workers say what is wrong with it
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--records", type=click.IntRange(1, 1_000_000), default=5000, help="How many records to make up.")
+@click.option(
+    "--csv", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Take a file's records."
+)
+@click.option("--columns", help="Columns of the file and their types: email:email,id:int64 (bytes are base64).")
+@click.option("--keep", is_flag=True, help="Leave servers and workers running until Ctrl-C.")
+def demo(records: int, file: Path | None, columns: str | None, *, keep: bool) -> None:
+    """Take records through real servers and real workers, tokenized and back."""
+    if (file is None) != (columns is None):
+        raise click.UsageError("--csv and --columns belong together")
+    chosen = read_columns(columns) if columns else list(CUSTOMER)
+    data = read_csv(file, chosen) if file else customers(records)
+    acra = json.loads(VECTORS.read_text())
+    check = Check()
+    console.print("[bold]Starting servers and workers[/]")
+    with running(acra) as stack:
+        console.print("  The master key in OpenBao is the one that Acra's data below was written with.")
+        console.print("[bold]Records[/]")
+        take_through(stack, check, chosen, data, 2 if file else 1)
+        console.print("[bold]What Acra wrote[/]")
+        turn_acras_back(stack, check, acra)
+        if keep:
+            explain(stack)
+            signal.pause()
+    if check.failed:
+        console.print(f"[red]{check.failed} of the checks failed[/]")
+        raise SystemExit(1)
+    console.print("[green]All of it held.[/]")
+
+
+def _end(number: int, _frame: Any) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGINT, _end)  # the servers and workers are stopped on the way out
+    demo()
