@@ -176,8 +176,8 @@ def test_package_brings_its_scripts() -> None:
             sys.executable,
             "-I",
             "-c",
-            "import token_worker.streams.delivery, token_worker.storage.tokens as t, importlib.resources as r;"
-            + "print(r.files('token_worker').joinpath('py.typed').is_file())",
+            "import token_worker.streams.delivery, token_worker.storage.tokens, importlib.resources as r\n"  # noqa: ISC004 - one program
+            "print(r.files('token_worker').joinpath('py.typed').is_file())",
         ],
         capture_output=True,
         text=True,
