@@ -1,46 +1,48 @@
 """How a token is derived: this text is the specification, version 1. A changed vector is a breaking release.
 
-Notation: ``||`` is concatenation, ``BE32(x)`` is x as 4 bytes big-endian, ``LP(x)`` is ``BE32(length of x in bytes) || x``;
-text is UTF-8.
+Notation: ``||`` is concatenation, ``BE32(x)`` is x as 4 bytes big-endian, ``LP(x)`` is ``BE32(length of x in bytes)
+|| x``; text is UTF-8.
 
 **Derivation key.** For each owner, a client or a zone, two keys of 32 bytes come from the owner's symmetric key by
 HKDF-SHA256 (RFC 5869) with no salt (32 zero bytes) and ::
 
     info = "token-worker token derivation v1 " || purpose || LP(kind) || LP(id)
 
-where ``purpose`` is ``consistent`` or ``inconsistent``, ``kind`` is ``client`` or ``zone``. The symmetric key is the *newest*
-one: of the zone where the request names one, else of the client. (Themis derives from the same key with inputs
-that begin with ``00 00 00 01``; ours never do.)
+where ``purpose`` is ``consistent`` or ``inconsistent``, ``kind`` is ``client`` or ``zone``, and ``id`` is the owner's
+id. The symmetric key is the *newest* one: of the zone where the request names one, else of the client. (Themis
+derives from the same key with inputs that begin with ``00 00 00 01``; ours never do.)
 
 **Seed.** HMAC-SHA256 with the derivation key for the purpose, over ::
 
     consistent:    LP(type) || LP(value) || BE32(counter)
     inconsistent:  LP(type) || LP(value) || LP(stream) || LP(entry) || BE32(item) || BE32(counter)
 
-``type`` is the contract's name (``int32``, ``int64``, ``str``, ``bytes``, ``email``), ``value`` the value as encoded for storage:
-4 or 8 bytes little-endian two's complement, UTF-8, or the bytes. ``stream`` is the name of the request stream, ``entry`` the
-id of the request's entry in it (for a replayed request: of the original), ``item`` its place among the items of the request, from
-0 (0 without ``items``): so a redelivery derives the same token again.
+``type`` is the contract's name (``int32``, ``int64``, ``str``, ``bytes``, ``email``), ``value`` the value as encoded
+for storage: 4 or 8 bytes little-endian two's complement, UTF-8, or the bytes. ``stream`` is the name of the request
+stream, ``entry`` the id of the request's entry in it (for a replayed request: of the original), ``item`` the item's
+place in the request from 0 (0 without ``items``): so a redelivery derives the same token again.
 
-**Counter.** Starts at 0 and moves on by one when the candidate equals the value, or is the token of another value.
-At most ``tries`` candidates are looked at. Only when all of them are passed over, the value itself may become the token,
+**Counter.** Starts at 0 and moves on by one when the candidate equals the value, or is the token of another value. At
+most ``tries`` candidates are looked at. Only when all of them are passed over, the value itself may become the token,
 if it is among the candidates and not the token of another value.
 
-**Bytes.** SHAKE-256 of the seed, as many bytes as needed, taken in order; each draw below goes on where the one before stopped.
+**Bytes.** SHAKE-256 of the seed, as many bytes as needed, taken in order; each draw below goes on where the one
+before stopped.
 
 - ``int32``, ``int64``: 4 or 8 bytes, little-endian two's complement. ``bytes``: as many bytes as the value has.
-- ``str``: as many characters as the value has bytes. For each: take a byte b; where b >= 248, drop it and take
-  the next; else the character is number (b mod 62) of ``a-z A-Z 0-9``, in that order, from 0. (248 = 4 * 62: no bias.)
-- ``email``, n bytes long, 6 to 254. First the ending: n >= 8: one of ``.com .net .org .edu .info .au .br .de .jp .et .us``, else
-  one of the last six. With m endings to choose from: take bytes until b < 256 - (256 mod m); ending number (b mod m), from 0.
-  Then r = n - length of ending - 1 is the room beside ``@``. The local part has L = min(64, r div 2) characters. The other
-  d = r - L bytes are k = ceil((d + 1) / 64) labels with dots between them, (d - k + 1) characters in all, spread evenly,
-  the first ones longer by one where it does not come out even. All characters, first those of the local part, then of the
-  labels in order: take bytes until b < 252, character number (b mod 36) of ``a-z 0-9``. (252 = 7 * 36.)
-  The address is local part, ``@``, labels joined by ``.``, ending.
+- ``str``: as many characters as the value has bytes. For each: take a byte b; where b >= 248, drop it and take the
+  next; else the character is number (b mod 62) of ``a-z A-Z 0-9``, in that order, from 0. (248 = 4 * 62: no bias.)
+- ``email``, n bytes long, 6 to 254. First the ending. For n >= 8 it is one of ``.com .net .org .edu .info .au .br .de
+  .jp .et .us``, in that order, else one of the last six. With m endings to choose from: take bytes until one, b, is
+  less than 256 - (256 mod m); it is ending number (b mod m), from 0. Then r = n - length of the ending - 1 is the
+  room beside ``@``. The local part has L = min(64, r div 2) characters. The other d = r - L bytes are k = ceil((d +
+  1) / 64) labels with dots between them, so d - k + 1 characters, spread evenly, the first labels longer by one where
+  it does not come out even. All characters, first those of the local part, then of the labels in order: take bytes
+  until one, b, is less than 252; it is character number (b mod 36) of ``a-z 0-9``. (252 = 7 * 36.) The address is the
+  local part, ``@``, the labels joined by ``.``, the ending.
 
-**Rotation.** The newest key alone enters. A token that exists is found by look-up, not derived: so a rotation changes none
-that exists, and a token made after it owes nothing to the old key.
+**Rotation.** The newest key alone enters. A token that exists is found by look-up, not derived: so a rotation changes
+none that exists, and a token made after it owes nothing to the old key.
 """
 
 import hashlib
