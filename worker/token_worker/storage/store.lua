@@ -21,7 +21,7 @@ for i = 1, #KEYS, 2 do
     answer = 'h' .. h
   elseif t then
     answer = 't' .. t
-  elseif h_value ~= '' and redis.call('EXISTS', KEYS[i]) == 1 then -- no string, or written by an earlier row
+  elseif h_value ~= '' and redis.pcall('GET', KEYS[i]) then -- no string, or written by an earlier row
     answer = taken('h', KEYS[i])
   elseif not redis.call('SET', KEYS[i + 1], ARGV[i + 1], 'NX') then -- the same
     answer = taken('t', KEYS[i + 1])
