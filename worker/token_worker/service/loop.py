@@ -39,6 +39,7 @@ from token_worker.streams.delivery import (
     Protocol,
     Run,
 )
+from token_worker.streams.routes import Route
 
 BLOCK_MS = 1000
 """How long a read waits for new entries: below the socket's time-out, and soon enough to see a request to drain."""
@@ -145,6 +146,7 @@ class Worker:
         self._idle = BackOff(lambda: drain.is_asked)
         self._in_hand = BackOff(lambda: drain.is_over)
         self._groups_made_again = 0
+        self._paused: set[Route] = set()
 
     def run(self) -> None:
         """Serve until asked to drain; then the batch in hand is finished if there is time."""
@@ -174,8 +176,9 @@ class Worker:
         if self._groups_made_again != self._delivery.groups_made_again:
             self._groups_made_again = self._delivery.groups_made_again
             log.warning("consumer groups were gone and have been made again", times=self._groups_made_again)
-        for route in self._delivery.paused:
-            log.debug("route is paused", stream=route.requests)
+        for route in set(self._delivery.paused) - self._paused:
+            log.error("a stream of the route cannot be used, the route rests", stream=route.requests)
+        self._paused = set(self._delivery.paused)
         self._idle.reset()
         return batch
 

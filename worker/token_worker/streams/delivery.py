@@ -160,7 +160,7 @@ class Delivery:
         self._own_due = float("-inf")
         self._others_due = float("-inf")
         self._alone_in_a_row = 0
-        self._room = FIRST_COUNT
+        self._room = min(FIRST_COUNT, batch_size)
         self._paused: dict[Route, float] = {}
         self.groups_made_again = 0
 
@@ -180,6 +180,8 @@ class Delivery:
             self._resume(now)
             if not self._groups_made:
                 yield from self._make_groups(now)
+            if not self._active():
+                raise Unavailable("streams", "no route can be served")  # noqa: TRY301 - waits as for a server
             alone = yield from self._fetch_older(now)
             if alone is not None:
                 return Batch([alone], alone=True)
@@ -202,12 +204,24 @@ class Delivery:
 
     def _make_groups(self, now: float) -> Protocol[None]:
         for route in self._active():
-            try:
-                yield "XGROUP", "CREATE", route.requests, self._group, "0", "MKSTREAM"
-            except ServerError as error:
-                if error.code != "BUSYGROUP":
-                    self._pause(route, now)
+            if not (yield from self._make_group(route)):
+                self._pause(route, now)
         self._groups_made = True
+
+    def _make_group(self, route: Route) -> Protocol[bool]:
+        """Whether the route's group is there now."""
+        try:
+            yield "XGROUP", "CREATE", route.requests, self._group, "0", "MKSTREAM"
+        except ServerError as error:
+            return error.code == "BUSYGROUP"
+        except Unavailable as error:
+            if error.reason != "OOM":
+                raise
+            try:
+                yield "XPENDING", route.requests, self._group  # a full server refuses to make even what exists
+            except ServerError:
+                return False
+        return True
 
     def _active(self) -> list[Route]:
         return [route for route in self._routes if route not in self._paused]
@@ -227,8 +241,6 @@ class Delivery:
 
     def _read_new(self, now: float, block_ms: int) -> Protocol[list[Entry]]:
         routes = self._active()
-        if not routes:
-            raise Unavailable("streams", "no route can be used")
         entries: list[Entry] = []
         size = 0
         while routes and len(entries) < self._room and size < BATCH_BYTES:

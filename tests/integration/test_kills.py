@@ -1,0 +1,276 @@
+"""Workers killed and connections cut at every command they send: every request has exactly one reply.
+
+Both happen from outside, in a proxy between worker and server. ``LONG_TESTS=1`` adds many kills at random places.
+"""
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+
+import pytest
+from servers import Valkey
+from stack import Stack, WorkerProcess, wait_until
+
+from ledger import NONE, Ledger, values
+from proxy import Command, Moment, Proxy, Verdict
+from token_worker.lua import Script
+
+SCRIPTS = {
+    Script(f"token_worker.{package}", f"{name}.lua").sha.encode(): name
+    for package, name in [("streams", "commit"), ("streams", "bury"), ("storage", "store"), ("storage", "adopt")]
+}
+
+LANES = 2
+"""Workers that run, and are killed, at the same time: one before its commands, one after."""
+
+REQUESTS = 2000
+
+NEVER_MS = "86400000"
+"""A claim idle time that no entry reaches: such a worker takes over from nobody."""
+
+LONG = bool(os.environ.get("LONG_TESTS"))
+MOST_COMMANDS = 100
+"""A worker sends fewer than this to start and to answer its first batches."""
+
+RANDOM_KILLS = 400 if LONG else 20
+
+
+def label(role: str, command: Command) -> str:
+    """A command for people: whose server, its name, and which script or subcommand."""
+    name = command.name
+    if name in ("EVALSHA", "EVAL"):
+        return f"{role} {name} {SCRIPTS.get(command.parts[1], 'source')}"
+    return f"{role} {name}"
+
+
+class Killer:
+    """Ends a worker at its n-th command, counted over all its connections; None never does."""
+
+    def __init__(self, number: int | None, moment: Moment) -> None:
+        self.labels: list[str] = []
+        self._number = number
+        self.moment = moment
+        self._lock = threading.Lock()
+        self._worker: WorkerProcess | None = None
+        self._is_started = threading.Event()
+
+    def aim(self, worker: WorkerProcess) -> None:
+        self._worker = worker
+        self._is_started.set()
+
+    def hook(self, role: str, moment: Moment, command: Command) -> Verdict:
+        self._is_started.wait()
+        with self._lock:
+            if moment is Moment.BEFORE:
+                self.labels.append(label(role, command))
+            if self._number is None or len(self.labels) < self._number or moment is not self.moment:
+                return Verdict.PASS
+            assert self._worker is not None
+            self._worker.signal(signal.SIGKILL)
+            return Verdict.CUT
+
+    def commits(self) -> int:
+        return sum(name.startswith("streams EVAL") for name in self.labels)
+
+
+RoleHook = Callable[[str, Moment, Command], Verdict]
+
+
+class Lane:
+    """One worker after the other, each behind proxies of its own."""
+
+    def __init__(self, stack: Stack, servers: dict[str, int], exits: ExitStack) -> None:
+        self._stack = stack
+        self._proxies = {role: exits.enter_context(Proxy(port)) for role, port in servers.items()}
+
+    def watch(self, hook: RoleHook, **settings: str) -> WorkerProcess:
+        """Start a worker, with a hook on all its connections."""
+        urls = {}
+        for role, proxy in self._proxies.items():
+            proxy.hook = partial(hook, role)
+            urls[f"TOKEN_WORKER_{role.upper()}_URL"] = proxy.url
+        return self._stack.start_worker(log=None, **urls, **settings)
+
+    def run(self, killer: Killer, **settings: str) -> WorkerProcess:
+        """Start a worker with a killer at its heels."""
+        worker = self.watch(killer.hook, **settings)
+        killer.aim(worker)
+        return worker
+
+
+@pytest.fixture
+def lanes(streams_server: Valkey, storage_server: Valkey) -> Iterator[tuple[Stack, list[Lane]]]:
+    settings = {
+        "TOKEN_WORKER_CLAIM_IDLE_MS": "1000",
+        "TOKEN_WORKER_BATCH_SIZE": "20",
+        "TOKEN_WORKER_MAX_DELIVERIES": "1000",  # the kills may hit one entry often, for no fault of its own
+    }
+    ports = {"streams": streams_server.port, "keys": storage_server.port, "tokens": storage_server.port}
+    with Stack(streams_server, storage_server, settings=settings) as stack, ExitStack() as exits:
+        stack.generate_key("shop-frontend")
+        yield stack, [Lane(stack, ports, exits) for _ in range(LANES)]
+        for worker in stack.workers:
+            worker.kill()
+
+
+def known(stack: Stack, lane: Lane, number: int) -> Ledger:
+    """Values that have tokens before anything goes wrong."""
+    ledger = Ledger(stack)
+    ledger.add_new(number, start=1_000_000)
+    ledger.send()
+    worker = lane.run(Killer(None, Moment.BEFORE))
+    assert ledger.settle() == NONE
+    worker.kill()
+    return ledger
+
+
+def write_down(ledger: Ledger, old: Ledger, rng: random.Random) -> None:
+    """Requests of every sort: new and known values, items, inconsistent ones, tokens, reply streams of their own."""
+    pairs = list(old.tokens())
+    for number in range(0, REQUESTS, 10):
+        ledger.add_new(4, start=number)
+        for _ in range(2):
+            kind, token, value = rng.choice(pairs)
+            ledger.add("tokenize", kind, [value], expected=[token], packed=rng.random() < 0.5)
+        for _ in range(2):
+            kind, token, value = rng.choice(pairs)
+            ledger.add("detokenize", kind, [token], expected=[value], packed=rng.random() < 0.5)
+        fresh = values("email", 2_000_000 + number)
+        ledger.add("tokenize", "email", [next(fresh) for _ in range(5)], reply_to=f"tokenize:responses:{number % 7}")
+        ledger.add("tokenize", "str", [next(values("str", number))], consistent=False, packed=True)
+
+
+def kill_everywhere(lanes: Sequence[Lane], commands: set[str], commits: int, **settings: str) -> None:
+    """Kill each lane's worker at its first, second, third… command.
+
+    Ends when all of these commands were hit from both sides, and workers have got as far as so many commits.
+    """
+    missing = {(moment, command) for moment in Moment for command in commands}
+    for number in range(1, MOST_COMMANDS):
+        killers = [Killer(number, moment) for moment in Moment]
+        workers = [lane.run(killer, **settings) for lane, killer in zip(lanes, killers, strict=True)]
+        for worker, killer in zip(workers, killers, strict=True):
+            assert worker.wait() == -signal.SIGKILL
+            missing.discard((killer.moment, killer.labels[-1]))
+        if not missing and all(killer.commits() >= commits for killer in killers):
+            return
+    assert not missing
+
+
+BATCH = {
+    "streams CLIENT",
+    "streams XGROUP",
+    "streams XPENDING",
+    "streams XREADGROUP",
+    "streams EVALSHA commit",
+    "keys CLIENT",
+    "keys MGET",
+    "tokens CLIENT",
+    "tokens MGET",
+    "tokens EVALSHA store",
+}
+ALONE = {"streams XPENDING", "streams XCLAIM", "streams EVALSHA commit", "tokens PING", "tokens MGET"}
+
+
+@pytest.mark.timeout(1800 if LONG else 300)
+def test_workers_killed_at_every_command_answer_every_request_once(lanes: tuple[Stack, list[Lane]]) -> None:
+    """Whatever command a worker is killed before or after, each of 2,000 requests and more gets exactly one reply."""
+    # Given requests of every sort in the streams
+    stack, both = lanes
+    rng = random.Random(7)
+    old = known(stack, both[0], 300)
+    ledger = Ledger(stack)
+    write_down(ledger, old, rng)
+    ledger.send()
+    assert len(ledger) == REQUESTS
+
+    # When workers are killed before and after each command of reading, handling and answering two batches,
+    kill_everywhere(both, BATCH, 3, TOKEN_WORKER_CLAIM_IDLE_MS=NEVER_MS)
+    # and each command of taking over, one by one, what those have left behind,
+    kill_everywhere(both, ALONE, 1)
+    # and wherever it may be, as more requests come,
+    for number in range(RANDOM_KILLS // LANES):
+        ledger.add_new(100, start=3_000_000 + 100 * number)
+        ledger.send()
+        killers = [Killer(rng.randrange(1, 300), rng.choice(list(Moment))) for _ in both]
+        for worker in [lane.run(killer) for lane, killer in zip(both, killers, strict=True)]:
+            wait_until(lambda worker=worker: not worker.is_alive or ledger.is_settled(), "the kill")  # type: ignore[misc]
+            worker.kill()
+    # and then two are left alone,
+    for lane in both:
+        lane.run(Killer(None, Moment.BEFORE))
+
+    # Then every request has exactly one reply, the right one, no entry was given up,
+    assert ledger.settle() == NONE
+    assert not stack.streams.exists("tokenize:requests:dead", "detokenize:requests:dead")
+    # and every token that went out turns back into its value.
+    back = Ledger(stack)
+    back.add_turning_back(ledger)
+    back.send()
+    assert back.settle() == NONE
+
+
+CUTS = [
+    (Moment.BEFORE, Verdict.CUT),
+    (Moment.BEFORE, Verdict.CUT_IN_THE_MIDDLE),
+    (Moment.AFTER, Verdict.CUT),
+    (Moment.AFTER, Verdict.CUT_IN_THE_MIDDLE),
+]
+
+
+FOR_PENDING = {"streams XPENDING", "streams XCLAIM"}
+
+
+class Cutter:
+    """Cuts connections at commands, each given one once, in their order."""
+
+    def __init__(self) -> None:
+        self.left: list[tuple[str, Moment, Verdict]] = []
+
+    def hook(self, role: str, moment: Moment, command: Command) -> Verdict:
+        if not self.left or (label(role, command), moment) != self.left[0][:2]:
+            return Verdict.PASS
+        if moment is Moment.AFTER and not command.reply:
+            return Verdict.PASS  # a read that brought nothing
+        return self.left.pop(0)[2]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "streams XREADGROUP",
+        "streams XPENDING",
+        "streams XCLAIM",
+        "streams EVALSHA commit",
+        "tokens MGET",
+        "tokens EVALSHA store",
+        "keys MGET",
+    ],
+)
+def test_connections_cut_at_any_command_are_made_good_by_the_same_worker(
+    lanes: tuple[Stack, list[Lane]], command: str
+) -> None:
+    """A worker whose connection is cut answers every entry once, whether or not the server has done the command.
+
+    It waits for no take-over to find what it was given without knowing.
+    """
+    # Given one worker, and entries that nobody takes over
+    stack, [lane, _] = lanes
+    cutter = Cutter()
+    worker = lane.watch(cutter.hook, TOKEN_WORKER_CLAIM_IDLE_MS=NEVER_MS)
+    for number, (moment, verdict) in enumerate(CUTS):
+        stack.generate_key(f"client-{number}")
+        # When its connection is cut at the command (to be found pending, entries must have been delivered in vain)
+        detour = [("streams XREADGROUP", Moment.AFTER, Verdict.CUT)] if command in FOR_PENDING else []
+        cutter.left = [*detour, (command, moment, verdict)]
+        ledger = Ledger(stack, f"client-{number}")  # whose key is not at hand yet
+        ledger.add_new(40)
+        ledger.send()
+        # Then each of them has one reply, from that worker.
+        assert ledger.settle() == NONE
+        assert cutter.left == []
+    assert worker.is_alive

@@ -1,0 +1,362 @@
+"""Servers that go away, lose their data or are full, and workers that are asked to stop: nothing is lost for it.
+
+``LONG_TESTS=1`` makes the outage of the token storage a minute long.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import cycle
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+import redis
+from servers import Valkey, redis_binary, valkey_binary
+from stack import Stack, wait_until
+
+from ledger import GROUP, NONE, Ledger
+from proxy import Command, Moment, Proxy, Verdict
+
+CLIENT = "shop-frontend"
+KEPT = ("appendonly yes", "appendfsync always")
+"""A server that keeps what it has acknowledged."""
+
+OUTAGE_SECONDS = 60 if os.environ.get("LONG_TESTS") else 8
+
+
+@pytest.fixture
+def kept_streams() -> Iterator[Valkey]:
+    """A Valkey of this test alone, which survives a kill."""
+    with Valkey(*KEPT) as server:
+        yield server
+
+
+@pytest.fixture
+def storage() -> Iterator[Valkey]:
+    """A server for keys and tokens of this test alone."""
+    with Valkey() as server:
+        yield server
+
+
+@contextmanager
+def running(stack: Stack) -> Iterator[Stack]:
+    """The stack with a client's key; at the end its workers are killed, since a drain takes a second each."""
+    with stack:
+        stack.generate_key(CLIENT)
+        yield stack
+        for worker in stack.workers:
+            worker.kill()
+
+
+def requests(stack: Stack, count: int, *, client_id: str = CLIENT, start: int = 0) -> Ledger:
+    """So many requests, sent."""
+    ledger = Ledger(stack, client_id)
+    ledger.add_new(count, start=start)
+    ledger.send()
+    return ledger
+
+
+def deaths(stack: Stack) -> int:
+    return sum(stack.streams.xlen(f"{op}:requests:dead") for op in ("tokenize", "detokenize"))
+
+
+def has_said(log: Path, *words: str) -> bool:
+    """Whether a line of a worker's log has all these words."""
+    return log.exists() and any(all(word in line for word in words) for line in log.read_text().splitlines())
+
+
+class Gate:
+    """Holds back every command of a name, before the server sees it, until it is opened; opened at the end at last."""
+
+    def __init__(self, proxy: Proxy, name: str) -> None:
+        self.is_held = threading.Event()
+        self._name = name
+        self._opened = threading.Event()
+        proxy.hook = self._hook
+
+    def open(self) -> None:
+        self._opened.set()
+
+    def _hook(self, moment: Moment, command: Command) -> Verdict:
+        if moment is Moment.BEFORE and command.name == self._name:
+            self.is_held.set()
+            self._opened.wait()
+        return Verdict.PASS
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.open()
+
+
+# -- token storage
+
+
+@pytest.mark.parametrize("how", ["refuses", "hangs"])
+@pytest.mark.timeout(OUTAGE_SECONDS + 120)
+def test_token_storage_away_while_workers_restart_costs_no_entry(
+    streams_server: Valkey, storage: Valkey, tmp_path: Path, how: str
+) -> None:
+    """However often workers are killed or stopped while the token storage is away, no entry is given up or lost."""
+    settings = {
+        "TOKEN_WORKER_CLAIM_IDLE_MS": "1000",
+        "TOKEN_WORKER_MAX_DELIVERIES": "1",  # the second try alone that is counted would bury an entry
+        "TOKEN_WORKER_DRAIN_SECONDS": "1",
+    }
+    with (
+        Proxy(storage.port) as proxy,
+        Gate(proxy, "MGET") as gate,
+        running(Stack(streams_server, storage, settings={**settings, "TOKEN_WORKER_TOKENS_URL": proxy.url})) as stack,
+    ):
+        # Given a worker with a batch in hand
+        ledger = requests(stack, 300)
+        first = stack.start_worker()
+        assert gate.is_held.wait(30)
+
+        # When the token storage goes away, and workers are killed and stopped again and again
+        if how == "refuses":
+            proxy.go_away()
+        else:
+            storage.signal(signal.SIGSTOP)
+        first.kill()
+        gate.open()
+        end = time.monotonic() + OUTAGE_SECONDS
+        for number, ending in enumerate(cycle([signal.SIGKILL, signal.SIGTERM])):
+            log = tmp_path / f"{number}.log"
+            worker = stack.start_worker(log=log)
+            notice = "worker is ready" if ending is signal.SIGKILL else "server is away"
+            wait_until(lambda log=log, notice=notice: has_said(log, notice), notice)  # type: ignore[misc]  # defaults bind
+            worker.signal(ending)
+            assert worker.wait() == (0 if ending is signal.SIGTERM else -signal.SIGKILL)
+            if time.monotonic() > end:
+                break
+        assert ledger.replies_written() == 0
+
+        # Then, when it is back, every request is answered, and none was buried.
+        if how == "refuses":
+            proxy.come_back()
+        else:
+            storage.signal(signal.SIGCONT)
+        for _ in range(2):
+            stack.start_worker()
+        assert ledger.settle() == NONE
+        assert deaths(stack) == 0
+
+
+def test_token_storage_that_is_full_costs_no_entry(streams_server: Valkey, storage: Valkey, tmp_path: Path) -> None:
+    """While the token storage has no memory left, entries wait, also through restarts; then all are answered."""
+    # Given a token storage that cannot take a token, and workers that would bury an entry at its second try alone
+    settings = {"TOKEN_WORKER_CLAIM_IDLE_MS": "1000", "TOKEN_WORKER_MAX_DELIVERIES": "1"}
+    with running(Stack(streams_server, storage, settings={**settings, "TOKEN_WORKER_DRAIN_SECONDS": "1"})) as stack:
+        stack.storage.config_set("maxmemory", 1)
+        ledger = requests(stack, 60)
+        # When one worker has the entries in hand, and the next ones try some of them alone
+        for number in range(3):
+            log = tmp_path / f"{number}.log"
+            worker = stack.start_worker(log=log)
+            wait_until(lambda log=log: has_said(log, "server is away", "tokens", "OOM"), "the worker to notice")  # type: ignore[misc]  # a default binds
+            worker.signal(signal.SIGTERM)
+            assert worker.wait() == 0
+        # Then, when there is memory again, every request is answered, and none was buried.
+        stack.storage.config_set("maxmemory", 0)
+        stack.start_worker()
+        assert ledger.settle() == NONE
+        assert deaths(stack) == 0
+
+
+# -- key storage
+
+
+def test_key_storage_away_holds_up_only_who_needs_it(streams_server: Valkey, storage_server: Valkey) -> None:
+    """While the key storage is away, clients whose keys are at hand are served; others' entries wait, uncounted."""
+    # Given a worker that has one client's key at hand, and would bury an entry at its second try alone
+    settings = {"TOKEN_WORKER_MAX_DELIVERIES": "1"}
+    with (
+        Proxy(storage_server.port) as proxy,
+        running(Stack(streams_server, storage_server, settings=settings)) as stack,
+    ):
+        stack.generate_key("another-client")
+        stack.start_worker(TOKEN_WORKER_KEYS_URL=proxy.url, TOKEN_WORKER_TOKENS_URL=storage_server.url)
+        assert requests(stack, 10).settle() == NONE
+        # When the key storage goes away
+        proxy.go_away()
+        other = requests(stack, 50, client_id="another-client")
+        one = requests(stack, 50, start=100)
+        # Then the one client is served, the other's entries are tried more often than they could be if it counted,
+        wait_until(lambda: stack.streams.xpending("tokenize:requests", GROUP)["pending"] == 50, "one client's replies")
+        assert one.compare() == NONE
+        tries = calls(stack, "xclaim")  # each claims twice: the entry, and to take the try back
+        wait_until(lambda: calls(stack, "xclaim") > tries + 300, "three tries of each")
+        assert other.replies_written() == 60
+        # and are answered when it is back.
+        proxy.come_back()
+        assert other.settle() == NONE
+        assert deaths(stack) == 0
+
+
+def calls(stack: Stack, command: str) -> int:
+    """How often the server of the streams has done a command."""
+    return int(stack.streams.info("commandstats").get(f"cmdstat_{command}", {}).get("calls", 0))
+
+
+# -- streams
+
+
+def test_streams_server_killed_under_load_loses_nothing(kept_streams: Valkey, storage_server: Valkey) -> None:
+    """Each time the server of the streams is killed and started again, workers go on; every request has one reply."""
+    with running(Stack(kept_streams, storage_server)) as stack:
+        ledger = requests(stack, 6000)
+        for _ in range(2):
+            stack.start_worker()
+        for replies in (200, 2000, 4000):
+            wait_until(lambda replies=replies: ledger.replies_written() >= replies, "some replies")  # type: ignore[misc]  # a default binds
+            kept_streams.kill()
+            kept_streams.start()
+            assert not ledger.is_settled()
+        assert ledger.settle() == NONE
+
+
+def flush(client: redis.Redis) -> None:
+    client.flushall()
+
+
+def destroy_groups(client: redis.Redis) -> None:
+    for stream in ("tokenize:requests", "detokenize:requests"):
+        client.xgroup_destroy(stream, GROUP)
+
+
+def delete_streams(client: redis.Redis) -> None:
+    client.delete("tokenize:requests", "detokenize:requests")
+
+
+@pytest.mark.parametrize("lose", [flush, destroy_groups, delete_streams])
+def test_lost_groups_are_made_again(stack: Stack, lose: Callable[[redis.Redis], None]) -> None:
+    """After a flush, or the loss of groups or streams, workers that were waiting serve new requests."""
+    for _ in range(2):
+        stack.start_worker()
+    assert requests(stack, 50).settle() == NONE
+    wait_until(lambda: blocked(stack) == 2, "both workers to wait for entries")
+    lose(stack.streams)
+    wait_until(lambda: blocked(stack) == 2, "both workers to wait for entries")
+    after = requests(stack, 50, start=100)
+    assert after.settle() == NONE
+    for worker in stack.workers:
+        assert worker.is_alive
+        worker.kill()
+
+
+def test_streams_that_are_none_are_waited_for(stack: Stack, tmp_path: Path) -> None:
+    """A worker none of whose routes can be served says so, waits, and serves as soon as they can."""
+    log = tmp_path / "log"
+    for op in ("tokenize", "detokenize"):
+        stack.streams.set(f"{op}:requests", "no stream")
+    worker = stack.start_worker(log=log)
+    wait_until(lambda: has_said(log, "no route can be served"), "the worker to say so")
+    flush(stack.streams)
+    assert requests(stack, 10).settle() == NONE
+    worker.kill()
+
+
+def blocked(stack: Stack) -> int:
+    """How many workers wait for entries."""
+    return int(stack.streams.info("clients")["blocked_clients"])
+
+
+@pytest.mark.parametrize("binary", [valkey_binary, redis_binary])
+def test_backlog_is_answered_while_streams_are_full(storage_server: Valkey, binary: Callable[[], str]) -> None:
+    """At the memory limit of the streams' server, where producers are refused, a worker answers what is there."""
+    with Valkey(binary=binary()) as streams, running(Stack(streams, storage_server)) as stack:
+        # Given a group, a backlog with an unreadable entry in it, and a server that is full
+        stack.streams.xgroup_create("tokenize:requests", GROUP, "0", mkstream=True)
+        ledger = requests(stack, 2000)
+        unreadable = stack.streams.xadd("tokenize:requests", {"payload": "no"})
+        stack.streams.config_set("maxmemory", 1)
+        with pytest.raises(redis.OutOfMemoryError):
+            requests(stack, 1)
+        # When a worker starts
+        stack.start_worker()
+        # Then it answers all of it.
+        assert ledger.settle() == NONE
+        [(_, dead)] = stack.streams.xrange("tokenize:requests:dead")
+        assert dead[b"dead_entry"] == unreadable
+
+
+@pytest.mark.parametrize("role", ["streams", "keys", "tokens"])
+def test_server_away_at_start_is_waited_for(
+    streams_server: Valkey, storage_server: Valkey, tmp_path: Path, role: str
+) -> None:
+    """A worker that finds a server away says which, waits, and serves when it is there."""
+    server = streams_server if role == "streams" else storage_server
+    log = tmp_path / "log"
+    with Proxy(server.port) as proxy, running(Stack(streams_server, storage_server)) as stack:
+        stack.settings["TOKEN_WORKER_TOKENS_URL"] = storage_server.url
+        stack.settings[f"TOKEN_WORKER_{role.upper()}_URL"] = proxy.url
+        proxy.go_away()
+        ledger = requests(stack, 10)
+        worker = stack.start_worker(log=log)
+        wait_until(lambda: has_said(log, "away", f'"{role}"'), "the worker to say so")
+        proxy.come_back()
+        assert ledger.settle() == NONE
+        assert worker.is_alive
+
+
+# -- signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_batch_in_hand_is_answered_before_a_worker_ends(
+    streams_server: Valkey, storage_server: Valkey, number: signal.Signals
+) -> None:
+    """Asked to end under load, a worker answers the entries in hand, leaves the rest, and exits with status 0."""
+    with (
+        Proxy(storage_server.port) as proxy,
+        Gate(proxy, "MGET") as gate,
+        running(Stack(streams_server, storage_server)) as stack,
+    ):
+        # Given a worker with a batch in hand
+        ledger = requests(stack, 1000)
+        worker = stack.start_worker(TOKEN_WORKER_TOKENS_URL=proxy.url)
+        assert gate.is_held.wait(30)
+        in_hand = stack.streams.xpending("tokenize:requests", GROUP)["pending"]
+        assert 0 < in_hand < 1000
+        # When it is asked to end
+        worker.signal(number)
+        gate.open()
+        # Then it ends well, what it had is answered, and the rest is there for the next one.
+        assert worker.wait() == 0
+        assert ledger.replies_written() == in_hand
+        assert stack.streams.xpending("tokenize:requests", GROUP)["pending"] == 0
+        stack.start_worker()
+        assert ledger.settle() == NONE
+
+
+def times_slept(pid: int) -> int:
+    """How often a process has begun to wait for something."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+
+
+def test_second_signal_ends_a_worker_at_once(streams_server: Valkey, storage_server: Valkey) -> None:
+    """A worker that is asked twice ends without answering; its batch is left to the next one."""
+    with (
+        Proxy(storage_server.port) as proxy,
+        Gate(proxy, "MGET") as gate,
+        running(Stack(streams_server, storage_server, settings={"TOKEN_WORKER_CLAIM_IDLE_MS": "1000"})) as stack,
+    ):
+        ledger = requests(stack, 100)
+        worker = stack.start_worker(TOKEN_WORKER_TOKENS_URL=proxy.url)
+        assert gate.is_held.wait(30)
+        slept = times_slept(worker.pid)
+        worker.signal(signal.SIGTERM)
+        wait_until(lambda: times_slept(worker.pid) > slept, "the worker to take the signal and to wait on")
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 128 + signal.SIGTERM
+        assert ledger.replies_written() == 0
+        stack.start_worker(TOKEN_WORKER_TOKENS_URL=storage_server.url)
+        assert ledger.settle() == NONE

@@ -1,0 +1,236 @@
+"""A TCP proxy between workers and a Redis server, where a test can watch, kill and cut at every command.
+
+It takes one command at a time from a connection, also out of a pipeline: forwards it, waits for the whole reply, and
+passes that on. ``hook`` is called at both moments, before the command goes to the server and after its reply has come,
+and says what is to be done. Hooks of one proxy are never called at the same time. RESP2 only, no subscriptions.
+"""
+
+import contextlib
+import selectors
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from enum import Enum, auto
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import hiredis
+
+
+class Moment(Enum):
+    """When a hook is called."""
+
+    BEFORE = auto()
+    """The server has not seen the command."""
+
+    AFTER = auto()
+    """The server has done it, the client does not know."""
+
+
+class Verdict(Enum):
+    """What a hook wants done."""
+
+    PASS = auto()
+    CUT = auto()
+    """Reset both connections instead of passing the command or the reply on."""
+
+    CUT_IN_THE_MIDDLE = auto()
+    """Pass on the first half of the command or the reply, then reset both connections."""
+
+
+class Command(NamedTuple):
+    """What a client sent.
+
+    Attributes:
+        parts: its name and arguments as they came.
+        reply: what the server answered, None before it has.
+    """
+
+    parts: list[bytes]
+    reply: Any = None
+
+    @property
+    def name(self) -> str:
+        """In capitals; of a command with subcommands the first word alone."""
+        return self.parts[0].decode().upper()
+
+
+Hook = Callable[[Moment, Command], Verdict]
+
+
+class _GoneError(Exception):
+    """One of the two ends has closed its connection, or the proxy is away."""
+
+
+class Proxy:
+    """Listens on a free loopback port for clients of the server at ``port``; a context manager.
+
+    Attributes:
+        hook: called at every command; may be replaced at any time.
+    """
+
+    def __init__(self, port: int, hook: Hook | None = None) -> None:
+        self.hook: Hook = hook or (lambda _moment, _command: Verdict.PASS)
+        self._server_port = port
+        self._lock = threading.Lock()
+        self._hook_lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+        self._listener: socket.socket | None = None
+        self._port = 0
+        self._listen()
+
+    @property
+    def url(self) -> str:
+        """Where workers reach the server through this proxy."""
+        return f"redis://127.0.0.1:{self._port}/0"
+
+    def go_away(self) -> None:
+        """Refuse new connections and reset those there are, as a server that has died."""
+        with self._lock:
+            listener, self._listener = self._listener, None
+        if listener is not None:
+            with contextlib.suppress(OSError):  # wakes the thread that waits in accept
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+        self.cut_all()
+
+    def cut_all(self) -> None:
+        """Reset all connections there are; new ones are served."""
+        with self._lock:
+            for end in self._open:
+                _reset(end)
+
+    def come_back(self) -> None:
+        """Serve again, at the same address."""
+        self._listen()
+
+    def close(self) -> None:
+        """Go away for good, and wait for the threads."""
+        self.go_away()
+        for thread in self._threads:
+            thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _listen(self) -> None:
+        listener = socket.create_server(("127.0.0.1", self._port))
+        self._port = listener.getsockname()[1]
+        self._listener = listener
+        self._start(self._accept, listener)
+
+    def _start(self, target: Callable[..., None], *args: Any) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            self._start(self._serve, listener, client)
+
+    def _serve(self, listener: socket.socket, client: socket.socket) -> None:
+        with client, contextlib.ExitStack() as stack:
+            try:
+                server = stack.enter_context(socket.create_connection(("127.0.0.1", self._server_port)))
+            except OSError:
+                _reset(client)
+                return
+            with self._lock:
+                if self._listener is not listener:
+                    _reset(client)
+                    return
+                self._open |= {client, server}
+            try:
+                for command in _commands(client):
+                    self._exchange(client, server, command)
+            except (_GoneError, OSError):
+                pass
+            finally:
+                with self._lock:
+                    self._open -= {client, server}
+
+    def _exchange(self, client: socket.socket, server: socket.socket, parts: list[bytes]) -> None:
+        """Take one command to the server and its reply back."""
+        self._pass_on(client, server, server, _pack(parts), Moment.BEFORE, Command(parts))
+        raw, reply = _reply(client, server)
+        self._pass_on(client, server, client, raw, Moment.AFTER, Command(parts, reply))
+
+    def _pass_on(
+        self,
+        client: socket.socket,
+        server: socket.socket,
+        to: socket.socket,
+        data: bytes,
+        moment: Moment,
+        what: Command,
+    ) -> None:
+        with self._hook_lock:
+            verdict = self.hook(moment, what)
+        if verdict is not Verdict.CUT:
+            to.sendall(data if verdict is Verdict.PASS else data[: len(data) // 2])
+        if verdict is not Verdict.PASS:
+            for end in (client, server):
+                _reset(end)
+                end.close()
+            raise _GoneError
+
+
+def _pack(parts: list[bytes]) -> bytes:
+    """A command as clients send it: a RESP array of bulk strings."""
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
+
+
+def _commands(client: socket.socket) -> Iterator[list[bytes]]:
+    """Commands as they come; they read like replies."""
+    reader = hiredis.Reader()
+    while True:
+        command = reader.gets()
+        if command is not False:
+            yield command
+            continue
+        reader.feed(_receive(client))
+
+
+def _reply(client: socket.socket, server: socket.socket) -> tuple[bytes, Any]:
+    """One whole reply, raw and read; gives up as soon as the client is gone, as a server would."""
+    raw = bytearray()
+    reader = hiredis.Reader()
+    with selectors.DefaultSelector() as selector:
+        selector.register(server, selectors.EVENT_READ)
+        selector.register(client, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is server:
+                    data = _receive(server)
+                    raw += data
+                    reader.feed(data)
+                    reply = reader.gets()
+                    if reply is not False:
+                        return bytes(raw), reply
+                elif not client.recv(1, socket.MSG_PEEK):
+                    raise _GoneError
+                else:
+                    selector.unregister(client)  # the next command of a pipeline: it has its time
+
+
+def _receive(end: socket.socket) -> bytes:
+    data = end.recv(1 << 16)
+    if not data:
+        raise _GoneError
+    return data
+
+
+def _reset(end: socket.socket) -> None:
+    """Wake whoever waits for this connection; closing it, which is its owner's task, is then a reset."""
+    with contextlib.suppress(OSError):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        end.shutdown(socket.SHUT_RDWR)
