@@ -60,7 +60,7 @@ def run(protocol: Protocol[Any], server: Server) -> tuple[Any, list[Any]]:
 
 
 class Scripted:
-    """A server that answers commands by their name; an exception is raised, what is not named answers with ``[]``."""
+    """A server that answers commands by their name; an exception is raised, what is not named answers with nothing."""
 
     def __init__(self, **answers: Any) -> None:
         self.answers = answers
@@ -69,7 +69,7 @@ class Scripted:
     def __call__(self, command: Any) -> Any:
         self.commands.append(command)
         name = command.script.name.removesuffix(".lua") if isinstance(command, Run) else command[0]
-        answer = self.answers.get(name, [])
+        answer = self.answers.get(name, None if name == "GET" else [])
         if callable(answer):
             answer = answer(command)
         if isinstance(answer, Exception):
@@ -86,10 +86,21 @@ def entries(count: int, size: int = 10, start: int = 1) -> list[list[Any]]:
 
 def test_first_fetch_makes_groups_at_zero() -> None:
     """Groups are created at 0, so that requests sent before the first worker are answered; an existing one is fine."""
-    server = Scripted(XGROUP=ServerError("streams", "BUSYGROUP"))
-    _, commands = run(delivery(ROUTE, SECOND).fetch(0.0, 1000), server)
-    assert commands[0] == ("XGROUP", "CREATE", "in", "group", "0", "MKSTREAM")
-    assert commands[1] == ("XGROUP", "CREATE", "in2", "group", "0", "MKSTREAM")
+    server = Scripted(GET=None, XGROUP=ServerError("streams", "BUSYGROUP"))
+    run(delivery(ROUTE, SECOND).fetch(0.0, 1000), server)
+    assert server.named("XGROUP") == [
+        ("XGROUP", "CREATE", "in", "group", b"0", "MKSTREAM"),
+        ("XGROUP", "CREATE", "in2", "group", b"0", "MKSTREAM"),
+    ]
+
+
+def test_lost_group_is_made_at_the_low_water_mark() -> None:
+    """A new group begins after what is known to be acknowledged; in a stream that has been made anew, at 0."""
+    for last, start in ((b"7-3", b"7-3"), (b"9-0", b"7-3"), (b"7-2", b"0"), (None, b"0")):
+        info = ServerError("streams", "ERR") if last is None else [b"length", 1, b"last-generated-id", last]
+        server = Scripted(GET=lambda command: b"7-3" if command == ("GET", "in:low-water") else None, XINFO=info)
+        run(delivery().fetch(0.0, 1000), server)
+        assert server.named("XGROUP") == [("XGROUP", "CREATE", "in", "group", start, "MKSTREAM")]
 
 
 def test_finding_older_entries_counts_nothing() -> None:
@@ -97,7 +108,7 @@ def test_finding_older_entries_counts_nothing() -> None:
     server = Scripted()
     run(delivery().fetch(0.0, 1000), server)
     names = [command[0] for command in server.commands]
-    assert names == ["XGROUP", "XPENDING", "XPENDING", "XREADGROUP"]
+    assert names == ["GET", "XGROUP", "XPENDING", "XPENDING", "XREADGROUP"]
     own, others = server.named("XPENDING")
     assert own == ("XPENDING", "in", "group", "-", "+", 1000, "me")
     assert others == ("XPENDING", "in", "group", "IDLE", 30_000, "-", "+", 100)

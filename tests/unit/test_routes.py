@@ -29,8 +29,8 @@ def test_default_routes() -> None:
 
 def test_replies_with_values_are_kept_shorter() -> None:
     """Streams made by a reply live ten minutes where values in the clear can be in them, else a day."""
-    assert Route("in", "out", TOKENIZE).reply_ttl_seconds == 86400
-    assert Route("in", "out", TOKENIZE | DETOKENIZE).reply_ttl_seconds == 600
+    assert Route("in", "out", TOKENIZE).response_seconds == 86400
+    assert Route("in", "out", TOKENIZE | DETOKENIZE).response_seconds == 600
 
 
 def test_streams_of() -> None:

@@ -426,15 +426,15 @@ class TestRoutes:
     def test_problems_name_index_and_member(self, config: Path) -> None:
         """A problem of a route names its index and member, and where the routes come from."""
         config.write_text(
-            '[[routes]]\nrequests = "in"\nresponses = "out"\nops = ["tokenise"]\nretention_bytes = 5\nclient = "a"\n'
+            '[[routes]]\nrequests = "in"\nresponses = "out"\nops = ["tokenise"]\nretention_bytes = 0\nclient = "a"\n'
             "[[routes]]\nresponses = 5\n"
         )
         where = f"TOKEN_WORKER_ROUTES (routes in {config}): routes"
 
         assert problems({}, config) == [
             f"{where}[0]: has no member 'client'; the nearest is 'client_id'",
-            f"{where}[0].retention_bytes: is not yet available; leave it out",
             f"{where}[0].ops: expected a list of tokenize or detokenize",
+            f"{where}[0].retention_bytes: expected a whole number from 1 to 9007199254740992",
             f"{where}[1].requests: is missing; expected text that is not empty",
             f"{where}[1].responses: expected text that is not empty",
             f"{where}[1].ops: is missing; expected a list of tokenize or detokenize",

@@ -37,9 +37,6 @@ _KUBERNETES: Final = re.compile(
 )
 """Variables that Kubernetes makes for Services called token-worker or token-worker-<anything>."""
 
-_ROUTE_MEMBERS_TO_COME: Final = {f"{part}_retention_seconds" for part in ("request", "response", "dead_letter")} | {
-    "retention_bytes"
-}
 _REDIS_ADDRESS: Final = "redis://[user[:password]@]host[:port][/database], rediss:// and the same for TLS, or unix://[user@]/path[?db=number]"
 _VAULT_NAMES: Final = {"address": "addr", "ca_cert": "cacert", "ca_path": "capath"}
 """What the Vault command line calls it, where that is not the field's name."""
@@ -395,10 +392,7 @@ class _Loader:
             return {}
         known = Route.__struct_fields__
         for name in sorted(given.keys() - set(known)):
-            if name in _ROUTE_MEMBERS_TO_COME:
-                self.problems.append(f"{label}.{name}: is not yet available; leave it out")
-            else:
-                self.problems.append(f"{label}: has no member {name!r}; the nearest is {_nearest(name, known)!r}")
+            self.problems.append(f"{label}: has no member {name!r}; the nearest is {_nearest(name, known)!r}")
         return self._converted(Route, given, lambda member: f"{label}.{member}")
 
     def _redis(self, options: Options, part: str, default: RedisSettings) -> RedisSettings:

@@ -39,6 +39,7 @@ from token_worker.streams.delivery import (
     Protocol,
     Run,
 )
+from token_worker.streams.retention import Retention
 from token_worker.streams.routes import Route
 
 BLOCK_MS = 1000
@@ -135,9 +136,11 @@ class Worker:
         delivery: Delivery,
         handler: Handler,
         tokens: TokenStorage,
+        retention: Retention,
         drain: Drain,
     ) -> None:
         self._streams = streams
+        self._retention = retention
         self._delivery = delivery
         self._handler = handler
         self._tokens = tokens
@@ -152,7 +155,7 @@ class Worker:
         """Serve until asked to drain; then the batch in hand is finished if there is time."""
         while not self._drain.is_asked:
             batch = self._fetch()
-            if batch is None or not batch.entries:
+            if batch is None:
                 continue
             leased_at = time.monotonic()
             units = deque(_units(batch.entries))
@@ -162,6 +165,8 @@ class Worker:
                     units = deque(_units(self._renew([entry for unit in units for entry in unit])))
                     continue
                 self._answer(units.popleft(), alone=batch.alone)
+            self._tend()
+        self._leave()
         log.info("drained")
 
     def _fetch(self) -> Batch | None:
@@ -267,6 +272,30 @@ class Worker:
         except (Unavailable, ServerError) as error:
             log.warning("a try could not be taken back", entry=entry.id.decode(), reason=str(error))
         self._delivery.look_at_own(time.monotonic(), RETRY_OWN_SECONDS)
+
+    def _tend(self) -> None:
+        """Trim the streams where it is time to; failing at that never stops the work."""
+        try:
+            perform(self._retention.clear(), self._streams)
+            if not self._retention.is_due(time.monotonic()):
+                return
+            done = perform(self._retention.tend(), self._streams)
+        except (Unavailable, ServerError) as error:
+            log.warning("streams could not be trimmed", reason=str(error))
+            return
+        for stream, code in done.refused:
+            log.warning("streams of a route could not be trimmed", stream=stream, reason=code)
+        if done.given_up:
+            log.warning("replies are deleted that a group of readers has not read for long", groups=done.given_up)
+        if done.deleted or done.consumers:
+            log.debug("streams trimmed", entries=done.deleted, consumers=done.consumers)
+
+    def _leave(self) -> None:
+        """Take this worker's consumer out of the groups; one that still holds entries stays, they are taken over."""
+        try:
+            perform(self._retention.leave(), self._streams)
+        except (Unavailable, ServerError) as error:
+            log.warning("consumer was not removed", reason=str(error))
 
     def _renew(self, entries: list[Entry]) -> list[Entry]:
         """The entries that are still ours; all of them where that cannot be known now."""

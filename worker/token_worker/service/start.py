@@ -16,6 +16,7 @@ from token_worker.service.loop import BackOff, Drain, Worker
 from token_worker.settings import Settings
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.delivery import Delivery
+from token_worker.streams.retention import Retention
 
 log = structlog.get_logger("start")
 
@@ -94,7 +95,8 @@ def serve(settings: Settings) -> None:
         )
         handler = Handler(settings, KeyCache(key_store, master_key), tokens)
         log.info("worker is ready")
-        Worker(settings, streams, delivery, handler, tokens, drain).run()
+        retention = Retention(settings.routes, settings.group, settings.consumer)
+        Worker(settings, streams, delivery, handler, tokens, retention, drain).run()
     finally:
         access.close()
 

@@ -211,7 +211,8 @@ class Delivery:
     def _make_group(self, route: Route) -> Protocol[bool]:
         """Whether the route's group is there now."""
         try:
-            yield "XGROUP", "CREATE", route.requests, self._group, "0", "MKSTREAM"
+            start = yield from self._start_of_group(route)
+            yield "XGROUP", "CREATE", route.requests, self._group, start, "MKSTREAM"
         except ServerError as error:
             return error.code == "BUSYGROUP"
         except Unavailable as error:
@@ -222,6 +223,18 @@ class Delivery:
             except ServerError:
                 return False
         return True
+
+    def _start_of_group(self, route: Route) -> Protocol[bytes]:
+        """Where a group begins: after what is known to be acknowledged, if the stream has come that far; else at 0."""
+        mark = yield "GET", route.low_water_mark
+        if mark is None:
+            return b"0"
+        try:
+            raw = yield "XINFO", "STREAM", route.requests
+        except ServerError:
+            return b"0"
+        last = dict(zip(raw[::2], raw[1::2], strict=True))[b"last-generated-id"]
+        return bytes(mark) if _order(mark) <= _order(last) else b"0"
 
     def _active(self) -> list[Route]:
         return [route for route in self._routes if route not in self._paused]
@@ -385,7 +398,7 @@ class Delivery:
 
     def _commit(self, route: Route, answers: Sequence[Answer], total: Committed) -> Protocol[None]:
         targets: dict[str, int] = {}
-        args: list[Any] = [self._group, route.reply_ttl_seconds]
+        args: list[Any] = [self._group, route.response_seconds]
         for entry, payload, reply_to, forbidden in answers:
             number = 2 if reply_to is None else targets.setdefault(reply_to, len(targets) + 3)
             args += (entry.id, number, payload, *_trace(entry), forbidden)

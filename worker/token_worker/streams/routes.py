@@ -20,11 +20,13 @@ from msgspec import Meta
 from token_worker.contract.messages import Op
 from token_worker.keys.owner import Owner
 
-REPLY_TTL_SECONDS: Final = 86_400
+RESPONSE_SECONDS: Final = 86_400
 """How long replies are kept."""
 
-VALUE_REPLY_TTL_SECONDS: Final = 600
+VALUE_RESPONSE_SECONDS: Final = 600
 """How long replies are kept where they can hold values in the clear."""
+
+MAX_RETENTION_SECONDS: Final = 10 * 365 * 86_400
 
 _ROLES: Final = ("requests", "responses", "dead_letters")
 
@@ -43,6 +45,11 @@ class Route(msgspec.Struct, frozen=True):
         reply_to: pattern of the streams that a request may name for its reply, ``<responses>:*`` if left out. ``*``
             stands for any characters, ``?`` for one; nothing else is special.
         dead_letters: stream for entries that cannot be answered, ``<requests>:dead`` if left out.
+        request_retention_seconds: how long acknowledged requests are kept, to be replayed; 0: not at all.
+        response_retention_seconds: how long replies are kept, a day if left out, 10 minutes where ``ops`` has
+            ``detokenize``; also the time to live of a stream that a reply makes because the request named it.
+        dead_letter_retention_seconds: how long dead letters are kept.
+        retention_bytes: most bytes of acknowledged entries to keep in each of the streams, None for any number.
     """
 
     requests: Name
@@ -52,6 +59,10 @@ class Route(msgspec.Struct, frozen=True):
     zones: tuple[Name, ...] | None = None
     reply_to: Name = ""
     dead_letters: Name = ""
+    request_retention_seconds: Annotated[int, Meta(ge=0, le=MAX_RETENTION_SECONDS)] = 3600
+    response_retention_seconds: Annotated[int, Meta(ge=1, le=MAX_RETENTION_SECONDS)] | None = None
+    dead_letter_retention_seconds: Annotated[int, Meta(ge=1, le=MAX_RETENTION_SECONDS)] = 7 * 86_400
+    retention_bytes: Annotated[int, Meta(ge=1, le=2**53)] | None = None
 
     def __post_init__(self) -> None:
         """Fill in what follows from other members."""
@@ -68,9 +79,16 @@ class Route(msgspec.Struct, frozen=True):
         return self.requests, self.responses, self.dead_letters
 
     @property
-    def reply_ttl_seconds(self) -> int:
-        """Time to live of a stream that a reply makes because the request named it."""
-        return VALUE_REPLY_TTL_SECONDS if Op.DETOKENIZE in self.ops else REPLY_TTL_SECONDS
+    def response_seconds(self) -> int:
+        """How long replies are kept, filled in."""
+        if self.response_retention_seconds is not None:
+            return self.response_retention_seconds
+        return VALUE_RESPONSE_SECONDS if Op.DETOKENIZE in self.ops else RESPONSE_SECONDS
+
+    @property
+    def low_water_mark(self) -> str:
+        """Key of the id up to which all requests are acknowledged: where a lost group is made again."""
+        return f"{self.requests}:low-water"
 
 
 DEFAULT_ROUTES: Final = (
