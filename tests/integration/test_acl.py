@@ -13,7 +13,8 @@ ROUTES = [
     {"requests": "other:in", "responses": "other:out", "ops": ["tokenize"]},
 ]
 STREAM_COMMANDS = (
-    "+xreadgroup +xpending +xclaim +xgroup|create +xack +xadd +xrange +type +exists +expire +evalsha +eval"
+    "+xreadgroup +xpending +xclaim +xgroup +xack +xadd +xrange +xtrim +xinfo +memory|usage +type +exists +expire"
+    " +get +set +time +evalsha +eval"
 )
 STORAGE_RULES = ["~.acrakeys/*", "~tokens/*", *["+mget", "+get", "+set", "+scan", "+evalsha", "+eval", "+ping"]]
 
@@ -39,7 +40,16 @@ def test_worker_serves_with_least_rights_and_refused_targets_are_forbidden(serve
         "TOKEN_WORKER_CLAIM_IDLE_MS": "1000",
     }
     with Stack(streams, storage, settings=settings) as stack:
-        keys = ["~in", "~in:dead", "~out", "~mine:replies", "~other:in", "~other:in:dead"]
+        keys = [
+            "~in",
+            "~in:dead",
+            "~in:low-water",
+            "~in:trimmed",
+            "~out",
+            "~mine:replies",
+            "~other:in",
+            "~other:in:dead",
+        ]
         stack.streams.execute_command("ACL", "SETUSER", "worker", "on", ">secret", *keys, *STREAM_COMMANDS.split())
         stack.storage.execute_command("ACL", "SETUSER", "worker", "on", ">secret", *STORAGE_RULES)
         stack.generate_key(CLIENT)

@@ -226,12 +226,12 @@ class Delivery:
 
     def _start_of_group(self, route: Route) -> Protocol[bytes]:
         """Where a group begins: after what is known to be acknowledged, if the stream has come that far; else at 0."""
-        mark = yield "GET", route.low_water_mark
-        if mark is None:
-            return b"0"
         try:
-            raw = yield "XINFO", "STREAM", route.requests
-        except ServerError:
+            mark = yield "GET", route.low_water_mark
+            raw = (yield "XINFO", "STREAM", route.requests) if mark is not None else None
+        except ServerError:  # no such stream yet, or no right to know
+            return b"0"
+        if raw is None:
             return b"0"
         last = dict(zip(raw[::2], raw[1::2], strict=True))[b"last-generated-id"]
         return bytes(mark) if _order(mark) <= _order(last) else b"0"

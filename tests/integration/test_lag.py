@@ -1,0 +1,294 @@
+"""Lag on real servers, where their own figure is right, unknown and wrong, against the truth counted by reading."""
+
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from servers import Valkey, free_port, redis_binary, valkey_binary
+from stack import Stack, wait_until
+
+from token_worker.contract.messages import Op
+from token_worker.redis_link import RedisLink
+from token_worker.service.loop import perform
+from token_worker.settings import RedisSettings
+from token_worker.streams import lag
+from token_worker.streams.lag import GroupLag, measure
+from token_worker.streams.routes import Route
+
+GROUP = "token-workers"
+ROUTE = Route("in", "out", frozenset({Op.TOKENIZE}))
+
+
+def redis70() -> str:
+    """Debian's Redis 7.0, where it is installed."""
+    path = shutil.which("redis-server", path="/usr/bin")
+    if path is None:
+        pytest.skip("Debian's package redis-server is not installed")
+    return path
+
+
+@pytest.fixture(scope="module", params=[valkey_binary, redis_binary, redis70], ids=["valkey", "redis82", "redis70"])
+def process(request: pytest.FixtureRequest) -> Iterator[Valkey]:
+    """Each of the servers."""
+    with Valkey(binary=request.param()) as server:
+        yield server
+
+
+class Desk:
+    """A server, and what is true about its stream ``in``."""
+
+    def __init__(self, server: Valkey) -> None:
+        self.server = server
+        self.client: Any = server.client()
+        self.client.flushall()
+        self.link = RedisLink("streams", RedisSettings(url=server.url), refusals=True)
+
+    def lag(self) -> GroupLag:
+        [row] = [
+            row for row in perform(measure([ROUTE], GROUP), self.link) if row.stream == "in" and row.group == GROUP
+        ]
+        return row
+
+    def truth(self) -> int:
+        """Entries after the last delivered one, by reading them all."""
+        for group in self.client.xinfo_groups("in"):
+            if group["name"] == GROUP.encode():
+                return len(self.client.xrange("in", min=f"({group['last-delivered-id'].decode()}"))
+        return int(self.client.xlen("in"))
+
+    def add(self, count: int) -> list[bytes]:
+        return [self.client.xadd("in", {"payload": "x"}) for _ in range(count)]
+
+    def read(self, count: int) -> list[bytes]:
+        found = self.client.xreadgroup(GROUP, "me", {"in": ">"}, count=count)
+        return [entry_id for _, entries in found for entry_id, _ in entries]
+
+
+@pytest.fixture
+def desk(process: Valkey) -> Desk:
+    """A server without any stream."""
+    return Desk(process)
+
+
+def test_nothing_was_sent_yet(desk: Desk) -> None:
+    """A stream that does not exist is no lag, and known not to be there rather than an error."""
+    row = desk.lag()
+    assert (row.undelivered, row.exact, row.pending, row.lag_known) == (0, True, 0, False)
+    assert row.oldest_undelivered_age_seconds is None
+
+
+def test_group_that_does_not_exist_has_everything_before_it(desk: Desk) -> None:
+    """Without the group every entry is undelivered."""
+    desk.add(5)
+    row = desk.lag()
+    assert (row.undelivered, row.exact, row.lag_known) == (5, True, False)
+    assert row.oldest_undelivered_age_seconds is not None
+
+
+def test_plain_reading(desk: Desk) -> None:
+    """Undelivered, pending, deliveries and consumers while all is well."""
+    desk.client.xgroup_create("in", GROUP, id="0", mkstream=True)
+    desk.add(10)
+    ids = desk.read(4)
+    desk.client.xack("in", GROUP, ids[0])
+    desk.client.xclaim("in", GROUP, "me", 0, [ids[2]])
+    desk.client.xadd("in:dead", {"payload": "x"})
+    row = desk.lag()
+    assert (row.undelivered, row.exact, row.pending, row.lag_known) == (6, True, 3, True)
+    assert (row.max_deliveries, row.consumers, row.dead_consumers, row.dead_letters) == (2, 1, 0, 1)
+    assert row.oldest_pending_age_seconds is not None
+    desk.read(10)
+    assert desk.lag().undelivered == 0
+
+
+def test_deleted_entries_make_the_servers_lag_unknown(desk: Desk) -> None:
+    """After XDEL of an undelivered entry the server does not know: it is counted, never shown as 0."""
+    desk.client.xgroup_create("in", GROUP, id="0", mkstream=True)
+    ids = desk.add(10)
+    desk.read(3)
+    desk.client.xdel("in", ids[6])
+    row = desk.lag()
+    assert not row.lag_known
+    assert (row.undelivered, row.exact) == (6, True)
+
+
+def test_group_made_at_an_id(desk: Desk) -> None:
+    """A group made in the middle of a stream: the server does not know, we count."""
+    ids = desk.add(10)
+    desk.client.xgroup_create("in", GROUP, id=ids[3].decode())
+    row = desk.lag()
+    assert (row.undelivered, row.exact) == (6, True)
+    assert not row.lag_known
+
+
+def test_newer_entries_deleted_before_older_ones(desk: Desk) -> None:
+    """Entries acknowledged and deleted out of order do not hide what is undelivered."""
+    desk.client.xgroup_create("in", GROUP, id="0", mkstream=True)
+    desk.add(10)
+    ids = desk.read(6)
+    desk.client.xack("in", GROUP, ids[5])
+    desk.client.xdel("in", ids[5])
+    desk.client.xack("in", GROUP, ids[0])
+    desk.client.xdel("in", ids[0])
+    row = desk.lag()
+    assert (row.undelivered, row.exact) == (4, True)
+
+
+def test_undelivered_entries_trimmed_away(desk: Desk) -> None:
+    """After XTRIM of undelivered entries only what is still there counts, also where the server's lag is wrong."""
+    desk.client.xgroup_create("in", GROUP, id="0", mkstream=True)
+    desk.add(10)
+    desk.read(2)
+    desk.client.xtrim("in", maxlen=3, approximate=False)
+    row = desk.lag()
+    assert (row.undelivered, row.exact) == (3, True)
+
+
+def test_past_the_bound_it_is_at_least(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counting ends at a bound, and says so."""
+    monkeypatch.setattr(lag, "COUNT_LIMIT", 200)
+    ids = desk.add(1000)
+    desk.client.xgroup_create("in", GROUP, id=ids[3].decode())
+    row = desk.lag()
+    assert (row.undelivered, row.exact) == (200, False)
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_whatever_happens_it_is_the_truth(desk: Desk, seed: int) -> None:
+    """After any sequence of adding, reading, acknowledging, deleting, trimming and setting the group, lag is exact."""
+    rng = random.Random(seed)
+    desk.client.xgroup_create("in", GROUP, id="0", mkstream=True)
+    alive: list[bytes] = []
+    delivered: list[bytes] = []
+    for _ in range(60):
+        action = rng.choice("aaarrrkdtsg")
+        if action == "a":
+            alive += desk.add(rng.randrange(1, 8))
+        elif action == "r":
+            delivered += desk.read(rng.randrange(1, 6))
+        elif action == "k" and delivered:
+            desk.client.xack("in", GROUP, rng.choice(delivered))
+        elif action == "d" and alive:
+            desk.client.xdel("in", rng.choice(alive))
+        elif action == "t":
+            desk.client.xtrim("in", maxlen=rng.randrange(30), approximate=False)
+        elif action == "s" and alive:
+            desk.client.xgroup_setid("in", GROUP, rng.choice(alive).decode())
+        elif action == "g" and alive:
+            desk.client.xgroup_destroy("in", GROUP)
+            desk.client.xgroup_create("in", GROUP, id=rng.choice([b"0", b"$", *alive[-3:]]).decode())
+        row = desk.lag()
+        assert row.exact
+        assert row.undelivered == desk.truth()
+
+
+def test_readers_of_replies_are_shown(desk: Desk) -> None:
+    """Groups of response streams have rows of their own."""
+    desk.client.xgroup_create("out", "producers", id="0", mkstream=True)
+    desk.client.xadd("out", {"payload": "x"})
+    rows = {(row.stream, row.group): row for row in perform(measure([ROUTE], GROUP), desk.link)}
+    assert rows["out", "producers"].undelivered == 1
+    assert rows["out", "producers"].dead_letters is None
+
+
+def test_ids_that_are_no_times_have_no_age(desk: Desk) -> None:
+    """An id that somebody chose is not taken for a time."""
+    desk.client.xadd("in", {"payload": "x"}, id="5-1")
+    assert desk.lag().oldest_undelivered_age_seconds is None
+
+
+def command(stack: Stack, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = stack.environment(**more)
+    environment.pop("ACRA_MASTER_KEY", None)  # it needs none
+    return subprocess.run(
+        [sys.executable, "-m", "token_worker", "lag", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_command_is_a_check(stack: Stack) -> None:
+    """``lag`` shows rows for people and programs, needs no key, and tells which limit broke by exit status 1."""
+    stack.streams.xgroup_create("tokenize:requests", GROUP, id="0", mkstream=True)
+    stack.send([{"id": "1"}] * 7)
+    shown = command(stack, "--json")
+    rows = [msgspec.json.decode(line) for line in shown.stdout.splitlines()]
+    [row] = [row for row in rows if row["stream"] == "tokenize:requests"]
+    expected = {"stream", "group", "undelivered", "exact", "pending", "oldest_undelivered_age_seconds", "lag_known"}
+    expected |= {"oldest_pending_age_seconds", "max_deliveries", "consumers", "dead_consumers", "dead_letters"}
+    assert set(row) == expected
+    assert row["undelivered"] == 7
+    assert "tokenize:requests" in command(stack).stdout
+    assert command(stack, "--max-lag", "7", "--max-pending", "0", "--max-age-seconds", "3600").returncode == 0
+    broken = command(stack, "--max-lag", "6", "--max-age-seconds", "0")
+    assert broken.returncode == 1
+    assert "--max-lag 6 is broken: 7" in broken.stderr
+    assert "--max-age-seconds 0 is broken" in broken.stderr
+    away = command(stack, TOKEN_WORKER_STREAMS_URL=f"redis://127.0.0.1:{free_port()}/0")
+    assert away.returncode == 3
+
+
+def test_exporter_measures_at_every_scrape(stack: Stack) -> None:
+    """``lag --serve`` exports gauges of this moment; a port that is taken is wrong usage."""
+    stack.send([{"id": "1"}] * 3)
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "token_worker", "lag", "--serve", f"127.0.0.1:{port}"], env=stack.environment()
+    )
+    try:
+        wait_until(lambda: "undelivered" in scrape(port), "the exporter")
+        assert (
+            'token_worker_stream_undelivered_entries{group="token-workers",stream="tokenize:requests"} 3.0'
+            in scrape(port)
+        )
+        stack.send([{"id": "1"}] * 2)
+        text = scrape(port)
+        assert 'token_worker_stream_undelivered_entries{group="token-workers",stream="tokenize:requests"} 5.0' in text
+        for name in ("pending_entries", "oldest_undelivered_age_seconds", "oldest_pending_age_seconds", "lag_known"):
+            assert f"token_worker_stream_{name}" in text
+        assert "token_worker_streams_reachable 1.0" in text
+        taken = command(stack, "--serve", f"127.0.0.1:{port}")
+        assert taken.returncode == 2
+        assert "--serve" in taken.stderr
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def scrape(port: int) -> str:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return ""
+
+
+def test_watching_refreshes_until_told_to_stop(stack: Stack) -> None:
+    """``lag --watch --json`` prints rows again and again."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "token_worker", "lag", "--watch", "--json"],
+        env={**stack.environment(), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    killer = threading.Timer(30, process.kill)
+    killer.start()
+    try:
+        lines = [process.stdout.readline() for _ in range(4)]  # two routes, twice
+        assert all(msgspec.json.decode(line)["group"] == GROUP for line in lines)
+    finally:
+        killer.cancel()
+        process.terminate()
+        process.wait()
+        process.stdout.close()

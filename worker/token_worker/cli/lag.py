@@ -1,0 +1,162 @@
+"""``token-worker lag``: how far behind the workers, and the readers of replies, are."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+import msgspec
+from prometheus_client import CollectorRegistry, start_http_server
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from token_worker import settings as settings_module
+from token_worker.errors import SettingsError
+from token_worker.redis_link import RedisLink
+from token_worker.service.loop import perform
+from token_worker.settings import Settings
+from token_worker.streams.lag import GroupLag, measure
+from token_worker.telemetry.lag_exporter import LagCollector
+
+INTERVAL_SECONDS = 1.0
+WIDTH = 160
+"""Columns of a table that goes into a file or a pipe."""
+
+
+@click.command(epilog="Example: token-worker lag --max-lag 10000 --max-age-seconds 60")
+@click.option("--watch", is_flag=True, help="Refresh in place every second, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+@click.option("--max-lag", type=click.IntRange(0), help="Exit status 1 if more entries are undelivered.")
+@click.option("--max-pending", type=click.IntRange(0), help="Exit status 1 if more entries are pending.")
+@click.option("--max-age-seconds", type=click.FloatRange(0), help="Exit status 1 if an entry waits for longer.")
+@click.option("--serve", metavar="HOST:PORT", help="Export the lag of all routes as Prometheus metrics.")
+@click.pass_obj
+def lag(
+    config: Path | None,
+    *,
+    watch: bool,
+    as_json: bool,
+    max_lag: int | None,
+    max_pending: int | None,
+    max_age_seconds: float | None,
+    serve: str | None,
+) -> None:
+    """Show, for every route, what is undelivered and pending, how old it is, and who reads.
+
+    Groups of response streams are shown, too: producers who stop reading are an outage as well. Needs no key.
+    """
+    settings = settings_module.load(os.environ, config)
+    link = RedisLink("streams", settings.streams, refusals=True)
+
+    def read() -> list[GroupLag]:
+        return perform(measure(settings.routes, settings.group), link)
+
+    if serve is not None:
+        _serve(serve, read)
+        return
+    if watch:
+        _watch(read, as_json=as_json)
+        return
+    rows = read()
+    _print(rows, as_json=as_json)
+    broken = [*_broken(rows, settings, max_lag, max_pending, max_age_seconds)]
+    for line in broken:
+        click.echo(line, err=True)
+    if broken:
+        raise SystemExit(1)
+
+
+def _broken(
+    rows: Sequence[GroupLag],
+    settings: Settings,
+    max_lag: int | None,
+    max_pending: int | None,
+    max_age_seconds: float | None,
+) -> list[str]:
+    """A line for every limit that is broken; limits are for the groups of the request streams that serve them."""
+    requests = {route.requests for route in settings.routes}
+    lines = []
+    for row in rows:
+        if row.stream not in requests or row.group != settings.group:
+            continue
+        ages = (row.oldest_undelivered_age_seconds, row.oldest_pending_age_seconds)
+        oldest = max((age for age in ages if age is not None), default=0.0)
+        for name, figure, limit in (
+            ("--max-lag", row.undelivered, max_lag),
+            ("--max-pending", row.pending, max_pending),
+            ("--max-age-seconds", oldest, max_age_seconds),
+        ):
+            if limit is not None and figure > limit:
+                lines.append(f"{row.stream}: {name} {limit:g} is broken: {figure:g}")
+    return lines
+
+
+def _print(rows: Sequence[GroupLag], *, as_json: bool) -> None:
+    if as_json:
+        for row in rows:
+            click.echo(msgspec.json.encode(row).decode())
+        return
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
+    console.print(_table(rows))
+
+
+def _table(rows: Sequence[GroupLag]) -> Table:
+    table = Table(box=box.SIMPLE)
+    table.add_column("stream", overflow="fold")
+    table.add_column("group", overflow="fold")
+    for heading in ("undelivered", "oldest", "pending", "oldest", "tries", "alive", "dead", "dead letters"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            row.stream,
+            row.group,
+            f"{row.undelivered:,}" if row.exact else f"at least {row.undelivered:,}",
+            _age(row.oldest_undelivered_age_seconds),
+            f"{row.pending:,}",
+            _age(row.oldest_pending_age_seconds),
+            str(row.max_deliveries),
+            str(row.consumers),
+            str(row.dead_consumers),
+            "" if row.dead_letters is None else f"{row.dead_letters:,}",
+        )
+    return table
+
+
+def _age(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:,.1f} s"
+
+
+def _watch(read: Callable[[], list[GroupLag]], *, as_json: bool) -> None:
+    try:
+        if as_json:
+            while True:
+                _print(read(), as_json=True)
+                time.sleep(INTERVAL_SECONDS)
+        with Live(_table(read()), auto_refresh=False) as live:
+            while True:
+                time.sleep(INTERVAL_SECONDS)
+                live.update(_table(read()), refresh=True)
+    except KeyboardInterrupt:
+        return
+
+
+def _serve(address: str, read: Callable[[], list[GroupLag]]) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise click.BadParameter("expected HOST:PORT", param_hint="--serve")
+    registry = CollectorRegistry()
+    registry.register(LagCollector(read))
+    try:
+        start_http_server(int(port), host, registry=registry)
+    except (OSError, OverflowError) as error:
+        raise SettingsError(f"--serve {address}: cannot listen there ({type(error).__name__})") from None
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        return
