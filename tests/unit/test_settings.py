@@ -182,7 +182,6 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("name", "value"),
         [
-            ("TOKEN_WORKER_HTTP_ADDRESS", "127.0.0.1:9090"),
             ("TOKEN_WORKER_DURABILITY", "fsync"),
             ("TOKEN_WORKER_DURABILITY", "replicas:2"),
             ("TOKEN_WORKER_STREAMS_URL", "redis+cluster://a,b"),

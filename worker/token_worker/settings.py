@@ -158,7 +158,11 @@ class Options(SharedOptions, frozen=True, kw_only=True):
     durability: Annotated[
         Text, _means("before a reply: `server`, as the server is set (others are not yet available)")
     ] = "server"
-    http_address: Annotated[Text, _means("`off` (metrics and health are not yet available)")] = "off"
+    http_address: Annotated[
+        Annotated[str, Meta(pattern=r"^(off|.+:[0-9]{1,5})\Z")],
+        _means("`host:port` for `/metrics`, `/healthz`, `/readyz`, or `off`", expected="host:port, or off"),
+    ] = "off"
+    audit_file: Annotated[Text | None, _means("file for the audit log", default="among the other logs")] = None
     log_format: Annotated[
         Literal["json", "console"] | None, _means("`json` or `console`", default="`json` (`console` on a terminal)")
     ] = None
@@ -197,6 +201,8 @@ class Settings(PlainOptions, frozen=True, kw_only=True):
     master_key_file: str | None
     vault: VaultSettings | None
     routes: tuple[Route, ...]
+    http_address: str | None
+    audit_file: str | None
     consumer: str
     log_format: Literal["json", "console"]
 
@@ -321,8 +327,6 @@ class _Loader:
     def resolve(self, given: Mapping[str, Any]) -> Settings:
         """Types, defaults that depend on other options, contents of files, and what the options mean together."""
         options = Options(**self._converted(Options, given, self._label))
-        if options.http_address != "off":
-            self._problem("http_address", "is not yet available; leave it out or set it to off")
         if options.durability != "server":
             self._problem("durability", "expected server; fsync and replicas:N are not yet available")
         if options.acra_master_key and options.acra_master_key_file:
@@ -343,6 +347,8 @@ class _Loader:
             master_key_file=options.acra_master_key_file,
             vault=vault,
             routes=self._routes(options.routes),
+            http_address=None if options.http_address == "off" else options.http_address,
+            audit_file=options.audit_file,
             consumer=options.consumer or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
             log_format=options.log_format or ("console" if sys.stderr.isatty() else "json"),
         )

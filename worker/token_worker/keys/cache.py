@@ -74,9 +74,18 @@ class KeyCache:
         self._clock = clock
         self._slots: OrderedDict[Owner, _Slot] = OrderedDict()
         self._data_keys = DataKeyCache()
+        self.hits = 0
+        """Owners whose keys were here."""
+        self.misses = 0
+        """Owners that had to be looked up."""
         self._away: Unavailable | None = None
         self._wait_seconds = RETRY_SECONDS[0]
         self._ask_again_at = float("-inf")
+
+    @property
+    def away(self) -> Unavailable | None:
+        """Why the key storage is out of reach, since it was last asked."""
+        return self._away
 
     def rings(self, owners: Iterable[Owner]) -> dict[Owner, Keyring | Refused | Unavailable]:
         """The keys of each owner: a keyring, why it has none, or that this cannot be known now."""
@@ -89,10 +98,12 @@ class KeyCache:
                 found[owner] = _unknown(owner)
             elif slot is not None and slot.is_fresh(now):
                 self._slots.move_to_end(owner)
+                self.hits += 1
                 found[owner] = _answer(slot)
             else:
                 stale.append(owner)
         if stale:
+            self.misses += len(stale)
             self._look_up(stale, now)
             for owner in stale:
                 found[owner] = self._after_look_up(owner, now)

@@ -1,8 +1,7 @@
 """From entries to answers: decode, check against the route, find keys, run the engine, encode. Reads no stream.
 
 A batch costs one look-up of keys that are not cached, and what the engine needs of the token storage. One entry's
-fault is its
-own: the others are answered. Nothing but ids and counts is logged.
+fault is its own: the others are answered. Nothing but ids and counts is logged.
 """
 
 import time
@@ -48,6 +47,22 @@ class Postponed(NamedTuple):
 
 
 Result = Answer | Buried | Postponed
+
+
+class Account(NamedTuple):
+    """What is counted and audited of an answer.
+
+    Attributes:
+        client_id, zone_id: only those that are known to exist.
+        outcomes: type and outcome of each item, ``ok`` or a code; of a request refused as a whole just its code.
+    """
+
+    op: Op | None
+    status: str
+    request_id: str
+    client_id: str | None
+    zone_id: str | None
+    outcomes: list[tuple[str, str]]
 
 
 class _Value:
@@ -121,13 +136,14 @@ class Handler:
         results += (_result(*open_case) for open_case in open_cases)
         return results
 
-    def internal(self, entry: Entry) -> bytes:
-        """The reply for an entry whose tries are used up; empty where its producer cannot be told."""
+    def internal(self, entry: Entry) -> Answer:
+        """The reply for an entry whose tries are used up; its payload is empty where its producer cannot be told."""
         try:
             decoded = decode(entry.fields.get(b"payload"), self._limits)
         except Unanswerable:
-            return b""
-        return _encode_error(entry, decoded, _INTERNAL)
+            return Answer(entry, b"")
+        account = Account(decoded.op, "error", decoded.id, None, None, [("unknown", Code.INTERNAL.value)])
+        return Answer(entry, _encode_error(entry, decoded, _INTERNAL), account=account)
 
     def _run(self, steps: Steps) -> None:
         """Perform the engine's steps."""
@@ -239,9 +255,10 @@ def _result(case: _Case, request: Request, values: list[_Value]) -> Result:
     reply = _reply(case)
     if request.items is msgspec.UNSET:
         answer, refused = outcomes[0]
-        if refused is not None:
-            return _refusal(case, refused)
-        reply.status, reply.value = "ok", answer
+        if refused is None:
+            reply.status, reply.value = "ok", answer
+        else:
+            reply.error = _error(refused)
     else:
         failed = sum(refused is not None for _, refused in outcomes)
         reply.status = "ok" if not failed else "error" if failed == len(outcomes) else "partial"
@@ -249,7 +266,13 @@ def _result(case: _Case, request: Request, values: list[_Value]) -> Result:
             ReplyItem(value.ref, answer) if refused is None else ReplyItem(value.ref, error=_error(refused))
             for value, (answer, refused) in zip(values, outcomes, strict=True)
         ]
-    return _answer(case, encode_reply(reply, case.decoded.format))
+    owners = [owner.id for owner in case.owners]
+    told = [
+        (value.kind.name if value.kind is not None else "unknown", "ok" if refused is None else refused.code.value)
+        for value, (_, refused) in zip(values, outcomes, strict=True)
+    ]
+    account = Account(request.op, reply.status, request.id, owners[0], owners[1] if len(owners) > 1 else None, told)
+    return _answer(case, encode_reply(reply, case.decoded.format), account)
 
 
 def _report(case: _Case, request: Request, refused: Refused) -> None:
@@ -291,11 +314,12 @@ def _encode_error(entry: Entry, decoded: Decoded, refused: Refused) -> bytes:
 
 
 def _refusal(case: _Case, refused: Refused) -> Answer:
-    return _answer(case, _encode_error(case.entry, case.decoded, refused))
+    account = Account(case.decoded.op, "error", case.decoded.id, None, None, [("unknown", refused.code.value)])
+    return _answer(case, _encode_error(case.entry, case.decoded, refused), account)
 
 
-def _answer(case: _Case, payload: bytes) -> Answer:
+def _answer(case: _Case, payload: bytes, account: Account) -> Answer:
     if case.reply_to is None:
-        return Answer(case.entry, payload)
+        return Answer(case.entry, payload, account=account)
     unable = Refused(Code.FORBIDDEN, "$.reply_to: this stream cannot take the reply")
-    return Answer(case.entry, payload, case.reply_to, _encode_error(case.entry, case.decoded, unable))
+    return Answer(case.entry, payload, case.reply_to, _encode_error(case.entry, case.decoded, unable), account)

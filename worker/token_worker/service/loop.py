@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
@@ -41,6 +41,9 @@ from token_worker.streams.delivery import (
 )
 from token_worker.streams.retention import Retention
 from token_worker.streams.routes import Route
+from token_worker.telemetry.audit import Audit
+from token_worker.telemetry.health import Health
+from token_worker.telemetry.metrics import Metrics
 
 BLOCK_MS = 1000
 """How long a read waits for new entries: below the socket's time-out, and soon enough to see a request to drain."""
@@ -78,23 +81,27 @@ def perform(protocol: Protocol[T], link: RedisLink) -> T:
 class BackOff:
     """Waits that grow while a server is away, and end at once when the worker is to drain."""
 
-    def __init__(self, is_over: Callable[[], bool]) -> None:
+    def __init__(self, is_over: Callable[[], bool], health: Health) -> None:
         self._is_over = is_over
+        self._health = health
         self._seconds = BACK_OFF_SECONDS[0]
 
     def wait(self, error: Unavailable) -> None:
         """Say which server is away and why, then wait."""
         seconds = self._seconds * random.uniform(0.5, 1)  # noqa: S311 - spreads the workers' times, guards nothing
+        self._health.not_ready(str(error))
         log.warning("server is away", server=error.server, reason=error.reason, retry_in_seconds=round(seconds, 2))
         self._seconds = min(self._seconds * 2, BACK_OFF_SECONDS[1])
         end = time.monotonic() + seconds
         while not self._is_over() and (left := end - time.monotonic()) > 0:
+            self._health.turn()
             time.sleep(min(left, NAP_SECONDS))
 
     def reset(self) -> None:
         """All is well again."""
         if self._seconds != BACK_OFF_SECONDS[0]:
             log.info("servers are back")
+        self._health.ready()
         self._seconds = BACK_OFF_SECONDS[0]
 
 
@@ -126,6 +133,14 @@ class Drain:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
 
+class Telemetry(NamedTuple):
+    """What a worker tells the world."""
+
+    metrics: Metrics
+    health: Health
+    audit: Audit
+
+
 class Worker:
     """One worker process."""
 
@@ -138,16 +153,18 @@ class Worker:
         tokens: TokenStorage,
         retention: Retention,
         drain: Drain,
+        telemetry: Telemetry,
     ) -> None:
         self._streams = streams
         self._retention = retention
+        self._metrics, self._health, self._audit = telemetry
         self._delivery = delivery
         self._handler = handler
         self._tokens = tokens
         self._drain = drain
         self._lease_seconds = settings.claim_idle_ms / 3000
-        self._idle = BackOff(lambda: drain.is_asked)
-        self._in_hand = BackOff(lambda: drain.is_over)
+        self._idle = BackOff(lambda: drain.is_asked, self._health)
+        self._in_hand = BackOff(lambda: drain.is_over, self._health)
         self._groups_made_again = 0
         self._paused: set[Route] = set()
 
@@ -157,6 +174,7 @@ class Worker:
             batch = self._fetch()
             if batch is None:
                 continue
+            self._health.turn(in_batch=True)
             leased_at = time.monotonic()
             units = deque(_units(batch.entries))
             while units:
@@ -165,12 +183,15 @@ class Worker:
                     units = deque(_units(self._renew([entry for unit in units for entry in unit])))
                     continue
                 self._answer(units.popleft(), alone=batch.alone)
+            self._health.turn()
             self._tend()
+        self._health.not_ready("drained")
         self._leave()
         log.info("drained")
 
     def _fetch(self) -> Batch | None:
         now = time.monotonic()
+        self._health.turn()
         try:
             if self._delivery.has_older(now):
                 self._tokens.ping()  # a try that counts begins only when the token storage is there
@@ -180,22 +201,31 @@ class Worker:
             return None
         if self._groups_made_again != self._delivery.groups_made_again:
             self._groups_made_again = self._delivery.groups_made_again
+            self._metrics.group_made_again()
             log.warning("consumer groups were gone and have been made again", times=self._groups_made_again)
         for route in set(self._delivery.paused) - self._paused:
             log.error("a stream of the route cannot be used, the route rests", stream=route.requests)
         self._paused = set(self._delivery.paused)
         self._idle.reset()
+        if batch.entries:
+            self._metrics.batch(len(batch.entries))
+        if batch.alone:
+            self._metrics.redelivery(batch.entries[0].route.requests)
         return batch
 
     def _answer(self, entries: list[Entry], *, alone: bool) -> None:
         """Handle entries and commit their replies, through outages of the token storage."""
         renewed_at = time.monotonic()
         while entries and not self._drain.is_over:
-            if alone and entries[0].exhausted:
-                self._bury(entries[0], EXHAUSTED, self._handler.internal(entries[0]))
-                return
             try:
+                if alone and entries[0].exhausted:
+                    internal = self._handler.internal(entries[0])
+                    self._audit.detokenize([internal])
+                    self._bury(entries[0], EXHAUSTED, internal.payload)
+                    return
                 results = self._handler.handle(entries)
+                answers = [result for result in results if isinstance(result, Answer)]
+                self._audit.detokenize(answers)
             except Unavailable as error:
                 if alone:
                     self._give_back(entries[0])
@@ -211,7 +241,7 @@ class Worker:
                 return
             else:
                 self._in_hand.reset()
-                self._commit([result for result in results if isinstance(result, Answer)], alone=alone)
+                self._commit(answers, alone=alone)
                 for result in results:
                     if isinstance(result, Buried):
                         self._bury(result.entry, result.reason, b"")
@@ -231,6 +261,7 @@ class Worker:
         if done is None:
             return
         self._in_hand.reset()
+        self._metrics.committed(answers, done)
         if done.suppressed or done.forbidden:
             log.info("some replies were not written as asked", suppressed=done.suppressed, forbidden=done.forbidden)
         for entry in done.stuck:
@@ -242,6 +273,7 @@ class Worker:
         while not self._drain.is_over:
             try:
                 if perform(self._delivery.bury(entry, reason, reply, time.monotonic()), self._streams):
+                    self._metrics.dead_letter(reason)
                     log.warning("dead letter", deliveries=entry.deliveries, **names)
             except ServerError:
                 self._stuck(entry, alone=entry.deliveries > 1)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from token_worker.errors import SettingsError, Unavailable
 from token_worker.keys import master
@@ -12,11 +13,15 @@ from token_worker.keys.store import KeyStore, RedisKeyStore, VaultKeyStore
 from token_worker.keys.vault import Vault
 from token_worker.redis_link import RedisLink
 from token_worker.service.handler import Handler
-from token_worker.service.loop import BackOff, Drain, Worker
+from token_worker.service.loop import BackOff, Drain, Telemetry, Worker
 from token_worker.settings import Settings
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.delivery import Delivery
 from token_worker.streams.retention import Retention
+from token_worker.telemetry.audit import Audit
+from token_worker.telemetry.health import Health
+from token_worker.telemetry.health import serve as serve_http
+from token_worker.telemetry.metrics import Metrics
 
 log = structlog.get_logger("start")
 
@@ -30,6 +35,12 @@ class KeyAccess:
         self._settings = settings
         self._vault = Vault(settings.vault) if settings.vault is not None else None
 
+    @property
+    def vault(self) -> Vault | None:
+        """The session with Vault, where the master key or keys come from there."""
+        is_used = "vault" in (self._settings.master_key_source, self._settings.keys_source)
+        return self._vault if is_used else None
+
     def connect(self) -> tuple[bytes, KeyStore]:
         """The master key, and where the sealed keys are.
 
@@ -38,8 +49,8 @@ class KeyAccess:
             MasterKeyError, SettingsError: a person has to mend something.
         """
         settings, vault = self._settings, self._vault
-        if vault is not None and "vault" in (settings.master_key_source, settings.keys_source):
-            vault.connect()
+        if self.vault is not None:
+            self.vault.connect()
         if settings.master_key_source == "vault":
             master_key = master.from_vault(_set(vault))
         else:
@@ -51,8 +62,8 @@ class KeyAccess:
 
     def keep_alive(self) -> None:
         """Renew the Vault token in the background, where keys are read from Vault later on."""
-        if self._vault is not None and "vault" in (self._settings.master_key_source, self._settings.keys_source):
-            self._vault.keep_alive()
+        if self.vault is not None:
+            self.vault.keep_alive()
 
     def close(self) -> None:
         """Give back what was got by log-in."""
@@ -77,8 +88,20 @@ def serve(settings: Settings) -> None:
     if settings.streams_and_storage_share_server:
         log.warning("streams and key or token storage are on one server; set TOKEN_WORKER_KEYS_URL to one of their own")
     access = KeyAccess(settings)
+    keys: KeyCache | None = None
+
+    def trouble() -> str | None:
+        if drain.is_asked:
+            return "draining"
+        return str(keys.away) if keys is not None and keys.away is not None else None
+
+    metrics = Metrics(CollectorRegistry())
+    health = Health(settings.claim_idle_ms / 1000, trouble)
+    audit = Audit(settings.consumer, settings.audit_file)
+    if settings.http_address is not None:
+        serve_http(settings.http_address, health, metrics.registry)
     try:
-        connected = _wait_for(access.connect, drain)
+        connected = _wait_for(access.connect, drain, health)
         if connected is None:
             return
         access.keep_alive()
@@ -93,17 +116,25 @@ def serve(settings: Settings) -> None:
             claim_idle_ms=settings.claim_idle_ms,
             max_deliveries=settings.max_deliveries,
         )
-        handler = Handler(settings, KeyCache(key_store, master_key), tokens)
-        log.info("worker is ready")
+        keys = KeyCache(key_store, master_key)
+        metrics.watch("token_worker_key_cache_hits", "Look-ups of keys that were cached.", lambda: keys.hits)
+        metrics.watch("token_worker_key_cache_misses", "Look-ups of keys that were not.", lambda: keys.misses)
+        if access.vault is not None:
+            vault = access.vault
+            seconds = "Seconds left of the Vault token; NaN where it does not end."
+            metrics.watch("token_worker_vault_token_seconds", seconds, lambda: vault.seconds_left or float("nan"))
+        handler = Handler(settings, keys, tokens)
         retention = Retention(settings.routes, settings.group, settings.consumer)
-        Worker(settings, streams, delivery, handler, tokens, retention, drain).run()
+        log.info("worker is ready")
+        telemetry = Telemetry(metrics, health, audit)
+        Worker(settings, streams, delivery, handler, tokens, retention, drain, telemetry).run()
     finally:
         access.close()
 
 
-def _wait_for(connect: Callable[[], T], drain: Drain) -> T | None:
+def _wait_for(connect: Callable[[], T], drain: Drain, health: Health) -> T | None:
     """What ``connect`` gives, as soon as it does; None when asked to drain before."""
-    back_off = BackOff(lambda: drain.is_asked)
+    back_off = BackOff(lambda: drain.is_asked, health)
     while not drain.is_asked:
         try:
             return connect()

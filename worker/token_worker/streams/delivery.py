@@ -102,12 +102,14 @@ class Answer(NamedTuple):
     Attributes:
         reply_to: stream that the request named, None for the route's own.
         forbidden: the reply for the route's own stream where ``reply_to`` cannot take it; empty without ``reply_to``.
+        account: what the caller wants to remember of it; not looked at here.
     """
 
     entry: Entry
     payload: bytes
     reply_to: str | None = None
     forbidden: bytes = b""
+    account: Any = None
 
 
 @dataclass
@@ -399,7 +401,7 @@ class Delivery:
     def _commit(self, route: Route, answers: Sequence[Answer], total: Committed) -> Protocol[None]:
         targets: dict[str, int] = {}
         args: list[Any] = [self._group, route.response_seconds]
-        for entry, payload, reply_to, forbidden in answers:
+        for entry, payload, reply_to, forbidden, _ in answers:
             number = 2 if reply_to is None else targets.setdefault(reply_to, len(targets) + 3)
             args += (entry.id, number, payload, *_trace(entry), forbidden)
         try:

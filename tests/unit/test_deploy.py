@@ -1,0 +1,68 @@
+"""What is given for deployment speaks of metrics that exist."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from token_worker.streams.lag import GroupLag
+from token_worker.telemetry.lag_exporter import LagCollector
+from token_worker.telemetry.metrics import Metrics
+
+DEPLOY = Path(__file__).parents[2] / "scripts" / "deploy"
+
+
+def exported() -> set[str]:
+    """Names of all metrics of a worker and of the lag exporter."""
+    row = GroupLag(
+        stream="in",
+        group="g",
+        undelivered=1,
+        exact=True,
+        pending=1,
+        oldest_undelivered_age_seconds=1.0,
+        oldest_pending_age_seconds=1.0,
+        max_deliveries=1,
+        consumers=1,
+        dead_consumers=0,
+        dead_letters=1,
+        lag_known=True,
+    )
+    registry = CollectorRegistry()
+    Metrics(registry)
+    names = {metric.name + ("_total" if metric.type == "counter" else "") for metric in registry.collect()}
+    names |= {metric.name for metric in LagCollector(lambda: [row]).collect()}
+    return names | {"token_worker_vault_token_seconds"}
+
+
+@pytest.mark.parametrize("name", ["alerts.yml", "keda.yml"])
+def test_rules_speak_of_metrics_that_exist(name: str) -> None:
+    """Every metric in the alert rules and the scaler is exported under that name."""
+    used = set(re.findall(r"\b(?:token_worker|acra)_[a-z_]+", (DEPLOY / name).read_text()))
+    assert used
+    assert used <= exported()
+
+
+def test_alert_rules_are_valid() -> None:
+    """The rules are taken by Prometheus' own checker, where it is installed."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool of Debian's package prometheus is not installed")
+    done = subprocess.run(
+        [promtool, "check", "rules", DEPLOY / "alerts.yml"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_images_and_units_run_without_rights() -> None:
+    """The image has a user without rights; the unit has time to drain, and may nothing it does not need."""
+    image = (DEPLOY / "Dockerfile").read_text()
+    assert re.search(r"^USER 65532:65532$", image, re.MULTILINE)
+    unit = (DEPLOY / "token-worker.service").read_text()
+    assert {"NoNewPrivileges=yes", "ProtectSystem=strict", "CapabilityBoundingSet="} <= set(unit.splitlines())
+    stop = re.search(r"TimeoutStopSec=(\d+)", unit)
+    assert stop is not None
+    assert int(stop[1]) > 25

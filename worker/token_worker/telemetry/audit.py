@@ -1,0 +1,76 @@
+"""The audit log: who turned tokens back. One line for each detokenize request, refused ones too, before its reply.
+
+Lines are JSON on standard error, as logger ``audit`` and whatever the log level, or in a file of their own
+(``TOKEN_WORKER_AUDIT_FILE``). A line says when, which route, client and zone (only such as exist), request id, entry,
+items by outcome, and which worker; never a value or token. A request that is tried again may leave a second line,
+never none.
+"""
+
+import datetime as dt
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from token_worker.contract.messages import Op
+from token_worker.errors import SettingsError, Unavailable
+from token_worker.streams.delivery import Answer
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Audit:
+    """Writes the lines of a batch at once: they cost little beside the requests.
+
+    Args:
+        worker: name of the consumer.
+        file: where lines are appended; None: standard error.
+
+    Raises:
+        SettingsError: the file cannot be written.
+    """
+
+    def __init__(self, worker: str, file: str | None) -> None:
+        self._worker = worker
+        if file is None:
+            self._file = sys.stderr.fileno()
+            return
+        try:
+            self._file = os.open(Path(file), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError as error:
+            raise SettingsError(f"TOKEN_WORKER_AUDIT_FILE: cannot be written ({error.strerror})") from None
+
+    def detokenize(self, answers: Iterable[Answer]) -> None:
+        """A line for each answer to a detokenize request.
+
+        Raises:
+            Unavailable: the lines cannot be written now; there must be no reply then.
+        """
+        lines = bytearray()
+        now = dt.datetime.now(dt.UTC).isoformat()
+        for answer in answers:
+            account = answer.account
+            if account is None or account.op is not Op.DETOKENIZE:
+                continue
+            line = {
+                "event": "detokenize",
+                "stream": answer.entry.route.requests,
+                "entry": answer.entry.id.decode(),
+                "request_id": account.request_id,
+                "client_id": account.client_id,
+                "zone_id": account.zone_id,
+                "items": Counter([outcome for _, outcome in account.outcomes]),
+                "worker": self._worker,
+                "logger": "audit",
+                "level": "info",
+                "timestamp": now,
+            }
+            lines += _encode(line) + b"\n"
+        try:
+            while lines:
+                del lines[: os.write(self._file, lines)]
+        except OSError as error:
+            raise Unavailable("audit", type(error).__name__) from None
