@@ -10,7 +10,9 @@ import csv
 import json
 import os
 import random
+import re
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
@@ -35,6 +37,7 @@ VECTORS = ROOT / "tests" / "vectors" / "acra-types.json"
 POLICY = ROOT / "scripts" / "vault" / "master-key-only.hcl"
 CLIENT = "demo-client"
 WORKERS = 2
+_WHOLE_NUMBER = re.compile("0|-?[1-9][0-9]{0,18}")  # not what else int() takes: "007" would not come back as it was
 
 console = Console()
 
@@ -114,9 +117,9 @@ def values(replies: Iterable[Reply]) -> list[Record]:
     return [tuple(item.get("value") for item in reply.get("items", [])) for reply in replies]
 
 
-def refusals(columns: Sequence[Column], replies: Iterable[Reply], first_row: int) -> Iterator[str]:
+def refusals(columns: Sequence[Column], replies: Iterable[Reply], rows: Iterable[int]) -> Iterator[str]:
     """What the workers refused, by row and column."""
-    for number, reply in enumerate(replies, first_row):
+    for number, reply in zip(rows, replies, strict=True):
         if "error" in reply:
             yield f"row {number}: {reply['error']['code']}: {reply['error']['message']}"
         for column, item in zip(columns, reply.get("items", []), strict=False):
@@ -196,11 +199,11 @@ def consumers(stack: Stack) -> set[bytes]:
 
 
 def take_through(
-    stack: Stack, check: Check, columns: Sequence[Column], records: Sequence[Record], first_row: int
+    stack: Stack, check: Check, columns: Sequence[Column], records: Sequence[Record], rows: Sequence[int]
 ) -> None:
     """Tokenize, turn back, and tokenize again."""
     replies = send(stack, "tokenize", columns, records, "tokenize")
-    problems = list(refusals(columns, replies, first_row))
+    problems = list(refusals(columns, replies, rows))
     for problem in problems[:10]:
         console.print(f"  [red]{problem}[/]", highlight=False)
     check.that(holds=not problems, what=f"{len(records):,} records of {len(columns)} values tokenized")
@@ -231,25 +234,34 @@ def turn_acras_back(stack: Stack, check: Check, acra: dict[str, Any]) -> None:
 
 
 def explain(stack: Stack) -> None:
-    """How to talk to what runs."""
+    """How to talk to what runs: each line can be pasted into a shell."""
     streams = stack.settings["TOKEN_WORKER_STREAMS_URL"]
     port = streams.rsplit(":", 1)[1].split("/")[0]
     payload = json.dumps(
         {"id": "1", "op": "tokenize", "client_id": CLIENT, "type": "str", "value": "4242 4242 4242 4242"}
     )
-    console.print(
-        "\nServers and workers are running until Ctrl-C. In another terminal, from this folder:\n", highlight=False
-    )
-    for line in (
-        f"export PATH={Path(sys.executable).parent}:$PATH TOKEN_WORKER_STREAMS_URL={streams}",
-        f"echo -n grace@navy.example | token-worker request tokenize --type email --client {CLIENT}",
-        f"redis-cli -p {port} XADD tokenize:requests '*' payload '{payload}'",
-        f"redis-cli -p {port} XREVRANGE tokenize:responses + - COUNT 1",
-    ):
-        console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
-    console.print("\nWhat a worker of your own needs:\n", highlight=False)
-    for name, value in stack.settings.items():
-        console.print(f"  export {name}={value}", highlight=False, soft_wrap=True, markup=False)
+    connect = f"import json, redis; r = redis.Redis(port={port});"
+    paragraphs = {
+        "Servers and workers are running until Ctrl-C. In another terminal, from this folder:": (
+            f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH TOKEN_WORKER_STREAMS_URL={streams}",
+            f"echo -n grace@navy.example | token-worker request tokenize --type email --client {CLIENT}",
+        ),
+        "A request to the stream, and the newest reply:": (
+            f"redis-cli -p {port} XADD tokenize:requests '*' payload '{payload}'",
+            f"redis-cli -p {port} XREVRANGE tokenize:responses + - COUNT 1",
+        ),
+        "The same without redis-cli:": (
+            f"""python -c '{connect} print(r.xadd("tokenize:requests", {{"payload": json.dumps({payload})}}))'""",
+            f"""python -c '{connect} print(r.xrevrange("tokenize:responses", count=1))'""",
+        ),
+        "What a worker of your own needs:": [
+            f"export {name}={shlex.quote(value)}" for name, value in stack.settings.items()
+        ],
+    }
+    for heading, lines in paragraphs.items():
+        console.print(f"\n{heading}\n", highlight=False)
+        for line in lines:
+            console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
     console.print()
 
 
@@ -264,21 +276,37 @@ def read_columns(text: str) -> list[Column]:
     return columns
 
 
-def read_csv(file: Path, columns: Sequence[Column]) -> list[Record]:
-    """The named columns of a CSV file; ``int32`` becomes a number where it is one."""
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.DictReader(lines)
-        missing = [column.name for column in columns if column.name not in (reader.fieldnames or ())]
-        if missing:
-            raise click.BadParameter(f"{file.name} has no column {', '.join(missing)}", param_hint="--columns")
-        return [tuple(_value(column, row[column.name]) for column in columns) for row in reader]
+def read_csv(file: Path, columns: Sequence[Column]) -> dict[int, Record]:
+    """The named columns of a CSV file, by row as a spreadsheet counts them: the header is row 1, a blank row counts.
+
+    Raises:
+        click.BadParameter: the file cannot be read as records with these columns.
+    """
+    rows: dict[int, list[str]] = {}
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            rows = {number: row for number, row in enumerate(csv.reader(lines, strict=True), 1) if row}
+    except UnicodeDecodeError:
+        raise click.BadParameter(f"{file.name} is not UTF-8", param_hint="--csv") from None
+    except csv.Error:  # its text is left out: it is about characters, not about rows
+        raise click.BadParameter(f"{file.name} cannot be read as CSV: check its quotes", param_hint="--csv") from None
+    header = rows.pop(min(rows), []) if rows else []
+    if not rows:
+        raise click.BadParameter(f"{file.name} has no records below a header", param_hint="--csv")
+    for column in columns:
+        if (found := header.count(column.name)) != 1:
+            problem = "more than one" if found else "no"
+            raise click.BadParameter(f"{file.name} has {problem} column {column.name}", param_hint="--columns")
+    places = [(column, header.index(column.name)) for column in columns]
+    return {
+        number: tuple(_value(column, row[place] if place < len(row) else "") for column, place in places)
+        for number, row in rows.items()
+    }
 
 
 def _value(column: Column, text: str) -> Any:
-    try:
-        return int(text) if column.type == "int32" else text
-    except ValueError:
-        return text  # the workers say what is wrong with it
+    """A number for ``int32``, as the contract asks; any other text goes as it is: the workers say what is wrong."""
+    return int(text) if column.type == "int32" and _WHOLE_NUMBER.fullmatch(text) else text
 
 
 @click.command(context_settings={"show_default": True})
@@ -293,14 +321,14 @@ def demo(records: int, file: Path | None, columns: str | None, *, keep: bool) ->
     if (file is None) != (columns is None):
         raise click.UsageError("--csv and --columns belong together")
     chosen = read_columns(columns) if columns else list(CUSTOMER)
-    data = read_csv(file, chosen) if file else customers(records)
+    data = read_csv(file, chosen) if file else dict(enumerate(customers(records), 1))
     acra = json.loads(VECTORS.read_text())
     check = Check()
     console.print("[bold]Starting servers and workers[/]")
     with running(acra) as stack:
         console.print("  The master key in OpenBao is the one that Acra's data below was written with.")
         console.print("[bold]Records[/]")
-        take_through(stack, check, chosen, data, 2 if file else 1)
+        take_through(stack, check, chosen, [*data.values()], [*data])
         console.print("[bold]What Acra wrote[/]")
         turn_acras_back(stack, check, acra)
         if keep:
@@ -317,6 +345,7 @@ def _end(number: int, _frame: Any) -> NoReturn:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _end)
-    signal.signal(signal.SIGINT, _end)  # the servers and workers are stopped on the way out
+    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # servers and workers are stopped on the way out
+        if signal.getsignal(stop) is not signal.SIG_IGN:  # nohup stays nohup
+            signal.signal(stop, _end)
     demo()

@@ -10,7 +10,10 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +24,30 @@ from redis.retry import Retry
 
 START_SECONDS = 20
 """How long a server may take until it answers."""
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold SIGINT, SIGTERM and SIGHUP back until the block is done, then let the last of them act.
+
+    For the moments in which an exception of a signal handler would leave a process behind: between its start and the
+    note of it, and while it is stopped. Not by a signal mask, which the processes started would inherit.
+    """
+    if threading.current_thread() is not threading.main_thread():  # handlers run, and may be set, only there
+        yield
+        return
+    held: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    ours = [number for number, handler in before.items() if callable(handler)]  # what ignores or kills stays so
+    for number in ours:
+        signal.signal(number, lambda number, _frame: held.append(number))
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, before[number])
+        if held:
+            signal.raise_signal(held[-1])
 
 
 def free_port() -> int:
@@ -77,24 +104,30 @@ class _Process:
 
     def start(self) -> Self:
         """Start, and wait until it answers."""
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self.command(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                env=self.environment(),
-                start_new_session=True,  # Ctrl-C at the terminal stops the workers first, then we stop the servers
-            )
+        try:
+            with self.log.open("ab") as log, uninterrupted():
+                self._process = subprocess.Popen(
+                    self.command(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=self.folder,
+                    env=self.environment(),
+                    start_new_session=True,  # Ctrl-C at the terminal stops the workers first, then we stop the servers
+                )
+            self._wait_for_answer(self._process)
+        except BaseException:  # Ctrl-C, too: no "with" knows of this server yet
+            self.stop()
+            raise
+        return self
+
+    def _wait_for_answer(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not self.answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is not None or time.monotonic() > deadline:
                 text = self.log.read_text(errors="replace")[-2000:]
-                self.stop()
                 raise RuntimeError(f"{self.command()[0]} did not start:\n{text}")
             time.sleep(0.02)
-        return self
 
     def environment(self) -> dict[str, str]:
         return {"PATH": os.environ.get("PATH", ""), "HOME": str(self.folder)}
@@ -110,6 +143,7 @@ class _Process:
             self._process.wait()
             self._process = None
 
+    @uninterrupted()
     def stop(self) -> None:
         """End it and remove its folder."""
         if self._process is not None:

@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import msgspec
-from servers import Valkey
+from servers import Valkey, uninterrupted
 
 from token_worker.keys.owner import Owner
 from token_worker.keys.store import new_key, wrap
@@ -79,8 +80,9 @@ class Stack:
 
     def start_worker(self, *, log: Path | None = None, **more: str) -> "WorkerProcess":
         """Start a worker process; ``more`` are settings of its own, ``log`` takes what it prints."""
-        worker = WorkerProcess(self.environment(**more), log)
-        self.workers.append(worker)
+        with uninterrupted():
+            worker = WorkerProcess(self.environment(**more), log)
+            self.workers.append(worker)
         return worker
 
     def send(self, requests: Iterable[Any], stream: str = "tokenize:requests") -> list[bytes]:
@@ -136,12 +138,14 @@ class Stack:
                 raise TimeoutError(f"{len(requests) - len(found)} of {len(requests)} replies are missing")
         return found
 
+    @uninterrupted()
     def stop(self) -> None:
-        """Stop all workers and close the connections."""
-        for worker in self.workers:
-            worker.stop()
-        self.streams.close()
-        self.storage.close()
+        """Stop all workers, also when one of them does not end, and close the connections."""
+        with ExitStack() as left:
+            left.callback(self.streams.close)
+            left.callback(self.storage.close)
+            for worker in self.workers:
+                left.callback(worker.stop)
 
     def __enter__(self) -> Self:
         return self

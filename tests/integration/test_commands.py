@@ -1,12 +1,18 @@
 """The commands, as processes: what they print, and their exit status."""
 
+import json
+import shutil
+import site
 import subprocess
 import sys
+import venv
+import zipfile
 from pathlib import Path
 
 import click
 import msgspec
 import pytest
+from click.testing import CliRunner
 from servers import OpenBao, Valkey, free_port
 from stack import Stack
 
@@ -15,6 +21,8 @@ from token_worker.keys.owner import Owner
 from token_worker.keys.store import unwrap
 
 CLIENT = "shop-frontend"
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "worker" / "token_worker"
 
 
 def run(stack: Stack, *arguments: str, value: str = "", **more: str) -> subprocess.CompletedProcess[str]:
@@ -80,6 +88,63 @@ def test_request_without_worker_or_server_is_out_of_reach(stack: Stack) -> None:
     away = run(stack, *options, value="x", TOKEN_WORKER_STREAMS_URL=f"redis://127.0.0.1:{free_port()}/0")
     assert away.returncode == 3
     assert "ConnectionRefusedError" in away.stderr
+
+
+@pytest.mark.parametrize("value", ["1_000", "007", " 7", "٧", "1.0", "a canary"])  # noqa: RUF001 - a digit to int()
+@pytest.mark.parametrize("kind", ["int32", "int64"])
+def test_request_takes_no_number_that_would_come_back_as_another(stack: Stack, kind: str, value: str) -> None:
+    """What is no plain decimal number is wrong usage, sent nowhere and not repeated."""
+    done = run(stack, "request", "tokenize", "--type", kind, "--client", CLIENT, value=value)
+    assert done.returncode == 2
+    assert "whole number" in done.stderr
+    assert value not in done.stderr
+    assert not stack.streams.exists("tokenize:requests")
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8", "POSIX"])
+def test_request_takes_no_broken_text(stack: Stack, locale: str) -> None:
+    """A value that is not UTF-8 is wrong usage in every locale, said without a byte of it."""
+    command = [sys.executable, "-m", "token_worker", "request", "tokenize", "--type", "str", "--client", CLIENT]
+    environment = stack.environment(LC_ALL=locale)
+    done = subprocess.run(command, env=environment, input=b"J\xfcrgen", capture_output=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert b"UTF-8" in done.stderr
+    assert b"rgen" not in done.stderr
+    assert b"xfc" not in done.stderr
+
+
+def test_request_asks_for_a_reply_where_the_route_allows_one(stack: Stack) -> None:
+    """A route with a pattern of its own for replies is served; one that names a single stream is wrong usage."""
+    route = {"requests": "in", "responses": "out", "ops": ["tokenize"], "reply_to": "answers:*"}
+    routes = json.dumps([route])
+    stack.start_worker(TOKEN_WORKER_ROUTES=routes)
+    options = ("request", "tokenize", "--type", "str", "--client", CLIENT)
+    done = run(stack, *options, value="a value", TOKEN_WORKER_ROUTES=routes)
+    assert done.returncode == 0, done.stderr
+    routes = json.dumps([{**route, "reply_to": "answers:all"}])
+    done = run(stack, *options, value="a value", TOKEN_WORKER_ROUTES=routes)
+    assert done.returncode == 2
+    assert "reply_to" in done.stderr
+
+
+def test_request_needs_no_right_to_remove_its_reply(stack: Stack) -> None:
+    """A producer that may not DEL is told the reply; the stream goes by its time to live."""
+    stack.start_worker()
+    rights = ("reset", "on", ">producer", "~tokenize:*", "+xadd", "+xread")
+    stack.streams.execute_command("ACL", "SETUSER", "producer", *rights)
+    try:
+        url = stack.settings["TOKEN_WORKER_STREAMS_URL"].replace("redis://", "redis://producer:producer@")
+        options = ("request", "tokenize", "--type", "str", "--client", CLIENT)
+        done = run(stack, *options, value="a value", TOKEN_WORKER_STREAMS_URL=url)
+        assert done.returncode == 0, done.stderr
+        [left] = stack.streams.keys("tokenize:responses:cli-*")
+        assert stack.streams.ttl(left) > 0
+        stack.streams.execute_command("ACL", "SETUSER", "producer", "-xadd")
+        done = run(stack, *options, value="a value", TOKEN_WORKER_STREAMS_URL=url)
+        assert done.returncode == 2  # a right to be given, not a server to wait for
+        assert "NOPERM" in done.stderr
+    finally:
+        stack.streams.execute_command("ACL", "DELUSER", "producer")
 
 
 @pytest.mark.parametrize(
@@ -150,6 +215,15 @@ def test_schemas_are_written(stack: Stack, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "new").iterdir()} == {Path(line).name for line in done.stdout.split()}
 
 
+def test_schemas_that_cannot_be_written_are_wrong_usage(stack: Stack, tmp_path: Path) -> None:
+    """A folder that cannot be made is said in a line, not in a traceback."""
+    (tmp_path / "file").touch()
+    done = run(stack, "schemas", str(tmp_path / "file" / "folder"))
+    assert done.returncode == 2
+    assert "FOLDER" in done.stderr
+    assert "xception" not in done.stderr
+
+
 def commands(group: click.Group, names: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     found = []
     for name, command in group.commands.items():
@@ -159,32 +233,69 @@ def commands(group: click.Group, names: tuple[str, ...] = ()) -> list[tuple[str,
 
 @pytest.mark.parametrize("names", commands(app), ids=" ".join)
 def test_help_shows_an_example(names: tuple[str, ...]) -> None:
-    """The help of every command ends with an example that calls it."""
-    command: click.Command = app
-    for name in names:
-        assert isinstance(command, click.Group)
-        command = command.commands[name]
-    assert command.epilog is not None
-    assert command.epilog.startswith("Example: ")
-    assert f"token-worker {' '.join(names)}" in command.epilog
+    """The help of every command ends with an example that calls it, in one line: it can be pasted."""
+    done = CliRunner(env={"COLUMNS": "80"}).invoke(app, [*names, "--help"])
+    assert done.exit_code == 0
+    last = done.output.strip().splitlines()[-1].strip()
+    assert last.startswith("Example: ")
+    assert f"token-worker {' '.join(names)}" in last
 
 
-def test_package_brings_its_scripts() -> None:
-    """The installed package holds its Lua files and type marker; the command has a version."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-I",
-            "-c",
-            "import token_worker.streams.delivery, token_worker.storage.tokens, importlib.resources as r\n"  # noqa: ISC004 - one program
-            "print(r.files('token_worker').joinpath('py.typed').is_file())",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd="/",
-    )
-    assert done.stdout == "True\n", done.stderr
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as it is published, built from a copy: building leaves files behind."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(PACKAGE, source / "worker" / "token_worker", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    subprocess.run([*command, "--wheel-dir", str(target), str(source)], check=True, timeout=200)
+    [built] = target.iterdir()
+    return built
+
+
+def test_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
+    """Nothing that the tree has is missing from what is published: no module, no script, no marker of types."""
+    with zipfile.ZipFile(wheel) as archive:
+        published = {name for name in archive.namelist() if name.startswith("token_worker/")}
+    kinds = {".py", ".lua", ".typed"}
+    tree = {str(path.relative_to(PACKAGE.parent)) for path in PACKAGE.rglob("*") if path.suffix in kinds}
+    assert len([name for name in tree if name.endswith(".lua")]) >= 2
+    assert published == tree
+
+
+def test_installed_wheel_works_on_its_own(wheel: Path, stack: Stack, tmp_path: Path) -> None:
+    """Installed into an environment without the project's tree, ``token-worker`` serves a request and asks for one."""
+    home = tmp_path / "environment"
+    venv.create(home, symlinks=True)
+    python, command = home / "bin" / "python", str(home / "bin" / "token-worker")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python), "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", "--no-index", str(wheel)], check=True, timeout=100)
+    [packages] = home.glob("lib/python*/site-packages")
+    # Dependencies come from here; a path in a .pth file comes last, and .pth files found there count for nothing.
+    (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()))
+    found = [str(python), "-c", "import token_worker; print(token_worker.__file__)"]
+    where = subprocess.run(found, capture_output=True, text=True, check=True, cwd="/").stdout
+    assert Path(where.strip()).is_relative_to(home)
+    worker = subprocess.Popen([command, "run"], env=stack.environment(), cwd="/", stderr=subprocess.DEVNULL)
+    try:
+        done = subprocess.run(
+            [command, "request", "tokenize", "--type", "email", "--client", CLIENT],
+            env=stack.environment(),
+            input="grace@navy.example",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd="/",
+        )
+        assert done.returncode == 0, done.stderr
+        assert msgspec.json.decode(done.stdout)["status"] == "ok"
+        worker.terminate()
+        assert worker.wait(30) == 0
+    finally:
+        worker.kill()
+        worker.wait()
 
 
 def test_streams_and_storage_may_be_told_apart(streams_server: Valkey, storage_server: Valkey) -> None:

@@ -1,10 +1,13 @@
 """``scripts/demo``: the main job, as a new user runs it."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import demo
 import pytest
@@ -48,6 +51,36 @@ def test_demo_says_which_values_are_refused(tmp_path: Path) -> None:
     assert "no address" not in done.stdout
 
 
+def test_rows_are_numbered_as_in_the_file(tmp_path: Path) -> None:
+    """A refused value is named by its row in the file, blank rows counted; a cell that is missing is an empty one."""
+    file = tmp_path / "customers.csv"
+    file.write_text("id32,id64,email\n1,2,ada@example.org\n\n\n007,007,grace@navy.example\n3,4\n")
+    done = run("--csv", str(file), "--columns", "email:email,id32:int32,id64:int64")
+    assert done.returncode == 1
+    named = {line.split(":")[0].strip() for line in done.stdout.splitlines() if ", column " in line}
+    assert named == {"row 5, column id32", "row 5, column id64", "row 6, column email"}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"id\n\xfc\n", "not UTF-8"),
+        (b"id\n\n", "no records"),
+        (b"", "no records"),
+        (b'id\n1\n"2\n', "cannot be read"),
+        (b"id,id\n1,2\n", "more than one column id"),
+    ],
+    ids=["latin-1", "header alone", "empty", "open quote", "ambiguous"],
+)
+def test_demo_refuses_wrong_files(tmp_path: Path, content: bytes, expected: str) -> None:
+    """A file that cannot be read as records is wrong usage, said in a line: exit status 2, before any start."""
+    file = tmp_path / "file.csv"
+    file.write_bytes(content)
+    result = CliRunner().invoke(demo.demo, ["--csv", str(file), "--columns", "id:str"])
+    assert result.exit_code == 2
+    assert expected in result.output
+
+
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [("nothing:str", "has no column nothing"), ("id:float", "expected NAME:TYPE"), (None, "belong together")],
@@ -69,33 +102,129 @@ def test_demo_notices_what_is_wrong() -> None:
     assert demo.wrong(records, records) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("answer", "missed"), [(2, "every token turned back"), (3, "the same records sent again")], ids=["value", "token"]
+)
+def test_demo_fails_on_a_wrong_answer(monkeypatch: pytest.MonkeyPatch, answer: int, missed: str) -> None:
+    """One wrong value or token among all: its check gets a cross, the others do not, and the exit status is 1."""
+    truthful, calls = demo.send, 0
+
+    def send(*arguments: Any) -> list[dict[str, Any]]:
+        nonlocal calls
+        calls += 1
+        replies = truthful(*arguments)
+        if calls == answer:
+            replies[1]["items"][0]["value"] = "another"
+        return replies
+
+    monkeypatch.setattr(demo, "send", send)
+    result = CliRunner().invoke(demo.demo, ["--records", "3"])
+    assert result.exit_code == 1
+    assert [missed in line for line in result.output.splitlines() if "✗" in line] == [True]
+
+
+def test_demo_fails_on_a_wrong_answer_about_acras_tokens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Acra's own data is compared, too: a case that says something else than the storage is found."""
+    acra = json.loads(demo.VECTORS.read_text())
+    case = next(case for case in acra["cases"] if case["type"] == "str")
+    case["value"] = "another"
+    altered = tmp_path / "acra.json"
+    altered.write_text(json.dumps(acra))
+    monkeypatch.setattr(demo, "VECTORS", altered)
+    result = CliRunner().invoke(demo.demo, ["--records", "3"])
+    assert result.exit_code == 1
+    assert len([line for line in result.output.splitlines() if "✗" in line and "AcraTranslator" in line]) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_leaves_no_process_behind(tmp_path: Path, number: int) -> None:
     """With ``--keep`` all goes on until Ctrl-C, which stops every server and worker."""
-    output = tmp_path / "output"
-    with output.open("wb") as out:
-        process = subprocess.Popen([sys.executable, str(DEMO), "--records", "20", "--keep"], stdout=out, stderr=out)
+    with Run(tmp_path, "--keep") as run:
+        run.wait_until_kept()
+        assert len(run.children()) == 5  # two of Valkey, OpenBao, two workers
+        run.process.send_signal(number)
+        assert run.process.wait(60) == 128 + number
+        assert run.left_behind() == []
+
+
+@pytest.mark.parametrize("started", [1, 2, 3, 4, 5])
+def test_ctrl_c_while_it_starts_leaves_no_process_behind(tmp_path: Path, started: int) -> None:
+    """A server or worker that has only just been started is stopped, too."""
+    with Run(tmp_path) as run:
+        wait_until(lambda: len(run.children()) >= started, "the servers")
+        run.process.send_signal(signal.SIGINT)
+        assert run.process.wait(60) == 128 + signal.SIGINT
+        assert run.left_behind() == []
+
+
+def test_impatient_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
+    """Pressed again and again while all is being stopped, Ctrl-C does not cut that short."""
+    with Run(tmp_path, "--keep") as run:
+        run.wait_until_kept()
+        run.children()
+
+        def ended() -> bool:
+            run.process.send_signal(signal.SIGINT)
+            return run.process.poll() is not None
+
+        wait_until(ended, "the end", 60)
+        assert run.left_behind() == []
+
+
+def test_printed_commands_work(tmp_path: Path) -> None:
+    """What ``--keep`` prints can be pasted into a shell: with the command, and with Python where no redis-cli is."""
+    with Run(tmp_path, "--keep") as run:
+        run.wait_until_kept()
+        lines = [line.strip() for line in run.output.read_text().splitlines()]
+        pasted = [line for line in lines if line.startswith(("export ", "echo ", "python "))]
+        assert len([line for line in pasted if line.startswith("python ")]) == 2
+        script = "\n".join(["set -e", *pasted, "token-worker keys generate another-client"])
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        assert '"status": "ok"' in done.stdout
+        assert "request_entry" in done.stdout.splitlines()[-2]  # the newest reply, as Python reads it
+        assert "another-client_storage_sym: generated" in done.stdout
+
+
+class Run:
+    """A demo of few records that runs; on the way out all that it started is ended, however the test went."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.output = folder / "output"
+        self._seen: set[int] = set()
+        with self.output.open("wb") as out:
+            command = [sys.executable, str(DEMO), "--records", "20", *arguments]
+            self.process = subprocess.Popen(command, stdout=out, stderr=out)
+
+    def wait_until_kept(self) -> None:
+        """Wait for the last lines that ``--keep`` prints."""
+        wait_until(lambda: "export TOKEN_WORKER_VAULT_SECRET_ID_FILE=" in self.output.read_text(), "the demo")
+
+    def children(self) -> list[int]:
+        """The processes that the demo has started and not stopped yet; they are in sessions of their own."""
+        folders = [folder for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+        found = [int(folder.name) for folder in folders if _stat(folder, 1) == str(self.process.pid)]
+        self._seen.update(found)
+        return found
+
+    def left_behind(self) -> list[int]:
+        """Those of its processes that still run."""
+        return [pid for pid in sorted(self._seen) if _stat(Path(f"/proc/{pid}"), 0) not in {None, "Z"}]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.children()
+        self.process.terminate()
+        self.process.wait(60)
+        for pid in self.left_behind():
+            os.kill(pid, signal.SIGKILL)
+
+
+def _stat(folder: Path, field: int) -> str | None:
+    """State (0) or parent (1) of a process; None where it is gone."""
     try:
-        wait_until(lambda: "What a worker of your own needs" in output.read_text(), "the demo")
-        children = _descendants(process.pid)
-        assert len(children) == 5  # two of Valkey, OpenBao, two workers
-        process.send_signal(number)
-        assert process.wait(60) == 128 + number
-        assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
-    finally:
-        process.kill()
-    assert "token-worker request tokenize" in output.read_text()
-
-
-def _descendants(pid: int) -> list[int]:
-    """Processes that ``pid`` started; they are in sessions of their own."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            if parent == pid and os.getpid() != int(folder.name):
-                found.append(int(folder.name))
-    return found
+        return (folder / "stat").read_text().rpartition(")")[2].split()[field]
+    except OSError:
+        return None

@@ -1,6 +1,7 @@
 """The Procfile: what runs in production."""
 
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -14,11 +15,11 @@ WORKERS = 4
 
 
 def test_procfile_runs_four_workers_side_by_side(stack: Stack, tmp_path: Path) -> None:
-    """Started by honcho, four workers serve one group, their lag is exported, and SIGTERM ends all of them."""
+    """Started by honcho, four workers all take part, their lag is exported, and SIGTERM ends all of them."""
     output = tmp_path / "output"
-    lag_port = free_port()
-    port = str(lag_port - 100)  # honcho gives each kind of process a hundred ports
-    environment = stack.environment(PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin", PORT=port)
+    port = _free_ports()
+    lag_port = port + 100
+    environment = stack.environment(PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin", PORT=str(port))
     command = [sys.executable, "-m", "honcho", "-f", str(PROCFILE), "start", "-c", f"worker={WORKERS},lag=1"]
     with output.open("wb") as out:
         honcho = subprocess.Popen(
@@ -26,7 +27,7 @@ def test_procfile_runs_four_workers_side_by_side(stack: Stack, tmp_path: Path) -
         )
     try:
         wait_until(lambda: output.read_text().count("worker is ready") == WORKERS, "four workers")
-        wait_until(lambda: len(_consumers(stack)) == WORKERS, "four consumers")
+        wait_until(lambda: _took_part(stack) == WORKERS, "four consumers that have read requests")
         requests = [
             {"id": str(n), "op": "tokenize", "client_id": "shop-frontend", "type": "str", "value": f"value {n}"}
             for n in range(2000)
@@ -39,10 +40,25 @@ def test_procfile_runs_four_workers_side_by_side(stack: Stack, tmp_path: Path) -
         honcho.wait(60)
         assert output.read_text().count("drained") == WORKERS
     finally:
-        if honcho.poll() is None:
-            honcho.kill()
+        honcho.terminate()  # killed, it would leave its processes behind
+        honcho.wait(60)
 
 
-def _consumers(stack: Stack) -> set[bytes]:
-    groups = stack.streams.exists("tokenize:requests")
-    return {c["name"] for c in stack.streams.xinfo_consumers("tokenize:requests", "token-workers")} if groups else set()
+def _took_part(stack: Stack) -> int:
+    """Send a request, and count the workers that have read one so far; the server serves those who wait in turn."""
+    stack.ask([{"id": "one more", "op": "tokenize", "client_id": "shop-frontend", "type": "str", "value": "a value"}])
+    consumers = stack.streams.xinfo_consumers("tokenize:requests", "token-workers")
+    return sum(consumer["inactive"] >= 0 for consumer in consumers)  # -1: has never read an entry
+
+
+def _free_ports() -> int:
+    """The first of the ports that honcho gives out, a hundred to each kind of process, all of them free."""
+    while True:
+        first = free_port()
+        try:
+            for port in (*range(first, first + WORKERS), first + 100):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            continue
+        return first

@@ -19,8 +19,9 @@ from token_worker.keys.cache import (
     More,
 )
 from token_worker.keys.keyring import DATA_KEY_SECONDS, DataKeyCache, Keyring, Locked
+from token_worker.keys.kinds import HISTORY_INFIX
 from token_worker.keys.owner import Owner
-from token_worker.keys.store import HISTORY_INFIX, RedisKeyStore, new_key, unwrap, wrap
+from token_worker.keys.store import RedisKeyStore, new_key, unwrap, wrap
 from token_worker.redis_link import RedisLink
 
 MASTER_KEY = bytes(range(32))
@@ -406,6 +407,49 @@ def test_rotation_not_yet_seen(cache: KeyCache, store: FakeStore, clock: Clock) 
     assert ring.open(Keyring(SHOP, key, DataKeyCache()).seal(b"new")) == b"new"
     assert ring_of(cache).current == key
     assert store.scans == 0
+
+
+def test_rotations_right_after_a_look_up(cache: KeyCache, store: FakeStore) -> None:
+    """A key that was looked up a moment ago is looked up again for a block it does not open, after each rotation."""
+    oldest = new_key()
+    store.put(SHOP, oldest, "2025-01-01T00:00:00")
+    ring = ring_of(cache)
+    assert more(cache, ring) is More.ADDED  # from the history: the key in use was looked up for nothing
+
+    for number in range(3):
+        key = new_key()
+        store.rotate(SHOP, key, f"2026-01-01T00:00:0{number}")
+        assert more(cache, ring) is More.ADDED
+        assert ring.open(Keyring(SHOP, key, DataKeyCache()).seal(b"new")) == b"new"
+    assert store.scans == 1
+
+
+def test_previous_master_key(store: FakeStore, clock: Clock) -> None:
+    """While the master key is replaced, a key sealed with either is opened, in use or in the history."""
+    replaced = bytes(range(32, 64))
+    store.put(BILLING, new_key(), "2026-01-01T00:00:00")
+    store.sealed[BILLING.key_name] = wrap(new_key(), replaced, BILLING)
+
+    cache = KeyCache(store, replaced, previous_master_key=MASTER_KEY, clock=clock)
+    rings = cache.rings([SHOP, BILLING])
+
+    assert all(isinstance(ring, Keyring) for ring in rings.values())
+    billing = rings[BILLING]
+    assert isinstance(billing, Keyring)
+    assert more(cache, billing) is More.ADDED
+
+
+def test_key_sealed_anew_is_no_rotation(store: FakeStore, clock: Clock) -> None:
+    """A key that was sealed with another master key is the same key: nothing is replaced, nothing is reported."""
+    replaced = bytes(range(32, 64))
+    cache = KeyCache(store, replaced, previous_master_key=MASTER_KEY, clock=clock)
+    ring = ring_of(cache)
+    store.sealed[SHOP.key_name] = wrap(ring.current, replaced, SHOP)
+    clock.advance(AGE_SECONDS)
+
+    with structlog.testing.capture_logs() as events:
+        assert ring_of(cache) is ring
+    assert not events
 
 
 def test_history(cache: KeyCache, store: FakeStore, clock: Clock) -> None:

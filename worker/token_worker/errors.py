@@ -109,6 +109,10 @@ class Damaged(TokenWorkerError):  # noqa: N818 - the same
     """Stored bytes that are not what they should be, or that a key does not open."""
 
 
+class Finding(TokenWorkerError):  # noqa: N818 - the same
+    """A command found what somebody has to look at, or could not do what it was asked for now: exit status 1."""
+
+
 class GiveUp(TokenWorkerError):  # noqa: N818 - the same
     """Going on makes no sense before a person has changed something; the message says what."""
 

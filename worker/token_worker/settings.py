@@ -52,7 +52,7 @@ def _means(meaning: str, *, default: str | None = None, expected: str | None = N
     return Meta(description=meaning, extra={"default": default, "expected": expected})
 
 
-_SECRET: Final = re.compile(r"password|(acra_)?master_key|vault_(api_)?token|.+_url")
+_SECRET: Final = re.compile(r"password|(acra_)?master_key(_previous)?|vault_(api_)?token|.+_url")
 """Fields that hold a secret, or may."""
 
 
@@ -92,6 +92,10 @@ class SharedOptions(PlainOptions, frozen=True, kw_only=True):
 
     acra_master_key: Annotated[Text | None, _means("the master key, base64, for `env`")] = None
     acra_master_key_file: Annotated[Text | None, _means("a file that holds it instead")] = None
+    acra_master_key_previous: Annotated[
+        Text | None,
+        _means("the one before it, base64, while it is being replaced", default="an older version of the secret"),
+    ] = None
     vault_addr: Annotated[Text | None, _means("address of Vault or OpenBao, `http(s)://host:port`")] = None
     vault_token: Annotated[
         Text | None, _means("token for `token`", default="`VAULT_API_TOKEN`, else `~/.vault-token`")
@@ -199,6 +203,7 @@ class Settings(PlainOptions, frozen=True, kw_only=True):
     master_key_source: Literal["vault", "env"]
     master_key: str | None
     master_key_file: str | None
+    master_key_previous: str | None
     vault: VaultSettings | None
     routes: tuple[Route, ...]
     http_address: str | None
@@ -345,6 +350,7 @@ class _Loader:
             master_key_source=options.master_key_source or ("vault" if vault else "env"),
             master_key=options.acra_master_key,
             master_key_file=options.acra_master_key_file,
+            master_key_previous=options.acra_master_key_previous,
             vault=vault,
             routes=self._routes(options.routes),
             http_address=None if options.http_address == "off" else options.http_address,

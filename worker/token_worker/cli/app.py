@@ -13,7 +13,7 @@ from token_worker.cli.lag import lag
 from token_worker.cli.request import request
 from token_worker.cli.run import run
 from token_worker.cli.schemas import schemas
-from token_worker.errors import GiveUp, TokenWorkerError, Unavailable
+from token_worker.errors import Finding, GiveUp, TokenWorkerError, Unavailable
 from token_worker.telemetry import logs
 
 USAGE_OR_SETTINGS = 2
@@ -43,6 +43,9 @@ def main() -> None:
     except Unavailable as error:
         _say(f"out of reach: {error}")
         sys.exit(OUT_OF_REACH)
+    except Finding as finding:
+        _say(str(finding))
+        sys.exit(1)
     except (GiveUp, TokenWorkerError) as error:
         _say(str(error))
         sys.exit(USAGE_OR_SETTINGS)

@@ -1,14 +1,39 @@
-"""``token-worker keys``: the keys of clients and zones."""
+"""``token-worker keys``: the keys of the key storage, looked at and made. Never shows a key."""
 
 import os
 from pathlib import Path
 
 import click
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from token_worker import settings as settings_module
-from token_worker.keys.owner import Owner
+from token_worker.cli.keys_change import destroy, owner_of, rewrap, rotate
+from token_worker.errors import Finding
+from token_worker.keys import admin
+from token_worker.keys.admin import FINDINGS, Listed, Verdict
+from token_worker.keys.retirement import record_of
 from token_worker.keys.store import new_key, wrap
 from token_worker.service.start import KeyAccess
+
+WIDTH = 160
+"""Columns of a table that goes into a file or a pipe."""
+
+
+class Verified(Listed, frozen=True, kw_only=True):
+    """A key, and what it is sealed with."""
+
+    sealed_with: Verdict
+
+
+class Shown(Verified, frozen=True, kw_only=True):
+    """All that is known of a key; the times (Unix seconds) are those of its way to be destroyed."""
+
+    history: list[str]
+    scanned_at: float | None
+    retired_at: float | None
 
 
 @click.group()
@@ -16,7 +41,11 @@ def keys() -> None:
     """Keys of clients and zones in the key storage."""
 
 
-@keys.command(epilog="Example: token-worker keys generate shop-frontend")
+for command in (rotate, destroy, rewrap):
+    keys.add_command(command)
+
+
+@keys.command(epilog="\b\nExample: token-worker keys generate shop-frontend")
 @click.argument("owner_id", metavar="CLIENT_ID")
 @click.option("--zone", is_flag=True, help="CLIENT_ID is the id of a zone (Acra 0.94 and earlier).")
 @click.pass_obj
@@ -25,16 +54,116 @@ def generate(config: Path | None, owner_id: str, *, zone: bool) -> None:
 
     A key that exists is never replaced: then nothing changes, and the exit status is 1.
     """
-    owner = Owner("zone" if zone else "client", owner_id)
-    if not owner.is_valid:
-        raise click.BadParameter("expected 5 to 256 letters, digits, '_', '-' or spaces", param_hint="CLIENT_ID")
-    access = KeyAccess(settings_module.load(os.environ, config))
-    try:
+    owner = owner_of(owner_id, zone=zone)
+    with KeyAccess(settings_module.load(os.environ, config)) as access:
         master_key, store = access.connect()
         created = store.create(owner, wrap(new_key(), master_key, owner))
-    finally:
-        access.close()
     if not created:
-        click.echo(f"{owner.key_name}: there is a key already; nothing was changed", err=True)
-        raise SystemExit(1)
+        raise Finding(f"{owner.key_name}: there is a key already; nothing was changed")
     click.echo(f"{owner.key_name}: generated")
+
+
+@keys.command("list", epilog="\b\nExample: token-worker keys list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+@click.pass_obj
+def list_(config: Path | None, *, as_json: bool) -> None:
+    """List all keys: those in use, the history, and those on their way to be destroyed. Needs no master key.
+
+    The creation time is that of the entry in the history: when the key was replaced.
+    """
+    with KeyAccess(settings_module.load(os.environ, config)) as access:
+        listed = [admin.describe(key) for key in admin.locate(access.connect_names())]
+    _print(listed, as_json=as_json)
+
+
+@keys.command(epilog="\b\nExample: token-worker keys verify")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+@click.pass_obj
+def verify(config: Path | None, *, as_json: bool) -> None:
+    """Try the master key on every key.
+
+    Exit status 1: one is not opened, is of no kind that Acra makes, or is sealed with the previous master key.
+    """
+    with KeyAccess(settings_module.load(os.environ, config)) as access:
+        master_keys, store = access.connect_admin()
+        rows = [
+            Verified(
+                **msgspec.structs.asdict(admin.describe(key)),
+                sealed_with=admin.judge(key.name, stored.text, master_keys),
+            )
+            for key, stored in admin.read(store, admin.locate(store))
+        ]
+    _print(rows, as_json=as_json)
+    bad = [f"{row.name}: {_WORDS[row.sealed_with]}" for row in rows if row.sealed_with in FINDINGS]
+    if bad:
+        raise Finding("\n".join(bad))
+
+
+@keys.command(epilog="\b\nExample: token-worker keys show shop-frontend_storage_sym")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@click.pass_obj
+def show(config: Path | None, name: str, *, as_json: bool) -> None:
+    """Show what is known of the key NAME, as `keys list` calls it; never the key itself.
+
+    Exit status 1: there is no such key.
+    """
+    with KeyAccess(settings_module.load(os.environ, config)) as access:
+        master_keys, store = access.connect_admin()
+        all_keys = admin.locate(store)
+        found = list(admin.read(store, [key for key in all_keys if key.name.name == name]))
+        if not found:
+            raise Finding(f"{name}: there is no such key")
+        key, stored = found[0]
+        record = record_of(store, key.name)
+        shown = Shown(
+            **msgspec.structs.asdict(admin.describe(key)),
+            sealed_with=admin.judge(key.name, stored.text, master_keys),
+            history=[it.name.name for it in all_keys if it.state == "rotated" and it.name.base == name][::-1],
+            scanned_at=record.scanned_at if record is not None else None,
+            retired_at=record.retired_at if record is not None else None,
+        )
+    if as_json:
+        click.echo(msgspec.json.encode(shown).decode())
+        return
+    table = Table(box=box.SIMPLE, show_header=False)
+    for member, value in msgspec.structs.asdict(shown).items():
+        text = "\n".join(value) if isinstance(value, list) else "" if value is None else str(value)
+        table.add_row(member.replace("_", " "), text)
+    _console().print(table)
+
+
+_WORDS: dict[Verdict, str] = {
+    "current": "master key",
+    "previous": "previous master key",
+    "public": "not sealed (public)",
+    "unknown": "no kind of key that Acra makes",
+    "unreadable": "not opened by the master key",
+}
+
+
+def _print(rows: list[Listed] | list[Verified], *, as_json: bool) -> None:
+    if as_json:
+        for row in rows:
+            click.echo(msgspec.json.encode(row).decode())
+        return
+    table = Table("key id", "purpose", "client or zone", "state", "creation time", box=box.SIMPLE)
+    if any(isinstance(row, Verified) for row in rows):
+        table.add_column("sealed with")
+    for row in rows:
+        cells = [
+            row.key_id if row.purpose is not None else row.name,
+            row.purpose or "unknown",
+            row.client_id or row.zone_id or "",
+            row.state,
+            row.creation_time or "",
+        ]
+        table.add_row(*cells, *([_WORDS[row.sealed_with]] if isinstance(row, Verified) else []))
+    _console().print(table)
+
+
+def _console() -> Console:
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    return console

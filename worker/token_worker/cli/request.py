@@ -1,9 +1,11 @@
 """``token-worker request``: send one request, wait for its reply, print it."""
 
 import os
+import re
 import secrets
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,20 @@ import msgspec
 
 from token_worker import settings as settings_module
 from token_worker.contract.messages import Op, TypeName
-from token_worker.errors import Unavailable
+from token_worker.errors import TokenWorkerError, Unavailable
 from token_worker.redis_link import RedisLink
-from token_worker.streams.routes import Route
+from token_worker.streams.routes import Route, may_reply_to, streams_of
 
 WAIT_MS = 1000
 """How long one read waits: below the socket's time-out."""
 
+_WHOLE_NUMBER = re.compile("0|-?[1-9][0-9]{0,99}")
+"""Not all that ``int()`` takes: the value has to come back as it was given."""
+
 
 @click.command(
-    epilog="Example: echo -n grace@navy.example | token-worker request tokenize --type email --client shop-frontend"
+    # \b keeps click from breaking the line: an example is there to be pasted
+    epilog="\b\nExample: echo -n grace@navy.example | token-worker request tokenize --type email --client shop-frontend"
 )
 @click.argument("op", type=click.Choice([op.value for op in Op]))
 @click.option(
@@ -55,19 +61,19 @@ def request(
     """
     settings = settings_module.load(os.environ, config)
     route = _route(settings.routes, Op(op), client)
-    text = click.prompt("Value", hide_input=True) if sys.stdin.isatty() else sys.stdin.read().removesuffix("\n")
+    text = _read()
     message: dict[str, Any] = {
         "id": f"cli-{secrets.token_hex(8)}",
         "op": op,
         "type": type_name,
         "value": _value(type_name, text),
-        "reply_to": f"{route.responses}:cli-{secrets.token_hex(8)}",
+        "reply_to": _reply_to(route, settings.routes),
         "expires_at": int((time.time() + timeout_seconds) * 1000),
     }
     message |= {name: value for name, value in (("client_id", client), ("zone_id", zone)) if value is not None}
     if inconsistent:
         message["consistent"] = False
-    reply = _exchange(RedisLink("streams", settings.streams), route, message, timeout_seconds)
+    reply = _exchange(RedisLink("streams", settings.streams, refusals=True), route, message, timeout_seconds)
     click.echo(msgspec.json.format(reply, indent=2))
     if msgspec.json.decode(reply)["status"] != "ok":
         raise SystemExit(1)
@@ -80,17 +86,35 @@ def _route(routes: tuple[Route, ...], op: Op, client: str | None) -> Route:
     return next((route for route in serving if route.client_id == client), serving[0])
 
 
+def _reply_to(route: Route, routes: tuple[Route, ...]) -> str:
+    """A stream of this command's own; never one that others read, since it is removed after use."""
+    name = route.reply_to.replace("*", f"cli-{secrets.token_hex(8)}", 1).replace("*", "").replace("?", "-")
+    if "*" not in route.reply_to or not may_reply_to(route, name, streams_of(routes)):
+        raise click.UsageError(f"the route of {route.requests} allows no stream for the reply: its reply_to needs a *")
+    return name
+
+
+def _read() -> str:
+    if sys.stdin.isatty():
+        data = str(click.prompt("Value", hide_input=True)).encode(errors="surrogateescape")
+    else:
+        data = sys.stdin.buffer.read().removesuffix(b"\n")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise click.UsageError("the value is not UTF-8; bytes are given as base64") from None
+
+
 def _value(type_name: str, text: str) -> int | str:
     if type_name not in (TypeName.INT32, TypeName.INT64):
         return text
-    try:
-        return int(text)
-    except ValueError:
-        raise click.UsageError(f"a value of type {type_name} is a whole number") from None
+    if not _WHOLE_NUMBER.fullmatch(text):
+        raise click.UsageError(f"a value of type {type_name} is a whole number, in decimal digits without leading 0")
+    return int(text)
 
 
 def _exchange(link: RedisLink, route: Route, message: dict[str, Any], timeout_seconds: float) -> bytes:
-    """The payload of the reply; the reply's stream is removed."""
+    """The payload of the reply; the reply's stream is removed, or goes by its time to live."""
     deadline = time.monotonic() + timeout_seconds
     reply_to = message["reply_to"]
     link.call("XADD", route.requests, "*", "payload", msgspec.json.encode(message))
@@ -98,7 +122,8 @@ def _exchange(link: RedisLink, route: Route, message: dict[str, Any], timeout_se
         # From the start of the stream, not "$": the reply may be there already.
         found = link.call("XREAD", "COUNT", 1, "BLOCK", max(1, min(WAIT_MS, left_ms)), "STREAMS", reply_to, "0")
         if found:
-            link.call("DEL", reply_to)
+            with suppress(TokenWorkerError):  # producers need no right to DEL, and the reply is here
+                link.call("DEL", reply_to)
             fields = found[0][1][0][1]
             return bytes(dict(zip(fields[::2], fields[1::2], strict=True))[b"payload"])
     raise Unavailable(

@@ -11,7 +11,9 @@ from token_worker.telemetry import logs
 
 
 @click.command(
-    epilog="Example: ACRA_MASTER_KEY_FILE=/run/secrets/master TOKEN_WORKER_KEYS_URL=redis://keys:6379 token-worker run"
+    # \b keeps click from breaking the line: an example is there to be pasted
+    epilog="\b\nExample: "
+    "ACRA_MASTER_KEY_FILE=/run/secrets/master TOKEN_WORKER_KEYS_URL=redis://keys:6379 token-worker run"
 )
 @click.pass_obj
 def run(config: Path | None) -> None:

@@ -11,6 +11,10 @@ from token_worker.contract.schemas import write
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default="schemas")
 def schemas(folder: Path) -> None:
     """Write JSON Schema and AsyncAPI documents of requests and replies to FOLDER."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in write(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        written = write(folder)
+    except OSError as error:
+        raise click.BadParameter(f"cannot write there ({error.strerror})", param_hint="FOLDER") from None
+    for path in written:
         click.echo(path)

@@ -26,7 +26,7 @@ ABSENCE_SECONDS = 1.0
 """How long it is remembered that there is no key, or none that the master key opens."""
 
 RECHECK_SECONDS = 1.0
-"""How often at most an entry that no key opens makes us look for a rotated key of its owner."""
+"""How often at most an entry that no key opens makes us look for a rotated key of its owner, in vain."""
 
 OWNERS_KEPT = 10_000
 RETRY_SECONDS = (0.5, 15.0)
@@ -43,13 +43,14 @@ class More(Enum):
 
 
 class _Slot:
-    __slots__ = ("changed_at", "checked_at", "history_at", "refusal", "ring", "sealed")
+    __slots__ = ("changed_at", "checked_at", "history_at", "rechecked_at", "refusal", "ring", "sealed")
 
     def __init__(self) -> None:
         self.ring: Keyring | None = None
         self.refusal: Refused | None = None
         self.sealed: bytes | None = None
         self.checked_at = float("-inf")
+        self.rechecked_at = float("-inf")
         self.changed_at = float("-inf")
         self.history_at = float("-inf")
 
@@ -65,11 +66,12 @@ class KeyCache:
         store: KeyStore,
         master_key: bytes,
         *,
+        previous_master_key: bytes | None = None,
         size: int = OWNERS_KEPT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._master_key = master_key
+        self._master_keys = [master_key] if previous_master_key is None else [master_key, previous_master_key]
         self._size = size
         self._clock = clock
         self._slots: OrderedDict[Owner, _Slot] = OrderedDict()
@@ -114,7 +116,13 @@ class KeyCache:
         """Look for a key of the ring's owner that is not in it: a rotated one, then the history."""
         now = self._clock()
         slot = self._slots.setdefault(ring.owner, _Slot())
-        if now - slot.checked_at >= RECHECK_SECONDS:
+        found = self._more_keys(ring, slot, now)
+        if found is More.NONE and now - slot.rechecked_at >= RECHECK_SECONDS:
+            slot.rechecked_at = now  # where a key was found, another rotation may follow at once
+        return found
+
+    def _more_keys(self, ring: Keyring, slot: _Slot, now: float) -> More | Unavailable:
+        if now - slot.rechecked_at >= RECHECK_SECONDS:
             self._look_up([ring.owner], now)
             if self._away is not None:
                 return self._away
@@ -150,7 +158,7 @@ class KeyCache:
             if sealed is None:
                 continue
             try:
-                added |= ring.add(unwrap(sealed, self._master_key, ring.owner))
+                added |= ring.add(self._unwrap(sealed, ring.owner))
             except Damaged:
                 if not ring.some_unreadable:
                     log.error("key of the history cannot be unwrapped", key=name)
@@ -188,10 +196,12 @@ class KeyCache:
             return
         slot.sealed, slot.changed_at = sealed, now
         try:
-            key = unwrap(sealed, self._master_key, owner)
+            key = self._unwrap(sealed, owner)
         except Damaged:
             log.error("key cannot be unwrapped with the master key", key=owner.key_name)
             slot.ring, slot.refusal = None, Refused(Code.KEY_UNREADABLE, f"the key of this {owner.kind} cannot be read")
+            return
+        if slot.ring is not None and slot.ring.current == key:  # sealed anew, with another master key
             return
         ring = Keyring(owner, key, self._data_keys)
         if slot.ring is not None:
@@ -199,6 +209,15 @@ class KeyCache:
             for old in slot.ring.keys:
                 ring.add(old)
         slot.ring, slot.refusal = ring, None
+
+    def _unwrap(self, sealed: bytes, owner: Owner) -> bytes:
+        """The key in a stored text; while the master key is replaced, either of the two may open it."""
+        for master_key in self._master_keys[:-1]:
+            try:
+                return unwrap(sealed, master_key, owner)
+            except Damaged:
+                log.info("key is sealed with the previous master key, or damaged", key=owner.key_name)
+        return unwrap(sealed, self._master_keys[-1], owner)
 
     def _after_look_up(self, owner: Owner, now: float) -> Keyring | Refused | Unavailable:
         slot = self._slots.get(owner)

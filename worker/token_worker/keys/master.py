@@ -6,8 +6,10 @@ passed over, as Acra does. No error holds any of the text or of the key.
 
 import base64
 from pathlib import Path
+from typing import NamedTuple
 
-from token_worker.errors import MasterKeyError
+from token_worker.errors import Damaged, MasterKeyError
+from token_worker.keys import secure_cell
 from token_worker.keys.vault import Vault
 
 MIN_BYTES = 32
@@ -15,6 +17,32 @@ MIN_BYTES = 32
 
 FIELD = "acra_master_key"
 """Field of the secret in Vault."""
+
+VERSIONS_LOOKED_AT = 10
+"""Versions of the secret in which the previous master key is looked for: as many as Vault keeps by default."""
+
+
+class MasterKeys(NamedTuple):
+    """The master key and, while it is being replaced, the one before it."""
+
+    current: bytes
+    previous: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"MasterKeys({'one' if self.previous is None else 'two'})"
+
+    def open(self, cell: bytes, context: bytes) -> tuple[bytes, bool]:
+        """What is inside a cell, and whether it is sealed with the current one.
+
+        Raises:
+            Damaged: neither opens it.
+        """
+        try:
+            return secure_cell.open_cell(self.current, cell, context), True
+        except Damaged:
+            if self.previous is None:
+                raise
+        return secure_cell.open_cell(self.previous, cell, context), False
 
 
 def decode_master_key(text: str, where: str) -> bytes:
@@ -69,6 +97,51 @@ def from_vault(vault: Vault) -> bytes:
             f"Vault has no secret {mount}/{path}: put the master key there (base64, from standard input) with"
             f" `vault kv put -mount={mount} {path} {FIELD}=-`, or set TOKEN_WORKER_VAULT_SECRET"
         )
+    return _in_secret(secret, mount, path)
+
+
+def previous_from_vault(vault: Vault, current: bytes) -> bytes | None:
+    """The master key before ``current``, from the versions of its secret; None where there is no other.
+
+    Versions that do not hold a master key, or were deleted, are passed over. On KV 1 there is only one version.
+
+    Raises:
+        Unavailable: Vault is away, sealed or on standby.
+        MasterKeyError: the secret may not be read.
+    """
+    mount, path = vault.split(vault.settings.secret)
+    newest = vault.read_version(mount, path)
+    if newest is None:
+        return None
+    for version in range(newest.number - 1, max(0, newest.number - VERSIONS_LOOKED_AT), -1):
+        older = vault.read_version(mount, path, version)
+        if older is None:
+            continue
+        try:
+            key = _in_secret(older.fields, mount, path)
+        except MasterKeyError:
+            continue
+        if key != current:
+            return key
+    return None
+
+
+def store_in_vault(vault: Vault, current: bytes, new: bytes) -> bool:
+    """Replace the master key in its secret by check-and-set; all other fields stay. False if it is another by now.
+
+    Raises:
+        Unavailable: Vault is away, sealed or on standby; it may have been stored.
+        MasterKeyError: it may not be read or written, or the mount is KV 1, which has no check-and-set.
+    """
+    mount, path = vault.split(vault.settings.secret)
+    found = vault.read_version(mount, path)
+    if found is None or _in_secret(found.fields, mount, path) != current:
+        return False
+    fields = {**found.fields, FIELD: base64.b64encode(new).decode()}
+    return vault.write_version(mount, path, fields, found.number)
+
+
+def _in_secret(secret: dict[str, object], mount: str, path: str) -> bytes:
     where = f"Vault secret {mount}/{path}, field {FIELD}"
     if FIELD not in secret:
         raise MasterKeyError(f"{where}: no such field")

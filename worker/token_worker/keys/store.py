@@ -17,12 +17,14 @@ from typing import Protocol
 from token_worker.errors import Damaged, MasterKeyError, Unavailable
 from token_worker.keys import secure_cell
 from token_worker.keys.keyring import KEY_BYTES
+from token_worker.keys.kinds import HISTORY_INFIX
 from token_worker.keys.owner import SYMMETRIC_KEYS, Owner
 from token_worker.keys.vault import Vault
 from token_worker.redis_link import RedisLink
 
-HISTORY_INFIX = ".old/"
 VAULT_FIELD = "key"
+MOVED_FIELD = "moved_to"
+"""Stands in a KV secret in place of the key while that is on its way to another name, or to its end."""
 
 KEYS_A_COMMAND = 1000
 """Keys one MGET asks for."""
@@ -131,7 +133,7 @@ class RedisKeyStore:
             self._building, self._cursor = defaultdict(list), b"0"
             self._started, self._scanned_seconds = begin, 0.0
         while True:
-            pattern = f"{_escape(self._folder)}/*{HISTORY_INFIX}*"
+            pattern = f"{escape_pattern(self._folder)}/*{HISTORY_INFIX}*"
             cursor, self._cursor = self._cursor, None  # lost with the connection: another server may answer next time
             self._cursor, names = self._link.call("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT)
             self._collect(names)
@@ -169,7 +171,7 @@ class VaultKeyStore:
     def read(self, names: Sequence[str]) -> list[bytes | None]:
         with _refusal_is_unavailable():
             secrets = [self._vault.read_secret(self._mount, f"{self._folder}/{name}") for name in names]
-        return [None if secret is None else str(secret.get(VAULT_FIELD, "")).encode() for secret in secrets]
+        return [_text_of(secret) for secret in secrets]
 
     def create(self, owner: Owner, sealed: bytes) -> bool:
         path = f"{self._folder}/{owner.key_name}"
@@ -185,6 +187,12 @@ class VaultKeyStore:
         """Nothing to do: Vault lists one owner's history at once."""
 
 
+def _text_of(secret: dict[str, object] | None) -> bytes | None:
+    if secret is None or (MOVED_FIELD in secret and VAULT_FIELD not in secret):
+        return None
+    return str(secret.get(VAULT_FIELD, "")).encode()
+
+
 @contextmanager
 def _refusal_is_unavailable() -> Iterator[None]:
     """A right or token that Vault takes away while workers run is an outage: entries wait, cached keys go on."""
@@ -194,5 +202,6 @@ def _refusal_is_unavailable() -> Iterator[None]:
         raise Unavailable("vault", str(error)) from None
 
 
-def _escape(text: str) -> str:
+def escape_pattern(text: str) -> str:
+    """A text that a glob of Redis takes literally."""
     return "".join(f"\\{char}" if char in "*?[]\\" else char for char in text)

@@ -102,6 +102,13 @@ class _Lease(NamedTuple):
         return cls(time.monotonic() + seconds, seconds, bool(auth["renewable"]))
 
 
+class Version(NamedTuple):
+    """One version of a KV secret; on KV 1, which has but one, its number is 0."""
+
+    fields: dict[str, object]
+    number: int
+
+
 class Vault:
     """A session with Vault; making one does not talk to the server yet."""
 
@@ -194,6 +201,46 @@ class Vault:
         create = partial(self._create, mount, path, dict(data))
         return self._ask(create, _denied("creating", "create", mount, path, api_path)) is not None
 
+    def read_version(self, mount: str, path: str, number: int | None = None) -> Version | None:
+        """A secret and which version it is, the newest one by default; None if it is not there or was deleted.
+
+        Raises:
+            Unavailable: Vault is away, sealed or on standby.
+            MasterKeyError: the token may not read it.
+        """
+        if self._version(mount) == 1:
+            fields = self.read_secret(mount, path)
+            return None if fields is None else Version(fields, 0)
+        read = partial(KvV2(self._adapter).read_secret_version, path, number, mount, raise_on_deleted_version=True)
+        data = self._ask(read, _denied("reading", "read", mount, path, self._api_path(mount, "data", path)))
+        return None if data is None else Version(data["data"], int(data["metadata"]["version"]))
+
+    def write_version(self, mount: str, path: str, data: Mapping[str, object], number: int) -> bool:
+        """Write a secret that is still at this version (0: where none is); False, and nothing written, if it is not.
+
+        Raises:
+            Unavailable: Vault is away, sealed or on standby; it may have been written.
+            MasterKeyError: the token may not write it, or the mount is KV 1, which has no check-and-set.
+        """
+        if self._version(mount) == 1:
+            raise MasterKeyError(
+                f"{mount} in Vault is KV version 1, which has no check-and-set: change it to version 2 first"
+                f" (`vault kv enable-versioning {mount}`)"
+            )
+        api_path = self._api_path(mount, "data", path)
+        write = partial(self._create, mount, path, dict(data), number)
+        return self._ask(write, _denied("writing", "create` and `update", mount, path, api_path)) is not None
+
+    def delete_secret(self, mount: str, path: str) -> None:
+        """Delete a secret with all its versions; nothing happens where there is none.
+
+        Raises:
+            Unavailable: Vault is away, sealed or on standby; it may have been deleted.
+            MasterKeyError: the token may not delete it.
+        """
+        denied = _denied("deleting", "delete", mount, path, self._api_path(mount, "metadata", path))
+        self._ask(partial(self._delete, mount, path), denied)
+
     @property
     def seconds_left(self) -> float | None:
         """Until the Vault token ends, never below 0; None if it does not end, or before ``connect``."""
@@ -223,12 +270,19 @@ class Vault:
                 self._adapter.token = None
             self._adapter.close()
 
-    def _create(self, mount: str, path: str, data: dict[str, str]) -> Any:
+    def _delete(self, mount: str, path: str) -> Any:
+        if self._version(mount) == 1:
+            KvV1(self._adapter).delete_secret(path, mount)
+        else:
+            KvV2(self._adapter).delete_metadata_and_all_versions(path, mount)
+        return {"data": {}}
+
+    def _create(self, mount: str, path: str, data: Mapping[str, object], number: int = 0) -> Any:
         if self._version(mount) == 1:  # POST writes, new or not; without it hvac would read first to choose a verb
             KvV1(self._adapter).create_or_update_secret(path, data, "POST", mount)
             return {"data": {}}
         try:
-            return KvV2(self._adapter).create_or_update_secret(path, data, 0, mount)
+            return KvV2(self._adapter).create_or_update_secret(path, data, number, mount)
         except hvac.exceptions.InvalidRequest as error:
             if "check-and-set" in str(error.text):
                 raise hvac.exceptions.InvalidPath from None  # for _ask: no answer, and nothing wrong

@@ -1,14 +1,17 @@
 """Puts a worker together from its settings; waits for servers that are away."""
 
+import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry
 
-from token_worker.errors import SettingsError, Unavailable
+from token_worker.errors import MasterKeyError, SettingsError, Unavailable
 from token_worker.keys import master
+from token_worker.keys.admin_store import AdminStore, RedisAdminStore, VaultAdminStore
 from token_worker.keys.cache import KeyCache
+from token_worker.keys.master import MasterKeys
 from token_worker.keys.store import KeyStore, RedisKeyStore, VaultKeyStore
 from token_worker.keys.vault import Vault
 from token_worker.redis_link import RedisLink
@@ -33,6 +36,8 @@ class KeyAccess:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.previous_master_key: bytes | None = None
+        """The master key before the one that ``connect`` gave, while one is replaced by the other."""
         self._vault = Vault(settings.vault) if settings.vault is not None else None
 
     @property
@@ -55,10 +60,45 @@ class KeyAccess:
             master_key = master.from_vault(_set(vault))
         else:
             master_key = master.from_environment(settings.master_key, settings.master_key_file)
+        if settings.master_key_previous is not None:
+            previous = master.decode_master_key(settings.master_key_previous, "ACRA_MASTER_KEY_PREVIOUS")
+            self.previous_master_key = None if previous == master_key else previous
+        elif settings.master_key_source == "vault":
+            self.previous_master_key = master.previous_from_vault(_set(vault), master_key)
         if settings.keys_source == "vault":
             mount, _ = _set(vault).split(_set(settings.vault).secret)
             return master_key, VaultKeyStore(_set(vault), mount, settings.keys_folder)
         return master_key, RedisKeyStore(RedisLink("keys", settings.keys), settings.keys_folder)
+
+    def connect_admin(self) -> tuple[MasterKeys, AdminStore]:
+        """The master keys, and the key storage for commands that change keys; errors as by ``connect``."""
+        current, _ = self.connect()
+        return MasterKeys(current, self.previous_master_key), self._admin_store()
+
+    def connect_names(self) -> AdminStore:
+        """The key storage for a command that needs no master key; errors as by ``connect``."""
+        if self._settings.keys_source == "vault":
+            _set(self._vault).connect()
+        return self._admin_store()
+
+    def replace_master_key(self, current: bytes) -> None:
+        """Put a new master key into its secret in Vault, and see that it is there.
+
+        Raises:
+            Unavailable: Vault is away; a new one may have been stored.
+            MasterKeyError: a right is missing, or it is another by now.
+        """
+        vault, new = _set(self._vault), os.urandom(master.MIN_BYTES)
+        if not master.store_in_vault(vault, current, new) or master.from_vault(vault) != new:
+            raise MasterKeyError("the master key in Vault was changed by somebody else meanwhile; look again")
+
+    def _admin_store(self) -> AdminStore:
+        settings = self._settings
+        if settings.keys_source == "vault":
+            vault = _set(self._vault)
+            mount, _ = vault.split(vault.settings.secret)
+            return VaultAdminStore(vault, mount, settings.keys_folder)
+        return RedisAdminStore(RedisLink("keys", settings.keys, refusals=True), settings.keys_folder)
 
     def keep_alive(self) -> None:
         """Renew the Vault token in the background, where keys are read from Vault later on."""
@@ -69,6 +109,12 @@ class KeyAccess:
         """Give back what was got by log-in."""
         if self._vault is not None:
             self._vault.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def serve(settings: Settings) -> None:
@@ -116,7 +162,9 @@ def serve(settings: Settings) -> None:
             claim_idle_ms=settings.claim_idle_ms,
             max_deliveries=settings.max_deliveries,
         )
-        keys = KeyCache(key_store, master_key)
+        if access.previous_master_key is not None:
+            log.warning("two master keys are at hand: keys sealed with the previous one are read, too")
+        keys = KeyCache(key_store, master_key, previous_master_key=access.previous_master_key)
         metrics.watch("token_worker_key_cache_hits", "Look-ups of keys that were cached.", lambda: keys.hits)
         metrics.watch("token_worker_key_cache_misses", "Look-ups of keys that were not.", lambda: keys.misses)
         if access.vault is not None:

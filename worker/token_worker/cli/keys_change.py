@@ -1,0 +1,183 @@
+"""``token-worker keys rotate``, ``destroy`` and ``rewrap``: what changes keys that exist."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from token_worker import settings as settings_module
+from token_worker.errors import Finding
+from token_worker.keys import rewrap as rewrapping
+from token_worker.keys import rotation
+from token_worker.keys.kinds import KeyName, parse_name
+from token_worker.keys.owner import Owner
+from token_worker.keys.retirement import Retirement
+from token_worker.redis_link import RedisLink
+from token_worker.service.start import KeyAccess
+
+_NEXT_STEPS = """\
+The new master key is in Vault; keys are still sealed with the previous one. Next:
+  1. restart every worker: it then holds both, and logs "two master keys are at hand"
+  2. token-worker keys rewrap --workers-have-both
+  3. restart AcraServer and AcraTranslator as soon as that has ended"""
+
+
+def owner_of(owner_id: str, *, zone: bool) -> Owner:
+    """A client or zone named on the command line.
+
+    Raises:
+        click.BadParameter: no id that Acra would accept.
+    """
+    owner = Owner("zone" if zone else "client", owner_id)
+    if not owner.is_valid:
+        raise click.BadParameter("expected 5 to 256 letters, digits, '_', '-' or spaces", param_hint="CLIENT_ID")
+    return owner
+
+
+@click.command(epilog="\b\nExample: token-worker keys rotate shop-frontend")
+@click.argument("owner_id", metavar="CLIENT_ID")
+@click.option("--zone", is_flag=True, help="CLIENT_ID is the id of a zone (Acra 0.94 and earlier).")
+@click.pass_obj
+def rotate(config: Path | None, owner_id: str, *, zone: bool) -> None:
+    """Replace the symmetric key of a client by a new one; the old one goes into the history.
+
+    Running workers seal with the new key within a minute. Tokens stay as they are, and can be turned back. Killed
+    before it says what it did, it may have rotated: a second rotation does no harm.
+    """
+    owner = owner_of(owner_id, zone=zone)
+    with KeyAccess(settings_module.load(os.environ, config)) as access:
+        master_keys, store = access.connect_admin()
+        history = rotation.rotate(store, master_keys, owner)
+    click.echo(f"{owner.key_name}: rotated; the old key is {history}")
+
+
+@click.command(
+    epilog="\b\nExample: token-worker keys destroy shop-frontend_storage_sym.old/2026-01-31T08:15:30.25 --dry-run"
+)
+@click.argument("name")
+@click.option("--acra-restarted", is_flag=True, help="AcraServer and AcraTranslator were restarted since its rotation.")
+@click.option("--unused-elsewhere", is_flag=True, help="No database holds data that Acra encrypted with this key.")
+@click.option("--restore", is_flag=True, help="Bring back a key that was moved aside.")
+@click.option("--dry-run", is_flag=True, help="Scan, and say what would be done.")
+@click.pass_obj
+def destroy(
+    config: Path | None, name: str, *, acra_restarted: bool, unused_elsewhere: bool, restore: bool, dry_run: bool
+) -> None:
+    """Take the key NAME of the history one step nearer to its end; say it again when the next step is due.
+
+    NAME is as `keys list --json` has it. First, a scan has to find no token entry that is sealed with it; about two
+    hours later a second one, then the key is moved aside; a week later it is deleted. Until then --restore brings it
+    back. Nothing can bring back what was sealed with a key that is deleted.
+
+    Exit status 1: nothing is due yet, or entries are sealed with the key.
+    """
+    key = _history_name(name)
+    settings = settings_module.load(os.environ, config)
+    with KeyAccess(settings) as access:
+        master_keys, store = access.connect_admin()
+        retirement = Retirement(store, master_keys, RedisLink("tokens", settings.tokens, refusals=True))
+        if restore:
+            done = retirement.restore(key, dry_run=dry_run)
+        else:
+            if retirement.next_step(key) != "scanned" and not dry_run:
+                _confirm(
+                    acra_restarted,
+                    "--acra-restarted",
+                    f"Were AcraServer and AcraTranslator restarted since {key.stamp}, or is there none?",
+                )
+                _confirm(
+                    unused_elsewhere,
+                    "--unused-elsewhere",
+                    "Is there no database with data that Acra encrypted with this key (columns, searchable or not)?",
+                )
+            done = retirement.step(key, dry_run=dry_run)
+    words = {
+        "scanned": "no token entry is sealed with it",
+        "retired": "no token entry is sealed with it; moved aside, --restore brings it back",
+        "deleted": "deleted",
+        "restored": "is in the history again",
+    }
+    would = "would be: " if dry_run else ""
+    scanned = f" (entries seen: {done.scan.entries}, damaged: {done.scan.damaged})" if done.scan is not None else ""
+    click.echo(f"{key.name}: {would}{words[done.what]}{scanned}")
+    if done.again_at is not None:
+        click.echo(f"next step: {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime(done.again_at))}")
+
+
+@click.command(epilog="\b\nExample: token-worker keys rewrap --new-master-key")
+@click.option("--new-master-key", is_flag=True, help="First: make a new master key and store it in Vault, no more.")
+@click.option("--workers-have-both", is_flag=True, help="All workers were restarted and hold both master keys.")
+@click.option("--dry-run", is_flag=True, help="Only say how many keys are sealed with which master key.")
+@click.pass_obj
+def rewrap(config: Path | None, *, new_master_key: bool, workers_have_both: bool, dry_run: bool) -> None:
+    """Seal every key with a new master key.
+
+    With the master key in Vault: `rewrap --new-master-key` stores a new one beside the other fields of its secret;
+    the one before is its previous version. With ACRA_MASTER_KEY: set it to the new one, and ACRA_MASTER_KEY_PREVIOUS to
+    the old one. Restart the workers with both, then say `rewrap --workers-have-both`. It may be stopped and said again.
+    Acra holds one master key at a time: restart it as soon as this has ended.
+
+    Exit status 1: a key is of unknown kind, or opened by neither; then nothing is changed.
+    """
+    settings = settings_module.load(os.environ, config)
+    if new_master_key and settings.master_key_source != "vault":
+        raise click.UsageError(
+            "--new-master-key is for a master key in Vault; set ACRA_MASTER_KEY to a new one yourself, and"
+            " ACRA_MASTER_KEY_PREVIOUS to the one before"
+        )
+    with KeyAccess(settings) as access:
+        master_keys, store = access.connect_admin()
+        counts = rewrapping.survey(store, master_keys)
+        click.echo(
+            f"keys: {counts['current']} sealed with the master key, {counts['previous']} with the previous one,"
+            f" {counts['public']} public"
+        )
+        if dry_run:
+            return
+        if new_master_key:
+            if not counts["previous"]:
+                access.replace_master_key(master_keys.current)
+            click.echo(_NEXT_STEPS)
+            return
+        if counts["previous"]:
+            _confirm(
+                workers_have_both,
+                "--workers-have-both",
+                'Were all workers restarted with both master keys (log: "two master keys are at hand")?',
+            )
+        with _progress("sealing keys") as progress:
+            done = rewrapping.rewrap(store, master_keys, progress)
+    click.echo(f"sealed with the master key: {done.sealed} keys, in {done.passes} passes; all others were already")
+
+
+def _history_name(name: str) -> KeyName:
+    key = parse_name(name)
+    if key.kind is None or key.stamp is None or not key.seals_tokens:
+        raise click.BadParameter(
+            "expected a symmetric key of a client or zone from the history, <id>_storage_sym.old/<time>",
+            param_hint="NAME",
+        )
+    return key
+
+
+def _confirm(given: bool, option: str, question: str) -> None:
+    if given:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Confirm with {option}")
+    if not click.confirm(question):
+        raise Finding("nothing was changed")
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[rewrapping.Progress]:
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what)
+        yield lambda seen, total: bar.update(task, completed=seen, total=total)
