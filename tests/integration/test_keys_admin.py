@@ -16,7 +16,7 @@ from servers import OpenBao, Valkey, free_port
 from stack import Stack
 
 from direct import Desk, Vectors
-from key_places import Fuse, InRedis, InVault, Killed, Place, keys_command, killed_command
+from key_places import Fuse, InRedis, InVault, Killed, Place, fingerprint, keys_command, killed_command
 from token_worker.errors import Finding
 from token_worker.keys.cache import AGE_SECONDS, KeyCache
 from token_worker.keys.keyring import Keyring
@@ -25,7 +25,8 @@ from token_worker.keys.master import MasterKeys
 from token_worker.keys.owner import Owner
 from token_worker.keys.retirement import KEPT_SECONDS, SETTLED_SECONDS, Retirement, scan_entries
 from token_worker.keys.rotation import rotate
-from token_worker.keys.store import RedisKeyStore, unwrap, wrap
+from token_worker.keys.store import RedisKeyStore, VaultKeyStore, unwrap, wrap
+from token_worker.keys.vault import Vault, VaultSettings
 from token_worker.redis_link import RedisLink
 from token_worker.settings import RedisSettings
 
@@ -64,11 +65,11 @@ def masters(stack: Stack) -> MasterKeys:
     return MasterKeys(stack.master_key)
 
 
-def key_of(stack: Stack, place: Place, name: str = NAME) -> bytes:
-    """The key that is stored under a name, opened."""
+def key_of(stack: Stack, place: Place, name: str = NAME) -> str:
+    """The fingerprint of the key that is stored under a name."""
     text = place.get(f"{place.folder}/{name}")
     assert text is not None
-    return unwrap(text, stack.master_key, OWNER)
+    return fingerprint(unwrap(text, stack.master_key, OWNER))
 
 
 def history(place: Place) -> list[str]:
@@ -165,7 +166,7 @@ def test_rotation_is_acras(place: Place, stack: Stack) -> None:
     assert kept in done.stdout
     assert parse_name(kept).kind is not None
     assert abs((parse_name(kept).replaced_at or 0) - time.time()) < 60
-    assert place.get(f"{place.folder}/{kept}") == before
+    assert place.get(f"{place.folder}/{kept}") == before  # sealed
     assert key_of(stack, place) != old
 
 
@@ -190,7 +191,7 @@ def test_rotation_of_what_is_not_there_or_not_ours(place: Place, stack: Stack) -
 def test_rotations_at_once_lose_nothing(place: Place, stack: Stack) -> None:
     """Of many rotations at the same time each is done, and every key that ever was is in the history."""
     first, made = key_of(stack, place), 12
-    seen: set[bytes] = set()
+    seen: set[str] = set()
     stop = threading.Event()
 
     def watch() -> None:
@@ -260,7 +261,7 @@ def test_running_cache_sees_rotation_within_its_age(in_redis: InRedis, stack: St
     clock[0] += AGE_SECONDS
     after = cache.rings([OWNER])[OWNER]
     assert isinstance(after, Keyring)
-    assert after.current == key_of(stack, in_redis)
+    assert fingerprint(after.current) == key_of(stack, in_redis)
     assert after.open(sealed) == b"old entry"
     link.close()
 
@@ -379,7 +380,7 @@ def test_destroyed_key_is_restored(place: Place, stack: Stack, old_key: str) -> 
     assert history(place) == []
     done = keys_command(stack, place, "destroy", old_key, "--restore")
     assert done.returncode == 0, done.stderr
-    assert key_of(stack, place, old_key) == bytes(range(32))
+    assert key_of(stack, place, old_key) == fingerprint(bytes(range(32)))
     assert place.names(f"{place.folder}.retired") == place.names(f"{place.folder}.scans") == []
 
 
@@ -448,7 +449,9 @@ def test_destruction_cut_short_anywhere_and_done_again(place: Place, stack: Stac
             stored = place.store().read([f"{place.folder}/{old_key}", f"{place.folder}.retired/{old_key}"])
             texts = [it.text for it in stored if it is not None]
             assert texts
-            assert {unwrap(text, stack.master_key, OWNER) for text in texts} == {bytes(range(32))}
+            assert {fingerprint(unwrap(text, stack.master_key, OWNER)) for text in texts} == {
+                fingerprint(bytes(range(32)))
+            }
             with contextlib.suppress(Finding):  # it was done
                 getattr(retirement(place, stack), step)(name)
             folder = f"{place.folder}.retired" if step == "step" else place.folder
@@ -456,6 +459,45 @@ def test_destruction_cut_short_anywhere_and_done_again(place: Place, stack: Stac
             assert len(history(place) + place.names(f"{place.folder}.retired")) == 1
         assert place.names(f"{place.folder}.scans") == []
     assert 0 < cut < 78
+
+
+def test_key_on_its_way_is_none_for_workers(stack: Stack, openbao_server: OpenBao) -> None:
+    """What Vault holds between the two steps of a move is no key to a worker, and no damaged one either."""
+    vault = InVault(openbao_server)
+    vault.api("POST", f"secret/data/{vault.folder}/{NAME}", {"data": {"moved_to": "elsewhere"}})
+    session = Vault(VaultSettings(address=openbao_server.url, token=openbao_server.root_token))
+    assert VaultKeyStore(session, "secret", vault.folder).current([OWNER]) == [None]
+    assert vault.store().read([f"{vault.folder}/{NAME}"]) == [None]
+
+
+def test_changed_key_is_neither_moved_nor_deleted(place: Place, stack: Stack, old_key: str) -> None:
+    """A key that was sealed anew since it was read stays where it is, as it is, whatever was to become of it."""
+    store, path = place.store(), f"{place.folder}/{old_key}"
+    to, record = f"{place.folder}.retired/{old_key}", f"{place.folder}.scans/{old_key}"
+    [stale] = store.read([path])
+    assert stale is not None
+    changed = wrap(bytes(range(32)), stack.master_key, OWNER)
+    place.put(path, changed)
+    assert not store.move(path, stale, to, stale.text, record, b"{}")
+    assert not store.remove(path, stale, record)
+    assert not store.replace(path, stale, b"other")
+    assert not store.rotate(path, stale, f"{path}.old/2026-01-01T00:00:00", stale.text, b"other")
+    assert not store.create(path, b"other")
+    assert place.get(path) == changed
+    assert place.names(f"{place.folder}.scans") == []
+
+
+def test_nothing_is_moved_over_another_key(in_redis: InRedis, stack: Stack) -> None:
+    """A key is not restored where there is another one of its name by now."""
+    old_key = aged(SETTLED_SECONDS + 60)
+    in_redis.put(f".acrakeys/{old_key}", wrap(bytes(range(32)), stack.master_key, OWNER))
+    assert retirement(in_redis, stack).step(parse_name(old_key)).what == "scanned"
+    make_due(in_redis, old_key)
+    assert retirement(in_redis, stack).step(parse_name(old_key)).what == "retired"
+    in_redis.put(f".acrakeys/{old_key}", wrap(bytes(32), stack.master_key, OWNER))
+    with pytest.raises(Finding, match="another key"):
+        retirement(in_redis, stack).restore(parse_name(old_key))
+    assert in_redis.names(".acrakeys.retired") == [old_key]
 
 
 def test_destruction_killed_and_done_again(place: Place, stack: Stack, old_key: str) -> None:
@@ -467,7 +509,7 @@ def test_destruction_killed_and_done_again(place: Place, stack: Stack, old_key: 
     assert again.returncode == 0 or "moved aside" in again.stderr, (at, again.stderr)
     assert place.names(f"{place.folder}.retired") == [old_key]
     assert keys_command(stack, place, "destroy", old_key, "--restore").returncode == 0
-    assert key_of(stack, place, old_key) == bytes(range(32))
+    assert key_of(stack, place, old_key) == fingerprint(bytes(range(32)))
 
 
 @pytest.mark.parametrize(

@@ -126,10 +126,14 @@ def characters(kind: TokenType, length: int, tokens: int, draw: Callable[..., by
 
 @pytest.mark.parametrize("name", ["int32", "int64", "bytes"])
 def test_numbers_and_bytes_are_uniform(name: str) -> None:
-    """Each byte of a number or of bytes is equally often each of 256."""
+    """Each byte of a number or of bytes is equally often each of 256, at every position; a bias would be found out."""
     length = {"int32": 4, "int64": 8, "bytes": 33}[name]
-    counted = collections.Counter(characters(TYPES[name], length, 200_000 // length))
-    assert abs(chi_square(counted, 256)) < LIMIT
+    drawn = list(characters(TYPES[name], length, 200_000 // length))
+    assert abs(chi_square(collections.Counter(drawn), 256)) < LIMIT
+    for position in range(length):
+        assert abs(chi_square(collections.Counter(drawn[position::length]), 256)) < LIMIT
+    naive = collections.Counter(characters(TYPES[name], length, 200_000 // length, biased(bytes(range(255)))))
+    assert chi_square(naive, 256) > 5 * LIMIT
 
 
 def biased(alphabet: bytes) -> Callable[..., bytes]:
@@ -146,15 +150,18 @@ def test_text_is_uniform() -> None:
 
 def test_emails_are_uniform() -> None:
     """Characters, and endings of short and of long addresses, are equally likely; modulo bias would be found out."""
-    letters: collections.Counter[int] = collections.Counter()
+    locals_: collections.Counter[int] = collections.Counter()
+    labels: collections.Counter[int] = collections.Counter()
     endings: dict[int, collections.Counter[bytes]] = {7: collections.Counter(), 40: collections.Counter()}
     for length, counted in endings.items():
         for number in range(30_000):
             local, _, domain = DERIVER.token(types.EMAIL, number.to_bytes(length, "big"), 0).partition(b"@")
             counted[domain[domain.rindex(b".") :]] += 1
             if number < 5000 and length == 40:
-                letters.update(local + domain[: domain.rindex(b".")].replace(b".", b""))
-    assert abs(chi_square(letters, 36)) < LIMIT
+                locals_.update(local)
+                labels.update(domain[: domain.rindex(b".")].replace(b".", b""))
+    assert abs(chi_square(locals_, 36)) < LIMIT
+    assert abs(chi_square(labels, 36)) < LIMIT
     assert abs(chi_square(endings[40], 11)) < LIMIT
     assert abs(chi_square(endings[7], 6)) < LIMIT
     naive = collections.Counter(characters(types.EMAIL, 40, 5000, biased(types.EMAIL_LETTERS)))

@@ -45,7 +45,7 @@ for command in (rotate, destroy, rewrap):
     keys.add_command(command)
 
 
-@keys.command(epilog="\b\nExample: token-worker keys generate shop-frontend")
+@keys.command(epilog="Example: token-worker keys generate shop-frontend")
 @click.argument("owner_id", metavar="CLIENT_ID")
 @click.option("--zone", is_flag=True, help="CLIENT_ID is the id of a zone (Acra 0.94 and earlier).")
 @click.pass_obj
@@ -63,7 +63,7 @@ def generate(config: Path | None, owner_id: str, *, zone: bool) -> None:
     click.echo(f"{owner.key_name}: generated")
 
 
-@keys.command("list", epilog="\b\nExample: token-worker keys list")
+@keys.command("list", epilog="Example: token-worker keys list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 @click.pass_obj
 def list_(config: Path | None, *, as_json: bool) -> None:
@@ -76,7 +76,7 @@ def list_(config: Path | None, *, as_json: bool) -> None:
     _print(listed, as_json=as_json)
 
 
-@keys.command(epilog="\b\nExample: token-worker keys verify")
+@keys.command(epilog="Example: token-worker keys verify")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 @click.pass_obj
 def verify(config: Path | None, *, as_json: bool) -> None:
@@ -99,7 +99,7 @@ def verify(config: Path | None, *, as_json: bool) -> None:
         raise Finding("\n".join(bad))
 
 
-@keys.command(epilog="\b\nExample: token-worker keys show shop-frontend_storage_sym")
+@keys.command(epilog="Example: token-worker keys show shop-frontend_storage_sym")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
 @click.pass_obj

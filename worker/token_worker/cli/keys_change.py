@@ -40,7 +40,7 @@ def owner_of(owner_id: str, *, zone: bool) -> Owner:
     return owner
 
 
-@click.command(epilog="\b\nExample: token-worker keys rotate shop-frontend")
+@click.command(epilog="Example: token-worker keys rotate shop-frontend")
 @click.argument("owner_id", metavar="CLIENT_ID")
 @click.option("--zone", is_flag=True, help="CLIENT_ID is the id of a zone (Acra 0.94 and earlier).")
 @click.pass_obj
@@ -110,7 +110,7 @@ def destroy(
         click.echo(f"next step: {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime(done.again_at))}")
 
 
-@click.command(epilog="\b\nExample: token-worker keys rewrap --new-master-key")
+@click.command(epilog="Example: token-worker keys rewrap --new-master-key")
 @click.option("--new-master-key", is_flag=True, help="First: make a new master key and store it in Vault, no more.")
 @click.option("--workers-have-both", is_flag=True, help="All workers were restarted and hold both master keys.")
 @click.option("--dry-run", is_flag=True, help="Only say how many keys are sealed with which master key.")

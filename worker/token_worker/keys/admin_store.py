@@ -6,7 +6,7 @@ and ``<folder>.scans/<name>`` the records of that (JSON).
 
 Redis: each change is one script. Vault: check-and-set of KV version 2 (on version 1 every change is refused). Vault
 knows no change of two secrets at once, so what must not be lost is written before it is taken away elsewhere; a change
-that was cut short is finished by doing it again.
+that was cut short is finished by doing it again, and of two rotations at once the history may have a key twice.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,0 +1,451 @@
+"""``token-worker keys rewrap``: a new master key under every key, while workers run, cut short, and done again."""
+
+import base64
+import contextlib
+import os
+import random
+import secrets
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from servers import OpenBao
+from stack import Stack, wait_until
+
+from direct import Vectors
+from key_places import Fuse, InRedis, InVault, Killed, Place, fingerprint, keys_command, killed_command
+from token_worker.errors import Finding
+from token_worker.keys import admin, master
+from token_worker.keys.kinds import parse_name
+from token_worker.keys.master import MasterKeys
+from token_worker.keys.owner import Owner
+from token_worker.keys.rewrap import rewrap, survey
+from token_worker.keys.rotation import rotate
+from token_worker.keys.store import wrap
+from token_worker.keys.vault import Vault, VaultSettings
+
+VECTORS = Vectors("acra-keystore")
+LONG = bool(os.environ.get("LONG_TESTS"))
+ROOT = Path(__file__).parents[2]
+OLD = VECTORS.master_key
+NEW = bytes(range(100, 132))
+BOTH = MasterKeys(NEW, OLD)
+OWNER = Owner("client", "shop-frontend")
+SEALED = sum(".pub" not in name for name in VECTORS.redis)
+
+
+def text(key: bytes) -> str:
+    return base64.b64encode(key).decode()
+
+
+@pytest.fixture(params=["redis", "vault"])
+def place(request: pytest.FixtureRequest, stack: Stack, openbao_server: OpenBao) -> Place:
+    """The key storage as Acra wrote it, with every kind of key; the settings have both master keys."""
+    found: Place = InRedis(stack) if request.param == "redis" else InVault(openbao_server)
+    stack.storage.flushall()
+    for name, stored in VECTORS.redis.items():
+        found.put(name.replace(".acrakeys", found.folder, 1), stored)
+    stack.settings |= {"ACRA_MASTER_KEY": text(NEW), "ACRA_MASTER_KEY_PREVIOUS": text(OLD)}
+    return found
+
+
+def opened(place: Place, master_key: bytes) -> dict[str, str]:
+    """The fingerprint of every key by its name, sealed ones opened with this master key."""
+    found = {}
+    for folder in (place.folder, f"{place.folder}.retired"):
+        for name in map(parse_name, place.names(folder)):
+            stored = place.get(f"{folder}/{name.name}")
+            assert stored is not None
+            key = admin.open_key(name, stored, MasterKeys(master_key))[0] if name.is_sealed else stored
+            found[name.name] = fingerprint(key)
+    return found
+
+
+def nothing(_seen: int, _of: int) -> None:
+    """No progress bar."""
+
+
+def test_every_key_is_sealed_anew(place: Place, stack: Stack) -> None:
+    """Afterwards the new master key opens every key of Acra's storage, and each is the same as before."""
+    place.put(f"{place.folder}.retired/{OWNER.key_name}.old/2026-01-01T00:00:00", wrap(bytes(32), OLD, OWNER))
+    before = opened(place, OLD)
+    assert keys_command(stack, place, "verify").returncode == 1
+    dry = keys_command(stack, place, "rewrap", "--dry-run")
+    assert dry.returncode == 0
+    assert f"0 sealed with the master key, {SEALED + 1} with the previous one, 3 public" in dry.stdout
+    unconfirmed = keys_command(stack, place, "rewrap")
+    assert unconfirmed.returncode == 2
+    assert "--workers-have-both" in unconfirmed.stderr
+    assert opened(place, OLD) == before
+    done = keys_command(stack, place, "rewrap", "--workers-have-both")
+    assert done.returncode == 0, done.stderr
+    assert f"{SEALED + 1} keys" in done.stdout
+    assert opened(place, NEW) == before
+    assert keys_command(stack, place, "verify", ACRA_MASTER_KEY_PREVIOUS="").returncode == 0
+    again = keys_command(stack, place, "rewrap", ACRA_MASTER_KEY_PREVIOUS="")
+    assert again.returncode == 0
+    assert "0 keys" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "stored", "why"),
+    [
+        ("shop-frontend_translator", wrap(bytes(32), OLD, OWNER), "no kind of key"),
+        ("third_client_hmac", wrap(bytes(32), bytes(range(32)), Owner("client", "third_client")), "opened by no"),
+        ("third_client_hmac", b"AAEB", "opened by no"),
+    ],
+)
+def test_what_is_not_understood_stops_it_before_it_starts(
+    place: Place, stack: Stack, name: str, stored: bytes, why: str
+) -> None:
+    """With a key of unknown kind, or one that neither master key opens, not a single key is changed: exit status 1."""
+    before = opened(place, OLD)
+    place.put(f"{place.folder}/{name}", stored)
+    done = keys_command(stack, place, "rewrap", "--workers-have-both")
+    assert done.returncode == 1
+    assert name in done.stderr
+    assert why in done.stderr
+    with pytest.raises(Finding, match=name):
+        survey(place.store(), BOTH)
+    assert all(place.get(f"{place.folder}/{key}") is not None for key in before)
+    assert {judge(place, key) for key in before} == {"previous", "public"}
+
+
+def judge(place: Place, name: str) -> str:
+    stored = place.get(f"{place.folder}/{name}")
+    assert stored is not None
+    return admin.judge(parse_name(name), stored, BOTH)
+
+
+def test_cut_short_anywhere_and_done_again(place: Place) -> None:
+    """Ended before or after any of its calls, every key is opened by one of the two; done again, by the new one."""
+    before, ended = opened(place, OLD), 0
+    for at in (*range(1, 8), *random.sample(range(12, 120), 100 if LONG else 3), 500):
+        for name, stored in VECTORS.redis.items():
+            place.put(name.replace(".acrakeys", place.folder, 1), stored)
+        with contextlib.suppress(Killed):
+            rewrap(place.store(Fuse(at)), BOTH, nothing)
+            ended += 1
+        assert set(survey(place.store(), BOTH)) <= {"current", "previous", "public"}, at
+        rewrap(place.store(), BOTH, nothing)
+        assert opened(place, NEW) == before, at
+    assert ended >= 1
+
+
+def test_passes_go_on_until_one_finds_nothing(place: Place) -> None:
+    """What others seal with the previous master key behind our back is found by the next pass."""
+    left = 3
+
+    def somebody_else(seen: int, total: int) -> None:
+        nonlocal left
+        if seen == total and left:
+            left -= 1
+            place.put(f"{place.folder}/client-{left}_hmac", wrap(bytes(32), OLD, Owner("client", f"client-{left}")))
+
+    done = rewrap(place.store(), BOTH, somebody_else)
+    assert done == (SEALED + 3, 5)
+    assert survey(place.store(), BOTH)["previous"] == 0
+
+
+def test_killed_and_done_again(place: Place, stack: Stack) -> None:
+    """SIGKILL at a random point, then the same command: the new master key opens every key, and none is another."""
+    before, at = opened(place, OLD), random.randrange(8, 40)
+    killed = killed_command(stack, place, at, "rewrap", "--workers-have-both")
+    assert killed in {0, -signal.SIGKILL}, at
+    assert keys_command(stack, place, "rewrap", "--workers-have-both").returncode == 0
+    assert opened(place, NEW) == before, at
+
+
+def test_rotations_meanwhile_lose_nothing(place: Place) -> None:
+    """Keys that are rotated meanwhile, with either master key, are all there, sealed with the new one."""
+    first = opened(place, OLD)[OWNER.key_name]
+    made, seen = 30, {first}
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            name = parse_name(OWNER.key_name)
+            [stored] = place.store().read([f"{place.folder}/{name.name}"])
+            if stored is not None:
+                seen.add(fingerprint(admin.open_key(name, stored.text, BOTH)[0]))
+
+    def rotate_with(number: int) -> None:
+        with contextlib.suppress(Finding):  # the old master key alone does not open what is sealed with the new one
+            rotate(place.store(), BOTH if number % 2 else MasterKeys(OLD), OWNER)
+
+    def keep_wrapping() -> None:
+        while not stop.is_set():
+            rewrap(place.store(), BOTH, nothing)
+
+    with ThreadPoolExecutor(4) as pool:
+        others = [pool.submit(watch), pool.submit(keep_wrapping)]
+        try:
+            list(pool.map(rotate_with, range(made)))
+        finally:
+            stop.set()
+        for other in others:
+            other.result()
+    rewrap(place.store(), BOTH, nothing)
+    keys = opened(place, NEW)
+    kept = [key for name, key in keys.items() if name.startswith(f"{OWNER.key_name}.old/")]
+    assert seen <= {*kept, keys[OWNER.key_name]}
+    assert len(set(kept)) > made / 2
+
+
+def tokenize(number: int) -> dict[str, Any]:
+    return {"op": "tokenize", "client_id": OWNER.id, "type": "str", "value": f"a value {number}"}
+
+
+class MasterKeyInVault:
+    """A secret of its own with a master key and another field."""
+
+    def __init__(self, server: OpenBao, stack: Stack) -> None:
+        self.bao = InVault(server)
+        self.path = f"master-{secrets.token_hex(6)}/transport"
+        self.write(text(OLD))
+        stack.settings |= {
+            "VAULT_ADDR": server.url,
+            "VAULT_TOKEN": server.root_token,
+            "TOKEN_WORKER_MASTER_KEY_SOURCE": "vault",
+            "TOKEN_WORKER_VAULT_SECRET": f"secret/{self.path}",
+        }
+        for name in ("ACRA_MASTER_KEY", "ACRA_MASTER_KEY_PREVIOUS"):
+            stack.settings.pop(name, None)
+
+    def write(self, master_key: str, **more: str) -> None:
+        fields = {"acra_master_key": master_key, "somebody_elses": "field", **more}
+        self.bao.api("POST", f"secret/data/{self.path}", {"data": fields})
+
+    def fields(self, version: int = 0) -> dict[str, str]:
+        return dict(self.bao.api("GET", f"secret/data/{self.path}?version={version}")["data"]["data"])
+
+
+@pytest.fixture
+def in_redis(stack: Stack) -> InRedis:
+    stack.storage.flushall()
+    stack.storage.mset(VECTORS.redis)
+    return InRedis(stack)
+
+
+@pytest.fixture
+def secret(in_redis: InRedis, stack: Stack, openbao_server: OpenBao) -> MasterKeyInVault:
+    return MasterKeyInVault(openbao_server, stack)
+
+
+def test_master_key_in_vault_is_replaced_first(stack: Stack, in_redis: InRedis, secret: MasterKeyInVault) -> None:
+    """A new master key is stored beside the other fields, the old one is the version before; no key is touched yet."""
+    before = opened(in_redis, OLD)
+    dry = keys_command(stack, in_redis, "rewrap", "--new-master-key", "--dry-run")
+    assert dry.returncode == 0
+    assert secret.fields()["acra_master_key"] == text(OLD)
+    done = keys_command(stack, in_redis, "rewrap", "--new-master-key")
+    assert done.returncode == 0, done.stderr
+    assert "restart every worker" in done.stdout
+    fields = secret.fields()
+    new = base64.b64decode(fields.pop("acra_master_key"))
+    assert len(new) == 32
+    assert new != OLD
+    assert text(new) not in done.stdout
+    assert fields == {"somebody_elses": "field"}
+    assert secret.fields(1)["acra_master_key"] == text(OLD)
+    assert opened(in_redis, OLD) == before
+    again = keys_command(stack, in_redis, "rewrap", "--new-master-key")  # does not make a third
+    assert again.returncode == 0
+    assert base64.b64decode(secret.fields()["acra_master_key"]) == new
+    secret.write(text(new), another="field")  # somebody changes another field: a version with the same master key
+    assert keys_command(stack, in_redis, "rewrap", "--workers-have-both").returncode == 0
+    assert opened(in_redis, new) == before
+    assert keys_command(stack, in_redis, "rewrap").returncode == 0
+
+
+def test_master_key_is_not_replaced_under_what_is_not_understood(
+    stack: Stack, in_redis: InRedis, secret: MasterKeyInVault
+) -> None:
+    """A key of unknown kind stops it before the new master key is stored."""
+    in_redis.put(".acrakeys/shop-frontend_server", "AAEB")
+    assert keys_command(stack, in_redis, "rewrap", "--new-master-key").returncode == 1
+    assert secret.fields()["acra_master_key"] == text(OLD)
+
+
+def test_new_master_key_is_stored_by_check_and_set(
+    stack: Stack, openbao_server: OpenBao, secret: MasterKeyInVault
+) -> None:
+    """Of several who replace the master key at once one does; all others change nothing and are told."""
+    vaults = [
+        Vault(
+            VaultSettings(address=openbao_server.url, token=openbao_server.root_token, secret=f"secret/{secret.path}")
+        )
+        for _ in range(6)
+    ]
+    with ThreadPoolExecutor(6) as pool:
+        done = list(pool.map(lambda vault: master.store_in_vault(vault, OLD, os.urandom(32)), vaults))
+    assert sum(done) == 1
+    assert secret.bao.api("GET", f"secret/metadata/{secret.path}")["data"]["current_version"] == 2
+    [vault, *_] = vaults
+    current = master.from_vault(vault)
+    assert master.previous_from_vault(vault, current) == OLD
+    assert not master.store_in_vault(vault, OLD, NEW)
+
+
+def test_kv_1_is_refused(stack: Stack, in_redis: InRedis, secret: MasterKeyInVault) -> None:
+    """On KV version 1, which has no check-and-set, the master key is not replaced: exit status 2 and what to do."""
+    mount = f"kv1-{secrets.token_hex(4)}"
+    secret.bao.api("POST", f"sys/mounts/{mount}", {"type": "kv", "options": {"version": "1"}})
+    secret.bao.api("POST", f"{mount}/transport", {"acra_master_key": text(OLD)})
+    stack.settings["TOKEN_WORKER_VAULT_SECRET"] = f"{mount}/transport"
+    assert keys_command(stack, in_redis, "rewrap").returncode == 0
+    done = keys_command(stack, in_redis, "rewrap", "--new-master-key")
+    assert done.returncode == 2
+    assert "enable-versioning" in done.stderr
+    assert secret.bao.api("GET", f"{mount}/transport")["data"] == {"acra_master_key": text(OLD)}
+
+
+def test_new_master_key_killed_and_done_again(stack: Stack, in_redis: InRedis, secret: MasterKeyInVault) -> None:
+    """SIGKILL at a random point, then the same commands: there is one new master key, and it opens every key."""
+    before, at = opened(in_redis, OLD), random.randrange(1, 24)
+    assert killed_command(stack, in_redis, at, "rewrap", "--new-master-key") in {0, -signal.SIGKILL}
+    assert keys_command(stack, in_redis, "rewrap", "--new-master-key").returncode == 0, at
+    assert secret.bao.api("GET", f"secret/metadata/{secret.path}")["data"]["current_version"] == 2
+    assert keys_command(stack, in_redis, "rewrap", "--workers-have-both").returncode == 0, at
+    assert opened(in_redis, base64.b64decode(secret.fields()["acra_master_key"])) == before, at
+
+
+def test_policy_is_enough(stack: Stack, openbao_server: OpenBao) -> None:
+    """With the policy for key admins, and no other, each command works on keys and a master key in Vault."""
+    secret = MasterKeyInVault(openbao_server, stack)
+    place = InVault(openbao_server)
+    policy = (ROOT / "scripts" / "vault" / "key-admin.hcl").read_text()
+    policy = policy.replace("acra/transport", secret.path).replace(".acrakeys", place.folder)
+    name = f"key-admin-{secrets.token_hex(4)}"
+    place.api("POST", f"sys/policies/acl/{name}", {"policy": policy})
+    made = place.api("POST", "auth/token/create", {"policies": [name], "no_default_policy": True, "ttl": "1h"})
+    place.settings |= {"VAULT_TOKEN": made["auth"]["client_token"], "TOKEN_WORKER_MASTER_KEY_SOURCE": "vault"}
+    stack.storage.flushall()
+    old_key = f"{OWNER.key_name}.old/2026-01-01T00:00:00"
+    for arguments in (
+        ("generate", OWNER.id),
+        ("rotate", OWNER.id),
+        ("list",),
+        ("show", OWNER.key_name),
+        ("rewrap", "--new-master-key"),
+        ("rewrap", "--workers-have-both"),
+        ("verify",),
+    ):
+        done = keys_command(stack, place, *arguments)
+        assert done.returncode == 0, (arguments, done.stderr)
+    place.put(f"{place.folder}/{old_key}", wrap(bytes(32), base64.b64decode(secret.fields()["acra_master_key"]), OWNER))
+    place.put(f"{place.folder}.scans/{old_key}", '{"scanned_at": 0}')
+    for more in (("--acra-restarted", "--unused-elsewhere"), ("--restore",)):
+        done = keys_command(stack, place, "destroy", old_key, *more)
+        assert done.returncode == 0, (more, done.stderr)
+
+
+@pytest.fixture
+def load(stack: Stack) -> Iterator["Load"]:
+    with Load(stack) as load:
+        yield load
+
+
+class Load:
+    """Requests without a pause, from a thread; every reply must be good, and the same value keeps its token."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+        self.turns = 0
+        self.tokens: dict[str, str] = {}
+
+    def start(self) -> None:
+        self._served = self._pool.submit(self._serve)
+
+    def stop(self) -> None:
+        """Raises what went wrong."""
+        self._stop.set()
+        self._served.result()
+
+    def turn(self) -> None:
+        """Wait until all that was sent by now, and as much again, is answered."""
+        turn = self.turns
+        wait_until(lambda: self.turns > turn + 1 or self._served.done(), "two turns of requests")
+
+    def _serve(self) -> None:
+        while not self._stop.is_set():
+            numbers = [*range(100), *range(100 * self.turns, 100 * self.turns + 100)]
+            requests = [{"id": f"{self.turns}-{index}", **tokenize(it)} for index, it in enumerate(numbers)]
+            replies = self._stack.ask(requests)
+            assert not [reply["error"] for reply in replies.values() if reply["status"] != "ok"]
+            for request in requests:
+                token = replies[request["id"]]["value"]
+                assert self.tokens.setdefault(request["value"], token) == token
+            self.turns += 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._pool.shutdown()
+
+
+def test_master_key_is_replaced_under_load(
+    stack: Stack, in_redis: InRedis, secret: MasterKeyInVault, load: Load, tmp_path: Path
+) -> None:
+    """While workers serve, are restarted with both, and with the new one alone: no failed request, no changed token."""
+    stack.settings["TOKEN_WORKER_CLAIM_IDLE_MS"] = "1000"
+    logs = iter(tmp_path / f"log-{number}" for number in range(6))
+
+    def restart() -> list[Path]:
+        """Every worker, one after the other."""
+        made = []
+        for worker in list(stack.workers):
+            made.append(next(logs))
+            stack.start_worker(log=made[-1])
+            wait_until(lambda: "worker is ready" in made[-1].read_text(), "the worker")
+            stack.workers.remove(worker)
+            worker.kill()
+        return made
+
+    for _ in range(2):
+        stack.start_worker(log=next(logs))
+    load.start()
+    load.turn()
+    assert keys_command(stack, in_redis, "rewrap", "--new-master-key").returncode == 0
+    load.turn()
+    assert all("two master keys are at hand" in log.read_text() for log in restart())
+    load.turn()
+    assert keys_command(stack, in_redis, "rotate", OWNER.id).returncode == 0
+    assert keys_command(stack, in_redis, "rewrap", "--workers-have-both").returncode == 0
+    load.turn()
+    secret.bao.api("POST", f"secret/destroy/{secret.path}", {"versions": [1]})
+    assert all("two master keys" not in log.read_text() for log in restart())
+    load.turn()
+    load.stop()
+    assert keys_command(stack, in_redis, "verify").returncode == 0
+    for worker in stack.workers:
+        worker.kill()
+
+
+def test_worker_serves_keys_of_both_master_keys(stack: Stack, tmp_path: Path) -> None:
+    """With ACRA_MASTER_KEY_PREVIOUS a worker opens keys sealed with either master key, and its log says so."""
+    stack.storage.set(".acrakeys/other_client_storage_sym", wrap(bytes(32), NEW, Owner("client", "other_client")))
+    stack.settings |= {"ACRA_MASTER_KEY": text(NEW), "ACRA_MASTER_KEY_PREVIOUS": text(stack.master_key)}
+    stack.start_worker(log=tmp_path / "log")
+    requests = [{"id": "1", **tokenize(1)}, {"id": "2", **tokenize(1), "client_id": "other_client"}]
+    assert {reply["status"] for reply in stack.ask(requests).values()} == {"ok"}
+    log = (tmp_path / "log").read_text()
+    assert "two master keys are at hand" in log
+    assert f'"key": "{OWNER.key_name}"' in log.replace('":"', '": "')
+    assert text(NEW) not in log
+
+
+def test_wrong_previous_master_key(stack: Stack, in_redis: InRedis) -> None:
+    """A previous master key that is none is exit status 2 and named, without its text."""
+    done = keys_command(stack, in_redis, "verify", ACRA_MASTER_KEY_PREVIOUS="hunter2canary")
+    assert done.returncode == 2
+    assert "ACRA_MASTER_KEY_PREVIOUS" in done.stderr
+    assert "hunter2canary" not in done.stderr
