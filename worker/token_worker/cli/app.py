@@ -8,8 +8,10 @@ import click
 from rich.console import Console
 
 from token_worker import __version__
+from token_worker.cli.dead_letters import dead_letters
 from token_worker.cli.keys import keys
 from token_worker.cli.lag import lag
+from token_worker.cli.replay import replay
 from token_worker.cli.request import request
 from token_worker.cli.run import run
 from token_worker.cli.schemas import schemas
@@ -31,7 +33,7 @@ def app(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for command in (run, request, lag, keys, schemas):
+for command in (run, request, lag, replay, dead_letters, keys, schemas):
     app.add_command(command)
 
 

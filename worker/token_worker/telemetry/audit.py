@@ -1,5 +1,6 @@
 """The audit log: who turned tokens back. One line for each detokenize request, refused ones too, before its reply.
 
+So does every command that shows a value, before it does.
 Lines are JSON on standard error, as logger ``audit`` and whatever the log level, or in a file of their own
 (``TOKEN_WORKER_AUDIT_FILE``). A line says when, which route, client and zone (only such as exist), request id, entry,
 items by outcome, and which worker; never a value or token. A request that is tried again may leave a second line,
@@ -69,6 +70,18 @@ class Audit:
                 "timestamp": now,
             }
             lines += _encode(line) + b"\n"
+        self._write(lines)
+
+    def reveal(self, what: str, **facts: str | None) -> None:
+        """A line for a value that a command is about to show to somebody; ``facts`` say which, not what it is.
+
+        Raises:
+            Unavailable: the line cannot be written now; there must be nothing to see then.
+        """
+        line = {"event": "reveal", "what": what, **facts, "worker": self._worker, "logger": "audit", "level": "info"}
+        self._write(bytearray(_encode({**line, "timestamp": dt.datetime.now(dt.UTC).isoformat()}) + b"\n"))
+
+    def _write(self, lines: bytearray) -> None:
         try:
             while lines:
                 del lines[: os.write(self._file, lines)]

@@ -1,0 +1,308 @@
+"""``token-worker replay`` and ``dead-letters``: what is sent again, what never is, and what the replies say."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from stack import Stack, wait_until
+
+CLIENT = "shop-frontend"
+STREAM = "tokenize:requests"
+
+
+def run(stack: Stack, *arguments: str, value: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+    """``token-worker`` with the stack's settings."""
+    return subprocess.run(
+        [sys.executable, "-m", "token_worker", *arguments],
+        env=stack.environment(**more),
+        input=value,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def requests(count: int, **more: Any) -> list[dict[str, Any]]:
+    return [
+        {"id": f"r{number}", "op": "tokenize", "client_id": CLIENT, "type": "str", "value": f"value {number}", **more}
+        for number in range(count)
+    ]
+
+
+def payloads(stack: Stack, stream: str = STREAM) -> list[dict[str, Any]]:
+    return [json.loads(fields[b"payload"]) for _, fields in stack.streams.xrange(stream)]
+
+
+def test_replay_of_a_range_twice_gives_the_same_tokens(stack: Stack) -> None:
+    """Two replays of a range are answered with the first tokens, inconsistent ones too, with counts 1 and 2."""
+    stack.start_worker()
+    stack.send(requests(150) + [{**it, "id": f"i{it['id']}"} for it in requests(30, consistent=False)])
+    stack.wait_for_replies(180)
+    last = stack.streams.xrevrange(STREAM, count=1)[0][0].decode()
+    for count in (1, 2):
+        done = run(stack, "replay", "--from", "0-0", "--to", last)
+        assert done.returncode == 0, done.stderr
+        assert "sent: 180" in done.stdout
+        assert "180 as before, 0 differ" in done.stdout
+        replies = stack.wait_for_replies(180 * (count + 1))
+        assert [reply.get("replay") for reply in replies[-180:]] == [count] * 180
+    tokens: dict[str, set[str]] = {}
+    for reply in stack.replies():
+        tokens.setdefault(reply["id"], set()).add(reply["value"])
+    assert {len(found) for found in tokens.values()} == {1}
+    again = run(stack, "replay", "--from", "0-0", "--json")
+    totals = json.loads(again.stdout.splitlines()[-1])
+    assert (totals["send"], totals["replay"]) == (180, 360)
+    assert {it["replay_of"] for it in payloads(stack)[180:360]} == {it["replay_of"] for it in payloads(stack)[360:540]}
+
+
+def test_replay_in_messagepack_loses_its_expiry(stack: Stack) -> None:
+    """A request in MessagePack that has expired meanwhile is answered again; its trace goes along."""
+    stack.start_worker()
+    request = {**requests(1)[0], "expires_at": int(time.time() * 1000) + 5000, "type": "bytes", "value": b"\x00\xff"}
+    fields = {"payload": msgspec.msgpack.encode(request), "traceparent": "00-a-b-01", "tracestate": "x=y"}
+    first = stack.streams.xadd(STREAM, fields)
+    stack.wait_for_replies(1)
+    done = run(stack, "replay", "--ids", first.decode(), "--stream", STREAM)
+    assert done.returncode == 0, done.stderr
+    [_, (_, sent)] = stack.streams.xrange(STREAM)
+    message = msgspec.msgpack.decode(sent[b"payload"])
+    assert message == {
+        **{name: member for name, member in request.items() if name != "expires_at"},
+        "replay": 1,
+        "replay_of": first.decode(),
+    }
+    assert (sent[b"traceparent"], sent[b"tracestate"]) == (b"00-a-b-01", b"x=y")
+
+
+def test_what_will_be_answered_anyway_is_not_sent(stack: Stack) -> None:
+    """Undelivered and pending entries stay alone, unless --force says otherwise; --dry-run sends nothing."""
+    ids = stack.send(requests(6))
+    stack.streams.xgroup_create(STREAM, "token-workers", id="0")
+    stack.streams.xreadgroup("token-workers", "somebody", {STREAM: ">"}, count=4)
+    stack.streams.xack(STREAM, "token-workers", ids[0], ids[2])
+    dry = run(stack, "replay", "--from", "0-0", "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    decisions = [line.split()[0] for line in dry.stdout.splitlines()[:6]]
+    assert decisions == ["send", "pending", "send", "pending", "undelivered", "undelivered"]
+    assert stack.streams.xlen(STREAM) == 6
+    assert not stack.streams.exists(f"{STREAM}:replay")
+    assert run(stack, "replay", "--from", "0-0", "--no-wait").stdout.startswith("sent: 2\n")
+    assert [it["id"] for it in payloads(stack)[6:]] == ["r0", "r2"]
+    forced = run(stack, "replay", "--ids", ids[5].decode(), "--stream", STREAM, "--force", "--no-wait")
+    assert forced.stdout.startswith("sent: 1\n")
+
+
+def test_nothing_is_sent_without_a_group(stack: Stack) -> None:
+    """Where the group does not exist everything is undelivered."""
+    stack.send(requests(3))
+    done = run(stack, "replay", "--from", "0-0", "--no-wait")
+    assert "not sent: 3 still undelivered" in done.stdout
+    assert stack.streams.xlen(STREAM) == 3
+
+
+def test_filters_and_times(stack: Stack) -> None:
+    """--client, --op and ISO times choose among the requests."""
+    stack.generate_key("other-client")
+    stack.start_worker()
+    stack.send(requests(3) + [{**it, "client_id": "other-client"} for it in requests(2)])
+    stack.wait_for_replies(5)
+    only = run(stack, "replay", "--from", "2020-01-01", "--client", "other-client", "--dry-run")
+    assert "would be sent: 2" in only.stdout
+    assert "would be sent: 0" in run(stack, "replay", "--to", "2020-01-01T00:00:00Z", "--dry-run").stdout
+    assert "would be sent: 0" in run(stack, "replay", "--from", "0-0", "--op", "detokenize", "--dry-run").stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--from", "yesterday"),
+        ("--ids", "1-x", "--stream", STREAM),
+        ("--ids", "1-0"),
+        ("--ids", "1-0", "--from", "0"),
+        ("--from", "0", "--reason", "x"),
+        ("--resume", "--from", "0"),
+        ("--from", "0", "--stream", "no-such-route"),
+        ("--from", "0", "--rate", "0"),
+        ("--from", "0", "--op", "encrypt"),
+    ],
+)
+def test_wrong_arguments_are_wrong_usage(stack: Stack, arguments: tuple[str, ...]) -> None:
+    """What cannot be meant gets exit status 2 and a hint, and nothing is sent."""
+    done = run(stack, "replay", *arguments)
+    assert done.returncode == 2
+    assert done.stderr
+    assert not stack.streams.exists(STREAM)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_replay_that_was_cut_short_goes_on_where_it_stopped(stack: Stack, number: int) -> None:
+    """After Ctrl-C, or a kill at any point, --resume sends the rest: everything once, nothing twice."""
+    stack.start_worker()
+    stack.send(requests(400))
+    stack.wait_for_replies(400)
+    command = [sys.executable, "-m", "token_worker", "replay", "--from", "0-0", "--no-wait"]
+    paced = [*command, "--rate", "100"]
+    sent = 400
+    with subprocess.Popen(paced, env=stack.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        wait_until(lambda: stack.streams.xlen(STREAM) > sent + 20, "some replayed requests")
+        os.kill(process.pid, number)
+        process.wait(30)
+        assert process.returncode == (1 if number == signal.SIGINT else -number)
+    assert stack.streams.xlen(STREAM) < 800
+    refused = run(stack, "replay", "--from", "0-0", "--no-wait")
+    assert refused.returncode == 1
+    assert "--resume" in refused.stderr
+    done = run(stack, "replay", "--resume", "--no-wait")
+    assert done.returncode == 0, done.stderr
+    assert [it["id"] for it in payloads(stack)[400:]] == [f"r{index}" for index in range(400)]
+    assert run(stack, "replay", "--resume").returncode == 1
+
+
+def test_forgotten_replay_is_over(stack: Stack) -> None:
+    """--forget takes the record away, so that another replay can begin; one still running stops."""
+    stack.start_worker()
+    stack.send(requests(100))
+    stack.wait_for_replies(100)
+    command = [sys.executable, "-m", "token_worker", "replay", "--from", "0-0", "--rate", "20"]
+    with subprocess.Popen(command, env=stack.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        wait_until(lambda: stack.streams.xlen(STREAM) > 100, "a replayed request")
+        assert run(stack, "replay", "--forget").stdout.startswith(f"forgotten: {STREAM}")
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert b"or forgot it" in errors
+    assert run(stack, "replay", "--forget").returncode == 1
+
+
+def test_lost_token_storage_is_made_again_by_a_replay(stack: Stack) -> None:
+    """After the token storage was emptied a replay brings back every consistent token, and each turns back.
+
+    A value first tokenized under an older key gets another token, and is listed as different.
+    """
+    stack.start_worker()
+    old = stack.ask([{**requests(1)[0], "id": "old", "value": "before the rotation"}])["old"]
+    assert run(stack, "keys", "rotate", CLIENT).returncode == 0
+    for worker in stack.workers:
+        worker.stop()
+    stack.start_worker()
+    before = stack.ask(requests(200))
+    stack.storage.delete(*stack.storage.keys("tokens/*"))
+    done = run(stack, "replay", "--from", "0-0")
+    assert done.returncode == 1
+    assert "200 as before, 1 differ" in done.stdout
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("differs:")]
+    assert line.startswith(f"differs: {old['request_entry']} ")
+    assert line.endswith("request old")
+    back = stack.ask(
+        [
+            {"id": name, "op": "detokenize", "client_id": CLIENT, "type": "str", "value": reply["value"]}
+            for name, reply in before.items()
+        ],
+        "detokenize",
+    )
+    assert {name: reply["value"] for name, reply in back.items()} == {it["id"]: it["value"] for it in requests(200)}
+
+
+def test_reply_to_streams_are_compared(stack: Stack) -> None:
+    """A reply that went to a stream of its own is compared there."""
+    stack.start_worker()
+    stack.send([{**requests(1)[0], "reply_to": "tokenize:responses:mine"}])
+    stack.wait_for_replies(1, "tokenize:responses:mine")
+    done = run(stack, "replay", "--from", "0-0")
+    assert done.returncode == 0, done.stderr
+    assert "1 as before" in done.stdout
+
+
+def bury(stack: Stack, request: dict[str, Any], reason: str = "deliveries_exhausted", entry: str = "5-0") -> bytes:
+    """A dead letter as ``bury.lua`` writes it."""
+    fields: dict[str, Any] = {"dead_reason": reason, "dead_stream": STREAM, "dead_entry": entry, "dead_deliveries": 6}
+    letter: bytes = stack.streams.xadd(f"{STREAM}:dead", {**fields, "payload": json.dumps(request)})
+    return letter
+
+
+def test_dead_letters_are_listed_shown_and_replayed(stack: Stack) -> None:
+    """A dead letter is listed and shown without its value, and sent again under the id it first had."""
+    stack.start_worker()
+    letter = bury(stack, {**requests(1)[0], "value": "a canary"}).decode()
+    said = {"id": "r0", "request_entry": "5-0", "status": "error", "error": {"code": "internal", "message": "-"}}
+    stack.streams.xadd("tokenize:responses", {"payload": json.dumps(said)})
+    unreadable = stack.streams.xadd(
+        f"{STREAM}:dead",
+        {"dead_reason": "id_missing", "dead_stream": STREAM, "dead_entry": "6-0", "dead_deliveries": 1, "payload": "{"},
+    ).decode()
+    listed = run(stack, "dead-letters", "list", "--json")
+    rows = [json.loads(line) for line in listed.stdout.splitlines()]
+    assert [(row["id"], row["reason"], row["deliveries"], row["entry"]) for row in rows] == [
+        (letter, "deliveries_exhausted", 6, "5-0"),
+        (unreadable, "id_missing", 1, "6-0"),
+    ]
+    assert rows[0]["request_id"] == "r0"
+    for arguments in (("list",), ("show", letter), ("show", letter, "--json")):
+        shown = run(stack, "dead-letters", *arguments)
+        assert shown.returncode == 0, shown.stderr
+        assert "deliveries_exhausted" in shown.stdout
+        assert "canary" not in shown.stdout + shown.stderr
+    done = run(stack, "dead-letters", "replay", "--all")
+    assert done.returncode == 1  # one cannot be read, and stays
+    assert "sent: 1" in done.stdout
+    assert "0 differ" in done.stdout
+    _, reply = stack.wait_for_replies(2)
+    assert (reply["status"], reply["replay"]) == ("ok", 1)
+    assert payloads(stack)[0]["replay_of"] == "5-0"
+    assert [entry_id.decode() for entry_id, _ in stack.streams.xrange(f"{STREAM}:dead")] == [unreadable]
+
+
+def test_revealed_payload_is_audited_first(stack: Stack, tmp_path: Path) -> None:
+    """--reveal asks, leaves a line without the value in the audit log, and only then shows the payload."""
+    letter = bury(stack, {**requests(1)[0], "value": "a canary"}).decode()
+    audit = tmp_path / "audit.log"
+    options = ("dead-letters", "show", letter, "--reveal")
+    unasked = run(stack, *options, TOKEN_WORKER_AUDIT_FILE=str(audit))
+    assert unasked.returncode == 2
+    assert "canary" not in unasked.stdout + unasked.stderr
+    assert not audit.exists()
+    shown = run(stack, *options, "--yes", TOKEN_WORKER_AUDIT_FILE=str(audit))
+    assert "a canary" in shown.stdout
+    line = json.loads(audit.read_text())
+    assert (line["event"], line["logger"], line["entry"], line["request_id"]) == ("reveal", "audit", letter, "r0")
+    assert "canary" not in audit.read_text()
+    unwritable = run(stack, *options, "--yes", TOKEN_WORKER_AUDIT_FILE=str(tmp_path))
+    assert unwritable.returncode == 2
+    assert "canary" not in unwritable.stdout + unwritable.stderr
+
+
+def test_dropped_dead_letters_are_gone(stack: Stack) -> None:
+    """``drop`` deletes those that were named, asks before, and says when one is not there."""
+    kept = bury(stack, requests(1)[0], "id_missing").decode()
+    gone = bury(stack, requests(1)[0]).decode()
+    assert run(stack, "dead-letters", "drop", gone, "--dry-run").stdout == "would be dropped: 1\n"
+    assert run(stack, "dead-letters", "drop", gone).returncode == 2
+    assert stack.streams.xlen(f"{STREAM}:dead") == 2
+    assert run(stack, "dead-letters", "drop", gone, "--yes").stdout == "dropped: 1\n"
+    assert [entry_id.decode() for entry_id, _ in stack.streams.xrange(f"{STREAM}:dead")] == [kept]
+    missing = run(stack, "dead-letters", "drop", gone, "--yes")
+    assert missing.returncode == 1
+    assert gone in missing.stderr
+    assert run(stack, "dead-letters", "drop").returncode == 2
+    assert run(stack, "dead-letters", "drop", "--reason", "id_missing", "--yes").stdout == "dropped: 1\n"
+
+
+def test_replayed_dead_letters_may_be_kept(stack: Stack) -> None:
+    """With --keep a dead letter is sent and stays; `replay --dead-letters` does the same without."""
+    stack.start_worker()
+    letter = bury(stack, requests(1)[0]).decode()
+    assert run(stack, "dead-letters", "replay", letter, "--keep").returncode == 0
+    assert stack.streams.xlen(f"{STREAM}:dead") == 1
+    done = run(stack, "replay", "--dead-letters", "--reason", "deliveries_exhausted")
+    assert done.returncode == 0, done.stderr
+    assert stack.streams.xlen(f"{STREAM}:dead") == 0
+    assert [reply["replay"] for reply in stack.wait_for_replies(2)] == [1, 1]

@@ -1,0 +1,212 @@
+"""``token-worker dead-letters``: requests that could not be answered; looked at, sent again, dropped."""
+
+import getpass
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from token_worker import settings as settings_module
+from token_worker.cli.replay import Runner
+from token_worker.errors import Finding
+from token_worker.redis_link import RedisLink
+from token_worker.service.loop import perform
+from token_worker.settings import Settings
+from token_worker.streams import dead_letters as letters_module
+from token_worker.streams.dead_letters import DeadLetter
+from token_worker.streams.replay import FIRST_ID, PAGE, Selection, check_id
+from token_worker.telemetry.audit import Audit
+
+WIDTH = 160
+"""Columns of a table that goes into a file or a pipe."""
+
+
+@click.group("dead-letters")
+def dead_letters() -> None:
+    """Requests that could not be answered."""
+
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+_REASON = click.option("--reason", help="Dead letters with this reason alone.")
+_DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done, do nothing.")
+
+
+@dead_letters.command("list", epilog="Example: token-worker dead-letters list --reason deliveries_exhausted")
+@_REASON
+@_JSON
+@click.pass_obj
+def list_(config: Path | None, *, reason: str | None, as_json: bool) -> None:
+    """List the dead letters of all routes: reason, age, deliveries; no values. Needs no key."""
+    settings = settings_module.load(os.environ, config)
+    found = _all(settings, _link(settings), reason)
+    if as_json:
+        for letter in found:
+            click.echo(msgspec.json.encode(letter))
+        return
+    table = Table("dead letter", "from", "entry", "reason", "tries", "age", "request", "op", box=box.SIMPLE)
+    for letter in found:
+        table.add_row(
+            letter.id,
+            letter.stream,
+            letter.entry,
+            letter.reason,
+            str(letter.deliveries),
+            f"{letter.age_seconds:,.0f} s",
+            letter.request_id or "",
+            letter.op or "",
+        )
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    console.print(table)
+
+
+@dead_letters.command(epilog="Example: token-worker dead-letters show 1785485730250-0")
+@click.argument("letter", metavar="ID")
+@click.option("--reveal", is_flag=True, help="Show the payload, with its values. Leaves a line in the audit log.")
+@click.option("--yes", is_flag=True, help="With --reveal: do not ask.")
+@_JSON
+@click.pass_obj
+def show(config: Path | None, letter: str, *, reveal: bool, yes: bool, as_json: bool) -> None:
+    """Show one dead letter; its payload, which holds values, only with --reveal.
+
+    Exit status 1: there is no such dead letter.
+    """
+    settings = settings_module.load(os.environ, config)
+    link = _link(settings)
+    now_ms = perform(letters_module.server_ms(), link)
+    found = perform(letters_module.find(settings.routes, _letter_id(letter), now_ms), link)
+    if not found:
+        raise Finding(f"{letter}: there is no such dead letter")
+    if reveal:
+        confirm(yes, "Show values in the clear? This is noted in the audit log.")
+        audit = Audit(f"{getpass.getuser()}@{socket.gethostname()}", settings.audit_file)
+        for it, _ in found:
+            audit.reveal("dead letter", stream=it.dead_stream, entry=it.id, request_id=it.request_id)
+    for it, payload in found:
+        shown = msgspec.structs.asdict(it)
+        if reveal:
+            shown["payload"] = payload.decode("utf-8", errors="backslashreplace")
+        if as_json:
+            click.echo(msgspec.json.encode(shown))
+            continue
+        for name, value in shown.items():
+            click.echo(f"{name.replace('_', ' '):<15}{'' if value is None else value}")
+
+
+@dead_letters.command("replay", epilog="Example: token-worker dead-letters replay --reason deliveries_exhausted")
+@click.argument("ids", metavar="[ID]…", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All of them.")
+@_REASON
+@_DRY_RUN
+@click.option("--keep", is_flag=True, help="Leave them among the dead letters, too.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Send at most so many a second.")
+@click.option("--no-wait", is_flag=True, help="Do not wait for the replies.")
+@_JSON
+@click.pass_obj
+def replay(
+    config: Path | None,
+    ids: tuple[str, ...],
+    *,
+    everything: bool,
+    reason: str | None,
+    dry_run: bool,
+    keep: bool,
+    rate: float | None,
+    no_wait: bool,
+    as_json: bool,
+) -> None:
+    """Send dead letters again, to the stream they came from; each is deleted here as it is sent.
+
+    Cut short, `token-worker replay --resume` goes on with it.
+
+    Exit status 1: replies are missing or differ, or letters cannot be read and stay where they are.
+    """
+    _check_selection(ids, everything=everything, reason=reason)
+    settings = settings_module.load(os.environ, config)
+    runner = Runner(settings, _link(settings), dry_run=dry_run, as_json=as_json, rate=rate, wait=not no_wait)
+    wanted = tuple(_letter_id(it) for it in ids)
+    streams = dict.fromkeys(route.dead_letters for route in settings.routes)
+    runner.start([Selection(stream=stream, ids=wanted, reason=reason, keep=keep) for stream in streams])
+
+
+@dead_letters.command(epilog="Example: token-worker dead-letters drop 1785485730250-0 --dry-run")
+@click.argument("ids", metavar="[ID]…", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All of them.")
+@_REASON
+@_DRY_RUN
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def drop(
+    config: Path | None, ids: tuple[str, ...], *, everything: bool, reason: str | None, dry_run: bool, yes: bool
+) -> None:
+    """Delete dead letters for good. Without their producers being told anything more.
+
+    Exit status 1: one that was named is not there.
+    """
+    _check_selection(ids, everything=everything, reason=reason)
+    wanted = {_letter_id(it) for it in ids}
+    settings = settings_module.load(os.environ, config)
+    link = _link(settings)
+    chosen = [it for it in _all(settings, link, reason) if not wanted or it.id in wanted]
+    missing = wanted - {it.id for it in chosen}
+    if not dry_run and chosen:
+        confirm(yes, f"Delete {len(chosen)} dead letters for good?")
+    dropped = 0
+    for stream in {it.dead_stream: None for it in chosen}:
+        names = [it.id for it in chosen if it.dead_stream == stream]
+        for start in range(0, len(names), PAGE):
+            part = names[start : start + PAGE]
+            dropped += len(part) if dry_run else perform(letters_module.drop(stream, part), link)
+    click.echo(f"{'would be dropped' if dry_run else 'dropped'}: {dropped}")
+    if missing:
+        raise Finding(f"no such dead letters: {', '.join(sorted(missing))}")
+
+
+def confirm(given: bool, question: str) -> None:
+    """Ask on a terminal, unless ``--yes`` was given.
+
+    Raises:
+        click.UsageError: nobody can be asked.
+        Finding: the answer is no.
+    """
+    if given:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Confirm with --yes")
+    if not click.confirm(question):
+        raise Finding("nothing was done")
+
+
+def _link(settings: Settings) -> RedisLink:
+    return RedisLink("streams", settings.streams, refusals=True)
+
+
+def _all(settings: Settings, link: RedisLink, reason: str | None) -> Iterator[DeadLetter]:
+    now_ms = perform(letters_module.server_ms(), link)
+    for route in {route.dead_letters: route for route in settings.routes}.values():
+        start = FIRST_ID
+        while page := perform(letters_module.read_page(route, start, now_ms), link):
+            yield from (letter for letter, _ in page if reason in (None, letter.reason))
+            start = f"({page[-1][0].id}"
+
+
+def _check_selection(ids: tuple[str, ...], *, everything: bool, reason: str | None) -> None:
+    if sum((bool(ids), everything, reason is not None)) != 1:
+        raise click.UsageError("say which: ids, --reason or --all")
+
+
+def _letter_id(text: str) -> str:
+    try:
+        return check_id(text)
+    except ValueError:
+        raise click.BadParameter(
+            "expected the id of a dead letter, as `dead-letters list` shows it", param_hint="ID"
+        ) from None

@@ -1,0 +1,303 @@
+"""``token-worker replay``: answered requests, or dead letters, are sent again, and their replies compared."""
+
+import datetime as dt
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from token_worker import settings as settings_module
+from token_worker.contract.messages import Op
+from token_worker.errors import Finding, GiveUp
+from token_worker.redis_link import RedisLink
+from token_worker.service.loop import perform
+from token_worker.settings import Settings
+from token_worker.streams.replay import FIRST_ID, LAST_ID, Candidate, Compared, Comparison, Replay, Selection, check_id
+from token_worker.streams.routes import Route
+
+WAIT_SECONDS = 60.0
+"""How long to wait for the next reply."""
+
+LOOK_SECONDS = 0.2
+
+
+@click.command(epilog='Example: token-worker replay --from "2026-01-31 08:00" --op tokenize --dry-run')
+@click.option("--from", "first", metavar="WHEN", help="First entry: a stream id, or an ISO time (UTC unless it says).")
+@click.option("--to", "last", metavar="WHEN", help="Last entry: the same. Left out: the last there is now.")
+@click.option("--ids", metavar="ID,ID…", help="These entries alone.")
+@click.option("--dead-letters", is_flag=True, help="Dead letters; each is deleted there as it is sent.")
+@click.option(
+    "--stream", "streams", multiple=True, help="Request stream of the route; may be repeated. Else all routes."
+)
+@click.option("--client", help="Requests for this client alone.")
+@click.option("--op", type=click.Choice([op.value for op in Op]), help="Requests with this operation alone.")
+@click.option("--reason", help="Dead letters with this reason alone.")
+@click.option("--dry-run", is_flag=True, help="List what would be sent, send nothing.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Send at most so many a second.")
+@click.option("--force", is_flag=True, help="Also what is undelivered or pending: it is answered twice.")
+@click.option("--resume", is_flag=True, help="Go on with a replay that was cut short.")
+@click.option("--forget", is_flag=True, help="Forget a replay that was cut short.")
+@click.option("--no-wait", is_flag=True, help="Do not wait for the replies to compare them.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+@click.pass_obj
+def replay(
+    config: Path | None,
+    *,
+    first: str | None,
+    last: str | None,
+    ids: str | None,
+    dead_letters: bool,
+    streams: tuple[str, ...],
+    client: str | None,
+    op: str | None,
+    reason: str | None,
+    dry_run: bool,
+    rate: float | None,
+    force: bool,
+    resume: bool,
+    forget: bool,
+    no_wait: bool,
+    as_json: bool,
+) -> None:
+    """Send requests again that are still in the streams, and compare the replies with the retained ones.
+
+    A replayed request carries `replay` and `replay_of`, and no `expires_at`. What is undelivered or pending, and in a
+    range what is a replay itself, is not sent. Needs no key. Ctrl-C leaves a record: --resume goes on there.
+
+    Exit status 1: replies differ or are missing, entries were unreadable, or another replay was cut short.
+    """
+    selects = any(given is not None for given in (first, last, ids, client, op, reason)) or dead_letters or force
+    if (resume or forget) and (selects or (resume and forget) or dry_run):
+        raise click.UsageError(
+            "--resume and --forget go on with, or end, what was asked for before: leave the rest out"
+        )
+    if not (resume or forget) and not (first or last or ids or dead_letters):
+        raise click.UsageError("say what to replay: --from, --to, --ids or --dead-letters")
+    if ids and (first or last):
+        raise click.UsageError("--ids names entries: leave --from and --to out")
+    if reason is not None and not dead_letters:
+        raise click.UsageError("--reason is that of dead letters: add --dead-letters")
+    settings = settings_module.load(os.environ, config)
+    routes = _routes(settings, streams, op)
+    if ids and not dead_letters and len(routes) > 1:
+        raise click.UsageError("--ids is about one stream: name it by --stream")
+    link = RedisLink("streams", settings.streams, refusals=True)
+    runner = Runner(settings, link, dry_run=dry_run, as_json=as_json, rate=rate, wait=not no_wait)
+    if forget or resume:
+        names = [name for route in routes for name in (route.requests, route.dead_letters)]
+        runner.go_on([*dict.fromkeys(names)], forget=forget)
+        return
+    wanted = tuple(_id(text.strip(), "--ids", end=False) for text in ids.split(",")) if ids else ()
+    selection = Selection(
+        stream="",
+        first=FIRST_ID if first is None else _id(first, "--from", end=False),
+        last=LAST_ID if last is None else _id(last, "--to", end=True),
+        ids=wanted,
+        client=client,
+        op=Op(op) if op else None,
+        reason=reason,
+        force=force,
+    )
+    names = [route.dead_letters if dead_letters else route.requests for route in routes]
+    runner.start([msgspec.structs.replace(selection, stream=name) for name in dict.fromkeys(names)])
+
+
+class Runner:
+    """Carries out replays, and tells what became of them.
+
+    Args:
+        settings: for the routes and the group.
+        link: the streams.
+        dry_run: list, send nothing.
+        as_json: for programs.
+        rate: requests a second at most; None: as fast as the server takes them.
+        wait: wait for the replies, and compare.
+    """
+
+    def __init__(
+        self, settings: Settings, link: RedisLink, *, dry_run: bool, as_json: bool, rate: float | None, wait: bool
+    ) -> None:
+        self._settings = settings
+        self._link = link
+        self._dry_run = dry_run
+        self._as_json = as_json
+        self._rate = rate
+        self._wait = wait
+        self._counts: Counter[str] = Counter()
+        self._comparison = Comparison()
+
+    def start(self, selections: Sequence[Selection]) -> None:
+        """Replay these; raises ``Finding`` as the command does."""
+        begun: list[Replay] = []
+        try:
+            for selection in selections:
+                replay = self._replay(selection)
+                perform(replay.prepare() if self._dry_run else replay.begin(), self._link)
+                begun.append(replay)
+        except Finding:
+            for replay in begun:
+                perform(replay.forget(), self._link)
+            raise
+        self._carry_out(begun)
+
+    def go_on(self, streams: Sequence[str], *, forget: bool) -> None:
+        """Go on with, or forget, the replays of these streams that were cut short."""
+        found: list[Replay] = []
+        for stream in streams:
+            replay = self._replay(Selection(stream=stream))
+            if perform(replay.forget() if forget else replay.resume(), self._link):
+                found.append(replay)
+        if not found:
+            raise Finding("no replay was cut short")
+        if forget:
+            click.echo(f"forgotten: {', '.join(replay.progress.selection.stream for replay in found)}")
+            return
+        self._carry_out(found)
+
+    def _replay(self, selection: Selection) -> Replay:
+        routes = [route for route in self._settings.routes if selection.stream in (route.requests, route.dead_letters)]
+        return Replay(routes, self._settings.group, selection)
+
+    def _carry_out(self, replays: Iterable[Replay]) -> None:
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+        try:
+            with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+                for replay in replays:
+                    self._one(replay, bar)
+        except KeyboardInterrupt:
+            raise Finding(f"stopped; sent so far: {self._counts['send']}; --resume goes on") from None
+        compared = None
+        if self._wait and not self._dry_run and self._comparison.sent:
+            try:
+                self._wait_for_replies(console)
+            except KeyboardInterrupt:
+                click.echo("stopped waiting for replies; all was sent", err=True)
+            compared = self._comparison.result()
+        self._tell(compared)
+
+    def _one(self, replay: Replay, bar: Progress) -> None:
+        selection = replay.progress.selection
+        start, end = _ms(max(selection.first, replay.progress.done, key=_ms)), _ms(selection.last)
+        task = bar.add_task(selection.stream, total=None if selection.ids else max(end - start, 1))
+        while (page := perform(replay.next_page(), self._link)) is not None:
+            if not self._rate:
+                parts = [page]
+            else:  # a tenth of a second's worth at a time
+                size = max(1, int(self._rate / 10))
+                parts = [page[index : index + size] for index in range(0, len(page), size)]
+            for part in parts:
+                started = time.monotonic()
+                sent = [] if self._dry_run else perform(replay.send(part), self._link)
+                self._note(selection.stream, part, {it.candidate.entry: it.entry for it in sent})
+                if self._wait:
+                    self._comparison.sent += sent
+                if self._rate and sent:
+                    time.sleep(max(0.0, len(sent) / self._rate - (time.monotonic() - started)))
+            if first := _ms(selection.first):
+                bar.update(task, completed=_ms(replay.progress.done) - max(first, start))
+        if not self._dry_run:
+            perform(replay.end(), self._link)
+
+    def _note(self, stream: str, page: Sequence[Candidate], new_entries: dict[str, str]) -> None:
+        for it in page:
+            self._counts[it.decision] += 1
+            if self._as_json:
+                line = {
+                    "stream": stream,
+                    "entry": it.entry,
+                    "original": it.original,
+                    "request_id": it.request_id,
+                    "op": it.op,
+                    "client_id": it.client_id,
+                    "decision": it.decision,
+                    "new_entry": new_entries.get(it.entry),
+                }
+                click.echo(msgspec.json.encode(line))
+            elif self._dry_run:
+                click.echo(f"{it.decision:<12}{stream}  {it.entry}  {it.request_id}  {it.op}  {it.client_id}")
+
+    def _wait_for_replies(self, console: Console) -> None:
+        deadline, before = time.monotonic() + WAIT_SECONDS, -1
+        with console.status("waiting for the replies"):
+            while (missing := perform(self._comparison.look(), self._link)) and time.monotonic() < deadline:
+                if missing != before:
+                    deadline, before = time.monotonic() + WAIT_SECONDS, missing
+                time.sleep(LOOK_SECONDS)
+
+    def _tell(self, compared: Compared | None) -> None:
+        counts = self._counts
+        different = compared.different if compared is not None else []
+        missing = compared.missing if compared is not None else []
+        if self._as_json:
+            names = ("send", "undelivered", "pending", "replay", "unreadable")
+            totals = {"dry_run": self._dry_run, **{name: counts[name] for name in names}, "compared": compared}
+            click.echo(msgspec.json.encode(totals))
+        else:
+            words = {
+                "undelivered": "still undelivered",
+                "pending": "still pending",
+                "replay": "replays themselves",
+                "unreadable": "unreadable",
+            }
+            left = [f"{counts[name]} {text}" for name, text in words.items() if counts[name]]
+            click.echo(f"{'would be sent' if self._dry_run else 'sent'}: {counts['send']}")
+            if left:
+                click.echo(f"not sent: {', '.join(left)}")
+            if compared is not None:
+                click.echo(
+                    f"replies: {compared.same} as before, {len(different)} differ, {compared.no_original} without a"
+                    f" first reply to compare with, {len(missing)} missing"
+                )
+            for original, entry, request_id in different:
+                click.echo(f"differs: {original} replayed as {entry}, request {request_id}")
+        problems = [f"{len(different)} replies differ"] if different else []
+        problems += [f"{len(missing)} replies are missing; is a worker running?"] if missing else []
+        problems += [f"{counts['unreadable']} entries cannot be read"] if counts["unreadable"] else []
+        if problems:
+            raise Finding("; ".join(problems))
+
+
+def _routes(settings: Settings, streams: Sequence[str], op: str | None) -> list[Route]:
+    known = {route.requests: route for route in settings.routes}
+    for stream in streams:
+        if stream not in known:
+            raise click.BadParameter(
+                f"no route has this request stream; there are {', '.join(known)}", param_hint="--stream"
+            )
+    chosen = [known[stream] for stream in streams] if streams else list(known.values())
+    return [route for route in chosen if op is None or Op(op) in route.ops] or _no_route(op)
+
+
+def _no_route(op: str | None) -> list[Route]:
+    raise GiveUp(f"--op: no route of these serves {op}")
+
+
+def _id(text: str, option: str, *, end: bool) -> str:
+    """The stream id that a stream id or an ISO time stands for; of a time the first, or with ``end`` the last."""
+    try:
+        if end and "-" not in text and text.isdigit():
+            return check_id(f"{text}-{2**64 - 1}")
+        return check_id(text)
+    except ValueError:
+        pass
+    try:
+        when = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(
+            f"expected {'stream ids' if option == '--ids' else 'a stream id or an ISO time'}", param_hint=option
+        ) from None
+    if option == "--ids":
+        raise click.BadParameter("expected stream ids", param_hint=option)
+    when = when if when.tzinfo is not None else when.replace(tzinfo=dt.UTC)
+    return check_id(f"{max(0, int(when.timestamp() * 1000))}-{2**64 - 1 if end else 0}")
+
+
+def _ms(entry_id: str) -> int:
+    return int(entry_id.partition("-")[0])

@@ -1,0 +1,489 @@
+"""Replay: requests that were answered, or became dead letters, are sent again. Sans-IO like ``delivery``.
+
+A replayed request is a new entry of the same request stream. It carries ``replay`` (a count) and ``replay_of`` (id of
+the original, so that an inconsistent token is the same again), and no ``expires_at``. What is still undelivered or
+pending is not sent, since it will be answered anyway; nor, in a range, what is a replay itself.
+
+The record of a replay (``<stream>:replay``, beside the stream that is read) holds what was asked for and how far it has
+come. It is written by the script that sends, and compared there: a replay that was cut short goes on exactly where it
+stopped, and two that go on with it do not send anything twice.
+
+Touches the request and dead-letter streams of the routes and these records; ``compare`` reads the replies.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from token_worker.contract.codec import sniff
+from token_worker.contract.messages import MAX_ID_CHARACTERS, Format, Op
+from token_worker.errors import Finding, ServerError
+from token_worker.lua import Script
+from token_worker.streams.delivery import Protocol, Run
+from token_worker.streams.routes import Route
+
+_RESEND = Script(__package__, "resend.lua")
+
+PAGE = 100
+"""Entries read, and sent, in one go."""
+
+RECORD_SECONDS = 7 * 86_400
+"""How long a replay that was cut short can be gone on with."""
+
+Decision = Literal["send", "undelivered", "pending", "replay", "unreadable"]
+"""What becomes of an entry: sent; left, since it will be answered anyway; or is a replay; or has no readable id."""
+
+FIRST_ID: Final = "0-0"
+LAST_ID: Final = f"{2**64 - 1}-{2**64 - 1}"
+
+
+class Selection(msgspec.Struct, frozen=True, kw_only=True):
+    """What to replay from one stream.
+
+    Attributes:
+        stream: request stream, or dead-letter stream.
+        first, last: ids of the range, both included.
+        ids: these entries alone; empty: all of the range.
+        client, op, reason: only such; the reason is that of dead letters.
+        force: also what is undelivered or pending.
+        keep: leave dead letters where they are; else each is deleted as it is sent.
+    """
+
+    stream: str
+    first: str = FIRST_ID
+    last: str = LAST_ID
+    ids: tuple[str, ...] = ()
+    client: str | None = None
+    op: Op | None = None
+    reason: str | None = None
+    force: bool = False
+    keep: bool = False
+
+
+class Progress(msgspec.Struct, kw_only=True):
+    """The record of a replay.
+
+    Attributes:
+        done: the last entry that was dealt with.
+        sent: requests sent so far.
+    """
+
+    selection: Selection
+    done: str = FIRST_ID
+    sent: int = 0
+
+
+class Candidate(NamedTuple):
+    """An entry that was selected, and what becomes of it; nothing of a value in it, but for the payload to send.
+
+    Attributes:
+        entry: id in the stream that is read.
+        original: id of the request that was first sent.
+        request_id, op, client_id: as the payload has them; empty where it has none.
+        replays: its ``replay`` when it is sent.
+        reply_to: stream that the request names for its reply.
+    """
+
+    route: Route
+    entry: str
+    original: str
+    request_id: str
+    op: str
+    client_id: str
+    replays: int
+    reply_to: str | None
+    decision: Decision
+    payload: bytes
+    fields: dict[bytes, bytes]
+
+
+class Sent(NamedTuple):
+    """A request sent again: its candidate and the id of its new entry."""
+
+    candidate: Candidate
+    entry: str
+
+
+class _Marks(msgspec.Struct):
+    """What of an earlier replay is looked at."""
+
+    replay: int | None = None
+    replay_of: str | None = None
+
+
+class Replay:
+    """One replay of one stream.
+
+    Args:
+        routes: the routes whose requests are in the stream: one, or those that share a dead-letter stream.
+        group: the group of the workers.
+        selection: what to replay.
+    """
+
+    def __init__(self, routes: Sequence[Route], group: str, selection: Selection) -> None:
+        self._routes = {route.requests: route for route in routes}
+        self._group = group
+        self._of_dead = selection.stream not in self._routes
+        self.progress = Progress(selection=selection)
+        self._raw = b""
+        self._earlier: dict[str, int] = {}
+        self._reached: dict[str, str] = {}
+
+    @property
+    def record(self) -> str:
+        """Key of the record."""
+        return f"{self.progress.selection.stream}:replay"
+
+    # -- the record
+
+    def begin(self) -> Protocol[None]:
+        """Fix the end of the range, and note the replay.
+
+        Raises:
+            Finding: one of this stream was cut short.
+        """
+        yield from self.prepare()
+        raw = msgspec.json.encode(self.progress)
+        if (yield "SET", self.record, raw, "NX", "EX", RECORD_SECONDS) is None:
+            raise Finding(
+                f"{self.progress.selection.stream}: a replay is running, or was cut short: go on with it by --resume,"
+                " or forget it by --forget"
+            )
+        self._raw = raw
+
+    def prepare(self) -> Protocol[None]:
+        """Fix the end of the range: what is sent from now on is not in it."""
+        selection = self.progress.selection
+        last = yield from _last_id(selection.stream)
+        if _order(last) < _order(selection.last):
+            self.progress.selection = msgspec.structs.replace(selection, last=last)
+
+    def resume(self) -> Protocol[bool]:
+        """Go on with the replay of this stream that was cut short; False where there is none."""
+        raw = yield "GET", self.record
+        if raw is None:
+            return False
+        self.progress = msgspec.json.decode(raw, type=Progress)
+        self._raw = raw
+        return True
+
+    def forget(self) -> Protocol[bool]:
+        """Delete the record of a replay that was cut short; False where there is none."""
+        return bool((yield "DEL", self.record))
+
+    # -- the entries
+
+    def next_page(self) -> Protocol[list[Candidate] | None]:
+        """The next entries that were selected, to be sent or not; None at the end. Sends nothing."""
+        selection = self.progress.selection
+        if not self._earlier and not self._of_dead:
+            yield from self._count_earlier()
+        start = _after(max(self.progress.done, _before(selection.first), key=_order))
+        if _order(start) > _order(selection.last):
+            return None
+        if selection.ids:
+            entries = yield from self._named(start)
+        else:
+            entries = yield "XRANGE", selection.stream, start, selection.last, "COUNT", PAGE
+        if not entries:
+            return None
+        self.progress.done = entries[-1][0].decode()
+        found = [self._look_at(entry_id.decode(), raw) for entry_id, raw in entries]
+        candidates = [candidate for candidate in found if candidate is not None and self._is_meant(candidate)]
+        if self._of_dead or selection.force:
+            return candidates
+        return (yield from self._leave_open_ones(candidates))
+
+    def send(self, candidates: Sequence[Candidate]) -> Protocol[list[Sent]]:
+        """Send those of a page that are to be sent, and note how far the replay has come.
+
+        Raises:
+            Finding: somebody else goes on with this replay.
+            Unavailable: thrown in; perhaps they were sent. ``resume`` knows.
+        """
+        reached = self.progress.done
+        chosen = [candidate for candidate in candidates if candidate.decision == "send"]
+        sent: list[Sent] = []
+        for _, part in groupby(chosen, key=lambda candidate: candidate.route.requests):
+            same_route = list(part)
+            self.progress.done = same_route[-1].entry
+            sent += yield from self._send(same_route)
+        self.progress.done = reached
+        return sent
+
+    def end(self) -> Protocol[None]:
+        """All was sent: there is nothing left to go on with."""
+        yield "DEL", self.record
+
+    def _send(self, chosen: Sequence[Candidate]) -> Protocol[list[Sent]]:
+        selection = self.progress.selection
+        self.progress.sent += len(chosen)
+        raw = msgspec.json.encode(self.progress)
+        is_moved = self._of_dead and not selection.keep
+        args: list[Any] = [self._raw, raw, RECORD_SECONDS, int(is_moved)]
+        for candidate in chosen:
+            fields = candidate.fields
+            args += (candidate.entry, candidate.payload)
+            args += (fields.get(b"traceparent", b""), fields.get(b"tracestate", b""))
+        new_ids = yield Run(_RESEND, (chosen[0].route.requests, self.record, selection.stream), args)
+        if new_ids is None:
+            raise Finding(f"{selection.stream}: somebody else has gone on with this replay, or forgot it")
+        self._raw = raw
+        return [Sent(it, new.decode()) for it, new in zip(chosen, new_ids, strict=True) if new]
+
+    def _named(self, start: str) -> Protocol[list[Any]]:
+        entries: list[Any] = []
+        for entry_id in sorted(self.progress.selection.ids, key=_order):
+            if _order(start) <= _order(entry_id) <= _order(self.progress.selection.last):
+                entries += yield "XRANGE", self.progress.selection.stream, entry_id, entry_id
+            if len(entries) == PAGE:
+                break
+        return entries
+
+    def _count_earlier(self) -> Protocol[None]:
+        """How often each request was replayed before, as far as the stream still tells."""
+        self._earlier[""] = 0
+        start = self.progress.selection.first
+        while page := (yield "XRANGE", self.progress.selection.stream, start, "+", "COUNT", PAGE):
+            for _, raw in page:
+                payload = _map(raw).get(b"payload", b"")
+                if b"replay_of" in payload and (marks := _marks(payload)).replay_of:
+                    known = self._earlier.get(marks.replay_of, 0)
+                    self._earlier[marks.replay_of] = max(known, marks.replay or 0)
+            start = _after(page[-1][0].decode())
+
+    def _look_at(self, entry_id: str, raw: list[bytes]) -> Candidate | None:
+        fields = _map(raw)
+        route = self._routes.get(fields.get(b"dead_stream", b"").decode(errors="replace"))
+        if not self._of_dead:
+            route = self._routes[self.progress.selection.stream]
+        if route is None:
+            return None  # a dead letter of a route that others serve
+        original = fields.get(b"dead_entry", b"").decode(errors="replace") if self._of_dead else entry_id
+        message = read_message(fields.get(b"payload", b""))
+        if message is None:
+            return Candidate(route, entry_id, original, "", "", "", 0, None, "unreadable", b"", fields)
+        is_replay = isinstance(message.get("replay_of"), str)
+        original = message["replay_of"] if is_replay else original
+        count = message["replay"] if isinstance(message.get("replay"), int) else 0
+        count = max(count, self._earlier.get(original, 0)) + 1
+        selection = self.progress.selection
+        skipped = is_replay and not self._of_dead and not selection.ids
+        changed = {name: member for name, member in message.items() if name != "expires_at"}
+        try:
+            payload = _encode({**changed, "replay": count, "replay_of": original}, fields[b"payload"])
+        except OverflowError:  # a number too large for any value, which no worker accepts either
+            return Candidate(route, entry_id, original, message["id"], "", "", 0, None, "unreadable", b"", fields)
+        return Candidate(
+            route,
+            entry_id,
+            original,
+            message["id"],
+            _text(message.get("op")),
+            _text(message.get("client_id")) or route.client_id or "",
+            count,
+            _text(message.get("reply_to")) or None,
+            "replay" if skipped else "send",
+            payload,
+            fields,
+        )
+
+    def _is_meant(self, candidate: Candidate) -> bool:
+        selection = self.progress.selection
+        return (
+            selection.client in (None, candidate.client_id)
+            and selection.op in (None, candidate.op)
+            and selection.reason in (None, candidate.fields.get(b"dead_reason", b"").decode(errors="replace"))
+        )
+
+    def _leave_open_ones(self, candidates: list[Candidate]) -> Protocol[list[Candidate]]:
+        """The same, without a decision to send what is undelivered or pending.
+
+        First what was delivered, then what of it is pending: what is delivered in between counts as undelivered.
+        """
+        if not candidates:
+            return candidates
+        stream = self.progress.selection.stream
+        reached = yield from self._last_delivered(stream)
+        pending: set[str] = set()
+        start = candidates[0].entry
+        while reached is not None:
+            page = yield "XPENDING", stream, self._group, start, candidates[-1].entry, PAGE
+            pending.update(entry_id.decode() for entry_id, *_ in page)
+            if len(page) < PAGE:
+                break
+            start = _after(page[-1][0].decode())
+        looked: list[Candidate] = []
+        for candidate in candidates:
+            decision = candidate.decision
+            if reached is None or _order(candidate.entry) > _order(reached):
+                decision = "undelivered"
+            elif candidate.entry in pending:
+                decision = "pending"
+            looked.append(candidate._replace(decision=decision))
+        return looked
+
+    def _last_delivered(self, stream: str) -> Protocol[str | None]:
+        for raw in (yield "XINFO", "GROUPS", stream):
+            group = _map(raw)
+            if group[b"name"] == self._group.encode():
+                return str(group[b"last-delivered-id"].decode())
+        return None
+
+
+# -- replies
+
+
+@dataclass
+class Compared:
+    """How the replies to replayed requests compare with those to the originals.
+
+    Attributes:
+        same: they say the same.
+        different: original, new entry and request id of those that say something else.
+        no_original: there is no first reply to compare with: not retained, or that of a dead letter.
+        missing: new entries without a reply so far.
+    """
+
+    same: int = 0
+    different: list[tuple[str, str, str]] = field(default_factory=list)
+    no_original: int = 0
+    missing: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Comparison:
+    """Looks for the replies to what was sent, and to the originals; keeps hashes of them, no values."""
+
+    sent: list[Sent] = field(default_factory=list)
+    _found: dict[str, bytes] = field(default_factory=dict)
+    _read_to: dict[str, str] = field(default_factory=dict)
+
+    def look(self) -> Protocol[int]:
+        """Read what was replied since the last look; how many of the replies that are waited for are still to come."""
+        wanted = {it.entry for it in self.sent} | {it.candidate.original for it in self.sent}
+        start = min((it.candidate.original for it in self.sent), key=_order, default=FIRST_ID)
+        streams = {it.candidate.route.responses for it in self.sent}
+        for stream in streams | {it.candidate.reply_to for it in self.sent if it.candidate.reply_to is not None}:
+            position = self._read_to.get(stream, start)
+            while page := (yield from _page_of(stream, position)):
+                for _, raw in page:
+                    self._note(_map(raw).get(b"payload", b""), wanted)
+                position = _after(page[-1][0].decode())
+                self._read_to[stream] = position
+        return sum(it.entry not in self._found for it in self.sent)
+
+    def result(self) -> Compared:
+        """What was found so far."""
+        compared = Compared()
+        for candidate, entry in self.sent:
+            if entry not in self._found:
+                compared.missing.append(entry)
+            elif b"dead_entry" in candidate.fields or candidate.original not in self._found:
+                compared.no_original += 1
+            elif self._found[entry] == self._found[candidate.original]:
+                compared.same += 1
+            else:
+                compared.different.append((candidate.original, entry, candidate.request_id))
+        return compared
+
+    def _note(self, payload: bytes, wanted: set[str]) -> None:
+        reply = read_message(payload)
+        if reply is None or reply.get("request_entry") not in wanted:
+            return
+        said = [reply.get(name) for name in ("status", "value", "items", "error")]
+        # In one format, so that a reply in JSON and one in MessagePack compare.
+        self._found[reply["request_entry"]] = hashlib.sha256(msgspec.msgpack.encode(said)).digest()
+
+
+def _page_of(stream: str, position: str) -> Protocol[list[Any]]:
+    try:
+        page: list[Any] = yield "XRANGE", stream, position, "+", "COUNT", PAGE
+    except ServerError as error:
+        if error.code != "WRONGTYPE":
+            raise
+        return []  # a reply_to that could take no reply
+    return page
+
+
+def _last_id(stream: str) -> Protocol[str]:
+    try:
+        info = _map((yield "XINFO", "STREAM", stream))
+    except ServerError as error:
+        if error.code != "ERR":  # there is no such stream: nothing to replay
+            raise
+        return FIRST_ID
+    return str(info[b"last-generated-id"].decode())
+
+
+# -- payloads
+
+
+def read_message(payload: bytes) -> dict[str, Any] | None:
+    """The members of a request or reply; None where it cannot be read or has no readable id."""
+    try:
+        decode = msgspec.json.decode if sniff(payload) is Format.JSON else msgspec.msgpack.decode
+        message = decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+        return None
+    if not isinstance(message, dict):
+        return None
+    request_id = message.get("id")
+    return message if isinstance(request_id, str) and 1 <= len(request_id) <= MAX_ID_CHARACTERS else None
+
+
+def _encode(message: dict[str, Any], like: bytes) -> bytes:
+    if sniff(like) is Format.JSON:
+        return msgspec.json.encode(message)
+    return msgspec.msgpack.encode(message)
+
+
+def _marks(payload: bytes) -> _Marks:
+    message = read_message(payload) or {}
+    count, original = message.get("replay"), message.get("replay_of")
+    return _Marks(count if isinstance(count, int) else None, original if isinstance(original, str) else None)
+
+
+def _text(member: object) -> str:
+    return member if isinstance(member, str) else ""
+
+
+# -- ids
+
+
+def check_id(text: str) -> str:
+    """A stream id in full; ``ms`` alone stands for its first entry.
+
+    Raises:
+        ValueError: no stream id.
+    """
+    ms, _, seq = text.partition("-")
+    seq = seq or "0"
+    if not (ms.isascii() and ms.isdigit() and seq.isascii() and seq.isdigit() and max(int(ms), int(seq)) < 2**64):
+        raise ValueError("no stream id")
+    return f"{int(ms)}-{int(seq)}"
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    ms, _, seq = entry_id.partition("-")
+    return int(ms), int(seq)
+
+
+def _after(entry_id: str) -> str:
+    ms, seq = _order(entry_id)
+    return f"{ms}-{seq + 1}" if seq < 2**64 - 1 else f"{ms + 1}-0"
+
+
+def _before(entry_id: str) -> str:
+    ms, seq = _order(entry_id)
+    if seq:
+        return f"{ms}-{seq - 1}"
+    return f"{ms - 1}-{2**64 - 1}" if ms else FIRST_ID
+
+
+def _map(raw: Sequence[Any]) -> dict[bytes, Any]:
+    return dict(zip(raw[::2], raw[1::2], strict=True))

@@ -1,0 +1,35 @@
+-- Sends requests again, and remembers how far the replay has come; in one step, so that a replay that was cut short goes
+-- on exactly where it stopped.
+--
+-- KEYS[1]  request stream
+-- KEYS[2]  the record of the replay
+-- KEYS[3]  stream the requests were read from: KEYS[1], or a dead-letter stream
+-- ARGV[1]  the record as the caller knows it
+-- ARGV[2]  the new record
+-- ARGV[3]  seconds the record is kept
+-- ARGV[4]  '1': delete the entries from KEYS[3]
+-- ARGV     then four for each request: id of its entry in KEYS[3], payload, traceparent, tracestate ('' for none)
+-- Returns the ids of the new entries, '' for one whose entry in KEYS[3] has gone meanwhile; nil where the record is another
+-- by now: somebody else goes on with the replay
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then
+  return false
+end
+
+local sent = {}
+for i = 5, #ARGV, 4 do
+  local id, payload, traceparent, tracestate = unpack(ARGV, i, i + 3)
+  if ARGV[4] == '1' and redis.call('XDEL', KEYS[3], id) == 0 then
+    sent[#sent + 1] = ''
+  else
+    local fields = { 'payload', payload }
+    if traceparent ~= '' then
+      fields[3], fields[4] = 'traceparent', traceparent
+      if tracestate ~= '' then
+        fields[5], fields[6] = 'tracestate', tracestate
+      end
+    end
+    sent[#sent + 1] = redis.call('XADD', KEYS[1], '*', unpack(fields))
+  end
+end
+redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
+return sent
