@@ -15,6 +15,7 @@ from token_worker.cli.replay import replay
 from token_worker.cli.request import request
 from token_worker.cli.run import run
 from token_worker.cli.schemas import schemas
+from token_worker.cli.tokens import tokens
 from token_worker.errors import Finding, GiveUp, TokenWorkerError, Unavailable
 from token_worker.telemetry import logs
 
@@ -33,7 +34,7 @@ def app(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for command in (run, request, lag, replay, dead_letters, keys, schemas):
+for command in (run, request, lag, replay, dead_letters, keys, tokens, schemas):
     app.add_command(command)
 
 

@@ -61,12 +61,12 @@ def request(
     """
     settings = settings_module.load(os.environ, config)
     route = _route(settings.routes, Op(op), client)
-    text = _read()
+    text = read_text()
     message: dict[str, Any] = {
         "id": f"cli-{secrets.token_hex(8)}",
         "op": op,
         "type": type_name,
-        "value": _value(type_name, text),
+        "value": parse_text(type_name, text),
         "reply_to": _reply_to(route, settings.routes),
         "expires_at": int((time.time() + timeout_seconds) * 1000),
     }
@@ -94,7 +94,12 @@ def _reply_to(route: Route, routes: tuple[Route, ...]) -> str:
     return name
 
 
-def _read() -> str:
+def read_text() -> str:
+    """A value or token from standard input, or asked for on a terminal.
+
+    Raises:
+        click.UsageError: it is not UTF-8.
+    """
     if sys.stdin.isatty():
         data = str(click.prompt("Value", hide_input=True)).encode(errors="surrogateescape")
     else:
@@ -105,7 +110,12 @@ def _read() -> str:
         raise click.UsageError("the value is not UTF-8; bytes are given as base64") from None
 
 
-def _value(type_name: str, text: str) -> int | str:
+def parse_text(type_name: str, text: str) -> int | str:
+    """The value that a text stands for, as JSON would have it.
+
+    Raises:
+        click.UsageError: no whole number where one is expected.
+    """
     if type_name not in (TypeName.INT32, TypeName.INT64):
         return text
     if not _WHOLE_NUMBER.fullmatch(text):

@@ -1,0 +1,238 @@
+"""``token-worker tokens``: what an operator can do to tokens, while workers and Acra use them."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from stack import Stack, wait_until
+
+from token_worker.keys.owner import Owner
+from token_worker.storage.layout import Names, decode_entry, encode_entry
+from token_worker.tokens.types import TYPES
+
+CLIENT = "shop-frontend"
+NAMES = Names(Owner("client", CLIENT))
+STR = TYPES["str"].number
+
+
+def run(stack: Stack, *arguments: str, value: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+    """``token-worker tokens`` with the stack's settings."""
+    return subprocess.run(
+        [sys.executable, "-m", "token_worker", "tokens", *arguments],
+        env=stack.environment(**more),
+        input=value,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def request(number: int | str, op: str = "tokenize", **more: Any) -> dict[str, Any]:
+    value = {"type": "str", "value": f"value {number}"}
+    return {"id": f"{op}-{number}", "op": op, "client_id": CLIENT, **value, **more}
+
+
+def tokens_of(stack: Stack, count: int, **more: Any) -> list[str]:
+    replies = stack.ask([request(number, **more) for number in range(count)])
+    return [replies[f"tokenize-{number}"]["value"] for number in range(count)]
+
+
+def test_status_counts_by_type_and_state(stack: Stack) -> None:
+    """``status`` counts tokens by type and state, and those without a value entry."""
+    stack.start_worker()
+    tokens_of(stack, 30)
+    stack.ask([request(f"i{number}", consistent=False, type="int32", value=number) for number in range(4)])
+    assert run(stack, "disable", CLIENT, "--type", "str", "--value", value="value 3").stdout == "disabled: 1 tokens\n"
+    done = run(stack, "status", CLIENT, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "types": [
+            {"type": "int32", "enabled": 4, "disabled": 0, "without_value_entry": 4},
+            {"type": "str", "enabled": 29, "disabled": 1, "without_value_entry": 0},
+        ],
+        "unreadable": 0,
+    }
+    assert "29" in run(stack, "status", CLIENT, "--state", "enabled", "--type", "str").stdout
+    assert run(stack, "status", "other-client").returncode == 1  # has no key
+
+
+def test_show_reveals_only_when_asked_and_audited(stack: Stack, tmp_path: Any) -> None:
+    """``show`` tells no value or token; with --reveal it does, after a line in the audit log without them."""
+    stack.start_worker()
+    [token] = tokens_of(stack, 1)
+    audit = tmp_path / "audit.log"
+    shown = run(stack, "show", CLIENT)
+    assert json.loads(shown.stdout)["state"] == "enabled"
+    assert "value 0" not in shown.stdout
+    assert token not in shown.stdout
+    options = ("show", CLIENT, "--type", "str", "--token", "--reveal")
+    assert run(stack, *options, value=token).returncode == 2
+    revealed = run(stack, *options, "--yes", value=token, TOKEN_WORKER_AUDIT_FILE=str(audit))
+    assert json.loads(revealed.stdout)["value"] == "value 0"
+    line = json.loads(audit.read_text())
+    assert (line["event"], line["client_id"]) == ("reveal", CLIENT)
+    assert "value 0" not in audit.read_text()
+    assert token not in audit.read_text()
+    assert run(stack, "show", CLIENT, "--type", "str", "--token", value="no such token").returncode == 1
+
+
+def test_disabled_tokens_come_back_enabled(stack: Stack) -> None:
+    """A disabled token is refused both ways by workers, and serves again once enabled; times to live stay."""
+    stack.start_worker()
+    [token] = tokens_of(stack, 1)
+    t_key = NAMES.of_token(token.encode(), STR)
+    stack.storage.expire(t_key, 1000)
+    back = request("back", "detokenize", value=token)
+    assert run(stack, "disable", CLIENT, "--dry-run").stdout == "would be disabled: 1 tokens\n"
+    assert stack.ask([back], "detokenize")["detokenize-back"]["value"] == "value 0"
+    assert run(stack, "disable", CLIENT).returncode == 2  # all of a client, and nobody to ask
+    assert run(stack, "disable", CLIENT, "--yes").stdout == "disabled: 1 tokens\n"
+    assert stack.ask([back], "detokenize")["detokenize-back"]["error"]["code"] == "token_disabled"
+    assert stack.ask([request(0)])["tokenize-0"]["error"]["code"] == "token_disabled"
+    assert 900 < stack.storage.ttl(t_key) <= 1000
+    done = run(stack, "enable", CLIENT, "--type", "str", "--token", value=token)
+    assert done.stdout == "enabled: 1 tokens\n"
+    assert tokens_of(stack, 1) == [token]
+
+
+def age(stack: Stack, key: bytes, seconds: int) -> None:
+    """Make an entry as if it had been made and used so long ago."""
+    entry = decode_entry(stack.storage.get(key))
+    then = int(time.time()) - seconds
+    stack.storage.set(key, encode_entry(entry._replace(created=then, accessed=then)))
+
+
+def test_age_is_that_of_the_last_use_either_way(stack: Stack) -> None:
+    """A token counts as old only when both of its entries are."""
+    stack.start_worker()
+    first, second, _ = tokens_of(stack, 3)
+    for number, token in enumerate((first, second)):
+        age(stack, NAMES.of_token(token.encode(), STR), 10 * 86_400)
+        if number == 0:
+            age(stack, NAMES.of_value(b"value 0", STR), 10 * 86_400)
+    done = run(stack, "remove", CLIENT, "--older-than", "9", "--yes")
+    assert done.stdout == "removed: 1 tokens\n"
+    assert stack.storage.exists(NAMES.of_token(first.encode(), STR), NAMES.of_value(b"value 0", STR)) == 0
+    assert stack.storage.exists(NAMES.of_token(second.encode(), STR), NAMES.of_value(b"value 1", STR)) == 2
+
+
+def test_remove_takes_only_what_is_meant(stack: Stack) -> None:
+    """--only-disabled removes no enabled token, and a value entry that names another token stays."""
+    stack.start_worker()
+    kept, gone = tokens_of(stack, 2)
+    run(stack, "disable", CLIENT, "--type", "str", "--token", value=gone)
+    assert run(stack, "remove", CLIENT, "--only-disabled", "--dry-run").stdout == "would be removed: 1 tokens\n"
+    assert run(stack, "remove", CLIENT, "--only-disabled", "--yes").stdout == "removed: 1 tokens\n"
+    assert run(stack, "remove", CLIENT, "--only-disabled", "--yes").stdout == "removed: 0 tokens\n"
+    assert len(stack.storage.keys("tokens/*")) == 2
+    # An inconsistent token of the same value: its t. goes, the h. of the consistent one does not.
+    other = stack.ask([request(0, consistent=False)])["tokenize-0"]["value"]
+    assert other != kept
+    assert run(stack, "remove", CLIENT, "--type", "str", "--token", value=other).stdout == "removed: 1 tokens\n"
+    assert tokens_of(stack, 1) == [kept]
+    assert stack.ask([request("k", "detokenize", value=kept)], "detokenize")["detokenize-k"]["value"] == "value 0"
+
+
+def test_halves_are_found_and_repaired_only_when_old(stack: Stack) -> None:
+    """``verify`` finds halves that other tools left; --repair deletes old value entries, never a token entry."""
+    stack.start_worker()
+    first, second, third = tokens_of(stack, 3)
+    assert run(stack, "verify", CLIENT).returncode == 0
+    for token in (first, second):
+        stack.storage.delete(NAMES.of_token(token.encode(), STR))
+    age(stack, NAMES.of_value(b"value 0", STR), 7200)
+    t_key = NAMES.of_token(third.encode(), STR)
+    stack.storage.set(t_key, encode_entry(decode_entry(stack.storage.get(t_key))._replace(disabled=True)))
+    expected = {"value_alone": 2, "disabled_alone": 1, "mismatch": 0, "unreadable": 0, "repaired": 0}
+    found = run(stack, "verify", CLIENT, "--json")
+    assert found.returncode == 1
+    assert json.loads(found.stdout) == expected
+    dry = run(stack, "verify", CLIENT, "--repair", "--dry-run", "--json")
+    assert json.loads(dry.stdout) == {**expected, "value_alone": 1, "repaired": 1}
+    assert stack.storage.exists(NAMES.of_value(b"value 0", STR))
+    done = run(stack, "verify", CLIENT, "--repair", "--json")
+    assert json.loads(done.stdout) == {**expected, "value_alone": 1, "repaired": 1}
+    assert not stack.storage.exists(NAMES.of_value(b"value 0", STR))
+    assert stack.storage.exists(NAMES.of_value(b"value 1", STR))
+    stack.storage.delete(NAMES.of_value(b"value 2", STR))
+    run(stack, "verify", CLIENT, "--repair", "--min-age-seconds", "0")
+    assert stack.storage.keys("tokens/*") == [t_key]
+
+
+def test_unreadable_entries_are_told_and_left(stack: Stack) -> None:
+    """What no key opens is a finding of every command, and stays byte for byte."""
+    stack.start_worker()
+    [token] = tokens_of(stack, 1)
+    t_key = NAMES.of_token(token.encode(), STR)
+    entry = decode_entry(stack.storage.get(t_key))
+    broken = encode_entry(entry._replace(block=entry.block[:-1] + bytes([entry.block[-1] ^ 1])))
+    stack.storage.set(t_key, broken)
+    for arguments in (("status",), ("verify",), ("disable", "--yes"), ("remove", "--yes"), ("reencrypt",)):
+        done = run(stack, arguments[0], CLIENT, *arguments[1:])
+        assert done.returncode == 1, arguments
+        assert "findings" in done.stderr if arguments == ("verify",) else "cannot be read" in done.stderr
+    assert stack.storage.get(t_key) == broken
+
+
+@pytest.mark.parametrize("kills", [0, 3])
+def test_reencrypt_under_load_changes_no_token_and_fails_no_request(stack: Stack, kills: int) -> None:
+    """After a rotation all entries are sealed anew while workers answer, also when the command is killed on its way."""
+    stack.start_worker()
+    before = tokens_of(stack, 1200)
+    rotated = [sys.executable, "-m", "token_worker", "keys", "rotate", CLIENT]
+    subprocess.run(rotated, env=stack.environment(), check=True, capture_output=True, timeout=60)
+    old = {key: stack.storage.get(key) for key in stack.storage.keys("tokens/*")}
+    command = [sys.executable, "-m", "token_worker", "tokens", "reencrypt", CLIENT, "--rate", "1500"]
+    rng = random.Random(kills)
+    for _ in range(kills):
+        changed = sum(stack.storage.get(key) != raw for key, raw in old.items())
+        target = changed + rng.randrange(1, 400)
+        with subprocess.Popen(command, env=stack.environment(), stdout=subprocess.DEVNULL) as process:
+            wait_until(
+                lambda target=target: sum(stack.storage.get(key) != raw for key, raw in old.items()) >= target,  # type: ignore[misc]
+                "some entries sealed anew",
+            )
+            process.send_signal(signal.SIGKILL)
+    with subprocess.Popen(command, env=stack.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        rounds = 0
+        while process.poll() is None or not rounds:
+            replies = stack.ask(
+                [request(f"{rounds}-{number}", "detokenize", value=token) for number, token in enumerate(before[:400])],
+                "detokenize",
+            )
+            assert {reply["status"] for reply in replies.values()} == {"ok"}
+            rounds += 1
+        output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert b"sealed with the newest key" in output
+    assert tokens_of(stack, 1200) == before
+    assert all(stack.storage.get(key) != raw for key, raw in old.items())
+    done = run(stack, "reencrypt", CLIENT, "--dry-run", "--json")
+    assert json.loads(done.stdout) == {"dry_run": True, "sealed": 0, "passes": 1, "unreadable": 0}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status",),
+        ("status", "x"),
+        ("show", CLIENT, "--value"),
+        ("show", CLIENT, "--type", "str", "--value", "--token"),
+        ("show", CLIENT, "--type", "int32", "--value"),
+        ("show", CLIENT, "--type", "no-type"),
+        ("remove", CLIENT),
+        ("reencrypt", CLIENT, "--rate", "0"),
+    ],
+)
+def test_wrong_arguments_are_wrong_usage(stack: Stack, arguments: tuple[str, ...]) -> None:
+    """What cannot be meant gets exit status 2 and a hint, without the value."""
+    done = run(stack, *arguments, value="a canary")
+    assert done.returncode == 2
+    assert done.stderr
+    assert "canary" not in done.stderr

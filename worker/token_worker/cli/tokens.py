@@ -1,0 +1,381 @@
+"""``token-worker tokens``: the tokens of a client, counted, looked at, disabled, removed, checked and sealed anew."""
+
+import functools
+import getpass
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+from rich.table import Table
+
+from token_worker import settings as settings_module
+from token_worker.cli.dead_letters import confirm
+from token_worker.cli.keys_change import owner_of
+from token_worker.cli.request import parse_text, read_text
+from token_worker.contract.messages import Format, TypeName
+from token_worker.contract.values import value_in, value_out
+from token_worker.errors import Damaged, Finding, Refused
+from token_worker.keys.cache import KeyCache
+from token_worker.keys.owner import Owner
+from token_worker.redis_link import RedisLink
+from token_worker.service.start import KeyAccess
+from token_worker.settings import Settings
+from token_worker.storage.admin import Filter, State, Token, TokenAdmin, Unreadable
+from token_worker.telemetry.audit import Audit
+from token_worker.tokens.types import TYPES
+
+RATE = 5000.0
+"""Entries read a second, unless asked otherwise: a few per cent of what a server can do."""
+
+DAY_SECONDS = 86_400
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What the common options say."""
+
+    config: Path | None
+    owner_id: str
+    zone: bool
+    type_name: str | None
+    older_than: float | None
+    state: State | None
+    by_value: bool
+    by_token: bool
+    rate: float
+    as_json: bool
+
+    @property
+    def owner(self) -> Owner:
+        return owner_of(self.owner_id, zone=self.zone)
+
+    @property
+    def filter(self) -> Filter:
+        since = None if self.older_than is None else time.time() - self.older_than * DAY_SECONDS
+        return Filter(None if self.type_name is None else TYPES[self.type_name], self.state, since)
+
+    @property
+    def names_one(self) -> bool:
+        return self.by_value or self.by_token
+
+
+_COMMON = (
+    click.argument("owner_id", metavar="CLIENT_ID"),
+    click.option("--zone", is_flag=True, help="CLIENT_ID is the id of a zone (Acra 0.94 and earlier)."),
+    click.option(
+        "--type", "type_name", type=click.Choice([name.value for name in TypeName]), help="Of this type alone."
+    ),
+    click.option(
+        "--older-than", type=click.FloatRange(0), metavar="DAYS", help="Last used longer ago than this alone."
+    ),
+    click.option("--state", type=click.Choice(["enabled", "disabled"]), help="In this state alone."),
+    click.option("--value", "by_value", is_flag=True, help="The one of the value on standard input; needs --type."),
+    click.option("--token", "by_token", is_flag=True, help="The token on standard input; needs --type."),
+)
+_RATE = click.option("--rate", type=click.FloatRange(min=1), default=RATE, help="Entries read a second at most.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="JSON, for programs.")
+_DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done, change nothing.")
+_YES = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def _choosing(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that choose tokens, and pass them as one."""
+
+    @functools.wraps(command)
+    def with_asked(config: Path | None, **options: Any) -> None:
+        asked = Asked(config=config, **{name: options.pop(name) for name in Asked.__struct_fields__[1:]})
+        if asked.by_value and asked.by_token:
+            raise click.UsageError("either --value or --token")
+        if asked.names_one and asked.type_name is None:
+            raise click.UsageError("--value and --token need --type")
+        command(asked, **options)
+
+    for option in (*reversed(_COMMON), _RATE, _JSON):
+        with_asked = option(with_asked)
+    return click.pass_obj(with_asked)
+
+
+@click.group()
+def tokens() -> None:
+    """Tokens of a client or zone in the token storage."""
+
+
+@tokens.command(epilog="Example: token-worker tokens status shop-frontend --type email")
+@_choosing
+def status(asked: Asked) -> None:
+    """Count tokens by type and state.
+
+    Exit status 1: entries cannot be read.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    inconsistent: Counter[str] = Counter()
+    unreadable = 0
+    with _admin(asked) as admin:
+        for it in _chosen(admin, asked):
+            if isinstance(it, Unreadable):
+                unreadable += 1
+                continue
+            counts[it.kind.name, it.state] += 1
+            inconsistent[it.kind.name] += it.h_entry is None
+    rows = [
+        {
+            "type": name,
+            "enabled": counts[name, "enabled"],
+            "disabled": counts[name, "disabled"],
+            "without_value_entry": inconsistent[name],
+        }
+        for name in TYPES
+        if counts[name, "enabled"] or counts[name, "disabled"]
+    ]
+    if asked.as_json:
+        click.echo(msgspec.json.encode({"types": rows, "unreadable": unreadable}))
+    else:
+        table = Table("type", "enabled", "disabled", "inconsistent or half", box=box.SIMPLE)
+        for row in rows:
+            table.add_row(*(str(cell) for cell in row.values()))
+        Console().print(table)
+    _report(unreadable)
+
+
+@tokens.command(
+    epilog="\b\nExample: echo -n grace@navy.example | token-worker tokens show shop-frontend --type email --value"
+)
+@_choosing
+@click.option("--reveal", is_flag=True, help="With values and tokens. Leaves a line for each in the audit log.")
+@_YES
+def show(asked: Asked, *, reveal: bool, yes: bool) -> None:
+    """Show tokens, one JSON object a line: type, state, times, whether the newest key seals them; no values.
+
+    The token of an inconsistent one is not stored, so it is shown only where it was given.
+
+    Exit status 1: there is none, or entries cannot be read.
+    """
+    if reveal and not asked.names_one:
+        confirm(yes, "Show values in the clear? Each is noted in the audit log.")
+    settings = settings_module.load(os.environ, asked.config)
+    audit = Audit(f"{getpass.getuser()}@{socket.gethostname()}", settings.audit_file) if reveal else None
+    found = unreadable = 0
+    with _admin(asked, settings) as admin:
+        if reveal and asked.names_one:
+            confirm_reveal = yes or asked.by_value  # who gives the value knows it
+            if not confirm_reveal:
+                raise click.UsageError("--reveal turns the token back: confirm with --yes")
+        for it in _chosen(admin, asked):
+            if isinstance(it, Unreadable):
+                unreadable += 1
+                continue
+            found += 1
+            row: dict[str, Any] = {
+                "type": it.kind.name,
+                "state": it.state,
+                "consistent": it.h_entry is not None,
+                "created": it.t_entry.created,
+                "accessed": it.accessed,
+                "entry": it.t_key.decode().rpartition("/")[2],
+            }
+            if audit is not None:
+                audit.reveal("token", **{f"{asked.owner.kind}_id": asked.owner.id}, entry=row["entry"])
+                row["value"] = _shown(it, it.value)
+                row["token"] = None if it.token is None else _shown(it, it.token)
+            click.echo(msgspec.json.encode(row))
+    _report(unreadable)
+    if not found:
+        raise Finding("there is no such token")
+
+
+def _shown(token: Token, data: bytes) -> int | str | bytes | None:
+    try:
+        return value_out(token.kind.name, token.kind.decode(data), Format.JSON)
+    except Damaged:
+        return None
+
+
+@tokens.command(
+    epilog="\b\nExample: echo -n grace@navy.example | token-worker tokens disable shop-frontend --type email --value"
+)
+@_choosing
+@_DRY_RUN
+@_YES
+def disable(asked: Asked, *, dry_run: bool, yes: bool) -> None:
+    """Disable tokens: requests for them, and for their values, are answered `token_disabled`.
+
+    Exit status 1: there is no such token, or entries cannot be read or kept changing.
+    """
+    _change(asked, "disabled", lambda admin, it: admin.set_disabled(it, disabled=True), dry_run=dry_run, yes=yes)
+
+
+@tokens.command(epilog="Example: token-worker tokens enable shop-frontend --type email --yes")
+@_choosing
+@_DRY_RUN
+@_YES
+def enable(asked: Asked, *, dry_run: bool, yes: bool) -> None:
+    """Enable tokens that are disabled.
+
+    Exit status 1: as with `disable`.
+    """
+    _change(asked, "enabled", lambda admin, it: admin.set_disabled(it, disabled=False), dry_run=dry_run, yes=yes)
+
+
+@tokens.command(epilog="Example: token-worker tokens remove shop-frontend --only-disabled --older-than 365 --dry-run")
+@_choosing
+@click.option("--only-disabled", is_flag=True, help="Only such as are disabled; the same as --state disabled.")
+@_DRY_RUN
+@_YES
+def remove(asked: Asked, *, only_disabled: bool, dry_run: bool, yes: bool) -> None:
+    """Delete tokens for good: nobody can turn them back.
+
+    Until the client's key is rotated the same value gets the same token again: to revoke a token, disable it.
+
+    Exit status 1: as with `disable`.
+    """
+    if only_disabled:
+        asked = msgspec.structs.replace(asked, state="disabled")
+    chosen = asked.filter
+    _change(asked, "removed", lambda admin, it: admin.remove(it, chosen), dry_run=dry_run, yes=yes)
+
+
+@tokens.command(epilog="Example: token-worker tokens verify shop-frontend --repair --min-age-seconds 86400")
+@_choosing
+@click.option("--repair", is_flag=True, help="Delete value entries whose token entry is gone; never a token entry.")
+@click.option(
+    "--min-age-seconds", type=click.FloatRange(0), default=3600.0, help="Only such as were unused for so long."
+)
+@_DRY_RUN
+def verify(asked: Asked, *, repair: bool, min_age_seconds: float, dry_run: bool) -> None:
+    """Look for tokens that are half there, half disabled, or cannot be read. Filters have no meaning here.
+
+    Exit status 1: something was found that is not repaired.
+    """
+    counts: Counter[str] = Counter()
+    with _admin(asked) as admin:
+        for it in admin.tokens(Filter()):
+            counts["unreadable"] += isinstance(it, Unreadable)
+        for half in admin.halves():
+            if isinstance(half, Unreadable):
+                counts["unreadable"] += 1
+                continue
+            is_old = time.time() - max(half.entry.accessed, half.entry.created) >= min_age_seconds
+            if repair and half.what == "value_alone" and is_old and (dry_run or admin.drop_half(half)):
+                counts["repaired"] += 1
+            else:
+                counts[half.what] += 1
+    words = {
+        "value_alone": "value entries whose token entry is gone",
+        "disabled_alone": "tokens with one entry disabled and the other not",
+        "mismatch": "value entries that name the token of another value",
+        "unreadable": "entries that cannot be read",
+        "repaired": "value entries would be deleted" if dry_run else "value entries were deleted",
+    }
+    if asked.as_json:
+        click.echo(msgspec.json.encode({name: counts[name] for name in words}))
+    else:
+        for name, text in words.items():
+            if counts[name] or name != "repaired":
+                click.echo(f"{counts[name]} {text}")
+    found = sum(counts[name] for name in words if name != "repaired")
+    if found:
+        raise Finding(f"{found} findings")
+
+
+@tokens.command(epilog="Example: token-worker tokens reencrypt shop-frontend --rate 1000")
+@_choosing
+@_DRY_RUN
+def reencrypt(asked: Asked, *, dry_run: bool) -> None:
+    """Seal all token entries with the client's newest key. Tokens stay as they are; filters have no meaning here.
+
+    A minute after `keys rotate` no worker seals with the old key any more. May be stopped and said again.
+
+    Exit status 1: entries cannot be read; they stay as they are.
+    """
+    with _admin(asked) as admin:
+        done = admin.reencrypt(dry_run=dry_run)
+    if asked.as_json:
+        click.echo(msgspec.json.encode({"dry_run": dry_run, **done._asdict()}))
+    else:
+        would = "would be sealed" if dry_run else "sealed"
+        click.echo(
+            f"{would} with the newest key: {done.sealed} entries, in {done.passes} passes; all others were already"
+        )
+    _report(done.unreadable)
+
+
+def _change(asked: Asked, done: str, change: Callable[[TokenAdmin, Token], bool], *, dry_run: bool, yes: bool) -> None:
+    if not dry_run and not asked.names_one:
+        confirm(yes, f"Are all tokens of {asked.owner_id} that were chosen to be {done}?")
+    changed = unreadable = busy = 0
+    with _admin(asked) as admin:
+        for it in _chosen(admin, asked):
+            if isinstance(it, Unreadable):
+                unreadable += 1
+            elif it.state == done:
+                continue
+            elif dry_run or change(admin, it):
+                changed += 1
+            else:
+                busy += 1
+    if asked.as_json:
+        click.echo(msgspec.json.encode({"dry_run": dry_run, done: changed, "unreadable": unreadable, "busy": busy}))
+    else:
+        click.echo(f"{'would be ' if dry_run else ''}{done}: {changed} tokens")
+    _report(unreadable)
+    if busy:
+        raise Finding(f"{busy} tokens were changed by others again and again; say it again")
+
+
+def _report(unreadable: int) -> None:
+    if unreadable:
+        raise Finding(f"{unreadable} entries cannot be read; they stay as they are")
+
+
+def _chosen(admin: TokenAdmin, asked: Asked) -> Iterator[Token | Unreadable]:
+    if not asked.names_one:
+        seen: set[bytes] = set()
+        for it in admin.tokens(asked.filter):
+            key = it.key if isinstance(it, Unreadable) else it.t_key
+            if key not in seen:  # SCAN may give one twice
+                seen.add(key)
+                yield it
+        return
+    type_name = asked.type_name or ""
+    try:
+        value = value_in(type_name, parse_text(type_name, read_text()), Format.JSON, "value")
+    except Refused as refused:
+        raise click.UsageError(refused.message) from None
+    kind = TYPES[type_name]
+    data = kind.encode(value)
+    found = admin.of_value(data, kind) if asked.by_value else admin.of_token(data, kind)
+    if found is None:
+        raise Finding("there is no such token")
+    if isinstance(found, Unreadable) or asked.filter.takes(found):
+        yield found
+
+
+@contextmanager
+def _admin(asked: Asked, settings: Settings | None = None) -> Iterator[TokenAdmin]:
+    settings = settings or settings_module.load(os.environ, asked.config)
+    owner = asked.owner
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.completed} entries read"),)
+    with (
+        KeyAccess(settings) as access,
+        Progress(*columns, console=console, disable=not console.is_terminal or asked.names_one, transient=True) as bar,
+    ):
+        master_key, store = access.connect()
+        keys = KeyCache(store, master_key, previous_master_key=access.previous_master_key)
+        task = bar.add_task("")
+        link = RedisLink("tokens", settings.tokens, refusals=True)
+        try:
+            yield TokenAdmin(link, keys, owner, rate=asked.rate, progress=lambda seen: bar.update(task, completed=seen))
+        except Refused as refused:
+            raise Finding(f"{owner.key_name}: {refused.message}") from None
+        finally:
+            link.close()

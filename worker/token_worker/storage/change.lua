@@ -1,0 +1,18 @@
+-- Changes the entries of one token, all or none, and only if each is still what it was when read.
+--
+-- KEYS  entries
+-- ARGV  for each: the value as it was read ('' where there was none), the new value ('' to delete it)
+-- Returns 1 changed, 0 another has changed one of them. A time to live stays.
+for i = 1, #KEYS do
+  if (redis.pcall('GET', KEYS[i]) or '') ~= ARGV[2 * i - 1] then
+    return 0
+  end
+end
+for i = 1, #KEYS do
+  if ARGV[2 * i] == '' then
+    redis.call('DEL', KEYS[i])
+  else
+    redis.call('SET', KEYS[i], ARGV[2 * i], 'XX', 'KEEPTTL')
+  end
+end
+return 1
