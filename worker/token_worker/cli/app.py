@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from token_worker import __version__
+from token_worker.cli.acl import acl
 from token_worker.cli.dead_letters import dead_letters
 from token_worker.cli.keys import keys
 from token_worker.cli.lag import lag
@@ -34,7 +35,7 @@ def app(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for command in (run, request, lag, replay, dead_letters, keys, tokens, schemas):
+for command in (run, request, lag, replay, dead_letters, keys, tokens, acl, schemas):
     app.add_command(command)
 
 

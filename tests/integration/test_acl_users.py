@@ -1,0 +1,210 @@
+"""The users that ``token-worker acl`` prints: enough for all that each has to do, and nothing beyond."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from servers import Valkey, redis_binary, valkey_binary
+from stack import Stack, wait_until
+
+CLIENT = "shop-frontend"
+ROUTES = [
+    {
+        "requests": "in[1]",
+        "responses": "out[1]",
+        "ops": ["tokenize", "detokenize"],
+        "request_retention_seconds": 3600,
+    },
+    {"requests": "tenant:in", "responses": "tenant:out", "ops": ["tokenize"], "client_id": "tenant-two"},
+]
+
+
+class Desk:
+    """Servers of their own with the users of the routes, and the files with their passwords."""
+
+    def __init__(self, streams: Valkey, storage: Valkey, folder: Path) -> None:
+        self.servers = {"streams": streams, "keys": storage, "tokens": storage}
+        self.folder = folder
+        self.routes = json.dumps(ROUTES)
+        self.stack = Stack(
+            streams,
+            storage,
+            settings={
+                "TOKEN_WORKER_ROUTES": self.routes,
+                "TOKEN_WORKER_CLAIM_IDLE_MS": "1000",
+                "TOKEN_WORKER_MAX_DELIVERIES": "1",
+            },
+        )
+        done = self.run("acl", "--passwords", str(folder), "--reply-groups", "--json")
+        assert done.returncode == 0, done.stderr
+        for line in done.stdout.splitlines():
+            row = json.loads(line)
+            with self.servers[row["server"]].client() as client:
+                client.execute_command("ACL", "SETUSER", row["user"], *row["rules"])
+        self.stack.generate_key(CLIENT)
+        self.stack.generate_key("tenant-two")
+
+    def run(self, *arguments: str, value: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "token_worker", *arguments],
+            env=self.stack.environment(**more),
+            input=value,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def settings_as(self, name: str) -> dict[str, str]:
+        """Settings to work as this user on all servers where there is such a one."""
+        settings: dict[str, str] = {}
+        for use in ("streams", "keys", "tokens"):
+            server = "keys" if use == "tokens" else use
+            file = self.folder / f"{server}-{name}"
+            if file.exists():
+                url = self.servers[use].url.replace("redis://", f"redis://{name}@")
+                settings |= {f"TOKEN_WORKER_{use.upper()}_URL": url}
+                settings |= {f"TOKEN_WORKER_{use.upper()}_PASSWORD_FILE": str(file)}
+        return settings
+
+    def client_as(self, name: str) -> Any:
+        password = (self.folder / f"streams-{name}").read_text().strip()
+        return redis.Redis(port=self.servers["streams"].port, username=name, password=password, protocol=2)
+
+
+@pytest.fixture(params=[valkey_binary, redis_binary])
+def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
+    """Users of the routes, on servers of this test's own."""
+    binary: Callable[[], str] = request.param
+    with Valkey(binary=binary()) as streams, Valkey(binary=binary()) as storage:
+        desk = Desk(streams, storage, tmp_path / "passwords")
+        with desk.stack:
+            yield desk
+
+
+def payload(number: int, **more: Any) -> dict[str, Any]:
+    request = {"id": f"r{number}", "op": "tokenize", "client_id": CLIENT, "type": "str", "value": f"value {number}"}
+    return {"payload": json.dumps({**request, **more})}
+
+
+def test_everybody_can_do_what_they_have_to(desk: Desk) -> None:
+    """Producer, worker, reader, monitor and operator, each as a user of its own, do all of their work."""
+    stack = desk.stack
+    producer, reader = desk.client_as("producer:in[1]"), desk.client_as("reader:out[1]")
+    for number in range(20):
+        producer.xadd("in[1]", payload(number))
+    producer.xadd("in[1]", payload(20, reply_to="out[1]:mine"))
+    producer.xadd("in[1]", {"no": "payload"})  # becomes a dead letter
+    worker = stack.start_worker(**desk.settings_as("token-worker"), log=desk.folder / "worker.log")
+    wait_until(lambda: reader.xread({"out[1]:mine": "0"}), "the reply on a stream of its own")
+    wait_until(lambda: stack.streams.xlen("in[1]:dead"), "the dead letter")
+    reader.xgroup_create("out[1]", "readers", id="0")
+    [[_, replies]] = reader.xreadgroup("readers", "me", {"out[1]": ">"}, count=100)
+    assert {json.loads(fields[b"payload"])["status"] for _, fields in replies} == {"ok"}
+    assert reader.xack("out[1]", "readers", *(entry_id for entry_id, _ in replies)) == 20
+    reader.expire("out[1]:mine", 10)
+    wait_until(lambda: stack.streams.exists("in[1]:low-water"), "the low-water mark, kept by trimming")
+    assert stack.streams.exists("in[1]:trimmed")
+
+    lag = desk.run("lag", "--json", **desk.settings_as("token-monitor"))
+    assert lag.returncode == 0, lag.stderr
+    rows = {json.loads(line)["stream"]: json.loads(line) for line in lag.stdout.splitlines()}
+    assert (rows["in[1]"]["undelivered"], rows["in[1]"]["dead_letters"]) == (0, 1)
+
+    as_operator = desk.settings_as("token-operator")
+    for arguments, status in (
+        (("replay", "--from", "0-0"), 1),  # the entry without a payload is a finding
+        (("dead-letters", "list"), 0),
+        (("dead-letters", "replay", "--all"), 1),  # the same
+        (("dead-letters", "drop", "--all", "--yes"), 0),
+        (("keys", "list"), 0),
+        (("keys", "rotate", CLIENT), 0),
+        (("keys", "verify"), 0),
+        (("keys", "generate", "third-client"), 0),
+        (("keys", "rewrap"), 0),
+        (("tokens", "status", CLIENT), 0),
+        (("tokens", "disable", CLIENT, "--yes"), 0),
+        (("tokens", "verify", CLIENT), 0),
+        (("tokens", "reencrypt", CLIENT), 0),
+        (("tokens", "remove", CLIENT, "--yes"), 0),
+    ):
+        done = desk.run(*arguments, **as_operator)
+        assert done.returncode == status, (arguments, done.stdout, done.stderr)
+        assert "NOPERM" not in done.stdout + done.stderr
+    assert not stack.storage.keys("tokens/*")
+    assert worker.stop() == 0
+    assert "NOPERM" not in (desk.folder / "worker.log").read_text()
+    assert stack.streams.xinfo_consumers("in[1]", "token-workers") == []
+
+
+@pytest.mark.parametrize("user", ["producer:in[1]", "reader:out[1]", "token-monitor", "token-operator", "token-worker"])
+def test_nobody_can_do_more(desk: Desk, user: str) -> None:
+    """Deleting, trimming, scripts on other keys, listing keys, and another tenant's streams are refused."""
+    stack = desk.stack
+    for stream in ("in[1]", "out[1]", "tenant:in", "tenant:out", "in1"):
+        stack.streams.xadd(stream, {"payload": "x"})
+    stack.streams.set("something:else", "1")
+    client = desk.client_as(user)
+    tries: list[tuple[Any, ...]] = [
+        ("DEL", "in[1]"),
+        ("DEL", "out[1]"),
+        ("SET", "in[1]", "x"),
+        ("XRANGE", "in1", "-", "+"),
+        ("KEYS", "*"),
+        ("SCAN", "0"),
+        ("FLUSHALL",),
+        ("CONFIG", "GET", "*"),
+        ("ACL", "LIST"),
+        ("GET", "something:else"),
+        ("EVAL", "return redis.call('GET', KEYS[1])", 1, "something:else"),
+        ("EVAL", "return redis.call('DEL', 'in[1]')", 0),
+        ("EVAL", "return redis.call('FLUSHALL')", 0),
+    ]
+    if user != "token-worker":
+        tries += [("XTRIM", "in[1]", "MAXLEN", 0), ("XTRIM", "out[1]", "MAXLEN", 0)]
+        tries += [("XADD", "tenant:out", "*", "payload", "x"), ("XACK", "in[1]", "token-workers", "1-0")]
+    if user.startswith(("producer", "reader")):
+        tries += [("XADD", "tenant:in", "*", "payload", "x"), ("XRANGE", "tenant:in", "-", "+")]
+        tries += [("XREAD", "STREAMS", "tenant:out", "0"), ("XREAD", "STREAMS", "in[1]", "0"), ("EVAL", "return 1", 0)]
+    if user.startswith("producer"):
+        tries += [("XREAD", "STREAMS", "out[1]", "0"), ("XDEL", "in[1]", "1-0")]
+    if user.startswith("reader"):
+        tries += [("XADD", "out[1]", "*", "payload", "x"), ("EXPIRE", "out[1]", 1), ("XDEL", "out[1]", "1-0")]
+    before = {key: stack.streams.dump(key) for key in stack.streams.keys("*")}
+    for command in tries:
+        with pytest.raises(redis.RedisError) as refused:
+            client.execute_command(*command)
+        assert isinstance(refused.value, redis.exceptions.NoPermissionError) or "permission" in str(refused.value), (
+            command
+        )
+    assert {key: stack.streams.dump(key) for key in stack.streams.keys("*")} == before
+
+
+def test_lines_load_as_an_acl_file(stack: Stack, tmp_path: Path) -> None:
+    """What is printed is an ACL file that servers load; without --passwords nobody can log in."""
+    command = [sys.executable, "-m", "token_worker", "acl", "--server", "streams"]
+    environment = stack.environment()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    file = tmp_path / "users.acl"
+    file.write_text(done.stdout)
+    for binary in (valkey_binary, redis_binary):
+        with Valkey(f"aclfile {file}", binary=binary()) as server, server.client() as client:
+            names = client.acl_users()
+            assert {"token-worker", "producer:tokenize:requests", "reader:detokenize:responses"} <= set(names)
+            assert "off" in client.acl_getuser("token-worker")["flags"]
+
+
+def test_pattern_that_covers_streams_of_routes_gets_no_right(stack: Stack) -> None:
+    """A ``reply_to`` of ``*`` would open every stream to readers: it is left out, and said so."""
+    routes = json.dumps([{"requests": "in", "responses": "out", "ops": ["tokenize"], "reply_to": "*"}])
+    command = [sys.executable, "-m", "token_worker", "acl"]
+    environment = stack.environment(TOKEN_WORKER_ROUTES=routes)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert "reply_to * also matches" in done.stderr
+    assert "~* " not in done.stdout
+    assert "~*)" not in done.stdout

@@ -1,0 +1,70 @@
+"""``token-worker acl``: the Redis ACL users for the configured routes."""
+
+import os
+import secrets
+from pathlib import Path
+
+import click
+import msgspec
+
+from token_worker import settings as settings_module
+from token_worker.errors import Finding
+from token_worker.settings import Settings
+from token_worker.streams.acl import User, merge, too_wide, users
+
+
+@click.command(epilog="Example: token-worker acl --server streams --passwords ./passwords > users.acl")
+@click.option("--server", type=click.Choice(["streams", "keys", "tokens"]), help="Only the users of this server.")
+@click.option(
+    "--passwords",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Make a password for each user, in a file here; one that is there is used. Without: users are off.",
+)
+@click.option("--reply-groups", is_flag=True, help="Readers of replies use consumer groups.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with the arguments of ACL SETUSER.")
+@click.pass_obj
+def acl(config: Path | None, *, server: str | None, passwords: Path | None, reply_groups: bool, as_json: bool) -> None:
+    """Print the Redis ACL users that the routes need, as lines of an ACL file.
+
+    token-worker, for the workers; producer:<stream> and reader:<stream>, for every stream of requests and of replies;
+    token-monitor, for `lag`; token-operator, for `replay`, `dead-letters`, `keys` and `tokens`. Contacts no
+    server. The password files are as TOKEN_WORKER_STREAMS_PASSWORD_FILE and its like expect them.
+    """
+    settings = settings_module.load(os.environ, config)
+    for route in too_wide(settings.routes):
+        click.echo(
+            f"# {route.requests}: reply_to {route.reply_to} also matches keys of routes, so no right is given to it",
+            err=True,
+        )
+    for user in _merged(users(settings.routes, settings.keys_folder, reply_groups=reply_groups), settings):
+        if server not in (None, user.server):
+            continue
+        password = None if passwords is None else _password(passwords, user)
+        if as_json:
+            row = {"server": user.server, "user": user.name, "rules": user.rules(password)}
+            click.echo(msgspec.json.encode(row))
+        else:
+            click.echo(user.line(password))
+
+
+def _merged(found: list[User], settings: Settings) -> list[User]:
+    """Users of one name on one server as one; it goes by the first of its uses."""
+    addresses = {"streams": settings.streams, "keys": settings.keys, "tokens": settings.tokens}
+    groups: dict[tuple[str, str], list[User]] = {}
+    for user in found:
+        groups.setdefault((addresses[user.server].server, user.name), []).append(user)
+    return [merge(group) for group in groups.values()]
+
+
+def _password(folder: Path, user: User) -> str:
+    path = folder / f"{user.server}-{user.name}".replace("/", "_")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise Finding(f"--passwords {folder}: cannot be written ({error.strerror})") from None
+    return path.read_text().strip()
