@@ -182,10 +182,13 @@ def running(acra: dict[str, Any]) -> Iterator[Stack]:
             stack.settings.pop("ACRA_MASTER_KEY")  # it comes from Vault
             generate = [sys.executable, "-m", "token_worker", "keys", "generate", CLIENT]
             subprocess.run(generate, env=stack.environment(), check=True, stdout=subprocess.DEVNULL)
+            stack.restrict(streams.folder / "passwords")
             for _ in range(WORKERS):
                 stack.start_worker(log=streams.folder / "workers.log")
             wait_until(lambda: len(consumers(stack)) == WORKERS, "the workers")
-            console.print(f"  {WORKERS} workers, logged in to OpenBao by AppRole")
+            console.print(
+                f"  {WORKERS} workers, logged in to OpenBao by AppRole, with the Redis rights that `token-worker acl` gives"
+            )
             yield stack
 
 

@@ -62,12 +62,25 @@ class Stack:
             **(settings or {}),
         }
         self.workers: list[WorkerProcess] = []
+        self._of_workers: dict[str, str] = {}
 
     def generate_key(self, owner_id: str, kind: Literal["client", "zone"] = "client") -> bytes:
         """Put a new symmetric key into the key storage; the key itself."""
         owner, key = Owner(kind, owner_id), new_key()
         self.storage.set(f".acrakeys/{owner.key_name}", wrap(key, self.master_key, owner))
         return key
+
+    def restrict(self, folder: Path) -> None:
+        """Make the users that ``token-worker acl`` prints; workers are ``token-worker`` from now on, commands are not."""
+        command = [sys.executable, "-m", "token_worker", "acl", "--passwords", str(folder), "--json"]
+        printed = subprocess.run(command, env=self.environment(), check=True, capture_output=True).stdout
+        clients = {"streams": self.streams, "keys": self.storage}
+        for row in map(msgspec.json.decode, printed.splitlines()):
+            clients[row["server"]].execute_command("ACL", "SETUSER", row["user"], *row["rules"])
+        for use in clients:
+            url = self.settings[f"TOKEN_WORKER_{use.upper()}_URL"]
+            self._of_workers[f"TOKEN_WORKER_{use.upper()}_URL"] = url.replace("//", "//token-worker@")
+            self._of_workers[f"TOKEN_WORKER_{use.upper()}_PASSWORD_FILE"] = str(folder / f"{use}-token-worker")
 
     def environment(self, **more: str) -> dict[str, str]:
         """Environment of a worker or command: the settings, and nothing else of ours."""
@@ -81,7 +94,7 @@ class Stack:
     def start_worker(self, *, log: Path | None = None, **more: str) -> "WorkerProcess":
         """Start a worker process; ``more`` are settings of its own, ``log`` takes what it prints."""
         with uninterrupted():
-            worker = WorkerProcess(self.environment(**more), log)
+            worker = WorkerProcess(self.environment(**{**self._of_workers, **more}), log)
             self.workers.append(worker)
         return worker
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from token_worker import __version__
 from token_worker.cli.acl import acl
 from token_worker.cli.dead_letters import dead_letters
+from token_worker.cli.doctor import doctor
 from token_worker.cli.keys import keys
 from token_worker.cli.lag import lag
 from token_worker.cli.replay import replay
@@ -35,7 +36,7 @@ def app(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for command in (run, request, lag, replay, dead_letters, keys, tokens, acl, schemas):
+for command in (run, request, lag, replay, dead_letters, keys, tokens, acl, doctor, schemas):
     app.add_command(command)
 
 

@@ -225,7 +225,9 @@ def enable(asked: Asked, *, dry_run: bool, yes: bool) -> None:
     _change(asked, "enabled", lambda admin, it: admin.set_disabled(it, disabled=False), dry_run=dry_run, yes=yes)
 
 
-@tokens.command(epilog="Example: token-worker tokens remove shop-frontend --only-disabled --older-than 365 --dry-run")
+@tokens.command(
+    epilog="\b\nExample: token-worker tokens remove shop-frontend --only-disabled --older-than 365 --dry-run"
+)
 @_choosing
 @click.option("--only-disabled", is_flag=True, help="Only such as are disabled; the same as --state disabled.")
 @_DRY_RUN

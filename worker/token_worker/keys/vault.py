@@ -173,6 +173,30 @@ class Vault:
         data = self._ask(read, _denied("reading", "read", mount, path, self._api_path(mount, "data", path)))
         return data if data is None or self._version(mount) == 1 else data["data"]
 
+    def rights(self, secret: str) -> tuple[str, dict[str, list[str]] | None]:
+        """The API path of a secret, and what the token may do there and at a few places that are none of its business.
+
+        None where it may not ask. Errors as by ``split``.
+        """
+        mount, below = self.split(secret)
+        path = self._api_path(mount, "data", below)
+        paths = [path, f"{mount}/any-other-secret", "sys/policies/acl/any", "auth/token/create"]
+
+        def ask() -> Any:
+            return self._adapter.post("/v1/sys/capabilities-self", json={"paths": paths})
+
+        with self._lock:
+            try:
+                found = self._answer(ask, "data")
+            except hvac.exceptions.Forbidden:
+                return path, None
+        return path, {name: [str(right) for right in found.get(name) or ()] for name in paths}
+
+    @property
+    def is_renewable(self) -> bool:
+        """Whether the token can be renewed."""
+        return self._lease is not None and self._lease.renewable
+
     def list_secrets(self, mount: str, path: str) -> list[str]:
         """Names of the secrets directly below a path, folders with a slash at the end; empty if there are none.
 

@@ -1,0 +1,166 @@
+"""``token-worker doctor``: silent about a good set-up, and a finding with a remedy for each thing that is wrong."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hvac
+import pytest
+from servers import OpenBao, Valkey, free_port
+from stack import Stack, wait_until
+
+from token_worker.keys.owner import Owner
+from token_worker.keys.store import new_key, wrap
+
+CLIENT = "shop-frontend"
+POLICY = Path(__file__).parents[2] / "scripts" / "vault" / "master-key-only.hcl"
+
+
+def examine(stack: Stack, **more: str) -> tuple[int, dict[str, dict[str, str]]]:
+    """Exit status and the checks by their name."""
+    done = subprocess.run(
+        [sys.executable, "-m", "token_worker", "doctor", "--json"],
+        env=stack.environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "uncaught" not in done.stderr, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    for row in rows:
+        assert bool(row["remedy"]) == (row["status"] != "ok"), row
+    return done.returncode, {row["check"]: row for row in rows}
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Iterator[Stack]:
+    """Servers with append-only files, and a worker that runs as a user of its own."""
+    with Valkey("appendonly yes") as streams, Valkey("appendonly yes") as storage, Stack(streams, storage) as stack:
+        stack.generate_key(CLIENT)
+        folder = tmp_path / "passwords"
+        command = [sys.executable, "-m", "token_worker", "acl", "--passwords", str(folder), "--json"]
+        done = subprocess.run(command, env=stack.environment(), capture_output=True, text=True, check=True, timeout=60)
+        for line in done.stdout.splitlines():
+            row = json.loads(line)
+            client = stack.streams if row["server"] == "streams" else stack.storage
+            client.execute_command("ACL", "SETUSER", row["user"], *row["rules"])
+        for use, server in (("STREAMS", streams), ("KEYS", storage)):
+            url = server.url.replace("redis://", "redis://token-worker@")
+            stack.settings[f"TOKEN_WORKER_{use}_URL"] = url
+            stack.settings[f"TOKEN_WORKER_{use}_PASSWORD_FILE"] = str(folder / f"{use.lower()}-token-worker")
+        stack.start_worker()
+        wait_until(lambda: stack.streams.exists("tokenize:requests"), "the group")
+        wait_until(lambda: stack.streams.exists("detokenize:requests"), "the other group")
+        yield stack
+
+
+def test_good_set_up_has_no_finding(good: Stack) -> None:
+    """Nothing is found wrong; what a worker's user may not look at is unknown, with the right it would take."""
+    wait_until(lambda: good.streams.xinfo_consumers("detokenize:requests", "token-workers"), "the worker's consumer")
+    status, checks = examine(good)
+    assert status == 0, checks
+    unknown = {name for name, row in checks.items() if row["status"] == "unknown"}
+    assert "detokenize:requests: who may have tokens turned back" in unknown
+    assert "+acl" in checks["detokenize:requests: who may have tokens turned back"]["remedy"]
+    assert checks["master key"]["message"] == "opens 1 keys of 1, drawn by chance"
+    assert "token-worker acl" not in checks["streams: user"]["remedy"]
+
+
+def findings(stack: Stack, **more: str) -> dict[str, str]:
+    status, checks = examine(stack, **more)
+    found = {name: row["message"] for name, row in checks.items() if row["status"] == "finding"}
+    assert status == (1 if found else 0)
+    return found
+
+
+def test_bare_servers_are_full_of_findings(stack: Stack) -> None:
+    """User default, no append-only file, nobody reading, and anybody may ask for values: each is found."""
+    found = findings(stack)
+    for use in ("streams", "keys", "tokens"):
+        assert "default" in found[f"{use}: user"]
+        assert "append-only" in found[f"{use}: persistence"]
+    assert "detokenize:requests: group" in found
+    assert "anybody" in found["detokenize:requests: who may have tokens turned back"]
+
+
+def test_eviction_is_a_finding(stack: Stack) -> None:
+    """A storage that may evict entries is a finding, under any policy but noeviction."""
+    stack.storage.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        found = findings(stack)
+    finally:
+        stack.storage.config_set("maxmemory-policy", "noeviction")
+    assert "allkeys-lru" in found["keys: eviction"]
+    assert "allkeys-lru" in found["tokens: eviction"]
+
+
+def test_servers_out_of_reach_are_findings_of_their_own(stack: Stack) -> None:
+    """One server that is away is a finding, and the others are looked at all the same."""
+    found = findings(stack, TOKEN_WORKER_TOKENS_URL=f"redis://127.0.0.1:{free_port()}/0")
+    assert "ConnectionRefusedError" in found["tokens: reachable"]
+    assert "keys: user" in found
+    away = findings(stack, TOKEN_WORKER_KEYS_URL=f"redis://127.0.0.1:{free_port()}/0")
+    assert "streams: user" in away
+
+
+def test_one_server_for_all_is_a_finding(stack: Stack) -> None:
+    """Streams and storage on one server are said."""
+    url = stack.settings["TOKEN_WORKER_STREAMS_URL"]
+    assert "servers apart" in findings(stack, TOKEN_WORKER_KEYS_URL=url)
+
+
+def test_way_without_tls_and_password_is_a_finding(stack: Stack) -> None:
+    """A server that is not on this machine wants TLS and a password; neither name nor password is sent anywhere."""
+    found = findings(stack, TOKEN_WORKER_TOKENS_URL="redis://no-such-host.invalid:6379/0")
+    assert "without TLS and a password" in found["tokens: TLS and password"]
+
+
+def test_wrong_master_key_is_a_finding(stack: Stack) -> None:
+    """A key that the master key does not open is found, and so is a master key that is none."""
+    stack.storage.set(
+        f".acrakeys/{Owner('client', 'other-client').key_name}",
+        wrap(new_key(), bytes(32), Owner("client", "other-client")),
+    )
+    assert "1 of 2 keys" in findings(stack)["master key"]
+    assert "master key" in findings(stack, ACRA_MASTER_KEY="bm90IGEga2V5")
+
+
+def vault_settings(server: OpenBao, policy: str | None, **token: Any) -> dict[str, str]:
+    """A secret with a master key, and a token with this policy (None: root)."""
+    client = hvac.Client(server.url, server.root_token)
+    key = base64.b64encode(os.urandom(32)).decode()
+    client.secrets.kv.v2.create_or_update_secret("acra/transport", {"acra_master_key": key}, mount_point="secret")
+    text = server.root_token
+    if policy is not None:
+        client.sys.create_or_update_policy("doctor-test", policy)
+        text = client.auth.token.create(policies=["doctor-test"], **token)["auth"]["client_token"]
+    return {"VAULT_ADDR": server.url, "VAULT_TOKEN": text, "TOKEN_WORKER_MASTER_KEY_SOURCE": "vault"}
+
+
+def test_vault_token_is_looked_at(stack: Stack, openbao_server: OpenBao) -> None:
+    """A token with the policy that is published is fine; a mighty one, and one about to end, are findings."""
+    fine = findings(stack, **vault_settings(openbao_server, POLICY.read_text()))
+    assert not [name for name in fine if name.startswith("Vault")]
+    root = findings(stack, **vault_settings(openbao_server, None))
+    assert "root" in root["Vault token: rights"]
+    wide = POLICY.read_text() + 'path "secret/*" { capabilities = ["read", "update"] }\n'
+    assert "more than read" in findings(stack, **vault_settings(openbao_server, wide))["Vault token: rights"]
+    ending = vault_settings(openbao_server, POLICY.read_text(), ttl="60s", renewable=False)
+    assert "cannot be renewed" in findings(stack, **ending)["Vault token: time"]
+    _, silent = examine(stack, **vault_settings(openbao_server, POLICY.read_text(), no_default_policy=True))
+    assert silent["Vault token: rights"]["status"] == "unknown"
+
+
+def test_table_is_for_people(stack: Stack) -> None:
+    """Without --json it is a table, with the same exit status."""
+    command = [sys.executable, "-m", "token_worker", "doctor"]
+    done = subprocess.run(command, env=stack.environment(), capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "FINDING" in done.stdout
+    assert "what to do" in done.stdout

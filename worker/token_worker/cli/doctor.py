@@ -1,0 +1,46 @@
+"""``token-worker doctor``: what is wrong with a set-up, in one command."""
+
+import os
+from pathlib import Path
+
+import click
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from token_worker import settings as settings_module
+from token_worker.service.doctor import examine
+
+WIDTH = 160
+"""Columns of a table that goes into a file or a pipe."""
+
+_SIGNS = {"ok": "ok", "finding": "FINDING", "unknown": "unknown"}
+
+
+@click.command(epilog="Example: token-worker doctor --json")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+@click.pass_obj
+def doctor(config: Path | None, *, as_json: bool) -> None:
+    """Look at servers, rights, keys and routes, and say what is wrong and what to do. Changes nothing.
+
+    Run it where a worker runs, with its settings; once as an administrator of the streams' server, too, to see who
+    may have tokens turned back.
+
+    Exit status 1: there is a finding.
+    """
+    checks = []
+    for check in examine(settings_module.load(os.environ, config)):
+        checks.append(check)
+        if as_json:
+            click.echo(msgspec.json.encode(check))
+    if not as_json:
+        table = Table("check", "", "what was found", "what to do", box=box.SIMPLE)
+        for check in checks:
+            table.add_row(check.check, _SIGNS[check.status], check.message, check.remedy)
+        console = Console(markup=False, highlight=False)
+        if not console.is_terminal:
+            console.width = WIDTH
+        console.print(table)
+    if any(check.status == "finding" for check in checks):
+        raise SystemExit(1)

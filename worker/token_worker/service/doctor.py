@@ -1,0 +1,321 @@
+"""Looks at a set-up as it is, from where a worker would run: what is wrong, and what to do. Changes nothing.
+
+What may not be looked at is ``unknown``, never ``ok``, and its remedy names the right that is missing. A server that is
+away is a finding of its own; the others are looked at all the same.
+"""
+
+import platform
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from token_worker import __version__
+from token_worker.contract.messages import Op
+from token_worker.errors import GiveUp, ServerError, TokenWorkerError, Unavailable
+from token_worker.keys import admin
+from token_worker.keys.master import MasterKeys
+from token_worker.redis_link import RedisLink
+from token_worker.service.start import KeyAccess
+from token_worker.settings import RedisSettings, Settings
+from token_worker.streams.lag import ALIVE_SECONDS
+from token_worker.streams.routes import Route
+
+CLOCK_SECONDS = 1.0
+"""How far this host's clock may be from a server's: ages and ``expires_at`` are judged by clocks."""
+
+SAMPLE = 50
+"""Keys the master key is tried on."""
+
+SOON_SECONDS = 600.0
+"""A Vault token that cannot be renewed and ends sooner than this is a finding."""
+
+OLDEST = {"valkey": (7, 2), "redis": (7, 0)}
+"""Oldest servers that are served."""
+
+LIBRARIES = ("redis", "hvac", "cryptography", "msgspec", "structlog")
+
+Status = Literal["ok", "finding", "unknown"]
+Fields = dict[str, str]
+
+
+class Check(msgspec.Struct, frozen=True):
+    """What was looked at; members are those of ``doctor --json``.
+
+    Attributes:
+        check: what, and on which server.
+        message: what was found; no value, key or password.
+        remedy: what to do; empty where all is well.
+    """
+
+    check: str
+    status: Status
+    message: str
+    remedy: str = ""
+
+
+def examine(settings: Settings) -> Iterator[Check]:
+    """All checks, one after the other."""
+    yield _versions()
+    uses = {"streams": settings.streams, "keys": settings.keys, "tokens": settings.tokens}
+    for use, server in uses.items():
+        if use == "keys" and settings.keys_source == "vault":
+            continue
+        yield _way(use, server)
+        link = RedisLink(use, server, refusals=True)
+        try:
+            yield from _server(use, link)
+            if use == "streams":
+                yield from _routes(settings, link)
+        except (Unavailable, ServerError) as error:
+            remedy = f"is it running, and TOKEN_WORKER_{use.upper()}_URL (or that before it) right, and the password?"
+            yield Check(f"{use}: reachable", "finding", str(error), remedy)
+        finally:
+            link.close()
+    yield _apart(settings)
+    yield from _master_key(settings)
+
+
+def _versions() -> Check:
+    libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    return Check("versions", "ok", f"token-worker {__version__}, Python {platform.python_version()}, {libraries}")
+
+
+def _way(use: str, server: RedisSettings) -> Check:
+    """TLS and a password, unless the way to the server is within this machine."""
+    parts = urlsplit(server.url)
+    name = f"{use}: TLS and password"
+    if parts.scheme == "unix" or parts.hostname in {"127.0.0.1", "::1", "localhost"}:
+        return Check(name, "ok", "not needed: the server is on this machine")
+    missing = [] if parts.scheme == "rediss" else ["TLS"]
+    missing += [] if server.password is not None else ["a password"]
+    if not missing:
+        return Check(name, "ok", "both are used")
+    remedy = f"rediss:// in the URL, and TOKEN_WORKER_{use.upper()}_PASSWORD_FILE"
+    return Check(name, "finding", f"without {' and '.join(missing)} to {server.server}", remedy)
+
+
+def _server(use: str, link: RedisLink) -> Iterator[Check]:
+    yield _clock(use, link)
+    try:
+        info = _info(link)
+    except ServerError as error:
+        yield _unknown(f"{use}: version, memory, persistence", error, "+info")
+    else:
+        yield _version(use, info)
+        if use != "streams":
+            yield _eviction(use, info)
+        yield _persistence(use, info)
+    yield from _user(use, link)
+
+
+def _info(link: RedisLink) -> Fields:
+    text: bytes = link.call("INFO")
+    pairs = (line.split(":", 1) for line in text.decode(errors="replace").splitlines() if ":" in line)
+    return {name: value.strip() for name, value in pairs}
+
+
+def _version(use: str, info: Fields) -> Check:
+    kind = "valkey" if "valkey_version" in info else "redis"
+    text = info.get(f"{kind}_version", "0.0")
+    found = re.match(r"(\d+)\.(\d+)", text)
+    number = (int(found[1]), int(found[2])) if found else (0, 0)
+    least = ".".join(map(str, OLDEST[kind]))
+    if number < OLDEST[kind]:
+        return Check(f"{use}: version", "finding", f"{kind} {text}", f"{kind} {least} or later")
+    return Check(f"{use}: version", "ok", f"reachable, {kind} {text}")
+
+
+def _eviction(use: str, info: Fields) -> Check:
+    policy = info.get("maxmemory_policy", "unknown")
+    if policy == "noeviction":
+        return Check(f"{use}: eviction", "ok", "maxmemory-policy noeviction")
+    remedy = "CONFIG SET maxmemory-policy noeviction, and in its configuration: an evicted entry is a value lost"
+    return Check(f"{use}: eviction", "finding", f"maxmemory-policy {policy}", remedy)
+
+
+def _persistence(use: str, info: Fields) -> Check:
+    name = f"{use}: persistence"
+    if info.get("aof_enabled") != "1":
+        remedy = "appendonly yes: after a crash, replies that went out may name tokens that nobody can turn back"
+        return Check(
+            name, "finding", "no append-only file; TOKEN_WORKER_DURABILITY=server then promises nothing", remedy
+        )
+    if info.get("aof_last_write_status", "ok") != "ok":
+        return Check(name, "finding", "the append-only file cannot be written", "see the server's log; disk full?")
+    meaning = "with appendfsync always a reply follows the disk; with everysec a crash can lose a second"
+    return Check(name, "ok", f"append-only file; TOKEN_WORKER_DURABILITY=server: {meaning}")
+
+
+def _clock(use: str, link: RedisLink) -> Check:
+    name = f"{use}: clock"
+    before = time.time()
+    try:
+        seconds, micros = link.call("TIME")
+    except ServerError as error:
+        return _unknown(name, error, "+time")
+    after = time.time()
+    theirs = int(seconds) + int(micros) / 1e6
+    off = max(before - theirs, theirs - after, 0.0)
+    if off > CLOCK_SECONDS:
+        return Check(name, "finding", f"{off:.1f} seconds apart from this host's", "synchronize both by NTP")
+    return Check(name, "ok", "the same as this host's, within a second")
+
+
+def _user(use: str, link: RedisLink) -> Iterator[Check]:
+    name = f"{use}: user"
+    remedy = "a user of its own, as `token-worker acl` prints it"
+    try:
+        user = bytes(link.call("ACL", "WHOAMI")).decode(errors="replace")
+    except ServerError:
+        user = ""  # not even that: a user with few rights
+    if user == "default":
+        yield Check(name, "finding", "logged in as user default", remedy)
+        return
+    dangerous = [words for words in (("CONFIG", "GET", "maxmemory-policy"), ("ACL", "LIST")) if _may(link, words)]
+    if dangerous:
+        may = " and ".join(" ".join(words[:2]) for words in dangerous)
+        yield Check(name, "finding", f"the user may {may}", remedy)
+    else:
+        yield Check(name, "ok", "not default; CONFIG and ACL are refused")
+
+
+def _may(link: RedisLink, command: tuple[str, ...]) -> bool:
+    try:
+        link.call(*command)
+    except ServerError:
+        return False
+    return True
+
+
+def _routes(settings: Settings, link: RedisLink) -> Iterator[Check]:
+    for route in settings.routes:
+        yield _group(route, settings.group, link)
+        if Op.DETOKENIZE in route.ops:
+            yield _writers(route, link)
+
+
+def _group(route: Route, group: str, link: RedisLink) -> Check:
+    name = f"{route.requests}: group"
+    try:
+        groups = {bytes(_map(raw)["name"]).decode(): _map(raw) for raw in link.call("XINFO", "GROUPS", route.requests)}
+        if group not in groups:
+            return Check(name, "finding", f"there is no group {group}", "start a worker: it makes the group")
+        consumers = [_map(raw) for raw in link.call("XINFO", "CONSUMERS", route.requests, group)]
+    except ServerError as error:
+        if error.code == "NOPERM":
+            return _unknown(name, error, "+xinfo|groups +xinfo|consumers")
+        return Check(name, "finding", "there is no such stream yet", "start a worker: it makes stream and group")
+    alive = [bytes(it["name"]).decode(errors="replace") for it in consumers if it["idle"] < ALIVE_SECONDS * 1000]
+    if not alive:
+        return Check(name, "finding", f"nobody reads for {group}", "start a worker")
+    return Check(name, "ok", f"{group} is read by {', '.join(sorted(alive))}")
+
+
+def _writers(route: Route, link: RedisLink) -> Check:
+    """Who may ask for values: users that may write to a stream of requests that are turned back."""
+    name = f"{route.requests}: who may have tokens turned back"
+    writers, is_open = [], False
+    try:
+        for raw in link.call("ACL", "USERS"):
+            user = bytes(raw).decode(errors="replace")
+            details = _map(link.call("ACL", "GETUSER", user))
+            if b"on" not in details["flags"]:
+                continue
+            if link.call("ACL", "DRYRUN", user, "XADD", route.requests, "*", "payload", "") == b"OK":
+                writers.append(user)
+                is_open |= b"nopass" in details["flags"]
+    except ServerError as error:
+        return _unknown(name, error, "+acl|users +acl|getuser +acl|dryrun (once, as an administrator)")
+    if is_open:
+        remedy = "users as `token-worker acl` prints them, and ACL SETUSER default off"
+        return Check(name, "finding", f"anybody, without a password ({', '.join(writers)})", remedy)
+    return Check(name, "ok", f"users {', '.join(writers) or 'none'}")
+
+
+def _apart(settings: Settings) -> Check:
+    if settings.streams_and_storage_share_server:
+        remedy = "TOKEN_WORKER_KEYS_URL, a server of its own: who fills the streams fills the key storage"
+        return Check("servers apart", "finding", "streams and key or token storage are on one server", remedy)
+    return Check("servers apart", "ok", "the streams have a server of their own")
+
+
+def _master_key(settings: Settings) -> Iterator[Check]:
+    with KeyAccess(settings) as access:
+        try:
+            master_keys, store = access.connect_admin()
+        except (GiveUp, Unavailable) as error:
+            yield Check("master key", "finding", str(error), "see the settings for the master key and Vault")
+            return
+        if settings.master_key_source == "vault":
+            yield from _guarded("Vault token", lambda: _vault(access, settings))
+        yield from _guarded("master key", lambda: _sample(master_keys, store))
+
+
+def _guarded(name: str, checks: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    try:
+        yield from checks()
+    except TokenWorkerError as error:
+        yield Check(name, "unknown", str(error), "make that server answer, or give the right that is missing")
+
+
+def _sample(master_keys: MasterKeys, store: Any) -> Iterator[Check]:
+    found = admin.locate(store)
+    sample = random.sample(found, min(SAMPLE, len(found)))
+    bad = [
+        f"{key.name.name} ({verdict})"
+        for key, stored in admin.read(store, sample)
+        if (verdict := admin.judge(key.name, stored.text, master_keys)) in admin.FINDINGS
+    ]
+    if not found:
+        yield Check("master key", "finding", "there are no keys", "the right folder (TOKEN_WORKER_KEYS_FOLDER)?")
+    elif bad:
+        remedy = "`token-worker keys verify` tries them all; the right master key?"
+        yield Check("master key", "finding", f"{len(bad)} of {len(sample)} keys: {', '.join(bad[:5])}", remedy)
+    else:
+        yield Check("master key", "ok", f"opens {len(sample)} keys of {len(found)}, drawn by chance")
+    if master_keys.previous is not None:
+        remedy = "`token-worker keys rewrap`, then drop the previous one and restart the workers"
+        yield Check("previous master key", "finding", "two master keys are at hand", remedy)
+
+
+def _vault(access: KeyAccess, settings: Settings) -> Iterator[Check]:
+    vault = access.vault
+    if vault is None or settings.vault is None:
+        return
+    seconds = vault.seconds_left
+    if seconds is not None and seconds < SOON_SECONDS and not vault.is_renewable:
+        remedy = "a token that can be renewed, or TOKEN_WORKER_VAULT_AUTH approle or jwt"
+        yield Check("Vault token: time", "finding", f"ends in {seconds:.0f} seconds and cannot be renewed", remedy)
+    else:
+        yield Check("Vault token: time", "ok", "does not end" if seconds is None else f"{seconds:.0f} seconds left")
+    path, rights = vault.rights(settings.vault.secret)
+    if rights is None:
+        remedy = "run it once with a token that has update on sys/capabilities-self (policy default has)"
+        yield Check("Vault token: rights", "unknown", "the token may not ask what it may do", remedy)
+        return
+    excess = [f"{right} on {where}" for where, may in rights.items() for right in may if _is_excess(where, right, path)]
+    if "read" not in rights[path] and "root" not in rights[path]:
+        yield Check("Vault token: rights", "finding", f"may not read {path}", "scripts/vault/master-key-only.hcl")
+    elif excess:
+        remedy = "scripts/vault/master-key-only.hcl is all a worker needs"
+        yield Check("Vault token: rights", "finding", f"may do more than read: {', '.join(excess)}", remedy)
+    else:
+        yield Check("Vault token: rights", "ok", f"reads {path}, and none of what was tried besides")
+
+
+def _is_excess(where: str, right: str, path: str) -> bool:
+    return right != "deny" and not (where == path and right == "read")
+
+
+def _unknown(name: str, error: ServerError, right: str) -> Check:
+    return Check(name, "unknown", f"may not be looked at ({error.code})", f"give this user {right}")
+
+
+def _map(raw: Any) -> dict[str, Any]:
+    return {bytes(name).decode(): value for name, value in zip(raw[::2], raw[1::2], strict=True)}
