@@ -71,7 +71,7 @@ class Stack:
         return key
 
     def restrict(self, folder: Path) -> None:
-        """Make the users that ``token-worker acl`` prints; workers are ``token-worker`` from now on, commands are not."""
+        """Make the users that ``token-worker acl`` prints; workers that start from now on are ``token-worker``."""
         command = [sys.executable, "-m", "token_worker", "acl", "--passwords", str(folder), "--json"]
         printed = subprocess.run(command, env=self.environment(), check=True, capture_output=True).stdout
         clients = {"streams": self.streams, "keys": self.storage}

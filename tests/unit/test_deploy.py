@@ -1,5 +1,6 @@
 """What is given for deployment speaks of metrics that exist."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -35,15 +36,43 @@ def exported() -> set[str]:
     Metrics(registry)
     names = {metric.name + ("_total" if metric.type == "counter" else "") for metric in registry.collect()}
     names |= {metric.name for metric in LagCollector(lambda: [row]).collect()}
-    return names | {"token_worker_vault_token_seconds"}
+    return names | {"token_worker_vault_token_seconds", "token_worker_key_cache_hits", "token_worker_key_cache_misses"}
 
 
-@pytest.mark.parametrize("name", ["alerts.yml", "keda.yml"])
+def test_dashboard_is_whole(tmp_path: Path) -> None:
+    """Every panel says what it shows and what to do, asks the chosen data source, and has a place of its own."""
+    dashboard = json.loads((DEPLOY / "dashboard.json").read_text())
+    assert [it["name"] for it in dashboard["templating"]["list"]] == ["datasource"]
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    taken: set[tuple[int, int]] = set()
+    for panel in dashboard["panels"]:
+        at = panel["gridPos"]
+        places = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not places & taken, panel["title"]
+        assert max(x for x, _ in places) < 24
+        taken |= places
+    for panel in panels:
+        assert panel["title"]
+        assert panel["description"]
+        assert {it["datasource"]["uid"] for it in [panel, *panel["targets"]]} == {"${datasource}"}
+    promtool = shutil.which("promtool")
+    if promtool is not None:
+        queries = [target["expr"] for panel in panels for target in panel["targets"]]
+        rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
+        file = tmp_path / "rules.json"  # JSON is YAML
+        file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+        done = subprocess.run([promtool, "check", "rules", file], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["alerts.yml", "keda.yml", "dashboard.json"])
 def test_rules_speak_of_metrics_that_exist(name: str) -> None:
     """Every metric in the alert rules and the scaler is exported under that name."""
     used = set(re.findall(r"\b(?:token_worker|acra)_[a-z_]+", (DEPLOY / name).read_text()))
     assert used
-    assert used <= exported()
+    # What a dashboard asks of a histogram are its series; the uid of its data source is no metric.
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in used} <= exported()
 
 
 def test_alert_rules_are_valid() -> None:

@@ -245,7 +245,7 @@ def remove(asked: Asked, *, only_disabled: bool, dry_run: bool, yes: bool) -> No
     _change(asked, "removed", lambda admin, it: admin.remove(it, chosen), dry_run=dry_run, yes=yes)
 
 
-@tokens.command(epilog="Example: token-worker tokens verify shop-frontend --repair --min-age-seconds 86400")
+@tokens.command(epilog="Example: token-worker tokens verify shop-frontend --repair --dry-run")
 @_choosing
 @click.option("--repair", is_flag=True, help="Delete value entries whose token entry is gone; never a token entry.")
 @click.option(
