@@ -187,7 +187,7 @@ def running(acra: dict[str, Any]) -> Iterator[Stack]:
                 stack.start_worker(log=streams.folder / "workers.log")
             wait_until(lambda: len(consumers(stack)) == WORKERS, "the workers")
             console.print(
-                f"  {WORKERS} workers, logged in to OpenBao by AppRole, with the Redis rights that `token-worker acl` gives"
+                f"  {WORKERS} workers, logged in to OpenBao by AppRole, with the rights of `token-worker acl`"
             )
             yield stack
 
