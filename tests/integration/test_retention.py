@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -222,12 +223,30 @@ def test_missing_rights_on_one_route_do_not_stop_the_others(server: Valkey) -> N
 
 
 def test_restarts_leave_no_consumers_behind(stack: Stack) -> None:
-    """A worker that drains takes its consumer along."""
-    for _ in range(2):
-        worker = stack.start_worker()
-        wait_until(lambda: _consumers(stack), "the worker")
-        assert worker.stop() == 0
+    """Workers that drain while requests come take their consumers along, and nothing is lost.
+
+    ``RESTARTS=1000`` makes it the long form.
+    """
+    restarts, at_once, sent = int(os.environ.get("RESTARTS", "8")), 4, 0
+    for _ in range(restarts // at_once):
+        workers = [stack.start_worker() for _ in range(at_once)]
+        wait_until(lambda: len(_consumers(stack)) == at_once, "as many consumers as workers")
+        requests = [
+            {"id": str(number), "op": "tokenize", "client_id": "shop-frontend", "type": "int32", "value": number}
+            for number in range(sent, sent + 50)
+        ]
+        stack.send(requests)
+        sent += len(requests)
+        for worker in workers:
+            worker.signal(signal.SIGTERM)
+        assert [worker.wait() for worker in workers] == [0] * at_once
+        stack.workers.clear()
         assert _consumers(stack) == []
+    stack.start_worker()
+    replies = stack.wait_for_replies(sent)
+    assert sorted(int(reply["id"]) for reply in replies) == list(range(sent))
+    assert {reply["status"] for reply in replies} == {"ok"}
+    assert len(_consumers(stack)) == 1
 
 
 def _consumers(stack: Stack) -> list[Any]:
