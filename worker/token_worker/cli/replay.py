@@ -183,7 +183,7 @@ class Runner:
         self._tell(compared)
 
     def _one(self, replay: Replay, bar: Progress) -> None:
-        selection = replay.progress.selection
+        selection = replay.progress.selection  # its ends are those of what is there
         start, end = _ms(max(selection.first, replay.progress.done, key=_ms)), _ms(selection.last)
         task = bar.add_task(selection.stream, total=None if selection.ids else max(end - start, 1))
         while (page := perform(replay.next_page(), self._link)) is not None:
@@ -200,8 +200,7 @@ class Runner:
                     self._comparison.sent += sent
                 if self._rate and sent:
                     time.sleep(max(0.0, len(sent) / self._rate - (time.monotonic() - started)))
-            if first := _ms(selection.first):
-                bar.update(task, completed=_ms(replay.progress.done) - max(first, start))
+            bar.update(task, completed=_ms(replay.progress.done) - start)
         if not self._dry_run:
             perform(replay.end(), self._link)
 

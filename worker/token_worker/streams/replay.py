@@ -141,7 +141,7 @@ class Replay:
     # -- the record
 
     def begin(self) -> Protocol[None]:
-        """Fix the end of the range, and note the replay.
+        """Fix the ends of the range, and note the replay.
 
         Raises:
             Finding: one of this stream was cut short.
@@ -156,11 +156,12 @@ class Replay:
         self._raw = raw
 
     def prepare(self) -> Protocol[None]:
-        """Fix the end of the range: what is sent from now on is not in it."""
+        """Fix the ends of the range at what is there: what is sent from now on is not in it."""
         selection = self.progress.selection
-        last = yield from _last_id(selection.stream)
-        if _order(last) < _order(selection.last):
-            self.progress.selection = msgspec.structs.replace(selection, last=last)
+        first, last = yield from _ends(selection.stream)
+        self.progress.selection = msgspec.structs.replace(
+            selection, first=max(selection.first, first, key=_order), last=min(selection.last, last, key=_order)
+        )
 
     def resume(self) -> Protocol[bool]:
         """Go on with the replay of this stream that was cut short; False where there is none."""
@@ -410,14 +411,16 @@ def _page_of(stream: str, position: str) -> Protocol[list[Any]]:
     return page
 
 
-def _last_id(stream: str) -> Protocol[str]:
+def _ends(stream: str) -> Protocol[tuple[str, str]]:
+    """The first id that is there, and the last that ever was."""
     try:
         info = _map((yield "XINFO", "STREAM", stream))
     except ServerError as error:
         if error.code != "ERR":  # there is no such stream: nothing to replay
             raise
-        return FIRST_ID
-    return str(info[b"last-generated-id"].decode())
+        return FIRST_ID, FIRST_ID
+    first = info[b"first-entry"][0].decode() if info[b"first-entry"] else FIRST_ID
+    return first, info[b"last-generated-id"].decode()
 
 
 # -- payloads
