@@ -225,7 +225,7 @@ def test_missing_rights_on_one_route_do_not_stop_the_others(server: Valkey) -> N
 def test_restarts_leave_no_consumers_behind(stack: Stack) -> None:
     """Workers that drain while requests come take their consumers along, and nothing is lost.
 
-    ``RESTARTS=1000`` makes it the long form.
+    ``RESTARTS=1000`` (with ``--timeout=1500``) makes it the long form.
     """
     restarts, at_once, sent = int(os.environ.get("RESTARTS", "8")), 4, 0
     for _ in range(restarts // at_once):
