@@ -246,7 +246,7 @@ def test_restarts_leave_no_consumers_behind(stack: Stack) -> None:
     replies = stack.wait_for_replies(sent)
     assert sorted(int(reply["id"]) for reply in replies) == list(range(sent))
     assert {reply["status"] for reply in replies} == {"ok"}
-    assert len(_consumers(stack)) == 1
+    wait_until(lambda: len(_consumers(stack)) == 1, "the consumer of the one worker")
 
 
 def _consumers(stack: Stack) -> list[Any]:
