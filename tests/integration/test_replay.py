@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from servers import Valkey
 from stack import Stack, wait_until
 
 CLIENT = "shop-frontend"
@@ -306,3 +307,31 @@ def test_replayed_dead_letters_may_be_kept(stack: Stack) -> None:
     assert done.returncode == 0, done.stderr
     assert stack.streams.xlen(f"{STREAM}:dead") == 0
     assert [reply["replay"] for reply in stack.wait_for_replies(2)] == [1, 1]
+
+
+def test_dead_letter_that_cannot_be_sent_stays(stack: Stack) -> None:
+    """Where the request stream cannot take it, a dead letter is not lost: it stays, and the command says so."""
+    letter = bury(stack, requests(1)[0]).decode()
+    stack.streams.set(STREAM, "no stream")
+    done = run(stack, "dead-letters", "replay", letter, "--no-wait")
+    assert done.returncode == 2
+    assert "UNFIT" in done.stderr
+    assert [entry_id.decode() for entry_id, _ in stack.streams.xrange(f"{STREAM}:dead")] == [letter]
+    stack.streams.delete(STREAM)
+    assert run(stack, "replay", "--resume", "--no-wait").stdout == "sent: 1\n"
+    assert stack.streams.xlen(f"{STREAM}:dead") == 0
+
+
+def test_full_server_loses_no_dead_letter(redis82_server: Valkey, storage_server: Valkey) -> None:
+    """At the server's memory limit nothing is sent and nothing deleted; with memory again --resume goes on."""
+    with Stack(redis82_server, storage_server) as stack:
+        letter = bury(stack, requests(1)[0]).decode()
+        begun = run(stack, "dead-letters", "replay", letter, "--dry-run")
+        assert "would be sent: 1" in begun.stdout
+        stack.streams.config_set("maxmemory", 1)
+        try:
+            assert run(stack, "dead-letters", "replay", letter, "--no-wait").returncode == 3
+        finally:
+            stack.streams.config_set("maxmemory", 0)
+        assert stack.streams.xlen(f"{STREAM}:dead") == 1
+        assert stack.streams.xlen(STREAM) == 0

@@ -122,7 +122,7 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
         ("time", "info"),
         (
             Selector(_LOOK, _patterns("%R~", [*streams, *replies])),
-            Selector(("xadd",), _patterns("%W~", requests)),
+            Selector(("xadd", "type"), _patterns("~", requests)),
             Selector(("xdel",), _patterns("%W~", dead)),
             Selector(("get", "set", "del"), _patterns("~", records)),
             Selector(_SCRIPTS, _patterns("~", [*requests, *dead, *records])),

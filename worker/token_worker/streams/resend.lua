@@ -11,14 +11,25 @@
 -- ARGV     then four for each request: id of its entry in KEYS[3], payload, traceparent, tracestate ('' for none)
 -- Returns the ids of the new entries, '' for one whose entry in KEYS[3] has gone meanwhile; nil where the record is another
 -- by now: somebody else goes on with the replay
+-- Errors before anything is done: UNFIT, the request stream cannot take entries, or a right is missing
+--
+-- Scripts do not roll back: what could fail is asked first, and an entry is deleted only after it was sent.
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then
   return false
+end
+
+local kind = redis.call('TYPE', KEYS[1]).ok
+local may = redis.acl_check_cmd('XADD', KEYS[1], '*', 'payload', '')
+  and redis.acl_check_cmd('SET', KEYS[2], '', 'EX', '1')
+  and (ARGV[4] ~= '1' or redis.acl_check_cmd('XDEL', KEYS[3], '0-1'))
+if (kind ~= 'stream' and kind ~= 'none') or not may then
+  return redis.error_reply('UNFIT the request stream cannot take entries, or a right is missing')
 end
 
 local sent = {}
 for i = 5, #ARGV, 4 do
   local id, payload, traceparent, tracestate = unpack(ARGV, i, i + 3)
-  if ARGV[4] == '1' and redis.call('XDEL', KEYS[3], id) == 0 then
+  if ARGV[4] == '1' and #redis.call('XRANGE', KEYS[3], id, id) == 0 then
     sent[#sent + 1] = ''
   else
     local fields = { 'payload', payload }
@@ -29,6 +40,9 @@ for i = 5, #ARGV, 4 do
       end
     end
     sent[#sent + 1] = redis.call('XADD', KEYS[1], '*', unpack(fields))
+    if ARGV[4] == '1' then
+      redis.call('XDEL', KEYS[3], id)
+    end
   end
 end
 redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
