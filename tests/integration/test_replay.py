@@ -335,3 +335,18 @@ def test_full_server_loses_no_dead_letter(redis82_server: Valkey, storage_server
             stack.streams.config_set("maxmemory", 0)
         assert stack.streams.xlen(f"{STREAM}:dead") == 1
         assert stack.streams.xlen(STREAM) == 0
+
+
+def test_ids_that_are_none_break_nothing(stack: Stack) -> None:
+    """A ``replay_of`` or ``dead_entry`` that is no stream id, as anybody may write it, is no reason to fail."""
+    stack.start_worker()
+    odd = stack.send([{**requests(1)[0], "replay_of": "0x1", "replay": 1}])[0].decode()
+    stack.wait_for_replies(1)  # it is refused
+    done = run(stack, "replay", "--ids", odd, "--stream", STREAM)
+    assert done.returncode == 1
+    assert f"differs: {odd} replayed as" in done.stdout  # a first entry like any other, and now well formed
+    bury(stack, requests(1)[0], entry="first")
+    done = run(stack, "dead-letters", "replay", "--all")
+    assert done.returncode == 1
+    assert "1 entries cannot be read" in done.stderr
+    assert stack.streams.xlen(f"{STREAM}:dead") == 1

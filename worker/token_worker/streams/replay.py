@@ -108,13 +108,6 @@ class Sent(NamedTuple):
     entry: str
 
 
-class _Marks(msgspec.Struct):
-    """What of an earlier replay is looked at."""
-
-    replay: int | None = None
-    replay_of: str | None = None
-
-
 class Replay:
     """One replay of one stream.
 
@@ -131,7 +124,6 @@ class Replay:
         self.progress = Progress(selection=selection)
         self._raw = b""
         self._earlier: dict[str, int] = {}
-        self._reached: dict[str, str] = {}
 
     @property
     def record(self) -> str:
@@ -252,9 +244,10 @@ class Replay:
         while page := (yield "XRANGE", self.progress.selection.stream, start, "+", "COUNT", PAGE):
             for _, raw in page:
                 payload = _map(raw).get(b"payload", b"")
-                if b"replay_of" in payload and (marks := _marks(payload)).replay_of:
-                    known = self._earlier.get(marks.replay_of, 0)
-                    self._earlier[marks.replay_of] = max(known, marks.replay or 0)
+                if b"replay_of" in payload:
+                    message = read_message(payload) or {}
+                    original = _original(message)
+                    self._earlier[original] = max(self._earlier.get(original, 0), _count(message))
             start = _after(page[-1][0].decode())
 
     def _look_at(self, entry_id: str, raw: list[bytes]) -> Candidate | None:
@@ -266,12 +259,11 @@ class Replay:
             return None  # a dead letter of a route that others serve
         original = fields.get(b"dead_entry", b"").decode(errors="replace") if self._of_dead else entry_id
         message = read_message(fields.get(b"payload", b""))
-        if message is None:
+        if message is None or not is_id(original):
             return Candidate(route, entry_id, original, "", "", "", 0, None, "unreadable", b"", fields)
-        is_replay = isinstance(message.get("replay_of"), str)
-        original = message["replay_of"] if is_replay else original
-        count = message["replay"] if isinstance(message.get("replay"), int) else 0
-        count = max(count, self._earlier.get(original, 0)) + 1
+        is_replay = bool(_original(message))
+        original = _original(message) or original
+        count = max(_count(message), self._earlier.get(original, 0)) + 1
         selection = self.progress.selection
         skipped = is_replay and not self._of_dead and not selection.ids
         changed = {name: member for name, member in message.items() if name != "expires_at"}
@@ -445,10 +437,15 @@ def _encode(message: dict[str, Any], like: bytes) -> bytes:
     return msgspec.msgpack.encode(message)
 
 
-def _marks(payload: bytes) -> _Marks:
-    message = read_message(payload) or {}
-    count, original = message.get("replay"), message.get("replay_of")
-    return _Marks(count if isinstance(count, int) else None, original if isinstance(original, str) else None)
+def _original(message: dict[str, Any]) -> str:
+    """Id of the request that a replay is of; empty for what is none."""
+    original = _text(message.get("replay_of"))
+    return original if is_id(original) else ""
+
+
+def _count(message: dict[str, Any]) -> int:
+    count = message.get("replay")
+    return count if isinstance(count, int) and count > 0 else 0
 
 
 def _text(member: object) -> str:
@@ -469,6 +466,14 @@ def check_id(text: str) -> str:
     if not (ms.isascii() and ms.isdigit() and seq.isascii() and seq.isdigit() and max(int(ms), int(seq)) < 2**64):
         raise ValueError("no stream id")
     return f"{int(ms)}-{int(seq)}"
+
+
+def is_id(text: str) -> bool:
+    """Whether a text is a stream id in full."""
+    try:
+        return check_id(text) == text
+    except ValueError:
+        return False
 
 
 def _order(entry_id: str) -> tuple[int, int]:
