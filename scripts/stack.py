@@ -19,6 +19,8 @@ from token_worker.keys.owner import Owner
 from token_worker.keys.store import new_key, wrap
 
 Reply = dict[str, Any]
+COMMAND_SECONDS = 120
+"""How long a command of the product may take."""
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
@@ -90,6 +92,18 @@ class Stack:
             if not name.startswith(("TOKEN_WORKER_", "VAULT_", "ACRA_"))
         }
         return {**clean, **self.settings, **more}
+
+    def run(self, *arguments: str, value: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+        """Run a command with these settings, ``value`` on its standard input, to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "token_worker", *arguments],
+            env=self.environment(**more),
+            input=value,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
 
     def start_worker(self, *, log: Path | None = None, **more: str) -> "WorkerProcess":
         """Start a worker process; ``more`` are settings of its own, ``log`` takes what it prints."""

@@ -1,8 +1,6 @@
 """The users that ``token-worker acl`` prints: enough for all that each has to do, and nothing beyond."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +38,7 @@ class Desk:
                 "TOKEN_WORKER_MAX_DELIVERIES": "1",
             },
         )
-        done = self.run("acl", "--passwords", str(folder), "--reply-groups", "--json")
+        done = self.stack.run("acl", "--passwords", str(folder), "--reply-groups", "--json")
         assert done.returncode == 0, done.stderr
         for line in done.stdout.splitlines():
             row = json.loads(line)
@@ -48,17 +46,6 @@ class Desk:
                 client.execute_command("ACL", "SETUSER", row["user"], *row["rules"])
         self.stack.generate_key(CLIENT)
         self.stack.generate_key("tenant-two")
-
-    def run(self, *arguments: str, value: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "token_worker", *arguments],
-            env=self.stack.environment(**more),
-            input=value,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
 
     def settings_as(self, name: str) -> dict[str, str]:
         """Settings to work as this user on all servers where there is such a one."""
@@ -111,7 +98,7 @@ def test_everybody_can_do_what_they_have_to(desk: Desk) -> None:
     wait_until(lambda: stack.streams.exists("in[1]:low-water"), "the low-water mark, kept by trimming")
     assert stack.streams.exists("in[1]:trimmed")
 
-    lag = desk.run("lag", "--json", **desk.settings_as("token-monitor"))
+    lag = desk.stack.run("lag", "--json", **desk.settings_as("token-monitor"))
     assert lag.returncode == 0, lag.stderr
     rows = {json.loads(line)["stream"]: json.loads(line) for line in lag.stdout.splitlines()}
     assert (rows["in[1]"]["undelivered"], rows["in[1]"]["dead_letters"]) == (0, 1)
@@ -133,7 +120,7 @@ def test_everybody_can_do_what_they_have_to(desk: Desk) -> None:
         (("tokens", "reencrypt", CLIENT), 0),
         (("tokens", "remove", CLIENT, "--yes"), 0),
     ):
-        done = desk.run(*arguments, **as_operator)
+        done = desk.stack.run(*arguments, **as_operator)
         assert done.returncode == status, (arguments, done.stdout, done.stderr)
         assert "NOPERM" not in done.stdout + done.stderr
     assert not stack.storage.keys("tokens/*")
@@ -187,9 +174,8 @@ def test_nobody_can_do_more(desk: Desk, user: str) -> None:
 
 def test_lines_load_as_an_acl_file(stack: Stack, tmp_path: Path) -> None:
     """What is printed is an ACL file that servers load; without --passwords nobody can log in."""
-    command = [sys.executable, "-m", "token_worker", "acl", "--server", "streams"]
-    environment = stack.environment()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    done = stack.run("acl", "--server", "streams")
+    assert done.returncode == 0, done.stderr
     file = tmp_path / "users.acl"
     file.write_text(done.stdout)
     for binary in (valkey_binary, redis_binary):
@@ -202,9 +188,8 @@ def test_lines_load_as_an_acl_file(stack: Stack, tmp_path: Path) -> None:
 def test_pattern_that_covers_streams_of_routes_gets_no_right(stack: Stack) -> None:
     """A ``reply_to`` of ``*`` would open every stream to readers: it is left out, and said so."""
     routes = json.dumps([{"requests": "in", "responses": "out", "ops": ["tokenize"], "reply_to": "*"}])
-    command = [sys.executable, "-m", "token_worker", "acl"]
-    environment = stack.environment(TOKEN_WORKER_ROUTES=routes)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    done = stack.run("acl", TOKEN_WORKER_ROUTES=routes)
+    assert done.returncode == 0, done.stderr
     assert "reply_to * also matches" in done.stderr
     assert "~* " not in done.stdout
     assert "~*)" not in done.stdout

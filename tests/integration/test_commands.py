@@ -25,19 +25,6 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "worker" / "token_worker"
 
 
-def run(stack: Stack, *arguments: str, value: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-    """``token-worker`` with the stack's settings and ``value`` on standard input."""
-    return subprocess.run(
-        [sys.executable, "-m", "token_worker", *arguments],
-        env=stack.environment(**more),
-        input=value,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
@@ -51,10 +38,10 @@ def run(stack: Stack, *arguments: str, value: str = "", **more: str) -> subproce
 def test_request_goes_there_and_back(stack: Stack, kind: str, value: str) -> None:
     """``request`` prints the reply with the token, and turns it back; its reply stream is gone afterwards."""
     stack.start_worker()
-    done = run(stack, "request", "tokenize", "--type", kind, "--client", CLIENT, value=value + "\n")
+    done = stack.run("request", "tokenize", "--type", kind, "--client", CLIENT, value=value + "\n")
     assert done.returncode == 0, done.stderr
     token = msgspec.json.decode(done.stdout)["value"]
-    back = run(stack, "request", "detokenize", "--type", kind, "--client", CLIENT, value=str(token))
+    back = stack.run("request", "detokenize", "--type", kind, "--client", CLIENT, value=str(token))
     assert str(msgspec.json.decode(back.stdout)["value"]) == value
     assert not stack.streams.keys("*responses:cli-*")
 
@@ -65,7 +52,7 @@ def test_request_serves_zones_and_inconsistent_tokens(stack: Stack) -> None:
     stack.start_worker()
     options = ("request", "tokenize", "--type", "str", "--client", CLIENT)
     replies = [
-        run(stack, *options, *more, value="one value")
+        stack.run(*options, *more, value="one value")
         for more in ((), ("--zone", "DDDDDDDDsomezone"), ("--inconsistent",), ("--inconsistent",))
     ]
     assert len({msgspec.json.decode(reply.stdout)["value"] for reply in replies}) == 4
@@ -74,7 +61,7 @@ def test_request_serves_zones_and_inconsistent_tokens(stack: Stack) -> None:
 def test_request_that_is_refused_is_a_finding(stack: Stack) -> None:
     """An error reply is printed, with exit status 1."""
     stack.start_worker()
-    done = run(stack, "request", "detokenize", "--type", "str", "--client", CLIENT, value="no such token")
+    done = stack.run("request", "detokenize", "--type", "str", "--client", CLIENT, value="no such token")
     assert done.returncode == 1
     assert msgspec.json.decode(done.stdout)["error"]["code"] == "token_not_found"
 
@@ -82,10 +69,10 @@ def test_request_that_is_refused_is_a_finding(stack: Stack) -> None:
 def test_request_without_worker_or_server_is_out_of_reach(stack: Stack) -> None:
     """No reply in time, and no server, are exit status 3 with a line that says so."""
     options = ("request", "tokenize", "--type", "str", "--client", CLIENT)
-    silent = run(stack, *options, "--timeout", "0.2", value="x")
+    silent = stack.run(*options, "--timeout", "0.2", value="x")
     assert silent.returncode == 3
     assert "is a worker running?" in silent.stderr
-    away = run(stack, *options, value="x", TOKEN_WORKER_STREAMS_URL=f"redis://127.0.0.1:{free_port()}/0")
+    away = stack.run(*options, value="x", TOKEN_WORKER_STREAMS_URL=f"redis://127.0.0.1:{free_port()}/0")
     assert away.returncode == 3
     assert "ConnectionRefusedError" in away.stderr
 
@@ -94,7 +81,7 @@ def test_request_without_worker_or_server_is_out_of_reach(stack: Stack) -> None:
 @pytest.mark.parametrize("kind", ["int32", "int64"])
 def test_request_takes_no_number_that_would_come_back_as_another(stack: Stack, kind: str, value: str) -> None:
     """What is no plain decimal number is wrong usage, sent nowhere and not repeated."""
-    done = run(stack, "request", "tokenize", "--type", kind, "--client", CLIENT, value=value)
+    done = stack.run("request", "tokenize", "--type", kind, "--client", CLIENT, value=value)
     assert done.returncode == 2
     assert "whole number" in done.stderr
     assert value not in done.stderr
@@ -119,10 +106,10 @@ def test_request_asks_for_a_reply_where_the_route_allows_one(stack: Stack) -> No
     routes = json.dumps([route])
     stack.start_worker(TOKEN_WORKER_ROUTES=routes)
     options = ("request", "tokenize", "--type", "str", "--client", CLIENT)
-    done = run(stack, *options, value="a value", TOKEN_WORKER_ROUTES=routes)
+    done = stack.run(*options, value="a value", TOKEN_WORKER_ROUTES=routes)
     assert done.returncode == 0, done.stderr
     routes = json.dumps([{**route, "reply_to": "answers:all"}])
-    done = run(stack, *options, value="a value", TOKEN_WORKER_ROUTES=routes)
+    done = stack.run(*options, value="a value", TOKEN_WORKER_ROUTES=routes)
     assert done.returncode == 2
     assert "reply_to" in done.stderr
 
@@ -135,12 +122,12 @@ def test_request_needs_no_right_to_remove_its_reply(stack: Stack) -> None:
     try:
         url = stack.settings["TOKEN_WORKER_STREAMS_URL"].replace("redis://", "redis://producer:producer@")
         options = ("request", "tokenize", "--type", "str", "--client", CLIENT)
-        done = run(stack, *options, value="a value", TOKEN_WORKER_STREAMS_URL=url)
+        done = stack.run(*options, value="a value", TOKEN_WORKER_STREAMS_URL=url)
         assert done.returncode == 0, done.stderr
         [left] = stack.streams.keys("tokenize:responses:cli-*")
         assert stack.streams.ttl(left) > 0
         stack.streams.execute_command("ACL", "SETUSER", "producer", "-xadd")
-        done = run(stack, *options, value="a value", TOKEN_WORKER_STREAMS_URL=url)
+        done = stack.run(*options, value="a value", TOKEN_WORKER_STREAMS_URL=url)
         assert done.returncode == 2  # a right to be given, not a server to wait for
         assert "NOPERM" in done.stderr
     finally:
@@ -160,7 +147,7 @@ def test_request_needs_no_right_to_remove_its_reply(stack: Stack) -> None:
 )
 def test_wrong_usage(stack: Stack, arguments: tuple[str, ...]) -> None:
     """Wrong arguments, a value among them, are exit status 2 with a hint; nothing is done."""
-    done = run(stack, *arguments)
+    done = stack.run(*arguments)
     assert done.returncode == 2
     assert "Error" in done.stderr
     assert "Traceback" not in done.stderr
@@ -168,7 +155,7 @@ def test_wrong_usage(stack: Stack, arguments: tuple[str, ...]) -> None:
 
 def test_wrong_settings_are_named(stack: Stack) -> None:
     """Settings that are wrong are exit status 2 and named, whatever the command."""
-    done = run(stack, "run", TOKEN_WORKER_BATCHSIZE="5", TOKEN_WORKER_DURABILITY="fsync")
+    done = stack.run("run", TOKEN_WORKER_BATCHSIZE="5", TOKEN_WORKER_DURABILITY="fsync")
     assert done.returncode == 2
     assert "TOKEN_WORKER_BATCH_SIZE" in done.stderr
     assert "TOKEN_WORKER_DURABILITY" in done.stderr
@@ -177,7 +164,7 @@ def test_wrong_settings_are_named(stack: Stack) -> None:
 
 def test_worker_without_master_key_ends_and_says_what_to_set(stack: Stack) -> None:
     """Without a master key a worker does not wait for one: exit status 2."""
-    done = run(stack, "run", ACRA_MASTER_KEY="")
+    done = stack.run("run", ACRA_MASTER_KEY="")
     assert done.returncode == 2
     assert "ACRA_MASTER_KEY" in done.stderr
 
@@ -188,11 +175,11 @@ def test_keys_are_generated_once(stack: Stack) -> None:
         (("new_client",), Owner("client", "new_client")),
         (("DDDDDDDDnewzone", "--zone"), Owner("zone", "DDDDDDDDnewzone")),
     ):
-        done = run(stack, "keys", "generate", *arguments)
+        done = stack.run("keys", "generate", *arguments)
         assert done.returncode == 0, done.stderr
         sealed = stack.storage.get(f".acrakeys/{owner.key_name}")
         assert len(unwrap(sealed, stack.master_key, owner)) == 32
-        again = run(stack, "keys", "generate", *arguments)
+        again = stack.run("keys", "generate", *arguments)
         assert again.returncode == 1
         assert "nothing was changed" in again.stderr
         assert stack.storage.get(f".acrakeys/{owner.key_name}") == sealed
@@ -203,14 +190,14 @@ def test_keys_are_generated_in_vault(stack: Stack, openbao_server: OpenBao) -> N
     vault = {"VAULT_ADDR": openbao_server.url, "VAULT_TOKEN": openbao_server.root_token}
     settings = {**vault, "TOKEN_WORKER_KEYS_SOURCE": "vault", "TOKEN_WORKER_MASTER_KEY_SOURCE": "env"}
     settings["TOKEN_WORKER_KEYS_FOLDER"] = "generated-here"
-    assert run(stack, "keys", "generate", "vault_client", **settings).returncode == 0
-    assert run(stack, "keys", "generate", "vault_client", **settings).returncode == 1
+    assert stack.run("keys", "generate", "vault_client", **settings).returncode == 0
+    assert stack.run("keys", "generate", "vault_client", **settings).returncode == 1
     assert not stack.storage.exists("generated-here/vault_client_storage_sym")
 
 
 def test_schemas_are_written(stack: Stack, tmp_path: Path) -> None:
     """``schemas`` writes the documents of the contract and names them."""
-    done = run(stack, "schemas", str(tmp_path / "new"))
+    done = stack.run("schemas", str(tmp_path / "new"))
     assert done.returncode == 0
     assert {path.name for path in (tmp_path / "new").iterdir()} == {Path(line).name for line in done.stdout.split()}
 
@@ -218,7 +205,7 @@ def test_schemas_are_written(stack: Stack, tmp_path: Path) -> None:
 def test_schemas_that_cannot_be_written_are_wrong_usage(stack: Stack, tmp_path: Path) -> None:
     """A folder that cannot be made is said in a line, not in a traceback."""
     (tmp_path / "file").touch()
-    done = run(stack, "schemas", str(tmp_path / "file" / "folder"))
+    done = stack.run("schemas", str(tmp_path / "file" / "folder"))
     assert done.returncode == 2
     assert "FOLDER" in done.stderr
     assert "xception" not in done.stderr

@@ -18,19 +18,6 @@ CLIENT = "shop-frontend"
 STREAM = "tokenize:requests"
 
 
-def run(stack: Stack, *arguments: str, value: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-    """``token-worker`` with the stack's settings."""
-    return subprocess.run(
-        [sys.executable, "-m", "token_worker", *arguments],
-        env=stack.environment(**more),
-        input=value,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 def requests(count: int, **more: Any) -> list[dict[str, Any]]:
     return [
         {"id": f"r{number}", "op": "tokenize", "client_id": CLIENT, "type": "str", "value": f"value {number}", **more}
@@ -49,7 +36,7 @@ def test_replay_of_a_range_twice_gives_the_same_tokens(stack: Stack) -> None:
     stack.wait_for_replies(180)
     last = stack.streams.xrevrange(STREAM, count=1)[0][0].decode()
     for count in (1, 2):
-        done = run(stack, "replay", "--from", "0-0", "--to", last)
+        done = stack.run("replay", "--from", "0-0", "--to", last)
         assert done.returncode == 0, done.stderr
         assert "sent: 180" in done.stdout
         assert "180 as before, 0 differ" in done.stdout
@@ -59,7 +46,7 @@ def test_replay_of_a_range_twice_gives_the_same_tokens(stack: Stack) -> None:
     for reply in stack.replies():
         tokens.setdefault(reply["id"], set()).add(reply["value"])
     assert {len(found) for found in tokens.values()} == {1}
-    again = run(stack, "replay", "--from", "0-0", "--json")
+    again = stack.run("replay", "--from", "0-0", "--json")
     totals = json.loads(again.stdout.splitlines()[-1])
     assert (totals["send"], totals["replay"]) == (180, 360)
     assert {it["replay_of"] for it in payloads(stack)[180:360]} == {it["replay_of"] for it in payloads(stack)[360:540]}
@@ -72,7 +59,7 @@ def test_replay_in_messagepack_loses_its_expiry(stack: Stack) -> None:
     fields = {"payload": msgspec.msgpack.encode(request), "traceparent": "00-a-b-01", "tracestate": "x=y"}
     first = stack.streams.xadd(STREAM, fields)
     stack.wait_for_replies(1)
-    done = run(stack, "replay", "--ids", first.decode(), "--stream", STREAM)
+    done = stack.run("replay", "--ids", first.decode(), "--stream", STREAM)
     assert done.returncode == 0, done.stderr
     [_, (_, sent)] = stack.streams.xrange(STREAM)
     message = msgspec.msgpack.decode(sent[b"payload"])
@@ -90,22 +77,22 @@ def test_what_will_be_answered_anyway_is_not_sent(stack: Stack) -> None:
     stack.streams.xgroup_create(STREAM, "token-workers", id="0")
     stack.streams.xreadgroup("token-workers", "somebody", {STREAM: ">"}, count=4)
     stack.streams.xack(STREAM, "token-workers", ids[0], ids[2])
-    dry = run(stack, "replay", "--from", "0-0", "--dry-run")
+    dry = stack.run("replay", "--from", "0-0", "--dry-run")
     assert dry.returncode == 0, dry.stderr
     decisions = [line.split()[0] for line in dry.stdout.splitlines()[:6]]
     assert decisions == ["send", "pending", "send", "pending", "undelivered", "undelivered"]
     assert stack.streams.xlen(STREAM) == 6
     assert not stack.streams.exists(f"{STREAM}:replay")
-    assert run(stack, "replay", "--from", "0-0", "--no-wait").stdout.startswith("sent: 2\n")
+    assert stack.run("replay", "--from", "0-0", "--no-wait").stdout.startswith("sent: 2\n")
     assert [it["id"] for it in payloads(stack)[6:]] == ["r0", "r2"]
-    forced = run(stack, "replay", "--ids", ids[5].decode(), "--stream", STREAM, "--force", "--no-wait")
+    forced = stack.run("replay", "--ids", ids[5].decode(), "--stream", STREAM, "--force", "--no-wait")
     assert forced.stdout.startswith("sent: 1\n")
 
 
 def test_nothing_is_sent_without_a_group(stack: Stack) -> None:
     """Where the group does not exist everything is undelivered."""
     stack.send(requests(3))
-    done = run(stack, "replay", "--from", "0-0", "--no-wait")
+    done = stack.run("replay", "--from", "0-0", "--no-wait")
     assert "not sent: 3 still undelivered" in done.stdout
     assert stack.streams.xlen(STREAM) == 3
 
@@ -116,10 +103,10 @@ def test_filters_and_times(stack: Stack) -> None:
     stack.start_worker()
     stack.send(requests(3) + [{**it, "client_id": "other-client"} for it in requests(2)])
     stack.wait_for_replies(5)
-    only = run(stack, "replay", "--from", "2020-01-01", "--client", "other-client", "--dry-run")
+    only = stack.run("replay", "--from", "2020-01-01", "--client", "other-client", "--dry-run")
     assert "would be sent: 2" in only.stdout
-    assert "would be sent: 0" in run(stack, "replay", "--to", "2020-01-01T00:00:00Z", "--dry-run").stdout
-    assert "would be sent: 0" in run(stack, "replay", "--from", "0-0", "--op", "detokenize", "--dry-run").stdout
+    assert "would be sent: 0" in stack.run("replay", "--to", "2020-01-01T00:00:00Z", "--dry-run").stdout
+    assert "would be sent: 0" in stack.run("replay", "--from", "0-0", "--op", "detokenize", "--dry-run").stdout
 
 
 @pytest.mark.parametrize(
@@ -139,7 +126,7 @@ def test_filters_and_times(stack: Stack) -> None:
 )
 def test_wrong_arguments_are_wrong_usage(stack: Stack, arguments: tuple[str, ...]) -> None:
     """What cannot be meant gets exit status 2 and a hint, and nothing is sent."""
-    done = run(stack, "replay", *arguments)
+    done = stack.run("replay", *arguments)
     assert done.returncode == 2
     assert done.stderr
     assert not stack.streams.exists(STREAM)
@@ -160,13 +147,13 @@ def test_replay_that_was_cut_short_goes_on_where_it_stopped(stack: Stack, number
         process.wait(30)
         assert process.returncode == (1 if number == signal.SIGINT else -number)
     assert stack.streams.xlen(STREAM) < 800
-    refused = run(stack, "replay", "--from", "0-0", "--no-wait")
+    refused = stack.run("replay", "--from", "0-0", "--no-wait")
     assert refused.returncode == 1
     assert "--resume" in refused.stderr
-    done = run(stack, "replay", "--resume", "--no-wait")
+    done = stack.run("replay", "--resume", "--no-wait")
     assert done.returncode == 0, done.stderr
     assert [it["id"] for it in payloads(stack)[400:]] == [f"r{index}" for index in range(400)]
-    assert run(stack, "replay", "--resume").returncode == 1
+    assert stack.run("replay", "--resume").returncode == 1
 
 
 def test_forgotten_replay_is_over(stack: Stack) -> None:
@@ -177,11 +164,11 @@ def test_forgotten_replay_is_over(stack: Stack) -> None:
     command = [sys.executable, "-m", "token_worker", "replay", "--from", "0-0", "--rate", "20"]
     with subprocess.Popen(command, env=stack.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         wait_until(lambda: stack.streams.xlen(STREAM) > 100, "a replayed request")
-        assert run(stack, "replay", "--forget").stdout.startswith(f"forgotten: {STREAM}")
+        assert stack.run("replay", "--forget").stdout.startswith(f"forgotten: {STREAM}")
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 1
     assert b"or forgot it" in errors
-    assert run(stack, "replay", "--forget").returncode == 1
+    assert stack.run("replay", "--forget").returncode == 1
 
 
 def test_lost_token_storage_is_made_again_by_a_replay(stack: Stack) -> None:
@@ -191,13 +178,13 @@ def test_lost_token_storage_is_made_again_by_a_replay(stack: Stack) -> None:
     """
     stack.start_worker()
     old = stack.ask([{**requests(1)[0], "id": "old", "value": "before the rotation"}])["old"]
-    assert run(stack, "keys", "rotate", CLIENT).returncode == 0
+    assert stack.run("keys", "rotate", CLIENT).returncode == 0
     for worker in stack.workers:
         worker.stop()
     stack.start_worker()
     before = stack.ask(requests(200))
     stack.storage.delete(*stack.storage.keys("tokens/*"))
-    done = run(stack, "replay", "--from", "0-0")
+    done = stack.run("replay", "--from", "0-0")
     assert done.returncode == 1
     assert "200 as before, 1 differ" in done.stdout
     [line] = [line for line in done.stdout.splitlines() if line.startswith("differs:")]
@@ -218,7 +205,7 @@ def test_reply_to_streams_are_compared(stack: Stack) -> None:
     stack.start_worker()
     stack.send([{**requests(1)[0], "reply_to": "tokenize:responses:mine"}])
     stack.wait_for_replies(1, "tokenize:responses:mine")
-    done = run(stack, "replay", "--from", "0-0")
+    done = stack.run("replay", "--from", "0-0")
     assert done.returncode == 0, done.stderr
     assert "1 as before" in done.stdout
 
@@ -240,7 +227,7 @@ def test_dead_letters_are_listed_shown_and_replayed(stack: Stack) -> None:
         f"{STREAM}:dead",
         {"dead_reason": "id_missing", "dead_stream": STREAM, "dead_entry": "6-0", "dead_deliveries": 1, "payload": "{"},
     ).decode()
-    listed = run(stack, "dead-letters", "list", "--json")
+    listed = stack.run("dead-letters", "list", "--json")
     rows = [json.loads(line) for line in listed.stdout.splitlines()]
     assert [(row["id"], row["reason"], row["deliveries"], row["entry"]) for row in rows] == [
         (letter, "deliveries_exhausted", 6, "5-0"),
@@ -248,11 +235,11 @@ def test_dead_letters_are_listed_shown_and_replayed(stack: Stack) -> None:
     ]
     assert rows[0]["request_id"] == "r0"
     for arguments in (("list",), ("show", letter), ("show", letter, "--json")):
-        shown = run(stack, "dead-letters", *arguments)
+        shown = stack.run("dead-letters", *arguments)
         assert shown.returncode == 0, shown.stderr
         assert "deliveries_exhausted" in shown.stdout
         assert "canary" not in shown.stdout + shown.stderr
-    done = run(stack, "dead-letters", "replay", "--all")
+    done = stack.run("dead-letters", "replay", "--all")
     assert done.returncode == 1  # one cannot be read, and stays
     assert "sent: 1" in done.stdout
     assert "0 differ" in done.stdout
@@ -267,16 +254,16 @@ def test_revealed_payload_is_audited_first(stack: Stack, tmp_path: Path) -> None
     letter = bury(stack, {**requests(1)[0], "value": "a canary"}).decode()
     audit = tmp_path / "audit.log"
     options = ("dead-letters", "show", letter, "--reveal")
-    unasked = run(stack, *options, TOKEN_WORKER_AUDIT_FILE=str(audit))
+    unasked = stack.run(*options, TOKEN_WORKER_AUDIT_FILE=str(audit))
     assert unasked.returncode == 2
     assert "canary" not in unasked.stdout + unasked.stderr
     assert not audit.exists()
-    shown = run(stack, *options, "--yes", TOKEN_WORKER_AUDIT_FILE=str(audit))
+    shown = stack.run(*options, "--yes", TOKEN_WORKER_AUDIT_FILE=str(audit))
     assert "a canary" in shown.stdout
     line = json.loads(audit.read_text())
     assert (line["event"], line["logger"], line["entry"], line["request_id"]) == ("reveal", "audit", letter, "r0")
     assert "canary" not in audit.read_text()
-    unwritable = run(stack, *options, "--yes", TOKEN_WORKER_AUDIT_FILE=str(tmp_path))
+    unwritable = stack.run(*options, "--yes", TOKEN_WORKER_AUDIT_FILE=str(tmp_path))
     assert unwritable.returncode == 2
     assert "canary" not in unwritable.stdout + unwritable.stderr
 
@@ -285,25 +272,25 @@ def test_dropped_dead_letters_are_gone(stack: Stack) -> None:
     """``drop`` deletes those that were named, asks before, and says when one is not there."""
     kept = bury(stack, requests(1)[0], "id_missing").decode()
     gone = bury(stack, requests(1)[0]).decode()
-    assert run(stack, "dead-letters", "drop", gone, "--dry-run").stdout == "would be dropped: 1\n"
-    assert run(stack, "dead-letters", "drop", gone).returncode == 2
+    assert stack.run("dead-letters", "drop", gone, "--dry-run").stdout == "would be dropped: 1\n"
+    assert stack.run("dead-letters", "drop", gone).returncode == 2
     assert stack.streams.xlen(f"{STREAM}:dead") == 2
-    assert run(stack, "dead-letters", "drop", gone, "--yes").stdout == "dropped: 1\n"
+    assert stack.run("dead-letters", "drop", gone, "--yes").stdout == "dropped: 1\n"
     assert [entry_id.decode() for entry_id, _ in stack.streams.xrange(f"{STREAM}:dead")] == [kept]
-    missing = run(stack, "dead-letters", "drop", gone, "--yes")
+    missing = stack.run("dead-letters", "drop", gone, "--yes")
     assert missing.returncode == 1
     assert gone in missing.stderr
-    assert run(stack, "dead-letters", "drop").returncode == 2
-    assert run(stack, "dead-letters", "drop", "--reason", "id_missing", "--yes").stdout == "dropped: 1\n"
+    assert stack.run("dead-letters", "drop").returncode == 2
+    assert stack.run("dead-letters", "drop", "--reason", "id_missing", "--yes").stdout == "dropped: 1\n"
 
 
 def test_replayed_dead_letters_may_be_kept(stack: Stack) -> None:
     """With --keep a dead letter is sent and stays; `replay --dead-letters` does the same without."""
     stack.start_worker()
     letter = bury(stack, requests(1)[0]).decode()
-    assert run(stack, "dead-letters", "replay", letter, "--keep").returncode == 0
+    assert stack.run("dead-letters", "replay", letter, "--keep").returncode == 0
     assert stack.streams.xlen(f"{STREAM}:dead") == 1
-    done = run(stack, "replay", "--dead-letters", "--reason", "deliveries_exhausted")
+    done = stack.run("replay", "--dead-letters", "--reason", "deliveries_exhausted")
     assert done.returncode == 0, done.stderr
     assert stack.streams.xlen(f"{STREAM}:dead") == 0
     assert [reply["replay"] for reply in stack.wait_for_replies(2)] == [1, 1]
@@ -313,24 +300,55 @@ def test_dead_letter_that_cannot_be_sent_stays(stack: Stack) -> None:
     """Where the request stream cannot take it, a dead letter is not lost: it stays, and the command says so."""
     letter = bury(stack, requests(1)[0]).decode()
     stack.streams.set(STREAM, "no stream")
-    done = run(stack, "dead-letters", "replay", letter, "--no-wait")
+    done = stack.run("dead-letters", "replay", letter, "--no-wait")
     assert done.returncode == 2
     assert "UNFIT" in done.stderr
     assert [entry_id.decode() for entry_id, _ in stack.streams.xrange(f"{STREAM}:dead")] == [letter]
     stack.streams.delete(STREAM)
-    assert run(stack, "replay", "--resume", "--no-wait").stdout == "sent: 1\n"
+    assert stack.run("replay", "--resume", "--no-wait").stdout == "sent: 1\n"
     assert stack.streams.xlen(f"{STREAM}:dead") == 0
+
+
+def test_named_entries_that_are_not_there_are_told(stack: Stack) -> None:
+    """An id that was named and is not there is a finding that names it; the others are sent."""
+    letter = bury(stack, requests(1)[0]).decode()
+    done = stack.run("dead-letters", "replay", letter, "1-1", "--no-wait")
+    assert done.returncode == 1
+    assert "sent: 1" in done.stdout
+    assert "no such entries: 1-1" in done.stderr
+    assert stack.streams.xlen(f"{STREAM}:dead") == 0
+    stack.streams.xgroup_create(STREAM, "token-workers", "$", mkstream=True)
+    done = stack.run("replay", "--stream", STREAM, "--ids", "7-7", "--no-wait")
+    assert done.returncode == 1
+    assert "no such entries: 7-7" in done.stderr
+
+
+def test_dead_letters_of_one_request_stream_alone(stack: Stack) -> None:
+    """Where routes share a dead-letter stream, --stream sends the dead letters of that stream, no others."""
+    routes = [
+        {"requests": name, "responses": "out", "ops": ["tokenize"], "dead_letters": "dead"} for name in ("one", "two")
+    ]
+    for name in ("one", "two"):
+        fields: dict[str, Any] = {"dead_reason": "id_missing", "dead_stream": name, "dead_entry": "5-0"}
+        stack.streams.xadd("dead", {**fields, "dead_deliveries": 6, "payload": json.dumps(requests(1)[0])})
+    options = ("replay", "--dead-letters", "--stream", "one", "--no-wait")
+    done = stack.run(*options, TOKEN_WORKER_ROUTES=json.dumps(routes))
+    assert done.returncode == 0, done.stderr
+    assert "sent: 1" in done.stdout
+    assert (stack.streams.xlen("one"), stack.streams.xlen("two")) == (1, 0)
+    [(_, left)] = stack.streams.xrange("dead")
+    assert left[b"dead_stream"] == b"two"
 
 
 def test_full_server_loses_no_dead_letter(redis82_server: Valkey, storage_server: Valkey) -> None:
     """At the server's memory limit nothing is sent and nothing deleted; with memory again --resume goes on."""
     with Stack(redis82_server, storage_server) as stack:
         letter = bury(stack, requests(1)[0]).decode()
-        begun = run(stack, "dead-letters", "replay", letter, "--dry-run")
+        begun = stack.run("dead-letters", "replay", letter, "--dry-run")
         assert "would be sent: 1" in begun.stdout
         stack.streams.config_set("maxmemory", 1)
         try:
-            assert run(stack, "dead-letters", "replay", letter, "--no-wait").returncode == 3
+            assert stack.run("dead-letters", "replay", letter, "--no-wait").returncode == 3
         finally:
             stack.streams.config_set("maxmemory", 0)
         assert stack.streams.xlen(f"{STREAM}:dead") == 1
@@ -342,11 +360,11 @@ def test_ids_that_are_none_break_nothing(stack: Stack) -> None:
     stack.start_worker()
     odd = stack.send([{**requests(1)[0], "replay_of": "0x1", "replay": 1}])[0].decode()
     stack.wait_for_replies(1)  # it is refused
-    done = run(stack, "replay", "--ids", odd, "--stream", STREAM)
+    done = stack.run("replay", "--ids", odd, "--stream", STREAM)
     assert done.returncode == 1
     assert f"differs: {odd} replayed as" in done.stdout  # a first entry like any other, and now well formed
     bury(stack, requests(1)[0], entry="first")
-    done = run(stack, "dead-letters", "replay", "--all")
+    done = stack.run("dead-letters", "replay", "--all")
     assert done.returncode == 1
     assert "1 entries cannot be read" in done.stderr
     assert stack.streams.xlen(f"{STREAM}:dead") == 1

@@ -20,17 +20,9 @@ NAMES = Names(Owner("client", CLIENT))
 STR = TYPES["str"].number
 
 
-def run(stack: Stack, *arguments: str, value: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+def run(stack: Stack, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """``token-worker tokens`` with the stack's settings."""
-    return subprocess.run(
-        [sys.executable, "-m", "token_worker", "tokens", *arguments],
-        env=stack.environment(**more),
-        input=value,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return stack.run("tokens", *arguments, **more)
 
 
 def request(number: int | str, op: str = "tokenize", **more: Any) -> dict[str, Any]:

@@ -3,18 +3,17 @@
 import getpass
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import msgspec
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from token_worker import settings as settings_module
 from token_worker.cli.replay import Runner
+from token_worker.cli.terminal import confirm, table_console
 from token_worker.errors import Finding
 from token_worker.redis_link import RedisLink
 from token_worker.service.loop import perform
@@ -23,9 +22,6 @@ from token_worker.streams import dead_letters as letters_module
 from token_worker.streams.dead_letters import DeadLetter
 from token_worker.streams.replay import FIRST_ID, PAGE, Selection, check_id
 from token_worker.telemetry.audit import Audit
-
-WIDTH = 160
-"""Columns of a table that goes into a file or a pipe."""
 
 
 @click.group("dead-letters")
@@ -62,10 +58,7 @@ def list_(config: Path | None, *, reason: str | None, as_json: bool) -> None:
             letter.request_id or "",
             letter.op or "",
         )
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
-    console.print(table)
+    table_console().print(table)
 
 
 @dead_letters.command(epilog="Example: token-worker dead-letters show 1785485730250-0")
@@ -127,7 +120,7 @@ def replay(
 
     Cut short, `token-worker replay --resume` goes on with it.
 
-    Exit status 1: replies are missing or differ, or letters cannot be read and stay where they are.
+    Exit status 1: replies are missing or differ, one that was named is not there, or letters cannot be read and stay.
     """
     _check_selection(ids, everything=everything, reason=reason)
     settings = settings_module.load(os.environ, config)
@@ -168,21 +161,6 @@ def drop(
     click.echo(f"{'would be dropped' if dry_run else 'dropped'}: {dropped}")
     if missing:
         raise Finding(f"no such dead letters: {', '.join(sorted(missing))}")
-
-
-def confirm(given: bool, question: str) -> None:
-    """Ask on a terminal, unless ``--yes`` was given.
-
-    Raises:
-        click.UsageError: nobody can be asked.
-        Finding: the answer is no.
-    """
-    if given:
-        return
-    if not sys.stdin.isatty():
-        raise click.UsageError(f"{question} Confirm with --yes")
-    if not click.confirm(question):
-        raise Finding("nothing was done")
 
 
 def _link(settings: Settings) -> RedisLink:

@@ -6,14 +6,11 @@ from pathlib import Path
 import click
 import msgspec
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from token_worker import settings as settings_module
+from token_worker.cli.terminal import table_console
 from token_worker.service.doctor import examine
-
-WIDTH = 160
-"""Columns of a table that goes into a file or a pipe."""
 
 _SIGNS = {"ok": "ok", "finding": "FINDING", "unknown": "unknown"}
 
@@ -38,9 +35,6 @@ def doctor(config: Path | None, *, as_json: bool) -> None:
         table = Table("check", "", "what was found", "what to do", box=box.SIMPLE)
         for check in checks:
             table.add_row(check.check, _SIGNS[check.status], check.message, check.remedy)
-        console = Console(markup=False, highlight=False)
-        if not console.is_terminal:
-            console.width = WIDTH
-        console.print(table)
+        table_console().print(table)
     if any(check.status == "finding" for check in checks):
         raise SystemExit(1)

@@ -6,20 +6,17 @@ from pathlib import Path
 import click
 import msgspec
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from token_worker import settings as settings_module
 from token_worker.cli.keys_change import destroy, owner_of, rewrap, rotate
+from token_worker.cli.terminal import table_console
 from token_worker.errors import Finding
 from token_worker.keys import admin
 from token_worker.keys.admin import FINDINGS, Listed, Verdict
 from token_worker.keys.retirement import record_of
 from token_worker.keys.store import new_key, wrap
 from token_worker.service.start import KeyAccess
-
-WIDTH = 160
-"""Columns of a table that goes into a file or a pipe."""
 
 
 class Verified(Listed, frozen=True, kw_only=True):
@@ -130,7 +127,7 @@ def show(config: Path | None, name: str, *, as_json: bool) -> None:
     for member, value in msgspec.structs.asdict(shown).items():
         text = "\n".join(value) if isinstance(value, list) else "" if value is None else str(value)
         table.add_row(member.replace("_", " "), text)
-    _console().print(table)
+    table_console().print(table)
 
 
 _WORDS: dict[Verdict, str] = {
@@ -159,11 +156,4 @@ def _print(rows: list[Listed] | list[Verified], *, as_json: bool) -> None:
             row.creation_time or "",
         ]
         table.add_row(*cells, *([_WORDS[row.sealed_with]] if isinstance(row, Verified) else []))
-    _console().print(table)
-
-
-def _console() -> Console:
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
-    return console
+    table_console().print(table)

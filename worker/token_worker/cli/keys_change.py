@@ -1,7 +1,6 @@
 """``token-worker keys rotate``, ``destroy`` and ``rewrap``: what changes keys that exist."""
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from token_worker import settings as settings_module
-from token_worker.errors import Finding
+from token_worker.cli.terminal import confirm
 from token_worker.keys import rewrap as rewrapping
 from token_worker.keys import rotation
 from token_worker.keys.kinds import KeyName, parse_name
@@ -86,15 +85,15 @@ def destroy(
             done = retirement.restore(key, dry_run=dry_run)
         else:
             if retirement.next_step(key) != "scanned" and not dry_run:
-                _confirm(
+                confirm(
                     acra_restarted,
-                    "--acra-restarted",
                     f"Were AcraServer and AcraTranslator restarted since {key.stamp}, or is there none?",
+                    "--acra-restarted",
                 )
-                _confirm(
+                confirm(
                     unused_elsewhere,
-                    "--unused-elsewhere",
                     "Is there no database with data that Acra encrypted with this key (columns, searchable or not)?",
+                    "--unused-elsewhere",
                 )
             done = retirement.step(key, dry_run=dry_run)
     words = {
@@ -146,10 +145,10 @@ def rewrap(config: Path | None, *, new_master_key: bool, workers_have_both: bool
             click.echo(_NEXT_STEPS)
             return
         if counts["previous"]:
-            _confirm(
+            confirm(
                 workers_have_both,
-                "--workers-have-both",
                 'Were all workers restarted with both master keys (log: "two master keys are at hand")?',
+                "--workers-have-both",
             )
         with _progress("sealing keys") as progress:
             done = rewrapping.rewrap(store, master_keys, progress)
@@ -164,15 +163,6 @@ def _history_name(name: str) -> KeyName:
             param_hint="NAME",
         )
     return key
-
-
-def _confirm(given: bool, option: str, question: str) -> None:
-    if given:
-        return
-    if not sys.stdin.isatty():
-        raise click.UsageError(f"{question} Confirm with {option}")
-    if not click.confirm(question):
-        raise Finding("nothing was changed")
 
 
 @contextmanager

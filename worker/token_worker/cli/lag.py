@@ -10,11 +10,11 @@ import click
 import msgspec
 from prometheus_client import CollectorRegistry, start_http_server
 from rich import box
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from token_worker import settings as settings_module
+from token_worker.cli.terminal import table_console
 from token_worker.errors import SettingsError
 from token_worker.redis_link import RedisLink
 from token_worker.service.loop import perform
@@ -23,8 +23,6 @@ from token_worker.streams.lag import GroupLag, measure
 from token_worker.telemetry.lag_exporter import LagCollector
 
 INTERVAL_SECONDS = 1.0
-WIDTH = 160
-"""Columns of a table that goes into a file or a pipe."""
 
 
 @click.command(epilog="Example: token-worker lag --max-lag 10000 --max-age-seconds 60")
@@ -100,10 +98,7 @@ def _print(rows: Sequence[GroupLag], *, as_json: bool) -> None:
         for row in rows:
             click.echo(msgspec.json.encode(row).decode())
         return
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDTH
-    console.print(_table(rows))
+    table_console().print(_table(rows))
 
 
 def _table(rows: Sequence[GroupLag]) -> Table:

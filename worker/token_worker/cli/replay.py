@@ -4,7 +4,7 @@ import datetime as dt
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -18,7 +18,17 @@ from token_worker.errors import Finding, GiveUp
 from token_worker.redis_link import RedisLink
 from token_worker.service.loop import perform
 from token_worker.settings import Settings
-from token_worker.streams.replay import FIRST_ID, LAST_ID, Candidate, Compared, Comparison, Replay, Selection, check_id
+from token_worker.streams.replay import (
+    FIRST_ID,
+    LAST_ID,
+    Candidate,
+    Compared,
+    Comparison,
+    Replay,
+    Selection,
+    Sent,
+    check_id,
+)
 from token_worker.streams.routes import Route
 
 WAIT_SECONDS = 60.0
@@ -70,7 +80,8 @@ def replay(
     A replayed request carries `replay` and `replay_of`, and no `expires_at`. What is undelivered or pending, and in a
     range what is a replay itself, is not sent. Needs no key. Ctrl-C leaves a record: --resume goes on there.
 
-    Exit status 1: replies differ or are missing, entries were unreadable, or another replay was cut short.
+    Exit status 1: replies differ or are missing, entries were unreadable or not there, or another replay was cut
+    short.
     """
     selects = any(given is not None for given in (first, last, ids, client, op, reason)) or dead_letters or force
     if (resume or forget) and (selects or (resume and forget) or dry_run):
@@ -99,6 +110,7 @@ def replay(
         first=FIRST_ID if first is None else _id(first, "--from", end=False),
         last=LAST_ID if last is None else _id(last, "--to", end=True),
         ids=wanted,
+        origins=tuple(route.requests for route in routes) if dead_letters and streams else (),
         client=client,
         op=Op(op) if op else None,
         reason=reason,
@@ -130,7 +142,7 @@ class Runner:
         self._rate = rate
         self._wait = wait
         self._counts: Counter[str] = Counter()
-        self._comparison = Comparison()
+        self._sent: list[Sent] = []
 
     def start(self, selections: Sequence[Selection]) -> None:
         """Replay these; raises ``Finding`` as the command does."""
@@ -164,7 +176,7 @@ class Runner:
         routes = [route for route in self._settings.routes if selection.stream in (route.requests, route.dead_letters)]
         return Replay(routes, self._settings.group, selection)
 
-    def _carry_out(self, replays: Iterable[Replay]) -> None:
+    def _carry_out(self, replays: Sequence[Replay]) -> None:
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
         try:
@@ -174,13 +186,15 @@ class Runner:
         except KeyboardInterrupt:
             raise Finding(f"stopped; sent so far: {self._counts['send']}; --resume goes on") from None
         compared = None
-        if self._wait and not self._dry_run and self._comparison.sent:
+        if self._sent:
+            comparison = Comparison(self._sent)
             try:
-                self._wait_for_replies(console)
+                self._wait_for_replies(comparison, console)
             except KeyboardInterrupt:
                 click.echo("stopped waiting for replies; all was sent", err=True)
-            compared = self._comparison.result()
-        self._tell(compared)
+            compared = comparison.result()
+        # A dead letter that is named is in one of several streams.
+        self._tell(compared, sorted(set.intersection(*(replay.missing for replay in replays))))
 
     def _one(self, replay: Replay, bar: Progress) -> None:
         selection = replay.progress.selection  # its ends are those of what is there
@@ -195,9 +209,9 @@ class Runner:
             for part in parts:
                 started = time.monotonic()
                 sent = [] if self._dry_run else perform(replay.send(part), self._link)
-                self._note(selection.stream, part, {it.candidate.entry: it.entry for it in sent})
+                self._note(selection.stream, part, {it.read: it.entry for it in sent})
                 if self._wait:
-                    self._comparison.sent += sent
+                    self._sent += sent
                 if self._rate and sent:
                     time.sleep(max(0.0, len(sent) / self._rate - (time.monotonic() - started)))
             bar.update(task, completed=_ms(replay.progress.done) - start)
@@ -222,21 +236,26 @@ class Runner:
             elif self._dry_run:
                 click.echo(f"{it.decision:<12}{stream}  {it.entry}  {it.request_id}  {it.op}  {it.client_id}")
 
-    def _wait_for_replies(self, console: Console) -> None:
+    def _wait_for_replies(self, comparison: Comparison, console: Console) -> None:
         deadline, before = time.monotonic() + WAIT_SECONDS, -1
         with console.status("waiting for the replies"):
-            while (missing := perform(self._comparison.look(), self._link)) and time.monotonic() < deadline:
+            while (missing := perform(comparison.look(), self._link)) and time.monotonic() < deadline:
                 if missing != before:
                     deadline, before = time.monotonic() + WAIT_SECONDS, missing
                 time.sleep(LOOK_SECONDS)
 
-    def _tell(self, compared: Compared | None) -> None:
+    def _tell(self, compared: Compared | None, not_there: Sequence[str]) -> None:
         counts = self._counts
         different = compared.different if compared is not None else []
         missing = compared.missing if compared is not None else []
         if self._as_json:
             names = ("send", "undelivered", "pending", "replay", "unreadable")
-            totals = {"dry_run": self._dry_run, **{name: counts[name] for name in names}, "compared": compared}
+            totals = {
+                "dry_run": self._dry_run,
+                **{name: counts[name] for name in names},
+                "not_there": not_there,
+                "compared": compared,
+            }
             click.echo(msgspec.json.encode(totals))
         else:
             words = {
@@ -259,6 +278,7 @@ class Runner:
         problems = [f"{len(different)} replies differ"] if different else []
         problems += [f"{len(missing)} replies are missing; is a worker running?"] if missing else []
         problems += [f"{counts['unreadable']} entries cannot be read"] if counts["unreadable"] else []
+        problems += [f"no such entries: {', '.join(not_there)}"] if not_there else []
         if problems:
             raise Finding("; ".join(problems))
 

@@ -1,9 +1,7 @@
 """``token-worker request``: send one request, wait for its reply, print it."""
 
 import os
-import re
 import secrets
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +11,7 @@ import click
 import msgspec
 
 from token_worker import settings as settings_module
+from token_worker.cli.terminal import parse_text, read_text
 from token_worker.contract.messages import Op, TypeName
 from token_worker.errors import TokenWorkerError, Unavailable
 from token_worker.redis_link import RedisLink
@@ -21,7 +20,6 @@ from token_worker.streams.routes import Route, may_reply_to, streams_of
 WAIT_MS = 1000
 """How long one read waits: below the socket's time-out."""
 
-_WHOLE_NUMBER = re.compile("0|-?[1-9][0-9]{0,99}")
 """Not all that ``int()`` takes: the value has to come back as it was given."""
 
 
@@ -92,35 +90,6 @@ def _reply_to(route: Route, routes: tuple[Route, ...]) -> str:
     if "*" not in route.reply_to or not may_reply_to(route, name, streams_of(routes)):
         raise click.UsageError(f"the route of {route.requests} allows no stream for the reply: its reply_to needs a *")
     return name
-
-
-def read_text() -> str:
-    """A value or token from standard input, or asked for on a terminal.
-
-    Raises:
-        click.UsageError: it is not UTF-8.
-    """
-    if sys.stdin.isatty():
-        data = str(click.prompt("Value", hide_input=True)).encode(errors="surrogateescape")
-    else:
-        data = sys.stdin.buffer.read().removesuffix(b"\n")
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        raise click.UsageError("the value is not UTF-8; bytes are given as base64") from None
-
-
-def parse_text(type_name: str, text: str) -> int | str:
-    """The value that a text stands for, as JSON would have it.
-
-    Raises:
-        click.UsageError: no whole number where one is expected.
-    """
-    if type_name not in (TypeName.INT32, TypeName.INT64):
-        return text
-    if not _WHOLE_NUMBER.fullmatch(text):
-        raise click.UsageError(f"a value of type {type_name} is a whole number, in decimal digits without leading 0")
-    return int(text)
 
 
 def _exchange(link: RedisLink, route: Route, message: dict[str, Any], timeout_seconds: float) -> bytes:

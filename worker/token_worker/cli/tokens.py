@@ -19,9 +19,8 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 
 from token_worker import settings as settings_module
-from token_worker.cli.dead_letters import confirm
 from token_worker.cli.keys_change import owner_of
-from token_worker.cli.request import parse_text, read_text
+from token_worker.cli.terminal import confirm, parse_text, read_text, table_console
 from token_worker.contract.messages import Format, TypeName
 from token_worker.contract.values import value_in, value_out
 from token_worker.errors import Damaged, Finding, Refused
@@ -112,7 +111,7 @@ def tokens() -> None:
 @tokens.command(epilog="Example: token-worker tokens status shop-frontend --type email")
 @_choosing
 def status(asked: Asked) -> None:
-    """Count tokens by type and state.
+    """Count tokens by type and state. One may be counted twice while the storage grows or shrinks: so SCAN is.
 
     Exit status 1: entries cannot be read.
     """
@@ -142,7 +141,7 @@ def status(asked: Asked) -> None:
         table = Table("type", "enabled", "disabled", "inconsistent or half", box=box.SIMPLE)
         for row in rows:
             table.add_row(*(str(cell) for cell in row.values()))
-        Console().print(table)
+        table_console().print(table)
     _report(unreadable)
 
 
@@ -159,16 +158,12 @@ def show(asked: Asked, *, reveal: bool, yes: bool) -> None:
 
     Exit status 1: there is none, or entries cannot be read.
     """
-    if reveal and not asked.names_one:
+    if reveal and not asked.by_value:  # who gives the value knows it
         confirm(yes, "Show values in the clear? Each is noted in the audit log.")
     settings = settings_module.load(os.environ, asked.config)
     audit = Audit(f"{getpass.getuser()}@{socket.gethostname()}", settings.audit_file) if reveal else None
     found = unreadable = 0
     with _admin(asked, settings) as admin:
-        if reveal and asked.names_one:
-            confirm_reveal = yes or asked.by_value  # who gives the value knows it
-            if not confirm_reveal:
-                raise click.UsageError("--reveal turns the token back: confirm with --yes")
         for it in _chosen(admin, asked):
             if isinstance(it, Unreadable):
                 unreadable += 1
@@ -340,12 +335,7 @@ def _report(unreadable: int) -> None:
 
 def _chosen(admin: TokenAdmin, asked: Asked) -> Iterator[Token | Unreadable]:
     if not asked.names_one:
-        seen: set[bytes] = set()
-        for it in admin.tokens(asked.filter):
-            key = it.key if isinstance(it, Unreadable) else it.t_key
-            if key not in seen:  # SCAN may give one twice
-                seen.add(key)
-                yield it
+        yield from admin.tokens(asked.filter)
         return
     type_name = asked.type_name or ""
     try:

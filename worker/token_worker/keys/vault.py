@@ -180,7 +180,8 @@ class Vault:
         """
         mount, below = self.split(secret)
         path = self._api_path(mount, "data", below)
-        paths = [path, f"{mount}/any-other-secret", "sys/policies/acl/any", "auth/token/create"]
+        beside = self._api_path(mount, "data", f"{below.rpartition('/')[0]}/any-other-secret".lstrip("/"))
+        paths = [path, beside, "sys/policies/acl/any", "auth/token/create"]
 
         def ask() -> Any:
             return self._adapter.post("/v1/sys/capabilities-self", json={"paths": paths})

@@ -69,7 +69,7 @@ def examine(settings: Settings) -> Iterator[Check]:
         yield _way(use, server)
         link = RedisLink(use, server, refusals=True)
         try:
-            yield from _server(use, link)
+            yield from _server(use, link, urlsplit(server.url).username)
             if use == "streams":
                 yield from _routes(settings, link)
         except (Unavailable, ServerError) as error:
@@ -100,7 +100,7 @@ def _way(use: str, server: RedisSettings) -> Check:
     return Check(name, "finding", f"without {' and '.join(missing)} to {server.server}", remedy)
 
 
-def _server(use: str, link: RedisLink) -> Iterator[Check]:
+def _server(use: str, link: RedisLink, username: str | None) -> Iterator[Check]:
     yield _clock(use, link)
     try:
         info = _info(link)
@@ -111,7 +111,7 @@ def _server(use: str, link: RedisLink) -> Iterator[Check]:
         if use != "streams":
             yield _eviction(use, info)
         yield _persistence(use, info)
-    yield from _user(use, link)
+    yield _user(use, link, username)
 
 
 def _info(link: RedisLink) -> Fields:
@@ -167,22 +167,16 @@ def _clock(use: str, link: RedisLink) -> Check:
     return Check(name, "ok", "the same as this host's, within a second")
 
 
-def _user(use: str, link: RedisLink) -> Iterator[Check]:
+def _user(use: str, link: RedisLink, username: str | None) -> Check:
     name = f"{use}: user"
-    remedy = "a user of its own, as `token-worker acl` prints it"
-    try:
-        user = bytes(link.call("ACL", "WHOAMI")).decode(errors="replace")
-    except ServerError:
-        user = ""  # not even that: a user with few rights
-    if user == "default":
-        yield Check(name, "finding", "logged in as user default", remedy)
-        return
+    remedy = "a user of its own, as `token-worker acl` prints it, named in the URL"
+    if username in (None, "", "default"):
+        return Check(name, "finding", "logged in as user default", remedy)
     dangerous = [words for words in (("CONFIG", "GET", "maxmemory-policy"), ("ACL", "LIST")) if _may(link, words)]
     if dangerous:
         may = " and ".join(" ".join(words[:2]) for words in dangerous)
-        yield Check(name, "finding", f"the user may {may}", remedy)
-    else:
-        yield Check(name, "ok", "not default; CONFIG and ACL are refused")
+        return Check(name, "finding", f"the user may {may}", remedy)
+    return Check(name, "ok", "not default; CONFIG and ACL are refused")
 
 
 def _may(link: RedisLink, command: tuple[str, ...]) -> bool:

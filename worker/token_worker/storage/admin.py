@@ -232,13 +232,14 @@ class TokenAdmin:
         """
         sealed = passes = 0
         unreadable: set[bytes] = set()
+        data_keys = DataKeyCache(1)
         while True:
             passes += 1
             found = 0
             unreadable.clear()
             for page in self._pages(b""):
                 ring = self._ring()
-                newest = Keyring(self._owner, ring.current, DataKeyCache(1))
+                newest = Keyring(self._owner, ring.current, data_keys)
                 for key, raw in page:
                     try:
                         found += self._seal_anew(key, raw, ring, newest, dry_run=dry_run)

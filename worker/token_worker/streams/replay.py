@@ -8,7 +8,7 @@ The record of a replay (``<stream>:replay``, beside the stream that is read) hol
 come. It is written by the script that sends, and compared there: a replay that was cut short goes on exactly where it
 stopped, and two that go on with it do not send anything twice.
 
-Touches the request and dead-letter streams of the routes and these records; ``compare`` reads the replies.
+Touches the request and dead-letter streams of the routes and these records; ``Comparison`` reads the replies.
 """
 
 import hashlib
@@ -48,6 +48,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
         stream: request stream, or dead-letter stream.
         first, last: ids of the range, both included.
         ids: these entries alone; empty: all of the range.
+        origins: dead letters from these request streams alone; empty: from any.
         client, op, reason: only such; the reason is that of dead letters.
         force: also what is undelivered or pending.
         keep: leave dead letters where they are; else each is deleted as it is sent.
@@ -57,6 +58,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     first: str = FIRST_ID
     last: str = LAST_ID
     ids: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
     client: str | None = None
     op: Op | None = None
     reason: str | None = None
@@ -102,10 +104,22 @@ class Candidate(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """A request sent again: its candidate and the id of its new entry."""
+    """A request sent again, as far as its reply is to be found and compared.
 
-    candidate: Candidate
+    Attributes:
+        read: its id in the stream that was read.
+        original: id of the request that was first sent.
+        entry: id of its new entry.
+        streams: where its reply can be: the route's responses, and the stream it names.
+        was_answered: whether the original had a reply of its own; a dead letter had none, or one that says so.
+    """
+
+    read: str
+    original: str
     entry: str
+    request_id: str
+    streams: tuple[str, ...]
+    was_answered: bool
 
 
 class Replay:
@@ -122,6 +136,8 @@ class Replay:
         self._group = group
         self._of_dead = selection.stream not in self._routes
         self.progress = Progress(selection=selection)
+        self.missing: set[str] = set()
+        """Of the ``ids`` selected, those that are not there, as far as the pages read tell."""
         self._raw = b""
         self._earlier: dict[str, int] = {}
 
@@ -175,12 +191,12 @@ class Replay:
         selection = self.progress.selection
         if not self._earlier and not self._of_dead:
             yield from self._count_earlier()
-        start = _after(max(self.progress.done, _before(selection.first), key=_order))
-        if _order(start) > _order(selection.last):
-            return None
         if selection.ids:
-            entries = yield from self._named(start)
+            entries = yield from self._named()
         else:
+            start = _after(max(self.progress.done, _before(selection.first), key=_order))
+            if _order(start) > _order(selection.last):
+                return None
             entries = yield "XRANGE", selection.stream, start, selection.last, "COUNT", PAGE
         if not entries:
             return None
@@ -226,13 +242,16 @@ class Replay:
         if new_ids is None:
             raise Finding(f"{selection.stream}: somebody else has gone on with this replay, or forgot it")
         self._raw = raw
-        return [Sent(it, new.decode()) for it, new in zip(chosen, new_ids, strict=True) if new]
+        return [_sent(it, new.decode()) for it, new in zip(chosen, new_ids, strict=True) if new]
 
-    def _named(self, start: str) -> Protocol[list[Any]]:
+    def _named(self) -> Protocol[list[Any]]:
+        selection, done = self.progress.selection, _order(self.progress.done)
         entries: list[Any] = []
-        for entry_id in sorted(self.progress.selection.ids, key=_order):
-            if _order(start) <= _order(entry_id) <= _order(self.progress.selection.last):
-                entries += yield "XRANGE", self.progress.selection.stream, entry_id, entry_id
+        for entry_id in sorted((it for it in selection.ids if _order(it) > done), key=_order):
+            found = yield "XRANGE", selection.stream, entry_id, entry_id
+            if not found:
+                self.missing.add(entry_id)
+            entries += found
             if len(entries) == PAGE:
                 break
         return entries
@@ -290,6 +309,7 @@ class Replay:
         return (
             selection.client in (None, candidate.client_id)
             and selection.op in (None, candidate.op)
+            and (not selection.origins or candidate.route.requests in selection.origins)
             and selection.reason in (None, candidate.fields.get(b"dead_reason", b"").decode(errors="replace"))
         )
 
@@ -348,49 +368,56 @@ class Compared:
     missing: list[str] = field(default_factory=list)
 
 
-@dataclass
 class Comparison:
-    """Looks for the replies to what was sent, and to the originals; keeps hashes of them, no values."""
+    """Looks for the replies to what was sent, and to the originals; keeps hashes of them, no values.
 
-    sent: list[Sent] = field(default_factory=list)
-    _found: dict[str, bytes] = field(default_factory=dict)
-    _read_to: dict[str, str] = field(default_factory=dict)
+    Args:
+        sent: at least one.
+    """
+
+    def __init__(self, sent: Sequence[Sent]) -> None:
+        self._sent = sent
+        self._wanted = {it.entry for it in sent} | {it.original for it in sent}
+        first = min((it.original for it in sent), key=_order)
+        self._read_to = {stream: first for it in sent for stream in it.streams}
+        self._found: dict[str, bytes] = {}
 
     def look(self) -> Protocol[int]:
         """Read what was replied since the last look; how many of the replies that are waited for are still to come."""
-        wanted = {it.entry for it in self.sent} | {it.candidate.original for it in self.sent}
-        start = min((it.candidate.original for it in self.sent), key=_order, default=FIRST_ID)
-        streams = {it.candidate.route.responses for it in self.sent}
-        for stream in streams | {it.candidate.reply_to for it in self.sent if it.candidate.reply_to is not None}:
-            position = self._read_to.get(stream, start)
-            while page := (yield from _page_of(stream, position)):
+        for stream in self._read_to:
+            while page := (yield from _page_of(stream, self._read_to[stream])):
                 for _, raw in page:
-                    self._note(_map(raw).get(b"payload", b""), wanted)
-                position = _after(page[-1][0].decode())
-                self._read_to[stream] = position
-        return sum(it.entry not in self._found for it in self.sent)
+                    self._note(_map(raw).get(b"payload", b""))
+                self._read_to[stream] = _after(page[-1][0].decode())
+        return sum(it.entry not in self._found for it in self._sent)
 
     def result(self) -> Compared:
         """What was found so far."""
         compared = Compared()
-        for candidate, entry in self.sent:
-            if entry not in self._found:
-                compared.missing.append(entry)
-            elif b"dead_entry" in candidate.fields or candidate.original not in self._found:
+        for it in self._sent:
+            if it.entry not in self._found:
+                compared.missing.append(it.entry)
+            elif not it.was_answered or it.original not in self._found:
                 compared.no_original += 1
-            elif self._found[entry] == self._found[candidate.original]:
+            elif self._found[it.entry] == self._found[it.original]:
                 compared.same += 1
             else:
-                compared.different.append((candidate.original, entry, candidate.request_id))
+                compared.different.append((it.original, it.entry, it.request_id))
         return compared
 
-    def _note(self, payload: bytes, wanted: set[str]) -> None:
+    def _note(self, payload: bytes) -> None:
         reply = read_message(payload)
-        if reply is None or reply.get("request_entry") not in wanted:
+        if reply is None or reply.get("request_entry") not in self._wanted:
             return
         said = [reply.get(name) for name in ("status", "value", "items", "error")]
-        # In one format, so that a reply in JSON and one in MessagePack compare.
         self._found[reply["request_entry"]] = hashlib.sha256(msgspec.msgpack.encode(said)).digest()
+
+
+def _sent(candidate: Candidate, entry: str) -> Sent:
+    named = () if candidate.reply_to is None else (candidate.reply_to,)
+    was_answered = b"dead_entry" not in candidate.fields
+    streams = (candidate.route.responses, *named)
+    return Sent(candidate.entry, candidate.original, entry, candidate.request_id, streams, was_answered)
 
 
 def _page_of(stream: str, position: str) -> Protocol[list[Any]]:

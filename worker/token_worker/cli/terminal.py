@@ -1,0 +1,67 @@
+"""What commands share: tables, questions, and values read from standard input."""
+
+import re
+import sys
+
+import click
+from rich.console import Console
+
+from token_worker.contract.messages import TypeName
+from token_worker.errors import Finding
+
+WIDTH = 160
+"""Columns of a table that goes into a file or a pipe."""
+
+_WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,99}")
+
+
+def table_console() -> Console:
+    """Standard output for tables: as wide as the terminal, or wide enough for a file; brackets are just text."""
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    return console
+
+
+def confirm(given: bool, question: str, option: str = "--yes") -> None:
+    """Ask on a terminal, unless the option was given.
+
+    Raises:
+        click.UsageError: nobody can be asked.
+        Finding: the answer is no.
+    """
+    if given:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Confirm with {option}")
+    if not click.confirm(question):
+        raise Finding("nothing was changed")
+
+
+def read_text() -> str:
+    """A value or token from standard input, or asked for on a terminal.
+
+    Raises:
+        click.UsageError: it is not UTF-8.
+    """
+    if sys.stdin.isatty():
+        data = str(click.prompt("Value", hide_input=True)).encode(errors="surrogateescape")
+    else:
+        data = sys.stdin.buffer.read().removesuffix(b"\n")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise click.UsageError("the value is not UTF-8; bytes are given as base64") from None
+
+
+def parse_text(type_name: str, text: str) -> int | str:
+    """The value that a text stands for, as JSON would have it.
+
+    Raises:
+        click.UsageError: no whole number where one is expected.
+    """
+    if type_name not in (TypeName.INT32, TypeName.INT64):
+        return text
+    if not _WHOLE_NUMBER.fullmatch(text):
+        raise click.UsageError(f"a value of type {type_name} is a whole number, in decimal digits without leading 0")
+    return int(text)
