@@ -66,7 +66,7 @@ def null_worker(url: str, op: str) -> None:
                 request = decoded.request
                 value = request.value if request is not None else None
                 reply = Reply(id=decoded.id, op=decoded.op, request_entry=entry_id.decode(), status="ok", value=value)
-                args += (entry_id, 2, encode_reply(reply, decoded.format), b"", b"", b"")
+                args += (entry_id, encode_reply(reply, decoded.format))
             link.run(COMMIT, keys, args)
 
 

@@ -7,6 +7,7 @@ was lost may have happened, and its reply conversions, since the delivery protoc
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import hiredis
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -63,6 +64,13 @@ def code_of(error: redis.RedisError) -> str:
     return type(cause).__name__
 
 
+class _Packer:
+    """Packs commands of str, bytes and numbers, without a look at each argument."""
+
+    def pack(self, *args: Any) -> list[bytes]:
+        return [hiredis.pack_command(args)]
+
+
 class _ScriptUnknownError(ServerError):
     """The server was started anew, or forgot its scripts."""
 
@@ -95,6 +103,7 @@ class RedisLink:
             retry=Retry(NoBackoff(), 0),
             socket_timeout=SOCKET_SECONDS,
             socket_connect_timeout=SOCKET_SECONDS,
+            command_packer=_Packer(),
             **tls,
         )
         self._client.response_callbacks.clear()

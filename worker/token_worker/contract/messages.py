@@ -27,12 +27,16 @@ MAX_ID_CHARACTERS = 128
 class Format(StrEnum):
     """How a payload is written; a reply is written as its request was."""
 
+    __hash__ = str.__hash__  # the library's own is slow, and formats are looked up for every request
+
     JSON = "json"
     MSGPACK = "msgpack"
 
 
 class Op(StrEnum):
     """What to do with a value."""
+
+    __hash__ = str.__hash__  # as above
 
     TOKENIZE = "tokenize"
     DETOKENIZE = "detokenize"

@@ -9,14 +9,38 @@ import binascii
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any, NamedTuple
 
 from token_worker.contract.messages import Format, TypeName
-from token_worker.errors import Code, Refused
+from token_worker.errors import Code, Refused, TokenWorkerError
 
 _INT64_TEXT = re.compile("0|-?[1-9][0-9]{0,99}")
 _UNKNOWN_TYPE = f"expected {', '.join([*TypeName][:-1])} or {[*TypeName][-1]}"
 
-_Reader = Callable[[object, str], int | str | bytes]
+
+class Unfit(TokenWorkerError):  # noqa: N818 - reads as what it says
+    """A value that is none of its type; ``value_in`` adds where it stands."""
+
+    def __init__(self, code: Code, expected: str) -> None:
+        super().__init__(expected)
+        self._code = code
+        self._expected = expected
+
+    def at(self, path: str) -> Refused:
+        """What to answer."""
+        return Refused(self._code, f"{path}: expected {self._expected}")
+
+
+class Form(NamedTuple):
+    """How values of a type stand in messages of a format.
+
+    Attributes:
+        read: gives the value of a decoded member; raises ``Unfit``.
+        write: gives what to encode for a value.
+    """
+
+    read: Callable[[object], int | str | bytes]
+    write: Callable[[Any], int | str | bytes]
 
 
 def value_in(type_name: str, value: object, format: Format, path: str) -> int | str | bytes:
@@ -34,20 +58,24 @@ def value_in(type_name: str, value: object, format: Format, path: str) -> int | 
         Refused: ``unknown_type``, ``invalid_request`` (another kind of value), ``value_out_of_range`` (too large, too
             small, empty) or ``invalid_email`` (empty).
     """
-    reader = _READERS[format].get(type_name)
-    if reader is None:
-        raise Refused(Code.UNKNOWN_TYPE, f"{path.removesuffix('value')}type: {_UNKNOWN_TYPE}")
-    return reader(value, path)
+    form = FORMS[format].get(type_name)
+    if form is None:
+        raise unknown_type(path)
+    try:
+        return form.read(value)
+    except Unfit as unfit:
+        refused = unfit.at(path)
+    raise refused
+
+
+def unknown_type(path: str) -> Refused:
+    """What to answer to the value at this path."""
+    return Refused(Code.UNKNOWN_TYPE, f"{path.removesuffix('value')}type: {_UNKNOWN_TYPE}")
 
 
 def value_out(type_name: str, value: int | str | bytes, format: Format) -> int | str | bytes:
     """Write a token or value for a reply."""
-    if format is Format.JSON:
-        if isinstance(value, bytes):
-            return binascii.b2a_base64(value, newline=False).decode("ascii")
-        if type_name == TypeName.INT64:
-            return str(value)
-    return value
+    return FORMS[format][type_name].write(value)
 
 
 def is_utf8(text: str) -> bool:
@@ -61,88 +89,102 @@ def is_utf8(text: str) -> bool:
     return True
 
 
-def _kind(path: str, expected: str) -> Refused:
-    return Refused(Code.INVALID_REQUEST, f"{path}: expected {expected}")
+def _kind(expected: str) -> Unfit:
+    return Unfit(Code.INVALID_REQUEST, expected)
 
 
-def _integer(bits: int) -> _Reader:
+def _integer(bits: int) -> Callable[[object], int]:
     low, high = -(1 << bits - 1), (1 << bits - 1) - 1
 
-    def read(value: object, path: str) -> int:
+    def read(value: object) -> int:
         if type(value) is not int:  # a bool is an int too
-            raise _kind(path, "a whole number")
+            raise _kind("a whole number")
         if not low <= value <= high:
-            raise Refused(Code.VALUE_OUT_OF_RANGE, f"{path}: expected {low} to {high}")
+            raise Unfit(Code.VALUE_OUT_OF_RANGE, f"{low} to {high}")
         return value
 
     return read
 
 
+_int32 = _integer(32)
 _int64 = _integer(64)
 
 
-def _json_int64(value: object, path: str) -> int | str | bytes:
+def _json_int64(value: object) -> int:
     if isinstance(value, str):
         if not _INT64_TEXT.fullmatch(value):
-            raise _kind(path, "a whole number, or one as decimal text")
+            raise _kind("a whole number, or one as decimal text")
         value = int(value)
-    return _int64(value, path)
+    return _int64(value)
 
 
-def _not_empty(value: str | bytes, path: str) -> str | bytes:
+def _not_empty(value: bytes) -> bytes:
     if not value:
-        raise Refused(Code.VALUE_OUT_OF_RANGE, f"{path}: expected at least 1 byte")
+        raise Unfit(Code.VALUE_OUT_OF_RANGE, "at least 1 byte")
     return value
 
 
-def _text(value: object, path: str) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise _kind(path, "text")
+        raise _kind("text")
     if not is_utf8(value):
-        raise _kind(path, "valid Unicode text")
+        raise _kind("valid Unicode text")
     return value
 
 
-def _str(value: object, path: str) -> str | bytes:
-    return _not_empty(_text(value, path), path)
+def _str(value: object) -> str:
+    text = _text(value)
+    if not text:
+        raise Unfit(Code.VALUE_OUT_OF_RANGE, "at least 1 byte")
+    return text
 
 
-def _email(value: object, path: str) -> str:
-    if _text(value, path):
-        return str(value)
-    raise Refused(Code.INVALID_EMAIL, f"{path}: expected an e-mail address")
+def _email(value: object) -> str:
+    text = _text(value)
+    if not text:
+        raise Unfit(Code.INVALID_EMAIL, "an e-mail address")
+    return text
 
 
-def _bytes(value: object, path: str) -> str | bytes:
+def _bytes(value: object) -> bytes:
     if not isinstance(value, bytes):
-        raise _kind(path, "binary")
-    return _not_empty(value, path)
+        raise _kind("binary")
+    return _not_empty(value)
 
 
-def _json_bytes(value: object, path: str) -> str | bytes:
+def _json_bytes(value: object) -> bytes:
     """Strict base64: padded, no other characters, and no bits after the last byte."""
     decoded = None
     if isinstance(value, str):
         with suppress(ValueError):  # binascii.Error, and what non-ASCII text raises
             decoded = binascii.a2b_base64(value, strict_mode=True)
-    if decoded is None or binascii.b2a_base64(decoded, newline=False).decode("ascii") != value:
-        raise _kind(path, "base64 text")
-    return _not_empty(decoded, path)
+    if decoded is None or _base64(decoded) != value:
+        raise _kind("base64 text")
+    return _not_empty(decoded)
 
 
-_READERS: dict[Format, dict[str, _Reader]] = {
+def _base64(value: bytes) -> str:
+    return binascii.b2a_base64(value, newline=False).decode("ascii")
+
+
+def _as_it_is(value: int | str | bytes) -> int | str | bytes:
+    return value
+
+
+FORMS: dict[Format, dict[str, Form]] = {
     Format.JSON: {
-        TypeName.INT32: _integer(32),
-        TypeName.INT64: _json_int64,
-        TypeName.STR: _str,
-        TypeName.BYTES: _json_bytes,
-        TypeName.EMAIL: _email,
+        TypeName.INT32.value: Form(_int32, _as_it_is),
+        TypeName.INT64.value: Form(_json_int64, str),
+        TypeName.STR.value: Form(_str, _as_it_is),
+        TypeName.BYTES.value: Form(_json_bytes, _base64),
+        TypeName.EMAIL.value: Form(_email, _as_it_is),
     },
     Format.MSGPACK: {
-        TypeName.INT32: _integer(32),
-        TypeName.INT64: _int64,
-        TypeName.STR: _str,
-        TypeName.BYTES: _bytes,
-        TypeName.EMAIL: _email,
+        TypeName.INT32.value: Form(_int32, _as_it_is),
+        TypeName.INT64.value: Form(_int64, _as_it_is),
+        TypeName.STR.value: Form(_str, _as_it_is),
+        TypeName.BYTES.value: Form(_bytes, _as_it_is),
+        TypeName.EMAIL.value: Form(_email, _as_it_is),
     },
 }
+"""How every type stands in each format."""

@@ -15,17 +15,21 @@ import struct
 from functools import lru_cache
 from typing import NamedTuple
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from token_worker.errors import Damaged
 from token_worker.keys import secure_cell
 
 _TAG = b'""""'
 _HEADER = struct.Struct("<4sQB2sBH")
+HEADER_BYTES = _HEADER.size
+"""Of a block, before its sealed data key."""
 _LENGTH_BYTES = 8  # count in the length themselves
 _SECURE_CELL = 0
 DATA_KEY_BYTES = 32
 
-_CIPHERS_KEPT = 8192
-"""Ciphers kept, one for each data key and length of data; values of one field are of few lengths."""
+_CIPHERS_KEPT = 1024
+"""Ciphers kept, of about 3 KB, one for each key and length of data: mostly those that open data keys."""
 
 _cipher = lru_cache(_CIPHERS_KEPT)(secure_cell.cipher)
 
@@ -58,11 +62,19 @@ class DataKey:
         head = struct.pack("<B2sBH", _SECURE_CELL, key_id(key, context), _SECURE_CELL, len(sealed)) + sealed
         return cls(data_key, context, head)
 
+    def cipher(self, length: int) -> AESGCM:
+        """What seals and opens data of so many bytes."""
+        return secure_cell.cipher(self._key, length, self.context)
+
+    def block_head(self, cell_bytes: int) -> bytes:
+        """How a block begins whose sealed data take so many bytes; they follow."""
+        length = _LENGTH_BYTES + len(self.head) + cell_bytes
+        return b"".join((_TAG, length.to_bytes(_LENGTH_BYTES, "little"), self.head))
+
     def seal(self, data: bytes) -> bytes:
         """A whole AcraBlock with ``data`` (at least one byte) inside."""
         cell = secure_cell.seal_with(_cipher(self._key, len(data), self.context), data, self.context)
-        length = _LENGTH_BYTES + len(self.head) + len(cell)
-        return b"".join((_TAG, length.to_bytes(_LENGTH_BYTES, "little"), self.head, cell))
+        return self.block_head(len(cell)) + cell
 
     def open(self, cell: bytes) -> bytes:
         """The data in ``Block.sealed_data``.
@@ -107,5 +119,9 @@ def open_data_key(key: bytes, sealed_data_key: bytes, context: bytes) -> DataKey
     Raises:
         Damaged: it does not open with this key.
     """
-    data_key = secure_cell.open_cell(key, sealed_data_key, context)
+    try:
+        gcm = _cipher(key, secure_cell.message_length(sealed_data_key), context)
+        data_key = secure_cell.open_with(gcm, sealed_data_key, context)
+    except Damaged:
+        data_key = secure_cell.open_cell(key, sealed_data_key, context)  # perhaps written by an old Themis
     return DataKey(data_key, context)

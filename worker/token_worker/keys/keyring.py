@@ -5,7 +5,7 @@ from collections import OrderedDict
 
 from token_worker.errors import Damaged
 from token_worker.keys import acra_block
-from token_worker.keys.acra_block import DataKey
+from token_worker.keys.acra_block import Block, DataKey
 from token_worker.keys.owner import Owner
 
 KEY_BYTES = 32
@@ -82,15 +82,33 @@ class Keyring:
         self._keys.append(entry)
         return True
 
-    def seal(self, data: bytes) -> bytes:
-        """An AcraBlock of ``data`` under the current key; one data key serves many blocks of a bounded time."""
+    def sealing_key(self, blocks: int) -> DataKey:
+        """The data key, sealed under the current key, for the next ``blocks`` blocks, far fewer than its bound."""
         now = time.monotonic()
         if self._sealing is None or self._sealed_blocks >= DATA_KEY_BLOCKS or now > self._sealing_until:
             self._sealing = DataKey.generate(self.current, self.context)
             self._sealed_blocks = 0
             self._sealing_until = now + DATA_KEY_SECONDS
-        self._sealed_blocks += 1
-        return self._sealing.seal(data)
+        self._sealed_blocks += blocks
+        return self._sealing
+
+    def seal(self, data: bytes) -> bytes:
+        """An AcraBlock of ``data`` under the current key; one data key serves many blocks of a bounded time."""
+        return self.sealing_key(1).seal(data)
+
+    def data_key(self, block: Block) -> DataKey:
+        """The data key of a block of this owner.
+
+        Raises:
+            Locked: none of the keys at hand opens it.
+        """
+        for key_id, key in self._keys:
+            if key_id == block.key_id:
+                try:
+                    return self._data_keys.get(key, block.sealed_data_key, self.context)
+                except Damaged:
+                    continue  # two keys may have the same id: it is two bytes long
+        raise Locked("block: no key at hand opens it")
 
     def open(self, block: bytes) -> bytes:
         """What is inside an AcraBlock of this owner.
@@ -100,11 +118,4 @@ class Keyring:
             Damaged: it is no block, or its data does not open.
         """
         parts = acra_block.parse(block)
-        for key_id, key in self._keys:
-            if key_id == parts.key_id:
-                try:
-                    data_key = self._data_keys.get(key, parts.sealed_data_key, self.context)
-                except Damaged:
-                    continue  # two keys may have the same id: it is two bytes long
-                return data_key.open(parts.sealed_data)
-        raise Locked("block: no key at hand opens it")
+        return self.data_key(parts).open(parts.sealed_data)

@@ -12,6 +12,7 @@ The context is also GCM's additional data. Pure functions; every byte of a cell 
 import hmac
 import os
 import struct
+from collections.abc import Iterator
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -22,9 +23,10 @@ _ALGORITHM = 0x40010100
 """AES-256-GCM, Soter KDF, PKCS#7."""
 
 _HEADER = struct.Struct("<IIII")
-_IV_BYTES = 12
-_TAG_BYTES = 16
-OVERHEAD_BYTES = _HEADER.size + _IV_BYTES + _TAG_BYTES
+HEADER_BYTES = _HEADER.size
+IV_BYTES = 12
+TAG_BYTES = 16
+OVERHEAD_BYTES = HEADER_BYTES + IV_BYTES + TAG_BYTES
 """How much longer a cell is than its message."""
 
 _KDF_PREFIX = b"\x00\x00\x00\x01Themis secure cell message key\x00"
@@ -40,6 +42,17 @@ def _cipher_of_old_themis(key: bytes, length: int, context: bytes) -> AESGCM:
     return AESGCM(hmac.digest(key, _KDF_PREFIX + length.to_bytes(8, "little") + context, "sha256"))
 
 
+def random_ivs(count: int) -> Iterator[bytes]:
+    """So many new random IVs, drawn at once."""
+    drawn = os.urandom(count * IV_BYTES)
+    return (drawn[at : at + IV_BYTES] for at in range(0, len(drawn), IV_BYTES))
+
+
+def header(length: int) -> bytes:
+    """How the cell of a message of ``length`` bytes begins; IV, tag and ciphertext follow."""
+    return _HEADER.pack(_ALGORITHM, IV_BYTES, TAG_BYTES, length)
+
+
 def seal(key: bytes, message: bytes, context: bytes) -> bytes:
     """Seal a message of at least one byte; a new random IV each time."""
     return seal_with(cipher(key, len(message), context), message, context)
@@ -49,10 +62,9 @@ def seal_with(gcm: AESGCM, message: bytes, context: bytes) -> bytes:
     """As ``seal``, with the ``cipher`` for messages of this length at hand."""
     if not message:
         raise ValueError("Secure Cell seals messages of at least one byte")
-    iv = os.urandom(_IV_BYTES)
+    iv = os.urandom(IV_BYTES)
     sealed = gcm.encrypt(iv, message, context)
-    header = _HEADER.pack(_ALGORITHM, _IV_BYTES, _TAG_BYTES, len(message))
-    return b"".join((header, iv, sealed[-_TAG_BYTES:], sealed[:-_TAG_BYTES]))
+    return b"".join((header(len(message)), iv, sealed[-TAG_BYTES:], sealed[:-TAG_BYTES]))
 
 
 def message_length(cell: bytes) -> int:
@@ -64,7 +76,7 @@ def message_length(cell: bytes) -> int:
     if len(cell) <= OVERHEAD_BYTES:
         raise Damaged("cell: too short")
     algorithm, iv_bytes, tag_bytes, length = _HEADER.unpack_from(cell)
-    if (algorithm, iv_bytes, tag_bytes) != (_ALGORITHM, _IV_BYTES, _TAG_BYTES):
+    if (algorithm, iv_bytes, tag_bytes) != (_ALGORITHM, IV_BYTES, TAG_BYTES):
         raise Damaged("cell: unknown header")
     if length != len(cell) - OVERHEAD_BYTES:
         raise Damaged("cell: wrong length")

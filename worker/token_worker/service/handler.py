@@ -5,15 +5,15 @@ fault is its own: the others are answered. Nothing but ids and counts is logged.
 """
 
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import structlog
 
 from token_worker.contract.codec import Decoded, Limits, Unanswerable, decode, encode_reply
 from token_worker.contract.messages import Op, Reply, ReplyError, ReplyItem, Request
-from token_worker.contract.values import value_in, value_out
+from token_worker.contract.values import FORMS, Unfit, unknown_type
 from token_worker.errors import Code, Damaged, Refused, Unavailable
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.keyring import Keyring
@@ -29,6 +29,7 @@ from token_worker.tokens.types import TYPES, TokenType
 log = structlog.get_logger("handler")
 
 _STORED_UNREADABLE = Refused(Code.ENTRY_UNREADABLE, "the stored entry cannot be read")
+_OP_NAMES: dict[Op | None, str] = {Op.TOKENIZE: "tokenize", Op.DETOKENIZE: "detokenize", None: "unknown"}
 _INTERNAL = Refused(Code.INTERNAL, "the request could not be handled; it is kept as a dead letter")
 
 
@@ -53,38 +54,69 @@ class Account(NamedTuple):
     """What is counted and audited of an answer.
 
     Attributes:
+        op: ``tokenize`` or ``detokenize``, ``unknown`` where the request names none of the two.
         client_id, zone_id: only those that are known to exist.
         outcomes: type and outcome of each item, ``ok`` or a code; of a request refused as a whole just its code.
     """
 
-    op: Op | None
+    op: str
     status: str
     request_id: str
     client_id: str | None
     zone_id: str | None
-    outcomes: list[tuple[str, str]]
+    outcomes: Sequence[tuple[str, str]]
 
 
-class _Value:
-    """One value of a request on its way through the engine."""
+class _Form(NamedTuple):
+    """A type in the messages of a format, and what is counted of a value that went well."""
 
-    __slots__ = ("item", "kind", "ref", "refused")
-
-    def __init__(self, ref: str | None, kind: TokenType | None, item: Item | None, refused: Refused | None) -> None:
-        self.ref = ref
-        self.kind = kind
-        self.item = item
-        self.refused = refused
+    kind: TokenType
+    read: Callable[[object], Any]
+    write: Callable[[Any], Any]
+    ok: tuple[str, str]
 
 
-class _Case(NamedTuple):
-    """A decoded entry, and what to answer if that is known already."""
+_FORMS = {
+    written: {name: _Form(TYPES[name], *form, (name, "ok")) for name, form in forms.items()}
+    for written, forms in FORMS.items()
+}
+
+
+class _Failed(NamedTuple):
+    """A value that never gets to the engine."""
+
+    type_name: str
+    refused: Refused
+
+
+class _Grant:
+    """What a client, or a client and a zone, may have on a route; found out once a batch.
+
+    Attributes:
+        owners: those whose keys must be there.
+        outcome: the keys to use; why the request is refused; or that it has to wait for keys.
+    """
+
+    __slots__ = ("outcome", "owners")
+
+    def __init__(self, owners: tuple[Owner, ...], refused: Refused) -> None:
+        self.owners = owners
+        self.outcome: Keyring | Refused | Unavailable = refused
+
+
+class _Case(msgspec.Struct, eq=False, gc=False):
+    """A decoded entry, and what to answer: see ``_Grant``, if ``refused`` does not say it already."""
 
     entry: Entry
     decoded: Decoded
     reply_to: str | None
     refused: Refused | None
-    owners: tuple[Owner, ...]
+    grant: _Grant
+    values: list[Item | _Failed] = []
+
+
+_Grants = dict[tuple[str, Op, str | None, str | None], _Grant]
+_NO_GRANT = _Grant((), _INTERNAL)
 
 
 class Handler:
@@ -109,31 +141,30 @@ class Handler:
         """
         results: list[Result] = []
         cases: list[_Case] = []
+        grants: _Grants = {}
         for entry in entries:
             try:
                 decoded = decode(entry.fields.get(b"payload"), self._limits)
             except Unanswerable as unanswerable:
                 results.append(Buried(entry, unanswerable.reason))
             else:
-                cases.append(self._admit(entry, decoded))
-        rings = self._keys.rings({owner: None for case in cases for owner in case.owners})
-        open_cases: list[tuple[_Case, Request, list[_Value]]] = []
+                cases.append(self._admit(entry, decoded, grants))
+        self._find_keys(grants)
+        answerable: list[_Case] = []
+        items: list[Item] = []
         for case in cases:
-            ring: Keyring | Refused | Unavailable = case.refused or _INTERNAL
-            for owner in case.owners:
-                ring = rings[owner]
-                if not isinstance(ring, Keyring):
-                    break
-            if isinstance(ring, Unavailable):
-                results.append(Postponed(case.entry, ring))
-            elif isinstance(ring, Refused) or case.decoded.request is None:
-                results.append(_refusal(case, ring if isinstance(ring, Refused) else _INTERNAL))
+            outcome = case.refused or case.grant.outcome
+            if isinstance(outcome, Keyring) and case.decoded.request is not None:
+                case.values = self._values(case, case.decoded.request, outcome)
+                items += [value for value in case.values if isinstance(value, Item)]
+                answerable.append(case)
+            elif isinstance(outcome, Unavailable):
+                results.append(Postponed(case.entry, outcome))
             else:
-                open_cases.append((case, case.decoded.request, self._values(case, case.decoded.request, ring)))
-        items = [value.item for _, _, values in open_cases for value in values if value.item is not None]
+                results.append(_refusal(case, outcome if isinstance(outcome, Refused) else _INTERNAL))
         if items:
             self._run(self._engine.run(items, int(self._now())))
-        results += (_result(*open_case) for open_case in open_cases)
+        results += map(_result, answerable)
         return results
 
     def internal(self, entry: Entry) -> Answer:
@@ -142,8 +173,7 @@ class Handler:
             decoded = decode(entry.fields.get(b"payload"), self._limits)
         except Unanswerable:
             return Answer(entry, b"")
-        account = Account(decoded.op, "error", decoded.id, None, None, [("unknown", Code.INTERNAL.value)])
-        return Answer(entry, _encode_error(entry, decoded, _INTERNAL), account=account)
+        return Answer(entry, _encode_error(entry, decoded, _INTERNAL), account=_refused_account(decoded, _INTERNAL))
 
     def _run(self, steps: Steps) -> None:
         """Perform the engine's steps."""
@@ -158,57 +188,67 @@ class Handler:
             else:
                 answer = self._tokens.perform(step)
 
-    def _admit(self, entry: Entry, decoded: Decoded) -> _Case:
+    def _admit(self, entry: Entry, decoded: Decoded, grants: _Grants) -> _Case:
         """Check a request against its route."""
         request = decoded.request
         reply_to = decoded.reply_to
         if reply_to is not None and not may_reply_to(entry.route, reply_to, self._all_streams):
             refused = decoded.refusal or Refused(Code.FORBIDDEN, "$.reply_to: this stream is not allowed on this route")
-            return _Case(entry, decoded, None, refused, ())
+            return _Case(entry, decoded, None, refused, _NO_GRANT)
         if request is None:
-            return _Case(entry, decoded, reply_to, decoded.refusal, ())
-        try:
-            owners = _owners(entry.route, request)
-        except Refused as refused:
-            return _Case(entry, decoded, reply_to, refused, ())
-        if request.expires_at is not None and request.expires_at <= self._now() * 1000:
-            return _Case(entry, decoded, reply_to, Refused(Code.EXPIRED, "$.expires_at: has passed"), ())
-        return _Case(entry, decoded, reply_to, None, owners)
+            return _Case(entry, decoded, reply_to, decoded.refusal, _NO_GRANT)
+        key = (entry.route.requests, request.op, request.client_id, request.zone_id)
+        grant = grants.get(key)
+        if grant is None:
+            try:
+                grant = _Grant(_owners(entry.route, request), _INTERNAL)
+            except Refused as refused:
+                grant = _Grant((), refused.with_traceback(None))
+            grants[key] = grant
+        if grant.owners and request.expires_at is not None and request.expires_at <= self._now() * 1000:
+            return _Case(entry, decoded, reply_to, Refused(Code.EXPIRED, "$.expires_at: has passed"), _NO_GRANT)
+        return _Case(entry, decoded, reply_to, None, grant)
 
-    def _values(self, case: _Case, request: Request, ring: Keyring) -> list[_Value]:
+    def _find_keys(self, grants: _Grants) -> None:
+        """Set the outcome of every grant that was not refused: the last owner's keys, if all owners have some."""
+        rings = self._keys.rings({owner: None for grant in grants.values() for owner in grant.owners})
+        for grant in grants.values():
+            for owner in grant.owners:
+                grant.outcome = rings[owner]
+                if not isinstance(grant.outcome, Keyring):
+                    break
+
+    def _values(self, case: _Case, request: Request, ring: Keyring) -> list[Item | _Failed]:
         if request.items is msgspec.UNSET:
-            return [self._value(case, request, ring, 0, "$.value", request.type or "", request.value, None)]
+            return [self._value(case, request, ring, None, request.type or "", request.value)]
         return [
-            self._value(case, request, ring, index, f"$.items[{index}].value", item.type, item.value, item.ref)
-            for index, item in enumerate(request.items)
+            self._value(case, request, ring, index, item.type, item.value) for index, item in enumerate(request.items)
         ]
 
     def _value(
-        self,
-        case: _Case,
-        request: Request,
-        ring: Keyring,
-        index: int,
-        path: str,
-        type_name: str,
-        raw: object,
-        ref: str | None,
-    ) -> _Value:
+        self, case: _Case, request: Request, ring: Keyring, index: int | None, type_name: str, raw: object
+    ) -> Item | _Failed:
+        form = _FORMS[case.decoded.format].get(type_name)
+        if form is None:
+            return _Failed("unknown", unknown_type(_path(index)))
+        kind = form.kind
         try:
-            value = value_in(type_name, raw, case.decoded.format, path)
-        except Refused as refused:
-            return _Value(ref, None, None, refused)
-        kind = TYPES[type_name]
-        data = kind.encode(value)
+            data = kind.encode(form.read(raw))
+        except Unfit as unfit:
+            return _Failed("unknown", unfit.at(_path(index)))
         if len(data) > self._max_value_bytes:
-            too_large = Refused(Code.VALUE_TOO_LARGE, f"{path}: longer than {self._max_value_bytes} bytes")
-            return _Value(ref, kind, None, too_large)
+            too_large = f"{_path(index)}: longer than {self._max_value_bytes} bytes"
+            return _Failed(type_name, Refused(Code.VALUE_TOO_LARGE, too_large))
         tokenize = request.op is Op.TOKENIZE
         origin = None
         if tokenize and not request.consistent:
             original = request.replay_of.encode() if request.replay_of else case.entry.id
-            origin = Origin(case.entry.route.requests.encode(), original, index)
-        return _Value(ref, kind, Item(ring, kind, data, tokenize=tokenize, origin=origin), None)
+            origin = Origin(case.entry.route.requests.encode(), original, index or 0)
+        return Item(ring, kind, data, tokenize=tokenize, origin=origin)
+
+
+def _path(index: int | None) -> str:
+    return "$.value" if index is None else f"$.items[{index}].value"
 
 
 def _owners(route: Route, request: Request) -> tuple[Owner, ...]:
@@ -232,53 +272,57 @@ def _owners(route: Route, request: Request) -> tuple[Owner, ...]:
     return client, Owner("zone", request.zone_id)
 
 
-def _result(case: _Case, request: Request, values: list[_Value]) -> Result:
-    outcomes: list[tuple[int | str | bytes | None, Refused | None]] = []
-    for value in values:
-        if value.item is None or value.kind is None:
-            outcomes.append((None, value.refused or _INTERNAL))
-            continue
-        result = value.item.result
+def _result(case: _Case) -> Result:
+    decoded = case.decoded
+    request = decoded.request
+    if request is None:
+        return _refusal(case, _INTERNAL)
+    forms = _FORMS[decoded.format]
+    answers: list[Any] = []
+    outcomes: list[tuple[str, str]] = []
+    failed = 0
+    for value in case.values:
+        result, type_name = (
+            (value.refused, value.type_name) if isinstance(value, _Failed) else (value.result, value.kind.name)
+        )
+        if isinstance(result, bytes):
+            form = forms[type_name]
+            try:
+                answers.append(form.write(form.kind.decode(result)))
+                outcomes.append(form.ok)
+                continue
+            except Damaged:
+                result = _STORED_UNREADABLE
         if isinstance(result, Unavailable):
             return Postponed(case.entry, result)
-        if isinstance(result, Refused):
-            _report(case, request, result)
-            outcomes.append((None, result))
-            continue
-        try:
-            decoded = value.kind.decode(result or b"")
-        except Damaged:
-            _report(case, request, _STORED_UNREADABLE)
-            outcomes.append((None, _STORED_UNREADABLE))
-        else:
-            outcomes.append((value_out(value.kind.name, decoded, case.decoded.format), None))
-    reply = _reply(case)
-    if request.items is msgspec.UNSET:
-        answer, refused = outcomes[0]
-        if refused is None:
-            reply.status, reply.value = "ok", answer
-        else:
-            reply.error = _error(refused)
-    else:
-        failed = sum(refused is not None for _, refused in outcomes)
-        reply.status = "ok" if not failed else "error" if failed == len(outcomes) else "partial"
+        refused = result or _INTERNAL
+        _report(case, request, refused)
+        failed += 1
+        answers.append(refused)
+        outcomes.append((type_name, refused.code.value))
+    status: Literal["ok", "partial", "error"] = "ok" if not failed else "error" if failed == len(answers) else "partial"
+    reply = Reply(
+        id=decoded.id, op=decoded.op, request_entry=case.entry.id.decode(), status=status, replay=decoded.replay
+    )
+    if request.items is not msgspec.UNSET:
         reply.items = [
-            ReplyItem(value.ref, answer) if refused is None else ReplyItem(value.ref, error=_error(refused))
-            for value, (answer, refused) in zip(values, outcomes, strict=True)
+            ReplyItem(item.ref, error=_error(answer)) if isinstance(answer, Refused) else ReplyItem(item.ref, answer)
+            for item, answer in zip(request.items, answers, strict=True)
         ]
-    owners = [owner.id for owner in case.owners]
-    told = [
-        (value.kind.name if value.kind is not None else "unknown", "ok" if refused is None else refused.code.value)
-        for value, (_, refused) in zip(values, outcomes, strict=True)
-    ]
-    account = Account(request.op, reply.status, request.id, owners[0], owners[1] if len(owners) > 1 else None, told)
-    return _answer(case, encode_reply(reply, case.decoded.format), account)
+    elif failed:
+        reply.error = _error(answers[0])
+    else:
+        reply.value = answers[0]
+    owners = case.grant.owners
+    zone_id = owners[1].id if len(owners) > 1 else None
+    account = Account(_OP_NAMES[request.op], status, request.id, owners[0].id, zone_id, outcomes)
+    return _answer(case, encode_reply(reply, decoded.format), account)
 
 
 def _report(case: _Case, request: Request, refused: Refused) -> None:
     """What only an operator can mend is an error in the log; the client is known to exist here."""
     if refused.code in (Code.ENTRY_UNREADABLE, Code.KEY_UNREADABLE):
-        names = [owner.key_name for owner in case.owners]
+        names = [owner.key_name for owner in case.grant.owners]
         entry = case.entry
         log.error(
             "stored data cannot be read",
@@ -294,13 +338,6 @@ def _error(refused: Refused) -> ReplyError:
     return ReplyError(refused.code, refused.message)
 
 
-def _reply(case: _Case) -> Reply:
-    decoded = case.decoded
-    return Reply(
-        id=decoded.id, op=decoded.op, request_entry=case.entry.id.decode(), status="error", replay=decoded.replay
-    )
-
-
 def _encode_error(entry: Entry, decoded: Decoded, refused: Refused) -> bytes:
     reply = Reply(
         id=decoded.id,
@@ -314,8 +351,12 @@ def _encode_error(entry: Entry, decoded: Decoded, refused: Refused) -> bytes:
 
 
 def _refusal(case: _Case, refused: Refused) -> Answer:
-    account = Account(case.decoded.op, "error", case.decoded.id, None, None, [("unknown", refused.code.value)])
+    account = _refused_account(case.decoded, refused)
     return _answer(case, _encode_error(case.entry, case.decoded, refused), account)
+
+
+def _refused_account(decoded: Decoded, refused: Refused) -> Account:
+    return Account(_OP_NAMES[decoded.op], "error", decoded.id, None, None, [("unknown", refused.code.value)])
 
 
 def _answer(case: _Case, payload: bytes, account: Account) -> Answer:

@@ -337,13 +337,17 @@ class Worker:
             return entries
 
 
-def _units(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+def _units(entries: list[Entry]) -> Iterator[list[Entry]]:
     """Parts of a batch, each bounded in bytes and items, but of one entry at least."""
+    payloads = [entry.fields.get(b"payload", b"") for entry in entries]
+    estimates = [payload.count(b"value") or 1 for payload in payloads]
+    if sum(estimates) <= UNIT_ITEMS and sum(map(len, payloads)) <= BATCH_BYTES:
+        if entries:
+            yield entries
+        return
     unit: list[Entry] = []
     items = size = 0
-    for entry in entries:
-        payload = entry.fields.get(b"payload", b"")
-        estimate = max(1, payload.count(b"value"))
+    for entry, payload, estimate in zip(entries, payloads, estimates, strict=True):
         if unit and (items + estimate > UNIT_ITEMS or size + len(payload) > BATCH_BYTES):
             yield unit
             unit, items, size = [], 0, 0

@@ -22,35 +22,45 @@ from token_worker.errors import Damaged
 from token_worker.keys.owner import Owner
 
 _DELIMITER = b"tokenizator hash delimiter"
-_H = b"h.".hex().encode()
-_T = b"t.".hex().encode()
+_TYPE_NUMBERS = range(8)  # Acra has 1 to 7
 _VARINT = 0
 _BYTES = 2
+_TIMES = {2: _VARINT, 3: _VARINT, 4: _VARINT}
+_BLOCK_TAG = bytes((1 << 3 | _BYTES,))
+_NUMBER_TAG = 2 << 3 | _VARINT
+_SHORT = [bytes((1 << 3 | _BYTES, length)) for length in range(0x80)]
+"""How the field of a value begins that is shorter than 128 bytes."""
+
+_sha256 = hashlib.sha256
 
 
 class Names:
     """The Redis keys of one client's or zone's entries; what is constant for the owner is computed once."""
 
-    __slots__ = ("_prefix", "_start", "_tail")
+    __slots__ = ("_h", "_t", "_tails")
 
     def __init__(self, owner: Owner) -> None:
         identity = owner.kind.encode() + owner.id.encode()
-        self._prefix = b"tokens/" + hashlib.sha256(identity).hexdigest().encode() + b"/"
-        self._tail = identity + _DELIMITER
-        self._start = hashlib.sha256(_DELIMITER)
-
-    def _data_id(self, data: bytes, number: int) -> bytes:
-        digest = self._start.copy()
-        digest.update(data + self._tail + b"%d" % number)
-        return digest.hexdigest().encode()
+        prefix = b"tokens/" + hashlib.sha256(identity).hexdigest().encode() + b"/"
+        self._h = prefix + b"h.".hex().encode()
+        self._t = prefix + b"t.".hex().encode()
+        self._tails = [identity + _DELIMITER + b"%d" % number for number in _TYPE_NUMBERS]
 
     def of_value(self, value: bytes, number: int) -> bytes:
         """Key of the ``h.`` entry: the value's token."""
-        return self._prefix + _H + self._data_id(value, number)
+        return self._h + _sha256(_DELIMITER + value + self._tails[number]).hexdigest().encode()
 
     def of_token(self, token: bytes, number: int) -> bytes:
         """Key of the ``t.`` entry: the token's value."""
-        return self._prefix + _T + self._data_id(token, number)
+        return self._t + _sha256(_DELIMITER + token + self._tails[number]).hexdigest().encode()
+
+
+class Times(NamedTuple):
+    """What a MetadataContainer holds besides its block: made and last used (Unix seconds), and whether disabled."""
+
+    created: int
+    accessed: int
+    disabled: bool = False
 
 
 class Entry(NamedTuple):
@@ -64,16 +74,9 @@ class Entry(NamedTuple):
 
 def encode_entry(entry: Entry) -> bytes:
     """The Redis value: hex of the protobuf."""
-    return binascii.hexlify(
-        b"".join(
-            (
-                _bytes_field(1, entry.block),
-                _varint_field(2, entry.created),
-                _varint_field(3, entry.accessed),
-                _varint_field(4, int(entry.disabled)),
-            )
-        )
-    )
+    block, created, accessed, disabled = entry
+    times = encode_times(Times(created, accessed, disabled))
+    return binascii.hexlify((block_start(len(block)) + block if block else b"") + times)
 
 
 def decode_entry(raw: bytes) -> Entry:
@@ -83,14 +86,69 @@ def decode_entry(raw: bytes) -> Entry:
         Damaged: not hex, or no MetadataContainer.
     """
     try:
-        fields = _fields(binascii.unhexlify(raw), {1: _BYTES, 2: _VARINT, 3: _VARINT, 4: _VARINT})
+        message = binascii.unhexlify(raw)
     except ValueError:
         raise Damaged("entry: not hex") from None
+    return decode_container(message)
+
+
+def decode_container(message: bytes) -> Entry:
+    """Read a MetadataContainer.
+
+    Raises:
+        Damaged: it is none.
+    """
+    fields = _fields(message, {1: _BYTES, **_TIMES})
     block = fields.get(1, b"")
-    disabled = fields.get(4, 0)
-    if not isinstance(block, bytes) or not block or disabled not in (0, 1):
+    if not isinstance(block, bytes) or not block:
         raise Damaged("entry: no block")
-    return Entry(block, int(fields.get(2, 0)), int(fields.get(3, 0)), disabled=bool(disabled))
+    return Entry(block, *_times(fields))
+
+
+def block_start(length: int) -> bytes:
+    """What comes before a block of so many bytes, not 0, in a MetadataContainer."""
+    return _BLOCK_TAG + _varint(length)
+
+
+def encode_times(times: Times) -> bytes:
+    """What comes after the block in a MetadataContainer."""
+    created, accessed, disabled = times
+    return _varint_field(2, created) + _varint_field(3, accessed) + _varint_field(4, int(disabled))
+
+
+def decode_times(message: bytes) -> Times:
+    """Read what comes after the block.
+
+    Raises:
+        Damaged: there is anything else.
+    """
+    return _times(_fields(message, _TIMES))
+
+
+def _times(fields: dict[int, bytes | int]) -> Times:
+    disabled = fields.get(4, 0)
+    if disabled not in (0, 1):
+        raise Damaged("entry: neither enabled nor disabled")
+    return Times(int(fields.get(2, 0)), int(fields.get(3, 0)), disabled=bool(disabled))
+
+
+class UsedSince:
+    """Tells at a glance of most entries that they are enabled and were used since a time, in Unix seconds."""
+
+    # Both times take five bytes from 1978 to 3058. As one little-endian number they have a shape of their own (tags,
+    # and which bytes are followed by another), and such numbers of seconds are in the order of the times they tell.
+    _SHAPE = int.from_bytes(bytes.fromhex("108080808000188080808000"), "little")
+    _MASK = int.from_bytes(bytes.fromhex("ff8080808080ff8080808080"), "little")
+
+    __slots__ = ("_earliest",)
+
+    def __init__(self, seconds: int) -> None:
+        self._earliest = int.from_bytes(_varint(max(seconds, 1 << 28)), "little")
+
+    def __call__(self, times: bytes) -> bool:
+        """Whether these bytes, which come after the block, certainly say so."""
+        number = int.from_bytes(times, "little")
+        return len(times) == 12 and number & self._MASK == self._SHAPE and number >> 56 >= self._earliest
 
 
 def encode_token_value(value: bytes, number: int) -> bytes:
@@ -104,6 +162,9 @@ def decode_token_value(message: bytes) -> tuple[bytes, int]:
     Raises:
         Damaged: no TokenValue.
     """
+    length = len(message) - 4
+    if 0 < length < 0x80 and message[:2] == _SHORT[length] and message[-2] == _NUMBER_TAG and message[-1] < 0x80:
+        return message[2:-2], message[-1]
     fields = _fields(message, {1: _BYTES, 2: _VARINT})
     value = fields.get(1, b"")
     if not isinstance(value, bytes):
@@ -121,6 +182,8 @@ def _varint(number: int) -> bytes:
 
 
 def _bytes_field(field: int, data: bytes) -> bytes:
+    if field == 1 and 0 < len(data) < 0x80:
+        return _SHORT[len(data)] + data
     return b"".join((bytes((field << 3 | _BYTES,)), _varint(len(data)), data)) if data else b""
 
 

@@ -5,8 +5,9 @@
 -- KEYS[3..] streams that requests named for their replies
 -- ARGV[1]   consumer group
 -- ARGV[2]   time to live, in seconds, of a stream that a reply makes at KEYS[3..]
--- ARGV      then six for each entry: its id, number of the target in KEYS, payload, traceparent, tracestate ('' for none),
---           and the payload for KEYS[2] where the target cannot take the reply ('' where the target is KEYS[2])
+-- ARGV      then for each entry: its id and its payload for KEYS[2]; or '+' before the id, a payload, number of the target
+--           in KEYS, traceparent, tracestate ('' for none), and the payload for KEYS[2] where the target cannot take the reply
+--           ('' where the target is KEYS[2])
 -- Returns for each entry: 1 answered, 0 not ours to answer (acknowledged before, or by another), 2 answered at KEYS[2] instead
 -- Errors before anything is done: UNFIT, KEYS[2] cannot take replies (no stream, or refused by ACL)
 --
@@ -30,24 +31,42 @@ local function add(key, payload, traceparent, tracestate)
   return redis.pcall('XADD', key, '*', unpack(fields))
 end
 
+-- Writes a reply that is not just a payload for KEYS[2]. Returns 1, or 2 where the target could not take it.
+local function answer(payload, number, traceparent, tracestate, instead)
+  local key = KEYS[number]
+  local is_new = number > 2 and redis.pcall('EXISTS', key) == 0
+  local added = add(key, payload, traceparent, tracestate)
+  if number == 2 then
+    return 1
+  elseif type(added) == 'table' then
+    add(KEYS[2], instead, traceparent, tracestate)
+    return 2
+  elseif is_new then
+    redis.pcall('EXPIRE', key, ttl)
+  else
+    redis.pcall('EXPIRE', key, ttl, 'GT') -- a time to live is prolonged, never given to a stream that has none
+  end
+  return 1
+end
+
+local PLUS = string.byte('+')
 local statuses = {}
-for i = 3, #ARGV, 6 do
-  local status = redis.call('XACK', KEYS[1], group, ARGV[i])
-  if status == 1 then
-    local number = tonumber(ARGV[i + 1])
-    local key = KEYS[number]
-    local is_new = number > 2 and redis.pcall('EXISTS', key) == 0
-    local added = add(key, ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
-    if number > 2 then
-      if type(added) == 'table' then
-        status = 2
-        add(KEYS[2], ARGV[i + 5], ARGV[i + 3], ARGV[i + 4])
-      elseif is_new then
-        redis.pcall('EXPIRE', key, ttl)
-      else
-        redis.pcall('EXPIRE', key, ttl, 'GT') -- a time to live is prolonged, never given to a stream that has none
-      end
+local i, n = 3, #ARGV
+while i < n do
+  local id, payload = ARGV[i], ARGV[i + 1]
+  local status
+  if string.byte(id) ~= PLUS then
+    status = redis.call('XACK', KEYS[1], group, id)
+    if status == 1 then
+      redis.pcall('XADD', KEYS[2], '*', 'payload', payload)
     end
+    i = i + 2
+  else
+    status = redis.call('XACK', KEYS[1], group, string.sub(id, 2))
+    if status == 1 then
+      status = answer(payload, tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
+    end
+    i = i + 6
   end
   statuses[#statuses + 1] = status
 end

@@ -21,7 +21,10 @@ import random
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
+
+from msgspec import Struct
 
 from token_worker.errors import ServerError, Unavailable
 from token_worker.lua import Script
@@ -74,7 +77,7 @@ Command = tuple[Any, ...] | Run
 Protocol = Generator[Command, Any, T]
 
 
-class Entry(NamedTuple):
+class Entry(Struct, frozen=True, gc=False):
     """One entry of a request stream, delivered to this worker.
 
     Attributes:
@@ -96,7 +99,7 @@ class Batch(NamedTuple):
     alone: bool
 
 
-class Answer(NamedTuple):
+class Answer(Struct, frozen=True, gc=False):
     """The reply to an entry.
 
     Attributes:
@@ -264,7 +267,7 @@ class Delivery:
             full = []
             for route, found in got:
                 entries += found
-                size += sum(len(value) for entry in found for value in entry.fields.values())
+                size += sum(map(len, chain.from_iterable([entry.fields.values() for entry in found])))
                 if len(found) >= count:
                     full.append(route)
             routes = full
@@ -389,8 +392,12 @@ class Delivery:
     def commit(self, answers: Sequence[Answer], now: float) -> Protocol[Committed]:
         """Acknowledge entries and write their replies; to be repeated as a whole after ``Unavailable``."""
         total = Committed()
-        for route in {answer.entry.route: None for answer in answers}:
-            for part in _parts([answer for answer in answers if answer.entry.route == route]):
+        by_route: dict[str, list[Answer]] = {}
+        for answer in answers:
+            by_route.setdefault(answer.entry.route.requests, []).append(answer)
+        for mine in by_route.values():
+            route = mine[0].entry.route
+            for part in _parts(mine):
                 try:
                     yield from self._commit(route, part, total)
                 except ServerError:
@@ -401,9 +408,13 @@ class Delivery:
     def _commit(self, route: Route, answers: Sequence[Answer], total: Committed) -> Protocol[None]:
         targets: dict[str, int] = {}
         args: list[Any] = [self._group, route.response_seconds]
-        for entry, payload, reply_to, forbidden, _ in answers:
+        for answer in answers:
+            entry, reply_to = answer.entry, answer.reply_to
+            if reply_to is None and len(entry.fields) <= 1:
+                args += (entry.id, answer.payload)
+                continue
             number = 2 if reply_to is None else targets.setdefault(reply_to, len(targets) + 3)
-            args += (entry.id, number, payload, *_trace(entry), forbidden)
+            args += (b"+" + entry.id, answer.payload, number, *_trace(entry), answer.forbidden)
         try:
             statuses = yield Run(COMMIT, (route.requests, route.responses, *targets), args)
         except ServerError as error:
@@ -443,6 +454,8 @@ def _trace(entry: Entry) -> tuple[bytes, bytes]:
 
 
 def _fields(raw: list[bytes]) -> dict[bytes, bytes]:
+    if len(raw) == 2:
+        return {raw[0]: raw[1]}
     return dict(zip(raw[::2], raw[1::2], strict=True))
 
 
@@ -453,6 +466,10 @@ def _order(entry_id: bytes) -> tuple[int, int]:
 
 def _parts(answers: Sequence[Answer]) -> Iterable[list[Answer]]:
     part: list[Answer] = []
+    size = sum([len(answer.payload) + len(answer.forbidden) for answer in answers])
+    if len(answers) <= COMMIT_ENTRIES and size <= COMMIT_BYTES:
+        yield list(answers)
+        return
     size = 0
     for answer in answers:
         length = len(answer.payload) + len(answer.forbidden)

@@ -16,11 +16,26 @@ from pathlib import Path
 
 import msgspec
 
-from token_worker.contract.messages import Op
 from token_worker.errors import SettingsError, Unavailable
 from token_worker.streams.delivery import Answer
 
 _encode = msgspec.json.Encoder().encode
+
+
+class _Line(msgspec.Struct, kw_only=True, gc=False):
+    """One detokenize request."""
+
+    event: str = "detokenize"
+    stream: str
+    entry: str
+    request_id: str
+    client_id: str | None
+    zone_id: str | None
+    items: dict[str, int]
+    worker: str
+    logger: str = "audit"
+    level: str = "info"
+    timestamp: str
 
 
 class Audit:
@@ -54,21 +69,18 @@ class Audit:
         now = dt.datetime.now(dt.UTC).isoformat()
         for answer in answers:
             account = answer.account
-            if account is None or account.op is not Op.DETOKENIZE:
+            if account is None or account.op != "detokenize":
                 continue
-            line = {
-                "event": "detokenize",
-                "stream": answer.entry.route.requests,
-                "entry": answer.entry.id.decode(),
-                "request_id": account.request_id,
-                "client_id": account.client_id,
-                "zone_id": account.zone_id,
-                "items": Counter([outcome for _, outcome in account.outcomes]),
-                "worker": self._worker,
-                "logger": "audit",
-                "level": "info",
-                "timestamp": now,
-            }
+            line = _Line(
+                stream=answer.entry.route.requests,
+                entry=answer.entry.id.decode(),
+                request_id=account.request_id,
+                client_id=account.client_id,
+                zone_id=account.zone_id,
+                items=Counter([outcome for _, outcome in account.outcomes]),
+                worker=self._worker,
+                timestamp=now,
+            )
             lines += _encode(line) + b"\n"
         self._write(lines)
 

@@ -7,7 +7,7 @@ request names none that we know): nothing of a client's own.
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
@@ -28,10 +28,13 @@ class _Latency(Collector):
         self._counts = [0] * (len(LATENCY_SECONDS) + 1)
         self._sum = 0.0
 
-    def observe(self, seconds: float) -> None:
-        """One reply; clocks that differ can make it negative."""
-        self._counts[bisect_left(LATENCY_SECONDS, seconds)] += 1
-        self._sum += max(0.0, seconds)
+    def observe(self, now_ms: float, written_ms: Iterable[int]) -> None:
+        """Replies, by when their requests were written; clocks that differ can make it negative."""
+        counts = self._counts
+        for millisecond, number in Counter(written_ms).items():
+            seconds = (now_ms - millisecond) / 1000
+            counts[bisect_left(LATENCY_SECONDS, seconds)] += number
+            self._sum += max(0.0, seconds) * number
 
     def collect(self) -> Iterator[Metric]:
         """The histogram of this moment."""
@@ -81,24 +84,20 @@ class Metrics:
         """An entry that was delivered before is tried alone."""
         self._redeliveries.labels(stream).inc()
 
-    def committed(self, answers: Iterable[Answer], done: Committed) -> None:
+    def committed(self, answers: Sequence[Answer], done: Committed) -> None:
         """Answers were committed; those that another worker had answered already are among them, and counted apart."""
-        now_ms = time.time() * 1000
-        requests: Counter[tuple[str, str]] = Counter()
-        items: Counter[tuple[str, str, str]] = Counter()
-        for answer in answers:
-            account = answer.account
-            op = account.op or "unknown"
-            requests[answer.entry.route.requests, account.status] += 1
-            for kind, outcome in account.outcomes:
-                items[op, kind, outcome] += 1
-            self._latency.observe((now_ms - int(answer.entry.id.partition(b"-")[0])) / 1000)
+        requests = Counter([(answer.entry.route.requests, answer.account.status) for answer in answers])
         for (stream, status), number in requests.items():
             self._requests.labels(stream, status).inc(number)
-        for (op, kind, outcome), number in items.items():
-            self._items.labels(op, kind, outcome).inc(number)
-            if op in self._acra:
-                self._acra[op].labels("success" if outcome == "ok" else "fail", kind).inc(number)
+        outcomes: dict[str, list[tuple[str, str]]] = {}
+        for answer in answers:
+            outcomes.setdefault(answer.account.op, []).extend(answer.account.outcomes)
+        for op, told in outcomes.items():
+            for (kind, outcome), number in Counter(told).items():
+                self._items.labels(op, kind, outcome).inc(number)
+                if op in self._acra:
+                    self._acra[op].labels("success" if outcome == "ok" else "fail", kind).inc(number)
+        self._latency.observe(time.time() * 1000, [int(answer.entry.id.partition(b"-")[0]) for answer in answers])
         self._suppressed.inc(done.suppressed)
 
     def dead_letter(self, reason: str) -> None:

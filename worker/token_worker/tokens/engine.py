@@ -11,23 +11,29 @@ What it promises, whatever others do to the same entries between two steps:
 - an entry that is disabled, unreadable or of another value is a named error or passed over, never overwritten.
 """
 
-from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+import msgspec
+
 from token_worker.errors import Code, Damaged, Refused, Unavailable
+from token_worker.keys import secure_cell
 from token_worker.keys.cache import More
 from token_worker.keys.keyring import Keyring, Locked
 from token_worker.storage.layout import (
-    Entry,
     Names,
+    Times,
+    UsedSince,
     decode_entry,
     decode_token_value,
     encode_entry,
+    encode_times,
     encode_token_value,
 )
+from token_worker.storage.sealing import Opened, Sealing
 from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store, Touch
 from token_worker.tokens.derivation import Deriver, Origin, tries
 from token_worker.tokens.types import BYTES, LETTERS, STR, TokenType
@@ -60,7 +66,7 @@ class MoreKeys(NamedTuple):
     rings: list[Keyring]
 
 
-class Item:
+class Item(msgspec.Struct, eq=False, gc=False):
     """One value to tokenize, or one token to turn back.
 
     Attributes:
@@ -70,282 +76,303 @@ class Item:
         result: None until the engine is done.
     """
 
-    __slots__ = ("data", "kind", "origin", "result", "ring", "tokenize")
+    ring: Keyring
+    kind: TokenType
+    data: bytes
+    tokenize: bool
+    origin: Origin | None = None
+    result: Result | None = None
 
-    def __init__(
-        self, ring: Keyring, kind: TokenType, data: bytes, *, tokenize: bool, origin: Origin | None = None
-    ) -> None:
-        self.ring = ring
-        self.kind = kind
-        self.data = data
-        self.tokenize = tokenize
-        self.origin = origin
-        self.result: Result | None = None
+    # The engine's own: of the ring, and the name of the entry to find; ...
+    holder: Any = None
+    key: bytes = b""
+    # ... while a token is made: further candidates, the one to try now, and its t. entry if that was read.
+    candidates: Iterator[bytes] | None = None
+    token: bytes = b""
+    seen: bytes = b""
 
 
 class _Holder:
     """What is computed once for a ring."""
 
-    __slots__ = ("deriver", "names")
+    __slots__ = ("_deriver", "_ring", "names")
 
     def __init__(self, ring: Keyring) -> None:
         self.names = Names(ring.owner)
-        self.deriver = Deriver(ring.current, ring.owner)
+        self._ring = ring
+        self._deriver: Deriver | None = None
+
+    @property
+    def deriver(self) -> Deriver:
+        if self._deriver is None:
+            self._deriver = Deriver(self._ring.current, self._ring.owner)
+        return self._deriver
 
 
-@dataclass(slots=True, eq=False)
-class _Task:
-    """One entry to find, or one token to make, for all items of the batch that want the same."""
-
-    ring: Keyring
-    holder: _Holder
-    kind: TokenType
-    data: bytes
-    key: bytes
-    tokenize: bool
-    origin: Origin | None
-    items: list[Item] = field(default_factory=list)
-    result: Result | None = None
-    candidates: Iterator[bytes] = field(default_factory=lambda: iter(()))
-    token: bytes = b""
-    seen: bytes = b""
-
-
-class _Opened(NamedTuple):
-    entry: Entry
-    inside: bytes
-
+_Content = Opened | Refused | Unavailable
 
 Steps = Generator[Step | MoreKeys, Any, None]
 
 
 class Engine:
-    """Keeps what is worth keeping from batch to batch: prepared names and derivation keys of each keyring."""
+    """Keeps what is worth keeping from batch to batch: prepared names, derivation keys and AES keys of each keyring."""
 
     def __init__(self) -> None:
         self._holders: WeakKeyDictionary[Keyring, _Holder] = WeakKeyDictionary()
+        self._sealing = Sealing()
 
     def run(self, items: Iterable[Item], now: int) -> Steps:
         """Set ``result`` of every item; ``now`` is in Unix seconds."""
-        tasks = self._tasks(items)
-        known = [task for task in tasks if task.origin is None]
-        raws = yield Lookup([task.key for task in known])
-        found = [(task, raw) for task, raw in zip(known, raws, strict=True) if raw is not None]
+        used_since = UsedSince(now - TOUCH_SECONDS)
+        known, absent, again = self._tell_apart(items)
+        raws = yield Lookup([item.key for item in known])
+        found: list[tuple[Item, bytes]] = []
+        for item, raw in zip(known, raws, strict=True):
+            if raw is not None:
+                found.append((item, raw))
+            elif item.tokenize:
+                absent.append(item)
+            else:
+                item.result = _NOT_FOUND
         touched: list[tuple[bytes, bytes, bytes]] = []
-        opened = yield from self._open(found)
-        for (task, raw), content in zip(found, opened, strict=True):
-            if isinstance(content, _Opened):
-                touched += _touch(task.key, raw, content.entry, now)
-            task.result = _found(content) if task.tokenize else _turned_back(task, content)
-        absent = [task for task in tasks if task.result is None]
-        for task in absent:
-            if not task.tokenize:
-                task.result = _NOT_FOUND
-        yield from self._make([task for task in absent if task.tokenize], now)
+        opened = yield from self._open(found, used_since)
+        for (item, raw), content in zip(found, opened, strict=True):
+            item.result = _found(content) if item.tokenize else _turned_back(item, content)
+            if isinstance(content, tuple) and content[1] is not None:
+                touched += _touch(item.key, raw, content[1], now)
+        if absent:
+            yield from self._make(absent, now, used_since)
         if touched:
             yield Touch(touched)
-        for task in tasks:
-            for item in task.items:
-                item.result = task.result
+        for item, first in again:
+            item.result = first.result
 
-    def _tasks(self, items: Iterable[Item]) -> list[_Task]:
-        tasks: dict[bytes | int, _Task] = {}
-        for number, item in enumerate(items):
-            holder = self._holders.get(item.ring)
+    def _tell_apart(self, items: Iterable[Item]) -> tuple[list[Item], list[Item], list[tuple[Item, Item]]]:
+        """Items to look up; inconsistent ones, to be made; and those that want the same as an item before."""
+        holders: dict[Keyring, _Holder] = {}
+        firsts: dict[bytes, Item] = {}
+        inconsistent: list[Item] = []
+        again: list[tuple[Item, Item]] = []
+        for item in items:
+            holder = holders.get(item.ring)
             if holder is None:
-                holder = self._holders[item.ring] = _Holder(item.ring)
-            key = b""
-            if item.origin is None:
-                name = holder.names.of_value if item.tokenize else holder.names.of_token
-                key = name(item.data, item.kind.number)
-            task = tasks.get(key or number)
-            if task is None:
-                task = _Task(item.ring, holder, item.kind, item.data, key, item.tokenize, item.origin)
-                tasks[key or number] = task
-            task.items.append(item)
-        return list(tasks.values())
+                holder = holders[item.ring] = self._holder(item.ring)
+            item.holder, item.result = holder, None
+            if item.origin is not None:
+                inconsistent.append(item)
+                continue
+            name = holder.names.of_value if item.tokenize else holder.names.of_token
+            item.key = key = name(item.data, item.kind.number)
+            first = firsts.setdefault(key, item)
+            if first is not item:
+                again.append((item, first))
+        return list(firsts.values()), inconsistent, again
+
+    def _holder(self, ring: Keyring) -> _Holder:
+        holder = self._holders.get(ring)
+        if holder is None:
+            holder = self._holders[ring] = _Holder(ring)
+        return holder
 
     def _open(
-        self, entries: list[tuple[_Task, bytes]]
-    ) -> Generator[Step | MoreKeys, Any, list[_Opened | Refused | Unavailable]]:
+        self, entries: list[tuple[Item, bytes]], used_since: UsedSince
+    ) -> Generator[Step | MoreKeys, Any, list[_Content]]:
         """Open stored entries; those that no key at hand opens once more with each key that is found."""
-        opened: list[_Opened | Refused | Unavailable] = []
+        opened: list[_Content] = []
         locked: list[int] = []
-        for number, (task, raw) in enumerate(entries):
-            content = _open(task.ring, raw)
-            if content is None:
-                locked.append(number)
-            opened.append(_UNREADABLE if content is None else content)
+        open_entry = self._sealing.open
+        for item, raw in entries:
+            try:
+                opened.append(open_entry(item.ring, raw, used_since))
+            except Locked:
+                locked.append(len(opened))
+                opened.append(_UNREADABLE)
+            except Damaged:
+                opened.append(_UNREADABLE)
         while locked:
             rings = list({entries[number][0].ring for number in locked})
             answers = dict(zip(rings, (yield MoreKeys(rings)), strict=True))
             still: list[int] = []
             for number in locked:
-                task, raw = entries[number]
-                answer = answers[task.ring]
-                content = _open(task.ring, raw) if answer is More.ADDED else None
-                if content is not None:
-                    opened[number] = content
-                elif isinstance(answer, Unavailable):
+                item, raw = entries[number]
+                answer = answers[item.ring]
+                if isinstance(answer, Unavailable):
                     opened[number] = answer
                 elif answer is More.NONE:
-                    opened[number] = _KEY_UNREADABLE if task.ring.some_unreadable else _UNREADABLE
+                    opened[number] = _KEY_UNREADABLE if item.ring.some_unreadable else _UNREADABLE
                 else:
-                    still.append(number)
+                    try:
+                        opened[number] = open_entry(item.ring, raw, used_since)
+                    except Locked:
+                        still.append(number)
+                    except Damaged:
+                        opened[number] = _UNREADABLE
             locked = still
         return opened
 
-    def _make(self, tasks: list[_Task], now: int) -> Steps:
+    def _make(self, items: list[Item], now: int, used_since: UsedSince) -> Steps:
         """Make a token for each value that has none."""
-        for task in tasks:
+        for item in items:
+            item.candidates, item.seen = None, b""
             try:
-                task.kind.check_new(task.data)
+                item.kind.check_new(item.data)
             except Refused as refused:
-                task.result = refused
+                item.result = refused
             else:
-                task.candidates = _candidates(task)
-                task.token = next(task.candidates)
+                item.token = item.holder.deriver.token(item.kind, item.data, 0, item.origin)
+                if item.token == item.data:
+                    item.candidates = _derived(item.holder.deriver.token, item.kind, item.data, item.origin)
+                    item.token = next(item.candidates)
         for _ in range(ROUNDS):
-            waiting = [task for task in tasks if task.result is None]
+            waiting = [item for item in items if item.result is None]
             if not waiting:
                 return
-            yield from self._write([task for task in waiting if task.token and not task.seen], now, adopt=False)
-            yield from self._write([task for task in waiting if task.seen and task.result is None], now, adopt=True)
-            yield from self._probe([task for task in waiting if task.result is None and not task.token])
-        for task in tasks:
-            if task.result is None:
-                task.result = Unavailable("tokens", "entries keep changing")
+            fresh = [item for item in waiting if item.token and not item.seen]
+            yield from self._write(fresh, now, used_since, adopt=False)
+            seen = [item for item in waiting if item.seen and item.result is None]
+            yield from self._write(seen, now, used_since, adopt=True)
+            yield from self._probe([item for item in waiting if item.result is None and not item.token], used_since)
+        for item in items:
+            if item.result is None:
+                item.result = Unavailable("tokens", "entries keep changing")
 
-    def _write(self, tasks: list[_Task], now: int, *, adopt: bool) -> Steps:
-        """Write the entries of each task's candidate; what was there already decides how the task goes on."""
-        if not tasks:
+    def _write(self, items: list[Item], now: int, used_since: UsedSince, *, adopt: bool) -> Steps:
+        """Write the entries of each item's candidate; what was there already decides how the item goes on."""
+        if not items:
             return
-        rows = [_row(task, now) for task in tasks]
+        rows = self._rows(items, now)
         outcomes: list[Outcome] = yield Adopt(rows) if adopt else Store(rows)
         existing = [
-            (task, raw) for task, (what, raw) in zip(tasks, outcomes, strict=True) if what in {"value", "token"}
+            (item, raw) for item, (what, raw) in zip(items, outcomes, strict=True) if what in {"value", "token"}
         ]
-        opened = iter((yield from self._open(existing)))
-        for task, (what, raw) in zip(tasks, outcomes, strict=True):
-            task.seen = b""
+        opened = iter((yield from self._open(existing, used_since)))
+        for item, (what, raw) in zip(items, outcomes, strict=True):
+            item.seen = b""
             if what == "written":
-                task.result = task.token
+                item.result = item.token
             elif what == "value":
-                task.result = _found(next(opened))
+                item.result = _found(next(opened))
             elif what == "token":
-                _consider(task, task.token, raw, next(opened))
+                _consider(item, item.token, raw, next(opened))
             elif what == "broken":
-                task.result = _UNREADABLE
+                item.result = _UNREADABLE
 
-    def _probe(self, tasks: list[_Task]) -> Steps:
-        """For tasks whose candidate was taken: choose the first of the next ones that is free or holds the value."""
-        if not tasks:
+    def _rows(self, items: list[Item], now: int) -> list[Row]:
+        """The two entries of each item, each encrypted anew: an IV is never used twice."""
+        blocks = Counter([item.ring for item in items])
+        data_keys = {ring: ring.sealing_key(2 * count) for ring, count in blocks.items()}
+        times = encode_times(Times(now, now)).hex().encode()
+        ivs = secure_cell.random_ivs(2 * len(items))
+        seal = self._sealing.seal
+        rows: list[Row] = []
+        for item in items:
+            data_key = data_keys[item.ring]
+            number = item.kind.number
+            h_value = seal(data_key, item.token, next(ivs), times) if item.origin is None else b""
+            t_value = item.seen or seal(data_key, encode_token_value(item.data, number), next(ivs), times)
+            rows.append(Row(item.key, item.holder.names.of_token(item.token, number), h_value, t_value))
+        return rows
+
+    def _probe(self, items: list[Item], used_since: UsedSince) -> Steps:
+        """For items whose candidate was taken: choose the first of the next ones that is free or holds the value."""
+        if not items:
             return
-        groups = [(task, list(islice(task.candidates, _PROBES))) for task in tasks]
-        wanted = {_token_key(task, token): task for task, group in groups for token in group}
+        groups = [(item, list(islice(_candidates(item), _PROBES))) for item in items]
+        wanted = {_token_key(item, token): item for item, group in groups for token in group}
         raws: list[bytes | None] = yield Lookup(list(wanted))
         taken = {key: raw for key, raw in zip(wanted, raws, strict=True) if raw is not None}
-        opened = yield from self._open([(wanted[key], raw) for key, raw in taken.items()])
+        opened = yield from self._open([(wanted[key], raw) for key, raw in taken.items()], used_since)
         contents = dict(zip(taken, opened, strict=True))
-        for task, group in groups:
+        for item, group in groups:
             if not group:
-                task.result = _EXHAUSTED
+                item.result = _EXHAUSTED
             for number, token in enumerate(group, 1):
-                key = _token_key(task, token)
+                key = _token_key(item, token)
                 if key in taken:
-                    _consider(task, token, taken[key], contents[key])
+                    _consider(item, token, taken[key], contents[key])
                 else:
-                    task.token = token
-                if task.token or task.result is not None:
-                    task.candidates = chain(group[number:], task.candidates)  # should this one be taken meanwhile
+                    item.token = token
+                if item.token or item.result is not None:
+                    item.candidates = chain(group[number:], _candidates(item))  # should this one be taken meanwhile
                     break
 
 
-def _candidates(task: _Task) -> Iterator[bytes]:
+def _candidates(item: Item) -> Iterator[bytes]:
+    """Candidates that the item has not tried yet."""
+    if item.candidates is None:
+        item.candidates = _derived(item.holder.deriver.token, item.kind, item.data, item.origin)
+        next(item.candidates)  # was derived by itself, since most items need no other
+    return item.candidates
+
+
+def _derived(
+    derive: Callable[[TokenType, bytes, int, Origin | None], bytes], kind: TokenType, data: bytes, origin: Origin | None
+) -> Iterator[bytes]:
     """Candidates in the order of their counters, each once; the value itself last, if it is one at all."""
     seen: set[bytes] = set()
-    there_are = _TOKENS_OF_ONE_BYTE.get(task.kind) if len(task.data) == 1 else None
-    for counter in range(tries(len(task.data))):
+    there_are = _TOKENS_OF_ONE_BYTE.get(kind) if len(data) == 1 else None
+    for counter in range(tries(len(data))):
         if len(seen) == there_are:
             break  # all that follow came before
-        token = task.holder.deriver.token(task.kind, task.data, counter, task.origin)
+        token = derive(kind, data, counter, origin)
         if token not in seen:
             seen.add(token)
-            if token != task.data:
+            if token != data:
                 yield token
-    if task.data in seen:
-        yield task.data
+    if data in seen:
+        yield data
 
 
-def _token_key(task: _Task, token: bytes) -> bytes:
-    return task.holder.names.of_token(token, task.kind.number)
+def _token_key(item: Item, token: bytes) -> bytes:
+    names: Names = item.holder.names
+    return names.of_token(token, item.kind.number)
 
 
-def _row(task: _Task, now: int) -> Row:
-    """The two entries, each encrypted anew: an IV is never used twice."""
-    seal = task.ring.seal
-    h_value = b""
-    if task.origin is None:
-        h_value = encode_entry(Entry(seal(task.token), now, now))
-    t_value = task.seen or encode_entry(Entry(seal(encode_token_value(task.data, task.kind.number)), now, now))
-    return Row(task.key, _token_key(task, task.token), h_value, t_value)
-
-
-def _consider(task: _Task, token: bytes, raw: bytes, content: _Opened | Refused | Unavailable) -> None:
+def _consider(item: Item, token: bytes, raw: bytes, content: _Content) -> None:
     """The candidate's ``t.`` exists: ours to adopt, disabled, unreadable, or (``token`` emptied) of another value."""
-    task.token = b""
-    if not isinstance(content, _Opened):
-        task.result = content
+    item.token = b""
+    if not isinstance(content, tuple):
+        item.result = content
         return
+    inside, times = content
     try:
-        value, number = decode_token_value(content.inside)
+        value, number = decode_token_value(inside)
     except Damaged:
-        task.result = _UNREADABLE
+        item.result = _UNREADABLE
         return
-    if (value, number) != (task.data, task.kind.number):
+    if (value, number) != (item.data, item.kind.number):
         return
-    if content.entry.disabled:
-        task.result = _DISABLED
-    elif task.origin is not None:
-        task.result = token
+    if times is not None and times.disabled:
+        item.result = _DISABLED
+    elif item.origin is not None:
+        item.result = token
     else:
-        task.token, task.seen = token, raw
+        item.token, item.seen = token, raw
 
 
-def _found(content: _Opened | Refused | Unavailable) -> Result:
+def _found(content: _Content) -> Result:
     """The token in an ``h.`` entry."""
-    if not isinstance(content, _Opened):
+    if not isinstance(content, tuple):
         return content
-    if content.entry.disabled:
-        return _DISABLED
-    return content.inside
+    inside, times = content
+    return _DISABLED if times is not None and times.disabled else inside
 
 
-def _turned_back(task: _Task, content: _Opened | Refused | Unavailable) -> Result:
+def _turned_back(item: Item, content: _Content) -> Result:
     """The value in a ``t.`` entry."""
-    if not isinstance(content, _Opened):
+    if not isinstance(content, tuple):
         return content
-    if content.entry.disabled:
+    inside, times = content
+    if times is not None and times.disabled:
         return _DISABLED
     try:
-        value, number = decode_token_value(content.inside)
+        value, number = decode_token_value(inside)
     except Damaged:
         return _UNREADABLE
-    return value if number == task.kind.number and value else _UNREADABLE
+    return value if number == item.kind.number and value else _UNREADABLE
 
 
-def _open(ring: Keyring, raw: bytes) -> _Opened | Refused | None:
-    """The entry and what its block holds; None where another key may be needed."""
-    try:
-        entry = decode_entry(raw)
-        return _Opened(entry, ring.open(entry.block))
-    except Locked:
-        return None
-    except Damaged:
-        return _UNREADABLE
-
-
-def _touch(key: bytes, raw: bytes, entry: Entry, now: int) -> list[tuple[bytes, bytes, bytes]]:
-    if entry.disabled or now - entry.accessed <= TOUCH_SECONDS:
+def _touch(key: bytes, raw: bytes, times: Times, now: int) -> list[tuple[bytes, bytes, bytes]]:
+    if times.disabled or now - times.accessed <= TOUCH_SECONDS:
         return []
-    return [(key, raw, encode_entry(entry._replace(accessed=now)))]
+    return [(key, raw, encode_entry(decode_entry(raw)._replace(accessed=now)))]

@@ -4,8 +4,10 @@ A value or token is encoded as bytes: ``int32`` and ``int64`` little-endian two'
 UTF-8, ``bytes`` as they are. A token has the type of its value, and the encoded length of its value.
 """
 
+import struct
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from token_worker.errors import Code, Damaged, Refused
 
@@ -89,19 +91,15 @@ class TokenType(NamedTuple):
         name: as in the contract.
         number: as in Acra's storage.
         draw: makes a token of a length in bytes from a stream: a function that gives its first n bytes, for any n.
+        encode: gives the bytes that stand in storage for a value, which must be of this type and in its range.
+        read: as ``decode``, but raises ``ValueError``.
     """
 
     name: str
     number: int
     draw: Callable[[Callable[[int], bytes], int], bytes]
-
-    def encode(self, value: Value) -> bytes:
-        """The bytes that stand in storage; the value must be of this type and in its range."""
-        if isinstance(value, int):
-            return value.to_bytes(4 if self is INT32 else 8, "little", signed=True)
-        if isinstance(value, str):
-            return value.encode()
-        return value
+    encode: Callable[[Any], bytes]
+    read: Callable[[bytes], Value]
 
     def decode(self, data: bytes) -> Value:
         """The value in bytes from storage.
@@ -109,16 +107,10 @@ class TokenType(NamedTuple):
         Raises:
             Damaged: a number of the wrong length, or text that is not UTF-8.
         """
-        if self is BYTES:
-            return data
-        if self is INT32 or self is INT64:
-            if len(data) != (4 if self is INT32 else 8):
-                raise Damaged("stored number has a wrong length")
-            return int.from_bytes(data, "little", signed=True)
         try:
-            return data.decode()
-        except UnicodeDecodeError:
-            raise Damaged("stored text is not UTF-8") from None
+            return self.read(data)
+        except ValueError:
+            raise Damaged(f"stored {self.name} is none") from None
 
     def check_new(self, data: bytes) -> None:
         """Whether there can be a new token for this encoded value.
@@ -130,11 +122,21 @@ class TokenType(NamedTuple):
             raise Refused(Code.INVALID_EMAIL, "expected an address with @ of 6 to 254 bytes")
 
 
-INT32 = TokenType("int32", 1, _draw_bytes)
-INT64 = TokenType("int64", 2, _draw_bytes)
-STR = TokenType("str", 3, _draw_letters)
-BYTES = TokenType("bytes", 4, _draw_bytes)
-EMAIL = TokenType("email", 5, _draw_email)
+_INT32, _INT64 = struct.Struct("<i"), struct.Struct("<q")
+
+
+def _number(form: struct.Struct, data: bytes) -> int:
+    try:
+        return int(form.unpack(data)[0])
+    except struct.error:
+        raise ValueError("wrong length") from None
+
+
+INT32 = TokenType("int32", 1, _draw_bytes, _INT32.pack, partial(_number, _INT32))
+INT64 = TokenType("int64", 2, _draw_bytes, _INT64.pack, partial(_number, _INT64))
+STR = TokenType("str", 3, _draw_letters, str.encode, bytes.decode)
+BYTES = TokenType("bytes", 4, _draw_bytes, bytes, bytes)
+EMAIL = TokenType("email", 5, _draw_email, str.encode, bytes.decode)
 
 TYPES: dict[str, TokenType] = {kind.name: kind for kind in (INT32, INT64, STR, BYTES, EMAIL)}
 """All types by the contract's name."""

@@ -1,0 +1,126 @@
+"""Token entries sealed and opened, each with as little work as it needs.
+
+Entries that share a data key and have data of one length are alike up to the IV: container, block and cell begin with
+the same bytes, the sealed data key among them. This *head* is made, or checked, once. After that a new entry is the
+head, IV, tag, ciphertext and times, and an entry whose head was met before is opened by its AES key alone. An entry of
+any other form, and one that does not open so, is read part by part: the answer, or the error, is the same.
+
+Pure. Bounded: the heads least recently made go first.
+"""
+
+from binascii import hexlify, unhexlify
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TypeVar
+
+from cryptography.exceptions import InvalidTag
+
+from token_worker.errors import Damaged
+from token_worker.keys import acra_block, secure_cell
+from token_worker.keys.acra_block import DATA_KEY_BYTES, DataKey
+from token_worker.keys.keyring import Keyring
+from token_worker.storage.layout import Times, UsedSince, block_start, decode_container, decode_times
+
+HEADS_KEPT = 4096
+"""Heads kept in each direction; each has an AES key of about 3 KB."""
+
+_START_BYTES = len(block_start(1 << 13))  # blocks of 128 bytes to 16 KiB: all but those of long values
+_SEALED_KEY_BYTES = secure_cell.OVERHEAD_BYTES + DATA_KEY_BYTES
+_IV = _START_BYTES + acra_block.HEADER_BYTES + _SEALED_KEY_BYTES + secure_cell.HEADER_BYTES
+"""Where the head ends and the IV begins."""
+_TAG = _IV + secure_cell.IV_BYTES
+_DATA = _TAG + secure_cell.TAG_BYTES
+
+Opened = tuple[bytes, Times | None]
+"""What is inside an entry; and its times, or None where it is enabled and was used since the time in question."""
+
+_Crypt = Callable[[bytes, bytes, bytes], bytes]
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Sealing:
+    """Seals and opens entries of all clients and zones."""
+
+    def __init__(self, size: int = HEADS_KEPT) -> None:
+        self._size = size
+        self._to_seal: OrderedDict[tuple[DataKey, int], tuple[bytes, _Crypt]] = OrderedDict()
+        self._to_open: OrderedDict[bytes, tuple[Keyring, int, _Crypt]] = OrderedDict()
+
+    def seal(self, data_key: DataKey, data: bytes, iv: bytes, times: bytes) -> bytes:
+        """A new entry, as Redis holds it.
+
+        Args:
+            data_key: of ``Keyring.sealing_key``, which counts what it seals.
+            data: at least one byte.
+            iv: 12 random bytes that never serve again.
+            times: hex of ``encode_times``.
+        """
+        head, encrypt = self._to_seal.get((data_key, len(data))) or self._new_head(data_key, len(data))
+        sealed = encrypt(iv, data, data_key.context)
+        tag_at = len(data)
+        return head + hexlify(iv + sealed[tag_at:] + sealed[:tag_at]) + times
+
+    def _new_head(self, data_key: DataKey, length: int) -> tuple[bytes, _Crypt]:
+        cell_head = secure_cell.header(length)
+        block_head = data_key.block_head(secure_cell.OVERHEAD_BYTES + length)
+        block_bytes = len(block_head) + secure_cell.OVERHEAD_BYTES + length
+        head = hexlify(block_start(block_bytes) + block_head + cell_head)
+        return _keep(self._to_seal, (data_key, length), (head, data_key.cipher(length).encrypt), self._size)
+
+    def open(self, ring: Keyring, raw: bytes, used_since: UsedSince) -> Opened:
+        """What is inside an entry of the ring's owner, and its times where they are of interest.
+
+        Raises:
+            Locked: none of the ring's keys opens its data key.
+            Damaged: it is no entry, or its data does not open.
+        """
+        try:
+            message = unhexlify(raw)
+        except ValueError:
+            raise Damaged("entry: not hex") from None
+        known_ring, end, decrypt = self._to_open.get(message[:_IV], _UNKNOWN)
+        if known_ring is ring:
+            try:
+                inside = decrypt(message[_IV:_TAG], message[_DATA:end] + message[_TAG:_DATA], ring.context)
+            except InvalidTag:
+                pass  # damaged, or of an old Themis: read part by part
+            else:
+                times = message[end:]
+                return inside, None if used_since(times) else decode_times(times)
+        return self._open_parts(ring, message)
+
+    def _open_parts(self, ring: Keyring, message: bytes) -> Opened:
+        entry = decode_container(message)
+        block = acra_block.parse(entry.block)
+        data_key = ring.data_key(block)
+        length = secure_cell.message_length(block.sealed_data)
+        cipher = data_key.cipher(length)
+        try:
+            inside = secure_cell.open_with(cipher, block.sealed_data, ring.context)
+        except Damaged:
+            inside = data_key.open(block.sealed_data)
+        else:
+            start = block_start(len(entry.block))
+            if (
+                len(block.sealed_data_key) == _SEALED_KEY_BYTES
+                and len(start) == _START_BYTES
+                and message.startswith(start)
+            ):
+                known = (ring, _START_BYTES + len(entry.block), cipher.decrypt)
+                _keep(self._to_open, message[:_IV], known, self._size)
+        return inside, Times(*entry[1:])
+
+
+def _no_crypt(_iv: bytes, _data: bytes, _context: bytes) -> bytes:
+    raise InvalidTag
+
+
+_UNKNOWN: tuple[Keyring | None, int, _Crypt] = (None, 0, _no_crypt)
+
+
+def _keep(heads: OrderedDict[K, V], key: K, value: V, size: int) -> V:
+    heads[key] = value
+    if len(heads) > size:
+        heads.popitem(last=False)
+    return value
