@@ -146,7 +146,7 @@ def decode(payload: bytes | None, limits: Limits) -> Decoded:
     """
     if payload is None:
         raise Unanswerable("payload_missing")
-    format = sniff(payload)
+    format = _FORMATS.get(payload[0]) if payload else None
     if format is None:
         raise Unanswerable("not_json_or_msgpack")
     if len(payload) > limits.max_request_bytes:

@@ -36,11 +36,11 @@ class Form(NamedTuple):
 
     Attributes:
         read: gives the value of a decoded member; raises ``Unfit``.
-        write: gives what to encode for a value.
+        write: gives what to encode for a value; None: the value itself.
     """
 
     read: Callable[[object], int | str | bytes]
-    write: Callable[[Any], int | str | bytes]
+    write: Callable[[Any], str] | None = None
 
 
 def value_in(type_name: str, value: object, format: Format, path: str) -> int | str | bytes:
@@ -75,7 +75,8 @@ def unknown_type(path: str) -> Refused:
 
 def value_out(type_name: str, value: int | str | bytes, format: Format) -> int | str | bytes:
     """Write a token or value for a reply."""
-    return FORMS[format][type_name].write(value)
+    write = FORMS[format][type_name].write
+    return value if write is None else write(value)
 
 
 def is_utf8(text: str) -> bool:
@@ -133,6 +134,8 @@ def _text(value: object) -> str:
 
 
 def _str(value: object) -> str:
+    if type(value) is str and value and value.isascii():
+        return value  # most of them: said at once
     text = _text(value)
     if not text:
         raise Unfit(Code.VALUE_OUT_OF_RANGE, "at least 1 byte")
@@ -167,24 +170,20 @@ def _base64(value: bytes) -> str:
     return binascii.b2a_base64(value, newline=False).decode("ascii")
 
 
-def _as_it_is(value: int | str | bytes) -> int | str | bytes:
-    return value
-
-
 FORMS: dict[Format, dict[str, Form]] = {
     Format.JSON: {
-        TypeName.INT32.value: Form(_int32, _as_it_is),
+        TypeName.INT32.value: Form(_int32),
         TypeName.INT64.value: Form(_json_int64, str),
-        TypeName.STR.value: Form(_str, _as_it_is),
+        TypeName.STR.value: Form(_str),
         TypeName.BYTES.value: Form(_json_bytes, _base64),
-        TypeName.EMAIL.value: Form(_email, _as_it_is),
+        TypeName.EMAIL.value: Form(_email),
     },
     Format.MSGPACK: {
-        TypeName.INT32.value: Form(_int32, _as_it_is),
-        TypeName.INT64.value: Form(_int64, _as_it_is),
-        TypeName.STR.value: Form(_str, _as_it_is),
-        TypeName.BYTES.value: Form(_bytes, _as_it_is),
-        TypeName.EMAIL.value: Form(_email, _as_it_is),
+        TypeName.INT32.value: Form(_int32),
+        TypeName.INT64.value: Form(_int64),
+        TypeName.STR.value: Form(_str),
+        TypeName.BYTES.value: Form(_bytes),
+        TypeName.EMAIL.value: Form(_email),
     },
 }
 """How every type stands in each format."""

@@ -13,8 +13,8 @@ import structlog
 
 from token_worker.contract.codec import Decoded, Limits, Unanswerable, decode, encode_reply
 from token_worker.contract.messages import Op, Reply, ReplyError, ReplyItem, Request
-from token_worker.contract.values import FORMS, Unfit, unknown_type
-from token_worker.errors import Code, Damaged, Refused, Unavailable
+from token_worker.contract.values import FORMS, Form, Unfit, unknown_type
+from token_worker.errors import Code, Refused, Unavailable
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.keyring import Keyring
 from token_worker.keys.owner import Owner
@@ -30,6 +30,7 @@ log = structlog.get_logger("handler")
 
 _STORED_UNREADABLE = Refused(Code.ENTRY_UNREADABLE, "the stored entry cannot be read")
 _OP_NAMES: dict[Op | None, str] = {Op.TOKENIZE: "tokenize", Op.DETOKENIZE: "detokenize", None: "unknown"}
+_TOKENIZE = Op.TOKENIZE
 _INTERNAL = Refused(Code.INTERNAL, "the request could not be handled; it is kept as a dead letter")
 
 
@@ -50,7 +51,7 @@ class Postponed(NamedTuple):
 Result = Answer | Buried | Postponed
 
 
-class Account(NamedTuple):
+class Account(msgspec.Struct, gc=False):
     """What is counted and audited of an answer.
 
     Attributes:
@@ -68,18 +69,28 @@ class Account(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """A type in the messages of a format, and what is counted of a value that went well."""
+    """A type in the messages of a format, and what is counted of a value that went well.
+
+    Attributes:
+        read, encode: from the member of a request to the stored bytes.
+        decode, write: from the stored bytes to the member of a reply; ``write`` None: there is no more to do.
+        ok: see ``Account.outcomes``.
+    """
 
     kind: TokenType
     read: Callable[[object], Any]
-    write: Callable[[Any], Any]
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+    write: Callable[[Any], Any] | None
     ok: tuple[str, str]
 
 
-_FORMS = {
-    written: {name: _Form(TYPES[name], *form, (name, "ok")) for name, form in forms.items()}
-    for written, forms in FORMS.items()
-}
+def _form(name: str, form: Form) -> _Form:
+    kind, ok = TYPES[name], (name, "ok")
+    return _Form(kind, form.read, kind.encode, kind.read, form.write, ok)
+
+
+_FORMS = {written: {name: _form(name, form) for name, form in forms.items()} for written, forms in FORMS.items()}
 
 
 class _Failed(NamedTuple):
@@ -231,20 +242,19 @@ class Handler:
         form = _FORMS[case.decoded.format].get(type_name)
         if form is None:
             return _Failed("unknown", unknown_type(_path(index)))
-        kind = form.kind
         try:
-            data = kind.encode(form.read(raw))
+            data = form.encode(form.read(raw))
         except Unfit as unfit:
             return _Failed("unknown", unfit.at(_path(index)))
         if len(data) > self._max_value_bytes:
             too_large = f"{_path(index)}: longer than {self._max_value_bytes} bytes"
             return _Failed(type_name, Refused(Code.VALUE_TOO_LARGE, too_large))
-        tokenize = request.op is Op.TOKENIZE
+        tokenize = request.op is _TOKENIZE
         origin = None
-        if tokenize and not request.consistent:
+        if not request.consistent and tokenize:
             original = request.replay_of.encode() if request.replay_of else case.entry.id
             origin = Origin(case.entry.route.requests.encode(), original, index or 0)
-        return Item(ring, kind, data, tokenize=tokenize, origin=origin)
+        return Item(ring, form.kind, data, tokenize, origin)
 
 
 def _path(index: int | None) -> str:
@@ -274,29 +284,30 @@ def _owners(route: Route, request: Request) -> tuple[Owner, ...]:
 
 def _result(case: _Case) -> Result:
     decoded = case.decoded
-    request = decoded.request
-    if request is None:
-        return _refusal(case, _INTERNAL)
     forms = _FORMS[decoded.format]
     answers: list[Any] = []
     outcomes: list[tuple[str, str]] = []
     failed = 0
     for value in case.values:
-        result, type_name = (
-            (value.refused, value.type_name) if isinstance(value, _Failed) else (value.result, value.kind.name)
-        )
-        if isinstance(result, bytes):
-            form = forms[type_name]
-            try:
-                answers.append(form.write(form.kind.decode(result)))
-                outcomes.append(form.ok)
-                continue
-            except Damaged:
-                result = _STORED_UNREADABLE
-        if isinstance(result, Unavailable):
-            return Postponed(case.entry, result)
-        refused = result or _INTERNAL
-        _report(case, request, refused)
+        result: object
+        if isinstance(value, Item):
+            result, type_name = value.result, value.kind.name
+            if isinstance(result, bytes):
+                form = forms[type_name]
+                try:
+                    answer = form.decode(result)
+                except ValueError:
+                    result = _STORED_UNREADABLE
+                else:
+                    answers.append(answer if form.write is None else form.write(answer))
+                    outcomes.append(form.ok)
+                    continue
+            elif isinstance(result, Unavailable):
+                return Postponed(case.entry, result)
+        else:
+            result, type_name = value.refused, value.type_name
+        refused = result if isinstance(result, Refused) else _INTERNAL
+        _report(case, refused)
         failed += 1
         answers.append(refused)
         outcomes.append((type_name, refused.code.value))
@@ -304,7 +315,8 @@ def _result(case: _Case) -> Result:
     reply = Reply(
         id=decoded.id, op=decoded.op, request_entry=case.entry.id.decode(), status=status, replay=decoded.replay
     )
-    if request.items is not msgspec.UNSET:
+    request = decoded.request
+    if request is not None and request.items is not msgspec.UNSET:
         reply.items = [
             ReplyItem(item.ref, error=_error(answer)) if isinstance(answer, Refused) else ReplyItem(item.ref, answer)
             for item, answer in zip(request.items, answers, strict=True)
@@ -315,11 +327,11 @@ def _result(case: _Case) -> Result:
         reply.value = answers[0]
     owners = case.grant.owners
     zone_id = owners[1].id if len(owners) > 1 else None
-    account = Account(_OP_NAMES[request.op], status, request.id, owners[0].id, zone_id, outcomes)
+    account = Account(_OP_NAMES[decoded.op], status, decoded.id, owners[0].id, zone_id, outcomes)
     return _answer(case, encode_reply(reply, decoded.format), account)
 
 
-def _report(case: _Case, request: Request, refused: Refused) -> None:
+def _report(case: _Case, refused: Refused) -> None:
     """What only an operator can mend is an error in the log; the client is known to exist here."""
     if refused.code in (Code.ENTRY_UNREADABLE, Code.KEY_UNREADABLE):
         names = [owner.key_name for owner in case.grant.owners]
@@ -328,7 +340,7 @@ def _report(case: _Case, request: Request, refused: Refused) -> None:
             "stored data cannot be read",
             code=refused.code,
             key=names[-1],
-            request_id=request.id,
+            request_id=case.decoded.id,
             stream=entry.route.requests,
             entry=entry.id.decode(),
         )

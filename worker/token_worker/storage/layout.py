@@ -89,15 +89,6 @@ def decode_entry(raw: bytes) -> Entry:
         message = binascii.unhexlify(raw)
     except ValueError:
         raise Damaged("entry: not hex") from None
-    return decode_container(message)
-
-
-def decode_container(message: bytes) -> Entry:
-    """Read a MetadataContainer.
-
-    Raises:
-        Damaged: it is none.
-    """
     fields = _fields(message, {1: _BYTES, **_TIMES})
     block = fields.get(1, b"")
     if not isinstance(block, bytes) or not block:
@@ -132,23 +123,28 @@ def _times(fields: dict[int, bytes | int]) -> Times:
     return Times(int(fields.get(2, 0)), int(fields.get(3, 0)), disabled=bool(disabled))
 
 
-class UsedSince:
-    """Tells at a glance of most entries that they are enabled and were used since a time, in Unix seconds."""
+# Both times take five bytes from 1978 to 3058. As one little-endian number they have a shape of their own (which bytes are
+# tags, which are followed by another), and the second one's bytes, as a number, are in the order of the times they tell.
+_TIMES_BYTES = 12
+_TIMES_SHAPE = int.from_bytes(bytes.fromhex("108080808000188080808000"), "little")
+_TIMES_MASK = int.from_bytes(bytes.fromhex("ff8080808080ff8080808080"), "little")
+_ACCESSED_SHIFT = 7 * 8
 
-    # Both times take five bytes from 1978 to 3058. As one little-endian number they have a shape of their own (tags,
-    # and which bytes are followed by another), and such numbers of seconds are in the order of the times they tell.
-    _SHAPE = int.from_bytes(bytes.fromhex("108080808000188080808000"), "little")
-    _MASK = int.from_bytes(bytes.fromhex("ff8080808080ff8080808080"), "little")
 
-    __slots__ = ("_earliest",)
+def used_since(times: bytes, accessed: int) -> bool:
+    """Whether these bytes, which come after a block, certainly tell of an enabled entry used at ``accessed`` or later.
 
-    def __init__(self, seconds: int) -> None:
-        self._earliest = int.from_bytes(_varint(max(seconds, 1 << 28)), "little")
+    Args:
+        times: as ``encode_times`` gives them; anything else is False.
+        accessed: of ``accessed_number``.
+    """
+    number = int.from_bytes(times, "little")
+    return len(times) == _TIMES_BYTES and number & _TIMES_MASK == _TIMES_SHAPE and number >> _ACCESSED_SHIFT >= accessed
 
-    def __call__(self, times: bytes) -> bool:
-        """Whether these bytes, which come after the block, certainly say so."""
-        number = int.from_bytes(times, "little")
-        return len(times) == 12 and number & self._MASK == self._SHAPE and number >> 56 >= self._earliest
+
+def accessed_number(seconds: int) -> int:
+    """A time in Unix seconds for ``used_since``."""
+    return int.from_bytes(_varint(max(seconds, 1 << 28)), "little")
 
 
 def encode_token_value(value: bytes, number: int) -> bytes:

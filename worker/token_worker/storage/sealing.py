@@ -19,17 +19,17 @@ from token_worker.errors import Damaged
 from token_worker.keys import acra_block, secure_cell
 from token_worker.keys.acra_block import DATA_KEY_BYTES, DataKey
 from token_worker.keys.keyring import Keyring
-from token_worker.storage.layout import Times, UsedSince, block_start, decode_container, decode_times
+from token_worker.storage.layout import Times, block_start, decode_entry, decode_times, used_since
 
 HEADS_KEPT = 4096
 """Heads kept in each direction; each has an AES key of about 3 KB."""
 
 _START_BYTES = len(block_start(1 << 13))  # blocks of 128 bytes to 16 KiB: all but those of long values
 _SEALED_KEY_BYTES = secure_cell.OVERHEAD_BYTES + DATA_KEY_BYTES
-_IV = _START_BYTES + acra_block.HEADER_BYTES + _SEALED_KEY_BYTES + secure_cell.HEADER_BYTES
-"""Where the head ends and the IV begins."""
-_TAG = _IV + secure_cell.IV_BYTES
+_HEAD_DIGITS = 2 * (_START_BYTES + acra_block.HEADER_BYTES + _SEALED_KEY_BYTES + secure_cell.HEADER_BYTES)
+_TAG = secure_cell.IV_BYTES
 _DATA = _TAG + secure_cell.TAG_BYTES
+"""Where tag and ciphertext begin after the head."""
 
 Opened = tuple[bytes, Times | None]
 """What is inside an entry; and its times, or None where it is enabled and was used since the time in question."""
@@ -66,32 +66,33 @@ class Sealing:
         block_head = data_key.block_head(secure_cell.OVERHEAD_BYTES + length)
         block_bytes = len(block_head) + secure_cell.OVERHEAD_BYTES + length
         head = hexlify(block_start(block_bytes) + block_head + cell_head)
-        return _keep(self._to_seal, (data_key, length), (head, data_key.cipher(length).encrypt), self._size)
+        return self._keep(self._to_seal, (data_key, length), (head, data_key.cipher(length).encrypt))
 
-    def open(self, ring: Keyring, raw: bytes, used_since: UsedSince) -> Opened:
+    def open(self, ring: Keyring, raw: bytes, accessed: int) -> Opened:
         """What is inside an entry of the ring's owner, and its times where they are of interest.
+
+        Args:
+            ring: keys of the owner.
+            raw: the entry, as Redis holds it.
+            accessed: of ``accessed_number``.
 
         Raises:
             Locked: none of the ring's keys opens its data key.
             Damaged: it is no entry, or its data does not open.
         """
+        known_ring, end, decrypt = self._to_open.get(raw[:_HEAD_DIGITS], _UNKNOWN)
+        if known_ring is not ring:
+            return self._open_parts(ring, raw)
         try:
-            message = unhexlify(raw)
-        except ValueError:
-            raise Damaged("entry: not hex") from None
-        known_ring, end, decrypt = self._to_open.get(message[:_IV], _UNKNOWN)
-        if known_ring is ring:
-            try:
-                inside = decrypt(message[_IV:_TAG], message[_DATA:end] + message[_TAG:_DATA], ring.context)
-            except InvalidTag:
-                pass  # damaged, or of an old Themis: read part by part
-            else:
-                times = message[end:]
-                return inside, None if used_since(times) else decode_times(times)
-        return self._open_parts(ring, message)
+            rest = unhexlify(raw[_HEAD_DIGITS:])
+            inside = decrypt(rest[:_TAG], rest[_DATA:end] + rest[_TAG:_DATA], ring.context)
+        except (InvalidTag, ValueError):  # damaged, or of an old Themis
+            return self._open_parts(ring, raw)
+        times = rest[end:]
+        return inside, None if used_since(times, accessed) else decode_times(times)
 
-    def _open_parts(self, ring: Keyring, message: bytes) -> Opened:
-        entry = decode_container(message)
+    def _open_parts(self, ring: Keyring, raw: bytes) -> Opened:
+        entry = decode_entry(raw)
         block = acra_block.parse(entry.block)
         data_key = ring.data_key(block)
         length = secure_cell.message_length(block.sealed_data)
@@ -105,11 +106,16 @@ class Sealing:
             if (
                 len(block.sealed_data_key) == _SEALED_KEY_BYTES
                 and len(start) == _START_BYTES
-                and message.startswith(start)
+                and raw.startswith(hexlify(start))
             ):
-                known = (ring, _START_BYTES + len(entry.block), cipher.decrypt)
-                _keep(self._to_open, message[:_IV], known, self._size)
+                self._keep(self._to_open, raw[:_HEAD_DIGITS], (ring, _DATA + length, cipher.decrypt))
         return inside, Times(*entry[1:])
+
+    def _keep(self, heads: OrderedDict[K, V], key: K, value: V) -> V:
+        heads[key] = value
+        if len(heads) > self._size:
+            heads.popitem(last=False)
+        return value
 
 
 def _no_crypt(_iv: bytes, _data: bytes, _context: bytes) -> bytes:
@@ -117,10 +123,3 @@ def _no_crypt(_iv: bytes, _data: bytes, _context: bytes) -> bytes:
 
 
 _UNKNOWN: tuple[Keyring | None, int, _Crypt] = (None, 0, _no_crypt)
-
-
-def _keep(heads: OrderedDict[K, V], key: K, value: V, size: int) -> V:
-    heads[key] = value
-    if len(heads) > size:
-        heads.popitem(last=False)
-    return value

@@ -26,7 +26,7 @@ from token_worker.keys.keyring import Keyring, Locked
 from token_worker.storage.layout import (
     Names,
     Times,
-    UsedSince,
+    accessed_number,
     decode_entry,
     decode_token_value,
     encode_entry,
@@ -123,25 +123,41 @@ class Engine:
 
     def run(self, items: Iterable[Item], now: int) -> Steps:
         """Set ``result`` of every item; ``now`` is in Unix seconds."""
-        used_since = UsedSince(now - TOUCH_SECONDS)
+        accessed = accessed_number(now - TOUCH_SECONDS)
         known, absent, again = self._tell_apart(items)
         raws = yield Lookup([item.key for item in known])
-        found: list[tuple[Item, bytes]] = []
-        for item, raw in zip(known, raws, strict=True):
-            if raw is not None:
-                found.append((item, raw))
-            elif item.tokenize:
-                absent.append(item)
-            else:
-                item.result = _NOT_FOUND
+        open_entry = self._sealing.open
+        locked: list[tuple[Item, bytes]] = []
         touched: list[tuple[bytes, bytes, bytes]] = []
-        opened = yield from self._open(found, used_since)
-        for (item, raw), content in zip(found, opened, strict=True):
-            item.result = _found(content) if item.tokenize else _turned_back(item, content)
-            if isinstance(content, tuple) and content[1] is not None:
-                touched += _touch(item.key, raw, content[1], now)
+        for item, raw in zip(known, raws, strict=True):
+            if raw is None:
+                if item.tokenize:
+                    absent.append(item)
+                else:
+                    item.result = _NOT_FOUND
+                continue
+            try:
+                inside, times = open_entry(item.ring, raw, accessed)
+            except Locked:
+                locked.append((item, raw))
+                continue
+            except Damaged:
+                item.result = _UNREADABLE
+                continue
+            if times is not None:
+                if times.disabled:
+                    item.result = _DISABLED
+                    continue
+                touched += _touch(item.key, raw, times, now)
+            item.result = inside if item.tokenize else _value_of(item, inside)
+        if locked:
+            contents = yield from self._unlock(locked, accessed)
+            for (item, raw), content in zip(locked, contents, strict=True):
+                item.result = _found(content) if item.tokenize else _turned_back(item, content)
+                if isinstance(content, tuple) and content[1] is not None:
+                    touched += _touch(item.key, raw, content[1], now)
         if absent:
-            yield from self._make(absent, now, used_since)
+            yield from self._make(absent, now, accessed)
         if touched:
             yield Touch(touched)
         for item, first in again:
@@ -174,21 +190,28 @@ class Engine:
             holder = self._holders[ring] = _Holder(ring)
         return holder
 
-    def _open(
-        self, entries: list[tuple[Item, bytes]], used_since: UsedSince
-    ) -> Generator[Step | MoreKeys, Any, list[_Content]]:
-        """Open stored entries; those that no key at hand opens once more with each key that is found."""
+    def _open(self, entries: list[tuple[Item, bytes]], accessed: int) -> Generator[MoreKeys, Any, list[_Content]]:
+        """Open stored entries, with keys that are not at hand, too."""
         opened: list[_Content] = []
         locked: list[int] = []
-        open_entry = self._sealing.open
         for item, raw in entries:
             try:
-                opened.append(open_entry(item.ring, raw, used_since))
+                opened.append(self._sealing.open(item.ring, raw, accessed))
             except Locked:
                 locked.append(len(opened))
                 opened.append(_UNREADABLE)
             except Damaged:
                 opened.append(_UNREADABLE)
+        if locked:
+            unlocked = yield from self._unlock([entries[number] for number in locked], accessed)
+            for number, content in zip(locked, unlocked, strict=True):
+                opened[number] = content
+        return opened
+
+    def _unlock(self, entries: list[tuple[Item, bytes]], accessed: int) -> Generator[MoreKeys, Any, list[_Content]]:
+        """Open entries that no key at hand opens, once more with each key that is found."""
+        opened: list[_Content] = [_UNREADABLE] * len(entries)
+        locked = list(range(len(entries)))
         while locked:
             rings = list({entries[number][0].ring for number in locked})
             answers = dict(zip(rings, (yield MoreKeys(rings)), strict=True))
@@ -202,7 +225,7 @@ class Engine:
                     opened[number] = _KEY_UNREADABLE if item.ring.some_unreadable else _UNREADABLE
                 else:
                     try:
-                        opened[number] = open_entry(item.ring, raw, used_since)
+                        opened[number] = self._sealing.open(item.ring, raw, accessed)
                     except Locked:
                         still.append(number)
                     except Damaged:
@@ -210,7 +233,7 @@ class Engine:
             locked = still
         return opened
 
-    def _make(self, items: list[Item], now: int, used_since: UsedSince) -> Steps:
+    def _make(self, items: list[Item], now: int, accessed: int) -> Steps:
         """Make a token for each value that has none."""
         for item in items:
             item.candidates, item.seen = None, b""
@@ -228,15 +251,15 @@ class Engine:
             if not waiting:
                 return
             fresh = [item for item in waiting if item.token and not item.seen]
-            yield from self._write(fresh, now, used_since, adopt=False)
+            yield from self._write(fresh, now, accessed, adopt=False)
             seen = [item for item in waiting if item.seen and item.result is None]
-            yield from self._write(seen, now, used_since, adopt=True)
-            yield from self._probe([item for item in waiting if item.result is None and not item.token], used_since)
+            yield from self._write(seen, now, accessed, adopt=True)
+            yield from self._probe([item for item in waiting if item.result is None and not item.token], accessed)
         for item in items:
             if item.result is None:
                 item.result = Unavailable("tokens", "entries keep changing")
 
-    def _write(self, items: list[Item], now: int, used_since: UsedSince, *, adopt: bool) -> Steps:
+    def _write(self, items: list[Item], now: int, accessed: int, *, adopt: bool) -> Steps:
         """Write the entries of each item's candidate; what was there already decides how the item goes on."""
         if not items:
             return
@@ -245,7 +268,7 @@ class Engine:
         existing = [
             (item, raw) for item, (what, raw) in zip(items, outcomes, strict=True) if what in {"value", "token"}
         ]
-        opened = iter((yield from self._open(existing, used_since)))
+        opened = iter((yield from self._open(existing, accessed)))
         for item, (what, raw) in zip(items, outcomes, strict=True):
             item.seen = b""
             if what == "written":
@@ -273,7 +296,7 @@ class Engine:
             rows.append(Row(item.key, item.holder.names.of_token(item.token, number), h_value, t_value))
         return rows
 
-    def _probe(self, items: list[Item], used_since: UsedSince) -> Steps:
+    def _probe(self, items: list[Item], accessed: int) -> Steps:
         """For items whose candidate was taken: choose the first of the next ones that is free or holds the value."""
         if not items:
             return
@@ -281,7 +304,7 @@ class Engine:
         wanted = {_token_key(item, token): item for item, group in groups for token in group}
         raws: list[bytes | None] = yield Lookup(list(wanted))
         taken = {key: raw for key, raw in zip(wanted, raws, strict=True) if raw is not None}
-        opened = yield from self._open([(wanted[key], raw) for key, raw in taken.items()], used_since)
+        opened = yield from self._open([(wanted[key], raw) for key, raw in taken.items()], accessed)
         contents = dict(zip(taken, opened, strict=True))
         for item, group in groups:
             if not group:
@@ -363,8 +386,10 @@ def _turned_back(item: Item, content: _Content) -> Result:
     if not isinstance(content, tuple):
         return content
     inside, times = content
-    if times is not None and times.disabled:
-        return _DISABLED
+    return _DISABLED if times is not None and times.disabled else _value_of(item, inside)
+
+
+def _value_of(item: Item, inside: bytes) -> Result:
     try:
         value, number = decode_token_value(inside)
     except Damaged:
