@@ -1,0 +1,41 @@
+"""How much of everything a run does."""
+
+import msgspec
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """The numbers of a run; each is an option of the command line.
+
+    Attributes:
+        rounds: how often each figure is taken; the groups that prepare much take three at most.
+        requests: single requests of one backlog, and items of one in requests of many.
+        acra: tokens as Acra writes them; more than the 4,096 data keys that a worker keeps.
+        rate: single requests a second of the steady load.
+        seconds: length of each steady load.
+        idle: seconds for which the CPU of an idle worker is counted.
+        stored: tokens in the large storage.
+        clients: clients that send in turn.
+        large: requests of 1 MiB and 1,000 items.
+    """
+
+    rounds: int = 5
+    requests: int = 10_000
+    acra: int = 6_000
+    rate: int = 1000
+    seconds: float = 3
+    idle: float = 11
+    stored: int = 1_000_000
+    clients: int = 100_000
+    large: int = 40
+
+    @property
+    def few_rounds(self) -> int:
+        """Rounds of the groups that prepare much."""
+        return min(self.rounds, 3)
+
+
+QUICK = Sizes(rounds=1, requests=400, acra=400, rate=500, seconds=0.5, idle=0.5, stored=20_000, clients=400, large=2)
+"""A run that shows that all is well with the benchmark, not how fast anything is."""
+
+ITEMS = 100
+"""Items of one request, where it has several."""
