@@ -86,8 +86,8 @@ def rows(rounds: dict[Kind, list[Measured]]) -> list[Row]:
     null_us = [one.worker_us for one in null]
     made = []
     for items, goals, unit, section in (
-        (1, SINGLE_MOST, "µs a request", "CPU of the worker, single requests"),
-        (ITEMS, ITEM_MOST, "µs an item", f"CPU of the worker, requests of {ITEMS} items"),
+        (1, SINGLE_MOST, "µs a request", "worker CPU, single requests"),
+        (ITEMS, ITEM_MOST, "µs an item", f"worker CPU, requests of {ITEMS} items"),
     ):
         own = [one.worker_us for one in rounds[NULL, items]]
         made.append(row(section, NULL, unit, own, to=null_us))
@@ -103,7 +103,7 @@ def rows(rounds: dict[Kind, list[Measured]]) -> list[Row]:
 
 
 def _redis_rows(rounds: dict[Kind, list[Measured]]) -> list[Row]:
-    section, unit = "CPU of both Redis servers, single requests", "µs a request"
+    section, unit = "Redis CPU, single requests", "µs a request"
     null_us = [one.redis_us for one in rounds[NULL, 1]]
     made = [row(section, NULL, unit, null_us, to=null_us)]
     for name in SINGLE_MOST:

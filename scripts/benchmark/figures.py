@@ -118,7 +118,8 @@ def _verdict(met: bool | None) -> str:
 class Compared(msgspec.Struct):
     """A figure beside that of a saved run; None where a run does not have it."""
 
-    row: str
+    section: str
+    name: str
     unit: str
     old: float | None
     new: float | None
@@ -142,7 +143,8 @@ def compare(old: Run, new: Run) -> list[Compared]:
         first, second = (made.median if made else None for made in (was, now))
         compared.append(
             Compared(
-                title,
+                one.section,
+                one.name,
                 one.unit,
                 first,
                 second,
@@ -158,11 +160,15 @@ def compare(old: Run, new: Run) -> list[Compared]:
 
 def show_comparison(old: Run, new: Run, console: Console) -> None:
     """Old beside new. Where machines differ or are noisy, the ratios to the null worker tell more than the medians."""
-    table = _table("against the saved run", "", "unit", "old", "new", "new / old", "old ratio", "new ratio", "goal", "")
-    for one in compare(old, new):
-        numbers = (one.old, one.new, one.new_to_old, one.old_ratio, one.new_ratio)
-        table.add_row(one.row, one.unit, *map(text, numbers), one.goal, _verdict(one.met))
-    console.print(table)
+    compared = compare(old, new)
+    for section in dict.fromkeys(one.section for one in compared):
+        headings = ("old", "new", "new / old", "old ratio", "new ratio")
+        table = _table(f"against the saved run: {section}", "", "unit", *headings, "goal", "")
+        for one in compared:
+            if one.section == section:
+                numbers = (one.old, one.new, one.new_to_old, one.old_ratio, one.new_ratio)
+                table.add_row(one.name, one.unit, *map(text, numbers), one.goal, _verdict(one.met))
+        console.print(table)
     for name, value in _differences(old.conditions, new.conditions):
         console.print(f"not the same in both runs: {name} ({value})", markup=False, highlight=False)
 

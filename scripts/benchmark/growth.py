@@ -33,7 +33,7 @@ def measure_stored(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
             for count, (it, pid) in workers.items():
                 for name, measured in _work(it, pid, tokens[count]):
                     costs[name, count].append(measured.worker_us + measured.storage_us)
-    section, unit = "CPU of worker and storage, with few and with many tokens stored", "µs a request"
+    section, unit = "worker and storage CPU, few and many tokens stored", "µs a request"
     made = []
     for name in (KNOWN, DETOKENIZE, NEW):
         with_few = costs[name, few]
@@ -77,7 +77,7 @@ def measure_clients(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
                 clients = [client for client, _ in asked]
                 measured, _ = it.measure_checked(workers[route].pid, route, values, tokens, clients=clients)
                 costs[route].append(measured)
-    section, unit = "CPU with many clients in turn, known values", "µs a request"
+    section, unit = "CPU of known values, many clients in turn", "µs a request"
     one, many = costs["one"], costs["many"]
     alone, turns = [run.worker_us for run in one], [run.worker_us for run in many]
     return [

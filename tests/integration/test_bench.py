@@ -20,36 +20,36 @@ from stack import Stack
 
 LITTLE = {"requests": 100, "acra": 100, "stored": 1000, "clients": 30, "large": 1, "seconds": 0.2, "idle": 1.1}
 INFORM = {
-    "CPU of the worker, single requests: null worker",
-    "CPU of the worker, requests of 100 items: null worker",
+    "worker CPU, single requests: null worker",
+    "worker CPU, requests of 100 items: null worker",
     "throughput of one worker: null worker",
-    "CPU of both Redis servers, single requests: null worker",
+    "Redis CPU, single requests: null worker",
     "Redis memory: a token, both entries",
     "resident peak of the worker: after one request",
     "start to first reply: null worker with the same imports",
 }
 GOALS = {
-    "CPU of the worker, single requests: new value": "≤ 4 x null",
-    "CPU of the worker, single requests: known value": "≤ 2 x null",
-    "CPU of the worker, single requests: detokenize": "≤ 2 x null",
-    "CPU of the worker, single requests: known value, Acra's entry": "≤ 5 x null",
-    "CPU of the worker, single requests: detokenize, Acra's entry": "≤ 5 x null",
-    "CPU of the worker, requests of 100 items: new value": "≤ 3 x null",
-    "CPU of the worker, requests of 100 items: known value": "≤ 1.2 x null",
-    "CPU of the worker, requests of 100 items: detokenize": "≤ 1.2 x null",
-    "CPU of the worker, requests of 100 items: known value, Acra's entry": "≤ 4 x null",
-    "CPU of the worker, requests of 100 items: detokenize, Acra's entry": "≤ 4 x null",
+    "worker CPU, single requests: new value": "≤ 4 x null",
+    "worker CPU, single requests: known value": "≤ 2 x null",
+    "worker CPU, single requests: detokenize": "≤ 2 x null",
+    "worker CPU, single requests: known value, Acra's entry": "≤ 5 x null",
+    "worker CPU, single requests: detokenize, Acra's entry": "≤ 5 x null",
+    "worker CPU, requests of 100 items: new value": "≤ 3 x null",
+    "worker CPU, requests of 100 items: known value": "≤ 1.2 x null",
+    "worker CPU, requests of 100 items: detokenize": "≤ 1.2 x null",
+    "worker CPU, requests of 100 items: known value, Acra's entry": "≤ 4 x null",
+    "worker CPU, requests of 100 items: detokenize, Acra's entry": "≤ 4 x null",
     "throughput of one worker: new value": "≥ 0.25 x null",
     "throughput of one worker: known value": "≥ 0.5 x null",
     "throughput of one worker: detokenize": "≥ 0.5 x null",
-    "CPU of both Redis servers, single requests: new value, both": "≤ 3 x null",
+    "Redis CPU, single requests: new value, both": "≤ 3 x null",
     "two workers: new value": "≥ 1.8 x one",
     "steady single requests: p50, new value": "≤ 1.5 x null",
     "steady single requests: p99, known value": "≤ 1.5 x null",
     "steady single requests: CPU, new value": "≤ 15 % of a core",
     "idle: CPU, worker": "≤ 0.5 % of a core",
-    "CPU of worker and storage, with few and with many tokens stored: known value, many": "≤ 1.1 x few",
-    "CPU with many clients in turn, known values: many clients, worker": "≤ 2 x one",
+    "worker and storage CPU, few and many tokens stored: known value, many": "≤ 1.1 x few",
+    "CPU of known values, many clients in turn: many clients, worker": "≤ 2 x one",
     "resident peak of the worker: requests of 1 MiB and 1,000 items": "≤ 80 MiB",
     "start to first reply: worker": "≤ 2 x null",
 }
@@ -81,14 +81,14 @@ def test_bench_gives_every_figure(tmp_path: Path) -> None:
         measured = made.median is not None and made.median > 0
         assert measured or made.note.startswith("not measurable here"), made.title
         assert (made.met is not None) == (measured and bool(made.goal)), made.title
-    assert rows["CPU of the worker, single requests: null worker"].ratio == 1
+    assert rows["worker CPU, single requests: null worker"].ratio == 1
     assert figures.conditions.items() >= LITTLE.items()
 
     saved = tmp_path / "saved.json"
     saved.write_text(done.stdout)
     again = run("--only", "start", "--against", str(saved))
     assert again.returncode == 0, again.stderr
-    [line] = [line for line in again.stdout.splitlines() if "start to first reply: worker" in line]
+    [_, line] = [line for line in again.stdout.splitlines() if line.startswith("│ worker ")]
     assert f" {text(rows['start to first reply: worker'].median)} " in line
     assert "≤ 2 x null" in line
     assert "new / old" in again.stdout
@@ -113,7 +113,7 @@ def test_comparison_has_rows_of_both_runs() -> None:
 
     old = Run({}, [figure("both", 2), figure("gone", 3)])
     new = Run({}, [figure("come", 4), figure("both", 1)])
-    compared = {one.row: (one.old, one.new, one.new_to_old) for one in compare(old, new)}
+    compared = {f"{one.section}: {one.name}": (one.old, one.new, one.new_to_old) for one in compare(old, new)}
     assert compared == {"s: both": (2, 1, 0.5), "s: gone": (3, None, None), "s: come": (None, 4, None)}
 
 
