@@ -16,7 +16,11 @@ STREAM_COMMANDS = (
     "+xreadgroup +xpending +xclaim +xgroup +xack +xadd +xrange +xtrim +xinfo +memory|usage +type +exists +expire"
     " +get +set +time +evalsha +eval"
 )
-STORAGE_RULES = ["~.acrakeys/*", "~tokens/*", *["+mget", "+get", "+set", "+scan", "+evalsha", "+eval", "+ping"]]
+STORAGE_RULES = [
+    "~.acrakeys/*",
+    "~tokens/*",
+    *["+mget", "+msetnx", "+get", "+set", "+scan", "+evalsha", "+eval", "+ping"],
+]
 
 
 @pytest.fixture(params=[valkey_binary, redis_binary])

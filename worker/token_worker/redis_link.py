@@ -4,7 +4,8 @@ redis-py keeps the connection (TLS, passwords, time-outs); its retries are switc
 was lost may have happened, and its reply conversions, since the delivery protocol reads what the server says.
 """
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import hiredis
@@ -18,6 +19,9 @@ from token_worker.settings import RedisSettings
 
 SOCKET_SECONDS = 5.0
 """How long to wait for an answer; longer than any BLOCK we ask for."""
+
+REST_SECONDS = 1.0
+"""A connection that was not used for longer is looked at first: its server may have been started anew."""
 
 _WAIT_FOR = frozenset(
     {
@@ -97,7 +101,7 @@ class RedisLink:
             }
         if settings.password is not None:
             tls["password"] = settings.password
-        self._client = redis.Redis.from_url(
+        pool = redis.ConnectionPool.from_url(
             settings.url,
             protocol=2,
             retry=Retry(NoBackoff(), 0),
@@ -106,7 +110,8 @@ class RedisLink:
             command_packer=_Packer(),
             **tls,
         )
-        self._client.response_callbacks.clear()
+        self._connection = pool.make_connection()  # the only one: it needs no pool to be taken from for each command
+        self._used_at = 0.0
 
     def call(self, *command: Any) -> Any:
         """Send one command and give its raw reply.
@@ -115,22 +120,18 @@ class RedisLink:
             Unavailable: no connection, no answer in time, or the server cannot do its work now.
             ServerError: any other error the server answered.
         """
+        connection = self._connection
         try:
-            return self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+            if time.monotonic() - self._used_at > REST_SECONDS and connection.is_connected and connection.can_read():
+                connection.disconnect()  # type: ignore[no-untyped-call]  # the server has closed it: ask on a new one
+            connection.send_command(*command)  # type: ignore[no-untyped-call]  # redis-py leaves it so
+            reply = connection.read_response()
         except redis.RedisError as error:
             if isinstance(error, redis.exceptions.NoScriptError):
                 raise _ScriptUnknownError(self.name, "NOSCRIPT") from None
             raise self._typed(error) from None
-
-    def pipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
-        """Send several commands in one round trip; the first error is raised as by ``call``."""
-        with self._client.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-            try:
-                return list(pipe.execute())
-            except redis.RedisError as error:
-                raise self._typed(error) from None
+        self._used_at = time.monotonic()
+        return reply
 
     def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         """Run a script; errors as by ``call``."""
@@ -141,7 +142,7 @@ class RedisLink:
 
     def close(self) -> None:
         """Close the connection."""
-        self._client.close()
+        self._connection.disconnect()  # type: ignore[no-untyped-call]  # as above
 
     def _typed(self, error: redis.RedisError) -> Unavailable | ServerError:
         code = code_of(error)

@@ -34,6 +34,11 @@ _CIPHERS_KEPT = 1024
 _cipher = lru_cache(_CIPHERS_KEPT)(secure_cell.cipher)
 
 
+def data_key_cipher(key: bytes, context: bytes) -> AESGCM:
+    """What seals and opens data keys under ``key``."""
+    return _cipher(key, DATA_KEY_BYTES, context)
+
+
 def key_id(key: bytes, context: bytes) -> bytes:
     """The two bytes by which a block names the key that its data key is sealed under."""
     return hashlib.sha256(key + context).digest()[:2]

@@ -96,8 +96,8 @@ class Keyring:
         """An AcraBlock of ``data`` under the current key; one data key serves many blocks of a bounded time."""
         return self.sealing_key(1).seal(data)
 
-    def data_key(self, block: Block) -> DataKey:
-        """The data key of a block of this owner.
+    def unseal(self, block: Block) -> tuple[bytes, DataKey]:
+        """The key that opens the data key of a block of this owner, and the data key.
 
         Raises:
             Locked: none of the keys at hand opens it.
@@ -105,7 +105,7 @@ class Keyring:
         for key_id, key in self._keys:
             if key_id == block.key_id:
                 try:
-                    return self._data_keys.get(key, block.sealed_data_key, self.context)
+                    return key, self._data_keys.get(key, block.sealed_data_key, self.context)
                 except Damaged:
                     continue  # two keys may have the same id: it is two bytes long
         raise Locked("block: no key at hand opens it")
@@ -118,4 +118,5 @@ class Keyring:
             Damaged: it is no block, or its data does not open.
         """
         parts = acra_block.parse(block)
-        return self.data_key(parts).open(parts.sealed_data)
+        _, data_key = self.unseal(parts)
+        return data_key.open(parts.sealed_data)

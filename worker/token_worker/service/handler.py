@@ -5,8 +5,8 @@ fault is its own: the others are answered. Nothing but ids and counts is logged.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -65,7 +65,7 @@ class Account(msgspec.Struct, gc=False):
     request_id: str
     client_id: str | None
     zone_id: str | None
-    outcomes: Sequence[tuple[str, str]]
+    outcomes: tuple[tuple[str, str], ...]
 
 
 class _Form(NamedTuple):
@@ -74,7 +74,7 @@ class _Form(NamedTuple):
     Attributes:
         read, encode: from the member of a request to the stored bytes.
         decode, write: from the stored bytes to the member of a reply; ``write`` None: there is no more to do.
-        ok: see ``Account.outcomes``.
+        ok: see ``Account.outcomes``; and all of them of a request for one value.
     """
 
     kind: TokenType
@@ -83,11 +83,12 @@ class _Form(NamedTuple):
     decode: Callable[[bytes], Any]
     write: Callable[[Any], Any] | None
     ok: tuple[str, str]
+    all_ok: tuple[tuple[str, str]]
 
 
 def _form(name: str, form: Form) -> _Form:
     kind, ok = TYPES[name], (name, "ok")
-    return _Form(kind, form.read, kind.encode, kind.read, form.write, ok)
+    return _Form(kind, form.read, kind.encode, kind.read, form.write, ok, (ok,))
 
 
 _FORMS = {written: {name: _form(name, form) for name, form in forms.items()} for written, forms in FORMS.items()}
@@ -285,6 +286,12 @@ def _owners(route: Route, request: Request) -> tuple[Owner, ...]:
 def _result(case: _Case) -> Result:
     decoded = case.decoded
     forms = _FORMS[decoded.format]
+    owners = case.grant.owners
+    zone_id = owners[1].id if len(owners) > 1 else None
+    reply = Reply(
+        id=decoded.id, op=decoded.op, request_entry=case.entry.id.decode(), status="ok", replay=decoded.replay
+    )
+    request = decoded.request
     answers: list[Any] = []
     outcomes: list[tuple[str, str]] = []
     failed = 0
@@ -311,11 +318,8 @@ def _result(case: _Case) -> Result:
         failed += 1
         answers.append(refused)
         outcomes.append((type_name, refused.code.value))
-    status: Literal["ok", "partial", "error"] = "ok" if not failed else "error" if failed == len(answers) else "partial"
-    reply = Reply(
-        id=decoded.id, op=decoded.op, request_entry=case.entry.id.decode(), status=status, replay=decoded.replay
-    )
-    request = decoded.request
+    if failed:
+        reply.status = "error" if failed == len(answers) else "partial"
     if request is not None and request.items is not msgspec.UNSET:
         reply.items = [
             ReplyItem(item.ref, error=_error(answer)) if isinstance(answer, Refused) else ReplyItem(item.ref, answer)
@@ -325,9 +329,7 @@ def _result(case: _Case) -> Result:
         reply.error = _error(answers[0])
     else:
         reply.value = answers[0]
-    owners = case.grant.owners
-    zone_id = owners[1].id if len(owners) > 1 else None
-    account = Account(_OP_NAMES[decoded.op], status, decoded.id, owners[0].id, zone_id, outcomes)
+    account = Account(_OP_NAMES[decoded.op], reply.status, decoded.id, owners[0].id, zone_id, tuple(outcomes))
     return _answer(case, encode_reply(reply, decoded.format), account)
 
 
@@ -368,7 +370,7 @@ def _refusal(case: _Case, refused: Refused) -> Answer:
 
 
 def _refused_account(decoded: Decoded, refused: Refused) -> Account:
-    return Account(_OP_NAMES[decoded.op], "error", decoded.id, None, None, [("unknown", refused.code.value)])
+    return Account(_OP_NAMES[decoded.op], "error", decoded.id, None, None, (("unknown", refused.code.value),))
 
 
 def _answer(case: _Case, payload: bytes, account: Account) -> Answer:

@@ -123,8 +123,8 @@ def _times(fields: dict[int, bytes | int]) -> Times:
     return Times(int(fields.get(2, 0)), int(fields.get(3, 0)), disabled=bool(disabled))
 
 
-# Both times take five bytes from 1978 to 3058. As one little-endian number they have a shape of their own (which bytes are
-# tags, which are followed by another), and the second one's bytes, as a number, are in the order of the times they tell.
+# Both times take five bytes from 1978 to 3058. As one little-endian number they have a shape of their own (which bytes
+# are tags, which are followed by another), and the second one's bytes, as a number, are in the order of the times.
 _TIMES_BYTES = 12
 _TIMES_SHAPE = int.from_bytes(bytes.fromhex("108080808000188080808000"), "little")
 _TIMES_MASK = int.from_bytes(bytes.fromhex("ff8080808080ff8080808080"), "little")

@@ -2,8 +2,9 @@
 
 Entries that share a data key and have data of one length are alike up to the IV: container, block and cell begin with
 the same bytes, the sealed data key among them. This *head* is made, or checked, once. After that a new entry is the
-head, IV, tag, ciphertext and times, and an entry whose head was met before is opened by its AES key alone. An entry of
-any other form, and one that does not open so, is read part by part: the answer, or the error, is the same.
+head, IV, tag, ciphertext and times, and an entry whose head was met before is opened by its AES key alone. Entries that
+have a data key each, as Acra writes them, share the *frame*: the head without what is random of the sealed data key. An
+entry of any other form, and one that does not open so, is read part by part: the answer, or the error, is the same.
 
 Pure. Bounded: the heads least recently made go first.
 """
@@ -26,15 +27,21 @@ HEADS_KEPT = 4096
 
 _START_BYTES = len(block_start(1 << 13))  # blocks of 128 bytes to 16 KiB: all but those of long values
 _SEALED_KEY_BYTES = secure_cell.OVERHEAD_BYTES + DATA_KEY_BYTES
-_HEAD_DIGITS = 2 * (_START_BYTES + acra_block.HEADER_BYTES + _SEALED_KEY_BYTES + secure_cell.HEADER_BYTES)
+_SEALED_KEY = 2 * (_START_BYTES + acra_block.HEADER_BYTES + secure_cell.HEADER_BYTES)
+_SEALED_KEY_END = 2 * (_START_BYTES + acra_block.HEADER_BYTES + _SEALED_KEY_BYTES)
+_HEAD = _SEALED_KEY_END + 2 * secure_cell.HEADER_BYTES
+"""Hex digits: before what is random of the sealed data key, up to its end, and up to the IV of the data."""
 _TAG = secure_cell.IV_BYTES
 _DATA = _TAG + secure_cell.TAG_BYTES
-"""Where tag and ciphertext begin after the head."""
+"""Bytes of a cell before its tag, and before its ciphertext, not counting its header."""
 
 Opened = tuple[bytes, Times | None]
 """What is inside an entry; and its times, or None where it is enabled and was used since the time in question."""
 
 _Crypt = Callable[[bytes, bytes, bytes], bytes]
+_Known = tuple[Keyring | None, int, _Crypt]
+"""Whose entries begin so, where their data end after the head, and what opens the data, or their data key."""
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -45,7 +52,8 @@ class Sealing:
     def __init__(self, size: int = HEADS_KEPT) -> None:
         self._size = size
         self._to_seal: OrderedDict[tuple[DataKey, int], tuple[bytes, _Crypt]] = OrderedDict()
-        self._to_open: OrderedDict[bytes, tuple[Keyring, int, _Crypt]] = OrderedDict()
+        self._to_open: OrderedDict[bytes, _Known] = OrderedDict()
+        self._frames: OrderedDict[bytes, _Known] = OrderedDict()
 
     def seal(self, data_key: DataKey, data: bytes, iv: bytes, times: bytes) -> bytes:
         """A new entry, as Redis holds it.
@@ -80,35 +88,49 @@ class Sealing:
             Locked: none of the ring's keys opens its data key.
             Damaged: it is no entry, or its data does not open.
         """
-        known_ring, end, decrypt = self._to_open.get(raw[:_HEAD_DIGITS], _UNKNOWN)
+        known_ring, end, decrypt = self._to_open.get(raw[:_HEAD], _UNKNOWN)
+        if known_ring is not ring:
+            return self._open_framed(ring, raw, accessed)
+        try:
+            return _open(raw, end, decrypt, ring.context, accessed)
+        except (InvalidTag, ValueError):  # damaged, or of an old Themis
+            return self._open_parts(ring, raw)
+
+    def _open_framed(self, ring: Keyring, raw: bytes, accessed: int) -> Opened:
+        """Open an entry whose data key was not met before, if all that is around the data key was."""
+        known_ring, end, unseal = self._frames.get(raw[:_SEALED_KEY] + raw[_SEALED_KEY_END:_HEAD], _UNKNOWN)
         if known_ring is not ring:
             return self._open_parts(ring, raw)
         try:
-            rest = unhexlify(raw[_HEAD_DIGITS:])
-            inside = decrypt(rest[:_TAG], rest[_DATA:end] + rest[_TAG:_DATA], ring.context)
-        except (InvalidTag, ValueError):  # damaged, or of an old Themis
+            sealed = unhexlify(raw[_SEALED_KEY:_SEALED_KEY_END])
+            key = unseal(sealed[:_TAG], sealed[_DATA:] + sealed[_TAG:_DATA], ring.context)
+            decrypt = secure_cell.cipher(key, end - _DATA, ring.context).decrypt
+            opened = _open(raw, end, decrypt, ring.context, accessed)
+        except (InvalidTag, ValueError):
             return self._open_parts(ring, raw)
-        times = rest[end:]
-        return inside, None if used_since(times, accessed) else decode_times(times)
+        self._keep(self._to_open, raw[:_HEAD], (ring, end, decrypt))
+        return opened
 
     def _open_parts(self, ring: Keyring, raw: bytes) -> Opened:
         entry = decode_entry(raw)
         block = acra_block.parse(entry.block)
-        data_key = ring.data_key(block)
+        key, data_key = ring.unseal(block)
         length = secure_cell.message_length(block.sealed_data)
         cipher = data_key.cipher(length)
         try:
             inside = secure_cell.open_with(cipher, block.sealed_data, ring.context)
         except Damaged:
-            inside = data_key.open(block.sealed_data)
-        else:
-            start = block_start(len(entry.block))
-            if (
-                len(block.sealed_data_key) == _SEALED_KEY_BYTES
-                and len(start) == _START_BYTES
-                and raw.startswith(hexlify(start))
-            ):
-                self._keep(self._to_open, raw[:_HEAD_DIGITS], (ring, _DATA + length, cipher.decrypt))
+            return data_key.open(block.sealed_data), Times(*entry[1:])
+        start = block_start(len(entry.block))
+        if (
+            len(block.sealed_data_key) == _SEALED_KEY_BYTES
+            and len(start) == _START_BYTES
+            and raw.startswith(hexlify(start))
+        ):
+            end = _DATA + length
+            unseal = acra_block.data_key_cipher(key, ring.context).decrypt
+            self._keep(self._frames, raw[:_SEALED_KEY] + raw[_SEALED_KEY_END:_HEAD], (ring, end, unseal))
+            self._keep(self._to_open, raw[:_HEAD], (ring, end, cipher.decrypt))
         return inside, Times(*entry[1:])
 
     def _keep(self, heads: OrderedDict[K, V], key: K, value: V) -> V:
@@ -118,8 +140,15 @@ class Sealing:
         return value
 
 
+def _open(raw: bytes, end: int, decrypt: _Crypt, context: bytes, accessed: int) -> Opened:
+    rest = unhexlify(raw[_HEAD:])
+    inside = decrypt(rest[:_TAG], rest[_DATA:end] + rest[_TAG:_DATA], context)
+    times = rest[end:]
+    return inside, None if used_since(times, accessed) else decode_times(times)
+
+
 def _no_crypt(_iv: bytes, _data: bytes, _context: bytes) -> bytes:
     raise InvalidTag
 
 
-_UNKNOWN: tuple[Keyring | None, int, _Crypt] = (None, 0, _no_crypt)
+_UNKNOWN: _Known = (None, 0, _no_crypt)

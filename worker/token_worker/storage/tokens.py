@@ -1,9 +1,10 @@
 """Performs the engine's steps on the Redis that holds the tokens, in few round trips and short scripts.
 
-Touches ``tokens/…`` keys only. The invariants stand in ``store.lua``, ``adopt.lua`` and ``touch.lua``.
+Touches ``tokens/…`` keys only. New entries are written by MSETNX, which writes all or, where one exists, none; then the
+script looks at each. The invariants stand in ``store.lua``, ``adopt.lua`` and ``touch.lua``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from token_worker.errors import Unavailable
@@ -21,6 +22,7 @@ _STORE = Script(__package__, "store.lua")
 _ADOPT = Script(__package__, "adopt.lua")
 _TOUCH = Script(__package__, "touch.lua")
 
+_WRITTEN = Outcome("written")
 _OUTCOMES: dict[bytes, Any] = {b"h": "value", b"t": "token", b"c": "changed", b"x": "broken"}
 
 
@@ -44,7 +46,7 @@ class TokenStorage:
             case Lookup(keys):
                 return self._look_up(keys)
             case Store(rows):
-                return [outcome for part in _parts(rows) for outcome in self._write(_STORE, part)]
+                return [outcome for part in _parts(rows) for outcome in self._store(part)]
             case Adopt(rows):
                 return [outcome for part in _parts(rows) for outcome in self._write(_ADOPT, part)]
             case Touch(rows):
@@ -56,6 +58,16 @@ class TokenStorage:
             found += self._link.call("MGET", *keys[start : start + KEYS_A_COMMAND])
         return found
 
+    def _store(self, rows: list[Row]) -> Iterable[Outcome]:
+        """Write all rows by one MSETNX, for half of a script's cost; by the script, where any of their keys exists."""
+        entries: list[bytes] = []
+        for h_key, t_key, h_value, t_value in rows:
+            entries += (h_key, h_value, t_key, t_value) if h_value else (t_key, t_value)
+        keys = entries[::2]
+        if len(set(keys)) == len(keys) and self._link.call("MSETNX", *entries) == 1:
+            return [_WRITTEN] * len(rows)
+        return self._write(_STORE, rows)
+
     def _write(self, script: Script, rows: Sequence[Row]) -> Iterator[Outcome]:
         keys: list[bytes] = []
         args: list[bytes] = []
@@ -63,7 +75,7 @@ class TokenStorage:
             keys += (h_key or t_key, t_key)
             args += (h_value, t_value)
         for raw in self._link.run(script, keys, args):
-            yield Outcome(_OUTCOMES[raw[:1]], raw[1:]) if raw else Outcome("written")
+            yield Outcome(_OUTCOMES[raw[:1]], raw[1:]) if raw else _WRITTEN
 
     def _touch(self, rows: list[tuple[bytes, bytes, bytes]]) -> None:
         for start in range(0, len(rows), KEYS_A_COMMAND):
@@ -79,6 +91,9 @@ class TokenStorage:
 
 
 def _parts(rows: list[Row]) -> Iterator[list[Row]]:
+    if rows and len(rows) * 2 <= KEYS_A_COMMAND and sum([len(row[2]) + len(row[3]) for row in rows]) <= BYTES_A_COMMAND:
+        yield rows
+        return
     part: list[Row] = []
     size = 0
     for row in rows:

@@ -135,7 +135,7 @@ def _on_storage(folder: str) -> Iterable[User]:
     key_places = (f"~{keys}", f"~{_glob(folder)}.retired/*", f"~{_glob(folder)}.scans/*")
     tokens = ("~tokens/*",)
     yield User("keys", "token-worker", ("scan",), (Selector(("mget",), (f"%R~{keys}",)),))
-    yield User("tokens", "token-worker", ("ping",), (Selector(("mget", "get", "set", *_SCRIPTS), tokens),))
+    yield User("tokens", "token-worker", ("ping",), (Selector(("mget", "msetnx", "get", "set", *_SCRIPTS), tokens),))
     yield User(
         "keys", "token-operator", ("scan",), (Selector(("mget", "get", "set", "del", "exists", *_SCRIPTS), key_places),)
     )

@@ -65,12 +65,13 @@ class Audit:
         Raises:
             Unavailable: the lines cannot be written now; there must be no reply then.
         """
+        audited = [answer for answer in answers if answer.account is not None and answer.account.op == "detokenize"]
+        if not audited:
+            return
         lines = bytearray()
         now = dt.datetime.now(dt.UTC).isoformat()
-        for answer in answers:
+        for answer in audited:
             account = answer.account
-            if account is None or account.op != "detokenize":
-                continue
             line = _Line(
                 stream=answer.entry.route.requests,
                 entry=answer.entry.id.decode(),

@@ -8,7 +8,9 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from itertools import accumulate
+from operator import attrgetter
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client import Counter as Count
@@ -19,6 +21,8 @@ from token_worker.streams.delivery import Answer, Committed
 
 LATENCY_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 BATCH_ENTRIES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
+
+_TOLD = attrgetter("entry.route.requests", "account.op", "account.status", "account.outcomes")
 
 
 class _Latency(Collector):
@@ -72,6 +76,15 @@ class Metrics:
             "token_worker_batch_entries", "Entries of a batch.", buckets=BATCH_ENTRIES, registry=registry
         )
 
+        self._requests_of = cache(self._requests.labels)
+        self._items_of = cache(self._counts_of_items)
+
+    def _counts_of_items(self, op: str, kind: str, outcome: str) -> list[Count]:
+        counts = [self._items.labels(op, kind, outcome)]
+        if op in self._acra:
+            counts.append(self._acra[op].labels("success" if outcome == "ok" else "fail", kind))
+        return counts
+
     def watch(self, name: str, meaning: str, read: Callable[[], float]) -> None:
         """A gauge that is read when it is scraped."""
         Gauge(name, meaning, registry=self.registry).set_function(read)
@@ -86,17 +99,11 @@ class Metrics:
 
     def committed(self, answers: Sequence[Answer], done: Committed) -> None:
         """Answers were committed; those that another worker had answered already are among them, and counted apart."""
-        requests = Counter([(answer.entry.route.requests, answer.account.status) for answer in answers])
-        for (stream, status), number in requests.items():
-            self._requests.labels(stream, status).inc(number)
-        outcomes: dict[str, list[tuple[str, str]]] = {}
-        for answer in answers:
-            outcomes.setdefault(answer.account.op, []).extend(answer.account.outcomes)
-        for op, told in outcomes.items():
-            for (kind, outcome), number in Counter(told).items():
-                self._items.labels(op, kind, outcome).inc(number)
-                if op in self._acra:
-                    self._acra[op].labels("success" if outcome == "ok" else "fail", kind).inc(number)
+        for (stream, op, status, outcomes), alike in Counter(map(_TOLD, answers)).items():
+            self._requests_of(stream, status).inc(alike)
+            for (kind, outcome), number in Counter(outcomes).items():
+                for count in self._items_of(op, kind, outcome):
+                    count.inc(alike * number)
         self._latency.observe(time.time() * 1000, [int(answer.entry.id.partition(b"-")[0]) for answer in answers])
         self._suppressed.inc(done.suppressed)
 
