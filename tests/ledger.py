@@ -98,7 +98,7 @@ class Ledger:
     """Requests of one client on the streams of a stack."""
 
     def __init__(self, stack: Stack, client_id: str = "shop-frontend") -> None:
-        self._stack = stack
+        self.stack = stack
         self._client_id = client_id
         self._unsent: list[_Request] = []
         self._sent: list[_Request] = []
@@ -148,7 +148,7 @@ class Ledger:
         for route in dict.fromkeys(request.route for request in self._unsent):
             requests = [request for request in self._unsent if request.route == route]
             stream = f"{route}:requests"
-            ids = self._stack.send((request.payload() for request in requests), stream)
+            ids = self.stack.send((request.payload() for request in requests), stream)
             for request, entry in zip(requests, ids, strict=True):
                 request.entry = f"{stream} {entry.decode()}"
         self._sent += self._unsent
@@ -157,12 +157,12 @@ class Ledger:
     def replies_written(self) -> int:
         """Entries of all streams that replies go to."""
         targets = {request.target for request in self._sent}
-        return sum(self._stack.streams.xlen(target) for target in targets)
+        return sum(self.stack.streams.xlen(target) for target in targets)
 
     def is_settled(self) -> bool:
         """Whether every entry has been delivered and acknowledged."""
         for stream in {f"{request.route}:requests" for request in self._sent}:
-            groups = self._stack.streams.xinfo_groups(stream)
+            groups = self.stack.streams.xinfo_groups(stream)
             if [(group["pending"], group["lag"]) for group in groups] != [(0, 0)]:
                 return False
         return True
@@ -197,8 +197,8 @@ class Ledger:
                     yield request.kind, token, value
 
     def _payloads(self, stream: str) -> Iterator[tuple[dict[str, Any], bytes]]:
-        entries = self._stack.streams.xrange(stream)
-        for (_, fields), reply in zip(entries, self._stack.replies(stream), strict=True):
+        entries = self.stack.streams.xrange(stream)
+        for (_, fields), reply in zip(entries, self.stack.replies(stream), strict=True):
             yield reply, fields[b"payload"]
 
     @staticmethod

@@ -1,7 +1,7 @@
 """The null worker: read, decode, echo each value, encode, and the same commit script, until killed.
 
-What no worker on Redis Streams can do without, as one would write it with redis-py and msgspec: none of the product's own
-code but the types of its messages and the script, so that the yardstick stays as it is when the product gets faster. A
+What no worker on Redis Streams can do without, as one would write it with redis-py and msgspec: of the product it has
+the types of the messages and the script alone, so that the yardstick stays as it is when the product gets faster. A
 process of its own: ``python -P null.py URL REQUESTS RESPONSES [everything]``; with ``everything`` it imports first what
 the real worker does.
 """
