@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import msgspec
+from msgspec import UNSET
 
 from token_worker.contract.messages import (
     MAX_ID_CHARACTERS,
@@ -158,7 +159,8 @@ def decode(payload: bytes | None, limits: Limits) -> Decoded:
         request = None
     if request is None:  # not in the handler: what is raised there drags the decoder's error along, and that quotes
         return _decode_leniently(payload, format, limits)
-    refusal = _shape_refusal(request, limits)
+    is_plain = request.items is UNSET and request.type is not UNSET and request.value is not UNSET
+    refusal = None if is_plain else _shape_refusal(request, limits)
     return Decoded(
         format, None if refusal else request, request.id, request.op, refusal, request.replay, request.reply_to
     )
@@ -171,10 +173,10 @@ def encode_reply(reply: Reply, format: Format) -> bytes:
 
 def _shape_refusal(request: Request, limits: Limits) -> Refused | None:
     """What the types cannot say: type and value or items, not both, and how many items."""
-    if request.items is msgspec.UNSET:
-        if request.type is msgspec.UNSET or request.value is msgspec.UNSET:
+    if request.items is UNSET:
+        if request.type is UNSET or request.value is UNSET:
             return _invalid("$", "expected type and value, or items")
-    elif request.type is not msgspec.UNSET or request.value is not msgspec.UNSET:
+    elif request.type is not UNSET or request.value is not UNSET:
         return _invalid("$", "expected type and value, or items, not both")
     elif not request.items:
         return _invalid("$.items", "expected at least 1 item")

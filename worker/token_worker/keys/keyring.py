@@ -2,6 +2,7 @@
 
 import time
 from collections import OrderedDict
+from typing import Any
 
 from token_worker.errors import Damaged
 from token_worker.keys import acra_block
@@ -59,6 +60,8 @@ class Keyring:
         self.current = current
         self.some_unreadable = False
         """Whether the history holds a key that the master key does not open."""
+        self.prepared: Any = None
+        """What the token engine computed from owner and current key: kept, and gone, with them."""
         self._data_keys = data_keys
         self._keys: list[tuple[bytes, bytes]] = []
         self._sealing: DataKey | None = None

@@ -1,5 +1,6 @@
 """Puts a worker together from its settings; waits for servers that are away."""
 
+import gc
 import os
 from collections.abc import Callable
 from typing import Self, TypeVar
@@ -29,6 +30,9 @@ from token_worker.telemetry.metrics import Metrics
 log = structlog.get_logger("start")
 
 T = TypeVar("T")
+
+GARBAGE_OBJECTS = 50_000
+"""New objects after which cycles are looked for: a few batches. The work makes none, only errors do."""
 
 
 class KeyAccess:
@@ -174,6 +178,9 @@ def serve(settings: Settings) -> None:
         handler = Handler(settings, keys, tokens)
         retention = Retention(settings.routes, settings.group, settings.consumer)
         log.info("worker is ready")
+        gc.collect()
+        gc.freeze()  # what is here now stays
+        gc.set_threshold(GARBAGE_OBJECTS, *gc.get_threshold()[1:])
         telemetry = Telemetry(metrics, health, audit)
         Worker(settings, streams, delivery, handler, tokens, retention, drain, telemetry).run()
     finally:

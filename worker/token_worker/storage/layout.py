@@ -32,6 +32,7 @@ _SHORT = [bytes((1 << 3 | _BYTES, length)) for length in range(0x80)]
 """How the field of a value begins that is shorter than 128 bytes."""
 
 _sha256 = hashlib.sha256
+_from_bytes = int.from_bytes
 
 
 class Names:
@@ -138,7 +139,7 @@ def used_since(times: bytes, accessed: int) -> bool:
         times: as ``encode_times`` gives them; anything else is False.
         accessed: of ``accessed_number``.
     """
-    number = int.from_bytes(times, "little")
+    number = _from_bytes(times, "little")
     return len(times) == _TIMES_BYTES and number & _TIMES_MASK == _TIMES_SHAPE and number >> _ACCESSED_SHIFT >= accessed
 
 

@@ -92,9 +92,12 @@ class Sealing:
         if known_ring is not ring:
             return self._open_framed(ring, raw, accessed)
         try:
-            return _open(raw, end, decrypt, ring.context, accessed)
+            rest = unhexlify(raw[_HEAD:])
+            inside = decrypt(rest[:_TAG], rest[_DATA:end] + rest[_TAG:_DATA], ring.context)
         except (InvalidTag, ValueError):  # damaged, or of an old Themis
             return self._open_parts(ring, raw)
+        times = rest[end:]
+        return inside, None if used_since(times, accessed) else decode_times(times)
 
     def _open_framed(self, ring: Keyring, raw: bytes, accessed: int) -> Opened:
         """Open an entry whose data key was not met before, if all that is around the data key was."""
@@ -104,12 +107,10 @@ class Sealing:
         try:
             sealed = unhexlify(raw[_SEALED_KEY:_SEALED_KEY_END])
             key = unseal(sealed[:_TAG], sealed[_DATA:] + sealed[_TAG:_DATA], ring.context)
-            decrypt = secure_cell.cipher(key, end - _DATA, ring.context).decrypt
-            opened = _open(raw, end, decrypt, ring.context, accessed)
         except (InvalidTag, ValueError):
             return self._open_parts(ring, raw)
-        self._keep(self._to_open, raw[:_HEAD], (ring, end, decrypt))
-        return opened
+        self._keep(self._to_open, raw[:_HEAD], (ring, end, secure_cell.cipher(key, end - _DATA, ring.context).decrypt))
+        return self.open(ring, raw, accessed)
 
     def _open_parts(self, ring: Keyring, raw: bytes) -> Opened:
         entry = decode_entry(raw)
@@ -138,13 +139,6 @@ class Sealing:
         if len(heads) > self._size:
             heads.popitem(last=False)
         return value
-
-
-def _open(raw: bytes, end: int, decrypt: _Crypt, context: bytes, accessed: int) -> Opened:
-    rest = unhexlify(raw[_HEAD:])
-    inside = decrypt(rest[:_TAG], rest[_DATA:end] + rest[_TAG:_DATA], context)
-    times = rest[end:]
-    return inside, None if used_since(times, accessed) else decode_times(times)
 
 
 def _no_crypt(_iv: bytes, _data: bytes, _context: bytes) -> bytes:

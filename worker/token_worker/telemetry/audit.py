@@ -38,6 +38,10 @@ class _Line(msgspec.Struct, kw_only=True, gc=False):
     timestamp: str
 
 
+def _numbers(outcomes: list[str]) -> dict[str, int]:
+    return {outcomes[0]: 1} if len(outcomes) == 1 else Counter(outcomes)
+
+
 class Audit:
     """Writes the lines of a batch at once: they cost little beside the requests.
 
@@ -78,7 +82,7 @@ class Audit:
                 request_id=account.request_id,
                 client_id=account.client_id,
                 zone_id=account.zone_id,
-                items=Counter([outcome for _, outcome in account.outcomes]),
+                items=_numbers([outcome for _, outcome in account.outcomes]),
                 worker=self._worker,
                 timestamp=now,
             )

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -83,8 +82,7 @@ class Item(msgspec.Struct, eq=False, gc=False):
     origin: Origin | None = None
     result: Result | None = None
 
-    # The engine's own: of the ring, and the name of the entry to find; ...
-    holder: Any = None
+    # The engine's own: the name of the entry to find; ...
     key: bytes = b""
     # ... while a token is made: further candidates, the one to try now, and its t. entry if that was read.
     candidates: Iterator[bytes] | None = None
@@ -92,13 +90,15 @@ class Item(msgspec.Struct, eq=False, gc=False):
     seen: bytes = b""
 
 
-class _Holder:
-    """What is computed once for a ring."""
+class _Prepared:
+    """What is computed once for a keyring, and kept with it."""
 
-    __slots__ = ("_deriver", "_ring", "names")
+    __slots__ = ("_deriver", "_ring", "of_token", "of_value")
 
     def __init__(self, ring: Keyring) -> None:
-        self.names = Names(ring.owner)
+        names = Names(ring.owner)
+        self.of_value = names.of_value
+        self.of_token = names.of_token
         self._ring = ring
         self._deriver: Deriver | None = None
 
@@ -109,27 +109,33 @@ class _Holder:
         return self._deriver
 
 
+def _prepared(ring: Keyring) -> _Prepared:
+    made: _Prepared | None = ring.prepared
+    if made is None:
+        made = ring.prepared = _Prepared(ring)
+    return made
+
+
 _Content = Opened | Refused | Unavailable
 
 Steps = Generator[Step | MoreKeys, Any, None]
 
 
 class Engine:
-    """Keeps what is worth keeping from batch to batch: prepared names, derivation keys and AES keys of each keyring."""
+    """Keeps what is worth keeping from batch to batch: AES keys, and with each keyring names and derivation keys."""
 
     def __init__(self) -> None:
-        self._holders: WeakKeyDictionary[Keyring, _Holder] = WeakKeyDictionary()
         self._sealing = Sealing()
 
     def run(self, items: Iterable[Item], now: int) -> Steps:
         """Set ``result`` of every item; ``now`` is in Unix seconds."""
         accessed = accessed_number(now - TOUCH_SECONDS)
         known, absent, again = self._tell_apart(items)
-        raws = yield Lookup([item.key for item in known])
+        raws = yield Lookup(list(known))
         open_entry = self._sealing.open
         locked: list[tuple[Item, bytes]] = []
         touched: list[tuple[bytes, bytes, bytes]] = []
-        for item, raw in zip(known, raws, strict=True):
+        for item, raw in zip(known.values(), raws, strict=True):
             if raw is None:
                 if item.tokenize:
                     absent.append(item)
@@ -163,32 +169,24 @@ class Engine:
         for item, first in again:
             item.result = first.result
 
-    def _tell_apart(self, items: Iterable[Item]) -> tuple[list[Item], list[Item], list[tuple[Item, Item]]]:
-        """Items to look up; inconsistent ones, to be made; and those that want the same as an item before."""
-        holders: dict[Keyring, _Holder] = {}
-        firsts: dict[bytes, Item] = {}
+    def _tell_apart(self, items: Iterable[Item]) -> tuple[dict[bytes, Item], list[Item], list[tuple[Item, Item]]]:
+        """Items to look up, by key; inconsistent ones, to be made; and those that want the same as another item."""
+        consistent: list[Item] = []
         inconsistent: list[Item] = []
-        again: list[tuple[Item, Item]] = []
         for item in items:
-            holder = holders.get(item.ring)
-            if holder is None:
-                holder = holders[item.ring] = self._holder(item.ring)
-            item.holder, item.result = holder, None
+            item.result = None
             if item.origin is not None:
                 inconsistent.append(item)
                 continue
-            name = holder.names.of_value if item.tokenize else holder.names.of_token
-            item.key = key = name(item.data, item.kind.number)
-            first = firsts.setdefault(key, item)
-            if first is not item:
-                again.append((item, first))
-        return list(firsts.values()), inconsistent, again
-
-    def _holder(self, ring: Keyring) -> _Holder:
-        holder = self._holders.get(ring)
-        if holder is None:
-            holder = self._holders[ring] = _Holder(ring)
-        return holder
+            prepared = item.ring.prepared or _prepared(item.ring)
+            name = prepared.of_value if item.tokenize else prepared.of_token
+            item.key = name(item.data, item.kind.number)
+            consistent.append(item)
+        by_key = {item.key: item for item in consistent}
+        again: list[tuple[Item, Item]] = []
+        if len(by_key) < len(consistent):
+            again = [(item, by_key[item.key]) for item in consistent if by_key[item.key] is not item]
+        return by_key, inconsistent, again
 
     def _open(self, entries: list[tuple[Item, bytes]], accessed: int) -> Generator[MoreKeys, Any, list[_Content]]:
         """Open stored entries, with keys that are not at hand, too."""
@@ -242,9 +240,9 @@ class Engine:
             except Refused as refused:
                 item.result = refused
             else:
-                item.token = item.holder.deriver.token(item.kind, item.data, 0, item.origin)
+                item.token = _prepared(item.ring).deriver.token(item.kind, item.data, 0, item.origin)
                 if item.token == item.data:
-                    item.candidates = _derived(item.holder.deriver.token, item.kind, item.data, item.origin)
+                    item.candidates = _derived(_prepared(item.ring).deriver.token, item.kind, item.data, item.origin)
                     item.token = next(item.candidates)
         for _ in range(ROUNDS):
             waiting = [item for item in items if item.result is None]
@@ -293,7 +291,7 @@ class Engine:
             number = item.kind.number
             h_value = seal(data_key, item.token, next(ivs), times) if item.origin is None else b""
             t_value = item.seen or seal(data_key, encode_token_value(item.data, number), next(ivs), times)
-            rows.append(Row(item.key, item.holder.names.of_token(item.token, number), h_value, t_value))
+            rows.append(Row(item.key, _token_key(item, item.token), h_value, t_value))
         return rows
 
     def _probe(self, items: list[Item], accessed: int) -> Steps:
@@ -323,7 +321,7 @@ class Engine:
 def _candidates(item: Item) -> Iterator[bytes]:
     """Candidates that the item has not tried yet."""
     if item.candidates is None:
-        item.candidates = _derived(item.holder.deriver.token, item.kind, item.data, item.origin)
+        item.candidates = _derived(_prepared(item.ring).deriver.token, item.kind, item.data, item.origin)
         next(item.candidates)  # was derived by itself, since most items need no other
     return item.candidates
 
@@ -347,8 +345,7 @@ def _derived(
 
 
 def _token_key(item: Item, token: bytes) -> bytes:
-    names: Names = item.holder.names
-    return names.of_token(token, item.kind.number)
+    return _prepared(item.ring).of_token(token, item.kind.number)
 
 
 def _consider(item: Item, token: bytes, raw: bytes, content: _Content) -> None:
