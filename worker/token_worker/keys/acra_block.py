@@ -24,6 +24,7 @@ _TAG = b'""""'
 _HEADER = struct.Struct("<4sQB2sBH")
 HEADER_BYTES = _HEADER.size
 """Of a block, before its sealed data key."""
+KEY_ID_AT, KEY_ID_BYTES = 13, 2
 _LENGTH_BYTES = 8  # count in the length themselves
 _SECURE_CELL = 0
 DATA_KEY_BYTES = 32

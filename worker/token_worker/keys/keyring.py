@@ -64,6 +64,7 @@ class Keyring:
         """What the token engine computed from owner and current key: kept, and gone, with them."""
         self._data_keys = data_keys
         self._keys: list[tuple[bytes, bytes]] = []
+        self._by_id: dict[bytes, bytes] = {}
         self._sealing: DataKey | None = None
         self._sealed_blocks = 0
         self._sealing_until = 0.0
@@ -83,6 +84,7 @@ class Keyring:
         if entry in self._keys:
             return False
         self._keys.append(entry)
+        self._by_id.setdefault(entry[0].hex().encode(), key)
         return True
 
     def sealing_key(self, blocks: int) -> DataKey:
@@ -99,8 +101,12 @@ class Keyring:
         """An AcraBlock of ``data`` under the current key; one data key serves many blocks of a bounded time."""
         return self.sealing_key(1).seal(data)
 
-    def unseal(self, block: Block) -> tuple[bytes, DataKey]:
-        """The key that opens the data key of a block of this owner, and the data key.
+    def key_with(self, id_digits: bytes) -> bytes | None:
+        """The first key with this id, in hex digits; None where none has it."""
+        return self._by_id.get(id_digits)
+
+    def unseal(self, block: Block) -> DataKey:
+        """The data key of a block of this owner.
 
         Raises:
             Locked: none of the keys at hand opens it.
@@ -108,7 +114,7 @@ class Keyring:
         for key_id, key in self._keys:
             if key_id == block.key_id:
                 try:
-                    return key, self._data_keys.get(key, block.sealed_data_key, self.context)
+                    return self._data_keys.get(key, block.sealed_data_key, self.context)
                 except Damaged:
                     continue  # two keys may have the same id: it is two bytes long
         raise Locked("block: no key at hand opens it")
@@ -121,5 +127,4 @@ class Keyring:
             Damaged: it is no block, or its data does not open.
         """
         parts = acra_block.parse(block)
-        _, data_key = self.unseal(parts)
-        return data_key.open(parts.sealed_data)
+        return self.unseal(parts).open(parts.sealed_data)

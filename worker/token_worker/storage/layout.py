@@ -22,7 +22,7 @@ from token_worker.errors import Damaged
 from token_worker.keys.owner import Owner
 
 _DELIMITER = b"tokenizator hash delimiter"
-_TYPE_NUMBERS = range(8)  # Acra has 1 to 7
+_NUMBERS = [b"%d" % number for number in range(8)]  # Acra has types 1 to 7
 _VARINT = 0
 _BYTES = 2
 _TIMES = {2: _VARINT, 3: _VARINT, 4: _VARINT}
@@ -38,22 +38,22 @@ _from_bytes = int.from_bytes
 class Names:
     """The Redis keys of one client's or zone's entries; what is constant for the owner is computed once."""
 
-    __slots__ = ("_h", "_t", "_tails")
+    __slots__ = ("_h", "_t", "_tail")
 
     def __init__(self, owner: Owner) -> None:
         identity = owner.kind.encode() + owner.id.encode()
         prefix = b"tokens/" + hashlib.sha256(identity).hexdigest().encode() + b"/"
         self._h = prefix + b"h.".hex().encode()
         self._t = prefix + b"t.".hex().encode()
-        self._tails = [identity + _DELIMITER + b"%d" % number for number in _TYPE_NUMBERS]
+        self._tail = identity + _DELIMITER
 
     def of_value(self, value: bytes, number: int) -> bytes:
         """Key of the ``h.`` entry: the value's token."""
-        return self._h + _sha256(_DELIMITER + value + self._tails[number]).hexdigest().encode()
+        return self._h + _sha256(_DELIMITER + value + self._tail + _NUMBERS[number]).hexdigest().encode()
 
     def of_token(self, token: bytes, number: int) -> bytes:
         """Key of the ``t.`` entry: the token's value."""
-        return self._t + _sha256(_DELIMITER + token + self._tails[number]).hexdigest().encode()
+        return self._t + _sha256(_DELIMITER + token + self._tail + _NUMBERS[number]).hexdigest().encode()
 
 
 class Times(NamedTuple):

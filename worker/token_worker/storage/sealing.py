@@ -3,8 +3,9 @@
 Entries that share a data key and have data of one length are alike up to the IV: container, block and cell begin with
 the same bytes, the sealed data key among them. This *head* is made, or checked, once. After that a new entry is the
 head, IV, tag, ciphertext and times, and an entry whose head was met before is opened by its AES key alone. Entries that
-have a data key each, as Acra writes them, share the *frame*: the head without what is random of the sealed data key. An
-entry of any other form, and one that does not open so, is read part by part: the answer, or the error, is the same.
+have a data key each, as Acra writes them, and those of different clients share the *frame*: the head without the key id
+and what is random of the sealed data key. An entry of any other form, and one that does not open so, is read part by
+part: the answer, or the error, is the same.
 
 Pure. Bounded: the heads least recently made go first.
 """
@@ -16,7 +17,6 @@ from typing import TypeVar
 
 from cryptography.exceptions import InvalidTag
 
-from token_worker.errors import Damaged
 from token_worker.keys import acra_block, secure_cell
 from token_worker.keys.acra_block import DATA_KEY_BYTES, DataKey
 from token_worker.keys.keyring import Keyring
@@ -27,10 +27,12 @@ HEADS_KEPT = 4096
 
 _START_BYTES = len(block_start(1 << 13))  # blocks of 128 bytes to 16 KiB: all but those of long values
 _SEALED_KEY_BYTES = secure_cell.OVERHEAD_BYTES + DATA_KEY_BYTES
+_KEY_ID = 2 * (_START_BYTES + acra_block.KEY_ID_AT)
+_KEY_ID_END = _KEY_ID + 2 * acra_block.KEY_ID_BYTES
 _SEALED_KEY = 2 * (_START_BYTES + acra_block.HEADER_BYTES + secure_cell.HEADER_BYTES)
 _SEALED_KEY_END = 2 * (_START_BYTES + acra_block.HEADER_BYTES + _SEALED_KEY_BYTES)
 _HEAD = _SEALED_KEY_END + 2 * secure_cell.HEADER_BYTES
-"""Hex digits: before what is random of the sealed data key, up to its end, and up to the IV of the data."""
+"""Hex digits: up to the key id, its end, up to what is random of the sealed data key, its end, up to the data's IV."""
 _TAG = secure_cell.IV_BYTES
 _DATA = _TAG + secure_cell.TAG_BYTES
 """Bytes of a cell before its tag, and before its ciphertext, not counting its header."""
@@ -40,7 +42,7 @@ Opened = tuple[bytes, Times | None]
 
 _Crypt = Callable[[bytes, bytes, bytes], bytes]
 _Known = tuple[Keyring | None, int, _Crypt]
-"""Whose entries begin so, where their data end after the head, and what opens the data, or their data key."""
+"""Whose entries begin so, where their data end after the head, and what opens the data."""
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -53,7 +55,7 @@ class Sealing:
         self._size = size
         self._to_seal: OrderedDict[tuple[DataKey, int], tuple[bytes, _Crypt]] = OrderedDict()
         self._to_open: OrderedDict[bytes, _Known] = OrderedDict()
-        self._frames: OrderedDict[bytes, _Known] = OrderedDict()
+        self._frames: OrderedDict[bytes, int] = OrderedDict()
 
     def seal(self, data_key: DataKey, data: bytes, iv: bytes, times: bytes) -> bytes:
         """A new entry, as Redis holds it.
@@ -100,38 +102,33 @@ class Sealing:
         return inside, None if used_since(times, accessed) else decode_times(times)
 
     def _open_framed(self, ring: Keyring, raw: bytes, accessed: int) -> Opened:
-        """Open an entry whose data key was not met before, if all that is around the data key was."""
-        known_ring, end, unseal = self._frames.get(raw[:_SEALED_KEY] + raw[_SEALED_KEY_END:_HEAD], _UNKNOWN)
-        if known_ring is not ring:
+        """Open an entry whose data key was not met before, if all that is around its key id and data key was."""
+        end = self._frames.get(_frame(raw))
+        key = ring.key_with(raw[_KEY_ID:_KEY_ID_END])
+        if end is None or key is None:
             return self._open_parts(ring, raw)
         try:
             sealed = unhexlify(raw[_SEALED_KEY:_SEALED_KEY_END])
-            key = unseal(sealed[:_TAG], sealed[_DATA:] + sealed[_TAG:_DATA], ring.context)
-        except (InvalidTag, ValueError):
+            unseal = acra_block.data_key_cipher(key, ring.context).decrypt
+            data_key = unseal(sealed[:_TAG], sealed[_DATA:] + sealed[_TAG:_DATA], ring.context)
+        except (InvalidTag, ValueError):  # damaged, of an old Themis, or two keys have one id
             return self._open_parts(ring, raw)
-        self._keep(self._to_open, raw[:_HEAD], (ring, end, secure_cell.cipher(key, end - _DATA, ring.context).decrypt))
+        decrypt = secure_cell.cipher(data_key, end - _DATA, ring.context).decrypt
+        self._keep(self._to_open, raw[:_HEAD], (ring, end, decrypt))
         return self.open(ring, raw, accessed)
 
     def _open_parts(self, ring: Keyring, raw: bytes) -> Opened:
         entry = decode_entry(raw)
         block = acra_block.parse(entry.block)
-        key, data_key = ring.unseal(block)
-        length = secure_cell.message_length(block.sealed_data)
-        cipher = data_key.cipher(length)
-        try:
-            inside = secure_cell.open_with(cipher, block.sealed_data, ring.context)
-        except Damaged:
-            return data_key.open(block.sealed_data), Times(*entry[1:])
+        inside = ring.unseal(block).open(block.sealed_data)
         start = block_start(len(entry.block))
         if (
             len(block.sealed_data_key) == _SEALED_KEY_BYTES
+            and secure_cell.message_length(block.sealed_data_key) == DATA_KEY_BYTES
             and len(start) == _START_BYTES
             and raw.startswith(hexlify(start))
         ):
-            end = _DATA + length
-            unseal = acra_block.data_key_cipher(key, ring.context).decrypt
-            self._keep(self._frames, raw[:_SEALED_KEY] + raw[_SEALED_KEY_END:_HEAD], (ring, end, unseal))
-            self._keep(self._to_open, raw[:_HEAD], (ring, end, cipher.decrypt))
+            self._keep(self._frames, _frame(raw), _DATA + len(inside))
         return inside, Times(*entry[1:])
 
     def _keep(self, heads: OrderedDict[K, V], key: K, value: V) -> V:
@@ -139,6 +136,10 @@ class Sealing:
         if len(heads) > self._size:
             heads.popitem(last=False)
         return value
+
+
+def _frame(raw: bytes) -> bytes:
+    return raw[:_KEY_ID] + raw[_KEY_ID_END:_SEALED_KEY] + raw[_SEALED_KEY_END:_HEAD]
 
 
 def _no_crypt(_iv: bytes, _data: bytes, _context: bytes) -> bytes:
