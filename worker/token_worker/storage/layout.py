@@ -30,6 +30,7 @@ _BLOCK_TAG = bytes((1 << 3 | _BYTES,))
 _NUMBER_TAG = 2 << 3 | _VARINT
 _SHORT = [bytes((1 << 3 | _BYTES, length)) for length in range(0x80)]
 """How the field of a value begins that is shorter than 128 bytes."""
+_NUMBER_FIELDS = [bytes((_NUMBER_TAG, number)) if number else b"" for number in range(len(_NUMBERS))]
 
 _sha256 = hashlib.sha256
 _from_bytes = int.from_bytes
@@ -150,6 +151,8 @@ def accessed_number(seconds: int) -> int:
 
 def encode_token_value(value: bytes, number: int) -> bytes:
     """What a ``t.`` entry's block holds."""
+    if 0 < len(value) < 0x80:
+        return _SHORT[len(value)] + value + _NUMBER_FIELDS[number]
     return _bytes_field(1, value) + _varint_field(2, number)
 
 
@@ -179,8 +182,6 @@ def _varint(number: int) -> bytes:
 
 
 def _bytes_field(field: int, data: bytes) -> bytes:
-    if field == 1 and 0 < len(data) < 0x80:
-        return _SHORT[len(data)] + data
     return b"".join((bytes((field << 3 | _BYTES,)), _varint(len(data)), data)) if data else b""
 
 

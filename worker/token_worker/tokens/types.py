@@ -48,6 +48,7 @@ def _table(alphabet: bytes) -> tuple[bytes, bytes]:
 
 
 _TABLES = {alphabet: _table(alphabet) for alphabet in (LETTERS, EMAIL_LETTERS)}
+_LETTERS = _TABLES[LETTERS]
 
 
 def _draw_bytes(stream: Callable[[int], bytes], length: int) -> bytes:
@@ -55,6 +56,9 @@ def _draw_bytes(stream: Callable[[int], bytes], length: int) -> bytes:
 
 
 def _draw_letters(stream: Callable[[int], bytes], length: int) -> bytes:
+    chosen = stream(length + length // 16 + 16).translate(*_LETTERS)  # enough, nearly always
+    if len(chosen) >= length:
+        return chosen[:length]
     return _take_rejecting(stream, 0, length, LETTERS)
 
 
