@@ -122,12 +122,8 @@ class Sealing:
         block = acra_block.parse(entry.block)
         inside = ring.unseal(block).open(block.sealed_data)
         start = block_start(len(entry.block))
-        if (
-            len(block.sealed_data_key) == _SEALED_KEY_BYTES
-            and secure_cell.message_length(block.sealed_data_key) == DATA_KEY_BYTES
-            and len(start) == _START_BYTES
-            and raw.startswith(hexlify(start))
-        ):
+        has_frame = len(block.sealed_data_key) == _SEALED_KEY_BYTES and len(start) == _START_BYTES
+        if has_frame and raw.startswith(hexlify(start)):
             self._keep(self._frames, _frame(raw), _DATA + len(inside))
         return inside, Times(*entry[1:])
 
