@@ -137,6 +137,9 @@ class RedisLink:
             if isinstance(error, redis.exceptions.NoScriptError):
                 raise _ScriptUnknownError(self.name, "NOSCRIPT") from None
             raise self._typed(error) from None
+        except BaseException:  # a signal, say: what was asked may still be answered, and must not be the next reply
+            connection.disconnect()  # type: ignore[no-untyped-call]  # as above
+            raise
         self._used_at = time.monotonic()
         return reply
 

@@ -91,21 +91,21 @@ class Item(msgspec.Struct, eq=False, gc=False):
 
 
 class _Prepared:
-    """What is computed once for a keyring, and kept with it."""
+    """What is computed once for a keyring, and kept with it; it does not hold the keyring, so that both go at once."""
 
-    __slots__ = ("_deriver", "_ring", "of_token", "of_value")
+    __slots__ = ("_deriver", "_key", "_owner", "of_token", "of_value")
 
     def __init__(self, ring: Keyring) -> None:
         names = Names(ring.owner)
         self.of_value = names.of_value
         self.of_token = names.of_token
-        self._ring = ring
+        self._key, self._owner = ring.current, ring.owner
         self._deriver: Deriver | None = None
 
     @property
     def deriver(self) -> Deriver:
         if self._deriver is None:
-            self._deriver = Deriver(self._ring.current, self._ring.owner)
+            self._deriver = Deriver(self._key, self._owner)
         return self._deriver
 
 
