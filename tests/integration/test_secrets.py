@@ -128,7 +128,7 @@ def test_a_crash_prints_no_secret(watched: tuple[Stack, Path]) -> None:
     stack, log = watched
     stack.generate_key(CLIENT)
     worker = stack.start_worker(log=log)
-    stack.storage.acl_setuser("default", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-evalsha", "-eval"])
+    stack.storage.acl_setuser("default", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-msetnx"])
     try:
         stack.send([GOOD])
         wait_until(lambda: "server is away" in log.read_text(), "the outage in the log")
