@@ -13,7 +13,8 @@ from servers import OpenBao
 from stack import Stack
 
 from token_worker.keys.admin_store import AdminStore, RedisAdminStore, VaultAdminStore
-from token_worker.keys.vault import Vault, VaultSettings
+from token_worker.keys.vault import Vault
+from token_worker.keys.vault_settings import VaultSettings
 from token_worker.redis_link import RedisLink
 from token_worker.settings import RedisSettings
 

@@ -213,7 +213,9 @@ def test_schemas_that_cannot_be_written_are_wrong_usage(stack: Stack, tmp_path: 
 
 def commands(group: click.Group, names: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     found = []
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         found += commands(command, (*names, name)) if isinstance(command, click.Group) else [(*names, name)]
     return found
 

@@ -26,7 +26,8 @@ from token_worker.keys.owner import Owner
 from token_worker.keys.retirement import KEPT_SECONDS, SETTLED_SECONDS, Retirement, scan_entries
 from token_worker.keys.rotation import rotate
 from token_worker.keys.store import RedisKeyStore, VaultKeyStore, unwrap, wrap
-from token_worker.keys.vault import Vault, VaultSettings
+from token_worker.keys.vault import Vault
+from token_worker.keys.vault_settings import VaultSettings
 from token_worker.redis_link import RedisLink
 from token_worker.settings import RedisSettings
 

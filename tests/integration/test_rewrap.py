@@ -26,7 +26,8 @@ from token_worker.keys.owner import Owner
 from token_worker.keys.rewrap import rewrap, survey
 from token_worker.keys.rotation import rotate
 from token_worker.keys.store import wrap
-from token_worker.keys.vault import Vault, VaultSettings
+from token_worker.keys.vault import Vault
+from token_worker.keys.vault_settings import VaultSettings
 
 VECTORS = Vectors("acra-keystore")
 LONG = bool(os.environ.get("LONG_TESTS"))

@@ -25,7 +25,8 @@ from servers import OpenBao, free_port
 from token_worker.errors import MasterKeyError, Unavailable
 from token_worker.keys import vault as vault_module
 from token_worker.keys.master import from_vault
-from token_worker.keys.vault import Vault, VaultSettings
+from token_worker.keys.vault import Vault
+from token_worker.keys.vault_settings import VaultSettings
 
 MASTER_KEY = os.urandom(32)
 POLICIES = Path(__file__).parents[2] / "scripts" / "vault"

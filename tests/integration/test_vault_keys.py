@@ -16,7 +16,8 @@ from token_worker.keys.cache import KeyCache, More
 from token_worker.keys.keyring import Keyring
 from token_worker.keys.owner import Owner
 from token_worker.keys.store import VaultKeyStore, new_key, wrap
-from token_worker.keys.vault import Vault, VaultSettings
+from token_worker.keys.vault import Vault
+from token_worker.keys.vault_settings import VaultSettings
 
 POLICY = Path(__file__).parents[2] / "scripts" / "vault" / "all-keys.hcl"
 OWNER = Owner("client", "shop-frontend")

@@ -27,7 +27,7 @@ from msgspec import Meta, inspect
 from msgspec.structs import FieldInfo, fields
 
 from token_worker.errors import SettingsError
-from token_worker.keys.vault import VaultSettings
+from token_worker.keys.vault_settings import VaultSettings
 from token_worker.streams.routes import DEFAULT_ROUTES, Route, check_routes
 
 PREFIX: Final = "TOKEN_WORKER_"

@@ -2,22 +2,12 @@
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from token_worker import __version__
-from token_worker.cli.acl import acl
-from token_worker.cli.dead_letters import dead_letters
-from token_worker.cli.doctor import doctor
-from token_worker.cli.keys import keys
-from token_worker.cli.lag import lag
-from token_worker.cli.replay import replay
-from token_worker.cli.request import request
-from token_worker.cli.run import run
-from token_worker.cli.schemas import schemas
-from token_worker.cli.tokens import tokens
 from token_worker.errors import Finding, GiveUp, TokenWorkerError, Unavailable
 from token_worker.telemetry import logs
 
@@ -27,17 +17,32 @@ OUT_OF_REACH = 3
 _CONFIG = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 110})
+class _Commands(click.Group):
+    """Each in the module of its name, which is imported when it is asked for: a worker carries no other command."""
+
+    NAMES = ("acl", "dead-letters", "doctor", "keys", "lag", "replay", "request", "run", "schemas", "tokens")
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return list(self.NAMES)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        if name not in self.NAMES:
+            return None
+        module = name.replace("-", "_")
+        command: click.Command = getattr(import_module(f"token_worker.cli.{module}"), module)
+        return command
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 110},
+)
 @click.option("--config", type=_CONFIG, help="TOML file of settings; environment variables win over it.")
-@click.version_option(__version__, prog_name="token-worker")
+@click.version_option(package_name="token-worker", prog_name="token-worker")
 @click.pass_context
 def app(context: click.Context, config: Path | None) -> None:
     """Tokenize and detokenize over Redis Streams, on the key and token storage of Acra."""
     context.obj = config
-
-
-for command in (run, request, lag, replay, dead_letters, keys, tokens, acl, doctor, schemas):
-    app.add_command(command)
 
 
 def main() -> None:

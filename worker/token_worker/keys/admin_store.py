@@ -10,12 +10,14 @@ that was cut short is finished by doing it again, and of two rotations at once t
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from token_worker.keys.store import KEYS_A_COMMAND, MOVED_FIELD, SCAN_COUNT, VAULT_FIELD, escape_pattern
-from token_worker.keys.vault import Vault
 from token_worker.lua import Script
 from token_worker.redis_link import RedisLink
+
+if TYPE_CHECKING:
+    from token_worker.keys.vault import Vault
 
 _REPLACE = Script(__package__, "replace.lua")
 _ROTATE = Script(__package__, "rotate.lua")
@@ -126,7 +128,7 @@ class RedisAdminStore:
 class VaultAdminStore:
     """The same names as KV secrets of one mount."""
 
-    def __init__(self, vault: Vault, mount: str, folder: str) -> None:
+    def __init__(self, vault: "Vault", mount: str, folder: str) -> None:
         self.folder = folder
         self._vault = vault
         self._mount = mount

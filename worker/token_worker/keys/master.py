@@ -6,11 +6,13 @@ passed over, as Acra does. No error holds any of the text or of the key.
 
 import base64
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from token_worker.errors import Damaged, MasterKeyError
 from token_worker.keys import secure_cell
-from token_worker.keys.vault import Vault
+
+if TYPE_CHECKING:
+    from token_worker.keys.vault import Vault
 
 MIN_BYTES = 32
 """Least length of a master key."""
@@ -83,7 +85,7 @@ def from_environment(value: str | None, file: str | None) -> bytes:
     return decode_master_key(content.decode("latin-1"), where)  # whatever is not ASCII is not base64 either
 
 
-def from_vault(vault: Vault) -> bytes:
+def from_vault(vault: "Vault") -> bytes:
     """Master key from the field ``acra_master_key`` of the secret that the settings of ``vault`` name.
 
     Raises:
@@ -100,7 +102,7 @@ def from_vault(vault: Vault) -> bytes:
     return _in_secret(secret, mount, path)
 
 
-def previous_from_vault(vault: Vault, current: bytes) -> bytes | None:
+def previous_from_vault(vault: "Vault", current: bytes) -> bytes | None:
     """The master key before ``current``, from the versions of its secret; None where there is no other.
 
     Versions that do not hold a master key, or were deleted, are passed over. On KV 1 there is only one version.
@@ -126,7 +128,7 @@ def previous_from_vault(vault: Vault, current: bytes) -> bytes | None:
     return None
 
 
-def store_in_vault(vault: Vault, current: bytes, new: bytes) -> bool:
+def store_in_vault(vault: "Vault", current: bytes, new: bytes) -> bool:
     """Replace the master key in its secret by check-and-set; all other fields stay. False if it is another by now.
 
     Raises:

@@ -12,15 +12,17 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from token_worker.errors import Damaged, MasterKeyError, Unavailable
 from token_worker.keys import secure_cell
 from token_worker.keys.keyring import KEY_BYTES
 from token_worker.keys.kinds import HISTORY_INFIX
 from token_worker.keys.owner import SYMMETRIC_KEYS, Owner
-from token_worker.keys.vault import Vault
 from token_worker.redis_link import RedisLink
+
+if TYPE_CHECKING:
+    from token_worker.keys.vault import Vault
 
 VAULT_FIELD = "key"
 MOVED_FIELD = "moved_to"
@@ -159,7 +161,7 @@ class RedisKeyStore:
 class VaultKeyStore:
     """Keys as KV secrets of one mount: ``<folder>/<name>``, field ``key``."""
 
-    def __init__(self, vault: Vault, mount: str, folder: str) -> None:
+    def __init__(self, vault: "Vault", mount: str, folder: str) -> None:
         self._vault = vault
         self._mount = mount
         self._folder = folder

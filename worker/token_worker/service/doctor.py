@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from token_worker import __version__
 from token_worker.contract.messages import Op
 from token_worker.errors import GiveUp, ServerError, TokenWorkerError, Unavailable
 from token_worker.keys import admin
@@ -82,8 +81,8 @@ def examine(settings: Settings) -> Iterator[Check]:
 
 
 def _versions() -> Check:
-    libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    return Check("versions", "ok", f"token-worker {__version__}, Python {platform.python_version()}, {libraries}")
+    ours, *libraries = (f"{name} {version(name)}" for name in ("token-worker", *LIBRARIES))
+    return Check("versions", "ok", ", ".join([ours, f"Python {platform.python_version()}", *libraries]))
 
 
 def _way(use: str, server: RedisSettings) -> Check:

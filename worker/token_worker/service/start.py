@@ -3,7 +3,7 @@
 import gc
 import os
 from collections.abc import Callable
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -14,7 +14,6 @@ from token_worker.keys.admin_store import AdminStore, RedisAdminStore, VaultAdmi
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.master import MasterKeys
 from token_worker.keys.store import KeyStore, RedisKeyStore, VaultKeyStore
-from token_worker.keys.vault import Vault
 from token_worker.redis_link import RedisLink
 from token_worker.service.handler import Handler
 from token_worker.service.loop import BackOff, Drain, Telemetry, Worker
@@ -26,6 +25,9 @@ from token_worker.telemetry.audit import Audit
 from token_worker.telemetry.health import Health
 from token_worker.telemetry.health import serve as serve_http
 from token_worker.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from token_worker.keys.vault import Vault
 
 log = structlog.get_logger("start")
 
@@ -42,10 +44,14 @@ class KeyAccess:
         self._settings = settings
         self.previous_master_key: bytes | None = None
         """The master key before the one that ``connect`` gave, while one is replaced by the other."""
-        self._vault = Vault(settings.vault) if settings.vault is not None else None
+        self._vault: Vault | None = None
+        if settings.vault is not None:
+            from token_worker.keys import vault  # noqa: PLC0415 - 7 MiB that only workers with Vault need
+
+            self._vault = vault.Vault(settings.vault)
 
     @property
-    def vault(self) -> Vault | None:
+    def vault(self) -> "Vault | None":
         """The session with Vault, where the master key or keys come from there."""
         is_used = "vault" in (self._settings.master_key_source, self._settings.keys_source)
         return self._vault if is_used else None

@@ -1,0 +1,47 @@
+"""Where Vault is and how to log in: apart from ``keys.vault``, which a worker without Vault does not load."""
+
+from typing import Literal
+
+import msgspec
+
+
+class VaultSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where Vault is and how to log in; the environment variables are those of the Vault CLI.
+
+    Attributes:
+        address: URL, ``https://host:8200``.
+        auth: the log-in method.
+        token: for ``token``, as Vault issued it.
+        namespace: of Vault Enterprise or OpenBao.
+        ca_cert: PEM file of the authorities to trust; goes before ``ca_path``, a folder of such files.
+        client_cert: PEM file, with the key in ``client_key`` or in the same file.
+        skip_verify: believe any certificate.
+        auth_mount: where the method is mounted, by default under its own name.
+        role: for ``jwt``; the method's default role if left out.
+        role_id: for ``approle``.
+        secret_id_file: for ``approle``, read at each log-in; may be left out if the role needs no secret id.
+        jwt_file: for ``jwt``, read at each log-in.
+        secret: mount and path of the secret with the master key, without ``data/``.
+    """
+
+    address: str
+    auth: Literal["token", "approle", "jwt"] = "token"
+    token: str | None = None
+    namespace: str | None = None
+    ca_cert: str | None = None
+    ca_path: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
+    skip_verify: bool = False
+    auth_mount: str | None = None
+    role: str | None = None
+    role_id: str | None = None
+    secret_id_file: str | None = None
+    jwt_file: str | None = None
+    secret: str = "secret/acra/transport"  # noqa: S105 - a path
+
+    def __repr__(self) -> str:
+        return f"VaultSettings(address={self.address!r}, auth={self.auth!r}, secret={self.secret!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return [("address", self.address), ("auth", self.auth), ("secret", self.secret)]
