@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from servers import Valkey, free_port
 
-from token_worker.errors import ServerError, Unavailable
+from token_worker.errors import ServerError, TooMuch, Unavailable
 from token_worker.lua import Script
 from token_worker.redis_link import RedisLink
 from token_worker.settings import RedisSettings
@@ -50,6 +50,16 @@ def test_error_answers_are_their_code_alone(streams_server: Valkey) -> None:
         assert caught.value.code == expected
         assert SECRET not in str(caught.value)
         assert caught.value.__cause__ is None
+
+
+def test_reply_past_its_bound_is_given_up(streams_server: Valkey) -> None:
+    """A reply is never held beyond its bound; the next one comes on a new connection, and has no bound unless asked."""
+    subject = link(streams_server.url)
+    subject.call("SET", "key", b"x" * (1 << 20))
+    with pytest.raises(TooMuch):
+        subject.call_bounded(1 << 19, "MGET", *["key"] * 8)
+    assert subject.call_bounded(1 << 21, "GET", "key") == subject.call("GET", "key")
+    assert len(subject.call("MGET", *["key"] * 8)) == 8
 
 
 def test_storage_links_make_every_error_an_outage(streams_server: Valkey) -> None:

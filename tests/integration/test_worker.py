@@ -1,10 +1,13 @@
 """A worker process on real servers, from XADD to reply: what the contract promises, and what bad input gets."""
 
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
+from benchmark.footprint import peak_mib
 from servers import Valkey
 from stack import Stack, wait_until
 
@@ -319,3 +322,27 @@ def test_damaged_entry_is_an_error_for_its_item_and_stays_as_it_is(served: Stack
     assert first["error"]["code"] == "entry_unreadable"
     assert "value" in second
     assert {key: served.storage.get(key) for key in damaged} == damaged
+
+
+def test_large_requests_behind_small_ones_do_not_swell_the_worker(
+    streams_server: Valkey, storage_server: Valkey
+) -> None:
+    """Small requests make a worker ask for many; large ones that come then are answered one by one."""
+    with Stack(streams_server, storage_server) as stack:
+        stack.generate_key(CLIENT)
+        worker = stack.start_worker()
+        one(stack, PLAIN)
+        before = peak_mib(worker.pid)
+        os.kill(worker.pid, signal.SIGSTOP)
+        small = [{**PLAIN, "id": f"small-{number}"} for number in range(1000)]
+        items = [{"type": "str", "value": "x" * 60_000}] * 16
+        large = [
+            {"id": f"large-{number}", "op": "tokenize", "client_id": CLIENT, "items": items} for number in range(60)
+        ]
+        stack.send([*small, *large])
+        os.kill(worker.pid, signal.SIGCONT)
+        stack.wait_for_replies(1061)
+        replies = [reply["id"] for reply in stack.replies("tokenize:responses")]
+        assert len(set(replies)) == len(replies) == 1061
+        assert peak_mib(worker.pid) < before + 30
+        worker.kill()

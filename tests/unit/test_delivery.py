@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from token_worker.contract.messages import Op
-from token_worker.errors import ServerError, Unavailable
+from token_worker.errors import ServerError, TooMuch, Unavailable
 from token_worker.streams.delivery import (
     BATCH_BYTES,
     BURY,
@@ -16,6 +16,7 @@ from token_worker.streams.delivery import (
     PAUSE_SECONDS,
     Answer,
     Batch,
+    Bounded,
     Committed,
     Delivery,
     Entry,
@@ -55,7 +56,7 @@ def run(protocol: Protocol[Any], server: Server) -> tuple[Any, list[Any]]:
         reply = error = None
         try:
             reply = server(command)
-        except (Unavailable, ServerError) as raised:
+        except (Unavailable, ServerError, TooMuch) as raised:
             error = raised
 
 
@@ -116,8 +117,8 @@ def test_finding_older_entries_counts_nothing() -> None:
 
 def test_new_entries_come_as_one_batch() -> None:
     """New entries of all routes are one batch; they are delivered for the first time."""
-    server = Scripted(XREADGROUP=lambda command: [[b"in", entries(2)], [b"in2", entries(1)]])
-    batch, _ = run(delivery(ROUTE, SECOND).fetch(0.0, 1000), server)
+    replies = iter([[[b"in", entries(2)], [b"in2", entries(1)]], []])  # the first may have more, and is asked again
+    batch, _ = run(delivery(ROUTE, SECOND).fetch(0.0, 1000), Scripted(XREADGROUP=lambda command: next(replies)))
     assert not batch.alone
     assert [(entry.route.requests, entry.id, entry.deliveries) for entry in batch.entries] == [
         ("in", b"1-0", 1),
@@ -136,9 +137,9 @@ def test_count_starts_small_and_grows_to_the_batch_size() -> None:
         counts.append(count)
         return [[b"in", entries(count)]]
 
-    for turn in range(4):
+    for turn in range(7):
         run(subject.fetch(float(turn), 1000), Scripted(XREADGROUP=read))
-    assert counts == [FIRST_COUNT, 2 * FIRST_COUNT, 100, 100]
+    assert counts == [*(FIRST_COUNT << doubled for doubled in range(5)), 100, 100]
 
 
 def test_large_entries_make_count_small() -> None:
@@ -152,11 +153,47 @@ def test_large_entries_make_count_small() -> None:
     assert read[read.index("COUNT") + 1] <= 4
 
 
+def test_read_that_brings_too_much_is_claimed_entry_by_entry() -> None:
+    """A read that is given up loses nothing: its entries are pending here, each is claimed, and COUNT is 1 again."""
+    subject = delivery()
+    run(subject.fetch(0.0, 1000), Scripted(XREADGROUP=lambda command: [[b"in", entries(8)]]))
+    batch, _ = run(subject.fetch(1.0, 1000), Scripted(XREADGROUP=TooMuch()))
+    assert batch == Batch([], alone=False)
+    server = Scripted(
+        XPENDING=lambda command: [[b"9-0", b"me", 1, 1]] if command[-1] == "me" else [],
+        XCLAIM=lambda command: [[command[5], [b"payload", b"x"]]],
+    )
+    assert subject.has_older(1.0)
+    batch, _ = run(subject.fetch(1.0, 1000), server)
+    assert [(entry.id, entry.deliveries) for entry in batch.entries] == [(b"9-0", 2)]
+    server = Scripted()
+    run(subject.fetch(2.0, 1000), server)
+    [read] = server.named("XREADGROUP")
+    assert read[read.index("COUNT") + 1] == 1
+
+
+def test_entries_in_hand_outlive_a_read_that_brings_too_much() -> None:
+    """What an earlier read of the same batch brought is handled; the rest is looked for afterwards."""
+    replies = iter([[[b"in", entries(FIRST_COUNT // 2)]], TooMuch()])
+    batch, _ = run(delivery(ROUTE, SECOND).fetch(0.0, 1000), Scripted(XREADGROUP=lambda command: next(replies)))
+    assert len(batch.entries) == FIRST_COUNT // 2
+
+
+def test_read_of_one_entry_has_no_bound() -> None:
+    """Only a read that can bring several entries is given up: one entry by itself is answered, however large it is."""
+    bounded = []
+    for routes, batch_size in (([ROUTE], 2), ([ROUTE], 1), ([ROUTE, SECOND], 1)):
+        server = Scripted()
+        run(delivery(*routes, batch_size=batch_size).fetch(0.0, 1000), server)
+        bounded += [isinstance(command, Bounded) for command in server.named("XREADGROUP")]
+    assert bounded == [True, False, True]
+
+
 def test_batch_is_bounded_over_all_routes() -> None:
     """COUNT is per stream: with many routes the batch stays bounded, and one busy route may fill it."""
     routes = [Route(f"in{n}", f"out{n}", frozenset({Op.TOKENIZE})) for n in range(8)]
     subject = delivery(*routes)
-    for turn in range(6):  # grow to the full batch size
+    for turn in range(8):  # grow to the full batch size
         run(subject.fetch(float(turn), 0), Scripted(XREADGROUP=lambda c: [[b"in3", entries(c[c.index("COUNT") + 1])]]))
     batch, _ = run(subject.fetch(9.0, 0), Scripted(XREADGROUP=lambda c: [[b"in3", entries(c[c.index("COUNT") + 1])]]))
     assert 400 < len(batch.entries) <= 500

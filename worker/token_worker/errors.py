@@ -105,6 +105,10 @@ class ServerError(TokenWorkerError):
         self.code = code
 
 
+class TooMuch(TokenWorkerError):  # noqa: N818 - the same
+    """A reply was longer than the caller can hold; the server did the command, and its connection is closed."""
+
+
 class Damaged(TokenWorkerError):  # noqa: N818 - the same
     """Stored bytes that are not what they should be, or that a key does not open."""
 

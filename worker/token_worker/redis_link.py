@@ -4,15 +4,17 @@ redis-py keeps the connection (TLS, passwords, time-outs); its retries are switc
 was lost may have happened, and its reply conversions, since the delivery protocol reads what the server says.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import redis
+from redis._parsers import _HiredisParser
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from token_worker.errors import ServerError, Unavailable
+from token_worker.errors import ServerError, TooMuch, Unavailable
 from token_worker.lua import Script
 from token_worker.settings import RedisSettings
 
@@ -82,6 +84,21 @@ def _to_bytes(argument: bytes | str | float) -> bytes:
     return argument if isinstance(argument, bytes) else str(argument).encode()
 
 
+class _Parser(_HiredisParser):
+    """Stops at a reply that is longer than it may be; as for any error, redis-py then closes the connection."""
+
+    left = math.inf
+    """Bytes that may still come."""
+
+    def read_from_socket(self, *args: Any, **kwargs: Any) -> Any:
+        before = self._reader.len()
+        done = super().read_from_socket(*args, **kwargs)  # type: ignore[no-untyped-call]  # redis-py leaves it so
+        self.left -= self._reader.len() - before
+        if self.left < 0:
+            raise TooMuch
+        return done
+
+
 class _ScriptUnknownError(ServerError):
     """The server was started anew, or forgot its scripts."""
 
@@ -115,10 +132,28 @@ class RedisLink:
             socket_timeout=SOCKET_SECONDS,
             socket_connect_timeout=SOCKET_SECONDS,
             command_packer=_Packer(),
+            parser_class=self._make_parser,
             **tls,
         )
         self._connection = pool.make_connection()  # the only one: it needs no pool to be taken from for each command
         self._used_at = 0.0
+
+    def _make_parser(self, socket_read_size: int) -> _Parser:
+        self._parser = _Parser(socket_read_size)  # type: ignore[no-untyped-call]  # as above
+        return self._parser
+
+    def call_bounded(self, most_bytes: int, *command: Any) -> Any:
+        """Send one command whose reply is given up past so many bytes: no more than that is ever held of it.
+
+        Raises:
+            TooMuch: it is longer.
+            Unavailable, ServerError: as by ``call``.
+        """
+        self._parser.left = most_bytes
+        try:
+            return self.call(*command)
+        finally:
+            self._parser.left = math.inf
 
     def call(self, *command: Any) -> Any:
         """Send one command and give its raw reply.

@@ -21,18 +21,19 @@ from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
-from token_worker.errors import ServerError, Unavailable
+from token_worker.errors import ServerError, TooMuch, Unavailable
 from token_worker.redis_link import RedisLink
 from token_worker.service.handler import Buried, Handler, Postponed
 from token_worker.settings import Settings
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.delivery import (
-    BATCH_BYTES,
     EXHAUSTED,
     PAUSE_SECONDS,
+    READ_BYTES,
     RETRY_OWN_SECONDS,
     Answer,
     Batch,
+    Bounded,
     Committed,
     Delivery,
     Entry,
@@ -51,6 +52,9 @@ BLOCK_MS = 1000
 UNIT_ITEMS = 2000
 """Items handled together; estimated before decoding, so that a batch of large requests is taken apart."""
 
+UNIT_BYTES = 1 << 20
+"""Payload bytes handled together: values, tokens, entries and replies take ten times as many while they are."""
+
 BACK_OFF_SECONDS = (0.1, 5.0)
 """Shortest and longest wait while a server is away; doubled each time, less up to half at random."""
 
@@ -65,7 +69,7 @@ T = TypeVar("T")
 def perform(protocol: Protocol[T], link: RedisLink) -> T:
     """Run a protocol against a server: send what it yields, give it the replies, throw in the errors."""
     reply: Any = None
-    error: Unavailable | ServerError | None = None
+    error: Unavailable | ServerError | TooMuch | None = None
     while True:
         try:
             command = protocol.send(reply) if error is None else protocol.throw(error)
@@ -73,7 +77,15 @@ def perform(protocol: Protocol[T], link: RedisLink) -> T:
             return end.value  # type: ignore[no-any-return]  # StopIteration is not generic
         reply = error = None
         try:
-            reply = link.run(*command) if isinstance(command, Run) else link.call(*command)
+            if isinstance(command, Run):
+                reply = link.run(*command)
+            elif isinstance(command, Bounded):
+                reply = link.call_bounded(READ_BYTES, *command)
+            else:
+                reply = link.call(*command)
+        except TooMuch as raised:
+            log.info("requests grew so large that a read was given up, they are claimed one by one")
+            error = raised.with_traceback(None)  # its frames hold what was read
         except (Unavailable, ServerError) as raised:
             error = raised
 
@@ -176,13 +188,14 @@ class Worker:
                 continue
             self._health.turn(in_batch=True)
             leased_at = time.monotonic()
-            units = deque(_units(batch.entries))
+            alone, units = batch.alone, deque(_units(batch.entries))
+            del batch  # payloads go as they are answered, not with the next read
             while units:
                 if time.monotonic() - leased_at > self._lease_seconds:
                     leased_at = time.monotonic()
                     units = deque(_units(self._renew([entry for unit in units for entry in unit])))
                     continue
-                self._answer(units.popleft(), alone=batch.alone)
+                self._answer(units.popleft(), alone=alone)
             self._health.turn()
             self._tend()
         self._health.not_ready("drained")
@@ -341,14 +354,14 @@ def _units(entries: list[Entry]) -> Iterator[list[Entry]]:
     """Parts of a batch, each bounded in bytes and items, but of one entry at least."""
     payloads = [entry.fields.get(b"payload", b"") for entry in entries]
     estimates = [payload.count(b"value") or 1 for payload in payloads]
-    if sum(estimates) <= UNIT_ITEMS and sum(map(len, payloads)) <= BATCH_BYTES:
+    if sum(estimates) <= UNIT_ITEMS and sum(map(len, payloads)) <= UNIT_BYTES:
         if entries:
             yield entries
         return
     unit: list[Entry] = []
     items = size = 0
     for entry, payload, estimate in zip(entries, payloads, estimates, strict=True):
-        if unit and (items + estimate > UNIT_ITEMS or size + len(payload) > BATCH_BYTES):
+        if unit and (items + estimate > UNIT_ITEMS or size + len(payload) > UNIT_BYTES):
             yield unit
             unit, items, size = [], 0, 0
         unit.append(entry)

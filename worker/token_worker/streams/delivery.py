@@ -1,8 +1,8 @@
 """The delivery protocol of one worker, sans-IO: generators that yield commands and are sent their replies.
 
 ``service.loop`` performs them on a real server; a simulation can stop and interleave workers at every command. An
-answer may also be an error thrown in: ``Unavailable`` where nobody knows whether the command was done,
-``ServerError`` else.
+answer may also be an error thrown in: ``Unavailable`` where nobody knows whether the command was done, ``TooMuch``
+where it was but its reply was given up, ``ServerError`` else.
 
 How entries come to a worker:
 
@@ -11,6 +11,12 @@ How entries come to a worker:
   counts nothing, then each is claimed by itself and tried alone. Only that ``XCLAIM`` counts as a try; it is
   conditional on the idle time seen, so of several workers one gets it. After ``max_deliveries`` tries an entry goes
   to the dead-letter stream.
+
+Memory: entries are asked for by number, and Redis does not tell their size before. After large entries COUNT is small.
+Where many were asked for since those before were small, and large ones come, the read is given up past
+``READ_BYTES``; its entries are then pending here, and are claimed by themselves. So a worker holds ``BATCH_BYTES`` and
+``READ_BYTES`` of requests at most, or one entry, however large its producer made it. The server knows no such bound: it
+has made the whole reply by then, up to ``batch_size`` requests.
 
 Redis counts a delivery for all entries of a batch alike, so a batch says nothing about one entry. Tries alone do.
 
@@ -26,7 +32,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from token_worker.errors import ServerError, Unavailable
+from token_worker.errors import ServerError, TooMuch, Unavailable
 from token_worker.lua import Script
 from token_worker.streams.routes import Route
 
@@ -36,14 +42,18 @@ BURY = Script(__package__, "bury.lua")
 EXHAUSTED = "deliveries_exhausted"
 """Reason of a dead letter whose tries alone all failed."""
 
-BATCH_BYTES = 4 << 20
+BATCH_BYTES = 1 << 20
 """Payload bytes a batch aims at; COUNT is set by the size of the entries before."""
+
+READ_BYTES = 6 << 20
+"""Most bytes of one read, if it can bring several entries. So far above the aim that sizes which just vary stay below:
+what is given up was sent in vain."""
 
 COMMIT_ENTRIES = 500
 COMMIT_BYTES = 2 << 20
 """Bounds of one commit script: it takes a few milliseconds of the server."""
 
-FIRST_COUNT = 32
+FIRST_COUNT = 4
 """COUNT never grows to more than twice what the last read brought, or this."""
 
 FOUND_AT_ONCE = 100
@@ -71,6 +81,12 @@ class Run(NamedTuple):
     script: Script
     keys: Sequence[str]
     args: Sequence[Any]
+
+
+class Bounded(tuple[Any, ...]):
+    """A command whose reply is given up past ``READ_BYTES``."""
+
+    __slots__ = ()
 
 
 Command = tuple[Any, ...] | Run
@@ -263,7 +279,12 @@ class Delivery:
         size = 0
         while routes and len(entries) < self._room and size < BATCH_BYTES:
             count = max(1, (self._room - len(entries)) // len(routes))
-            got = yield from self._read(routes, count, 0 if entries else block_ms, now)
+            try:
+                got = yield from self._read(routes, count, 0 if entries else block_ms, now)
+            except TooMuch:
+                self._own_due = now
+                self._room = 1
+                return entries
             full = []
             for route, found in got:
                 entries += found
@@ -286,8 +307,9 @@ class Delivery:
         blocking = ("BLOCK", block_ms) if block_ms else ()
         names = [route.requests for route in routes]
         head = ("XREADGROUP", "GROUP", self._group, self._consumer, "COUNT", count)
+        command = (*head, *blocking, "STREAMS", *names, *(">" for _ in names))
         try:
-            reply = yield (*head, *blocking, "STREAMS", *names, *(">" for _ in names))
+            reply = yield Bounded(command) if count * len(routes) > 1 else command
         except ServerError as error:
             if error.code in _GROUP_GONE:
                 raise
