@@ -2,6 +2,7 @@
 
 import datetime as dt
 import ipaddress
+import signal
 import socket
 import ssl
 import threading
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from servers import Valkey, free_port
 
+from token_worker import redis_link
 from token_worker.errors import ServerError, TooMuch, Unavailable
 from token_worker.lua import Script
 from token_worker.redis_link import RedisLink
@@ -34,6 +36,45 @@ def test_replies_are_raw(streams_server: Valkey) -> None:
     assert subject.call("SET", "key", b"other", "NX") is None
     entry = subject.call("XADD", "stream", "*", "field", b"\xff")
     assert subject.call("XRANGE", "stream", "-", "+") == [[entry, [b"field", b"\xff"]]]
+
+
+@pytest.mark.parametrize("end", ["restart", "kill"])
+def test_connection_closed_while_at_rest_is_made_anew(
+    end: str, streams_server: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that closed the connection while nothing was asked is asked on a new one, and nobody notices."""
+    monkeypatch.setattr(redis_link, "REST_SECONDS", 0.0)
+    subject = link(streams_server.url)
+    for number in range(3):
+        assert subject.call("PING") == b"PONG"
+        if end == "restart":
+            streams_server.kill()
+            streams_server.start()
+        else:
+            with streams_server.client() as client:
+                assert client.client_kill_filter(skipme=True, _type="normal") == 1, number
+
+
+def test_connection_closed_between_two_calls_is_an_outage_once(streams_server: Valkey) -> None:
+    """A connection that was just used is not looked at: one call finds it closed, the next one is answered."""
+    subject = link(streams_server.url)
+    assert subject.call("PING") == b"PONG"
+    streams_server.kill()
+    streams_server.start()
+    with pytest.raises(Unavailable):
+        subject.call("PING")
+    assert subject.call("PING") == b"PONG"
+
+
+def test_reply_of_a_call_cut_short_is_not_the_next_one(streams_server: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that ends a call between sending and reading leaves no reply behind for the next call."""
+    subject = link(streams_server.url)
+    subject.call("PING")
+    with monkeypatch.context() as patched:
+        patched.setattr(subject._connection, "read_response", lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            subject.call("ECHO", "what nobody waits for any more")
+    assert subject.call("ECHO", "next") == b"next"
 
 
 def test_error_answers_are_their_code_alone(streams_server: Valkey) -> None:

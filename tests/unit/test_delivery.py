@@ -1,13 +1,19 @@
 """The delivery protocol without a server: which commands it wants, and what it makes of their replies."""
 
+import contextlib
+import gc
 import random
+import socket
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from token_worker.contract.messages import Op
 from token_worker.errors import ServerError, TooMuch, Unavailable
+from token_worker.redis_link import RedisLink
+from token_worker.service.loop import perform
 from token_worker.streams.delivery import (
     BATCH_BYTES,
     BURY,
@@ -369,3 +375,46 @@ def test_new_entries_get_their_turn_between_tries_alone() -> None:
     assert [batch.alone for batch in batches].count(False) == 1
     [read] = server.named("XREADGROUP")
     assert "BLOCK" not in read
+
+
+class _Away:
+    """A link to a server that is away; each error holds what was asked, as those of a real one do."""
+
+    name = "streams"
+
+    def call(self, *command: Any) -> Any:
+        try:
+            socket.create_connection(("127.0.0.1", 0))
+        except OSError:
+            raise Unavailable(self.name, "ConnectionError") from None
+
+    run = call
+
+
+@pytest.mark.parametrize("is_handled", [True, False], ids=["by the protocol", "by nobody"])
+def test_error_keeps_nothing_once_it_is_handled(*, is_handled: bool) -> None:
+    """What a failed command was about goes with its error: an outage does not gather it until the collector runs."""
+
+    class Payload(list[bytes]):
+        """A list that can be watched."""
+
+    watched: list[weakref.ref[Payload]] = []
+
+    def protocol() -> Protocol[None]:
+        payload = Payload([b"megabytes"])
+        watched.append(weakref.ref(payload))
+        try:
+            yield Run(COMMIT, (), payload)
+        except Unavailable:
+            if not is_handled:
+                raise
+
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            with contextlib.suppress(Unavailable):
+                perform(protocol(), cast(RedisLink, _Away()))
+        assert [ref() for ref in watched] == [None] * 3
+    finally:
+        gc.enable()

@@ -1,5 +1,6 @@
 """The token engine, driven against a dictionary, also while others change entries between any two of its steps."""
 
+import gc
 import itertools
 import random
 import secrets
@@ -231,6 +232,23 @@ def test_empty_batch(memory: Memory) -> None:
     """A batch of nothing changes nothing."""
     assert run(memory, []) == []
     assert not memory.entries
+
+
+def test_refused_value_keeps_nothing(memory: Memory, ring: Keyring) -> None:
+    """An answer that is a refusal holds no other value of its batch: all go as soon as nobody needs them."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(it, Item) for it in gc.get_objects())
+        (refused, *_) = run(
+            memory, [tokenize(ring, b"no address", EMAIL), *(tokenize(ring, b"%d" % n) for n in range(9))]
+        )
+        left = sum(isinstance(it, Item) for it in gc.get_objects()) - before
+    finally:
+        gc.enable()
+
+    assert code(refused) is Code.INVALID_EMAIL
+    assert left == 0
 
 
 def test_no_iv_twice(memory: Memory, ring: Keyring) -> None:

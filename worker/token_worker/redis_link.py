@@ -164,8 +164,8 @@ class RedisLink:
         """
         connection = self._connection
         try:
-            if time.monotonic() - self._used_at > REST_SECONDS and connection.is_connected and connection.can_read():
-                connection.disconnect()  # type: ignore[no-untyped-call]  # the server has closed it: ask on a new one
+            if time.monotonic() - self._used_at > REST_SECONDS:
+                self._leave_if_closed()
             connection.send_command(*command)  # type: ignore[no-untyped-call]  # redis-py leaves it so
             reply = connection.read_response()
         except redis.RedisError as error:
@@ -177,6 +177,15 @@ class RedisLink:
             raise
         self._used_at = time.monotonic()
         return reply
+
+    def _leave_if_closed(self) -> None:
+        """Where nothing was asked and yet there is something to read, the server has closed the connection."""
+        try:
+            is_closed = self._connection.is_connected and self._connection.can_read()
+        except redis.RedisError:
+            is_closed = True
+        if is_closed:
+            self._connection.disconnect()  # type: ignore[no-untyped-call]  # as above
 
     def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         """Run a script; errors as by ``call``."""

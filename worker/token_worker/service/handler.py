@@ -117,7 +117,7 @@ class _Grant:
         self.outcome: Keyring | Refused | Unavailable = refused
 
 
-class _Case(msgspec.Struct, eq=False, gc=False):
+class _Case(msgspec.Struct, eq=False):
     """A decoded entry, and what to answer: see ``_Grant``, if ``refused`` does not say it already."""
 
     entry: Entry

@@ -11,6 +11,7 @@ What may happen between two of its steps, and what then:
 - *a defect of ours*: the entries of the batch are tried alone, the one at fault ends as a dead letter.
 """
 
+import gc
 import random
 import signal
 import time
@@ -75,7 +76,8 @@ def perform(protocol: Protocol[T], link: RedisLink) -> T:
             command = protocol.send(reply) if error is None else protocol.throw(error)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]  # StopIteration is not generic
-        reply = error = None
+        finally:
+            reply = error = None  # an error holds this frame: if that held it too, megabytes of commands would stay
         try:
             if isinstance(command, Run):
                 reply = link.run(*command)
@@ -104,6 +106,7 @@ class BackOff:
         self._health.not_ready(str(error))
         log.warning("server is away", server=error.server, reason=error.reason, retry_in_seconds=round(seconds, 2))
         self._seconds = min(self._seconds * 2, BACK_OFF_SECONDS[1])
+        gc.collect()  # errors hold what they were about, and each other: an outage must not gather them
         end = time.monotonic() + seconds
         while not self._is_over() and (left := end - time.monotonic()) > 0:
             self._health.turn()

@@ -65,7 +65,7 @@ class MoreKeys(NamedTuple):
     rings: list[Keyring]
 
 
-class Item(msgspec.Struct, eq=False, gc=False):
+class Item(msgspec.Struct, eq=False):
     """One value to tokenize, or one token to turn back.
 
     Attributes:
@@ -238,7 +238,7 @@ class Engine:
             try:
                 item.kind.check_new(item.data)
             except Refused as refused:
-                item.result = refused
+                item.result = refused.with_traceback(None)  # its frames hold the values of the whole batch
             else:
                 item.token = _prepared(item.ring).deriver.token(item.kind, item.data, 0, item.origin)
                 if item.token == item.data:
