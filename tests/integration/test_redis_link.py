@@ -52,7 +52,7 @@ def test_connection_closed_while_at_rest_is_made_anew(
             streams_server.start()
         else:
             with streams_server.client() as client:
-                assert client.client_kill_filter(skipme=True, _type="normal") == 1, number
+                assert client.client_kill_filter(skipme=True, _type="normal") >= 1, number
 
 
 def test_connection_closed_between_two_calls_is_an_outage_once(streams_server: Valkey) -> None:

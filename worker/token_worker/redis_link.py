@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import hiredis
 import redis
 from redis._parsers import _HiredisParser
 from redis.backoff import NoBackoff
@@ -23,6 +24,9 @@ SOCKET_SECONDS = 5.0
 
 REST_SECONDS = 1.0
 """A connection that was not used for longer is looked at first: its server may have been started anew."""
+
+SHORT_COMMAND = 32
+"""Arguments below which hiredis packs a command faster."""
 
 _WAIT_FOR = frozenset(
     {
@@ -73,6 +77,8 @@ class _Packer:
     """Packs a command in one piece. redis-py looks at each argument twice, and hiredis copies long commands often."""
 
     def pack(self, *args: bytes | str | float) -> list[bytes]:
+        if len(args) < SHORT_COMMAND:
+            return [hiredis.pack_command(args)]  # type: ignore[arg-type]  # its stub knows tuples of one alone
         arguments = [arg if type(arg) is bytes else _to_bytes(arg) for arg in args]
         parts = [b""] * (2 * len(arguments))
         parts[::2] = [b"\r\n$%d\r\n" % len(argument) for argument in arguments]
