@@ -142,7 +142,7 @@ class RedisLink:
             **tls,
         )
         self._connection = pool.make_connection()  # the only one: it needs no pool to be taken from for each command
-        self._used_at = 0.0
+        self._used_at = math.inf  # there is no connection yet that could have been closed
 
     def _make_parser(self, socket_read_size: int) -> _Parser:
         self._parser = _Parser(socket_read_size)  # type: ignore[no-untyped-call]  # as above
@@ -175,11 +175,13 @@ class RedisLink:
             connection.send_command(*command)  # type: ignore[no-untyped-call]  # redis-py leaves it so
             reply = connection.read_response()
         except redis.RedisError as error:
+            self._used_at = time.monotonic() if isinstance(error, redis.ResponseError) else math.inf
             if isinstance(error, redis.exceptions.NoScriptError):
                 raise _ScriptUnknownError(self.name, "NOSCRIPT") from None
             raise self._typed(error) from None
         except BaseException:  # a signal, say: what was asked may still be answered, and must not be the next reply
             connection.disconnect()  # type: ignore[no-untyped-call]  # as above
+            self._used_at = math.inf
             raise
         self._used_at = time.monotonic()
         return reply
@@ -187,7 +189,7 @@ class RedisLink:
     def _leave_if_closed(self) -> None:
         """Where nothing was asked and yet there is something to read, the server has closed the connection."""
         try:
-            is_closed = self._connection.is_connected and self._connection.can_read()
+            is_closed = self._connection.can_read()
         except redis.RedisError:
             is_closed = True
         if is_closed:
