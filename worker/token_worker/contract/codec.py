@@ -147,7 +147,7 @@ def decode(payload: bytes | None, limits: Limits) -> Decoded:
     """
     if payload is None:
         raise Unanswerable("payload_missing")
-    format = _FORMATS.get(payload[0]) if payload else None
+    format = sniff(payload)
     if format is None:
         raise Unanswerable("not_json_or_msgpack")
     if len(payload) > limits.max_request_bytes:
@@ -159,8 +159,7 @@ def decode(payload: bytes | None, limits: Limits) -> Decoded:
         request = None
     if request is None:  # not in the handler: what is raised there drags the decoder's error along, and that quotes
         return _decode_leniently(payload, format, limits)
-    is_plain = request.items is UNSET and request.type is not UNSET and request.value is not UNSET
-    refusal = None if is_plain else _shape_refusal(request, limits)
+    refusal = _shape_refusal(request, limits)
     return Decoded(
         format, None if refusal else request, request.id, request.op, refusal, request.replay, request.reply_to
     )
