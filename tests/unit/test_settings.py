@@ -97,6 +97,8 @@ class TestRefusals:
             ("TOKEN_WORKER_CLAIM_IDLE_MS", "999", "expected a whole number from 1000 to 86400000, such as 30000,"),
             ("TOKEN_WORKER_KEYS_SOURCE", "file", "expected redis or vault"),
             ("TOKEN_WORKER_LOG_FORMAT", "null", "expected console or json"),
+            ("TOKEN_WORKER_DURABILITY", "replicas:0", "expected server, fsync, or replicas:N with N from 1 to 9"),
+            ("TOKEN_WORKER_DURABILITY", "fsyncs", "expected server, fsync, or replicas:N"),
             ("TOKEN_WORKER_GROUP", "a b", "expected at most 256 printable ASCII characters without spaces"),
             ("TOKEN_WORKER_VAULT_SECRET", "secret/", "expected mount/path, without a slash at either end"),
             ("VAULT_SKIP_VERIFY", "perhaps", "expected true or false"),
@@ -182,8 +184,6 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("name", "value"),
         [
-            ("TOKEN_WORKER_DURABILITY", "fsync"),
-            ("TOKEN_WORKER_DURABILITY", "replicas:2"),
             ("TOKEN_WORKER_STREAMS_URL", "redis+cluster://a,b"),
             ("TOKEN_WORKER_TOKENS_URL", "redis+sentinel://a,b/main"),
         ],
@@ -198,6 +198,11 @@ class TestRefusals:
     def test_available_values(self) -> None:
         """The values that those options have by default may be given, too."""
         assert load({"TOKEN_WORKER_HTTP_ADDRESS": "off", "TOKEN_WORKER_DURABILITY": "server"})
+
+    @pytest.mark.parametrize("durability", ["server", "fsync", "replicas:1", "replicas:9"])
+    def test_durability(self, durability: str) -> None:
+        """What tokens have to be before a reply is one of three, replicas with their number."""
+        assert load({"TOKEN_WORKER_DURABILITY": durability}).durability == durability
 
     def test_broken_file(self, config: Path) -> None:
         """A file that is no TOML is refused with the place of the mistake and nothing of its text."""

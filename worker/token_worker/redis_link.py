@@ -143,6 +143,12 @@ class RedisLink:
         )
         self._connection = pool.make_connection()  # the only one: it needs no pool to be taken from for each command
         self._used_at = math.inf  # there is no connection yet that could have been closed
+        self.connections = 0
+        """How many connections were made so far: the number of the one in use."""
+        self._connection.register_connect_callback(self._count)  # type: ignore[no-untyped-call]  # redis-py leaves it so
+
+    def _count(self, _connection: object) -> None:
+        self.connections += 1
 
     def _make_parser(self, socket_read_size: int) -> _Parser:
         self._parser = _Parser(socket_read_size)  # type: ignore[no-untyped-call]  # as above
@@ -161,6 +167,16 @@ class RedisLink:
         finally:
             self._parser.left = math.inf
 
+    def connect(self) -> int:
+        """Connect, if there is no connection; its number, see ``connections``. Errors as by ``call``."""
+        try:
+            self._leave_if_at_rest()
+            self._connection.connect()  # type: ignore[no-untyped-call]  # as above
+        except redis.RedisError as error:
+            self._used_at = math.inf
+            raise self._typed(error) from None
+        return self.connections
+
     def call(self, *command: Any) -> Any:
         """Send one command and give its raw reply.
 
@@ -170,8 +186,7 @@ class RedisLink:
         """
         connection = self._connection
         try:
-            if time.monotonic() - self._used_at > REST_SECONDS:
-                self._leave_if_closed()
+            self._leave_if_at_rest()
             connection.send_command(*command)  # type: ignore[no-untyped-call]  # redis-py leaves it so
             reply = connection.read_response()
         except redis.RedisError as error:
@@ -186,8 +201,10 @@ class RedisLink:
         self._used_at = time.monotonic()
         return reply
 
-    def _leave_if_closed(self) -> None:
+    def _leave_if_at_rest(self) -> None:
         """Where nothing was asked and yet there is something to read, the server has closed the connection."""
+        if time.monotonic() - self._used_at <= REST_SECONDS:
+            return
         try:
             is_closed = self._connection.can_read()
         except redis.RedisError:

@@ -81,6 +81,13 @@ class PlainOptions(_SecretsHidden, frozen=True, kw_only=True):
         int, Meta(ge=1000, le=86_400_000), _means("an entry idle for longer than this is taken over")
     ] = 30_000
     max_deliveries: Annotated[int, Meta(ge=1, le=1000), _means("tries alone before the dead-letter stream")] = 5
+    durability: Annotated[
+        Annotated[str, Meta(pattern=r"^(server|fsync|replicas:[1-9])\Z")],
+        _means(
+            "before a reply tokens are: `server`, written; `fsync`, on disk; `replicas:N`, on N replicas",
+            expected="server, fsync, or replicas:N with N from 1 to 9",
+        ),
+    ] = "server"
     drain_seconds: Annotated[int, Meta(ge=0, le=3600), _means("time for the batch in hand after SIGTERM")] = 25
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _means("`debug`, `info`, `warning` or `error`")
@@ -159,9 +166,6 @@ class Options(SharedOptions, frozen=True, kw_only=True):
     consumer: Annotated[
         Name | None, _means("consumer name, must be unique a process", default="host, process, random suffix")
     ] = None
-    durability: Annotated[
-        Text, _means("before a reply: `server`, as the server is set (others are not yet available)")
-    ] = "server"
     http_address: Annotated[
         Annotated[str, Meta(pattern=r"^(off|.+:[0-9]{1,5})\Z")],
         _means("`host:port` for `/metrics`, `/healthz`, `/readyz`, or `off`", expected="host:port, or off"),
@@ -332,8 +336,6 @@ class _Loader:
     def resolve(self, given: Mapping[str, Any]) -> Settings:
         """Types, defaults that depend on other options, contents of files, and what the options mean together."""
         options = Options(**self._converted(Options, given, self._label))
-        if options.durability != "server":
-            self._problem("durability", "expected server; fsync and replicas:N are not yet available")
         if options.acra_master_key and options.acra_master_key_file:
             self._problem("acra_master_key", "is set as well as ACRA_MASTER_KEY_FILE; set one of them")
         vault = self._vault(options)

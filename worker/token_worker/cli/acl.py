@@ -10,6 +10,7 @@ import msgspec
 from token_worker import settings as settings_module
 from token_worker.errors import Finding
 from token_worker.settings import Settings
+from token_worker.storage.durability import Durability
 from token_worker.streams.acl import User, merge, too_wide, users
 
 
@@ -37,7 +38,9 @@ def acl(config: Path | None, *, server: str | None, passwords: Path | None, repl
             f"# {route.requests}: reply_to {route.reply_to} also matches keys of routes, so no right is given to it",
             err=True,
         )
-    for user in _merged(users(settings.routes, settings.keys_folder, reply_groups=reply_groups), settings):
+    durability = Durability.parse(settings.durability)
+    found = users(settings.routes, settings.keys_folder, durability, reply_groups=reply_groups)
+    for user in _merged(found, settings):
         if server not in (None, user.server):
             continue
         password = None if passwords is None else _password(passwords, user)

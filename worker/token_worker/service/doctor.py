@@ -16,12 +16,13 @@ from urllib.parse import urlsplit
 import msgspec
 
 from token_worker.contract.messages import Op
-from token_worker.errors import GiveUp, ServerError, TokenWorkerError, Unavailable
+from token_worker.errors import GiveUp, ServerError, SettingsError, TokenWorkerError, Unavailable
 from token_worker.keys import admin
 from token_worker.keys.master import MasterKeys
 from token_worker.redis_link import RedisLink
 from token_worker.service.start import KeyAccess
 from token_worker.settings import RedisSettings, Settings
+from token_worker.storage.durability import Durability, examine_fsync
 from token_worker.streams.lag import ALIVE_SECONDS
 from token_worker.streams.routes import Route
 
@@ -38,6 +39,9 @@ OLDEST = {"valkey": (7, 2), "redis": (7, 0)}
 """Oldest servers that are served."""
 
 LIBRARIES = ("redis", "hvac", "cryptography", "msgspec", "structlog")
+
+_LOST = {"streams": "requests and replies go", "keys": "new keys go", "tokens": "tokens that were handed out go"}
+_AS_ADMIN = "run this once as an administrator of that server"
 
 Status = Literal["ok", "finding", "unknown"]
 Fields = dict[str, str]
@@ -71,6 +75,8 @@ def examine(settings: Settings) -> Iterator[Check]:
             yield from _server(use, link, urlsplit(server.url).username)
             if use == "streams":
                 yield from _routes(settings, link)
+            if use == "tokens":
+                yield _durability(Durability.parse(settings.durability), link)
         except (Unavailable, ServerError) as error:
             remedy = f"is it running, and TOKEN_WORKER_{use.upper()}_URL (or that before it) right, and the password?"
             yield Check(f"{use}: reachable", "finding", str(error), remedy)
@@ -141,14 +147,33 @@ def _eviction(use: str, info: Fields) -> Check:
 def _persistence(use: str, info: Fields) -> Check:
     name = f"{use}: persistence"
     if info.get("aof_enabled") != "1":
-        remedy = "appendonly yes: after a crash, replies that went out may name tokens that nobody can turn back"
-        return Check(
-            name, "finding", "no append-only file; TOKEN_WORKER_DURABILITY=server then promises nothing", remedy
-        )
+        return Check(name, "finding", "no append-only file", f"appendonly yes: {_LOST[use]} with a crash")
     if info.get("aof_last_write_status", "ok") != "ok":
         return Check(name, "finding", "the append-only file cannot be written", "see the server's log; disk full?")
-    meaning = "with appendfsync always a reply follows the disk; with everysec a crash can lose a second"
-    return Check(name, "ok", f"append-only file; TOKEN_WORKER_DURABILITY=server: {meaning}")
+    return Check(name, "ok", "append-only file; with appendfsync everysec a crash of the machine can lose a second")
+
+
+def _durability(durability: Durability, link: RedisLink) -> Check:
+    """Whether tokens are as safe before a reply as ``TOKEN_WORKER_DURABILITY`` says."""
+    name = "tokens: durability before a reply"
+    try:
+        if durability.fsync:
+            if examine_fsync(link):
+                return Check(name, "ok", "fsync: a reply follows the disk")
+            return Check(
+                name, "unknown", "fsync rests on appendfsync always, which this user may not look at", _AS_ADMIN
+            )
+        if durability.replicas:
+            replicas = int(_info(link).get("connected_slaves", 0))
+            message = f"replicas:{durability.replicas}, and {replicas} are connected"
+            if replicas < durability.replicas:
+                return Check(name, "finding", message, "more replicas: until then no reply brings a token")
+            return Check(name, "ok", message)
+    except SettingsError as error:
+        return Check(name, "finding", str(error), "set the server so, or TOKEN_WORKER_DURABILITY otherwise")
+    except ServerError as error:
+        return _unknown(name, error, "+waitaof" if durability.fsync else "+info")
+    return Check(name, "ok", "server: as it is set, see persistence; fsync and replicas:N hold replies back for more")
 
 
 def _clock(use: str, link: RedisLink) -> Check:

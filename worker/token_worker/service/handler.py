@@ -150,7 +150,8 @@ class Handler:
         """A result for each entry, in no particular order.
 
         Raises:
-            Unavailable: the token storage is away. Nothing was answered; the same entries may be handled again.
+            Unavailable: the token storage is away, or too little of it has confirmed what was written. Nothing was
+                answered; the same entries may be handled again.
         """
         results: list[Result] = []
         cases: list[_Case] = []
@@ -176,7 +177,7 @@ class Handler:
             else:
                 results.append(_refusal(case, outcome if isinstance(outcome, Refused) else _INTERNAL))
         if items:
-            self._run(self._engine.run(items, int(self._now())))
+            self._run(items)
         results += map(_result, answerable)
         return results
 
@@ -188,7 +189,16 @@ class Handler:
             return Answer(entry, b"")
         return Answer(entry, _encode_error(entry, decoded, _INTERNAL), account=_refused_account(decoded, _INTERNAL))
 
-    def _run(self, steps: Steps) -> None:
+    def _run(self, items: list[Item]) -> None:
+        """Run the engine, and hold its tokens back until they are as safe as they have to be."""
+        safety = self._tokens.safety
+        if safety is not None:
+            safety.begin()
+        self._perform(self._engine.run(items, int(self._now())))
+        if safety is not None and any(item.tokenize and isinstance(item.result, bytes) for item in items):
+            safety.confirm()
+
+    def _perform(self, steps: Steps) -> None:
         """Perform the engine's steps."""
         answer: Any = None
         while True:

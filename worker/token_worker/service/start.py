@@ -18,6 +18,7 @@ from token_worker.redis_link import RedisLink
 from token_worker.service.handler import Handler
 from token_worker.service.loop import BackOff, Drain, Telemetry, Worker
 from token_worker.settings import Settings
+from token_worker.storage.durability import Durability, Safety
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.delivery import Delivery
 from token_worker.streams.retention import Retention
@@ -163,7 +164,9 @@ def serve(settings: Settings) -> None:
         access.keep_alive()
         master_key, key_store = connected
         streams = RedisLink("streams", settings.streams, refusals=True)
-        tokens = TokenStorage(RedisLink("tokens", settings.tokens))
+        tokens = _token_storage(settings)
+        if tokens.safety is not None and _wait_for(tokens.safety.examine, drain, health) is None:
+            return
         delivery = Delivery(
             settings.routes,
             settings.group,
@@ -191,6 +194,12 @@ def serve(settings: Settings) -> None:
         Worker(settings, streams, delivery, handler, tokens, retention, drain, telemetry).run()
     finally:
         access.close()
+
+
+def _token_storage(settings: Settings) -> TokenStorage:
+    link = RedisLink("tokens", settings.tokens)
+    durability = Durability.parse(settings.durability)
+    return TokenStorage(link, Safety(link, durability, settings.claim_idle_ms // 3) if any(durability) else None)
 
 
 def _wait_for(connect: Callable[[], T], drain: Drain, health: Health) -> T | None:

@@ -10,6 +10,7 @@ from typing import Any
 from token_worker.errors import Unavailable
 from token_worker.lua import Script
 from token_worker.redis_link import RedisLink
+from token_worker.storage.durability import Safety
 from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store, Touch
 
 KEYS_A_COMMAND = 1000
@@ -27,10 +28,15 @@ _OUTCOMES: dict[bytes, Any] = {b"h": "value", b"t": "token", b"c": "changed", b"
 
 
 class TokenStorage:
-    """Token storage in Acra's layout."""
+    """Token storage in Acra's layout.
 
-    def __init__(self, link: RedisLink) -> None:
+    Attributes:
+        safety: what a batch has to wait for before its reply, None where the server as it is set is safe enough.
+    """
+
+    def __init__(self, link: RedisLink, safety: Safety | None = None) -> None:
         self._link = link
+        self.safety = safety
 
     def ping(self) -> None:
         """Raises ``Unavailable`` where the storage is away."""

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from token_worker.errors import Finding
+from token_worker.storage.durability import MARK, Durability
 from token_worker.streams.routes import Route, may_reply_to, streams_of
 
 Server = Literal["streams", "keys", "tokens"]
@@ -62,12 +63,13 @@ class User(msgspec.Struct, frozen=True):
         return " ".join(["user", self.name, *self.rules(password)[1:]])
 
 
-def users(routes: Sequence[Route], folder: str, *, reply_groups: bool) -> list[User]:
+def users(routes: Sequence[Route], folder: str, durability: Durability, *, reply_groups: bool) -> list[User]:
     """All users that the routes need.
 
     Args:
         routes: as they are configured.
         folder: prefix of the key storage.
+        durability: of tokens before a reply.
         reply_groups: readers of replies use consumer groups.
 
     Raises:
@@ -76,7 +78,7 @@ def users(routes: Sequence[Route], folder: str, *, reply_groups: bool) -> list[U
     for name in [*streams_of(routes), *(route.reply_to for route in routes), folder]:
         if " " in name:
             raise Finding(f"{name}: an ACL cannot express a name with a space; choose another")
-    return [*_on_streams(routes, reply_groups=reply_groups), *_on_storage(folder)]
+    return [*_on_streams(routes, reply_groups=reply_groups), *_on_storage(folder, durability)]
 
 
 def too_wide(routes: Sequence[Route]) -> list[Route]:
@@ -130,12 +132,16 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
     )
 
 
-def _on_storage(folder: str) -> Iterable[User]:
+def _on_storage(folder: str, durability: Durability) -> Iterable[User]:
     keys = _glob(folder) + "/*"
     key_places = (f"~{keys}", f"~{_glob(folder)}.retired/*", f"~{_glob(folder)}.scans/*")
     tokens = ("~tokens/*",)
     yield User("keys", "token-worker", ("scan",), (Selector(("mget",), (f"%R~{keys}",)),))
-    yield User("tokens", "token-worker", ("ping",), (Selector(("mget", "msetnx", "get", "set", *_SCRIPTS), tokens),))
+    waiting = ("waitaof",) if durability.fsync else ("wait",) if durability.replicas else ()
+    selectors = [Selector(("mget", "msetnx", "get", "set", *_SCRIPTS), tokens)]
+    if waiting:
+        selectors.append(Selector(("set",), (f"%W~{MARK}",)))
+    yield User("tokens", "token-worker", ("ping", *waiting), tuple(selectors))
     yield User(
         "keys", "token-operator", ("scan",), (Selector(("mget", "get", "set", "del", "exists", *_SCRIPTS), key_places),)
     )

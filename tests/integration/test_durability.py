@@ -1,0 +1,212 @@
+"""Replies that are held back until the token storage has their tokens on disk or on replicas.
+
+Workers have the very rights that ``token-worker acl`` prints.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from servers import Valkey, redis_binary, valkey_binary
+from stack import Stack, wait_until
+
+from ledger import NONE, Ledger
+from proxy import Command, Moment, Proxy, Verdict
+
+ALWAYS = ("appendonly yes", "appendfsync always")
+SETTINGS = {
+    "TOKEN_WORKER_CLAIM_IDLE_MS": "1000",
+    "TOKEN_WORKER_MAX_DELIVERIES": "1",  # the second try alone that is counted would bury an entry
+}
+
+DETOKENIZE = '[{"requests": "detokenize:requests", "responses": "detokenize:responses", "ops": ["detokenize"]}]'
+
+
+@contextmanager
+def replicated(binary: str) -> Iterator[tuple[Valkey, Valkey]]:
+    """A token storage, and a replica that has caught up with it."""
+    with Valkey(binary=binary) as primary, Valkey(f"replicaof 127.0.0.1 {primary.port}", binary=binary) as replica:
+        wait_until(lambda: is_synchronous(replica), "the replica")
+        yield primary, replica
+
+
+def is_synchronous(replica: Valkey) -> bool:
+    with replica.client() as client:
+        return bool(client.info("replication").get("master_link_status") == "up")
+
+
+@contextmanager
+def workers_killed(stack: Stack) -> Iterator[Stack]:
+    """The stack with a client's key; at the end its workers are killed, since a drain takes a second each."""
+    with stack:
+        stack.generate_key("shop-frontend")
+        yield stack
+        for worker in stack.workers:
+            worker.kill()
+
+
+def deaths(stack: Stack) -> int:
+    return int(stack.streams.xlen("tokenize:requests:dead"))
+
+
+def has_said(log: Path, *words: str) -> bool:
+    return log.exists() and any(all(word in line for word in words) for line in log.read_text().splitlines())
+
+
+@pytest.mark.parametrize("binary", [valkey_binary, redis_binary])
+def test_reply_waits_for_the_replica(streams_server: Valkey, tmp_path: Path, binary: Callable[[], str]) -> None:
+    """While no replica confirms, requests for tokens wait, uncounted; tokens are turned back all the same."""
+    settings = {**SETTINGS, "TOKEN_WORKER_DURABILITY": "replicas:1"}
+    with (
+        replicated(binary()) as (primary, replica),
+        workers_killed(Stack(streams_server, primary, settings=settings)) as stack,
+    ):
+        # Given a worker, and tokens that its replica has
+        stack.restrict(tmp_path / "passwords")
+        stack.start_worker(log=tmp_path / "first.log")
+        old = Ledger(stack)
+        old.add_new(50)
+        old.send()
+        assert old.settle() == NONE
+        # When the replica does not answer any more
+        replica.signal(signal.SIGSTOP)
+        ledger = Ledger(stack)
+        ledger.add_new(50, start=1000)
+        ledger.send()
+        wait_until(lambda: has_said(tmp_path / "first.log", "0 of 1 replicas confirmed"), "the worker to say so")
+        # Then nothing is answered, also by a worker that is started now and finds what the first one has written,
+        stack.workers[0].kill()
+        stack.start_worker(log=tmp_path / "second.log")
+        wait_until(lambda: has_said(tmp_path / "second.log", "0 of 1 replicas confirmed"), "the second worker")
+        assert ledger.replies_written() == old.replies_written() == 50
+        [group] = stack.streams.xinfo_groups("tokenize:requests")
+        assert group["pending"] + group["lag"] == 50
+        # but for requests whose replies bring no token;
+        stack.workers[1].kill()
+        back = Ledger(stack)
+        back.add_turning_back(old)
+        back.send()
+        stack.start_worker(TOKEN_WORKER_ROUTES=DETOKENIZE)
+        assert back.settle() == NONE
+        # and all are answered when it is back.
+        replica.signal(signal.SIGCONT)
+        stack.start_worker()
+        assert ledger.settle() == NONE
+        assert deaths(stack) == 0
+
+
+def test_token_that_another_worker_wrote_is_held_back_too(streams_server: Valkey, tmp_path: Path) -> None:
+    """A worker that only found a token, and wrote nothing, waits for the replicas all the same."""
+    with replicated(valkey_binary()) as (primary, replica), workers_killed(Stack(streams_server, primary)) as stack:
+        # Given tokens that were written while the replica did not answer
+        replica.signal(signal.SIGSTOP)
+        stack.start_worker()
+        ledger = Ledger(stack)
+        ledger.add_new(5)
+        ledger.send()
+        assert ledger.settle() == NONE
+        stack.workers[0].kill()
+        # When a worker that has to wait for the replica is asked for the same
+        ledger.add_new(5)
+        ledger.send()
+        log = tmp_path / "log"
+        stack.start_worker(log=log, TOKEN_WORKER_DURABILITY="replicas:1")
+        wait_until(lambda: has_said(log, "0 of 1 replicas confirmed"), "the worker to say so")
+        # Then it answers as soon as the replica does, and not before.
+        assert ledger.replies_written() == 5
+        replica.signal(signal.SIGCONT)
+        assert ledger.settle() == NONE
+
+
+@pytest.mark.parametrize("binary", [valkey_binary, redis_binary])
+@pytest.mark.timeout(120)
+def test_server_killed_right_after_the_reply_has_its_tokens(
+    streams_server: Valkey, tmp_path: Path, binary: Callable[[], str]
+) -> None:
+    """With fsync, a storage that is killed at the moment of a reply has its tokens after it was started again."""
+    settings = {**SETTINGS, "TOKEN_WORKER_DURABILITY": "fsync", "TOKEN_WORKER_BATCH_SIZE": "20"}
+    with (
+        Valkey(*ALWAYS, binary=binary()) as storage,
+        Proxy(streams_server.port) as proxy,
+        workers_killed(Stack(streams_server, storage, settings=settings)) as stack,
+    ):
+        storage_is_killed = threading.Event()
+
+        def kill_storage(moment: Moment, command: Command) -> Verdict:
+            if moment is Moment.AFTER and command.name == "EVALSHA" and stack.streams.xlen("tokenize:responses"):
+                storage.kill()
+                proxy.hook = lambda _moment, _command: Verdict.PASS
+                storage_is_killed.set()
+            return Verdict.PASS
+
+        # When the storage is killed as soon as a reply is written, and is started again
+        proxy.hook = kill_storage
+        ledger = Ledger(stack)
+        ledger.add_new(60)
+        ledger.send()
+        log = tmp_path / "worker.log"
+        stack.start_worker(log=log, TOKEN_WORKER_STREAMS_URL=proxy.url)
+        assert storage_is_killed.wait(30)
+        assert not ledger.is_settled()
+        storage.start()
+        # Then every token of a reply turns back, and the rest is answered.
+        assert ledger.settle() == NONE
+        back = Ledger(stack)
+        back.add_turning_back(ledger)
+        back.send()
+        assert back.settle() == NONE
+
+
+@pytest.mark.parametrize(
+    ("binary", "options"), [(valkey_binary, ALWAYS), (redis_binary, ("appendonly yes", "appendfsync everysec"))]
+)
+def test_rights_that_are_printed_are_enough_for_fsync(
+    streams_server: Valkey, tmp_path: Path, binary: Callable[[], str], options: tuple[str, ...]
+) -> None:
+    """A worker that may not look at appendfsync says that fsync rests on it, unless WAITAOF alone is enough."""
+    settings = {"TOKEN_WORKER_DURABILITY": "fsync"}
+    with (
+        Valkey(*options, binary=binary()) as storage,
+        workers_killed(Stack(streams_server, storage, settings=settings)) as stack,
+    ):
+        stack.restrict(tmp_path / "passwords")
+        log = tmp_path / "log"
+        stack.start_worker(log=log)
+        ledger = Ledger(stack)
+        ledger.add_new(10)
+        ledger.send()
+        assert ledger.settle() == NONE
+        assert has_said(log, "fsync rests on appendfsync always") == (binary is valkey_binary)
+
+
+def test_worker_refuses_a_server_that_confirms_without_a_sync(streams_server: Valkey) -> None:
+    """With fsync, a Valkey that does not sync every write is an error at start that names what to set."""
+    with Valkey("appendonly yes") as storage, Stack(streams_server, storage) as stack:
+        done = stack.run("run", TOKEN_WORKER_DURABILITY="fsync")
+        assert done.returncode == 2
+        assert "needs appendfsync always" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "durability", "status", "text"),
+    [
+        (("appendonly yes",), "fsync", "finding", "appendfsync always"),
+        ((), "fsync", "finding", "appendonly yes"),
+        (ALWAYS, "fsync", "ok", "a reply follows the disk"),
+        ((), "replicas:1", "finding", "0 are connected"),
+        ((), "server", "ok", "as it is set"),
+    ],
+)
+def test_doctor_tells_whether_durability_is_what_it_is_set_to(
+    streams_server: Valkey, options: tuple[str, ...], durability: str, status: str, text: str
+) -> None:
+    """The check of the token storage says whether the server is set as the durability needs it."""
+    with Valkey(*options) as storage, Stack(streams_server, storage) as stack:
+        done = stack.run("doctor", "--json", TOKEN_WORKER_DURABILITY=durability)
+        rows = {row["check"]: row for row in map(msgspec.json.decode, done.stdout.splitlines())}
+        check = rows["tokens: durability before a reply"]
+        assert (check["status"], text in check["message"]) == (status, True)
