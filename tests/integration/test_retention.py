@@ -93,6 +93,18 @@ def test_a_second_group_that_is_behind_is_waited_for(server: Valkey) -> None:
     assert desk.ids() == ids[1:]
 
 
+@pytest.mark.parametrize("seconds", [0, 3600])
+def test_nothing_is_trimmed_while_the_group_is_gone(server: Valkey, seconds: int) -> None:
+    """Requests that a lost group had not acknowledged stay until it is made again, and answers them."""
+    desk = Desk(server, request_retention_seconds=seconds)
+    ids = desk.add([9 * HOUR_MS, 8 * HOUR_MS, 7 * HOUR_MS])
+    desk.client.xack("in", GROUP, desk.read(2)[0])
+    desk.client.xgroup_destroy("in", GROUP)
+    perform(desk.retention.clear(), desk.link)
+    assert desk.tend() == Trimmed()
+    assert desk.ids() == ids
+
+
 def test_zero_deletes_at_once_after_the_acknowledgement(server: Valkey) -> None:
     """A retention of 0 keeps nothing that is acknowledged, and all that is not."""
     desk = Desk(server, request_retention_seconds=0)

@@ -10,8 +10,9 @@
 -- ARGV[6]  most entries to delete in this call, about
 -- Returns  {deleted, groups that nobody reads any more and that did not hold the stream}; {-1, 0} where there is no stream
 --
--- A group needs its oldest pending entry and all after it, or what comes after the last delivered. Whole nodes of the
--- stream go first, in a bounded number; when none is left, the part of the last node, exactly: about a millisecond.
+-- A group needs its oldest pending entry and all after it, or what comes after the last delivered. While our group is gone
+-- nothing is deleted: it is made again, and is then given what it had not acknowledged. Whole nodes of the stream go
+-- first, in a bounded number; when none is left, the part of the last node, exactly: about a millisecond.
 local stream, mark = KEYS[1], KEYS[2]
 
 -- Ids are two numbers of up to 64 bits, which Lua's doubles cannot hold: compared as text, by length first.
@@ -61,6 +62,7 @@ if ARGV[3] ~= '' then
 end
 
 local given_up = 0
+local is_served = ARGV[1] == ''
 for _, raw in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   local group = map(raw)
   local needed = after(group['last-delivered-id'])
@@ -69,6 +71,7 @@ for _, raw in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
     needed = redis.call('XPENDING', stream, group.name)[2]
   end
   if is_ours then
+    is_served = true
     -- What comes after the mark is what the group would have to be given again, were it lost now.
     local ms, seq = needed:match('^(%d+)%-(%d+)$')
     local done = group.pending == 0 and group['last-delivered-id'] or nil
@@ -100,6 +103,10 @@ for _, raw in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
       bound = needed
     end
   end
+end
+
+if not is_served then
+  return { 0, 0 }
 end
 
 local limit = tonumber(ARGV[6])
