@@ -1,10 +1,29 @@
 """Fixtures: real servers that live as long as the test session, emptied for each test that asks for one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from servers import OpenBao, Valkey, redis_binary
 from stack import Stack
+
+Say = Callable[[str], None]
+_SAID = "said"
+
+
+@pytest.fixture
+def say(record_property: Callable[[str, object], None]) -> Say:
+    """Prints a line at the end of the run: a seed or a figure that a reader of a run that passed wants to see."""
+    return lambda line: record_property(_SAID, line)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests had to say, in whatever process they ran."""
+    reports = [it for kind in ("passed", "failed") for it in terminalreporter.stats.get(kind, [])]
+    lines = [f"{report.nodeid}: {line}" for report in reports for name, line in report.user_properties if name == _SAID]
+    if lines:
+        terminalreporter.section("what tests had to say")
+        for line in lines:
+            terminalreporter.line(line)
 
 
 @pytest.fixture(scope="session")

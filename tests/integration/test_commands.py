@@ -155,7 +155,7 @@ def test_wrong_usage(stack: Stack, arguments: tuple[str, ...]) -> None:
 
 def test_wrong_settings_are_named(stack: Stack) -> None:
     """Settings that are wrong are exit status 2 and named, whatever the command."""
-    done = stack.run("run", TOKEN_WORKER_BATCHSIZE="5", TOKEN_WORKER_DURABILITY="fsync")
+    done = stack.run("run", TOKEN_WORKER_BATCHSIZE="5", TOKEN_WORKER_DURABILITY="disk")
     assert done.returncode == 2
     assert "TOKEN_WORKER_BATCH_SIZE" in done.stderr
     assert "TOKEN_WORKER_DURABILITY" in done.stderr
