@@ -38,6 +38,7 @@ from token_worker.streams.routes import Route
 
 COMMIT = Script(__package__, "commit.lua")
 BURY = Script(__package__, "bury.lua")
+UNCOUNT = Script(__package__, "uncount.lua")
 
 EXHAUSTED = "deliveries_exhausted"
 """Reason of a dead letter whose tries alone all failed."""
@@ -384,9 +385,8 @@ class Delivery:
         return Entry(route, entry_id, fields, tries + 1, exhausted=tries > self._max_deliveries)
 
     def uncount(self, entry: Entry) -> Protocol[None]:
-        """A try alone failed since a server was away: take it back. The entry stays pending for this consumer."""
-        claim = ("XCLAIM", entry.route.requests, self._group, self._consumer, 0, entry.id)
-        yield (*claim, "RETRYCOUNT", entry.deliveries - 1, "JUSTID")
+        """A try alone failed since a server was away: take it back, unless another worker has the entry by now."""
+        yield Run(UNCOUNT, (entry.route.requests,), (self._group, self._consumer, entry.id))
 
     def renew(self, entries: Sequence[Entry]) -> Protocol[list[Entry]]:
         """Keep entries that wait in this worker from being taken over; the ones that are still its own."""
