@@ -234,7 +234,8 @@ class Delivery:
         """Whether the route's group is there now."""
         try:
             start = yield from self._start_of_group(route)
-            yield "XGROUP", "CREATE", route.requests, self._group, start, "MKSTREAM"
+            make = () if start != b"0" else ("MKSTREAM",)  # a mark means nothing in a stream made now
+            yield "XGROUP", "CREATE", route.requests, self._group, start, *make
         except ServerError as error:
             return error.code == "BUSYGROUP"
         except Unavailable as error:
