@@ -12,18 +12,23 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Protocol, Self
 
 import redis
 from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
 from redis.retry import Retry
+from redis.sentinel import Sentinel as SentinelClient
 
 START_SECONDS = 20
 """How long a server may take until it answers."""
+
+SYNC_AT_ONCE = "repl-diskless-sync-delay 0"
+"""Do not wait five seconds for further replicas."""
 
 
 @contextmanager
@@ -193,7 +198,221 @@ class Valkey(_Process):
 
     def client(self) -> redis.Redis:
         """A client that raises at once instead of trying again."""
-        return redis.Redis(port=self.port, protocol=2, retry=Retry(NoBackoff(), 0))
+        return redis.Redis(port=self.port, protocol=2, retry=_never())
+
+    @property
+    def members(self) -> "list[Valkey]":
+        """The servers that belong to it: itself."""
+        return [self]
+
+    def info(self, section: str) -> dict[str, Any]:
+        """A section of INFO."""
+        with self.client() as client:
+            found: dict[str, Any] = client.info(section)
+        return found
+
+
+def _never() -> Retry:
+    return Retry(NoBackoff(), 0)
+
+
+class RedisUse(Protocol):
+    """One server, or several behind one address, for the streams or for keys and tokens."""
+
+    @property
+    def url(self) -> str:
+        """The address for workers."""
+
+    @property
+    def members(self) -> list[Valkey]:
+        """All servers."""
+
+    def client(self) -> Any:
+        """A client that finds the right one of them."""
+
+
+class Sentinel(Valkey):
+    """A Sentinel that watches a primary as ``main``; it fails over within two or three seconds."""
+
+    def __init__(self, primary: Valkey, password: str | None, binary: str | None = None) -> None:
+        super().__init__(binary=binary)
+        self._primary = primary
+        self._password = password
+
+    def command(self) -> list[str]:
+        config = self.folder / "server.conf"
+        lines = [f"port {self.port}", "bind 127.0.0.1", f"dir {self.folder}", "daemonize no"]
+        lines += [f"sentinel monitor main 127.0.0.1 {self._primary.port} 2"]
+        lines += ["sentinel down-after-milliseconds main 1000", "sentinel failover-timeout main 4000"]
+        if self._password is not None:
+            lines += [f"requirepass {self._password}", f"sentinel sentinel-pass {self._password}"]
+        config.write_text("\n".join(lines) + "\n")
+        return [self._binary, str(config), "--sentinel"]
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(port=self.port, password=self._password, protocol=2, retry=_never())
+
+
+class Watched:
+    """A primary and its replicas behind three Sentinels, which call them ``main``; a context manager.
+
+    Args:
+        replicas: how many.
+        options: lines of the servers' configuration.
+        password: of the Sentinels.
+        binary: of all of them, Valkey's if left out.
+    """
+
+    def __init__(
+        self, *options: str, replicas: int = 2, password: str | None = None, binary: str | None = None
+    ) -> None:
+        first = Valkey(SYNC_AT_ONCE, *options, binary=binary)
+        replica = (SYNC_AT_ONCE, f"replicaof 127.0.0.1 {first.port}")
+        others = [Valkey(*replica, *options, binary=binary) for _ in range(replicas)]
+        self.members = [first, *others]
+        self.sentinels = [Sentinel(first, password, binary) for _ in range(3)]
+        self._password = password
+        self._exits = ExitStack()
+
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://{','.join(f'127.0.0.1:{it.port}' for it in self.sentinels)}/main"
+
+    def client(self) -> redis.Redis:
+        """A client that asks the Sentinels, and raises at once instead of trying again."""
+        hosts = [("127.0.0.1", it.port) for it in self.sentinels]
+        kwargs = {"password": self._password, "protocol": 2, "retry": _never(), "socket_timeout": 1}
+        finder: Any = SentinelClient(hosts, sentinel_kwargs=kwargs)  # type: ignore[no-untyped-call]  # redis-py leaves it so
+        client: redis.Redis = finder.master_for("main", protocol=2, retry=_never(), socket_timeout=5)
+        return client
+
+    def primary(self) -> Valkey:
+        """The primary that the first Sentinel names."""
+        with self.sentinels[0].client() as client:
+            found: Any = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main")
+        return next(it for it in self.members if it.port == int(found[1]))
+
+    def are_replicas_in_step(self) -> bool:
+        """Whether all replicas have all that the primary has."""
+        found = self.primary().info("replication")
+        offsets = [found[f"slave{number}"]["offset"] for number in range(found["connected_slaves"])]
+        return offsets == [found["master_repl_offset"]] * (len(self.members) - 1)
+
+    def __enter__(self) -> Self:
+        with self._exits as exits:
+            for server in self.members:
+                exits.enter_context(server)
+            _wait(self._are_replicas_there, "the replicas")  # Sentinels ask for them now, and then every ten seconds
+            for sentinel in self.sentinels:
+                exits.enter_context(sentinel)
+            _wait(self._do_sentinels_agree, "the Sentinels")
+            self._exits = exits.pop_all()
+        return self
+
+    def _are_replicas_there(self) -> bool:
+        return int(self.members[0].info("replication")["connected_slaves"]) == len(self.members) - 1
+
+    def _do_sentinels_agree(self) -> bool:
+        for sentinel in self.sentinels:
+            found = sentinel.info("sentinel")["master0"]
+            if (found["status"], found["slaves"], found["sentinels"]) != ("ok", len(self.members) - 1, 3):
+                return False
+        return True
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._exits.close()
+
+
+class Cluster:
+    """A Redis Cluster of three primaries with a third of the slots each, and a replica for each; a context manager.
+
+    Args:
+        options: lines of the servers' configuration.
+        replicas: how many of the primaries have one.
+        binary: of all of them, Valkey's if left out.
+    """
+
+    def __init__(self, *options: str, replicas: int = 3, binary: str | None = None) -> None:
+        self._buses: dict[int, int] = {}
+        self.members: list[Valkey] = []
+        for _ in range(3 + replicas):
+            bus = free_port()  # by default the port and 10,000, which may be too high
+            lines = ("cluster-enabled yes", f"cluster-port {bus}", "cluster-node-timeout 1000", SYNC_AT_ONCE)
+            server = Valkey(*lines, *options, binary=binary)
+            self._buses[server.port] = bus
+            self.members.append(server)
+        self._exits = ExitStack()
+
+    @property
+    def url(self) -> str:
+        return f"redis+cluster://{','.join(f'127.0.0.1:{server.port}' for server in self.members)}"
+
+    def client(self) -> redis.RedisCluster:
+        """A client that asks the nodes who has a key."""
+        nodes = [ClusterNode("127.0.0.1", it.port) for it in self.members]  # type: ignore[no-untyped-call]  # as above
+        return redis.RedisCluster(startup_nodes=nodes, protocol=2)
+
+    def primary_of(self, slot: int) -> Valkey:
+        """The server that has a slot, as far as those that answer know."""
+        for server in self.members:
+            try:
+                found = _ask(server, "CLUSTER", "SLOTS")
+            except redis.RedisError:
+                continue
+            ports = [int(primary[1]) for first, last, primary, *_ in found if first <= slot <= last]
+            return next(it for it in self.members if it.port in ports)
+        raise RuntimeError("no server of the cluster answers")
+
+    def replica_of(self, primary: Valkey) -> Valkey:
+        """A replica of a server."""
+        return next(it for it in self.members if it.info("replication").get("master_port") == primary.port)
+
+    def id_of(self, server: Valkey) -> str:
+        """What the cluster calls a server."""
+        return str(_ask(server, "CLUSTER", "MYID").decode())
+
+    def is_well(self) -> bool:
+        """Whether all servers know each other, and every slot is served."""
+        states = [_ask(server, "CLUSTER", "INFO").decode() for server in self.members]
+        known = f"cluster_known_nodes:{len(self.members)}\r\n"
+        return all("cluster_state:ok" in state and known in state for state in states)
+
+    def __enter__(self) -> Self:
+        with self._exits as exits:
+            for server in self.members:
+                exits.enter_context(server)
+            for number, server in enumerate(self.members[:3]):
+                _ask(server, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+                _ask(server, "CLUSTER", "ADDSLOTSRANGE", number * 16384 // 3, (number + 1) * 16384 // 3 - 1)
+            for server in self.members[1:]:
+                port = self.members[0].port
+                _ask(server, "CLUSTER", "MEET", "127.0.0.1", port, self._buses[port])
+            _wait(self.is_well, "the cluster")
+            for primary, replica in zip(self.members, self.members[3:], strict=False):
+                _ask(replica, "CLUSTER", "REPLICATE", self.id_of(primary))
+            _wait(lambda: self._replicas() == len(self.members) - 3, "the replicas")
+            self._exits = exits.pop_all()
+        return self
+
+    def _replicas(self) -> int:
+        return sum(it.info("replication").get("master_link_status") == "up" for it in self.members)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._exits.close()
+
+
+def _ask(server: Valkey, *command: Any) -> Any:
+    with server.client() as client:
+        reply: Any = client.execute_command(*command)
+    return reply
+
+
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"waited {START_SECONDS} seconds for {what}")
+        time.sleep(0.02)
 
 
 class OpenBao(_Process):

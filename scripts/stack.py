@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import msgspec
-from servers import Valkey, uninterrupted
+from servers import RedisUse, uninterrupted
 
 from token_worker.keys.owner import Owner
 from token_worker.keys.store import new_key, wrap
@@ -48,12 +48,13 @@ class Stack:
 
     def __init__(
         self,
-        streams: Valkey,
-        storage: Valkey,
+        streams: RedisUse,
+        storage: RedisUse,
         *,
         master_key: bytes | None = None,
         settings: dict[str, str] | None = None,
     ) -> None:
+        self._servers = {"streams": streams, "keys": storage}
         self.streams: Any = streams.client()  # Any: redis-py types replies as unions of all they could be
         self.storage: Any = storage.client()
         self.master_key = master_key or os.urandom(32)
@@ -76,13 +77,22 @@ class Stack:
         """Make the users that ``token-worker acl`` prints; workers that start from now on are ``token-worker``."""
         command = [sys.executable, "-m", "token_worker", "acl", "--passwords", str(folder), "--json"]
         printed = subprocess.run(command, env=self.environment(), check=True, capture_output=True).stdout
-        clients = {"streams": self.streams, "keys": self.storage}
         for row in map(msgspec.json.decode, printed.splitlines()):
-            clients[row["server"]].execute_command("ACL", "SETUSER", row["user"], *row["rules"])
-        for use in clients:
-            url = self.settings[f"TOKEN_WORKER_{use.upper()}_URL"]
-            self._of_workers[f"TOKEN_WORKER_{use.upper()}_URL"] = url.replace("//", "//token-worker@")
-            self._of_workers[f"TOKEN_WORKER_{use.upper()}_PASSWORD_FILE"] = str(folder / f"{use}-token-worker")
+            for server in self._servers[row["server"]].members:  # each has users of its own
+                with server.client() as client:
+                    client.execute_command("ACL", "SETUSER", row["user"], *row["rules"])
+        self._of_workers = self.settings_as("token-worker", folder)
+
+    def settings_as(self, user: str, folder: Path) -> dict[str, str]:
+        """Settings to work as a user that ``restrict`` made, wherever there is such a one."""
+        settings: dict[str, str] = {}
+        for use, server in self._servers.items():
+            file = folder / f"{'streams' if server is self._servers['streams'] else use}-{user}"
+            if file.exists():
+                url = f"TOKEN_WORKER_{use.upper()}_URL"
+                settings[url] = self.settings[url].replace("//", f"//{user}@")
+                settings[f"TOKEN_WORKER_{use.upper()}_PASSWORD_FILE"] = str(file)
+        return settings
 
     def environment(self, **more: str) -> dict[str, str]:
         """Environment of a worker or command: the settings, and nothing else of ours."""

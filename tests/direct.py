@@ -15,8 +15,9 @@ from token_worker.contract.messages import Op
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.store import RedisKeyStore
 from token_worker.redis_link import RedisLink
+from token_worker.redis_settings import RedisSettings
 from token_worker.service.handler import Handler
-from token_worker.settings import RedisSettings, load
+from token_worker.settings import load
 from token_worker.storage.steps import Step
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.delivery import Answer, Entry

@@ -16,7 +16,7 @@ from token_worker.keys.admin_store import AdminStore, RedisAdminStore, VaultAdmi
 from token_worker.keys.vault import Vault
 from token_worker.keys.vault_settings import VaultSettings
 from token_worker.redis_link import RedisLink
-from token_worker.settings import RedisSettings
+from token_worker.redis_settings import RedisSettings
 
 
 def fingerprint(key: bytes) -> str:

@@ -6,7 +6,7 @@ never by what is in them.
 
 import base64
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -79,7 +79,7 @@ class _Request:
         [(stream, payload)] = self.replies
         if stream != self.target or (payload[:1] != b"{") != self.packed:
             return None
-        reply = msgspec.msgpack.decode(payload) if self.packed else msgspec.json.decode(payload)
+        reply = _decode(payload)
         if (reply["id"], reply["op"], reply["status"]) != (self.id, self.op, "ok"):
             return None
         items = reply["items"] if self.as_items else [reply]
@@ -94,12 +94,18 @@ class _Request:
         return int(value) if self.kind == "int64" else value
 
 
-class Ledger:
-    """Requests of one client on the streams of a stack."""
+def _decode(payload: bytes) -> dict[str, Any]:
+    message: dict[str, Any] = (msgspec.json if payload[:1] == b"{" else msgspec.msgpack).decode(payload)
+    return message
 
-    def __init__(self, stack: Stack, client_id: str = "shop-frontend") -> None:
+
+class Ledger:
+    """Requests of one client on the streams of a stack; their ids begin with a prefix."""
+
+    def __init__(self, stack: Stack, client_id: str = "shop-frontend", prefix: str = "r") -> None:
         self.stack = stack
         self._client_id = client_id
+        self._prefix = prefix
         self._unsent: list[_Request] = []
         self._sent: list[_Request] = []
 
@@ -122,15 +128,16 @@ class Ledger:
         members = {"client_id": self._client_id, **members}
         number = len(self._sent) + len(self._unsent)
         items = as_items or len(values) > 1
-        self._unsent.append(_Request(f"r{number}", op, route or op, kind, values, expected, packed, items, members))
+        name = f"{self._prefix}{number}"
+        self._unsent.append(_Request(name, op, route or op, kind, values, expected, packed, items, members))
 
-    def add_new(self, count: int, start: int = 0) -> None:
+    def add_new(self, count: int, start: int = 0, route: str | None = None) -> None:
         """Write down so many requests to tokenize one value each: all types in turn, every other one MessagePack."""
         number = 0
         sources = [islice(values(kind, start), count) for kind in KINDS]
         while number < count:
             kind = number % len(KINDS)
-            self.add("tokenize", KINDS[kind], [next(sources[kind])], packed=number % 2 == 1)
+            self.add("tokenize", KINDS[kind], [next(sources[kind])], route=route, packed=number % 2 == 1)
             number += 1
 
     def add_turning_back(self, ledger: "Ledger", a_request: int = 100, routes: Sequence[str] = ("detokenize",)) -> None:
@@ -153,6 +160,23 @@ class Ledger:
                 request.entry = f"{stream} {entry.decode()}"
         self._sent += self._unsent
         self._unsent = []
+
+    def take_stock(self) -> list[str]:
+        """Go by what the streams hold now, after sends that failed and servers that lost data.
+
+        From now on every entry that is there is expected to be answered, those that were sent twice twice; nothing
+        else is. The ids of requests that are not there.
+        """
+        by_id = {request.id: request for request in [*self._sent, *self._unsent]}
+        found = []
+        for route in {request.route for request in by_id.values()}:
+            stream = f"{route}:requests"
+            for entry, fields in self.stack.streams.xrange(stream):
+                request = by_id.get(_decode(fields[b"payload"])["id"])
+                if request is not None:
+                    found.append(replace(request, entry=f"{stream} {entry.decode()}", replies=[]))
+        self._sent, self._unsent = found, []
+        return sorted(by_id.keys() - {request.id for request in found})
 
     def replies_written(self) -> int:
         """Entries of all streams that replies go to."""

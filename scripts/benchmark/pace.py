@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from token_worker.redis_link import RedisLink
-from token_worker.settings import RedisSettings
+from token_worker.redis_settings import RedisSettings
 
 GIVE_UP_SECONDS = 30
 """How long the reader waits for one more reply."""

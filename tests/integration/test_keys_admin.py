@@ -29,7 +29,7 @@ from token_worker.keys.store import RedisKeyStore, VaultKeyStore, unwrap, wrap
 from token_worker.keys.vault import Vault
 from token_worker.keys.vault_settings import VaultSettings
 from token_worker.redis_link import RedisLink
-from token_worker.settings import RedisSettings
+from token_worker.redis_settings import RedisSettings
 
 OWNER = Owner("client", "shop-frontend")
 NAME = OWNER.key_name

@@ -19,7 +19,7 @@ from token_worker import redis_link
 from token_worker.errors import ServerError, TooMuch, Unavailable
 from token_worker.lua import Script
 from token_worker.redis_link import RedisLink
-from token_worker.settings import RedisSettings
+from token_worker.redis_settings import RedisSettings
 from token_worker.streams.delivery import COMMIT
 
 SECRET = "a-password-nobody-may-read"
@@ -64,6 +64,18 @@ def test_connection_closed_between_two_calls_is_an_outage_once(streams_server: V
     with pytest.raises(Unavailable):
         subject.call("PING")
     assert subject.call("PING") == b"PONG"
+
+
+def test_connection_is_left_when_the_server_is_no_primary_any_more() -> None:
+    """After READONLY the next command goes over a new connection: the name may lead to another server by then."""
+    with Valkey() as server, server.client() as client:
+        subject = link(server.url)
+        before = subject.call("CLIENT", "ID")
+        client.replicaof("127.0.0.1", str(free_port()))
+        with pytest.raises(Unavailable) as caught:
+            subject.call("SET", "key", "value")
+        assert caught.value.reason == "READONLY"
+        assert subject.call("CLIENT", "ID") != before
 
 
 def test_reply_of_a_call_cut_short_is_not_the_next_one(streams_server: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:

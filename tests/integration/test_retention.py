@@ -14,8 +14,8 @@ from stack import Stack, wait_until
 
 from token_worker.contract.messages import Op
 from token_worker.redis_link import RedisLink
+from token_worker.redis_settings import RedisSettings
 from token_worker.service.loop import perform
-from token_worker.settings import RedisSettings
 from token_worker.streams import retention
 from token_worker.streams.retention import HOLD_SECONDS, Retention, Trimmed
 from token_worker.streams.routes import Route

@@ -13,7 +13,7 @@ from token_worker.errors import Unavailable
 from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.keys.owner import Owner
 from token_worker.redis_link import RedisLink
-from token_worker.settings import RedisSettings
+from token_worker.redis_settings import RedisSettings
 from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Store, Touch
 from token_worker.storage.tokens import KEYS_A_COMMAND, TokenStorage
 from token_worker.tokens.engine import Engine, Item

@@ -3,7 +3,7 @@
 import pytest
 
 from token_worker.contract.messages import Op
-from token_worker.streams.routes import DEFAULT_ROUTES, Route, check_routes, may_reply_to, streams_of
+from token_worker.streams.routes import DEFAULT_ROUTES, Route, check_routes, check_slots, may_reply_to, streams_of
 
 TOKENIZE = frozenset({Op.TOKENIZE})
 DETOKENIZE = frozenset({Op.DETOKENIZE})
@@ -121,3 +121,46 @@ def test_reply_to(pattern: str, name: str, allowed: bool) -> None:
     all_streams = streams_of([route, Route("other", "others", TOKENIZE)])
 
     assert may_reply_to(route, name, all_streams) is allowed
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        Route("{t}:in", "{t}:out", TOKENIZE),
+        Route("in-{t}", "out-{t}-{u}", TOKENIZE, dead_letters="dead{t}"),
+        Route("{t}in", "t", TOKENIZE, reply_to="t"),
+        Route("{t}in", "{t}out", TOKENIZE, reply_to="{t}one"),
+    ],
+    ids=lambda route: route.requests,
+)
+def test_route_in_one_slot(route: Route) -> None:
+    """In a cluster all that belongs to a route shares a hash tag, wherever in a name that is."""
+    assert [*check_slots((route,))] == []
+
+
+@pytest.mark.parametrize(
+    ("route", "problems"),
+    [
+        (Route("in", "{in}out", TOKENIZE), ["requests: in a cluster it needs a hash tag, as in {in}"]),
+        (Route("a:in", "{a}:out", TOKENIZE), ["requests: in a cluster it needs a hash tag, as in {a}:in"]),
+        (Route("{}in", "{in}out", TOKENIZE, dead_letters="{in}d"), ["requests: in a cluster it needs a hash tag"]),
+        (Route("{t}in", "{u}out", TOKENIZE), ["responses: in a cluster it needs the same hash tag, as in {t}:r"]),
+        (Route("{t}in", "{}{t}", TOKENIZE), ["responses: in a cluster it needs the same hash tag, as in {t}:r"]),
+        (
+            Route("{t}in", "{t}out", TOKENIZE, dead_letters="dead"),
+            ["dead_letters: in a cluster it needs the same hash tag, as in {t}:dead_letters"],
+        ),
+        *(
+            (Route("{t}in", "{t}out", TOKENIZE, reply_to=reply_to), ["reply_to: in a cluster it needs the same hash"])
+            for reply_to in ("*", "*{t}", "?{t}*", "{*}{t}", "{u}*", "{t*}", "t*", "one")
+        ),
+        (Route("a", "b", TOKENIZE), ["requests: in a", "responses: in a"]),
+    ],
+    ids=lambda it: f"{it.requests} {it.responses} {it.reply_to}" if isinstance(it, Route) else "",
+)
+def test_route_in_several_slots(route: Route, problems: list[str]) -> None:
+    """What would be in another slot is refused, one text each, with the member and a name that would do."""
+    found = [*check_slots((DEFAULT_ROUTES[0], route))][2:]
+
+    assert len(found) == len(problems)
+    assert all(text.startswith(f"routes[1].{problem}") for text, problem in zip(found, problems, strict=True))

@@ -2,12 +2,14 @@
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.pretty import pretty_repr
 
 from token_worker.contract.messages import Op
 from token_worker.errors import SettingsError
+from token_worker.redis_settings import parse
 from token_worker.settings import Settings, describe, load
 from token_worker.streams.routes import DEFAULT_ROUTES, Route
 
@@ -181,20 +183,6 @@ class TestRefusals:
         """Names that only look like those are refused as any other."""
         assert problems({name: "x"})[0].startswith(f"{name}: there is no such option")
 
-    @pytest.mark.parametrize(
-        ("name", "value"),
-        [
-            ("TOKEN_WORKER_STREAMS_URL", "redis+cluster://a,b"),
-            ("TOKEN_WORKER_TOKENS_URL", "redis+sentinel://a,b/main"),
-        ],
-    )
-    def test_not_yet_available(self, name: str, value: str) -> None:
-        """What is still to come is refused as such, not accepted without effect."""
-        (line,) = problems({name: value})
-
-        assert line.startswith(f"{name}: ")
-        assert "not yet available" in line
-
     def test_available_values(self) -> None:
         """The values that those options have by default may be given, too."""
         assert load({"TOKEN_WORKER_HTTP_ADDRESS": "off", "TOKEN_WORKER_DURABILITY": "server"})
@@ -293,6 +281,130 @@ class TestRedis:
 
         assert line.startswith("TOKEN_WORKER_KEYS_URL: expected redis://[user[:password]@]host[:port][/database]")
 
+    @pytest.mark.parametrize(
+        ("given", "url", "server", "nodes"),
+        [
+            ("redis+sentinel://a/main", "redis://a:26379/0", "main@a:26379", [("a", 26379)]),
+            (
+                "redis+sentinel://app:p%40ss@b:1,a/main/3",
+                "redis://app@b:1/3",
+                "main@a:26379,b:1",
+                [("b", 1), ("a", 26379)],
+            ),
+            ("rediss+sentinel://:p%40ss@[::1]:1,[fe::2]/m.a-i_n/", "rediss://[::1]:1/0", None, None),
+            ("redis+cluster://a,b:7000", "redis://a:6379/0", "a:6379,b:7000", [("a", 6379), ("b", 7000)]),
+            ("rediss+cluster://app:p%40ss@127.0.0.1:1/", "rediss://app@127.0.0.1:1/0", "localhost:1", None),
+        ],
+    )
+    def test_several_servers(self, given: str, url: str, server: str | None, nodes: list[Any] | None) -> None:
+        """Addresses of Sentinels and clusters: a login of the servers, ports by default, IPv6 hosts in brackets."""
+        address = parse(given)
+
+        assert address.kind == ("cluster" if "cluster" in given else "sentinel")
+        assert address.at(address.nodes[0]).url == url
+        assert address.at(address.nodes[0]).password == address.password == ("p@ss" if "p%40ss" in given else None)
+        assert "p%40ss" not in address.url
+        assert server in (None, address.server)
+        assert nodes is None or [*address.nodes] == nodes
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "redis+sentinel://",
+            "redis+sentinel://a",
+            "redis+sentinel://a/",
+            "redis+sentinel:///main",
+            "redis+sentinel://a,/main",
+            "redis+sentinel://a:0/main",
+            "redis+sentinel://a:65536/main",
+            "redis+sentinel://a:x/main",
+            "redis+sentinel://::1/main",
+            "redis+sentinel://[a]/main",
+            "redis+sentinel://a/main/x",
+            "redis+sentinel://a/main/0/1",
+            "redis+sentinel://a/ma in",
+            "redis+sentinel://a/main?db=1",
+            "redis+sentinel://a/main#x",
+            "redis+sentinel://u:p@w@a,u:p@b/main",
+            "rediss+cluster://",
+            "rediss+cluster://a,",
+            "rediss+cluster://a/1",
+            "rediss+cluster://a?x",
+            "rediss+cluster://a#",
+        ],
+    )
+    def test_bad_addresses_of_several(self, url: str) -> None:
+        """An address of Sentinels or of a cluster that is wrong is refused with the form that it should have."""
+        (line,) = problems({"TOKEN_WORKER_STREAMS_URL": url, "TOKEN_WORKER_KEYS_URL": "redis://keys"})
+
+        kind, end = ("cluster", ", or rediss+") if "cluster" in url else ("sentinel", "/service[/database], or")
+        form = f"redis+{kind}://[user[:password]@]host[:port][,host[:port]…]{end}"
+        assert line.startswith(f"TOKEN_WORKER_STREAMS_URL: expected {form}")
+
+    def test_sentinels_may_have_a_password(self, secret: Path) -> None:
+        """It is that of the Sentinels alone, and goes along with a default address; elsewhere it makes no sense."""
+        option = "TOKEN_WORKER_STREAMS_SENTINEL_PASSWORD_FILE"
+        environ = {"TOKEN_WORKER_STREAMS_URL": "rediss+sentinel://app:pw@a/main", option: str(secret)}
+
+        keys = load(environ).keys
+
+        assert (keys.at(keys.nodes[0]).password, keys.sentinel(keys.nodes[0]).password) == ("pw", CANARY)
+        assert keys.sentinel(keys.nodes[0]).url == "rediss://a:26379/0"
+        assert CANARY not in repr(keys)
+        (line,) = problems({option: str(secret)})
+        assert line.startswith(
+            f"{option}: needs Sentinels; set TOKEN_WORKER_STREAMS_URL to a redis+sentinel:// address"
+        )
+
+    @pytest.mark.parametrize(
+        ("more", "refused"),
+        [
+            ({}, ["KEYS"]),
+            ({"KEYS": "redis+cluster://b"}, ["KEYS"]),
+            ({"KEYS": "redis://b", "TOKENS": "rediss+cluster://b"}, ["TOKENS"]),
+            ({"KEYS": "redis+cluster://b", "TOKENS": "redis+cluster://b"}, ["KEYS", "TOKENS"]),
+            ({"KEYS": "redis+sentinel://b/main"}, []),
+        ],
+    )
+    def test_keys_and_tokens_are_on_one_primary(self, more: dict[str, str], refused: list[str]) -> None:
+        """A cluster can hold the streams alone, and is not taken for the key storage by default either."""
+        environ = {"STREAMS": "redis+cluster://a", **more}
+        environ = {f"TOKEN_WORKER_{use}_URL": url for use, url in environ.items()}
+        environ["TOKEN_WORKER_ROUTES"] = '[{"requests": "{t}:in", "responses": "{t}:out", "ops": ["tokenize"]}]'
+
+        lines = problems({**environ, "TOKEN_WORKER_BATCH_SIZE": "0"})[1:]
+
+        assert [line.partition("_URL: ")[0] for line in lines] == [f"TOKEN_WORKER_{use}" for use in refused]
+        assert all("cannot be a cluster: Acra needs one primary" in line for line in lines)
+        assert all(("of the streams by default" in line) is not ("KEYS" in more) for line in lines)
+
+    def test_keys_from_vault_need_no_key_storage(self) -> None:
+        """With the keys in Vault just the tokens need a server that is no cluster."""
+        environ = {"TOKEN_WORKER_STREAMS_URL": "redis+cluster://a", "VAULT_ADDR": "http://vault"}
+        environ |= {"TOKEN_WORKER_KEYS_SOURCE": "vault"}
+        environ["TOKEN_WORKER_ROUTES"] = '[{"requests": "{t}:in", "responses": "{t}:out", "ops": ["tokenize"]}]'
+
+        assert load({**environ, "TOKEN_WORKER_TOKENS_URL": "redis://b"}).tokens.url == "redis://b"
+        (line,) = problems(environ)
+        assert line.startswith("TOKEN_WORKER_TOKENS_URL: is that of the streams by default, and cannot be a cluster")
+
+    def test_default_routes_on_a_cluster(self) -> None:
+        """The default routes have no hash tags: on a cluster they are refused, with names that have."""
+        lines = problems({"TOKEN_WORKER_STREAMS_URL": "redis+cluster://a", "TOKEN_WORKER_KEYS_URL": "redis://b"})
+
+        assert [line.partition(", as in ")[::2] for line in lines] == [
+            ("TOKEN_WORKER_ROUTES: routes[0].requests: in a cluster it needs a hash tag", "{tokenize}:requests"),
+            (
+                "TOKEN_WORKER_ROUTES: routes[0].responses: in a cluster it needs the same hash tag",
+                "{tokenize}:responses",
+            ),
+            ("TOKEN_WORKER_ROUTES: routes[1].requests: in a cluster it needs a hash tag", "{detokenize}:requests"),
+            (
+                "TOKEN_WORKER_ROUTES: routes[1].responses: in a cluster it needs the same hash tag",
+                "{detokenize}:responses",
+            ),
+        ]
+
     def test_two_passwords(self, secret: Path) -> None:
         """Two passwords for one address are a contradiction."""
         environ = {
@@ -330,6 +442,8 @@ class TestRedis:
             ("redis://localhost", "redis://127.0.0.1/1", "redis://c", True),
             ("unix:///s", "unix:///s?db=1", "redis://c", True),
             ("unix:///s", "unix:///t", "unix:///t", False),
+            ("redis+sentinel://a,b/main", "redis+sentinel://b,a:26379/main/1", "redis://c", True),
+            ("redis+sentinel://a,b/main", "redis+sentinel://a,b/other", "redis://c", False),
         ],
     )
     def test_shared_server(self, streams: str, keys: str, tokens: str, shared: bool) -> None:

@@ -1,11 +1,13 @@
 """One connection to one Redis server, for one thread: raw replies, typed errors, nothing is ever sent twice.
 
-redis-py keeps the connection (TLS, passwords, time-outs); its retries are switched off, since a write whose answer
-was lost may have happened, and its reply conversions, since the delivery protocol reads what the server says.
+A connection on which the server says that it is no primary is closed: the next one may find another at that address.
+redis-py keeps the connection (TLS, passwords, time-outs); its retries are switched off, since a write whose answer was
+lost may have happened, and its reply conversions, since the delivery protocol reads what the server says.
 """
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +19,7 @@ from redis.retry import Retry
 
 from token_worker.errors import ServerError, TooMuch, Unavailable
 from token_worker.lua import Script
-from token_worker.settings import RedisSettings
+from token_worker.redis_settings import RedisSettings
 
 SOCKET_SECONDS = 5.0
 """How long to wait for an answer; longer than any BLOCK we ask for."""
@@ -45,6 +47,9 @@ _WAIT_FOR = frozenset(
 )
 """Answers that say the server cannot or will not do its work now: an operator, or time, mends them."""
 
+_NO_PRIMARY = frozenset({"READONLY", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED"})
+"""Answers of a server that is not, or may soon not be, the primary any more."""
+
 _CODES: dict[type[Exception], str] = {
     redis.exceptions.BusyLoadingError: "LOADING",
     redis.exceptions.ReadOnlyError: "READONLY",
@@ -52,6 +57,12 @@ _CODES: dict[type[Exception], str] = {
     redis.exceptions.NoPermissionError: "NOPERM",
     redis.exceptions.AuthenticationError: "WRONGPASS",
     redis.exceptions.NoScriptError: "NOSCRIPT",
+    redis.exceptions.MasterDownError: "MASTERDOWN",  # before its base
+    redis.exceptions.ClusterDownError: "CLUSTERDOWN",
+    redis.exceptions.ClusterCrossSlotError: "CROSSSLOT",
+    redis.exceptions.TryAgainError: "TRYAGAIN",
+    redis.exceptions.MovedError: "MOVED",  # before its base
+    redis.exceptions.AskError: "ASK",
 }
 """Codes of errors whose first word redis-py takes away."""
 
@@ -109,51 +120,25 @@ class _ScriptUnknownError(ServerError):
     """The server was started anew, or forgot its scripts."""
 
 
-class RedisLink:
-    """Commands to one server.
+class Link(ABC):
+    """Commands to one Redis, whatever stands behind its address.
 
-    Args:
+    Attributes:
         name: ``streams``, ``keys`` or ``tokens``; stands in every error.
-        settings: address, password and TLS files.
-        refusals: whether an error that waiting does not mend is a ``ServerError``; without, every error is
-            ``Unavailable``.
     """
 
-    def __init__(self, name: str, settings: RedisSettings, *, refusals: bool = False) -> None:
-        self.name = name
-        self._refusals = refusals
-        tls: dict[str, Any] = {}
-        if settings.url.startswith("rediss://"):
-            tls = {
-                "ssl_ca_certs": settings.ca_file,
-                "ssl_certfile": settings.cert_file,
-                "ssl_keyfile": settings.key_file,
-            }
-        if settings.password is not None:
-            tls["password"] = settings.password
-        pool = redis.ConnectionPool.from_url(
-            settings.url,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=SOCKET_SECONDS,
-            socket_connect_timeout=SOCKET_SECONDS,
-            command_packer=_Packer(),
-            parser_class=self._make_parser,
-            **tls,
-        )
-        self._connection = pool.make_connection()  # the only one: it needs no pool to be taken from for each command
-        self._used_at = math.inf  # there is no connection yet that could have been closed
-        self.connections = 0
-        """How many connections were made so far: the number of the one in use."""
-        self._connection.register_connect_callback(self._count)  # type: ignore[no-untyped-call]  # redis-py leaves it so
+    name: str
 
-    def _count(self, _connection: object) -> None:
-        self.connections += 1
+    @abstractmethod
+    def call(self, *command: Any) -> Any:
+        """Send one command and give its raw reply.
 
-    def _make_parser(self, socket_read_size: int) -> _Parser:
-        self._parser = _Parser(socket_read_size)  # type: ignore[no-untyped-call]  # as above
-        return self._parser
+        Raises:
+            Unavailable: no connection, no answer in time, or the server cannot do its work now.
+            ServerError: any other error the server answered.
+        """
 
+    @abstractmethod
     def call_bounded(self, most_bytes: int, *command: Any) -> Any:
         """Send one command whose reply is given up past so many bytes: no more than that is ever held of it.
 
@@ -161,6 +146,69 @@ class RedisLink:
             TooMuch: it is longer.
             Unavailable, ServerError: as by ``call``.
         """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection."""
+
+    def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+        """Run a script; errors as by ``call``."""
+        try:
+            return self.call("EVALSHA", script.sha, len(keys), *keys, *args)
+        except _ScriptUnknownError:
+            return self.call("EVAL", script.source, len(keys), *keys, *args)
+
+
+class RedisLink(Link):
+    """Commands to one server.
+
+    Args:
+        name: as in ``Link``.
+        settings: address, password and TLS files.
+        refusals: whether an error that waiting does not mend is a ``ServerError``; without, every error is
+            ``Unavailable``.
+        seconds: how long to wait for a connection, or for an answer.
+    """
+
+    def __init__(
+        self, name: str, settings: RedisSettings, *, refusals: bool = False, seconds: float = SOCKET_SECONDS
+    ) -> None:
+        self.name = name
+        self._refusals = refusals
+        given: dict[str, Any] = {}
+        if settings.is_tls:
+            given = {
+                "ssl_ca_certs": settings.ca_file,
+                "ssl_certfile": settings.cert_file,
+                "ssl_keyfile": settings.key_file,
+            }
+        if settings.password is not None:
+            given["password"] = settings.password
+        pool = redis.ConnectionPool.from_url(
+            settings.url,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=seconds,
+            socket_connect_timeout=seconds,
+            command_packer=_Packer(),
+            parser_class=self._make_parser,
+            **given,
+        )
+        connection: Any = pool.make_connection()  # redis-py has few types here
+        self._connection = connection  # the only one: it needs no pool to be taken from for each command
+        self._used_at = -math.inf  # there is no connection
+        self.connections = 0
+        """How many connections were made so far: the number of the one in use."""
+        self._connection.register_connect_callback(self._count)
+
+    def _count(self, _connection: object) -> None:
+        self.connections += 1
+
+    def _make_parser(self, socket_read_size: int) -> _Parser:
+        self._parser = _Parser(socket_read_size)  # type: ignore[no-untyped-call]  # redis-py leaves it so
+        return self._parser
+
+    def call_bounded(self, most_bytes: int, *command: Any) -> Any:
         self._parser.left = most_bytes
         try:
             return self.call(*command)
@@ -170,58 +218,56 @@ class RedisLink:
     def connect(self) -> int:
         """Connect, if there is no connection; its number, see ``connections``. Errors as by ``call``."""
         try:
-            self._leave_if_at_rest()
-            self._connection.connect()  # type: ignore[no-untyped-call]  # as above
+            self._look()
         except redis.RedisError as error:
-            self._used_at = math.inf
+            self.close()
             raise self._typed(error) from None
+        except BaseException:  # a signal, say, or what another kind of link finds wrong
+            self.close()
+            raise
         return self.connections
 
     def call(self, *command: Any) -> Any:
-        """Send one command and give its raw reply.
-
-        Raises:
-            Unavailable: no connection, no answer in time, or the server cannot do its work now.
-            ServerError: any other error the server answered.
-        """
         connection = self._connection
         try:
-            self._leave_if_at_rest()
-            connection.send_command(*command)  # type: ignore[no-untyped-call]  # redis-py leaves it so
+            self._look()
+            connection.send_command(*command)
             reply = connection.read_response()
         except redis.RedisError as error:
-            self._used_at = time.monotonic() if isinstance(error, redis.ResponseError) else math.inf
+            self._used_at = time.monotonic()
+            if not isinstance(error, redis.ResponseError) or code_of(error) in _NO_PRIMARY:
+                self.close()
             if isinstance(error, redis.exceptions.NoScriptError):
                 raise _ScriptUnknownError(self.name, "NOSCRIPT") from None
             raise self._typed(error) from None
         except BaseException:  # a signal, say: what was asked may still be answered, and must not be the next reply
-            connection.disconnect()  # type: ignore[no-untyped-call]  # as above
-            self._used_at = math.inf
+            self.close()
             raise
         self._used_at = time.monotonic()
         return reply
 
-    def _leave_if_at_rest(self) -> None:
-        """Where nothing was asked and yet there is something to read, the server has closed the connection."""
+    def _look(self) -> None:
+        """Have a connection. Where nothing was asked and yet there is something to read, the server has closed it."""
         if time.monotonic() - self._used_at <= REST_SECONDS:
             return
-        try:
-            is_closed = self._connection.can_read()
-        except redis.RedisError:
-            is_closed = True
-        if is_closed:
-            self._connection.disconnect()  # type: ignore[no-untyped-call]  # as above
+        if self._used_at > -math.inf:
+            try:
+                is_closed = self._connection.can_read()
+            except redis.RedisError:
+                is_closed = True
+            if not is_closed:
+                return
+            self.close()
+        self._connect()
+        self._used_at = time.monotonic()
 
-    def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
-        """Run a script; errors as by ``call``."""
-        try:
-            return self.call("EVALSHA", script.sha, len(keys), *keys, *args)
-        except _ScriptUnknownError:
-            return self.call("EVAL", script.source, len(keys), *keys, *args)
+    def _connect(self) -> None:
+        """Connect anew."""
+        self._connection.connect()
 
     def close(self) -> None:
-        """Close the connection."""
-        self._connection.disconnect()  # type: ignore[no-untyped-call]  # as above
+        self._connection.disconnect()
+        self._used_at = -math.inf
 
     def _typed(self, error: redis.RedisError) -> Unavailable | ServerError:
         code = code_of(error)

@@ -20,15 +20,16 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import Meta, inspect
 from msgspec.structs import FieldInfo, fields
 
+from token_worker import redis_settings
 from token_worker.errors import SettingsError
 from token_worker.keys.vault_settings import VaultSettings
-from token_worker.streams.routes import DEFAULT_ROUTES, Route, check_routes
+from token_worker.redis_settings import RedisSettings
+from token_worker.streams.routes import DEFAULT_ROUTES, Route, check_routes, check_slots
 
 PREFIX: Final = "TOKEN_WORKER_"
 
@@ -37,7 +38,6 @@ _KUBERNETES: Final = re.compile(
 )
 """Variables that Kubernetes makes for Services called token-worker or token-worker-<anything>."""
 
-_REDIS_ADDRESS: Final = "redis://[user[:password]@]host[:port][/database], rediss:// and the same for TLS, or unix://[user@]/path[?db=number]"
 _VAULT_NAMES: Final = {"address": "addr", "ca_cert": "cacert", "ca_path": "capath"}
 """What the Vault command line calls it, where that is not the field's name."""
 
@@ -119,20 +119,21 @@ class SharedOptions(PlainOptions, frozen=True, kw_only=True):
 class Options(SharedOptions, frozen=True, kw_only=True):
     """All options."""
 
-    streams_url: Annotated[Text, _means("Redis of the streams (`redis://`, `rediss://`, `unix://`)")] = (
-        "redis://127.0.0.1:6379/0"
-    )
+    streams_url: Annotated[Text, _means("Redis of the streams, see below")] = "redis://127.0.0.1:6379/0"
     streams_password_file: Annotated[Text | None, _means("a file that holds its password")] = None
+    streams_sentinel_password_file: Annotated[Text | None, _means("the same for its Sentinels")] = None
     streams_ca_file: Annotated[Text | None, _means("CA certificate for `rediss://`")] = None
     streams_cert_file: Annotated[Text | None, _means("certificate shown to it")] = None
     streams_key_file: Annotated[Text | None, _means("private key of that certificate")] = None
     keys_url: Annotated[Text | None, _means("Redis of the key storage", default="the streams'")] = None
     keys_password_file: Annotated[Text | None, _means("a file that holds its password")] = None
+    keys_sentinel_password_file: Annotated[Text | None, _means("the same for its Sentinels")] = None
     keys_ca_file: Annotated[Text | None, _means("CA certificate for `rediss://`")] = None
     keys_cert_file: Annotated[Text | None, _means("certificate shown to it")] = None
     keys_key_file: Annotated[Text | None, _means("private key of that certificate")] = None
     tokens_url: Annotated[Text | None, _means("Redis of the token storage", default="the key storage's")] = None
     tokens_password_file: Annotated[Text | None, _means("a file that holds its password")] = None
+    tokens_sentinel_password_file: Annotated[Text | None, _means("the same for its Sentinels")] = None
     tokens_ca_file: Annotated[Text | None, _means("CA certificate for `rediss://`")] = None
     tokens_cert_file: Annotated[Text | None, _means("certificate shown to it")] = None
     tokens_key_file: Annotated[Text | None, _means("private key of that certificate")] = None
@@ -174,25 +175,6 @@ class Options(SharedOptions, frozen=True, kw_only=True):
     log_format: Annotated[
         Literal["json", "console"] | None, _means("`json` or `console`", default="`json` (`console` on a terminal)")
     ] = None
-
-
-class RedisSettings(_SecretsHidden, frozen=True, kw_only=True):
-    """How to reach one Redis: ``url`` as redis-py takes it but without the password; files only with ``rediss://``."""
-
-    url: str
-    password: str | None = None
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
-
-    @property
-    def server(self) -> str:
-        """``host:port`` or the socket's path; the loopback always has one name."""
-        parts = urlsplit(self.url)
-        if parts.scheme == "unix":
-            return parts.path
-        host = "localhost" if parts.hostname in {"127.0.0.1", "::1"} else parts.hostname
-        return f"{host}:{parts.port or 6379}"
 
 
 class Settings(PlainOptions, frozen=True, kw_only=True):
@@ -344,17 +326,23 @@ class _Loader:
                 self._problem(option, "vault needs its address; set VAULT_ADDR")
         streams = self._redis(options, "streams", _REFUSED)
         keys = self._redis(options, "keys", streams)
+        tokens = self._redis(options, "tokens", keys)
+        keys_are_used = options.keys_source == "redis" or options.keys_url is not None
+        if keys.kind == "cluster" and keys_are_used:
+            self._not_in_cluster("keys", options.keys_url)
+        if tokens.kind == "cluster" and (options.tokens_url is not None or not keys_are_used):
+            self._not_in_cluster("tokens", options.tokens_url)
         return Settings(
             **{name: getattr(options, name) for name in PlainOptions.__struct_fields__},
             streams=streams,
             keys=keys,
-            tokens=self._redis(options, "tokens", keys),
+            tokens=tokens,
             master_key_source=options.master_key_source or ("vault" if vault else "env"),
             master_key=options.acra_master_key,
             master_key_file=options.acra_master_key_file,
             master_key_previous=options.acra_master_key_previous,
             vault=vault,
-            routes=self._routes(options.routes),
+            routes=self._routes(options.routes, streams),
             http_address=None if options.http_address == "off" else options.http_address,
             audit_file=options.audit_file,
             consumer=options.consumer or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
@@ -388,15 +376,20 @@ class _Loader:
                 values[field.name] = value
         return values
 
-    def _routes(self, given: list[Any] | None) -> tuple[Route, ...]:
-        if given is None:
-            return DEFAULT_ROUTES
+    def _not_in_cluster(self, part: str, url: str | None) -> None:
+        is_default = "" if url else "is that of the streams by default, and "
+        text = f"{is_default}cannot be a cluster: Acra needs one primary; set the address of a server or of Sentinels"
+        self._problem(f"{part}_url", text)
+
+    def _routes(self, given: list[Any] | None, streams: RedisSettings) -> tuple[Route, ...]:
         problems_before = len(self.problems)
-        converted = [self._route(f"{self._label('routes')}: routes[{index}]", it) for index, it in enumerate(given)]
+        converted = [
+            self._route(f"{self._label('routes')}: routes[{index}]", it) for index, it in enumerate(given or ())
+        ]
         if len(self.problems) > problems_before:
             return DEFAULT_ROUTES
-        routes = tuple(Route(**members) for members in converted)
-        for text in check_routes(routes):
+        routes = DEFAULT_ROUTES if given is None else tuple(Route(**members) for members in converted)
+        for text in check_routes(routes) or (check_slots(routes) if streams.kind == "cluster" else ()):
             self._problem("routes", text)
         return routes
 
@@ -420,42 +413,28 @@ class _Loader:
                 continue
             self._content(f"{part}_{member}", path)
             own[member] = path
-            if not redis.url.startswith("rediss://"):
+            if not redis.is_tls:
                 self._problem(f"{part}_{member}", f"needs TLS; set {_variable(f'{part}_url')} to a rediss:// address")
         if path := getattr(options, f"{part}_password_file"):
             if url is not None and redis.password is not None:
                 self._problem(f"{part}_password_file", "is set, and the address has a password; leave one of them out")
             own["password"] = self._content(f"{part}_password_file", path)
+        if path := getattr(options, f"{part}_sentinel_password_file"):
+            if redis.kind != "sentinel":
+                where = f"set {_variable(f'{part}_url')} to a redis+sentinel:// address"
+                self._problem(f"{part}_sentinel_password_file", f"needs Sentinels; {where}")
+            own["sentinel_password"] = self._content(f"{part}_sentinel_password_file", path)
         redis = msgspec.structs.replace(redis, **own)
         if "key_file" in own and not redis.cert_file:
             self._problem(f"{part}_key_file", f"needs its certificate; set {_variable(f'{part}_cert_file')}")
         return redis
 
     def _address(self, option: str, url: str) -> RedisSettings:
-        if url.startswith(("redis+sentinel://", "redis+cluster://")):
-            self._problem(
-                option, "redis+sentinel:// and redis+cluster:// are not yet available; set one server's address"
-            )
-            return _REFUSED
         try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            self._problem(option, f"expected {_REDIS_ADDRESS}")
-            return _REFUSED
-        if parts.scheme == "unix":
-            good = not parts.hostname and len(parts.path) > 1 and bool(re.fullmatch(r"(db=\d+)?", parts.query))
-        else:
-            good = bool(parts.hostname and port != 0 and re.fullmatch(r"/?\d*", parts.path) and not parts.query)
-        if not good or parts.scheme not in {"redis", "rediss", "unix"} or "#" in url or re.search(r"[^!-~]", url):
-            self._problem(option, f"expected {_REDIS_ADDRESS}")
-            return _REFUSED
-        user = f"{parts.username}@" if parts.username else ""
-        query = f"?{parts.query}" if parts.query else ""
-        return RedisSettings(
-            url=f"{parts.scheme}://{user}{parts.netloc.rpartition('@')[2]}{parts.path}{query}",
-            password=unquote(parts.password) if parts.password else None,
-        )
+            return redis_settings.parse(url)
+        except ValueError as error:
+            self._problem(option, str(error))
+        return _REFUSED
 
     def _content(self, option: str, path: str) -> str:
         """What is in a small text file, without the newline at its end."""

@@ -9,9 +9,10 @@ import msgspec
 
 from token_worker import settings as settings_module
 from token_worker.errors import Finding
+from token_worker.redis_settings import Kind
 from token_worker.settings import Settings
 from token_worker.storage.durability import Durability
-from token_worker.streams.acl import User, merge, too_wide, users
+from token_worker.streams.acl import Server, User, merge, too_wide, users
 
 
 @click.command(epilog="Example: token-worker acl --server streams --passwords ./passwords > users.acl")
@@ -39,7 +40,12 @@ def acl(config: Path | None, *, server: str | None, passwords: Path | None, repl
             err=True,
         )
     durability = Durability.parse(settings.durability)
-    found = users(settings.routes, settings.keys_folder, durability, reply_groups=reply_groups)
+    kinds: dict[Server, Kind] = {
+        "streams": settings.streams.kind,
+        "keys": settings.keys.kind,
+        "tokens": settings.tokens.kind,
+    }
+    found = users(settings.routes, settings.keys_folder, durability, reply_groups=reply_groups, kinds=kinds)
     for user in _merged(found, settings):
         if server not in (None, user.server):
             continue

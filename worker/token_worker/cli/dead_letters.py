@@ -15,7 +15,8 @@ from token_worker import settings as settings_module
 from token_worker.cli.replay import Runner
 from token_worker.cli.terminal import confirm, table_console
 from token_worker.errors import Finding
-from token_worker.redis_link import RedisLink
+from token_worker.links import make_link
+from token_worker.redis_link import Link
 from token_worker.service.loop import perform
 from token_worker.settings import Settings
 from token_worker.streams import dead_letters as letters_module
@@ -163,11 +164,11 @@ def drop(
         raise Finding(f"no such dead letters: {', '.join(sorted(missing))}")
 
 
-def _link(settings: Settings) -> RedisLink:
-    return RedisLink("streams", settings.streams, refusals=True)
+def _link(settings: Settings) -> Link:
+    return make_link("streams", settings.streams, refusals=True)
 
 
-def _all(settings: Settings, link: RedisLink, reason: str | None) -> Iterator[DeadLetter]:
+def _all(settings: Settings, link: Link, reason: str | None) -> Iterator[DeadLetter]:
     now_ms = perform(letters_module.server_ms(), link)
     for route in {route.dead_letters: route for route in settings.routes}.values():
         start = FIRST_ID

@@ -17,7 +17,7 @@ from token_worker.keys import rotation
 from token_worker.keys.kinds import KeyName, parse_name
 from token_worker.keys.owner import Owner
 from token_worker.keys.retirement import Retirement
-from token_worker.redis_link import RedisLink
+from token_worker.links import make_primary_link
 from token_worker.service.start import KeyAccess
 
 _NEXT_STEPS = """\
@@ -80,7 +80,7 @@ def destroy(
     settings = settings_module.load(os.environ, config)
     with KeyAccess(settings) as access:
         master_keys, store = access.connect_admin()
-        retirement = Retirement(store, master_keys, RedisLink("tokens", settings.tokens, refusals=True))
+        retirement = Retirement(store, master_keys, make_primary_link("tokens", settings.tokens, refusals=True))
         if restore:
             done = retirement.restore(key, dry_run=dry_run)
         else:

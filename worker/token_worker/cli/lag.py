@@ -16,7 +16,7 @@ from rich.table import Table
 from token_worker import settings as settings_module
 from token_worker.cli.terminal import table_console
 from token_worker.errors import SettingsError
-from token_worker.redis_link import RedisLink
+from token_worker.links import make_link
 from token_worker.service.loop import perform
 from token_worker.settings import Settings
 from token_worker.streams.lag import GroupLag, measure
@@ -48,7 +48,7 @@ def lag(
     Groups of response streams are shown, too: producers who stop reading are an outage as well. Needs no key.
     """
     settings = settings_module.load(os.environ, config)
-    link = RedisLink("streams", settings.streams, refusals=True)
+    link = make_link("streams", settings.streams, refusals=True)
 
     def read() -> list[GroupLag]:
         return perform(measure(settings.routes, settings.group), link)

@@ -15,7 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from token_worker import settings as settings_module
 from token_worker.contract.messages import Op
 from token_worker.errors import Finding, GiveUp
-from token_worker.redis_link import RedisLink
+from token_worker.links import make_link
+from token_worker.redis_link import Link
 from token_worker.service.loop import perform
 from token_worker.settings import Settings
 from token_worker.streams.replay import (
@@ -98,7 +99,7 @@ def replay(
     routes = _routes(settings, streams, op)
     if ids and not dead_letters and len(routes) > 1:
         raise click.UsageError("--ids is about one stream: name it by --stream")
-    link = RedisLink("streams", settings.streams, refusals=True)
+    link = make_link("streams", settings.streams, refusals=True)
     runner = Runner(settings, link, dry_run=dry_run, as_json=as_json, rate=rate, wait=not no_wait)
     if forget or resume:
         names = [name for route in routes for name in (route.requests, route.dead_letters)]
@@ -133,7 +134,7 @@ class Runner:
     """
 
     def __init__(
-        self, settings: Settings, link: RedisLink, *, dry_run: bool, as_json: bool, rate: float | None, wait: bool
+        self, settings: Settings, link: Link, *, dry_run: bool, as_json: bool, rate: float | None, wait: bool
     ) -> None:
         self._settings = settings
         self._link = link

@@ -14,7 +14,8 @@ from token_worker import settings as settings_module
 from token_worker.cli.terminal import parse_text, read_text
 from token_worker.contract.messages import Op, TypeName
 from token_worker.errors import TokenWorkerError, Unavailable
-from token_worker.redis_link import RedisLink
+from token_worker.links import make_link
+from token_worker.redis_link import Link
 from token_worker.streams.routes import Route, may_reply_to, streams_of
 
 WAIT_MS = 1000
@@ -71,7 +72,7 @@ def request(
     message |= {name: value for name, value in (("client_id", client), ("zone_id", zone)) if value is not None}
     if inconsistent:
         message["consistent"] = False
-    reply = _exchange(RedisLink("streams", settings.streams, refusals=True), route, message, timeout_seconds)
+    reply = _exchange(make_link("streams", settings.streams, refusals=True), route, message, timeout_seconds)
     click.echo(msgspec.json.format(reply, indent=2))
     if msgspec.json.decode(reply)["status"] != "ok":
         raise SystemExit(1)
@@ -92,7 +93,7 @@ def _reply_to(route: Route, routes: tuple[Route, ...]) -> str:
     return name
 
 
-def _exchange(link: RedisLink, route: Route, message: dict[str, Any], timeout_seconds: float) -> bytes:
+def _exchange(link: Link, route: Route, message: dict[str, Any], timeout_seconds: float) -> bytes:
     """The payload of the reply; the reply's stream is removed, or goes by its time to live."""
     deadline = time.monotonic() + timeout_seconds
     reply_to = message["reply_to"]

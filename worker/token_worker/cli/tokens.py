@@ -26,7 +26,7 @@ from token_worker.contract.values import value_in, value_out
 from token_worker.errors import Damaged, Finding, Refused
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.owner import Owner
-from token_worker.redis_link import RedisLink
+from token_worker.links import make_primary_link
 from token_worker.service.start import KeyAccess
 from token_worker.settings import Settings
 from token_worker.storage.admin import Filter, State, Token, TokenAdmin, Unreadable
@@ -364,7 +364,7 @@ def _admin(asked: Asked, settings: Settings | None = None) -> Iterator[TokenAdmi
         master_key, store = access.connect()
         keys = KeyCache(store, master_key, previous_master_key=access.previous_master_key)
         task = bar.add_task("")
-        link = RedisLink("tokens", settings.tokens, refusals=True)
+        link = make_primary_link("tokens", settings.tokens, refusals=True)
         try:
             yield TokenAdmin(link, keys, owner, rate=asked.rate, progress=lambda seen: bar.update(task, completed=seen))
         except Refused as refused:

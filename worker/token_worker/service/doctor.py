@@ -19,9 +19,11 @@ from token_worker.contract.messages import Op
 from token_worker.errors import GiveUp, ServerError, SettingsError, TokenWorkerError, Unavailable
 from token_worker.keys import admin
 from token_worker.keys.master import MasterKeys
-from token_worker.redis_link import RedisLink
+from token_worker.links import make_link
+from token_worker.redis_link import Link
+from token_worker.redis_settings import RedisSettings
 from token_worker.service.start import KeyAccess
-from token_worker.settings import RedisSettings, Settings
+from token_worker.settings import Settings
 from token_worker.storage.durability import Durability, examine_fsync
 from token_worker.streams.lag import ALIVE_SECONDS
 from token_worker.streams.routes import Route
@@ -70,7 +72,7 @@ def examine(settings: Settings) -> Iterator[Check]:
         if use == "keys" and settings.keys_source == "vault":
             continue
         yield _way(use, server)
-        link = RedisLink(use, server, refusals=True)
+        link = make_link(use, server, refusals=True)
         try:
             yield from _server(use, link, urlsplit(server.url).username)
             if use == "streams":
@@ -105,7 +107,7 @@ def _way(use: str, server: RedisSettings) -> Check:
     return Check(name, "finding", f"without {' and '.join(missing)} to {server.server}", remedy)
 
 
-def _server(use: str, link: RedisLink, username: str | None) -> Iterator[Check]:
+def _server(use: str, link: Link, username: str | None) -> Iterator[Check]:
     yield _clock(use, link)
     try:
         info = _info(link)
@@ -119,7 +121,7 @@ def _server(use: str, link: RedisLink, username: str | None) -> Iterator[Check]:
     yield _user(use, link, username)
 
 
-def _info(link: RedisLink) -> Fields:
+def _info(link: Link) -> Fields:
     text: bytes = link.call("INFO")
     pairs = (line.split(":", 1) for line in text.decode(errors="replace").splitlines() if ":" in line)
     return {name: value.strip() for name, value in pairs}
@@ -153,7 +155,7 @@ def _persistence(use: str, info: Fields) -> Check:
     return Check(name, "ok", "append-only file; with appendfsync everysec a crash of the machine can lose a second")
 
 
-def _durability(durability: Durability, link: RedisLink) -> Check:
+def _durability(durability: Durability, link: Link) -> Check:
     """Whether tokens are as safe before a reply as ``TOKEN_WORKER_DURABILITY`` says."""
     name = "tokens: durability before a reply"
     try:
@@ -176,7 +178,7 @@ def _durability(durability: Durability, link: RedisLink) -> Check:
     return Check(name, "ok", "server: as it is set, see persistence; fsync and replicas:N hold replies back for more")
 
 
-def _clock(use: str, link: RedisLink) -> Check:
+def _clock(use: str, link: Link) -> Check:
     name = f"{use}: clock"
     before = time.time()
     try:
@@ -191,7 +193,7 @@ def _clock(use: str, link: RedisLink) -> Check:
     return Check(name, "ok", "the same as this host's, within a second")
 
 
-def _user(use: str, link: RedisLink, username: str | None) -> Check:
+def _user(use: str, link: Link, username: str | None) -> Check:
     name = f"{use}: user"
     remedy = "a user of its own, as `token-worker acl` prints it, named in the URL"
     if username in (None, "", "default"):
@@ -203,7 +205,7 @@ def _user(use: str, link: RedisLink, username: str | None) -> Check:
     return Check(name, "ok", "not default; CONFIG and ACL are refused")
 
 
-def _may(link: RedisLink, command: tuple[str, ...]) -> bool:
+def _may(link: Link, command: tuple[str, ...]) -> bool:
     try:
         link.call(*command)
     except ServerError:
@@ -211,14 +213,14 @@ def _may(link: RedisLink, command: tuple[str, ...]) -> bool:
     return True
 
 
-def _routes(settings: Settings, link: RedisLink) -> Iterator[Check]:
+def _routes(settings: Settings, link: Link) -> Iterator[Check]:
     for route in settings.routes:
         yield _group(route, settings.group, link)
         if Op.DETOKENIZE in route.ops:
             yield _writers(route, link)
 
 
-def _group(route: Route, group: str, link: RedisLink) -> Check:
+def _group(route: Route, group: str, link: Link) -> Check:
     name = f"{route.requests}: group"
     try:
         groups = {bytes(_map(raw)["name"]).decode(): _map(raw) for raw in link.call("XINFO", "GROUPS", route.requests)}
@@ -235,7 +237,7 @@ def _group(route: Route, group: str, link: RedisLink) -> Check:
     return Check(name, "ok", f"{group} is read by {', '.join(sorted(alive))}")
 
 
-def _writers(route: Route, link: RedisLink) -> Check:
+def _writers(route: Route, link: Link) -> Check:
     """Who may ask for values: users that may write to a stream of requests that are turned back."""
     name = f"{route.requests}: who may have tokens turned back"
     writers, is_open = [], False

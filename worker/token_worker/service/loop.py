@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import structlog
 
 from token_worker.errors import ServerError, TooMuch, Unavailable
-from token_worker.redis_link import RedisLink
+from token_worker.redis_link import Link
 from token_worker.service.handler import Buried, Handler, Postponed
 from token_worker.settings import Settings
 from token_worker.storage.tokens import TokenStorage
@@ -67,7 +67,7 @@ log = structlog.get_logger("worker")
 T = TypeVar("T")
 
 
-def perform(protocol: Protocol[T], link: RedisLink) -> T:
+def perform(protocol: Protocol[T], link: Link) -> T:
     """Run a protocol against a server: send what it yields, give it the replies, throw in the errors."""
     reply: Any = None
     error: Unavailable | ServerError | TooMuch | None = None
@@ -162,7 +162,7 @@ class Worker:
     def __init__(
         self,
         settings: Settings,
-        streams: RedisLink,
+        streams: Link,
         delivery: Delivery,
         handler: Handler,
         tokens: TokenStorage,

@@ -14,7 +14,7 @@ from token_worker.keys.admin_store import AdminStore, RedisAdminStore, VaultAdmi
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.master import MasterKeys
 from token_worker.keys.store import KeyStore, RedisKeyStore, VaultKeyStore
-from token_worker.redis_link import RedisLink
+from token_worker.links import make_link, make_primary_link
 from token_worker.service.handler import Handler
 from token_worker.service.loop import BackOff, Drain, Telemetry, Worker
 from token_worker.settings import Settings
@@ -79,7 +79,7 @@ class KeyAccess:
         if settings.keys_source == "vault":
             mount, _ = _set(vault).split(_set(settings.vault).secret)
             return master_key, VaultKeyStore(_set(vault), mount, settings.keys_folder)
-        return master_key, RedisKeyStore(RedisLink("keys", settings.keys), settings.keys_folder)
+        return master_key, RedisKeyStore(make_primary_link("keys", settings.keys), settings.keys_folder)
 
     def connect_admin(self) -> tuple[MasterKeys, AdminStore]:
         """The master keys, and the key storage for commands that change keys; errors as by ``connect``."""
@@ -109,7 +109,7 @@ class KeyAccess:
             vault = _set(self._vault)
             mount, _ = vault.split(vault.settings.secret)
             return VaultAdminStore(vault, mount, settings.keys_folder)
-        return RedisAdminStore(RedisLink("keys", settings.keys, refusals=True), settings.keys_folder)
+        return RedisAdminStore(make_primary_link("keys", settings.keys, refusals=True), settings.keys_folder)
 
     def keep_alive(self) -> None:
         """Renew the Vault token in the background, where keys are read from Vault later on."""
@@ -163,7 +163,7 @@ def serve(settings: Settings) -> None:
             return
         access.keep_alive()
         master_key, key_store = connected
-        streams = RedisLink("streams", settings.streams, refusals=True)
+        streams = make_link("streams", settings.streams, refusals=True)
         tokens = _token_storage(settings)
         if tokens.safety is not None and _wait_for(tokens.safety.examine, drain, health) is None:
             return
@@ -197,7 +197,7 @@ def serve(settings: Settings) -> None:
 
 
 def _token_storage(settings: Settings) -> TokenStorage:
-    link = RedisLink("tokens", settings.tokens)
+    link = make_primary_link("tokens", settings.tokens)
     durability = Durability.parse(settings.durability)
     return TokenStorage(link, Safety(link, durability, settings.claim_idle_ms // 3) if any(durability) else None)
 

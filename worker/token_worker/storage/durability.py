@@ -35,7 +35,7 @@ from typing import Any, NamedTuple, Self
 import structlog
 
 from token_worker.errors import ServerError, SettingsError, Unavailable
-from token_worker.redis_link import RedisLink
+from token_worker.redis_link import Link, RedisLink
 
 MARK = "token-worker:mark"
 """Key that a batch writes before it waits; it holds nothing."""
@@ -120,7 +120,7 @@ class Safety:
             raise Unavailable(link.name, "connection was made anew")
 
 
-def examine_fsync(link: RedisLink) -> bool:
+def examine_fsync(link: Link) -> bool:
     """Whether ``fsync`` is known to be sound on this server; False where this user may not look.
 
     Raises:
@@ -147,7 +147,7 @@ def examine_fsync(link: RedisLink) -> bool:
     return True
 
 
-def _call(link: RedisLink, refusals: set[str], *command: object) -> Any:
+def _call(link: Link, refusals: set[str], *command: object) -> Any:
     """What the server answers, None where it refuses with one of these codes."""
     try:
         return link.call(*command)

@@ -6,12 +6,13 @@ have a password.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
 from token_worker.errors import Finding
+from token_worker.redis_settings import Kind
 from token_worker.storage.durability import MARK, Durability
 from token_worker.streams.routes import Route, may_reply_to, streams_of
 
@@ -24,6 +25,20 @@ _WORK = (
     *("xreadgroup", "xclaim", "xgroup|create", "xgroup|delconsumer", "xack", "xadd", "xtrim"),
     *("memory|usage", "type", "exists", "expire"),
 )
+_OF_WORKERS: dict[Kind, tuple[str, ...]] = {
+    "server": (),
+    "sentinel": ("role",),
+    "cluster": ("cluster|slots", "asking"),
+}
+"""What workers and commands of ours need besides, by what stands behind the address."""
+
+_OF_OTHERS: dict[Kind, tuple[str, ...]] = {
+    "server": (),
+    "sentinel": ("role",),
+    "cluster": ("cluster|slots", "cluster|shards", "cluster|nodes", "asking", "command"),
+}
+"""The same for producers and readers, whose clients ask in their own ways."""
+
 _GROUP_READING = ("xreadgroup", "xack", "xautoclaim", "xgroup|create")
 
 
@@ -63,7 +78,9 @@ class User(msgspec.Struct, frozen=True):
         return " ".join(["user", self.name, *self.rules(password)[1:]])
 
 
-def users(routes: Sequence[Route], folder: str, durability: Durability, *, reply_groups: bool) -> list[User]:
+def users(
+    routes: Sequence[Route], folder: str, durability: Durability, *, reply_groups: bool, kinds: Mapping[Server, Kind]
+) -> list[User]:
     """All users that the routes need.
 
     Args:
@@ -71,6 +88,7 @@ def users(routes: Sequence[Route], folder: str, durability: Durability, *, reply
         folder: prefix of the key storage.
         durability: of tokens before a reply.
         reply_groups: readers of replies use consumer groups.
+        kinds: what stands behind the address of each.
 
     Raises:
         Finding: a name has a space in it, which no ACL can express.
@@ -78,7 +96,14 @@ def users(routes: Sequence[Route], folder: str, durability: Durability, *, reply
     for name in [*streams_of(routes), *(route.reply_to for route in routes), folder]:
         if " " in name:
             raise Finding(f"{name}: an ACL cannot express a name with a space; choose another")
-    return [*_on_streams(routes, reply_groups=reply_groups), *_on_storage(folder, durability)]
+    found = [*_on_streams(routes, reply_groups=reply_groups), *_on_storage(folder, durability)]
+    return [_behind(kinds[user.server], user) for user in found]
+
+
+def _behind(kind: Kind, user: User) -> User:
+    """The user with what it needs to find the right server."""
+    more = (_OF_OTHERS if user.name.startswith(("producer:", "reader:")) else _OF_WORKERS)[kind]
+    return msgspec.structs.replace(user, commands=(*user.commands, *more))
 
 
 def too_wide(routes: Sequence[Route]) -> list[Route]:

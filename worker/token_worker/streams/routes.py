@@ -16,6 +16,7 @@ from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
+from redis.crc import key_slot
 
 from token_worker.contract.messages import Op
 from token_worker.keys.owner import Owner
@@ -132,6 +133,40 @@ def check_routes(routes: tuple[Route, ...]) -> list[str]:
         if route.reply_to in all_streams and not _has_wildcard(route.reply_to)
     ]
     return problems
+
+
+def check_slots(routes: tuple[Route, ...]) -> Iterator[str]:
+    """What keeps these routes from being served in a Redis Cluster: all keys of one are in one slot.
+
+    Those keys are its streams, what a worker keeps beside the request stream, and the streams of ``reply_to``: names
+    that hold the same part in braces, the hash tag, which the slot is that of.
+    """
+    for index, route in enumerate(routes):
+        tag = _hash_tag(route.requests)
+        if tag is None:
+            tag = route.requests.partition(":")[0].strip("{}") or "route"
+            example = f"{{{tag}}}{route.requests.removeprefix(tag)}"
+            yield f"routes[{index}].requests: in a cluster it needs a hash tag, as in {example}"
+        slot = slot_of(f"{{{tag}}}")
+        for role in ("responses", "dead_letters"):
+            name: str = getattr(route, role)
+            if name != f"{route.requests}:dead" and slot_of(name) != slot:
+                yield f"routes[{index}].{role}: in a cluster it needs the same hash tag, as in {{{tag}}}:{role}"
+        literal = re.split(r"[*?]", route.reply_to, maxsplit=1)[0]
+        is_tagged = literal == route.reply_to or _hash_tag(literal) is not None
+        if route.reply_to != f"{route.responses}:*" and not (is_tagged and slot_of(literal) == slot):
+            yield f"routes[{index}].reply_to: in a cluster it needs the same hash tag, as in {{{tag}}}:responses:*"
+
+
+def slot_of(key: str) -> int:
+    """The slot of a key in a Redis Cluster: keys of one slot are on one node."""
+    return key_slot(key.encode())
+
+
+def _hash_tag(name: str) -> str | None:
+    """What is in a name's first braces, if that is anything: then the slot is that of this part alone."""
+    found = re.match(r"[^{]*\{([^}]+)\}", name)
+    return found[1] if found else None
 
 
 def _check_alone(route: Route) -> Iterator[str]:

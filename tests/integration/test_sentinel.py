@@ -1,0 +1,201 @@
+"""Streams, keys and tokens behind Sentinels: a primary that dies costs what was not replicated yet, nothing more."""
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from servers import Valkey, Watched, redis_binary, valkey_binary
+from stack import Stack, wait_until
+
+from ledger import NONE, Ledger
+from load import Load
+from token_worker.errors import Unavailable
+from token_worker.links import make_link
+from token_worker.redis_link import Link
+from token_worker.redis_settings import Node, parse
+
+CLIENT = "shop-frontend"
+PASSWORD = "of-the-sentinels"
+
+
+@contextmanager
+def running(stack: Stack, workers: int) -> Iterator[Stack]:
+    """The stack with a client's key and so many workers, which are killed at the end."""
+    with stack:
+        stack.generate_key(CLIENT)
+        for _ in range(workers):
+            stack.start_worker()
+        yield stack
+        for worker in stack.workers:
+            assert worker.is_alive
+            worker.kill()
+
+
+@pytest.fixture
+def watched() -> Iterator[Watched]:
+    """A primary of this test alone, its replicas and Sentinels."""
+    with Watched() as watched:
+        yield watched
+
+
+def link(watched: Watched) -> Link:
+    return make_link("streams", parse(watched.url), refusals=True)
+
+
+def is_replica_of(server: Valkey, primary: Valkey) -> bool:
+    found = server.info("replication")
+    return (found["role"], found.get("master_port"), found.get("master_link_status")) == ("slave", primary.port, "up")
+
+
+def test_primary_of_the_streams_killed_under_load(storage_server: Valkey, watched: Watched) -> None:
+    """Every entry that the promoted server has is answered exactly once; the old primary comes back as a replica."""
+    with running(Stack(watched, storage_server), workers=3) as stack:
+        # Given workers under load, and an amount of it that the replicas have
+        ledger = Ledger(stack)
+        with Load(ledger) as load:
+            load.go_on()
+            old = watched.primary()
+            # When the primary dies, and producers go on as soon as they can
+            old.kill()
+            wait_until(lambda: watched.primary() is not old, "another primary")
+            load.go_on()
+            # and the dead one comes back, which takes itself for the primary at first
+            old.start()
+            load.go_on()
+        # Then all that the new primary has was answered once, rightly, and nothing else was,
+        lost = ledger.take_stock()
+        assert ledger.settle() == NONE
+        assert ledger.replies_written() == len(ledger)
+        assert len(lost) < len(ledger)  # those that the dead one alone had
+        assert not stack.streams.exists("tokenize:requests:dead")
+        # and the old one is a replica.
+        wait_until(lambda: is_replica_of(old, watched.primary()), "the old primary to be a replica")
+
+
+def test_primary_that_dies_with_replicas_in_step_loses_nothing(storage_server: Valkey) -> None:
+    """Of requests that the replicas have when the primary dies none is lost, and none answered twice; on Redis, too."""
+    with Watched(binary=redis_binary()) as watched, running(Stack(watched, storage_server), workers=0) as stack:
+        # Given a backlog that the replicas have, and workers amid it
+        ledger = Ledger(stack)
+        ledger.add_new(20_000)
+        ledger.send()
+        wait_until(watched.are_replicas_in_step, "the replicas to be in step")
+        for _ in range(2):
+            stack.start_worker(TOKEN_WORKER_BATCH_SIZE="50")
+        old = watched.primary()
+        wait_until(lambda: ledger.replies_written() > 1000, "replies")
+        # When the primary dies
+        old.kill()
+        # Then every request gets its one reply.
+        wait_until(lambda: watched.primary() is not old, "another primary")
+        assert not ledger.is_settled()
+        assert ledger.take_stock() == []
+        assert ledger.settle() == NONE
+
+
+def test_primary_of_keys_and_tokens_killed_under_load(streams_server: Valkey) -> None:
+    """Nothing is lost while another takes over, and what it had is turned back; the same values keep their tokens."""
+    with Watched(replicas=1) as watched, running(Stack(streams_server, watched), workers=2) as stack:
+        # Given tokens that the replica has, and load
+        before = Ledger(stack)
+        before.add_new(500)
+        before.send()
+        assert before.settle() == NONE
+        wait_until(watched.are_replicas_in_step, "the replica to be in step")
+        during = Ledger(stack, prefix="during-")
+        with Load(during) as load:
+            load.go_on()
+            old = watched.primary()
+            # When the primary dies
+            old.kill()
+            wait_until(lambda: watched.primary() is not old, "another primary")
+            load.go_on()
+        # Then every request is answered once,
+        assert during.take_stock() == []
+        assert during.settle() == NONE
+        # known values still have their tokens, and each turns back into its value.
+        again = Ledger(stack)
+        for kind, token, value in before.tokens():
+            again.add("tokenize", kind, [value], expected=[token])
+        again.add_turning_back(before)
+        again.send()
+        assert again.settle() == NONE
+
+
+@pytest.mark.parametrize("binary", [valkey_binary, redis_binary])
+def test_users_of_acl_work_behind_sentinels(binary: Callable[[], str], tmp_path: Path) -> None:
+    """Worker, monitor and operator do their work with the rights that ``acl`` prints, and the Sentinels' password."""
+    sentinels_password = tmp_path / "password"
+    sentinels_password.write_text(PASSWORD)
+    settings = {"TOKEN_WORKER_STREAMS_SENTINEL_PASSWORD_FILE": str(sentinels_password)}
+    settings |= {"TOKEN_WORKER_KEYS_SENTINEL_PASSWORD_FILE": str(sentinels_password)}
+    with (
+        Watched(replicas=0, password=PASSWORD, binary=binary()) as watched,
+        running(Stack(watched, watched, settings=settings), workers=0) as stack,
+    ):
+        folder = tmp_path / "users"
+        stack.restrict(folder)
+        stack.start_worker()
+        asked = stack.run("request", "tokenize", "--type", "str", "--client", CLIENT, value="Grace Hopper")
+        assert asked.returncode == 0, asked.stderr
+        stack.send([b"no message"])  # becomes a dead letter
+        wait_until(lambda: stack.streams.xlen("tokenize:requests:dead"), "the dead letter")
+        monitor, operator = stack.settings_as("token-monitor", folder), stack.settings_as("token-operator", folder)
+        lag = stack.run("lag", "--json", **monitor)
+        assert lag.returncode == 0, lag.stderr
+        assert [json.loads(line)["pending"] for line in lag.stdout.splitlines()] == [0, 0]
+        again = stack.run("replay", "--ids", json.loads(asked.stdout)["request_entry"], "--op", "tokenize", **operator)
+        assert again.returncode == 0, again.stderr
+        letters = stack.run("dead-letters", "list", "--json", **operator)
+        assert [json.loads(line)["stream"] for line in letters.stdout.splitlines()] == ["tokenize:requests"]
+        counted = stack.run("tokens", "status", CLIENT, "--json", **operator)
+        assert counted.returncode == 0, counted.stderr
+        looked = stack.run("doctor", "--json", **stack.settings_as("token-worker", folder))
+        checks = {row["check"]: row["status"] for row in map(json.loads, looked.stdout.splitlines())}
+        assert (checks["streams: user"], checks["keys: user"], checks["tokens: user"]) == ("ok", "ok", "ok")
+
+
+def test_server_that_is_no_primary_is_not_used(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica is neither read nor written: after a fail-over on demand the next command goes to the new primary."""
+    subject = link(watched)
+    old = watched.primary()
+    assert subject.call("SET", "key", "value") == b"OK"
+    with watched.sentinels[0].client() as client:
+        client.execute_command("SENTINEL", "FAILOVER", "main")
+    wait_until(lambda: watched.primary() is not old, "another primary")
+    with old.client() as client:
+        client.replicaof("127.0.0.1", str(watched.primary().port))  # as the Sentinels do some seconds later
+    with pytest.raises(Unavailable) as caught:
+        subject.call("SET", "key", "other")
+    assert caught.value.reason == "READONLY"
+    assert subject.call("SET", "key", "other") == b"OK"
+    # One that Sentinels still name, since they are behind, is refused.
+    behind = link(watched)
+    monkeypatch.setattr(behind, "_find_primary", lambda: Node("127.0.0.1", old.port))
+    with pytest.raises(Unavailable) as caught:
+        behind.call("GET", "key")
+    assert caught.value.reason == "READONLY"
+
+
+def test_sentinels_that_cannot_tell(watched: Watched) -> None:
+    """One Sentinel that tells is enough; else the error says that it is about them, and why, but no password."""
+    address = parse(watched.url)
+    watched.sentinels[0].signal(signal.SIGSTOP)
+    watched.sentinels[1].kill()
+    subject = link(watched)
+    assert subject.call("PING") == b"PONG"
+    for settings, reason in (
+        (msgspec.structs.replace(address, service="other"), "Sentinel knows no such service"),
+        (msgspec.structs.replace(address, sentinel_password=PASSWORD), "Sentinel WRONGPASS"),
+    ):
+        with pytest.raises(Unavailable) as caught:
+            make_link("streams", settings).call("PING")
+        assert caught.value.reason == reason
+    watched.sentinels[2].kill()
+    with pytest.raises(Unavailable) as caught:
+        link(watched).call("PING")
+    assert caught.value.reason in {"Sentinel ConnectionRefusedError", "Sentinel TimeoutError"}

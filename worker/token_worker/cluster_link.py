@@ -1,0 +1,193 @@
+"""Commands to a Redis Cluster, each to the node that has its key; for one thread.
+
+MOVED and ASK say that a command was not done: it is sent to the node they name. Nothing else is sent again. After any
+failure the map of slots is fetched anew before the next command, from another node than before. A command without a
+key goes to any node that answers. Only the commands of ``_KEY_AT`` are known: those that the streams need.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+
+from token_worker.errors import ServerError, Unavailable
+from token_worker.redis_link import Link, RedisLink
+from token_worker.redis_settings import Node, RedisSettings
+
+REDIRECTS = 5
+"""How often one command is sent on; one that is sent around for longer is told as an outage."""
+
+_KEY_AT = {
+    **dict.fromkeys(("GET", "SET", "DEL", "EXISTS", "EXPIRE", "TYPE"), 1),
+    **dict.fromkeys(("XADD", "XDEL", "XLEN", "XRANGE", "XPENDING", "XCLAIM"), 1),
+    **dict.fromkeys(("XGROUP", "XINFO", "MEMORY"), 2),
+    **dict.fromkeys(("EVAL", "EVALSHA"), 3),
+    **dict.fromkeys(("TIME", "PING", "INFO", "ACL", "CONFIG"), None),
+}
+"""Where a command has its key, or the first of its keys; those without a key have None."""
+
+
+class _RedirectError(ServerError):
+    """Another node has the key.
+
+    Attributes:
+        node: which; the host is empty where it is that of the node that said so.
+        is_moved: for good, else while the slot is on its way, and only for this command.
+    """
+
+    def __init__(self, name: str, error: redis.exceptions.AskError) -> None:
+        self.is_moved = isinstance(error, redis.exceptions.MovedError)
+        super().__init__(name, "MOVED" if self.is_moved else "ASK")
+        self.node = Node(error.host.strip("[]"), int(error.port))
+
+
+class NodeLink(RedisLink):
+    """One node of a cluster."""
+
+    def __init__(self, name: str, settings: RedisSettings, node: Node, *, refusals: bool = False) -> None:
+        super().__init__(name, settings.at(node), refusals=refusals)
+        self.node = node
+
+    def _typed(self, error: redis.RedisError) -> Unavailable | ServerError:
+        if isinstance(error, redis.exceptions.AskError):
+            return _RedirectError(self.name, error)
+        return super()._typed(error)
+
+
+Send = Callable[[NodeLink], Any]
+
+
+class ClusterLink(Link):
+    """Commands to the nodes of a cluster, by a connection to each.
+
+    Args:
+        name, refusals: as for ``RedisLink``.
+        settings: of kind ``cluster``.
+    """
+
+    def __init__(self, name: str, settings: RedisSettings, *, refusals: bool = False) -> None:
+        self.name = name
+        self._settings = settings
+        self._refusals = refusals
+        self._links: dict[Node, NodeLink] = {}
+        self._known = deque(settings.nodes)
+        self._slots: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        self._is_stale = True
+
+    def call(self, *command: Any) -> Any:
+        return self._send(command, lambda node: node.call(*command))
+
+    def call_bounded(self, most_bytes: int, *command: Any) -> Any:
+        return self._send(command, lambda node: node.call_bounded(most_bytes, *command))
+
+    def close(self) -> None:
+        for link in self._links.values():
+            link.close()
+
+    def primaries(self) -> list[NodeLink]:
+        """The nodes that have slots.
+
+        Raises:
+            Unavailable: no node tells.
+        """
+        self._look()
+        return [self._link(node) for node in dict.fromkeys(self._slots) if node is not None]
+
+    def node_of(self, key: str | bytes) -> NodeLink:
+        """The node that has a key, as far as is known.
+
+        Raises:
+            Unavailable: no node tells, or none has it.
+        """
+        self._look()
+        node = self._slots[key_slot(key if isinstance(key, bytes) else key.encode())]
+        if node is None:
+            self._is_stale = True
+            raise Unavailable(self.name, "CLUSTERDOWN")
+        return self._link(node)
+
+    def _send(self, command: tuple[Any, ...], send: Send) -> Any:
+        key = _key(command)
+        return self._send_to_any(send) if key is None else self._send_to(self.node_of(key), send)
+
+    def _send_to(self, link: NodeLink, send: Send) -> Any:
+        is_asking = False
+        for _ in range(REDIRECTS):
+            try:
+                if is_asking:
+                    link.call("ASKING")
+                return send(link)
+            except _RedirectError as redirect:
+                self._is_stale |= redirect.is_moved
+                is_asking = not redirect.is_moved
+                link = self._link(redirect.node._replace(host=redirect.node.host or link.node.host))
+            except Unavailable:
+                self._is_stale = True
+                raise
+        raise Unavailable(self.name, "MOVED")
+
+    def _send_to_any(self, send: Send) -> Any:
+        error: Unavailable | None = None
+        for link in self.primaries():
+            try:
+                return send(link)
+            except Unavailable as raised:
+                self._is_stale = True
+                error = raised
+        raise error or Unavailable(self.name, "CLUSTERDOWN")
+
+    def _link(self, node: Node) -> NodeLink:
+        if node not in self._links:
+            self._links[node] = NodeLink(self.name, self._settings, node, refusals=self._refusals)
+        return self._links[node]
+
+    def _look(self) -> None:
+        """Have the map of slots fetched, if it may be out of date."""
+        if not self._is_stale:
+            return
+        error: Unavailable | ServerError | None = None
+        for _ in range(len(self._known)):
+            link = self._link(self._known[0])
+            self._known.rotate(-1)
+            try:
+                found = link.call("CLUSTER", "SLOTS")
+            except (Unavailable, ServerError) as raised:
+                error = raised
+                continue
+            self._take(found, link.node.host)
+            return
+        reason = error.reason if isinstance(error, Unavailable) else f"CLUSTER {error.code if error else 'SLOTS'}"
+        raise Unavailable(self.name, reason)
+
+    def _take(self, found: list[Any], asked: str) -> None:
+        """Take over a map that a node has told; those of the settings can always be asked for the next one."""
+        self._slots = [None] * REDIS_CLUSTER_HASH_SLOTS
+        nodes: list[Node] = []
+        for first, last, *raw in found:
+            here = [_node(host, port, asked) for host, port, *_ in raw]  # the first is the primary
+            self._slots[first : last + 1] = here[:1] * (last + 1 - first)
+            nodes += (node for node in here if node is not None)
+        there = dict.fromkeys([*nodes, *self._settings.nodes])
+        self._known = deque(dict.fromkeys([*(node for node in self._known if node in there), *there]))
+        for gone in self._links.keys() - there.keys():
+            self._links.pop(gone).close()
+        self._is_stale = False
+
+
+def _node(host: bytes | None, port: int, asked: str) -> Node | None:
+    """A node as a map has it: without a host it has that of the node that was asked; None where nobody knows it."""
+    if host == b"?":
+        return None
+    return Node(host.decode() if host else asked, port)
+
+
+def _key(command: tuple[Any, ...]) -> Any:
+    """The key that a command goes by, None where it has none."""
+    name: str = command[0]
+    if name in ("XREAD", "XREADGROUP"):
+        at: int | None = command.index("STREAMS", 4 if name == "XREADGROUP" else 1) + 1  # a consumer may be called so
+    else:
+        at = _KEY_AT[name]
+    return None if at is None else command[at]

@@ -1,0 +1,177 @@
+"""Where one Redis is and how to log in: what an address in the settings stands for. Pure.
+
+Besides one server an address can name *Sentinels*, which know what server is the primary now, or nodes of a *cluster*,
+which know the others. User, password and TLS files are those of the servers; Sentinels get the same TLS files, and a
+password of their own if they need one.
+"""
+
+import re
+from typing import Final, Literal, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+Kind = Literal["server", "sentinel", "cluster"]
+
+_HOSTS: Final = "[user[:password]@]host[:port][,host[:port]…]"
+_FORMS: Final[dict[Kind, str]] = {
+    "server": (
+        "redis://[user[:password]@]host[:port][/database], rediss:// and the same for TLS, or"
+        " unix://[user@]/path[?db=number]; or redis+sentinel:// or redis+cluster://"
+    ),
+    "sentinel": f"redis+sentinel://{_HOSTS}/service[/database], or rediss+sentinel:// and the same for TLS",
+    "cluster": f"redis+cluster://{_HOSTS}, or rediss+cluster:// and the same for TLS",
+}
+_PORTS: Final = {"sentinel": 26379, "cluster": 6379}
+_PATHS: Final = {"sentinel": r"/([A-Za-z0-9._-]+)(?:/(\d{0,5}))?", "cluster": r"/?()()"}
+
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+class Node(NamedTuple):
+    """A Sentinel, or a node of a cluster; an IPv6 host is without brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach one Redis.
+
+    Attributes:
+        url: as it was given, but without the password; for one server as redis-py takes it.
+        kind: what the address names.
+        nodes: Sentinels, or nodes of the cluster; empty for one server.
+        service: what the Sentinels call it.
+        database: number, for what Sentinels name.
+        password: of the servers.
+        sentinel_password: of the Sentinels.
+        ca_file, cert_file, key_file: only with TLS.
+    """
+
+    url: str
+    kind: Kind = "server"
+    nodes: tuple[Node, ...] = ()
+    service: str = ""
+    database: int = 0
+    password: str | None = None
+    sentinel_password: str | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+    def __rich_repr__(self) -> list[tuple[str, str | None]]:
+        shown = {name: getattr(self, name) for name in ("url", "password", "sentinel_password")}
+        files = {name: getattr(self, name) for name in ("ca_file", "cert_file", "key_file")}
+        return [(name, it and "***" if "password" in name else it) for name, it in (shown | files).items()]
+
+    def __repr__(self) -> str:
+        return f"RedisSettings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether connections are made with TLS."""
+        return self.url.startswith("rediss")
+
+    @property
+    def user(self) -> str | None:
+        """The user to log in as, quoted as in the address; None for the default one."""
+        return urlsplit(self.url).username
+
+    @property
+    def hosts(self) -> list[str]:
+        """All hosts that the address names; none for a socket."""
+        host = urlsplit(self.url).hostname if self.kind == "server" else None
+        return [node.host for node in self.nodes] if host is None else [host]
+
+    @property
+    def server(self) -> str:
+        """``host:port``, the socket's path, ``service@host:port,…`` or ``host:port,…``; the loopback has one name."""
+        parts = urlsplit(self.url)
+        if parts.scheme == "unix":
+            return parts.path
+        nodes = self.nodes or (Node(parts.hostname or "", parts.port or 6379),)
+        names = sorted(str(Node("localhost" if is_loopback(host) else host, port)) for host, port in nodes)
+        return f"{self.service}@{','.join(names)}" if self.service else ",".join(names)
+
+    def at(self, node: Node) -> "RedisSettings":
+        """One of the servers behind the Sentinels, or of the cluster."""
+        user = f"{self.user}@" if self.user else ""
+        url = f"{'rediss' if self.is_tls else 'redis'}://{user}{node}/{self.database}"
+        return self._plain(url, self.password)
+
+    def sentinel(self, node: Node) -> "RedisSettings":
+        """One of the Sentinels."""
+        return self._plain(f"{'rediss' if self.is_tls else 'redis'}://{node}/0", self.sentinel_password)
+
+    def _plain(self, url: str, password: str | None) -> "RedisSettings":
+        return RedisSettings(
+            url=url, password=password, ca_file=self.ca_file, cert_file=self.cert_file, key_file=self.key_file
+        )
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether a host is this machine by its name."""
+    return host in _LOOPBACK
+
+
+def parse(url: str) -> RedisSettings:
+    """What an address stands for.
+
+    Raises:
+        ValueError: it is none; the text is what was expected, without anything of the address.
+    """
+    kind: Kind = next((kind for kind in _FORMS if re.match(rf"rediss?\+{kind}:", url)), "server")
+    found = _parse_one(url) if kind == "server" else _parse_several(url, kind)
+    if found is None or "#" in url or re.search(r"[^!-~]", url):
+        raise ValueError(f"expected {_FORMS[kind]}")
+    return found
+
+
+def _parse_one(url: str) -> RedisSettings | None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme == "unix":
+        good = not parts.hostname and len(parts.path) > 1 and bool(re.fullmatch(r"(db=\d+)?", parts.query))
+    else:
+        good = bool(parts.hostname and port != 0 and re.fullmatch(r"/?\d*", parts.path) and not parts.query)
+    if not good or parts.scheme not in {"redis", "rediss", "unix"}:
+        return None
+    user = f"{parts.username}@" if parts.username else ""
+    query = f"?{parts.query}" if parts.query else ""
+    return RedisSettings(
+        url=f"{parts.scheme}://{user}{parts.netloc.rpartition('@')[2]}{parts.path}{query}",
+        password=unquote(parts.password) if parts.password else None,
+    )
+
+
+def _parse_several(url: str, kind: Kind) -> RedisSettings | None:
+    found = re.fullmatch(r"(rediss?\+\w+)://(?:([^:/]*)(?::([^@/]*))?@)?([^@/]+)(/.*)?", url)
+    if found is None:
+        return None
+    scheme, user, password, hosts, path = found.groups(default="")
+    place = re.fullmatch(_PATHS[kind], path)
+    nodes = [_parse_node(text, _PORTS[kind]) for text in hosts.split(",")]
+    if place is None or None in nodes:
+        return None
+    return RedisSettings(
+        url=f"{scheme}://{f'{user}@' if user else ''}{hosts}{path}",
+        kind=kind,
+        nodes=tuple(node for node in nodes if node is not None),
+        service=place[1],
+        database=int(place[2] or 0),
+        password=unquote(password) or None,
+    )
+
+
+def _parse_node(text: str, default_port: int) -> Node | None:
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)\]|([^\[\]:?]+))(?::(\d{1,5}))?", text)
+    if found is None or not 0 < int(found[3] or default_port) < 65536:
+        return None
+    return Node(found[1] or found[2], int(found[3] or default_port))

@@ -1,0 +1,101 @@
+"""Delivery from several slots of a Redis Cluster: a ``Delivery`` for the routes of each, in turn. Sans-IO like that.
+
+One command reads several streams only if they are in one slot. So every slot is asked for new entries without waiting;
+if none has any, one of them is waited for shortly, and all are asked again. A batch is of one slot.
+
+A slot whose node is away rests, as the routes of ``paused`` tell, and the others go on.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from token_worker.errors import Unavailable
+from token_worker.streams.delivery import Answer, Batch, Committed, Delivery, Entry, Protocol
+from token_worker.streams.routes import Route
+
+ROUND_MS = 100
+"""How long one slot is waited for before all are asked again: at most so long a request on another one is not seen,
+and ten times a second an idle worker asks each."""
+
+REST_SECONDS = 1.0
+"""How long a slot rests whose node did not answer."""
+
+
+class Deliveries:
+    """What ``Delivery`` is to one slot, for several: the same methods, with the same promises.
+
+    Args:
+        groups: the routes of each slot.
+        make: makes the delivery of such a group.
+    """
+
+    def __init__(self, groups: Iterable[Sequence[Route]], make: Callable[[Sequence[Route]], Delivery]) -> None:
+        self._routes = {make(routes): routes for routes in groups}
+        self._of = {route: delivery for delivery, routes in self._routes.items() for route in routes}
+        self._turns = deque(self._routes)
+        self._resting: dict[Delivery, tuple[float, Unavailable]] = {}
+
+    def has_older(self, now: float) -> bool:
+        """Whether ``fetch`` may claim an entry that was delivered before, which counts as a try."""
+        return any(delivery.has_older(now) for delivery in self._turns if not self._rests(delivery, now))
+
+    def fetch(self, now: float, block_ms: int) -> Protocol[Batch]:
+        """The next entries of a slot to handle, perhaps none after ``block_ms``.
+
+        Raises:
+            Unavailable: no slot can be read.
+        """
+        for _ in range(max(1, block_ms // ROUND_MS)):
+            for wait_ms in [*[0] * len(self._turns), min(ROUND_MS, block_ms)]:
+                batch = yield from self._fetch(self._turns[0], now, wait_ms)
+                self._turns.rotate(-1)
+                if batch.entries:
+                    return batch
+            if all(self._rests(delivery, now) for delivery in self._turns):
+                raise self._resting[self._turns[0]][1]
+        return Batch([], alone=False)
+
+    def _fetch(self, delivery: Delivery, now: float, wait_ms: int) -> Protocol[Batch]:
+        if not self._rests(delivery, now):
+            try:
+                return (yield from delivery.fetch(now, wait_ms))
+            except Unavailable as error:
+                self._resting[delivery] = now + REST_SECONDS, error.with_traceback(None)  # its frames hold commands
+        return Batch([], alone=False)
+
+    def _rests(self, delivery: Delivery, now: float) -> bool:
+        if delivery in self._resting and self._resting[delivery][0] <= now:
+            del self._resting[delivery]
+        return delivery in self._resting
+
+    def look_at_own(self, now: float, wait_seconds: float = 0.0) -> None:
+        """Have ``fetch`` look at this consumer's pending entries, after so many seconds."""
+        for delivery in self._turns:
+            delivery.look_at_own(now, wait_seconds)
+
+    @property
+    def paused(self) -> list[Route]:
+        """Routes that rest: a stream of theirs is none, or refused by ACL, or their slot cannot be read."""
+        resting = [route for delivery in self._resting for route in self._routes[delivery]]
+        return [*dict.fromkeys([*resting, *(route for delivery in self._turns for route in delivery.paused)])]
+
+    @property
+    def groups_made_again(self) -> int:
+        """How often groups were found gone."""
+        return sum(delivery.groups_made_again for delivery in self._turns)
+
+    def uncount(self, entry: Entry) -> Protocol[None]:
+        """As that of ``Delivery``."""
+        return self._of[entry.route].uncount(entry)
+
+    def renew(self, entries: Sequence[Entry]) -> Protocol[list[Entry]]:
+        """As that of ``Delivery``, for entries of one batch."""
+        return self._of[entries[0].route].renew(entries)
+
+    def commit(self, answers: Sequence[Answer], now: float) -> Protocol[Committed]:
+        """As that of ``Delivery``, for entries of one batch."""
+        return self._of[answers[0].entry.route].commit(answers, now)
+
+    def bury(self, entry: Entry, reason: str, reply: bytes, now: float) -> Protocol[bool]:
+        """As that of ``Delivery``."""
+        return self._of[entry.route].bury(entry, reason, reply, now)
