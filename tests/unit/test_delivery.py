@@ -31,6 +31,7 @@ from token_worker.streams.delivery import (
     Run,
 )
 from token_worker.streams.routes import Route
+from token_worker.streams.slots import REST_SECONDS, ROUND_MS, Deliveries
 
 ROUTE = Route("in", "out", frozenset({Op.TOKENIZE}))
 SECOND = Route("in2", "out2", frozenset({Op.DETOKENIZE}))
@@ -389,6 +390,112 @@ def test_new_entries_get_their_turn_between_tries_alone() -> None:
     assert [batch.alone for batch in batches].count(False) == 1
     [read] = server.named("XREADGROUP")
     assert "BLOCK" not in read
+
+
+# -- several slots
+
+
+def deliveries() -> Deliveries:
+    """Two slots, the first with two routes; their groups are made."""
+    subject = Deliveries(
+        [[ROUTE, Route("in1", "out1", frozenset({Op.TOKENIZE}))], [SECOND]], lambda group: delivery(*group)
+    )
+    run(subject.fetch(0.0, 0), Scripted())
+    return subject
+
+
+def read_streams(server: Scripted) -> list[tuple[list[str], int]]:
+    """Streams of each read, and how long it waits."""
+    return [
+        (
+            [name for name in command if str(name).startswith("in")],
+            command[command.index("BLOCK") + 1] if "BLOCK" in command else 0,
+        )
+        for command in server.named("XREADGROUP")
+    ]
+
+
+def test_slots_are_read_apart_and_waited_for_shortly() -> None:
+    """No read covers two slots; where none has anything, one in turn is waited for, until the whole time is over."""
+    server = Scripted()
+    batch, _ = run(deliveries().fetch(1.0, 3 * ROUND_MS), server)
+    one, two = ["in", "in1"], ["in2"]
+    assert batch == Batch([], alone=False)
+    assert [(streams, wait) for streams, wait in read_streams(server) if wait] == [
+        (streams, ROUND_MS) for streams in (two, one, two)
+    ]
+    assert [streams for streams, wait in read_streams(server) if not wait] == [two, one, one, two, two, one]
+
+
+def test_slots_take_turns() -> None:
+    """A deep backlog in one slot does not starve another; each batch is of one slot."""
+    subject = deliveries()
+    seen = []
+    for turn in range(4):
+        server = Scripted(XREADGROUP=lambda command: [[b"in2" if "in2" in command else b"in", entries(1)]])
+        batch, _ = run(subject.fetch(float(turn), 1000), server)
+        seen.append({entry.route.requests for entry in batch.entries})
+    assert seen in ([{"in"}, {"in2"}] * 2, [{"in2"}, {"in"}] * 2)
+
+
+def test_slot_that_is_away_rests_and_the_others_go_on() -> None:
+    """While a node is away its routes rest, others are served; then what it may have delivered comes first."""
+    subject = deliveries()
+
+    def read(command: Any) -> Any:
+        if "in2" in command:
+            raise Unavailable("streams", "ConnectionError")
+        return [[b"in", entries(1)]]
+
+    for turn in range(3):
+        server = Scripted(XREADGROUP=read)
+        batch, _ = run(subject.fetch(turn / 10, 1000), server)
+        assert {entry.route.requests for entry in batch.entries} == {"in"}
+    assert subject.paused == [SECOND]
+    assert sum("in2" in streams for streams, _ in read_streams(server)) == 0
+    server = Scripted()
+    run(subject.fetch(REST_SECONDS + 1, 0), server)
+    assert subject.paused == []
+    assert ("XPENDING", "in2", "group", "-", "+", 1000, "me") in server.commands
+
+
+def test_slots_that_are_all_away_are_an_outage() -> None:
+    """When no slot can be read the caller is told, to back off, at once; also while they rest."""
+    subject = deliveries()
+    server = Scripted(XREADGROUP=Unavailable("streams", "CLUSTERDOWN"))
+    for now in (1.0, 1.1):
+        with pytest.raises(Unavailable, match="CLUSTERDOWN"):
+            run(subject.fetch(now, 1000), server)
+    assert len(server.named("XREADGROUP")) == 2
+    assert not subject.has_older(1.1)
+    assert subject.has_older(1.0 + REST_SECONDS)
+
+
+def test_entries_are_answered_in_their_slot() -> None:
+    """Commits, burials and leases go by the delivery of the entry's slot, whose routes rest for a bad stream."""
+    subject = deliveries()
+    entry = Entry(SECOND, b"5-0", {})
+    refused = Scripted(commit=ServerError("streams", "UNFIT"))
+    done, _ = run(subject.commit([Answer(entry, b"reply")], 1.0), refused)
+    assert done.stuck == [entry]
+    assert subject.paused == [SECOND]
+    _, commands = run(subject.bury(entry, "why", b"", 1.0), Scripted(bury=1))
+    assert commands[0].keys[0] == "in2"
+    kept, _ = run(subject.renew([entry]), Scripted(XPENDING=[[b"5-0", b"me", 500, 1]], XCLAIM=[b"5-0"]))
+    assert kept == [entry]
+    _, commands = run(subject.uncount(entry), Scripted())
+    assert commands[0][:2] == ("XCLAIM", "in2")
+    subject.look_at_own(1.0)
+    assert subject.has_older(1.0)
+
+
+def test_lost_groups_of_all_slots_are_counted() -> None:
+    """A group that is found gone is made again and counted, in whichever slot it is."""
+    subject = deliveries()
+    server = Scripted(XREADGROUP=ServerError("streams", "NOGROUP"))
+    with pytest.raises(Unavailable):
+        run(subject.fetch(1.0, 0), server)
+    assert subject.groups_made_again == 2
 
 
 class _Away:

@@ -11,17 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 
+from token_worker.cluster_link import ClusterLink
 from token_worker.contract.messages import Op
 from token_worker.errors import GiveUp, ServerError, SettingsError, TokenWorkerError, Unavailable
 from token_worker.keys import admin
 from token_worker.keys.master import MasterKeys
 from token_worker.links import make_link
 from token_worker.redis_link import Link
-from token_worker.redis_settings import RedisSettings
+from token_worker.redis_settings import RedisSettings, is_loopback
 from token_worker.service.start import KeyAccess
 from token_worker.settings import Settings
 from token_worker.storage.durability import Durability, examine_fsync
@@ -74,7 +74,8 @@ def examine(settings: Settings) -> Iterator[Check]:
         yield _way(use, server)
         link = make_link(use, server, refusals=True)
         try:
-            yield from _server(use, link, urlsplit(server.url).username)
+            for name, one in _servers(use, link):
+                yield from _server(name, one, server.user)
             if use == "streams":
                 yield from _routes(settings, link)
             if use == "tokens":
@@ -95,16 +96,22 @@ def _versions() -> Check:
 
 def _way(use: str, server: RedisSettings) -> Check:
     """TLS and a password, unless the way to the server is within this machine."""
-    parts = urlsplit(server.url)
     name = f"{use}: TLS and password"
-    if parts.scheme == "unix" or parts.hostname in {"127.0.0.1", "::1", "localhost"}:
+    if all(is_loopback(host) for host in server.hosts):
         return Check(name, "ok", "not needed: the server is on this machine")
-    missing = [] if parts.scheme == "rediss" else ["TLS"]
+    missing = [] if server.is_tls else ["TLS"]
     missing += [] if server.password is not None else ["a password"]
     if not missing:
         return Check(name, "ok", "both are used")
     remedy = f"rediss:// in the URL, and TOKEN_WORKER_{use.upper()}_PASSWORD_FILE"
     return Check(name, "finding", f"without {' and '.join(missing)} to {server.server}", remedy)
+
+
+def _servers(use: str, link: Link) -> list[tuple[str, Link]]:
+    """What to look at, with a name: the server, or each primary of a cluster."""
+    if isinstance(link, ClusterLink):
+        return [(f"{use} at {node.node}", node) for node in link.primaries()]
+    return [(use, link)]
 
 
 def _server(use: str, link: Link, username: str | None) -> Iterator[Check]:
@@ -115,7 +122,7 @@ def _server(use: str, link: Link, username: str | None) -> Iterator[Check]:
         yield _unknown(f"{use}: version, memory, persistence", error, "+info")
     else:
         yield _version(use, info)
-        if use != "streams":
+        if not use.startswith("streams"):
             yield _eviction(use, info)
         yield _persistence(use, info)
     yield _user(use, link, username)
@@ -149,7 +156,9 @@ def _eviction(use: str, info: Fields) -> Check:
 def _persistence(use: str, info: Fields) -> Check:
     name = f"{use}: persistence"
     if info.get("aof_enabled") != "1":
-        return Check(name, "finding", "no append-only file", f"appendonly yes: {_LOST[use]} with a crash")
+        return Check(
+            name, "finding", "no append-only file", f"appendonly yes: {_LOST[use.partition(' ')[0]]} with a crash"
+        )
     if info.get("aof_last_write_status", "ok") != "ok":
         return Check(name, "finding", "the append-only file cannot be written", "see the server's log; disk full?")
     return Check(name, "ok", "append-only file; with appendfsync everysec a crash of the machine can lose a second")
@@ -217,7 +226,7 @@ def _routes(settings: Settings, link: Link) -> Iterator[Check]:
     for route in settings.routes:
         yield _group(route, settings.group, link)
         if Op.DETOKENIZE in route.ops:
-            yield _writers(route, link)
+            yield _writers(route, link.node_of(route.requests) if isinstance(link, ClusterLink) else link)
 
 
 def _group(route: Route, group: str, link: Link) -> Check:

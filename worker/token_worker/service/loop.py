@@ -43,6 +43,7 @@ from token_worker.streams.delivery import (
 )
 from token_worker.streams.retention import Retention
 from token_worker.streams.routes import Route
+from token_worker.streams.slots import Deliveries
 from token_worker.telemetry.audit import Audit
 from token_worker.telemetry.health import Health
 from token_worker.telemetry.metrics import Metrics
@@ -163,7 +164,7 @@ class Worker:
         self,
         settings: Settings,
         streams: Link,
-        delivery: Delivery,
+        delivery: Delivery | Deliveries,
         handler: Handler,
         tokens: TokenStorage,
         retention: Retention,

@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import structlog
@@ -22,6 +22,8 @@ from token_worker.storage.durability import Durability, Safety
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.delivery import Delivery
 from token_worker.streams.retention import Retention
+from token_worker.streams.routes import Route, by_slot
+from token_worker.streams.slots import Deliveries
 from token_worker.telemetry.audit import Audit
 from token_worker.telemetry.health import Health
 from token_worker.telemetry.health import serve as serve_http
@@ -167,14 +169,7 @@ def serve(settings: Settings) -> None:
         tokens = _token_storage(settings)
         if tokens.safety is not None and _wait_for(tokens.safety.examine, drain, health) is None:
             return
-        delivery = Delivery(
-            settings.routes,
-            settings.group,
-            settings.consumer,
-            batch_size=settings.batch_size,
-            claim_idle_ms=settings.claim_idle_ms,
-            max_deliveries=settings.max_deliveries,
-        )
+        delivery = _delivery(settings)
         if access.previous_master_key is not None:
             log.warning("two master keys are at hand: keys sealed with the previous one are read, too")
         keys = KeyCache(key_store, master_key, previous_master_key=access.previous_master_key)
@@ -194,6 +189,21 @@ def serve(settings: Settings) -> None:
         Worker(settings, streams, delivery, handler, tokens, retention, drain, telemetry).run()
     finally:
         access.close()
+
+
+def _delivery(settings: Settings) -> Delivery | Deliveries:
+    def of(routes: Sequence[Route]) -> Delivery:
+        return Delivery(
+            routes,
+            settings.group,
+            settings.consumer,
+            batch_size=settings.batch_size,
+            claim_idle_ms=settings.claim_idle_ms,
+            max_deliveries=settings.max_deliveries,
+        )
+
+    groups = by_slot(settings.routes) if settings.streams.kind == "cluster" else [settings.routes]
+    return of(*groups) if len(groups) == 1 else Deliveries(groups, of)
 
 
 def _token_storage(settings: Settings) -> TokenStorage:

@@ -158,6 +158,14 @@ def check_slots(routes: tuple[Route, ...]) -> Iterator[str]:
             yield f"routes[{index}].reply_to: in a cluster it needs the same hash tag, as in {{{tag}}}:responses:*"
 
 
+def by_slot(routes: Iterable[Route]) -> list[list[Route]]:
+    """The routes of each slot, in their order."""
+    groups: dict[int, list[Route]] = {}
+    for route in routes:
+        groups.setdefault(slot_of(route.requests), []).append(route)
+    return [*groups.values()]
+
+
 def slot_of(key: str) -> int:
     """The slot of a key in a Redis Cluster: keys of one slot are on one node."""
     return key_slot(key.encode())
