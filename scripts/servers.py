@@ -371,6 +371,17 @@ class Cluster:
         """What the cluster calls a server."""
         return str(_ask(server, "CLUSTER", "MYID").decode())
 
+    def move_slot(self, slot: int, target: Valkey, amid: Callable[[], object] = lambda: None) -> None:
+        """Have another server take over a slot; ``amid`` is called after every key that has moved."""
+        source = self.primary_of(slot)
+        _ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", self.id_of(source))
+        _ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self.id_of(target))
+        while keys := _ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 1):
+            _ask(source, "MIGRATE", "127.0.0.1", target.port, keys[0], 0, 5000)
+            amid()
+        for server in (target, source):
+            _ask(server, "CLUSTER", "SETSLOT", slot, "NODE", self.id_of(target))
+
     def is_well(self) -> bool:
         """Whether all servers know each other, and every slot is served."""
         states = [_ask(server, "CLUSTER", "INFO").decode() for server in self.members]

@@ -25,12 +25,17 @@ class Load:
 
     def __init__(self, ledger: Ledger, routes: Sequence[str] = ("tokenize",)) -> None:
         self._ledger = ledger
-        self._routes = cycle(routes)
+        self._routes = routes
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._rounds = 0
         self._failures = 0
         self._error: BaseException | None = None
+
+    def wait_for_replies(self) -> None:
+        """Wait until workers answer on every route."""
+        streams = [f"{route}:responses" for route in self._routes]
+        wait_until(lambda: all(self._ledger.stack.streams.xlen(stream) for stream in streams), "replies")
 
     def go_on(self, rounds: int = 10) -> None:
         """Wait until so many more times requests were sent."""
@@ -39,7 +44,7 @@ class Load:
 
     def _run(self) -> None:
         try:
-            for number, route in zip(count(), self._routes, strict=False):
+            for number, route in zip(count(), cycle(self._routes), strict=False):
                 self._ledger.add_new(AT_ONCE, start=number * AT_ONCE, route=route)
                 try:
                     self._ledger.send()

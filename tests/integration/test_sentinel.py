@@ -57,7 +57,7 @@ def test_primary_of_the_streams_killed_under_load(storage_server: Valkey, watche
         # Given workers under load, and an amount of it that the replicas have
         ledger = Ledger(stack)
         with Load(ledger) as load:
-            load.go_on()
+            load.wait_for_replies()
             old = watched.primary()
             # When the primary dies, and producers go on as soon as they can
             old.kill()
@@ -108,7 +108,7 @@ def test_primary_of_keys_and_tokens_killed_under_load(streams_server: Valkey) ->
         wait_until(watched.are_replicas_in_step, "the replica to be in step")
         during = Ledger(stack, prefix="during-")
         with Load(during) as load:
-            load.go_on()
+            load.wait_for_replies()
             old = watched.primary()
             # When the primary dies
             old.kill()

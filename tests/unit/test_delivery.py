@@ -404,13 +404,10 @@ def deliveries() -> Deliveries:
     return subject
 
 
-def read_streams(server: Scripted) -> list[tuple[list[str], int]]:
+def read_streams(server: Scripted) -> list[tuple[set[str], int]]:
     """Streams of each read, and how long it waits."""
     return [
-        (
-            [name for name in command if str(name).startswith("in")],
-            command[command.index("BLOCK") + 1] if "BLOCK" in command else 0,
-        )
+        ({name for name in command if str(name).startswith("in")}, command[7] if "BLOCK" in command else 0)
         for command in server.named("XREADGROUP")
     ]
 
@@ -419,7 +416,7 @@ def test_slots_are_read_apart_and_waited_for_shortly() -> None:
     """No read covers two slots; where none has anything, one in turn is waited for, until the whole time is over."""
     server = Scripted()
     batch, _ = run(deliveries().fetch(1.0, 3 * ROUND_MS), server)
-    one, two = ["in", "in1"], ["in2"]
+    one, two = {"in", "in1"}, {"in2"}
     assert batch == Batch([], alone=False)
     assert [(streams, wait) for streams, wait in read_streams(server) if wait] == [
         (streams, ROUND_MS) for streams in (two, one, two)

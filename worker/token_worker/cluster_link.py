@@ -147,19 +147,20 @@ class ClusterLink(Link):
         """Have the map of slots fetched, if it may be out of date."""
         if not self._is_stale:
             return
-        error: Unavailable | ServerError | None = None
+        reason = ""
         for _ in range(len(self._known)):
             link = self._link(self._known[0])
             self._known.rotate(-1)
             try:
                 found = link.call("CLUSTER", "SLOTS")
-            except (Unavailable, ServerError) as raised:
-                error = raised
-                continue
-            self._take(found, link.node.host)
-            return
-        reason = error.reason if isinstance(error, Unavailable) else f"CLUSTER {error.code if error else 'SLOTS'}"
-        raise Unavailable(self.name, reason)
+            except Unavailable as error:
+                reason = error.reason
+            except ServerError as error:
+                reason = error.code
+            else:
+                self._take(found, link.node.host)
+                return
+        raise Unavailable(self.name, f"CLUSTER SLOTS {reason}")
 
     def _take(self, found: list[Any], asked: str) -> None:
         """Take over a map that a node has told; those of the settings can always be asked for the next one."""

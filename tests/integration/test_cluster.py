@@ -1,0 +1,275 @@
+"""Streams in a Redis Cluster: fail-overs and slots that move under load cost no entry, and answer none twice."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from redis.cluster import ClusterNode
+from servers import Cluster, Valkey, redis_binary, valkey_binary
+from stack import Stack, wait_until
+
+from ledger import NONE, Ledger
+from load import Load
+from token_worker.cluster_link import ClusterLink
+from token_worker.contract.messages import Op
+from token_worker.errors import ServerError, Unavailable
+from token_worker.links import make_link
+from token_worker.redis_link import Link
+from token_worker.redis_settings import parse
+from token_worker.service.loop import perform
+from token_worker.streams.delivery import COMMIT, Answer, Delivery
+from token_worker.streams.routes import Route, slot_of
+
+CLIENT = "shop-frontend"
+FIRST, SECOND = "{shop-1}", "{shop-2}"
+"""Names of two routes, whose slots are those of different servers."""
+
+ROUTES = [
+    {"requests": f"{name}:requests", "responses": f"{name}:responses", "ops": ["tokenize", "detokenize"]}
+    for name in (FIRST, SECOND)
+]
+ONLY_WHAT_IS_DOWN = "cluster-require-full-coverage no"
+
+
+@contextmanager
+def running(cluster: Cluster, storage: Valkey, workers: int) -> Iterator[Stack]:
+    """A stack with a client's key and so many workers, which are killed at the end."""
+    settings = {"TOKEN_WORKER_ROUTES": json.dumps(ROUTES), "TOKEN_WORKER_CLAIM_IDLE_MS": "5000"}
+    with Stack(cluster, storage, settings=settings) as stack:
+        stack.generate_key(CLIENT)
+        for _ in range(workers):
+            stack.start_worker()
+        yield stack
+        for worker in stack.workers:
+            assert worker.is_alive
+            worker.kill()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Three servers without replicas, for tests that leave every slot where it is."""
+    with Cluster(replicas=0) as cluster:
+        yield cluster
+
+
+def link(cluster: Cluster) -> ClusterLink:
+    found = make_link("streams", parse(cluster.url), refusals=True)
+    assert isinstance(found, ClusterLink)
+    return found
+
+
+def answers(subject: Link, *command: str) -> bool:
+    try:
+        subject.call(*command)
+    except Unavailable:
+        return False
+    return True
+
+
+def errors(cluster: Cluster) -> Counter[str]:
+    """Errors that the servers have answered, by their codes."""
+    found: Counter[str] = Counter()
+    for server in cluster.members:
+        for name, figures in server.info("errorstats").items():
+            found[name.removeprefix("errorstat_")] += figures["count"]
+    return found
+
+
+@pytest.mark.parametrize("binary", [valkey_binary, redis_binary])
+def test_slot_moves_under_load(storage_server: Valkey, binary: Callable[[], str]) -> None:
+    """While a slot's keys move one by one, and after, each request on it gets one reply; so do others."""
+    with Cluster(replicas=0, binary=binary()) as cluster, running(cluster, storage_server, workers=3) as stack:
+        # Given workers under load on two slots
+        slot = slot_of(FIRST)
+        source = cluster.primary_of(slot)
+        target = next(it for it in cluster.members if it not in (source, cluster.primary_of(slot_of(SECOND))))
+        ledger = Ledger(stack)
+        with Load(ledger, [FIRST, SECOND]) as load:
+            load.wait_for_replies()
+            # When the keys of one go to a server that has none of them yet
+            cluster.move_slot(slot, target, amid=lambda: load.go_on(2))
+            assert cluster.primary_of(slot) is target
+            load.go_on()
+        # Then all that came was answered once, rightly,
+        assert ledger.take_stock() == []
+        assert ledger.settle() == NONE
+        # while servers sent commands on: scripts, which workers alone use, met keys in both places.
+        found = errors(cluster)
+        assert all(found[code] for code in ("ASK", "MOVED", "TRYAGAIN")), found
+        back = Ledger(stack, prefix="back-")
+        back.add_turning_back(ledger, routes=[FIRST, SECOND])
+        back.send()
+        assert back.settle() == NONE
+
+
+def test_fail_over_under_load(storage_server: Valkey) -> None:
+    """What the promoted server has is answered once, on demand or after a kill; other slots never wait for it."""
+    with Cluster(ONLY_WHAT_IS_DOWN) as cluster, running(cluster, storage_server, workers=3) as stack:
+        slot = slot_of(FIRST)
+        ledger = Ledger(stack)
+        with Load(ledger, [FIRST, SECOND]) as load:
+            load.wait_for_replies()
+            # When a replica takes over on demand
+            old = cluster.primary_of(slot)
+            new = cluster.replica_of(old)
+            with new.client() as client:
+                client.execute_command("CLUSTER", "FAILOVER")
+            wait_until(lambda: cluster.primary_of(slot) is new, "the replica to take over")
+            load.go_on()
+        # Then nothing is lost, and all is answered once.
+        assert ledger.take_stock() == []
+        assert ledger.settle() == NONE
+
+        # When that server dies, and no other takes over yet
+        wait_until(lambda: old.info("replication").get("master_link_status") == "up", "the old one to be a replica")
+        with old.client() as client:
+            client.config_set("cluster-replica-no-failover", "yes")
+        unlucky = Ledger(stack, prefix="unlucky-")
+        with Load(unlucky, [FIRST]) as load:
+            load.wait_for_replies()
+            new.kill()
+        # Then requests in the other slot are answered all the same.
+        lucky = Ledger(stack, prefix="lucky-")
+        lucky.add_new(200, route=SECOND)
+        lucky.send()
+        assert lucky.settle() == NONE
+        # When the replica takes over
+        with old.client() as client:
+            client.config_set("cluster-replica-no-failover", "no")
+        wait_until(lambda: cluster.primary_of(slot) is old, "the replica to take over")
+        # Then all that it has is answered once, and nothing else.
+        unlucky.take_stock()
+        assert unlucky.settle() == NONE
+        assert unlucky.replies_written() == stack.streams.xlen(f"{FIRST}:requests")
+
+
+@pytest.mark.parametrize("binary", [valkey_binary, redis_binary])
+def test_link_follows_a_slot(binary: Callable[[], str]) -> None:
+    """A command is done once, by whichever node has its key; what is neither here nor there is an outage."""
+    with Cluster(replicas=0, binary=binary()) as cluster:
+        subject, key = link(cluster), f"{FIRST}:stream"
+        slot = slot_of(FIRST)
+        source, target = cluster.primary_of(slot), cluster.primary_of(slot_of(SECOND))
+        subject.call("XADD", key, "*", "n", "0")
+        subject.call("SET", f"{FIRST}:other", "x")
+        arguments = (COMMIT, [key, f"{FIRST}:other"], ["group", 60])
+        amid: list[str] = []
+
+        def ask() -> None:
+            subject.call("XADD", key, "*", "n", "1")
+            try:
+                subject.run(*arguments)
+            except (Unavailable, ServerError) as error:
+                amid.append(str(error))
+
+        cluster.move_slot(slot, target, amid=ask)
+        assert amid == ["streams: TRYAGAIN", "streams: UNFIT"]
+        assert subject.node_of(key).node.port == source.port  # ASK is for one command
+        subject.call("XADD", key, "*", "n", "2")
+        assert subject.node_of(key).node.port == target.port  # MOVED is for good
+        assert [fields for _, fields in subject.call("XRANGE", key, "-", "+")] == [
+            [b"n", number] for number in (b"0", b"1", b"1", b"2")
+        ]
+        assert subject.call_bounded(1 << 20, "XLEN", key) == 4
+
+
+def test_link_without_some_nodes() -> None:
+    """Nodes that are down take their own keys along and nothing else; a map is had from any that is up."""
+    with Cluster(ONLY_WHAT_IS_DOWN, replicas=0) as cluster:
+        subject = link(cluster)
+        keys = {cluster.primary_of(slot_of(key)): key for key in map(str, range(20))}
+        first, second, third = cluster.members
+        for key in keys.values():
+            assert subject.call("SET", key, "x") == b"OK"
+        first.kill()
+        with pytest.raises(Unavailable):
+            subject.call("SET", keys[first], "y")
+        assert subject.call("SET", keys[second], "y") == b"OK"
+        assert link(cluster).call("GET", keys[third]) == b"x"
+        assert len(subject.call("TIME")) == 2
+        second.kill()
+        third.kill()
+        for command in (("GET", keys[third]), ("TIME",), ("GET", keys[first])):
+            with pytest.raises(Unavailable):
+                subject.call(*command)
+        for server in (first, third):  # one alone is no majority
+            server.start()
+        wait_until(lambda: answers(subject, "GET", keys[third]), "one that is back")
+
+
+def test_server_that_is_in_no_cluster(streams_server: Valkey) -> None:
+    """A cluster's address that leads to a single server is an outage that tells what was refused."""
+    address = parse(f"redis+cluster://127.0.0.1:{streams_server.port}")
+    with pytest.raises(Unavailable) as caught:
+        make_link("streams", address, refusals=True).call("TIME")
+    assert caught.value.reason == "CLUSTER SLOTS ERR"
+
+
+def test_reply_to_another_slot_is_forbidden(cluster: Cluster, storage_server: Valkey) -> None:
+    """A request that names a stream in another slot gets ``forbidden`` on its route, and its neighbours their replies.
+
+    So it is where a route's pattern allows the name, as settings would not let it.
+    """
+    with running(cluster, storage_server, workers=1) as stack:
+        request = {"op": "tokenize", "client_id": CLIENT, "type": "str", "value": "x"}
+        elsewhere = f"{SECOND}:responses:mine"
+        stack.send([{**request, "id": "1", "reply_to": elsewhere}, {**request, "id": "2"}], f"{FIRST}:requests")
+        replies = stack.wait_for_replies(2, f"{FIRST}:responses")
+        assert {reply["id"]: reply.get("error", {}).get("code") for reply in replies} == {"1": "forbidden", "2": None}
+        assert not stack.streams.exists(elsewhere)
+
+    subject = link(cluster)
+    route = Route("{other}:in", "{other}:out", frozenset({Op.TOKENIZE}), reply_to="*")
+    delivery = Delivery([route], "group", "me", batch_size=10, claim_idle_ms=60_000, max_deliveries=2)
+    for _ in range(2):
+        subject.call("XADD", route.requests, "*", "payload", "x")
+    entries = perform(delivery.fetch(0.0, 0), subject).entries
+    answers = [Answer(entries[0], b"here"), Answer(entries[1], b"there", reply_to=elsewhere, forbidden=b"forbidden")]
+    assert perform(delivery.commit(answers, 0.0), subject).written == 2
+    found = subject.call("XRANGE", route.responses, "-", "+")
+    assert [fields for _, fields in found] == [[b"payload", b"here"], [b"payload", b"forbidden"]]
+
+
+def test_users_of_acl_work_on_a_cluster(cluster: Cluster, storage_server: Valkey, tmp_path: Path) -> None:
+    """Worker, producer, reader, monitor and operator do their work with the rights that ``acl`` prints."""
+    with Valkey() as storage, running(cluster, storage, workers=0) as stack:
+        folder = tmp_path / "users"
+        stack.restrict(folder)
+        stack.start_worker()
+
+        def client_as(name: str) -> redis.RedisCluster:
+            password = (folder / f"streams-{name}").read_text().strip()
+            nodes = [ClusterNode("127.0.0.1", cluster.members[0].port)]  # type: ignore[no-untyped-call]  # redis-py leaves it so
+            return redis.RedisCluster(startup_nodes=nodes, username=name, password=password, protocol=2)
+
+        request = {"id": "1", "op": "tokenize", "client_id": CLIENT, "type": "str", "value": "x"}
+        with client_as(f"producer:{SECOND}:requests") as producer, client_as(f"reader:{SECOND}:responses") as reader:
+            entry: Any = producer.xadd(f"{SECOND}:requests", {"payload": json.dumps(request)})
+            producer.xadd(f"{SECOND}:requests", {"no": "payload"})
+            [[_, [reply]]] = reader.xread({f"{SECOND}:responses": "0"}, block=20_000)
+            assert json.loads(reply[1][b"payload"])["status"] == "ok"
+        dead = f"{SECOND}:requests:dead"
+        wait_until(lambda: stack.streams.xlen(dead), "the dead letter")
+        wait_until(lambda: stack.streams.exists(f"{SECOND}:requests:low-water"), "the low-water mark")
+
+        monitor, operator = stack.settings_as("token-monitor", folder), stack.settings_as("token-operator", folder)
+        lag = stack.run("lag", "--json", **monitor)
+        assert lag.returncode == 0, lag.stderr
+        rows = {row["stream"]: row for row in map(json.loads, lag.stdout.splitlines())}
+        assert (rows[f"{SECOND}:requests"]["pending"], rows[f"{SECOND}:requests"]["dead_letters"]) == (0, 1)
+        again = stack.run("replay", "--stream", f"{SECOND}:requests", "--ids", entry.decode(), **operator)
+        assert again.returncode == 0, again.stderr
+        letters = stack.run("dead-letters", "list", "--json", **operator)
+        assert [json.loads(line)["dead_stream"] for line in letters.stdout.splitlines()] == [dead]
+        looked = stack.run("doctor", "--json", **stack.settings_as("token-worker", folder))
+        checks = {row["check"]: row["status"] for row in map(json.loads, looked.stdout.splitlines())}
+        names = [f"streams at 127.0.0.1:{server.port}" for server in cluster.members]
+        assert {checks[f"{name}: user"] for name in names} == {checks[f"{name}: clock"] for name in names} == {"ok"}
+        assert checks[f"{SECOND}:requests: group"] == "ok"
+        asked = stack.run("request", "tokenize", "--type", "str", "--client", CLIENT, value="x")
+        assert json.loads(asked.stdout)["value"] == json.loads(reply[1][b"payload"])["value"]
