@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+from hostile.memory import MemoryTokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +25,7 @@ from token_worker.storage.layout import (
     encode_entry,
     encode_token_value,
 )
-from token_worker.storage.steps import Adopt, Lookup, Outcome, Store, Touch
+from token_worker.storage.steps import Adopt, Lookup, Store, Touch
 from token_worker.tokens.derivation import Deriver, Origin
 from token_worker.tokens.engine import TOUCH_SECONDS, Engine, Item, MoreKeys, Result, Steps
 from token_worker.tokens.types import BYTES, EMAIL, INT32, INT64, LETTERS, STR, TokenType
@@ -40,11 +41,11 @@ ORIGIN = Origin(b"tokenize:requests", b"1-1", 0)
 MoreOf = Callable[[Keyring], More | Unavailable]
 
 
-class Memory:
+class Memory(MemoryTokens):
     """A token storage in a dictionary; keeps a record of what was asked, and lets a test meddle before each step."""
 
     def __init__(self) -> None:
-        self.entries: dict[bytes, bytes] = {}
+        super().__init__()
         self.steps: list[Any] = []
         self.meddle: Callable[[Any], None] = lambda _: None
 
@@ -55,36 +56,7 @@ class Memory:
     def perform(self, step: Any) -> Any:
         self.meddle(step)
         self.steps.append(step)
-        match step:
-            case Lookup(keys):
-                return [self.entries.get(key) for key in keys]
-            case Store(rows):
-                return [self._store(*row) for row in rows]
-            case Adopt(rows):
-                return [self._adopt(*row) for row in rows]
-            case Touch(rows):
-                for key, old, new in rows:
-                    if self.entries.get(key) == old:
-                        self.entries[key] = new
-        return None
-
-    def _store(self, h_key: bytes, t_key: bytes, h_value: bytes, t_value: bytes) -> Outcome:
-        if h_value and h_key in self.entries:
-            return Outcome("value", self.entries[h_key])
-        if t_key in self.entries:
-            return Outcome("token", self.entries[t_key])
-        self.entries[t_key] = t_value
-        if h_value:
-            self.entries[h_key] = h_value
-        return Outcome("written")
-
-    def _adopt(self, h_key: bytes, t_key: bytes, h_value: bytes, t_value: bytes) -> Outcome:
-        if self.entries.get(t_key) != t_value:
-            return Outcome("changed")
-        if h_key in self.entries:
-            return Outcome("value", self.entries[h_key])
-        self.entries[h_key] = h_value
-        return Outcome("written")
+        return super().perform(step)
 
     def put_t(self, ring: Keyring, kind: TokenType, token: bytes, value: bytes, *, disabled: bool = False) -> bytes:
         """Put a ``t.`` entry as AcraServer would; its key."""

@@ -1,0 +1,86 @@
+"""Token and key storage in dictionaries: what the worker's code is run on where servers would be too slow."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from token_worker.keys.kinds import HISTORY_INFIX
+from token_worker.keys.owner import Owner
+from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store, Touch
+from token_worker.storage.tokens import TokenStorage
+
+
+class MemoryTokens(TokenStorage):
+    """A token storage that does each step at once, with the outcomes that the scripts have."""
+
+    def __init__(self) -> None:
+        self.safety = None
+        self.entries: dict[bytes, bytes] = {}
+
+    def ping(self) -> None:
+        """It is never away."""
+
+    def perform(self, step: Step) -> Any:
+        """Do a step and give its answer."""
+        match step:
+            case Lookup(keys):
+                return [self.entries.get(key) for key in keys]
+            case Store(rows):
+                return [self._put(row) for row in rows]
+            case Adopt(rows):
+                return [self._take_up(row) for row in rows]
+            case Touch(rows):
+                for key, old, new in rows:
+                    if self.entries.get(key) == old:
+                        self.entries[key] = new
+                return None
+
+    def _put(self, row: Row) -> Outcome:
+        h_key, t_key, h_value, t_value = row
+        if h_value and h_key in self.entries:
+            return Outcome("value", self.entries[h_key])
+        if t_key in self.entries:
+            return Outcome("token", self.entries[t_key])
+        self.entries[t_key] = t_value
+        if h_value:
+            self.entries[h_key] = h_value
+        return Outcome("written")
+
+    def _take_up(self, row: Row) -> Outcome:
+        h_key, t_key, h_value, t_value = row
+        if self.entries.get(t_key) != t_value:
+            return Outcome("changed")
+        if h_key in self.entries:
+            return Outcome("value", self.entries[h_key])
+        self.entries[h_key] = h_value
+        return Outcome("written")
+
+
+class MemoryKeys:
+    """A key storage whose history is always known.
+
+    Attributes:
+        sealed: texts by name, without the folder.
+    """
+
+    def __init__(self) -> None:
+        self.sealed: dict[str, bytes] = {}
+
+    def current(self, owners: Sequence[Owner]) -> list[bytes | None]:
+        """The sealed current key of each owner."""
+        return [self.sealed.get(owner.key_name) for owner in owners]
+
+    def history_names(self, owner: Owner, since: float) -> tuple[list[str], bool]:  # noqa: ARG002 - of the protocol
+        """Names of the history of an owner's key, newest first."""
+        start = owner.key_name + HISTORY_INFIX
+        return sorted((name for name in self.sealed if name.startswith(start)), reverse=True), True
+
+    def refresh_history(self) -> None:
+        """There is nothing to look up."""
+
+    def read(self, names: Sequence[str]) -> list[bytes | None]:
+        """The sealed keys of these names."""
+        return [self.sealed.get(name) for name in names]
+
+    def create(self, owner: Owner, sealed: bytes) -> bool:
+        """Store the first key of an owner."""
+        return self.sealed.setdefault(owner.key_name, sealed) is sealed
