@@ -19,6 +19,7 @@ from token_worker.keys.owner import Owner
 from token_worker.keys.store import new_key, wrap
 
 Reply = dict[str, Any]
+PROGRAM = ("-m", "token_worker")
 COMMAND_SECONDS = 120
 """How long a command of the product may take."""
 
@@ -106,7 +107,7 @@ class Stack:
     def run(self, *arguments: str, value: str = "", **more: str) -> subprocess.CompletedProcess[str]:
         """Run a command with these settings, ``value`` on its standard input, to its end."""
         return subprocess.run(
-            [sys.executable, "-m", "token_worker", *arguments],
+            [sys.executable, *PROGRAM, *arguments],
             env=self.environment(**more),
             input=value,
             capture_output=True,
@@ -115,10 +116,15 @@ class Stack:
             check=False,
         )
 
-    def start_worker(self, *, log: Path | None = None, **more: str) -> "WorkerProcess":
-        """Start a worker process; ``more`` are settings of its own, ``log`` takes what it prints."""
+    def start_worker(
+        self, *, log: Path | None = None, program: Sequence[str] = PROGRAM, **more: str
+    ) -> "WorkerProcess":
+        """Start a worker process; ``more`` are settings of its own, ``log`` takes what it prints.
+
+        ``program`` are arguments of Python that start ``token-worker``, in another way if need be.
+        """
         with uninterrupted():
-            worker = WorkerProcess(self.environment(**{**self._of_workers, **more}), log)
+            worker = WorkerProcess(self.environment(**{**self._of_workers, **more}), log, program)
             self.workers.append(worker)
         return worker
 
@@ -194,11 +200,11 @@ class Stack:
 class WorkerProcess:
     """``token-worker run`` as a process of its own."""
 
-    def __init__(self, environment: dict[str, str], log: Path | None = None) -> None:
+    def __init__(self, environment: dict[str, str], log: Path | None = None, program: Sequence[str] = PROGRAM) -> None:
         self.log = log
         with (log or Path(os.devnull)).open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "token_worker", "run"],
+                [sys.executable, *program, "run"],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

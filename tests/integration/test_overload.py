@@ -32,7 +32,7 @@ FASTER = 10
 
 WAITING = 1_000_000 if LONG else 100_000
 TOKENS = 1_000_000 if LONG else 20_000
-CLIENTS = 100_000 if LONG else 13_000
+CLIENTS = 100_000 if LONG else 20_000
 CACHED_CLIENTS = 12_000
 """More than a worker keeps the keys of."""
 

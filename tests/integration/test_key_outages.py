@@ -1,0 +1,126 @@
+"""Key storage or Vault away for longer than keys serve, under load: who is served, who waits, and for how long.
+
+Workers are processes as always, but for the clock of their key cache: a file says how much it is ahead.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from servers import OpenBao, Valkey
+from stack import Stack, wait_until
+
+from key_places import InRedis, InVault, Place
+from ledger import GROUP, NONE, Ledger
+from proxy import Proxy, Relay
+from token_worker.keys.cache import AGE_SECONDS, GRACE_SECONDS
+from token_worker.keys.owner import Owner
+from token_worker.keys.store import new_key, wrap
+
+KNOWN, OTHER = "shop-frontend", "another-client"
+BACKLOG = 2000
+AHEAD_FILE = "CLOCK_AHEAD_FILE"
+
+AHEAD = f"""
+import os, sys, time
+from pathlib import Path
+from token_worker.cli import main
+from token_worker.keys.cache import KeyCache
+file = Path(os.environ["{AHEAD_FILE}"])
+KeyCache.__init__.__kwdefaults__["clock"] = lambda: time.monotonic() + float(file.read_text())
+sys.argv[0] = "token-worker"
+main()
+"""
+
+
+class Setting(NamedTuple):
+    """A stack whose workers reach their keys by a proxy alone."""
+
+    stack: Stack
+    keys: Proxy
+
+
+@pytest.fixture(params=["redis", "vault"])
+def setting(
+    request: pytest.FixtureRequest, streams_server: Valkey, storage_server: Valkey, openbao_server: OpenBao
+) -> Iterator[Setting]:
+    """Keys of two clients, in Redis or in Vault; the second try alone that is counted would bury an entry."""
+    with Stack(streams_server, storage_server, settings={"TOKEN_WORKER_MAX_DELIVERIES": "1"}) as stack:
+        stack.settings["TOKEN_WORKER_TOKENS_URL"] = storage_server.url
+        place: Place
+        proxy: Proxy
+        if request.param == "redis":
+            place, proxy = InRedis(stack), Proxy(storage_server.port)
+            stack.settings["TOKEN_WORKER_KEYS_URL"] = proxy.url
+        else:
+            place, proxy = InVault(openbao_server), Relay(openbao_server.port)
+            stack.settings |= {**place.settings, "VAULT_ADDR": f"http://127.0.0.1:{proxy.port}"}
+        for client in (KNOWN, OTHER):
+            owner = Owner("client", client)
+            place.put(f"{place.folder}/{owner.key_name}", wrap(new_key(), stack.master_key, owner))
+        with proxy:
+            yield Setting(stack, proxy)
+            for worker in stack.workers:
+                worker.kill()
+
+
+def requests(stack: Stack, count: int, client: str, start: int) -> Ledger:
+    ledger = Ledger(stack, client)
+    ledger.add_new(count, start=start)
+    ledger.send()
+    return ledger
+
+
+def pending(stack: Stack) -> int:
+    return int(stack.streams.xpending("tokenize:requests", GROUP)["pending"])
+
+
+def claims(stack: Stack) -> int:
+    return int(stack.streams.info("commandstats").get("cmdstat_xclaim", {}).get("calls", 0))
+
+
+def test_keys_at_hand_serve_past_their_age_and_no_longer(setting: Setting, tmp_path: Path) -> None:
+    """With the keys away, a client whose key is at hand is served past its age, until its grace is over; then all wait.
+
+    When the keys are back, every request is answered once, and none was given up.
+    """
+    stack, keys = setting
+    ahead, log = tmp_path / "ahead", tmp_path / "log"
+
+    def put_clock(seconds: float) -> None:
+        new = tmp_path / "new"
+        new.write_text(str(seconds))
+        new.rename(ahead)
+
+    # Given a worker that has one client's key at hand
+    put_clock(0)
+    stack.start_worker(log=log, program=("-c", AHEAD), **{AHEAD_FILE: str(ahead)})
+    assert requests(stack, 10, KNOWN, 0).settle() == NONE
+    # When the keys go away, and that key's age is over
+    keys.go_away()
+    put_clock(AGE_SECONDS + 1)
+    other = requests(stack, 50, OTHER, 0)
+    known = requests(stack, BACKLOG, KNOWN, 1000)
+    # Then its client is served, the other one's requests wait,
+    wait_until(lambda: stack.streams.xlen("tokenize:responses") == 10 + BACKLOG, "the known client's replies")
+    assert known.compare() == NONE
+    assert len(other.compare().lost) == 50
+    assert "going on with the keys at hand" in log.read_text()
+    # the same to the end of its grace;
+    put_clock(AGE_SECONDS + GRACE_SECONDS - 60)
+    known = requests(stack, BACKLOG, KNOWN, 10_000)
+    wait_until(lambda: stack.streams.xlen("tokenize:responses") == 10 + 2 * BACKLOG, "the known client's replies")
+    assert known.compare() == NONE
+    # and after that nobody is served, however often they are tried,
+    put_clock(AGE_SECONDS + GRACE_SECONDS + 60)
+    late = requests(stack, 50, KNOWN, 20_000)
+    wait_until(lambda: pending(stack) == 100, "all to be read")
+    tries = claims(stack)  # each claims twice: the entry, and to take the try back
+    wait_until(lambda: claims(stack) > tries + 600, "three tries of each", 60)
+    assert stack.streams.xlen("tokenize:responses") == 10 + 2 * BACKLOG
+    # until the keys are back.
+    keys.come_back()
+    assert late.settle() == NONE
+    assert other.compare() == NONE
+    assert stack.streams.xlen("tokenize:requests:dead") == 0
