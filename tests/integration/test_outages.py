@@ -26,6 +26,8 @@ CLIENT = "shop-frontend"
 KEPT = ("appendonly yes", "appendfsync always")
 """A server that keeps what it has acknowledged."""
 
+BACKLOG = 100_000 if os.environ.get("LONG_TESTS") else 10_000
+
 OUTAGE_SECONDS = 60 if os.environ.get("LONG_TESTS") else 8
 
 
@@ -270,21 +272,32 @@ def blocked(stack: Stack) -> int:
 
 @pytest.mark.parametrize("binary", [valkey_binary, redis_binary])
 def test_backlog_is_answered_while_streams_are_full(storage_server: Valkey, binary: Callable[[], str]) -> None:
-    """At the memory limit of the streams' server, where producers are refused, a worker answers what is there."""
-    with Valkey(binary=binary()) as streams, running(Stack(streams, storage_server)) as stack:
-        # Given a group, a backlog with an unreadable entry in it, and a server that is full
+    """At the memory limit of the streams' server, where producers are refused, workers answer what is there."""
+    with (
+        Valkey(binary=binary()) as streams,
+        Proxy(storage_server.port) as proxy,
+        Gate(proxy, "MGET") as gate,
+        running(Stack(streams, storage_server, settings={"TOKEN_WORKER_CLAIM_IDLE_MS": "1000"})) as stack,
+    ):
+        # Given a group, a backlog, an unreadable entry in it, and entries of a worker that died
         stack.streams.xgroup_create("tokenize:requests", GROUP, "0", mkstream=True)
-        ledger = requests(stack, 2000)
+        ledger = requests(stack, BACKLOG)
         unreadable = stack.streams.xadd("tokenize:requests", {"payload": "no"})
+        dead = stack.start_worker(TOKEN_WORKER_TOKENS_URL=proxy.url)
+        assert gate.is_held.wait(30)
+        dead.kill()
+        gate.open()
+        assert stack.streams.xpending("tokenize:requests", GROUP)["pending"] > 0
+        # When the server is full, and workers start
         stack.streams.config_set("maxmemory", 1)
         with pytest.raises(redis.OutOfMemoryError):
             requests(stack, 1)
-        # When a worker starts
-        stack.start_worker()
-        # Then it answers all of it.
+        for _ in range(2):
+            stack.start_worker(TOKEN_WORKER_TOKENS_URL=storage_server.url)
+        # Then they answer all of it.
         assert ledger.settle() == NONE
-        [(_, dead)] = stack.streams.xrange("tokenize:requests:dead")
-        assert dead[b"dead_entry"] == unreadable
+        [(_, letter)] = stack.streams.xrange("tokenize:requests:dead")
+        assert letter[b"dead_entry"] == unreadable
 
 
 @pytest.mark.parametrize("role", ["streams", "keys", "tokens"])
@@ -360,3 +373,50 @@ def test_second_signal_ends_a_worker_at_once(streams_server: Valkey, storage_ser
         assert ledger.replies_written() == 0
         stack.start_worker(TOKEN_WORKER_TOKENS_URL=storage_server.url)
         assert ledger.settle() == NONE
+
+
+def test_rolling_restart_takes_nothing_over(stack: Stack) -> None:
+    """Workers are replaced one by one under load: each answers what it has; nothing is ever claimed, or left behind."""
+    # Given workers under load
+    old = [stack.start_worker() for _ in range(3)]
+    claims = calls(stack, "xclaim")
+    ledger = Ledger(stack)
+
+    def is_so_under_load(condition: Callable[[], bool]) -> bool:
+        ledger.add_new(20, start=len(ledger))
+        ledger.send()
+        return condition()
+
+    def replies_after(count: int) -> Callable[[], bool]:
+        before = ledger.replies_written() if len(ledger) else 0
+        return lambda: ledger.replies_written() > before + count
+
+    wait_until(lambda: is_so_under_load(lambda: consumers(stack) == 3), "all to read")
+    # When one after the other is asked to end, and another takes its place
+    for worker in old:
+        worker.signal(signal.SIGTERM)
+        wait_until(lambda worker=worker: is_so_under_load(lambda: not worker.is_alive), "the worker to end")  # type: ignore[misc]  # defaults bind
+        assert worker.wait() == 0
+        assert consumers(stack) == 2
+        stack.start_worker()
+        wait_until(lambda: is_so_under_load(lambda: consumers(stack) == 3), "the next one to read")
+        busy = replies_after(100)
+        wait_until(lambda busy=busy: is_so_under_load(busy), "it to be busy")  # type: ignore[misc]  # defaults bind
+    # Then every request is answered once, none of them was claimed from anybody,
+    assert ledger.settle() == NONE
+    assert calls(stack, "xclaim") == claims
+    # and when all have ended, nothing of them is left.
+    for worker in stack.workers:
+        worker.signal(signal.SIGTERM)
+    assert [worker.wait() for worker in stack.workers] == [0] * 6
+    assert consumers(stack) == 0
+    assert stack.streams.xpending("tokenize:requests", GROUP)["pending"] == 0
+
+
+def consumers(stack: Stack) -> int:
+    """Consumers of the group of requests to tokenize; 0 where there is none yet."""
+    try:
+        groups = stack.streams.xinfo_groups("tokenize:requests")
+    except redis.ResponseError:
+        return 0
+    return sum(group["consumers"] for group in groups)
