@@ -68,6 +68,14 @@ def test_sample_of_a_random_seed(target: str, expected: set[str]) -> None:
     assert outcomes(done.stdout) <= expected, done.stdout
 
 
+def test_sample_led_by_coverage() -> None:
+    """Where atheris is installed, it leads the same checks to new code, and ends when its time is over."""
+    pytest.importorskip("atheris")
+    done = fuzz("--coverage", "--seconds", "3", "--seed", "1")
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"new_units_added: +[1-9]", done.stderr)
+
+
 @pytest.fixture(scope="module")
 def entries() -> Entries:
     return Entries("hypothesis")
