@@ -65,7 +65,9 @@ def one_reply_each(stack: Stack, entries: list[bytes]) -> bool:
 
 
 @pytest.mark.timeout(600)
-def test_producers_ten_times_faster_than_a_worker(subject: Subject, storage_server: Valkey) -> None:
+def test_producers_ten_times_faster_than_a_worker(
+    subject: Subject, storage_server: Valkey, say: Callable[[str], None]
+) -> None:
     """Requests come ten times as fast as they are answered: memory is flat, lag grows; later each has its reply."""
     stack = subject.stack
     values = subject.values(500)
@@ -86,6 +88,7 @@ def test_producers_ten_times_faster_than_a_worker(subject: Subject, storage_serv
             while len(entries) < FASTER * answered():
                 entries += stack.send(payloads("tokenize", values))
             lags.append(undelivered(stack))
+        say(f"{len(entries):,} sent, lag up to {lags[-1]:,}, {memory:.0f} MiB, then {peak_mib(worker.pid):.0f} MiB")
         # Then memory has stayed, and lag has grown from look to look.
         assert peak_mib(worker.pid) < memory + GROWTH_MIB
         assert lags == sorted(set(lags))
@@ -201,7 +204,7 @@ def test_start_does_not_depend_on_what_there_is(subject: Subject, fill: Callable
 
 
 @pytest.mark.timeout(900)
-def test_memory_does_not_grow_with_clients(subject: Subject) -> None:
+def test_memory_does_not_grow_with_clients(subject: Subject, say: Callable[[str], None]) -> None:
     """Once a worker has met as many clients as it keeps keys of, further ones take no more memory."""
     stack = subject.stack
     asked = preload.clients(subject, CLIENTS)
@@ -217,6 +220,7 @@ def test_memory_does_not_grow_with_clients(subject: Subject) -> None:
     memory = peak_mib(worker.pid)
     for start in range(CACHED_CLIENTS, CLIENTS, 1000):
         ask(start, min(start + 1000, CLIENTS))
+    say(f"{CACHED_CLIENTS:,} clients {memory:.0f} MiB, {CLIENTS:,} clients {peak_mib(worker.pid):.0f} MiB")
     assert peak_mib(worker.pid) < memory + GROWTH_MIB
     tokens = {reply["id"]: reply["value"] for reply in stack.replies()}
     assert tokens == {str(number): token for number, (_, (_, token)) in enumerate(asked)}

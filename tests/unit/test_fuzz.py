@@ -29,7 +29,7 @@ from token_worker.streams.delivery import Answer, Entry
 from token_worker.tokens import engine
 
 FUZZ = Path(__file__).parents[2] / "scripts" / "fuzz.py"
-SAMPLE = 20_000
+SAMPLE = 15_000
 """Cases of each target: a few seconds."""
 
 OF_REQUESTS = {
@@ -61,9 +61,10 @@ def test_sample_of_a_fixed_seed(target: str, expected: set[str]) -> None:
 
 
 @pytest.mark.parametrize(("target", "expected"), [("requests", OF_REQUESTS), ("stored", OF_STORED)])
-def test_sample_of_a_random_seed(target: str, expected: set[str]) -> None:
-    """Hostile input of another seed each time is dealt with as it has to be; the seed is told where it is not."""
+def test_sample_of_a_random_seed(target: str, expected: set[str], say: Callable[[str], None]) -> None:
+    """Hostile input of another seed each time is dealt with as it has to be; the seed is told."""
     done = fuzz("--target", target, "--cases", str(SAMPLE))
+    say(done.stdout.partition("\n")[0])
     assert done.returncode == 0, done.stdout
     assert outcomes(done.stdout) <= expected, done.stdout
 
@@ -125,7 +126,7 @@ MEMBERS = [
     cases=st.lists(st.dictionaries(st.sampled_from(MEMBERS), JSON, max_size=6), min_size=1, max_size=5),
     rng=st.randoms(use_true_random=False),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_any_members(entries: Entries, cases: list[dict[str, Any]], rng: Any) -> None:
     """Whatever a request's members are, in either format, it has one result, and its neighbours are answered."""
     entries.begin(rng)
