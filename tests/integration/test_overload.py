@@ -87,12 +87,15 @@ def test_producers_ten_times_faster_than_a_worker(
         for _ in range(LOOKS):
             while len(entries) < FASTER * answered():
                 entries += stack.send(payloads("tokenize", values))
+            before = answered()
             lags.append(undelivered(stack))
+            assert len(entries) - before >= lags[-1] >= len(entries) - answered() - 1  # one is in hand
+            wait_until(lambda before=before: answered() > before + 50, "some replies")  # type: ignore[misc]  # a default binds
         say(f"{len(entries):,} sent, lag up to {lags[-1]:,}, {memory:.0f} MiB, then {peak_mib(worker.pid):.0f} MiB")
-        # Then memory has stayed, and lag has grown from look to look.
+        # Then memory has stayed, and lag, told as it is, has grown from look to look.
         assert peak_mib(worker.pid) < memory + GROWTH_MIB
         assert lags == sorted(set(lags))
-        assert len(entries) * (FASTER - 1) / FASTER > lags[-1] > len(entries) / 2
+        assert lags[-1] > len(entries) / 2
     # And once there is a worker that is fast enough, all is answered once.
     worker.kill()
     stack.start_worker(TOKEN_WORKER_CLAIM_IDLE_MS="1000")
