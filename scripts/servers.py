@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 import redis
-from redis.backoff import NoBackoff
+from redis.backoff import ConstantBackoff, NoBackoff
 from redis.cluster import ClusterNode
 from redis.retry import Retry
 from redis.sentinel import Sentinel as SentinelClient
@@ -279,11 +279,12 @@ class Watched:
         return f"redis+sentinel://{','.join(f'127.0.0.1:{it.port}' for it in self.sentinels)}/main"
 
     def client(self) -> redis.Redis:
-        """A client that asks the Sentinels, and raises at once instead of trying again."""
+        """A client that asks the Sentinels, and tries again while none of them knows a primary."""
         hosts = [("127.0.0.1", it.port) for it in self.sentinels]
         kwargs = {"password": self._password, "protocol": 2, "retry": _never(), "socket_timeout": 1}
         finder: Any = SentinelClient(hosts, sentinel_kwargs=kwargs)  # type: ignore[no-untyped-call]  # redis-py leaves it so
-        client: redis.Redis = finder.master_for("main", protocol=2, retry=_never(), socket_timeout=5)
+        again = Retry(ConstantBackoff(0.1), 100)
+        client: redis.Redis = finder.master_for("main", protocol=2, retry=again, socket_timeout=5)
         return client
 
     def primary(self) -> Valkey:
@@ -337,8 +338,12 @@ class Cluster:
         self.members: list[Valkey] = []
         for _ in range(3 + replicas):
             bus = free_port()  # by default the port and 10,000, which may be too high
-            lines = ("cluster-enabled yes", f"cluster-port {bus}", "cluster-node-timeout 1000", SYNC_AT_ONCE)
-            server = Valkey(*lines, *options, binary=binary)
+            lines = ("cluster-enabled yes", f"cluster-port {bus}", "cluster-node-timeout 1000")
+            replication = (
+                SYNC_AT_ONCE,
+                "cluster-replica-validity-factor 0",
+            )  # however late it is let to
+            server = Valkey(*lines, *replication, *options, binary=binary)
             self._buses[server.port] = bus
             self.members.append(server)
         self._exits = ExitStack()

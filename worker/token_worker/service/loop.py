@@ -270,10 +270,13 @@ class Worker:
         if not answers:
             return
         done: Committed | None = None
+        leave_at = time.monotonic() + self._delivery.patience_seconds
         while done is None and not self._drain.is_over:
             try:
                 done = perform(self._delivery.commit(answers, time.monotonic()), self._streams)
             except Unavailable as error:
+                if self._leave_to_others(leave_at, error):
+                    return
                 self._in_hand.wait(error)
         if done is None:
             return
@@ -287,6 +290,7 @@ class Worker:
 
     def _bury(self, entry: Entry, reason: str, reply: bytes) -> None:
         names = {"stream": entry.route.requests, "entry": entry.id.decode(), "reason": reason}
+        leave_at = time.monotonic() + self._delivery.patience_seconds
         while not self._drain.is_over:
             try:
                 if perform(self._delivery.bury(entry, reason, reply, time.monotonic()), self._streams):
@@ -295,9 +299,18 @@ class Worker:
             except ServerError:
                 self._stuck(entry, alone=entry.deliveries > 1)
             except Unavailable as error:
-                self._in_hand.wait(error)
-                continue
+                if not self._leave_to_others(leave_at, error):
+                    self._in_hand.wait(error)
+                    continue
             return
+
+    def _leave_to_others(self, leave_at: float, error: Unavailable) -> bool:
+        """Whether entries that cannot be answered now are left for later, so that other slots have their turn."""
+        if time.monotonic() < leave_at:
+            return False
+        log.warning("entries are left for later, others are served", server=error.server, reason=error.reason)
+        self._delivery.look_at_own(time.monotonic(), RETRY_OWN_SECONDS)
+        return True
 
     def _stuck(self, entry: Entry, *, alone: bool) -> None:
         log.error("a stream of the route cannot be used, its entries stay pending", stream=entry.route.requests)

@@ -159,6 +159,9 @@ class _Candidate(NamedTuple):
 class Delivery:
     """State of one worker between its commands; ``now`` is monotonic time in seconds, from the caller's clock."""
 
+    patience_seconds = float("inf")
+    """How long to try a commit or a burial again: as long as it takes, nothing else could be done meanwhile."""
+
     def __init__(
         self,
         routes: Sequence[Route],

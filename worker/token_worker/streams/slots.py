@@ -3,7 +3,8 @@
 One command reads several streams only if they are in one slot. So every slot is asked for new entries without waiting;
 if none has any, one of them is waited for shortly, and all are asked again. A batch is of one slot.
 
-A slot whose node is away rests, as the routes of ``paused`` tell, and the others go on.
+A slot whose node is away rests, as the routes of ``paused`` tell, and the others go on. Answers that cannot be
+committed are left after ``patience_seconds``: their entries stay pending, and are tried alone when the node is back.
 """
 
 from collections import deque
@@ -28,6 +29,9 @@ class Deliveries:
         groups: the routes of each slot.
         make: makes the delivery of such a group.
     """
+
+    patience_seconds = 2.0
+    """How long to try a commit or a burial again: other slots wait meanwhile. A slot on its way mostly takes less."""
 
     def __init__(self, groups: Iterable[Sequence[Route]], make: Callable[[Sequence[Route]], Delivery]) -> None:
         self._routes = {make(routes): routes for routes in groups}
