@@ -345,11 +345,13 @@ class TestRedis:
         """It is that of the Sentinels alone, and goes along with a default address; elsewhere it makes no sense."""
         option = "TOKEN_WORKER_STREAMS_SENTINEL_PASSWORD_FILE"
         environ = {"TOKEN_WORKER_STREAMS_URL": "rediss+sentinel://app:pw@a/main", option: str(secret)}
+        environ["TOKEN_WORKER_STREAMS_CA_FILE"] = str(secret)
 
         keys = load(environ).keys
 
         assert (keys.at(keys.nodes[0]).password, keys.sentinel(keys.nodes[0]).password) == ("pw", CANARY)
         assert keys.sentinel(keys.nodes[0]).url == "rediss://a:26379/0"
+        assert keys.sentinel(keys.nodes[0]).ca_file == keys.at(keys.nodes[0]).ca_file == str(secret)
         assert CANARY not in repr(keys)
         (line,) = problems({option: str(secret)})
         assert line.startswith(

@@ -20,11 +20,11 @@ REDIRECTS = 5
 """How often one command is sent on; one that is sent around for longer is told as an outage."""
 
 _KEY_AT = {
-    **dict.fromkeys(("GET", "SET", "DEL", "EXISTS", "EXPIRE", "TYPE"), 1),
+    **dict.fromkeys(("GET", "SET", "DEL"), 1),
     **dict.fromkeys(("XADD", "XDEL", "XLEN", "XRANGE", "XPENDING", "XCLAIM"), 1),
-    **dict.fromkeys(("XGROUP", "XINFO", "MEMORY"), 2),
+    **dict.fromkeys(("XGROUP", "XINFO"), 2),
     **dict.fromkeys(("EVAL", "EVALSHA"), 3),
-    **dict.fromkeys(("TIME", "PING", "INFO", "ACL", "CONFIG"), None),
+    **dict.fromkeys(("TIME", "INFO"), None),
 }
 """Where a command has its key, or the first of its keys; those without a key have None."""
 
