@@ -108,6 +108,32 @@ def test_slot_moves_under_load(storage_server: Valkey, binary: Callable[[], str]
         assert back.settle() == NONE
 
 
+def test_entries_of_a_slot_on_its_way_are_not_given_up(storage_server: Valkey, tmp_path: Path) -> None:
+    """However long a route's streams are on two servers, its entries wait: tries that fail for it are not counted."""
+    streams = {f"{FIRST}:requests".encode(), f"{FIRST}:responses".encode()}
+    with Cluster(replicas=0) as cluster, running(cluster, storage_server, workers=0) as stack:
+        log = tmp_path / "log"
+        stack.start_worker(log=log, TOKEN_WORKER_MAX_DELIVERIES="1")
+        ledger = Ledger(stack)
+        ledger.add_new(5, route=FIRST)
+        ledger.send()
+        assert ledger.settle() == NONE
+        target = cluster.primary_of(slot_of(SECOND))
+
+        def amid() -> None:
+            with target.client() as client:
+                found: Any = client.keys("*")
+            if len(streams & {*found}) == 1:
+                ledger.add_new(1, start=1, route=FIRST)
+                ledger.send()
+                wait_until(lambda: log.read_text().count("entries are left for later") > 2, "tries that fail")
+
+        cluster.move_slot(slot_of(FIRST), target, amid)
+        assert ledger.settle() == NONE
+        assert len(ledger) == 6
+        assert not stack.streams.exists(f"{FIRST}:requests:dead")
+
+
 def test_fail_over_under_load() -> None:
     """What the promoted server has is answered once, on demand or after a kill; other slots never wait for it."""
     with Cluster(ONLY_WHAT_IS_DOWN) as cluster, Valkey() as storage, running(cluster, storage, workers=3) as stack:

@@ -2,14 +2,14 @@
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 import redis
-from servers import Valkey, Watched, redis_binary, valkey_binary
+from servers import Valkey, Watched, redis_binary
 from stack import Stack, wait_until
 
 from ledger import NONE, Ledger
@@ -130,15 +130,14 @@ def test_primary_of_keys_and_tokens_killed_under_load(streams_server: Valkey) ->
         assert again.settle() == NONE
 
 
-@pytest.mark.parametrize("binary", [valkey_binary, redis_binary])
-def test_users_of_acl_work_behind_sentinels(binary: Callable[[], str], tmp_path: Path) -> None:
+def test_users_of_acl_work_behind_sentinels(tmp_path: Path) -> None:
     """Worker, monitor and operator do their work with the rights that ``acl`` prints, and the Sentinels' password."""
     sentinels_password = tmp_path / "password"
     sentinels_password.write_text(PASSWORD)
     settings = {"TOKEN_WORKER_STREAMS_SENTINEL_PASSWORD_FILE": str(sentinels_password)}
     settings |= {"TOKEN_WORKER_KEYS_SENTINEL_PASSWORD_FILE": str(sentinels_password)}
     with (
-        Watched(replicas=0, password=PASSWORD, binary=binary()) as watched,
+        Watched(replicas=0, password=PASSWORD) as watched,
         running(Stack(watched, watched, settings=settings), workers=0) as stack,
     ):
         folder = tmp_path / "users"

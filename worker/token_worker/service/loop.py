@@ -275,7 +275,8 @@ class Worker:
             try:
                 done = perform(self._delivery.commit(answers, time.monotonic()), self._streams)
             except Unavailable as error:
-                if self._leave_to_others(leave_at, error):
+                if time.monotonic() > leave_at:
+                    self._put_off([answer.entry for answer in answers], error, alone=alone)
                     return
                 self._in_hand.wait(error)
         if done is None:
@@ -299,18 +300,18 @@ class Worker:
             except ServerError:
                 self._stuck(entry, alone=entry.deliveries > 1)
             except Unavailable as error:
-                if not self._leave_to_others(leave_at, error):
+                if time.monotonic() < leave_at:
                     self._in_hand.wait(error)
                     continue
+                self._put_off([entry], error, alone=entry.deliveries > 1)
             return
 
-    def _leave_to_others(self, leave_at: float, error: Unavailable) -> bool:
-        """Whether entries that cannot be answered now are left for later, so that other slots have their turn."""
-        if time.monotonic() < leave_at:
-            return False
-        log.warning("entries are left for later, others are served", server=error.server, reason=error.reason)
+    def _put_off(self, entries: Sequence[Entry], error: Unavailable, *, alone: bool) -> None:
+        """Leave entries that cannot be answered now for later, so that other slots have their turn."""
+        log.warning("entries are left for later", entries=len(entries), server=error.server, reason=error.reason)
+        if alone:
+            self._give_back(entries[0])
         self._delivery.look_at_own(time.monotonic(), RETRY_OWN_SECONDS)
-        return True
 
     def _stuck(self, entry: Entry, *, alone: bool) -> None:
         log.error("a stream of the route cannot be used, its entries stay pending", stream=entry.route.requests)
