@@ -23,6 +23,7 @@ from token_worker.keys.kinds import HISTORY_INFIX
 from token_worker.keys.owner import Owner
 from token_worker.keys.store import RedisKeyStore, new_key, unwrap, wrap
 from token_worker.redis_link import RedisLink
+from token_worker.scan import scan
 
 MASTER_KEY = bytes(range(32))
 SHOP = Owner("client", "shop-frontend")
@@ -595,6 +596,11 @@ class FakeLink:
     def __init__(self, pages: dict[bytes, tuple[bytes, list[bytes]] | Unavailable]) -> None:
         self.pages = pages
         self.commands: list[tuple[Any, ...]] = []
+        self.name = "keys"
+        self.connections = 1
+
+    def connect(self) -> int:
+        return self.connections
 
     def call(self, *command: Any) -> Any:
         self.commands.append(command)
@@ -622,6 +628,31 @@ def test_scan_starts_anew_after_an_outage() -> None:
 
     assert [command[1] for command in link.commands] == [b"0", b"7", b"0", b"8"]
     assert store.history_names(SHOP, 0) == (["shop-frontend_storage_sym.old/2026-02-01T00:00:00"], True)
+
+
+@pytest.mark.parametrize("cursor", [b"7", b"0"])
+def test_scan_does_not_go_on_over_another_connection(cursor: bytes) -> None:
+    """What a scan finds counts only if it was one connection's: to another server the cursor means nothing."""
+
+    class Renewed(_Link):
+        def call(self, *command: Any) -> Any:
+            answer = super().call(*command)
+            self.connections += command[1] == cursor
+            return answer
+
+    link = Renewed({b"0": (b"7", [b"one"]), b"7": (b"0", [b"two"])})
+    with pytest.raises(Unavailable, match="made anew"):
+        list(scan(link, "*"))
+
+
+def test_connection_lost_while_the_last_page_is_worked_on_is_told() -> None:
+    """Changes of the last page may have gone to a server that lost them."""
+    link = _Link({b"0": (b"0", [b"one"])})
+    pages = scan(link, "*")
+    assert next(pages) == [b"one"]
+    link.connections += 1
+    with pytest.raises(Unavailable, match="made anew"):
+        next(pages)
 
 
 def test_scan_rests() -> None:

@@ -12,9 +12,10 @@ that was cut short is finished by doing it again, and of two rotations at once t
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from token_worker.keys.store import KEYS_A_COMMAND, MOVED_FIELD, SCAN_COUNT, VAULT_FIELD, escape_pattern
+from token_worker.keys.store import KEYS_A_COMMAND, MOVED_FIELD, VAULT_FIELD
 from token_worker.lua import Script
 from token_worker.redis_link import RedisLink
+from token_worker.scan import escape_pattern, scan
 
 if TYPE_CHECKING:
     from token_worker.keys.vault import Vault
@@ -91,14 +92,9 @@ class RedisAdminStore:
         self._link = link
 
     def names(self, folder: str) -> Iterator[str]:
-        cursor = b"0"
-        while True:
-            pattern = f"{escape_pattern(folder)}/*"
-            cursor, found = self._link.call("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT)
-            for raw in found:
+        for page in scan(self._link, f"{escape_pattern(folder)}/*"):
+            for raw in page:
                 yield raw.decode(errors="replace").removeprefix(f"{folder}/")
-            if cursor == b"0":
-                return
 
     def read(self, paths: Sequence[str]) -> list[Stored | None]:
         texts: list[bytes | None] = []

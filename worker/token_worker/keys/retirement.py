@@ -27,8 +27,8 @@ from token_worker.keys.keyring import DATA_KEY_SECONDS
 from token_worker.keys.kinds import KeyName
 from token_worker.keys.master import MasterKeys
 from token_worker.keys.owner import Owner
-from token_worker.keys.store import SCAN_COUNT, escape_pattern
 from token_worker.redis_link import RedisLink
+from token_worker.scan import escape_pattern, scan
 from token_worker.storage.layout import Names, decode_entry
 
 MARGIN_SECONDS = 1800.0
@@ -82,9 +82,7 @@ def scan_entries(link: RedisLink, owner: Owner, key: bytes) -> Scan:
     key_id = acra_block.key_id(key, context)
     folder = Names(owner).of_token(b"", 0).decode().rpartition("/")[0]
     entries = opened = damaged = 0
-    cursor = b"0"
-    while True:
-        cursor, names = link.call("SCAN", cursor, "MATCH", f"{escape_pattern(folder)}/*", "COUNT", SCAN_COUNT)
+    for names in scan(link, f"{escape_pattern(folder)}/*"):
         entries += len(names)
         for raw in link.call("MGET", *names) if names else ():
             try:
@@ -94,8 +92,7 @@ def scan_entries(link: RedisLink, owner: Owner, key: bytes) -> Scan:
                 continue
             if block.key_id == key_id:
                 opened += _opens(key, block.sealed_data_key, context)
-        if cursor == b"0":
-            return Scan(entries, opened, damaged)
+    return Scan(entries, opened, damaged)
 
 
 class Retirement:

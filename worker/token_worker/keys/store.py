@@ -20,6 +20,7 @@ from token_worker.keys.keyring import KEY_BYTES
 from token_worker.keys.kinds import HISTORY_INFIX
 from token_worker.keys.owner import SYMMETRIC_KEYS, Owner
 from token_worker.redis_link import RedisLink
+from token_worker.scan import escape_pattern, scan
 
 if TYPE_CHECKING:
     from token_worker.keys.vault import Vault
@@ -30,9 +31,6 @@ MOVED_FIELD = "moved_to"
 
 KEYS_A_COMMAND = 1000
 """Keys one MGET asks for."""
-
-SCAN_COUNT = 1000
-"""Keys a SCAN looks at in one step: about a millisecond of the server."""
 
 SCAN_SECONDS = 1.0
 """How long one call may go on scanning; the next one goes on where it stopped."""
@@ -103,7 +101,7 @@ class RedisKeyStore:
         self._names: dict[str, list[str]] = {}
         self._names_since = float("-inf")
         self._building: dict[str, list[str]] = {}
-        self._cursor: bytes | None = None
+        self._pages: Iterator[list[bytes]] | None = None
         self._started = 0.0
         self._scanned_seconds = 0.0
         self._rest_until = float("-inf")
@@ -129,23 +127,19 @@ class RedisKeyStore:
     def refresh_history(self) -> None:
         """One SCAN for all owners: names in the history cannot be guessed, and KEYS would stop the server."""
         begin = time.monotonic()
-        if self._cursor is None:
+        pages, self._pages = self._pages, None  # one that fails is not gone on with
+        if pages is None:
             if begin < self._rest_until:
                 raise Unavailable("keys", "the history of keys was looked up a moment ago")
-            self._building, self._cursor = defaultdict(list), b"0"
-            self._started, self._scanned_seconds = begin, 0.0
-        while True:
-            pattern = f"{escape_pattern(self._folder)}/*{HISTORY_INFIX}*"
-            cursor, self._cursor = self._cursor, None  # lost with the connection: another server may answer next time
-            self._cursor, names = self._link.call("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT)
+            pages = scan(self._link, f"{escape_pattern(self._folder)}/*{HISTORY_INFIX}*")
+            self._building, self._started, self._scanned_seconds = defaultdict(list), begin, 0.0
+        for names in pages:
             self._collect(names)
-            spent = time.monotonic() - begin
-            if self._cursor == b"0":
-                break
-            if spent > SCAN_SECONDS:
-                self._scanned_seconds += spent
+            if time.monotonic() - begin > SCAN_SECONDS:
+                self._pages = pages
+                self._scanned_seconds += time.monotonic() - begin
                 raise Unavailable("keys", "the history of keys is being looked up")
-        self._cursor = None
+        spent = time.monotonic() - begin
         self._names = {name: sorted(set(old), reverse=True) for name, old in self._building.items()}
         self._names_since = self._started
         self._rest_until = time.monotonic() + max(1.0, SCAN_REST * (self._scanned_seconds + spent))
@@ -202,8 +196,3 @@ def _refusal_is_unavailable() -> Iterator[None]:
         yield
     except MasterKeyError as error:
         raise Unavailable("vault", str(error)) from None
-
-
-def escape_pattern(text: str) -> str:
-    """A text that a glob of Redis takes literally."""
-    return "".join(f"\\{char}" if char in "*?[]\\" else char for char in text)

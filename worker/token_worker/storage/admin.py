@@ -16,9 +16,9 @@ from token_worker.errors import Damaged, Refused, Unavailable
 from token_worker.keys.cache import KeyCache, More
 from token_worker.keys.keyring import DataKeyCache, Keyring, Locked
 from token_worker.keys.owner import Owner
-from token_worker.keys.store import escape_pattern
 from token_worker.lua import Script
 from token_worker.redis_link import RedisLink
+from token_worker.scan import escape_pattern, scan
 from token_worker.storage.layout import Entry, Names, decode_entry, decode_token_value, encode_entry
 from token_worker.tokens.types import TYPES, TokenType
 
@@ -290,18 +290,15 @@ class TokenAdmin:
         """All entries of one side (``h.``, ``t.``), or of both."""
         folder = self._names.of_token(b"", 0).rpartition(b"/")[0].decode()
         pattern = f"{escape_pattern(folder)}/{side.hex()}*"
-        cursor, seen = b"0", 0
-        while True:
-            started = time.monotonic()
-            cursor, keys = self._link.call("SCAN", cursor, "MATCH", pattern, "COUNT", PAGE)
+        seen, due = 0, time.monotonic()
+        for keys in scan(self._link, pattern, PAGE):
+            time.sleep(max(0.0, due - time.monotonic()))
+            due = time.monotonic() + len(keys) / self._rate
             for start in range(0, len(keys), PAGE):
                 part = keys[start : start + PAGE]
                 yield [(key, raw) for key, raw in zip(part, self._read(part), strict=True) if raw is not None]
             seen += len(keys)
             self._progress(seen)
-            if cursor == b"0":
-                return
-            time.sleep(max(0.0, len(keys) / self._rate - (time.monotonic() - started)))
 
     def _read(self, keys: list[bytes]) -> list[bytes | None]:
         return [
