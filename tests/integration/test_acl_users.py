@@ -193,3 +193,28 @@ def test_pattern_that_covers_streams_of_routes_gets_no_right(stack: Stack) -> No
     assert "reply_to * also matches" in done.stderr
     assert "~* " not in done.stdout
     assert "~*)" not in done.stdout
+
+
+class _Second(Valkey):
+    """A server that is used for its database 1 only."""
+
+    @property
+    def url(self) -> str:
+        return super().url.removesuffix("/0") + "/1"
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(port=self.port, db=1, protocol=2)
+
+
+def test_rights_are_enough_for_a_database_with_a_number(streams_server: Valkey, tmp_path: Path) -> None:
+    """A worker and an operator whose keys and tokens are in another database than 0 may choose that."""
+    with _Second() as storage, Stack(streams_server, storage) as stack:
+        stack.generate_key(CLIENT)
+        stack.restrict(tmp_path)
+        stack.start_worker()
+        stack.send([{"id": "r", "op": "tokenize", "client_id": CLIENT, "type": "str", "value": "some text"}])
+        assert [reply["status"] for reply in stack.wait_for_replies(1)] == ["ok"]
+        url = storage.url.replace("//", "//token-operator@")
+        file = str(tmp_path / "keys-token-operator")
+        listed = stack.run("keys", "list", TOKEN_WORKER_KEYS_URL=url, TOKEN_WORKER_KEYS_PASSWORD_FILE=file)
+        assert listed.returncode == 0, listed.stderr

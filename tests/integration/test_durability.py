@@ -183,6 +183,18 @@ def test_rights_that_are_printed_are_enough_for_fsync(
         assert has_said(log, "fsync rests on appendfsync always") == (binary is valkey_binary)
 
 
+def test_worker_without_a_right_that_durability_needs_names_it(streams_server: Valkey, tmp_path: Path) -> None:
+    """Users that were printed before the durability was set are an error at start, not an outage without end."""
+    with Valkey() as storage, Stack(streams_server, storage) as stack:
+        stack.restrict(tmp_path)
+        url = storage.url.replace("//", "//token-worker@")
+        file = str(tmp_path / "keys-token-worker")
+        own = {"TOKEN_WORKER_TOKENS_URL": url, "TOKEN_WORKER_TOKENS_PASSWORD_FILE": file}
+        done = stack.run("run", TOKEN_WORKER_DURABILITY="replicas:1", **own)
+        assert done.returncode == 2
+        assert "+set on token-worker:mark" in done.stderr
+
+
 def test_worker_refuses_a_server_that_confirms_without_a_sync(streams_server: Valkey) -> None:
     """With fsync, a Valkey that does not sync every write is an error at start that names what to set."""
     with Valkey("appendonly yes") as storage, Stack(streams_server, storage) as stack:

@@ -58,7 +58,7 @@ def test_mark_is_written_before_every_wait() -> None:
     for _ in range(2):
         safety.begin()
         safety.confirm()
-    assert server.commands == [("SET", MARK, ""), ("WAIT", 2, 500)] * 2
+    assert server.commands == [("SET", MARK, ""), ("WAIT", 0, 1), *[("SET", MARK, ""), ("WAIT", 2, 500)] * 2]
 
 
 def test_wait_ends_before_the_socket_does() -> None:
@@ -74,7 +74,7 @@ def test_wait_ends_before_the_socket_does() -> None:
     ("durability", "answers"),
     [
         (Durability(replicas=2), {"WAIT": 1}),
-        (Durability(fsync=True), {"WAITAOF": [0, 0], "HELLO": hello("redis", "8.2.1")}),
+        (Durability(fsync=True), {"WAITAOF": [0, 0], "HELLO": hello("redis", "8.2.1"), "CONFIG": policy("everysec")}),
     ],
 )
 def test_too_few_confirmations_are_no_reply(durability: Durability, answers: dict[str, Any]) -> None:
@@ -103,6 +103,7 @@ def test_batch_that_had_two_connections_is_no_reply() -> None:
     [
         (hello("redis", "8.0.0"), ServerError("tokens", "NOPERM"), True),
         (hello("redis", "10.1.0"), policy("everysec"), True),
+        (hello("redis", "8.2.1"), policy("always"), True),
         (hello("redis", "7.4.2"), policy("always"), True),
         (hello("valkey", "9.1.2"), policy("always"), True),
         (hello("valkey", "9.1.2"), ServerError("tokens", "NOPERM"), False),
@@ -122,6 +123,8 @@ def test_fsync_is_sound_where_waitaof_can_be_trusted_or_every_write_is_synced(
         ({"HELLO": hello("valkey", "9.1.2"), "CONFIG": policy("everysec")}, "appendfsync always"),
         ({"HELLO": hello("redis", "7.4.9"), "CONFIG": policy("no")}, "appendfsync always"),
         ({"HELLO": hello("redis", "7.2.9"), "CONFIG": policy("always", "yes")}, "no-appendfsync-on-rewrite no"),
+        ({"HELLO": hello("redis", "8.2.1"), "CONFIG": policy("no")}, "appendfsync always"),
+        ({"HELLO": hello("redis", "8.2.1"), "CONFIG": policy("everysec", "yes")}, "no-appendfsync-on-rewrite no"),
         ({"WAITAOF": Unavailable("tokens", "ERR")}, "appendonly yes"),
         ({"WAITAOF": ServerError("tokens", "WAITAOF")}, "appendonly yes"),
     ],
@@ -130,6 +133,21 @@ def test_fsync_that_would_promise_nothing_is_refused(answers: dict[str, Any], te
     """A server that confirms without a sync, or has no append-only file, is an error that names the remedy."""
     with pytest.raises(SettingsError, match=text):
         examine_fsync(Server(**{"WAITAOF": [1, 0], **answers}).link)
+
+
+@pytest.mark.parametrize(
+    ("durability", "refused", "right"),
+    [
+        (Durability(replicas=1), "SET", "[+]set on token-worker:mark"),
+        (Durability(replicas=1), "WAIT", "[+]wait;"),
+        (Durability(fsync=True), "WAITAOF", "[+]waitaof;"),
+    ],
+)
+def test_right_that_is_missing_is_named(durability: Durability, refused: str, right: str) -> None:
+    """A user made for another durability is an error that names the right, and not an outage."""
+    server = Server(**{"SET": b"OK", "WAIT": 1, "WAITAOF": [1, 0], refused: Unavailable("tokens", "NOPERM")})
+    with pytest.raises(SettingsError, match=right):
+        Safety(server.link, durability, 500).examine()
 
 
 def test_server_is_looked_at_again_after_each_new_connection() -> None:

@@ -72,6 +72,15 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
         return f"RedisSettings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
     @property
+    def selects(self) -> bool:
+        """Whether connections choose a database, for which their user needs SELECT."""
+        if self.kind != "server":
+            return self.database > 0
+        parts = urlsplit(self.url)
+        number = parts.query.removeprefix("db=") if parts.scheme == "unix" else parts.path.strip("/")
+        return int(number or 0) > 0
+
+    @property
     def is_tls(self) -> bool:
         """Whether connections are made with TLS."""
         return self.url.startswith("rediss")

@@ -9,7 +9,7 @@ import msgspec
 
 from token_worker import settings as settings_module
 from token_worker.errors import Finding
-from token_worker.redis_settings import Kind
+from token_worker.redis_settings import RedisSettings
 from token_worker.settings import Settings
 from token_worker.storage.durability import Durability
 from token_worker.streams.acl import Server, User, merge, too_wide, users
@@ -31,7 +31,8 @@ def acl(config: Path | None, *, server: str | None, passwords: Path | None, repl
 
     token-worker, for the workers; producer:<stream> and reader:<stream>, for every stream of requests and of replies;
     token-monitor, for `lag`; token-operator, for `replay`, `dead-letters`, `keys` and `tokens`. Contacts no
-    server. The password files are as TOKEN_WORKER_STREAMS_PASSWORD_FILE and its like expect them.
+    server. The password files are as TOKEN_WORKER_STREAMS_PASSWORD_FILE and its like expect them. Servers do not
+    replicate users: make them on every replica, and on every node of a cluster.
     """
     settings = settings_module.load(os.environ, config)
     for route in too_wide(settings.routes):
@@ -40,12 +41,7 @@ def acl(config: Path | None, *, server: str | None, passwords: Path | None, repl
             err=True,
         )
     durability = Durability.parse(settings.durability)
-    kinds: dict[Server, Kind] = {
-        "streams": settings.streams.kind,
-        "keys": settings.keys.kind,
-        "tokens": settings.tokens.kind,
-    }
-    found = users(settings.routes, settings.keys_folder, durability, reply_groups=reply_groups, kinds=kinds)
+    found = users(settings.routes, settings.keys_folder, durability, _servers(settings), reply_groups=reply_groups)
     for user in _merged(found, settings):
         if server not in (None, user.server):
             continue
@@ -57,9 +53,13 @@ def acl(config: Path | None, *, server: str | None, passwords: Path | None, repl
             click.echo(user.line(password))
 
 
+def _servers(settings: Settings) -> dict[Server, RedisSettings]:
+    return {"streams": settings.streams, "keys": settings.keys, "tokens": settings.tokens}
+
+
 def _merged(found: list[User], settings: Settings) -> list[User]:
     """Users of one name on one server as one; it goes by the first of its uses."""
-    addresses = {"streams": settings.streams, "keys": settings.keys, "tokens": settings.tokens}
+    addresses = _servers(settings)
     groups: dict[tuple[str, str], list[User]] = {}
     for user in found:
         groups.setdefault((addresses[user.server].server, user.name), []).append(user)

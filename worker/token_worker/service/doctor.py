@@ -79,7 +79,7 @@ def examine(settings: Settings) -> Iterator[Check]:
             if use == "streams":
                 yield from _routes(settings, link)
             if use == "tokens":
-                yield _durability(Durability.parse(settings.durability), link)
+                yield _durability(Durability.parse(settings.durability), link, is_elected=server.kind == "sentinel")
         except (Unavailable, ServerError) as error:
             remedy = f"is it running, and TOKEN_WORKER_{use.upper()}_URL (or that before it) right, and the password?"
             yield Check(f"{use}: reachable", "finding", str(error), remedy)
@@ -164,11 +164,14 @@ def _persistence(use: str, info: Fields) -> Check:
     return Check(name, "ok", "append-only file; with appendfsync everysec a crash of the machine can lose a second")
 
 
-def _durability(durability: Durability, link: Link) -> Check:
+def _durability(durability: Durability, link: Link, *, is_elected: bool) -> Check:
     """Whether tokens are as safe before a reply as ``TOKEN_WORKER_DURABILITY`` says."""
     name = "tokens: durability before a reply"
     try:
         if durability.fsync:
+            if is_elected:
+                remedy = "replicas:N, for as many as may be promoted"
+                return Check(name, "finding", "fsync: a replica that Sentinels promote may not have all", remedy)
             if examine_fsync(link):
                 return Check(name, "ok", "fsync: a reply follows the disk")
             return Check(

@@ -13,7 +13,7 @@ What is sound for ``fsync``, by server and version:
 
 - Redis 8.0 or later: WAITAOF is answered after the append-only file was synced, under ``appendfsync everysec`` and
   ``always`` alike (traced on 8.2: ``fdatasync`` returns, then the answer is sent). Under ``everysec`` that takes a
-  second or two a batch.
+  second or two a batch. Under ``no`` it is never answered, so that is refused where it can be looked at.
 - Redis from 7.2, and Valkey: under ``everysec`` WAITAOF may be answered before the sync (redis/redis#13793, repaired in
   8.0; repairs of older releases are not relied on. Traced on Valkey 9.1: an answer within 100 ms and no ``fdatasync``).
   So ``appendfsync always`` is required. The server then syncs before it answers any client of the same turn of its
@@ -25,6 +25,10 @@ What is sound for ``fsync``, by server and version:
 Whether ``always`` is set can be looked at only by a user with CONFIG GET, which shows passwords as well, so workers
 should not have it. Then it is said at start that it rests on the operator; ``token-worker doctor`` run as an
 administrator looks at it.
+
+Neither does the other's part: what ``fsync`` has put on one server's disk a promoted replica may not have. While too
+few confirm, a worker stops reading as if the storage were away, also routes whose replies bring no token: these go on
+in workers of their own.
 
 Touches ``token-worker:mark``, outside of Acra's names.
 """
@@ -44,7 +48,9 @@ CONFIRM_MS = 3000
 """Longest wait for disk or replicas: below the socket's time-out, and longer than a sync every second takes."""
 
 _TRUSTED = ("redis", 8)
-"""Server and first version whose WAITAOF waits for the disk whatever ``appendfsync`` is."""
+"""Server and first version whose WAITAOF waits for the disk under ``appendfsync everysec``, too."""
+
+_NO_RIGHT = "NOPERM"
 
 log = structlog.get_logger("durability")
 
@@ -79,8 +85,12 @@ class Safety:
             Unavailable: the storage is away.
         """
         connection = self._link.connect()
-        if self._durability.fsync and connection != self._examined:
-            examine_fsync(self._link)
+        if connection != self._examined:
+            _call(self._link, set(), "SET", MARK, "")
+            if self._durability.fsync:
+                examine_fsync(self._link)
+            else:
+                _call(self._link, set(), "WAIT", 0, 1)
             self._examined = connection
         return True
 
@@ -103,14 +113,14 @@ class Safety:
             Unavailable: too few have confirmed in time; the batch is to be done again.
         """
         link, (fsync, replicas) = self._link, self._durability
-        link.call("SET", MARK, "")
         try:
+            link.call("SET", MARK, "")
             if fsync:
                 confirmed, _ = link.call("WAITAOF", 1, 0, self._wait_ms)
             else:
                 confirmed = link.call("WAIT", replicas, self._wait_ms)
         except Unavailable:
-            self._examined = 0  # the append-only file was switched off, say: look before the next batch
+            self._examined = 0  # the append-only file was switched off, or a right taken: look before the next batch
             raise
         if confirmed < (1 if fsync else replicas):
             raise Unavailable(
@@ -131,29 +141,38 @@ def examine_fsync(link: Link) -> bool:
         raise SettingsError("TOKEN_WORKER_DURABILITY=fsync: needs WAITAOF (Redis or Valkey 7.2) and appendonly yes")
     hello = _pairs(link.call("HELLO"))
     version = int((re.match(r"\d+", hello["version"]) or ["0"])[0])
-    if hello["server"] == _TRUSTED[0] and version >= _TRUSTED[1]:
-        return True
-    found = _call(link, {"NOPERM"}, "CONFIG", "GET", "appendfsync", "no-appendfsync-on-rewrite")
+    is_trusted = hello["server"] == _TRUSTED[0] and version >= _TRUSTED[1]
+    found = _call(link, {_NO_RIGHT}, "CONFIG", "GET", "appendfsync", "no-appendfsync-on-rewrite")
     if not found:
-        log.warning("durability fsync rests on appendfsync always, which this user may not look at", server=link.name)
-        return False
+        if not is_trusted:
+            log.warning("fsync rests on appendfsync always, which this user may not look at", server=link.name)
+        return is_trusted
     policy = _pairs(found)
-    if policy.get("appendfsync") != "always":
-        raise SettingsError(
-            "TOKEN_WORKER_DURABILITY=fsync: needs appendfsync always; this server's WAITAOF does not wait for the disk"
-        )
+    if policy.get("appendfsync") not in ({"always", "everysec"} if is_trusted else {"always"}):
+        why = "" if is_trusted else "; this server's WAITAOF does not wait for the disk"
+        raise SettingsError(f"TOKEN_WORKER_DURABILITY=fsync: needs appendfsync always{why}")
     if policy.get("no-appendfsync-on-rewrite") == "yes":
         raise SettingsError("TOKEN_WORKER_DURABILITY=fsync: needs no-appendfsync-on-rewrite no")
     return True
 
 
-def _call(link: Link, refusals: set[str], *command: object) -> Any:
-    """What the server answers, None where it refuses with one of these codes."""
+def _call(link: Link, refusals: set[str], *command: str | int) -> Any:
+    """What the server answers, None where it refuses with one of these codes.
+
+    Raises:
+        SettingsError: the user may not, and this is none of the codes.
+        Unavailable: the server is away.
+    """
     try:
         return link.call(*command)
     except (Unavailable, ServerError) as error:
-        if (error.code if isinstance(error, ServerError) else error.reason) in refusals:
+        code = error.code if isinstance(error, ServerError) else error.reason
+        if code in refusals:
             return None
+        if code == _NO_RIGHT:
+            right = f"+{str(command[0]).lower()}{f' on {MARK}' if MARK in command else ''}"
+            text = f"TOKEN_WORKER_DURABILITY: the user of the token storage needs {right}; see token-worker acl"
+            raise SettingsError(text) from None
         raise
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from token_worker.errors import Finding
-from token_worker.redis_settings import Kind
+from token_worker.redis_settings import Kind, RedisSettings
 from token_worker.storage.durability import MARK, Durability
 from token_worker.streams.routes import Route, may_reply_to, streams_of
 
@@ -79,7 +79,12 @@ class User(msgspec.Struct, frozen=True):
 
 
 def users(
-    routes: Sequence[Route], folder: str, durability: Durability, *, reply_groups: bool, kinds: Mapping[Server, Kind]
+    routes: Sequence[Route],
+    folder: str,
+    durability: Durability,
+    servers: Mapping[Server, RedisSettings],
+    *,
+    reply_groups: bool,
 ) -> list[User]:
     """All users that the routes need.
 
@@ -87,8 +92,8 @@ def users(
         routes: as they are configured.
         folder: prefix of the key storage.
         durability: of tokens before a reply.
+        servers: their addresses.
         reply_groups: readers of replies use consumer groups.
-        kinds: what stands behind the address of each.
 
     Raises:
         Finding: a name has a space in it, which no ACL can express.
@@ -97,13 +102,14 @@ def users(
         if " " in name:
             raise Finding(f"{name}: an ACL cannot express a name with a space; choose another")
     found = [*_on_streams(routes, reply_groups=reply_groups), *_on_storage(folder, durability)]
-    return [_behind(kinds[user.server], user) for user in found]
+    return [_behind(servers[user.server], user) for user in found]
 
 
-def _behind(kind: Kind, user: User) -> User:
-    """The user with what it needs to find the right server."""
-    more = (_OF_OTHERS if user.name.startswith(("producer:", "reader:")) else _OF_WORKERS)[kind]
-    return msgspec.structs.replace(user, commands=(*user.commands, *more))
+def _behind(address: RedisSettings, user: User) -> User:
+    """The user with what it needs to find the right server and database."""
+    more = (_OF_OTHERS if user.name.startswith(("producer:", "reader:")) else _OF_WORKERS)[address.kind]
+    select = ("select",) if address.selects else ()
+    return msgspec.structs.replace(user, commands=(*user.commands, *more, *select))
 
 
 def too_wide(routes: Sequence[Route]) -> list[Route]:
