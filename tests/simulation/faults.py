@@ -1,0 +1,74 @@
+"""Which faults a world has, and how many: drawn for each, since some bugs show only where other faults are rare."""
+
+import random
+
+COMMAND_FAULTS = {
+    "crash before": 3.0,
+    "crash after": 3.0,
+    "refused": 3.0,
+    "reply lost": 4.0,
+    "too much": 2.0,
+    "stall": 4.0,
+}
+"""What may happen to a command, with weights: of the worker, of its connection, of a read that brings too much."""
+
+SLOW_BATCH = "slow batch"
+"""A worker takes as long for a batch as others wait before they take it over, or longer, and may then have failed."""
+
+EVENTS = {
+    "send": 90.0,
+    "time passes": 25.0,
+    "long time passes": 1.5,
+    "hours pass": 0.3,
+    "clock jumps ahead": 0.6,
+    "clock jumps back": 0.6,
+    "storage away": 5.0,
+    "key away": 4.0,
+    "server full": 3.0,
+    "drain": 2.0,
+    "flush": 0.6,
+    "group destroyed": 2.0,
+    "stream deleted": 0.8,
+    "entry deleted": 2.0,
+    "key of another type": 1.5,
+}
+"""What else may happen instead of a worker's next command, with weights."""
+
+WORK = "work"
+WORK_WEIGHT = 700.0
+"""Of the worker's next command."""
+
+ALWAYS = frozenset({"send", "time passes", "long time passes", "hours pass"})
+"""No faults."""
+
+NAMES = [*COMMAND_FAULTS, SLOW_BATCH, *(name for name in EVENTS if name not in ALWAYS)]
+"""All faults."""
+
+
+class Climate:
+    """The faults of one world."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._kept = rng.choice([0.2, 0.5, 0.9])
+        self._share = rng.choice([0.0, 0.02, 0.06, 0.15])
+        self._slow = rng.choice([0.0, 0.0, 0.3])
+        self._faults = self._some(COMMAND_FAULTS)
+        self._events = {WORK: WORK_WEIGHT, **self._some(EVENTS)}
+
+    def _some(self, weights: dict[str, float]) -> dict[str, float]:
+        return {name: weight for name, weight in weights.items() if name in ALWAYS or self._rng.random() < self._kept}
+
+    def event(self) -> str:
+        """What happens next."""
+        return self._rng.choices(list(self._events), list(self._events.values()))[0]
+
+    def fault(self) -> str:
+        """What happens to a command; empty: nothing."""
+        if not self._faults or self._rng.random() >= self._share:
+            return ""
+        return self._rng.choices(list(self._faults), list(self._faults.values()))[0]
+
+    def is_slow(self) -> bool:
+        """Whether a batch takes too long."""
+        return self._rng.random() < self._slow

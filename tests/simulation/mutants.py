@@ -1,0 +1,213 @@
+"""Planted bugs: workers and scripts that each break a promise in one place. The simulation has to find every one."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from simulation.commands import Group, Stream, parse_id
+from simulation.events import Id
+from simulation.model import Model
+from token_worker.errors import Unavailable
+from token_worker.streams.delivery import Answer, Batch, Committed, Delivery, Entry, Protocol, _Candidate
+from token_worker.streams.routes import Route
+
+
+class _ReplyFirst(Delivery):
+    """Replies, then acknowledges."""
+
+    def _commit(self, route: Route, answers: Sequence[Answer], total: Committed) -> Protocol[None]:
+        for answer in answers:
+            yield "XADD", answer.reply_to or route.responses, "*", "payload", answer.payload
+            total.written += yield "XACK", route.requests, self._group, answer.entry.id
+
+
+class _GroupAtEnd(Delivery):
+    """Makes a lost group at the end of its stream."""
+
+    def _start_of_group(self, route: Route) -> Protocol[bytes]:
+        yield "GET", route.low_water_mark
+        return b"$"
+
+
+class _GroupAtMark(Delivery):
+    """Makes a group at the mark, whatever the stream has come to."""
+
+    def _start_of_group(self, route: Route) -> Protocol[bytes]:
+        return (yield "GET", route.low_water_mark) or b"0"
+
+
+class _CountedByAutoclaim(Delivery):
+    """Takes over many at once, which counts a try of each."""
+
+    def _find_older(self, now: float) -> Protocol[None]:
+        for route in self._active() if now >= self._others_due else ():
+            yield "XAUTOCLAIM", route.requests, self._group, self._consumer, self._claim_idle_ms, "0-0"
+        yield from super()._find_older(now)
+
+
+class _ClaimsUnconditionally(Delivery):
+    """Takes over whatever has happened to the entry since it was found."""
+
+    def _claim(self, candidate: _Candidate, now: float) -> Protocol[Entry | None]:
+        return (yield from super()._claim(candidate._replace(idle_ms=0), now))
+
+
+class _ForgetsItsOwn(Delivery):
+    """Reads on after a read that failed."""
+
+    def fetch(self, now: float, block_ms: int) -> Protocol[Batch]:
+        due = self._own_due
+        try:
+            return (yield from super().fetch(now, block_ms))
+        except Unavailable:
+            self._own_due = due
+            raise
+
+
+class _ForgetsWhatWasTooMuch(Delivery):
+    """Reads on after a read that was given up."""
+
+    def _read_new(self, now: float, block_ms: int) -> Protocol[list[Entry]]:
+        due = self._own_due
+        found = yield from super()._read_new(now, block_ms)
+        self._own_due = due
+        return found
+
+
+class _CountsOutages(Delivery):
+    """Lets a try count that failed for an outage."""
+
+    def uncount(self, entry: Entry) -> Protocol[None]:
+        yield from ()
+
+
+class _TakesBackBlindly(Delivery):
+    """Takes a try back whoever has the entry."""
+
+    def uncount(self, entry: Entry) -> Protocol[None]:
+        claim = ("XCLAIM", entry.route.requests, self._group, self._consumer, 0, entry.id)
+        yield (*claim, "RETRYCOUNT", entry.deliveries - 1, "JUSTID")
+
+
+class _RenewsBlindly(Delivery):
+    """Renews what another worker has taken over."""
+
+    def renew(self, entries: Sequence[Entry]) -> Protocol[list[Entry]]:
+        for entry in entries:
+            yield "XCLAIM", entry.route.requests, self._group, self._consumer, 0, entry.id, "JUSTID"
+        return list(entries)
+
+
+class _TriesForEver(Delivery):
+    """Never gives an entry up."""
+
+    def _claim(self, candidate: _Candidate, now: float) -> Protocol[Entry | None]:
+        return (yield from super()._claim(candidate._replace(deliveries=1), now))
+
+
+class _GivesUpEarly(Delivery):
+    """Gives an entry up one try too soon."""
+
+    def _claim(self, candidate: _Candidate, now: float) -> Protocol[Entry | None]:
+        return (yield from super()._claim(candidate._replace(deliveries=candidate.deliveries + 1), now))
+
+
+class _BuriesWithoutCopy(Model):
+    """Acknowledges an entry that is given up, and keeps no dead letter."""
+
+    def _bury(self, keys: list[bytes], args: list[bytes]) -> int:
+        return self._xack(keys[0], args[0], args[1])
+
+
+class _RepliesAlways(Model):
+    """Writes a reply whether or not this call acknowledged the entry."""
+
+    def _commit(self, keys: list[bytes], args: list[bytes]) -> list[int]:
+        statuses = super()._commit(keys, args)
+        at = 2
+        for status in statuses:
+            is_long = args[at].startswith(b"+")
+            if status == 0:
+                self._reply(keys[int(args[at + 2]) - 1] if is_long else keys[1], args[at + 1], (b"", b""))
+            at += 6 if is_long else 2
+        return statuses
+
+
+class _BuriesAlways(Model):
+    """Writes a dead letter whether or not this call acknowledged the entry."""
+
+    def _bury(self, keys: list[bytes], args: list[bytes]) -> int:
+        buried = super()._bury(keys, args)
+        if not buried:
+            why = [b"dead_reason", args[2], b"dead_stream", keys[0], b"dead_entry", args[1]]
+            self._add(keys[1], why)
+        return buried
+
+
+class _MarksTooFar(Model):
+    """Keeps a low-water mark one entry too far."""
+
+    def _done(self, group: Group) -> Id | None:
+        return min(group.pending) if group.pending else group.last
+
+
+class _TrimsPending(Model):
+    """Trims up to what was delivered last."""
+
+    def _needed(self, stream: Stream, group: Group) -> Id:
+        return group.last[0], group.last[1] + 1
+
+
+class _TrimsWithoutGroup(Model):
+    """Trims what a lost group had not acknowledged."""
+
+    def _trim(self, keys: list[bytes], args: list[bytes]) -> list[int]:
+        found = self.peek(keys[0])
+        if args[0] and isinstance(found, Stream) and args[0] not in found.groups:
+            return [self._trim_to(keys[0], found, parse_id(args[1])), 0]
+        return super()._trim(keys, args)
+
+
+class _SweepsHolders(Model):
+    """Removes consumers with what they hold."""
+
+    def _sweep(self, keys: list[bytes], args: list[bytes]) -> int:
+        group = self.group(keys[0], args[0])
+        for consumer in list(group.consumers) if group is not None else ():
+            if args[2] == consumer:
+                self._remove_consumer(keys[0], self._group(keys[0], args[0])[1], consumer)
+        return super()._sweep(keys, args)
+
+
+class Mutant(NamedTuple):
+    """A planted bug, and within how many seeds it has to be found: several times what was seen to be needed."""
+
+    seeds: int
+    delivery: type[Delivery] = Delivery
+    server: type[Model] = Model
+
+
+def _worker(delivery: type[Delivery], seeds: int) -> Mutant:
+    return Mutant(seeds, delivery)
+
+
+MUTANTS: dict[str, Mutant] = {
+    "reply before acknowledgement": _worker(_ReplyFirst, 5),
+    "unconditional reply": Mutant(50, server=_RepliesAlways),
+    "group made again at $": _worker(_GroupAtEnd, 20),
+    "counting by XAUTOCLAIM": _worker(_CountedByAutoclaim, 20),
+    "group made at the mark of a deleted stream": _worker(_GroupAtMark, 200),
+    "claim without the idle time": _worker(_ClaimsUnconditionally, 50),
+    "own entries forgotten after a read error": _worker(_ForgetsItsOwn, 150),
+    "own entries forgotten after too much": _worker(_ForgetsWhatWasTooMuch, 200),
+    "outages count as tries": _worker(_CountsOutages, 100),
+    "try of another worker taken back": _worker(_TakesBackBlindly, 100),
+    "entry of another worker renewed": _worker(_RenewsBlindly, 100),
+    "tries without end": _worker(_TriesForEver, 20),
+    "given up too early": _worker(_GivesUpEarly, 50),
+    "acknowledged without a dead letter": Mutant(20, server=_BuriesWithoutCopy),
+    "unconditional dead letter": Mutant(100, server=_BuriesAlways),
+    "low-water mark too far": Mutant(20, server=_MarksTooFar),
+    "pending entries trimmed": Mutant(20, server=_TrimsPending),
+    "requests trimmed while their group is gone": Mutant(50, server=_TrimsWithoutGroup),
+    "consumers swept with what they hold": Mutant(100, server=_SweepsHolders),
+}

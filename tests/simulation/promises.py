@@ -1,0 +1,350 @@
+"""What workers promise, checked after every command by books that are kept beside the server.
+
+The books believe nothing but what changed on the server. What a fault permits is counted, and no more than that is
+permitted:
+
+- *deleted*: somebody deleted the request, its stream or everything before it was answered;
+- *again*: its group was lost after it was answered, and the low-water mark did not tell so;
+- *hidden*: the clock of the server was set back, and it was sent to a stream that was deleted and made again by a
+  producer before a group was there, so that its id is below the mark of the stream before;
+- *given up*: as many tries alone as are allowed ended by a kill, a stall or a lost reply, so it is a dead letter; or by
+  an outage that lasted for longer than the claim time, if another worker saw that try before it was taken back.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+from simulation.commands import ZERO, format_id, parse_id
+from simulation.events import (
+    Acknowledged,
+    Added,
+    Claimed,
+    Deleted,
+    Delivered,
+    Dropped,
+    Event,
+    Gone,
+    GroupGone,
+    GroupMade,
+    Id,
+    Written,
+)
+from simulation.model import Model
+from simulation.puppets import Terms
+from token_worker.streams.delivery import EXHAUSTED, Command, Run
+from token_worker.streams.routes import Route
+
+INSTEAD = b"forbidden"
+"""How the payload of a reply begins that went to the route's own stream, since the request's could not take it."""
+
+NO_ID = "no_id"
+"""Reason of a dead letter whose producer cannot be answered."""
+
+
+class Broken(AssertionError):  # noqa: N818 - reads as what it says: a promise is broken
+    """A promise is broken: which, and the entry."""
+
+
+@dataclass
+class Request:
+    """One request.
+
+    Attributes:
+        target: stream that its reply goes to.
+        is_answerable: whether it has to be answered as it is; else it is a dead letter.
+        is_poison: whether it makes every try fail.
+        settled_in: which group of the stream, counted from 1, has acknowledged it last; 0: none.
+        causes: tries alone that failed for another cause than an outage.
+        late: tries that were taken back when another worker may have seen them counted.
+    """
+
+    key: bytes
+    id: Id
+    target: bytes
+    is_answerable: bool
+    is_poison: bool
+    settled_in: int = 0
+    causes: int = 0
+    late: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.key.decode()} {format_id(self.id).decode()}"
+
+
+@dataclass
+class _Stream:
+    """A request stream.
+
+    Attributes:
+        open: requests that have to be answered yet.
+        mark: its low-water mark.
+        groups: how many groups it has had.
+        read: the mark as a worker read it last.
+        seen_by: workers that have looked at it since it was made.
+        outdated: workers that have looked at one that was deleted then.
+        is_unserved: it was made anew, and has had no group since.
+        hides: its group was made by one of these, or at the mark of the stream before.
+    """
+
+    route: Route
+    requests: dict[Id, Request]
+    open: dict[Id, Request]
+    mark: Id | None = None
+    groups: int = 0
+    seen_by: set[str] = field(default_factory=set)
+    outdated: set[str] = field(default_factory=set)
+    read: dict[str, Id | None] = field(default_factory=dict)
+    is_unserved: bool = False
+    hides: bool = False
+
+
+class Books:
+    """Books about the requests on some routes of a server."""
+
+    def __init__(self, model: Model, terms: Terms) -> None:
+        routes = terms.routes
+        self._model = model
+        self._group = terms.group.encode()
+        self._claim_idle_ms = terms.claim_idle_ms
+        self._max_deliveries = terms.max_deliveries
+        self._streams = {route.requests.encode(): _Stream(route, {}, {}) for route in routes}
+        self._marks = {stream.route.low_water_mark.encode(): stream for stream in self._streams.values()}
+        self._dead = {route.dead_letters.encode() for route in routes}
+        self._trying: dict[str, Request] = {}
+        self._commands = 0
+        self._looked: dict[str, int] = {}  # when a worker has looked at its own entries
+        self._got: dict[tuple[bytes, Id], dict[str, int]] = {}  # when a worker has got an entry
+        self._unsure: dict[tuple[str, str], int] = {}  # reads of a stream since one failed
+        self.permitted: Counter[str] = Counter()
+        self.settled = 0
+
+    # -- what the world tells
+
+    def sent(self, request: Request) -> None:
+        """A request was sent."""
+        stream = self._streams[request.key]
+        stream.requests[request.id] = stream.open[request.id] = request
+        group = self._model.group(request.key, self._group)
+        if stream.hides and group is not None and request.id <= group.last:
+            self._hide(stream, [request])
+
+    def knows(self, key: bytes, entry: Id) -> bool:
+        """Whether there was a request of this id before."""
+        return entry in self._streams[key].requests
+
+    def failed(self, worker: str) -> None:
+        """The try alone of this worker, if it is at one, failed for another cause than an outage."""
+        request = self._trying.pop(worker, None)
+        if request is not None:
+            request.causes += 1
+
+    def read_failed(self, worker: str, keys: Sequence[str]) -> None:
+        """A read of this worker failed: it does not know what was delivered to it from these streams."""
+        self._unsure |= {(worker, key): 0 for key in keys}
+
+    def left(self, worker: str) -> None:
+        """A worker has ended."""
+        self.failed(worker)
+        self._unsure = {place: reads for place, reads in self._unsure.items() if place[0] != worker}
+
+    @property
+    def open(self) -> list[Request]:
+        """Requests that have to be answered yet."""
+        return [request for stream in self._streams.values() for request in stream.open.values()]
+
+    # -- what the server shows
+
+    def observe(self, worker: str | None, command: Command, events: Sequence[Event]) -> None:
+        """Note what a command changed; ``worker``: who sent it, None: somebody who may do anything.
+
+        Raises:
+            Broken: it should not have.
+        """
+        self._commands += 1
+        if worker is not None and not isinstance(command, Run):
+            self._note_look(worker, command)
+        answered: dict[tuple[bytes, Id], list[str]] = {}
+        raised = 0
+        for event in events:
+            match event:
+                case Acknowledged():
+                    answered[event.key, event.entry] = []
+                case Added() if worker is not None:
+                    self._note_answer(event, answered)
+                case Claimed():
+                    raised += event.deliveries > event.deliveries_before
+                    self._note_claim(worker or "", command, event)
+                case Delivered():
+                    self._got.setdefault((event.key, event.entry), {})[worker or ""] = self._commands
+                case Deleted():
+                    self._note_deleted(event)
+                case Dropped():
+                    self._check_dropped(event)
+                case GroupMade():
+                    self._note_group(worker or "", event)
+                case Written():
+                    self._note_mark(event)
+                case Gone():
+                    self._note_gone(event)
+                case Added() | GroupGone():
+                    pass
+                case _:
+                    assert_never(event)
+        if raised > 1:
+            raise Broken("one command counted a try of several entries")
+        for (key, entry), outcomes in answered.items():
+            self._settle(self._streams[key], entry, outcomes)
+
+    def _note_look(self, worker: str, command: tuple[Any, ...]) -> None:
+        if command[0] in {"XREADGROUP", "XPENDING", "XCLAIM"}:
+            self._trying.pop(worker, None)  # it goes on: whatever became of its try is known
+        match command:
+            case ("GET", key):
+                self._marks[key.encode()].read[worker] = self._marks[key.encode()].mark
+            case ("XINFO", "STREAM", key):
+                self._streams[key.encode()].seen_by.add(worker)
+                self._streams[key.encode()].outdated.discard(worker)
+            case ("XPENDING", key, *_, consumer) if consumer == worker:
+                self._unsure.pop((worker, key), None)
+                self._looked[worker] = self._commands
+            case ("XREADGROUP", *rest):
+                for place in [(worker, key) for key in rest if (worker, key) in self._unsure]:
+                    self._unsure[place] += 1
+                    if self._unsure[place] > 1:  # one is allowed between many tries alone
+                        raise Broken(f"{worker} reads {place[1]} on, and has not looked at what a failed read brought")
+
+    def _note_answer(self, event: Added, answered: dict[tuple[bytes, Id], list[str]]) -> None:
+        fields = dict(zip(event.fields[::2], event.fields[1::2], strict=True))
+        if event.key in self._dead:
+            found = fields[b"dead_stream"], parse_id(fields[b"dead_entry"])
+            outcome = fields[b"dead_reason"].decode()
+        else:
+            how, key, entry = fields[b"payload"].split(b" ")
+            found = key, parse_id(entry)
+            outcome = "reply"
+            request = self._streams[key].requests[found[1]]
+            if event.key != (request.target if how != INSTEAD else self._streams[key].route.responses.encode()):
+                raise Broken(f"{request}: the reply went to another stream")
+        if found not in answered:
+            raise Broken(f"{found[0].decode()} {format_id(found[1]).decode()}: {outcome} without its acknowledgement")
+        answered[found].append(outcome)
+
+    def _settle(self, stream: _Stream, entry: Id, outcomes: list[str]) -> None:
+        request = stream.requests[entry]
+        match outcomes:
+            case []:
+                if entry in stream.open or self._is_there(request):
+                    raise Broken(f"{request}: acknowledged without a reply or a dead letter")
+            case ["reply"]:
+                if not request.is_answerable:
+                    raise Broken(f"{request}: a reply to what cannot be answered")
+            case [reason] | [reason, "reply"] if reason == EXHAUSTED:
+                if request.causes + request.late < self._max_deliveries:
+                    raise Broken(f"{request}: given up after {request.causes} tries that failed for a cause of its own")
+                self.permitted["given up"] += not request.is_poison
+            case [reason] if reason == NO_ID and not request.is_answerable:
+                pass
+            case _:
+                raise Broken(f"{request}: answered by {', '.join(outcomes)}")
+        if request.settled_in == stream.groups:
+            raise Broken(f"{request}: answered twice")
+        self.permitted["again"] += request.settled_in > 0
+        request.settled_in = stream.groups
+        self.settled += 1
+        stream.open.pop(entry, None)
+        self._close_tries(lambda tried: tried is request)
+
+    def _is_there(self, request: Request) -> bool:
+        found = self._model.stream(request.key)
+        return found is not None and request.id in found.entries
+
+    def _close_tries(self, is_meant: Callable[[Request], bool]) -> None:
+        for worker in [worker for worker, tried in self._trying.items() if is_meant(tried)]:
+            del self._trying[worker]
+
+    def _note_claim(self, worker: str, command: Command, event: Claimed) -> None:
+        request = self._streams[event.key].requests[event.entry]
+        got = self._got.setdefault((event.key, event.entry), {})
+        is_stolen = event.owner != event.owner_before and event.idle_ms < self._claim_idle_ms
+        if event.deliveries > event.deliveries_before:
+            if isinstance(command, Run) or command[0] != "XCLAIM":
+                raise Broken(f"{request}: a try was counted that was not alone")
+            if is_stolen and worker not in got:
+                raise Broken(f"{request}: taken over from a worker that had it for {event.idle_ms} ms")
+            for other in [other for other, tried in self._trying.items() if tried is request]:
+                self.failed(other)  # that one was stalled
+            self._trying[worker] = request
+        elif event.deliveries < event.deliveries_before:
+            if event.owner != event.owner_before:
+                raise Broken(f"{request}: a try was taken back that was another worker's")
+            self._trying.pop(worker, None)
+            request.late += event.idle_ms >= self._claim_idle_ms
+        elif is_stolen and event.deliveries <= self._max_deliveries + 1:
+            looked = self._looked.get(worker, 0)
+            if not got.get(worker, 0) < looked < got[event.owner_before.decode()]:  # lost before it could be seen
+                raise Broken(f"{request}: renewed by a worker that had lost it")
+        got[worker] = self._commands
+
+    def _note_deleted(self, event: Deleted) -> None:
+        stream = self._streams.get(event.key)
+        if stream is None:
+            return
+        request = stream.requests[event.entry]
+        if event.by_trim:
+            group = self._model.group(event.key, self._group)
+            is_needed = group is not None and (event.entry in group.pending or event.entry > group.last)
+            if is_needed or event.entry in stream.open:
+                raise Broken(f"{request}: trimmed before it was acknowledged")
+        elif stream.open.pop(event.entry, None) is not None:
+            self.permitted["deleted"] += 1
+
+    def _check_dropped(self, event: Dropped) -> None:
+        request = self._streams[event.key].requests[event.entry]
+        if self._is_there(request):
+            raise Broken(f"{request}: no longer pending, and not acknowledged")
+
+    def _note_group(self, worker: str, event: GroupMade) -> None:
+        stream = self._streams[event.key]
+        stream.groups += 1
+        passed = [request for request in stream.open.values() if request.id <= event.start]
+        stream.hides = worker in stream.outdated or (stream.is_unserved and event.start == stream.mark)
+        stream.is_unserved = False
+        if stream.hides:
+            self._hide(stream, passed)
+        elif passed:
+            raise Broken(f"{passed[0]}: a group was made after it, and it was not answered")
+        found = self._model.stream(event.key)
+        mark = stream.read.get(worker, stream.mark) or ZERO  # one that was written since cannot be known
+        for entry in found.ids if found and mark <= found.last else ():
+            if event.start < entry <= mark:
+                raise Broken(f"{stream.requests[entry]}: a group was made before it, and it is known to be answered")
+        self._close_tries(lambda tried: tried.key == event.key)
+
+    def _hide(self, stream: _Stream, requests: Sequence[Request]) -> None:
+        for request in requests:
+            del stream.open[request.id]
+            self.permitted["hidden"] += 1
+
+    def _note_mark(self, event: Written) -> None:
+        stream = self._marks.get(event.key)
+        if stream is None:
+            return
+        stream.mark = parse_id(event.value)
+        group = self._model.group(stream.route.requests.encode(), self._group)
+        needed = [*stream.open, *(group.pending if group is not None else ())]
+        if needed and min(needed) <= stream.mark:
+            raise Broken(f"{stream.route.requests} {format_id(min(needed)).decode()}: the low-water mark has passed it")
+
+    def _note_gone(self, event: Gone) -> None:
+        if event.key in self._marks:
+            self._marks[event.key].mark = None
+        stream = self._streams.get(event.key)
+        if stream is not None:
+            self.permitted["deleted"] += len(stream.open)
+            stream.open.clear()
+            stream.is_unserved = True
+            stream.outdated |= stream.seen_by
+            stream.seen_by.clear()
+            self._close_tries(lambda tried: tried.key == event.key)

@@ -1,0 +1,241 @@
+"""Workers as puppets: the loop of ``service``, as it is, in a thread that runs only while its world waits for it.
+
+A puppet stops at every command and every wait, and goes on when the world gives it an outcome. So of all threads one
+runs at a time, and what happens depends on nothing but the world's choices.
+"""
+
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple, Protocol, cast
+from unittest.mock import patch
+
+from token_worker.lua import Script
+from token_worker.redis_link import RedisLink
+from token_worker.service import loop
+from token_worker.service.handler import Handler, Result
+from token_worker.settings import Settings
+from token_worker.storage.tokens import TokenStorage
+from token_worker.streams import delivery
+from token_worker.streams.delivery import Answer, Bounded, Command, Delivery, Entry, Run
+from token_worker.streams.retention import Retention
+from token_worker.streams.routes import Route
+from token_worker.streams.slots import Deliveries
+from token_worker.telemetry.audit import Audit
+from token_worker.telemetry.health import Health
+from token_worker.telemetry.metrics import Metrics
+
+UNIT_ITEMS = 2
+COMMIT_ENTRIES = 3
+"""Small, so that batches of few entries are taken apart."""
+
+NAP_SECONDS = 1.0
+DRAIN_SECONDS = 3.0
+JOIN_SECONDS = 10.0
+
+
+class Crash(BaseException):
+    """The process is killed."""
+
+
+class Wait(NamedTuple):
+    """A puppet waits until this time of the world, in seconds."""
+
+    until: float
+
+
+class Stage(Protocol):
+    """What a puppet sees of its world."""
+
+    @property
+    def seconds(self) -> float:
+        """Monotonic time."""
+
+    @property
+    def on_stage(self) -> "Puppet | None":
+        """The puppet that runs now."""
+
+    def handle(self, puppet: "Puppet", entries: Sequence[Entry]) -> list[Result]:
+        """What the handler makes of entries."""
+
+    def internal(self, entry: Entry) -> Answer:
+        """The reply to an entry that is given up."""
+
+    def ping(self) -> None:
+        """Ask the token storage."""
+
+
+class Terms(NamedTuple):
+    """How the workers of a world are set up; ``delivery`` is another class in mutants.
+
+    With ``is_apart`` they serve each route by itself, as if it were in another slot of a cluster.
+    """
+
+    delivery: type[Delivery]
+    is_apart: bool
+    routes: Sequence[Route]
+    group: str
+    batch_size: int
+    claim_idle_ms: int
+    max_deliveries: int
+
+
+class Puppet:
+    """One worker process.
+
+    Attributes:
+        request: the command that waits for its outcome, or how long to wait; None: it has ended.
+        ready_at: time of the world from which on it may go on.
+        blocks_until: when its blocking read ends, None where it does not block.
+    """
+
+    def __init__(self, name: str, stage: Stage, terms: Terms, rng: random.Random) -> None:
+        self.name = name
+        self.request: Command | Wait | None = None
+        self.ready_at = 0.0
+        self.blocks_until: float | None = None
+        self._stage = stage
+        self._outcome: object = None
+        self._is_dead = False
+        self._failure: BaseException | None = None
+        self._go, self._stopped = threading.Lock(), threading.Lock()
+        self._go.acquire()
+        self._stopped.acquire()
+        self.drain = loop.Drain(DRAIN_SECONDS)
+        self._worker = self._make(terms, rng)
+        self._thread = threading.Thread(target=self._live, name=name, daemon=True)
+        self._thread.start()
+
+    def _make(self, terms: Terms, rng: random.Random) -> loop.Worker:
+        def make(routes: Sequence[Route]) -> Delivery:
+            return terms.delivery(
+                routes,
+                terms.group,
+                self.name,
+                batch_size=terms.batch_size,
+                claim_idle_ms=terms.claim_idle_ms,
+                max_deliveries=terms.max_deliveries,
+                rng=random.Random(rng.random()),
+            )
+
+        subject = Deliveries([[route] for route in terms.routes], make) if terms.is_apart else make(terms.routes)
+        retention = Retention(terms.routes, terms.group, self.name)
+        silent = _Silent()
+        telemetry = loop.Telemetry(cast(Metrics, silent), cast(Health, silent), cast(Audit, silent))
+        link, handler, tokens = cast(RedisLink, _Link(self)), cast(Handler, self), cast(TokenStorage, self._stage)
+        settings = cast(Settings, terms)
+        return loop.Worker(settings, link, subject, handler, tokens, retention, self.drain, telemetry)
+
+    def _live(self) -> None:
+        self._go.acquire()
+        try:
+            if not self._is_dead:
+                self._worker.run()
+        except Crash:
+            pass
+        except BaseException as failure:  # noqa: BLE001 - the world raises it where it waits
+            self._failure = failure
+        finally:
+            self.request = None
+            self._stopped.release()
+
+    # -- for the world
+
+    def go_on(self, outcome: object) -> None:
+        """Give it the outcome of its request, an error to be raised, and run it to the next; or to its first."""
+        self.blocks_until = None
+        self._outcome = outcome
+        self._is_dead = isinstance(outcome, Crash)
+        self._go.release()
+        self._stopped.acquire()
+        if self.request is None:
+            self._thread.join(JOIN_SECONDS)
+        if self._failure is not None:
+            raise self._failure
+
+    def kill(self) -> None:
+        """End it as a crash would; if it has ended already, nothing happens."""
+        if self.request is not None:
+            self.go_on(Crash())
+
+    # -- for the worker
+
+    def ask(self, request: Command | Wait) -> Any:
+        """Have the world perform this."""
+        if self._is_dead:
+            raise Crash
+        self.request = request
+        self._stopped.release()
+        self._go.acquire()
+        outcome = self._outcome
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def handle(self, entries: Sequence[Entry]) -> list[Result]:
+        """As ``Handler.handle``."""
+        return self._stage.handle(self, entries)
+
+    def internal(self, entry: Entry) -> Answer:
+        """As ``Handler.internal``."""
+        return self._stage.internal(entry)
+
+
+class _Link:
+    """Stands for the connection to the streams' server."""
+
+    def __init__(self, puppet: Puppet) -> None:
+        self._ask = puppet.ask
+
+    def call(self, *command: Any) -> Any:
+        return self._ask(command)
+
+    def call_bounded(self, _most_bytes: int, *command: Any) -> Any:
+        return self._ask(Bounded(command))
+
+    def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+        return self._ask(Run(script, keys, args))
+
+
+class _Silent:
+    """Takes any call and says nothing: log, metrics, health, audit."""
+
+    def __getattr__(self, _name: str) -> Callable[..., None]:
+        return _nothing
+
+
+def _nothing(*_: object, **__: object) -> None:
+    pass
+
+
+class _Clock:
+    """Stands for the module ``time``."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    def monotonic(self) -> float:
+        return self._stage.seconds
+
+    def sleep(self, seconds: float) -> None:
+        puppet = self._stage.on_stage
+        if puppet is not None:
+            puppet.ask(Wait(self._stage.seconds + seconds))
+
+
+@contextmanager
+def virtual(stage: Stage, rng: random.Random) -> Iterator[None]:
+    """Have the loop take time and chance from a world, and say nothing."""
+    with ExitStack() as changes:
+        for module, name, value in (
+            (loop, "time", _Clock(stage)),
+            (loop, "random", rng),
+            (loop, "gc", _Silent()),
+            (loop, "log", _Silent()),
+            (loop, "UNIT_ITEMS", UNIT_ITEMS),
+            (loop, "NAP_SECONDS", NAP_SECONDS),
+            (delivery, "COMMIT_ENTRIES", COMMIT_ENTRIES),
+        ):
+            changes.enter_context(patch.object(module, name, value))
+        yield

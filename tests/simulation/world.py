@@ -1,0 +1,403 @@
+"""A world of workers and one server, driven by a seed: every choice comes from it, time too, so it replays exactly.
+
+First come steps with faults: each lets a worker do its next command, perhaps with a fault, or does something to the
+server, its clock or the requests. Then the faults end, and within a bounded number of steps all has to be settled.
+"""
+
+import random
+import signal
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from simulation import faults, requests
+from simulation.commands import START_MS, Stream, after, parse_id
+from simulation.events import Id
+from simulation.faults import Climate
+from simulation.model import Model
+from simulation.promises import Books, Broken
+from simulation.puppets import Crash, Puppet, Terms, Wait, virtual
+from simulation.trace import Step, Trace
+from token_worker.contract.messages import Op
+from token_worker.errors import ServerError, TooMuch, Unavailable
+from token_worker.service.handler import Result
+from token_worker.streams.delivery import UNCOUNT, Answer, Bounded, Command, Delivery, Entry, Run
+from token_worker.streams.routes import Route
+
+GROUP = "workers"
+ROUTES = (
+    Route("a", "a:out", frozenset({Op.TOKENIZE}), request_retention_seconds=0),
+    Route("b", "b:out", frozenset({Op.DETOKENIZE}), request_retention_seconds=20, response_retention_seconds=60),
+)
+CLAIM_IDLE_MS = 6000
+STALL_SECONDS = (0.2 * CLAIM_IDLE_MS / 1000, 3 * CLAIM_IDLE_MS / 1000)
+
+FAULTY_STEPS = (200, 1200)
+"""Fewest and most steps with faults."""
+
+QUIET_STEPS = 20_000
+"""Steps without faults in which all has to be settled: twice what any world was seen to need."""
+
+BURSTS = (1, 1, 2, 5, 12)
+"""Requests that a producer sends at once."""
+
+
+class Figures(NamedTuple):
+    """What happened in a world; two runs of one seed have the same, to the last bit of ``checksum``."""
+
+    steps: int
+    settled: int
+    faults: Counter[str]
+    permitted: Counter[str]
+    checksum: int
+
+
+class Failure(Exception):  # noqa: N818 - reads as what it says: the world failed
+    """A promise was broken, or not all got settled; tells the seed, the step, and what came before."""
+
+
+class World:
+    """One world, to be run once.
+
+    Attributes:
+        seconds: monotonic time.
+        on_stage: the worker that runs now.
+    """
+
+    def __init__(self, seed: int, delivery: type[Delivery] = Delivery, server: type[Model] = Model) -> None:
+        self.seconds = 0.0
+        self.on_stage: Puppet | None = None
+        self._seed = seed
+        self._rng = rng = random.Random(seed)
+        is_apart, batch_size, max_deliveries = rng.random() < 0.2, rng.choice([1, 4, 8]), rng.choice([2, 3, 5])
+        self._terms = Terms(delivery, is_apart, ROUTES, GROUP, batch_size, CLAIM_IDLE_MS, max_deliveries)
+        self._model = server()
+        self._books = Books(self._model, self._terms)
+        self._climate = Climate(rng)
+        self._is_quiet = self._is_over = False
+        self._puppets: list[Puppet] = []
+        self._started = 0
+        self._starts = [0.0] * rng.randint(2, 4)  # when the next workers start
+        self._clock_ms = START_MS
+        self._behind_ms = 0
+        self._storage_back = self._keys_back = self._full_until = 0.0
+        self._steps = 0
+        self._faults: Counter[str] = Counter()
+        self._trace = Trace()
+        self._do: dict[str, Callable[[], None]] = {
+            faults.WORK: self._work,
+            "send": self._send,
+            "time passes": lambda: self._pass(rng.uniform(0.05, 1)),
+            "long time passes": lambda: self._pass(rng.uniform(5, 30)),
+            "hours pass": lambda: self._pass(rng.uniform(3600, 100_000)),
+            "clock jumps ahead": lambda: self._jump(rng.choice([100, 10_000, 4_000_000])),
+            "clock jumps back": lambda: self._jump(-rng.choice([100, 10_000, 4_000_000])),
+            "storage away": self._lose_storage,
+            "key away": self._lose_keys,
+            "server full": self._fill,
+            "drain": self._drain,
+            "flush": lambda: self._operate("FLUSHALL"),
+            "group destroyed": lambda: self._operate("XGROUP", "DESTROY", rng.choice(ROUTES).requests, GROUP),
+            "stream deleted": lambda: self._operate("DEL", rng.choice(ROUTES).requests),
+            "entry deleted": self._delete_entry,
+            "key of another type": self._spoil,
+        }
+
+    def run(self) -> Figures:
+        """Run it to its end.
+
+        Raises:
+            Failure: a promise was broken.
+        """
+        with virtual(self, self._rng):
+            try:
+                self._run()
+            except Exception as error:
+                what = f"seed {self._seed}, step {self._steps}: {type(error).__name__}: {error}"
+                raise Failure(f"{what}\n{self._trace}") from error
+            finally:
+                for puppet in self._puppets:
+                    if puppet is not self.on_stage:  # Ctrl-C came while that one was running: it stops by itself
+                        puppet.kill()
+        return Figures(self._steps, self._books.settled, self._faults, self._books.permitted, self._trace.checksum)
+
+    def _run(self) -> None:
+        for _ in range(self._rng.randint(*FAULTY_STEPS)):
+            event = self._climate.event()
+            if event not in faults.ALWAYS and event != faults.WORK:
+                self._faults[event] += 1
+            self._do[event]()
+            self._go_with_time()
+        self._calm()
+        self._work_until(self._is_settled)
+        self._is_over = True
+        self._starts.clear()
+        for puppet in self._puppets:
+            _ask_to_drain(puppet)
+        self._work_until(lambda: not self._puppets)
+
+    def _work_until(self, is_reached: Callable[[], bool]) -> None:
+        last = self._steps + QUIET_STEPS
+        while not is_reached():
+            if self._steps > last:
+                some = self._books.open[:5]
+                raise Broken(f"this has no end, {len(self._books.open)} requests are open: {', '.join(map(str, some))}")
+            self._work()
+
+    def _calm(self) -> None:
+        """End every fault; a clock that was set back is set right, since take-overs wait for as long."""
+        self._is_quiet = True
+        self._clock_ms += self._behind_ms
+        self._storage_back = self._keys_back = self._full_until = self.seconds
+        for key in _keys():
+            if isinstance(self._model.peek(key.encode()), bytes):
+                self._operate("DEL", key)
+        self._note("-", "faults end")
+
+    def _is_settled(self) -> bool:
+        for route in ROUTES:
+            found = self._model.peek(route.requests.encode())
+            if not isinstance(found, Stream) or _has_news(found) or found.groups[GROUP.encode()].pending:
+                return False
+        return not self._books.open
+
+    def _go_with_time(self) -> None:
+        self._model.now_ms = self._clock_ms + int(self.seconds * 1000)
+        self._model.is_full = self.seconds < self._full_until
+        for start in [start for start in self._starts if start <= self.seconds]:
+            self._starts.remove(start)
+            self._start()
+
+    def _note(self, who: str, what: str, command: Command | None = None, outcome: object = None) -> None:
+        self._trace.add(Step(self._steps, self.seconds, who, what, command, outcome))
+
+    # -- workers
+
+    def _start(self) -> None:
+        self._started += 1
+        puppet = Puppet(f"w{self._started}", self, self._terms, self._rng)
+        self._puppets.append(puppet)
+        self._let(puppet, None)
+
+    def _let(self, puppet: Puppet, outcome: object) -> None:
+        """Let a worker go on with the outcome of what it asked for, until it asks for the next."""
+        self.on_stage = puppet
+        puppet.go_on(outcome)
+        self.on_stage = None
+        if puppet.request is None:
+            self._puppets.remove(puppet)
+            self._books.left(puppet.name)
+            if not self._is_over:
+                self._starts.append(self.seconds + self._rng.uniform(0.1, 3))
+        elif isinstance(puppet.request, Wait):
+            puppet.ready_at = max(puppet.ready_at, puppet.request.until)
+
+    def _work(self) -> None:
+        """Let one worker do what it is at; if none can, let time pass until one can."""
+        self._steps += 1
+        self.seconds += self._rng.random() * 0.006
+        self._go_with_time()
+        ready = [puppet for puppet in self._puppets if self._is_ready(puppet)]
+        if not ready:
+            waits = [max(puppet.ready_at, puppet.blocks_until or 0.0) for puppet in self._puppets]
+            self.seconds = max(self.seconds, min(waits + self._starts))
+            return
+        puppet = self._rng.choice(ready)
+        if isinstance(puppet.request, Wait):
+            self._let(puppet, None)
+        elif puppet.request is not None:
+            self._perform(puppet, puppet.request)
+
+    def _is_ready(self, puppet: Puppet) -> bool:
+        if puppet.ready_at > self.seconds:
+            return False
+        is_over = puppet.blocks_until is None or puppet.blocks_until <= self.seconds
+        return is_over or any(self._is_news_at(key) for key in _streams_of(puppet.request))
+
+    def _is_news_at(self, key: str) -> bool:
+        """Whether a read of this stream would not block: there is something, or an error."""
+        found = self._model.peek(key.encode())
+        return not isinstance(found, Stream) or _has_news(found)
+
+    def _perform(self, puppet: Puppet, command: Command) -> None:
+        fault = "" if self._is_quiet else self._climate.fault()
+        if fault == "too much" and not isinstance(command, Bounded):
+            fault = ""
+        outcome: object = None
+        is_done = fault not in {"crash before", "refused"}
+        if is_done:
+            outcome = self._execute(puppet.name, command)
+            if outcome is None and not fault and self._blocks(puppet, command):
+                return
+        if fault:
+            self._faults[fault] += 1
+            self._note(puppet.name, fault, command)
+            outcome = self._spoiled(fault, outcome)
+            if isinstance(outcome, Unavailable | TooMuch):
+                self._tell_books(puppet.name, command, is_done=is_done)
+        self._let(puppet, outcome)
+        if fault == "stall":
+            puppet.ready_at = max(puppet.ready_at, self.seconds + self._rng.uniform(*STALL_SECONDS))
+
+    def _spoiled(self, fault: str, outcome: object) -> object:
+        """What a worker gets for the outcome of a command that a fault has happened to."""
+        match fault:
+            case "crash before" | "crash after":
+                return Crash()
+            case "refused":
+                return Unavailable("streams", "ConnectionError")
+            case "reply lost":
+                return Unavailable("streams", "TimeoutError")
+            case "too much" if not isinstance(outcome, Exception):
+                return TooMuch()
+        return outcome
+
+    def _blocks(self, puppet: Puppet, command: Command) -> bool:
+        """Whether a read that has brought nothing has to wait, and is to be tried again then."""
+        if "BLOCK" not in command:
+            return False
+        if puppet.blocks_until is None:
+            puppet.blocks_until = self.seconds + int(command[command.index("BLOCK") + 1]) / 1000
+        return puppet.blocks_until > self.seconds
+
+    def _execute(self, worker: str | None, command: Command) -> object:
+        outcome: object
+        try:
+            outcome = self._model.run(*command) if isinstance(command, Run) else self._model.call(*command)
+        except (Unavailable, ServerError) as error:
+            outcome = error
+        self._note(worker or "-", "does", command, outcome)
+        events = self._model.events[:]
+        self._model.events.clear()
+        self._books.observe(worker, command, events)
+        return outcome
+
+    def _tell_books(self, worker: str, command: Command, *, is_done: bool) -> None:
+        """A worker does not know what its command did: a read, a try that counts, or one that is not to count."""
+        if isinstance(command, Run):
+            if command.script is UNCOUNT and not is_done:
+                self._books.failed(worker)
+        elif command[0] == "XREADGROUP":
+            self._books.read_failed(worker, _streams_of(command))
+        elif command[0] == "XCLAIM" and is_done:
+            self._books.failed(worker)
+
+    # -- what else happens
+
+    def _pass(self, seconds: float) -> None:
+        self.seconds += seconds
+        self._note("-", f"{seconds:.3f} s pass")
+
+    def _jump(self, ms: int) -> None:
+        self._note("-", f"{ms} ms jump")
+        self._clock_ms += ms
+        self._behind_ms += max(-ms, 0)
+
+    def _lose_storage(self) -> None:
+        self._note("-", "storage away")
+        self._storage_back = self.seconds + self._rng.uniform(0.1, 20)
+
+    def _lose_keys(self) -> None:
+        self._note("-", "key away")
+        self._keys_back = self.seconds + self._rng.uniform(0.1, 10)
+
+    def _fill(self) -> None:
+        self._note("-", "server full")
+        self._full_until = self.seconds + self._rng.uniform(0.1, 5)
+
+    def _drain(self) -> None:
+        if self._puppets:
+            puppet = self._rng.choice(self._puppets)
+            self._note(puppet.name, "drain")
+            _ask_to_drain(puppet)
+
+    def _operate(self, *command: Any) -> None:
+        """Somebody who may do anything does this."""
+        self._execute(None, command)
+
+    def _delete_entry(self) -> None:
+        route = self._rng.choice(ROUTES)
+        found = self._model.peek(route.requests.encode())
+        if isinstance(found, Stream) and found.ids:
+            self._operate("XDEL", route.requests, b"%d-%d" % self._rng.choice(found.ids[-8:]))
+
+    def _spoil(self) -> None:
+        """A key becomes something else than a stream, or is none any more."""
+        key = self._rng.choice(_keys())
+        is_spoiled = isinstance(self._model.peek(key.encode()), bytes)
+        self._operate(*(("DEL", key) if is_spoiled else ("SET", key, "x")))
+
+    def _send(self) -> None:
+        for _ in range(self._rng.choice(BURSTS)):
+            self._send_one(self._rng.choice(ROUTES))
+
+    def _send_one(self, route: Route) -> None:
+        [kind] = self._rng.choices(list(requests.KINDS), list(requests.KINDS.values()))
+        target = route.responses
+        if kind == "elsewhere":
+            target += self._rng.choice([":one", ":two", ":text"])
+        trace = ("traceparent", "parent") if self._rng.random() < 0.1 else ()
+        key = route.requests.encode()
+        while self._books.knows(key, self._next_id(key)):
+            self._clock_ms += 1  # no id comes twice, whatever became of clock and stream: nobody could tell them apart
+            self._go_with_time()
+        try:
+            entry = self._model.call("XADD", key, "*", "payload", requests.payload_of(kind, target), *trace)
+        except (ServerError, Unavailable):
+            return
+        self._books.sent(requests.request_of(key, parse_id(entry), kind, target))
+        self._model.events.clear()
+        self._note("-", "sends", (route.requests, entry, kind))
+
+    def _next_id(self, key: bytes) -> Id:
+        found = self._model.peek(key)
+        last = found.last if isinstance(found, Stream) else (0, 0)
+        return (self._model.now_ms, 0) if self._model.now_ms > last[0] else after(last)
+
+    # -- what workers handle
+
+    def ping(self) -> None:
+        """As ``TokenStorage.ping``."""
+        if self.seconds < self._storage_back:
+            raise Unavailable("tokens", "ConnectionError")
+
+    def handle(self, puppet: Puppet, entries: Sequence[Entry]) -> list[Result]:
+        """As ``Handler.handle``."""
+        if not self._is_quiet and self._climate.is_slow():
+            self._faults[faults.SLOW_BATCH] += 1
+            self._note(puppet.name, faults.SLOW_BATCH)
+            puppet.ask(Wait(self.seconds + self._rng.uniform(*STALL_SECONDS)))
+            if self._rng.random() < 0.5:
+                raise Unavailable("tokens", "TimeoutError")
+        try:
+            return requests.handle(entries, self.ping, has_keys=self.seconds >= self._keys_back)
+        except RuntimeError:
+            self._books.failed(puppet.name)
+            raise
+
+    def internal(self, entry: Entry) -> Answer:
+        """As ``Handler.internal``."""
+        return requests.internal(entry)
+
+
+def _keys() -> list[str]:
+    """Every stream that workers use, and one that requests name for their replies."""
+    return [key for route in ROUTES for key in (*route.streams, f"{route.responses}:text")]
+
+
+def _has_news(stream: Stream) -> bool:
+    group = stream.groups.get(GROUP.encode())
+    return group is None or bool(stream.ids and stream.ids[-1] > group.last)
+
+
+def _streams_of(request: Command | Wait | None) -> Sequence[str]:
+    """The streams of a read that blocks."""
+    if not isinstance(request, tuple) or "STREAMS" not in request:
+        return ()
+    names = request[request.index("STREAMS") + 1 :]
+    return names[: len(names) // 2]
+
+
+def _ask_to_drain(puppet: Puppet) -> None:
+    if not puppet.drain.is_asked:
+        puppet.drain._on_signal(signal.SIGTERM, None)
