@@ -111,6 +111,8 @@ def test_lost_group_is_made_at_the_low_water_mark() -> None:
         run(delivery().fetch(0.0, 1000), server)
         make = ("MKSTREAM",) if start == b"0" else ()
         assert server.named("XGROUP") == [("XGROUP", "CREATE", "in", "group", start, *make)]
+        forgotten = [("SET", "in:low-water", "0-0")] if start == b"0" else []
+        assert server.named("SET") == forgotten  # a mark of a stream that is no more
 
 
 def test_stream_deleted_while_its_group_is_made_is_not_made_at_the_mark() -> None:
@@ -122,6 +124,7 @@ def test_stream_deleted_while_its_group_is_made_is_not_made_at_the_mark() -> Non
         run(subject.fetch(0.0, 1000), server)
     server = Scripted(GET=b"7-3", XINFO=ServerError("streams", "ERR"))
     run(subject.fetch(PAUSE_SECONDS, 1000), server)
+    assert server.named("SET") == [("SET", "in:low-water", "0-0")]
     assert server.named("XGROUP") == [("XGROUP", "CREATE", "in", "group", b"0", "MKSTREAM")]
 
 

@@ -254,13 +254,19 @@ class Delivery:
         """Where a group begins: after what is known to be acknowledged, if the stream has come that far; else at 0."""
         try:
             mark = yield "GET", route.low_water_mark
-            raw = (yield "XINFO", "STREAM", route.requests) if mark is not None else None
-        except ServerError:  # no such stream yet, or no right to know
+        except ServerError:  # no right to know
             return b"0"
-        if raw is None:
+        if mark is None:
             return b"0"
-        last = dict(zip(raw[::2], raw[1::2], strict=True))[b"last-generated-id"]
-        return bytes(mark) if _order(mark) <= _order(last) else b"0"
+        try:
+            raw = yield "XINFO", "STREAM", route.requests
+            last = dict(zip(raw[::2], raw[1::2], strict=True))[b"last-generated-id"]
+        except ServerError:
+            last = b"0-0"
+        if last != b"0-0" and _order(mark) <= _order(last):
+            return bytes(mark)
+        yield "SET", route.low_water_mark, "0-0"  # it is of a stream that has been deleted: this one might reach it
+        return b"0"
 
     def _active(self) -> list[Route]:
         return [route for route in self._routes if route not in self._paused]
