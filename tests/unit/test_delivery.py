@@ -115,6 +115,14 @@ def test_lost_group_is_made_at_the_low_water_mark() -> None:
         assert server.named("SET") == forgotten  # a mark of a stream that is no more
 
 
+def test_mark_stays_where_the_stream_may_not_be_looked_at() -> None:
+    """A worker that may not know how far the stream has come begins at 0, and forgets no mark that others keep."""
+    server = Scripted(GET=b"7-3", XINFO=ServerError("streams", "NOPERM"))
+    run(delivery().fetch(0.0, 1000), server)
+    assert server.named("XGROUP") == [("XGROUP", "CREATE", "in", "group", b"0", "MKSTREAM")]
+    assert server.named("SET") == []
+
+
 def test_stream_deleted_while_its_group_is_made_is_not_made_at_the_mark() -> None:
     """A mark of a stream that has just been deleted would hide what comes next, if the clock was set back."""
     subject = delivery()

@@ -261,7 +261,9 @@ class Delivery:
         try:
             raw = yield "XINFO", "STREAM", route.requests
             last = dict(zip(raw[::2], raw[1::2], strict=True))[b"last-generated-id"]
-        except ServerError:
+        except ServerError as error:
+            if error.code == "NOPERM":
+                return b"0"
             last = b"0-0"
         if last != b"0-0" and _order(mark) <= _order(last):
             return bytes(mark)
