@@ -8,7 +8,6 @@ stops all it started.
 import base64
 import csv
 import json
-import os
 import random
 import re
 import secrets
@@ -22,7 +21,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import click
-import requests
 from redis import ResponseError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -138,38 +136,6 @@ def show(columns: Sequence[Column], before: Sequence[Record], after: Sequence[Re
     console.print(table)
 
 
-class Bao:
-    """What an operator does in Vault once: the secret, the policy, the AppRole."""
-
-    def __init__(self, server: OpenBao) -> None:
-        self.url = server.url
-        self._headers = {"X-Vault-Token": server.root_token}
-
-    def _write(self, path: str, **data: Any) -> Any:
-        answer = requests.post(f"{self.url}/v1/{path}", json=data, headers=self._headers, timeout=10)
-        answer.raise_for_status()
-        return answer.json().get("data") if answer.content else None
-
-    def set_up(self, master_key: str, folder: Path) -> dict[str, str]:
-        """Store the master key; settings for workers that may read it and nothing else."""
-        self._write("secret/data/acra/transport", data={"acra_master_key": master_key})
-        self._write("sys/policies/acl/token-worker", policy=POLICY.read_text())
-        self._write("sys/auth/approle", type="approle")
-        rights = {"token_policies": "token-worker", "token_no_default_policy": True}
-        self._write("auth/approle/role/token-worker", **rights)
-        role = requests.get(f"{self.url}/v1/auth/approle/role/token-worker/role-id", headers=self._headers, timeout=10)
-        secret_id = self._write("auth/approle/role/token-worker/secret-id")["secret_id"]
-        secret_file = folder / "secret-id"
-        with os.fdopen(os.open(secret_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secret_id)
-        return {
-            "VAULT_ADDR": self.url,
-            "TOKEN_WORKER_VAULT_AUTH": "approle",
-            "TOKEN_WORKER_VAULT_ROLE_ID": role.json()["data"]["role_id"],
-            "TOKEN_WORKER_VAULT_SECRET_ID_FILE": str(secret_file),
-        }
-
-
 @contextmanager
 def running(acra: dict[str, Any]) -> Iterator[Stack]:
     """Servers, the client's key, and two workers."""
@@ -177,7 +143,7 @@ def running(acra: dict[str, Any]) -> Iterator[Stack]:
         console.print(
             f"  Valkey on ports {streams.port} (streams) and {storage.port} (keys, tokens), OpenBao on {bao.port}"
         )
-        settings = Bao(bao).set_up(acra["master_key"], bao.folder)
+        settings = bao.admit_workers(POLICY, acra["master_key"])
         with Stack(streams, storage, settings=settings) as stack:
             stack.settings.pop("ACRA_MASTER_KEY")  # it comes from Vault
             generate = [sys.executable, "-m", "token_worker", "keys", "generate", CLIENT]

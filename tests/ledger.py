@@ -4,39 +4,15 @@ Values of all types, in JSON and MessagePack, to several streams. Whatever it re
 never by what is in them.
 """
 
-import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, NamedTuple
 
-import msgspec
+from faults.messages import KINDS, Native, Request, decode, is_answer, values
 from stack import Stack, wait_until
 
-KINDS = ("str", "email", "int32", "int64", "bytes")
-
 GROUP = "token-workers"
-
-Native = int | str | bytes
-"""A value or token as Python has it: ``bytes`` are bytes, an ``int64`` is an integer, whatever the format."""
-
-
-def values(kind: str, start: int = 0) -> Iterator[Native]:
-    """Values of a type, each another."""
-    number = start
-    while True:
-        match kind:
-            case "str":
-                yield f"Grace Hopper the {number}th"
-            case "email":
-                yield f"grace.hopper.{number}@navy.example"
-            case "int32":
-                yield number - 1_000_000
-            case "int64":
-                yield (number << 33) - 1
-            case _:
-                yield b"\x00\xff" + number.to_bytes(10, "big")
-        number += 1
 
 
 class Trouble(NamedTuple):
@@ -51,52 +27,14 @@ NONE = Trouble([], [], [])
 
 
 @dataclass
-class _Request:
-    id: str
-    op: str
-    route: str
-    kind: str
-    values: Sequence[Native]
-    expected: Sequence[Native] | None
-    packed: bool
-    as_items: bool
-    members: dict[str, Any]
+class _Request(Request):
     entry: str = ""
     replies: list[tuple[str, bytes]] = field(default_factory=list)
 
-    def payload(self) -> bytes:
-        items: list[dict[str, Any]] = [{"type": self.kind, "value": self._wire(value)} for value in self.values]
-        body = {"items": items} if self.as_items else items[0]
-        request = {"id": self.id, "op": self.op, **self.members, **body}
-        return msgspec.msgpack.encode(request) if self.packed else msgspec.json.encode(request)
-
-    @property
-    def target(self) -> str:
-        return str(self.members.get("reply_to", f"{self.route}:responses"))
-
-    def answer(self) -> list[Native] | None:
+    def only_answer(self) -> list[Native] | None:
         """What the reply brings for each value; None where it is not the reply to this request."""
         [(stream, payload)] = self.replies
-        if stream != self.target or (payload[:1] != b"{") != self.packed:
-            return None
-        reply = _decode(payload)
-        if (reply["id"], reply["op"], reply["status"]) != (self.id, self.op, "ok"):
-            return None
-        items = reply["items"] if self.as_items else [reply]
-        return [self._native(item["value"]) for item in items] if len(items) == len(self.values) else None
-
-    def _wire(self, value: Native) -> Native:
-        return base64.b64encode(value).decode() if isinstance(value, bytes) and not self.packed else value
-
-    def _native(self, value: Any) -> Native:
-        if self.kind == "bytes" and not self.packed:
-            return base64.b64decode(value)
-        return int(value) if self.kind == "int64" else value
-
-
-def _decode(payload: bytes) -> dict[str, Any]:
-    message: dict[str, Any] = (msgspec.json if payload[:1] == b"{" else msgspec.msgpack).decode(payload)
-    return message
+        return self.answer(stream, payload)
 
 
 class Ledger:
@@ -172,7 +110,7 @@ class Ledger:
         for route in {request.route for request in by_id.values()}:
             stream = f"{route}:requests"
             for entry, fields in self.stack.streams.xrange(stream):
-                request = by_id.get(_decode(fields[b"payload"])["id"])
+                request = by_id.get(decode(fields[b"payload"])["id"])
                 if request is not None:
                     found.append(replace(request, entry=f"{stream} {entry.decode()}", replies=[]))
         self._sent, self._unsent = found, []
@@ -217,7 +155,7 @@ class Ledger:
         """Type, token and value of all that has been tokenized; after ``compare``."""
         for request in self._sent:
             if request.op == "tokenize" and len(request.replies) == 1:
-                for token, value in zip(request.answer() or (), request.values, strict=True):
+                for token, value in zip(request.only_answer() or (), request.values, strict=True):
                     yield request.kind, token, value
 
     def _payloads(self, stream: str) -> Iterator[tuple[dict[str, Any], bytes]]:
@@ -227,10 +165,8 @@ class Ledger:
 
     @staticmethod
     def _is_right(request: _Request) -> bool:
-        answer = request.answer()
-        if answer is None or (request.expected is not None and answer != list(request.expected)):
-            return False
-        return all(type(got) is type(value) and got != value for got, value in zip(answer, request.values, strict=True))
+        answer = request.only_answer()
+        return answer is not None and is_answer(request, answer)
 
     @staticmethod
     def _unequal(requests: list[_Request]) -> list[str]:
@@ -239,7 +175,7 @@ class Ledger:
         found = []
         for request in requests:
             if request.op == "tokenize" and request.members.get("consistent", True):
-                for value, token in zip(request.values, request.answer() or (), strict=False):
+                for value, token in zip(request.values, request.only_answer() or (), strict=False):
                     if seen.setdefault((request.kind, value), (token, request.entry))[0] != token:
                         found.append(request.entry)
         return found

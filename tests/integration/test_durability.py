@@ -11,11 +11,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from faults.proxy import Command, Moment, Proxy, Verdict
 from servers import Valkey, redis_binary, valkey_binary
 from stack import Stack, wait_until
 
 from ledger import NONE, Ledger
-from proxy import Command, Moment, Proxy, Verdict
 
 ALWAYS = ("appendonly yes", "appendfsync always")
 SETTINGS = {

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from faults.proxy import Proxy, Relay
 from servers import OpenBao, Valkey
 from stack import Stack, wait_until
 
 from key_places import InRedis, InVault, Place
 from ledger import GROUP, NONE, Ledger
-from proxy import Proxy, Relay
 from token_worker.keys.cache import AGE_SECONDS, GRACE_SECONDS
 from token_worker.keys.owner import Owner
 from token_worker.keys.store import new_key, wrap

@@ -12,23 +12,16 @@ from contextlib import ExitStack
 from functools import partial
 
 import pytest
+from faults.commands import label
+from faults.messages import values
+from faults.planted import Planter
+from faults.proxy import Command, Moment, Proxy, Verdict
 from servers import Valkey
 from stack import Stack, WorkerProcess, wait_until
 
-from ledger import NONE, Ledger, values
-from proxy import Command, Moment, Proxy, Verdict
-from token_worker.keys.keyring import DataKeyCache, Keyring
+from ledger import NONE, Ledger
 from token_worker.keys.owner import Owner
 from token_worker.keys.store import unwrap
-from token_worker.lua import Script
-from token_worker.storage.layout import Entry, Names, encode_entry, encode_token_value
-from token_worker.tokens.derivation import Deriver
-from token_worker.tokens.types import STR
-
-SCRIPTS = {
-    Script(f"token_worker.{package}", f"{name}.lua").sha.encode(): name
-    for package, name in [("streams", "commit"), ("streams", "bury"), ("storage", "store"), ("storage", "adopt")]
-}
 
 LANES = 2
 """Workers that run, and are killed, at the same time: one before its commands, one after."""
@@ -43,14 +36,6 @@ MOST_COMMANDS = 100
 """A worker sends fewer than this to start and to answer its first batches."""
 
 RANDOM_KILLS = 400 if LONG else 20
-
-
-def label(role: str, command: Command) -> str:
-    """A command for people: whose server, its name, and which script or subcommand."""
-    name = command.name
-    if name in ("EVALSHA", "EVAL"):
-        return f"{role} {name} {SCRIPTS.get(command.parts[1], 'source')}"
-    return f"{role} {name}"
 
 
 class Killer:
@@ -134,24 +119,20 @@ def known(stack: Stack, lane: Lane, number: int) -> Ledger:
     return ledger
 
 
-def take_candidate(stack: Stack, client_id: str, value: str) -> None:
-    """Make the first candidate of a value another's token, so that a batch with it is written by the script."""
+def planter(stack: Stack, client_id: str) -> Planter:
     owner = Owner("client", client_id)
     key = unwrap(stack.storage.get(f".acrakeys/{owner.key_name}"), stack.master_key, owner)
-    token = Deriver(key, owner).token(STR, value.encode(), 0)
-    block = Keyring(owner, key, DataKeyCache()).seal(encode_token_value(b"of another", STR.number))
-    stack.storage.set(
-        Names(owner).of_token(token, STR.number), encode_entry(Entry(block, 1_790_000_000, 1_790_000_000))
-    )
+    return Planter(stack.storage, client_id, key)
 
 
 def write_down(ledger: Ledger, old: Ledger, rng: random.Random) -> None:
     """Requests of every sort: new and known values, items, inconsistent ones, tokens, reply streams of their own."""
     pairs = list(old.tokens())
+    plant = planter(ledger.stack, "shop-frontend")
     for number in range(0, REQUESTS, 10):
         ledger.add_new(3, start=number)
         ledger.add("tokenize", "str", [f"beaten to it {number}"])
-        take_candidate(ledger.stack, "shop-frontend", f"beaten to it {number}")
+        plant.take_candidate(f"beaten to it {number}")
         for _ in range(2):
             kind, token, value = rng.choice(pairs)
             ledger.add("tokenize", kind, [value], expected=[token], packed=rng.random() < 0.5)
@@ -291,7 +272,7 @@ def test_connections_cut_at_any_command_are_made_good_by_the_same_worker(
         ledger = Ledger(stack, f"client-{number}")  # whose key is not at hand yet
         ledger.add_new(40)
         if command == "tokens EVALSHA store":
-            take_candidate(stack, f"client-{number}", "beaten to it")
+            planter(stack, f"client-{number}").take_candidate("beaten to it")
             ledger.add("tokenize", "str", ["beaten to it"])
         ledger.send()
         # Then each of them has one reply, from that worker.

@@ -6,11 +6,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from faults.messages import values
+from faults.proxy import Command, Moment, Proxy, Verdict
 from servers import Valkey
 from stack import Stack, wait_until
 
-from ledger import GROUP, NONE, Ledger, values
-from proxy import Command, Moment, Proxy, Verdict
+from ledger import GROUP, NONE, Ledger
 
 ROUTES = 20
 REQUESTS_A_ROUTE = 4

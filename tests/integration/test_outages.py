@@ -16,11 +16,11 @@ from typing import Self
 
 import pytest
 import redis
+from faults.proxy import Command, Moment, Proxy, Verdict
 from servers import Valkey, redis_binary, valkey_binary
 from stack import Stack, wait_until
 
 from ledger import GROUP, NONE, Ledger
-from proxy import Command, Moment, Proxy, Verdict
 
 CLIENT = "shop-frontend"
 KEPT = ("appendonly yes", "appendfsync always")

@@ -17,11 +17,11 @@ import pytest
 from benchmark import preload
 from benchmark.footprint import peak_mib
 from benchmark.subject import CLIENT, Subject, payloads
+from faults.proxy import Command, Moment, Proxy, Verdict
 from servers import Valkey
 from stack import Stack, wait_until
 
 from ledger import GROUP
-from proxy import Command, Moment, Proxy, Verdict
 
 LONG = bool(os.environ.get("LONG_TESTS"))
 LOOKS = 60 if LONG else 4

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
+from faults.proxy import Command, Moment, Proxy, Verdict
 from servers import Valkey
 from stack import Stack, WorkerProcess, wait_until
 
 from ledger import GROUP, NONE, Ledger
-from proxy import Command, Moment, Proxy, Verdict
 from token_worker.keys.owner import Owner
 from token_worker.storage.layout import Names
 from token_worker.tokens.types import TYPES

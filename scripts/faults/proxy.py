@@ -1,8 +1,11 @@
-"""A TCP proxy between workers and a Redis server, where a test can watch, kill and cut at every command.
+"""A TCP proxy between a client and its server, where one can watch, kill and cut at every command.
 
-It takes one command at a time from a connection, also out of a pipeline: forwards it, waits for the whole reply, and
-passes that on. ``hook`` is called at both moments, before the command goes to the server and after its reply has come,
-and says what is to be done. Hooks of one proxy are never called at the same time. RESP2 only, no subscriptions.
+``Proxy`` stands before a Redis: it takes one command at a time from a connection, also out of a pipeline, forwards it,
+waits for the whole reply, and passes that on. RESP2 only, no subscriptions. ``Relay`` stands before anything else
+(Vault, a replication link): what it calls a command or a reply is what came at once from one side.
+
+``hook`` is called at both moments, before the command goes to the server and after its reply has come, and says what is
+to be done; one that takes its time delays the connection. Hooks of one proxy are never called at the same time.
 """
 
 import contextlib
@@ -38,6 +41,9 @@ class Verdict(Enum):
     CUT_IN_THE_MIDDLE = auto()
     """Pass on the first half of the command or the reply, then reset both connections."""
 
+    HOLD = auto()
+    """Pass nothing on any more, and keep the connection until the client gives it up: it is half open."""
+
 
 class Command(NamedTuple):
     """What a client sent.
@@ -64,32 +70,28 @@ class _GoneError(Exception):
 
 
 class Proxy:
-    """Listens on a free loopback port for clients of the server at ``port``; a context manager.
+    """Listens on a free loopback port for clients of a server on the loopback; a context manager.
 
     Attributes:
+        server_port: where the server is; may be changed, for connections that are made from then on.
         hook: called at every command; may be replaced at any time.
     """
 
-    def __init__(self, port: int, hook: Hook | None = None) -> None:
+    def __init__(self, server_port: int, hook: Hook | None = None) -> None:
         self.hook: Hook = hook or (lambda _moment, _command: Verdict.PASS)
-        self._server_port = port
+        self.server_port = server_port
         self._lock = threading.Lock()
         self._hook_lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._listener: socket.socket | None = None
-        self._port = 0
+        self.port = 0
         self._listen()
 
     @property
-    def port(self) -> int:
-        """Where it listens."""
-        return self._port
-
-    @property
     def url(self) -> str:
-        """Where workers reach the server through this proxy."""
-        return f"redis://127.0.0.1:{self._port}/0"
+        """Where workers reach the Redis through this proxy."""
+        return f"redis://127.0.0.1:{self.port}/0"
 
     def go_away(self) -> None:
         """Refuse new connections and reset those there are, as a server that has died."""
@@ -124,15 +126,16 @@ class Proxy:
         self.close()
 
     def _listen(self) -> None:
-        listener = socket.create_server(("127.0.0.1", self._port))
-        self._port = listener.getsockname()[1]
+        listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = listener.getsockname()[1]
         self._listener = listener
         self._start(self._accept, listener)
 
     def _start(self, target: Callable[..., None], *args: Any) -> None:
         thread = threading.Thread(target=target, args=args, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        with self._lock:
+            self._threads = [*filter(threading.Thread.is_alive, self._threads), thread]
+            thread.start()
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -145,7 +148,7 @@ class Proxy:
     def _serve(self, listener: socket.socket, client: socket.socket) -> None:
         with client, contextlib.ExitStack() as stack:
             try:
-                server = stack.enter_context(socket.create_connection(("127.0.0.1", self._server_port)))
+                server = stack.enter_context(socket.create_connection(("127.0.0.1", self.server_port)))
             except OSError:
                 _reset(client)
                 return
@@ -163,14 +166,11 @@ class Proxy:
                     self._open -= {client, server}
 
     def _converse(self, client: socket.socket, server: socket.socket) -> None:
-        for command in _commands(client):
-            self._exchange(client, server, command)
-
-    def _exchange(self, client: socket.socket, server: socket.socket, parts: list[bytes]) -> None:
-        """Take one command to the server and its reply back."""
-        self._pass_on(client, server, server, _pack(parts), Moment.BEFORE, Command(parts))
-        raw, reply = _reply(client, server)
-        self._pass_on(client, server, client, raw, Moment.AFTER, Command(parts, reply))
+        """Take commands to the server and their replies back, until one of the two ends it."""
+        for parts in _commands(client):
+            self._pass_on(client, server, server, _pack(parts), Moment.BEFORE, Command(parts))
+            raw, reply = _reply(client, server)
+            self._pass_on(client, server, client, raw, Moment.AFTER, Command(parts, reply))
 
     def _pass_on(
         self,
@@ -183,26 +183,32 @@ class Proxy:
     ) -> None:
         with self._hook_lock:
             verdict = self.hook(moment, what)
-        if verdict is not Verdict.CUT:
-            to.sendall(data if verdict is Verdict.PASS else data[: len(data) // 2])
-        if verdict is not Verdict.PASS:
-            for end in (client, server):
-                _reset(end)
-                end.close()
-            raise _GoneError
+        if verdict is Verdict.PASS:
+            to.sendall(data)
+            return
+        if verdict is Verdict.HOLD:
+            while client.recv(1 << 16):
+                pass
+        elif verdict is Verdict.CUT_IN_THE_MIDDLE:
+            to.sendall(data[: len(data) // 2])
+        for end in (client, server):
+            _reset(end)
+            end.close()
+        raise _GoneError
 
 
 class Relay(Proxy):
-    """The same for any protocol: bytes both ways, without a look at them, so that there are no hooks."""
+    """The same for a server that speaks something else: each piece of data counts as a command, or as a reply."""
 
     def _converse(self, client: socket.socket, server: socket.socket) -> None:
         with selectors.DefaultSelector() as selector:
-            selector.register(server, selectors.EVENT_READ, client)
-            selector.register(client, selectors.EVENT_READ, server)
+            selector.register(client, selectors.EVENT_READ, (server, Moment.BEFORE))
+            selector.register(server, selectors.EVENT_READ, (client, Moment.AFTER))
             while True:
                 for key, _ in selector.select():
-                    assert isinstance(key.fileobj, socket.socket)
-                    key.data.sendall(_receive(key.fileobj))
+                    to, moment = key.data
+                    data = _receive(client if to is server else server)
+                    self._pass_on(client, server, to, data, moment, Command([b"DATA"]))
 
 
 def _pack(parts: list[bytes]) -> bytes:

@@ -1,0 +1,57 @@
+"""Names of the commands that a worker sends, as faults are aimed at them and counted."""
+
+from faults.proxy import Command
+from token_worker.lua import Script
+
+SCRIPTS = {
+    Script(f"token_worker.{package}", f"{name}.lua").sha.encode(): name
+    for package, name in [
+        ("streams", "commit"),
+        ("streams", "bury"),
+        ("streams", "uncount"),
+        ("streams", "trim"),
+        ("streams", "sweep"),
+        ("storage", "store"),
+        ("storage", "adopt"),
+        ("storage", "touch"),
+    ]
+}
+
+CLAIM = "streams XCLAIM"
+COMMIT = "streams EVALSHA commit"
+UNCOUNT = "streams EVALSHA uncount"
+
+LABELS = (
+    "streams CLIENT",
+    "streams GET",
+    "streams XINFO",
+    "streams XGROUP",
+    "streams XPENDING",
+    "streams XREADGROUP",
+    CLAIM,
+    COMMIT,
+    UNCOUNT,
+    "streams EVALSHA bury",
+    "streams SET",
+    "streams TIME",
+    "streams EVALSHA trim",
+    "streams EVALSHA sweep",
+    "keys CLIENT",
+    "keys MGET",
+    "tokens CLIENT",
+    "tokens PING",
+    "tokens MGET",
+    "tokens MSETNX",
+    "tokens EVALSHA store",
+    "tokens EVALSHA adopt",
+    "tokens EVALSHA touch",
+)
+"""Every command that a worker with keys in Redis sends to servers that have their data."""
+
+
+def label(role: str, command: Command) -> str:
+    """A command for people: whose server, its name, and which script."""
+    name = command.name
+    if name in ("EVALSHA", "EVAL"):
+        return f"{role} {name} {SCRIPTS.get(command.parts[1], 'source')}"
+    return f"{role} {name}"
