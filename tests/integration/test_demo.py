@@ -1,18 +1,18 @@
 """``scripts/demo``: the main job, as a new user runs it."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import demo
 import pytest
 from click.testing import CliRunner
 from stack import wait_until
+
+from processes import Run
 
 DEMO = Path(demo.__file__)
 
@@ -139,8 +139,8 @@ def test_demo_fails_on_a_wrong_answer_about_acras_tokens(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_leaves_no_process_behind(tmp_path: Path, number: int) -> None:
     """With ``--keep`` all goes on until Ctrl-C, which stops every server and worker."""
-    with Run(tmp_path, "--keep") as run:
-        run.wait_until_kept()
+    with running(tmp_path, "--keep") as run:
+        wait_until_kept(run)
         assert len(run.children()) == 5  # two of Valkey, OpenBao, two workers
         run.process.send_signal(number)
         assert run.process.wait(60) == 128 + number
@@ -150,7 +150,7 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path: Path, number: int) -> None:
 @pytest.mark.parametrize("started", [1, 2, 3, 4, 5])
 def test_ctrl_c_while_it_starts_leaves_no_process_behind(tmp_path: Path, started: int) -> None:
     """A server or worker that has only just been started is stopped, too."""
-    with Run(tmp_path) as run:
+    with running(tmp_path) as run:
         wait_until(lambda: len(run.children()) >= started, "the servers")
         run.process.send_signal(signal.SIGINT)
         assert run.process.wait(60) == 128 + signal.SIGINT
@@ -159,8 +159,8 @@ def test_ctrl_c_while_it_starts_leaves_no_process_behind(tmp_path: Path, started
 
 def test_impatient_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
     """Pressed again and again while all is being stopped, Ctrl-C does not cut that short."""
-    with Run(tmp_path, "--keep") as run:
-        run.wait_until_kept()
+    with running(tmp_path, "--keep") as run:
+        wait_until_kept(run)
         run.children()
 
         def ended() -> bool:
@@ -173,8 +173,8 @@ def test_impatient_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
 
 def test_printed_commands_work(tmp_path: Path) -> None:
     """What ``--keep`` prints can be pasted into a shell: with the command, and with Python where no redis-cli is."""
-    with Run(tmp_path, "--keep") as run:
-        run.wait_until_kept()
+    with running(tmp_path, "--keep") as run:
+        wait_until_kept(run)
         lines = [line.strip() for line in run.output.read_text().splitlines()]
         pasted = [line for line in lines if line.startswith(("export ", "echo ", "python "))]
         assert len([line for line in pasted if line.startswith("python ")]) == 2
@@ -186,45 +186,11 @@ def test_printed_commands_work(tmp_path: Path) -> None:
         assert "another-client_storage_sym: generated" in done.stdout
 
 
-class Run:
-    """A demo of few records that runs; on the way out all that it started is ended, however the test went."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.output = folder / "output"
-        self._seen: set[int] = set()
-        with self.output.open("wb") as out:
-            command = [sys.executable, str(DEMO), "--records", "20", *arguments]
-            self.process = subprocess.Popen(command, stdout=out, stderr=out)
-
-    def wait_until_kept(self) -> None:
-        """Wait for the last lines that ``--keep`` prints."""
-        wait_until(lambda: "export TOKEN_WORKER_VAULT_SECRET_ID_FILE=" in self.output.read_text(), "the demo")
-
-    def children(self) -> list[int]:
-        """The processes that the demo has started and not stopped yet; they are in sessions of their own."""
-        folders = [folder for folder in Path("/proc").iterdir() if folder.name.isdigit()]
-        found = [int(folder.name) for folder in folders if _stat(folder, 1) == str(self.process.pid)]
-        self._seen.update(found)
-        return found
-
-    def left_behind(self) -> list[int]:
-        """Those of its processes that still run."""
-        return [pid for pid in sorted(self._seen) if _stat(Path(f"/proc/{pid}"), 0) not in {None, "Z"}]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.children()
-        self.process.terminate()
-        self.process.wait(60)
-        for pid in self.left_behind():
-            os.kill(pid, signal.SIGKILL)
+def running(folder: Path, *arguments: str) -> Run:
+    """A demo of few records that runs."""
+    return Run(folder, str(DEMO), "--records", "20", *arguments)
 
 
-def _stat(folder: Path, field: int) -> str | None:
-    """State (0) or parent (1) of a process; None where it is gone."""
-    try:
-        return (folder / "stat").read_text().rpartition(")")[2].split()[field]
-    except OSError:
-        return None
+def wait_until_kept(run: Run) -> None:
+    """Wait for the last lines that ``--keep`` prints."""
+    wait_until(lambda: "export TOKEN_WORKER_VAULT_SECRET_ID_FILE=" in run.output.read_text(), "the demo")

@@ -1,0 +1,56 @@
+"""Scripts of the project as processes, and what they leave behind."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+
+class Run:
+    """A script that runs, with a folder for its output and temporary files; on the way out, all it started is ended."""
+
+    def __init__(self, folder: Path, *command: str) -> None:
+        self.output = folder / "output"
+        self._folder = folder
+        environment = {**os.environ, "TMPDIR": str(folder)}
+        with self.output.open("wb") as out:
+            self.process = subprocess.Popen([sys.executable, *command], stdout=out, stderr=out, env=environment)
+
+    def children(self) -> list[int]:
+        """The processes that it has started and not stopped yet; they are in sessions of their own."""
+        return [pid for pid in _pids() if _parent(pid) == self.process.pid]
+
+    def left_behind(self) -> list[int]:
+        """The processes that know of the folder from their environment, as all do that it starts, but itself."""
+        marked = [pid for pid in _pids() if str(self._folder).encode() in _read(pid, "environ")]
+        return [pid for pid in marked if pid != self.process.pid]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.process.terminate()
+        self.process.wait(60)
+        for pid in self.left_behind():
+            os.kill(pid, signal.SIGKILL)
+
+
+def _pids() -> Iterator[int]:
+    return (int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit())
+
+
+def _parent(pid: int) -> int:
+    """The process that started it, 0 where it is gone."""
+    fields = _read(pid, "stat").rpartition(b")")[2].split()
+    return int(fields[1]) if fields else 0
+
+
+def _read(pid: int, file: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{file}").read_bytes()
+    except OSError:
+        return b""
