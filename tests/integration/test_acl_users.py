@@ -202,8 +202,8 @@ class _Second(Valkey):
     def url(self) -> str:
         return super().url.removesuffix("/0") + "/1"
 
-    def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port, db=1, protocol=2)
+    def client(self, **options: Any) -> redis.Redis:
+        return super().client(db=1, **options)
 
 
 def test_rights_are_enough_for_a_database_with_a_number(streams_server: Valkey, tmp_path: Path) -> None:
