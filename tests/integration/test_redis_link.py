@@ -78,6 +78,25 @@ def test_connection_is_left_when_the_server_is_no_primary_any_more() -> None:
         assert subject.call("CLIENT", "ID") != before
 
 
+def test_connection_that_is_refused_is_made_anew_by_the_next_call(streams_server: Valkey) -> None:
+    """After an error while connecting the next call connects as the first did, never in a way of the library's own."""
+
+    class Counting(RedisLink):
+        """Counts how often it is told to connect."""
+
+        tries = 0
+
+        def _connect(self) -> None:
+            self.tries += 1
+            super()._connect()
+
+    subject = Counting("streams", RedisSettings(url=f"redis://127.0.0.1:{streams_server.port}/99"), refusals=True)
+    for tries in (1, 2, 3):
+        with pytest.raises(ServerError):  # there is no such database
+            subject.call("PING")
+        assert subject.tries == tries
+
+
 def test_reply_of_a_call_cut_short_is_not_the_next_one(streams_server: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal that ends a call between sending and reading leaves no reply behind for the next call."""
     subject = link(streams_server.url)

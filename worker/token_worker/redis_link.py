@@ -234,8 +234,10 @@ class RedisLink(Link):
             connection.send_command(*command)
             reply = connection.read_response()
         except redis.RedisError as error:
-            self._used_at = time.monotonic()
-            if not isinstance(error, redis.ResponseError) or code_of(error) in _NO_PRIMARY:
+            is_connected = self._used_at > -math.inf  # else it was refused while connecting: that is done anew
+            if is_connected and isinstance(error, redis.ResponseError) and code_of(error) not in _NO_PRIMARY:
+                self._used_at = time.monotonic()
+            else:
                 self.close()
             if isinstance(error, redis.exceptions.NoScriptError):
                 raise _ScriptUnknownError(self.name, "NOSCRIPT") from None
