@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from rich.pretty import pretty_repr
 
+from token_worker import redis_settings
 from token_worker.contract.messages import Op
 from token_worker.errors import SettingsError
 from token_worker.redis_settings import parse
@@ -253,6 +254,7 @@ class TestRedis:
         streams = load({"TOKEN_WORKER_STREAMS_URL": given}).streams
 
         assert (streams.url, streams.password) == (url, password)
+        assert streams.user == ("app" if "app" in given else None)
 
     @pytest.mark.parametrize(
         "url",
@@ -294,16 +296,22 @@ class TestRedis:
             ("rediss+sentinel://:p%40ss@[::1]:1,[fe::2]/m.a-i_n/", "rediss://[::1]:1/0", None, None),
             ("redis+cluster://a,b:7000", "redis://a:6379/0", "a:6379,b:7000", [("a", 6379), ("b", 7000)]),
             ("rediss+cluster://app:p%40ss@127.0.0.1:1/", "rediss://app@127.0.0.1:1/0", "localhost:1", None),
+            ("redis+cluster://app@a:1,[fe::1]:2", "redis://app@a:1/0", "[fe::1]:2,a:1", [("a", 1), ("fe::1", 2)]),
         ],
     )
-    def test_several_servers(self, given: str, url: str, server: str | None, nodes: list[Any] | None) -> None:
+    def test_several_servers(
+        self, monkeypatch: pytest.MonkeyPatch, given: str, url: str, server: str | None, nodes: list[Any] | None
+    ) -> None:
         """Addresses of Sentinels and clusters: a login of the servers, ports by default, IPv6 hosts in brackets."""
+        monkeypatch.delattr(redis_settings, "urlsplit")  # of some Pythons it refuses some of them
         address = parse(given)
 
         assert address.kind == ("cluster" if "cluster" in given else "sentinel")
         assert address.at(address.nodes[0]).url == url
         assert address.at(address.nodes[0]).password == address.password == ("p@ss" if "p%40ss" in given else None)
         assert "p%40ss" not in address.url
+        assert address.user == address.at(address.nodes[0]).user == ("app" if "app" in given else None)
+        assert address.hosts == [node.host for node in address.nodes]
         assert server in (None, address.server)
         assert nodes is None or [*address.nodes] == nodes
 

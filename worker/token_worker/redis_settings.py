@@ -44,6 +44,7 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         url: as it was given, but without the password; for one server as redis-py takes it.
         kind: what the address names.
+        user: the user to log in as, quoted as in the address; None for the default one.
         nodes: Sentinels, or nodes of the cluster; empty for one server.
         service: what the Sentinels call it.
         database: number, for what Sentinels name.
@@ -54,6 +55,7 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     url: str
     kind: Kind = "server"
+    user: str | None = None
     nodes: tuple[Node, ...] = ()
     service: str = ""
     database: int = 0
@@ -86,11 +88,6 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
         return self.url.startswith("rediss")
 
     @property
-    def user(self) -> str | None:
-        """The user to log in as, quoted as in the address; None for the default one."""
-        return urlsplit(self.url).username
-
-    @property
     def hosts(self) -> list[str]:
         """All hosts that the address names; none for a socket."""
         host = urlsplit(self.url).hostname if self.kind == "server" else None
@@ -99,10 +96,12 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def server(self) -> str:
         """``host:port``, the socket's path, ``service@host:port,…`` or ``host:port,…``; the loopback has one name."""
-        parts = urlsplit(self.url)
-        if parts.scheme == "unix":
-            return parts.path
-        nodes = self.nodes or (Node(parts.hostname or "", parts.port or 6379),)
+        nodes = self.nodes
+        if self.kind == "server":  # several hosts are no URL that every Python takes
+            parts = urlsplit(self.url)
+            if parts.scheme == "unix":
+                return parts.path
+            nodes = (Node(parts.hostname or "", parts.port or 6379),)
         names = sorted(str(Node("localhost" if is_loopback(host) else host, port)) for host, port in nodes)
         return f"{self.service}@{','.join(names)}" if self.service else ",".join(names)
 
@@ -110,15 +109,20 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
         """One of the servers behind the Sentinels, or of the cluster."""
         user = f"{self.user}@" if self.user else ""
         url = f"{'rediss' if self.is_tls else 'redis'}://{user}{node}/{self.database}"
-        return self._plain(url, self.password)
+        return self._plain(url, self.password, self.user)
 
     def sentinel(self, node: Node) -> "RedisSettings":
         """One of the Sentinels."""
         return self._plain(f"{'rediss' if self.is_tls else 'redis'}://{node}/0", self.sentinel_password)
 
-    def _plain(self, url: str, password: str | None) -> "RedisSettings":
+    def _plain(self, url: str, password: str | None, user: str | None = None) -> "RedisSettings":
         return RedisSettings(
-            url=url, password=password, ca_file=self.ca_file, cert_file=self.cert_file, key_file=self.key_file
+            url=url,
+            user=user,
+            password=password,
+            ca_file=self.ca_file,
+            cert_file=self.cert_file,
+            key_file=self.key_file,
         )
 
 
@@ -156,6 +160,7 @@ def _parse_one(url: str) -> RedisSettings | None:
     query = f"?{parts.query}" if parts.query else ""
     return RedisSettings(
         url=f"{parts.scheme}://{user}{parts.netloc.rpartition('@')[2]}{parts.path}{query}",
+        user=parts.username or None,
         password=unquote(parts.password) if parts.password else None,
     )
 
@@ -172,6 +177,7 @@ def _parse_several(url: str, kind: Kind) -> RedisSettings | None:
     return RedisSettings(
         url=f"{scheme}://{f'{user}@' if user else ''}{hosts}{path}",
         kind=kind,
+        user=user or None,
         nodes=tuple(node for node in nodes if node is not None),
         service=place[1],
         database=int(place[2] or 0),
