@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import redis
-from servers import Valkey, Watched, redis_binary
+from servers import Sentinel, Valkey, Watched, redis_binary
 from stack import Stack, wait_until
 
 from ledger import NONE, Ledger
@@ -17,7 +17,7 @@ from load import Load
 from token_worker.errors import Unavailable
 from token_worker.links import make_link
 from token_worker.redis_link import Link
-from token_worker.redis_settings import Node, parse
+from token_worker.redis_settings import parse
 
 CLIENT = "shop-frontend"
 PASSWORD = "of-the-sentinels"
@@ -162,7 +162,7 @@ def test_users_of_acl_work_behind_sentinels(tmp_path: Path) -> None:
         assert (checks["streams: user"], checks["keys: user"], checks["tokens: user"]) == ("ok", "ok", "ok")
 
 
-def test_server_that_is_no_primary_is_not_used(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_is_no_primary_is_not_used(watched: Watched) -> None:
     """A replica is neither read nor written: after a fail-over on demand the next command goes to the new primary."""
     subject = link(watched)
     old = watched.primary()
@@ -176,12 +176,30 @@ def test_server_that_is_no_primary_is_not_used(watched: Watched, monkeypatch: py
         subject.call("SET", "key", "other")
     assert caught.value.reason == "READONLY"
     assert subject.call("SET", "key", "other") == b"OK"
-    # One that Sentinels still name, since they are behind, is refused.
-    behind = link(watched)
-    monkeypatch.setattr(behind, "_find_primary", lambda: Node("127.0.0.1", old.port))
-    with pytest.raises(Unavailable) as caught:
-        behind.call("GET", "key")
-    assert caught.value.reason == "READONLY"
+
+
+def test_sentinels_that_are_behind_are_passed_over() -> None:
+    """Where one Sentinel names a server that is dead, and another a replica, the first call reaches the primary."""
+
+    def link_by(*sentinels: Sentinel) -> Link:
+        hosts = ",".join(f"127.0.0.1:{it.port}" for it in sentinels)
+        return make_link("tokens", parse(f"redis+sentinel://{hosts}/main"))
+
+    with (
+        Valkey() as primary,
+        Valkey(f"replicaof 127.0.0.1 {primary.port}") as replica,
+        Valkey() as dead,
+        Sentinel(dead, None) as first,
+        Sentinel(replica, None) as second,
+        Sentinel(primary, None) as third,
+    ):
+        dead.kill()
+        assert link_by(first, second, third).call("SET", "key", "value") == b"OK"
+        # Where none names a primary, no server is used, and what is told is about the last one named.
+        for sentinels, reason in (((second, first), "ConnectionRefusedError"), ((first, second), "READONLY")):
+            with pytest.raises(Unavailable) as caught:
+                link_by(*sentinels).call("GET", "key")
+            assert caught.value.reason == reason
 
 
 def test_sentinels_that_cannot_tell(watched: Watched) -> None:

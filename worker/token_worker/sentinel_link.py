@@ -1,10 +1,11 @@
 """A connection to the primary that Sentinels name; they are asked each time it is made.
 
-Sentinels can be behind: what they name is taken only if it says itself that it is a primary. Their own failures are
-``Unavailable``, with ``Sentinel`` before the kind of failure.
+Sentinels can be behind: what they name is taken only if it says itself that it is a primary; else the next Sentinel is
+asked, until each was. Their own failures are ``Unavailable``, with ``Sentinel`` before the kind of failure.
 """
 
 from collections import deque
+from collections.abc import Iterator
 
 import redis
 
@@ -25,36 +26,63 @@ class SentinelLink(RedisLink):
     """
 
     def __init__(self, name: str, settings: RedisSettings, *, refusals: bool = False) -> None:
-        super().__init__(name, settings.at(settings.nodes[0]), refusals=refusals)  # no server: ``_connect`` finds it
+        super().__init__(name, settings.at(settings.nodes[0]), refusals=refusals)  # no server: ``_connect`` finds one
         self._settings = settings
         self._sentinels = deque(settings.nodes)
 
     def _connect(self) -> None:
+        """Connect to the first server that is named and is a primary; who named it is asked first the next time."""
         connection = self._connection
-        connection.host, connection.port = self._find_primary()
-        super()._connect()
-        connection.send_command("ROLE")
+        reason = ""
+        for connection.host, connection.port in self._named():
+            try:
+                super()._connect()
+                self._check_role()
+            except redis.RedisError as error:
+                reason = code_of(error)
+            except Unavailable as error:
+                reason = error.reason
+            else:
+                return
+            connection.disconnect()
+        raise Unavailable(self.name, reason)
+
+    def _check_role(self) -> None:
+        self._connection.send_command("ROLE")
         try:
-            role = connection.read_response()[0]
+            role = self._connection.read_response()[0]
         except redis.ResponseError as error:
             raise Unavailable(self.name, f"ROLE {code_of(error)}") from None
         if role != b"master":
             raise Unavailable(self.name, "READONLY")
 
-    def _find_primary(self) -> Node:
-        """What the first Sentinel that knows the service says; the one that did is asked first the next time."""
+    def _named(self) -> Iterator[Node]:
+        """The servers that Sentinels name as the primary, each once: one that is away costs its time-out once.
+
+        Raises:
+            Unavailable: none is named.
+        """
+        named: set[Node] = set()
         reason = ""
         for _ in range(len(self._sentinels)):
-            link = RedisLink(self.name, self._settings.sentinel(self._sentinels[0]), seconds=SENTINEL_SECONDS)
             try:
-                found = link.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._settings.service)
+                node = self._ask(self._sentinels[0])
             except Unavailable as error:
                 reason = error.reason
             else:
-                if found is not None:
-                    return Node(found[0].decode(), int(found[1]))
-                reason = "knows no such service"
-            finally:
-                link.close()
+                if node not in named:
+                    named.add(node)
+                    yield node
             self._sentinels.rotate(-1)
-        raise Unavailable(self.name, f"Sentinel {reason}")
+        if not named:
+            raise Unavailable(self.name, f"Sentinel {reason}")
+
+    def _ask(self, sentinel: Node) -> Node:
+        link = RedisLink(self.name, self._settings.sentinel(sentinel), seconds=SENTINEL_SECONDS)
+        try:
+            found = link.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._settings.service)
+        finally:
+            link.close()
+        if found is None:
+            raise Unavailable(self.name, "knows no such service")
+        return Node(found[0].decode(), int(found[1]))
