@@ -6,6 +6,7 @@ import random
 import socket
 import weakref
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
@@ -31,7 +32,7 @@ from token_worker.streams.delivery import (
     Run,
 )
 from token_worker.streams.routes import Route
-from token_worker.streams.slots import REST_SECONDS, ROUND_MS, Deliveries
+from token_worker.streams.slots import LONGEST_REST_SECONDS, REST_SECONDS, ROUND_MS, Deliveries
 
 ROUTE = Route("in", "out", frozenset({Op.TOKENIZE}))
 SECOND = Route("in2", "out2", frozenset({Op.DETOKENIZE}))
@@ -476,7 +477,40 @@ def test_slots_that_are_all_away_are_an_outage() -> None:
             run(subject.fetch(now, 1000), server)
     assert len(server.named("XREADGROUP")) == 2
     assert not subject.has_older(1.1)
-    assert subject.has_older(1.0 + REST_SECONDS)
+    assert subject.has_older(1.1 + REST_SECONDS)
+
+
+def test_slot_whose_node_hangs_rests_ever_longer() -> None:
+    """A rest begins when the time-out is over, and is doubled after each, so that others are kept waiting seldom."""
+    subject, server = deliveries(), Scripted()
+    now, asked = 0.0, []
+
+    def read(command: Any) -> Any:
+        nonlocal now
+        if "in2" in command:
+            asked.append(now)
+            now += 2.0
+            raise Unavailable("streams", "TimeoutError")
+        now += 0.5
+        return [[b"in", entries(1)]]
+
+    server.answers["XREADGROUP"] = read
+    while now < 200:
+        run(subject.fetch(now, 1000), server)
+    rests = [after - before - 2.0 for before, after in pairwise(asked)]
+    assert [int(rest) for rest in rests[:6]] == [1, 2, 4, 8, 16, LONGEST_REST_SECONDS]
+    assert max(rests) < LONGEST_REST_SECONDS + 2
+    # Once it is refused at once, which keeps nobody waiting, the next rest is a short one.
+    server.answers["XREADGROUP"] = Unavailable("streams", "CLUSTERDOWN")
+    for later in (LONGEST_REST_SECONDS + 2, 0.0):
+        now += later
+        with pytest.raises(Unavailable):
+            run(subject.fetch(now, 0), server)
+    assert not subject.has_older(now)
+    subject.look_at_own(now)
+    server.answers["XREADGROUP"] = []
+    run(subject.fetch(now + REST_SECONDS, 0), server)
+    assert subject.paused == []
 
 
 def test_entries_are_answered_in_their_slot() -> None:

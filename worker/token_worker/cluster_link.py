@@ -2,10 +2,12 @@
 
 MOVED and ASK say that a command was not done: it is sent to the node they name. Nothing else is sent again. After any
 failure the map of slots is fetched anew before the next command, from another node than before. A command without a
-key goes to any node that answers. Only the commands of ``_KEY_AT`` are known: those that the streams need.
+key goes to any node that answers. For both, nodes that failed are asked last. Only the commands of ``_KEY_AT`` are
+known: those that the streams need.
 """
 
-from collections import deque
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +20,12 @@ from token_worker.redis_settings import Node, RedisSettings
 
 REDIRECTS = 5
 """How often one command is sent on; one that is sent around for longer is told as an outage."""
+
+NODE_SECONDS = 2.0
+"""How long to wait for a node; longer than any BLOCK and any script. Who serves all slots keeps the others waiting."""
+
+REST_SECONDS = 1.0
+"""How long a node that did not answer in time is not asked again: commands in a row do not each wait for it."""
 
 _KEY_AT = {
     **dict.fromkeys(("GET", "SET", "DEL"), 1),
@@ -47,10 +55,18 @@ class NodeLink(RedisLink):
     """One node of a cluster."""
 
     def __init__(self, name: str, settings: RedisSettings, node: Node, *, refusals: bool = False) -> None:
-        super().__init__(name, settings.at(node), refusals=refusals)
+        super().__init__(name, settings.at(node), refusals=refusals, seconds=NODE_SECONDS)
         self.node = node
+        self._rests_until = -math.inf
+
+    def _connect(self) -> None:
+        if time.monotonic() < self._rests_until:
+            raise Unavailable(self.name, "TimeoutError")
+        super()._connect()
 
     def _typed(self, error: redis.RedisError) -> Unavailable | ServerError:
+        if isinstance(error, redis.TimeoutError):
+            self._rests_until = time.monotonic() + REST_SECONDS
         if isinstance(error, redis.exceptions.AskError):
             return _RedirectError(self.name, error)
         return super()._typed(error)
@@ -72,7 +88,8 @@ class ClusterLink(Link):
         self._settings = settings
         self._refusals = refusals
         self._links: dict[Node, NodeLink] = {}
-        self._known = deque(settings.nodes)
+        self._known = [*settings.nodes]
+        self._failed: set[Node] = set()
         self._slots: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self._is_stale = True
 
@@ -124,19 +141,23 @@ class ClusterLink(Link):
                 is_asking = not redirect.is_moved
                 link = self._link(redirect.node._replace(host=redirect.node.host or link.node.host))
             except Unavailable:
-                self._is_stale = True
+                self._note_failure(link.node)
                 raise
         raise Unavailable(self.name, "MOVED")
 
     def _send_to_any(self, send: Send) -> Any:
         error: Unavailable | None = None
-        for link in self.primaries():
+        for link in sorted(self.primaries(), key=lambda link: link.node in self._failed):
             try:
                 return send(link)
             except Unavailable as raised:
-                self._is_stale = True
+                self._note_failure(link.node)
                 error = raised
         raise error or Unavailable(self.name, "CLUSTERDOWN")
+
+    def _note_failure(self, node: Node) -> None:
+        self._failed.add(node)
+        self._is_stale = True
 
     def _link(self, node: Node) -> NodeLink:
         if node not in self._links:
@@ -148,17 +169,19 @@ class ClusterLink(Link):
         if not self._is_stale:
             return
         reason = ""
-        for _ in range(len(self._known)):
-            link = self._link(self._known[0])
-            self._known.rotate(-1)
+        for node in sorted(self._known, key=self._failed.__contains__):
+            self._known.remove(node)
+            self._known.append(node)
             try:
-                found = link.call("CLUSTER", "SLOTS")
+                found = self._link(node).call("CLUSTER", "SLOTS")
             except Unavailable as error:
+                self._failed.add(node)
                 reason = error.reason
             except ServerError as error:
                 reason = error.code
             else:
-                self._take(found, link.node.host)
+                self._failed.discard(node)
+                self._take(found, node.host)
                 return
         raise Unavailable(self.name, f"CLUSTER SLOTS {reason}")
 
@@ -171,7 +194,8 @@ class ClusterLink(Link):
             self._slots[first : last + 1] = here[:1] * (last + 1 - first)
             nodes += (node for node in here if node is not None)
         there = dict.fromkeys([*nodes, *self._settings.nodes])
-        self._known = deque(dict.fromkeys([*(node for node in self._known if node in there), *there]))
+        self._known = [*dict.fromkeys([*(node for node in self._known if node in there), *there])]
+        self._failed &= there.keys()
         for gone in self._links.keys() - there.keys():
             self._links.pop(gone).close()
         self._is_stale = False

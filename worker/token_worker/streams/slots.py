@@ -3,12 +3,15 @@
 One command reads several streams only if they are in one slot. So every slot is asked for new entries without waiting;
 if none has any, one of them is waited for shortly, and all are asked again. A batch is of one slot.
 
-A slot whose node is away rests, as the routes of ``paused`` tell, and the others go on. Answers that cannot be
-committed are left after ``patience_seconds``: their entries stay pending, and are tried alone when the node is back.
+A slot whose node is away rests, as the routes of ``paused`` tell, and the others go on; the longer, the more often the
+node let a read wait for its time-out, which all wait for. Answers that cannot be committed are left after
+``patience_seconds``: their entries stay pending, and are tried alone when the node is back.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from token_worker.errors import Unavailable
 from token_worker.streams.delivery import Answer, Batch, Committed, Delivery, Entry, Protocol
@@ -19,7 +22,25 @@ ROUND_MS = 100
 and ten times a second an idle worker asks each."""
 
 REST_SECONDS = 1.0
-"""How long a slot rests whose node did not answer."""
+"""How long a slot rests that could not be read."""
+
+LONGEST_REST_SECONDS = 30.0
+"""The rest is doubled up to this as long as the node does not answer in time."""
+
+
+@dataclass
+class _Rest:
+    """That of a slot since it could not be read, until it can.
+
+    Attributes:
+        error: why it could not.
+        seconds: how long it is not asked again.
+        until: when it is. Set by the next ``fetch``: the failure took time that the ``now`` of its own cannot tell.
+    """
+
+    error: Unavailable
+    seconds: float
+    until: float = math.inf
 
 
 class Deliveries:
@@ -37,11 +58,11 @@ class Deliveries:
         self._routes = {make(routes): routes for routes in groups}
         self._of = {route: delivery for delivery, routes in self._routes.items() for route in routes}
         self._turns = deque(self._routes)
-        self._resting: dict[Delivery, tuple[float, Unavailable]] = {}
+        self._rests: dict[Delivery, _Rest] = {}
 
     def has_older(self, now: float) -> bool:
         """Whether ``fetch`` may claim an entry that was delivered before, which counts as a try."""
-        return any(delivery.has_older(now) for delivery in self._turns if not self._rests(delivery, now))
+        return any(delivery.has_older(now) for delivery in self._turns if not self._is_resting(delivery, now))
 
     def fetch(self, now: float, block_ms: int) -> Protocol[Batch]:
         """The next entries of a slot to handle, perhaps none after ``block_ms``.
@@ -49,28 +70,34 @@ class Deliveries:
         Raises:
             Unavailable: no slot can be read.
         """
+        for rest in self._rests.values():
+            rest.until = min(rest.until, now + rest.seconds)
         for _ in range(max(1, block_ms // ROUND_MS)):
             for wait_ms in [*[0] * len(self._turns), min(ROUND_MS, block_ms)]:
                 batch = yield from self._fetch(self._turns[0], now, wait_ms)
                 self._turns.rotate(-1)
                 if batch.entries:
                     return batch
-            if all(self._rests(delivery, now) for delivery in self._turns):
-                raise self._resting[self._turns[0]][1]
+            if all(self._is_resting(delivery, now) for delivery in self._turns):
+                raise self._rests[self._turns[0]].error.with_traceback(None)
         return Batch([], alone=False)
 
     def _fetch(self, delivery: Delivery, now: float, wait_ms: int) -> Protocol[Batch]:
-        if not self._rests(delivery, now):
-            try:
-                return (yield from delivery.fetch(now, wait_ms))
-            except Unavailable as error:
-                self._resting[delivery] = now + REST_SECONDS, error.with_traceback(None)  # its frames hold commands
-        return Batch([], alone=False)
+        if self._is_resting(delivery, now):
+            return Batch([], alone=False)
+        try:
+            batch = yield from delivery.fetch(now, wait_ms)
+        except Unavailable as error:
+            seconds = REST_SECONDS
+            if delivery in self._rests and error.reason.endswith("TimeoutError"):
+                seconds = min(self._rests[delivery].seconds * 2, LONGEST_REST_SECONDS)
+            self._rests[delivery] = _Rest(error.with_traceback(None), seconds)  # its frames hold commands
+            return Batch([], alone=False)
+        self._rests.pop(delivery, None)
+        return batch
 
-    def _rests(self, delivery: Delivery, now: float) -> bool:
-        if delivery in self._resting and self._resting[delivery][0] <= now:
-            del self._resting[delivery]
-        return delivery in self._resting
+    def _is_resting(self, delivery: Delivery, now: float) -> bool:
+        return delivery in self._rests and now < self._rests[delivery].until
 
     def look_at_own(self, now: float, wait_seconds: float = 0.0) -> None:
         """Have ``fetch`` look at this consumer's pending entries, after so many seconds."""
@@ -80,7 +107,7 @@ class Deliveries:
     @property
     def paused(self) -> list[Route]:
         """Routes that rest: a stream of theirs is none, or refused by ACL, or their slot cannot be read."""
-        resting = [route for delivery in self._resting for route in self._routes[delivery]]
+        resting = [route for delivery in self._rests for route in self._routes[delivery]]
         return [*dict.fromkeys([*resting, *(route for delivery in self._turns for route in delivery.paused)])]
 
     @property
