@@ -38,9 +38,9 @@ ONLY_WHAT_IS_DOWN = "cluster-require-full-coverage no"
 
 
 @contextmanager
-def running(cluster: Cluster, storage: Valkey, workers: int) -> Iterator[Stack]:
+def running(cluster: Cluster, storage: Valkey, workers: int, settings: dict[str, str] | None = None) -> Iterator[Stack]:
     """A stack with a client's key and so many workers, which are killed at the end."""
-    settings = {"TOKEN_WORKER_ROUTES": json.dumps(ROUTES)}
+    settings = {"TOKEN_WORKER_ROUTES": json.dumps(ROUTES), **(settings or {})}
     with Stack(cluster, storage, settings=settings) as stack:
         stack.generate_key(CLIENT)
         for _ in range(workers):
@@ -235,6 +235,37 @@ def test_link_without_some_nodes() -> None:
         for server in (first, third):  # one alone is no majority
             server.start()
         wait_until(lambda: answers(subject, "GET", keys[third]), "one that is back")
+
+
+def test_worker_without_a_node(storage_server: Valkey, tmp_path: Path) -> None:
+    """While a node is down the streams of the others are trimmed, and what rests is told, with its cause and end."""
+    settings = {"TOKEN_WORKER_ROUTES": json.dumps([{**route, "request_retention_seconds": 0} for route in ROUTES])}
+    with Cluster(ONLY_WHAT_IS_DOWN, replicas=0) as cluster, running(cluster, storage_server, 0, settings) as stack:
+        log = tmp_path / "log"
+        stack.start_worker(log=log)
+        ledger = Ledger(stack)
+        ledger.add_new(2, route=FIRST)
+        ledger.add_new(2, start=2, route=SECOND)
+        ledger.send()
+        assert ledger.settle() == NONE
+        down, other = cluster.primary_of(slot_of(FIRST)), cluster.primary_of(slot_of(SECOND))
+
+        def told(event: str) -> list[tuple[str, str | None]]:
+            lines = map(json.loads, log.read_text().splitlines())
+            return [(line["stream"], line.get("reason")) for line in lines if line["event"] == event]
+
+        down.kill()
+        wait_until(lambda: told("the server of the route is away, the route rests"), "the route to rest")
+        with other.client() as client:
+            request = {"id": "1", "op": "tokenize", "client_id": CLIENT, "type": "str", "value": "x"}
+            client.xadd(f"{SECOND}:requests", {"payload": json.dumps(request)})
+            wait_until(lambda: client.xlen(f"{SECOND}:responses") == 3, "the reply")
+            wait_until(lambda: client.xlen(f"{SECOND}:requests") == 0, "its request to be trimmed")
+        down.start()
+        wait_until(lambda: told("the server of the route is back"), "the route to be served")
+        [(stream, reason)] = told("the server of the route is away, the route rests")
+        assert (stream, reason) in {(f"{FIRST}:requests", why) for why in ("ConnectionRefusedError", "ConnectionError")}
+        assert told("the server of the route is back") == [(f"{FIRST}:requests", None)]
 
 
 def test_server_that_is_in_no_cluster(streams_server: Valkey) -> None:

@@ -183,6 +183,7 @@ class Worker:
         self._in_hand = BackOff(lambda: drain.is_over, self._health)
         self._groups_made_again = 0
         self._paused: set[Route] = set()
+        self._away: set[Route] = set()
 
     def run(self) -> None:
         """Serve until asked to drain; then the batch in hand is finished if there is time."""
@@ -220,15 +221,24 @@ class Worker:
             self._groups_made_again = self._delivery.groups_made_again
             self._metrics.group_made_again()
             log.warning("consumer groups were gone and have been made again", times=self._groups_made_again)
-        for route in set(self._delivery.paused) - self._paused:
-            log.error("a stream of the route cannot be used, the route rests", stream=route.requests)
-        self._paused = set(self._delivery.paused)
+        self._tell_who_rests()
         self._idle.reset()
         if batch.entries:
             self._metrics.batch(len(batch.entries))
         if batch.alone:
             self._metrics.redelivery(batch.entries[0].route.requests)
         return batch
+
+    def _tell_who_rests(self) -> None:
+        away = self._delivery.away
+        paused = set(self._delivery.paused) - away.keys()
+        for route in paused - self._paused:
+            log.error("a stream of the route cannot be used, the route rests", stream=route.requests)
+        for route in away.keys() - self._away:
+            log.error("the server of the route is away, the route rests", stream=route.requests, reason=away[route])
+        for route in self._away - away.keys():
+            log.info("the server of the route is back", stream=route.requests)
+        self._paused, self._away = paused, set(away)
 
     def _answer(self, entries: list[Entry], *, alone: bool) -> None:
         """Handle entries and commit their replies, through outages of the token storage."""
@@ -338,16 +348,16 @@ class Worker:
 
     def _tend(self) -> None:
         """Trim the streams where it is time to; failing at that never stops the work."""
+        away = self._delivery.away
         try:
-            perform(self._retention.clear(), self._streams)
-            if not self._retention.is_due(time.monotonic()):
-                return
-            done = perform(self._retention.tend(), self._streams)
-        except (Unavailable, ServerError) as error:
+            done = perform(self._retention.clear(away), self._streams)
+            if self._retention.is_due(time.monotonic()):
+                done = perform(self._retention.tend(away), self._streams)
+        except Unavailable as error:
             log.warning("streams could not be trimmed", reason=str(error))
             return
-        for stream, code in done.refused:
-            log.warning("streams of a route could not be trimmed", stream=stream, reason=code)
+        for stream, reason in done.refused:
+            log.warning("streams of a route could not be trimmed", stream=stream, reason=reason)
         if done.given_up:
             log.warning("replies are deleted that a group of readers has not read for long", groups=done.given_up)
         if done.deleted or done.consumers:
@@ -355,10 +365,14 @@ class Worker:
 
     def _leave(self) -> None:
         """Take this worker's consumer out of the groups; one that still holds entries stays, they are taken over."""
+        away = self._delivery.away
         try:
-            perform(self._retention.leave(), self._streams)
-        except (Unavailable, ServerError) as error:
+            done = perform(self._retention.leave(away), self._streams)
+        except Unavailable as error:
             log.warning("consumer was not removed", reason=str(error))
+            return
+        for stream, reason in [*done.refused, *((route.requests, reason) for route, reason in away.items())]:
+            log.warning("consumer was not removed", stream=stream, reason=reason)
 
     def _renew(self, entries: list[Entry]) -> list[Entry]:
         """The entries that are still ours; all of them where that cannot be known now."""

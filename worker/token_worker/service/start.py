@@ -180,7 +180,8 @@ def serve(settings: Settings) -> None:
             seconds = "Seconds left of the Vault token; NaN where it does not end."
             metrics.watch("token_worker_vault_token_seconds", seconds, lambda: vault.seconds_left or float("nan"))
         handler = Handler(settings, keys, tokens)
-        retention = Retention(settings.routes, settings.group, settings.consumer)
+        is_apart = settings.streams.kind == "cluster"
+        retention = Retention(settings.routes, settings.group, settings.consumer, is_apart=is_apart)
         log.info("worker is ready")
         gc.collect()
         gc.freeze()  # what is here now stays

@@ -286,6 +286,11 @@ class Delivery:
         """Routes that rest since a stream of theirs is none, or refused by ACL."""
         return list(self._paused)
 
+    @property
+    def away(self) -> dict[Route, str]:
+        """Routes whose server is away while that of others is there, with the reason: none, they have one server."""
+        return {}
+
     def _read_new(self, now: float, block_ms: int) -> Protocol[list[Entry]]:
         routes = self._active()
         entries: list[Entry] = []

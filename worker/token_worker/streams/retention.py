@@ -4,15 +4,17 @@ Acknowledged entries stay in a stream until somebody deletes them, and they hold
 stream of a route by its age, or by its bytes, whichever is first. On request streams nothing is ever trimmed that any
 group has not acknowledged. Readers of the other streams are waited for while they read, and ``HOLD_SECONDS`` longer.
 
+A route whose streams cannot be tended holds up no other one: it is told, and its turn comes again.
+
 Touches the streams of the routes, and beside each request stream two keys: ``<stream>:low-water``, the id up to which
 our group has acknowledged everything, where a lost group is made again; ``<stream>:trimmed``, which lapses when it is
 time to trim again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from token_worker.errors import ServerError
+from token_worker.errors import ServerError, Unavailable
 from token_worker.lua import Script
 from token_worker.streams.delivery import Protocol, Run
 from token_worker.streams.routes import Route
@@ -47,7 +49,7 @@ class Trimmed:
         deleted: entries deleted.
         consumers: consumers removed.
         given_up: groups of readers that were not waited for any more.
-        refused: request streams of routes that could not be tended, with the server's code.
+        refused: request streams of routes that could not be tended, with the server's code, or why it is away.
     """
 
     deleted: int = 0
@@ -57,12 +59,21 @@ class Trimmed:
 
 
 class Retention:
-    """Trims the streams of some routes, by the clock of their server."""
+    """Trims the streams of some routes, by the clock of their server.
 
-    def __init__(self, routes: Sequence[Route], group: str, consumer: str) -> None:
+    Each of ``tend``, ``clear`` and ``leave`` passes over routes that rest, since their server is known to be away.
+
+    Args:
+        routes, group, consumer: whose.
+        is_apart: whether the streams of one route can be away while those of others are there, as in a cluster. Where
+            they cannot, ``Unavailable`` ends it all.
+    """
+
+    def __init__(self, routes: Sequence[Route], group: str, consumer: str, *, is_apart: bool = False) -> None:
         self._routes = routes
         self._group = group
         self._consumer = consumer
+        self._is_apart = is_apart
         self._due = float("-inf")
 
     def is_due(self, now: float) -> bool:
@@ -72,14 +83,31 @@ class Retention:
         self._due = now + INTERVAL_SECONDS
         return True
 
-    def tend(self) -> Protocol[Trimmed]:
+    def tend(self, resting: Collection[Route] = ()) -> Protocol[Trimmed]:
         """Trim the streams of every route whose turn it is, and remove consumers that have gone."""
+        return (yield from self._each(self._tend_route, resting))
+
+    def clear(self, resting: Collection[Route] = ()) -> Protocol[Trimmed]:
+        """Delete acknowledged requests of the routes that do not keep them; to be called after every batch."""
+        return (yield from self._each(self._clear_route, resting))
+
+    def leave(self, resting: Collection[Route] = ()) -> Protocol[Trimmed]:
+        """Remove this worker's consumer from every group in which it holds nothing."""
+        return (yield from self._each(self._leave_route, resting))
+
+    def _each(self, tend: Callable[[Route, Trimmed], Protocol[None]], resting: Collection[Route]) -> Protocol[Trimmed]:
         done = Trimmed()
         for route in self._routes:
+            if route in resting:
+                continue
             try:
-                yield from self._tend_route(route, done)
-            except ServerError as error:  # a right is missing: the other routes are tended all the same
+                yield from tend(route, done)
+            except ServerError as error:  # a right is missing, say
                 done.refused.append((route.requests, error.code))
+            except Unavailable as error:
+                if not self._is_apart:
+                    raise
+                done.refused.append((route.requests, error.reason))
         return done
 
     def _tend_route(self, route: Route, done: Trimmed) -> Protocol[None]:
@@ -93,20 +121,12 @@ class Retention:
         yield from self._trim(route.dead_letters, route.dead_letter_retention_seconds, route, now_ms, done)
         done.consumers += yield Run(SWEEP, [route.requests], [self._group, CONSUMER_IDLE_SECONDS * 1000, ""])
 
-    def clear(self) -> Protocol[Trimmed]:
-        """Delete acknowledged requests of the routes that do not keep them; to be called after every batch."""
-        done = Trimmed()
-        for route in self._routes:
-            if route.request_retention_seconds == 0:
-                yield from self._trim_requests(route, 0, done)
-        return done
+    def _clear_route(self, route: Route, done: Trimmed) -> Protocol[None]:
+        if route.request_retention_seconds == 0:
+            yield from self._trim_requests(route, 0, done)
 
-    def leave(self) -> Protocol[int]:
-        """Remove this worker's consumer from every group in which it holds nothing; how many."""
-        left = 0
-        for route in self._routes:
-            left += yield Run(SWEEP, [route.requests], [self._group, 0, self._consumer])
-        return left
+    def _leave_route(self, route: Route, done: Trimmed) -> Protocol[None]:
+        done.consumers += yield Run(SWEEP, [route.requests], [self._group, 0, self._consumer])
 
     def _trim_requests(self, route: Route, now_ms: int, done: Trimmed) -> Protocol[None]:
         keep_from = f"{max(now_ms - route.request_retention_seconds * 1000, 0)}-0"

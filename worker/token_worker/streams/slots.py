@@ -107,8 +107,13 @@ class Deliveries:
     @property
     def paused(self) -> list[Route]:
         """Routes that rest: a stream of theirs is none, or refused by ACL, or their slot cannot be read."""
-        resting = [route for delivery in self._rests for route in self._routes[delivery]]
-        return [*dict.fromkeys([*resting, *(route for delivery in self._turns for route in delivery.paused)])]
+        return [*dict.fromkeys([*self.away, *(route for delivery in self._turns for route in delivery.paused)])]
+
+    @property
+    def away(self) -> dict[Route, str]:
+        """Routes whose slot could not be read when that was tried last, with the reason."""
+        rests = self._rests.items()
+        return {route: rest.error.reason for delivery, rest in rests for route in self._routes[delivery]}
 
     @property
     def groups_made_again(self) -> int:
