@@ -261,6 +261,21 @@ def test_worker_without_a_node(storage_server: Valkey, tmp_path: Path) -> None:
             client.xadd(f"{SECOND}:requests", {"payload": json.dumps(request)})
             wait_until(lambda: client.xlen(f"{SECOND}:responses") == 3, "the reply")
             wait_until(lambda: client.xlen(f"{SECOND}:requests") == 0, "its request to be trimmed")
+        # Commands show what the other nodes have, and name what they cannot look at.
+        away = {f"{FIRST}:{name}" for name in ("requests", "responses")}
+        lag = stack.run("lag", "--json")
+        assert lag.returncode == 3
+        assert {json.loads(line)["stream"] for line in lag.stdout.splitlines()} == {f"{SECOND}:requests"}
+        assert {line.partition(": ")[0] for line in lag.stderr.splitlines()} >= away
+        letters = stack.run("dead-letters", "list", "--json")
+        assert (letters.returncode, letters.stdout) == (3, "")
+        assert f"{FIRST}:requests:dead: out of reach" in letters.stderr
+        doctor = stack.run("doctor", "--json")
+        checks = {row["check"]: row["status"] for row in map(json.loads, doctor.stdout.splitlines())}
+        for name in (f"streams at 127.0.0.1:{down.port}: reachable", f"{FIRST}:requests: reachable"):
+            assert checks.pop(name) == "finding"
+        assert not [name for name in checks if "reachable" in name]
+        assert checks[f"streams at 127.0.0.1:{other.port}: version"] == checks[f"{SECOND}:requests: group"] == "ok"
         down.start()
         wait_until(lambda: told("the server of the route is back"), "the route to be served")
         [(stream, reason)] = told("the server of the route is away, the route rests")

@@ -52,7 +52,7 @@ class Desk:
 
     def lag(self) -> GroupLag:
         [row] = [
-            row for row in perform(measure([ROUTE], GROUP), self.link) if row.stream == "in" and row.group == GROUP
+            row for row in perform(measure([ROUTE], GROUP), self.link).rows if row.stream == "in" and row.group == GROUP
         ]
         return row
 
@@ -193,7 +193,7 @@ def test_readers_of_replies_are_shown(desk: Desk) -> None:
     """Groups of response streams have rows of their own."""
     desk.client.xgroup_create("out", "producers", id="0", mkstream=True)
     desk.client.xadd("out", {"payload": "x"})
-    rows = {(row.stream, row.group): row for row in perform(measure([ROUTE], GROUP), desk.link)}
+    rows = {(row.stream, row.group): row for row in perform(measure([ROUTE], GROUP), desk.link).rows}
     assert rows["out", "producers"].undelivered == 1
     assert rows["out", "producers"].dead_letters is None
 

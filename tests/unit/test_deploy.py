@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from token_worker.streams.lag import GroupLag
+from token_worker.streams.lag import GroupLag, Measured
 from token_worker.telemetry.lag_exporter import LagCollector
 from token_worker.telemetry.metrics import Metrics
 
@@ -35,7 +35,7 @@ def exported() -> set[str]:
     registry = CollectorRegistry()
     Metrics(registry)
     names = {metric.name + ("_total" if metric.type == "counter" else "") for metric in registry.collect()}
-    names |= {metric.name for metric in LagCollector(lambda: [row]).collect()}
+    names |= {metric.name for metric in LagCollector(lambda: Measured([row], {})).collect()}
     return names | {"token_worker_vault_token_seconds", "token_worker_key_cache_hits", "token_worker_key_cache_misses"}
 
 

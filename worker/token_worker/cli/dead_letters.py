@@ -13,8 +13,8 @@ from rich.table import Table
 
 from token_worker import settings as settings_module
 from token_worker.cli.replay import Runner
-from token_worker.cli.terminal import confirm, table_console
-from token_worker.errors import Finding
+from token_worker.cli.terminal import check_reach, confirm, table_console
+from token_worker.errors import Finding, Unavailable
 from token_worker.links import make_link
 from token_worker.redis_link import Link
 from token_worker.service.loop import perform
@@ -40,12 +40,17 @@ _DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done,
 @_JSON
 @click.pass_obj
 def list_(config: Path | None, *, reason: str | None, as_json: bool) -> None:
-    """List the dead letters of all routes: reason, age, deliveries; no values. Needs no key."""
+    """List the dead letters of all routes: reason, age, deliveries; no values. Needs no key.
+
+    Exit status 3: there are streams out of reach, which are named; of a cluster the others are listed all the same.
+    """
     settings = settings_module.load(os.environ, config)
-    found = _all(settings, _link(settings), reason)
+    unknown: dict[str, str] = {}
+    found = _all(settings, _link(settings), reason, unknown)
     if as_json:
         for letter in found:
             click.echo(msgspec.json.encode(letter))
+        check_reach(unknown)
         return
     table = Table("dead letter", "from", "entry", "reason", "tries", "age", "request", "op", box=box.SIMPLE)
     for letter in found:
@@ -60,6 +65,7 @@ def list_(config: Path | None, *, reason: str | None, as_json: bool) -> None:
             letter.op or "",
         )
     table_console().print(table)
+    check_reach(unknown)
 
 
 @dead_letters.command(epilog="Example: token-worker dead-letters show 1785485730250-0")
@@ -168,13 +174,21 @@ def _link(settings: Settings) -> Link:
     return make_link("streams", settings.streams, refusals=True)
 
 
-def _all(settings: Settings, link: Link, reason: str | None) -> Iterator[DeadLetter]:
+def _all(
+    settings: Settings, link: Link, reason: str | None, unknown: dict[str, str] | None = None
+) -> Iterator[DeadLetter]:
+    """Those of all streams; ``unknown`` takes the streams that are out of reach, with why, else that is raised."""
     now_ms = perform(letters_module.server_ms(), link)
     for route in {route.dead_letters: route for route in settings.routes}.values():
         start = FIRST_ID
-        while page := perform(letters_module.read_page(route, start, now_ms), link):
-            yield from (letter for letter, _ in page if reason in (None, letter.reason))
-            start = f"({page[-1][0].id}"
+        try:
+            while page := perform(letters_module.read_page(route, start, now_ms), link):
+                yield from (letter for letter, _ in page if reason in (None, letter.reason))
+                start = f"({page[-1][0].id}"
+        except Unavailable as error:
+            if unknown is None:
+                raise
+            unknown[route.dead_letters] = error.reason
 
 
 def _check_selection(ids: tuple[str, ...], *, everything: bool, reason: str | None) -> None:

@@ -14,12 +14,12 @@ from rich.live import Live
 from rich.table import Table
 
 from token_worker import settings as settings_module
-from token_worker.cli.terminal import table_console
+from token_worker.cli.terminal import check_reach, table_console
 from token_worker.errors import SettingsError
 from token_worker.links import make_link
 from token_worker.service.loop import perform
 from token_worker.settings import Settings
-from token_worker.streams.lag import GroupLag, measure
+from token_worker.streams.lag import GroupLag, Measured, measure
 from token_worker.telemetry.lag_exporter import LagCollector
 
 INTERVAL_SECONDS = 1.0
@@ -46,11 +46,13 @@ def lag(
     """Show, for every route, what is undelivered and pending, how old it is, and who reads.
 
     Groups of response streams are shown, too: producers who stop reading are an outage as well. Needs no key.
+
+    Exit status 3: there are streams out of reach, which are named; of a cluster the others are shown all the same.
     """
     settings = settings_module.load(os.environ, config)
     link = make_link("streams", settings.streams, refusals=True)
 
-    def read() -> list[GroupLag]:
+    def read() -> Measured:
         return perform(measure(settings.routes, settings.group), link)
 
     if serve is not None:
@@ -59,11 +61,12 @@ def lag(
     if watch:
         _watch(read, as_json=as_json)
         return
-    rows = read()
-    _print(rows, as_json=as_json)
-    broken = [*_broken(rows, settings, max_lag, max_pending, max_age_seconds)]
+    found = read()
+    _print(found, as_json=as_json)
+    broken = [*_broken(found.rows, settings, max_lag, max_pending, max_age_seconds)]
     for line in broken:
         click.echo(line, err=True)
+    check_reach(found.unknown)
     if broken:
         raise SystemExit(1)
 
@@ -93,21 +96,22 @@ def _broken(
     return lines
 
 
-def _print(rows: Sequence[GroupLag], *, as_json: bool) -> None:
+def _print(found: Measured, *, as_json: bool) -> None:
     if as_json:
-        for row in rows:
+        for row in found.rows:
             click.echo(msgspec.json.encode(row).decode())
         return
-    table_console().print(_table(rows))
+    table_console().print(_table(found))
 
 
-def _table(rows: Sequence[GroupLag]) -> Table:
-    table = Table(box=box.SIMPLE)
+def _table(found: Measured) -> Table:
+    caption = f"out of reach: {', '.join(found.unknown)}" if found.unknown else None
+    table = Table(box=box.SIMPLE, caption=caption)
     table.add_column("stream", overflow="fold")
     table.add_column("group", overflow="fold")
     for heading in ("undelivered", "oldest", "pending", "oldest", "tries", "alive", "dead", "dead letters"):
         table.add_column(heading, justify="right")
-    for row in rows:
+    for row in found.rows:
         table.add_row(
             row.stream,
             row.group,
@@ -127,7 +131,7 @@ def _age(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:,.1f} s"
 
 
-def _watch(read: Callable[[], list[GroupLag]], *, as_json: bool) -> None:
+def _watch(read: Callable[[], Measured], *, as_json: bool) -> None:
     try:
         if as_json:
             while True:
@@ -141,7 +145,7 @@ def _watch(read: Callable[[], list[GroupLag]], *, as_json: bool) -> None:
         return
 
 
-def _serve(address: str, read: Callable[[], list[GroupLag]]) -> None:
+def _serve(address: str, read: Callable[[], Measured]) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise click.BadParameter("expected HOST:PORT", param_hint="--serve")

@@ -2,12 +2,13 @@
 
 import re
 import sys
+from collections.abc import Mapping
 
 import click
 from rich.console import Console
 
 from token_worker.contract.messages import TypeName
-from token_worker.errors import Finding
+from token_worker.errors import Finding, Unavailable
 
 WIDTH = 160
 """Columns of a table that goes into a file or a pipe."""
@@ -36,6 +37,18 @@ def confirm(given: bool, question: str, option: str = "--yes") -> None:
         raise click.UsageError(f"{question} Confirm with {option}")
     if not click.confirm(question):
         raise Finding("nothing was changed")
+
+
+def check_reach(unknown: Mapping[str, str]) -> None:
+    """Name the streams that could not be looked at, with their reasons, after what is known was printed.
+
+    Raises:
+        Unavailable: there are any.
+    """
+    for stream, reason in unknown.items():
+        click.echo(f"{stream}: out of reach: {reason}", err=True)
+    if unknown:
+        raise Unavailable("streams", f"{len(unknown)} of them")
 
 
 def read_text() -> str:

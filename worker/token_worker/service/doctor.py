@@ -1,14 +1,14 @@
 """Looks at a set-up as it is, from where a worker would run: what is wrong, and what to do. Changes nothing.
 
 What may not be looked at is ``unknown``, never ``ok``, and its remedy names the right that is missing. A server that is
-away is a finding of its own; the others are looked at all the same.
+away, or a node of a cluster, is a finding of its own; the others are looked at all the same.
 """
 
 import platform
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -74,19 +74,34 @@ def examine(settings: Settings) -> Iterator[Check]:
         yield _way(use, server)
         link = make_link(use, server, refusals=True)
         try:
-            for name, one in _servers(use, link):
-                yield from _server(name, one, server.user)
-            if use == "streams":
-                yield from _routes(settings, link)
-            if use == "tokens":
-                yield _durability(Durability.parse(settings.durability), link, is_elected=server.kind == "sentinel")
-        except (Unavailable, ServerError) as error:
-            remedy = f"is it running, and TOKEN_WORKER_{use.upper()}_URL (or that before it) right, and the password?"
-            yield Check(f"{use}: reachable", "finding", str(error), remedy)
+            yield from _reach(use, use, _use(use, link, settings, server))
         finally:
             link.close()
     yield _apart(settings)
     yield from _master_key(settings)
+
+
+def _use(use: str, link: Link, settings: Settings, server: RedisSettings) -> Iterator[Check]:
+    for name, one in _servers(use, link):
+        is_there = yield from _reach(use, name, _server(name, one, server.user))
+        if not is_there and one is link:
+            return
+    if use == "streams":
+        for route in settings.routes:
+            yield from _reach(use, route.requests, _route(route, settings.group, link))
+    if use == "tokens":
+        yield _durability(Durability.parse(settings.durability), link, is_elected=server.kind == "sentinel")
+
+
+def _reach(use: str, name: str, checks: Iterator[Check]) -> Generator[Check, None, bool]:
+    """The checks as far as a server answers, and whether it does."""
+    try:
+        yield from checks
+    except (Unavailable, ServerError) as error:
+        remedy = f"is it running, and TOKEN_WORKER_{use.upper()}_URL (or that before it) right, and the password?"
+        yield Check(f"{name}: reachable", "finding", str(error), remedy)
+        return False
+    return True
 
 
 def _versions() -> Check:
@@ -225,11 +240,10 @@ def _may(link: Link, command: tuple[str, ...]) -> bool:
     return True
 
 
-def _routes(settings: Settings, link: Link) -> Iterator[Check]:
-    for route in settings.routes:
-        yield _group(route, settings.group, link)
-        if Op.DETOKENIZE in route.ops:
-            yield _writers(route, link.node_of(route.requests) if isinstance(link, ClusterLink) else link)
+def _route(route: Route, group: str, link: Link) -> Iterator[Check]:
+    yield _group(route, group, link)
+    if Op.DETOKENIZE in route.ops:
+        yield _writers(route, link.node_of(route.requests) if isinstance(link, ClusterLink) else link)
 
 
 def _group(route: Route, group: str, link: Link) -> Check:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from token_worker.errors import ServerError
+from token_worker.errors import ServerError, Unavailable
 from token_worker.streams.delivery import Protocol
 from token_worker.streams.routes import Route
 
@@ -64,17 +64,35 @@ class GroupLag(msgspec.Struct, kw_only=True):
     lag_known: bool
 
 
-def measure(routes: Sequence[Route], group: str) -> Protocol[list[GroupLag]]:
+class Measured(NamedTuple):
+    """What is known of the groups of all routes.
+
+    Attributes:
+        rows: one for each group.
+        unknown: streams that could not be looked at, with the reason: in a cluster their node may be away alone.
+    """
+
+    rows: list[GroupLag]
+    unknown: dict[str, str]
+
+
+def measure(routes: Sequence[Route], group: str) -> Protocol[Measured]:
     """All groups of the request streams, ours also where it does not exist yet, and of the response streams."""
     seconds, micros = yield ("TIME",)
     server = _Server(int(seconds) * 1000 + int(micros) // 1000, (yield from _counts_trimmed_entries()))
-    rows: list[GroupLag] = []
+    found = Measured([], {})
     for route in routes:
-        dead = yield "XLEN", route.dead_letters
-        rows += yield from _stream(route.requests, server, group, dead)
+        try:
+            dead = yield "XLEN", route.dead_letters
+            found.rows.extend((yield from _stream(route.requests, server, group, dead)))
+        except Unavailable as error:
+            found.unknown[route.requests] = error.reason
     for responses in dict.fromkeys(route.responses for route in routes):
-        rows += yield from _stream(responses, server, None, None)
-    return rows
+        try:
+            found.rows.extend((yield from _stream(responses, server, None, None)))
+        except Unavailable as error:
+            found.unknown[responses] = error.reason
+    return found
 
 
 class _Server(NamedTuple):

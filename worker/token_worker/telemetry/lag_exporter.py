@@ -1,16 +1,16 @@
 """Lag as Prometheus metrics, read from the server at every scrape: nothing here is ever stale.
 
-While the server is away ``token_worker_streams_reachable`` is 0 and the other metrics are absent, not 0.
+While streams cannot be read ``token_worker_streams_reachable`` is 0 and the other metrics of these are absent, not 0.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from token_worker.errors import TokenWorkerError
-from token_worker.streams.lag import GroupLag
+from token_worker.streams.lag import GroupLag, Measured
 
 _GAUGES: dict[str, tuple[str, Callable[[GroupLag], float | None]]] = {
     "undelivered_entries": ("Entries no consumer was given yet.", lambda row: row.undelivered),
@@ -37,23 +37,23 @@ class LagCollector(Collector):
         read: measures all groups; raises a ``TokenWorkerError`` where that cannot be done. One thread at a time calls.
     """
 
-    def __init__(self, read: Callable[[], Sequence[GroupLag]]) -> None:
+    def __init__(self, read: Callable[[], Measured]) -> None:
         self._read = read
         self._lock = threading.Lock()
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of this moment."""
         reachable = GaugeMetricFamily(
-            "token_worker_streams_reachable", "Whether the streams could be read at this scrape."
+            "token_worker_streams_reachable", "Whether all streams could be read at this scrape."
         )
         try:
             with self._lock:
-                rows = self._read()
+                rows, unknown = self._read()
         except TokenWorkerError:
             reachable.add_metric([], 0)
             yield reachable
             return
-        reachable.add_metric([], 1)
+        reachable.add_metric([], not unknown)
         yield reachable
         for name, (meaning, figure) in _GAUGES.items():
             family = GaugeMetricFamily(f"token_worker_stream_{name}", meaning, labels=["stream", "group"])
