@@ -7,7 +7,8 @@ from simulation.commands import Group, Stream, parse_id
 from simulation.events import Id
 from simulation.model import Model
 from token_worker.errors import Unavailable
-from token_worker.streams.delivery import Answer, Batch, Committed, Delivery, Entry, Protocol, _Candidate
+from token_worker.streams.delivery import Answer, Batch, Committed, Delivery, Entry, _Candidate
+from token_worker.streams.protocol import Protocol
 from token_worker.streams.routes import Route
 
 

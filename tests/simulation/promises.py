@@ -33,7 +33,8 @@ from simulation.events import (
 )
 from simulation.model import Model
 from simulation.puppets import Terms
-from token_worker.streams.delivery import EXHAUSTED, Command, Run
+from token_worker.streams.delivery import EXHAUSTED
+from token_worker.streams.protocol import Command, Run
 from token_worker.streams.routes import Route
 
 INSTEAD = b"forbidden"

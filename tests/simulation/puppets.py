@@ -18,7 +18,8 @@ from token_worker.service.handler import Handler, Result
 from token_worker.settings import Settings
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams import delivery
-from token_worker.streams.delivery import Answer, Bounded, Command, Delivery, Entry, Run
+from token_worker.streams.delivery import Answer, Delivery, Entry
+from token_worker.streams.protocol import Bounded, Command, Run
 from token_worker.streams.retention import Retention
 from token_worker.streams.routes import Route
 from token_worker.streams.slots import Deliveries

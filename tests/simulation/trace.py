@@ -4,7 +4,7 @@ import zlib
 from collections import deque
 from typing import NamedTuple
 
-from token_worker.streams.delivery import Command, Run
+from token_worker.streams.protocol import Command, Run
 
 STEPS = 60
 """How many are kept."""

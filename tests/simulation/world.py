@@ -21,7 +21,8 @@ from simulation.trace import Step, Trace
 from token_worker.contract.messages import Op
 from token_worker.errors import ServerError, TooMuch, Unavailable
 from token_worker.service.handler import Result
-from token_worker.streams.delivery import UNCOUNT, Answer, Bounded, Command, Delivery, Entry, Run
+from token_worker.streams.delivery import UNCOUNT, Answer, Delivery, Entry
+from token_worker.streams.protocol import Bounded, Command, Run
 from token_worker.streams.routes import Route
 
 GROUP = "workers"

@@ -24,13 +24,11 @@ from token_worker.streams.delivery import (
     UNCOUNT,
     Answer,
     Batch,
-    Bounded,
     Committed,
     Delivery,
     Entry,
-    Protocol,
-    Run,
 )
+from token_worker.streams.protocol import Bounded, Protocol, Run
 from token_worker.streams.routes import Route
 from token_worker.streams.slots import LONGEST_REST_SECONDS, REST_SECONDS, ROUND_MS, Deliveries
 

@@ -10,7 +10,7 @@ from token_worker.errors import Unavailable
 from token_worker.lua import Script
 from token_worker.redis_link import Link
 from token_worker.service.loop import perform
-from token_worker.streams.delivery import Protocol
+from token_worker.streams.protocol import Protocol
 from token_worker.streams.retention import SWEEP, Retention, Trimmed
 from token_worker.streams.routes import Route
 

@@ -34,13 +34,11 @@ from token_worker.streams.delivery import (
     RETRY_OWN_SECONDS,
     Answer,
     Batch,
-    Bounded,
     Committed,
     Delivery,
     Entry,
-    Protocol,
-    Run,
 )
+from token_worker.streams.protocol import Bounded, Protocol, Run
 from token_worker.streams.retention import Retention
 from token_worker.streams.routes import Route
 from token_worker.streams.slots import Deliveries

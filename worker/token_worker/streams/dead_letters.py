@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from token_worker.streams.delivery import Protocol
+from token_worker.streams.protocol import Protocol
 from token_worker.streams.replay import PAGE, read_message
 from token_worker.streams.routes import Route
 

@@ -1,8 +1,4 @@
-"""The delivery protocol of one worker, sans-IO: generators that yield commands and are sent their replies.
-
-``service.loop`` performs them on a real server; a simulation can stop and interleave workers at every command. An
-answer may also be an error thrown in: ``Unavailable`` where nobody knows whether the command was done, ``TooMuch``
-where it was but its reply was given up, ``ServerError`` else.
+"""The delivery protocol of one worker, sans-IO: see ``protocol``.
 
 How entries come to a worker:
 
@@ -25,15 +21,16 @@ Touches: the request streams and their group, the dead-letter, response and repl
 
 import random
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
 from token_worker.errors import ServerError, TooMuch, Unavailable
 from token_worker.lua import Script
+from token_worker.streams.protocol import Bounded, Protocol, Run
 from token_worker.streams.routes import Route
 
 COMMIT = Script(__package__, "commit.lua")
@@ -72,26 +69,6 @@ PAUSE_SECONDS = 5.0
 
 _GROUP_GONE = frozenset({"NOGROUP", "UNBLOCKED"})
 _TARGET_REFUSED = frozenset({"NOPERM", "CROSSSLOT"})
-
-T = TypeVar("T")
-
-
-class Run(NamedTuple):
-    """A script to run; anything else that is yielded is a plain command."""
-
-    script: Script
-    keys: Sequence[str]
-    args: Sequence[Any]
-
-
-class Bounded(tuple[Any, ...]):
-    """A command whose reply is given up past ``READ_BYTES``."""
-
-    __slots__ = ()
-
-
-Command = tuple[Any, ...] | Run
-Protocol = Generator[Command, Any, T]
 
 
 class Entry(Struct, frozen=True, gc=False):

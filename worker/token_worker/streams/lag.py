@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from token_worker.errors import ServerError, Unavailable
-from token_worker.streams.delivery import Protocol
+from token_worker.streams.protocol import Protocol
 from token_worker.streams.routes import Route
 
 COUNT_LIMIT = 10_000

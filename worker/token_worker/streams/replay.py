@@ -23,7 +23,7 @@ from token_worker.contract.codec import sniff
 from token_worker.contract.messages import MAX_ID_CHARACTERS, Format, Op
 from token_worker.errors import Finding, ServerError
 from token_worker.lua import Script
-from token_worker.streams.delivery import Protocol, Run
+from token_worker.streams.protocol import Protocol, Run
 from token_worker.streams.routes import Route
 
 _RESEND = Script(__package__, "resend.lua")

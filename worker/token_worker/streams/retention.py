@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from token_worker.errors import ServerError, Unavailable
 from token_worker.lua import Script
-from token_worker.streams.delivery import Protocol, Run
+from token_worker.streams.protocol import Protocol, Run
 from token_worker.streams.routes import Route
 
 TRIM = Script(__package__, "trim.lua")

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from token_worker.errors import Unavailable
-from token_worker.streams.delivery import Answer, Batch, Committed, Delivery, Entry, Protocol
+from token_worker.streams.delivery import Answer, Batch, Committed, Delivery, Entry
+from token_worker.streams.protocol import Protocol
 from token_worker.streams.routes import Route
 
 ROUND_MS = 100
