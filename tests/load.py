@@ -1,18 +1,32 @@
-"""A producer that goes on while servers fail, as real ones do: what could not be sent is sent again."""
+"""A producer that goes on while servers fail, as real ones do, and workers that have to: for fail-overs under load."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count, cycle
 from types import TracebackType
 from typing import Self
 
 import redis
-from stack import wait_until
+from stack import Stack, wait_until
 
 from ledger import Ledger
 
 AT_ONCE = 20
 PAUSE_SECONDS = 0.02
+
+
+@contextmanager
+def running(stack: Stack, workers: int) -> Iterator[Stack]:
+    """The stack with a client's key and so many workers; at the end all must live, and are killed."""
+    with stack:
+        stack.generate_key("shop-frontend")
+        for _ in range(workers):
+            stack.start_worker()
+        yield stack
+        for worker in stack.workers:
+            assert worker.is_alive
+            worker.kill()
 
 
 class Load:

@@ -4,7 +4,7 @@ import json
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from servers import Cluster, Valkey, redis_binary, valkey_binary
 from stack import Stack, wait_until
 
 from ledger import GROUP, NONE, Ledger
-from load import Load
+from load import Load, running
 from token_worker.cluster_link import ClusterLink
 from token_worker.contract.messages import Op
 from token_worker.errors import ServerError, Unavailable
@@ -37,18 +37,12 @@ ROUTES = [
 ONLY_WHAT_IS_DOWN = "cluster-require-full-coverage no"
 
 
-@contextmanager
-def running(cluster: Cluster, storage: Valkey, workers: int, settings: dict[str, str] | None = None) -> Iterator[Stack]:
-    """A stack with a client's key and so many workers, which are killed at the end."""
+def serving(
+    cluster: Cluster, storage: Valkey, workers: int, settings: dict[str, str] | None = None
+) -> AbstractContextManager[Stack]:
+    """So many workers on the routes of these tests."""
     settings = {"TOKEN_WORKER_ROUTES": json.dumps(ROUTES), **(settings or {})}
-    with Stack(cluster, storage, settings=settings) as stack:
-        stack.generate_key(CLIENT)
-        for _ in range(workers):
-            stack.start_worker()
-        yield stack
-        for worker in stack.workers:
-            assert worker.is_alive
-            worker.kill()
+    return running(Stack(cluster, storage, settings=settings), workers)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +78,7 @@ def errors(cluster: Cluster) -> Counter[str]:
 @pytest.mark.parametrize("binary", [valkey_binary, redis_binary])
 def test_slot_moves_under_load(storage_server: Valkey, binary: Callable[[], str]) -> None:
     """While a slot's keys move one by one, and after, each request on it gets one reply; so do others."""
-    with Cluster(replicas=0, binary=binary()) as cluster, running(cluster, storage_server, workers=3) as stack:
+    with Cluster(replicas=0, binary=binary()) as cluster, serving(cluster, storage_server, workers=3) as stack:
         # Given workers under load on two slots
         slot = slot_of(FIRST)
         source = cluster.primary_of(slot)
@@ -111,7 +105,7 @@ def test_slot_moves_under_load(storage_server: Valkey, binary: Callable[[], str]
 def test_entries_of_a_slot_on_its_way_are_not_given_up(storage_server: Valkey, tmp_path: Path) -> None:
     """However long a route's streams are on two servers, its entries wait: tries that fail for it are not counted."""
     streams = {f"{FIRST}:requests".encode(), f"{FIRST}:responses".encode()}
-    with Cluster(replicas=0) as cluster, running(cluster, storage_server, workers=0) as stack:
+    with Cluster(replicas=0) as cluster, serving(cluster, storage_server, workers=0) as stack:
         log = tmp_path / "log"
         stack.start_worker(log=log, TOKEN_WORKER_MAX_DELIVERIES="1")
         ledger = Ledger(stack)
@@ -136,7 +130,7 @@ def test_entries_of_a_slot_on_its_way_are_not_given_up(storage_server: Valkey, t
 
 def test_fail_over_under_load() -> None:
     """What the promoted server has is answered once, on demand or after a kill; other slots never wait for it."""
-    with Cluster(ONLY_WHAT_IS_DOWN) as cluster, Valkey() as storage, running(cluster, storage, workers=3) as stack:
+    with Cluster(ONLY_WHAT_IS_DOWN) as cluster, Valkey() as storage, serving(cluster, storage, workers=3) as stack:
         slot = slot_of(FIRST)
         ledger = Ledger(stack)
         with Load(ledger, [FIRST, SECOND]) as load:
@@ -240,7 +234,7 @@ def test_link_without_some_nodes() -> None:
 def test_worker_without_a_node(storage_server: Valkey, tmp_path: Path) -> None:
     """While a node is down the streams of the others are trimmed, and what rests is told, with its cause and end."""
     settings = {"TOKEN_WORKER_ROUTES": json.dumps([{**route, "request_retention_seconds": 0} for route in ROUTES])}
-    with Cluster(ONLY_WHAT_IS_DOWN, replicas=0) as cluster, running(cluster, storage_server, 0, settings) as stack:
+    with Cluster(ONLY_WHAT_IS_DOWN, replicas=0) as cluster, serving(cluster, storage_server, 0, settings) as stack:
         log = tmp_path / "log"
         stack.start_worker(log=log)
         ledger = Ledger(stack)
@@ -296,7 +290,7 @@ def test_reply_to_another_slot_is_forbidden(cluster: Cluster, storage_server: Va
 
     So it is where a route's pattern allows the name, as settings would not let it.
     """
-    with running(cluster, storage_server, workers=1) as stack:
+    with serving(cluster, storage_server, workers=1) as stack:
         request = {"op": "tokenize", "client_id": CLIENT, "type": "str", "value": "x"}
         elsewhere = f"{SECOND}:responses:mine"
         stack.send([{**request, "id": "1", "reply_to": elsewhere}, {**request, "id": "2"}], f"{FIRST}:requests")
@@ -318,7 +312,7 @@ def test_reply_to_another_slot_is_forbidden(cluster: Cluster, storage_server: Va
 
 def test_users_of_acl_work_on_a_cluster(cluster: Cluster, storage_server: Valkey, tmp_path: Path) -> None:
     """Worker, producer, reader, monitor and operator do their work with the rights that ``acl`` prints."""
-    with Valkey() as storage, running(cluster, storage, workers=0) as stack:
+    with Valkey() as storage, serving(cluster, storage, workers=0) as stack:
         folder = tmp_path / "users"
         stack.restrict(folder)
         stack.start_worker()

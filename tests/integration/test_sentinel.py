@@ -3,7 +3,6 @@
 import json
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -13,7 +12,7 @@ from servers import Sentinel, Valkey, Watched, redis_binary
 from stack import Stack, wait_until
 
 from ledger import NONE, Ledger
-from load import Load
+from load import Load, running
 from token_worker.errors import Unavailable
 from token_worker.links import make_link
 from token_worker.redis_link import Link
@@ -21,19 +20,6 @@ from token_worker.redis_settings import parse
 
 CLIENT = "shop-frontend"
 PASSWORD = "of-the-sentinels"
-
-
-@contextmanager
-def running(stack: Stack, workers: int) -> Iterator[Stack]:
-    """The stack with a client's key and so many workers, which are killed at the end."""
-    with stack:
-        stack.generate_key(CLIENT)
-        for _ in range(workers):
-            stack.start_worker()
-        yield stack
-        for worker in stack.workers:
-            assert worker.is_alive
-            worker.kill()
 
 
 @pytest.fixture
