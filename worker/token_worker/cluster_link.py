@@ -8,7 +8,7 @@ known: those that the streams need.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
@@ -28,8 +28,8 @@ REST_SECONDS = 1.0
 """How long a node that did not answer in time is not asked again: commands in a row do not each wait for it."""
 
 _KEY_AT = {
-    **dict.fromkeys(("GET", "SET", "DEL"), 1),
-    **dict.fromkeys(("XADD", "XDEL", "XLEN", "XRANGE", "XPENDING", "XCLAIM"), 1),
+    **dict.fromkeys(("GET", "SET", "DEL", "UNLINK", "EXPIRE"), 1),
+    **dict.fromkeys(("XADD", "XDEL", "XLEN", "XRANGE", "XREVRANGE", "XTRIM", "XPENDING", "XCLAIM"), 1),
     **dict.fromkeys(("XGROUP", "XINFO"), 2),
     **dict.fromkeys(("EVAL", "EVALSHA"), 3),
     **dict.fromkeys(("TIME", "INFO"), None),
@@ -98,6 +98,26 @@ class ClusterLink(Link):
 
     def call_bounded(self, most_bytes: int, *command: Any) -> Any:
         return self._send(command, lambda node: node.call_bounded(most_bytes, *command))
+
+    def call_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        try:
+            link = self.node_of(_key(commands[0]))
+        except (Unavailable, ServerError) as error:
+            return [error] * len(commands)
+        outcomes = link.call_all(commands)
+        if any(isinstance(outcome, Unavailable) for outcome in outcomes):
+            self._note_failure(link.node)
+        # The node does not have the key, or not any more: nothing was done.
+        return [
+            self._outcome(command) if isinstance(outcome, _RedirectError) else outcome
+            for command, outcome in zip(commands, outcomes, strict=True)
+        ]
+
+    def _outcome(self, command: tuple[Any, ...]) -> Any:
+        try:
+            return self.call(*command)
+        except (Unavailable, ServerError) as error:
+            return error
 
     def close(self) -> None:
         for link in self._links.values():

@@ -30,6 +30,9 @@ REST_SECONDS = 1.0
 SHORT_COMMAND = 32
 """Arguments below which hiredis packs a command faster."""
 
+PIECE = 65_536
+"""Bytes of several commands that are sent at once: each piece has the whole time-out, for slow lines."""
+
 _WAIT_FOR = frozenset(
     {
         "LOADING",
@@ -148,6 +151,14 @@ class Link(ABC):
         """
 
     @abstractmethod
+    def call_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Send commands on one key together; what came of each, in order: its raw reply, or its error, not raised.
+
+        Errors are those of ``call``. Where the connection was lost, all commands that were not answered by then have
+        ``Unavailable``: whether the server did them is not known.
+        """
+
+    @abstractmethod
     def close(self) -> None:
         """Close the connection."""
 
@@ -247,6 +258,35 @@ class RedisLink(Link):
             raise
         self._used_at = time.monotonic()
         return reply
+
+    def call_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        connection = self._connection
+        outcomes: list[Any] = []
+        try:
+            self._look()
+            packed = b"".join(piece for command in commands for piece in connection.pack_command(*command))
+            connection.send_packed_command([packed[at : at + PIECE] for at in range(0, len(packed), PIECE)])
+            while len(outcomes) < len(commands):
+                outcomes.append(self._next_outcome())
+        except redis.RedisError as error:
+            self.close()
+            return outcomes + [self._typed(error)] * (len(commands) - len(outcomes))
+        except Unavailable as error:  # what another kind of link finds wrong
+            self.close()
+            return outcomes + [error] * (len(commands) - len(outcomes))
+        except BaseException:
+            self.close()
+            raise
+        self._used_at = time.monotonic()
+        return outcomes
+
+    def _next_outcome(self) -> Any:
+        try:
+            return self._connection.read_response()
+        except redis.ResponseError as error:
+            if code_of(error) in _NO_PRIMARY:
+                raise
+            return self._typed(error)
 
     def _look(self) -> None:
         """Have a connection. Where nothing was asked and yet there is something to read, the server has closed it."""

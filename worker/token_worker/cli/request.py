@@ -16,7 +16,7 @@ from token_worker.contract.messages import Op, TypeName
 from token_worker.errors import TokenWorkerError, Unavailable
 from token_worker.links import make_link
 from token_worker.redis_link import Link
-from token_worker.streams.routes import Route, may_reply_to, streams_of
+from token_worker.streams.routes import Route, own_reply_stream, route_for
 
 WAIT_MS = 1000
 """How long one read waits: below the socket's time-out."""
@@ -59,14 +59,19 @@ def request(
     Exit status 1: the reply is an error.
     """
     settings = settings_module.load(os.environ, config)
-    route = _route(settings.routes, Op(op), client)
+    try:
+        route = route_for(settings.routes, Op(op), client)
+        # A stream of this command's own; never one that others read, since it is removed after use.
+        reply_to = own_reply_stream(route, settings.routes, f"cli-{secrets.token_hex(8)}")
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     text = read_text()
     message: dict[str, Any] = {
         "id": f"cli-{secrets.token_hex(8)}",
         "op": op,
         "type": type_name,
         "value": parse_text(type_name, text),
-        "reply_to": _reply_to(route, settings.routes),
+        "reply_to": reply_to,
         "expires_at": int((time.time() + timeout_seconds) * 1000),
     }
     message |= {name: value for name, value in (("client_id", client), ("zone_id", zone)) if value is not None}
@@ -76,21 +81,6 @@ def request(
     click.echo(msgspec.json.format(reply, indent=2))
     if msgspec.json.decode(reply)["status"] != "ok":
         raise SystemExit(1)
-
-
-def _route(routes: tuple[Route, ...], op: Op, client: str | None) -> Route:
-    serving = [route for route in routes if op in route.ops and route.client_id in (None, client)]
-    if not serving:
-        raise click.UsageError(f"no route of the settings serves {op} for this client")
-    return next((route for route in serving if route.client_id == client), serving[0])
-
-
-def _reply_to(route: Route, routes: tuple[Route, ...]) -> str:
-    """A stream of this command's own; never one that others read, since it is removed after use."""
-    name = route.reply_to.replace("*", f"cli-{secrets.token_hex(8)}", 1).replace("*", "").replace("?", "-")
-    if "*" not in route.reply_to or not may_reply_to(route, name, streams_of(routes)):
-        raise click.UsageError(f"the route of {route.requests} allows no stream for the reply: its reply_to needs a *")
-    return name
 
 
 def _exchange(link: Link, route: Route, message: dict[str, Any], timeout_seconds: float) -> bytes:

@@ -114,6 +114,37 @@ def may_reply_to(route: Route, name: str, all_streams: frozenset[str]) -> bool:
     return name not in all_streams and _compiled(route.reply_to).match(name) is not None
 
 
+def own_reply_stream(route: Route, routes: Iterable[Route], name: str) -> str:
+    """A stream for the replies of one producer alone: one that the route allows, with ``name`` in it.
+
+    Raises:
+        ValueError: the route allows none.
+    """
+    stream = route.reply_to.replace("*", name, 1).replace("*", "").replace("?", "-")
+    if "*" not in route.reply_to or not may_reply_to(route, stream, streams_of(routes)):
+        raise ValueError(f"the route of {route.requests} allows no stream for the reply: its reply_to needs a *")
+    return stream
+
+
+def route_for(routes: Iterable[Route], op: Op, client_id: str | None) -> Route:
+    """The route for requests of a client: one that is pinned to it before one that serves any.
+
+    A client can be left out where the routes say which is meant: only one of them can take such a request.
+
+    Raises:
+        ValueError: there is none, or without a client more than one.
+    """
+    serving = [route for route in routes if op in route.ops]
+    open_to_all = [route for route in serving if route.client_id is None]
+    pinned = [route for route in serving if route.client_id is not None and client_id in (None, route.client_id)]
+    if client_id is None and (open_to_all or len({route.client_id for route in pinned}) > 1):
+        raise ValueError(f"name a client: more than one is served on the routes for {op}")
+    found = [*pinned, *open_to_all]
+    if not found:
+        raise ValueError(f"no route of the settings serves {op} for this client")
+    return found[0]
+
+
 @cache
 def _compiled(pattern: str) -> re.Pattern[str]:
     """The pattern as an expression for the whole name, in time linear to its length; ``[`` is made an ordinary sign."""

@@ -1,0 +1,155 @@
+"""What both clients share: their settings, and what a call may say in place of them."""
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypedDict
+
+from token_worker import redis_settings
+from token_worker import settings as settings_module
+from token_worker.client.calls import Outcome, Owner
+from token_worker.client.core import Core, Prepared
+from token_worker.client.errors import RequestRefused, SomeFailed
+from token_worker.client.items import Answer, Item, Limits, Type, Value, type_of
+from token_worker.contract.messages import Op
+from token_worker.redis_settings import RedisSettings
+from token_worker.settings import Settings
+from token_worker.streams.routes import DEFAULT_ROUTES, Route
+
+TIMEOUT_SECONDS: Final = 10.0
+"""How long a call waits for its reply, unless told otherwise."""
+
+MAX_IN_FLIGHT: Final = 1000
+"""Requests that wait for their replies, unless told otherwise: what a worker takes in two batches."""
+
+
+class CallOptions(TypedDict, total=False):
+    """What a call may say for itself; what it leaves out, or sets to None, is as the client says.
+
+    Attributes:
+        client_id: whose keys are used; then the client's own zone has no meaning.
+        zone_id: the zone whose key is used.
+        consistent: whether the same value gets the same token each time.
+        timeout_seconds: how long to wait for the reply.
+    """
+
+    client_id: str | None
+    zone_id: str | None
+    consistent: bool | None
+    timeout_seconds: float | None
+
+
+class BaseClient:
+    """Settings of a client.
+
+    Args:
+        streams: address of the Redis of the streams, with the password in it where one is needed; or its settings; or
+            all settings of a worker, as ``token_worker.settings.load`` gives them. None: those of the environment.
+        client_id: whose keys are used, unless a call says otherwise. Can be left out on a route pinned to one client.
+        zone_id: the same for a zone (Acra 0.94 and earlier).
+        consistent: whether the same value gets the same token each time, unless a call says otherwise.
+        routes: where requests go; those of the settings, else ``tokenize:requests`` and ``detokenize:requests``.
+        timeout_seconds: how long a call waits for its reply, unless it says otherwise.
+        max_in_flight: how many requests may wait for their replies; further ones wait until there are fewer.
+        batch_ms: how long a call may wait for others to share its request. None: each has a request of its own.
+        shared_replies: have the replies on the route's own response stream, beside those of everybody else, in
+            place of a stream that only this client reads.
+
+    Raises:
+        SettingsError: the environment has wrong settings.
+        ValueError: the address is none, or another argument is out of range.
+    """
+
+    def __init__(
+        self,
+        streams: str | RedisSettings | Settings | None = None,
+        *,
+        client_id: str | None = None,
+        zone_id: str | None = None,
+        consistent: bool = True,
+        routes: Sequence[Route] | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        batch_ms: float | None = None,
+        shared_replies: bool = False,
+    ) -> None:
+        if max_in_flight < 1:
+            raise ValueError("max_in_flight: expected at least 1")
+        if timeout_seconds <= 0:
+            raise ValueError("timeout_seconds: expected more than 0")
+        if streams is None:
+            streams = settings_module.load(os.environ, None)
+        limits = Limits()
+        of_settings: tuple[Route, ...] = DEFAULT_ROUTES
+        if isinstance(streams, Settings):
+            limits, of_settings = Limits(streams.max_items, streams.max_request_bytes), streams.routes
+            streams = streams.streams
+        self._streams = redis_settings.parse(streams) if isinstance(streams, str) else streams
+        self._client_id = client_id
+        self._zone_id = zone_id
+        self._consistent = consistent
+        self._timeout_seconds = timeout_seconds
+        self._core = Core(
+            self._streams,
+            of_settings if routes is None else routes,
+            limits=limits,
+            gather_seconds=(batch_ms or 0) / 1000,
+            shared=shared_replies,
+        )
+        self._make_room(max_in_flight)
+
+    def _make_room(self, max_in_flight: int) -> None:
+        """Have what keeps requests in flight to so many."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._streams.server!r}, client_id={self._client_id!r})"
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        core: Core | None = getattr(self, "_core", None)
+        if core is not None and core.needs_closing:
+            _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            core.close()
+
+    def _prepare(
+        self,
+        op: Op | str,
+        items: Sequence[Item | tuple[Type, Value]],
+        options: CallOptions,
+        *,
+        finish: Callable[[Outcome], None],
+        release: Callable[[], None],
+    ) -> Prepared:
+        """A call, as ``Core.prepare`` has it."""
+        client_id, zone_id = options.get("client_id"), options.get("zone_id")
+        consistent, seconds = options.get("consistent"), options.get("timeout_seconds")
+        owner = Owner(
+            Op(op),
+            self._client_id if client_id is None else client_id,
+            self._zone_id if client_id is None and zone_id is None else zone_id,
+            self._consistent if consistent is None else consistent,
+        )
+        seconds = self._timeout_seconds if seconds is None else seconds
+        return self._core.prepare(items, owner, seconds, finish=finish, release=release)
+
+
+def items_of(value: Value | list[Any], type_name: Type | None) -> list[Item]:
+    """A value, or the values of a list, with the type that was named or is meant."""
+    values = value if isinstance(value, list) else [value]
+    return [Item(type_of(it) if type_name is None else type_name, it) for it in values]
+
+
+def result_of(value: Value | list[Any], answers: list[Answer]) -> Any:
+    """What a call for a value, or for a list of them, returns.
+
+    Raises:
+        RequestRefused: the value was refused.
+        SomeFailed: one of a list was.
+    """
+    if isinstance(value, list):
+        if any(isinstance(answer, RequestRefused) for answer in answers):
+            raise SomeFailed(answers)
+        return answers
+    if isinstance(answers[0], RequestRefused):
+        raise answers[0]
+    return answers[0]

@@ -1,0 +1,268 @@
+"""Calls, the requests they go out in, and the replies they wait for: the client's protocol without sockets or threads.
+
+A *call* is what one caller waits for. Its items go out in one *part*, or in several where they are too many for one
+request; with a time to gather, parts of several calls share a request. A *request* is one entry of the stream, known by
+its id until its reply is there.
+
+- A request whose arrival is in doubt (the connection broke before the server's answer) is sent again, with the same id.
+  Of two replies the first counts, and any that nobody waits for is passed over.
+- A request that nobody waits for any more is not sent.
+- Nothing is kept of a call once it is over.
+"""
+
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from token_worker.client.errors import BadReply, TokenClientError, refusal
+from token_worker.client.items import OVERHEAD_BYTES, Answer, Limits
+from token_worker.contract.messages import Op
+
+Outcome = list[Answer] | TokenClientError
+Finish = Callable[[Outcome], None]
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder().decode
+
+
+class Owner(NamedTuple):
+    """Whose key is used, and how: parts that share a request agree in it."""
+
+    op: Op
+    client_id: str | None
+    zone_id: str | None
+    consistent: bool
+
+
+class Call:
+    """What one caller waits for.
+
+    Args:
+        count: how many answers there are to be.
+        deadline: when it is over, in seconds of the monotonic clock.
+        expires_at: the same as Unix time in milliseconds, for the workers.
+        finish: takes the outcome, once.
+    """
+
+    __slots__ = ("answers", "deadline", "expires_at", "finish", "is_over", "missing")
+
+    def __init__(self, count: int, deadline: float, expires_at: int, finish: Finish) -> None:
+        self.answers: list[Any] = [None] * count
+        self.missing = count
+        self.deadline = deadline
+        self.expires_at = expires_at
+        self.finish: Finish | None = finish
+        self.is_over = False
+
+    def answer(self, at: int, answers: Sequence[Answer]) -> bool:
+        """Take the answers from position ``at`` on; whether all are there."""
+        self.answers[at : at + len(answers)] = answers
+        self.missing -= len(answers)
+        return not self.missing
+
+    def end(self, outcome: Outcome | None) -> None:
+        """It is over, with an outcome unless nobody wants to know it; only for who took it from ``OpenCalls``."""
+        self.is_over = True
+        finish, self.finish = self.finish, None  # and nothing of it is kept here
+        self.answers = []
+        if finish is not None and outcome is not None:
+            finish(outcome)
+
+
+class Part:
+    """Items of a call that go into one request.
+
+    Args:
+        call: whose.
+        at: position of the first item in the call.
+        items: as ``items.encode`` gives them.
+        owner: whose key.
+        headers: further fields of the stream entry, names and values in turn.
+        release: called once when the part is over, with or without an answer.
+    """
+
+    __slots__ = ("at", "call", "headers", "items", "owner", "queued_at", "release")
+
+    def __init__(
+        self,
+        call: Call,
+        at: int,
+        items: list[bytes],
+        owner: Owner,
+        headers: tuple[str, ...],
+        release: Callable[[], None],
+    ) -> None:
+        self.call = call
+        self.at = at
+        self.items = items
+        self.owner = owner
+        self.headers = headers
+        self.release = release
+        self.queued_at = 0.0
+
+
+class Request(NamedTuple):
+    """One entry for the stream: its id, the parts in it, and its fields, names and values in turn."""
+
+    id: str
+    parts: list[Part]
+    fields: tuple[str | bytes, ...]
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody still waits for it."""
+        return any(not part.call.is_over for part in self.parts)
+
+
+class Requests:
+    """The requests of one route, from the call to the reply. Not thread-safe; times are seconds of one clock.
+
+    Args:
+        limits: of one request.
+        gather_seconds: how long a part waits for others to share its request; 0: each has one of its own.
+    """
+
+    def __init__(self, limits: Limits, gather_seconds: float = 0.0) -> None:
+        self._limits = limits
+        self._gather_seconds = gather_seconds
+        self._prefix = f"{secrets.token_hex(8)}-"
+        self._count = 0
+        self._parts: deque[Part] = deque()
+        self._items = 0  # in the parts above
+        self._again: deque[Request] = deque()
+        self._open: dict[str, Request] = {}
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for anything."""
+        return not (self._parts or self._open)
+
+    def add(self, part: Part, now: float) -> None:
+        """A part that is to be sent."""
+        part.queued_at = now
+        self._parts.append(part)
+        self._items += len(part.items)
+
+    def next_at(self) -> float | None:
+        """When there is something to send; None: not before something is added."""
+        if self._again or self._items >= self._limits.items:
+            return 0.0
+        return self._parts[0].queued_at + self._gather_seconds if self._parts else None
+
+    def take(self, most: int, reply_to: str | None) -> list[Request]:
+        """At most so many requests to send now, with replies to be had on the stream ``reply_to``.
+
+        What has to be sent again comes first, as it was.
+        """
+        taken: list[Request] = []
+        while self._again and len(taken) < most:
+            request = self._again.popleft()
+            if request.id in self._open:
+                taken.append(request)
+        while self._parts and len(taken) < most:
+            if parts := self._take_parts():
+                request = self._make(parts, reply_to)
+                self._open[request.id] = request
+                taken.append(request)
+        return taken
+
+    def _take_parts(self) -> list[Part]:
+        """Parts for one request: the first, and with a time to gather those behind it that agree and fit."""
+        taken: list[Part] = []
+        count, room = 0, self._limits.bytes - OVERHEAD_BYTES
+        while self._parts:
+            part = self._parts[0]
+            if part.call.is_over:
+                part.release()
+            else:
+                count += len(part.items)
+                room -= sum(map(len, part.items)) if self._gather_seconds else 0
+                if taken and not (self._gather_seconds and count <= self._limits.items and room >= 0):
+                    break
+                if taken and (part.owner, part.headers) != (taken[0].owner, taken[0].headers):
+                    break
+                taken.append(part)
+            self._items -= len(self._parts.popleft().items)
+        return taken
+
+    def _make(self, parts: list[Part], reply_to: str | None) -> Request:
+        self._count += 1
+        op, client_id, zone_id, consistent = parts[0].owner
+        message: dict[str, Any] = {"id": f"{self._prefix}{self._count}", "op": op}
+        given = {"client_id": client_id, "zone_id": zone_id, "reply_to": reply_to}
+        message |= {name: it for name, it in given.items() if it is not None}
+        if not consistent:
+            message["consistent"] = False
+        message["expires_at"] = max(part.call.expires_at for part in parts)
+        message["items"] = [msgspec.Raw(item) for part in parts for item in part.items]
+        return Request(message["id"], parts, ("payload", _encode(message), *parts[0].headers))
+
+    def send_again(self, requests: Iterable[Request]) -> None:
+        """These did not arrive, or it is not known whether they did."""
+        self._again.extend(request for request in requests if request.id in self._open)
+
+    def reply(self, payload: bytes) -> list[tuple[Call, Outcome]]:
+        """Take what a stream of replies has; the calls that are over by it."""
+        if payload[:1] in b"{[ \t\r\n":  # JSON is never ours
+            return []
+        try:
+            message = _decode(payload)
+            request_id = message["id"]
+            request = self._open.get(request_id)
+        except (msgspec.DecodeError, TypeError, LookupError, RecursionError):
+            return []
+        if request is None:
+            return []
+        try:
+            answers = _answers(message, sum(len(part.items) for part in request.parts))
+        except (TypeError, LookupError, AttributeError, ValueError):
+            answers = BadReply("the reply is none of the contract's")
+        return self._close(request, answers)
+
+    def fail(self, request: Request, error: TokenClientError) -> list[tuple[Call, Outcome]]:
+        """The request can not be sent at all; the calls that are over by it."""
+        return self._close(request, error) if request.id in self._open else []
+
+    def _close(self, request: Request, answers: Outcome) -> list[tuple[Call, Outcome]]:
+        del self._open[request.id]
+        over: list[tuple[Call, Outcome]] = []
+        at = 0
+        for part in request.parts:
+            part.release()
+            call, count = part.call, len(part.items)
+            if not call.is_over:
+                if isinstance(answers, TokenClientError):
+                    over.append((call, answers))
+                elif call.answer(part.at, answers[at : at + count]):
+                    over.append((call, call.answers))
+            at += count
+        return over
+
+    def sweep(self) -> None:
+        """Let go of requests and parts whose calls are over in another way: too late, cancelled, closed."""
+        for request in [request for request in self._open.values() if not request.is_wanted]:
+            del self._open[request.id]
+            for part in request.parts:
+                part.release()
+        kept = [part for part in self._parts if not part.call.is_over]
+        for part in self._parts:
+            if part.call.is_over:
+                part.release()
+        self._parts = deque(kept)
+        self._items = sum(len(part.items) for part in kept)
+
+
+def _answers(message: dict[str, Any], count: int) -> Outcome:
+    """What a reply holds: an answer for each of so many items, or the error of the request as a whole."""
+    items = message.get("items")
+    if items is None:
+        error = message["error"]
+        return refusal(error["code"], error["message"])
+    if len(items) != count:
+        raise ValueError("another number of items")
+    return [
+        item["value"] if "value" in item else refusal(item["error"]["code"], item["error"]["message"]) for item in items
+    ]

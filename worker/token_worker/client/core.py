@@ -1,0 +1,191 @@
+"""The calls of a client from their items to their end, over the lanes of its routes; for many threads.
+
+Apart from the client itself, so that the threads do not keep a client alive that nobody has any more.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from token_worker.client import tracing
+from token_worker.client.calls import Call, Outcome, Owner, Part
+from token_worker.client.errors import ClientClosed, NotAnswered, RequestRefused, StreamsUnavailable, TimedOut
+from token_worker.client.items import Answer, Item, Limits, Type, Value, encode, split
+from token_worker.client.lane import Lane
+from token_worker.client.open_calls import OpenCalls
+from token_worker.redis_settings import RedisSettings
+from token_worker.streams.routes import Route, route_for
+
+
+class Prepared(NamedTuple):
+    """A call that can be started.
+
+    Attributes:
+        call: what ends it.
+        lane: where its parts go.
+        parts: to be put there, each as soon as there is room for one more request in flight.
+    """
+
+    call: Call
+    lane: Lane
+    parts: list[Part]
+
+
+class Core:
+    """What does the work of a client.
+
+    Args:
+        streams: the Redis of the streams.
+        routes: where requests go.
+        limits: of one request.
+        gather_seconds: as for ``Requests``.
+        shared: as for ``Lane``.
+    """
+
+    def __init__(
+        self, streams: RedisSettings, routes: Sequence[Route], *, limits: Limits, gather_seconds: float, shared: bool
+    ) -> None:
+        self._streams = streams
+        self._routes = tuple(routes)
+        self._limits = limits
+        self._gather_seconds = gather_seconds
+        self._shared = shared
+        self._lock = threading.Lock()
+        self._lanes: dict[Route, Lane] = {}
+        self._open = OpenCalls()
+        self._clock = threading.Thread(target=self._watch, name="token-client clock", daemon=True)
+
+    @property
+    def needs_closing(self) -> bool:
+        """Whether threads run."""
+        return self._clock.ident is not None and not self._open.is_closed
+
+    @property
+    def is_own_thread(self) -> bool:
+        """Whether the caller is one of the client's threads, on which nothing may wait for an answer."""
+        return threading.current_thread() is self._clock or any(lane.owns_thread() for lane in [*self._lanes.values()])
+
+    def prepare(
+        self,
+        items: Sequence[Item | tuple[Type, Value]],
+        owner: Owner,
+        timeout_seconds: float,
+        *,
+        finish: Callable[[Outcome], None],
+        release: Callable[[], None],
+    ) -> Prepared:
+        """A call, open from now on.
+
+        Args:
+            items: its values.
+            owner: whose key, and what to do.
+            timeout_seconds: how long it may last.
+            finish: takes the outcome, once, in any thread: an answer for each item, or an error.
+            release: called once for each part when its request is not in flight any more.
+
+        Raises:
+            ValueError: no route takes such requests.
+            TypeError: a value is of no type that can be sent.
+            ClientClosed: the client was closed.
+        """
+        encoded = [encode(item, self._limits) for item in items]
+        refused = {at: it for at, it in enumerate(encoded) if isinstance(it, RequestRefused)}
+        sendable = [it for it in encoded if not isinstance(it, RequestRefused)]
+        route = route_for(self._routes, owner.op, owner.client_id)
+        deadline = time.monotonic() + timeout_seconds
+        expires_at = int((time.time() + timeout_seconds) * 1000)
+        call = Call(len(sendable), deadline, expires_at, _merging(refused, finish) if refused else finish)
+        if not self._open.add(call):
+            raise ClientClosed("the client is closed")
+        lane = self._lane(route)
+        if not sendable:
+            self._end(call, [])
+        parts = []
+        for where in split([len(item) for item in sendable], self._limits):
+            part = sendable[where]
+            headers = tracing.headers(owner.op, route.requests, len(part))
+            parts.append(Part(call, where.start, part, owner, headers, release))
+        return Prepared(call, lane, parts)
+
+    def _lane(self, route: Route) -> Lane:
+        with self._lock:
+            if self._clock.ident is None:
+                self._clock.start()
+            if route not in self._lanes:
+                self._lanes[route] = Lane(
+                    route,
+                    self._routes,
+                    self._streams,
+                    limits=self._limits,
+                    gather_seconds=self._gather_seconds,
+                    shared=self._shared,
+                    over=self._end_all,
+                )
+            return self._lanes[route]
+
+    def drop(self, call: Call) -> None:
+        """Nobody waits for this call any more."""
+        if self._open.take(call):
+            call.end(None)
+            self._sweep()
+
+    def time_out(self, call: Call, lane: Lane) -> None:
+        """The time of this call is up."""
+        self._end(call, _too_late(lane))
+        self._sweep()
+
+    def close(self) -> None:
+        """End all calls that are open, with ``ClientClosed``, and all threads."""
+        for call in self._open.close():
+            call.end(ClientClosed("the client was closed before the reply came"))
+        with self._lock:
+            lanes = [*self._lanes.values()]
+        for lane in lanes:
+            lane.close()
+        if self._clock.ident is not None and self._clock is not threading.current_thread():
+            self._clock.join()
+
+    def _watch(self) -> None:
+        while not self._open.is_closed:
+            overdue = self._open.wait_for_overdue(time.monotonic())
+            error = next((_too_late(lane) for lane in [*self._lanes.values()] if lane.away), TimedOut(_NO_REPLY))
+            for call in overdue:
+                call.end(error)
+            if overdue:
+                self._sweep()
+
+    def _sweep(self) -> None:
+        for lane in [*self._lanes.values()]:
+            lane.sweep()
+
+    def _end_all(self, over: list[tuple[Call, Outcome]]) -> None:
+        for call, outcome in over:
+            self._end(call, outcome)
+
+    def _end(self, call: Call, outcome: Outcome) -> None:
+        if self._open.take(call):
+            call.end(outcome)
+
+
+_NO_REPLY = "no reply came in time; is a worker running for this route?"
+
+
+def _too_late(lane: Lane) -> NotAnswered:
+    reason = lane.away
+    return TimedOut(_NO_REPLY) if reason is None else StreamsUnavailable(f"streams: {reason}")
+
+
+def _merging(refused: dict[int, RequestRefused], finish: Callable[[Outcome], None]) -> Callable[[Outcome], None]:
+    """Puts what was refused here among the answers to the others."""
+
+    def merge(outcome: Outcome) -> None:
+        if isinstance(outcome, list):
+            others = iter(outcome)
+            merged: list[Answer] = [
+                refused[at] if at in refused else next(others) for at in range(len(refused) + len(outcome))
+            ]
+            outcome = merged
+        finish(outcome)
+
+    return merge

@@ -1,0 +1,90 @@
+"""Values on their way into requests: their types, their bytes in MessagePack, how many go into one. Pure."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from token_worker.client.errors import RequestRefused, refusal
+from token_worker.contract.messages import RequestItem, TypeName
+from token_worker.contract.values import is_utf8
+from token_worker.errors import Code
+from token_worker.settings import PlainOptions
+
+Value = int | str | bytes
+Answer = int | str | bytes | RequestRefused
+"""What came of one value: its token (or the value turned back), or the error."""
+
+Type = Literal["int32", "int64", "str", "bytes", "email"] | TypeName
+
+MAX_ITEMS: Final = PlainOptions().max_items
+"""Items a request may have where the settings of the workers are not known."""
+
+REQUEST_BYTES: Final = PlainOptions().max_request_bytes
+"""The same for the bytes of a payload."""
+
+OVERHEAD_BYTES: Final = 4096
+"""Room in a payload for all but its items: id, owner and stream for the reply, at their longest."""
+
+_TYPES: Final[dict[type, TypeName]] = {int: TypeName.INT64, str: TypeName.STR, bytes: TypeName.BYTES}
+_NAMES: Final = frozenset(TypeName)
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+class Item(NamedTuple):
+    """A value and the name of its type; a tuple ``(type, value)`` is the same."""
+
+    type: Type
+    value: Value
+
+
+class Limits(NamedTuple):
+    """How much one request may carry."""
+
+    items: int = MAX_ITEMS
+    bytes: int = REQUEST_BYTES
+
+
+def type_of(value: object) -> TypeName:
+    """The type that is meant where none is named: ``int64``, ``str`` or ``bytes``.
+
+    Raises:
+        TypeError: the value is none of them.
+    """
+    found = _TYPES.get(type(value))
+    if found is None:
+        raise TypeError(f"expected int, str or bytes, got {type(value).__name__}")
+    return found
+
+
+def encode(item: Item | tuple[Type, Value], limits: Limits) -> bytes | RequestRefused:
+    """An item as it stands in a payload, or why no request can carry it.
+
+    Raises:
+        TypeError: the value is of no type that can be sent at all; a mistake in the program.
+    """
+    type_name, value = item
+    if type_name not in _NAMES:
+        return refusal(Code.UNKNOWN_TYPE, f"expected one of {', '.join(TypeName)}")
+    type_of(value)
+    if isinstance(value, str) and not is_utf8(value):
+        return refusal(Code.INVALID_REQUEST, "value: expected valid Unicode text")
+    try:
+        encoded = _encode(RequestItem(type_name, value))
+    except OverflowError:
+        return refusal(Code.VALUE_OUT_OF_RANGE, "value: expected a whole number of 64 bits at most")
+    if len(encoded) > limits.bytes - OVERHEAD_BYTES:
+        return refusal(Code.VALUE_TOO_LARGE, "value: longer than a request may be")
+    return encoded
+
+
+def split(sizes: Sequence[int], limits: Limits) -> Iterator[slice]:
+    """Which items go into a request together: as many as may, in order; each fits into one alone."""
+    start = size = 0
+    for at, more in enumerate(sizes):
+        if at > start and (at - start >= limits.items or size + more > limits.bytes - OVERHEAD_BYTES):
+            yield slice(start, at)
+            start, size = at, 0
+        size += more
+    if start < len(sizes):
+        yield slice(start, len(sizes))

@@ -1,0 +1,236 @@
+"""One route of a client: a connection and a thread to send, another of each to read replies.
+
+Two connections, since one alone would hold up what is to be sent while it waits for something to read. Sending goes in
+rounds: all that has come up meanwhile is sent together. Nothing is read, and no time is spent, while no call waits.
+
+What waits for a server that is away is told only when the call's time is up; until then both threads try again. Threads
+are started by the first call, and are daemons: they never keep a program from ending.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from token_worker.client.calls import Call, Outcome, Part, Request, Requests
+from token_worker.client.errors import StreamsRefused
+from token_worker.client.items import Limits
+from token_worker.client.replies import Replies
+from token_worker.errors import ServerError, TokenWorkerError, Unavailable
+from token_worker.links import make_link
+from token_worker.redis_link import Link
+from token_worker.redis_settings import RedisSettings
+from token_worker.streams.routes import Route
+
+ROUND: Final = 200
+"""Requests that are sent together."""
+
+ROUND_BYTES: Final = 1_048_576
+"""Bytes that are sent together; a request that is longer goes alone."""
+
+BLOCK_MS: Final = 500
+"""How long one read waits: also how long closing takes at most, while calls wait."""
+
+BACK_OFF_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+"""Pauses between tries of a server that is away, with up to half as much by chance."""
+
+Over = Callable[[list[tuple[Call, Outcome]]], None]
+
+
+class Lane:
+    """Calls on one route.
+
+    Args:
+        route: which.
+        routes: all routes of the settings.
+        streams: where they are.
+        limits: of one request.
+        gather_seconds: as for ``Requests``.
+        shared: read replies on the route's own response stream.
+        over: takes calls that are over, with their outcomes; called by this lane's threads.
+
+    Raises:
+        ValueError: the route allows no stream for the reply.
+    """
+
+    def __init__(
+        self,
+        route: Route,
+        routes: Iterable[Route],
+        streams: RedisSettings,
+        *,
+        limits: Limits,
+        gather_seconds: float,
+        shared: bool,
+        over: Over,
+    ) -> None:
+        self._route = route
+        self._streams = streams
+        self._over = over
+        self._requests = Requests(limits, gather_seconds)
+        self._replies = Replies(route, routes, shared=shared)
+        self._lock = threading.Lock()
+        self._to_send = threading.Condition(self._lock)
+        self._to_read = threading.Condition(self._lock)
+        self._closing = threading.Condition(self._lock)
+        self._is_closed = False
+        self._threads: list[threading.Thread] = []
+        self._away: dict[str, str] = {}
+
+    @property
+    def away(self) -> str | None:
+        """Why the server cannot be used now, if so."""
+        return next(iter([*self._away.values()]), None)
+
+    @property
+    def stream(self) -> str:
+        """Where its requests go."""
+        return self._route.requests
+
+    def put(self, part: Part) -> None:
+        """A part that is to be sent."""
+        with self._lock:
+            now = time.monotonic()
+            if self._requests.is_idle:
+                self._replies.start(now)
+                self._to_read.notify()
+            self._requests.add(part, now)
+            self._to_send.notify()
+            if not self._threads and not self._is_closed:
+                self._start("send", self._send, lambda _: None)
+                self._start("read", self._read, self._end)
+
+    def _start(self, name: str, one_round: Callable[[Link], None], end: Callable[[Link], None]) -> None:
+        thread = threading.Thread(
+            target=self._work, args=(name, one_round, end), name=f"token-client {name}", daemon=True
+        )
+        self._threads.append(thread)
+        thread.start()
+
+    def sweep(self) -> None:
+        """Let go of what nobody waits for any more."""
+        with self._lock:
+            self._requests.sweep()
+
+    def close(self) -> None:
+        """End the threads; what was in flight is not waited for."""
+        with self._lock:
+            self._is_closed = True
+            for condition in (self._to_send, self._to_read, self._closing):
+                condition.notify_all()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def owns_thread(self) -> bool:
+        """Whether the caller is one of this lane's threads, on which nothing may wait for the lane."""
+        return threading.current_thread() in self._threads
+
+    def _work(self, name: str, one_round: Callable[[Link], None], end: Callable[[Link], None]) -> None:
+        link = make_link("streams", self._streams, refusals=True)
+        tries = 0
+        while not self._is_closed:
+            try:
+                one_round(link)
+            except (Unavailable, ServerError) as error:
+                self._away[name] = error.reason if isinstance(error, Unavailable) else error.code
+                pause = BACK_OFF_SECONDS[min(tries, len(BACK_OFF_SECONDS) - 1)]
+                tries += 1
+                with self._closing:
+                    if not self._is_closed:
+                        self._closing.wait(pause * random.uniform(1, 1.5))  # noqa: S311 - only spreads tries
+            else:
+                self._away.pop(name, None)
+                tries = 0
+        with suppress(TokenWorkerError):  # what is left behind goes by its time to live
+            end(link)
+        link.close()
+
+    # Each of these two does one round on its own link, and raises what keeps it from that.
+
+    def _send(self, link: Link) -> None:
+        with self._lock:
+            requests = self._wait_for_requests()
+            is_lost = self._replies.last is None
+        if not requests:
+            return
+        try:
+            if is_lost:
+                self._find_end(link)
+            outcomes = self._send_all(link, requests)
+        except TokenWorkerError:
+            with self._lock:
+                self._requests.send_again(requests)
+            raise
+        self._take_outcomes(requests, outcomes)
+
+    def _wait_for_requests(self) -> list[Request]:
+        while not self._is_closed:
+            at = self._requests.next_at()
+            wait = None if at is None else at - time.monotonic()
+            if wait is not None and wait <= 0:
+                return self._requests.take(ROUND, self._replies.reply_to)
+            self._to_send.wait(wait)
+        return []
+
+    def _find_end(self, link: Link) -> None:
+        with self._lock:
+            command = self._replies.last_command()
+        found = link.call(*command)
+        with self._lock:
+            self._replies.take_last(found)
+            self._to_read.notify()
+
+    def _send_all(self, link: Link, requests: Sequence[Request]) -> list[Any]:
+        outcomes: list[Any] = []
+        commands: list[tuple[Any, ...]] = []
+        size = 0
+        for request in requests:
+            more = sum(map(len, request.fields))
+            if commands and size + more > ROUND_BYTES:
+                outcomes += link.call_all(commands)
+                commands, size = [], 0
+            commands.append(("XADD", self._route.requests, "*", *request.fields))
+            size += more
+        return outcomes + link.call_all(commands)
+
+    def _take_outcomes(self, requests: Sequence[Request], outcomes: Sequence[Any]) -> None:
+        doubtful: list[Request] = []
+        over: list[tuple[Call, Outcome]] = []
+        error: Unavailable | None = None
+        with self._lock:
+            for request, outcome in zip(requests, outcomes, strict=True):
+                if isinstance(outcome, Unavailable):
+                    error = outcome
+                    doubtful.append(request)
+                elif isinstance(outcome, ServerError):
+                    over += self._requests.fail(request, StreamsRefused(outcome.code))
+            self._requests.send_again(doubtful)
+        self._over(over)
+        if error is not None:
+            raise error
+
+    def _read(self, link: Link) -> None:
+        with self._lock:
+            while not self._is_closed and (self._requests.is_idle or self._replies.last is None):
+                self._to_read.wait()
+            if self._is_closed:
+                return
+            command = self._replies.read_command(BLOCK_MS)
+        found = link.call(*command)
+        over: list[tuple[Call, Outcome]] = []
+        with self._lock:
+            now = time.monotonic()
+            for payload in self._replies.take(found, now):
+                over += self._requests.reply(payload)
+            tidy = self._replies.tidy_commands(now)
+        self._over(over)
+        for command in tidy:
+            with suppress(ServerError):  # no right to: it goes by its time to live
+                link.call(*command)
+
+    def _end(self, link: Link) -> None:
+        for command in self._replies.end_commands():
+            link.call(*command)
