@@ -12,12 +12,13 @@ from jsonschema import Draft202012Validator
 
 from token_worker.contract.codec import Format, Limits, decode, encode_reply, value_in, value_out
 from token_worker.contract.examples import REPLIES, REQUESTS
-from token_worker.contract.messages import Op, Reply, ReplyError, ReplyItem
+from token_worker.contract.messages import Op, Reply, ReplyError, ReplyItem, TypeName
 from token_worker.contract.schemas import documents, write
 from token_worker.errors import RETRY, Code, Refused
 
 CHECKED_IN = Path(__file__).parents[2] / "schemas"
-DOCUMENTS: dict[str, dict[str, Any]] = {name: json.loads(text) for name, text in documents().items()}
+DOCUMENTS: dict[str, Any] = {name: json.loads(text) for name, text in documents().items() if name.endswith(".json")}
+PAGE = documents()["contract.md"]
 REQUEST = Draft202012Validator(DOCUMENTS["request.schema.json"])
 REPLY = Draft202012Validator(DOCUMENTS["reply.schema.json"])
 ASYNCAPI = DOCUMENTS["asyncapi.json"]
@@ -56,7 +57,8 @@ def schemas_within(schema: object) -> Iterator[dict[str, Any]]:
 
 def test_checked_in_files_are_in_step() -> None:
     """The files in ``schemas/`` are what the message types generate; ``token-worker schemas`` writes them anew."""
-    assert documents() == {path.name: path.read_text(encoding="utf-8") for path in CHECKED_IN.iterdir()}
+    files = [path for path in CHECKED_IN.iterdir() if path.is_file()]
+    assert documents() == {path.name: path.read_text(encoding="utf-8") for path in files}
 
 
 def test_write(tmp_path: Path) -> None:
@@ -131,11 +133,80 @@ def test_routes_of_the_asyncapi_document() -> None:
 
 
 def test_codes_and_their_advice() -> None:
-    """The schema has the closed list of codes, each with what it means and whether to send again."""
-    codes = DOCUMENTS["reply.schema.json"]["$defs"]["Code"]["oneOf"]
-    assert list(Code) == [code["const"] for code in codes]
-    for code in codes:
-        assert code["description"].endswith(f" Send again: {RETRY[Code(code['const'])]}.")
+    """Schema, list and page have the closed list of codes, each with what it means and whether to send again."""
+    schema = DOCUMENTS["reply.schema.json"]["$defs"]["Code"]
+    codes = DOCUMENTS["codes.json"]
+    assert list(Code) == schema["enum"]
+    assert [(code.value, RETRY[code].value) for code in Code] == [(it["code"], it["retry"]) for it in codes]
+    lines = schema["description"].splitlines()[1:]
+    assert [f"{it['code']}: {it['meaning']} Send again: {it['retry']}." for it in codes] == lines
+    assert all(f"| `{it['code']}` | {it['meaning']} | {it['retry']} |" in PAGE for it in codes)
+
+
+@pytest.mark.parametrize("name", ["Request", "RequestItem", "Reply", "ReplyItem", "ReplyError"])
+def test_messages_are_plain_objects(name: str) -> None:
+    """A message is an object with members: combined schemas outermost, or null by a choice, mislead generators."""
+    schema = ASYNCAPI["components"]["schemas"][name]
+    assert schema["type"] == "object"
+    assert not {"oneOf", "anyOf", "allOf"} & schema.keys()
+    for member in schema["properties"].values():
+        assert "null" not in [choice.get("type") for choice in member.get("anyOf", ())]
+
+
+def test_replies_have_no_null() -> None:
+    """A reply leaves out what it does not have, and its schema knows no null, which types would have to cater for."""
+    assert '"null"' not in documents()["reply.schema.json"]
+    reply = Reply(id="r", request_entry="1-0", status="ok", items=[ReplyItem(value="x")])
+    assert b"null" not in encode_reply(reply, Format.JSON)
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The rows of the first table below a heading of the page."""
+    [section] = re.findall(rf"^#+ {heading}\n(.*?)(?=^#|\Z)", PAGE, re.DOTALL | re.MULTILINE)
+    return [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+
+
+@pytest.mark.parametrize(
+    ("heading", "name"),
+    [
+        ("Request", "Request"),
+        ("An item of a request", "RequestItem"),
+        ("Reply", "Reply"),
+        ("An item of a reply", "ReplyItem"),
+        ("An error", "ReplyError"),
+    ],
+)
+def test_page_has_every_member(heading: str, name: str) -> None:
+    """The page has every member of every message in a row that says whether it is needed and what it is for."""
+    schema = ASYNCAPI["components"]["schemas"][name]
+    table = rows(heading)
+    assert list(schema["properties"]) == [member.strip("`") for member, *_ in table]
+    assert schema["required"] == [member.strip("`") for member, _, needed, _ in table if needed == "yes"]
+    assert all(meaning for *_, meaning in table)
+
+
+def test_page_has_every_bound() -> None:
+    """What the page says of a member has the bounds of the schema, and says where null may stand."""
+    said = {member.strip("`"): kind for member, kind, *_ in rows("Request")}
+    for name, schema in ASYNCAPI["components"]["schemas"]["Request"]["properties"].items():
+        bounds = [schema[it] for it in ("minLength", "maxLength", "minimum", "minItems") if it in schema]
+        assert [str(bound) for bound in bounds] == re.findall(r"\b\d+\b(?!-)", said[name].partition("`")[0]), name
+        assert ("null" in schema.get("type", "")) is said[name].endswith(", or null"), name
+
+
+def test_page_has_streams_fields_and_values() -> None:
+    """The page has the streams of the default routes, the fields of an entry, and the forms of every type."""
+    assert [it["address"] for it in ASYNCAPI["channels"].values()] == [row[0].strip("`") for row in rows("Streams")]
+    writers = [row[1] for row in rows("Streams")]
+    assert writers == ["producers", "workers"] * 2
+    assert [row[0].strip("`") for row in rows("Fields of an entry")] == ["payload", "traceparent", "tracestate"]
+    assert [*TypeName] == [row[0].strip("`") for row in rows("Values")]
+
+
+def test_page_has_every_example() -> None:
+    """The examples of the page are those of the schemas, whatever their lines look like."""
+    shown = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)]
+    assert DOCUMENTS["request.schema.json"]["examples"] + DOCUMENTS["reply.schema.json"]["examples"] == shown
 
 
 def test_members_have_descriptions() -> None:
@@ -159,6 +230,9 @@ BAD_REQUESTS: list[dict[str, Any]] = [
     ONE | {"items": [ITEM]},
     BASE | {"value": "x", "items": [ITEM]},
     BASE | {"type": "str", "items": [ITEM]},
+    ONE | {"items": None},
+    BASE | {"value": None, "items": [ITEM]},
+    BASE | {"type": None, "items": [ITEM]},
     BASE | {"items": []},
     BASE | {"items": {}},
     BASE | {"items": None},
@@ -285,6 +359,19 @@ ERROR = {"code": "internal", "message": "m"}
         REPLIED | {"status": "partial", "value": "x"},
         REPLIED | {"status": "partial", "items": [{"error": ERROR}]},
         REPLIED | {"status": "partial", "items": [{"value": "x"}]},
+        REPLIED | {"status": "partial"},
+        REPLIED | {"status": "partial", "error": ERROR},
+        REPLIED | {"status": "partial", "items": [{"value": "x"}, {"error": ERROR}], "error": ERROR},
+        REPLIED | {"status": "partial", "items": [{"value": "x"}, {"error": ERROR}], "value": "x"},
+        REPLIED | {"status": "error"},
+        REPLIED | {"status": "error", "items": [{"error": ERROR}], "error": ERROR},
+        REPLIED | {"status": "error", "items": [{"error": ERROR}], "value": "x"},
+        REPLIED | {"status": "error", "error": ERROR, "value": "x"},
+        REPLIED | {"status": "ok", "items": [{"value": "x"}], "error": ERROR},
+        REPLIED | {"status": "ok", "items": [{"value": "x"}, {}]},
+        REPLIED | {"status": "ok", "value": None},
+        REPLIED | {"status": "ok", "value": "x", "op": None},
+        REPLIED | {"status": "ok", "value": "x", "extra": 1},
         REPLIED | {"status": "error", "value": "x"},
         REPLIED | {"status": "error", "items": [{"value": "x"}]},
         REPLIED | {"status": "error", "error": {"code": "oops", "message": "m"}},

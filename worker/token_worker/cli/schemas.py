@@ -10,7 +10,7 @@ from token_worker.contract.schemas import write
 @click.command(epilog="Example: token-worker schemas schemas")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default="schemas")
 def schemas(folder: Path) -> None:
-    """Write JSON Schema and AsyncAPI documents of requests and replies to FOLDER."""
+    """Write the contract of requests and replies to FOLDER: JSON Schema, AsyncAPI, codes and a page to read."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         written = write(folder)

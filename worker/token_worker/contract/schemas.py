@@ -1,9 +1,15 @@
 """The contract for producers in any language: JSON Schemas of request and reply, an AsyncAPI document of the routes.
 
-All are generated from the message types. Added here is what types cannot say: which members go together, what a value
-of each type looks like in JSON, and what each code of an error means. The output depends on nothing else, so that a
-test can compare it with the files that are checked in. Patterns keep to what the regular expressions of Python, Go and
-ECMAScript have in common.
+All are generated from the message types. Added here is what types cannot say: which members go together, and what a
+value of each type looks like in JSON. The output depends on nothing else, so that a test can compare it with the files
+that are checked in.
+
+Two kinds of readers are thought of beside people. Validators get everything the worker checks that JSON Schema can say;
+patterns keep to what the regular expressions of Python, Go and ECMAScript have in common. Generators of types get one
+plain object a message: what depends on other members stands below ``if``, ``then`` and ``else``, where ``oneOf`` and
+``allOf`` would make them emit unions of nothing. Most pass over what is below; AsyncAPI's own merges ``then`` and
+``else`` into the object and knows no boolean schemas: so nothing there adds a type to a member, and ``not`` says what a
+list may not hold. Only keywords of draft 7 are used, which is what AsyncAPI has.
 """
 
 import json
@@ -12,8 +18,10 @@ from typing import Any
 
 import msgspec
 
+from token_worker.contract.codes import MEANINGS, code_list
 from token_worker.contract.examples import REPLIES, REQUESTS
 from token_worker.contract.messages import Op, Reply, Request, TypeName
+from token_worker.contract.page import page
 from token_worker.errors import RETRY, Code
 
 VERSION = "1.0.0"
@@ -21,38 +29,17 @@ VERSION = "1.0.0"
 
 _Schema = dict[str, Any]
 
-_CODES = {
-    Code.INVALID_REQUEST: "The request, or an item's value, does not have the form it must have.",
-    Code.UNKNOWN_TYPE: "There is no such type.",
-    Code.VALUE_OUT_OF_RANGE: "The value is no value of its type: too large or too small a number, or empty.",
-    Code.VALUE_TOO_LARGE: "The value is longer than the worker takes.",
-    Code.INVALID_EMAIL: "The value is no e-mail address that a token of the same length can be made for.",
-    Code.UNKNOWN_CLIENT: "The client has no key.",
-    Code.UNKNOWN_ZONE: "The zone has no key.",
-    Code.FORBIDDEN: "The route does not allow this operation, client, zone or stream for the reply.",
-    Code.TOKEN_NOT_FOUND: "There is no such token of this client and type.",
-    Code.TOKEN_DISABLED: "The token exists and has been disabled.",
-    Code.TOKEN_SPACE_EXHAUSTED: "No free token was found for the value.",
-    Code.KEY_UNREADABLE: "The client's key cannot be opened with the master key.",
-    Code.ENTRY_UNREADABLE: "The stored entry is damaged, or sealed with a key that is not there.",
-    Code.EXPIRED: "The request was read after its expires_at.",
-    Code.INTERNAL: "The worker failed on this request again and again.",
-}
-
 _STREAM_ID = "^[0-9]{1,20}-[0-9]{1,20}$"
 _INT64_TEXT = "^(0|-?[1-9][0-9]{0,18})$"
 _BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=|[A-Za-z0-9+/][AQgw]==)$"
 _INT32: _Schema = {"type": "integer", "minimum": -(2**31), "maximum": 2**31 - 1}
-_INT64: _Schema = {
-    "type": ["integer", "string"],
-    "minimum": -(2**63),
-    "maximum": 2**63 - 1,
-    "pattern": _INT64_TEXT,
-}
+_INT64: _Schema = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
 _VALUES: dict[TypeName, _Schema] = {
     TypeName.INT32: _INT32 | {"description": "A whole number of 32 bits, also in MessagePack."},
-    TypeName.INT64: _INT64
-    | {"description": "A whole number of 64 bits, as number or decimal text. In MessagePack an integer."},
+    TypeName.INT64: {
+        "anyOf": [_INT64, {"type": "string", "pattern": _INT64_TEXT}],
+        "description": "A whole number of 64 bits, as number or decimal text. In MessagePack an integer.",
+    },
     TypeName.STR: {"type": "string", "minLength": 1, "description": "Text, not empty."},
     TypeName.BYTES: {
         "type": "string",
@@ -82,11 +69,14 @@ _TRACE_HEADERS: _Schema = {
 
 
 def documents() -> dict[str, str]:
-    """The text of each schema file by its name."""
+    """The text of each file of the contract by its name."""
+    asyncapi = _asyncapi()
     return {
         "request.schema.json": _text(_json_schema("Request", "request.schema.json", _plain(REQUESTS))),
         "reply.schema.json": _text(_json_schema("Reply", "reply.schema.json", _plain(REPLIES))),
-        "asyncapi.json": _text(_asyncapi()),
+        "asyncapi.json": _text(asyncapi),
+        "codes.json": _text(code_list()),
+        "contract.md": page(asyncapi),
     }
 
 
@@ -101,7 +91,7 @@ def write(folder: Path) -> list[Path]:
     return paths
 
 
-def _text(document: _Schema) -> str:
+def _text(document: _Schema | list[_Schema]) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -135,74 +125,118 @@ def _components(ref_template: str, *roots: str) -> dict[str, _Schema]:
 
 
 def _refine_request(schema: _Schema) -> None:
-    schema["properties"]["items"]["minItems"] = 1
-    schema["properties"]["replay_of"]["anyOf"][0]["pattern"] = _STREAM_ID
-    _refine_valued(schema)
-    schema["oneOf"] = [
-        {"required": ["type", "value"], "not": {"required": ["items"]}},
-        {"required": ["items"], "not": {"anyOf": [{"required": ["type"]}, {"required": ["value"]}]}},
-    ]
+    properties = schema["properties"]
+    _plain_null(properties, may_be_null=True)
+    properties["items"]["minItems"] = 1
+    properties["replay_of"]["pattern"] = _STREAM_ID
+    schema |= _when(_with("items"), _without("type", "value"), _with("type", "value") | _valued(properties))
 
 
-def _refine_valued(schema: _Schema) -> None:
-    """What a value looks like for each type."""
-    schema["properties"]["type"] = {
-        "description": schema["properties"]["type"]["description"],
-        "enum": [*TypeName],
-    }
-    schema["allOf"] = [
-        {
-            "if": {"properties": {"type": {"const": type_name}}, "required": ["type"]},
-            "then": {"properties": {"value": value}},
-        }
-        for type_name, value in _VALUES.items()
-    ]
+def _refine_request_item(schema: _Schema) -> None:
+    _plain_null(schema["properties"], may_be_null=True)
+    schema |= _valued(schema["properties"])
+
+
+def _valued(properties: _Schema) -> _Schema:
+    """What a value looks like for each type; in the properties themselves what holds for all of them."""
+    properties["type"] = {"description": properties["type"]["description"], "type": "string", "enum": [*TypeName]}
+    properties["value"]["anyOf"] = [{"type": "integer"}, {"type": "string"}]
+    chain: _Schema = {}
+    for type_name, value in reversed(_VALUES.items()):
+        chain = _when(_is("type", type_name), _having(value=value), chain)
+    return chain
 
 
 def _refine_reply(schema: _Schema) -> None:
-    _refine_answer(schema)
-    schema["properties"]["items"]["minItems"] = 1
-    schema["properties"]["request_entry"]["pattern"] = _STREAM_ID
-    one_of: list[tuple[str, str, _Schema]] = [
-        ("ok", "value", {}),
-        ("ok", "items", {"items": {"items": {"required": ["value"]}}}),
-        ("partial", "items", {"items": {"allOf": [{"contains": {"required": [some]}} for some in ("value", "error")]}}),
-        ("error", "items", {"items": {"items": {"required": ["error"]}}}),
-        ("error", "error", {}),
-    ]
-    schema["oneOf"] = [
-        {
-            "properties": {"status": {"const": status}, **more},
-            "required": [member],
-            "not": {"anyOf": [{"required": [other]} for other in ("value", "items", "error") if other != member]},
-        }
-        for status, member, more in one_of
-    ]
+    properties = schema["properties"]
+    _refine_answer(properties)
+    properties["items"]["minItems"] = 1
+    properties["request_entry"]["pattern"] = _STREAM_ID
+    properties["status"] = {"type": "string", **properties["status"]}
+    mixed = {"not": {"anyOf": [_list(items=_with("value")), _list(items=_with("error"))]}}
+    in_part = _with("items") | _having(items=mixed) | _without("value", "error")
+    failed = _one_or_items("error", without="value")
+    schema |= _when(
+        _is("status", "ok"),
+        _one_or_items("value", without="error"),
+        _when(_is("status", "partial"), in_part, failed),
+    )
 
 
 def _refine_reply_item(schema: _Schema) -> None:
-    _refine_answer(schema)
-    schema["oneOf"] = [{"required": ["value"]}, {"required": ["error"]}]
+    _refine_answer(schema["properties"])
+    schema |= _when(_with("error"), _without("value"), _with("value"))
 
 
-def _refine_answer(schema: _Schema) -> None:
-    schema["properties"]["value"] = {
+def _refine_answer(properties: _Schema) -> None:
+    _plain_null(properties, may_be_null=False)  # the worker leaves out what a reply does not have
+    del properties["error"]["description"]  # one beside a reference makes generators emit a second type
+    properties["value"] = {
         "description": "The token, or the value turned back, in the form it has in a request; but an int64 is always"
         " decimal text, since JavaScript rounds the number. In MessagePack an int64 is an integer, bytes are binary.",
         "anyOf": [_INT32, {"type": "string", "minLength": 1}],
     }
 
 
+def _refine_op(schema: _Schema) -> None:
+    schema |= {"type": "string", "enum": [*Op]}
+
+
 def _refine_code(schema: _Schema) -> None:
-    del schema["enum"]
-    schema["oneOf"] = [{"const": code, "description": f"{_CODES[code]} Send again: {RETRY[code]}."} for code in Code]
+    meanings = [f"{code}: {MEANINGS[code]} Send again: {RETRY[code]}." for code in Code]
+    schema["description"] = "\n".join([schema["description"], *meanings])
+    schema |= {"type": "string", "enum": [*Code]}
+
+
+def _plain_null(properties: _Schema, *, may_be_null: bool) -> None:
+    """Say of members that may be left out whether they may be null, by their type and not by a choice of schemas."""
+    for schema in properties.values():
+        if schema.get("default", False) is None:
+            del schema["default"]
+            kind, _null = schema.pop("anyOf")
+            schema.update(kind)
+            if may_be_null:
+                schema["type"] = [kind["type"], "null"]
+
+
+def _when(condition: _Schema, then: _Schema, otherwise: _Schema) -> _Schema:
+    """A choice; only its condition is typed: an object type that is merged would let members of any name in."""
+    return {"if": {"type": "object", **condition}, "then": then, **({"else": otherwise} if otherwise else {})}
+
+
+def _is(member: str, value: str) -> _Schema:
+    return _with(member) | _having(**{member: {"const": value}})
+
+
+def _having(**properties: _Schema) -> _Schema:
+    return {"properties": properties}
+
+
+def _with(*members: str) -> _Schema:
+    return {"required": [*members]}
+
+
+def _without(*members: str) -> _Schema:
+    each = [_with(member) for member in members]
+    return {"not": {"anyOf": each} if len(each) > 1 else each[0]}
+
+
+def _one_or_items(member: str, *, without: str) -> _Schema:
+    """Either this member, or items none of which has the other."""
+    items = {"not": _list(contains=_with(without))}
+    return _without(without) | _when(_with("items"), _having(items=items) | _without(member), _with(member))
+
+
+def _list(**of: _Schema) -> _Schema:
+    return {"type": "array", **{keyword: {"type": "object", **schema} for keyword, schema in of.items()}}
 
 
 _REFINEMENTS = {
     "Request": _refine_request,
-    "RequestItem": _refine_valued,
+    "RequestItem": _refine_request_item,
     "Reply": _refine_reply,
     "ReplyItem": _refine_reply_item,
+    "Op": _refine_op,
     "Code": _refine_code,
 }
 
