@@ -1,10 +1,14 @@
 """Fixtures: real servers that live as long as the test session, emptied for each test that asks for one."""
 
+import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 from servers import OpenBao, Valkey, redis_binary
 from stack import Stack
+
+from toolchains import SharedFolders
 
 Say = Callable[[str], None]
 _SAID = "said"
@@ -76,6 +80,14 @@ def openbao_server() -> Iterator[OpenBao]:
     """An OpenBao in development mode, shared by the session; use mounts and paths of your own."""
     with OpenBao() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def shared_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedFolders]:
+    """Folders that take long to fill, made once for all processes of the run."""
+    base = tmp_path_factory.getbasetemp()
+    with closing(SharedFolders(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)) as folders:
+        yield folders
 
 
 @pytest.fixture
