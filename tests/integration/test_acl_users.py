@@ -5,10 +5,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 from servers import Valkey, redis_binary, valkey_binary
 from stack import Stack, wait_until
+
+from token_worker.client import TokenClient
+from token_worker.streams.routes import Route
 
 CLIENT = "shop-frontend"
 ROUTES = [
@@ -129,7 +133,25 @@ def test_everybody_can_do_what_they_have_to(desk: Desk) -> None:
     assert stack.streams.xinfo_consumers("in[1]", "token-workers") == []
 
 
-@pytest.mark.parametrize("user", ["producer:in[1]", "reader:out[1]", "token-monitor", "token-operator", "token-worker"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_client_can_do_what_it_has_to(desk: Desk, monkeypatch: pytest.MonkeyPatch, *, shared: bool) -> None:
+    """Who has the rights of a client sends, reads replies and keeps its own stream short, and leaves none behind."""
+    monkeypatch.setattr("token_worker.client.replies.TIDY_SECONDS", 0.0)
+    password = (desk.folder / "streams-client:in[1]").read_text().strip()
+    url = f"redis://client%3Ain%5B1%5D:{password}@127.0.0.1:{desk.servers['streams'].port}"
+    routes = msgspec.json.decode(desk.routes, type=tuple[Route, ...])
+    desk.stack.start_worker(log=None, **desk.settings_as("token-worker"))
+    with TokenClient(url, routes=routes, client_id=CLIENT, shared_replies=shared) as tokens:
+        for _ in range(2):
+            assert tokens.detokenize(tokens.tokenize("Grace")) == "Grace"
+    # The library that connects tells its name, and does without where it may not.
+    assert {row["object"] for row in desk.stack.streams.acl_log()} <= {"client|setinfo"}
+    assert desk.stack.streams.keys("out*") == ([b"out[1]"] if shared else [])
+
+
+@pytest.mark.parametrize(
+    "user", ["producer:in[1]", "reader:out[1]", "client:in[1]", "token-monitor", "token-operator", "token-worker"]
+)
 def test_nobody_can_do_more(desk: Desk, user: str) -> None:
     """Deleting, trimming, scripts on other keys, listing keys, and another tenant's streams are refused."""
     stack = desk.stack
@@ -155,11 +177,13 @@ def test_nobody_can_do_more(desk: Desk, user: str) -> None:
     if user != "token-worker":
         tries += [("XTRIM", "in[1]", "MAXLEN", 0), ("XTRIM", "out[1]", "MAXLEN", 0)]
         tries += [("XADD", "tenant:out", "*", "payload", "x"), ("XACK", "in[1]", "token-workers", "1-0")]
-    if user.startswith(("producer", "reader")):
+    if user.startswith(("producer", "reader", "client")):
         tries += [("XADD", "tenant:in", "*", "payload", "x"), ("XRANGE", "tenant:in", "-", "+")]
         tries += [("XREAD", "STREAMS", "tenant:out", "0"), ("XREAD", "STREAMS", "in[1]", "0"), ("EVAL", "return 1", 0)]
     if user.startswith("producer"):
         tries += [("XREAD", "STREAMS", "out[1]", "0"), ("XDEL", "in[1]", "1-0")]
+    if user.startswith("client"):
+        tries += [("EXPIRE", "out[1]", 1), ("UNLINK", "out[1]"), ("XREAD", "STREAMS", "tenant:out:mine", "0")]
     if user.startswith("reader"):
         tries += [("XADD", "out[1]", "*", "payload", "x"), ("EXPIRE", "out[1]", 1), ("XDEL", "out[1]", "1-0")]
     before = {key: stack.streams.dump(key) for key in stack.streams.keys("*")}

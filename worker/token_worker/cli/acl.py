@@ -30,9 +30,10 @@ def acl(config: Path | None, *, server: str | None, passwords: Path | None, repl
     """Print the Redis ACL users that the routes need, as lines of an ACL file.
 
     token-worker, for the workers; producer:<stream> and reader:<stream>, for every stream of requests and of replies;
-    token-monitor, for `lag`; token-operator, for `replay`, `dead-letters`, `keys` and `tokens`. Contacts no
-    server. The password files are as TOKEN_WORKER_STREAMS_PASSWORD_FILE and its like expect them. Servers do not
-    replicate users: make them on every replica, and on every node of a cluster.
+    client:<stream of requests>, for who does both, as token_worker.client, `request` and `file` do; token-monitor, for
+    `lag`; token-operator, for `replay`, `dead-letters`, `keys` and `tokens`. Contacts no server. The password files are
+    as TOKEN_WORKER_STREAMS_PASSWORD_FILE and its like expect them. Servers do not replicate users: make them on every
+    replica, and on every node of a cluster.
     """
     settings = settings_module.load(os.environ, config)
     for route in too_wide(settings.routes):

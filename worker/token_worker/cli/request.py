@@ -92,8 +92,8 @@ def _exchange(link: Link, route: Route, message: dict[str, Any], timeout_seconds
         # From the start of the stream, not "$": the reply may be there already.
         found = link.call("XREAD", "COUNT", 1, "BLOCK", max(1, min(WAIT_MS, left_ms)), "STREAMS", reply_to, "0")
         if found:
-            with suppress(TokenWorkerError):  # producers need no right to DEL, and the reply is here
-                link.call("DEL", reply_to)
+            with suppress(TokenWorkerError):  # producers need no right to, and the reply is here
+                link.call("UNLINK", reply_to)
             fields = found[0][1][0][1]
             return bytes(dict(zip(fields[::2], fields[1::2], strict=True))[b"payload"])
     raise Unavailable(

@@ -107,7 +107,8 @@ def users(
 
 def _behind(address: RedisSettings, user: User) -> User:
     """The user with what it needs to find the right server and database."""
-    more = (_OF_OTHERS if user.name.startswith(("producer:", "reader:")) else _OF_WORKERS)[address.kind]
+    is_of_others = user.name.startswith(("producer:", "reader:", "client:"))
+    more = (_OF_OTHERS if is_of_others else _OF_WORKERS)[address.kind]
     select = ("select",) if address.selects else ()
     return msgspec.structs.replace(user, commands=(*user.commands, *more, *select))
 
@@ -140,6 +141,7 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
         yield User(
             "streams", f"producer:{route.requests}", (), (Selector(("xadd",), _patterns("%W~", [route.requests])),)
         )
+        yield _client(route, [] if route in wide else [route.reply_to])
     for stream in dict.fromkeys(responses):
         own = [route.reply_to for route in routes if route.responses == stream and route not in wide]
         reading = ("xread", *_GROUP_READING) if reply_groups else ("xread",)
@@ -161,6 +163,17 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
             Selector(_SCRIPTS, _patterns("~", [*requests, *dead, *records])),
         ),
     )
+
+
+def _client(route: Route, own: Sequence[str]) -> User:
+    """Who uses ``token_worker.client``: sends requests, reads replies, and keeps the streams of its own short."""
+    selectors = [
+        Selector(("xadd",), _patterns("%W~", [route.requests])),
+        Selector(("xread", "xrevrange"), _patterns("%R~", [route.responses, *own])),
+    ]
+    if own:
+        selectors.append(Selector(("xtrim", "expire", "unlink"), _patterns("%W~", own)))
+    return User("streams", f"client:{route.requests}", (), tuple(selectors))
 
 
 def _on_storage(folder: str, durability: Durability) -> Iterable[User]:
