@@ -1,0 +1,214 @@
+"""``token-worker file``: columns of a whole file are tokenized, or turned back."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from token_worker import settings as settings_module
+from token_worker.client import TokenClient
+from token_worker.contract.messages import Op, TypeName
+from token_worker.errors import Finding
+from token_worker.files import progress as progress_module
+from token_worker.files.inputs import FORMS
+from token_worker.files.job import Job, Places
+from token_worker.files.progress import Asked, Counts
+from token_worker.files.sending import IN_FLIGHT, Stopped
+
+TIMEOUT_SECONDS = 30.0
+"""How long one request waits; then it is sent again, as long as ``--wait`` allows."""
+
+PIPE = "-"
+
+
+def read_columns(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> tuple[Any, ...]:
+    """``NAME=TYPE`` as pairs."""
+    columns = []
+    for text in given:
+        name, _, kind = text.rpartition("=")
+        if not name or kind not in list(TypeName):
+            raise click.BadParameter(f"expected NAME=TYPE with a type of {', '.join(TypeName)}")
+        columns.append((name, kind))
+    if len({name for name, _ in columns}) < len(columns):
+        raise click.BadParameter("a column is named twice")
+    return tuple(columns)
+
+
+@click.command(
+    epilog="\b\nExample: token-worker file tokenize people.csv tokens.csv --client shop-frontend"
+    " --column email=email --column card=str"
+)
+@click.argument("op", type=click.Choice([op.value for op in Op]))
+@click.argument("source", metavar="IN")
+@click.argument("out", metavar="OUT")
+@click.option("--column", "columns", multiple=True, callback=read_columns, metavar="NAME=TYPE",
+              help="A column and the type of its values; may be repeated. With --no-header a number.")  # fmt: skip
+@click.option("--client", help="Client id; may be left out on a route that is pinned to one.")
+@click.option("--zone", help="Zone id.")
+@click.option("--inconsistent", is_flag=True, help="A token of its own for every value; rows done again get others.")
+@click.option(
+    "--format", "form", type=click.Choice(sorted(set(FORMS.values()))), help="Else by the names of the files."
+)
+@click.option("--encoding", help="Encoding of text. Else what a byte order mark says, else UTF-8.")
+@click.option("--delimiter", help="One character, for CSV and TSV.")
+@click.option("--no-quotes", is_flag=True, help="Quotes in CSV and TSV are characters like others.")
+@click.option("--no-header", is_flag=True, help="The first row has values; columns are numbers from 1.")
+@click.option("--errors", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Rows that could not be done, as JSON Lines, without their values.")  # fmt: skip
+@click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
+@click.option("--force", is_flag=True, help="Replace files that are there already.")
+@click.option("--wait", "wait_seconds", type=click.FloatRange(min=0), default=300.0,
+              help="Seconds without any answer from the workers before it gives up.")  # fmt: skip
+@click.pass_obj
+def file(
+    config: Path | None,
+    op: str,
+    source: str,
+    out: str,
+    *,
+    columns: tuple[tuple[str, str], ...],
+    client: str | None,
+    zone: str | None,
+    inconsistent: bool,
+    form: str | None,
+    encoding: str | None,
+    delimiter: str | None,
+    no_quotes: bool,
+    no_header: bool,
+    errors: Path | None,
+    resume: bool,
+    force: bool,
+    wait_seconds: float,
+) -> None:
+    """Tokenize or detokenize columns of CSV, TSV, JSON Lines or Parquet; all else stays as it is, byte for byte.
+
+    IN and OUT are files, or - for standard input and output. OUT appears when it is complete: until then there are
+    OUT.partial and OUT.progress, from which --resume goes on after Ctrl-C, a kill or an outage. Empty cells and nulls
+    are kept. A row that cannot be done is left out of OUT.
+
+    Exit status 1: there were such rows, or the run could not be done; 3: the workers do not answer.
+    """
+    form = form or FORMS.get(Path(source).suffix.lower()) or FORMS.get(Path(out).suffix.lower())
+    if form is None:
+        raise click.UsageError("neither name tells the format: say --format")
+    if form == "parquet" and PIPE in (source, out):
+        raise click.UsageError("Parquet is read and written in files alone")
+    if resume and PIPE in (source, out):
+        raise click.UsageError("what goes through a pipe cannot be resumed")
+    if not columns:
+        raise click.UsageError("say which columns: --column NAME=TYPE")
+    asked = Asked(
+        op=Op(op), columns=columns, client_id=client, zone_id=zone, consistent=not inconsistent, form=form,
+        encoding=encoding, delimiter=delimiter, quotes=not no_quotes, header=not no_header,
+        errors=None if errors is None else str(errors.resolve()),
+    )  # fmt: skip
+    settings = settings_module.load(os.environ, config)
+    pipe = PIPE in (source, out)
+    view = View(Console(stderr=True))
+    with (
+        _stopping(at_once=pipe) as stopping,
+        TokenClient(
+            settings, client_id=client, zone_id=zone, consistent=not inconsistent,
+            timeout_seconds=TIMEOUT_SECONDS, max_in_flight=2 * IN_FLIGHT,
+        ) as tokens,
+        view,
+    ):  # fmt: skip
+        job = Job(asked, tokens, stopping=stopping, wait_seconds=wait_seconds, tell=view.say, watch=view.show)
+        path = None if source == PIPE else Path(source)
+        places = None if out == PIPE else Places(Path(out), errors)
+        try:
+            if places is None:
+                counts = job.pipe(path, errors, force=force)
+            else:
+                counts = job.run(path, places, resume=resume, force=force)
+        except Stopped:
+            view.say(f"stopped{_hint(places)}")
+            raise SystemExit(128 + stopping.number) from None
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            name = f"{error.filename}: " if error.filename else ""
+            raise Finding(f"{name}{error.strerror}{_hint(places)}") from None
+    view.end(counts)
+    if counts.lost:
+        codes = ", ".join(f"{code} {count:,}" for code, count in sorted(counts.problems.items()))
+        raise Finding(f"{counts.lost:,} rows could not be done and are left out: {codes}")
+
+
+def _hint(places: Places | None) -> str:
+    return "; --resume goes on" if places is not None and places.progress.exists() else ""
+
+
+class View:
+    """How far it is, on a terminal; and a line at the end."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        columns = (
+            BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn(),
+        )  # fmt: skip
+        self._bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self._task = self._bar.add_task("", total=None, told="")
+        self._started = time.monotonic()
+        self._before: int | None = None
+        self._rows = 0
+
+    def show(self, progress: progress_module.Progress, total: int | None) -> None:
+        """Another chunk is done."""
+        if self._before is None:
+            self._before = progress.counts.rows
+            self._bar.update(self._task, total=total)
+        self._rows = progress.counts.rows - self._before
+        self._bar.update(self._task, completed=progress.offset, told=self._told(progress.counts.rows))
+
+    def _told(self, rows: int) -> str:
+        return f"{rows:,} rows, {self._rows / max(time.monotonic() - self._started, 1e-9):,.0f}/s"
+
+    def say(self, line: str) -> None:
+        """Tell something meanwhile."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def end(self, counts: Counts) -> None:
+        """Sum up."""
+        self.say(f"{self._told(counts.rows)}; {counts.empty:,} cells empty and left so; {counts.lost:,} rows not done")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._bar.stop()
+
+
+class _Stopping(threading.Event):
+    """Set by SIGINT or SIGTERM; ``number`` tells by which."""
+
+    number = 0
+
+
+@contextmanager
+def _stopping(*, at_once: bool) -> Iterator[_Stopping]:
+    """Signals ask to stop; a second one, or ``at_once`` the first, does not ask."""
+    asked = _Stopping()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if asked.is_set() or at_once:
+            raise SystemExit(128 + number)
+        asked.number = number
+        asked.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,170 @@
+"""CSV and TSV: records, their fields, and how a field is written. Pure.
+
+Read as Python's ``csv`` does: a field that begins with a quote goes on to the next single quote, also over line ends;
+a quote elsewhere is a character like others. A record ends with LF, CR LF or CR. Blank records are kept as they are.
+
+Every pattern is possessive, so that no input makes it try again what it has tried.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from token_worker.contract.messages import TypeName
+from token_worker.errors import GiveUp
+from token_worker.files.columns import READ, WRITE, Column, RowCode, Value, Wrong
+from token_worker.files.records import Encoding
+
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+"""What stands between fields, unless it is said."""
+
+_QUOTED = rb'"([^"]*+(?:""[^"]*+)*+)"'
+_LINE_END = rb"(?:\r\n?|\n|\Z)"
+
+
+class Dialect:
+    """How fields are told apart.
+
+    Args:
+        encoding: of the file.
+        delimiter: one character of ASCII.
+        quotes: whether there are quoted fields; else a quote is a character like others.
+
+    Raises:
+        GiveUp: a delimiter that cannot be one.
+    """
+
+    def __init__(self, encoding: Encoding, delimiter: str, *, quotes: bool = True) -> None:
+        if len(delimiter) != 1 or not delimiter.isascii() or delimiter.isalnum() or delimiter in '"\r\n\0-+':
+            raise GiveUp("the delimiter is one character of ASCII, and none that numbers, texts or quotes are made of")
+        self.encoding = encoding
+        self.quotes = quotes
+        self.delimiter = delimiter.encode()
+        for character in (self.delimiter, b'"', b"\r", b"\n"):
+            encoding.check(character)
+        self.between = re.escape(self.delimiter)
+        bare = rb"[^%s\r\n]*+" % self.between
+        self.field = rb'(?:%s|(?!")%s)' % (_QUOTED.replace(b"(", b"(?:", 1) + bare, bare) if quotes else bare
+        self._quoted = re.compile(_QUOTED)
+        self._must_quote = re.compile((rb'\A"|' if quotes else b"") + rb"[%s\r\n]" % self.between)
+        self._record = re.compile(rb"%s(?:%s%s)*+%s" % (self.field, self.between, self.field, _LINE_END))
+        self._fields = re.compile(rb"(%s)%s" % (self.field, self.between))
+
+    def cut(self, data: bytes, final: bool) -> tuple[list[bytes], int]:
+        """See ``records.Cut``."""
+        records: list[bytes] = []
+        end = used = 0
+        for line in data.splitlines(keepends=True):
+            start, end = end, end + len(line)
+            if start < used:
+                continue  # within a record that was taken already
+            record = line
+            if self.quotes and b'"' in line:
+                found = self._record.match(data, start)
+                if found is None:
+                    break  # its end is not here yet
+                record = found[0]
+            records.append(record)
+            used = start + len(record)
+        if not final and used == len(data) and not data.endswith(b"\n") and records:
+            used -= len(records.pop())  # it may go on, and a CR may be half of a CR LF
+        return records, used
+
+    def fields(self, record: bytes) -> list[bytes]:
+        """The fields of a record as they stand there, quotes included."""
+        found: list[bytes] = self._fields.findall(record.rstrip(b"\r\n") + self.delimiter)
+        return found
+
+    def text(self, field: bytes) -> str:
+        """What a field says; raises ``Wrong``."""
+        if self.quotes and (found := self._quoted.match(field)):
+            field = found[1].replace(b'""', b'"') + field[found.end() :]
+        try:
+            return field.decode(self.encoding.cells)
+        except UnicodeDecodeError:
+            raise Wrong(RowCode.WRONG_ENCODING, f"expected text in {self.encoding.cells}") from None
+
+    def written(self, text: str, before: bytes) -> bytes:
+        """A field that says this in place of another: quoted if that was, or if it has to be; raises ``Wrong``."""
+        try:
+            field = text.encode(self.encoding.cells)
+        except UnicodeEncodeError:
+            raise Wrong(RowCode.WRONG_ENCODING, f"the answer cannot be written in {self.encoding.cells}") from None
+        if self.quotes and (before.startswith(b'"') or self._must_quote.search(field)):
+            return b'"' + field.replace(b'"', b'""') + b'"'
+        if not self.quotes and self._must_quote.search(field):
+            raise Wrong(RowCode.WRONG_FORM, "the answer has a delimiter or a line end in it, and there are no quotes")
+        return field
+
+
+class Delimited:
+    """Rows of a file of which some columns are to be changed; see ``rows.Format``.
+
+    Args:
+        dialect: of the file.
+        columns: to be changed.
+        first: the first record that is not blank: the header, or without one any row.
+        header: whether it is one; else columns are numbers from 1.
+
+    Raises:
+        GiveUp: a column that is not there, or more than once.
+    """
+
+    def __init__(self, dialect: Dialect, columns: Sequence[Column], first: bytes, *, header: bool) -> None:
+        fields = dialect.fields(first)
+        names = [dialect.text(field) for field in fields] if header else [str(n + 1) for n in range(len(fields))]
+        for column in columns:
+            if (count := names.count(column.name)) != 1:
+                there = ", ".join(names) if header else f"1 to {len(names)}"
+                raise GiveUp(f"there is {'more than one' if count else 'no'} column {column.name}; there are {there}")
+        places = sorted((names.index(column.name), column) for column in columns)
+        self.columns = [column for _, column in places]
+        self.types = [TypeName(column.type) for column in self.columns]
+        self._dialect = dialect
+        self._count = len(names)
+        self._order = range(len(columns))
+        self._row = re.compile(_pattern(dialect, [place for place, _ in places], len(names)))
+        self._read = [READ[column.type] for column in self.columns]
+        self._write: list[Any] = [WRITE[column.type] for column in self.columns]
+        self.size = dialect.encoding.size
+
+    def open(self, record: bytes) -> tuple[list[Any], Sequence[int]] | None:
+        """See ``rows.Format``."""
+        if record[0] in b"\r\n":
+            return None
+        found = self._row.match(record)
+        if found is None:
+            raise Wrong(RowCode.WRONG_FIELDS, f"expected {self._count} fields")
+        pieces: list[bytes] = []
+        at = 0
+        for start, end in found.regs[1:]:
+            pieces += (record[at:start], record[start:end])
+            at = end
+        pieces.append(record[at:])
+        return pieces, self._order
+
+    def read(self, cell: bytes, column: int) -> Value | None:
+        """See ``rows.Format``."""
+        text = self._dialect.text(cell)
+        return self._read[column](text) if text else None
+
+    def write(self, value: Value, cell: bytes, column: int) -> bytes:
+        """See ``rows.Format``."""
+        return self._dialect.written(self._write[column](value), cell)
+
+    def join(self, rows: Sequence[list[Any] | None]) -> bytes:
+        """See ``rows.Format``."""
+        return self._dialect.encoding.written(b"".join(b"".join(pieces) for pieces in rows if pieces is not None))
+
+
+def _pattern(dialect: Dialect, places: Sequence[int], count: int) -> bytes:
+    """A whole record of so many fields; those at the places are its groups."""
+    field, between = dialect.field, dialect.between
+    pattern, at = b"", 0
+    for place in places:
+        pattern += rb"(?:%s%s){%d}+" % (field, between, place - at)
+        pattern += rb"(%s)" % field + (between if place < count - 1 else b"")
+        at = place + 1
+    if at < count:
+        pattern += rb"(?:%s%s){%d}+%s" % (field, between, count - at - 1, field)
+    return pattern + _LINE_END + rb"\Z"

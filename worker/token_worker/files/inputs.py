@@ -1,0 +1,164 @@
+"""The input as ``job`` needs it, whatever its format: what stands before the rows, and the rows in chunks."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol
+
+from token_worker.errors import GiveUp
+from token_worker.files import json_lines
+from token_worker.files.columns import Column, Wrong
+from token_worker.files.delimited import DELIMITERS, Delimited, Dialect
+from token_worker.files.json_lines import JsonLines
+from token_worker.files.progress import Asked
+from token_worker.files.records import Encoding, Records
+from token_worker.files.rows import Chunk, Format, chunks
+
+FORMS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+"""Formats by the end of a file's name."""
+
+SAMPLE_ROWS = 1000
+"""Rows that are looked at before anything is sent."""
+
+MORE_ROWS = 1_000_000
+"""Rows that are looked at for a member that is in none of those, where the input can be read twice."""
+
+
+class Head(NamedTuple):
+    """What stands before the rows: its bytes, which the output begins with as well, where it ends, its rows."""
+
+    data: bytes
+    offset: int
+    rows: int
+
+
+class Input(Protocol):
+    """A file of which columns are to be changed."""
+
+    total: int | None
+    """Where ``Progress.offset`` ends; None where that is not known."""
+
+    head: Head
+
+    def chunks(self, columns: Sequence[Column], offset: int, row: int, *, dedupe: bool) -> Iterator[Chunk]:
+        """The rows from an offset on, after row number ``row``; raises ``GiveUp`` for columns that are not there."""
+
+    def sample(self) -> dict[str, list[str | None]]:
+        """The first values of every column, as text; for ``suggest``."""
+
+    def complete(self, partial: Path, assembled: Path, stopping: threading.Event) -> None:
+        """Make the output of what was written, where that is another; raises ``Stopped``."""
+
+
+def open_input(asked: Asked, file: BinaryIO, *, again: bool) -> Input:
+    """Look at the beginning of a file; ``again``: it can be read more than once.
+
+    Raises:
+        GiveUp: it cannot be read as it was asked for.
+    """
+    if asked.form == "parquet":
+        from token_worker.files.parquet import ParquetInput  # noqa: PLC0415 - pyarrow is large, and may not be there
+
+        return ParquetInput(file)
+    return TextInput(asked, file, again=again)
+
+
+class TextInput:
+    """CSV, TSV or JSON Lines."""
+
+    def __init__(self, asked: Asked, file: BinaryIO, *, again: bool) -> None:
+        self._file = file
+        self._again = again
+        self._encoding = Encoding(asked.encoding, _beginning(file))
+        self._dialect: Dialect | None = None
+        self._cut = json_lines.cut
+        if asked.form in DELIMITERS:
+            delimiter = asked.delimiter or DELIMITERS[asked.form]
+            self._dialect = Dialect(self._encoding, delimiter, quotes=asked.quotes)
+            self._cut = self._dialect.cut
+        self.total = Path(file.name).stat().st_size if again else None
+        file.read(len(self._encoding.mark))
+        self._records = Records(file, self._encoding, self._cut)
+        self._has_header = asked.header and self._dialect is not None
+        self._first, rows = b"", 0
+        if self._dialect is not None:
+            found = self._records.peek(SAMPLE_ROWS)
+            place = next((place for place, record in enumerate(found) if record.strip(b"\r\n")), None)
+            if place is None and self._has_header:
+                raise GiveUp("the input has no header")
+            self._first = b"" if place is None else found[place]
+            rows = (place or 0) + 1 if self._has_header else 0
+        before = b"".join(self._records.take(rows))
+        self.head = Head(
+            self._encoding.mark + self._encoding.written(before),
+            len(self._encoding.mark) + self._encoding.size(before),
+            rows,
+        )
+
+    def chunks(self, columns: Sequence[Column], offset: int, row: int, *, dedupe: bool) -> Iterator[Chunk]:
+        """See ``Input``."""
+        form: Format
+        if self._dialect is None:
+            form = JsonLines(self._encoding, columns, self._some())
+        else:
+            form = Delimited(self._dialect, columns, self._first, header=self._has_header)
+        if offset != self.head.offset:
+            self._file.seek(offset)
+            self._records = Records(self._file, self._encoding, self._cut, row)
+        return chunks(form, self._records, row, dedupe=dedupe)
+
+    def _some(self) -> Iterator[bytes]:
+        """Rows that a member should be in that is asked for; at least a blank one."""
+        first = self._records.peek(SAMPLE_ROWS)
+        if not self._again or len(first) < SAMPLE_ROWS:
+            return iter(first)
+        return chain(first, self._more())
+
+    def _more(self) -> Iterator[bytes]:
+        with Path(self._file.name).open("rb") as file:
+            file.seek(self.head.offset)
+            for _, record in zip(range(MORE_ROWS), Records(file, self._encoding, self._cut), strict=False):
+                yield record
+
+    def sample(self) -> dict[str, list[str | None]]:
+        """See ``Input``."""
+        found: dict[str, list[str | None]] = {}
+        records = [record for record in self._records.peek(SAMPLE_ROWS) if record.strip()]
+        if self._dialect is None:
+            for record in records:
+                for name, text in json_lines.texts(record):
+                    found.setdefault(name, []).append(text)
+            return found
+        fields = self._dialect.fields
+        names = [_text(self._dialect, field) or "" for field in fields(self._first)]
+        if not self._has_header:
+            names = [str(number + 1) for number in range(len(names))]
+        for record in records:
+            for name, field in zip(names, fields(record), strict=False):
+                found.setdefault(name, []).append(_text(self._dialect, field) or None)
+        return found
+
+    def complete(self, partial: Path, assembled: Path, stopping: threading.Event) -> None:
+        """See ``Input``."""
+
+
+def _beginning(file: BinaryIO) -> bytes:
+    """The first bytes, which are still to be read."""
+    peek = getattr(file, "peek", None)
+    return b"" if peek is None else bytes(peek(4)[:4])
+
+
+def _text(dialect: Dialect, field: bytes) -> str | None:
+    try:
+        return dialect.text(field)
+    except Wrong:
+        return None

@@ -1,0 +1,285 @@
+"""Takes a whole file through: rows in, output beside its place, and its name at the end.
+
+``OUT.partial`` grows by whole chunks; every now and then it is put on disk, and then ``OUT.progress`` says how much of
+it counts. A run that was killed leaves both, and one that goes on cuts the output back to what counts: as each row's
+output depends on the row alone, the result is what an undisturbed run gives, byte for byte. At the end the output gets
+its name and the progress is removed. A run that did no row leaves nothing.
+"""
+
+import fcntl
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from token_worker.contract.messages import Op
+from token_worker.errors import Finding, GiveUp
+from token_worker.files import progress as progress_module
+from token_worker.files.columns import Column
+from token_worker.files.inputs import Input, open_input
+from token_worker.files.progress import Asked, Counts, Progress, source_of, sync_folder
+from token_worker.files.rows import Problem
+from token_worker.files.sending import Client, Sender
+
+SAVE_SECONDS = 1.0
+"""How often progress is saved, and so how much a killed run does again."""
+
+
+class Places:
+    """The files of a run whose output is a file.
+
+    Attributes:
+        out: the output when it is complete.
+        partial: what there is of it; of Parquet the new columns.
+        assembled: the complete Parquet file before it gets its name.
+        progress: what a run that was cut short goes on from.
+        errors: rows that cannot be done, if they are wanted.
+    """
+
+    def __init__(self, out: Path, errors: Path | None) -> None:
+        self.out = out
+        self.partial = out.with_name(out.name + ".partial")
+        self.assembled = out.with_name(out.name + ".assembled")
+        self.progress = out.with_name(out.name + ".progress")
+        self.errors = errors
+
+    def check(self, source: Path | None) -> None:
+        """See that no file is two of these.
+
+        Raises:
+            GiveUp: one is, or the output is no file.
+        """
+        own = [self.out, self.partial, self.assembled, self.progress]
+        others = [path for path in (source, self.errors) if path is not None]
+        paths = [path.resolve() for path in [*own, *others]]
+        same = len(set(paths)) < len(paths)
+        for path in others:
+            same = same or any(path.exists() and other.exists() and path.samefile(other) for other in own)
+        if source is not None and self.errors is not None and self.errors.exists() and source.exists():
+            same = same or source.samefile(self.errors)
+        if same:
+            raise GiveUp("input, output and errors are to be different files, also from OUT.partial and OUT.progress")
+        for place in (self.out, self.errors):
+            if place is not None and place.exists() and not place.is_file():
+                raise GiveUp(f"{place} is no regular file; - is standard output")
+
+    def clear(self) -> None:
+        """Remove what only an unfinished run needs."""
+        for path in (self.progress, self.partial, self.assembled):
+            path.unlink(missing_ok=True)
+
+
+class Job:
+    """One run.
+
+    Args:
+        asked: what to do.
+        client: sends to the workers.
+        stopping: set when the run is to stop after the rows in hand.
+        wait_seconds: how long there may be no answer at all.
+        tell: takes a line for the user while it runs.
+        watch: takes the progress after every chunk, and where its offset ends.
+    """
+
+    def __init__(
+        self,
+        asked: Asked,
+        client: Client,
+        *,
+        stopping: threading.Event,
+        wait_seconds: float,
+        tell: Callable[[str], object] = lambda _: None,
+        watch: Callable[[Progress, int | None], object] = lambda _progress, _total: None,
+    ) -> None:
+        self._asked = asked
+        self._columns = [Column(*column) for column in asked.columns]
+        self._sender = Sender(client, asked.op, wait_seconds, stopping, tell)
+        self._stopping = stopping
+        self._watch = watch
+
+    def pipe(self, source: Path | None, errors: Path | None, *, force: bool) -> Counts:
+        """Take the input to standard output.
+
+        Args:
+            source: the input; None: standard input.
+            errors: file for rows that cannot be done.
+            force: replace that if it is there.
+
+        Raises: as ``run``.
+        """
+        if source is not None and errors is not None and errors.exists() and source.samefile(errors):
+            raise GiveUp("input and errors are to be different files")
+        _check_new(errors, force=force)
+        with ExitStack() as left:
+            file = sys.stdin.buffer if source is None else left.enter_context(source.open("rb"))
+            it = open_input(self._asked, file, again=source is not None and source.is_file())
+            progress = self._begin(None)
+            errors_file = None if errors is None else left.enter_context(_open(errors, 0))
+            self._take_through(it, progress, sys.stdout.buffer, errors_file, sys.stdout.buffer.flush)
+        return progress.counts
+
+    def _begin(self, file: BinaryIO | None) -> Progress:
+        """The progress of a new run, which can be resumed if it is about a file."""
+        source = progress_module.Source(0, 0, "") if file is None else source_of(file)
+        return Progress(asked=self._asked, source=source, counts=Counts())
+
+    def run(self, source: Path | None, places: Places, *, resume: bool, force: bool) -> Counts:
+        """Take the input to a file.
+
+        Args:
+            source: the input; None: standard input, which like any other that is no regular file cannot be resumed.
+            places: of the output.
+            resume: go on with a run that was cut short.
+            force: replace what is there already.
+
+        Raises:
+            GiveUp: the input or the columns are not what was asked for.
+            Finding: the run cannot be begun, or not go on.
+            Unavailable: no answer came for too long.
+            Stopped: it was asked for.
+        """
+        places.check(source)
+        resumable = source is not None and source.is_file()
+        with ExitStack() as left:
+            file = sys.stdin.buffer if source is None else left.enter_context(source.open("rb"))
+            progress = self._begin(file if resumable else None)
+            saved = None if force and not resume else progress_module.load(places.progress)
+            if resume:
+                progress = _the_same(saved, progress, places)
+            elif saved is not None:
+                raise Finding(f"a run was cut short: --resume goes on, --force starts anew ({places.progress})")
+            if progress.is_over and places.out.exists() and not self._last(places).exists():
+                places.clear()  # it was killed between its last two steps
+                return progress.counts
+            _check_new(places.out, force=force)
+            if not resume:
+                _check_new(places.errors, force=force)
+            it = open_input(self._asked, file, again=resumable)
+            out = left.enter_context(_open(places.partial, progress.output))
+            try:
+                self._to_file(it, progress, places, out, resumable=resumable)
+            except BaseException:
+                if not resumable or not progress.counts.rows:
+                    places.clear()
+                raise
+        return progress.counts
+
+    def _last(self, places: Places) -> Path:
+        """What gets the output's name."""
+        return places.assembled if self._asked.form == "parquet" else places.partial
+
+    def _to_file(self, it: Input, progress: Progress, places: Places, out: BinaryIO, *, resumable: bool) -> None:
+        with ExitStack() as left:
+            errors = None if places.errors is None else left.enter_context(_open(places.errors, progress.errors))
+
+            def save() -> None:
+                for file in (out, errors):
+                    if file is not None:
+                        os.fsync(file.fileno())
+                if resumable:
+                    progress_module.save(places.progress, progress)
+
+            self._take_through(it, progress, out, errors, save)
+            if self._asked.form == "parquet":
+                it.complete(places.partial, places.assembled, self._stopping)
+        progress.is_over = True
+        if resumable:
+            progress_module.save(places.progress, progress)
+        self._last(places).replace(places.out)
+        sync_folder(places.out)
+        places.clear()
+
+    def _take_through(
+        self, it: Input, progress: Progress, out: BinaryIO, errors: BinaryIO | None, save: Callable[[], object]
+    ) -> None:
+        """All rows that are left, with their progress saved now and then, and at the end, whatever that is."""
+        if not progress.offset:
+            progress.offset, progress.row = it.head.offset, it.head.rows
+            chunks = it.chunks(self._columns, progress.offset, progress.row, dedupe=self._dedupe)
+            _write(out, it.head.data)
+            progress.output = len(it.head.data)
+        else:
+            chunks = it.chunks(self._columns, progress.offset, progress.row, dedupe=self._dedupe)
+        save()
+        saved_at = time.monotonic()
+        try:
+            for chunk, answers in self._sender.answered(chunks):
+                finished = chunk.finish(answers)
+                _write(out, finished.output)
+                if errors is not None:
+                    progress.errors += _write(errors, b"".join(map(_line, finished.problems)))
+                _count(progress, chunk.rows, finished.empty, finished.lost, finished.problems)
+                progress.output += len(finished.output)
+                progress.offset += chunk.size
+                progress.row += chunk.rows
+                self._watch(progress, it.total)
+                if time.monotonic() - saved_at >= SAVE_SECONDS:
+                    save()
+                    saved_at = time.monotonic()
+        except BaseException:
+            with suppress(OSError):  # what was saved before holds
+                save()
+            raise
+        save()
+
+    @property
+    def _dedupe(self) -> bool:
+        return self._asked.consistent or self._asked.op == Op.DETOKENIZE
+
+
+def _the_same(saved: Progress | None, new: Progress, places: Places) -> Progress:
+    """The saved progress, if it is about what is asked for now."""
+    if saved is None:
+        raise Finding(f"there is nothing to resume: no {places.progress}")
+    if (saved.asked, saved.source) != (new.asked, new.source):
+        what = "options" if saved.asked != new.asked else "input"
+        raise Finding(f"the run that was cut short had another {what}; --force without --resume starts anew")
+    return saved
+
+
+def _check_new(path: Path | None, *, force: bool) -> None:
+    if path is not None and path.exists() and not force:
+        raise Finding(f"{path} exists; --force replaces it")
+
+
+def _open(path: Path, size: int) -> BinaryIO:
+    """A file of which so many bytes count, at its end, for this run alone."""
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise Finding(f"another run writes {path}") from None
+    if os.fstat(file.fileno()).st_size < size:
+        file.close()
+        raise Finding(f"{path} is shorter than it was; --force without --resume starts anew")
+    file.truncate(size)
+    file.seek(size)
+    return file
+
+
+def _write(file: BinaryIO, data: bytes) -> int:
+    """Write all of it; how much that is. A file without a buffer may take less at once."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
+    return len(data)
+
+
+def _line(problem: Problem) -> bytes:
+    return msgspec.json.encode(problem._asdict()) + b"\n"
+
+
+def _count(progress: Progress, rows: int, empty: int, lost: int, problems: Sequence[Problem]) -> None:
+    counts = progress.counts
+    counts.rows += rows
+    counts.empty += empty
+    counts.lost += lost
+    for problem in problems:
+        counts.problems[problem.code] = counts.problems.get(problem.code, 0) + 1

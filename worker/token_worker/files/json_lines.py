@@ -1,0 +1,164 @@
+"""JSON Lines: an object a line, of whose members the values of some are to be changed. Pure.
+
+The rest of a line is not touched: spaces, order, forms of numbers and escapes. Members are those of the object itself,
+not of objects within it. A number stays a number, a text stays text, with no more escapes than it needs.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from token_worker.contract.messages import TypeName
+from token_worker.errors import GiveUp
+from token_worker.files.columns import READ, WRITE, Column, RowCode, Value, Wrong, check_number
+from token_worker.files.records import Encoding
+
+_TEXT = rb'"(?:[^"\\]++|\\.)*+"'
+_MEMBER = re.compile(rb'[ \t\r\n]*+(%s)[ \t\r\n]*+:[ \t\r\n]*+(%s|[^\s,"\[\]{}]++|(?=[\[{]))' % (_TEXT, _TEXT))
+_NESTED = re.compile(rb"%s|[\[\]{}]" % _TEXT)
+_OPENING = re.compile(rb"[ \t\r\n]*+\{")
+_COMMA = re.compile(rb"[ \t\r\n]*+,")
+_WHOLE_NUMBER = re.compile(rb"0|-?[1-9][0-9]{0,99}")
+_NAMES_SHOWN = 50
+_parse = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def cut(data: bytes, final: bool) -> tuple[list[bytes], int]:
+    """See ``records.Cut``."""
+    used = len(data) if final else data.rfind(b"\n") + 1
+    lines = data[:used].split(b"\n")
+    last = lines.pop()
+    return [line + b"\n" for line in lines] + ([last] if last else []), used
+
+
+def members(record: bytes) -> list[tuple[str, int, int]]:
+    """Each member of an object: its name, and where its value stands.
+
+    Raises:
+        Wrong: the line is no JSON object, or has a member twice.
+    """
+    try:
+        count = len(_parse(record))
+    except (msgspec.DecodeError, UnicodeError):
+        raise Wrong(RowCode.WRONG_JSON, "expected a JSON object") from None
+    found: list[tuple[str, int, int]] = []
+    opening = _OPENING.match(record)
+    at = opening.end() if opening else 0
+    while count:  # from here on it is known to be an object
+        member = _MEMBER.match(record, at)
+        if member is None:
+            raise Wrong(RowCode.WRONG_JSON, "expected a JSON object")
+        start, end = member.span(2)
+        if start == end:
+            end = _end_of_nested(record, start)
+        name = member[1]
+        found.append((msgspec.json.decode(name) if b"\\" in name else name[1:-1].decode(), start, end))
+        comma = _COMMA.match(record, end)
+        if comma is None:
+            break
+        at = comma.end()
+    if len(found) != count:
+        raise Wrong(RowCode.WRONG_JSON, "a member is there twice")
+    return found
+
+
+def _end_of_nested(record: bytes, start: int) -> int:
+    depth = 0
+    for found in _NESTED.finditer(record, start):
+        if found[0] in b"[{":
+            depth += 1
+        elif found[0] in b"]}":
+            depth -= 1
+            if not depth:
+                return found.end()
+    raise Wrong(RowCode.WRONG_JSON, "expected a JSON object")
+
+
+class JsonLines:
+    """Rows of a file of which some members are to be changed; see ``rows.Format``.
+
+    Args:
+        encoding: of the file.
+        columns: to be changed.
+        some: records to look for the columns in.
+
+    Raises:
+        GiveUp: none of these has a column, so that the name is probably wrong.
+    """
+
+    def __init__(self, encoding: Encoding, columns: Sequence[Column], some: Iterable[bytes]) -> None:
+        if encoding.cells != "utf-8":
+            raise GiveUp("JSON Lines are UTF-8, or UTF-16 or UTF-32")
+        self.columns = columns
+        self.types = [TypeName(column.type) for column in columns]
+        self.size = encoding.size
+        self._encoding = encoding
+        self._places = {column.name: place for place, column in enumerate(columns)}
+        missing, there = set(self._places), dict[str, None]()
+        is_empty = True
+        for record in some:
+            is_empty = False
+            if not missing:
+                break
+            names = [name for name, _, _ in _members_or_none(record)]
+            missing.difference_update(names)
+            there.update(dict.fromkeys(names if len(there) < _NAMES_SHOWN else ()))
+        if missing and not is_empty:
+            raise GiveUp(f"no row has a member {', '.join(sorted(missing))}; there are {', '.join(there) or 'none'}")
+
+    def open(self, record: bytes) -> tuple[list[Any], Sequence[int]] | None:
+        """See ``rows.Format``."""
+        if not record.strip():
+            return None
+        pieces: list[bytes] = []
+        columns = []
+        at = 0
+        for name, start, end in members(record):
+            if (place := self._places.get(name)) is not None:
+                pieces += (record[at:start], record[start:end])
+                columns.append(place)
+                at = end
+        pieces.append(record[at:])
+        return pieces, columns
+
+    def read(self, cell: bytes, column: int) -> Value | None:
+        """See ``rows.Format``."""
+        kind = self.types[column]
+        if cell[:1] == b'"':
+            text: str = msgspec.json.decode(cell)
+            return READ[kind](text) if text else None
+        if cell == b"null":
+            return None
+        if kind not in (TypeName.INT32, TypeName.INT64):
+            raise Wrong(RowCode.WRONG_FORM, "expected text")
+        if not _WHOLE_NUMBER.fullmatch(cell):
+            raise Wrong(RowCode.WRONG_FORM, "expected a whole number")
+        return check_number(int(cell), kind)
+
+    def write(self, value: Value, cell: bytes, column: int) -> bytes:
+        """See ``rows.Format``."""
+        text = WRITE[self.types[column]](value)
+        return msgspec.json.encode(text) if cell[:1] == b'"' else text.encode()
+
+    def join(self, rows: Sequence[list[Any] | None]) -> bytes:
+        """See ``rows.Format``."""
+        return self._encoding.written(b"".join(b"".join(pieces) for pieces in rows if pieces is not None))
+
+
+def texts(record: bytes) -> Iterator[tuple[str, str | None]]:
+    """Members that are a text, a number or null, each with its text; of other lines none."""
+    for name, start, end in _members_or_none(record):
+        cell = record[start:end]
+        if cell[:1] == b'"':
+            yield name, msgspec.json.decode(cell)
+        elif cell[:1] not in (b"{", b"["):
+            yield name, None if cell == b"null" else cell.decode()
+
+
+def _members_or_none(record: bytes) -> list[tuple[str, int, int]]:
+    try:
+        return members(record)
+    except Wrong:
+        return []

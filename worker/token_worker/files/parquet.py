@@ -1,0 +1,198 @@
+"""Parquet, with ``pyarrow`` (the extra ``parquet``): row group by row group, in the memory of one.
+
+A Parquet file cannot be gone on with once its writer is gone. So the new columns alone are kept while the run lasts, as
+Arrow messages one after another, and at the end the output is written in one go from the input and these: row groups,
+types, metadata and compression as they were, but for rows that could not be done.
+"""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from token_worker.contract.messages import TypeName
+from token_worker.errors import GiveUp
+from token_worker.files.columns import Column, Value, check_number
+from token_worker.files.inputs import SAMPLE_ROWS, Head
+from token_worker.files.rows import CHUNK_ROWS, Chunk, chunks
+from token_worker.files.sending import Stopped
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ImportError:
+    raise GiveUp("Parquet needs pyarrow: pip install 'token-worker[parquet]'") from None
+
+_TYPES: dict[str, Sequence[Any]] = {
+    TypeName.INT32.value: (pa.int32(),),
+    TypeName.INT64.value: (pa.int64(),),
+    TypeName.STR.value: (pa.string(), pa.large_string()),
+    TypeName.EMAIL.value: (pa.string(), pa.large_string()),
+    TypeName.BYTES.value: (pa.binary(), pa.large_binary()),
+}
+"""What a column may be, so that its tokens have the type of its values."""
+
+_DONE = "done"
+_WITH_DICTIONARY = frozenset({"PLAIN_DICTIONARY", "RLE_DICTIONARY"})
+
+
+class ParquetInput:
+    """A file; see ``inputs.Input``. Its offsets are rows.
+
+    Raises:
+        GiveUp: it is no Parquet.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        try:
+            self._file = pq.ParquetFile(file)
+        except pa.ArrowInvalid:
+            raise GiveUp("the input is no Parquet file") from None
+        self._form: ParquetRows | None = None
+        self.total: int | None = self._file.metadata.num_rows
+        self.head = Head(b"", 0, 0)
+
+    def chunks(self, columns: Sequence[Column], offset: int, row: int, *, dedupe: bool) -> Iterator[Chunk]:
+        """See ``Input``."""
+        self._form = ParquetRows(self._file.schema_arrow, columns)
+        return chunks(self._form, self._rows([column.name for column in columns], offset), row, dedupe=dedupe)
+
+    def _rows(self, names: Sequence[str], offset: int) -> Iterator[tuple[Any, ...]]:
+        """Cells of these columns, from a row on."""
+        for group in range(self._file.num_row_groups):
+            rows = self._file.metadata.row_group(group).num_rows
+            if offset >= rows:
+                offset -= rows
+                continue
+            for batch in self._file.iter_batches(CHUNK_ROWS, row_groups=[group], columns=list(names)):
+                skipped = min(offset, batch.num_rows)
+                offset -= skipped
+                found = batch.slice(skipped)
+                yield from zip(*(found.column(name).to_pylist() for name in names), strict=True)
+
+    def sample(self) -> dict[str, list[str | None]]:
+        """See ``Input``."""
+        batch = next(self._file.iter_batches(SAMPLE_ROWS), None)
+        known = {kind for kinds in _TYPES.values() for kind in kinds}
+        return {
+            field.name: [] if batch is None else [_text(value) for value in batch.column(field.name).to_pylist()]
+            for field in self._file.schema_arrow
+            if field.type in known
+        }
+
+    def complete(self, partial: Path, assembled: Path, stopping: threading.Event) -> None:
+        """See ``Input``."""
+        if self._form is None:
+            return
+        schema, new = self._file.schema_arrow, _New(partial, self._form.new_schema)
+        with new, pq.ParquetWriter(assembled, schema, **_manner(self._file.metadata)) as writer:
+            for group in range(self._file.num_row_groups):
+                if stopping.is_set():
+                    raise Stopped
+                table = self._file.read_row_group(group)
+                columns = new.take(table.num_rows)
+                for column in self._form.columns:
+                    place = schema.get_field_index(column.name)
+                    table = table.set_column(place, schema.field(place), columns.column(column.name))
+                table = table.filter(columns.column(_DONE))
+                if table.num_rows:
+                    writer.write_table(table, row_group_size=table.num_rows)
+        with assembled.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+class ParquetRows:
+    """Rows of which some columns are to be changed; see ``rows.Format``.
+
+    Raises:
+        GiveUp: a column is not there, or has not the type that its tokens would have.
+    """
+
+    def __init__(self, schema: Any, columns: Sequence[Column]) -> None:
+        for column in columns:
+            if (count := schema.names.count(column.name)) != 1:
+                there = ", ".join(schema.names)
+                raise GiveUp(f"there is {'more than one' if count else 'no'} column {column.name}; there are {there}")
+            if (kind := schema.field(column.name).type) not in _TYPES[column.type]:
+                raise GiveUp(f"column {column.name} is {kind}, and tokens of type {column.type} are not")
+        self.columns = columns
+        self.types = [TypeName(column.type) for column in columns]
+        fields = [schema.field(column.name) for column in columns]
+        self.new_schema = pa.schema([(field.name, field.type) for field in fields] + [(_DONE, pa.bool_())])
+        self._order = range(len(columns))
+
+    def size(self, _record: tuple[Any, ...]) -> int:
+        """See ``rows.Format``."""
+        return 1
+
+    def open(self, record: tuple[Any, ...]) -> tuple[list[Any], Sequence[int]]:
+        """See ``rows.Format``."""
+        pieces: list[Any] = [None] * (2 * len(record) + 1)
+        pieces[1::2] = record
+        return pieces, self._order
+
+    def read(self, cell: Any, column: int) -> Value | None:
+        """See ``rows.Format``."""
+        if isinstance(cell, int):
+            return check_number(cell, self.types[column])
+        return cell or None
+
+    def write(self, value: Value, _cell: Any, _column: int) -> Value:
+        """See ``rows.Format``."""
+        return value
+
+    def join(self, rows: Sequence[list[Any] | None]) -> bytes:
+        """See ``rows.Format``."""
+        nothing: list[Any] = [None] * (2 * len(self.columns) + 1)
+        columns = list(zip(*(pieces[1::2] if pieces else nothing[1::2] for pieces in rows), strict=True))
+        arrays = [pa.array(cells, kind) for cells, kind in zip(columns, self.new_schema.types, strict=False)]
+        arrays.append(pa.array([pieces is not None for pieces in rows], pa.bool_()))
+        return bytes(pa.record_batch(arrays, schema=self.new_schema).serialize())
+
+
+class _New:
+    """The new columns, read again in order."""
+
+    def __init__(self, path: Path, schema: Any) -> None:
+        self._file = pa.OSFile(str(path))
+        self._schema = schema
+        self._left = pa.Table.from_batches([], schema)
+
+    def take(self, rows: int) -> Any:
+        """So many further rows."""
+        parts = [self._left]
+        there = self._left.num_rows
+        while there < rows:
+            batch = pa.ipc.read_record_batch(pa.ipc.read_message(self._file), self._schema)
+            parts.append(pa.Table.from_batches([batch]))
+            there += batch.num_rows
+        table = pa.concat_tables(parts)
+        self._left = table.slice(rows)
+        return table.slice(0, rows)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._file.close()
+
+
+def _manner(metadata: Any) -> dict[str, Any]:
+    """How the input was written, as far as it tells."""
+    if not metadata.num_row_groups:
+        return {}
+    group = metadata.row_group(0)
+    columns = [group.column(place) for place in range(metadata.num_columns)]
+    return {
+        "version": metadata.format_version,
+        "compression": {it.path_in_schema: it.compression.replace("UNCOMPRESSED", "NONE") for it in columns},
+        "use_dictionary": [it.path_in_schema for it in columns if _WITH_DICTIONARY & set(it.encodings)],
+        "write_statistics": [it.path_in_schema for it in columns if it.is_stats_set],
+        "store_schema": b"ARROW:schema" in (metadata.metadata or {}),
+    }
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else value.hex() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,144 @@
+"""A text file as records: rows with their line ends, byte for byte, one after another in constant memory.
+
+What an encoding writes for ASCII is ASCII, and nothing else is: then delimiters, quotes and line ends can be looked for
+in the bytes, and only the cells that are asked for are ever decoded. UTF-16 and UTF-32 are the exception: they are read
+as UTF-8 and written back, which loses nothing.
+"""
+
+import codecs
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+from token_worker.errors import Finding, GiveUp
+
+Cut = Callable[[bytes, bool], tuple[list[bytes], int]]
+"""Takes bytes, and whether they are the last; gives the records that are whole, and how many bytes these are."""
+
+BLOCK_BYTES = 1 << 18
+"""Read at once; more only while a single row is longer."""
+
+ROW_BYTES = 8 << 20
+"""Longest row: one whose quote is never closed would otherwise be the rest of the file."""
+
+_MARKS = {"utf-8": codecs.BOM_UTF8, "utf-32-le": codecs.BOM_UTF32_LE, "utf-32-be": codecs.BOM_UTF32_BE,
+          "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}  # fmt: skip
+"""Byte order marks; UTF-32 first, whose mark begins as that of UTF-16."""
+
+
+class Encoding:
+    """How a file is written.
+
+    Args:
+        name: as Python knows it; None: UTF-8, or what the byte order mark says.
+        head: the first bytes of the file.
+
+    Attributes:
+        mark: the byte order mark that the file begins with, if any.
+        cells: encoding of the records that are read.
+
+    Raises:
+        GiveUp: no encoding, or one that has bytes of ASCII for something else.
+    """
+
+    def __init__(self, name: str | None, head: bytes) -> None:
+        marked = next((encoding for encoding, mark in _MARKS.items() if head.startswith(mark)), None)
+        try:
+            name = codecs.lookup(name or marked or "utf-8").name.removesuffix("-sig")
+            if name in ("utf-16", "utf-32"):
+                name = marked if marked is not None and marked.startswith(name) else f"{name}-le"
+            self._wide = name if name.startswith(("utf-16", "utf-32")) else None
+            self.cells = "utf-8" if self._wide else name
+            is_ascii = bytes(range(128)).decode(self.cells) == "".join(map(chr, range(128)))
+        except (LookupError, UnicodeError):
+            is_ascii = False
+        if not is_ascii:
+            raise GiveUp(f"encoding {name}: Python does not know it, or it does not hold ASCII as it is")
+        self.mark = _MARKS[marked] if marked is not None and marked == name else b""
+
+    def check(self, character: bytes) -> None:
+        """Raise ``GiveUp`` if this character can be a part of another, as ``|`` can in Shift JIS."""
+        for lead in range(128, 256):
+            if character.decode() not in (bytes([lead]) + character).decode(self.cells, "replace"):
+                raise GiveUp(
+                    f"encoding {self.cells}: {character.decode()} cannot be told from parts of other characters"
+                )
+
+    def reader(self) -> Callable[[bytes, bool], bytes]:
+        """What makes of the bytes of the file, block by block, those that records are cut from."""
+        if self._wide is None:
+            return lambda data, _final: data
+        decoder = codecs.getincrementaldecoder(self._wide)()
+
+        def read(data: bytes, final: bool) -> bytes:
+            try:
+                return decoder.decode(data, final).encode()
+            except UnicodeError:
+                raise Finding(f"the input is not valid {self._wide}") from None
+
+        return read
+
+    def written(self, data: bytes) -> bytes:
+        """What stands in the file for bytes of whole records."""
+        return data if self._wide is None else data.decode().encode(self._wide)
+
+    def size(self, record: bytes) -> int:
+        """Bytes of a record in the file."""
+        return len(record) if self._wide is None else len(self.written(record))
+
+
+class Records:
+    """Goes through a file.
+
+    Args:
+        file: at the first byte of a record.
+        encoding: of the file.
+        cut: finds the records.
+        row: number of the record before, for messages.
+    """
+
+    def __init__(self, file: BinaryIO, encoding: Encoding, cut: Cut, row: int = 0) -> None:
+        self._file = file
+        self._decode = encoding.reader()
+        self._cut = cut
+        self._row = row
+        self._pending = b""
+        self._ready: deque[bytes] = deque()
+        self._is_over = False
+
+    def peek(self, count: int) -> list[bytes]:
+        """The next records, which stay to be read; so many, or all that there are."""
+        while len(self._ready) < count and not self._is_over:
+            self._fill()
+        return [record for _, record in zip(range(count), self._ready, strict=False)]
+
+    def take(self, count: int) -> list[bytes]:
+        """As ``peek``, but they are read then."""
+        return [self._ready.popleft() for _ in self.peek(count)]
+
+    def __iter__(self) -> Iterator[bytes]:
+        while self._ready or not self._is_over:
+            while self._ready:
+                yield self._ready.popleft()
+            self._fill()
+
+    def _fill(self) -> None:
+        # As much again as there is already: a long row is looked at twice on the whole, not once a block.
+        wanted = max(BLOCK_BYTES, len(self._pending))
+        data = self._file.read(wanted)
+        self._is_over = len(data) < wanted
+        data = self._pending + self._decode(data, self._is_over)
+        records, used = self._cut(data, self._is_over)
+        self._pending = data[used:]
+        for record in records:
+            self._row += 1
+            if len(record) > ROW_BYTES:
+                raise self._too_long(self._row)
+            self._ready.append(record)
+        if self._is_over and self._pending:
+            raise Finding(f"row {self._row + 1}: a quote is opened and never closed")
+        if len(self._pending) > ROW_BYTES:
+            raise self._too_long(self._row + 1)
+
+    def _too_long(self, row: int) -> Finding:
+        return Finding(f"row {row} is longer than {ROW_BYTES >> 20} MiB; is there a quote that is never closed?")

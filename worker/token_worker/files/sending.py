@@ -1,0 +1,162 @@
+"""Chunks are sent with several requests in flight, and come back in order with their answers.
+
+An answer that may be asked for again (``internal``, ``expired``) is, a few times. Where none comes at all, because no
+worker runs or the streams are away, the request is sent again until the wait is over. A refusal that no row can escape,
+of the client, zone or operation, ends the run.
+"""
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from typing import Protocol
+
+from token_worker.client import Answer, BadReply, Item, NotAnswered, RequestRefused, StreamsRefused
+from token_worker.contract.messages import Op
+from token_worker.errors import Code, Finding, Retry, TokenWorkerError, Unavailable
+from token_worker.files.rows import Chunk
+
+IN_FLIGHT = 16
+"""Chunks that are sent and not answered yet: work for some workers at once."""
+
+IN_FLIGHT_BYTES = 4 << 20
+"""What they weigh together; one there is in any case."""
+
+TRIES = 5
+"""How often a value is sent whose answer says that it may be sent again."""
+
+BACK_OFF_SECONDS = (0.1, 5.0)
+"""Shortest and longest wait before something is sent again; doubled each time, less up to half at random."""
+
+LOOK_SECONDS = 0.2
+"""How soon a request to stop is seen."""
+
+_FOR_ALL = frozenset({Code.UNKNOWN_CLIENT, Code.UNKNOWN_ZONE, Code.FORBIDDEN, Code.KEY_UNREADABLE})
+"""Refusals of a request that any other would get as well."""
+
+
+class Client(Protocol):
+    """What is needed of ``token_worker.client.TokenClient``."""
+
+    def submit(self, op: Op, items: Sequence[Item]) -> Future[list[Answer]]:
+        """Send items."""
+
+
+class Stopped(TokenWorkerError):  # noqa: N818 - reads as what it says
+    """The run was asked to stop, and does so between two chunks."""
+
+
+class Sender:
+    """Sends, and waits for answers.
+
+    Args:
+        client: knows whose keys are used.
+        op: what is asked for.
+        wait_seconds: how long there may be no answer at all.
+        stopping: set when the run is to stop.
+        tell: is told once when answers begin to be missing.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        op: Op,
+        wait_seconds: float,
+        stopping: threading.Event,
+        tell: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        self._client = client
+        self._op = op
+        self._wait_seconds = wait_seconds
+        self._stopping = stopping
+        self._tell = tell
+        self._answered_at = time.monotonic()
+
+    def answered(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, list[Answer]]]:
+        """Each chunk with an answer for each of its items, in order.
+
+        Raises:
+            Finding: no row can be done.
+            Unavailable: no answer came for too long.
+            Stopped: it was asked for.
+        """
+        window: deque[tuple[Chunk, Future[list[Answer]] | None]] = deque()
+        weight = 0
+        self._answered_at = time.monotonic()
+        for chunk in chunks:
+            while window and (len(window) >= IN_FLIGHT or weight + chunk.weight > IN_FLIGHT_BYTES):
+                first, future = window.popleft()
+                weight -= first.weight
+                yield first, self._settle(first.items, future)
+            window.append((chunk, self._client.submit(self._op, chunk.items) if chunk.items else None))
+            weight += chunk.weight
+        while window:
+            first, future = window.popleft()
+            yield first, self._settle(first.items, future)
+
+    def _settle(self, items: Sequence[Item], future: Future[list[Answer]] | None) -> list[Answer]:
+        """The last word on each item."""
+        if self._stopping.is_set():
+            raise Stopped
+        answers: list[Answer] = [0] * len(items)
+        missing = list(range(len(items)))
+        times = 0
+        while missing:
+            future = future or self._client.submit(self._op, [items[place] for place in missing])
+            for place, answer in zip(missing, self._outcome([items[it] for it in missing], future), strict=True):
+                answers[place] = answer
+            future = None
+            missing = [place for place in missing if _may_be_sent_again(answers[place])]
+            times += 1
+            if times == TRIES:
+                break
+            if missing:
+                self._back_off(times)
+        return answers
+
+    def _outcome(self, items: Sequence[Item], future: Future[list[Answer]]) -> Sequence[Answer]:
+        """What came of a request, once something did."""
+        times = 0
+        while True:
+            while not wait([future], LOOK_SECONDS).done:
+                if self._stopping.is_set():
+                    raise Stopped
+            try:
+                answers = future.result()
+            except NotAnswered as error:
+                if time.monotonic() - self._answered_at > self._wait_seconds:
+                    raise Unavailable("worker", f"{error}; waited for {self._wait_seconds:g} seconds") from None
+                if not times:
+                    self._tell(f"{error}; waiting")
+                times += 1
+                self._back_off(times)
+                future = self._client.submit(self._op, items)
+                continue
+            except (StreamsRefused, BadReply) as error:
+                raise Finding(str(error)) from None
+            except RequestRefused as refused:
+                answers = self._refused(items, refused)
+            self._answered_at = time.monotonic()
+            return answers
+
+    def _refused(self, items: Sequence[Item], refused: RequestRefused) -> list[Answer]:
+        """The request as a whole was: if not that any would be, it may be too large for the workers' settings."""
+        if refused.code in _FOR_ALL:
+            raise Finding(f"the workers refuse: {refused}")
+        if refused.code != Code.INVALID_REQUEST or len(items) == 1:
+            return [refused] * len(items)
+        half = len(items) // 2
+        parts = items[:half], items[half:]
+        return [answer for part in parts for answer in self._outcome(part, self._client.submit(self._op, part))]
+
+    def _back_off(self, times: int) -> None:
+        shortest, longest = BACK_OFF_SECONDS
+        seconds = min(longest, shortest * 2 ** min(times - 1, 10)) * random.uniform(0.5, 1)  # noqa: S311 - no secret
+        if self._stopping.wait(seconds):
+            raise Stopped
+
+
+def _may_be_sent_again(answer: Answer) -> bool:
+    return isinstance(answer, RequestRefused) and answer.retry is Retry.YES
