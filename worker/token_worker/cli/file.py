@@ -24,9 +24,6 @@ from token_worker.files.job import Job, Places
 from token_worker.files.progress import Asked, Counts
 from token_worker.files.sending import IN_FLIGHT, Stopped
 
-TIMEOUT_SECONDS = 30.0
-"""How long one request waits; then it is sent again, as long as ``--wait`` allows."""
-
 PIPE = "-"
 
 
@@ -68,6 +65,8 @@ def read_columns(_context: click.Context, _option: click.Parameter, given: tuple
 @click.option("--force", is_flag=True, help="Replace files that are there already.")
 @click.option("--wait", "wait_seconds", type=click.FloatRange(min=0), default=300.0,
               help="Seconds without any answer from the workers before it gives up.")  # fmt: skip
+@click.option("--timeout", "timeout_seconds", type=click.FloatRange(min=0.1), default=30.0,
+              help="Seconds until a request without an answer is sent again.")  # fmt: skip
 @click.pass_obj
 def file(
     config: Path | None,
@@ -88,6 +87,7 @@ def file(
     resume: bool,
     force: bool,
     wait_seconds: float,
+    timeout_seconds: float,
 ) -> None:
     """Tokenize or detokenize columns of CSV, TSV, JSON Lines or Parquet; all else stays as it is, byte for byte.
 
@@ -118,7 +118,7 @@ def file(
         _stopping(at_once=pipe) as stopping,
         TokenClient(
             settings, client_id=client, zone_id=zone, consistent=not inconsistent,
-            timeout_seconds=TIMEOUT_SECONDS, max_in_flight=2 * IN_FLIGHT,
+            timeout_seconds=timeout_seconds, max_in_flight=2 * IN_FLIGHT,
         ) as tokens,
         view,
     ):  # fmt: skip

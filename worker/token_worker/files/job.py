@@ -238,8 +238,8 @@ def _the_same(saved: Progress | None, new: Progress, places: Places) -> Progress
     if saved is None:
         raise Finding(f"there is nothing to resume: no {places.progress}")
     if (saved.asked, saved.source) != (new.asked, new.source):
-        what = "options" if saved.asked != new.asked else "input"
-        raise Finding(f"the run that was cut short had another {what}; --force without --resume starts anew")
+        what = "other options" if saved.asked != new.asked else "another input"
+        raise Finding(f"the run that was cut short had {what}; --force without --resume starts anew")
     return saved
 
 

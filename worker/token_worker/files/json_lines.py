@@ -40,8 +40,9 @@ def members(record: bytes) -> list[tuple[str, int, int]]:
         Wrong: the line is no JSON object, or has a member twice.
     """
     try:
+        record.decode()  # the library looks into what it passes over less closely
         count = len(_parse(record))
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise Wrong(RowCode.WRONG_JSON, "expected a JSON object") from None
     found: list[tuple[str, int, int]] = []
     opening = _OPENING.match(record)

@@ -49,7 +49,8 @@ class Encoding:
                 name = marked if marked is not None and marked.startswith(name) else f"{name}-le"
             self._wide = name if name.startswith(("utf-16", "utf-32")) else None
             self.cells = "utf-8" if self._wide else name
-            is_ascii = bytes(range(128)).decode(self.cells) == "".join(map(chr, range(128)))
+            ascii_as_it_is = bytes(range(128)).decode(self.cells) == "".join(map(chr, range(128)))
+            is_ascii = ascii_as_it_is and not name.startswith("iso2022")  # those are, until an escape
         except (LookupError, UnicodeError):
             is_ascii = False
         if not is_ascii:

@@ -1,0 +1,354 @@
+"""``token-worker file`` on real servers: there and back in every format, cut short and gone on with, refusals."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from stack import Stack, WorkerProcess, wait_until
+
+import file_kills
+from token_worker.files.progress import Progress, load
+
+CLIENT = ("--client", "shop-frontend")
+COLUMNS = ("--column", "email=email", "--column", "card=str")
+
+
+@pytest.fixture
+def worker(stack: Stack) -> WorkerProcess:
+    return stack.start_worker()
+
+
+def customers(count: int, *, first: int = 0) -> bytes:
+    """A CSV file."""
+    rows = (
+        f'{number},user{number}@example.org,"Ada, {number}",4242 {number:012}\r\n' for number in range(first, count)
+    )
+    return ("id,email,name,card\r\n" + "".join(rows)).encode()
+
+
+def start(stack: Stack, *arguments: str) -> "subprocess.Popen[str]":
+    """The command, running."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "token_worker", "file", *arguments, *CLIENT],
+        env=stack.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+LIMITED = """
+import resource, runpy
+resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
+runpy.run_module("token_worker", run_name="__main__")
+"""
+
+
+def cut_short(stack: Stack, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """The command, which cannot write more than so much of a file, as on a full disk."""
+    return subprocess.run(
+        [sys.executable, "-c", LIMITED, "file", *arguments, *CLIENT],
+        env=stack.environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def wait_until_it_sends(stack: Stack, before: int) -> None:
+    wait_until(lambda: stack.streams.xinfo_stream("tokenize:requests")["entries-added"] > before, "requests")
+
+
+def parquet(path: Path) -> None:
+    """A file with every type, nulls, metadata and row groups."""
+    kinds = {"i": pa.int32(), "l": pa.int64(), "s": pa.string(), "t": pa.large_string(), "b": pa.binary()}
+    values = {"i": range(250), "l": range(250), "s": map(str, range(250)), "t": map(str, range(250))}
+    columns = {name: pa.array([*those], kinds[name]) for name, those in values.items()}
+    columns["b"] = pa.array([None if number % 3 else bytes([number]) for number in range(250)], pa.binary())
+    columns["other"] = pa.array([[number] for number in range(250)])
+    table = pa.table(columns).replace_schema_metadata({"made by": "a test"})
+    pq.write_table(table, path, row_group_size=100, compression={"i": "zstd", "s": "gzip"}, use_dictionary=["s"])
+
+
+FILES = {
+    "a.csv": (customers(1500), COLUMNS),
+    "a.tsv": ("id\temail\n1\tada@example.org\n\n2\t\n".encode("utf-16"), ("--column", "email=email")),
+    "a.jsonl": (
+        b'{"id": 12, "n":"-3", "b":"AAECAw==", "email" : "ada@example.org"}\n{"id": null}\n',
+        ("--column", "id=int32", "--column", "n=int64", "--column", "b=bytes", "--column", "email=email"),
+    ),
+    "a.parquet": (
+        b"",
+        tuple(it for pair in ("i=int32", "l=int64", "s=str", "t=str", "b=bytes") for it in ("--column", pair)),
+    ),
+}
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("name", FILES)
+def test_files_go_there_and_back(stack: Stack, tmp_path: Path, name: str) -> None:
+    """What was tokenized and turned back has the bytes that it had; the same again gives the same tokens."""
+    data, columns = FILES[name]
+    source, tokens, back, again = (tmp_path / f"{step}-{name}" for step in ("in", "tokens", "back", "again"))
+    source.write_bytes(data)
+    if name.endswith(".parquet"):
+        parquet(source)
+    for op, path, out in (("tokenize", source, tokens), ("detokenize", tokens, back), ("tokenize", source, again)):
+        done = stack.run("file", op, str(path), str(out), *columns, *CLIENT)
+        assert done.returncode == 0, done.stderr
+    if name.endswith(".parquet"):  # the same table, and how it is encoded is the writer's
+        assert pq.read_table(back).equals(pq.read_table(source), check_metadata=True)
+    else:
+        assert back.read_bytes() == source.read_bytes()
+    assert tokens.read_bytes() == again.read_bytes() != source.read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (source, tokens, back, again)}
+
+
+@pytest.mark.usefixtures("worker")
+def test_parquet_stays_as_it_was(stack: Stack, tmp_path: Path) -> None:
+    """Tokens have the types of their values; other columns, nulls, metadata, row groups and compression are kept."""
+    source, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    parquet(source)
+    columns = FILES["a.parquet"][1]
+    assert stack.run("file", "tokenize", str(source), str(out), *columns, *CLIENT).returncode == 0
+    before, after = pq.ParquetFile(source), pq.ParquetFile(out)
+    assert after.schema_arrow.equals(before.schema_arrow, check_metadata=True)
+    for group in range(before.num_row_groups):
+        was, now = before.metadata.row_group(group), after.metadata.row_group(group)
+        assert now.num_rows == was.num_rows
+        assert [now.column(it).compression for it in range(6)] == [was.column(it).compression for it in range(6)]
+    old, new = before.read(), after.read()
+    assert new.column("other").equals(old.column("other"))
+    assert new.column("b").is_null().equals(old.column("b").is_null())
+    assert all(not new.column(name).equals(old.column(name)) for name in "ilstb")
+
+
+@pytest.mark.usefixtures("worker")
+def test_pipes(stack: Stack, tmp_path: Path) -> None:
+    """From standard input to standard output, and what was left out is counted: exit status 1."""
+    data = "email,id\r\nada@example.org,1\r\nnone,2\r\n"
+    arguments = ("tokenize", "-", "-", "--format", "csv", "--column", "email=email", *CLIENT)
+    done = subprocess.run(
+        [sys.executable, "-m", "token_worker", "file", *arguments],
+        env=stack.environment(), input=data.encode(), capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    header, row, end = done.stdout.split(b"\r\n")
+    assert (header, row[-2:], end) == (b"email,id", b",1", b"")
+    assert done.returncode == 1
+    assert b"1 rows could not be done and are left out: invalid_email 1" in done.stderr
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.usefixtures("worker")
+def test_rows_that_cannot_be_done_are_reported(stack: Stack, tmp_path: Path) -> None:
+    """They are left out of the output and named in the errors file, by row, column and code, without a value."""
+    source, out, errors = tmp_path / "in.csv", tmp_path / "out.csv", tmp_path / "errors.jsonl"
+    source.write_text("email,n\nada@example.org,1\nsecret,2\n\nada@example.org,0099\nsecret,0099\nx,y,z\n")
+    arguments = ("--column", "email=email", "--column", "n=int32", "--errors", str(errors), *CLIENT)
+    done = stack.run("file", "tokenize", str(source), str(out), *arguments)
+    assert done.returncode == 1, done.stderr
+    assert len(out.read_text().splitlines()) == 3  # header, one row, the blank one
+    found = [msgspec.json.decode(line) for line in errors.read_bytes().splitlines()]
+    assert [(it["row"], it["column"], it["code"]) for it in found] == [
+        (3, "email", "invalid_email"),
+        (5, "n", "wrong_form"),
+        (6, "n", "wrong_form"),
+        (7, None, "wrong_fields"),
+    ]
+    for text in (errors.read_text(), done.stderr, done.stdout):
+        assert "secret" not in text
+        assert "0099" not in text
+    assert "4 rows could not be done and are left out: invalid_email 1, wrong_fields 1, wrong_form 2" in done.stderr
+
+
+@pytest.mark.usefixtures("worker")
+def test_unknown_tokens_are_reported(stack: Stack, tmp_path: Path) -> None:
+    """What is no token is an error of its row, and never passes for its value."""
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_bytes(customers(3))
+    done = stack.run("file", "detokenize", str(source), str(out), *COLUMNS, *CLIENT)
+    assert done.returncode == 1
+    assert out.read_bytes() == customers(0)
+    assert "token_not_found 6" in done.stderr
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_runs_that_are_killed_anywhere_give_the_same_bytes(tmp_path: Path, form: str) -> None:
+    """Killed before or within any write, sync or rename, and again while it goes on, it ends with the same files."""
+    command = [sys.executable, file_kills.__file__, str(tmp_path), form]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 15
+
+
+def progress(out: Path) -> Progress:
+    """Where a run is, once it has saved that."""
+    place = out.with_name(out.name + ".progress")
+    wait_until(place.exists, "progress")
+    found = load(place)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_goes_on(stack: Stack, worker: WorkerProcess, tmp_path: Path, number: int) -> None:
+    """Cut short by a full disk, then by a signal, it ends with the output of an undisturbed run, byte for byte."""
+    source, out, whole, errors = (tmp_path / name for name in ("in.csv", "out.csv", "whole.csv", "errors.jsonl"))
+    source.write_bytes(customers(5000).replace(b"user777@", b""))
+    arguments = ("tokenize", str(source), str(out), *COLUMNS, "--errors", str(errors))
+    done = cut_short(stack, *arguments)
+    assert done.returncode == 1
+    assert done.stderr.endswith("File too large; --resume goes on\n")
+    before = progress(out)
+    assert 0 < before.output <= 150_000
+    worker.signal(signal.SIGSTOP)  # so that it cannot end before it is stopped
+    sent = stack.streams.xinfo_stream("tokenize:requests")["entries-added"]
+    running = start(stack, *arguments, "--resume")
+    try:
+        wait_until_it_sends(stack, sent)
+        running.send_signal(number)
+        _, told = running.communicate(timeout=60)
+    finally:
+        running.kill()
+        running.wait()
+        worker.signal(signal.SIGCONT)
+    assert running.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    assert number == signal.SIGKILL or told.endswith("stopped; --resume goes on\n")
+    assert not out.exists()
+    assert progress(out) == before
+    done = stack.run("file", *arguments, "--resume", *CLIENT)
+    assert "1 rows could not be done" in done.stderr
+    assert done.returncode == 1
+    stack.run("file", "tokenize", str(source), str(whole), *COLUMNS, *CLIENT)
+    assert out.read_bytes() == whole.read_bytes()
+    assert len(errors.read_bytes().splitlines()) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "out.csv", "whole.csv", "errors.jsonl"}
+
+
+def test_without_workers_it_gives_up_and_goes_on_later(stack: Stack, tmp_path: Path) -> None:
+    """Where no answer comes it waits as long as it may, then exit status 3; once there is a worker it goes on."""
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_bytes(customers(3000))
+    arguments = ("file", "tokenize", str(source), str(out), *COLUMNS, *CLIENT)
+    done = stack.run(*arguments, "--wait", "0", "--timeout", "0.5")
+    assert done.returncode == 3, done.stderr
+    assert not [path for path in tmp_path.iterdir() if path != source]  # no row was done
+    stack.start_worker()
+    assert stack.run(*arguments).returncode == 0
+
+
+def test_other_runs_are_not_gone_on_with(stack: Stack, worker: WorkerProcess, tmp_path: Path) -> None:
+    """A run goes on with the same input and options alone, and neither beside another nor unasked."""
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_bytes(customers(5000))
+    arguments = ("tokenize", str(source), str(out), *COLUMNS)
+    cut_short(stack, *arguments)
+    before = progress(out)
+    worker.signal(signal.SIGSTOP)
+    sent = stack.streams.xinfo_stream("tokenize:requests")["entries-added"]
+    running = start(stack, *arguments, "--resume")
+    try:
+        wait_until_it_sends(stack, sent)
+        done = stack.run("file", *arguments, "--resume", *CLIENT)
+        assert (done.returncode, "another run writes" in done.stderr) == (1, True)
+    finally:
+        running.kill()
+        running.communicate()
+        worker.signal(signal.SIGCONT)
+    for more, told in (
+        ((), "a run was cut short: --resume goes on, --force starts anew"),
+        (("--resume", "--column", "name=str"), "had other options"),
+    ):
+        done = stack.run("file", *arguments, *more, *CLIENT)
+        assert (done.returncode, told in done.stderr) == (1, True), done.stderr
+    source.write_bytes(customers(5000, first=1))
+    done = stack.run("file", *arguments, "--resume", *CLIENT)
+    assert (done.returncode, "had another input" in done.stderr) == (1, True)
+    assert progress(out) == before
+    assert stack.run("file", *arguments, "--force", *CLIENT).returncode == 0
+    assert len(out.read_bytes().splitlines()) == 5000
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (("in.csv", "there.csv", *COLUMNS), 1, "there.csv exists; --force replaces it"),
+        (("in.csv", "out.csv", "--column", "mail=email"), 2, "no column mail; there are id, email, name, card"),
+        (("in.csv", "out.csv", "--column", "email=text"), 2, "expected NAME=TYPE"),
+        (("in.csv", "out.csv", "--column", "id=str", "--column", "id=int32"), 2, "named twice"),
+        (("in.csv", "out.csv"), 2, "say which columns"),
+        (("in.csv", "in.csv", *COLUMNS, "--force"), 2, "are to be different files"),
+        (("in.csv", "link.csv", *COLUMNS, "--force"), 2, "are to be different files"),
+        (("in.csv", "out.csv", *COLUMNS, "--errors", "in.csv", "--force"), 2, "are to be different files"),
+        (("in.csv", "out.csv", *COLUMNS, "--errors", "out.csv.partial"), 2, "are to be different files"),
+        (("in.csv", "out.csv", *COLUMNS, "--errors", "there.csv"), 1, "there.csv exists"),
+        (("in.csv", "-", *COLUMNS, "--resume"), 2, "cannot be resumed"),
+        (("in.csv", "out.csv", *COLUMNS, "--resume"), 1, "nothing to resume"),
+        (("in.csv", "/dev/null", *COLUMNS, "--force"), 2, "no regular file"),
+        (("none.csv", "out.csv", *COLUMNS), 1, "none.csv: No such file or directory"),
+        (("in.csv", "no/out.csv", *COLUMNS), 1, "No such file or directory"),
+        (("in.csv", "out.csv", *COLUMNS, "--encoding", "cp037"), 2, "does not hold ASCII"),
+        (("in.csv", "out.csv", *COLUMNS, "--delimiter", "ab"), 2, "one character"),
+        (("in.csv", "out.parquet", *COLUMNS, "--format", "parquet"), 2, "no Parquet file"),
+        (("in.csv", "-", *COLUMNS, "--format", "parquet"), 2, "in files alone"),
+        (("empty.csv", "out.csv", *COLUMNS), 2, "has no header"),
+        (("open.csv", "out.csv", "--column", "a=str"), 1, "row 2: a quote is opened and never closed"),
+        (("in.csv", "out.csv", *COLUMNS, "--client", "another-client"), 1, "unknown_client"),
+        (("in.csv", "out.csv", *COLUMNS, "--zone", "another-zone"), 1, "unknown_zone"),
+    ],
+)  # fmt: skip
+def test_what_it_refuses(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], status: int, told: str
+) -> None:
+    """Each mistake is said in a line, and leaves nothing behind and everything as it was."""
+    files = {"in.csv": customers(3), "there.csv": b"there", "empty.csv": b"", "open.csv": b'a\n"b\n'}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "link.csv").hardlink_to(tmp_path / "in.csv")
+    monkeypatch.chdir(tmp_path)
+    done = stack.run("file", "tokenize", *CLIENT, *arguments)
+    assert done.returncode == status, done.stderr
+    assert told in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {**files, "link.csv": files["in.csv"]}
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_full_standard_output_is_told(stack: Stack, tmp_path: Path) -> None:
+    """The same for a pipe or device."""
+    source = tmp_path / "in.csv"
+    source.write_bytes(customers(10))
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "token_worker", "file", "tokenize", str(source), "-", *COLUMNS, *CLIENT],
+            env=stack.environment(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("worker")
+def test_inconsistent_tokens(stack: Stack, tmp_path: Path) -> None:
+    """With --inconsistent the same value gets a token of its own in each row, and each turns back."""
+    source, out, back = (tmp_path / name for name in ("in.csv", "out.csv", "back.csv"))
+    source.write_text("a\n" + "same\n" * 20)
+    column = ("--column", "a=str", *CLIENT)
+    assert stack.run("file", "tokenize", str(source), str(out), "--inconsistent", *column).returncode == 0
+    assert len(set(out.read_text().splitlines())) == 21
+    assert stack.run("file", "detokenize", str(out), str(back), *column).returncode == 0
+    assert back.read_bytes() == source.read_bytes()
+
+
+def test_smaller_limits_of_the_workers_are_found_out(stack: Stack, tmp_path: Path) -> None:
+    """Where workers take fewer items than is usual, requests are made smaller until they take them."""
+    stack.start_worker(TOKEN_WORKER_MAX_ITEMS="100")
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_bytes(customers(1000))
+    done = stack.run("file", "tokenize", str(source), str(out), *COLUMNS, *CLIENT)
+    assert done.returncode == 0, done.stderr
+    assert len(out.read_bytes().splitlines()) == 1001

@@ -1,0 +1,393 @@
+"""Formats of ``token-worker file``: rows are found, changed and written; all else stays as it was."""
+
+import codecs
+import csv
+import encodings.aliases
+import io
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from token_worker.client.errors import refusal
+from token_worker.errors import Finding, GiveUp
+from token_worker.files import json_lines
+from token_worker.files.columns import READ, WRITE, Column, Wrong
+from token_worker.files.delimited import Delimited, Dialect
+from token_worker.files.json_lines import JsonLines
+from token_worker.files.records import BLOCK_BYTES, ROW_BYTES, Encoding, Records
+from token_worker.files.rows import CHUNK_ITEMS, Finished, Format, chunks
+
+UTF8 = Encoding(None, b"")
+COMMA = Dialect(UTF8, ",")
+
+
+def rows(data: bytes, dialect: Dialect = COMMA) -> list[bytes]:
+    """The records of a file."""
+    return [*Records(io.BytesIO(data), dialect.encoding, dialect.cut)]
+
+
+def through(form: Format, lines: Iterable[bytes], answer: Callable[[Any], Any], *, dedupe: bool = True) -> Finished:
+    """All rows changed, as one."""
+    output, problems, lost, empty = b"", [], 0, 0
+    for chunk in chunks(form, lines, 0, dedupe=dedupe):
+        done = chunk.finish([answer(item.value) for item in chunk.items])
+        output += done.output
+        problems += done.problems
+        lost += done.lost
+        empty += done.empty
+    return Finished(output, problems, lost, empty)
+
+
+def delimited(data: bytes, *columns: str, dialect: Dialect = COMMA) -> tuple[Delimited, list[bytes]]:
+    """A file with a header, and the records below it."""
+    header, *others = rows(data, dialect)
+    return Delimited(dialect, [Column(*text.split("=")) for text in columns], header, header=True), others
+
+
+FIELDS = st.text(st.sampled_from('ab",\r\n é'), max_size=6)
+LINE_ENDS = st.sampled_from(["\n", "\r\n", "\r"])
+
+
+@st.composite
+def raw_files(draw: st.DrawFn) -> bytes:
+    """Anything that has to do with CSV."""
+    return draw(st.text(st.sampled_from('ab",\r\n'), max_size=40)).encode()
+
+
+@given(raw_files(), st.integers(1, 9))
+def test_csv_is_read_as_python_reads_it(data: bytes, block: int) -> None:
+    """Records and fields are those of Python's csv module, and their bytes make up the file, however it is read."""
+    expected = [*csv.reader(io.StringIO(data.decode(), newline=""))]
+    found, pending = [], b""
+    for start in range(0, len(data), block):
+        pending += data[start : start + block]
+        cut, used = COMMA.cut(pending, start + block >= len(data))
+        found += cut
+        pending = pending[used:]
+    if pending:  # a quote that is never closed: Python takes the rest of the file for the field
+        assert expected[len(found)][-1] == COMMA.text(COMMA.fields(pending + b'"')[-1])
+        expected = expected[: len(found)]
+    assert b"".join(found) + pending == data
+    assert expected == [
+        [COMMA.text(field) for field in COMMA.fields(record)] if record.strip(b"\r\n") else [] for record in found
+    ]
+
+
+def written(table: Iterable[Iterable[str]], end: str, *, every: bool) -> bytes:
+    """A CSV file; fields are quoted where they have to be, or all. Python's writer leaves some line ends bare."""
+
+    def field(text: str) -> str:
+        return '"' + text.replace('"', '""') + '"' if every or any(it in text for it in '",\r\n') else text
+
+    return "".join(",".join(map(field, row)) + end for row in table).encode()
+
+
+@given(st.lists(st.tuples(FIELDS, FIELDS, FIELDS), max_size=8), LINE_ENDS, st.booleans())
+def test_other_cells_stay_as_they_are(table: list[tuple[str, str, str]], end: str, every: bool) -> None:
+    """A changed column reads back as changed, all others as before; unchanged, the file is the same byte for byte."""
+    form, lines = delimited(written([("a", "b", "c"), *table], end, every=every), "b=str")
+    assert through(form, lines, lambda value: value).output == b"".join(lines)
+    changed = through(form, lines, lambda value: value + '",\n')
+    back = [*csv.reader(io.StringIO(changed.output.decode(), newline=""))]
+    assert back == [[a, b + '",\n' if b else b, c] for a, b, c in table]
+    assert changed.empty == sum(not b for _, b, _ in table)
+
+
+@given(st.lists(st.tuples(FIELDS, FIELDS), max_size=5), LINE_ENDS, st.booleans())
+def test_what_goes_there_comes_back(table: list[tuple[str, str]], end: str, every: bool) -> None:
+    """Tokens put in and values put back give the bytes that there were."""
+    form, lines = delimited(written([("a", "b"), *table], end, every=every), "a=str", "b=str")
+    tokens = through(form, lines, lambda value: value.encode().hex()).output
+    back = through(form, rows(tokens), lambda value: bytes.fromhex(value).decode()).output
+    assert back == b"".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b'a,b\n1,"x"\n', b'a,b\n1,"new"\n'),
+        (b'a,b\r\n"1",x\r\n', b'a,b\r\n"1",new\r\n'),
+        (b"a,b\r1,x\r\r", b"a,b\r1,new\r\r"),
+        (b"a,b\n\n1,x", b"a,b\n\n1,new"),
+        (b'a,b\n"1\n2",x\n', b'a,b\n"1\n2",new\n'),
+        (b'a,"b"\n1,"x"y\n', b'a,"b"\n1,"new"\n'),
+        (b'a,b\n1"2,x\n', b'a,b\n1"2,new\n'),
+        (b"a,b\n1,\n", b"a,b\n1,\n"),
+        (b'a,b\n1,""\n', b'a,b\n1,""\n'),
+    ],
+)
+def test_cells_are_spliced(before: bytes, after: bytes) -> None:
+    """A cell keeps its quotes; line ends, blank rows and a missing last line end are kept."""
+    header, *_ = rows(before)
+    form, lines = delimited(before, "b=str")
+    assert header + through(form, lines, lambda _: "new").output == after
+
+
+def test_rows_with_other_numbers_of_fields_are_not_done() -> None:
+    """A row with more or fewer fields than the header could have its value anywhere: it is left out, and named."""
+    form, lines = delimited(b"a,b,c\n1,2\n1,2,3\n1,2,3,4\n", "b=str")
+    done = through(form, lines, lambda _: "new")
+    assert done.output == b"1,new,3\n"
+    assert [(problem.row, problem.column, problem.code) for problem in done.problems] == [
+        (1, None, "wrong_fields"),
+        (3, None, "wrong_fields"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["nothing", "twice"])
+def test_columns_have_to_be_there_once(name: str) -> None:
+    """A column that is not there, or twice, is refused, and the message names those that are."""
+    with pytest.raises(GiveUp, match="there are a, twice, twice"):
+        delimited(b"a,twice,twice\n", f"{name}=str")
+
+
+def test_columns_by_number() -> None:
+    """Without a header columns are numbers from 1."""
+    lines = rows(b"1;2;3\n4;5;6\n", Dialect(UTF8, ";"))
+    form = Delimited(Dialect(UTF8, ";"), [Column("3", "int32"), Column("1", "int64")], lines[0], header=False)
+    assert through(form, lines, lambda value: value + 10).output == b"11;2;13\n14;5;16\n"
+
+
+def test_without_quotes_a_quote_is_a_character() -> None:
+    """Quotes are of no meaning where it is said so; an answer that would need them is an error of its row."""
+    plain = Dialect(UTF8, "\t", quotes=False)
+    form, lines = delimited(b'a\tb\n"\t"x\ny\tz\n', "b=str", dialect=plain)
+    done = through(form, lines, lambda value: {'"x': '"'}.get(value, "\t"))
+    assert done.output == b'"\t"\n'
+    assert [problem.code for problem in done.problems] == ["wrong_form"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        ("int32", "-2147483648", -(2**31)),
+        ("int64", "9223372036854775807", 2**63 - 1),
+        ("str", " x", " x"),
+        ("bytes", "AAE=", b"\0\1"),
+        ("email", "a@b.example", "a@b.example"),
+    ],
+)
+def test_texts_are_values(kind: str, text: str, value: Any) -> None:
+    """A text is the value that is written as it."""
+    assert READ[kind](text) == value
+    assert WRITE[kind](value) == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "code"),
+    [
+        *(("int64", text, "wrong_form") for text in ("007", "+5", " 5", "5 ", "1.0", "1e3", "-0", "", "٣", "0x1", "x")),
+        ("int32", "2147483648", "value_out_of_range"),
+        ("int64", "9" * 100, "value_out_of_range"),
+        *(("bytes", text, "wrong_form") for text in ("AAE", "AAE=\n", "AAF=", "A A=", "é", "")),
+    ],
+)
+def test_texts_that_would_not_come_back_are_refused(kind: str, text: str, code: str) -> None:
+    """What is not written as its value is an error."""
+    with pytest.raises(Wrong) as refused:
+        READ[kind](text)
+    assert refused.value.code == code
+
+
+def test_refusals_are_told_by_row_and_column() -> None:
+    """A row whose value is refused is left out; others of the chunk are not."""
+    form, lines = delimited(b"a,b\nx,1\ny,2\nx,07\n", "a=str", "b=int32")
+    refused = refusal("value_too_large", "told")
+    done = through(form, lines, lambda value: refused if value == "y" else value)
+    assert done.output == b"x,1\n"
+    assert [(it.row, it.column, it.code) for it in done.problems] == [
+        (2, "a", "value_too_large"),
+        (3, "b", "wrong_form"),
+    ]
+    assert done.lost == 2
+
+
+def test_values_are_sent_once_unless_each_gets_its_own_token() -> None:
+    """The same value is sent once in a chunk; where tokens are not consistent each is sent."""
+    form, lines = delimited(b"a,b\nx,x\nx,y\n", "a=str", "b=str")
+    for dedupe, count in ((True, 2), (False, 4)):
+        [chunk] = chunks(form, lines, 0, dedupe=dedupe)
+        assert len(chunk.items) == count
+
+
+def test_chunks_are_bounded() -> None:
+    """A chunk ends when it has the values of a request, or bytes enough."""
+    form, lines = delimited(b"a\n" + b"".join(b"%d\n" % number for number in range(2500)), "a=int32")
+    assert [len(chunk.items) for chunk in chunks(form, lines, 0, dedupe=True)] == [CHUNK_ITEMS, CHUNK_ITEMS, 500]
+    form, lines = delimited(b"a\n" + (b"x" * 300_000 + b"\n") * 3, "a=str")
+    assert [chunk.rows for chunk in chunks(form, lines, 0, dedupe=True)] == [1, 1, 1]
+
+
+# -- records and encodings
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig", "utf-8", "cp1252"])
+def test_encodings_are_kept(encoding: str) -> None:
+    """What is not changed has the same bytes in the output as in the input; sizes are those in the file."""
+    data = 'a,b\r\n"é\n",x\r\n\r\nü,€'.encode(encoding)
+    kept = Encoding(None if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF8)) else encoding, data[:4])
+    dialect = Dialect(kept, ",")
+    file = io.BytesIO(data[len(kept.mark) :])
+    header, *lines = Records(file, kept, dialect.cut)
+    form = Delimited(dialect, [Column("b", "str")], header, header=True)
+    assert kept.mark + kept.written(header) + through(form, lines, lambda it: it).output == data
+    assert len(kept.mark) + kept.size(header) + sum(map(kept.size, lines)) == len(data)
+    new = kept.mark + kept.written(header) + through(form, lines, lambda _: "ß").output
+    assert new == 'a,b\r\n"é\n",ß\r\n\r\nü,ß'.encode(encoding)
+
+
+def all_encodings() -> list[str]:
+    return sorted({*encodings.aliases.aliases.values()})
+
+
+@pytest.mark.parametrize("name", all_encodings())
+def test_encodings_that_are_taken_keep_rows_apart(name: str) -> None:
+    """An encoding that Python knows is refused, or no character of it is taken for a delimiter, quote or line end."""
+    try:
+        dialect = Dialect(Encoding(name, b""), "|")
+    except GiveUp:
+        return
+    letters = [chr(number) for number in range(0xA0, 0x3000)] + [chr(number) for number in range(0x4E00, 0x5400)]
+    known = []
+    for letter in letters:
+        try:
+            known.append((letter.encode(name), letter))
+        except UnicodeEncodeError:
+            continue
+    text = "".join(letter for _, letter in known)
+    [record] = rows(dialect.encoding.written(text.encode(dialect.encoding.cells) + b"|x\n"), dialect)
+    first, second = dialect.fields(record)
+    assert (dialect.text(first), second) == (text, b"x")
+
+
+@pytest.mark.parametrize("name", ["cp037", "utf-7", "iso2022_jp", "hz", "rot13", "base64", "no-such"])
+def test_other_encodings_are_refused(name: str) -> None:
+    """Encodings that do not hold ASCII as it is, and what is none, are refused."""
+    with pytest.raises(GiveUp, match="does not hold ASCII"):
+        Encoding(name, b"")
+
+
+def test_cells_outside_the_encoding_are_errors_of_their_rows() -> None:
+    """A cell that is not in the encoding, and an answer that cannot be written in it, cost their row alone."""
+    form, lines = delimited(b"a\n\xff\nx\n", "a=str")
+    done = through(form, lines, lambda _: "new")
+    assert (done.output, [problem.code for problem in done.problems]) == (b"new\n", ["wrong_encoding"])
+    latin = Dialect(Encoding("latin-1", b""), ",")
+    form, lines = delimited(b"a\nx\n\xff\n", "a=str", dialect=latin)
+    done = through(form, lines, lambda value: "€" if value == "x" else value)
+    assert (done.output, [problem.code for problem in done.problems]) == (b"\xff\n", ["wrong_encoding"])
+
+
+@pytest.mark.parametrize("data", [b"a,b\n" + b"x" * (ROW_BYTES + 1), b'a,b\n"' + b"x,\n" * ROW_BYTES, b'a\n"x'])
+def test_rows_without_end_are_named(data: bytes) -> None:
+    """A row over the limit, or a quote that is never closed, ends the run, naming the row."""
+    with pytest.raises(Finding, match="row 2"):
+        rows(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b'"' * ROW_BYTES, b'"a"' * (ROW_BYTES // 3), b"," * ROW_BYTES, b'"",' * (ROW_BYTES // 3), b'""' * 999 + b"\n"],
+)
+def test_hostile_rows_take_linear_time(data: bytes) -> None:
+    """Millions of quotes or delimiters are one look each: the test's own time-out would end a second one."""
+    form, _ = delimited(b"a,b\n", "b=str")
+    for record in rows(data):
+        with pytest.raises(Wrong):
+            form.open(record)
+
+
+def test_long_rows_are_read_in_blocks() -> None:
+    """Rows longer than a block are whole, and CR LF across its border is one line end."""
+    for length in range(BLOCK_BYTES - 3, BLOCK_BYTES + 3):
+        data = b"a" * length + b"\r\n" + b"b" * 3 * BLOCK_BYTES + b"\r\nc"
+        assert rows(data) == [b"a" * length + b"\r\n", b"b" * 3 * BLOCK_BYTES + b"\r\n", b"c"]
+
+
+# -- JSON Lines
+
+
+def lines_of(data: bytes) -> list[bytes]:
+    return [*Records(io.BytesIO(data), UTF8, json_lines.cut)]
+
+
+def json_form(*columns: str, some: Iterable[bytes] = ()) -> JsonLines:
+    return JsonLines(UTF8, [Column(*text.split("=")) for text in columns], some)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(max_size=3), JSON, max_size=5), st.booleans(), st.sampled_from([None, 1]))
+def test_members_are_found_where_they_stand(record: dict[str, Any], is_ascii: bool, indent: int | None) -> None:
+    """Each member's value is found, whatever stands around it, and whatever objects are within it."""
+    line = json.dumps(record, ensure_ascii=is_ascii, separators=(" , ", " : ") if indent else None).encode(
+        "utf-8", "surrogatepass"
+    )
+    found = json_lines.members(line)
+    assert [name for name, _, _ in found] == [*record]
+    assert [json.loads(line[start:end]) for _, start, end in found] == [*record.values()]
+
+
+def test_only_values_are_spliced() -> None:
+    """Spaces, order, forms of numbers and escapes stay; a number stays a number, a text stays text; null is kept."""
+    data = b'{"a": 1, "x" :1.50e1,"b":"1","c":{"a":7}}\r\n\n  {"b":null, "u":"\\u00e9"} \n{"\\u0061":"2","b":""}'
+    lines = lines_of(data)
+    done = through(json_form("a=int64", "b=int64", some=lines), lines, lambda value: value + 10)
+    assert done.output == (
+        b'{"a": 11, "x" :1.50e1,"b":"11","c":{"a":7}}\r\n\n  {"b":null, "u":"\\u00e9"} \n{"\\u0061":"12","b":""}'
+    )
+    assert done.empty == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (b"{", "wrong_json"),
+        (b"[]", "wrong_json"),
+        (b'{"a":"x" "a":"y"}', "wrong_json"),
+        (b'{"a":"x"}{"a":"y"}', "wrong_json"),
+        (b'{"a":"x","a":"y"}', "wrong_json"),
+        (b'{"a":"x","\\u0061":"y"}', "wrong_json"),
+        (b'{"a":"x",}', "wrong_json"),
+        (b'{"a":"\xff"}', "wrong_json"),
+        (b'{"a":"\\ud800"}', "wrong_json"),
+        (b'{"a":1}', "wrong_form"),
+        (b'{"a":true}', "wrong_form"),
+        (b'{"a":{}}', "wrong_form"),
+        (b'{"a":[]}', "wrong_form"),
+    ],
+)
+def test_lines_that_cannot_be_done(line: bytes, code: str) -> None:
+    """What is no object, has a member twice, or another kind of value than it should, is an error of its row."""
+    done = through(json_form("a=str"), [line], lambda _: "new")
+    assert (done.output, [problem.code for problem in done.problems]) == (b"", [code])
+
+
+@pytest.mark.parametrize("cell", [b"1.0", b"1e3", b"-0", b'"01"', b"false", b"2147483648"])
+def test_numbers_in_json_have_one_form(cell: bytes) -> None:
+    """A number that would not come back as it stands there is an error of its row."""
+    done = through(json_form("a=int32"), [b'{"a":%s}' % cell], lambda _: 1)
+    assert (done.output, len(done.problems)) == (b"", 1)
+
+
+def test_misspelt_members_are_refused() -> None:
+    """A member that no row has is refused, with the names there are; one that any row has is fine, a null too."""
+    lines = [b'{"a":1}\n', b'{"mail":null}\n']
+    with pytest.raises(GiveUp, match=r"no row has a member email; there are a, mail"):
+        json_form("a=int32", "email=email", some=lines)
+    json_form("mail=email", some=lines)
+
+
+def test_deep_lines_take_linear_time() -> None:
+    """A line nested deeper than it is read costs its row, not the run."""
+    line = b'{"x":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b',"a":"x"}'
+    assert through(json_form("a=str"), [line], lambda _: "new").lost == 1
