@@ -16,7 +16,6 @@ from stack import Stack
 
 from token_worker.cli import app
 from token_worker.contract.schemas import documents
-from token_worker.errors import RETRY, Code
 from token_worker.settings import describe, load
 
 ROOT = Path(__file__).parents[2]
@@ -46,10 +45,6 @@ def path(folder: Path) -> str:
     return os.pathsep.join((str(folder), str(Path(sys.executable).parent), os.defpath))
 
 
-def cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip("|").split(" | ")]
-
-
 def test_readme_is_short() -> None:
     """The README has at most 400 lines, each of a length that can be read."""
     lines = README.splitlines()
@@ -61,14 +56,6 @@ def test_settings_are_all_there() -> None:
     """The table of settings is that of the code, line by line."""
     table = [line for line in README.splitlines() if re.match(r"\| `(TOKEN_WORKER|ACRA|VAULT)_", line)]
     assert [f"| `{name}` | {default} | {meaning} |" for name, default, meaning in describe()] == table
-
-
-def test_codes_are_all_there_with_their_advice() -> None:
-    """The table of codes names every code, and whether to send again, as the code has it."""
-    found = {row[0].strip("` "): row[-1] for row in map(cells, README.splitlines()) if row[0].strip("` ") in set(Code)}
-    assert {code.value: RETRY[code].value for code in Code} == {
-        name: advice.strip(" |") for name, advice in found.items()
-    }
 
 
 @pytest.mark.parametrize("example", blocks("json"), ids=range(len(blocks("json"))))
@@ -110,6 +97,31 @@ def test_request_and_reply_run_as_printed(stack: Stack, tmp_path: Path) -> None:
     assert reply["status"] == "ok"
     assert f'"request_entry":"{add.strip()}"' in read
     assert '"status":"ok"' in read
+
+
+def test_python_runs_as_printed(stack: Stack, tmp_path: Path) -> None:
+    """The example in Python prints a token and its value, and the error that its comment tells."""
+    stack.generate_key("demo-client")
+    stack.start_worker()
+    [example] = blocks("python")
+    (tmp_path / "example.py").write_text(example)
+    line, error = shell("python -W error example.py", stack.environment(PATH=path(tmp_path)), tmp_path).splitlines()
+    assert re.fullmatch(r"\S+@\S+ grace@navy\.example", line)
+    assert f"print(error)  # {error};" in example
+
+
+def test_whole_files_run_as_printed(stack: Stack, tmp_path: Path) -> None:
+    """The commands for files tokenize a file, turn it back, and find no difference."""
+    stack.generate_key("demo-client")
+    stack.start_worker()
+    people = tmp_path / "people.csv"
+    people.write_bytes(b'name,email,card\r\n"Hopper, Grace",grace@navy.example,4242 4242 4242 4242\r\nAda,,5105\r\n')
+    for line in commands("Whole files"):
+        shell(line, stack.environment(PATH=path(tmp_path)), tmp_path)
+    tokens = (tmp_path / "tokens.csv").read_text()
+    assert '"Hopper, Grace"' in tokens
+    assert "grace@navy.example" not in tokens
+    assert (tmp_path / "left-out.jsonl").read_text() == ""
 
 
 def test_set_up_runs_as_printed(stack: Stack, tmp_path: Path) -> None:

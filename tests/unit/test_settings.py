@@ -86,7 +86,7 @@ class TestSources:
         assert lines["TOKEN_WORKER_BATCH_SIZE"] == ("`500`", "entries a batch")
         assert lines["VAULT_ADDR"][0] == "-"
         assert lines["TOKEN_WORKER_KEYS_URL"][0] == "the streams'"
-        assert "TOKEN_WORKER_STREAMS_PASSWORD_FILE" in lines
+        assert "TOKEN_WORKER_{STREAMS,KEYS,TOKENS}_PASSWORD_FILE" in lines
         assert all(meaning for _, meaning in lines.values())
 
 

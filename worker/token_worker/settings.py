@@ -204,15 +204,21 @@ class Settings(PlainOptions, frozen=True, kw_only=True):
 
 
 def describe() -> list[tuple[str, str, str]]:
-    """Every option: variable, default and meaning, the latter two in Markdown."""
-    lines = []
+    """Every option: variable, default and meaning, the latter two in Markdown.
+
+    What streams, keys and tokens all have is told once.
+    """
+    lines: dict[str, tuple[str, str]] = {}
     for field in fields(Options):
         kind = inspect.type_info(field.type)
         if not isinstance(kind, inspect.Metadata):
             raise TypeError(f"option {field.name} has no description")
         default = (kind.extra or {}).get("default") or ("-" if field.default is None else f"`{field.default}`")
-        lines.append((_variable(field.name), default, (kind.extra_json_schema or {})["description"]))
-    return lines
+        told = default, (kind.extra_json_schema or {})["description"]
+        name = re.sub(r"_(STREAMS|KEYS|TOKENS)_(.+_FILE)", r"_{STREAMS,KEYS,TOKENS}_\2", _variable(field.name))
+        if lines.setdefault(name, told) != told:
+            raise TypeError(f"option {field.name} is described in two ways")
+    return [(name, *told) for name, told in lines.items()]
 
 
 def load(environ: Mapping[str, str], file: Path | None = None) -> Settings:
