@@ -23,6 +23,7 @@ from token_worker.settings import Settings
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.delivery import Answer, Entry
 from token_worker.streams.routes import Route, may_reply_to, streams_of
+from token_worker.telemetry.trace_context import names_of
 from token_worker.tokens.derivation import Origin
 from token_worker.tokens.engine import Engine, Item, MoreKeys, Steps
 from token_worker.tokens.types import TYPES, TokenType
@@ -361,14 +362,12 @@ def _report(case: _Case, refused: Refused) -> None:
     """What only an operator can mend is an error in the log; the client is known to exist here."""
     if refused.code in (Code.ENTRY_UNREADABLE, Code.KEY_UNREADABLE):
         names = [owner.key_name for owner in case.grant.owners]
-        entry = case.entry
         log.error(
             "stored data cannot be read",
             code=refused.code,
             key=names[-1],
             request_id=case.decoded.id,
-            stream=entry.route.requests,
-            entry=entry.id.decode(),
+            **names_of(case.entry),
         )
 
 

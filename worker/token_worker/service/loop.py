@@ -45,6 +45,7 @@ from token_worker.streams.slots import Deliveries
 from token_worker.telemetry.audit import Audit
 from token_worker.telemetry.health import Health
 from token_worker.telemetry.metrics import Metrics
+from token_worker.telemetry.trace_context import names_of
 
 BLOCK_MS = 1000
 """How long a read waits for new entries: below the socket's time-out, and soon enough to see a request to drain."""
@@ -261,7 +262,8 @@ class Worker:
                     renewed_at = time.monotonic()
                     entries = self._renew(entries)
             except Exception:  # a defect of ours must not stop the neighbours: each entry is tried alone next
-                log.exception("batch failed", entries=len(entries), alone=alone)
+                names = names_of(entries[0]) if alone else {}
+                log.exception("batch failed", entries=len(entries), alone=alone, **names)
                 self._delivery.look_at_own(time.monotonic())
                 return
             else:
@@ -298,13 +300,12 @@ class Worker:
         log.debug("batch answered", answers=len(answers), written=done.written)
 
     def _bury(self, entry: Entry, reason: str, reply: bytes) -> None:
-        names = {"stream": entry.route.requests, "entry": entry.id.decode(), "reason": reason}
         leave_at = time.monotonic() + self._delivery.patience_seconds
         while not self._drain.is_over:
             try:
                 if perform(self._delivery.bury(entry, reason, reply, time.monotonic()), self._streams):
                     self._metrics.dead_letter(reason)
-                    log.warning("dead letter", deliveries=entry.deliveries, **names)
+                    log.warning("dead letter", reason=reason, deliveries=entry.deliveries, **names_of(entry))
             except ServerError:
                 self._stuck(entry, alone=entry.deliveries > 1)
             except Unavailable as error:
@@ -329,9 +330,7 @@ class Worker:
 
     def _postpone(self, postponed: Postponed, *, alone: bool) -> None:
         why = postponed.why
-        log.debug(
-            "entry has to wait for a key", entry=postponed.entry.id.decode(), server=why.server, reason=why.reason
-        )
+        log.debug("entry has to wait for a key", server=why.server, reason=why.reason, **names_of(postponed.entry))
         if alone:
             self._give_back(postponed.entry)
         self._delivery.look_at_own(time.monotonic(), RETRY_OWN_SECONDS)
@@ -341,7 +340,7 @@ class Worker:
         try:
             perform(self._delivery.uncount(entry), self._streams)
         except (Unavailable, ServerError) as error:
-            log.warning("a try could not be taken back", entry=entry.id.decode(), reason=str(error))
+            log.warning("a try could not be taken back", reason=str(error), **names_of(entry))
         self._delivery.look_at_own(time.monotonic(), RETRY_OWN_SECONDS)
 
     def _tend(self) -> None:

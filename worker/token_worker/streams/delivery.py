@@ -388,15 +388,8 @@ class Delivery:
         for route in {entry.route: None for entry in entries}:
             mine = {entry.id: entry for entry in entries if entry.route == route}
             ids = sorted(mine, key=_order)
-            pending = yield (
-                "XPENDING",
-                route.requests,
-                self._group,
-                ids[0],
-                ids[-1],
-                len(ids) + OWN_AT_ONCE,
-                self._consumer,
-            )
+            among = (ids[0], ids[-1], len(ids) + OWN_AT_ONCE, self._consumer)
+            pending = yield "XPENDING", route.requests, self._group, *among
             idle = {entry_id: idle_ms for entry_id, _, idle_ms, _ in pending if entry_id in mine}
             if idle:
                 head = ("XCLAIM", route.requests, self._group, self._consumer, min(idle.values()))
@@ -466,7 +459,8 @@ class Delivery:
 
 
 def _trace(entry: Entry) -> tuple[bytes, bytes]:
-    return entry.fields.get(b"traceparent", b""), entry.fields.get(b"tracestate", b"")
+    parent = entry.fields.get(b"traceparent", b"")
+    return parent, entry.fields.get(b"tracestate", b"") if parent else b""  # which means nothing by itself
 
 
 def _fields(raw: list[bytes]) -> dict[bytes, bytes]:

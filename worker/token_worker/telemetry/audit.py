@@ -3,8 +3,8 @@
 So does every command that shows a value, before it does.
 Lines are JSON on standard error, as logger ``audit`` and whatever the log level, or in a file of their own
 (``TOKEN_WORKER_AUDIT_FILE``). A line says when, which route, client and zone (only such as exist), request id, entry,
-items by outcome, and which worker; never a value or token. A request that is tried again may leave a second line,
-never none.
+items by outcome, which worker, and which trace if any; never a value or token. A request that is tried again may leave
+a second line, never none.
 """
 
 import datetime as dt
@@ -18,6 +18,7 @@ import msgspec
 
 from token_worker.errors import SettingsError, Unavailable
 from token_worker.streams.delivery import Answer
+from token_worker.telemetry.trace_context import trace_parent
 
 _encode = msgspec.json.Encoder().encode
 
@@ -33,6 +34,7 @@ class _Line(msgspec.Struct, kw_only=True, gc=False):
     zone_id: str | None
     items: dict[str, int]
     worker: str
+    trace_id: str | msgspec.UnsetType = msgspec.UNSET
     logger: str = "audit"
     level: str = "info"
     timestamp: str
@@ -76,6 +78,7 @@ class Audit:
         now = dt.datetime.now(dt.UTC).isoformat()
         for answer in audited:
             account = answer.account
+            parent = trace_parent(answer.entry.fields) if len(answer.entry.fields) > 1 else None
             line = _Line(
                 stream=answer.entry.route.requests,
                 entry=answer.entry.id.decode(),
@@ -84,6 +87,7 @@ class Audit:
                 zone_id=account.zone_id,
                 items=_numbers([outcome for _, outcome in account.outcomes]),
                 worker=self._worker,
+                trace_id=msgspec.UNSET if parent is None else parent.trace_id,
                 timestamp=now,
             )
             lines += _encode(line) + b"\n"
