@@ -1,13 +1,15 @@
-"""Traces across real workers: on replies and in log lines."""
+"""Traces across real workers: on replies, in log lines, and as spans."""
 
-import json
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from stack import Stack, wait_until
+
+from traces import lines_of, start_traced_worker
 
 CLIENT = "shop-frontend"
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -16,6 +18,8 @@ INVALID = f"00-{TRACE}-{SPAN}-01-hunter2canary"
 GROUP = "token-workers"
 TOKENIZE = {"op": "tokenize", "client_id": CLIENT, "type": "str", "value": "grace"}
 DETOKENIZE = {"op": "detokenize", "client_id": CLIENT, "type": "str", "value": "no such token"}
+ITEMS = {"op": "tokenize", "client_id": CLIENT}
+GOOD, EMPTY, UNKNOWN = {"type": "str", "value": "x y"}, {"type": "str", "value": ""}, {"type": "uuid", "value": "x"}
 
 
 def add(stack: Stack, request: dict[str, Any] | bytes, stream: str = "tokenize:requests", **trace: str) -> str:
@@ -40,9 +44,86 @@ def replies_by_entry(stack: Stack, streams: Sequence[str]) -> dict[str, dict[byt
     return {msgspec.json.decode(fields[b"payload"])["request_entry"]: fields for fields in found}
 
 
-def lines_of(file: Path) -> list[dict[str, Any]]:
-    text = file.read_text() if file.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+@pytest.fixture
+def spans(tmp_path: Path) -> Path:
+    return tmp_path / "spans"
+
+
+def test_traced_request_gets_one_span_from_read_to_reply(stack: Stack, spans: Path) -> None:
+    """A child of the producer's span, linked to it, by the conventions; the reply carries the fields as they came."""
+    before = datetime.now().astimezone()
+    entry = add(stack, TOKENIZE, traceparent=SAMPLED, tracestate="shop=1")
+    start_traced_worker(stack, spans)
+    wait_until(lambda: lines_of(spans), "the span")
+    [span] = lines_of(spans)
+    assert (span["name"], span["kind"]) == ("process tokenize:requests", "SpanKind.CONSUMER")
+    assert (span["context"]["trace_id"], span["parent_id"]) == (f"0x{TRACE}", f"0x{SPAN}")
+    [link] = span["links"]
+    assert (link["context"]["trace_id"], link["context"]["span_id"]) == (f"0x{TRACE}", f"0x{SPAN}")
+    assert span["status"] == {"status_code": "UNSET"}
+    start, end = (datetime.fromisoformat(span[name]) for name in ("start_time", "end_time"))
+    assert before <= start <= end
+    port = int(stack.settings["TOKEN_WORKER_STREAMS_URL"].rpartition(":")[2].partition("/")[0])
+    consumer = span["attributes"].pop("messaging.client.id")
+    assert consumer
+    assert span["attributes"] == {
+        "messaging.system": "redis",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": "tokenize:requests",
+        "messaging.consumer.group.name": GROUP,
+        "messaging.message.id": entry,
+        "messaging.message.conversation_id": "trace",
+        "server.address": "127.0.0.1",
+        "server.port": port,
+        "token_worker.op": "tokenize",
+        "token_worker.status": "ok",
+    }
+    fields = replies_by_entry(stack, ["tokenize:responses"])[entry]
+    assert (fields[b"traceparent"], fields[b"tracestate"]) == (SAMPLED.encode(), b"shop=1")
+
+
+def test_spans_tell_what_became_of_requests(stack: Stack, spans: Path) -> None:
+    """Each kind of reply, and each way to the dead letters, has its error; values and clients are in none."""
+    stack.streams.set("tokenize:responses:wrong", "a text")
+    trace = {"traceparent": SAMPLED}
+    expected: dict[tuple[str, str], str | None] = {
+        ("tokenize:requests", exhaust(stack, TOKENIZE, **trace)): "internal",
+        ("detokenize:requests", add(stack, DETOKENIZE, "detokenize:requests", **trace)): "token_not_found",
+    }
+    for request, error in (
+        (TOKENIZE, None),
+        ({**TOKENIZE, "client_id": "nobody"}, "unknown_client"),
+        ({**TOKENIZE, "oops": 1}, "invalid_request"),
+        ({**TOKENIZE, "reply_to": "tokenize:responses:wrong"}, "forbidden"),
+        ({**ITEMS, "items": [GOOD, EMPTY]}, None),
+        ({**ITEMS, "items": [EMPTY, UNKNOWN]}, "_OTHER"),
+        (b"no object", "not_json_or_msgpack"),
+    ):
+        expected["tokenize:requests", add(stack, request, **trace)] = error
+    start_traced_worker(stack, spans)
+    wait_until(lambda: len(lines_of(spans)) >= len(expected), "the spans")
+    found: dict[tuple[str, str], str | None] = {}
+    for span in lines_of(spans):
+        attributes = span["attributes"]
+        name = attributes["messaging.destination.name"], attributes["messaging.message.id"]
+        found[name] = attributes.get("error.type")
+        assert span["status"]["status_code"] == ("ERROR" if found[name] else "UNSET")
+    assert found == expected
+    assert not [secret for secret in ("grace", "no such token", "nobody", CLIENT) if secret in spans.read_text()]
+
+
+def test_request_that_is_not_traced_gets_no_span(stack: Stack, spans: Path) -> None:
+    """None without ``traceparent``, with an unsampled or an invalid one; all are answered, with the fields they had."""
+    unsampled = SAMPLED[:-2] + "00"
+    untraced = [add(stack, TOKENIZE, **trace) for trace in ({}, {"traceparent": unsampled}, {"traceparent": INVALID})]
+    traced = add(stack, TOKENIZE, traceparent=SAMPLED)  # spans are made in order: there is none to come after this one
+    start_traced_worker(stack, spans)
+    wait_until(lambda: lines_of(spans), "the span")
+    assert [span["attributes"]["messaging.message.id"] for span in lines_of(spans)] == [traced]
+    fields = replies_by_entry(stack, ["tokenize:responses"])
+    carried = [fields[entry].get(b"traceparent") for entry in [*untraced, traced]]
+    assert carried == [None, unsampled.encode(), INVALID.encode(), SAMPLED.encode()]
 
 
 def test_log_and_audit_lines_of_an_entry_name_its_trace(stack: Stack, tmp_path: Path) -> None:
@@ -52,21 +133,22 @@ def test_log_and_audit_lines_of_an_entry_name_its_trace(stack: Stack, tmp_path: 
     stack.ask([{**TOKENIZE, "id": "before"}])
     for name in stack.storage.keys("tokens/*"):
         stack.storage.set(name, "damaged")
-    expected: dict[str, str | None] = {}
+    expected: dict[tuple[str, str], str | None] = {}
     for traceparent, trace_id in ((SAMPLED, TRACE), (SAMPLED[:-2] + "00", TRACE), (INVALID, None)):
         for stream, request in (
             ("tokenize:requests", b"no object"),
             ("tokenize:requests", TOKENIZE),
             ("detokenize:requests", DETOKENIZE),
         ):
-            expected[add(stack, request, stream, traceparent=traceparent)] = trace_id
-    expected[add(stack, DETOKENIZE, "detokenize:requests")] = None
+            expected[stream, add(stack, request, stream, traceparent=traceparent)] = trace_id
+    expected["detokenize:requests", add(stack, DETOKENIZE, "detokenize:requests")] = None
 
-    def told() -> dict[str, str | None]:
-        return {line["entry"]: line.get("trace_id") for line in lines_of(log) if "entry" in line}
+    def told() -> set[tuple[str, str, str | None]]:
+        lines = [line for line in lines_of(log) if "entry" in line]
+        return {(line["stream"], line["entry"], line.get("trace_id")) for line in lines}
 
-    wait_until(lambda: told().keys() >= expected.keys(), "a line about each entry")
-    assert told() == expected
+    wait_until(lambda: len(told()) >= len(expected), "a line about each entry")
+    assert told() == {(stream, entry, trace_id) for (stream, entry), trace_id in expected.items()}
     assert "hunter2canary" not in log.read_text()
 
 

@@ -320,7 +320,7 @@ def test_commit_is_one_script_for_many_replies() -> None:
     [script] = commands
     assert script.script is COMMIT
     assert script.keys == ("in", "out", "out:a", "out:b")
-    assert Committed(written=2, suppressed=1, forbidden=1) == done
+    assert Committed(written=2, suppressed=1, forbidden=[answers[2].entry]) == done
 
 
 def test_large_replies_are_committed_in_parts() -> None:
@@ -342,10 +342,9 @@ def test_refused_target_is_answered_as_forbidden_and_neighbours_are_not_hurt() -
             raise ServerError("streams", "NOPERM")
         return [1]
 
-    done, commands = run(
-        delivery().commit([answer(1), answer(2, "out:secret"), answer(3)], 0.0), Scripted(commit=commit)
-    )
-    assert done.written == 3
+    answers = [answer(1), answer(2, "out:secret"), answer(3)]
+    done, commands = run(delivery().commit(answers, 0.0), Scripted(commit=commit))
+    assert Committed(written=2, forbidden=[answers[1].entry]) == done
     assert [command.args[3] for command in commands[1:]] == [b"reply", b"reply", b"forbidden", b"reply"]
 
 

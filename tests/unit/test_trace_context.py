@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from token_worker.contract.messages import Op
@@ -67,6 +67,7 @@ def test_entry_without_the_field_has_no_trace() -> None:
     assert trace_parent({b"tracestate": b"shop=1", b"Traceparent": f"00-{TRACE}-{SPAN}-01".encode()}) is None
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=80) | st.from_regex(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}.*").map(str.encode))
 def test_names_of_an_entry_hold_nothing_but_digits_of_what_a_producer_wrote(raw: bytes) -> None:
     """Whatever stands in ``traceparent``, log lines get 32 hexadecimal digits or do not mention it."""

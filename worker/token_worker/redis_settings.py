@@ -13,6 +13,7 @@ import msgspec
 
 Kind = Literal["server", "sentinel", "cluster"]
 
+DEFAULT_PORT: Final = 6379
 _HOSTS: Final = "[user[:password]@]host[:port][,host[:port]…]"
 _FORMS: Final[dict[Kind, str]] = {
     "server": (
@@ -22,7 +23,7 @@ _FORMS: Final[dict[Kind, str]] = {
     "sentinel": f"redis+sentinel://{_HOSTS}/service[/database], or rediss+sentinel:// and the same for TLS",
     "cluster": f"redis+cluster://{_HOSTS}, or rediss+cluster:// and the same for TLS",
 }
-_PORTS: Final = {"sentinel": 26379, "cluster": 6379}
+_PORTS: Final = {"sentinel": 26379, "cluster": DEFAULT_PORT}
 _PATHS: Final = {"sentinel": r"/([A-Za-z0-9._-]+)(?:/(\d{0,5}))?", "cluster": r"/?()()"}
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -101,7 +102,7 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
             parts = urlsplit(self.url)
             if parts.scheme == "unix":
                 return parts.path
-            nodes = (Node(parts.hostname or "", parts.port or 6379),)
+            nodes = (Node(parts.hostname or "", parts.port or DEFAULT_PORT),)
         names = sorted(str(Node("localhost" if is_loopback(host) else host, port)) for host, port in nodes)
         return f"{self.service}@{','.join(names)}" if self.service else ",".join(names)
 

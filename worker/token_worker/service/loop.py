@@ -18,11 +18,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import structlog
 
-from token_worker.errors import ServerError, TooMuch, Unavailable
+from token_worker.errors import Code, ServerError, TooMuch, Unavailable
 from token_worker.redis_link import Link
 from token_worker.service.handler import Buried, Handler, Postponed
 from token_worker.settings import Settings
@@ -46,6 +46,9 @@ from token_worker.telemetry.audit import Audit
 from token_worker.telemetry.health import Health
 from token_worker.telemetry.metrics import Metrics
 from token_worker.telemetry.trace_context import names_of
+
+if TYPE_CHECKING:
+    from token_worker.telemetry.spans import Spans  # of the extra "otel"
 
 BLOCK_MS = 1000
 """How long a read waits for new entries: below the socket's time-out, and soon enough to see a request to drain."""
@@ -154,6 +157,7 @@ class Telemetry(NamedTuple):
     metrics: Metrics
     health: Health
     audit: Audit
+    spans: "Spans | None" = None
 
 
 class Worker:
@@ -172,7 +176,7 @@ class Worker:
     ) -> None:
         self._streams = streams
         self._retention = retention
-        self._metrics, self._health, self._audit = telemetry
+        self._metrics, self._health, self._audit, self._spans = telemetry
         self._delivery = delivery
         self._handler = handler
         self._tokens = tokens
@@ -222,6 +226,8 @@ class Worker:
             log.warning("consumer groups were gone and have been made again", times=self._groups_made_again)
         self._tell_who_rests()
         self._idle.reset()
+        if self._spans is not None:
+            self._spans.taken()
         if batch.entries:
             self._metrics.batch(len(batch.entries))
         if batch.alone:
@@ -293,8 +299,12 @@ class Worker:
             return
         self._in_hand.reset()
         self._metrics.committed(answers, done)
+        if self._spans is not None:
+            self._spans.answered(answers, done)
         if done.suppressed or done.forbidden:
-            log.info("some replies were not written as asked", suppressed=done.suppressed, forbidden=done.forbidden)
+            log.info(
+                "some replies were not written as asked", suppressed=done.suppressed, forbidden=len(done.forbidden)
+            )
         for entry in done.stuck:
             self._stuck(entry, alone=alone)
         log.debug("batch answered", answers=len(answers), written=done.written)
@@ -306,6 +316,8 @@ class Worker:
                 if perform(self._delivery.bury(entry, reason, reply, time.monotonic()), self._streams):
                     self._metrics.dead_letter(reason)
                     log.warning("dead letter", reason=reason, deliveries=entry.deliveries, **names_of(entry))
+                    if self._spans is not None:
+                        self._spans.buried(entry, Code.INTERNAL.value if reply else reason)
             except ServerError:
                 self._stuck(entry, alone=entry.deliveries > 1)
             except Unavailable as error:

@@ -28,9 +28,11 @@ from token_worker.telemetry.audit import Audit
 from token_worker.telemetry.health import Health
 from token_worker.telemetry.health import serve as serve_http
 from token_worker.telemetry.metrics import Metrics
+from token_worker.telemetry.tracing import find_tracer
 
 if TYPE_CHECKING:
     from token_worker.keys.vault import Vault
+    from token_worker.telemetry.spans import Spans
 
 log = structlog.get_logger("start")
 
@@ -182,11 +184,11 @@ def serve(settings: Settings) -> None:
         handler = Handler(settings, keys, tokens)
         is_apart = settings.streams.kind == "cluster"
         retention = Retention(settings.routes, settings.group, settings.consumer, is_apart=is_apart)
+        telemetry = Telemetry(metrics, health, audit, _spans(settings))
         log.info("worker is ready")
         gc.collect()
         gc.freeze()  # what is here now stays
         gc.set_threshold(GARBAGE_OBJECTS, *gc.get_threshold()[1:])
-        telemetry = Telemetry(metrics, health, audit)
         Worker(settings, streams, delivery, handler, tokens, retention, drain, telemetry).run()
     finally:
         access.close()
@@ -211,6 +213,16 @@ def _token_storage(settings: Settings) -> TokenStorage:
     link = make_primary_link("tokens", settings.tokens)
     durability = Durability.parse(settings.durability)
     return TokenStorage(link, Safety(link, durability, settings.claim_idle_ms // 3) if any(durability) else None)
+
+
+def _spans(settings: Settings) -> "Spans | None":
+    tracer = find_tracer()
+    if tracer is None:
+        return None
+    from token_worker.telemetry.spans import Spans  # noqa: PLC0415 - of the extra "otel"
+
+    log.info("requests that are traced get spans")
+    return Spans(tracer, settings)
 
 
 def _wait_for(connect: Callable[[], T], drain: Drain, health: Health) -> T | None:

@@ -122,7 +122,7 @@ class Committed:
 
     written: int = 0
     suppressed: int = 0
-    forbidden: int = 0
+    forbidden: list[Entry] = field(default_factory=list)
     stuck: list[Entry] = field(default_factory=list)
 
 
@@ -432,11 +432,15 @@ class Delivery:
         else:
             total.written += statuses.count(1)
             total.suppressed += statuses.count(0)
-            total.forbidden += statuses.count(2)
+            if targets:
+                total.forbidden += [it.entry for it, status in zip(answers, statuses, strict=True) if status == 2]
             return
         # The script was refused as a whole for one of its targets, before anything was done.
         if len(answers) == 1:
-            yield from self._commit(route, [Answer(answers[0].entry, answers[0].forbidden)], total)
+            instead = Committed()
+            yield from self._commit(route, [Answer(answers[0].entry, answers[0].forbidden)], instead)
+            total.suppressed += instead.suppressed
+            total.forbidden += [answers[0].entry] * instead.written
             return
         for answer in answers:
             yield from self._commit(route, [answer], total)

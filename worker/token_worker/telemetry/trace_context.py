@@ -1,7 +1,7 @@
 """The trace that a request belongs to: field ``traceparent`` of its entry, as W3C Trace Context has it. Pure.
 
 A producer may write anything there. Its reply gets the field as it came, since nothing depends on it; log lines, audit
-lines and spans get what was read here, which is strict: hexadecimal digits, or nothing.
+lines and spans have ids that were read here, which is strict: hexadecimal digits, or nothing.
 """
 
 import re
