@@ -13,13 +13,17 @@ its id until its reply is there.
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
 from token_worker.client.errors import BadReply, TokenClientError, refusal
 from token_worker.client.items import OVERHEAD_BYTES, Answer, Limits
+from token_worker.client.tracing import Sending, Sends
 from token_worker.contract.messages import Op
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 Outcome = list[Answer] | TokenClientError
 Finish = Callable[[Outcome], None]
@@ -80,11 +84,11 @@ class Part:
         at: position of the first item in the call.
         items: as ``items.encode`` gives them.
         owner: whose key.
-        headers: further fields of the stream entry, names and values in turn.
+        caller: the caller's span, if there is something to trace.
         release: called once when the part is over, with or without an answer.
     """
 
-    __slots__ = ("at", "call", "headers", "items", "owner", "queued_at", "release")
+    __slots__ = ("at", "call", "caller", "items", "owner", "queued_at", "release")
 
     def __init__(
         self,
@@ -92,24 +96,25 @@ class Part:
         at: int,
         items: list[bytes],
         owner: Owner,
-        headers: tuple[str, ...],
+        caller: "Span | None",
         release: Callable[[], None],
     ) -> None:
         self.call = call
         self.at = at
         self.items = items
         self.owner = owner
-        self.headers = headers
+        self.caller = caller
         self.release = release
         self.queued_at = 0.0
 
 
 class Request(NamedTuple):
-    """One entry for the stream: its id, the parts in it, and its fields, names and values in turn."""
+    """One entry for the stream: its id, the parts in it, its fields, names and values in turn, and its span if any."""
 
     id: str
     parts: list[Part]
     fields: tuple[str | bytes, ...]
+    sending: Sending | None = None
 
     @property
     def is_wanted(self) -> bool:
@@ -123,10 +128,12 @@ class Requests:
     Args:
         limits: of one request.
         gather_seconds: how long a part waits for others to share its request; 0: each has one of its own.
+        sends: makes the spans.
     """
 
-    def __init__(self, limits: Limits, gather_seconds: float = 0.0) -> None:
+    def __init__(self, limits: Limits, gather_seconds: float = 0.0, sends: Sends | None = None) -> None:
         self._limits = limits
+        self._sends = sends
         self._gather_seconds = gather_seconds
         self._prefix = f"{secrets.token_hex(8)}-"
         self._count = 0
@@ -159,9 +166,7 @@ class Requests:
         """
         taken: list[Request] = []
         while self._again and len(taken) < most:
-            request = self._again.popleft()
-            if request.id in self._open:
-                taken.append(request)
+            taken += self._wanted([self._again.popleft()])
         while self._parts and len(taken) < most:
             if parts := self._take_parts():
                 request = self._make(parts, reply_to)
@@ -182,7 +187,7 @@ class Requests:
                 room -= sum(map(len, part.items)) if self._gather_seconds else 0
                 if taken and not (self._gather_seconds and count <= self._limits.items and room >= 0):
                     break
-                if taken and (part.owner, part.headers) != (taken[0].owner, taken[0].headers):
+                if taken and (part.owner, part.caller) != (taken[0].owner, taken[0].caller):
                     break
                 taken.append(part)
             self._items -= len(self._parts.popleft().items)
@@ -198,11 +203,24 @@ class Requests:
             message["consistent"] = False
         message["expires_at"] = max(part.call.expires_at for part in parts)
         message["items"] = [msgspec.Raw(item) for part in parts for item in part.items]
-        return Request(message["id"], parts, ("payload", _encode(message), *parts[0].headers))
+        caller = parts[0].caller
+        sending = self._sends.begin(caller, message["id"]) if caller and self._sends else None
+        headers = sending.headers if sending else ()
+        return Request(message["id"], parts, ("payload", _encode(message), *headers), sending)
 
     def send_again(self, requests: Iterable[Request]) -> None:
         """These did not arrive, or it is not known whether they did."""
-        self._again.extend(request for request in requests if request.id in self._open)
+        self._again.extend(self._wanted(requests))
+
+    def _wanted(self, requests: Iterable[Request]) -> list[Request]:
+        """Those that somebody still waits for; the others will not be sent again."""
+        wanted: list[Request] = []
+        for request in requests:
+            if request.id in self._open:
+                wanted.append(request)
+            elif request.sending:
+                request.sending.end(None)
+        return wanted
 
     def reply(self, payload: bytes) -> list[tuple[Call, Outcome]]:
         """Take what a stream of replies has; the calls that are over by it."""
@@ -228,6 +246,8 @@ class Requests:
 
     def _close(self, request: Request, answers: Outcome) -> list[tuple[Call, Outcome]]:
         del self._open[request.id]
+        if request.sending:
+            request.sending.is_answered = True
         over: list[tuple[Call, Outcome]] = []
         at = 0
         for part in request.parts:
@@ -247,6 +267,7 @@ class Requests:
             del self._open[request.id]
             for part in request.parts:
                 part.release()
+        self._again = deque(self._wanted(self._again))
         kept = [part for part in self._parts if not part.call.is_over]
         for part in self._parts:
             if part.call.is_over:

@@ -101,11 +101,10 @@ class Core:
         lane = self._lane(route)
         if not sendable:
             self._end(call, [])
-        parts = []
+        parts, caller = [], tracing.caller()
         for where in split([len(item) for item in sendable], self._limits):
             part = sendable[where]
-            headers = tracing.headers(owner.op, route.requests, len(part))
-            parts.append(Part(call, where.start, part, owner, headers, release))
+            parts.append(Part(call, where.start, part, owner, caller, release))
         return Prepared(call, lane, parts)
 
     def _lane(self, route: Route) -> Lane:

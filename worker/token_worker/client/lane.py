@@ -18,6 +18,7 @@ from token_worker.client.calls import Call, Outcome, Part, Request, Requests
 from token_worker.client.errors import StreamsRefused
 from token_worker.client.items import Limits
 from token_worker.client.replies import Replies
+from token_worker.client.tracing import Sends
 from token_worker.errors import ServerError, TokenWorkerError, Unavailable
 from token_worker.links import make_link
 from token_worker.redis_link import Link
@@ -69,7 +70,7 @@ class Lane:
         self._route = route
         self._streams = streams
         self._over = over
-        self._requests = Requests(limits, gather_seconds)
+        self._requests = Requests(limits, gather_seconds, Sends(route.requests, streams))
         self._replies = Replies(route, routes, shared=shared)
         self._lock = threading.Lock()
         self._to_send = threading.Condition(self._lock)
@@ -123,6 +124,7 @@ class Lane:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
+        self.sweep()
 
     def owns_thread(self) -> bool:
         """Whether the caller is one of this lane's threads, on which nothing may wait for the lane."""
@@ -202,6 +204,8 @@ class Lane:
         error: Unavailable | None = None
         with self._lock:
             for request, outcome in zip(requests, outcomes, strict=True):
+                if request.sending and not isinstance(outcome, Unavailable):
+                    request.sending.end(outcome)
                 if isinstance(outcome, Unavailable):
                     error = outcome
                     doubtful.append(request)
