@@ -13,7 +13,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFl
 
 from token_worker.client import tracing
 from token_worker.client.calls import Call, Owner, Part, Request, Requests
-from token_worker.client.errors import StreamsRefused
+from token_worker.client.errors import StreamsRefused, TimedOut
 from token_worker.client.items import Limits
 from token_worker.contract.messages import Op
 from token_worker.errors import ServerError
@@ -42,7 +42,7 @@ def requests(gather_seconds: float = 0.0) -> Requests:
 def add(subject: Requests, count: int = 1) -> None:
     """Calls of one value each, as the current context has them."""
     for _ in range(count):
-        call = Call(1, 1e9, 1, lambda _: None)
+        call = Call(1, 1e9, 1, lambda: TimedOut("late"), lambda _: None)
         subject.add(Part(call, 0, [b"\xc0"], OWNER, tracing.caller(), lambda: None), 0.0)
 
 

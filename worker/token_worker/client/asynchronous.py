@@ -3,11 +3,14 @@
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack, overload
 
 from token_worker.client.base import BaseClient, CallOptions, items_of, result_of
 from token_worker.client.calls import Outcome
+from token_worker.client.errors import TokenClientError
 from token_worker.client.items import Answer, Item, Type, Value
 from token_worker.client.synchronous import V
 from token_worker.contract.messages import Op
@@ -30,7 +33,7 @@ class AsyncTokenClient(BaseClient):
     def _make_room(self, max_in_flight: int) -> None:
         self._room = asyncio.Semaphore(max_in_flight)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: deque[tuple[asyncio.Future[list[Answer]], Outcome] | None] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Outcome], Outcome] | None] = deque()
         self._is_woken = False
 
     @overload
@@ -56,46 +59,62 @@ class AsyncTokenClient(BaseClient):
     async def request(
         self, op: Op | str, items: Sequence[Item | tuple[Type, Value]], **options: Unpack[CallOptions]
     ) -> list[Answer]:
-        """As ``TokenClient.request``; for many at once, gather them: each waits for room by itself."""
-        loop = self._loop = asyncio.get_running_loop()
-        future: asyncio.Future[list[Answer]] = loop.create_future()
+        """As ``TokenClient.request``; for many at once, gather them: each waits for room by itself.
+
+        Raises:
+            RuntimeError: the client was used in another event loop before.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            raise RuntimeError("the client belongs to another event loop; make one for each")
+        self._loop = loop
+        future: asyncio.Future[Outcome] = loop.create_future()
         call, lane, parts = self._prepare(
             op,
             items,
             options,
-            finish=lambda outcome: self._pass_on((future, outcome)),
-            release=lambda: self._pass_on(None),
+            finish=partial(self._end, future),
+            release=partial(self._pass_on, None),
         )
         try:
             for part in parts:
                 if not await self._take_room(future):
                     break
                 lane.put(part)
-            return await future
+            outcome = await future
+            if isinstance(outcome, TokenClientError):
+                raise outcome
+            return outcome
         finally:
             self._core.drop(call)
+            outcome = []  # an error that is raised holds on to this frame
+            del future
 
-    async def _take_room(self, future: asyncio.Future[list[Answer]]) -> bool:
+    async def _take_room(self, future: asyncio.Future[Outcome]) -> bool:
         """Wait for room for a request; False if the call is over before there is."""
         if not self._room.locked():
             await self._room.acquire()
             return True
         room = asyncio.ensure_future(self._room.acquire())
+        is_taken = False
         try:
             await asyncio.wait((room, future), return_when=asyncio.FIRST_COMPLETED)
+            is_taken = room.done() and not future.done()
         finally:
-            if not room.done():
-                room.cancel()
-            elif future.done():
+            if not is_taken and not room.cancel():  # there was room, and nobody for it: cancelled, say
                 self._room.release()
-        return not future.done()
+        return is_taken
 
-    def _pass_on(self, event: tuple[asyncio.Future[list[Answer]], Outcome] | None) -> None:
+    def _end(self, future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+        self._pass_on((future, outcome))
+
+    def _pass_on(self, event: tuple[asyncio.Future[Outcome], Outcome] | None) -> None:
         """Have the loop end a call, or make room for a request; wakes it once for all that come up meanwhile."""
         self._waiting.append(event)
-        if not self._is_woken and self._loop is not None and not self._loop.is_closed():
+        if not self._is_woken and self._loop is not None:
             self._is_woken = True
-            self._loop.call_soon_threadsafe(self._work_off)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits there
+                self._loop.call_soon_threadsafe(self._work_off)
 
     def _work_off(self) -> None:
         self._is_woken = False
@@ -105,12 +124,8 @@ class AsyncTokenClient(BaseClient):
                 self._room.release()
                 continue
             future, outcome = event
-            if future.done():  # its task was cancelled
-                continue
-            if isinstance(outcome, list):
+            if not future.done():  # else its task was cancelled
                 future.set_result(outcome)
-            else:
-                future.set_exception(outcome)
 
     async def close(self) -> None:
         """Close the connections; calls that still wait get ``ClientClosed``."""

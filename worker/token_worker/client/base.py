@@ -1,8 +1,10 @@
 """What both clients share: their settings, and what a call may say in place of them."""
 
 import os
+import threading
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypedDict
 
 from token_worker import redis_settings
@@ -12,12 +14,22 @@ from token_worker.client.core import Core, Prepared
 from token_worker.client.errors import RequestRefused, SomeFailed
 from token_worker.client.items import Answer, Item, Limits, Type, Value, type_of
 from token_worker.contract.messages import Op
+from token_worker.contract.values import is_utf8
 from token_worker.redis_settings import RedisSettings
 from token_worker.settings import Settings
 from token_worker.streams.routes import DEFAULT_ROUTES, Route
 
 TIMEOUT_SECONDS: Final = 10.0
 """How long a call waits for its reply, unless told otherwise."""
+
+MAX_TIMEOUT_SECONDS: Final = 365 * 86_400
+"""Longest time-out; far longer ones are none that a thread can wait for."""
+
+MAX_BATCH_MS: Final = 60_000
+"""Longest time to gather."""
+
+MAX_OWNER_ID: Final = 256
+"""Longest id of a client or zone, in characters."""
 
 MAX_IN_FLIGHT: Final = 1000
 """Requests that wait for their replies, unless told otherwise: what a worker takes in two batches."""
@@ -75,8 +87,9 @@ class BaseClient:
     ) -> None:
         if max_in_flight < 1:
             raise ValueError("max_in_flight: expected at least 1")
-        if timeout_seconds <= 0:
-            raise ValueError("timeout_seconds: expected more than 0")
+        _check_seconds(timeout_seconds)
+        if batch_ms is not None and not 0 <= batch_ms <= MAX_BATCH_MS:
+            raise ValueError(f"batch_ms: expected 0 to {MAX_BATCH_MS}")
         if streams is None:
             streams = settings_module.load(os.environ, None)
         limits = Limits()
@@ -108,8 +121,10 @@ class BaseClient:
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         core: Core | None = getattr(self, "_core", None)
         if core is not None and core.needs_closing:
+            # By a thread of its own: this one, whatever it is, may hold a lock of the client, and must not wait.
+            with suppress(RuntimeError):  # no more threads: the program ends
+                threading.Thread(target=core.close, name="token-client close", daemon=True).start()
             _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            core.close()
 
     def _prepare(
         self,
@@ -130,7 +145,16 @@ class BaseClient:
             self._consistent if consistent is None else consistent,
         )
         seconds = self._timeout_seconds if seconds is None else seconds
+        _check_seconds(seconds)
+        for name, given in (("client_id", owner.client_id), ("zone_id", owner.zone_id)):
+            if given is not None and not (len(given) <= MAX_OWNER_ID and is_utf8(given)):
+                raise ValueError(f"{name}: expected text of at most {MAX_OWNER_ID} characters")
         return self._core.prepare(items, owner, seconds, finish=finish, release=release)
+
+
+def _check_seconds(seconds: float) -> None:
+    if not 0 < seconds <= MAX_TIMEOUT_SECONDS:
+        raise ValueError(f"timeout_seconds: expected more than 0, and at most {MAX_TIMEOUT_SECONDS}")
 
 
 def items_of(value: Value | list[Any], type_name: Type | None) -> list[Item]:

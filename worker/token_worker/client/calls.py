@@ -10,14 +10,15 @@ its id until its reply is there.
 - Nothing is kept of a call once it is over.
 """
 
+import copy
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import msgspec
 
-from token_worker.client.errors import BadReply, TokenClientError, refusal
+from token_worker.client.errors import BadReply, RequestRefused, TokenClientError, refusal
 from token_worker.client.items import OVERHEAD_BYTES, Answer, Limits
 from token_worker.client.tracing import Sending, Sends
 from token_worker.contract.messages import Op
@@ -30,6 +31,7 @@ Finish = Callable[[Outcome], None]
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder().decode
+_VALUES: Final = frozenset({int, str, bytes})
 
 
 class Owner(NamedTuple):
@@ -48,16 +50,20 @@ class Call:
         count: how many answers there are to be.
         deadline: when it is over, in seconds of the monotonic clock.
         expires_at: the same as Unix time in milliseconds, for the workers.
+        too_late: what to end it with at its deadline.
         finish: takes the outcome, once.
     """
 
-    __slots__ = ("answers", "deadline", "expires_at", "finish", "is_over", "missing")
+    __slots__ = ("answers", "deadline", "expires_at", "finish", "is_over", "missing", "too_late")
 
-    def __init__(self, count: int, deadline: float, expires_at: int, finish: Finish) -> None:
+    def __init__(
+        self, count: int, deadline: float, expires_at: int, too_late: Callable[[], TokenClientError], finish: Finish
+    ) -> None:
         self.answers: list[Any] = [None] * count
         self.missing = count
         self.deadline = deadline
         self.expires_at = expires_at
+        self.too_late = too_late
         self.finish: Finish | None = finish
         self.is_over = False
 
@@ -230,7 +236,7 @@ class Requests:
             message = _decode(payload)
             request_id = message["id"]
             request = self._open.get(request_id)
-        except (msgspec.DecodeError, TypeError, LookupError, RecursionError):
+        except (ValueError, TypeError, LookupError, RecursionError):  # msgspec's errors are ValueErrors
             return []
         if request is None:
             return []
@@ -255,7 +261,7 @@ class Requests:
             call, count = part.call, len(part.items)
             if not call.is_over:
                 if isinstance(answers, TokenClientError):
-                    over.append((call, answers))
+                    over.append((call, copy.copy(answers)))  # each caller raises one of its own
                 elif call.answer(part.at, answers[at : at + count]):
                     over.append((call, call.answers))
             at += count
@@ -280,10 +286,20 @@ def _answers(message: dict[str, Any], count: int) -> Outcome:
     """What a reply holds: an answer for each of so many items, or the error of the request as a whole."""
     items = message.get("items")
     if items is None:
-        error = message["error"]
-        return refusal(error["code"], error["message"])
+        return _refusal(message["error"])
     if len(items) != count:
         raise ValueError("another number of items")
-    return [
-        item["value"] if "value" in item else refusal(item["error"]["code"], item["error"]["message"]) for item in items
-    ]
+    return [_value(item["value"]) if "value" in item else _refusal(item["error"]) for item in items]
+
+
+def _value(value: Any) -> Answer:
+    if type(value) not in _VALUES:
+        raise TypeError("no value of any type")
+    return cast("Answer", value)
+
+
+def _refusal(error: Any) -> RequestRefused:
+    code, message = error["code"], error["message"]
+    if not (isinstance(code, str) and isinstance(message, str)):
+        raise TypeError("no error of the contract's")
+    return refusal(code, message)

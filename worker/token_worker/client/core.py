@@ -6,11 +6,19 @@ Apart from the client itself, so that the threads do not keep a client alive tha
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from token_worker.client import tracing
 from token_worker.client.calls import Call, Outcome, Owner, Part
-from token_worker.client.errors import ClientClosed, NotAnswered, RequestRefused, StreamsUnavailable, TimedOut
+from token_worker.client.errors import (
+    ClientClosed,
+    NotAnswered,
+    RequestRefused,
+    StreamsUnavailable,
+    TimedOut,
+    TokenClientError,
+)
 from token_worker.client.items import Answer, Item, Limits, Type, Value, encode, split
 from token_worker.client.lane import Lane
 from token_worker.client.open_calls import OpenCalls
@@ -93,12 +101,13 @@ class Core:
         refused = {at: it for at, it in enumerate(encoded) if isinstance(it, RequestRefused)}
         sendable = [it for it in encoded if not isinstance(it, RequestRefused)]
         route = route_for(self._routes, owner.op, owner.client_id)
+        lane = self._lane(route)
         deadline = time.monotonic() + timeout_seconds
         expires_at = int((time.time() + timeout_seconds) * 1000)
-        call = Call(len(sendable), deadline, expires_at, _merging(refused, finish) if refused else finish)
+        finish = _merging(refused, finish) if refused else finish
+        call = Call(len(sendable), deadline, expires_at, partial(_too_late, lane), finish)
         if not self._open.add(call):
             raise ClientClosed("the client is closed")
-        lane = self._lane(route)
         if not sendable:
             self._end(call, [])
         parts, caller = [], tracing.caller()
@@ -127,12 +136,12 @@ class Core:
         """Nobody waits for this call any more."""
         if self._open.take(call):
             call.end(None)
-            self._sweep()
+            self._open.wake()
 
-    def time_out(self, call: Call, lane: Lane) -> None:
+    def time_out(self, call: Call) -> None:
         """The time of this call is up."""
-        self._end(call, _too_late(lane))
-        self._sweep()
+        self._end(call, call.too_late())
+        self._open.wake()
 
     def close(self) -> None:
         """End all calls that are open, with ``ClientClosed``, and all threads."""
@@ -142,37 +151,36 @@ class Core:
             lanes = [*self._lanes.values()]
         for lane in lanes:
             lane.close()
-        if self._clock.ident is not None and self._clock is not threading.current_thread():
+        if self.is_own_thread:  # a callback closes the client: another of the threads may be about to, as well
+            return
+        for lane in lanes:
+            lane.join()
+        if self._clock.ident is not None:
             self._clock.join()
 
     def _watch(self) -> None:
         while not self._open.is_closed:
-            overdue = self._open.wait_for_overdue(time.monotonic())
-            error = next((_too_late(lane) for lane in [*self._lanes.values()] if lane.away), TimedOut(_NO_REPLY))
-            for call in overdue:
-                call.end(error)
-            if overdue:
-                self._sweep()
-
-    def _sweep(self) -> None:
-        for lane in [*self._lanes.values()]:
-            lane.sweep()
+            for call in self._open.wait_for_overdue(time.monotonic()):
+                call.end(call.too_late())
+            for lane in [*self._lanes.values()]:
+                lane.sweep()
 
     def _end_all(self, over: list[tuple[Call, Outcome]]) -> None:
         for call, outcome in over:
             self._end(call, outcome)
+        if any(isinstance(outcome, TokenClientError) for _, outcome in over):
+            self._open.wake()  # other requests of the same calls
 
     def _end(self, call: Call, outcome: Outcome) -> None:
         if self._open.take(call):
             call.end(outcome)
 
 
-_NO_REPLY = "no reply came in time; is a worker running for this route?"
-
-
 def _too_late(lane: Lane) -> NotAnswered:
     reason = lane.away
-    return TimedOut(_NO_REPLY) if reason is None else StreamsUnavailable(f"streams: {reason}")
+    if reason is None:
+        return TimedOut("no reply came in time; is a worker running for this route?")
+    return StreamsUnavailable(f"streams: {reason}")
 
 
 def _merging(refused: dict[int, RequestRefused], finish: Callable[[Outcome], None]) -> Callable[[Outcome], None]:

@@ -91,8 +91,11 @@ class Lane:
         return self._route.requests
 
     def put(self, part: Part) -> None:
-        """A part that is to be sent."""
+        """A part that is to be sent, unless its call is over: all are, once the lane is closed."""
         with self._lock:
+            if part.call.is_over:
+                part.release()
+                return
             now = time.monotonic()
             if self._requests.is_idle:
                 self._replies.start(now)
@@ -107,8 +110,9 @@ class Lane:
         thread = threading.Thread(
             target=self._work, args=(name, one_round, end), name=f"token-client {name}", daemon=True
         )
-        self._threads.append(thread)
+        self._away[name] = "no connection yet"
         thread.start()
+        self._threads.append(thread)
 
     def sweep(self) -> None:
         """Let go of what nobody waits for any more."""
@@ -116,15 +120,18 @@ class Lane:
             self._requests.sweep()
 
     def close(self) -> None:
-        """End the threads; what was in flight is not waited for."""
+        """Have the threads end; what was in flight is not waited for. All calls must be over."""
         with self._lock:
             self._is_closed = True
+            self._requests.sweep()
             for condition in (self._to_send, self._to_read, self._closing):
                 condition.notify_all()
+
+    def join(self) -> None:
+        """Wait for the threads to end."""
         for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join()
-        self.sweep()
+            thread.join()
+        self.sweep()  # of what was being sent
 
     def owns_thread(self) -> bool:
         """Whether the caller is one of this lane's threads, on which nothing may wait for the lane."""
@@ -146,8 +153,9 @@ class Lane:
             else:
                 self._away.pop(name, None)
                 tries = 0
-        with suppress(TokenWorkerError):  # what is left behind goes by its time to live
-            end(link)
+        if name not in self._away:
+            with suppress(TokenWorkerError):  # what is left behind goes by its time to live
+                end(link)
         link.close()
 
     # Each of these two does one round on its own link, and raises what keeps it from that.
@@ -222,7 +230,8 @@ class Lane:
                 self._to_read.wait()
             if self._is_closed:
                 return
-            command = self._replies.read_command(BLOCK_MS)
+            is_away = "read" in self._away  # whether it still is, is to be known at once
+            command = self._replies.read_command(1 if is_away else BLOCK_MS)
         found = link.call(*command)
         over: list[tuple[Call, Outcome]] = []
         with self._lock:

@@ -18,6 +18,7 @@ class OpenCalls:
         self._changed = threading.Condition(self._lock)
         self._by_tick: dict[int, set[Call]] = {}
         self._next = math.inf
+        self._is_woken = False
         self._is_closed = False
 
     def add(self, call: Call) -> bool:
@@ -43,17 +44,23 @@ class OpenCalls:
                 del self._by_tick[tick]
             return True
 
+    def wake(self) -> None:
+        """Have ``wait_for_overdue`` return: there is something else to do."""
+        with self._lock:
+            self._is_woken = True
+            self._changed.notify()
+
     def wait_for_overdue(self, now: float) -> list[Call]:
-        """Take out the calls whose time is up; waits, until there is at least a chance of one.
+        """Take out the calls whose time is up; waits, until there is at least a chance of one, or it is woken.
 
         Args:
             now: seconds of the monotonic clock.
         """
         with self._lock:
             self._next = min(self._by_tick, default=math.inf)
-            if not self._is_closed and self._next * _TICK > now:
+            if not (self._is_woken or self._is_closed) and self._next * _TICK > now:
                 self._changed.wait(None if self._next == math.inf else self._next * _TICK - now)
-                return []
+            self._is_woken = False
             due = [tick for tick in self._by_tick if tick * _TICK <= now]
             return [call for tick in due for call in self._by_tick.pop(tick)]
 

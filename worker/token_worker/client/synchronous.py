@@ -86,12 +86,19 @@ class TokenClient(BaseClient):
         """
         if self._core.is_own_thread:
             raise RuntimeError("a callback of a future must not wait for the client that runs it; use submit")
-        return self.submit(op, items, **options).result()
+        future = self.submit(op, items, **options)
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # Ctrl-C while it waits; at any other time it is done
+            del future  # an error that is raised holds on to this frame, and the future to the error
 
     def submit(
         self, op: Op | str, items: Sequence[Item | tuple[Type, Value]], **options: Unpack[CallOptions]
     ) -> Future[list[Answer]]:
         """Send items without waiting for their answers; waits only while ``max_in_flight`` requests are in flight.
+
+        In a callback of a future, which must not wait, there is ``TimedOut`` in place of that.
 
         >>> futures = [client.submit("tokenize", [("str", name)]) for name in ("Grace", "Ada")]
         >>> [len(future.result()) for future in futures]
@@ -110,18 +117,20 @@ class TokenClient(BaseClient):
         except BaseException:  # Ctrl-C while it waits for room
             self._core.drop(prepared.call)
             raise
-        core = self._core
-        future.add_done_callback(lambda it: core.drop(prepared.call) if it.cancelled() else None)
+        core, call = self._core, prepared.call  # and not the items, as long as the future lives
+        future.add_done_callback(lambda it: core.drop(call) if it.cancelled() else None)
         return future
 
     def _put(self, prepared: Prepared) -> None:
         call, lane, parts = prepared
         for part in parts:
+            if call.is_over:
+                return
             seconds = call.deadline - time.monotonic()
             if self._core.is_own_thread:
                 seconds = 0.0  # what makes room is this very thread
             if not self._room.acquire(timeout=max(seconds, 0.0)):
-                self._core.time_out(call, lane)
+                self._core.time_out(call)
                 return
             lane.put(part)
 

@@ -1,0 +1,396 @@
+"""Calls, requests and replies of the client, without sockets or threads: nothing is lost, mixed up or taken twice."""
+
+import string
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from token_worker.client import BadReply, ClientClosed, TimedOut, TokenClientError, TokenNotFound, UnknownClient
+from token_worker.client.calls import Call, Outcome, Owner, Part, Request, Requests
+from token_worker.client.errors import RequestRefused
+from token_worker.client.items import OVERHEAD_BYTES, Limits, encode, split
+from token_worker.contract.messages import Op
+
+OWNER = Owner(Op.TOKENIZE, "shop-frontend", None, consistent=True)
+MARKER = "4242-4242"
+
+
+class Caller:
+    """Makes calls, and keeps what came of them."""
+
+    def __init__(self, limits: Limits | None = None, gather_seconds: float = 0.0) -> None:
+        self.limits = limits or Limits()
+        self.requests = Requests(self.limits, gather_seconds)
+        self.outcomes: dict[int, Outcome] = {}
+        self.calls: list[Call] = []
+        self.parts = self.released = 0
+
+    def call(self, values: Sequence[Any], owner: Owner = OWNER, now: float = 0.0) -> Call:
+        number = len(self.calls)
+
+        def finish(outcome: Outcome) -> None:
+            assert number not in self.outcomes
+            self.outcomes[number] = outcome
+
+        call = Call(len(values), 10.0, 10_000, lambda: TimedOut("late"), finish)
+        self.calls.append(call)
+        items = [encode(("str", value), self.limits) for value in values]
+        encoded = [item for item in items if isinstance(item, bytes)]
+        for where in split([len(item) for item in encoded], self.limits):
+            self.requests.add(Part(call, where.start, encoded[where], owner, (), self._release), now)
+            self.parts += 1
+        return call
+
+    def _release(self) -> None:
+        self.released += 1
+
+    def take(self, most: int = 1000) -> list[Request]:
+        return self.requests.take(most, "replies")
+
+    def reply(self, payload: bytes) -> None:
+        self.end(self.requests.reply(payload))
+
+    def answer(self, request: Request, **more: Any) -> None:
+        """Reply with tokens that are the values in capitals."""
+        self.reply(reply_to(request, items=[{"value": value.upper()} for value in values_of(request)], **more))
+
+    def end(self, over: Iterable[tuple[Call, Outcome]]) -> None:
+        for call, outcome in over:
+            call.end(outcome)
+
+
+def payload_of(request: Request) -> dict[str, Any]:
+    fields = dict(zip(request.fields[::2], request.fields[1::2], strict=True))
+    payload = fields["payload"]
+    assert isinstance(payload, bytes)
+    found: dict[str, Any] = msgspec.msgpack.decode(payload)
+    return found
+
+
+def values_of(request: Request) -> list[str]:
+    return [item["value"] for item in payload_of(request)["items"]]
+
+
+def reply_to(request: Request, **members: Any) -> bytes:
+    return msgspec.msgpack.encode({"id": request.id, "op": "tokenize", "request_entry": "1-0", **members})
+
+
+def test_request_says_what_the_call_said() -> None:
+    """Owner, deadline, stream for the reply and items stand in the payload; what is as by default is left out."""
+    caller = Caller()
+    caller.call(["a"])
+    caller.call(["b"], Owner(Op.DETOKENIZE, None, "zone-one", consistent=False))
+    plain, other = map(payload_of, caller.take())
+    assert plain.pop("id") != other.pop("id")
+    common = {"reply_to": "replies", "expires_at": 10_000}
+    assert plain == {
+        **common,
+        "op": "tokenize",
+        "client_id": "shop-frontend",
+        "items": [{"type": "str", "value": "a"}],
+    }
+    assert other == {
+        **common,
+        "op": "detokenize",
+        "zone_id": "zone-one",
+        "consistent": False,
+        "items": [{"type": "str", "value": "b"}],
+    }
+
+
+texts = st.lists(st.text(string.ascii_lowercase, min_size=1, max_size=40), max_size=12)
+
+
+@given(calls=st.lists(texts, max_size=8), gather=st.booleans(), items=st.integers(1, 7), data=st.data())
+def test_each_value_gets_its_own_answer(calls: list[list[str]], gather: bool, items: int, data: st.DataObject) -> None:
+    """However calls are split and gathered, and in whatever order replies come: each call has its answers in order."""
+    caller = Caller(Limits(items, OVERHEAD_BYTES + 200), 0.001 if gather else 0.0)
+    owners = [OWNER, OWNER._replace(client_id="other-client")]
+    of: dict[str, Owner] = {}
+    for number, values in enumerate(calls):
+        owner = of[str(number)] = data.draw(st.sampled_from(owners))
+        caller.call([f"{number}:{value}" for value in values], owner)
+    requests = caller.take()
+    for request in requests:
+        values = values_of(request)
+        assert 0 < len(values) <= items
+        assert len(request.fields[1]) <= caller.limits.bytes
+        assert {of[value.partition(":")[0]].client_id for value in values} == {payload_of(request)["client_id"]}
+    for request in data.draw(st.permutations(requests)):
+        caller.answer(request)
+        caller.answer(request)  # a second one does nothing
+    assert caller.outcomes == {
+        number: [f"{number}:{value}".upper() for value in values] for number, values in enumerate(calls) if values
+    }
+    assert caller.released == caller.parts
+    assert caller.requests.is_idle
+
+
+@given(sizes=st.lists(st.integers(1, 60), max_size=40), items=st.integers(1, 10))
+def test_split_takes_each_once_in_order(sizes: list[int], items: int) -> None:
+    """Pieces follow on each other, keep both limits, and none could have taken the next one's first item."""
+    limits = Limits(items, OVERHEAD_BYTES + 60)
+    pieces = [*split(sizes, limits)]
+    assert [at for piece in pieces for at in range(piece.start, piece.stop)] == [*range(len(sizes))]
+    for piece in pieces:
+        assert 0 < piece.stop - piece.start <= items
+        assert sum(sizes[piece]) <= 60
+    for piece in pieces[:-1]:
+        assert piece.stop - piece.start == items or sum(sizes[piece]) + sizes[piece.stop] > 60
+
+
+def test_calls_share_requests_within_their_time_only() -> None:
+    """Without a time to gather each call is a request of its own; with it, one waits no longer than that."""
+    alone = Caller()
+    for value in "abc":
+        alone.call([value])
+    assert alone.requests.next_at() == 0.0
+    assert [*map(values_of, alone.take())] == [["a"], ["b"], ["c"]]
+    together = Caller(gather_seconds=2.0)
+    together.call(["a"], now=5.0)
+    together.call(["b"], now=6.0)
+    assert together.requests.next_at() == 7.0
+    assert [*map(values_of, together.take())] == [["a", "b"]]
+    assert together.requests.next_at() is None
+
+
+def test_full_request_does_not_wait() -> None:
+    """As many items as one request takes go at once, whatever the time to gather."""
+    caller = Caller(Limits(items=3), gather_seconds=60.0)
+    caller.call(["a", "b"], now=1.0)
+    assert caller.requests.next_at() == 61.0
+    caller.call(["c"], now=1.0)
+    assert caller.requests.next_at() == 0.0
+
+
+def test_call_answered_in_parts_ends_with_the_last() -> None:
+    """A list of several requests has one outcome, when all of it is there."""
+    caller = Caller(Limits(items=1))
+    caller.call(["a", "b", "c"])
+    first, second, third = caller.take()
+    caller.answer(third)
+    caller.answer(first)
+    assert caller.outcomes == {}
+    caller.answer(second)
+    assert caller.outcomes == {0: ["A", "B", "C"]}
+
+
+def test_refused_item_is_an_answer_of_its_own() -> None:
+    """A value that was refused costs the others nothing."""
+    caller = Caller()
+    caller.call(["a", "b"])
+    [request] = caller.take()
+    refused = {"code": "token_not_found", "message": "there is no such token"}
+    caller.reply(reply_to(request, items=[{"error": refused}, {"value": "B"}]))
+    answers = caller.outcomes[0]
+    assert isinstance(answers, list)
+    assert isinstance(answers[0], TokenNotFound)
+    assert (answers[0].message, answers[1]) == ("there is no such token", "B")
+
+
+def test_refused_request_ends_all_its_calls_each_with_an_error_of_its_own() -> None:
+    """Calls that share a request share its refusal, but no exception: what is raised holds on to its caller."""
+    caller = Caller(gather_seconds=1.0)
+    caller.call(["a"])
+    caller.call(["b"])
+    [request] = caller.take()
+    caller.reply(reply_to(request, error={"code": "unknown_client", "message": "there is no key"}))
+    one, other = caller.outcomes[0], caller.outcomes[1]
+    assert isinstance(one, UnknownClient)
+    assert isinstance(other, UnknownClient)
+    assert one is not other
+    assert (one.code, str(one)) == (other.code, str(other))
+    assert caller.released == 2
+
+
+def test_rest_of_a_call_that_failed_is_let_go_of() -> None:
+    """Where one of a call's requests was refused, the next sweep makes room of the others."""
+    caller = Caller(Limits(items=1))
+    caller.call(["a", "b", "c"])
+    first, _ = caller.take(2)
+    caller.reply(reply_to(first, error={"code": "internal", "message": "failed"}))
+    caller.requests.sweep()
+    assert caller.released == 3
+    assert caller.requests.is_idle
+    assert caller.take() == []
+
+
+def test_request_in_doubt_is_sent_again_as_it_was_while_somebody_waits() -> None:
+    """It keeps its id, so that the first reply counts, whichever sending it is to; before anything new."""
+    caller = Caller()
+    caller.call(["a"])
+    caller.call(["b"])
+    one, other = caller.take()
+    caller.call(["c"])
+    caller.requests.send_again([one, other])
+    assert caller.requests.next_at() == 0.0
+    caller.answer(other)
+    again, new = caller.take()
+    assert again is one
+    assert values_of(new) == ["c"]
+    caller.answer(again)
+    caller.requests.send_again([one, other])
+    assert caller.requests.next_at() is None
+    assert [caller.outcomes[number] for number in (0, 1)] == [["A"], ["B"]]
+
+
+def test_swept_request_is_not_sent_again_nor_kept() -> None:
+    """What waited to be sent again when its call ended otherwise is forgotten with it, payload and all."""
+    caller = Caller()
+    call = caller.call([MARKER])
+    caller.requests.send_again(caller.take())
+    call.end(TimedOut("late"))
+    caller.requests.sweep()
+    assert caller.requests.next_at() is None
+    assert not caller.requests._again
+    assert caller.released == 1
+
+
+def test_call_that_is_over_is_not_sent() -> None:
+    """A part whose caller gave up before it was sent never is; the others go on."""
+    caller = Caller()
+    caller.call(["a"]).end(ClientClosed("closed"))
+    caller.call(["b"])
+    assert [*map(values_of, caller.take())] == [["b"]]
+    assert caller.released == 1
+    caller.call(["c"]).end(None)
+    caller.requests.sweep()
+    assert caller.released == 2
+    assert caller.requests.next_at() is None
+
+
+def test_sweep_keeps_what_somebody_waits_for() -> None:
+    """A request that several calls share stays as long as one of them waits."""
+    caller = Caller(gather_seconds=1.0)
+    gone = caller.call(["a"])
+    caller.call(["b"])
+    [request] = caller.take()
+    gone.end(None)
+    caller.requests.sweep()
+    caller.answer(request)
+    assert caller.outcomes == {1: ["B"]}
+    assert caller.released == 2
+
+
+def test_reply_that_comes_too_late_is_passed_over() -> None:
+    """A call that is over takes no answer, and nothing of it is kept."""
+    caller = Caller()
+    call = caller.call(["a"])
+    [request] = caller.take()
+    call.end(call.too_late())
+    caller.answer(request)
+    assert isinstance(caller.outcomes[0], TimedOut)
+    assert call.answers == []
+    assert call.finish is None
+
+
+def test_request_that_cannot_be_sent_fails_once() -> None:
+    """What the server refuses for good ends the call; a reply to it after that is nobody's."""
+    caller = Caller()
+    caller.call(["a"])
+    [request] = caller.take()
+    caller.end(caller.requests.fail(request, ClientClosed("closed")))
+    caller.end(caller.requests.fail(request, ClientClosed("closed")))
+    caller.answer(request)
+    assert isinstance(caller.outcomes[0], ClientClosed)
+    assert caller.released == 1
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {},
+        {"items": []},
+        {"items": [{"value": "A"}, {"value": "B"}]},
+        {"items": ["value"]},
+        {"items": [{"value": None}]},
+        {"items": [{"value": True}]},
+        {"items": [{"value": 1.5}]},
+        {"items": [{"value": ["A"]}]},
+        {"items": [{}]},
+        {"items": [{"error": None}]},
+        {"items": [{"error": {"code": 7, "message": "x"}}]},
+        {"items": 5},
+        {"items": {"a": 1}},
+        {"error": {"code": "internal"}},
+        {"error": {"code": "internal", "message": b"x"}},
+        {"error": ["code", "message"]},
+        {"value": "A"},
+    ],
+    ids=str,
+)
+def test_reply_that_is_none_of_the_contract_is_an_error(members: dict[str, Any]) -> None:
+    """A reply to one's own request that cannot be right ends the call with ``BadReply``, never with a wrong token."""
+    caller = Caller()
+    caller.call(["a"])
+    [request] = caller.take()
+    caller.reply(reply_to(request, **members))
+    assert isinstance(caller.outcomes[0], BadReply)
+    assert caller.requests.is_idle
+
+
+def test_code_of_a_newer_worker_is_told_as_it_is() -> None:
+    """A code that is not known here is an error with that code, for which nothing is promised."""
+    caller = Caller()
+    caller.call(["a"])
+    [request] = caller.take()
+    caller.reply(reply_to(request, error={"code": "brand_new", "message": "x"}, more=1))
+    error = caller.outcomes[0]
+    assert isinstance(error, RequestRefused)
+    assert (type(error), error.code, error.retry) == (RequestRefused, "brand_new", "after a fix")
+
+
+anything: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.just("id"), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(payload=st.binary(max_size=60) | anything.map(msgspec.msgpack.encode) | anything.map(str).map(str.encode))
+def test_what_others_wrote_is_passed_over(payload: bytes) -> None:
+    """Whatever stands on a stream that others write to: it never raises, and ends no call."""
+    caller = Caller()
+    caller.call(["a"])
+    [request] = caller.take()
+    caller.reply(payload)
+    assert caller.outcomes == {}
+    caller.answer(request)
+    assert caller.outcomes == {0: ["A"]}
+
+
+HOSTILE = {
+    "empty": b"",
+    "text that is no UTF-8": b"\x81\xa2id\xa1\xff",
+    "a list nested deeply": b"\x91" * 100_000,
+    "a list of 4 billion": b"\xdd\xff\xff\xff\xff",
+    "an id that is a list": b"\x81\xa2id\x91\x01",
+    "an id that is a map": b"\x81\xa2id\x81\x01\x01",
+    "a time that is none": b"\xc7\x0c\xff" + b"\xff" * 12,
+    "our reply as JSON": b'{"id": "%s"}',
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_bytes_are_passed_over(name: str) -> None:
+    """Bytes that break decoders, or that look like ours, do not break the client."""
+    caller = Caller()
+    caller.call(["a"])
+    [request] = caller.take()
+    caller.reply(HOSTILE[name].replace(b"%s", request.id.encode()))
+    assert caller.outcomes == {}
+
+
+@given(members=st.dictionaries(st.sampled_from(["items", "error", "value", "status"]), anything))
+def test_any_reply_with_our_id_ends_the_call(members: dict[str, Any]) -> None:
+    """Whatever a reply to one's own request holds: the call ends, with answers of the right number or an error."""
+    caller = Caller()
+    caller.call(["a"])
+    [request] = caller.take()
+    caller.reply(reply_to(request, **members))
+    outcome = caller.outcomes[0]
+    assert isinstance(outcome, TokenClientError) or len(outcome) == 1
