@@ -70,6 +70,13 @@ class Desk:
         wait_until(look, f"{count} requests")
         return found
 
+    def take_until(self, value: object) -> list[dict[str, Any]]:
+        """The next requests, up to the one that has this value."""
+        found = self.take(1)
+        while value not in values_of(found[-1:]):
+            found += self.take(1)
+        return found
+
     def answer(self, requests: Iterable[dict[str, Any]], responses: str = "tokenize:responses", **more: Any) -> None:
         """Answer these, where they say or on the stream ``responses``; ``more`` are members in place of tokens."""
         for request in requests:

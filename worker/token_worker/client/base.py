@@ -174,6 +174,10 @@ def result_of(value: Value | list[Any], answers: list[Answer]) -> Any:
         if any(isinstance(answer, RequestRefused) for answer in answers):
             raise SomeFailed(answers)
         return answers
-    if isinstance(answers[0], RequestRefused):
-        raise answers[0]
-    return answers[0]
+    answer = answers.pop()
+    if isinstance(answer, RequestRefused):
+        try:
+            raise answer
+        finally:
+            del answer  # what is raised holds on to this frame, which must not hold on to it
+    return answer

@@ -151,7 +151,6 @@ class Lane:
                     if not self._is_closed:
                         self._closing.wait(pause * random.uniform(1, 1.5))  # noqa: S311 - only spreads tries
             else:
-                self._away.pop(name, None)
                 tries = 0
         if name not in self._away:
             with suppress(TokenWorkerError):  # what is left behind goes by its time to live
@@ -220,6 +219,8 @@ class Lane:
                 elif isinstance(outcome, ServerError):
                     over += self._requests.fail(request, StreamsRefused(outcome.code))
             self._requests.send_again(doubtful)
+        if error is None:
+            self._away.pop("send", None)
         self._over(over)
         if error is not None:
             raise error
@@ -233,6 +234,7 @@ class Lane:
             is_away = "read" in self._away  # whether it still is, is to be known at once
             command = self._replies.read_command(1 if is_away else BLOCK_MS)
         found = link.call(*command)
+        self._away.pop("read", None)
         over: list[tuple[Call, Outcome]] = []
         with self._lock:
             now = time.monotonic()

@@ -41,7 +41,7 @@ class Caller:
         items = [encode(("str", value), self.limits) for value in values]
         encoded = [item for item in items if isinstance(item, bytes)]
         for where in split([len(item) for item in encoded], self.limits):
-            self.requests.add(Part(call, where.start, encoded[where], owner, (), self._release), now)
+            self.requests.add(Part(call, where.start, encoded[where], owner, None, self._release), now)
             self.parts += 1
         return call
 

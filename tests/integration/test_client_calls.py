@@ -1,0 +1,634 @@
+"""How calls of the client end in another way than by their reply: time-outs, cancelling, closing; what they leave."""
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+import pytest
+from servers import Valkey
+from stack import wait_until
+
+from clients import CLIENT, KINDS, Desk, InLoop, Kind, values_of
+from token_worker.client import (
+    AsyncTokenClient,
+    BadReply,
+    ClientClosed,
+    NotAnswered,
+    StreamsRefused,
+    StreamsUnavailable,
+    TimedOut,
+    TokenClient,
+    UnknownClient,
+)
+
+LONG_SECONDS = 120.0
+"""Far more than any call takes here, however loaded the machine is."""
+
+SHORT_SECONDS = 0.2
+"""A time-out that is waited for."""
+
+
+@pytest.fixture
+def desk(streams_server: Valkey) -> Iterator[Desk]:
+    with streams_server.client() as streams:
+        yield Desk(streams)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    found: Kind = request.param
+    return found
+
+
+def sync(server: Valkey, seconds: float = LONG_SECONDS, **options: Any) -> TokenClient:
+    return TokenClient(server.url, client_id=CLIENT, timeout_seconds=seconds, **options)
+
+
+def in_loop(server: Valkey, seconds: float = LONG_SECONDS, **options: Any) -> AsyncTokenClient:
+    return AsyncTokenClient(server.url, client_id=CLIENT, timeout_seconds=seconds, **options)
+
+
+def send(client: TokenClient, value: str, **options: Any) -> Future[Any]:
+    return client.submit("tokenize", [("str", value)], **options)
+
+
+def start(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def threads() -> list[str]:
+    """The client's threads that run."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("token-client")]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """Every test has closed its clients, and nothing of them runs on."""
+    yield
+    wait_until(lambda: not threads(), "the clients' threads to end")
+
+
+# Time-outs
+
+
+def test_no_worker_is_a_time_out(streams_server: Valkey, kind: Kind, desk: Desk) -> None:
+    """Without a worker a call ends when its time is up, its own before the client's; the request says when that is."""
+    with kind(streams_server.url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client:
+        answering = start(lambda: desk.answer(desk.take(1)))
+        assert client.tokenize("a") == "A"
+        answering.join()
+        before = time.time()
+        with pytest.raises(TimedOut, match="is a worker running"):
+            client.tokenize("b", timeout_seconds=SHORT_SECONDS)
+        after = time.time()
+        late: list[dict[str, Any]] = []
+        answering = start(lambda: late.extend(desk.take_until("c")))
+        with pytest.raises(TimedOut):
+            client.tokenize("c", timeout_seconds=1)
+        answering.join()
+        for request in late[:-1]:
+            assert int(before * 1000) <= request["expires_at"] - 1000 * SHORT_SECONDS <= after * 1000
+        desk.answer(late)  # a reply that comes too late is passed over
+        answering = start(lambda: desk.answer(desk.take(1)))
+        assert client.tokenize("d") == "D"
+        answering.join()
+
+
+def test_each_caller_raises_an_error_of_its_own(streams_server: Valkey) -> None:
+    """Calls whose time is up together share no exception: tracebacks would hold on to each other's callers."""
+    with sync(streams_server) as client:
+        futures = [send(client, "a", timeout_seconds=SHORT_SECONDS) for _ in range(20)]
+        errors = [future.exception() for future in futures]
+    assert all(isinstance(error, NotAnswered) for error in errors)
+    assert len({id(error) for error in errors}) == 20
+
+
+def test_what_is_away_is_told_of_the_route_that_it_is_on(streams_server: Valkey, desk: Desk) -> None:
+    """A call on a route that cannot be used does not make those on another look so."""
+    desk.streams.set("detokenize:requests", "no stream")
+    with sync(streams_server) as client:
+        with pytest.raises(StreamsRefused, match="WRONGTYPE"):
+            client.detokenize("a")
+        answering = start(lambda: desk.answer(desk.take(1)))
+        assert client.tokenize("a") == "A"
+        answering.join()
+        with pytest.raises(TimedOut):
+            client.tokenize("a", timeout_seconds=SHORT_SECONDS)
+        desk.streams.delete("detokenize:requests")
+        other_desk = Desk(desk.streams, "detokenize:requests")
+        back = start(lambda: other_desk.answer(other_desk.take(1)))
+        assert client.detokenize("a") == "A"
+        back.join()
+
+
+def test_reply_that_is_none_is_told(streams_server: Valkey, kind: Kind, desk: Desk) -> None:
+    """What answers with something else than tokens is no worker: an error, never a result."""
+    with kind(streams_server.url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client:
+        for wrong in ([{"value": None}], []):
+            answering = start(lambda wrong=wrong: desk.answer(desk.take(1), items=wrong))  # type: ignore[misc]  # mypy knows no such lambda
+            with pytest.raises(BadReply):
+                client.tokenize("a")
+            answering.join()
+
+
+# Room
+
+
+def test_no_more_requests_are_in_flight_than_may_be(streams_server: Valkey, desk: Desk) -> None:
+    """Further calls wait, in threads, until a reply makes room; each list takes room for each of its requests."""
+    with sync(streams_server, max_in_flight=3) as client:
+        for value in "abc":
+            send(client, value)
+        sent: list[Future[Any]] = []
+        waiting = start(lambda: sent.append(client.submit("tokenize", [("str", "x" * 30_000)] * 70)))
+        first = desk.take(3)
+        assert waiting.is_alive()
+        assert not sent
+        desk.answer(first[:1])
+        assert len(desk.take(1)[0]["items"]) == 34
+        assert desk.streams.xlen("tokenize:requests") == 4
+        assert waiting.is_alive()
+        desk.answer(first[1:])
+        desk.take(2)
+        waiting.join()
+        assert len(sent) == 1
+
+
+def test_no_more_requests_are_in_flight_than_may_be_in_a_loop(streams_server: Valkey, desk: Desk) -> None:
+    """The same for tasks: a thousand calls at once, and never more than three of them sent."""
+
+    async def main() -> None:
+        async with in_loop(streams_server, max_in_flight=3) as client:
+            calls = asyncio.gather(*(client.tokenize(f"v{number}") for number in range(100)))
+            for _ in range(33):
+                requests = await asyncio.to_thread(desk.take, 3)
+                assert desk.streams.xlen("tokenize:requests") % 3 == 0
+                await asyncio.to_thread(desk.answer, requests)
+            await asyncio.to_thread(lambda: desk.answer(desk.take(1)))
+            assert await calls == [f"V{number}" for number in range(100)]
+
+    asyncio.run(main())
+
+
+def test_time_outs_make_room(streams_server: Valkey, kind: Kind, desk: Desk) -> None:
+    """Requests that nobody waits for hold up no others, and who waits for room waits no longer than its time."""
+    with kind(streams_server.url, client_id=CLIENT, timeout_seconds=LONG_SECONDS, max_in_flight=1) as client:
+        for value in "abc":
+            with pytest.raises(NotAnswered):
+                client.tokenize(value, timeout_seconds=SHORT_SECONDS)
+        with pytest.raises(NotAnswered):  # the second of its requests has no room in all the time
+            client.tokenize(["x" * 60_000] * 40, timeout_seconds=SHORT_SECONDS)
+        answering = start(lambda: desk.answer(desk.take_until("d")[-1:]))
+        assert client.tokenize("d") == "D"
+        answering.join()
+
+
+def test_room_of_a_list_that_was_refused_in_part(streams_server: Valkey, desk: Desk) -> None:
+    """One request of a list is refused as a whole, and the others are never answered: they take up no room."""
+    with sync(streams_server, max_in_flight=2) as client:
+        future = client.submit("tokenize", [("str", "x" * 60_000)] * 30)
+        one, _ = desk.take(2)
+        desk.answer([one], error={"code": "unknown_client", "message": "there is no key"})
+        with pytest.raises(UnknownClient):
+            future.result()
+        both = [send(client, value) for value in "ab"]
+        desk.answer(desk.take(2))
+        assert [future.result() for future in both] == [["A"], ["B"]]
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_room_that_comes_as_a_task_is_cancelled_is_not_lost(streams_server: Valkey, desk: Desk, turns: int) -> None:
+    """At whichever turn of the loop a task is cancelled that waits for room: somebody else gets it."""
+
+    async def main() -> None:
+        async with in_loop(streams_server, max_in_flight=1) as client:
+            one = asyncio.create_task(client.tokenize("one"))
+            requests = await asyncio.to_thread(desk.take, 1)
+            other = asyncio.create_task(client.tokenize("other"))
+            await asyncio.to_thread(wait_until, lambda: client._room._waiters, "the other to wait for room")
+            work_off, client._work_off = client._work_off, lambda: None  # type: ignore[method-assign]  # at our word alone
+            desk.answer(requests)
+            await asyncio.to_thread(wait_until, lambda: len(client._waiting) == 2, "room, and its end")
+            work_off()
+            client._work_off = work_off  # type: ignore[method-assign]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            other.cancel()
+            await asyncio.wait([other])
+            last = asyncio.create_task(client.tokenize("last"))
+            while not last.done():
+                requests = await asyncio.to_thread(desk.take, 1)
+                await asyncio.to_thread(desk.answer, requests)
+                if values_of(requests) == ["last"]:
+                    break
+            assert (await one, await last) == ("ONE", "LAST")
+
+    asyncio.run(main())
+
+
+def test_calls_gather_in_few_requests(streams_server: Valkey, kind: Kind, desk: Desk) -> None:
+    """With ``batch_ms`` small calls of one owner share requests, those of others and with other options never."""
+    options: list[dict[str, Any]] = [{}, {"client_id": "other-client"}, {"zone_id": "zone-one"}, {"consistent": False}]
+
+    def take_all() -> None:
+        left = 4 * 50
+        while left:
+            [request] = desk.take(1)
+            seen.append(request)
+            left -= len(request["items"])
+        desk.answer(seen)
+
+    seen: list[dict[str, Any]] = []
+    answering = start(take_all)
+    expected = [f"V{number}" for number in range(50)]
+    if kind is InLoop:
+
+        async def main() -> None:
+            async with in_loop(streams_server, batch_ms=500) as client:
+                for more in options:
+                    calls = [client.tokenize(f"v{number}", **more) for number in range(50)]
+                    found.append(asyncio.gather(*calls))
+                assert [await calls for calls in found] == [expected] * 4
+
+        found: list[Any] = []
+        asyncio.run(main())
+    else:
+        with sync(streams_server, batch_ms=500) as client:
+            futures = [[send(client, f"v{number}", **more) for number in range(50)] for more in options]
+            assert [[future.result()[0] for future in of_one] for of_one in futures] == [expected] * 4
+    answering.join()
+    assert len(seen) < 60
+    owners = [(it["client_id"], it.get("zone_id"), it.get("consistent", True)) for it in seen]
+    assert {*owners} == {
+        (CLIENT, None, True),
+        ("other-client", None, True),
+        (CLIENT, "zone-one", True),
+        (CLIENT, None, False),
+    }
+
+
+# Cancelling, callbacks and signals
+
+
+def test_cancelled_future_lets_go_of_its_request(streams_server: Valkey, desk: Desk) -> None:
+    """Its room is free at once, the reply is nobody's, and waiting for it raises."""
+    with sync(streams_server, max_in_flight=1) as client:
+        future = send(client, "a")
+        requests = desk.take(1)
+        assert future.cancel()
+        with pytest.raises(CancelledError):
+            future.result()
+        other = send(client, "b")
+        requests += desk.take(1)
+        desk.answer(requests)
+        assert other.result() == ["B"]
+
+
+def test_cancelled_tasks_let_go_of_their_requests(streams_server: Valkey, desk: Desk) -> None:
+    """Thousands of tasks that are cancelled at once, sent or waiting for room, leave room for the next."""
+
+    async def main() -> None:
+        async with in_loop(streams_server, max_in_flight=500) as client:
+            tasks = [asyncio.create_task(client.tokenize(f"v{number}")) for number in range(2000)]
+            requests = await asyncio.to_thread(desk.take, 500)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            assert all(task.cancelled() for task in tasks)
+            calls = asyncio.gather(*(client.tokenize(f"w{number}") for number in range(500)))
+            requests += await asyncio.to_thread(desk.take, 500)
+            await asyncio.to_thread(desk.answer, requests)
+            assert await calls == [f"W{number}" for number in range(500)]
+
+    asyncio.run(main())
+
+
+def test_cancelling_as_the_time_is_up_leaves_no_stray_error(streams_server: Valkey) -> None:
+    """A task that is cancelled while its call's error is on the way: the loop complains of nothing."""
+    complaints: list[Any] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        async with in_loop(streams_server) as client:
+            task = asyncio.create_task(client.tokenize("a", timeout_seconds=SHORT_SECONDS))
+            work_off, client._work_off = client._work_off, lambda: None  # type: ignore[method-assign]  # at our word alone
+            await asyncio.to_thread(wait_until, lambda: any(client._waiting), "its end")
+            client._work_off = work_off  # type: ignore[method-assign]
+            work_off()
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+
+    asyncio.run(main())
+    gc.collect()
+    assert complaints == []
+
+
+def test_client_in_another_loop_is_a_mistake_that_is_told(streams_server: Valkey, desk: Desk) -> None:
+    """A client that was used in a loop that is gone raises, rather than to wait for it forever."""
+    client = in_loop(streams_server)
+
+    async def call() -> str:
+        return await client.tokenize("a")
+
+    answering = start(lambda: desk.answer(desk.take(1)))
+    assert asyncio.run(call()) == "A"
+    answering.join()
+    with pytest.raises(RuntimeError, match="another event loop"):
+        asyncio.run(call())
+    asyncio.run(client.close())
+
+
+def test_callback_may_send_but_not_wait(streams_server: Valkey, desk: Desk) -> None:
+    """In a callback, which runs on the client's own thread, waiting is a ``RuntimeError``; sending is not."""
+    outcomes: list[Any] = []
+    with sync(streams_server, max_in_flight=1) as client:
+
+        def callback(_: Future[Any]) -> None:
+            try:
+                client.tokenize("b")
+            except RuntimeError as error:
+                outcomes.append(str(error))
+            outcomes.append(send(client, "c"))
+            outcomes.append(send(client, "d"))
+
+        future = send(client, "a")
+        future.add_done_callback(callback)
+        desk.answer(desk.take(1))
+        wait_until(lambda: len(outcomes) == 3, "the callback")
+        assert "must not wait" in outcomes[0]
+        desk.answer(desk.take(1))
+        assert outcomes[1].result() == ["C"]
+        with pytest.raises(TimedOut):  # there is room for one, and no waiting for it
+            outcomes[2].result()
+
+
+def test_callbacks_may_close_the_client(streams_server: Valkey, desk: Desk) -> None:
+    """A callback that closes the client, on whatever thread it runs, waits for none of them."""
+    client = sync(streams_server)
+    futures = [send(client, "a", timeout_seconds=SHORT_SECONDS), send(client, "b")]
+    for future in futures:
+        future.add_done_callback(lambda _: client.close())
+    desk.answer(desk.take_until("b")[-1:])
+    errors = [future.exception() for future in futures]
+    assert all(error is None or isinstance(error, (NotAnswered, ClientClosed)) for error in errors)
+    client.close()
+
+
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """What ran in the background from its start ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
+def test_interrupted_call_leaves_the_client_usable(streams_server: Valkey, desk: Desk) -> None:
+    """Ctrl-C while a call waits for its reply, or for room: it ends, holds no room, and the next call works."""
+    with sync(streams_server, max_in_flight=1) as client:
+
+        def interrupt() -> None:
+            desk.take(1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        for values in ("a", ["x" * 60_000] * 40):
+            interrupting = start(interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                client.tokenize(values)
+            interrupting.join()
+        answering = start(lambda: desk.answer(desk.take(1)))
+        assert client.tokenize("b") == "B"
+        answering.join()
+
+
+# Closing
+
+
+def test_closing_ends_calls_that_wait(streams_server: Valkey, desk: Desk) -> None:
+    """Calls in flight, and threads that wait for room, get ``ClientClosed``; nothing is left of the client."""
+    client = sync(streams_server, max_in_flight=2)
+    futures = [send(client, value) for value in "ab"]
+    errors: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            client.tokenize("c")
+        except ClientClosed as error:
+            errors.append(error)
+
+    waiting = [start(wait) for _ in range(5)]
+    desk.take(2)
+    wait_until(lambda: len(client._core._open._by_tick) and _waiters(client) == 5, "all to wait for room")
+    client.close()
+    for thread in waiting:
+        thread.join()
+    assert [type(error) for error in errors] == [ClientClosed] * 5
+    for future in futures:
+        with pytest.raises(ClientClosed):
+            future.result()
+    with pytest.raises(ClientClosed):
+        client.tokenize("d")
+    client.close()
+    assert desk.streams.xlen("tokenize:requests") == 2
+
+
+def _waiters(client: TokenClient) -> int:
+    return len(client._room._cond._waiters)  # type: ignore[attr-defined]  # as CPython has it
+
+
+def test_closing_ends_calls_that_wait_in_a_loop(streams_server: Valkey, desk: Desk) -> None:
+    """The same for tasks, those that wait for room too."""
+
+    async def main() -> None:
+        client = in_loop(streams_server, max_in_flight=2)
+        tasks = [asyncio.create_task(client.tokenize(f"v{number}")) for number in range(50)]
+        await asyncio.to_thread(desk.take, 2)
+        await client.close()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(error) for error in found} == {ClientClosed}
+        with pytest.raises(ClientClosed):
+            await client.tokenize("a")
+
+    asyncio.run(main())
+
+
+def test_closing_while_threads_begin_calls(streams_server: Valkey, desk: Desk) -> None:
+    """Whatever races with the end: each call has an outcome, and no thread of the client outlives it."""
+    for _ in range(20):
+        client = sync(streams_server, max_in_flight=5)
+        outcomes: list[str] = []
+        began = threading.Barrier(4)
+
+        def call(client: TokenClient = client, outcomes: list[str] = outcomes, began: Any = began) -> None:
+            began.wait()
+            for op in ("tokenize", "detokenize"):
+                try:
+                    client.request(op, [("str", "a")])
+                except ClientClosed:
+                    outcomes.append(op)
+
+        calling = [start(call) for _ in range(3)]
+        began.wait()
+        client.close()
+        for thread in calling:
+            thread.join()
+        assert len(outcomes) == 6
+        wait_until(lambda: not threads(), "the threads to end")
+
+
+def test_own_stream_is_made_with_a_time_to_live_and_removed(streams_server: Valkey, kind: Kind, desk: Desk) -> None:
+    """While it lives it is trimmed up to what was read; at the end it is gone."""
+    with kind(streams_server.url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client:
+        client_of = client if isinstance(client, TokenClient) else client.client
+        names: list[str] = []
+
+        def answer(count: int) -> None:
+            for _ in range(count):
+                [request] = desk.take(1)
+                names.append(request["reply_to"])
+                desk.answer([request])
+
+        answering = start(lambda: answer(5))
+        for value in "abcd":
+            assert client.tokenize(value) == value.upper()
+        [lane] = client_of._core._lanes.values()
+        assert desk.streams.xlen(names[0]) == 4
+        lane._replies._tidied_at = -1e9  # as if the time for it had come
+        assert client.tokenize("e") == "E"
+        answering.join()
+        wait_until(lambda: desk.streams.xlen(names[0]) == 1, "what was read to be trimmed")
+        wait_until(lambda: 0 < desk.streams.ttl(names[0]) <= 86_400, "its time to live")
+        assert {*names} == {names[0]}
+        assert names[0].startswith("tokenize:responses:client-")
+    assert not desk.streams.exists(names[0])
+
+
+def test_unclosed_client_is_told_and_closed(streams_server: Valkey, desk: Desk) -> None:
+    """A client that nobody has any more warns, ends its threads and removes its stream; others are quiet."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        client = sync(streams_server)
+        answering = start(lambda: desk.answer(desk.take(1)))
+        assert client.tokenize("a") == "A"
+        answering.join()
+        del client
+        gc.collect()
+        wait_until(lambda: not threads(), "its threads to end")
+        wait_until(lambda: desk.streams.keys("*client-*") == [], "its stream to go")
+        assert [(it.category, "unclosed TokenClient" in str(it.message)) for it in caught] == [(ResourceWarning, True)]
+        caught.clear()
+        sync(streams_server)
+        with sync(streams_server) as closed:
+            send(closed, "b").cancel()
+        del closed
+        gc.collect()
+        assert [it for it in caught if it.category is ResourceWarning and "TokenClient" in str(it.message)] == []
+
+
+# What is left of values
+
+
+def _holders(marker: bytes) -> list[object]:
+    """Objects in memory that hold the marker in bytes or text."""
+    text = marker.decode()
+
+    def is_marked(it: object) -> bool:
+        return (isinstance(it, (bytes, bytearray)) and marker in it) or (isinstance(it, str) and text in it)
+
+    gc.collect()
+    return [holder for holder in gc.get_objects() if any(map(is_marked, gc.get_referents(holder)))]
+
+
+def test_nothing_is_kept_of_a_call_that_is_over(streams_server: Valkey, kind: Kind, desk: Desk) -> None:
+    """No object of the client has value or token after a reply, a refusal, a time-out or cancelling."""
+    marker = os.urandom(8).hex().encode()
+
+    def use(client: Any) -> Any:
+        def serve() -> None:
+            desk.answer(desk.take(1))
+            desk.answer(desk.take(1), error={"code": "unknown_client", "message": "there is no key"})
+
+        value = f"value {marker.decode()}"
+        serving = start(serve)
+        assert client.tokenize(value) == value.upper()
+        with pytest.raises(UnknownClient):
+            client.tokenize([value, value])
+        serving.join()
+        with pytest.raises(TimedOut):
+            client.tokenize(value, timeout_seconds=SHORT_SECONDS)
+        if isinstance(client, TokenClient):
+            kept = send(client, f"kept {value}")
+            desk.take_until(f"kept {value}")
+            kept.cancel()
+            return kept
+        return None
+
+    with kind(streams_server.url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client:
+        future = use(client)
+        wait_until(lambda: [it for it in _holders(marker) if not _is_of_the_test(it)] == [], "the values to go")
+        del future  # until here, cancelled
+
+
+def _is_of_the_test(holder: object) -> bool:
+    """Or redis-py's buffer, which keeps what was read last until the next read."""
+    return type(holder).__name__ in {"frame", "cell", "function", "_HiredisParser"}
+
+
+@pytest.mark.parametrize("is_of_the_request", [False, True])
+@pytest.mark.parametrize("has_loop", [False, True])
+def test_errors_hold_no_cycle(streams_server: Valkey, desk: Desk, has_loop: bool, is_of_the_request: bool) -> None:
+    """A value is free as soon as the error of its call is: no cycle keeps it until there is a collection."""
+    error = {"code": "unknown_client", "message": "there is no key"}
+    answer: dict[str, Any] = {"error": error} if is_of_the_request else {"items": [{"error": error}]}
+    value = f"some {os.urandom(4).hex()}"
+
+    async def main() -> None:
+        async with in_loop(streams_server) as client:
+            with pytest.raises(UnknownClient):
+                await client.tokenize(value)
+
+    answering = start(lambda: desk.answer(desk.take(1), **answer))
+    gc.collect()
+    gc.disable()
+    try:
+        before = sys.getrefcount(value)
+        if has_loop:
+            asyncio.run(main())
+        else:
+            with sync(streams_server) as client, pytest.raises(UnknownClient):
+                client.tokenize(value)
+        assert sys.getrefcount(value) == before
+    finally:
+        gc.enable()
+    answering.join()
+
+
+def test_closing_without_the_server(kind: Kind) -> None:
+    """A client whose server is away closes, and says why its calls failed."""
+    with Valkey() as server:
+        client = kind(server.url, client_id=CLIENT, timeout_seconds=SHORT_SECONDS)
+        with server.client() as streams:
+            desk = Desk(streams)
+            answering = start(lambda: desk.answer(desk.take_until("a")[-1:]))
+            assert client.tokenize("a", timeout_seconds=LONG_SECONDS) == "A"
+            answering.join()
+        server.kill()
+        wait_until(lambda: isinstance(_error_of(client), StreamsUnavailable), "what is wrong to be known")
+        client.close()
+
+
+def _error_of(client: Any) -> NotAnswered:
+    with pytest.raises(NotAnswered) as caught:
+        client.tokenize("b")
+    return caught.value
