@@ -13,6 +13,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from faults.proxy import Command, Moment, Proxy, Relay, Verdict
 from servers import Valkey, free_port
 
 from token_worker import redis_link
@@ -261,3 +262,45 @@ def test_tls_checks_the_certificate(tls: TlsFront) -> None:
     with pytest.raises(Unavailable) as caught:
         link(tls.url).call("PING")
     assert caught.value.reason == "SSLCertVerificationError"
+
+
+def test_commands_together_have_each_its_own_outcome(streams_server: Valkey) -> None:
+    """What one command got is its own: a reply, or its error, which is not raised; in their order."""
+    subject = link(streams_server.url)
+    assert subject.call("SET", "text", "x") == b"OK"
+    refused, *others = subject.call_all([("XLEN", "text"), ("XADD", "s", "1-1", "a", "b"), ("XLEN", "s")])
+    assert isinstance(refused, ServerError)
+    assert refused.code == "WRONGTYPE"
+    assert others == [b"1-1", 1]
+
+
+@pytest.mark.parametrize("moment", Moment)
+def test_commands_together_on_a_connection_that_breaks(streams_server: Valkey, moment: Moment) -> None:
+    """Those that were answered have their replies; others are in doubt, and the next ones go on a new connection."""
+
+    def hook(now: Moment, command: Command) -> Verdict:
+        return Verdict.CUT if now is moment and command.parts[-1] == b"3" else Verdict.PASS
+
+    with Proxy(streams_server.port, hook) as proxy:
+        subject = link(proxy.url)
+        outcomes = subject.call_all([("XADD", "s", f"{number}-1", "n", str(number)) for number in range(1, 6)])
+        assert outcomes[:2] == [b"1-1", b"2-1"]
+        assert [type(outcome) for outcome in outcomes[2:]] == [Unavailable] * 3
+        assert subject.call_all([("XLEN", "s")]) == [2 if moment is Moment.BEFORE else 3]
+        subject.close()
+
+
+def test_long_command_on_a_slow_line_is_sent_once(streams_server: Valkey) -> None:
+    """A line that takes longer for a command than any answer may take is no outage: the time runs once it is over."""
+    a_pause = threading.Event()  # never set
+
+    def hook(moment: Moment, _: Command) -> Verdict:
+        if moment is Moment.BEFORE:
+            a_pause.wait(0.12)
+        return Verdict.PASS
+
+    with Relay(streams_server.port, hook) as relay:
+        subject = RedisLink("streams", RedisSettings(url=relay.url), refusals=True, seconds=3.0)
+        assert subject.call_all([("XADD", "s", "1-1", "n", b"x" * 2_000_000)]) == [b"1-1"]
+        assert subject.connections == 1
+        subject.close()

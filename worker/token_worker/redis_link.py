@@ -6,6 +6,7 @@ lost may have happened, and its reply conversions, since the delivery protocol r
 """
 
 import math
+import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -265,6 +266,8 @@ class RedisLink(Link):
         try:
             self._look()
             packed = b"".join(piece for command in commands for piece in connection.pack_command(*command))
+            if len(packed) > PIECE:  # else the system takes in megabytes at once, and their time is that of the answer
+                connection._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * PIECE)  # noqa: SLF001 - redis-py has no option for it
             connection.send_packed_command([packed[at : at + PIECE] for at in range(0, len(packed), PIECE)])
             while len(outcomes) < len(commands):
                 outcomes.append(self._next_outcome())
