@@ -1,5 +1,6 @@
 """``token-worker file`` on real servers: there and back in every format, cut short and gone on with, refusals."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -352,3 +353,46 @@ def test_smaller_limits_of_the_workers_are_found_out(stack: Stack, tmp_path: Pat
     done = stack.run("file", "tokenize", str(source), str(out), *COLUMNS, *CLIENT)
     assert done.returncode == 0, done.stderr
     assert len(out.read_bytes().splitlines()) == 1001
+
+
+def test_suggestions_are_shown_masked(stack: Stack, tmp_path: Path) -> None:
+    """With --suggest the columns and their types are shown, with no value, and options to paste; nothing is written."""
+    for name in ("in.csv", "in.jsonl", "in.parquet"):
+        source = tmp_path / name
+        table = pa.table({"id": ["1"], "who": ["grace@navy.example"], "n": ["Grace Hopper"]})
+        if name == "in.csv":
+            source.write_text("id,who,n\n1,grace@navy.example,Grace Hopper\n")
+        elif name == "in.jsonl":
+            source.write_text('{"id":"1","who":"grace@navy.example","n":"Grace Hopper"}\n')
+        else:
+            pq.write_table(table, source)
+        done = stack.run("file", "tokenize", str(source), str(tmp_path / "out.csv"), "--suggest")
+        assert done.returncode == 0, done.stderr
+        kind = "str" if name == "in.parquet" else "int32"
+        assert done.stdout.endswith(f"--column id={kind} --column who=email --column n=str\n")
+        assert "xxxxx@xxxx.xxxxxxx" in done.stdout
+        assert "grace" not in done.stdout.lower()
+    assert len([*tmp_path.iterdir()]) == 3
+
+
+@pytest.mark.usefixtures("worker")
+def test_suggestions_can_be_taken(stack: Stack, tmp_path: Path) -> None:
+    """On a terminal it asks which columns, and goes on with these."""
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("id,who,n\n1,grace@navy.example,Grace\n")
+    ours, theirs = os.openpty()
+    try:
+        os.write(ours, b"who,n\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "token_worker", "file", "tokenize", str(source), str(out), "--suggest", *CLIENT],
+            env=stack.environment(TERM="dumb"), stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, text=True,
+            timeout=60, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == 0, done.stderr
+    header, row = out.read_text().splitlines()
+    number, who, name = row.split(",")
+    assert (header, number, len(who), len(name)) == ("id,who,n", "1", len("grace@navy.example"), len("Grace"))
+    assert "grace" not in row.lower()

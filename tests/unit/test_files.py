@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from token_worker.client.errors import refusal
+from token_worker.contract.messages import TypeName
 from token_worker.errors import Finding, GiveUp
 from token_worker.files import json_lines
 from token_worker.files.columns import READ, WRITE, Column, Wrong
@@ -20,6 +21,7 @@ from token_worker.files.delimited import Delimited, Dialect
 from token_worker.files.json_lines import JsonLines
 from token_worker.files.records import BLOCK_BYTES, ROW_BYTES, Encoding, Records
 from token_worker.files.rows import CHUNK_ITEMS, Finished, Format, chunks
+from token_worker.files.suggest import Sample, mask, suggest
 
 UTF8 = Encoding(None, b"")
 COMMA = Dialect(UTF8, ",")
@@ -391,3 +393,41 @@ def test_deep_lines_take_linear_time() -> None:
     """A line nested deeper than it is read costs its row, not the run."""
     line = b'{"x":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b',"a":"x"}'
     assert through(json_form("a=str"), [line], lambda _: "new").lost == 1
+
+
+# -- suggestions
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["1", "-20", None, ""], "int32"),
+        (["1", "99999999999"], "int64"),
+        (["ada@navy.example", "grace@navy.example"], "email"),
+        (["ada@navy.example", "no address"], "str"),
+        (["a@b@c.example"], "str"),
+        (["4242424242424242", "4242424242424243"], "str"),
+        (["1", "007"], "str"),
+        (["1.5"], "str"),
+        ([None, ""], None),
+        ([], None),
+    ],
+)
+def test_types_are_guessed(values: list[str | None], kind: str | None) -> None:
+    """A column is a number or an address only if all its values are; digits of one length are text."""
+    assert [it.type for it in suggest({"column": Sample(values)})] == [kind]
+
+
+def test_types_are_guessed_among_those_that_a_column_may_have() -> None:
+    """A column of numbers is never suggested as text, nor one of text as a number."""
+    [found] = suggest({"column": Sample(["1", "x"], [TypeName.INT32, TypeName.INT64])})
+    assert found.type is None
+    [found] = suggest({"column": Sample(["1"], [TypeName.EMAIL, TypeName.STR])})
+    assert found.type is TypeName.STR
+
+
+@given(st.text(min_size=1))
+def test_examples_are_masked(text: str) -> None:
+    """Of an example only the kinds of its characters are shown."""
+    assert not {it for it in mask(text) if it.isalnum()} - {"x", "9"}
+    assert len(mask(text)) <= 31

@@ -1,28 +1,35 @@
 """``token-worker file``: columns of a whole file are tokenized, or turned back."""
 
 import os
+import shlex
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import click
+import msgspec
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from token_worker import settings as settings_module
+from token_worker.cli.terminal import table_console
 from token_worker.client import TokenClient
 from token_worker.contract.messages import Op, TypeName
 from token_worker.errors import Finding
 from token_worker.files import progress as progress_module
-from token_worker.files.inputs import FORMS
+from token_worker.files.inputs import FORMS, open_input
 from token_worker.files.job import Job, Places
 from token_worker.files.progress import Asked, Counts
 from token_worker.files.sending import IN_FLIGHT, Stopped
+from token_worker.files.suggest import suggest as suggest_columns
 
 PIPE = "-"
 
@@ -46,9 +53,10 @@ def read_columns(_context: click.Context, _option: click.Parameter, given: tuple
 )
 @click.argument("op", type=click.Choice([op.value for op in Op]))
 @click.argument("source", metavar="IN")
-@click.argument("out", metavar="OUT")
+@click.argument("out", metavar="[OUT]", required=False)
 @click.option("--column", "columns", multiple=True, callback=read_columns, metavar="NAME=TYPE",
               help="A column and the type of its values; may be repeated. With --no-header a number.")  # fmt: skip
+@click.option("--suggest", is_flag=True, help="Look at the first rows, suggest columns and their types, and ask.")
 @click.option("--client", help="Client id; may be left out on a route that is pinned to one.")
 @click.option("--zone", help="Zone id.")
 @click.option("--inconsistent", is_flag=True, help="A token of its own for every value; rows done again get others.")
@@ -72,9 +80,10 @@ def file(
     config: Path | None,
     op: str,
     source: str,
-    out: str,
+    out: str | None,
     *,
     columns: tuple[tuple[str, str], ...],
+    suggest: bool,
     client: str | None,
     zone: str | None,
     inconsistent: bool,
@@ -97,20 +106,24 @@ def file(
 
     Exit status 1: there were such rows, or the run could not be done; 3: the workers do not answer.
     """
-    form = form or FORMS.get(Path(source).suffix.lower()) or FORMS.get(Path(out).suffix.lower())
+    form = form or FORMS.get(Path(source).suffix.lower()) or FORMS.get(Path(out or "").suffix.lower())
     if form is None:
         raise click.UsageError("neither name tells the format: say --format")
     if form == "parquet" and PIPE in (source, out):
         raise click.UsageError("Parquet is read and written in files alone")
     if resume and PIPE in (source, out):
         raise click.UsageError("what goes through a pipe cannot be resumed")
-    if not columns:
-        raise click.UsageError("say which columns: --column NAME=TYPE")
     asked = Asked(
         op=Op(op), columns=columns, client_id=client, zone_id=zone, consistent=not inconsistent, form=form,
         encoding=encoding, delimiter=delimiter, quotes=not no_quotes, header=not no_header,
         errors=None if errors is None else str(errors.resolve()),
     )  # fmt: skip
+    if suggest:
+        asked = msgspec.structs.replace(asked, columns=_suggest(asked, source, out))
+    if out is None:
+        raise click.UsageError("say where to: OUT")
+    if not asked.columns:
+        raise click.UsageError("say which columns: --column NAME=TYPE, or --suggest")
     settings = settings_module.load(os.environ, config)
     pipe = PIPE in (source, out)
     view = View(Console(stderr=True))
@@ -142,6 +155,36 @@ def file(
     if counts.lost:
         codes = ", ".join(f"{code} {count:,}" for code, count in sorted(counts.problems.items()))
         raise Finding(f"{counts.lost:,} rows could not be done and are left out: {codes}")
+
+
+def _suggest(asked: Asked, source: str, out: str | None) -> tuple[tuple[str, str], ...]:
+    """Show what the columns seem to be; those that the user wants, on a terminal."""
+    if out == PIPE:
+        raise click.UsageError("--suggest shows its table on standard output: leave OUT out, or name a file")
+    with ExitStack() as left:
+        file = sys.stdin.buffer if source == PIPE else left.enter_context(_readable(source))
+        found = suggest_columns(open_input(asked, file, again=False).sample())
+    table = Table("column", "type", "examples, masked", box=box.SIMPLE)
+    for it in found:
+        table.add_row(it.name, it.type or "-", "  ".join(it.examples))
+    table_console().print(table)
+    known = {it.name: it.type.value for it in found if it.type is not None}
+    click.echo(" ".join(f"--column {shlex.quote(f'{name}={kind}')}" for name, kind in known.items()))
+    if out is None or source == PIPE or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise SystemExit(0)
+    names = [*dict(asked.columns)] or [*known]
+    answer = str(click.prompt(f"Which columns to {asked.op}, with commas", default=",".join(names)))
+    chosen = [name.strip() for name in answer.split(",") if name.strip()]
+    if unknown := [name for name in chosen if name not in known]:
+        raise click.UsageError(f"no column to suggest: {', '.join(unknown)}")
+    return tuple((name, dict(asked.columns).get(name, known[name])) for name in chosen)
+
+
+def _readable(source: str) -> BinaryIO:
+    try:
+        return Path(source).open("rb")
+    except OSError as error:
+        raise Finding(f"{source}: {error.strerror}") from None
 
 
 def _hint(places: Places | None) -> str:

@@ -14,6 +14,7 @@ from token_worker.files.json_lines import JsonLines
 from token_worker.files.progress import Asked
 from token_worker.files.records import Encoding, Records
 from token_worker.files.rows import Chunk, Format, chunks
+from token_worker.files.suggest import Sample
 
 FORMS = {
     ".csv": "csv",
@@ -52,8 +53,8 @@ class Input(Protocol):
     def chunks(self, columns: Sequence[Column], offset: int, row: int, *, dedupe: bool) -> Iterator[Chunk]:
         """The rows from an offset on, after row number ``row``; raises ``GiveUp`` for columns that are not there."""
 
-    def sample(self) -> dict[str, list[str | None]]:
-        """The first values of every column, as text; for ``suggest``."""
+    def sample(self) -> dict[str, Sample]:
+        """The first values of every column; for ``suggest``."""
 
     def complete(self, partial: Path, assembled: Path, stopping: threading.Event) -> None:
         """Make the output of what was written, where that is another; raises ``Stopped``."""
@@ -129,23 +130,19 @@ class TextInput:
             for _, record in zip(range(MORE_ROWS), Records(file, self._encoding, self._cut), strict=False):
                 yield record
 
-    def sample(self) -> dict[str, list[str | None]]:
+    def sample(self) -> dict[str, Sample]:
         """See ``Input``."""
-        found: dict[str, list[str | None]] = {}
         records = [record for record in self._records.peek(SAMPLE_ROWS) if record.strip()]
         if self._dialect is None:
-            for record in records:
-                for name, text in json_lines.texts(record):
-                    found.setdefault(name, []).append(text)
-            return found
-        fields = self._dialect.fields
-        names = [_text(self._dialect, field) or "" for field in fields(self._first)]
-        if not self._has_header:
-            names = [str(number + 1) for number in range(len(names))]
-        for record in records:
-            for name, field in zip(names, fields(record), strict=False):
-                found.setdefault(name, []).append(_text(self._dialect, field) or None)
-        return found
+            return json_lines.sample(records)
+        if self._has_header:
+            records.insert(0, self._first)
+        texts = [[_text(self._dialect, field) for field in self._dialect.fields(record)] for record in records]
+        names = [str(number + 1) for number in range(len(texts[0]))] if texts else []
+        if self._has_header:
+            names = [name or "" for name in texts[0]]
+        rows = [row for row in texts[self._has_header :] if len(row) == len(names)]
+        return {name: Sample([row[place] for row in rows]) for place, name in enumerate(names)}
 
     def complete(self, partial: Path, assembled: Path, stopping: threading.Event) -> None:
         """See ``Input``."""

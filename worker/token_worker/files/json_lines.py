@@ -5,7 +5,7 @@ not of objects within it. A number stays a number, a text stays text, with no mo
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from token_worker.contract.messages import TypeName
 from token_worker.errors import GiveUp
 from token_worker.files.columns import READ, WRITE, Column, RowCode, Value, Wrong, check_number
 from token_worker.files.records import Encoding
+from token_worker.files.suggest import Sample
 
 _TEXT = rb'"(?:[^"\\]++|\\.)*+"'
 _MEMBER = re.compile(rb'[ \t\r\n]*+(%s)[ \t\r\n]*+:[ \t\r\n]*+(%s|[^\s,"\[\]{}]++|(?=[\[{]))' % (_TEXT, _TEXT))
@@ -148,14 +149,22 @@ class JsonLines:
         return self._encoding.written(b"".join(b"".join(pieces) for pieces in rows if pieces is not None))
 
 
-def texts(record: bytes) -> Iterator[tuple[str, str | None]]:
-    """Members that are a text, a number or null, each with its text; of other lines none."""
-    for name, start, end in _members_or_none(record):
-        cell = record[start:end]
-        if cell[:1] == b'"':
-            yield name, msgspec.json.decode(cell)
-        elif cell[:1] not in (b"{", b"["):
-            yield name, None if cell == b"null" else cell.decode()
+def sample(records: Iterable[bytes]) -> dict[str, Sample]:
+    """The values of each member that is a text, a number or null in all of these lines."""
+    found: dict[str, list[bytes]] = {}
+    for record in records:
+        for name, start, end in _members_or_none(record):
+            found.setdefault(name, []).append(record[start:end])
+    samples = {}
+    for name, cells in found.items():
+        there = [cell for cell in cells if cell != b"null"]
+        texts = [msgspec.json.decode(cell) for cell in there if cell[:1] == b'"']
+        numbers = [cell.decode() for cell in there if cell[:1] in b"-0123456789"]
+        if len(texts) == len(there):
+            samples[name] = Sample(texts)
+        elif len(texts) + len(numbers) == len(there):
+            samples[name] = Sample(texts + numbers, (TypeName.INT32, TypeName.INT64))
+    return samples
 
 
 def _members_or_none(record: bytes) -> list[tuple[str, int, int]]:

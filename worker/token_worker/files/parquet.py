@@ -18,6 +18,7 @@ from token_worker.files.columns import Column, Value, check_number
 from token_worker.files.inputs import SAMPLE_ROWS, Head
 from token_worker.files.rows import CHUNK_ROWS, Chunk, chunks
 from token_worker.files.sending import Stopped
+from token_worker.files.suggest import Sample
 
 try:
     import pyarrow as pa
@@ -72,15 +73,16 @@ class ParquetInput:
                 found = batch.slice(skipped)
                 yield from zip(*(found.column(name).to_pylist() for name in names), strict=True)
 
-    def sample(self) -> dict[str, list[str | None]]:
+    def sample(self) -> dict[str, Sample]:
         """See ``Input``."""
         batch = next(self._file.iter_batches(SAMPLE_ROWS), None)
-        known = {kind for kinds in _TYPES.values() for kind in kinds}
-        return {
-            field.name: [] if batch is None else [_text(value) for value in batch.column(field.name).to_pylist()]
-            for field in self._file.schema_arrow
-            if field.type in known
-        }
+        samples = {}
+        for field in self._file.schema_arrow:
+            types = [TypeName(name) for name in reversed(_TYPES) if field.type in _TYPES[name]]  # e-mail before text
+            if types:
+                cells = [] if batch is None else batch.column(field.name).to_pylist()
+                samples[field.name] = Sample([_text(cell) for cell in cells], types)
+        return samples
 
     def complete(self, partial: Path, assembled: Path, stopping: threading.Event) -> None:
         """See ``Input``."""
