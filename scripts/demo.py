@@ -6,10 +6,9 @@ stops all it started.
 """
 
 import base64
-import csv
+import filecmp
 import json
 import random
-import re
 import secrets
 import shlex
 import signal
@@ -18,7 +17,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import click
 from redis import ResponseError
@@ -28,14 +28,17 @@ from rich.table import Table
 from servers import OpenBao, Valkey
 from stack import Reply, Stack, wait_until
 
-from token_worker.contract.messages import TypeName
+from token_worker.contract.messages import Op, TypeName
+from token_worker.errors import Finding, GiveUp
+from token_worker.files import columns as files
+from token_worker.files.inputs import FORMS, Input, open_input
+from token_worker.files.progress import Asked
 
 ROOT = Path(__file__).parent.parent
 VECTORS = ROOT / "tests" / "vectors" / "acra-types.json"
 POLICY = ROOT / "scripts" / "vault" / "master-key-only.hcl"
 CLIENT = "demo-client"
 WORKERS = 2
-_WHOLE_NUMBER = re.compile("0|-?[1-9][0-9]{0,18}")  # not what else int() takes: "007" would not come back as it was
 
 console = Console()
 
@@ -115,14 +118,14 @@ def values(replies: Iterable[Reply]) -> list[Record]:
     return [tuple(item.get("value") for item in reply.get("items", [])) for reply in replies]
 
 
-def refusals(columns: Sequence[Column], replies: Iterable[Reply], rows: Iterable[int]) -> Iterator[str]:
-    """What the workers refused, by row and column."""
-    for number, reply in zip(rows, replies, strict=True):
+def refusals(columns: Sequence[Column], replies: Iterable[Reply]) -> Iterator[str]:
+    """What the workers refused, by record and column."""
+    for number, reply in enumerate(replies, 1):
         if "error" in reply:
-            yield f"row {number}: {reply['error']['code']}: {reply['error']['message']}"
+            yield f"record {number}: {reply['error']['code']}: {reply['error']['message']}"
         for column, item in zip(columns, reply.get("items", []), strict=False):
             if "error" in item:
-                yield f"row {number}, column {column.name}: {item['error']['code']}: {item['error']['message']}"
+                yield f"record {number}, column {column.name}: {item['error']['code']}: {item['error']['message']}"
 
 
 def show(columns: Sequence[Column], before: Sequence[Record], after: Sequence[Record]) -> None:
@@ -167,22 +170,20 @@ def consumers(stack: Stack) -> set[bytes]:
     return {consumer["name"] for consumer in found}
 
 
-def take_through(
-    stack: Stack, check: Check, columns: Sequence[Column], records: Sequence[Record], rows: Sequence[int]
-) -> None:
+def take_through(stack: Stack, check: Check, records: Sequence[Record]) -> None:
     """Tokenize, turn back, and tokenize again."""
-    replies = send(stack, "tokenize", columns, records, "tokenize")
-    problems = list(refusals(columns, replies, rows))
+    replies = send(stack, "tokenize", CUSTOMER, records, "tokenize")
+    problems = list(refusals(CUSTOMER, replies))
     for problem in problems[:10]:
         console.print(f"  [red]{problem}[/]", highlight=False)
-    check.that(holds=not problems, what=f"{len(records):,} records of {len(columns)} values tokenized")
+    check.that(holds=not problems, what=f"{len(records):,} records of {len(CUSTOMER)} values tokenized")
     if problems:
         return
     tokens = values(replies)
-    show(columns, records, tokens)
-    back = values(send(stack, "detokenize", columns, tokens, "turn back"))
+    show(CUSTOMER, records, tokens)
+    back = values(send(stack, "detokenize", CUSTOMER, tokens, "turn back"))
     check.that(holds=not wrong(records, back), what="every token turned back into its value")
-    again = values(send(stack, "tokenize", columns, records, "again"))
+    again = values(send(stack, "tokenize", CUSTOMER, records, "again"))
     check.that(holds=not wrong(tokens, again), what="the same records sent again got the same tokens")
 
 
@@ -245,37 +246,84 @@ def read_columns(text: str) -> list[Column]:
     return columns
 
 
-def read_csv(file: Path, columns: Sequence[Column]) -> dict[int, Record]:
-    """The named columns of a CSV file, by row as a spreadsheet counts them: the header is row 1, a blank row counts.
+def looked_at(file: Path, columns: Sequence[Column], op: str = "tokenize") -> tuple[Input, BinaryIO]:
+    """A file as ``token-worker file`` sees it; to be closed."""
+    pairs = tuple((column.name, column.type) for column in columns)
+    source = file.open("rb")
+    return open_input(Asked(op=Op(op), columns=pairs, form=form_of(file)), source, again=True), source
+
+
+def form_of(file: Path) -> str:
+    """Its format, CSV where the name does not tell."""
+    return FORMS.get(file.suffix.lower(), "csv")
+
+
+def count_rows(file: Path, columns: Sequence[Column]) -> int:
+    """How many rows there are to be done.
 
     Raises:
-        click.BadParameter: the file cannot be read as records with these columns.
+        click.BadParameter: the file cannot be read as rows with these columns.
     """
-    rows: dict[int, list[str]] = {}
     try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            rows = {number: row for number, row in enumerate(csv.reader(lines, strict=True), 1) if row}
-    except UnicodeDecodeError:
-        raise click.BadParameter(f"{file.name} is not UTF-8", param_hint="--csv") from None
-    except csv.Error:  # its text is left out: it is about characters, not about rows
-        raise click.BadParameter(f"{file.name} cannot be read as CSV: check its quotes", param_hint="--csv") from None
-    header = rows.pop(min(rows), []) if rows else []
+        it, source = looked_at(file, columns)
+        with source:
+            wanted = [files.Column(column.name, column.type) for column in columns]
+            chunks = it.chunks(wanted, it.head.offset, it.head.rows, dedupe=True)
+            rows = sum(chunk.rows - chunk.blank for chunk in chunks)
+    except (GiveUp, Finding) as error:
+        raise click.BadParameter(f"{file.name}: {error}", param_hint="--csv, --columns") from None
     if not rows:
-        raise click.BadParameter(f"{file.name} has no records below a header", param_hint="--csv")
-    for column in columns:
-        if (found := header.count(column.name)) != 1:
-            problem = "more than one" if found else "no"
-            raise click.BadParameter(f"{file.name} has {problem} column {column.name}", param_hint="--columns")
-    places = [(column, header.index(column.name)) for column in columns]
-    return {
-        number: tuple(_value(column, row[place] if place < len(row) else "") for column, place in places)
-        for number, row in rows.items()
-    }
+        raise click.BadParameter(f"{file.name} has no records", param_hint="--csv")
+    return rows
 
 
-def _value(column: Column, text: str) -> Any:
-    """A number for ``int32``, as the contract asks; any other text goes as it is: the workers say what is wrong."""
-    return int(text) if column.type == "int32" and _WHOLE_NUMBER.fullmatch(text) else text
+def first_records(file: Path, columns: Sequence[Column]) -> list[Record]:
+    """Some rows of a file, the given columns of each."""
+    it, source = looked_at(file, columns)
+    with source:
+        samples = it.sample()
+        return list(zip(*(samples[column.name].values for column in columns), strict=True))[:3]
+
+
+def take_file_through(stack: Stack, check: Check, columns: Sequence[Column], file: Path, rows: int) -> None:
+    """The same for a file, as ``token-worker file`` does it."""
+    with TemporaryDirectory() as folder:
+        tokens, back, again, errors = (Path(folder) / f"{name}{file.suffix}" for name in ("t", "b", "a", "errors"))
+        do_file(stack, "tokenize", file, tokens, columns, errors)
+        problems = [json.loads(line) for line in errors.read_text().splitlines()] if errors.exists() else []
+        for it in problems[:10]:
+            place = f"row {it['row']}" + (f", column {it['column']}" if it["column"] else "")
+            console.print(f"  [red]{place}: {it['code']}: {it['message']}[/]", highlight=False)
+        done = tokens.exists() and not problems
+        check.that(holds=done, what=f"{rows:,} records of {len(columns)} values tokenized")
+        if not done:
+            return
+        show(columns, first_records(file, columns), first_records(tokens, columns))
+        do_file(stack, "detokenize", tokens, back, columns)
+        check.that(holds=same(file, back), what="every token turned back into its value")
+        do_file(stack, "tokenize", file, again, columns)
+        check.that(holds=same(tokens, again), what="the same records sent again got the same tokens")
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two files hold the same; a run that failed leaves none. Parquet may hold it in other bytes."""
+    if not other.exists():
+        return False
+    if form_of(one) == "parquet":
+        from pyarrow import parquet  # noqa: PLC0415 - may not be there
+
+        return bool(parquet.read_table(one).equals(parquet.read_table(other)))
+    return filecmp.cmp(one, other, shallow=False)
+
+
+def do_file(
+    stack: Stack, op: str, source: Path, out: Path, columns: Sequence[Column], errors: Path | None = None
+) -> None:
+    """Run ``token-worker file``; what it says goes to the terminal."""
+    options = [it for column in columns for it in ("--column", f"{column.name}={column.type}")]
+    options += ["--client", CLIENT, "--format", form_of(source), *(("--errors", str(errors)) if errors else ())]
+    command = [sys.executable, "-m", "token_worker", "file", op, str(source), str(out), *options]
+    subprocess.run(command, env=stack.environment(), check=False, stdin=subprocess.DEVNULL)
 
 
 @click.command(context_settings={"show_default": True})
@@ -290,14 +338,17 @@ def demo(records: int, file: Path | None, columns: str | None, *, keep: bool) ->
     if (file is None) != (columns is None):
         raise click.UsageError("--csv and --columns belong together")
     chosen = read_columns(columns) if columns else list(CUSTOMER)
-    data = read_csv(file, chosen) if file else dict(enumerate(customers(records), 1))
+    rows = count_rows(file, chosen) if file else 0
     acra = json.loads(VECTORS.read_text())
     check = Check()
     console.print("[bold]Starting servers and workers[/]")
     with running(acra) as stack:
         console.print("  The master key in OpenBao is the one that Acra's data below was written with.")
         console.print("[bold]Records[/]")
-        take_through(stack, check, chosen, [*data.values()], [*data])
+        if file:
+            take_file_through(stack, check, chosen, file, rows)
+        else:
+            take_through(stack, check, customers(records))
         console.print("[bold]What Acra wrote[/]")
         turn_acras_back(stack, check, acra)
         if keep:

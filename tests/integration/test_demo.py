@@ -43,34 +43,33 @@ def test_demo_takes_a_file(tmp_path: Path) -> None:
 def test_demo_says_which_values_are_refused(tmp_path: Path) -> None:
     """A value that cannot be tokenized is named by row and column, and the exit status is 1."""
     file = tmp_path / "customers.csv"
-    file.write_text("id,email\n1,ada@example.org\n99999999999,no address\n")
+    file.write_text("id,email\n1,ada@example.org\n99999999999,ada@example.org\n2,no address\n")
     done = run("--csv", str(file), "--columns", "email:email,id:int32")
     assert done.returncode == 1
-    assert "row 3, column email: invalid_email" in done.stdout
+    assert "row 4, column email: invalid_email" in done.stdout
     assert "row 3, column id: value_out_of_range" in done.stdout
     assert "no address" not in done.stdout
 
 
 def test_rows_are_numbered_as_in_the_file(tmp_path: Path) -> None:
-    """A refused value is named by its row in the file, blank rows counted; a cell that is missing is an empty one."""
+    """A refused value is named by its row in the file, blank rows counted; so is a row with too few cells."""
     file = tmp_path / "customers.csv"
     file.write_text("id32,id64,email\n1,2,ada@example.org\n\n\n007,007,grace@navy.example\n3,4\n")
     done = run("--csv", str(file), "--columns", "email:email,id32:int32,id64:int64")
     assert done.returncode == 1
-    named = {line.split(":")[0].strip() for line in done.stdout.splitlines() if ", column " in line}
-    assert named == {"row 5, column id32", "row 5, column id64", "row 6, column email"}
+    named = {line.split(":")[0].strip() for line in done.stdout.splitlines() if line.strip().startswith("row ")}
+    assert named == {"row 5, column id32", "row 5, column id64", "row 6"}
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"id\n\xfc\n", "not UTF-8"),
         (b"id\n\n", "no records"),
-        (b"", "no records"),
-        (b'id\n1\n"2\n', "cannot be read"),
+        (b"", "no header"),
+        (b'id\n1\n"2\n', "row 3: a quote is opened and never closed"),
         (b"id,id\n1,2\n", "more than one column id"),
     ],
-    ids=["latin-1", "header alone", "empty", "open quote", "ambiguous"],
+    ids=["header alone", "empty", "open quote", "ambiguous"],
 )
 def test_demo_refuses_wrong_files(tmp_path: Path, content: bytes, expected: str) -> None:
     """A file that cannot be read as records is wrong usage, said in a line: exit status 2, before any start."""
@@ -78,12 +77,16 @@ def test_demo_refuses_wrong_files(tmp_path: Path, content: bytes, expected: str)
     file.write_bytes(content)
     result = CliRunner().invoke(demo.demo, ["--csv", str(file), "--columns", "id:str"])
     assert result.exit_code == 2
-    assert expected in result.output
+    assert expected in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(
     ("columns", "expected"),
-    [("nothing:str", "has no column nothing"), ("id:float", "expected NAME:TYPE"), (None, "belong together")],
+    [
+        ("nothing:str", "there is no column nothing"),
+        ("id:float", "expected NAME:TYPE"),
+        (None, "belong together"),
+    ],
 )
 def test_demo_refuses_wrong_columns(tmp_path: Path, columns: str | None, expected: str) -> None:
     """Columns that the file does not have, or of no known type, are wrong usage: exit status 2, before any start."""

@@ -214,7 +214,7 @@ class Job:
                 _write(out, finished.output)
                 if errors is not None:
                     progress.errors += _write(errors, b"".join(map(_line, finished.problems)))
-                _count(progress, chunk.rows, finished.empty, finished.lost, finished.problems)
+                _count(progress, chunk.rows - chunk.blank, finished.empty, finished.lost, finished.problems)
                 progress.output += len(finished.output)
                 progress.offset += chunk.size
                 progress.row += chunk.rows

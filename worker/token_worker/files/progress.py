@@ -58,7 +58,7 @@ class Counts(msgspec.Struct):
     """What became of the rows so far.
 
     Attributes:
-        rows: how many there were, without the header.
+        rows: how many there were, without the header and blank ones.
         empty: cells that were left as they are, since there is no value in them.
         lost: rows that are not in the output.
         problems: why, by code; a row can have several.

@@ -91,6 +91,7 @@ class Chunk:
 
     Attributes:
         items: to be sent.
+        blank: how many of its rows are kept as they are, since they have no cells.
         size: how far its rows take the reader.
         weight: bytes that it holds, about.
     """
@@ -101,6 +102,7 @@ class Chunk:
         self._rows: list[_Row] = []
         self._known: dict[Item, int] = {}
         self.items: list[Item] = []
+        self.blank = 0
         self.size = 0
         self.weight = 0
 
@@ -126,6 +128,7 @@ class Chunk:
             self._rows.append(_Row(number, [], problems=[Problem(number, None, wrong.code, wrong.message)]))
             return
         if opened is None:
+            self.blank += 1
             self._rows.append(_Row(number, [record]))
             return
         pieces, columns = opened
