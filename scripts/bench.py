@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import click
 import msgspec
-from benchmark import cpu, footprint, growth, latency
+from benchmark import cpu, files, footprint, growth, latency
 from benchmark.figures import Row, Run, compare, show, show_comparison
 from benchmark.sizes import QUICK, Sizes
 from rich.console import Console
@@ -29,6 +29,7 @@ GROUPS: dict[str, Callable[[Sizes, Callable[[str], None]], list[Row]]] = {
     "clients": growth.measure_clients,
     "memory": footprint.measure_memory,
     "start": footprint.measure_start,
+    "file": files.measure,
 }
 """Groups of figures, in the order they are taken."""
 
@@ -42,6 +43,7 @@ OPTIONS: dict[str, tuple[click.IntRange | click.FloatRange, str]] = {
     "stored": (click.IntRange(100), "Tokens of the large storage: a kilobyte each."),
     "clients": (click.IntRange(10), "Clients that send in turn; a worker keeps 10,000."),
     "large": (click.IntRange(1), "Requests of 1 MiB and 1,000 items."),
+    "rows": (click.IntRange(1), "Rows of a file that token-worker file takes through."),
 }
 """An option for each size."""
 

@@ -16,6 +16,7 @@ class Sizes(msgspec.Struct, frozen=True):
         stored: tokens in the large storage.
         clients: clients that send in turn.
         large: requests of 1 MiB and 1,000 items.
+        rows: of a file that the command takes through.
     """
 
     rounds: int = 5
@@ -27,6 +28,7 @@ class Sizes(msgspec.Struct, frozen=True):
     stored: int = 1_000_000
     clients: int = 100_000
     large: int = 40
+    rows: int = 100_000
 
     @property
     def few_rounds(self) -> int:
@@ -34,7 +36,9 @@ class Sizes(msgspec.Struct, frozen=True):
         return min(self.rounds, 3)
 
 
-QUICK = Sizes(rounds=1, requests=400, acra=400, rate=500, seconds=0.5, idle=0.5, stored=20_000, clients=400, large=2)
+QUICK = Sizes(
+    rounds=1, requests=400, acra=400, rate=500, seconds=0.5, idle=0.5, stored=20_000, clients=400, large=2, rows=2000
+)
 """A run that shows that all is well with the benchmark, not how fast anything is."""
 
 ITEMS = 100

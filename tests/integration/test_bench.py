@@ -18,7 +18,16 @@ from benchmark.subject import Subject, payloads, subject
 from servers import Valkey
 from stack import Stack
 
-LITTLE = {"requests": 100, "acra": 100, "stored": 1000, "clients": 30, "large": 1, "seconds": 0.2, "idle": 1.1}
+LITTLE = {
+    "requests": 100,
+    "acra": 100,
+    "stored": 1000,
+    "clients": 30,
+    "large": 1,
+    "seconds": 0.2,
+    "idle": 1.1,
+    "rows": 500,
+}
 INFORM = {
     "worker CPU, single requests: null worker",
     "worker CPU, requests of 100 items: null worker",
@@ -27,6 +36,7 @@ INFORM = {
     "Redis memory: a token, both entries",
     "resident peak of the worker: after one request",
     "start to first reply: null worker with the same imports",
+    "token-worker file, 500 rows of two columns: new value, CPU of the command",
 }
 GOALS = {
     "worker CPU, single requests: new value": "≤ 4 x null",
@@ -52,6 +62,9 @@ GOALS = {
     "CPU of known values, many clients in turn: many clients, worker": "≤ 2 x one",
     "resident peak of the worker: requests of 1 MiB and 1,000 items": "≤ 80 MiB",
     "start to first reply: worker": "≤ 2 x null",
+    "token-worker file, 500 rows of two columns: new value": "≥ 0.25 x null",
+    "token-worker file, 500 rows of two columns: detokenize": "≥ 0.4 x null",
+    "token-worker file, 500 rows of two columns: resident peak of the command": "≤ 100 MiB",
 }
 
 
