@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import click
 from redis import ResponseError
@@ -246,11 +246,12 @@ def read_columns(text: str) -> list[Column]:
     return columns
 
 
-def looked_at(file: Path, columns: Sequence[Column], op: str = "tokenize") -> tuple[Input, BinaryIO]:
-    """A file as ``token-worker file`` sees it; to be closed."""
+@contextmanager
+def looked_at(file: Path, columns: Sequence[Column]) -> Iterator[Input]:
+    """A file as ``token-worker file`` sees it."""
     pairs = tuple((column.name, column.type) for column in columns)
-    source = file.open("rb")
-    return open_input(Asked(op=Op(op), columns=pairs, form=form_of(file)), source, again=True), source
+    with file.open("rb") as source:
+        yield open_input(Asked(op=Op.TOKENIZE, columns=pairs, form=form_of(file)), source, again=True)
 
 
 def form_of(file: Path) -> str:
@@ -265,8 +266,7 @@ def count_rows(file: Path, columns: Sequence[Column]) -> int:
         click.BadParameter: the file cannot be read as rows with these columns.
     """
     try:
-        it, source = looked_at(file, columns)
-        with source:
+        with looked_at(file, columns) as it:
             wanted = [files.Column(column.name, column.type) for column in columns]
             chunks = it.chunks(wanted, it.head.offset, it.head.rows, dedupe=True)
             rows = sum(chunk.rows - chunk.blank for chunk in chunks)
@@ -279,8 +279,7 @@ def count_rows(file: Path, columns: Sequence[Column]) -> int:
 
 def first_records(file: Path, columns: Sequence[Column]) -> list[Record]:
     """Some rows of a file, the given columns of each."""
-    it, source = looked_at(file, columns)
-    with source:
+    with looked_at(file, columns) as it:
         samples = it.sample()
         return list(zip(*(samples[column.name].values for column in columns), strict=True))[:3]
 

@@ -24,7 +24,7 @@ COMMAND_SECONDS = 120
 """How long a command of the product may take."""
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 90.0) -> None:
     """Wait for a condition to hold.
 
     Raises:
@@ -230,7 +230,7 @@ class WorkerProcess:
         self.signal(signal.SIGKILL)
         self._process.wait()
 
-    def wait(self, seconds: float = 30.0) -> int:
+    def wait(self, seconds: float = 90.0) -> int:
         """Its exit status, once it has ended by itself."""
         return self._process.wait(seconds)
 
@@ -239,7 +239,7 @@ class WorkerProcess:
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGTERM)
         try:
-            return self._process.wait(40)
+            return self._process.wait(90)
         except subprocess.TimeoutExpired:
             self.kill()
             raise
