@@ -374,15 +374,25 @@ def test_callback_may_send_but_not_wait(streams_server: Valkey, desk: Desk) -> N
 
 
 def test_callbacks_may_close_the_client(streams_server: Valkey, desk: Desk) -> None:
-    """A callback that closes the client, on whatever thread it runs, waits for none of them."""
+    """Two callbacks that close the client at once, on the threads for deadlines and for replies, wait for neither."""
     client = sync(streams_server)
-    futures = [send(client, "a", timeout_seconds=SHORT_SECONDS), send(client, "b")]
-    for future in futures:
-        future.add_done_callback(lambda _: client.close())
+    both = threading.Barrier(2)
+    closed: list[str] = []
+
+    def callback(_: Future[Any]) -> None:
+        both.wait()
+        client.close()
+        closed.append(threading.current_thread().name)
+
+    futures = [send(client, "a", timeout_seconds=SHORT_SECONDS), send(client, "b"), send(client, "c")]
+    for future in futures[:2]:
+        future.add_done_callback(callback)
     desk.answer(desk.take_until("b")[-1:])
-    errors = [future.exception() for future in futures]
-    assert all(error is None or isinstance(error, (NotAnswered, ClientClosed)) for error in errors)
-    client.close()
+    wait_until(lambda: len(closed) == 2, "both callbacks")
+    assert {*closed} == {"token-client clock", "token-client read"}
+    assert isinstance(futures[0].exception(), NotAnswered)
+    assert futures[1].result() == ["B"]
+    assert isinstance(futures[2].exception(), ClientClosed)
 
 
 @pytest.fixture
@@ -514,6 +524,26 @@ def test_own_stream_is_made_with_a_time_to_live_and_removed(streams_server: Valk
     assert not desk.streams.exists(names[0])
 
 
+def test_unclosed_client_of_a_loop_is_told_and_closed(streams_server: Valkey, desk: Desk) -> None:
+    """The same for one whose event loop is gone."""
+
+    async def main() -> None:
+        client = in_loop(streams_server)
+        calling = asyncio.create_task(client.tokenize("a"))
+        await asyncio.to_thread(lambda: desk.answer(desk.take(1)))
+        assert await calling == "A"
+
+    def is_gone() -> bool:
+        gc.collect()  # its threads may just have had it in hand
+        return not threads()
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        asyncio.run(main())
+        wait_until(is_gone, "its threads to end")
+    assert "unclosed AsyncTokenClient" in "".join(str(it.message) for it in caught if it.category is ResourceWarning)
+
+
 def test_unclosed_client_is_told_and_closed(streams_server: Valkey, desk: Desk) -> None:
     """A client that nobody has any more warns, ends its threads and removes its stream; others are quiet."""
     with warnings.catch_warnings(record=True) as caught:
@@ -522,8 +552,9 @@ def test_unclosed_client_is_told_and_closed(streams_server: Valkey, desk: Desk) 
         answering = start(lambda: desk.answer(desk.take(1)))
         assert client.tokenize("a") == "A"
         answering.join()
-        del client
-        gc.collect()
+        [lane] = client._core._lanes.values()
+        with lane._lock, client._core._open._lock:  # a collection can come at any time, in any thread
+            del client
         wait_until(lambda: not threads(), "its threads to end")
         wait_until(lambda: desk.streams.keys("*client-*") == [], "its stream to go")
         assert [(it.category, "unclosed TokenClient" in str(it.message)) for it in caught] == [(ResourceWarning, True)]
