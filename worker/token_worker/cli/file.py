@@ -25,6 +25,7 @@ from token_worker.client import TokenClient
 from token_worker.contract.messages import Op, TypeName
 from token_worker.errors import Finding
 from token_worker.files import progress as progress_module
+from token_worker.files.delimited import DELIMITERS
 from token_worker.files.inputs import FORMS, open_input
 from token_worker.files.job import Job, Places
 from token_worker.files.progress import Asked, Counts
@@ -111,6 +112,10 @@ def file(
         raise click.UsageError("neither name tells the format: say --format")
     if form == "parquet" and PIPE in (source, out):
         raise click.UsageError("Parquet is read and written in files alone")
+    if form not in DELIMITERS and (delimiter is not None or no_quotes or no_header):
+        raise click.UsageError("--delimiter, --no-quotes and --no-header are about CSV and TSV")
+    if form == "parquet" and encoding is not None:
+        raise click.UsageError("--encoding is about text")
     if resume and PIPE in (source, out):
         raise click.UsageError("what goes through a pipe cannot be resumed")
     asked = Asked(
@@ -125,7 +130,7 @@ def file(
     if not asked.columns:
         raise click.UsageError("say which columns: --column NAME=TYPE, or --suggest")
     settings = settings_module.load(os.environ, config)
-    pipe = PIPE in (source, out)
+    pipe = out == PIPE or not Path(source).is_file()
     view = View(Console(stderr=True))
     with (
         _stopping(at_once=pipe) as stopping,

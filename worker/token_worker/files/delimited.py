@@ -18,6 +18,9 @@ from token_worker.files.records import Encoding
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 """What stands between fields, unless it is said."""
 
+_VALUE = re.compile(r"@|(?:\d\D?){6}")
+"""What a name does not have in it, but a value well may."""
+
 _QUOTED = rb'"([^"]*+(?:""[^"]*+)*+)"'
 _LINE_END = rb"(?:\r\n?|\n|\Z)"
 
@@ -115,6 +118,8 @@ class Delimited:
         names = [dialect.text(field) for field in fields] if header else [str(n + 1) for n in range(len(fields))]
         for column in columns:
             if (count := names.count(column.name)) != 1:
+                if header and any(_VALUE.search(name) for name in names):  # these are not to be shown
+                    raise GiveUp(f"there is not one column {column.name}; is the first row one of values: --no-header?")
                 there = ", ".join(names) if header else f"1 to {len(names)}"
                 raise GiveUp(f"there is {'more than one' if count else 'no'} column {column.name}; there are {there}")
         places = sorted((names.index(column.name), column) for column in columns)

@@ -162,11 +162,14 @@ class Job:
                 _check_new(places.errors, force=force)
             it = open_input(self._asked, file, again=resumable)
             out = left.enter_context(_open(places.partial, progress.output))
+            errors = None if places.errors is None else left.enter_context(_open(places.errors, progress.errors))
             try:
-                self._to_file(it, progress, places, out, resumable=resumable)
+                self._to_file(it, progress, places, out, errors, resumable=resumable)
             except BaseException:
                 if not resumable or not progress.counts.rows:
                     places.clear()
+                if places.errors is not None and not progress.counts.rows:
+                    places.errors.unlink()
                 raise
         return progress.counts
 
@@ -174,23 +177,27 @@ class Job:
         """What gets the output's name."""
         return places.assembled if self._asked.form == "parquet" else places.partial
 
-    def _to_file(self, it: Input, progress: Progress, places: Places, out: BinaryIO, *, resumable: bool) -> None:
-        with ExitStack() as left:
-            errors = None if places.errors is None else left.enter_context(_open(places.errors, progress.errors))
+    def _to_file(
+        self,
+        it: Input,
+        progress: Progress,
+        places: Places,
+        out: BinaryIO,
+        errors: BinaryIO | None,
+        *,
+        resumable: bool,
+    ) -> None:
+        def save() -> None:
+            for file in (out, errors):
+                if file is not None:
+                    os.fsync(file.fileno())
+            if resumable:
+                progress_module.save(places.progress, progress)
 
-            def save() -> None:
-                for file in (out, errors):
-                    if file is not None:
-                        os.fsync(file.fileno())
-                if resumable:
-                    progress_module.save(places.progress, progress)
-
-            self._take_through(it, progress, out, errors, save)
-            if self._asked.form == "parquet":
-                it.complete(places.partial, places.assembled, self._stopping)
+        self._take_through(it, progress, out, errors, save)
+        it.complete(places.partial, places.assembled, self._stopping)
         progress.is_over = True
-        if resumable:
-            progress_module.save(places.progress, progress)
+        save()
         self._last(places).replace(places.out)
         sync_folder(places.out)
         places.clear()

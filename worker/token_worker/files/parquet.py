@@ -8,12 +8,13 @@ types, metadata and compression as they were, but for rows that could not be don
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from token_worker.contract.messages import TypeName
-from token_worker.errors import GiveUp
+from token_worker.errors import Finding, GiveUp
 from token_worker.files.columns import Column, Value, check_number
 from token_worker.files.inputs import SAMPLE_ROWS, Head
 from token_worker.files.rows import CHUNK_ROWS, Chunk, chunks
@@ -49,7 +50,7 @@ class ParquetInput:
     def __init__(self, file: BinaryIO) -> None:
         try:
             self._file = pq.ParquetFile(file)
-        except pa.ArrowInvalid:
+        except (pa.ArrowException, OSError):
             raise GiveUp("the input is no Parquet file") from None
         self._form: ParquetRows | None = None
         self.total: int | None = self._file.metadata.num_rows
@@ -67,7 +68,12 @@ class ParquetInput:
             if offset >= rows:
                 offset -= rows
                 continue
-            for batch in self._file.iter_batches(CHUNK_ROWS, row_groups=[group], columns=list(names)):
+            batches = self._file.iter_batches(CHUNK_ROWS, row_groups=[group], columns=list(names))
+            while True:
+                with _reading():
+                    batch = next(batches, None)
+                if batch is None:
+                    break
                 skipped = min(offset, batch.num_rows)
                 offset -= skipped
                 found = batch.slice(skipped)
@@ -75,7 +81,8 @@ class ParquetInput:
 
     def sample(self) -> dict[str, Sample]:
         """See ``Input``."""
-        batch = next(self._file.iter_batches(SAMPLE_ROWS), None)
+        with _reading():
+            batch = next(self._file.iter_batches(SAMPLE_ROWS), None)
         samples = {}
         for field in self._file.schema_arrow:
             types = [TypeName(name) for name in reversed(_TYPES) if field.type in _TYPES[name]]  # e-mail before text
@@ -93,7 +100,8 @@ class ParquetInput:
             for group in range(self._file.num_row_groups):
                 if stopping.is_set():
                     raise Stopped
-                table = self._file.read_row_group(group)
+                with _reading():
+                    table = self._file.read_row_group(group)
                 columns = new.take(table.num_rows)
                 for column in self._form.columns:
                     place = schema.get_field_index(column.name)
@@ -194,6 +202,15 @@ def _manner(metadata: Any) -> dict[str, Any]:
         "write_statistics": [it.path_in_schema for it in columns if it.is_stats_set],
         "store_schema": b"ARROW:schema" in (metadata.metadata or {}),
     }
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Errors of the library are of one kind; its texts are about bytes, not about rows."""
+    try:
+        yield
+    except (pa.ArrowException, OSError):
+        raise Finding("the input cannot be read: it is damaged, or pyarrow does not know how it is written") from None
 
 
 def _text(value: Any) -> str | None:

@@ -72,7 +72,6 @@ class Sender:
         self._wait_seconds = wait_seconds
         self._stopping = stopping
         self._tell = tell
-        self._answered_at = time.monotonic()
 
     def answered(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, list[Answer]]]:
         """Each chunk with an answer for each of its items, in order.
@@ -84,7 +83,6 @@ class Sender:
         """
         window: deque[tuple[Chunk, Future[list[Answer]] | None]] = deque()
         weight = 0
-        self._answered_at = time.monotonic()
         for chunk in chunks:
             while window and (len(window) >= IN_FLIGHT or weight + chunk.weight > IN_FLIGHT_BYTES):
                 first, future = window.popleft()
@@ -118,7 +116,7 @@ class Sender:
 
     def _outcome(self, items: Sequence[Item], future: Future[list[Answer]]) -> Sequence[Answer]:
         """What came of a request, once something did."""
-        times = 0
+        times, since = 0, time.monotonic()
         while True:
             while not wait([future], LOOK_SECONDS).done:
                 if self._stopping.is_set():
@@ -126,7 +124,7 @@ class Sender:
             try:
                 answers = future.result()
             except NotAnswered as error:
-                if time.monotonic() - self._answered_at > self._wait_seconds:
+                if time.monotonic() - since > self._wait_seconds:
                     raise Unavailable("worker", f"{error}; waited for {self._wait_seconds:g} seconds") from None
                 if not times:
                     self._tell(f"{error}; waiting")
@@ -137,8 +135,7 @@ class Sender:
             except (StreamsRefused, BadReply) as error:
                 raise Finding(str(error)) from None
             except RequestRefused as refused:
-                answers = self._refused(items, refused)
-            self._answered_at = time.monotonic()
+                return self._refused(items, refused)
             return answers
 
     def _refused(self, items: Sequence[Item], refused: RequestRefused) -> list[Answer]:
