@@ -166,6 +166,21 @@ def test_rows_that_cannot_be_done_are_reported(stack: Stack, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("worker")
+def test_rows_are_left_out_of_parquet(stack: Stack, tmp_path: Path) -> None:
+    """A row that cannot be done is left out of its row group; the columns of the others stay together."""
+    source, out, back = (tmp_path / name for name in ("in.parquet", "out.parquet", "back.parquet"))
+    addresses = [f"user{number}@navy.example" if number % 4 else "none" for number in range(20)]
+    pq.write_table(pa.table({"n": range(20), "email": addresses}), source, row_group_size=8)
+    for op, path, to, status in (("tokenize", source, out, 1), ("detokenize", out, back, 0)):
+        done = stack.run("file", op, str(path), str(to), "--column", "email=email", *CLIENT)
+        assert done.returncode == status, done.stderr
+    done_rows = [(number, address) for number, address in enumerate(addresses) if number % 4]
+    assert [(row["n"], row["email"]) for row in pq.read_table(back).to_pylist()] == done_rows
+    assert [row["n"] for row in pq.read_table(out).to_pylist()] == [number for number, _ in done_rows]
+    assert pq.ParquetFile(out).num_row_groups == 3
+
+
+@pytest.mark.usefixtures("worker")
 def test_unknown_tokens_are_reported(stack: Stack, tmp_path: Path) -> None:
     """What is no token is an error of its row, and never passes for its value."""
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"
@@ -220,6 +235,9 @@ def test_a_run_that_is_stopped_goes_on(stack: Stack, worker: WorkerProcess, tmp_
     assert number == signal.SIGKILL or told.endswith("stopped; --resume goes on\n")
     assert not out.exists()
     assert progress(out) == before
+    for path in (out.with_name("out.csv.partial"), errors):
+        with path.open("ab") as file:
+            file.write(b"what was not saved\n" * 50_000)
     done = stack.run("file", *arguments, "--resume", *CLIENT)
     assert "1 rows could not be done" in done.stderr
     assert done.returncode == 1
