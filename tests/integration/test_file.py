@@ -291,7 +291,6 @@ def test_other_runs_are_not_gone_on_with(stack: Stack, worker: WorkerProcess, tm
     assert len(out.read_bytes().splitlines()) == 5000
 
 
-@pytest.mark.usefixtures("worker")
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [
@@ -320,9 +319,6 @@ def test_other_runs_are_not_gone_on_with(stack: Stack, worker: WorkerProcess, tm
         (("in.csv", "out.jsonl", "--format", "jsonl", "--no-header", *COLUMNS), 2, "are about CSV and TSV"),
         (("broken.parquet", "out.parquet", "--column", "s=str"), 1, "the input cannot be read: it is damaged"),
         (("broken.parquet", "out.parquet", "--column", "i=str"), 2, "is int32, and tokens of type str are not"),
-        (("in.csv", "out.csv", *COLUMNS, "--client", "another-client", "--errors", "errors"), 1, "unknown_client"),
-        (("in.csv", "out.csv", *COLUMNS, "--client", "another-client"), 1, "unknown_client"),
-        (("in.csv", "out.csv", *COLUMNS, "--zone", "another-zone"), 1, "unknown_zone"),
     ],
 )  # fmt: skip
 def test_what_it_refuses(
@@ -344,6 +340,20 @@ def test_what_it_refuses(
     assert "Traceback" not in done.stderr
     assert "grace" not in done.stderr.lower()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {**files, "link.csv": files["in.csv"]}
+
+
+@pytest.mark.usefixtures("worker")
+def test_refusals_for_all_rows_end_the_run(stack: Stack, tmp_path: Path) -> None:
+    """A client or zone without a key is said once, and leaves nothing behind."""
+    source, out, errors = (tmp_path / name for name in ("in.csv", "out.csv", "errors.jsonl"))
+    source.write_bytes(customers(3000))
+    for name, told in (("client", "unknown_client"), ("zone", "unknown_zone")):
+        more = ("--errors", str(errors), *CLIENT, f"--{name}", "another-owner")
+        done = stack.run("file", "tokenize", str(source), str(out), *COLUMNS, *more)
+        assert done.returncode == 1
+        assert told in done.stderr
+        assert "--resume" not in done.stderr
+        assert [*tmp_path.iterdir()] == [source]
 
 
 @pytest.mark.usefixtures("worker")

@@ -214,7 +214,9 @@ class View:
         """Another chunk is done."""
         if self._before is None:
             self._before = progress.counts.rows
-            self._bar.update(self._task, total=total)
+            self._bar.reset(
+                self._task, total=total, completed=progress.offset, told=""
+            )  # the speed is that of this run
         self._rows = progress.counts.rows - self._before
         self._bar.update(self._task, completed=progress.offset, told=self._told(progress.counts.rows))
 

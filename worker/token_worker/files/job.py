@@ -19,7 +19,7 @@ from typing import BinaryIO
 import msgspec
 
 from token_worker.contract.messages import Op
-from token_worker.errors import Finding, GiveUp
+from token_worker.errors import Finding, GiveUp, TokenWorkerError
 from token_worker.files import progress as progress_module
 from token_worker.files.columns import Column
 from token_worker.files.inputs import Input, open_input
@@ -164,7 +164,7 @@ class Job:
             out = left.enter_context(_open(places.partial, progress.output))
             errors = None if places.errors is None else left.enter_context(_open(places.errors, progress.errors))
             try:
-                self._to_file(it, progress, places, out, errors, resumable=resumable)
+                self._to_file(it, progress, places, out, errors, resumable=resumable, force=force)
             except BaseException:
                 if not resumable or not progress.counts.rows:
                     places.clear()
@@ -186,6 +186,7 @@ class Job:
         errors: BinaryIO | None,
         *,
         resumable: bool,
+        force: bool,
     ) -> None:
         def save() -> None:
             for file in (out, errors):
@@ -196,6 +197,7 @@ class Job:
 
         self._take_through(it, progress, out, errors, save)
         it.complete(places.partial, places.assembled, self._stopping)
+        _check_new(places.out, force=force)  # it may have come meanwhile
         progress.is_over = True
         save()
         self._last(places).replace(places.out)
@@ -229,7 +231,7 @@ class Job:
                 if time.monotonic() - saved_at >= SAVE_SECONDS:
                     save()
                     saved_at = time.monotonic()
-        except BaseException:
+        except (TokenWorkerError, OSError):  # no other leaves the progress whole for sure
             with suppress(OSError):  # what was saved before holds
                 save()
             raise
