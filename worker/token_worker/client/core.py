@@ -6,19 +6,11 @@ Apart from the client itself, so that the threads do not keep a client alive tha
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 from token_worker.client import tracing
 from token_worker.client.calls import Call, Outcome, Owner, Part
-from token_worker.client.errors import (
-    ClientClosed,
-    NotAnswered,
-    RequestRefused,
-    StreamsUnavailable,
-    TimedOut,
-    TokenClientError,
-)
+from token_worker.client.errors import ClientClosed, RequestRefused, TokenClientError
 from token_worker.client.items import Answer, Item, Limits, Type, Value, encode, split
 from token_worker.client.lane import Lane
 from token_worker.client.open_calls import OpenCalls
@@ -105,7 +97,7 @@ class Core:
         deadline = time.monotonic() + timeout_seconds
         expires_at = int((time.time() + timeout_seconds) * 1000)
         finish = _merging(refused, finish) if refused else finish
-        call = Call(len(sendable), deadline, expires_at, partial(_too_late, lane), finish)
+        call = Call(len(sendable), deadline, expires_at, lane.too_late, finish)
         if not self._open.add(call):
             raise ClientClosed("the client is closed")
         if not sendable:
@@ -174,13 +166,6 @@ class Core:
     def _end(self, call: Call, outcome: Outcome) -> None:
         if self._open.take(call):
             call.end(outcome)
-
-
-def _too_late(lane: Lane) -> NotAnswered:
-    reason = lane.away
-    if reason is None:
-        return TimedOut("no reply came in time; is a worker running for this route?")
-    return StreamsUnavailable(f"streams: {reason}")
 
 
 def _merging(refused: dict[int, RequestRefused], finish: Callable[[Outcome], None]) -> Callable[[Outcome], None]:
