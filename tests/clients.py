@@ -1,16 +1,25 @@
 """Clients of the producer's side in tests: both behind one face, and a worker that answers only when it is told to."""
 
 import asyncio
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
+from servers import Valkey
 from stack import wait_until
 
 from token_worker.client import AsyncTokenClient, TokenClient
 
 CLIENT = "shop-frontend"
+
+LONG_SECONDS = 120.0
+"""Far more than any call takes here, however loaded the machine is."""
+
+SHORT_SECONDS = 0.2
+"""A time-out that is waited for."""
 
 
 class InLoop:
@@ -88,3 +97,26 @@ class Desk:
 def values_of(requests: Iterable[dict[str, Any]]) -> list[Any]:
     """All values of some requests, in order."""
     return [item["value"] for request in requests for item in request["items"]]
+
+
+def sync(server: Valkey, seconds: float = LONG_SECONDS, **options: Any) -> TokenClient:
+    return TokenClient(server.url, client_id=CLIENT, timeout_seconds=seconds, **options)
+
+
+def in_loop(server: Valkey, seconds: float = LONG_SECONDS, **options: Any) -> AsyncTokenClient:
+    return AsyncTokenClient(server.url, client_id=CLIENT, timeout_seconds=seconds, **options)
+
+
+def send(client: TokenClient, value: str, **options: Any) -> Future[Any]:
+    return client.submit("tokenize", [("str", value)], **options)
+
+
+def start(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def threads() -> list[str]:
+    """The client's threads that run."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("token-client")]

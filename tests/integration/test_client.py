@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from stack import Stack
 
-from clients import CLIENT, KINDS, Kind
+from clients import CLIENT, KINDS, LONG_SECONDS, Kind
 from token_worker import client as client_module
 from token_worker.client import (
     AsyncTokenClient,
@@ -46,9 +46,6 @@ VALUES: list[tuple[Any, Any]] = [
     ("bytes", b"\x00\xff"),
     ("email", "grace@navy.example"),
 ]
-
-LONG_SECONDS = 120.0
-"""Far more than any call takes here, however loaded the machine is."""
 
 
 @pytest.fixture(params=KINDS)

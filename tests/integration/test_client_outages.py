@@ -12,14 +12,11 @@ from faults.proxy import Command, Moment, Proxy, Verdict
 from servers import Cluster, Valkey, Watched
 from stack import Stack, wait_until
 
-from clients import CLIENT, KINDS, Desk, Kind
+from clients import CLIENT, KINDS, LONG_SECONDS, Desk, Kind
 from load import running
 from token_worker.client import ClientClosed, NotAnswered, StreamsRefused, StreamsUnavailable, TokenClient
 from token_worker.contract.messages import Op
 from token_worker.streams.routes import Route, slot_of
-
-LONG_SECONDS = 120.0
-"""Far more than any call takes here, however loaded the machine is."""
 
 
 @pytest.fixture(params=KINDS)

@@ -1,0 +1,295 @@
+"""How a client ends, and what it leaves of itself and of values: nothing."""
+
+import asyncio
+import gc
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from servers import Valkey
+from stack import wait_until
+
+from clients import (
+    CLIENT,
+    KINDS,
+    LONG_SECONDS,
+    SHORT_SECONDS,
+    Desk,
+    Kind,
+    in_loop,
+    send,
+    start,
+    sync,
+    threads,
+)
+from token_worker.client import (
+    ClientClosed,
+    NotAnswered,
+    StreamsUnavailable,
+    TimedOut,
+    TokenClient,
+    UnknownClient,
+)
+
+
+@pytest.fixture
+def desk(streams_server: Valkey) -> Iterator[Desk]:
+    with streams_server.client() as streams:
+        yield Desk(streams)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    found: Kind = request.param
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """Every test has closed its clients, and nothing of them runs on."""
+    yield
+    wait_until(lambda: not threads(), "the clients' threads to end")
+
+
+def test_closing_ends_calls_that_wait(streams_server: Valkey, desk: Desk) -> None:
+    """Calls in flight, and threads that wait for room, get ``ClientClosed``; nothing is left of the client."""
+    client = sync(streams_server, max_in_flight=2)
+    futures = [send(client, value) for value in "ab"]
+    errors: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            client.tokenize("c")
+        except ClientClosed as error:
+            errors.append(error)
+
+    waiting = [start(wait) for _ in range(5)]
+    desk.take(2)
+    wait_until(lambda: len(client._core._open._by_tick) and _waiters(client) == 5, "all to wait for room")
+    client.close()
+    for thread in waiting:
+        thread.join()
+    assert [type(error) for error in errors] == [ClientClosed] * 5
+    for future in futures:
+        with pytest.raises(ClientClosed):
+            future.result()
+    with pytest.raises(ClientClosed):
+        client.tokenize("d")
+    client.close()
+    assert desk.streams.xlen("tokenize:requests") == 2
+
+
+def _waiters(client: TokenClient) -> int:
+    return len(client._room._cond._waiters)  # type: ignore[attr-defined]  # as CPython has it
+
+
+def test_closing_ends_calls_that_wait_in_a_loop(streams_server: Valkey, desk: Desk) -> None:
+    """The same for tasks, those that wait for room too."""
+
+    async def main() -> None:
+        client = in_loop(streams_server, max_in_flight=2)
+        tasks = [asyncio.create_task(client.tokenize(f"v{number}")) for number in range(50)]
+        await asyncio.to_thread(desk.take, 2)
+        await client.close()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(error) for error in found} == {ClientClosed}
+        with pytest.raises(ClientClosed):
+            await client.tokenize("a")
+
+    asyncio.run(main())
+
+
+def test_closing_while_threads_begin_calls(streams_server: Valkey, desk: Desk) -> None:
+    """Whatever races with the end: each call has an outcome, and no thread of the client outlives it."""
+    for _ in range(20):
+        client = sync(streams_server, max_in_flight=5)
+        outcomes: list[str] = []
+        began = threading.Barrier(4)
+
+        def call(client: TokenClient = client, outcomes: list[str] = outcomes, began: Any = began) -> None:
+            began.wait()
+            for op in ("tokenize", "detokenize"):
+                try:
+                    client.request(op, [("str", "a")])
+                except ClientClosed:
+                    outcomes.append(op)
+
+        calling = [start(call) for _ in range(3)]
+        began.wait()
+        client.close()
+        for thread in calling:
+            thread.join()
+        assert len(outcomes) == 6
+        wait_until(lambda: not threads(), "the threads to end")
+
+
+def test_own_stream_is_made_with_a_time_to_live_and_removed(streams_server: Valkey, kind: Kind, desk: Desk) -> None:
+    """While it lives it is trimmed up to what was read; at the end it is gone."""
+    with kind(streams_server.url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client:
+        client_of = client if isinstance(client, TokenClient) else client.client
+        names: list[str] = []
+
+        def answer(count: int) -> None:
+            for _ in range(count):
+                [request] = desk.take(1)
+                names.append(request["reply_to"])
+                desk.answer([request])
+
+        answering = start(lambda: answer(5))
+        for value in "abcd":
+            assert client.tokenize(value) == value.upper()
+        [lane] = client_of._core._lanes.values()
+        assert desk.streams.xlen(names[0]) == 4
+        lane._replies._tidied_at = -1e9  # as if the time for it had come
+        assert client.tokenize("e") == "E"
+        answering.join()
+        wait_until(lambda: desk.streams.xlen(names[0]) == 1, "what was read to be trimmed")
+        wait_until(lambda: 0 < desk.streams.ttl(names[0]) <= 86_400, "its time to live")
+        assert {*names} == {names[0]}
+        assert names[0].startswith("tokenize:responses:client-")
+    assert not desk.streams.exists(names[0])
+
+
+def test_unclosed_client_of_a_loop_is_told_and_closed(streams_server: Valkey, desk: Desk) -> None:
+    """The same for one whose event loop is gone."""
+
+    async def main() -> None:
+        client = in_loop(streams_server)
+        calling = asyncio.create_task(client.tokenize("a"))
+        await asyncio.to_thread(lambda: desk.answer(desk.take(1)))
+        assert await calling == "A"
+
+    def is_gone() -> bool:
+        gc.collect()  # its threads may just have had it in hand
+        return not threads()
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        asyncio.run(main())
+        wait_until(is_gone, "its threads to end")
+    assert "unclosed AsyncTokenClient" in "".join(str(it.message) for it in caught if it.category is ResourceWarning)
+
+
+def test_unclosed_client_is_told_and_closed(streams_server: Valkey, desk: Desk) -> None:
+    """A client that nobody has any more warns, ends its threads and removes its stream; others are quiet."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        client = sync(streams_server)
+        answering = start(lambda: desk.answer(desk.take(1)))
+        assert client.tokenize("a") == "A"
+        answering.join()
+        [lane] = client._core._lanes.values()
+        with lane._lock, client._core._open._lock:  # a collection can come at any time, in any thread
+            del client
+        wait_until(lambda: not threads(), "its threads to end")
+        wait_until(lambda: desk.streams.keys("*client-*") == [], "its stream to go")
+        assert [(it.category, "unclosed TokenClient" in str(it.message)) for it in caught] == [(ResourceWarning, True)]
+        caught.clear()
+        sync(streams_server)
+        with sync(streams_server) as closed:
+            send(closed, "b").cancel()
+        del closed
+        gc.collect()
+        assert [it for it in caught if it.category is ResourceWarning and "TokenClient" in str(it.message)] == []
+
+
+# What is left of values
+
+
+def _holders(marker: bytes) -> list[object]:
+    """Objects in memory that hold the marker in bytes or text."""
+    text = marker.decode()
+
+    def is_marked(it: object) -> bool:
+        return (isinstance(it, (bytes, bytearray)) and marker in it) or (isinstance(it, str) and text in it)
+
+    gc.collect()
+    return [holder for holder in gc.get_objects() if any(map(is_marked, gc.get_referents(holder)))]
+
+
+def test_nothing_is_kept_of_a_call_that_is_over(streams_server: Valkey, kind: Kind, desk: Desk) -> None:
+    """No object of the client has value or token after a reply, a refusal, a time-out or cancelling."""
+    marker = os.urandom(8).hex().encode()
+
+    def use(client: Any) -> Any:
+        def serve() -> None:
+            desk.answer(desk.take(1))
+            desk.answer(desk.take(1), error={"code": "unknown_client", "message": "there is no key"})
+
+        value = f"value {marker.decode()}"
+        serving = start(serve)
+        assert client.tokenize(value) == value.upper()
+        with pytest.raises(UnknownClient):
+            client.tokenize([value, value])
+        serving.join()
+        with pytest.raises(TimedOut):
+            client.tokenize(value, timeout_seconds=SHORT_SECONDS)
+        if isinstance(client, TokenClient):
+            kept = send(client, f"kept {value}")
+            desk.take_until(f"kept {value}")
+            kept.cancel()
+            return kept
+        return None
+
+    with kind(streams_server.url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client:
+        future = use(client)
+        wait_until(lambda: [it for it in _holders(marker) if not _is_of_the_test(it)] == [], "the values to go")
+        del future  # until here, cancelled
+
+
+def _is_of_the_test(holder: object) -> bool:
+    """Or redis-py's buffer, which keeps what was read last until the next read."""
+    return type(holder).__name__ in {"frame", "cell", "function", "_HiredisParser"}
+
+
+@pytest.mark.parametrize("is_of_the_request", [False, True])
+@pytest.mark.parametrize("has_loop", [False, True])
+def test_errors_hold_no_cycle(streams_server: Valkey, desk: Desk, has_loop: bool, is_of_the_request: bool) -> None:
+    """A value is free as soon as the error of its call is: no cycle keeps it until there is a collection."""
+    error = {"code": "unknown_client", "message": "there is no key"}
+    answer: dict[str, Any] = {"error": error} if is_of_the_request else {"items": [{"error": error}]}
+    value = f"some {os.urandom(4).hex()}"
+
+    async def main() -> None:
+        async with in_loop(streams_server) as client:
+            with pytest.raises(UnknownClient):
+                await client.tokenize(value)
+
+    answering = start(lambda: desk.answer(desk.take(1), **answer))
+    gc.collect()
+    gc.disable()
+    try:
+        before = sys.getrefcount(value)
+        if has_loop:
+            asyncio.run(main())
+        else:
+            with sync(streams_server) as client, pytest.raises(UnknownClient):
+                client.tokenize(value)
+        assert sys.getrefcount(value) == before
+    finally:
+        gc.enable()
+    answering.join()
+
+
+def test_closing_without_the_server(kind: Kind) -> None:
+    """A client whose server is away closes, and says why its calls failed."""
+    with Valkey() as server:
+        client = kind(server.url, client_id=CLIENT, timeout_seconds=SHORT_SECONDS)
+        with server.client() as streams:
+            desk = Desk(streams)
+            answering = start(lambda: desk.answer(desk.take_until("a")[-1:]))
+            assert client.tokenize("a", timeout_seconds=LONG_SECONDS) == "A"
+            answering.join()
+        server.kill()
+        wait_until(lambda: isinstance(_error_of(client), StreamsUnavailable), "what is wrong to be known")
+        client.close()
+
+
+def _error_of(client: Any) -> NotAnswered:
+    with pytest.raises(NotAnswered) as caught:
+        client.tokenize("b")
+    return caught.value
