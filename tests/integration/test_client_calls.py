@@ -68,7 +68,7 @@ def test_no_worker_is_a_time_out(streams_server: Valkey, kind: Kind, desk: Desk)
         assert client.tokenize("a") == "A"
         answering.join()
         before = time.time()
-        with pytest.raises(TimedOut, match="is a worker running"):
+        with pytest.raises(TimedOut, match="does a worker run"):
             client.tokenize("b", timeout_seconds=SHORT_SECONDS)
         after = time.time()
         late: list[dict[str, Any]] = []

@@ -86,7 +86,7 @@ class Lane:
     def _too_late(self) -> NotAnswered:
         if away := [*self._away.values()]:
             return StreamsUnavailable(f"streams: {away[0]}")
-        return TimedOut("no reply came in time; is a worker running for this route?")
+        return TimedOut("no reply came in time; does a worker run, with these routes in its settings?")
 
     @property
     def stream(self) -> str:
