@@ -132,6 +132,7 @@ class Delimited:
         self._read = [READ[column.type] for column in self.columns]
         self._write: list[Any] = [WRITE[column.type] for column in self.columns]
         self.size = dialect.encoding.size
+        self._is_exact = dialect.encoding.is_exact
 
     def open(self, record: bytes) -> tuple[list[Any], Sequence[int]] | None:
         """See ``rows.Format``."""
@@ -151,7 +152,11 @@ class Delimited:
     def read(self, cell: bytes, column: int) -> Value | None:
         """See ``rows.Format``."""
         text = self._dialect.text(cell)
-        return self._read[column](text) if text else None
+        if not text:
+            return None
+        if (cell[:1] == b'"' or not self._is_exact) and self._dialect.written(text, cell) != cell:
+            raise Wrong(RowCode.WRONG_FORM, "expected a cell as it would be written, with nothing behind its quotes")
+        return self._read[column](text)
 
     def write(self, value: Value, cell: bytes, column: int) -> bytes:
         """See ``rows.Format``."""

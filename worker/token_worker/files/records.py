@@ -25,6 +25,9 @@ _MARKS = {"utf-8": codecs.BOM_UTF8, "utf-32-le": codecs.BOM_UTF32_LE, "utf-32-be
           "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}  # fmt: skip
 """Byte order marks; UTF-32 first, whose mark begins as that of UTF-16."""
 
+_EXACT = frozenset({"utf-8", "ascii", "iso8859-1", "cp1252"})
+"""Encodings of which it is known that decoded texts are written as they stood there."""
+
 
 class Encoding:
     """How a file is written.
@@ -36,6 +39,7 @@ class Encoding:
     Attributes:
         mark: the byte order mark that the file begins with, if any.
         cells: encoding of the records that are read.
+        is_exact: whether a text of it is written in one way alone; in cp932, say, some characters have two.
 
     Raises:
         GiveUp: no encoding, or one that has bytes of ASCII for something else.
@@ -49,13 +53,14 @@ class Encoding:
                 name = marked if marked is not None and marked.startswith(name) else f"{name}-le"
             self._wide = name if name.startswith(("utf-16", "utf-32")) else None
             self.cells = "utf-8" if self._wide else name
-            ascii_as_it_is = bytes(range(128)).decode(self.cells) == "".join(map(chr, range(128)))
+            ascii_as_it_is = bytes(range(128)).decode(self.cells, "replace") == "".join(map(chr, range(128)))
             is_ascii = ascii_as_it_is and not name.startswith("iso2022")  # those are, until an escape
         except (LookupError, UnicodeError):
             is_ascii = False
         if not is_ascii:
             raise GiveUp(f"encoding {name}: Python does not know it, or it does not hold ASCII as it is")
         self.mark = _MARKS[marked] if marked is not None and marked == name else b""
+        self.is_exact = self.cells in _EXACT
 
     def check(self, character: bytes) -> None:
         """Raise ``GiveUp`` if this character can be a part of another, as ``|`` can in Shift JIS."""
