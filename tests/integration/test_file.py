@@ -307,6 +307,10 @@ def test_other_runs_are_not_gone_on_with(stack: Stack, worker: WorkerProcess, tm
         (("in.csv", "-", *COLUMNS, "--resume"), 2, "cannot be resumed"),
         (("in.csv", "out.csv", *COLUMNS, "--resume"), 1, "nothing to resume"),
         (("in.csv", "/dev/null", *COLUMNS, "--force"), 2, "no regular file"),
+        (("in.csv", "out.csv", *COLUMNS, "--delimiter", ""), 2, "one character"),
+        (("in.csv", "out.csv", *COLUMNS, "--encoding", "idna"), 2, "does not hold ASCII"),
+        (("in.csv", "out.csv", *COLUMNS, "--timeout", "nan"), 2, "less than 100,000,000 seconds"),
+        (("in.csv", "out.csv", *COLUMNS, "--wait", "inf"), 2, "less than 100,000,000 seconds"),
         (("none.csv", "out.csv", *COLUMNS), 1, "none.csv: No such file or directory"),
         (("in.csv", "no/out.csv", *COLUMNS), 1, "No such file or directory"),
         (("in.csv", "out.csv", *COLUMNS, "--encoding", "cp037"), 2, "does not hold ASCII"),
@@ -369,6 +373,44 @@ def test_a_full_standard_output_is_told(stack: Stack, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("closed", "source", "out"), [("<&-", "-", "out.csv"), (">&-", "in.csv", "-")])
+def test_standard_streams_that_are_closed_are_told(
+    stack: Stack, tmp_path: Path, closed: str, source: str, out: str
+) -> None:
+    """A process that was started without the stream that it is to use says so in a line."""
+    (tmp_path / "in.csv").write_bytes(customers(3))
+    command = (
+        sys.executable,
+        "-m",
+        "token_worker",
+        "file",
+        "tokenize",
+        source,
+        out,
+        "--format",
+        "csv",
+        *COLUMNS,
+        *CLIENT,
+    )
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *command],
+        env=stack.environment(), cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "standard input or output is closed\n")
+
+
+def test_routes_that_do_not_serve_it_are_told(stack: Stack, tmp_path: Path) -> None:
+    """Where the settings have no route for the operation, or several clients could be meant, it is wrong usage."""
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_bytes(customers(3))
+    done = stack.run("file", "tokenize", str(source), str(out), *COLUMNS)
+    assert (done.returncode, done.stderr[:14]) == (2, "name a client:")
+    routes = msgspec.json.encode([{"requests": "a", "responses": "b", "ops": ["detokenize"]}]).decode()
+    arguments = ("file", "tokenize", str(source), str(out), *COLUMNS, *CLIENT)
+    done = stack.run(*arguments, TOKEN_WORKER_ROUTES=routes)
+    assert (done.returncode, done.stderr[:9]) == (2, "no route ")
 
 
 @pytest.mark.usefixtures("worker")

@@ -1,5 +1,7 @@
-"""A run of ``token-worker file`` in one process: what it does when it ends between any two of its steps."""
+"""A run of ``token-worker file`` in one process: what it opens, and what it does when it ends between any two of its steps."""
 
+import io
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,9 @@ import pytest
 
 import file_kills
 from token_worker.contract.messages import Op
-from token_worker.errors import Finding
+from token_worker.errors import Finding, GiveUp
 from token_worker.files import job, progress, rows
+from token_worker.files.inputs import open_input
 from token_worker.files.job import Job, Places
 from token_worker.files.progress import Asked
 
@@ -85,3 +88,65 @@ def test_progress_holds_no_value(source: Path, places: Places) -> None:
         run(source, places, watch=watch)
     assert places.progress.stat().st_mode & 0o077 == 0
     assert "value " not in places.progress.read_text()
+
+
+def test_links_in_place_of_the_partial_output_are_not_followed(source: Path, places: Places, tmp_path: Path) -> None:
+    """What a link of that name leads to is no output of ours, and stays as it is."""
+    other = tmp_path / "other"
+    other.write_text("precious")
+    places.partial.symlink_to(other)
+    with pytest.raises(OSError, match="symbolic links"):
+        run(source, places, force=True)
+    assert other.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["in.csv", "errors"])
+def test_links_in_a_circle_are_told(source: Path, places: Places, tmp_path: Path, name: str) -> None:
+    """They lead nowhere, which is an error as of any file that cannot be opened."""
+    path = tmp_path / name
+    path.unlink(missing_ok=True)
+    path.symlink_to(path)
+    with pytest.raises(OSError, match="symbolic links"):
+        run(source, places)
+
+
+@pytest.mark.parametrize("same", ["out", "errors"])
+def test_a_pipe_does_not_end_in_its_own_input(
+    source: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, same: str
+) -> None:
+    """An input that standard output is appended to would have no end; it is refused, and stays as it was."""
+    before = source.read_bytes()
+    asked = Asked(op=Op.TOKENIZE, columns=(("a", "str"),), form="csv")
+    task = Job(asked, file_kills.Client(), stopping=threading.Event(), wait_seconds=1)
+    with (source if same == "out" else tmp_path / "out").open("a") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        with pytest.raises(GiveUp, match="different files"):
+            task.pipe(source, source if same == "errors" else None, force=True)
+    assert source.read_bytes() == before
+
+
+class Trickle(io.RawIOBase):
+    """A pipe whose writer gives a byte at a time."""
+
+    def __init__(self, data: bytes) -> None:
+        self._left = iter(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """One more byte, if there is one."""
+        given = bytes(byte for _, byte in zip(range(1), self._left, strict=False))
+        buffer[: len(given)] = given
+        return len(given)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_byte_order_marks_come_through_pipes_in_parts(encoding: str) -> None:
+    """A writer that has given one byte so far has still a mark to give."""
+    data = "a\nx\n".encode(encoding)
+    asked = Asked(op=Op.TOKENIZE, columns=(), form="csv")
+    it = open_input(asked, io.BufferedReader(Trickle(data)), again=False)
+    assert it.head.data == "a\n".encode(encoding)
+    rest = it.chunks([], it.head.offset, it.head.rows, dedupe=True)
+    assert it.head.offset + sum(chunk.size for chunk in rest) == len(data)

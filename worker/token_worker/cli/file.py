@@ -23,16 +23,20 @@ from token_worker import settings as settings_module
 from token_worker.cli.terminal import table_console
 from token_worker.client import TokenClient
 from token_worker.contract.messages import Op, TypeName
-from token_worker.errors import Finding
+from token_worker.errors import Finding, GiveUp
 from token_worker.files import progress as progress_module
 from token_worker.files.delimited import DELIMITERS
 from token_worker.files.inputs import FORMS, open_input
-from token_worker.files.job import Job, Places
+from token_worker.files.job import Job, Places, resolved
 from token_worker.files.progress import Asked, Counts
 from token_worker.files.sending import IN_FLIGHT, Stopped
 from token_worker.files.suggest import suggest as suggest_columns
+from token_worker.streams.routes import route_for
 
 PIPE = "-"
+
+MOST_SECONDS = 100_000_000
+"""Three years."""
 
 
 def read_columns(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> tuple[Any, ...]:
@@ -46,6 +50,13 @@ def read_columns(_context: click.Context, _option: click.Parameter, given: tuple
     if len({name for name, _ in columns}) < len(columns):
         raise click.BadParameter("a column is named twice")
     return tuple(columns)
+
+
+def read_seconds(_context: click.Context, _option: click.Parameter, given: float) -> float:
+    """A time that clocks can add up, and no NaN."""
+    if not given < MOST_SECONDS:
+        raise click.BadParameter(f"expected less than {MOST_SECONDS:,} seconds")
+    return given
 
 
 @click.command(
@@ -72,9 +83,9 @@ def read_columns(_context: click.Context, _option: click.Parameter, given: tuple
               help="Rows that could not be done, as JSON Lines, without their values.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
 @click.option("--force", is_flag=True, help="Replace files that are there already.")
-@click.option("--wait", "wait_seconds", type=click.FloatRange(min=0), default=300.0,
+@click.option("--wait", "wait_seconds", type=click.FloatRange(min=0), default=300.0, callback=read_seconds,
               help="Seconds without any answer from the workers before it gives up.")  # fmt: skip
-@click.option("--timeout", "timeout_seconds", type=click.FloatRange(min=0.1), default=30.0,
+@click.option("--timeout", "timeout_seconds", type=click.FloatRange(min=0.1), default=30.0, callback=read_seconds,
               help="Seconds until a request without an answer is sent again.")  # fmt: skip
 @click.pass_obj
 def file(
@@ -121,7 +132,7 @@ def file(
     asked = Asked(
         op=Op(op), columns=columns, client_id=client, zone_id=zone, consistent=not inconsistent, form=form,
         encoding=encoding, delimiter=delimiter, quotes=not no_quotes, header=not no_header,
-        errors=None if errors is None else str(errors.resolve()),
+        errors=None if errors is None else os.fsencode(resolved(errors)).decode("utf-8", "backslashreplace"),
     )  # fmt: skip
     if suggest:
         asked = msgspec.structs.replace(asked, columns=_suggest(asked, source, out))
@@ -130,6 +141,10 @@ def file(
     if not asked.columns:
         raise click.UsageError("say which columns: --column NAME=TYPE, or --suggest")
     settings = settings_module.load(os.environ, config)
+    try:
+        route_for(settings.routes, asked.op, client)
+    except ValueError as error:
+        raise GiveUp(str(error)) from None
     pipe = out == PIPE or not Path(source).is_file()
     view = View(Console(stderr=True))
     with (
@@ -155,7 +170,7 @@ def file(
             raise
         except OSError as error:
             name = f"{error.filename}: " if error.filename else ""
-            raise Finding(f"{name}{error.strerror}{_hint(places)}") from None
+            raise Finding(f"{name}{error.strerror or 'it cannot be read or written'}{_hint(places)}") from None
     view.end(counts)
     if counts.lost:
         codes = ", ".join(f"{code} {count:,}" for code, count in sorted(counts.problems.items()))

@@ -12,7 +12,7 @@ from token_worker.files.columns import Column, Wrong
 from token_worker.files.delimited import DELIMITERS, Delimited, Dialect
 from token_worker.files.json_lines import JsonLines
 from token_worker.files.progress import Asked
-from token_worker.files.records import Encoding, Records
+from token_worker.files.records import MARK_BYTES, Encoding, Records
 from token_worker.files.rows import Chunk, Format, chunks
 from token_worker.files.suggest import Sample
 
@@ -79,16 +79,16 @@ class TextInput:
     def __init__(self, asked: Asked, file: BinaryIO, *, again: bool) -> None:
         self._file = file
         self._again = again
-        self._encoding = Encoding(asked.encoding, _beginning(file))
+        start = file.read(MARK_BYTES)
+        self._encoding = Encoding(asked.encoding, start)
         self._dialect: Dialect | None = None
         self._cut = json_lines.cut
         if asked.form in DELIMITERS:
-            delimiter = asked.delimiter or DELIMITERS[asked.form]
+            delimiter = DELIMITERS[asked.form] if asked.delimiter is None else asked.delimiter
             self._dialect = Dialect(self._encoding, delimiter, quotes=asked.quotes)
             self._cut = self._dialect.cut
         self.total = Path(file.name).stat().st_size if again else None
-        file.read(len(self._encoding.mark))
-        self._records = Records(file, self._encoding, self._cut)
+        self._records = Records(file, self._encoding, self._cut, start=start[len(self._encoding.mark) :])
         self._has_header = asked.header and self._dialect is not None
         self._first, rows = b"", 0
         if self._dialect is not None:
@@ -146,12 +146,6 @@ class TextInput:
 
     def complete(self, partial: Path, assembled: Path, stopping: threading.Event) -> None:
         """See ``Input``."""
-
-
-def _beginning(file: BinaryIO) -> bytes:
-    """The first bytes, which are still to be read."""
-    peek = getattr(file, "peek", None)
-    return b"" if peek is None else bytes(peek(4)[:4])
 
 
 def _text(dialect: Dialect, field: bytes) -> str | None:

@@ -8,13 +8,14 @@ its name and the progress is removed. A run that did no row leaves nothing.
 
 import fcntl
 import os
+import stat
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 import msgspec
 
@@ -57,7 +58,7 @@ class Places:
         """
         own = [self.out, self.partial, self.assembled, self.progress]
         others = [path for path in (source, self.errors) if path is not None]
-        paths = [path.resolve() for path in [*own, *others]]
+        paths = [resolved(path) for path in [*own, *others]]
         same = len(set(paths)) < len(paths)
         for path in others:
             same = same or any(path.exists() and other.exists() and path.samefile(other) for other in own)
@@ -113,15 +114,18 @@ class Job:
 
         Raises: as ``run``.
         """
-        if source is not None and errors is not None and errors.exists() and source.samefile(errors):
-            raise GiveUp("input and errors are to be different files")
-        _check_new(errors, force=force)
+        out = _standard(sys.stdout)
         with ExitStack() as left:
-            file = sys.stdin.buffer if source is None else left.enter_context(source.open("rb"))
+            file = _standard(sys.stdin) if source is None else left.enter_context(source.open("rb"))
+            about = os.fstat(file.fileno())
+            others = [os.fstat(out.fileno())] + ([] if errors is None or not errors.exists() else [errors.stat()])
+            if stat.S_ISREG(about.st_mode) and any(os.path.samestat(about, other) for other in others):
+                raise GiveUp("input, output and errors are to be different files")
+            _check_new(errors, force=force)
             it = open_input(self._asked, file, again=source is not None and source.is_file())
             progress = self._begin(None)
             errors_file = None if errors is None else left.enter_context(_open(errors, 0))
-            self._take_through(it, progress, sys.stdout.buffer, errors_file, sys.stdout.buffer.flush)
+            self._take_through(it, progress, out, errors_file, out.flush)
         return progress.counts
 
     def _begin(self, file: BinaryIO | None) -> Progress:
@@ -147,7 +151,7 @@ class Job:
         places.check(source)
         resumable = source is not None and source.is_file()
         with ExitStack() as left:
-            file = sys.stdin.buffer if source is None else left.enter_context(source.open("rb"))
+            file = _standard(sys.stdin) if source is None else left.enter_context(source.open("rb"))
             progress = self._begin(file if resumable else None)
             saved = None if force and not resume else progress_module.load(places.progress)
             if resume:
@@ -161,7 +165,7 @@ class Job:
             if not resume:
                 _check_new(places.errors, force=force)
             it = open_input(self._asked, file, again=resumable)
-            out = left.enter_context(_open(places.partial, progress.output))
+            out = left.enter_context(_open(places.partial, progress.output, os.O_NOFOLLOW))
             errors = None if places.errors is None else left.enter_context(_open(places.errors, progress.errors))
             try:
                 self._to_file(it, progress, places, out, errors, resumable=resumable, force=force)
@@ -257,9 +261,24 @@ def _check_new(path: Path | None, *, force: bool) -> None:
         raise Finding(f"{path} exists; --force replaces it")
 
 
-def _open(path: Path, size: int) -> BinaryIO:
+def resolved(path: Path) -> Path:
+    """Where a path leads; links in a circle lead nowhere, which is told when it is opened."""
+    try:
+        return path.resolve()
+    except RuntimeError:
+        return path.absolute()
+
+
+def _standard(stream: TextIO | None) -> BinaryIO:
+    """The bytes of standard input or output, if the process was started with it."""
+    if stream is None:
+        raise Finding("standard input or output is closed")
+    return stream.buffer
+
+
+def _open(path: Path, size: int, flags: int = 0) -> BinaryIO:
     """A file of which so many bytes count, at its end, for this run alone."""
-    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666), "r+b", buffering=0)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -117,7 +117,7 @@ def load(path: Path) -> Progress | None:
 def save(path: Path, progress: Progress) -> None:
     """Replace what was saved; it is on disk when this returns."""
     temporary = path.with_name(path.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(msgspec.json.encode(progress))
         file.flush()

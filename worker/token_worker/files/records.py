@@ -25,6 +25,9 @@ _MARKS = {"utf-8": codecs.BOM_UTF8, "utf-32-le": codecs.BOM_UTF32_LE, "utf-32-be
           "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}  # fmt: skip
 """Byte order marks; UTF-32 first, whose mark begins as that of UTF-16."""
 
+MARK_BYTES = 4
+"""What the longest has."""
+
 _EXACT = frozenset({"utf-8", "ascii", "iso8859-1", "cp1252"})
 """Encodings of which it is known that decoded texts are written as they stood there."""
 
@@ -101,13 +104,15 @@ class Records:
         encoding: of the file.
         cut: finds the records.
         row: number of the record before, for messages.
+        start: bytes of the first record that were read from the file already.
     """
 
-    def __init__(self, file: BinaryIO, encoding: Encoding, cut: Cut, row: int = 0) -> None:
+    def __init__(self, file: BinaryIO, encoding: Encoding, cut: Cut, row: int = 0, *, start: bytes = b"") -> None:
         self._file = file
         self._decode = encoding.reader()
         self._cut = cut
         self._row = row
+        self._start = start
         self._pending = b""
         self._ready: deque[bytes] = deque()
         self._is_over = False
@@ -133,7 +138,8 @@ class Records:
         wanted = max(BLOCK_BYTES, len(self._pending))
         data = self._file.read(wanted)
         self._is_over = len(data) < wanted
-        data = self._pending + self._decode(data, self._is_over)
+        data = self._pending + self._decode(self._start + data, self._is_over)
+        self._start = b""
         records, used = self._cut(data, self._is_over)
         self._pending = data[used:]
         for record in records:
