@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Self
 
 from token_worker.contract.messages import TypeName
 from token_worker.errors import Finding, GiveUp
-from token_worker.files.columns import Column, Value, check_number
+from token_worker.files.columns import Column, RowCode, Value, Wrong, check_number
 from token_worker.files.inputs import SAMPLE_ROWS, Head
 from token_worker.files.rows import CHUNK_ROWS, Chunk, chunks
 from token_worker.files.sending import Stopped
@@ -23,6 +23,7 @@ from token_worker.files.suggest import Sample
 
 try:
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 except ImportError:
     raise GiveUp("Parquet needs pyarrow: pip install 'token-worker[parquet]'") from None
@@ -36,7 +37,6 @@ _TYPES: dict[str, Sequence[Any]] = {
 }
 """What a column may be, so that its tokens have the type of its values."""
 
-_DONE = "done"
 _WITH_DICTIONARY = frozenset({"PLAIN_DICTIONARY", "RLE_DICTIONARY"})
 
 
@@ -77,7 +77,7 @@ class ParquetInput:
                 skipped = min(offset, batch.num_rows)
                 offset -= skipped
                 found = batch.slice(skipped)
-                yield from zip(*(found.column(name).to_pylist() for name in names), strict=True)
+                yield from zip(*(_cells(found.column(name)) for name in names), strict=True)
 
     def sample(self) -> dict[str, Sample]:
         """See ``Input``."""
@@ -87,7 +87,7 @@ class ParquetInput:
         for field in self._file.schema_arrow:
             types = [TypeName(name) for name in reversed(_TYPES) if field.type in _TYPES[name]]  # e-mail before text
             if types:
-                cells = [] if batch is None else batch.column(field.name).to_pylist()
+                cells = [] if batch is None else _cells(batch.column(field.name))
                 samples[field.name] = Sample([_text(cell) for cell in cells], types)
         return samples
 
@@ -96,17 +96,20 @@ class ParquetInput:
         if self._form is None:
             return
         schema, new = self._file.schema_arrow, _New(partial, self._form.new_schema)
-        with new, pq.ParquetWriter(assembled, schema, **_manner(self._file.metadata)) as writer:
+        assembled.unlink(missing_ok=True)  # where that is a link, what it leads to is not ours
+        with _writing(), new, pq.ParquetWriter(assembled, schema, **_manner(self._file.metadata)) as writer:
             for group in range(self._file.num_row_groups):
                 if stopping.is_set():
                     raise Stopped
                 with _reading():
                     table = self._file.read_row_group(group)
                 columns = new.take(table.num_rows)
-                for column in self._form.columns:
+                *cells, done = columns.columns
+                for column, new_cells in zip(self._form.columns, cells, strict=True):
                     place = schema.get_field_index(column.name)
-                    table = table.set_column(place, schema.field(place), columns.column(column.name))
-                table = table.filter(columns.column(_DONE))
+                    table = table.set_column(place, schema.field(place), new_cells)
+                if not pc.all(done).as_py():  # not every type can be filtered
+                    table = table.filter(done)
                 if table.num_rows:
                     writer.write_table(table, row_group_size=table.num_rows)
         with assembled.open("rb") as file:
@@ -130,7 +133,7 @@ class ParquetRows:
         self.columns = columns
         self.types = [TypeName(column.type) for column in columns]
         fields = [schema.field(column.name) for column in columns]
-        self.new_schema = pa.schema([(field.name, field.type) for field in fields] + [(_DONE, pa.bool_())])
+        self.new_schema = pa.schema([(field.name, field.type) for field in fields] + [("done", pa.bool_())])
         self._order = range(len(columns))
 
     def size(self, _record: tuple[Any, ...]) -> int:
@@ -147,6 +150,8 @@ class ParquetRows:
         """See ``rows.Format``."""
         if isinstance(cell, int):
             return check_number(cell, self.types[column])
+        if isinstance(cell, bytes) and self.types[column] != TypeName.BYTES:
+            raise Wrong(RowCode.WRONG_ENCODING, "expected text in utf-8")
         return cell or None
 
     def write(self, value: Value, _cell: Any, _column: int) -> Value:
@@ -195,11 +200,14 @@ def _manner(metadata: Any) -> dict[str, Any]:
         return {}
     group = metadata.row_group(0)
     columns = [group.column(place) for place in range(metadata.num_columns)]
+    schema = metadata.schema
     return {
         "version": metadata.format_version,
         "compression": {it.path_in_schema: it.compression.replace("UNCOMPRESSED", "NONE") for it in columns},
         "use_dictionary": [it.path_in_schema for it in columns if _WITH_DICTIONARY & set(it.encodings)],
         "write_statistics": [it.path_in_schema for it in columns if it.is_stats_set],
+        "use_deprecated_int96_timestamps": any(it.physical_type == "INT96" for it in columns),
+        "store_decimal_as_integer": any(_is_decimal(schema.column(place)) for place in range(len(columns))),
         "store_schema": b"ARROW:schema" in (metadata.metadata or {}),
     }
 
@@ -211,6 +219,37 @@ def _reading() -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError):
         raise Finding("the input cannot be read: it is damaged, or pyarrow does not know how it is written") from None
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """The same of the output; for a full disk there are ``OSError``."""
+    try:
+        yield
+    except pa.ArrowException:
+        raise Finding("the output cannot be written: pyarrow does not know how, for the types of its columns") from None
+
+
+def _is_decimal(column: Any) -> bool:
+    """Whether it holds decimal numbers as whole ones."""
+    return column.logical_type.type == "DECIMAL" and column.physical_type in ("INT32", "INT64")
+
+
+def _cells(column: Any) -> list[Any]:
+    """Values of a column; of text that is none, its bytes."""
+    try:
+        cells: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        kind = pa.large_binary() if column.type == pa.large_string() else pa.binary()
+        return [_decoded(cell) for cell in column.cast(kind).to_pylist()]
+    return cells
+
+
+def _decoded(cell: bytes | None) -> str | bytes | None:
+    try:
+        return cell if cell is None else cell.decode()
+    except UnicodeDecodeError:
+        return cell
 
 
 def _text(value: Any) -> str | None:
