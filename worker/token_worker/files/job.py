@@ -72,7 +72,7 @@ class Places:
 
     def clear(self) -> None:
         """Remove what only an unfinished run needs."""
-        for path in (self.progress, self.partial, self.assembled):
+        for path in (self.partial, self.assembled, self.progress):  # that last: by it the others are known to be left
             path.unlink(missing_ok=True)
 
 
