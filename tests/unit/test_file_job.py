@@ -1,5 +1,6 @@
 """A run of ``token-worker file`` in one process: what it opens, and where it ends between any two of its steps."""
 
+import fcntl
 import io
 import sys
 import threading
@@ -98,6 +99,18 @@ def test_links_in_place_of_the_partial_output_are_not_followed(source: Path, pla
     with pytest.raises(OSError, match="symbolic links"):
         run(source, places, force=True)
     assert other.read_text() == "precious"
+
+
+def test_an_errors_file_of_another_run_is_left_to_it(source: Path, places: Places) -> None:
+    """Two runs do not write one file; the one that finds it taken leaves nothing of its own."""
+    assert places.errors is not None
+    places.errors.write_text("of another")
+    with places.errors.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(Finding, match="another run writes"):
+            run(source, places, force=True)
+    assert places.errors.read_text() == "of another"
+    assert not places.partial.exists()
 
 
 @pytest.mark.parametrize("name", ["in.csv", "errors"])

@@ -166,14 +166,16 @@ class Job:
                 _check_new(places.errors, force=force)
             it = open_input(self._asked, file, again=resumable)
             out = left.enter_context(_open(places.partial, progress.output, os.O_NOFOLLOW))
-            errors = None if places.errors is None else left.enter_context(_open(places.errors, progress.errors))
+            errors = None
             try:
+                if places.errors is not None:
+                    errors = left.enter_context(_open(places.errors, progress.errors))
                 self._to_file(it, progress, places, out, errors, resumable=resumable, force=force)
             except BaseException:
                 if not resumable or not progress.counts.rows:
                     places.clear()
-                if places.errors is not None and not progress.counts.rows:
-                    places.errors.unlink()
+                if places.errors is not None and errors is not None and not progress.counts.rows:
+                    places.errors.unlink(missing_ok=True)
                 raise
         return progress.counts
 
