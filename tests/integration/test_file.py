@@ -259,6 +259,19 @@ def test_without_workers_it_gives_up_and_goes_on_later(stack: Stack, tmp_path: P
     assert stack.run(*arguments).returncode == 0
 
 
+def test_a_run_that_gives_up_says_how_it_goes_on(stack: Stack, worker: WorkerProcess, tmp_path: Path) -> None:
+    """Where rows were done before no answer came, they are kept, and the last line says so."""
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_bytes(customers(5000))
+    arguments = ("tokenize", str(source), str(out), *COLUMNS)
+    cut_short(stack, *arguments)
+    before = progress(out)
+    worker.stop()
+    done = stack.run("file", *arguments, "--resume", "--wait", "0", "--timeout", "0.5", *CLIENT)
+    assert (done.returncode, done.stderr.endswith("waited for 0 seconds; --resume goes on\n")) == (3, True), done.stderr
+    assert progress(out) == before
+
+
 def test_other_runs_are_not_gone_on_with(stack: Stack, worker: WorkerProcess, tmp_path: Path) -> None:
     """A run goes on with the same input and options alone, and neither beside another nor unasked."""
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"
@@ -311,6 +324,8 @@ def test_other_runs_are_not_gone_on_with(stack: Stack, worker: WorkerProcess, tm
         (("in.csv", "out.csv", *COLUMNS, "--encoding", "idna"), 2, "does not hold ASCII"),
         (("in.csv", "out.csv", *COLUMNS, "--timeout", "nan"), 2, "less than 100,000,000 seconds"),
         (("in.csv", "out.csv", *COLUMNS, "--wait", "inf"), 2, "less than 100,000,000 seconds"),
+        (("in.csv", "out.csv", *COLUMNS, "--zone", "\udcff"), 2, "names are to be UTF-8"),
+        (("in.csv", "x" * 250, *COLUMNS), 1, "File name too long"),
         (("none.csv", "out.csv", *COLUMNS), 1, "none.csv: No such file or directory"),
         (("in.csv", "no/out.csv", *COLUMNS), 1, "No such file or directory"),
         (("in.csv", "out.csv", *COLUMNS, "--encoding", "cp037"), 2, "does not hold ASCII"),

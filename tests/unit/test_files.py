@@ -160,6 +160,14 @@ def test_columns_have_to_be_there_once(name: str) -> None:
         delimited(b"a,twice,twice\n", f"{name}=str")
 
 
+def test_names_in_messages_are_printable() -> None:
+    """A file cannot have a terminal do something by the names of its columns."""
+    with pytest.raises(GiveUp, match=r"there are \?\[31m, b$"):
+        delimited(b"\x1b[31m,b\n", "a=str")
+    with pytest.raises(GiveUp, match=r"there are \?\[31m$"):
+        json_form("a=str", some=[b'{"\\u001b[31m":1}'])
+
+
 def test_columns_by_number() -> None:
     """Without a header columns are numbers from 1."""
     lines = rows(b"1;2;3\n4;5;6\n", Dialect(UTF8, ";"))

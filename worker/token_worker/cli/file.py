@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, BinaryIO, Self
@@ -23,7 +23,8 @@ from token_worker import settings as settings_module
 from token_worker.cli.terminal import table_console
 from token_worker.client import TokenClient
 from token_worker.contract.messages import Op, TypeName
-from token_worker.errors import Finding, GiveUp
+from token_worker.contract.values import is_utf8
+from token_worker.errors import Finding, GiveUp, Unavailable
 from token_worker.files import progress as progress_module
 from token_worker.files.delimited import DELIMITERS
 from token_worker.files.inputs import FORMS, open_input
@@ -127,6 +128,8 @@ def file(
         raise click.UsageError("--delimiter, --no-quotes and --no-header are about CSV and TSV")
     if form == "parquet" and encoding is not None:
         raise click.UsageError("--encoding is about text")
+    if not all(is_utf8(text) for text in (client or "", zone or "", *dict(columns))):
+        raise click.UsageError("names are to be UTF-8")
     if resume and PIPE in (source, out):
         raise click.UsageError("what goes through a pipe cannot be resumed")
     asked = Asked(
@@ -168,6 +171,8 @@ def file(
             raise SystemExit(128 + stopping.number) from None
         except BrokenPipeError:
             raise
+        except Unavailable as error:
+            raise Unavailable(error.server, f"{error.reason}{_hint(places)}") from None
         except OSError as error:
             name = f"{error.filename}: " if error.filename else ""
             raise Finding(f"{name}{error.strerror or 'it cannot be read or written'}{_hint(places)}") from None
@@ -208,7 +213,9 @@ def _readable(source: str) -> BinaryIO:
 
 
 def _hint(places: Places | None) -> str:
-    return "; --resume goes on" if places is not None and places.progress.exists() else ""
+    with suppress(OSError):  # a name that is too long
+        return "; --resume goes on" if places is not None and places.progress.exists() else ""
+    return ""
 
 
 class View:

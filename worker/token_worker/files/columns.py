@@ -6,8 +6,9 @@ base64 with other characters in it, would not come back as it was, and is refuse
 
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
+from itertools import islice
 from typing import Any, NamedTuple
 
 from token_worker.contract.messages import TypeName
@@ -16,6 +17,10 @@ from token_worker.errors import Code, TokenWorkerError
 Value = int | str | bytes
 
 _WHOLE_NUMBER = re.compile("0|-?[1-9][0-9]{0,99}")
+
+
+NAMES_SHOWN = 50
+"""How many names a message has at most."""
 
 
 class Column(NamedTuple):
@@ -45,6 +50,11 @@ class Wrong(TokenWorkerError):  # noqa: N818 - reads as what it says
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names of columns for a message; what a terminal would obey is not among them."""
+    return ", ".join("".join(it if it.isprintable() else "?" for it in name) for name in islice(names, NAMES_SHOWN))
 
 
 def check_number(value: int, type_name: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from token_worker.contract.messages import TypeName
 from token_worker.errors import GiveUp
-from token_worker.files.columns import READ, WRITE, Column, RowCode, Value, Wrong
+from token_worker.files.columns import READ, WRITE, Column, RowCode, Value, Wrong, listed
 from token_worker.files.records import Encoding
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -120,7 +120,7 @@ class Delimited:
             if (count := names.count(column.name)) != 1:
                 if header and any(_VALUE.search(name) for name in names):  # these are not to be shown
                     raise GiveUp(f"there is not one column {column.name}; is the first row one of values: --no-header?")
-                there = ", ".join(names) if header else f"1 to {len(names)}"
+                there = listed(names) if header else f"1 to {len(names)}"
                 raise GiveUp(f"there is {'more than one' if count else 'no'} column {column.name}; there are {there}")
         places = sorted((names.index(column.name), column) for column in columns)
         self.columns = [column for _, column in places]

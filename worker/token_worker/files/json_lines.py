@@ -12,7 +12,7 @@ import msgspec
 
 from token_worker.contract.messages import TypeName
 from token_worker.errors import GiveUp
-from token_worker.files.columns import READ, WRITE, Column, RowCode, Value, Wrong, check_number
+from token_worker.files.columns import NAMES_SHOWN, READ, WRITE, Column, RowCode, Value, Wrong, check_number, listed
 from token_worker.files.records import Encoding
 from token_worker.files.suggest import Sample
 
@@ -22,7 +22,6 @@ _NESTED = re.compile(rb"%s|[\[\]{}]" % _TEXT)
 _OPENING = re.compile(rb"[ \t\r\n]*+\{")
 _COMMA = re.compile(rb"[ \t\r\n]*+,")
 _WHOLE_NUMBER = re.compile(rb"0|-?[1-9][0-9]{0,99}")
-_NAMES_SHOWN = 50
 _parse = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -106,9 +105,9 @@ class JsonLines:
                 break
             names = [name for name, _, _ in _members_or_none(record)]
             missing.difference_update(names)
-            there.update(dict.fromkeys(names if len(there) < _NAMES_SHOWN else ()))
+            there.update(dict.fromkeys(names if len(there) < NAMES_SHOWN else ()))
         if missing and not is_empty:
-            raise GiveUp(f"no row has a member {', '.join(sorted(missing))}; there are {', '.join(there) or 'none'}")
+            raise GiveUp(f"no row has a member {', '.join(sorted(missing))}; there are {listed(there) or 'none'}")
 
     def open(self, record: bytes) -> tuple[list[Any], Sequence[int]] | None:
         """See ``rows.Format``."""

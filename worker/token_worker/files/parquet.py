@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Self
 
 from token_worker.contract.messages import TypeName
 from token_worker.errors import Finding, GiveUp
-from token_worker.files.columns import Column, RowCode, Value, Wrong, check_number
+from token_worker.files.columns import Column, RowCode, Value, Wrong, check_number, listed
 from token_worker.files.inputs import SAMPLE_ROWS, Head
 from token_worker.files.rows import CHUNK_ROWS, Chunk, chunks
 from token_worker.files.sending import Stopped
@@ -126,7 +126,7 @@ class ParquetRows:
     def __init__(self, schema: Any, columns: Sequence[Column]) -> None:
         for column in columns:
             if (count := schema.names.count(column.name)) != 1:
-                there = ", ".join(schema.names)
+                there = listed(schema.names)
                 raise GiveUp(f"there is {'more than one' if count else 'no'} column {column.name}; there are {there}")
             if (kind := schema.field(column.name).type) not in _TYPES[column.type]:
                 raise GiveUp(f"column {column.name} is {kind}, and tokens of type {column.type} are not")
