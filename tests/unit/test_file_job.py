@@ -91,6 +91,25 @@ def test_progress_holds_no_value(source: Path, places: Places) -> None:
     assert "value " not in places.progress.read_text()
 
 
+def test_progress_is_the_last_to_go(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ended while it tidies up, a run leaves what the next one knows of, and can remove."""
+    for path in (places.partial, places.assembled, places.progress):
+        path.touch()
+    unlink = Path.unlink
+
+    def end(path: Path, **more: Any) -> None:
+        unlink(path, **more)
+        raise SystemExit(143)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", end)
+        with pytest.raises(SystemExit):
+            places.clear()
+    assert places.progress.exists()
+    places.clear()
+    assert not [*places.out.parent.iterdir()]
+
+
 def test_links_in_place_of_the_partial_output_are_not_followed(source: Path, places: Places, tmp_path: Path) -> None:
     """What a link of that name leads to is no output of ours, and stays as it is."""
     other = tmp_path / "other"
