@@ -80,13 +80,17 @@ def test_an_output_that_came_meanwhile_is_kept(source: Path, places: Places) -> 
 
 
 def test_progress_holds_no_value(source: Path, places: Places) -> None:
-    """What is saved beside the output says how far it is, and nothing of what is in the file."""
+    """What is saved beside the output says how far it is, and nothing of what is in the file; told from the start."""
+    told: list[int] = []
 
-    def watch(*_: Any) -> None:
-        raise Finding("far enough")
+    def watch(far: progress.Progress, _total: int | None) -> None:
+        told.append(far.counts.rows)
+        if far.counts.rows:
+            raise Finding("far enough")
 
     with pytest.raises(Finding, match="far enough"):
         run(source, places, watch=watch)
+    assert told[0] == 0
     assert places.progress.stat().st_mode & 0o077 == 0
     assert "value " not in places.progress.read_text()
 

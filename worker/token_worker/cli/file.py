@@ -233,7 +233,7 @@ class View:
         self._rows = 0
 
     def show(self, progress: progress_module.Progress, total: int | None) -> None:
-        """Another chunk is done."""
+        """Where it begins, and then that another chunk is done."""
         if self._before is None:
             self._before = progress.counts.rows
             self._bar.reset(

@@ -85,7 +85,7 @@ class Job:
         stopping: set when the run is to stop after the rows in hand.
         wait_seconds: how long there may be no answer at all.
         tell: takes a line for the user while it runs.
-        watch: takes the progress after every chunk, and where its offset ends.
+        watch: takes the progress before the first chunk and after each, and where its offset ends.
     """
 
     def __init__(
@@ -223,6 +223,7 @@ class Job:
             chunks = it.chunks(self._columns, progress.offset, progress.row, dedupe=self._dedupe)
         save()
         saved_at = time.monotonic()
+        self._watch(progress, it.total)
         try:
             for chunk, answers in self._sender.answered(chunks):
                 finished = chunk.finish(answers)
