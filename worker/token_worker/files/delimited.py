@@ -80,7 +80,7 @@ class Dialect:
 
     def text(self, field: bytes) -> str:
         """What a field says; raises ``Wrong``."""
-        if self.quotes and (found := self._quoted.match(field)):
+        if self.quotes and field[:1] == b'"' and (found := self._quoted.match(field)):
             field = found[1].replace(b'""', b'"') + field[found.end() :]
         try:
             return field.decode(self.encoding.cells)

@@ -147,10 +147,12 @@ class Chunk:
     def _place(self, item: Item | None) -> int:
         if item is None:
             return -1
-        place = self._known.setdefault(item, len(self.items)) if self._dedupe else len(self.items)
-        if place == len(self.items):
+        new = len(self.items)
+        place = self._known.setdefault(item, new) if self._dedupe else new
+        if place == new:
             self.items.append(item)
-            self.weight += 8 if isinstance(item.value, int) else len(item.value)
+            value = item.value
+            self.weight += 8 if isinstance(value, int) else len(value)
         return place
 
     def finish(self, answers: Sequence[Answer]) -> Finished:
