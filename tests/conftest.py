@@ -8,6 +8,7 @@ import pytest
 from servers import OpenBao, Valkey, redis_binary
 from stack import Stack
 
+from clients import KINDS, Kind
 from toolchains import SharedFolders
 
 Say = Callable[[str], None]
@@ -96,3 +97,17 @@ def stack(streams_server: Valkey, storage_server: Valkey) -> Iterator[Stack]:
     with Stack(streams_server, storage_server) as stack:
         stack.generate_key("shop-frontend")
         yield stack
+
+
+@pytest.fixture
+def served(stack: Stack) -> Stack:
+    """A stack with a worker."""
+    stack.start_worker()
+    return stack
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Each kind of client for producers."""
+    found: Kind = request.param
+    return found

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from stack import Stack
 
-from clients import CLIENT, KINDS, LONG_SECONDS, Kind
+from clients import CLIENT, LONG_SECONDS, Kind
 from token_worker import client as client_module
 from token_worker.client import (
     AsyncTokenClient,
@@ -46,21 +46,6 @@ VALUES: list[tuple[Any, Any]] = [
     ("bytes", b"\x00\xff"),
     ("email", "grace@navy.example"),
 ]
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> Kind:
-    found: Kind = request.param
-    return found
-
-
-@pytest.fixture
-def served(stack: Stack) -> Iterator[Stack]:
-    """A stack with a worker."""
-    stack.start_worker()
-    yield stack
-    for worker in stack.workers:
-        worker.kill()
 
 
 @pytest.fixture

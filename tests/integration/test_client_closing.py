@@ -15,7 +15,6 @@ from stack import wait_until
 
 from clients import (
     CLIENT,
-    KINDS,
     LONG_SECONDS,
     SHORT_SECONDS,
     Desk,
@@ -40,12 +39,6 @@ from token_worker.client import (
 def desk(streams_server: Valkey) -> Iterator[Desk]:
     with streams_server.client() as streams:
         yield Desk(streams)
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> Kind:
-    found: Kind = request.param
-    return found
 
 
 @pytest.fixture(autouse=True)

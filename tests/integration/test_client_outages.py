@@ -2,7 +2,6 @@
 
 import json
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
@@ -12,26 +11,11 @@ from faults.proxy import Command, Moment, Proxy, Verdict
 from servers import Cluster, Valkey, Watched
 from stack import Stack, wait_until
 
-from clients import CLIENT, KINDS, LONG_SECONDS, Desk, Kind
+from clients import CLIENT, LONG_SECONDS, Desk, Kind
 from load import running
 from token_worker.client import ClientClosed, NotAnswered, StreamsRefused, StreamsUnavailable, TokenClient
 from token_worker.contract.messages import Op
 from token_worker.streams.routes import Route, slot_of
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> Kind:
-    found: Kind = request.param
-    return found
-
-
-@pytest.fixture
-def served(stack: Stack) -> Iterator[Stack]:
-    """A stack with a worker."""
-    stack.start_worker()
-    yield stack
-    for worker in stack.workers:
-        worker.kill()
 
 
 def sync(url: str, **options: Any) -> TokenClient:
