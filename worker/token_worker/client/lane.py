@@ -88,11 +88,6 @@ class Lane:
             return StreamsUnavailable(f"streams: {away[0]}")
         return TimedOut("no reply came in time; does a worker run, with these routes in its settings?")
 
-    @property
-    def stream(self) -> str:
-        """Where its requests go."""
-        return self._route.requests
-
     def put(self, part: Part) -> None:
         """A part that is to be sent, unless its call is over: all are, once the lane is closed."""
         with self._lock:
