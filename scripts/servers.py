@@ -358,15 +358,29 @@ class Cluster:
         return redis.RedisCluster(startup_nodes=nodes, protocol=2)
 
     def primary_of(self, slot: int) -> Valkey:
-        """The server that has a slot, as far as those that answer know."""
+        """The server that has a slot, as the first that answers knows it."""
+        return self._primaries_of(slot)[0]
+
+    def all_know(self, slot: int, server: Valkey) -> bool:
+        """Whether every server that answers knows that this one has a slot.
+
+        Until then a client that asks one of the others is sent to where the slot was, which may be down.
+        """
+        return all(it is server for it in self._primaries_of(slot))
+
+    def _primaries_of(self, slot: int) -> list[Valkey]:
+        """Who has a slot, by each of the servers that answer."""
+        primaries = []
         for server in self.members:
             try:
                 found = _ask(server, "CLUSTER", "SLOTS")
             except redis.RedisError:
                 continue
             ports = [int(primary[1]) for first, last, primary, *_ in found if first <= slot <= last]
-            return next(it for it in self.members if it.port in ports)
-        raise RuntimeError("no server of the cluster answers")
+            primaries.append(next(it for it in self.members if it.port in ports))
+        if not primaries:
+            raise RuntimeError("no server of the cluster answers")
+        return primaries
 
     def replica_of(self, primary: Valkey) -> Valkey:
         """A replica of a server."""
