@@ -118,11 +118,11 @@ def test_deep_backlog_of_one_route_does_not_starve_another(stack: Stack) -> None
     quiet = Ledger(stack)
     quiet.add("tokenize", "int32", [1], route="route-7")
     quiet.send()
-    # Then it is answered after no more of the backlog than two batches.
+    # Then it is answered after no more of the backlog than the two batches in hand, and what comes in its own.
     assert quiet.settle() == NONE
     [(asked, _)] = stack.streams.xrange("route-7:requests")
     [(answered, _)] = stack.streams.xrange("route-7:responses")
     between = stack.streams.xrange("route-3:responses", min=asked, max=answered)
-    assert 0 < len(between) <= 2 * BATCH
-    assert stack.streams.xpending("route-3:requests", GROUP)["pending"] <= BATCH
+    assert 0 < len(between) <= 3 * BATCH
+    assert stack.streams.xpending("route-3:requests", GROUP)["pending"] <= 2 * BATCH
     assert not backlog.is_settled()

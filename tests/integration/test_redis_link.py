@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,50 @@ def test_scripts_survive_a_server_that_forgot_them(streams_server: Valkey) -> No
     subject.call("SCRIPT", "FLUSH")
     assert subject.run(*arguments) == []
     assert subject.call("SCRIPT", "EXISTS", COMMIT.sha) == [1]
+
+
+def test_reply_to_a_script_that_was_begun_comes_at_the_end(streams_server: Valkey) -> None:
+    """It is that of a script that is run, also where the server has forgotten it; it is there once."""
+    subject = link(streams_server.url)
+    for _ in range(2):
+        subject.begin(COMMIT, ["requests", "responses"], ["group", 60])
+        assert subject.end() == []
+        with pytest.raises(RuntimeError):
+            subject.end()
+        subject.call("SCRIPT", "FLUSH")
+
+
+def test_reply_to_a_script_that_was_begun_is_never_that_of_another_command(streams_server: Valkey) -> None:
+    """Whoever asks something before the end is told so; the reply is given to nobody then."""
+    subject = link(streams_server.url)
+    begin = partial(subject.begin, COMMIT, ["requests", "responses"], ["group", 60])
+    for ask in (partial(subject.call, "PING"), partial(subject.call_all, [("PING",)]), begin):
+        begin()
+        with pytest.raises(RuntimeError):
+            ask()
+        with pytest.raises(Unavailable):
+            subject.end()
+        assert subject.call("PING") == b"PONG"
+
+
+def test_script_that_was_begun_and_fails_tells_it_at_the_end(streams_server: Valkey) -> None:
+    """Its own errors, a connection that is lost, and one that could not be made; the next call goes on a new one."""
+    subject = link(streams_server.url)
+    subject.call("SET", "requests", "x")
+    arguments = (COMMIT, ["requests", "responses"], ["group", 60, "1-1", "reply"])
+    subject.begin(*arguments)
+    with pytest.raises(ServerError, match="WRONGTYPE"):
+        subject.end()
+    streams_server.signal(signal.SIGSTOP)
+    subject.begin(*arguments)
+    streams_server.kill()
+    with pytest.raises(Unavailable):
+        subject.end()
+    subject.begin(*arguments)
+    with pytest.raises(Unavailable, match="ConnectionRefusedError"):
+        subject.end()
+    streams_server.start()
+    assert subject.call("PING") == b"PONG"
 
 
 def test_error_in_a_script_is_not_taken_for_an_unknown_one(streams_server: Valkey) -> None:

@@ -1,14 +1,16 @@
 """Planted bugs: workers and scripts that each break a promise in one place. The simulation has to find every one."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from simulation.commands import Group, Stream, parse_id
 from simulation.events import Id
 from simulation.model import Model
 from token_worker.errors import Unavailable
-from token_worker.streams.delivery import Answer, Batch, Committed, Delivery, Entry, _Candidate
-from token_worker.streams.protocol import Protocol
+from token_worker.service.loop import Worker, perform
+from token_worker.streams.delivery import COMMIT, Answer, Batch, Committed, Delivery, Entry, _Candidate
+from token_worker.streams.protocol import Protocol, Run
 from token_worker.streams.routes import Route
 
 
@@ -16,6 +18,7 @@ class _ReplyFirst(Delivery):
     """Replies, then acknowledges."""
 
     def _commit(self, route: Route, answers: Sequence[Answer], total: Committed) -> Protocol[None]:
+        yield Run(COMMIT, (route.requests, route.responses), (self._group, route.response_seconds))  # of no answer
         for answer in answers:
             yield "XADD", answer.reply_to or route.responses, "*", "payload", answer.payload
             total.written += yield "XACK", route.requests, self._group, answer.entry.id
@@ -67,7 +70,7 @@ class _ForgetsItsOwn(Delivery):
 class _ForgetsWhatWasTooMuch(Delivery):
     """Reads on after a read that was given up."""
 
-    def _read_new(self, now: float, block_ms: int) -> Protocol[list[Entry]]:
+    def _read_new(self, now: float, block_ms: int) -> Protocol[Batch]:
         due = self._own_due
         found = yield from super()._read_new(now, block_ms)
         self._own_due = due
@@ -179,12 +182,23 @@ class _SweepsHolders(Model):
         return super()._sweep(keys, args)
 
 
+class _ForgetsItsCommit(Worker):
+    """Takes a commit for done that was on its way when the connection broke."""
+
+    def _settle(self) -> None:
+        sent, self._sent = self._sent, None
+        if sent is not None:
+            with suppress(Unavailable):
+                perform(sent.commit, self._streams, is_begun=True)
+
+
 class Mutant(NamedTuple):
     """A planted bug, and within how many seeds it has to be found: several times what was seen to be needed."""
 
     seeds: int
     delivery: type[Delivery] = Delivery
     server: type[Model] = Model
+    worker: type[Worker] = Worker
 
 
 def _worker(delivery: type[Delivery], seeds: int) -> Mutant:
@@ -211,4 +225,5 @@ MUTANTS: dict[str, Mutant] = {
     "pending entries trimmed": Mutant(20, server=_TrimsPending),
     "requests trimmed while their group is gone": Mutant(50, server=_TrimsWithoutGroup),
     "consumers swept with what they hold": Mutant(100, server=_SweepsHolders),
+    "commit on its way forgotten": Mutant(150, worker=_ForgetsItsCommit),
 }

@@ -8,9 +8,11 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 from unittest.mock import patch
 
+from token_worker.errors import ServerError, Unavailable
 from token_worker.lua import Script
 from token_worker.redis_link import RedisLink
 from token_worker.service import loop
@@ -68,11 +70,12 @@ class Stage(Protocol):
 
 
 class Terms(NamedTuple):
-    """How the workers of a world are set up; ``delivery`` is another class in mutants.
+    """How the workers of a world are set up; ``worker`` and ``delivery`` are other classes in mutants.
 
     With ``is_apart`` they serve each route by itself, as if it were in another slot of a cluster.
     """
 
+    worker: type[loop.Worker]
     delivery: type[Delivery]
     is_apart: bool
     routes: Sequence[Route]
@@ -124,9 +127,9 @@ class Puppet:
         retention = Retention(terms.routes, terms.group, self.name)
         silent = _Silent()
         telemetry = loop.Telemetry(cast(Metrics, silent), cast(Health, silent), cast(Audit, silent))
-        link, handler, tokens = cast(RedisLink, _Link(self)), cast(Handler, self), cast(TokenStorage, self._stage)
+        link, handler, tokens = cast(RedisLink, _Link(self, rng)), cast(Handler, self), cast(TokenStorage, self._stage)
         settings = cast(Settings, terms)
-        return loop.Worker(settings, link, subject, handler, tokens, retention, self.drain, telemetry)
+        return terms.worker(settings, link, subject, handler, tokens, retention, self.drain, telemetry)
 
     def _live(self) -> None:
         self._go.acquire()
@@ -184,10 +187,15 @@ class Puppet:
 
 
 class _Link:
-    """Stands for the connection to the streams' server."""
+    """Stands for the connection to the streams' server.
 
-    def __init__(self, puppet: Puppet) -> None:
-        self._ask = puppet.ask
+    What is begun is done at once or, as by a server that is busy, when its reply is asked for; the worker cannot know.
+    """
+
+    def __init__(self, puppet: Puppet, rng: random.Random) -> None:
+        self._puppet = puppet
+        self._rng = random.Random(rng.random())
+        self._end: Callable[[], Any] | None = None
 
     def call(self, *command: Any) -> Any:
         return self._ask(command)
@@ -197,6 +205,29 @@ class _Link:
 
     def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         return self._ask(Run(script, keys, args))
+
+    def begin(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> None:
+        command = Run(script, keys, args)
+        if self._rng.random() < 0.5:
+            self._end = partial(self._ask, command)
+            return
+        try:
+            reply = self._ask(command)
+        except (Unavailable, ServerError) as error:
+            self._end = partial(_raise, error)
+        else:
+            self._end = partial(_give, reply)
+
+    def end(self) -> Any:
+        end, self._end = self._end, None
+        if end is None:
+            raise RuntimeError("nothing was begun")
+        return end()
+
+    def _ask(self, command: Command) -> Any:
+        if self._end is not None:
+            raise RuntimeError("the reply to what was begun has to be taken first")
+        return self._puppet.ask(command)
 
 
 class _Silent:
@@ -208,6 +239,14 @@ class _Silent:
 
 def _nothing(*_: object, **__: object) -> None:
     pass
+
+
+def _give(reply: object) -> object:
+    return reply
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 class _Clock:

@@ -21,6 +21,7 @@ from simulation.trace import Step, Trace
 from token_worker.contract.messages import Op
 from token_worker.errors import ServerError, TooMuch, Unavailable
 from token_worker.service.handler import Result
+from token_worker.service.loop import Worker
 from token_worker.streams.delivery import UNCOUNT, Answer, Delivery, Entry
 from token_worker.streams.protocol import Bounded, Command, Run
 from token_worker.streams.routes import Route
@@ -65,13 +66,19 @@ class World:
         on_stage: the worker that runs now.
     """
 
-    def __init__(self, seed: int, delivery: type[Delivery] = Delivery, server: type[Model] = Model) -> None:
+    def __init__(
+        self,
+        seed: int,
+        delivery: type[Delivery] = Delivery,
+        server: type[Model] = Model,
+        worker: type[Worker] = Worker,
+    ) -> None:
         self.seconds = 0.0
         self.on_stage: Puppet | None = None
         self._seed = seed
         self._rng = rng = random.Random(seed)
         is_apart, batch_size, max_deliveries = rng.random() < 0.2, rng.choice([1, 4, 8]), rng.choice([2, 3, 5])
-        self._terms = Terms(delivery, is_apart, ROUTES, GROUP, batch_size, CLAIM_IDLE_MS, max_deliveries)
+        self._terms = Terms(worker, delivery, is_apart, ROUTES, GROUP, batch_size, CLAIM_IDLE_MS, max_deliveries)
         self._model = server()
         self._books = Books(self._model, self._terms)
         self._climate = Climate(rng)

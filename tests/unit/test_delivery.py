@@ -220,6 +220,24 @@ def test_read_of_one_entry_has_no_bound() -> None:
     assert bounded == [True, False, True]
 
 
+@pytest.mark.parametrize(
+    ("replies", "more"),
+    [
+        ([[[b"in", entries(2)], [b"in2", entries(1)]], [[b"in", entries(1)]]], True),  # 2 of each are asked for, then 1
+        ([[[b"in", entries(2)], [b"in2", entries(1)]], None], False),
+        ([[[b"in", entries(1)], [b"in2", entries(1)]]], False),
+        ([None], False),
+        ([[[b"in", entries(2)]], TooMuch()], False),
+    ],
+)
+def test_batch_tells_whether_there_may_be_more(replies: list[Any], more: bool) -> None:
+    """There may be if a stream gave as many as it was asked for last; not where a read was given up."""
+    served = iter(replies)
+    batch, _ = run(delivery(ROUTE, SECOND).fetch(0.0, 1000), Scripted(XREADGROUP=lambda _: next(served)))
+    assert batch.more is more
+    assert next(served, "all of them were wanted") == "all of them were wanted"
+
+
 def test_batch_is_bounded_over_all_routes() -> None:
     """COUNT is per stream: with many routes the batch stays bounded, and one busy route may fill it."""
     routes = [Route(f"in{n}", f"out{n}", frozenset({Op.TOKENIZE})) for n in range(8)]

@@ -15,6 +15,7 @@ import redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from token_worker.errors import ServerError, Unavailable
+from token_worker.lua import Script
 from token_worker.redis_link import Link, RedisLink
 from token_worker.redis_settings import Node, RedisSettings
 
@@ -92,6 +93,7 @@ class ClusterLink(Link):
         self._failed: set[Node] = set()
         self._slots: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self._is_stale = True
+        self._begun: tuple[NodeLink | None, Script, Sequence[Any], Sequence[Any]] | None = None
 
     def call(self, *command: Any) -> Any:
         return self._send(command, lambda node: node.call(*command))
@@ -112,6 +114,30 @@ class ClusterLink(Link):
             self._outcome(command) if isinstance(outcome, _RedirectError) else outcome
             for command, outcome in zip(commands, outcomes, strict=True)
         ]
+
+    def begin(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> None:
+        link: NodeLink | None = None
+        try:
+            link = self.node_of(keys[0])
+        except (Unavailable, ServerError):
+            pass  # ``end`` asks again, and tells
+        else:
+            link.begin(script, keys, args)
+        self._begun = link, script, keys, args
+
+    def end(self) -> Any:
+        if self._begun is None:
+            raise RuntimeError("nothing was begun")
+        (link, script, keys, args), self._begun = self._begun, None
+        if link is not None:
+            try:
+                return link.end()
+            except _RedirectError:
+                pass  # it was not done
+            except Unavailable:
+                self._note_failure(link.node)
+                raise
+        return self.run(script, keys, args)
 
     def _outcome(self, command: tuple[Any, ...]) -> Any:
         try:

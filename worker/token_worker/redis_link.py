@@ -10,7 +10,7 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import hiredis
 import redis
@@ -124,6 +124,15 @@ class _ScriptUnknownError(ServerError):
     """The server was started anew, or forgot its scripts."""
 
 
+class _Begun(NamedTuple):
+    """A script that was sent, or why it could not be."""
+
+    script: Script
+    keys: Sequence[Any]
+    args: Sequence[Any]
+    error: Unavailable | ServerError | None
+
+
 class Link(ABC):
     """Commands to one Redis, whatever stands behind its address.
 
@@ -158,6 +167,17 @@ class Link(ABC):
         Errors are those of ``call``. Where the connection was lost, all commands that were not answered by then have
         ``Unavailable``: whether the server did them is not known.
         """
+
+    @abstractmethod
+    def begin(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> None:
+        """Send a script, and do not wait for its reply: ``end`` is to be called before anything else is asked.
+
+        Whatever fails is told by that.
+        """
+
+    @abstractmethod
+    def end(self) -> Any:
+        """The reply to the script that was begun; errors as by ``call``."""
 
     @abstractmethod
     def close(self) -> None:
@@ -209,6 +229,7 @@ class RedisLink(Link):
         connection: Any = pool.make_connection()  # redis-py has few types here
         self._connection = connection  # the only one: it needs no pool to be taken from for each command
         self._used_at = -math.inf  # there is no connection
+        self._begun: _Begun | None = None
         self.connections = 0
         """How many connections were made so far: the number of the one in use."""
         self._connection.register_connect_callback(self._count)
@@ -240,25 +261,59 @@ class RedisLink(Link):
         return self.connections
 
     def call(self, *command: Any) -> Any:
-        connection = self._connection
+        self._send(command)
+        return self._receive()
+
+    def begin(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> None:
+        error = None
+        try:
+            self._send(("EVALSHA", script.sha, len(keys), *keys, *args))
+        except (Unavailable, ServerError) as raised:
+            error = raised.with_traceback(None)  # its frames hold the command twice
+        self._begun = _Begun(script, keys, args, error)
+
+    def end(self) -> Any:
+        begun, self._begun = self._begun, None
+        if begun is None:
+            raise RuntimeError("nothing was begun")
+        if begun.error is not None:
+            raise begun.error
+        try:
+            return self._receive()
+        except _ScriptUnknownError:
+            return self.call("EVAL", begun.script.source, len(begun.keys), *begun.keys, *begun.args)
+
+    def _send(self, command: Sequence[Any]) -> None:
         try:
             self._look()
-            connection.send_command(*command)
-            reply = connection.read_response()
+            self._connection.send_command(*command)
         except redis.RedisError as error:
-            is_connected = self._used_at > -math.inf  # else it was refused while connecting: that is done anew
-            if is_connected and isinstance(error, redis.ResponseError) and code_of(error) not in _NO_PRIMARY:
-                self._used_at = time.monotonic()
-            else:
-                self.close()
-            if isinstance(error, redis.exceptions.NoScriptError):
-                raise _ScriptUnknownError(self.name, "NOSCRIPT") from None
-            raise self._typed(error) from None
+            raise self._failure(error) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _receive(self) -> Any:
+        try:
+            reply = self._connection.read_response()
+        except redis.RedisError as error:
+            raise self._failure(error) from None
         except BaseException:  # a signal, say: what was asked may still be answered, and must not be the next reply
             self.close()
             raise
         self._used_at = time.monotonic()
         return reply
+
+    def _failure(self, error: redis.RedisError) -> Unavailable | ServerError:
+        """What to raise for an error; the connection is closed if it may not be used any more."""
+        is_connected = self._used_at > -math.inf  # else it was refused while connecting: that is done anew
+        if is_connected and isinstance(error, redis.ResponseError) and code_of(error) not in _NO_PRIMARY:
+            self._used_at = time.monotonic()
+        else:
+            self.close()
+        if isinstance(error, redis.exceptions.NoScriptError):
+            return _ScriptUnknownError(self.name, "NOSCRIPT")
+        return self._typed(error)
 
     def call_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         connection = self._connection
@@ -293,6 +348,8 @@ class RedisLink(Link):
 
     def _look(self) -> None:
         """Have a connection. Where nothing was asked and yet there is something to read, the server has closed it."""
+        if self._begun is not None:
+            raise RuntimeError("the reply to what was begun has to be taken first")
         if time.monotonic() - self._used_at <= REST_SECONDS:
             return
         if self._used_at > -math.inf:

@@ -1,4 +1,7 @@
-"""The loop of one worker: fetch, handle, commit, until asked to drain. One thread, one batch at a time.
+"""The loop of one worker: fetch, handle, commit, until asked to drain. One thread.
+
+While there is more to read than a batch takes, the next batch is read before a commit is sent, and handled while the
+server is at that: see ``Worker._commit``. Before anything else is asked of the streams, that commit is settled.
 
 What may happen between two of its steps, and what then:
 
@@ -6,7 +9,7 @@ What may happen between two of its steps, and what then:
   afterwards;
 - *token storage away or full*: the entries in hand stay here, their lease is renewed, nothing new is read; one that
   was being tried alone is given back uncounted;
-- *streams away while committing*: the same commit is sent again; what it did before is not done twice;
+- *streams away while committing*: the same commit is sent again, and before all else; what it did is not done twice;
 - *killed*: entries stay pending, another worker takes them over after ``claim_idle_ms``, and tries each alone;
 - *a defect of ours*: the entries of the batch are tried alone, the one at fault ends as a dead letter.
 """
@@ -18,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import structlog
 
@@ -38,7 +41,8 @@ from token_worker.streams.delivery import (
     Delivery,
     Entry,
 )
-from token_worker.streams.protocol import Bounded, Protocol, Run
+from token_worker.streams.parts import split
+from token_worker.streams.protocol import Bounded, Command, Protocol, Run
 from token_worker.streams.retention import Retention
 from token_worker.streams.routes import Route
 from token_worker.streams.slots import Deliveries
@@ -70,19 +74,27 @@ log = structlog.get_logger("worker")
 T = TypeVar("T")
 
 
-def perform(protocol: Protocol[T], link: Link) -> T:
-    """Run a protocol against a server: send what it yields, give it the replies, throw in the errors."""
+def perform(protocol: Protocol[T], link: Link, *, is_begun: bool = False) -> T:
+    """Run a protocol against a server: send what it yields, give it the replies, throw in the errors.
+
+    With ``is_begun`` its first command is on its way already.
+    """
     reply: Any = None
     error: Unavailable | ServerError | TooMuch | None = None
+    command: Command | None = None
     while True:
         try:
-            command = protocol.send(reply) if error is None else protocol.throw(error)
+            if not is_begun:
+                command = protocol.send(reply) if error is None else protocol.throw(error)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]  # StopIteration is not generic
         finally:
             reply = error = None  # an error holds this frame: if that held it too, megabytes of commands would stay
         try:
-            if isinstance(command, Run):
+            if command is None:
+                is_begun = False
+                reply = link.end()
+            elif isinstance(command, Run):
                 reply = link.run(*command)
             elif isinstance(command, Bounded):
                 reply = link.call_bounded(READ_BYTES, *command)
@@ -160,6 +172,15 @@ class Telemetry(NamedTuple):
     spans: "Spans | None" = None
 
 
+class _Sent(NamedTuple):
+    """Answers whose commit is on its way, and when their batch was read."""
+
+    answers: Sequence[Answer]
+    alone: bool
+    taken_ns: int
+    commit: Protocol[Committed]
+
+
 class Worker:
     """One worker process."""
 
@@ -187,30 +208,37 @@ class Worker:
         self._groups_made_again = 0
         self._paused: set[Route] = set()
         self._away: set[Route] = set()
+        self._ahead: Batch | None = None
+        self._sent: _Sent | None = None
+        self._taken_ns = 0
 
     def run(self) -> None:
-        """Serve until asked to drain; then the batch in hand is finished if there is time."""
-        while not self._drain.is_asked:
-            batch = self._fetch()
+        """Serve until asked to drain; then what is in hand is finished if there is time."""
+        while self._ahead is not None or not self._drain.is_asked:
+            batch, self._ahead = self._ahead or self._fetch(), None
             if batch is None:
                 continue
             self._health.turn(in_batch=True)
             leased_at = time.monotonic()
-            alone, units = batch.alone, deque(_units(batch.entries))
+            alone, more, units = batch.alone, batch.more, deque(_units(batch.entries))
             del batch  # payloads go as they are answered, not with the next read
             while units:
                 if time.monotonic() - leased_at > self._lease_seconds:
                     leased_at = time.monotonic()
                     units = deque(_units(self._renew([entry for unit in units for entry in unit])))
                     continue
-                self._answer(units.popleft(), alone=alone)
+                unit = units.popleft()
+                self._answer(unit, alone=alone, more=more and not units)
             self._health.turn()
-            self._tend()
+            if self._sent is None:
+                self._tend()
+        self._settle()
         self._health.not_ready("drained")
         self._leave()
         log.info("drained")
 
     def _fetch(self) -> Batch | None:
+        self._settle()  # else its entries would be found as pending ones
         now = time.monotonic()
         self._health.turn()
         try:
@@ -226,12 +254,26 @@ class Worker:
             log.warning("consumer groups were gone and have been made again", times=self._groups_made_again)
         self._tell_who_rests()
         self._idle.reset()
-        if self._spans is not None:
-            self._spans.taken()
-        if batch.entries:
-            self._metrics.batch(len(batch.entries))
         if batch.alone:
             self._metrics.redelivery(batch.entries[0].route.requests)
+        return self._taken(batch)
+
+    def _fetch_ahead(self) -> Batch | None:
+        """New entries, if nothing else is due and there are any now."""
+        now = time.monotonic()
+        if self._drain.is_asked or self._delivery.has_older(now):
+            return None
+        try:
+            batch = perform(self._delivery.fetch(now, 0), self._streams)
+        except Unavailable:
+            return None  # the next ``_fetch`` looks for what it may have brought
+        return self._taken(batch) if batch.entries else None
+
+    def _taken(self, batch: Batch) -> Batch:
+        if self._spans is not None:
+            self._taken_ns = time.time_ns()
+        if batch.entries:
+            self._metrics.batch(len(batch.entries))
         return batch
 
     def _tell_who_rests(self) -> None:
@@ -245,7 +287,7 @@ class Worker:
             log.info("the server of the route is back", stream=route.requests)
         self._paused, self._away = paused, set(away)
 
-    def _answer(self, entries: list[Entry], *, alone: bool) -> None:
+    def _answer(self, entries: list[Entry], *, alone: bool, more: bool) -> None:
         """Handle entries and commit their replies, through outages of the token storage."""
         renewed_at = time.monotonic()
         while entries and not self._drain.is_over:
@@ -263,6 +305,7 @@ class Worker:
                     self._give_back(entries[0])
                     self._idle.wait(error)
                     return
+                self._settle()
                 self._in_hand.wait(error)
                 if time.monotonic() - renewed_at > self._lease_seconds:
                     renewed_at = time.monotonic()
@@ -274,7 +317,7 @@ class Worker:
                 return
             else:
                 self._in_hand.reset()
-                self._commit(answers, alone=alone)
+                self._commit(answers, alone=alone, more=more and len(answers) == len(results))
                 for result in results:
                     if isinstance(result, Buried):
                         self._bury(result.entry, result.reason, b"")
@@ -282,25 +325,55 @@ class Worker:
                         self._postpone(result, alone=alone)
                 return
 
-    def _commit(self, answers: Sequence[Answer], *, alone: bool) -> None:
+    def _commit(self, answers: Sequence[Answer], *, alone: bool, more: bool) -> None:
+        """Commit answers. With ``more``, and if there is a batch to handle meanwhile, the last script is only sent.
+
+        That batch is read before: the server would keep a read waiting until it is through with the script.
+        """
         if not answers:
             return
-        done: Committed | None = None
+        self._settle()
+        taken_ns = self._taken_ns
+        if more:
+            *parts, answers = self._delivery.parts(answers)
+            for part in parts:
+                self._send(part, taken_ns, alone=alone)
+                self._settle()
+            self._tend()
+            self._ahead = self._fetch_ahead()
+        self._send(answers, taken_ns, alone=alone)
+        if self._ahead is None:
+            self._settle()
+
+    def _send(self, answers: Sequence[Answer], taken_ns: int, *, alone: bool) -> None:
+        """Send the first script of their commit."""
+        commit = self._delivery.commit(answers, time.monotonic())
+        self._streams.begin(*cast(Run, next(commit)))
+        self._sent = _Sent(answers, alone, taken_ns, commit)
+
+    def _settle(self) -> None:
+        """Finish the commit that is on its way, if there is one, through outages of the streams."""
+        if self._sent is None:
+            return
+        (answers, alone, taken_ns, commit), self._sent = self._sent, None
+        is_begun = True
         leave_at = time.monotonic() + self._delivery.patience_seconds
-        while done is None and not self._drain.is_over:
+        while True:
             try:
-                done = perform(self._delivery.commit(answers, time.monotonic()), self._streams)
+                done = perform(commit, self._streams, is_begun=is_begun)
+                break
             except Unavailable as error:
                 if time.monotonic() > leave_at:
                     self._put_off([answer.entry for answer in answers], error, alone=alone)
                     return
                 self._in_hand.wait(error)
-        if done is None:
-            return
+                if self._drain.is_over:
+                    return
+                commit, is_begun = self._delivery.commit(answers, time.monotonic()), False
         self._in_hand.reset()
         self._metrics.committed(answers, done)
         if self._spans is not None:
-            self._spans.answered(answers, done)
+            self._spans.answered(answers, done, taken_ns)
         if done.suppressed or done.forbidden:
             log.info(
                 "some replies were not written as asked", suppressed=done.suppressed, forbidden=len(done.forbidden)
@@ -313,11 +386,11 @@ class Worker:
         leave_at = time.monotonic() + self._delivery.patience_seconds
         while not self._drain.is_over:
             try:
-                if perform(self._delivery.bury(entry, reason, reply, time.monotonic()), self._streams):
+                if self._perform(self._delivery.bury(entry, reason, reply, time.monotonic())):
                     self._metrics.dead_letter(reason)
                     log.warning("dead letter", reason=reason, deliveries=entry.deliveries, **names_of(entry))
                     if self._spans is not None:
-                        self._spans.buried(entry, Code.INTERNAL.value if reply else reason)
+                        self._spans.buried(entry, Code.INTERNAL.value if reply else reason, self._taken_ns)
             except ServerError:
                 self._stuck(entry, alone=entry.deliveries > 1)
             except Unavailable as error:
@@ -350,7 +423,7 @@ class Worker:
     def _give_back(self, entry: Entry) -> None:
         """A try alone failed for no fault of the entry: it is not counted."""
         try:
-            perform(self._delivery.uncount(entry), self._streams)
+            self._perform(self._delivery.uncount(entry))
         except (Unavailable, ServerError) as error:
             log.warning("a try could not be taken back", reason=str(error), **names_of(entry))
         self._delivery.look_at_own(time.monotonic(), RETRY_OWN_SECONDS)
@@ -386,27 +459,17 @@ class Worker:
     def _renew(self, entries: list[Entry]) -> list[Entry]:
         """The entries that are still ours; all of them where that cannot be known now."""
         try:
-            return perform(self._delivery.renew(entries), self._streams)
+            return self._perform(self._delivery.renew(entries))
         except (Unavailable, ServerError):
             return entries
+
+    def _perform(self, protocol: Protocol[T]) -> T:
+        self._settle()
+        return perform(protocol, self._streams)
 
 
 def _units(entries: list[Entry]) -> Iterator[list[Entry]]:
     """Parts of a batch, each bounded in bytes and items, but of one entry at least."""
     payloads = [entry.fields.get(b"payload", b"") for entry in entries]
-    estimates = [payload.count(b"value") or 1 for payload in payloads]
-    if sum(estimates) <= UNIT_ITEMS and sum(map(len, payloads)) <= UNIT_BYTES:
-        if entries:
-            yield entries
-        return
-    unit: list[Entry] = []
-    items = size = 0
-    for entry, payload, estimate in zip(entries, payloads, estimates, strict=True):
-        if unit and (items + estimate > UNIT_ITEMS or size + len(payload) > UNIT_BYTES):
-            yield unit
-            unit, items, size = [], 0, 0
-        unit.append(entry)
-        items += estimate
-        size += len(payload)
-    if unit:
-        yield unit
+    items = [payload.count(b"value") or 1 for payload in payloads]
+    return split(entries, items, [*map(len, payloads)], UNIT_ITEMS, UNIT_BYTES)

@@ -10,7 +10,7 @@ How entries come to a worker:
 
 Memory: entries are asked for by number, and Redis does not tell their size before. After large entries COUNT is small.
 Where many were asked for since those before were small, and large ones come, the read is given up past
-``READ_BYTES``; its entries are then pending here, and are claimed by themselves. So a worker holds ``BATCH_BYTES`` and
+``READ_BYTES``; its entries are then pending here, and are claimed by themselves. So a batch is ``BATCH_BYTES`` and
 ``READ_BYTES`` of requests at most, or one entry, however large its producer made it. The server knows no such bound: it
 has made the whole reply by then, up to ``batch_size`` requests.
 
@@ -30,6 +30,7 @@ from msgspec import Struct
 
 from token_worker.errors import ServerError, TooMuch, Unavailable
 from token_worker.lua import Script
+from token_worker.streams.parts import split
 from token_worker.streams.protocol import Bounded, Protocol, Run
 from token_worker.streams.routes import Route
 
@@ -87,10 +88,16 @@ class Entry(Struct, frozen=True, gc=False):
 
 
 class Batch(NamedTuple):
-    """Entries to handle now; ``alone``: one that was delivered before."""
+    """Entries to handle now.
+
+    Attributes:
+        alone: one that was delivered before.
+        more: a stream gave as many as were asked for, so there may be more.
+    """
 
     entries: list[Entry]
     alone: bool
+    more: bool = False
 
 
 class Answer(Struct, frozen=True, gc=False):
@@ -187,8 +194,7 @@ class Delivery:
             alone = yield from self._fetch_older(now)
             if alone is not None:
                 return Batch([alone], alone=True)
-            entries = yield from self._read_new(now, 0 if self._candidates else block_ms)
-            return Batch(entries, alone=False)
+            return (yield from self._read_new(now, 0 if self._candidates else block_ms))
         except Unavailable:
             self._own_due = now
             raise
@@ -268,7 +274,7 @@ class Delivery:
         """Routes whose server is away while that of others is there, with the reason: none, they have one server."""
         return {}
 
-    def _read_new(self, now: float, block_ms: int) -> Protocol[list[Entry]]:
+    def _read_new(self, now: float, block_ms: int) -> Protocol[Batch]:
         routes = self._active()
         entries: list[Entry] = []
         size = 0
@@ -279,7 +285,7 @@ class Delivery:
             except TooMuch:
                 self._own_due = now
                 self._room = 1
-                return entries
+                return Batch(entries, alone=False)
             full = []
             for route, found in got:
                 entries += found
@@ -290,7 +296,7 @@ class Delivery:
         self._routes.rotate(-1)
         if entries:
             self._pace(len(entries), size)
-        return entries
+        return Batch(entries, alone=False, more=bool(routes))
 
     def _pace(self, count: int, size: int) -> None:
         fitting = BATCH_BYTES * count // max(size, 1)
@@ -399,20 +405,26 @@ class Delivery:
     # -- answering
 
     def commit(self, answers: Sequence[Answer], now: float) -> Protocol[Committed]:
-        """Acknowledge entries and write their replies; to be repeated as a whole after ``Unavailable``."""
+        """Acknowledge entries and write their replies; to be repeated as a whole after ``Unavailable``.
+
+        The answers of one of ``parts`` take one script, if the server refuses none of it.
+        """
         total = Committed()
+        for part in self.parts(answers):
+            route = part[0].entry.route
+            try:
+                yield from self._commit(route, part, total)
+            except ServerError:
+                self._pause(route, now)
+                total.stuck += (answer.entry for answer in part)
+        return total
+
+    def parts(self, answers: Sequence[Answer]) -> list[list[Answer]]:
+        """Answers by the scripts that commit them: each for one route, and bounded."""
         by_route: dict[str, list[Answer]] = {}
         for answer in answers:
             by_route.setdefault(answer.entry.route.requests, []).append(answer)
-        for mine in by_route.values():
-            route = mine[0].entry.route
-            for part in _parts(mine):
-                try:
-                    yield from self._commit(route, part, total)
-                except ServerError:
-                    self._pause(route, now)
-                    total.stuck += (answer.entry for answer in part)
-        return total
+        return [part for mine in by_route.values() for part in _parts(mine)]
 
     def _commit(self, route: Route, answers: Sequence[Answer], total: Committed) -> Protocol[None]:
         targets: dict[str, int] = {}
@@ -479,18 +491,5 @@ def _order(entry_id: bytes) -> tuple[int, int]:
 
 
 def _parts(answers: Sequence[Answer]) -> Iterable[list[Answer]]:
-    part: list[Answer] = []
-    size = sum([len(answer.payload) + len(answer.forbidden) for answer in answers])
-    if len(answers) <= COMMIT_ENTRIES and size <= COMMIT_BYTES:
-        yield list(answers)
-        return
-    size = 0
-    for answer in answers:
-        length = len(answer.payload) + len(answer.forbidden)
-        if part and (len(part) >= COMMIT_ENTRIES or size + length > COMMIT_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(answer)
-        size += length
-    if part:
-        yield part
+    sizes = [len(answer.payload) + len(answer.forbidden) for answer in answers]
+    return split(answers, [1] * len(answers), sizes, COMMIT_ENTRIES, COMMIT_BYTES)

@@ -133,6 +133,10 @@ class Deliveries:
         """As that of ``Delivery``, for entries of one batch."""
         return self._of[answers[0].entry.route].commit(answers, now)
 
+    def parts(self, answers: Sequence[Answer]) -> list[list[Answer]]:
+        """As that of ``Delivery``, for entries of one batch."""
+        return self._of[answers[0].entry.route].parts(answers)
+
     def bury(self, entry: Entry, reason: str, reply: bytes, now: float) -> Protocol[bool]:
         """As that of ``Delivery``."""
         return self._of[entry.route].bury(entry, reason, reply, now)

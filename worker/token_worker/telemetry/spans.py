@@ -40,15 +40,10 @@ class Spans:
         self._of_stream: dict[str, Attributes] = {
             route.requests: describe("process", route.requests, settings.streams) | common for route in settings.routes
         }
-        self._taken_ns = 0
         self._has_failed = False
 
-    def taken(self) -> None:
-        """A batch of requests was read."""
-        self._taken_ns = time.time_ns()
-
-    def answered(self, answers: Sequence[Answer], done: Committed) -> None:
-        """Answers to requests of the batch were committed."""
+    def answered(self, answers: Sequence[Answer], done: Committed, taken_ns: int) -> None:
+        """Answers were committed; ``taken_ns``: when their batch was read, Unix time."""
         ended_ns = time.time_ns()
         stuck, forbidden = set(map(id, done.stuck)), set(map(id, done.forbidden))
         for answer in answers:
@@ -62,15 +57,18 @@ class Spans:
                 "token_worker.op": account.op,
                 "token_worker.status": account.status if error is None else "error",
             }
-            self._make(entry, parent, facts, error, ended_ns)
+            self._make(entry, parent, facts, error, (taken_ns, ended_ns))
 
-    def buried(self, entry: Entry, error: str) -> None:
-        """An entry of the batch became a dead letter."""
+    def buried(self, entry: Entry, error: str, taken_ns: int) -> None:
+        """An entry became a dead letter; ``taken_ns`` as for ``answered``."""
         parent = trace_parent(entry.fields)
         if parent is not None and parent.is_sampled:
-            self._make(entry, parent, {}, error, time.time_ns())
+            self._make(entry, parent, {}, error, (taken_ns, time.time_ns()))
 
-    def _make(self, entry: Entry, parent: TraceParent, facts: Attributes, error: str | None, ended_ns: int) -> None:
+    def _make(
+        self, entry: Entry, parent: TraceParent, facts: Attributes, error: str | None, lasting: tuple[int, int]
+    ) -> None:
+        taken_ns, ended_ns = lasting
         stream = entry.route.requests
         attributes = {**self._of_stream[stream], "messaging.message.id": entry.id.decode(), **facts}
         if error is not None:
@@ -83,12 +81,10 @@ class Spans:
             context = _PROPAGATOR.extract(producer, Context())
             links = [trace.Link(trace.get_current_span(context).get_span_context())]
             name = f"process {stream}"
-            span = self._tracer.start_span(
-                name, context, SpanKind.CONSUMER, attributes, links, start_time=self._taken_ns
-            )
+            span = self._tracer.start_span(name, context, SpanKind.CONSUMER, attributes, links, start_time=taken_ns)
             if error is not None:
                 span.set_status(StatusCode.ERROR)
-            span.end(max(self._taken_ns, ended_ns))
+            span.end(max(taken_ns, ended_ns))
         except Exception:  # whoever set the provider up: it is code of theirs
             if not self._has_failed:
                 self._has_failed = True

@@ -1,0 +1,116 @@
+"""The next batch in hand while a commit is on its way: what a worker gains by it, and that nothing is lost by it."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from faults.proxy import Command, Hook, Moment, Proxy, Verdict
+from servers import Valkey
+from stack import Stack
+
+from ledger import GROUP, NONE, Ledger
+from load import running
+from token_worker.streams.delivery import COMMIT, FIRST_COUNT
+
+BATCH = FIRST_COUNT  # so that the first batch is a full one
+BATCHES = 10
+SETTINGS = {
+    "TOKEN_WORKER_BATCH_SIZE": str(BATCH),
+    "TOKEN_WORKER_CLAIM_IDLE_MS": "600000",  # what is claimed was looked for by the worker that has it
+}
+
+
+def is_commit(command: Command) -> bool:
+    """Whether it answers something; the first time it is sent whole."""
+    return command.name in {"EVAL", "EVALSHA"} and command.parts[1] in {COMMIT.sha.encode(), COMMIT.source}
+
+
+@contextmanager
+def backlog(streams: Valkey, storage: Valkey, hook: Hook, storage_hook: Hook | None = None) -> Iterator[Ledger]:
+    """Requests for many batches, sent before any worker runs, with proxies between those and the servers."""
+    with Proxy(streams.port, hook) as streams_proxy, Proxy(storage.port, storage_hook) as storage_proxy:
+        urls = {"TOKEN_WORKER_STREAMS_URL": streams_proxy.url, "TOKEN_WORKER_TOKENS_URL": storage_proxy.url}
+        with running(Stack(streams, storage, settings=SETTINGS | urls), workers=0) as stack:
+            ledger = Ledger(stack)
+            ledger.add_new(BATCH * BATCHES)
+            ledger.send()
+            yield ledger
+
+
+def test_next_batch_is_handled_while_a_commit_is_on_its_way(streams_server: Valkey, storage_server: Valkey) -> None:
+    """With more to read than a batch takes, a worker does not wait for the reply to a commit."""
+    look_ups: list[Command] = []
+    next_one = threading.Event()
+    was_meanwhile: list[bool] = []
+
+    def storage(moment: Moment, command: Command) -> Verdict:
+        if moment is Moment.BEFORE and command.name == "MGET":
+            look_ups.append(command)
+            if len(look_ups) == 2:
+                next_one.set()
+        return Verdict.PASS
+
+    def streams(moment: Moment, command: Command) -> Verdict:
+        if moment is Moment.AFTER and is_commit(command) and not was_meanwhile:
+            was_meanwhile.append(next_one.wait(60))
+        return Verdict.PASS
+
+    with backlog(streams_server, storage_server, streams, storage) as ledger:
+        ledger.stack.start_worker()
+        assert ledger.settle() == NONE
+    assert was_meanwhile == [True]
+
+
+@pytest.mark.parametrize("verdict", [Verdict.CUT, Verdict.CUT_IN_THE_MIDDLE])
+@pytest.mark.parametrize("moment", Moment)
+def test_commits_that_break_off_cost_nothing(
+    streams_server: Valkey, storage_server: Valkey, moment: Moment, verdict: Verdict
+) -> None:
+    """A commit whose reply never comes is sent again before all else: each reply comes once, and none is claimed."""
+    commits: list[Command] = []
+    claims: list[Command] = []
+
+    def hook(now: Moment, command: Command) -> Verdict:
+        if command.name == "XCLAIM":
+            claims.append(command)
+        if now is not moment or not is_commit(command):
+            return Verdict.PASS
+        commits.append(command)
+        return (
+            verdict if len(commits) % 3 == 1 else Verdict.PASS
+        )  # two in a row pass: a script may have to be sent whole
+
+    with backlog(streams_server, storage_server, hook) as ledger:
+        ledger.stack.start_worker()
+        assert ledger.settle() == NONE
+    assert len(commits) > BATCHES
+    assert claims == []
+
+
+def test_worker_that_drains_answers_what_it_has_read_ahead(streams_server: Valkey, storage_server: Valkey) -> None:
+    """SIGTERM while a commit is on its way: that batch and the one in hand are answered, and none is read any more."""
+    first_commit = threading.Event()
+    is_signalled = threading.Event()
+
+    def hook(moment: Moment, command: Command) -> Verdict:
+        if moment is Moment.AFTER and is_commit(command) and not first_commit.is_set():
+            first_commit.set()
+            is_signalled.wait()
+        return Verdict.PASS
+
+    with backlog(streams_server, storage_server, hook) as ledger:
+        streams = ledger.stack.streams
+        worker = ledger.stack.start_worker()
+        assert first_commit.wait(90)
+        worker.signal(signal.SIGTERM)
+        is_signalled.set()
+        assert worker.wait() == 0
+        ledger.stack.workers.remove(worker)
+        [group] = streams.xinfo_groups("tokenize:requests")
+        assert (group["name"], group["pending"], group["consumers"]) == (GROUP.encode(), 0, 0)
+        assert 2 * BATCH <= streams.xlen("tokenize:responses") < BATCHES * BATCH
+        # Then another worker answers the rest.
+        ledger.stack.start_worker()
+        assert ledger.settle() == NONE
