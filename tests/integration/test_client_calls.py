@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, as_completed, wait
 from typing import Any
 
 import pytest
@@ -265,6 +265,23 @@ def test_cancelled_future_lets_go_of_its_request(streams_server: Valkey, desk: D
         requests += desk.take(1)
         desk.answer(requests)
         assert other.result() == ["B"]
+
+
+def test_cancelled_future_is_over_for_who_waits_for_several(streams_server: Valkey, desk: Desk) -> None:
+    """``wait`` and ``as_completed`` take it for done, whether it was cancelled before or while they wait."""
+    with sync(streams_server) as client:
+        before, meanwhile, answered = (send(client, value) for value in "abc")
+        requests = desk.take(3)
+        before.cancel()
+        found: list[Any] = []
+        waiting = start(lambda: found.append(wait([before, meanwhile], timeout=LONG_SECONDS)))
+        wait_until(lambda: meanwhile._waiters, "the wait")
+        meanwhile.cancel()
+        waiting.join()
+        assert found == [({before, meanwhile}, set())]
+        desk.answer(requests)
+        assert {*as_completed([before, meanwhile, answered], timeout=LONG_SECONDS)} == {before, meanwhile, answered}
+        assert answered.result() == ["C"]
 
 
 def test_cancelled_tasks_let_go_of_their_requests(streams_server: Valkey, desk: Desk) -> None:

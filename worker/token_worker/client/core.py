@@ -124,11 +124,13 @@ class Core:
                 )
             return self._lanes[route]
 
-    def drop(self, call: Call) -> None:
-        """Nobody waits for this call any more."""
-        if self._open.take(call):
-            call.end(None)
-            self._open.wake()
+    def drop(self, call: Call) -> bool:
+        """Nobody waits for this call any more; whether it was open until now."""
+        if not self._open.take(call):
+            return False
+        call.end(None)
+        self._open.wake()
+        return True
 
     def time_out(self, call: Call) -> None:
         """The time of this call is up."""

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
 from token_worker.client.base import BaseClient, CallOptions, items_of, result_of
-from token_worker.client.calls import Outcome
-from token_worker.client.core import Prepared
+from token_worker.client.calls import Call, Outcome
+from token_worker.client.core import Core, Prepared
 from token_worker.client.items import Answer, Item, Type, Value
 from token_worker.contract.messages import Op
 
@@ -117,8 +117,7 @@ class TokenClient(BaseClient):
         except BaseException:  # Ctrl-C while it waits for room
             self._core.drop(prepared.call)
             raise
-        core, call = self._core, prepared.call  # and not the items, as long as the future lives
-        future.add_done_callback(lambda it: core.drop(call) if it.cancelled() else None)
+        future.add_done_callback(partial(_let_go, self._core, prepared.call))  # and not the items, as long as it lives
         return future
 
     def _put(self, prepared: Prepared) -> None:
@@ -143,6 +142,11 @@ class TokenClient(BaseClient):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def _let_go(core: Core, call: Call, future: Future[list[Answer]]) -> None:
+    if future.cancelled() and core.drop(call):
+        future.set_running_or_notify_cancel()  # who waits for several with ``wait`` or ``as_completed`` is told by this
 
 
 def _resolve(future: Future[list[Answer]], outcome: Outcome) -> None:
