@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -383,6 +384,32 @@ def test_callbacks_may_close_the_client(streams_server: Valkey, desk: Desk) -> N
     assert isinstance(futures[0].exception(), NotAnswered)
     assert futures[1].result() == ["B"]
     assert isinstance(futures[2].exception(), ClientClosed)
+
+
+def test_callbacks_that_exit_cost_no_other_call_its_end(
+    streams_server: Valkey, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The threads for deadlines and replies live on, and closing ends all that there is before it raises."""
+    told: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", lambda it: told.append((it.exc_type, it.thread.name)))
+    with sync(streams_server) as client:
+        late, answered = send(client, "a", timeout_seconds=SHORT_SECONDS), send(client, "b")
+        for future in (late, answered):
+            future.add_done_callback(lambda _: sys.exit("of a callback"))
+        desk.answer(desk.take_until("b")[-1:])
+        assert isinstance(late.exception(LONG_SECONDS), NotAnswered)
+        assert answered.result(LONG_SECONDS) == ["B"]
+        late, answered = send(client, "c", timeout_seconds=SHORT_SECONDS), send(client, "d")
+        desk.answer(desk.take_until("d")[-1:])
+        assert answered.result(LONG_SECONDS) == ["D"]
+        assert isinstance(late.exception(LONG_SECONDS), NotAnswered)
+        assert {*told} == {(SystemExit, "token-client clock"), (SystemExit, "token-client read")}
+        left = [send(client, value) for value in "ef"]
+        for future in left:
+            future.add_done_callback(lambda _: sys.exit("of a callback"))
+        with pytest.raises(SystemExit):
+            client.close()
+        assert [type(future.exception(0)) for future in left] == [ClientClosed] * 2
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ Apart from the client itself, so that the threads do not keep a client alive tha
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from token_worker.client import tracing
@@ -139,8 +139,13 @@ class Core:
 
     def close(self) -> None:
         """End all calls that are open, with ``ClientClosed``, and all threads."""
-        for call in self._open.close():
-            call.end(ClientClosed("the client was closed before the reply came"))
+        try:
+            text = "the client was closed before the reply came"
+            self._end_each((call, ClientClosed(text)) for call in self._open.close())
+        finally:
+            self._end_threads()
+
+    def _end_threads(self) -> None:
         with self._lock:
             lanes = [*self._lanes.values()]
         for lane in lanes:
@@ -154,20 +159,39 @@ class Core:
 
     def _watch(self) -> None:
         while not self._open.is_closed:
-            for call in self._open.wait_for_overdue(time.monotonic()):
-                call.end(call.too_late())
+            self._end_each((call, call.too_late()) for call in self._open.wait_for_overdue(time.monotonic()))
             for lane in [*self._lanes.values()]:
                 lane.sweep()
 
     def _end_all(self, over: list[tuple[Call, Outcome]]) -> None:
-        for call, outcome in over:
-            self._end(call, outcome)
+        self._end_each((call, outcome) for call, outcome in over if self._open.take(call))
         if any(isinstance(outcome, TokenClientError) for _, outcome in over):
             self._open.wake()  # other requests of the same calls
 
     def _end(self, call: Call, outcome: Outcome) -> None:
         if self._open.take(call):
             call.end(outcome)
+
+    def _end_each(self, taken: Iterable[tuple[Call, Outcome]]) -> None:
+        """End calls that were taken out. What a callback raises (SystemExit, say) costs no other call its end.
+
+        Futures let through what is no ``Exception``. A thread of ours lives on after it, as all calls need it.
+        """
+        raised: BaseException | None = None
+        for call, outcome in taken:
+            try:
+                call.end(outcome)
+            except BaseException as error:  # noqa: BLE001 - raised below
+                raised = error
+        try:
+            if raised is not None and not self.is_own_thread:
+                raise raised
+            if raised is not None:
+                threading.excepthook(
+                    threading.ExceptHookArgs((type(raised), raised, raised.__traceback__, threading.current_thread()))
+                )
+        finally:
+            del raised  # it holds on to this frame
 
 
 def _merging(refused: dict[int, RequestRefused], finish: Callable[[Outcome], None]) -> Callable[[Outcome], None]:
