@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import subprocess
 import sys
 import threading
 import warnings
@@ -188,6 +189,41 @@ def test_unclosed_client_is_told_and_closed(streams_server: Valkey, desk: Desk) 
         del closed
         gc.collect()
         assert [it for it in caught if it.category is ResourceWarning and "TokenClient" in str(it.message)] == []
+
+
+FORKING = """
+import os, signal, sys
+from token_worker.client import NotAnswered, TokenClient
+client = TokenClient(sys.stdin.read(), client_id="shop-frontend", timeout_seconds=0.1)
+for process in ("parent", "child"):
+    try:
+        client.tokenize("a")
+    except (NotAnswered, RuntimeError) as error:
+        print(process, type(error).__name__, flush=True)
+    if process == "parent" and (child := os.fork()):
+        break
+    signal.alarm(60)
+else:
+    client.close()
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+client.close()
+"""
+
+
+def test_client_that_was_used_before_a_fork_is_a_mistake_that_is_told(streams_server: Valkey) -> None:
+    """In the other process, where none of its threads are, a call raises and never waits for ever; closing is free."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING],
+        input=streams_server.url,
+        capture_output=True,
+        text=True,
+        timeout=LONG_SECONDS,
+        check=True,
+    )
+    found = done.stdout.split("\n")
+    assert found[1:] == ["child RuntimeError", "0", ""]
+    assert found[0] in {"parent TimedOut", "parent StreamsUnavailable"}
 
 
 # What is left of values

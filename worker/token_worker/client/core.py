@@ -3,6 +3,7 @@
 Apart from the client itself, so that the threads do not keep a client alive that nobody has any more.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -55,11 +56,18 @@ class Core:
         self._lanes: dict[Route, Lane] = {}
         self._open = OpenCalls()
         self._clock = threading.Thread(target=self._watch, name="token-client clock", daemon=True)
+        self._process: int | None = None
+        """The process that has the threads, once there are any."""
 
     @property
     def needs_closing(self) -> bool:
         """Whether threads run."""
-        return self._clock.ident is not None and not self._open.is_closed
+        return self._is_at_home and self._clock.ident is not None and not self._open.is_closed
+
+    @property
+    def _is_at_home(self) -> bool:
+        """False after a fork: no thread came along, and locks may be held by those that did not."""
+        return self._process in (None, os.getpid())
 
     @property
     def is_own_thread(self) -> bool:
@@ -88,7 +96,10 @@ class Core:
             ValueError: no route takes such requests.
             TypeError: a value is of no type that can be sent.
             ClientClosed: the client was closed.
+            RuntimeError: the client was used before a fork, in the other process.
         """
+        if not self._is_at_home:
+            raise RuntimeError("the client belongs to another process; after a fork, make a new one")
         encoded = [encode(item, self._limits) for item in items]
         refused = {at: it for at, it in enumerate(encoded) if isinstance(it, RequestRefused)}
         sendable = [it for it in encoded if not isinstance(it, RequestRefused)]
@@ -111,6 +122,7 @@ class Core:
     def _lane(self, route: Route) -> Lane:
         with self._lock:
             if self._clock.ident is None:
+                self._process = os.getpid()
                 self._clock.start()
             if route not in self._lanes:
                 self._lanes[route] = Lane(
@@ -138,7 +150,9 @@ class Core:
         self._open.wake()
 
     def close(self) -> None:
-        """End all calls that are open, with ``ClientClosed``, and all threads."""
+        """End all calls that are open, with ``ClientClosed``, and all threads; of another process: nothing."""
+        if not self._is_at_home:
+            return
         try:
             text = "the client was closed before the reply came"
             self._end_each((call, ClientClosed(text)) for call in self._open.close())
