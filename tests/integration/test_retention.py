@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -288,16 +287,15 @@ def test_soak_leaves_bounded_memory_and_no_old_values(soaked: Stack) -> None:
     """After many requests the streams are empty again: every one was answered, no value outlives its retention."""
     total = int(os.environ.get("SOAK_REQUESTS", "10000"))
     request = {"op": "tokenize", "client_id": "shop-frontend", "type": "str"}
-    seen = 0
-    last = "0-0"
     for start in range(0, total, 2000):
         soaked.send({**request, "id": str(n), "value": f"value {n % 5000}"} for n in range(start, start + 2000))
-        deadline = time.monotonic() + 60
-        while seen < start + 2000:
-            for _, entries in soaked.streams.xread({"tokenize:responses": last}, count=1000, block=1000) or ():
-                seen += len(entries)
-                last = entries[-1][0].decode()
-            assert time.monotonic() < deadline
-    assert seen == total
+        wait_until(lambda end=start + 2000: _replies_ever(soaked) >= end, "the replies")  # type: ignore[misc]  # a default binds
     wait_until(lambda: soaked.streams.xlen("tokenize:requests") == 0, "the requests to go")
-    wait_until(lambda: soaked.streams.xlen("tokenize:responses") == 0, "the replies to go", 60)
+    wait_until(lambda: soaked.streams.xlen("tokenize:responses") == 0, "the replies to go")
+    assert _replies_ever(soaked) == total
+
+
+def _replies_ever(stack: Stack) -> int:
+    """Replies that were written so far, with those that are gone: they stay too short for a slow reader."""
+    exists = stack.streams.exists("tokenize:responses")
+    return int(stack.streams.xinfo_stream("tokenize:responses")["entries-added"]) if exists else 0
