@@ -281,7 +281,7 @@ def test_installed_wheel_works_on_its_own(wheel: Path, stack: Stack, tmp_path: P
         assert done.returncode == 0, done.stderr
         assert msgspec.json.decode(done.stdout)["status"] == "ok"
         worker.terminate()
-        assert worker.wait(30) == 0
+        assert worker.wait(90) == 0
     finally:
         worker.kill()
         worker.wait()

@@ -150,7 +150,7 @@ def test_server_killed_right_after_the_reply_has_its_tokens(
         ledger.send()
         log = tmp_path / "worker.log"
         stack.start_worker(log=log, TOKEN_WORKER_STREAMS_URL=proxy.url)
-        assert storage_is_killed.wait(30)
+        assert storage_is_killed.wait(90)
         assert not ledger.is_settled()
         storage.start()
         # Then every token of a reply turns back, and the rest is answered.

@@ -119,7 +119,7 @@ def test_token_storage_away_while_workers_restart_costs_no_entry(
         # Given a worker with a batch in hand
         ledger = requests(stack, 300)
         first = stack.start_worker()
-        assert gate.is_held.wait(30)
+        assert gate.is_held.wait(90)
 
         # When the token storage goes away, and workers are killed and stopped again and again
         if how == "refuses":
@@ -284,7 +284,7 @@ def test_backlog_is_answered_while_streams_are_full(storage_server: Valkey, bina
         ledger = requests(stack, BACKLOG)
         unreadable = stack.streams.xadd("tokenize:requests", {"payload": "no"})
         dead = stack.start_worker(TOKEN_WORKER_TOKENS_URL=proxy.url)
-        assert gate.is_held.wait(30)
+        assert gate.is_held.wait(90)
         dead.kill()
         gate.open()
         assert stack.streams.xpending("tokenize:requests", GROUP)["pending"] > 0
@@ -335,7 +335,7 @@ def test_batch_in_hand_is_answered_before_a_worker_ends(
         # Given a worker with a batch in hand
         ledger = requests(stack, 1000)
         worker = stack.start_worker(TOKEN_WORKER_TOKENS_URL=proxy.url)
-        assert gate.is_held.wait(30)
+        assert gate.is_held.wait(90)
         in_hand = stack.streams.xpending("tokenize:requests", GROUP)["pending"]
         assert 0 < in_hand < 1000
         # When it is asked to end
@@ -364,7 +364,7 @@ def test_second_signal_ends_a_worker_at_once(streams_server: Valkey, storage_ser
     ):
         ledger = requests(stack, 100)
         worker = stack.start_worker(TOKEN_WORKER_TOKENS_URL=proxy.url)
-        assert gate.is_held.wait(30)
+        assert gate.is_held.wait(90)
         slept = times_slept(worker.pid)
         worker.signal(signal.SIGTERM)
         wait_until(lambda: times_slept(worker.pid) > slept, "the worker to take the signal and to wait on")

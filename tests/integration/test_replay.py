@@ -139,12 +139,12 @@ def test_replay_that_was_cut_short_goes_on_where_it_stopped(stack: Stack, number
     stack.send(requests(400))
     stack.wait_for_replies(400)
     command = [sys.executable, "-m", "token_worker", "replay", "--from", "0-0", "--no-wait"]
-    paced = [*command, "--rate", "100"]
+    paced = [*command, "--rate", "20"]  # far from its end when it is stopped
     sent = 400
     with subprocess.Popen(paced, env=stack.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         wait_until(lambda: stack.streams.xlen(STREAM) > sent + 20, "some replayed requests")
         os.kill(process.pid, number)
-        process.wait(30)
+        process.wait(90)
         assert process.returncode == (1 if number == signal.SIGINT else -number)
     assert stack.streams.xlen(STREAM) < 800
     refused = stack.run("replay", "--from", "0-0", "--no-wait")
@@ -165,7 +165,7 @@ def test_forgotten_replay_is_over(stack: Stack) -> None:
     with subprocess.Popen(command, env=stack.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         wait_until(lambda: stack.streams.xlen(STREAM) > 100, "a replayed request")
         assert stack.run("replay", "--forget").stdout.startswith(f"forgotten: {STREAM}")
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=90)
     assert process.returncode == 1
     assert b"or forgot it" in errors
     assert stack.run("replay", "--forget").returncode == 1

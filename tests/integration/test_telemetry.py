@@ -13,7 +13,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 from servers import Valkey, free_port
-from stack import Stack, wait_until
+from stack import COMMAND_SECONDS, Stack, wait_until
 
 CLIENT = "shop-frontend"
 TOKENIZE = {"op": "tokenize", "client_id": CLIENT, "type": "str"}
@@ -23,7 +23,7 @@ DETOKENIZE = {"op": "detokenize", "client_id": CLIENT, "type": "str"}
 def get(port: int, path: str) -> tuple[int, str]:
     """Status and body; 0 where nothing listens."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -110,7 +110,7 @@ def test_port_that_is_taken_is_an_error_at_start(stack: Stack, streams_server: V
         env=stack.environment(TOKEN_WORKER_HTTP_ADDRESS=address),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
     assert done.returncode == 2

@@ -36,7 +36,7 @@ KV1_LINES = """# path "secret/acra/transport" {
 # }"""
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 90) -> None:
     """Wait for a condition; a failure says only that it never came."""
     deadline = time.monotonic() + seconds
     while not condition():
