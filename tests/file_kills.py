@@ -17,11 +17,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from token_worker.client import Answer, Item
+from token_worker.client import Answer
 from token_worker.client.errors import refusal
 from token_worker.contract.messages import Op
 from token_worker.errors import Code
 from token_worker.files import job, rows
+from token_worker.files.columns import Sent
 from token_worker.files.job import Job, Places
 from token_worker.files.progress import Asked
 
@@ -34,13 +35,13 @@ STRIDE = {"csv": 1, "jsonl": 2, "parquet": 4}
 class Client:
     """Answers each item by itself."""
 
-    def submit(self, _op: Op, items: Sequence[Item]) -> Future[list[Answer]]:
+    def submit(self, _op: Op, items: Sequence[Sent]) -> Future[list[Answer]]:
         future: Future[list[Answer]] = Future()
         future.set_result([self._answer(item) for item in items])
         return future
 
-    def _answer(self, item: Item) -> Answer:
-        text = str(item.value)
+    def _answer(self, item: Sent) -> Answer:
+        text = str(item[1])
         return refusal(Code.INVALID_EMAIL, "told") if text.endswith("7") else text[::-1]
 
 
@@ -90,7 +91,7 @@ def run(source: Path, places: Places, last: int, *, resume: bool) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     Steps(last)
     job.SAVE_SECONDS = 0
-    rows.CHUNK_ROWS = 20
+    rows.CHUNK_ITEMS = 20
     form = source.suffix[1:]
     asked = Asked(op=Op.TOKENIZE, columns=(("a", "str"),), form=form, errors=str(places.errors))
     task = Job(asked, Client(), stopping=threading.Event(), wait_seconds=1)

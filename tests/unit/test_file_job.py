@@ -27,7 +27,7 @@ def run(source: Path, places: Places, *, resume: bool = False, force: bool = Fal
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(rows, "CHUNK_ROWS", 10)
+    monkeypatch.setattr(rows, "CHUNK_ITEMS", 10)
     monkeypatch.setattr(job, "SAVE_SECONDS", 0)
     return file_kills.make_input(tmp_path, "csv")
 

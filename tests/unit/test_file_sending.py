@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from token_worker.client import Answer, Item, StreamsRefused, TimedOut
+from token_worker.client import Answer, StreamsRefused, TimedOut
 from token_worker.client.errors import refusal
 from token_worker.contract.messages import Op
 from token_worker.errors import Finding, Unavailable
 from token_worker.files import sending
-from token_worker.files.columns import Column
+from token_worker.files.columns import Column, Sent
 from token_worker.files.delimited import Delimited, Dialect
 from token_worker.files.records import Encoding
 from token_worker.files.rows import Chunk, chunks
@@ -22,14 +22,14 @@ from token_worker.files.sending import IN_FLIGHT, TRIES, Sender, Stopped
 class Client:
     """Answers as it is told, request by request, or at once by the value itself."""
 
-    def __init__(self, *outcomes: Callable[[Sequence[Item]], list[Answer]] | Exception, holds: bool = False) -> None:
+    def __init__(self, *outcomes: Callable[[Sequence[Sent]], list[Answer]] | Exception, holds: bool = False) -> None:
         self.sent: list[list[Any]] = []
         self.held: list[tuple[Future[list[Answer]], list[Answer]]] = []
         self._outcomes = list(outcomes)
         self._holds = holds
 
-    def submit(self, _op: Op, items: Sequence[Item]) -> Future[list[Answer]]:
-        self.sent.append([item.value for item in items])
+    def submit(self, _op: Op, items: Sequence[Sent]) -> Future[list[Answer]]:
+        self.sent.append([value for _, value in items])
         future: Future[list[Answer]] = Future()
         outcome = self._outcomes.pop(0) if self._outcomes else echo
         if isinstance(outcome, Exception):
@@ -41,8 +41,8 @@ class Client:
         return future
 
 
-def echo(items: Sequence[Item]) -> list[Answer]:
-    return [item.value for item in items]
+def echo(items: Sequence[Sent]) -> list[Answer]:
+    return [value for _, value in items]
 
 
 def some(*values: str) -> list[Chunk]:
@@ -91,7 +91,7 @@ def test_answers_that_may_change_are_asked_for_again() -> None:
     assert answers(client, some("abc")) == [["A", "B", "c"]]
     assert client.sent == [["a", "b", "c"], ["b", "c"], ["c"]]
 
-    def refuse(_items: Sequence[Item]) -> list[Answer]:
+    def refuse(_items: Sequence[Sent]) -> list[Answer]:
         return [internal]
 
     client = Client(*[refuse] * TRIES)
@@ -110,13 +110,13 @@ def test_answers_that_stay_are_not_asked_for_again() -> None:
 def test_requests_that_are_too_large_are_made_smaller() -> None:
     """A request refused for its form is halved, until one value is left, whose error it is."""
 
-    def at_most_one(items: Sequence[Item]) -> list[Answer]:
-        if len(items) > 1 or items[0].value == "c":
+    def at_most_one(items: Sequence[Sent]) -> list[Answer]:
+        if len(items) > 1 or items[0][1] == "c":
             raise refusal("invalid_request", "told")
         return echo(items)
 
     class Small(Client):
-        def submit(self, _op: Op, items: Sequence[Item]) -> Future[list[Answer]]:
+        def submit(self, _op: Op, items: Sequence[Sent]) -> Future[list[Answer]]:
             future: Future[list[Answer]] = Future()
             try:
                 future.set_result(at_most_one(items))

@@ -36,7 +36,7 @@ def through(form: Format, lines: Iterable[bytes], answer: Callable[[Any], Any], 
     """All rows changed, as one."""
     output, problems, lost, empty = b"", [], 0, 0
     for chunk in chunks(form, lines, 0, dedupe=dedupe):
-        done = chunk.finish([answer(item.value) for item in chunk.items])
+        done = chunk.finish([answer(value) for _, value in chunk.items])
         output += done.output
         problems += done.problems
         lost += done.lost
@@ -230,11 +230,14 @@ def test_refusals_are_told_by_row_and_column() -> None:
 
 
 def test_values_are_sent_once_unless_each_gets_its_own_token() -> None:
-    """The same value is sent once in a chunk; where tokens are not consistent each is sent."""
-    form, lines = delimited(b"a,b\nx,x\nx,y\n", "a=str", "b=str")
-    for dedupe, count in ((True, 2), (False, 4)):
+    """The same value of a column is sent once a chunk; where tokens are not consistent, each is, and has its own."""
+    form, lines = delimited(b"a,b\nx,x\ny,\n\nx,y\n0\nx,z\n", "a=str", "b=str")
+    for dedupe, count in ((True, 5), (False, 7)):
         [chunk] = chunks(form, lines, 0, dedupe=dedupe)
         assert len(chunk.items) == count
+        answers = [str(value) + str(place) for place, (_, value) in enumerate(chunk.items)]
+        seen = {True: b"x0,x2\ny1,\n\nx0,y3\nx0,z4\n", False: b"x0,x4\ny1,\n\nx2,y5\nx3,z6\n"}
+        assert chunk.finish(answers).output == seen[dedupe]
 
 
 def test_chunks_are_bounded() -> None:

@@ -16,8 +16,10 @@ from token_worker.errors import Code, TokenWorkerError
 
 Value = int | str | bytes
 
-_WHOLE_NUMBER = re.compile("0|-?[1-9][0-9]{0,99}")
+Sent = tuple[TypeName, Value]
+"""An item of a request."""
 
+_WHOLE_NUMBER = re.compile("0|-?[1-9][0-9]{0,99}")
 
 NAMES_SHOWN = 50
 """How many names a message has at most."""

@@ -8,12 +8,14 @@ Every pattern is possessive, so that no input makes it try again what it has tri
 
 import re
 from collections.abc import Sequence
+from itertools import chain, compress
 from typing import Any
 
 from token_worker.contract.messages import TypeName
 from token_worker.errors import GiveUp
 from token_worker.files.columns import READ, WRITE, Column, RowCode, Value, Wrong, listed
 from token_worker.files.records import Encoding
+from token_worker.files.rows import ABSENT
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 """What stands between fields, unless it is said."""
@@ -49,28 +51,21 @@ class Dialect:
         bare = rb"[^%s\r\n]*+" % self.between
         self.field = rb'(?:%s|(?!")%s)' % (_QUOTED.replace(b"(", b"(?:", 1) + bare, bare) if quotes else bare
         self._quoted = re.compile(_QUOTED)
-        self._must_quote = re.compile((rb'\A"|' if quotes else b"") + rb"[%s\r\n]" % self.between)
-        self._record = re.compile(rb"%s(?:%s%s)*+%s" % (self.field, self.between, self.field, _LINE_END))
+        self._ends = self.delimiter + b"\r\n"
+        record = rb"%s(?:%s%s)*+%s" % (self.field, self.between, self.field, _LINE_END)
+        self._record = re.compile(record)
+        self._records = re.compile(rb"(?!\Z)%s|(?s:.+)" % record)  # where no record ends, all that is left is one
         self._fields = re.compile(rb"(%s)%s" % (self.field, self.between))
 
     def cut(self, data: bytes, final: bool) -> tuple[list[bytes], int]:
         """See ``records.Cut``."""
-        records: list[bytes] = []
-        end = used = 0
-        for line in data.splitlines(keepends=True):
-            start, end = end, end + len(line)
-            if start < used:
-                continue  # within a record that was taken already
-            record = line
-            if self.quotes and b'"' in line:
-                found = self._record.match(data, start)
-                if found is None:
-                    break  # its end is not here yet
-                record = found[0]
-            records.append(record)
-            used = start + len(record)
-        if not final and used == len(data) and not data.endswith(b"\n") and records:
-            used -= len(records.pop())  # it may go on, and a CR may be half of a CR LF
+        if self.quotes and b'"' in data:
+            records: list[bytes] = self._records.findall(data)
+        else:
+            records = data.splitlines(keepends=True)
+        used = len(data)
+        if records and not (self._record.fullmatch(records[-1]) and (final or data.endswith(b"\n"))):
+            used -= len(records.pop())  # a quote in it may be open, and a CR may be half of a CR LF
         return records, used
 
     def fields(self, record: bytes) -> list[bytes]:
@@ -93,9 +88,10 @@ class Dialect:
             field = text.encode(self.encoding.cells)
         except UnicodeEncodeError:
             raise Wrong(RowCode.WRONG_ENCODING, f"the answer cannot be written in {self.encoding.cells}") from None
-        if self.quotes and (before.startswith(b'"') or self._must_quote.search(field)):
+        has_end = field.translate(None, self._ends) != field
+        if self.quotes and (has_end or before[:1] == b'"' or field[:1] == b'"'):
             return b'"' + field.replace(b'"', b'""') + b'"'
-        if not self.quotes and self._must_quote.search(field):
+        if has_end and not self.quotes:
             raise Wrong(RowCode.WRONG_FORM, "the answer has a delimiter or a line end in it, and there are no quotes")
         return field
 
@@ -127,27 +123,30 @@ class Delimited:
         self.types = [TypeName(column.type) for column in self.columns]
         self._dialect = dialect
         self._count = len(names)
-        self._order = range(len(columns))
         self._row = re.compile(_pattern(dialect, [place for place, _ in places], len(names)))
+        self._nothing = (ABSENT,) * (2 * len(columns))
         self._read = [READ[column.type] for column in self.columns]
         self._write: list[Any] = [WRITE[column.type] for column in self.columns]
         self.size = dialect.encoding.size
         self._is_exact = dialect.encoding.is_exact
 
-    def open(self, record: bytes) -> tuple[list[Any], Sequence[int]] | None:
+    cells = slice(1, None, 2)
+    """A row is what stands before, between and after its cells, and these."""
+
+    weight = staticmethod(len)
+
+    def open(self, record: bytes) -> tuple[Any, ...] | None:
         """See ``rows.Format``."""
         if record[0] in b"\r\n":
             return None
         found = self._row.match(record)
         if found is None:
             raise Wrong(RowCode.WRONG_FIELDS, f"expected {self._count} fields")
-        pieces: list[bytes] = []
-        at = 0
-        for start, end in found.regs[1:]:
-            pieces += (record[at:start], record[start:end])
-            at = end
-        pieces.append(record[at:])
-        return pieces, self._order
+        return found.groups()
+
+    def keep(self, record: bytes) -> tuple[Any, ...]:
+        """See ``rows.Format``."""
+        return (record, *self._nothing)
 
     def read(self, cell: bytes, column: int) -> Value | None:
         """See ``rows.Format``."""
@@ -162,19 +161,20 @@ class Delimited:
         """See ``rows.Format``."""
         return self._dialect.written(self._write[column](value), cell)
 
-    def join(self, rows: Sequence[list[Any] | None]) -> bytes:
+    def join(self, columns: Sequence[Sequence[Any]], done: Sequence[bool]) -> bytes:
         """See ``rows.Format``."""
-        return self._dialect.encoding.written(b"".join(b"".join(pieces) for pieces in rows if pieces is not None))
+        rows = compress(zip(*columns, strict=True), done)
+        return self._dialect.encoding.written(b"".join(filter(None, chain.from_iterable(rows))))
 
 
 def _pattern(dialect: Dialect, places: Sequence[int], count: int) -> bytes:
-    """A whole record of so many fields; those at the places are its groups."""
+    """A whole record of so many fields; its groups are those at the places, and what stands around them."""
     field, between = dialect.field, dialect.between
-    pattern, at = b"", 0
+    pattern, at = b"(", 0
     for place in places:
-        pattern += rb"(?:%s%s){%d}+" % (field, between, place - at)
-        pattern += rb"(%s)" % field + (between if place < count - 1 else b"")
+        pattern += rb"(?:%s%s){%d}+)(%s)(" % (field, between, place - at, field)
+        pattern += between if place < count - 1 else b""
         at = place + 1
     if at < count:
         pattern += rb"(?:%s%s){%d}+%s" % (field, between, count - at - 1, field)
-    return pattern + _LINE_END + rb"\Z"
+    return pattern + _LINE_END + rb"\Z)"

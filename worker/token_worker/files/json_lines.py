@@ -6,6 +6,7 @@ not of objects within it. A number stays a number, a text stays text, with no mo
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from token_worker.contract.messages import TypeName
 from token_worker.errors import GiveUp
 from token_worker.files.columns import NAMES_SHOWN, READ, WRITE, Column, RowCode, Value, Wrong, check_number, listed
 from token_worker.files.records import Encoding
+from token_worker.files.rows import ABSENT
 from token_worker.files.suggest import Sample
 
 _TEXT = rb'"(?:[^"\\]++|\\.)*+"'
@@ -109,20 +111,29 @@ class JsonLines:
         if missing and not is_empty:
             raise GiveUp(f"no row has a member {', '.join(sorted(missing))}; there are {listed(there) or 'none'}")
 
-    def open(self, record: bytes) -> tuple[list[Any], Sequence[int]] | None:
+    cells = slice(1, None)
+    """A row begins with what stands around its cells, and their columns in the order of the line."""
+
+    weight = staticmethod(len)
+
+    def open(self, record: bytes) -> tuple[Any, ...] | None:
         """See ``rows.Format``."""
         if not record.strip():
             return None
-        pieces: list[bytes] = []
-        columns = []
+        around, columns = [], []
+        cells: list[Any] = [ABSENT] * len(self.columns)
         at = 0
         for name, start, end in members(record):
             if (place := self._places.get(name)) is not None:
-                pieces += (record[at:start], record[start:end])
+                around.append(record[at:start])
                 columns.append(place)
+                cells[place] = record[start:end]
                 at = end
-        pieces.append(record[at:])
-        return pieces, columns
+        return ((*around, record[at:]), columns), *cells
+
+    def keep(self, record: bytes) -> tuple[Any, ...]:
+        """See ``rows.Format``."""
+        return ((record,), ()), *[ABSENT] * len(self.columns)
 
     def read(self, cell: bytes, column: int) -> Value | None:
         """See ``rows.Format``."""
@@ -143,9 +154,14 @@ class JsonLines:
         text = WRITE[self.types[column]](value)
         return msgspec.json.encode(text) if cell[:1] == b'"' else text.encode()
 
-    def join(self, rows: Sequence[list[Any] | None]) -> bytes:
+    def join(self, columns: Sequence[Sequence[Any]], done: Sequence[bool]) -> bytes:
         """See ``rows.Format``."""
-        return self._encoding.written(b"".join(b"".join(pieces) for pieces in rows if pieces is not None))
+        pieces: list[bytes] = []
+        for (around, places), *cells in compress(zip(*columns, strict=True), done):
+            for before, place in zip(around, places, strict=False):
+                pieces += (before, cells[place])
+            pieces.append(around[-1])
+        return self._encoding.written(b"".join(pieces))
 
 
 def sample(records: Iterable[bytes]) -> dict[str, Sample]:

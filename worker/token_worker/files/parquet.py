@@ -17,7 +17,7 @@ from token_worker.contract.messages import TypeName
 from token_worker.errors import Finding, GiveUp
 from token_worker.files.columns import Column, RowCode, Value, Wrong, check_number, listed
 from token_worker.files.inputs import SAMPLE_ROWS, Head
-from token_worker.files.rows import CHUNK_ROWS, Chunk, chunks
+from token_worker.files.rows import Chunk, chunks
 from token_worker.files.sending import Stopped
 from token_worker.files.suggest import Sample
 
@@ -36,6 +36,9 @@ _TYPES: dict[str, Sequence[Any]] = {
     TypeName.BYTES.value: (pa.binary(), pa.large_binary()),
 }
 """What a column may be, so that its tokens have the type of its values."""
+
+BATCH_ROWS = 5000
+"""Rows that are read at once."""
 
 _WITH_DICTIONARY = frozenset({"PLAIN_DICTIONARY", "RLE_DICTIONARY"})
 
@@ -68,7 +71,7 @@ class ParquetInput:
             if offset >= rows:
                 offset -= rows
                 continue
-            batches = self._file.iter_batches(CHUNK_ROWS, row_groups=[group], columns=list(names))
+            batches = self._file.iter_batches(BATCH_ROWS, row_groups=[group], columns=list(names))
             while True:
                 with _reading():
                     batch = next(batches, None)
@@ -134,17 +137,24 @@ class ParquetRows:
         self.types = [TypeName(column.type) for column in columns]
         fields = [schema.field(column.name) for column in columns]
         self.new_schema = pa.schema([(field.name, field.type) for field in fields] + [("done", pa.bool_())])
-        self._order = range(len(columns))
+
+    cells = slice(None)
 
     def size(self, _record: tuple[Any, ...]) -> int:
         """See ``rows.Format``."""
         return 1
 
-    def open(self, record: tuple[Any, ...]) -> tuple[list[Any], Sequence[int]]:
+    def weight(self, record: tuple[Any, ...]) -> int:
         """See ``rows.Format``."""
-        pieces: list[Any] = [None] * (2 * len(record) + 1)
-        pieces[1::2] = record
-        return pieces, self._order
+        return sum(len(cell) if isinstance(cell, str | bytes) else 8 for cell in record)
+
+    def open(self, record: tuple[Any, ...]) -> tuple[Any, ...]:
+        """See ``rows.Format``."""
+        return record
+
+    def keep(self, record: tuple[Any, ...]) -> tuple[Any, ...]:
+        """See ``rows.Format``."""
+        return record
 
     def read(self, cell: Any, column: int) -> Value | None:
         """See ``rows.Format``."""
@@ -158,13 +168,14 @@ class ParquetRows:
         """See ``rows.Format``."""
         return value
 
-    def join(self, rows: Sequence[list[Any] | None]) -> bytes:
+    def join(self, columns: Sequence[Sequence[Any]], done: Sequence[bool]) -> bytes:
         """See ``rows.Format``."""
-        nothing: list[Any] = [None] * (2 * len(self.columns) + 1)
-        columns = list(zip(*(pieces[1::2] if pieces else nothing[1::2] for pieces in rows), strict=True))
-        arrays = [pa.array(cells, kind) for cells, kind in zip(columns, self.new_schema.types, strict=False)]
-        arrays.append(pa.array([pieces is not None for pieces in rows], pa.bool_()))
-        return bytes(pa.record_batch(arrays, schema=self.new_schema).serialize())
+        arrays = [
+            pa.array([cell if is_done else None for cell, is_done in zip(cells, done, strict=True)], kind)
+            for cells, kind in zip(columns, self.new_schema.types, strict=False)
+        ]
+        batch = pa.record_batch([*arrays, pa.array(done, pa.bool_())], schema=self.new_schema)
+        return bytes(batch.serialize())
 
 
 class _New:

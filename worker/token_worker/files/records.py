@@ -142,11 +142,10 @@ class Records:
         self._start = b""
         records, used = self._cut(data, self._is_over)
         self._pending = data[used:]
-        for record in records:
-            self._row += 1
-            if len(record) > ROW_BYTES:
-                raise self._too_long(self._row)
-            self._ready.append(record)
+        if max(map(len, records), default=0) > ROW_BYTES:
+            raise self._too_long(self._row + next(n for n, it in enumerate(records, 1) if len(it) > ROW_BYTES))
+        self._ready.extend(records)
+        self._row += len(records)
         if self._is_over and self._pending:
             raise Finding(f"row {self._row + 1}: a quote is opened and never closed")
         if len(self._pending) > ROW_BYTES:

@@ -1,20 +1,25 @@
-"""Rows of any format become chunks: what goes into a request or two, and how its answers become output again. Pure."""
+"""Rows of any format become chunks: what goes into a request, and how its answers become output again. Pure.
+
+A chunk goes by columns, not by rows: most of the work is then done once for all its rows, or once for a cell that is
+there many times.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from itertools import compress
+from typing import Any, Final, NamedTuple, Protocol
 
-from token_worker.client import Answer, Item, RequestRefused
+from token_worker.client import Answer, RequestRefused
 from token_worker.contract.messages import TypeName
-from token_worker.files.columns import Column, Value, Wrong
+from token_worker.files.columns import Column, Sent, Value, Wrong
 
 CHUNK_ITEMS = 1000
-"""Values that are sent together: what a request may have by default."""
+"""Cells that a chunk has at most, but for a row of more: what a request may have by default."""
 
 CHUNK_BYTES = 1 << 18
-"""Characters of values, and bytes of rows, that a chunk has at most; but it has one row at least."""
+"""Bytes of rows that a chunk has at most, but for the last of them."""
 
-CHUNK_ROWS = 5000
-"""Rows of a chunk, whatever they have to be sent."""
+ABSENT: Final = ()
+"""In place of a cell that a row does not have. No cell is the same as it."""
 
 
 class Format(Protocol):
@@ -28,14 +33,21 @@ class Format(Protocol):
     def types(self) -> Sequence[TypeName]:
         """Their types."""
 
+    @property
+    def cells(self) -> slice:
+        """Where in a row its cells stand, one for each column, in order."""
+
     def size(self, record: Any) -> int:
         """How far a record takes the reader: bytes of the input."""
 
-    def open(self, record: Any) -> tuple[list[Any], Sequence[int]] | None:
-        """The pieces of a record, of which the second, fourth … are cells to be changed, and whose columns these are.
+    def weight(self, record: Any) -> int:
+        """Bytes of memory that it takes, about."""
 
-        None: the record is kept as it is. Raises ``Wrong``.
-        """
+    def open(self, record: Any) -> tuple[Any, ...] | None:
+        """A row: the cells to be changed, and what else there is. None: it is kept as it is. Raises ``Wrong``."""
+
+    def keep(self, record: Any) -> tuple[Any, ...]:
+        """The same for one that is kept: its cells are ``ABSENT``."""
 
     def read(self, cell: Any, column: int) -> Value | None:
         """The value of a cell, None where there is none; raises ``Wrong``."""
@@ -43,8 +55,8 @@ class Format(Protocol):
     def write(self, value: Value, cell: Any, column: int) -> Any:
         """The cell with another value; raises ``Wrong``."""
 
-    def join(self, rows: Sequence[list[Any] | None]) -> bytes:
-        """The output for rows, given as their pieces; None: a row that could not be done."""
+    def join(self, columns: Sequence[Sequence[Any]], done: Sequence[bool]) -> bytes:
+        """The output for rows, given as the columns of them all, and whether each could be done."""
 
 
 class Problem(NamedTuple):
@@ -72,123 +84,130 @@ class Finished(NamedTuple):
     empty: int
 
 
-class _Row(NamedTuple):
-    """A row of a chunk: its pieces, the columns of its cells, where in the request each one's value is (-1: none)."""
-
-    number: int
-    pieces: list[Any]
-    columns: Sequence[int] = ()
-    places: Sequence[int] = ()
-    problems: Sequence[Problem] = ()
-
-
 class Chunk:
     """Rows that are sent together.
 
     Args:
         form: of the file.
+        row: number of the row before the first.
+        records: one at least.
         dedupe: a value that is there several times is sent once; not where each is to get a token of its own.
 
     Attributes:
         items: to be sent.
-        blank: how many of its rows are kept as they are, since they have no cells.
-        size: how far its rows take the reader.
+        rows: how many there are.
+        blank: how many of these are kept as they are, since they have no cells.
+        size: how far they take the reader.
         weight: bytes that it holds, about.
     """
 
-    def __init__(self, form: Format, *, dedupe: bool) -> None:
+    def __init__(self, form: Format, row: int, records: Sequence[Any], *, dedupe: bool) -> None:
         self._form = form
+        self._row = row
         self._dedupe = dedupe
-        self._rows: list[_Row] = []
-        self._known: dict[Item, int] = {}
-        self.items: list[Item] = []
+        self._problems: dict[int, list[Problem]] = {}
+        """By the place of the row."""
+        self.rows = len(records)
         self.blank = 0
-        self.size = 0
-        self.weight = 0
+        self.size = sum(map(form.size, records))
+        self.weight = sum(map(form.weight, records))
+        self._columns = [*zip(*self._opened(records), strict=True)]
+        self._values = [self._read(column, cells) for column, cells in enumerate(self._columns[form.cells])]
+        self._kept = self._done()
+        self._sent: list[list[Any]] = []
+        self.items: list[Sent] = []
+        for kind, cells, values in zip(form.types, self._columns[form.cells], self._values, strict=True):
+            kept = compress(cells, self._kept)
+            sent = [cell for cell in (dict.fromkeys(kept) if dedupe else kept) if values[cell] is not None]
+            self._sent.append(sent)
+            self.items += [(kind, values[cell]) for cell in sent]
 
-    @property
-    def rows(self) -> int:
-        """How many there are."""
-        return len(self._rows)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether it is time to send it."""
-        return len(self.items) >= CHUNK_ITEMS or self.weight >= CHUNK_BYTES or len(self._rows) >= CHUNK_ROWS
-
-    def add(self, number: int, record: Any) -> None:
-        """Take the next row."""
-        form = self._form
-        size = form.size(record)
-        self.size += size
-        self.weight += size
-        try:
-            opened = form.open(record)
-        except Wrong as wrong:
-            self._rows.append(_Row(number, [], problems=[Problem(number, None, wrong.code, wrong.message)]))
-            return
-        if opened is None:
-            self.blank += 1
-            self._rows.append(_Row(number, [record]))
-            return
-        pieces, columns = opened
-        found: list[Item | None] = []
-        problems = []
-        for column, cell in zip(columns, pieces[1::2], strict=True):
+    def _opened(self, records: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+        for place, record in enumerate(records):
             try:
-                value = form.read(cell, column)
+                row = self._form.open(record)
+                self.blank += row is None
             except Wrong as wrong:
-                problems.append(Problem(number, form.columns[column].name, wrong.code, wrong.message))
-            else:
-                found.append(None if value is None else Item(form.types[column], value))
-        places = [] if problems else [self._place(item) for item in found]
-        self._rows.append(_Row(number, pieces, columns, places, problems))
+                self._refuse(place, None, wrong)
+                row = None
+            yield self._form.keep(record) if row is None else row
 
-    def _place(self, item: Item | None) -> int:
-        if item is None:
-            return -1
-        new = len(self.items)
-        place = self._known.setdefault(item, new) if self._dedupe else new
-        if place == new:
-            self.items.append(item)
-            value = item.value
-            self.weight += 8 if isinstance(value, int) else len(value)
-        return place
+    def _read(self, column: int, cells: Sequence[Any]) -> dict[Any, Any]:
+        """The value of each cell, None where there is none; where the cell is wrong, what is."""
+        read = self._form.read
+        values: dict[Any, Any] = dict.fromkeys(cells)
+        for cell in values:
+            if cell is not ABSENT:
+                try:
+                    values[cell] = read(cell, column)
+                except Wrong as wrong:
+                    values[cell] = wrong
+        if Wrong in map(type, values.values()):
+            self._refuse_some(column, enumerate(values[cell] for cell in cells))
+        return values
+
+    def _refuse_some(self, column: int, outcomes: Iterable[tuple[int, Any]]) -> None:
+        for place, outcome in outcomes:
+            if isinstance(outcome, Wrong):
+                self._refuse(place, self._form.columns[column].name, outcome)
+
+    def _refuse(self, place: int, column: str | None, wrong: Wrong) -> None:
+        problem = Problem(self._row + 1 + place, column, wrong.code, wrong.message)
+        self._problems.setdefault(place, []).append(problem)
+
+    def _done(self) -> list[bool]:
+        return [place not in self._problems for place in range(self.rows)]
 
     def finish(self, answers: Sequence[Answer]) -> Finished:
-        """Put the answers, one for each of the items, in their cells."""
-        form = self._form
-        rows: list[list[Any] | None] = []
-        problems: list[Problem] = []
+        """Put the answers, one for each of the items, in their cells; to be called once."""
+        form, left = self._form, iter(answers)
+        columns: list[Sequence[Any]] = [*self._columns]
+        changed: list[list[Any]] = []
+        for column, cells in enumerate(self._columns[form.cells]):
+            sent, values = self._sent[column], self._values[column]
+            written = [self._written(answer, cell, column) for cell, answer in zip(sent, left, strict=False)]
+            if self._dedupe:
+                there = dict(zip(sent, written, strict=True))
+                changed.append([there.get(cell, cell) for cell in cells])
+            else:
+                each = iter(written)
+                changed.append(
+                    [
+                        next(each) if kept and values[cell] is not None else cell
+                        for cell, kept in zip(cells, self._kept, strict=True)
+                    ]
+                )
+            if Wrong in map(type, written):
+                self._refuse_some(column, compress(enumerate(changed[column]), self._kept))
+        columns[form.cells] = changed
+        done = self._done()
         empty = 0
-        for number, pieces, columns, places, refused in self._rows:
-            before = len(problems)
-            problems += refused
-            left = 0
-            for at, place in enumerate(places):
-                if place < 0:
-                    left += 1
-                    continue
-                answer, column = answers[place], columns[at]
-                try:
-                    if isinstance(answer, RequestRefused):
-                        raise Wrong(answer.code, answer.message)  # noqa: TRY301 - as an answer that cannot be written
-                    pieces[2 * at + 1] = form.write(answer, pieces[2 * at + 1], column)
-                except Wrong as wrong:
-                    problems.append(Problem(number, form.columns[column].name, wrong.code, wrong.message))
-            is_done = len(problems) == before
-            rows.append(pieces if is_done else None)
-            empty += left if is_done else 0
-        return Finished(form.join(rows), problems, rows.count(None), empty)
+        for cells, values in zip(self._columns[form.cells], self._values, strict=True):
+            if nothing := [cell for cell, value in values.items() if value is None and cell is not ABSENT]:
+                empty += sum(map([*compress(cells, done)].count, nothing))
+        problems = [problem for place in sorted(self._problems) for problem in self._problems[place]]
+        return Finished(form.join(columns, done), problems, done.count(False), empty)
+
+    def _written(self, answer: Answer, cell: Any, column: int) -> Any:
+        if isinstance(answer, RequestRefused):
+            return Wrong(answer.code, answer.message)
+        try:
+            return self._form.write(answer, cell, column)
+        except Wrong as wrong:
+            return wrong
 
 
 def chunks(form: Format, records: Iterable[Any], row: int, *, dedupe: bool) -> Iterator[Chunk]:
     """All records in chunks; ``row`` is the number of the row before the first."""
-    chunk = Chunk(form, dedupe=dedupe)
-    for number, record in enumerate(records, row + 1):
-        chunk.add(number, record)
-        if chunk.is_full:
-            yield chunk
-            chunk = Chunk(form, dedupe=dedupe)
-    if chunk.rows:
-        yield chunk
+    most = max(1, CHUNK_ITEMS // max(1, len(form.columns)))
+    taken: list[Any] = []
+    weight = 0
+    for record in records:
+        taken.append(record)
+        weight += form.weight(record)
+        if len(taken) >= most or weight >= CHUNK_BYTES:
+            yield Chunk(form, row, taken, dedupe=dedupe)
+            row += len(taken)
+            taken, weight = [], 0
+    if taken:
+        yield Chunk(form, row, taken, dedupe=dedupe)

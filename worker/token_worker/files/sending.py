@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from typing import Protocol
 
-from token_worker.client import Answer, BadReply, Item, NotAnswered, RequestRefused, StreamsRefused
+from token_worker.client import Answer, BadReply, NotAnswered, RequestRefused, StreamsRefused
 from token_worker.contract.messages import Op
 from token_worker.errors import Code, Finding, Retry, TokenWorkerError, Unavailable
+from token_worker.files.columns import Sent
 from token_worker.files.rows import Chunk
 
 IN_FLIGHT = 16
@@ -40,7 +41,7 @@ _FOR_ALL = frozenset({Code.UNKNOWN_CLIENT, Code.UNKNOWN_ZONE, Code.FORBIDDEN, Co
 class Client(Protocol):
     """What is needed of ``token_worker.client.TokenClient``."""
 
-    def submit(self, op: Op, items: Sequence[Item]) -> Future[list[Answer]]:
+    def submit(self, op: Op, items: Sequence[Sent]) -> Future[list[Answer]]:
         """Send items."""
 
 
@@ -94,27 +95,28 @@ class Sender:
             first, future = window.popleft()
             yield first, self._settle(first.items, future)
 
-    def _settle(self, items: Sequence[Item], future: Future[list[Answer]] | None) -> list[Answer]:
+    def _settle(self, items: Sequence[Sent], future: Future[list[Answer]] | None) -> list[Answer]:
         """The last word on each item."""
         if self._stopping.is_set():
             raise Stopped
-        answers: list[Answer] = [0] * len(items)
-        missing = list(range(len(items)))
-        times = 0
-        while missing:
-            future = future or self._client.submit(self._op, [items[place] for place in missing])
-            for place, answer in zip(missing, self._outcome([items[it] for it in missing], future), strict=True):
-                answers[place] = answer
-            future = None
-            missing = [place for place in missing if _may_be_sent_again(answers[place])]
-            times += 1
-            if times == TRIES:
+        if future is None:
+            return []
+        answers = self._outcome(items, future)
+        for times in range(1, TRIES):
+            missing = [
+                place
+                for place, answer in enumerate(answers)
+                if isinstance(answer, RequestRefused) and answer.retry is Retry.YES
+            ]
+            if not missing:
                 break
-            if missing:
-                self._back_off(times)
+            self._back_off(times)
+            again = [items[place] for place in missing]
+            for place, answer in zip(missing, self._outcome(again, self._client.submit(self._op, again)), strict=True):
+                answers[place] = answer
         return answers
 
-    def _outcome(self, items: Sequence[Item], future: Future[list[Answer]]) -> Sequence[Answer]:
+    def _outcome(self, items: Sequence[Sent], future: Future[list[Answer]]) -> list[Answer]:
         """What came of a request, once something did."""
         times, since = 0, time.monotonic()
         while True:
@@ -138,7 +140,7 @@ class Sender:
                 return self._refused(items, refused)
             return answers
 
-    def _refused(self, items: Sequence[Item], refused: RequestRefused) -> list[Answer]:
+    def _refused(self, items: Sequence[Sent], refused: RequestRefused) -> list[Answer]:
         """The request as a whole was: if not that any would be, it may be too large for the workers' settings."""
         if refused.code in _FOR_ALL:
             raise Finding(f"the workers refuse: {refused}")
@@ -153,7 +155,3 @@ class Sender:
         seconds = min(longest, shortest * 2 ** min(times - 1, 10)) * random.uniform(0.5, 1)  # noqa: S311 - no secret
         if self._stopping.wait(seconds):
             raise Stopped
-
-
-def _may_be_sent_again(answer: Answer) -> bool:
-    return isinstance(answer, RequestRefused) and answer.retry is Retry.YES
