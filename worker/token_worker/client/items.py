@@ -27,8 +27,9 @@ OVERHEAD_BYTES: Final = 4096
 """Room in a payload for all but its items: id, owner and stream for the reply, at their longest."""
 
 _TYPES: Final[dict[type, TypeName]] = {int: TypeName.INT64, str: TypeName.STR, bytes: TypeName.BYTES}
-_NAMES: Final = frozenset(TypeName)
 _encode: Final = msgspec.msgpack.Encoder().encode
+_HEADS: Final[dict[str, bytes]] = {name: _encode(RequestItem(name, None)).removesuffix(b"\xc0") for name in TypeName}
+"""An item up to its value, by the type: the last byte is what None is in MessagePack."""
 
 
 class Item(NamedTuple):
@@ -64,13 +65,14 @@ def encode(item: Item | tuple[Type, Value], limits: Limits) -> bytes | RequestRe
         TypeError: the value is of no type that can be sent at all; a mistake in the program.
     """
     type_name, value = item
-    if type_name not in _NAMES:
+    head = _HEADS.get(type_name)
+    if head is None:
         return refusal(Code.UNKNOWN_TYPE, f"expected one of {', '.join(TypeName)}")
     type_of(value)
     if isinstance(value, str) and not is_utf8(value):
         return refusal(Code.INVALID_REQUEST, "value: expected valid Unicode text")
     try:
-        encoded = _encode(RequestItem(type_name, value))
+        encoded = head + _encode(value)
     except OverflowError:
         return refusal(Code.VALUE_OUT_OF_RANGE, "value: expected a whole number of 64 bits at most")
     if len(encoded) > limits.bytes - OVERHEAD_BYTES:
@@ -81,8 +83,9 @@ def encode(item: Item | tuple[Type, Value], limits: Limits) -> bytes | RequestRe
 def split(sizes: Sequence[int], limits: Limits) -> Iterator[slice]:
     """Which items go into a request together: as many as may, in order; each fits into one alone."""
     start = size = 0
+    most, room = limits.items, limits.bytes - OVERHEAD_BYTES
     for at, more in enumerate(sizes):
-        if at > start and (at - start >= limits.items or size + more > limits.bytes - OVERHEAD_BYTES):
+        if at > start and (at - start >= most or size + more > room):
             yield slice(start, at)
             start, size = at, 0
         size += more
