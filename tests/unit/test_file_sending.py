@@ -49,7 +49,7 @@ def some(*values: str) -> list[Chunk]:
     """A chunk for each text, its letters the values."""
     dialect = Dialect(Encoding(None, b""), ",")
     form = Delimited(dialect, [Column("1", "str")], b"a", header=False)
-    return [chunk for value in values for chunk in chunks(form, [it.encode() for it in value], 0, dedupe=True)]
+    return [chunk for value in values for chunk in chunks(form, [[it.encode() for it in value]], 0, dedupe=True)]
 
 
 def answers(

@@ -5,7 +5,8 @@ import csv
 import encodings.aliases
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -29,13 +30,13 @@ COMMA = Dialect(UTF8, ",")
 
 def rows(data: bytes, dialect: Dialect = COMMA) -> list[bytes]:
     """The records of a file."""
-    return [*Records(io.BytesIO(data), dialect.encoding, dialect.cut)]
+    return [*chain.from_iterable(Records(io.BytesIO(data), dialect.encoding, dialect.cut).blocks())]
 
 
-def through(form: Format, lines: Iterable[bytes], answer: Callable[[Any], Any], *, dedupe: bool = True) -> Finished:
+def through(form: Format, lines: Sequence[bytes], answer: Callable[[Any], Any], *, dedupe: bool = True) -> Finished:
     """All rows changed, as one."""
     output, problems, lost, empty = b"", [], 0, 0
-    for chunk in chunks(form, lines, 0, dedupe=dedupe):
+    for chunk in chunks(form, [lines], 0, dedupe=dedupe):
         done = chunk.finish([answer(value) for _, value in chunk.items])
         output += done.output
         problems += done.problems
@@ -233,7 +234,7 @@ def test_values_are_sent_once_unless_each_gets_its_own_token() -> None:
     """The same value of a column is sent once a chunk; where tokens are not consistent, each is, and has its own."""
     form, lines = delimited(b"a,b\nx,x\ny,\n\nx,y\n0\nx,z\n", "a=str", "b=str")
     for dedupe, count in ((True, 5), (False, 7)):
-        [chunk] = chunks(form, lines, 0, dedupe=dedupe)
+        [chunk] = chunks(form, [lines], 0, dedupe=dedupe)
         assert len(chunk.items) == count
         answers = [str(value) + str(place) for place, (_, value) in enumerate(chunk.items)]
         seen = {True: b"x0,x2\ny1,\n\nx0,y3\nx0,z4\n", False: b"x0,x4\ny1,\n\nx2,y5\nx3,z6\n"}
@@ -243,9 +244,9 @@ def test_values_are_sent_once_unless_each_gets_its_own_token() -> None:
 def test_chunks_are_bounded() -> None:
     """A chunk ends when it has the values of a request, or bytes enough."""
     form, lines = delimited(b"a\n" + b"".join(b"%d\n" % number for number in range(2500)), "a=int32")
-    assert [len(chunk.items) for chunk in chunks(form, lines, 0, dedupe=True)] == [CHUNK_ITEMS, CHUNK_ITEMS, 500]
+    assert [len(chunk.items) for chunk in chunks(form, [lines], 0, dedupe=True)] == [CHUNK_ITEMS, CHUNK_ITEMS, 500]
     form, lines = delimited(b"a\n" + (b"x" * 300_000 + b"\n") * 3, "a=str")
-    assert [chunk.rows for chunk in chunks(form, lines, 0, dedupe=True)] == [1, 1, 1]
+    assert [chunk.rows for chunk in chunks(form, [lines], 0, dedupe=True)] == [1, 1, 1]
 
 
 # -- records and encodings
@@ -258,7 +259,7 @@ def test_encodings_are_kept(encoding: str) -> None:
     kept = Encoding(None if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF8)) else encoding, data[:4])
     dialect = Dialect(kept, ",")
     file = io.BytesIO(data[len(kept.mark) :])
-    header, *lines = Records(file, kept, dialect.cut)
+    [[header, *lines]] = Records(file, kept, dialect.cut).blocks()
     form = Delimited(dialect, [Column("b", "str")], header, header=True)
     assert kept.mark + kept.written(header) + through(form, lines, lambda it: it).output == data
     assert len(kept.mark) + kept.size(header) + sum(map(kept.size, lines)) == len(data)
@@ -338,7 +339,7 @@ def test_long_rows_are_read_in_blocks() -> None:
 
 
 def lines_of(data: bytes) -> list[bytes]:
-    return [*Records(io.BytesIO(data), UTF8, json_lines.cut)]
+    return [*chain.from_iterable(Records(io.BytesIO(data), UTF8, json_lines.cut).blocks())]
 
 
 def json_form(*columns: str, some: Iterable[bytes] = ()) -> JsonLines:

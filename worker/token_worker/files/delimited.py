@@ -88,10 +88,9 @@ class Dialect:
             field = text.encode(self.encoding.cells)
         except UnicodeEncodeError:
             raise Wrong(RowCode.WRONG_ENCODING, f"the answer cannot be written in {self.encoding.cells}") from None
-        has_end = field.translate(None, self._ends) != field
-        if self.quotes and (has_end or before[:1] == b'"' or field[:1] == b'"'):
+        if self.quotes and (before[:1] == b'"' or field[:1] == b'"' or field.translate(None, self._ends) != field):
             return b'"' + field.replace(b'"', b'""') + b'"'
-        if has_end and not self.quotes:
+        if not self.quotes and field.translate(None, self._ends) != field:
             raise Wrong(RowCode.WRONG_FORM, "the answer has a delimiter or a line end in it, and there are no quotes")
         return field
 

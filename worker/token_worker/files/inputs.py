@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -115,7 +115,7 @@ class TextInput:
         if offset != self.head.offset:
             self._file.seek(offset)
             self._records = Records(self._file, self._encoding, self._cut, row)
-        return chunks(form, self._records, row, dedupe=dedupe)
+        return chunks(form, self._records.blocks(), row, dedupe=dedupe)
 
     def _some(self) -> Iterator[bytes]:
         """Rows that a member should be in that is asked for; at least a blank one."""
@@ -127,8 +127,7 @@ class TextInput:
     def _more(self) -> Iterator[bytes]:
         with Path(self._file.name).open("rb") as file:
             file.seek(self.head.offset)
-            for _, record in zip(range(MORE_ROWS), Records(file, self._encoding, self._cut), strict=False):
-                yield record
+            yield from islice(chain.from_iterable(Records(file, self._encoding, self._cut).blocks()), MORE_ROWS)
 
     def sample(self) -> dict[str, Sample]:
         """See ``Input``."""

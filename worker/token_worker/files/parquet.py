@@ -64,7 +64,7 @@ class ParquetInput:
         self._form = ParquetRows(self._file.schema_arrow, columns)
         return chunks(self._form, self._rows([column.name for column in columns], offset), row, dedupe=dedupe)
 
-    def _rows(self, names: Sequence[str], offset: int) -> Iterator[tuple[Any, ...]]:
+    def _rows(self, names: Sequence[str], offset: int) -> Iterator[list[tuple[Any, ...]]]:
         """Cells of these columns, from a row on."""
         for group in range(self._file.num_row_groups):
             rows = self._file.metadata.row_group(group).num_rows
@@ -80,7 +80,7 @@ class ParquetInput:
                 skipped = min(offset, batch.num_rows)
                 offset -= skipped
                 found = batch.slice(skipped)
-                yield from zip(*(_cells(found.column(name)) for name in names), strict=True)
+                yield [*zip(*(_cells(found.column(name)) for name in names), strict=True)]
 
     def sample(self) -> dict[str, Sample]:
         """See ``Input``."""

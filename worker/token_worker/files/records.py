@@ -6,7 +6,6 @@ as UTF-8 and written back, which loses nothing.
 """
 
 import codecs
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
@@ -43,6 +42,7 @@ class Encoding:
         mark: the byte order mark that the file begins with, if any.
         cells: encoding of the records that are read.
         is_exact: whether a text of it is written in one way alone; in cp932, say, some characters have two.
+        size: gives the bytes that a record has in the file.
 
     Raises:
         GiveUp: no encoding, or one that has bytes of ASCII for something else.
@@ -64,6 +64,7 @@ class Encoding:
             raise GiveUp(f"encoding {name}: Python does not know it, or it does not hold ASCII as it is")
         self.mark = _MARKS[marked] if marked is not None and marked == name else b""
         self.is_exact = self.cells in _EXACT
+        self.size: Callable[[bytes], int] = len if self._wide is None else lambda record: len(self.written(record))
 
     def check(self, character: bytes) -> None:
         """Raise ``GiveUp`` if this character can be a part of another, as ``|`` can in Shift JIS."""
@@ -91,10 +92,6 @@ class Encoding:
         """What stands in the file for bytes of whole records."""
         return data if self._wide is None else data.decode().encode(self._wide)
 
-    def size(self, record: bytes) -> int:
-        """Bytes of a record in the file."""
-        return len(record) if self._wide is None else len(self.written(record))
-
 
 class Records:
     """Goes through a file.
@@ -114,24 +111,29 @@ class Records:
         self._row = row
         self._start = start
         self._pending = b""
-        self._ready: deque[bytes] = deque()
+        self._ready: list[bytes] = []
         self._is_over = False
 
     def peek(self, count: int) -> list[bytes]:
         """The next records, which stay to be read; so many, or all that there are."""
         while len(self._ready) < count and not self._is_over:
             self._fill()
-        return [record for _, record in zip(range(count), self._ready, strict=False)]
+        return self._ready[:count]
 
     def take(self, count: int) -> list[bytes]:
         """As ``peek``, but they are read then."""
-        return [self._ready.popleft() for _ in self.peek(count)]
+        taken = self.peek(count)
+        del self._ready[:count]
+        return taken
 
-    def __iter__(self) -> Iterator[bytes]:
+    def blocks(self) -> Iterator[list[bytes]]:
+        """All others, as many at once as were read together."""
         while self._ready or not self._is_over:
-            while self._ready:
-                yield self._ready.popleft()
-            self._fill()
+            if self._ready:
+                block, self._ready = self._ready, []
+                yield block
+            else:
+                self._fill()
 
     def _fill(self) -> None:
         # As much again as there is already: a long row is looked at twice on the whole, not once a block.

@@ -16,7 +16,7 @@ CHUNK_ITEMS = 1000
 """Cells that a chunk has at most, but for a row of more: what a request may have by default."""
 
 CHUNK_BYTES = 1 << 18
-"""Bytes of rows that a chunk has at most, but for the last of them."""
+"""Bytes of rows that a chunk has at most, but for a row of more."""
 
 ABSENT: Final = ()
 """In place of a cell that a row does not have. No cell is the same as it."""
@@ -197,17 +197,21 @@ class Chunk:
             return wrong
 
 
-def chunks(form: Format, records: Iterable[Any], row: int, *, dedupe: bool) -> Iterator[Chunk]:
-    """All records in chunks; ``row`` is the number of the row before the first."""
+def chunks(form: Format, blocks: Iterable[Sequence[Any]], row: int, *, dedupe: bool) -> Iterator[Chunk]:
+    """All records, block by block, in chunks; ``row`` is the number of the row before the first."""
+    for block in blocks:
+        for records in _parts(form, block):
+            yield Chunk(form, row, records, dedupe=dedupe)
+            row += len(records)
+
+
+def _parts(form: Format, block: Sequence[Any]) -> Iterator[Sequence[Any]]:
     most = max(1, CHUNK_ITEMS // max(1, len(form.columns)))
-    taken: list[Any] = []
-    weight = 0
-    for record in records:
-        taken.append(record)
-        weight += form.weight(record)
-        if len(taken) >= most or weight >= CHUNK_BYTES:
-            yield Chunk(form, row, taken, dedupe=dedupe)
-            row += len(taken)
-            taken, weight = [], 0
-    if taken:
-        yield Chunk(form, row, taken, dedupe=dedupe)
+    start = weight = 0
+    for at, more in enumerate(map(form.weight, block)):
+        weight += more
+        if at > start and (at - start >= most or weight > CHUNK_BYTES):
+            yield block[start:at]
+            start, weight = at, more
+    if block:
+        yield block[start:]
