@@ -5,7 +5,7 @@ there many times.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import compress
+from itertools import compress, repeat
 from typing import Any, Final, NamedTuple, Protocol
 
 from token_worker.client import Answer, RequestRefused
@@ -120,7 +120,7 @@ class Chunk:
             kept = compress(cells, self._kept)
             sent = [cell for cell in (dict.fromkeys(kept) if dedupe else kept) if values[cell] is not None]
             self._sent.append(sent)
-            self.items += [(kind, values[cell]) for cell in sent]
+            self.items += zip(repeat(kind), map(values.__getitem__, sent), strict=False)
 
     def _opened(self, records: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
         for place, record in enumerate(records):
@@ -164,13 +164,12 @@ class Chunk:
         columns: list[Sequence[Any]] = [*self._columns]
         changed: list[list[Any]] = []
         for column, cells in enumerate(self._columns[form.cells]):
-            sent, values = self._sent[column], self._values[column]
-            written = [self._written(answer, cell, column) for cell, answer in zip(sent, left, strict=False)]
+            written = self._written(column, left)
             if self._dedupe:
-                there = dict(zip(sent, written, strict=True))
-                changed.append([there.get(cell, cell) for cell in cells])
+                new = dict(zip(self._sent[column], written, strict=True))
+                changed.append([*map(new.get, cells, cells)])
             else:
-                each = iter(written)
+                values, each = self._values[column], iter(written)
                 changed.append(
                     [
                         next(each) if kept and values[cell] is not None else cell
@@ -188,13 +187,19 @@ class Chunk:
         problems = [problem for place in sorted(self._problems) for problem in self._problems[place]]
         return Finished(form.join(columns, done), problems, done.count(False), empty)
 
-    def _written(self, answer: Answer, cell: Any, column: int) -> Any:
-        if isinstance(answer, RequestRefused):
-            return Wrong(answer.code, answer.message)
-        try:
-            return self._form.write(answer, cell, column)
-        except Wrong as wrong:
-            return wrong
+    def _written(self, column: int, answers: Iterator[Answer]) -> list[Any]:
+        """The new cell for each that was sent; where there is none, why."""
+        write = self._form.write
+        written: list[Any] = []
+        for cell, answer in zip(self._sent[column], answers, strict=False):
+            if isinstance(answer, RequestRefused):
+                written.append(Wrong(answer.code, answer.message))
+                continue
+            try:
+                written.append(write(answer, cell, column))
+            except Wrong as wrong:
+                written.append(wrong)
+        return written
 
 
 def chunks(form: Format, blocks: Iterable[Sequence[Any]], row: int, *, dedupe: bool) -> Iterator[Chunk]:
