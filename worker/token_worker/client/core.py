@@ -101,8 +101,10 @@ class Core:
         if not self._is_at_home:
             raise RuntimeError("the client belongs to another process; after a fork, make a new one")
         encoded = [encode(item, self._limits) for item in items]
-        refused = {at: it for at, it in enumerate(encoded) if isinstance(it, RequestRefused)}
-        sendable = [it for it in encoded if not isinstance(it, RequestRefused)]
+        sendable = [it for it in encoded if type(it) is bytes]
+        refused: dict[int, RequestRefused] = {}
+        if len(sendable) < len(encoded):
+            refused = {at: it for at, it in enumerate(encoded) if isinstance(it, RequestRefused)}
         route = route_for(self._routes, owner.op, owner.client_id)
         lane = self._lane(route)
         deadline = time.monotonic() + timeout_seconds
@@ -114,7 +116,7 @@ class Core:
         if not sendable:
             self._end(call, [])
         parts, caller = [], tracing.caller()
-        for where in split([len(item) for item in sendable], self._limits):
+        for where in split([*map(len, sendable)], self._limits):
             part = sendable[where]
             parts.append(Part(call, where.start, part, owner, caller, release))
         return Prepared(call, lane, parts)
