@@ -1,6 +1,15 @@
-"""``python -m token_worker`` is ``token-worker``."""
+"""The entry point: ``token-worker``, and ``python -m token_worker``."""
 
-from token_worker.cli import main
+from token_worker import starting
+
+
+def main() -> None:
+    """Run a command, once it is imported."""
+    starting.begin()
+    from token_worker.cli import main as run  # noqa: PLC0415 - takes a while
+
+    run()
+
 
 if __name__ == "__main__":
     main()
