@@ -10,8 +10,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -19,7 +18,6 @@ from typing import NamedTuple
 import click
 from servers import uninterrupted
 
-from benchmark import null_items
 from benchmark.cpu import DETOKENIZE, KNOWN, NEW, NULL
 from benchmark.figures import Row, row
 from benchmark.sizes import Sizes
@@ -27,7 +25,6 @@ from benchmark.subject import CLIENT, Subject, subject
 
 RATE_LEAST = {NEW: 0.25, KNOWN: 0.4, DETOKENIZE: 0.4}
 MEMORY_MOST = 100
-FOLDER = Path(__file__).parent.parent
 
 
 class Done(NamedTuple):
@@ -45,20 +42,20 @@ def measure(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
         folder = Path(name)
         worker = it.start_worker()
         it.warm_up("tokenize", "detokenize")
-        with null_worker(other):
-            for number in range(sizes.few_rounds):
-                tell(f"files, round {number + 1} of {sizes.few_rounds}")
-                source, tokens, back = (folder / f"{number}-{step}.csv" for step in ("in", "tokens", "back"))
-                write(it, source, sizes.rows)
-                rounds[NULL].append(run(other, "tokenize", source, back, sizes.rows))
-                compare(source, back)
-                rounds[NEW].append(run(it, "tokenize", source, tokens, sizes.rows))
-                rounds[KNOWN].append(run(it, "tokenize", source, back, sizes.rows))
-                compare(tokens, back)
-                rounds[DETOKENIZE].append(run(it, "detokenize", tokens, back, sizes.rows))
-                compare(source, back)
-                for path in (source, tokens, back):
-                    path.unlink()
+        other.start_null("client", route="tokenize")
+        for number in range(sizes.few_rounds):
+            tell(f"files, round {number + 1} of {sizes.few_rounds}")
+            source, tokens, back = (folder / f"{number}-{step}.csv" for step in ("in", "tokens", "back"))
+            write(it, source, sizes.rows)
+            rounds[NULL].append(run(other, "tokenize", source, back, sizes.rows))
+            compare(source, back)
+            rounds[NEW].append(run(it, "tokenize", source, tokens, sizes.rows))
+            rounds[KNOWN].append(run(it, "tokenize", source, back, sizes.rows))
+            compare(tokens, back)
+            rounds[DETOKENIZE].append(run(it, "detokenize", tokens, back, sizes.rows))
+            compare(source, back)
+            for path in (source, tokens, back):
+                path.unlink()
         worker.kill()
     section = f"token-worker file, {sizes.rows:,} rows of two columns"
     null = [done.rate for done in rounds[NULL]]
@@ -71,22 +68,6 @@ def measure(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     peaks = [max(dones[at].peak_mib for dones in rounds.values()) for at in range(sizes.few_rounds)]
     made.append(row(section, "resident peak of the command", "MiB", peaks, most=MEMORY_MOST))
     return made
-
-
-@contextmanager
-def null_worker(it: Subject) -> Iterator[None]:
-    """A null worker on the default route."""
-    it.make_group("tokenize:requests")
-    command = [sys.executable, null_items.__file__, it.streams.url, "tokenize:requests", "tokenize:responses"]
-    with uninterrupted():
-        process = subprocess.Popen(
-            command, env=it.stack.environment(PYTHONPATH=str(FOLDER)), stdin=subprocess.DEVNULL, start_new_session=True
-        )
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
 
 
 def write(it: Subject, path: Path, rows: int) -> None:

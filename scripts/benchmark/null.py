@@ -2,13 +2,14 @@
 
 What no worker on Redis Streams can do without, as one would write it with redis-py and msgspec: of the product it has
 the types of the messages and the script alone, so that the yardstick stays as it is when the product gets faster. A
-process of its own: ``python -P null.py URL REQUESTS RESPONSES [everything]``; with ``everything`` it imports first what
-the real worker does.
+process of its own: ``python -P null.py URL REQUESTS RESPONSES [everything|client]``; with ``everything`` it imports
+first what the real worker does; with ``client`` it takes what ``TokenClient`` sends: MessagePack, which names a stream
+for the reply.
 """
 
 import importlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -22,13 +23,11 @@ GROUP = "token-workers"
 BATCH = 500
 BLOCK_MS = 1000
 
+Entry = tuple[bytes, list[bytes]]
+Commit = Callable[[str, str, Iterable[Entry]], tuple[Sequence[str], list[Any]]]
 
-def commit_arguments(answers: Iterable[tuple[bytes, bytes]]) -> list[Any]:
-    """Arguments of the commit script for entry ids and their replies, which go to the route's response stream."""
-    arguments: list[Any] = [GROUP, 60]
-    for entry_id, payload in answers:
-        arguments += (entry_id, payload)
-    return arguments
+_decode_json, _encode_json = msgspec.json.Decoder(Request).decode, msgspec.json.Encoder().encode
+_decode, _encode = msgspec.msgpack.Decoder(Request).decode, msgspec.msgpack.Encoder().encode
 
 
 def echo(entry_id: bytes, request: Request) -> Reply:
@@ -41,20 +40,38 @@ def echo(entry_id: bytes, request: Request) -> Reply:
     return reply
 
 
-def serve(url: str, requests: str, responses: str) -> None:
+def plain(requests: str, responses: str, entries: Iterable[Entry]) -> tuple[Sequence[str], list[Any]]:
+    """Keys and arguments of the commit script; replies go to the route's response stream."""
+    arguments: list[Any] = [GROUP, 60]
+    for entry_id, fields in entries:
+        arguments += (entry_id, _encode_json(echo(entry_id, _decode_json(fields[1]))))
+    return (requests, responses), arguments
+
+
+def client(requests: str, responses: str, entries: Iterable[Entry]) -> tuple[Sequence[str], list[Any]]:
+    """The same; replies go to the streams that requests name."""
+    targets: dict[str, int] = {}
+    arguments: list[Any] = [GROUP, 60]
+    for entry_id, fields in entries:
+        request = _decode(fields[1])
+        number = targets.setdefault(str(request.reply_to), len(targets) + 3)
+        arguments += (b"+" + entry_id, _encode(echo(entry_id, request)), number, "", "", "")
+    return (requests, responses, *targets), arguments
+
+
+def serve(commit: Commit, url: str, requests: str, responses: str) -> None:
     """Answer what comes; the stream's group has to be there."""
-    client: Any = redis.Redis.from_url(url, protocol=2)
-    client.response_callbacks.clear()  # plain replies: no worker needs them rearranged
-    decode, encode = msgspec.json.Decoder(Request).decode, msgspec.json.Encoder().encode
-    client.execute_command("SCRIPT", "LOAD", COMMIT.source)
+    server: Any = redis.Redis.from_url(url, protocol=2)
+    server.response_callbacks.clear()  # plain replies: no worker needs them rearranged
+    server.execute_command("SCRIPT", "LOAD", COMMIT.source)
     read = ("XREADGROUP", "GROUP", GROUP, "null", "COUNT", BATCH, "BLOCK", BLOCK_MS, "STREAMS", requests, ">")
     while True:
-        for _, entries in client.execute_command(*read) or ():
-            answers = [(entry_id, encode(echo(entry_id, decode(fields[1])))) for entry_id, fields in entries]
-            client.execute_command("EVALSHA", COMMIT.sha, 2, requests, responses, *commit_arguments(answers))
+        for _, entries in server.execute_command(*read) or ():
+            keys, arguments = commit(requests, responses, entries)
+            server.execute_command("EVALSHA", COMMIT.sha, len(keys), *keys, *arguments)
 
 
 if __name__ == "__main__":
     if sys.argv[4:] == ["everything"]:
         importlib.import_module("token_worker.service.start")
-    serve(*sys.argv[1:4])
+    serve(client if sys.argv[4:] == ["client"] else plain, *sys.argv[1:4])

@@ -116,10 +116,11 @@ class Subject:
         served = {"requests": f"{route}:requests", "responses": f"{route}:responses", "ops": ["tokenize"]}
         return self.stack.start_worker(TOKEN_WORKER_ROUTES=msgspec.json.encode([served]).decode())
 
-    def start_null(self, *more: str) -> "subprocess.Popen[bytes]":
-        """Start a null worker, which reads ``null:requests``."""
-        self.make_group("null:requests")
-        command = [sys.executable, "-P", null.__file__, self.streams.url, "null:requests", "null:responses", *more]
+    def start_null(self, *more: str, route: str = "null") -> "subprocess.Popen[bytes]":
+        """Start a null worker on a route."""
+        streams = [f"{route}:requests", f"{route}:responses"]
+        self.make_group(streams[0])
+        command = [sys.executable, "-P", null.__file__, self.streams.url, *streams, *more]
         with uninterrupted():
             process = subprocess.Popen(
                 command, env=self.stack.environment(), stdin=subprocess.DEVNULL, start_new_session=True
