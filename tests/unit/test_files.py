@@ -241,6 +241,20 @@ def test_values_are_sent_once_unless_each_gets_its_own_token() -> None:
         assert chunk.finish(answers).output == seen[dedupe]
 
 
+@pytest.mark.parametrize("dedupe", [True, False])
+def test_nothing_of_a_row_that_cannot_be_done_is_sent(dedupe: bool) -> None:
+    """Neither the cell that is wrong nor its neighbours; what becomes of these elsewhere is none of this row's."""
+    form, lines = delimited(b"a,b\nx,07\ny,1\nz,2\nx,3\n", "a=str", "b=int32")
+    [chunk] = chunks(form, [lines], 0, dedupe=dedupe)
+    assert [value for _, value in chunk.items] == ["y", "z", "x", 1, 2, 3]
+    done = chunk.finish(["Y", "Z", refusal("value_too_large", "told"), 10, 20, 30])
+    assert done.output == b"Y,10\nZ,20\n"
+    assert [(it.row, it.column, it.code) for it in done.problems] == [
+        (1, "b", "wrong_form"),
+        (4, "a", "value_too_large"),
+    ]
+
+
 def test_chunks_are_bounded() -> None:
     """A chunk ends when it has the values of a request, or bytes enough."""
     form, lines = delimited(b"a\n" + b"".join(b"%d\n" % number for number in range(2500)), "a=int32")
