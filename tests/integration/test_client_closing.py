@@ -168,6 +168,20 @@ def test_unclosed_client_of_a_loop_is_told_and_closed(streams_server: Valkey, de
     assert "unclosed AsyncTokenClient" in "".join(str(it.message) for it in caught if it.category is ResourceWarning)
 
 
+def test_program_ends_that_leaves_a_client_unclosed(streams_server: Valkey) -> None:
+    """A client that lives to the end of the program, and was used, does not keep it from ending."""
+    code = f"""
+from token_worker.client import NotAnswered, TokenClient
+client = TokenClient("{streams_server.url}", client_id="{CLIENT}")
+try:
+    client.tokenize("x", timeout_seconds=0.01)
+except NotAnswered:
+    print("the end")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90, check=False)
+    assert (done.returncode, done.stdout) == (0, "the end\n")
+
+
 def test_unclosed_client_is_told_and_closed(streams_server: Valkey, desk: Desk) -> None:
     """A client that nobody has any more warns, ends its threads and removes its stream; others are quiet."""
     with warnings.catch_warnings(record=True) as caught:

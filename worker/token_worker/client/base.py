@@ -1,6 +1,7 @@
 """What both clients share: their settings, and what a call may say in place of them."""
 
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -118,12 +119,15 @@ class BaseClient:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._streams.server!r}, client_id={self._client_id!r})"
 
-    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+    def __del__(
+        self, _warn: Callable[..., None] = warnings.warn, _is_ending: Callable[[], bool] = sys.is_finalizing
+    ) -> None:
         core: Core | None = getattr(self, "_core", None)
         if core is not None and core.needs_closing:
             # By a thread of its own: this one, whatever it is, may hold a lock of the client, and must not wait.
-            with suppress(RuntimeError):  # no more threads: the program ends
-                threading.Thread(target=core.close, name="token-client close", daemon=True).start()
+            if not _is_ending():  # no thread starts any more then, and Python 3.11 waits for it
+                with suppress(RuntimeError):
+                    threading.Thread(target=core.close, name="token-client close", daemon=True).start()
             _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
     def _prepare(
