@@ -8,17 +8,17 @@ It measures the package that its Python has installed: ``VENV/bin/python scripts
 
 import os
 import platform
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 import msgspec
 from benchmark import cpu, files, footprint, growth, latency
 from benchmark.figures import Row, Run, compare, show, show_comparison
 from benchmark.sizes import QUICK, Sizes
+from ending import end_by_signals
 from rich.console import Console
 
 GROUPS: dict[str, Callable[[Sizes, Callable[[str], None]], list[Row]]] = {
@@ -117,12 +117,6 @@ def conditions(sizes: Sizes) -> dict[str, Any]:
     return {"cores": cores, "python": platform.python_version(), **msgspec.structs.asdict(sizes)}
 
 
-def _end(number: int, _frame: Any) -> NoReturn:
-    raise SystemExit(128 + number)
-
-
 if __name__ == "__main__":
-    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # what was started is stopped on the way out
-        if signal.getsignal(stop) is not signal.SIG_IGN:  # nohup stays nohup
-            signal.signal(stop, _end)
+    end_by_signals()
     main()

@@ -7,13 +7,12 @@ It runs the package that its Python has installed, on servers of its own on the 
 """
 
 import random
-import signal
 import sys
 import time
-from typing import Any, NoReturn
 
 import click
 import msgspec
+from ending import end_by_signals
 from faults import losses, strict
 from faults.report import report, show
 from rich.console import Console
@@ -51,12 +50,6 @@ def main(seconds: float, seed: int | None, *, as_json: bool) -> None:
     raise SystemExit(bool(made.problems))
 
 
-def _end(number: int, _frame: Any) -> NoReturn:
-    raise SystemExit(128 + number)
-
-
 if __name__ == "__main__":
-    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # what was started is stopped on the way out
-        if signal.getsignal(stop) is not signal.SIG_IGN:  # nohup stays nohup
-            signal.signal(stop, _end)
+    end_by_signals()
     main()

@@ -18,9 +18,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import click
+from ending import end_by_signals
 from redis import ResponseError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -359,12 +360,6 @@ def demo(records: int, file: Path | None, columns: str | None, *, keep: bool) ->
     console.print("[green]All of it held.[/]")
 
 
-def _end(number: int, _frame: Any) -> NoReturn:
-    raise SystemExit(128 + number)
-
-
 if __name__ == "__main__":
-    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # servers and workers are stopped on the way out
-        if signal.getsignal(stop) is not signal.SIG_IGN:  # nohup stays nohup
-            signal.signal(stop, _end)
+    end_by_signals()
     demo()

@@ -25,9 +25,19 @@ class Run:
         return [pid for pid in _pids() if _parent(pid) == self.process.pid]
 
     def left_behind(self) -> list[int]:
-        """The processes that know of the folder from their environment, as all do that it starts, but itself."""
-        marked = [pid for pid in _pids() if str(self._folder).encode() in _read(pid, "environ")]
-        return [pid for pid in marked if pid != self.process.pid]
+        """The processes that have the folder in their environment, as all do that it starts, but itself.
+
+        Valkey and Redis write another title over theirs: those work in the folder.
+        """
+        return [pid for pid in _pids() if pid != self.process.pid and self._is_of(pid)]
+
+    def _is_of(self, pid: int) -> bool:
+        folder = str(self._folder)
+        try:
+            works_in = Path(f"/proc/{pid}/cwd").readlink()
+        except OSError:  # it has ended
+            return False
+        return folder.encode() in _read(pid, "environ") or str(works_in).startswith(folder)
 
     def __enter__(self) -> Self:
         return self
