@@ -76,6 +76,8 @@ def destroy(
 
     Exit status 1: nothing is due yet, or entries are sealed with the key.
     """
+    if restore and (acra_restarted or unused_elsewhere):
+        raise click.UsageError("--acra-restarted and --unused-elsewhere confirm a deletion: leave them out of --restore")
     key = _history_name(name)
     settings = settings_module.load(os.environ, config)
     with KeyAccess(settings) as access:
@@ -124,6 +126,8 @@ def rewrap(config: Path | None, *, new_master_key: bool, workers_have_both: bool
 
     Exit status 1: a key is of unknown kind, or opened by neither; then nothing is changed.
     """
+    if new_master_key and workers_have_both:
+        raise click.UsageError("--new-master-key comes first, --workers-have-both in a later run: leave one out")
     settings = settings_module.load(os.environ, config)
     if new_master_key and settings.master_key_source != "vault":
         raise click.UsageError(

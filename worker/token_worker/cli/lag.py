@@ -49,6 +49,11 @@ def lag(
 
     Exit status 3: there are streams out of reach, which are named; of a cluster the others are shown all the same.
     """
+    has_limits = any(limit is not None for limit in (max_lag, max_pending, max_age_seconds))
+    if serve is not None and (watch or as_json or has_limits):
+        raise click.UsageError("--serve exports metrics and checks no limits: leave the other options out")
+    if watch and has_limits:
+        raise click.UsageError("limits are for a single look: leave --watch, or --max-..., out")
     settings = settings_module.load(os.environ, config)
     link = make_link("streams", settings.streams, refusals=True)
 

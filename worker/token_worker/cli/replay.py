@@ -91,6 +91,10 @@ def replay(
         )
     if not (resume or forget) and not (first or last or ids or dead_letters):
         raise click.UsageError("say what to replay: --from, --to, --ids or --dead-letters")
+    if forget and (rate or no_wait or as_json):
+        raise click.UsageError("--forget sends nothing: leave --rate, --no-wait and --json out")
+    if force and dead_letters:
+        raise click.UsageError("--force is about a request stream: leave it out of --dead-letters")
     if ids and (first or last):
         raise click.UsageError("--ids names entries: leave --from and --to out")
     if reason is not None and not dead_letters:

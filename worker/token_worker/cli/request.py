@@ -58,6 +58,8 @@ def request(
 
     Exit status 1: the reply is an error.
     """
+    if inconsistent and op == Op.DETOKENIZE:
+        raise click.UsageError("--inconsistent is about new tokens: leave it out of detokenize")
     settings = settings_module.load(os.environ, config)
     try:
         route = route_for(settings.routes, Op(op), client)

@@ -38,20 +38,23 @@ RATE = 5000.0
 
 DAY_SECONDS = 86_400
 
+REPAIR_AGE_SECONDS = 3600.0
+"""Age from which ``verify --repair`` deletes: a writer may be between an entry and its other half."""
+
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What the common options say."""
+    """Options of all commands; those that choose tokens have a default, for commands that take all tokens."""
 
     config: Path | None
     owner_id: str
     zone: bool
-    type_name: str | None
-    older_than: float | None
-    state: State | None
-    by_value: bool
-    by_token: bool
     rate: float
     as_json: bool
+    type_name: str | None = None
+    older_than: float | None = None
+    state: State | None = None
+    by_value: bool = False
+    by_token: bool = False
 
     @property
     def owner(self) -> Owner:
@@ -67,9 +70,11 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         return self.by_value or self.by_token
 
 
-_COMMON = (
+_OWNER = (
     click.argument("owner_id", metavar="CLIENT_ID"),
     click.option("--zone", is_flag=True, help="CLIENT_ID is the id of a zone (Acra 0.94 and earlier)."),
+)
+_FILTERS = (
     click.option(
         "--type", "type_name", type=click.Choice([name.value for name in TypeName]), help="Of this type alone."
     ),
@@ -80,27 +85,44 @@ _COMMON = (
     click.option("--value", "by_value", is_flag=True, help="The one of the value on standard input; needs --type."),
     click.option("--token", "by_token", is_flag=True, help="The token on standard input; needs --type."),
 )
-_RATE = click.option("--rate", type=click.FloatRange(min=1), default=RATE, help="Entries read a second at most.")
-_JSON = click.option("--json", "as_json", is_flag=True, help="JSON, for programs.")
+_OUTPUT = (
+    click.option("--rate", type=click.FloatRange(min=1), default=RATE, help="Entries read a second at most."),
+    click.option("--json", "as_json", is_flag=True, help="JSON, for programs."),
+)
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done, change nothing.")
 _YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
-def _choosing(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that choose tokens, and pass them as one."""
+def _with_options(
+    names: tuple[str, ...], options: tuple[Callable[..., Any], ...]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add options to a command, and pass them as one ``Asked``."""
 
-    @functools.wraps(command)
-    def with_asked(config: Path | None, **options: Any) -> None:
-        asked = Asked(config=config, **{name: options.pop(name) for name in Asked.__struct_fields__[1:]})
-        if asked.by_value and asked.by_token:
-            raise click.UsageError("either --value or --token")
-        if asked.names_one and asked.type_name is None:
-            raise click.UsageError("--value and --token need --type")
-        command(asked, **options)
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def with_asked(config: Path | None, **given: Any) -> None:
+            asked = Asked(config=config, **{name: given.pop(name) for name in names})
+            if asked.by_value and asked.by_token:
+                raise click.UsageError("either --value or --token")
+            if asked.names_one and asked.type_name is None:
+                raise click.UsageError("--value and --token need --type")
+            command(asked, **given)
 
-    for option in (*reversed(_COMMON), _RATE, _JSON):
-        with_asked = option(with_asked)
-    return click.pass_obj(with_asked)
+        for option in reversed(options):
+            with_asked = option(with_asked)
+        return click.pass_obj(with_asked)
+
+    return decorate
+
+
+_COMMON_NAMES = ("owner_id", "zone", "rate", "as_json")
+_FILTER_NAMES = ("type_name", "older_than", "state", "by_value", "by_token")
+
+_choosing = _with_options(_COMMON_NAMES + _FILTER_NAMES, (*_OWNER, *_FILTERS, *_OUTPUT))
+"""For commands on the tokens that the filters choose."""
+
+_taking_all = _with_options(_COMMON_NAMES, (*_OWNER, *_OUTPUT))
+"""For commands on all tokens of an owner: a filter is no option there, so that none is ignored."""
 
 
 @click.group()
@@ -235,23 +257,30 @@ def remove(asked: Asked, *, only_disabled: bool, dry_run: bool, yes: bool) -> No
     Exit status 1: as with `disable`.
     """
     if only_disabled:
+        if asked.state == "enabled":
+            raise click.UsageError("--only-disabled is --state disabled: leave --state enabled out")
         asked = msgspec.structs.replace(asked, state="disabled")
     chosen = asked.filter
     _change(asked, "removed", lambda admin, it: admin.remove(it, chosen), dry_run=dry_run, yes=yes)
 
 
 @tokens.command(epilog="Example: token-worker tokens verify shop-frontend --repair --dry-run")
-@_choosing
+@_taking_all
 @click.option("--repair", is_flag=True, help="Delete value entries whose token entry is gone; never a token entry.")
 @click.option(
-    "--min-age-seconds", type=click.FloatRange(0), default=3600.0, help="Only such as were unused for so long."
+    "--min-age-seconds",
+    type=click.FloatRange(0),
+    help=f"With --repair: only entries unused for so long.  [default: {REPAIR_AGE_SECONDS:g}]",
 )
 @_DRY_RUN
-def verify(asked: Asked, *, repair: bool, min_age_seconds: float, dry_run: bool) -> None:
-    """Look for tokens that are half there, half disabled, or cannot be read. Filters have no meaning here.
+def verify(asked: Asked, *, repair: bool, min_age_seconds: float | None, dry_run: bool) -> None:
+    """Look through all tokens of a client for those that are half there, half disabled, or cannot be read.
 
     Exit status 1: something was found that is not repaired.
     """
+    if not repair and (dry_run or min_age_seconds is not None):
+        raise click.UsageError("--dry-run and --min-age-seconds are about --repair: add it, or leave them out")
+    min_age_seconds = REPAIR_AGE_SECONDS if min_age_seconds is None else min_age_seconds
     counts: Counter[str] = Counter()
     with _admin(asked) as admin:
         for it in admin.tokens(Filter()):
@@ -284,10 +313,10 @@ def verify(asked: Asked, *, repair: bool, min_age_seconds: float, dry_run: bool)
 
 
 @tokens.command(epilog="Example: token-worker tokens reencrypt shop-frontend --rate 1000")
-@_choosing
+@_taking_all
 @_DRY_RUN
 def reencrypt(asked: Asked, *, dry_run: bool) -> None:
-    """Seal all token entries with the client's newest key. Tokens stay as they are; filters have no meaning here.
+    """Seal all token entries of a client with its newest key. Tokens stay as they are.
 
     A minute after `keys rotate` no worker seals with the old key any more. May be stopped and said again.
 
