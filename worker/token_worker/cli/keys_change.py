@@ -77,7 +77,7 @@ def destroy(
     Exit status 1: nothing is due yet, or entries are sealed with the key.
     """
     if restore and (acra_restarted or unused_elsewhere):
-        raise click.UsageError("--acra-restarted and --unused-elsewhere confirm a deletion: leave them out of --restore")
+        raise click.UsageError("--acra-restarted and --unused-elsewhere confirm steps to the end: leave them out")
     key = _history_name(name)
     settings = settings_module.load(os.environ, config)
     with KeyAccess(settings) as access:

@@ -5,6 +5,10 @@ Lines are JSON on standard error, as logger ``audit`` and whatever the log level
 (``TOKEN_WORKER_AUDIT_FILE``). A line says when, which route, client and zone (only such as exist), request id, entry,
 items by outcome, which worker, and which trace if any; never a value or token. A request that is tried again may leave
 a second line, never none.
+
+A write may be cut short: a disk that is full, a worker killed in the middle. The rest of a cut line is never glued to
+what follows: each worker looks at the byte before its own lines once they are written, since several append to one
+file, and writes them once more, on a line of their own, where that byte ends no line.
 """
 
 import datetime as dt
@@ -57,11 +61,19 @@ class Audit:
 
     def __init__(self, worker: str, file: str | None) -> None:
         self._worker = worker
+        self._is_cut = False
+        self._is_shared = False
         if file is None:
             self._file = sys.stderr.fileno()
             return
+        path = Path(file)
+        self._is_shared = path.is_file() or not path.exists()
         try:
-            self._file = os.open(Path(file), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                self._file = _open(path, os.O_RDWR if self._is_shared else os.O_WRONLY)
+            except PermissionError:  # perhaps no right to read: then only this process's own cuts are known
+                self._file = _open(path, os.O_WRONLY)
+                self._is_shared = False
         except OSError as error:
             raise SettingsError(f"TOKEN_WORKER_AUDIT_FILE: cannot be written ({error.strerror})") from None
 
@@ -105,6 +117,23 @@ class Audit:
     def _write(self, lines: bytearray) -> None:
         try:
             while lines:
-                del lines[: os.write(self._file, lines)]
+                if self._is_cut:
+                    lines[:0] = b"\n"
+                written = os.write(self._file, lines)
+                if self._is_shared and not self._is_cut and self._is_glued(written):
+                    self._is_cut = True
+                    continue
+                whole = lines.rfind(b"\n", 0, written) + 1
+                self._is_cut = whole < written
+                del lines[:whole]
         except OSError as error:
             raise Unavailable("audit", type(error).__name__) from None
+
+    def _is_glued(self, written: int) -> bool:
+        """Tell whether the bytes that were just appended continue a line in which another writer was cut short."""
+        start = os.lseek(self._file, 0, os.SEEK_CUR) - written
+        return start > 0 and os.pread(self._file, 1, start - 1) != b"\n"
+
+
+def _open(path: Path, mode: int) -> int:
+    return os.open(path, mode | os.O_CREAT | os.O_APPEND, 0o600)
