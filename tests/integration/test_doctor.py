@@ -156,3 +156,23 @@ def test_table_is_for_people(stack: Stack) -> None:
     assert done.returncode == 1
     assert "FINDING" in done.stdout
     assert "what to do" in done.stdout
+
+
+def test_no_keys_is_a_finding_that_says_where_they_may_be(stack: Stack) -> None:
+    """Without any key, doctor names folder, database number, files and keystore version 2, and the way to move keys."""
+    _, checks = examine(stack, TOKEN_WORKER_KEYS_FOLDER="another-folder")
+    assert checks["keys"]["status"] == "finding"
+    for word in ("KEYS_FOLDER", "database number", "files", "version 2", "acra-keys export", "acra-keys import"):
+        assert word in checks["keys"]["remedy"]
+
+
+def test_keystore_version_2_is_named(stack: Stack) -> None:
+    """Keys of Acra's keystore version 2 are called so by doctor and by keys verify."""
+    for name in ("version", "client/shop-frontend/storage-sym.keyring"):
+        stack.storage.set(f"version-2/{name}", "x")
+    folder = {"TOKEN_WORKER_KEYS_FOLDER": "version-2"}
+    assert "keystore version 2" in findings(stack, **folder)["keys"]
+    verified = stack.run("keys", "verify", **folder)
+    assert verified.returncode == 1
+    assert "storage-sym.keyring: of keystore version 2" in verified.stderr
+    assert "no kind of key" not in verified.stderr

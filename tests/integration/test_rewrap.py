@@ -98,6 +98,7 @@ def test_every_key_is_sealed_anew(place: Place, stack: Stack) -> None:
         ("shop-frontend_translator", wrap(bytes(32), OLD, OWNER), "no kind of key"),
         ("third_client_hmac", wrap(bytes(32), bytes(range(32)), Owner("client", "third_client")), "opened by no"),
         ("third_client_hmac", b"AAEB", "opened by no"),
+        ("client/shop-frontend/storage-sym.keyring", b"AAEB", "keystore version 2"),
     ],
 )
 def test_what_is_not_understood_stops_it_before_it_starts(

@@ -134,6 +134,7 @@ _WORDS: dict[Verdict, str] = {
     "current": "master key",
     "previous": "previous master key",
     "public": "not sealed (public)",
+    "version_2": "of keystore version 2, which workers do not read",
     "unknown": "no kind of key that Acra makes",
     "unreadable": "not opened by the master key",
 }

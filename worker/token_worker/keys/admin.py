@@ -25,13 +25,14 @@ _PRIVATE_KEY = b"REC2"
 
 _PUBLIC_KEY = b"UEC2"
 
-Verdict = Literal["current", "previous", "public", "unknown", "unreadable"]
+Verdict = Literal["current", "previous", "public", "version_2", "unknown", "unreadable"]
 """What a key is sealed with: the current or the previous master key, or nothing since it is public.
 
-``unknown``: its name is none of Acra's; ``unreadable``: no master key at hand opens it, or it is damaged.
+``version_2``: it is of Acra's keystore version 2. ``unknown``: its name is none of Acra's. ``unreadable``: no master
+key at hand opens it, or it is damaged.
 """
 
-FINDINGS: tuple[Verdict, ...] = ("previous", "unknown", "unreadable")
+FINDINGS: tuple[Verdict, ...] = ("previous", "version_2", "unknown", "unreadable")
 """Verdicts that somebody has to do something about."""
 
 
@@ -100,7 +101,7 @@ def describe(key: Located) -> Listed:
 def judge(name: KeyName, text: bytes, master_keys: MasterKeys) -> Verdict:
     """What a stored key is sealed with."""
     if name.kind is None:
-        return "unknown"
+        return "version_2" if name.is_of_version_2 else "unknown"
     try:
         if name.kind.form == "public":
             if not _cell_of(text).startswith(_PUBLIC_KEY):

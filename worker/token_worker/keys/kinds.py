@@ -96,6 +96,11 @@ class KeyName(NamedTuple):
         return self.kind is not None and self.kind.form != "public"
 
     @property
+    def is_of_version_2(self) -> bool:
+        """Whether Acra's keystore version 2 makes this name: its own version, lock or one of its key rings."""
+        return self.kind is None and (self.name in ("version", ".lock") or self.name.endswith(".keyring"))
+
+    @property
     def seals_tokens(self) -> bool:
         """Whether it is a key of the kind that token entries are sealed with."""
         return self.owner is not None and self.base == self.owner.key_name

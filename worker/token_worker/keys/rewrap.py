@@ -48,6 +48,7 @@ def survey(store: AdminStore, master_keys: MasterKeys) -> Counter[Verdict]:
 
 
 _WHY: dict[Verdict, str] = {
+    "version_2": "of Acra's keystore version 2; move it to a folder of its own",
     "unknown": "no kind of key that Acra 0.96 makes; move it out of the folder",
     "unreadable": "opened by no master key at hand, or damaged",
 }

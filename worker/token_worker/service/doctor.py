@@ -45,6 +45,12 @@ LIBRARIES = ("redis", "hvac", "cryptography", "msgspec", "structlog")
 _LOST = {"streams": "requests and replies go", "keys": "new keys go", "tokens": "tokens that were handed out go"}
 _AS_ADMIN = "run this once as an administrator of that server"
 
+_MOVE_KEYS = "`acra-keys export --all --private_keys`, then `acra-keys import` into this Redis (keystore version 1)"
+_WHERE_KEYS_MAY_BE = (
+    "`token-worker keys generate` if there never were any; else another folder (TOKEN_WORKER_KEYS_FOLDER) or database"
+    " number (TOKEN_WORKER_KEYS_URL)? If Acra keeps them as files, or in its keystore version 2"
+)
+
 Status = Literal["ok", "finding", "unknown"]
 Fields = dict[str, str]
 
@@ -318,8 +324,11 @@ def _sample(master_keys: MasterKeys, store: Any) -> Iterator[Check]:
         for key, stored in admin.read(store, sample)
         if (verdict := admin.judge(key.name, stored.text, master_keys)) in admin.FINDINGS
     ]
-    if not found:
-        yield Check("master key", "finding", "there are no keys", "the right folder (TOKEN_WORKER_KEYS_FOLDER)?")
+    readable = [key for key in found if not key.name.is_of_version_2]
+    if not readable and found:
+        yield Check("keys", "finding", "all keys are of Acra's keystore version 2; workers read version 1", _MOVE_KEYS)
+    elif not found:
+        yield Check("keys", "finding", "there are no keys", f"{_WHERE_KEYS_MAY_BE}: {_MOVE_KEYS}")
     elif bad:
         remedy = "`token-worker keys verify` tries them all; the right master key?"
         yield Check("master key", "finding", f"{len(bad)} of {len(sample)} keys: {', '.join(bad[:5])}", remedy)
