@@ -52,6 +52,28 @@ def test_replay_of_a_range_twice_gives_the_same_tokens(stack: Stack) -> None:
     assert {it["replay_of"] for it in payloads(stack)[180:360]} == {it["replay_of"] for it in payloads(stack)[360:540]}
 
 
+def test_replay_of_a_replay_names_the_first_request(stack: Stack) -> None:
+    """A replay that is itself replayed, by its id or as a dead letter, names the request that was sent first.
+
+    Its inconsistent token is then the same again.
+    """
+    stack.start_worker()
+    first = stack.send(requests(1, consistent=False))[0].decode()
+    stack.wait_for_replies(1)
+    named = first
+    for count in (1, 2, 3):
+        assert stack.run("replay", "--ids", named, "--stream", STREAM).returncode == 0
+        named = stack.streams.xrevrange(STREAM, count=1)[0][0].decode()
+        assert (payloads(stack)[-1]["replay_of"], payloads(stack)[-1]["replay"]) == (first, count)
+    fields = stack.streams.xrevrange(STREAM, count=1)[0][1]
+    dead = {"dead_reason": "deliveries_exhausted", "dead_stream": STREAM, "dead_entry": named, "dead_deliveries": 6}
+    letter = stack.streams.xadd(f"{STREAM}:dead", {**dead, **fields}).decode()
+    done = stack.run("dead-letters", "replay", letter)
+    assert done.returncode == 0, done.stderr
+    assert (payloads(stack)[-1]["replay_of"], payloads(stack)[-1]["replay"]) == (first, 4)
+    assert len({reply["value"] for reply in stack.wait_for_replies(5)}) == 1
+
+
 def test_replay_in_messagepack_loses_its_expiry(stack: Stack) -> None:
     """A request in MessagePack that has expired meanwhile is answered again; its trace goes along."""
     stack.start_worker()
