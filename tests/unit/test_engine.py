@@ -258,6 +258,15 @@ def test_collision(memory: Memory, ring: Keyring) -> None:
     assert len(memory.entries) == len(before) + 2
 
 
+def test_candidate_whose_entry_says_another_type_is_passed_over(memory: Memory, ring: Keyring) -> None:
+    """A t. entry that holds the very bytes of the value, as a value of another type, is no token of this value."""
+    key = NAMES.of_token(candidate(b"a value"), STR.number)
+    memory.entries[key] = before = entry_of(ring, encode_token_value(b"a value", BYTES.number))
+
+    assert run(memory, [tokenize(ring, b"a value")]) == [candidate(b"a value", 1)]
+    assert memory.entries[key] == before
+
+
 def test_collision_of_more_than_a_round(memory: Memory, ring: Keyring) -> None:
     """The search goes on past the candidates that are looked up at once, still without a write for each."""
     for counter in range(200):
