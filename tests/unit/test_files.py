@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from token_worker.client.errors import refusal
@@ -62,6 +62,8 @@ def raw_files(draw: st.DrawFn) -> bytes:
 
 
 @given(raw_files(), st.integers(1, 9))
+@example(b',"\r', 1)
+@example(b'a,"\r\nb",a\r\n', 9)
 def test_csv_is_read_as_python_reads_it(data: bytes, block: int) -> None:
     """Records and fields are those of Python's csv module, and their bytes make up the file, however it is read."""
     expected = [*csv.reader(io.StringIO(data.decode(), newline=""))]

@@ -3,7 +3,8 @@
 Read as Python's ``csv`` does: a field that begins with a quote goes on to the next single quote, also over line ends;
 a quote elsewhere is a character like others. A record ends with LF, CR LF or CR. Blank records are kept as they are.
 
-Every pattern is possessive, so that no input makes it try again what it has tried.
+Every pattern is possessive, so that no input makes it try again what it has tried. A pattern that is repeated so must
+not fail behind its first byte: Python before 3.11.5 then goes on where the failed try ended (CPython's gh-106052).
 """
 
 import re
@@ -23,7 +24,8 @@ DELIMITERS = {"csv": ",", "tsv": "\t"}
 _VALUE = re.compile(r"@|(?:\d\D?){6}")
 """What a name does not have in it, but a value well may."""
 
-_QUOTED = rb'"([^"]*+(?:""[^"]*+)*+)"'
+_OPENED = rb'"[^"]*+(?:""[^"]*+)*+'
+_QUOTED = re.compile(rb'"([^"]*+(?:""[^"]*+)*+)"')
 _LINE_END = rb"(?:\r\n?|\n|\Z)"
 
 
@@ -49,13 +51,16 @@ class Dialect:
             encoding.check(character)
         self.between = re.escape(self.delimiter)
         bare = rb"[^%s\r\n]*+" % self.between
-        self.field = rb'(?:%s|(?!")%s)' % (_QUOTED.replace(b"(", b"(?:", 1) + bare, bare) if quotes else bare
-        self._quoted = re.compile(_QUOTED)
+        self.field = rb'(?:%s"%s|(?!")%s)' % (_OPENED, bare, bare) if quotes else bare
         self._ends = self.delimiter + b"\r\n"
-        record = rb"%s(?:%s%s)*+%s" % (self.field, self.between, self.field, _LINE_END)
-        self._record = re.compile(record)
-        self._records = re.compile(rb"(?!\Z)%s|(?s:.+)" % record)  # where no record ends, all that is left is one
+        self._records = re.compile(rb"(?!\Z)" + self._record(bare, rb"\Z"))
+        self._is_open = re.compile(self._record(bare, rb"(\Z)"))
         self._fields = re.compile(rb"(%s)%s" % (self.field, self.between))
+
+    def _record(self, bare: bytes, never_closed: bytes) -> bytes:
+        """A pattern of records; of the last one the last quote may be open, then all that is left is its field."""
+        field = rb'(?:%s(?:"%s|%s)|(?!")%s)' % (_OPENED, bare, never_closed, bare) if self.quotes else bare
+        return rb"%s(?:%s%s)*+%s" % (field, self.between, field, _LINE_END)
 
     def cut(self, data: bytes, final: bool) -> tuple[list[bytes], int]:
         """See ``records.Cut``."""
@@ -64,9 +69,14 @@ class Dialect:
         else:
             records = data.splitlines(keepends=True)
         used = len(data)
-        if records and not (self._record.fullmatch(records[-1]) and (final or data.endswith(b"\n"))):
-            used -= len(records.pop())  # a quote in it may be open, and a CR may be half of a CR LF
+        if records and (self._may_go_on(records[-1]) or not (final or data.endswith(b"\n"))):
+            used -= len(records.pop())  # a CR may be half of a CR LF
         return records, used
+
+    def _may_go_on(self, record: bytes) -> bool:
+        """Whether a quote in it is open."""
+        found = self._is_open.match(record)
+        return found is None or found.lastindex is not None
 
     def fields(self, record: bytes) -> list[bytes]:
         """The fields of a record as they stand there, quotes included."""
@@ -75,7 +85,7 @@ class Dialect:
 
     def text(self, field: bytes) -> str:
         """What a field says; raises ``Wrong``."""
-        if self.quotes and field[:1] == b'"' and (found := self._quoted.match(field)):
+        if self.quotes and field[:1] == b'"' and (found := _QUOTED.match(field)):
             field = found[1].replace(b'""', b'"') + field[found.end() :]
         try:
             return field.decode(self.encoding.cells)
