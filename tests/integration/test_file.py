@@ -78,8 +78,23 @@ FILES = {
     "a.csv": (customers(1500), COLUMNS),
     "a.tsv": ("id\temail\n1\tada@example.org\n\n2\t\n".encode("utf-16"), ("--column", "email=email")),
     "a.jsonl": (
-        b'{"id": 12, "n":"-3", "b":"AAECAw==", "email" : "ada@example.org"}\n{"id": null}\n',
+        b'{"id": 12, "n":-3, "b":"AAECAw==", "email" : "ada@example.org"}\n{"id": null,"n": 9007199254740993}\n',
         ("--column", "id=int32", "--column", "n=int64", "--column", "b=bytes", "--column", "email=email"),
+    ),
+    "numbers.jsonl": (
+        b'{"n":"-3"}\n{"n": 9007199254740993}\n{"n":""}\n',
+        ("--column", "n=int64", "--numbers"),
+    ),
+    "nested.jsonl": (
+        (
+            b'{"address":{"zip" : 1010},"items":[{"iban":"DE02120300000000202051"}, {"iban":null}],"phones":["1","2"]}\n'
+            b'{"items":[],"a.b":"x"}\n{"address":null,"items":[{}]}\n'
+        ),
+        tuple(
+            it
+            for name in ("address.zip=int32", "items[].iban=str", "phones[]=str", '"a.b"=str')
+            for it in ("--column", name)
+        ),
     ),
     "a.parquet": (
         b"",
@@ -336,6 +351,10 @@ def test_other_runs_are_not_gone_on_with(stack: Stack, worker: WorkerProcess, tm
         (("open.csv", "out.csv", "--column", "a=str"), 1, "row 2: a quote is opened and never closed"),
         (("values.csv", "out.csv", "--column", "email=email"), 2, "is the first row one of values: --no-header?"),
         (("in.csv", "out.jsonl", "--format", "jsonl", "--no-header", *COLUMNS), 2, "are about CSV and TSV"),
+        (("in.csv", "out.csv", "--numbers", *COLUMNS), 2, "--numbers is about JSON Lines"),
+        (("in.jsonl", "out.jsonl", "--numbers", *COLUMNS), 2, "--numbers is about columns of type int64"),
+        (("in.jsonl", "out.jsonl", "--column", "a[0]=str"), 2, "a[0] is no name of a member: expected one such as"),
+        (("in.jsonl", "out.jsonl", "--column", "a.c=str"), 2, "no row has a member a.c; there are a.b"),
         (("broken.parquet", "out.parquet", "--column", "s=str"), 1, "the input cannot be read: it is damaged"),
         (("broken.parquet", "out.parquet", "--column", "i=str"), 2, "is int32, and tokens of type str are not"),
     ],
@@ -345,6 +364,7 @@ def test_what_it_refuses(
 ) -> None:
     """Each mistake is said in a line, and leaves nothing behind and everything as it was."""
     files = {"in.csv": customers(3), "there.csv": b"there", "empty.csv": b"", "open.csv": b'a\n"b\n'}
+    files["in.jsonl"] = b'{"a":{"b":"x"}}\n'
     files["values.csv"] = b"grace@navy.example,Grace\n"
     parquet(tmp_path / "broken.parquet")
     whole = (tmp_path / "broken.parquet").read_bytes()

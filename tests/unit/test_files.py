@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from token_worker.client.errors import refusal
-from token_worker.contract.messages import TypeName
+from token_worker.contract.messages import Op, TypeName
 from token_worker.errors import Finding, GiveUp
 from token_worker.files import json_lines
 from token_worker.files.columns import READ, WRITE, Column, Wrong
@@ -167,7 +167,7 @@ def test_names_in_messages_are_printable() -> None:
     """A file cannot have a terminal do something by the names of its columns."""
     with pytest.raises(GiveUp, match=r"there are \?\[31m, b$"):
         delimited(b"\x1b[31m,b\n", "a=str")
-    with pytest.raises(GiveUp, match=r"there are \?\[31m$"):
+    with pytest.raises(GiveUp, match=r'there are "\\u001b\[31m"$'):
         json_form("a=str", some=[b'{"\\u001b[31m":1}'])
 
 
@@ -358,8 +358,8 @@ def lines_of(data: bytes) -> list[bytes]:
     return [*chain.from_iterable(Records(io.BytesIO(data), UTF8, json_lines.cut).blocks())]
 
 
-def json_form(*columns: str, some: Iterable[bytes] = ()) -> JsonLines:
-    return JsonLines(UTF8, [Column(*text.split("=")) for text in columns], some)
+def json_form(*columns: str, some: Iterable[bytes] = (), op: Op = Op.TOKENIZE, numbers: bool = False) -> JsonLines:
+    return JsonLines(UTF8, [Column(*text.split("=")) for text in columns], some, op=op, numbers=numbers)
 
 
 JSON = st.recursive(
@@ -384,7 +384,7 @@ def test_only_values_are_spliced() -> None:
     """Spaces, order, forms of numbers and escapes stay; a number stays a number, a text stays text; null is kept."""
     data = b'{"a": 1, "x" :1.50e1,"b":"1","c":{"a":7}}\r\n\n  {"b":null, "u":"\\u00e9"} \n{"\\u0061":"2","b":""}'
     lines = lines_of(data)
-    done = through(json_form("a=int64", "b=int64", some=lines), lines, lambda value: value + 10)
+    done = through(json_form("a=int64", "b=int64", some=lines, numbers=True), lines, lambda value: value + 10)
     assert done.output == (
         b'{"a": 11, "x" :1.50e1,"b":"11","c":{"a":7}}\r\n\n  {"b":null, "u":"\\u00e9"} \n{"\\u0061":"12","b":""}'
     )
@@ -420,6 +420,173 @@ def test_numbers_in_json_have_one_form(cell: bytes) -> None:
     """A number that would not come back as it stands there is an error of its row."""
     done = through(json_form("a=int32"), [b'{"a":%s}' % cell], lambda _: 1)
     assert (done.output, len(done.problems)) == (b"", 1)
+
+
+NUMBERS = [0, -1, 2**53 + 1, 2**63 - 1, -(2**63)]
+
+
+@pytest.mark.parametrize("numbers", [False, True])
+def test_tokens_of_large_numbers_are_texts(numbers: bool) -> None:
+    """Readers of JSON round numbers of 19 digits: an int64 token is text unless it is asked for; the value comes back.
+
+    Values of type ``int32`` are small enough for all.
+    """
+    lines = [b'{"a":%d, "b":7}\n' % number for number in NUMBERS]
+    tokens = through(json_form("a=int64", "b=int32", numbers=numbers), lines, lambda value: value ^ 1).output
+    quote = b"" if numbers else b'"'
+    assert tokens == b"".join(b'{"a":%s%d%s, "b":6}\n' % (quote, number ^ 1, quote) for number in NUMBERS)
+    form = json_form("a=int64", "b=int32", op=Op.DETOKENIZE, numbers=numbers)
+    assert through(form, lines_of(tokens), lambda value: value ^ 1).output == b"".join(lines)
+
+
+def test_texts_of_numbers_are_told_from_numbers() -> None:
+    """A text of type int64 would come back as a number: it is refused, or with numbers kept as a text, both ways."""
+    lines = [b'{"a":"12"}\n', b'{"a":12}\n', b'{"a":""}\n', b'{"a":null}\n']
+    done = through(json_form("a=int64"), lines, lambda value: value + 1)
+    assert done.output == b'{"a":"13"}\n{"a":""}\n{"a":null}\n'
+    assert [(it.row, it.code, "--numbers" in it.message) for it in done.problems] == [(1, "wrong_form", True)]
+    tokens = through(json_form("a=int64", numbers=True), lines, lambda value: value + 1).output
+    assert tokens == b'{"a":"13"}\n{"a":13}\n{"a":""}\n{"a":null}\n'
+    back = json_form("a=int64", op=Op.DETOKENIZE, numbers=True)
+    assert through(back, lines_of(tokens), lambda value: value - 1).output == b"".join(lines)
+
+
+def test_number_tokens_of_either_form_are_turned_back() -> None:
+    """A token that is a number, from a run with numbers, is read as well as a text."""
+    form = json_form("a=int64", op=Op.DETOKENIZE)
+    assert through(form, [b'{"a":13}\n', b'{"a":"13"}\n'], lambda value: value - 1).output == b'{"a":12}\n{"a":12}\n'
+
+
+@pytest.mark.parametrize("dedupe", [True, False])
+def test_members_of_nested_objects_are_changed(dedupe: bool) -> None:
+    """Objects and lists are gone into by the path; all else, and what is not there or null, stays byte for byte."""
+    data = (
+        b'{"zip":"n", "address" : {"zip":"a","k":{"zip":"n"}} ,"items":[{"iban":"b"}, {"x":1},{"iban":null}],"t":[]}\n'
+        b'{"items":[],"address":null}\n'
+        b'{"items":null,"t":["b" , "c",""],"address":{"z":1}}\n'
+        b'{"t":[null,"a"],"items":[ {"iban":"a"},{"iban":"b","q":[{"iban":"n"}]} ]}'
+    )
+    lines = lines_of(data)
+    form = json_form("address.zip=str", "items[].iban=str", "t[]=str", some=lines)
+    done = through(form, lines, str.upper, dedupe=dedupe)
+    assert done.output == (data.replace(b'"a"', b'"A"').replace(b'"b"', b'"B"').replace(b'"c"', b'"C"'))
+    assert (done.problems, done.empty) == ([], 3)
+
+
+def test_each_element_gets_its_answer() -> None:
+    """Cells of a list are answered in order, in inconsistent runs too; a refusal costs the row, and is told once."""
+    lines = [b'{"l":["x","x","y"],"m":[[1],[2,3]]}\n', b'{"l":["x","bad","bad"]}\n', b'{"l":["x"]}\n']
+    form = json_form("l[]=str", "m[][]=int32", some=lines)
+    [chunk] = chunks(form, [lines], 0, dedupe=False)
+    assert [value for _, value in chunk.items] == ["x", "x", "y", "x", "bad", "bad", "x", 1, 2, 3]
+    refused = refusal("value_too_large", "told")
+    done = chunk.finish(["1", "2", "3", "4", refused, refused, "5", 10, 20, 30])
+    assert done.output == b'{"l":["1","2","3"],"m":[[10],[20,30]]}\n{"l":["5"]}\n'
+    assert [(it.row, it.column, it.code) for it in done.problems] == [(2, "l[]", "value_too_large")]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (b'{"a":"x"}', "a: expected an object or null"),
+        (b'{"a":[{"b":"x"}]}', "a: expected an object or null"),
+        (b'{"a":{"l":{"c":"x"}}}', "a.l: expected a list or null"),
+        (b'{"a":{"l":["x"]}}', r"a.l\[\]: expected an object or null"),
+        (b'{"a":{"b":"x","b":"y"}}', "a member is there twice"),
+    ],
+)
+def test_values_of_another_shape_are_not_passed_over(line: bytes, told: str) -> None:
+    """Where a name leads to something else, values could be left in the clear: the row is left out, its path named."""
+    form = json_form("a.b=str", "a.l[].c=str")
+    done = through(form, [line], lambda _: "new")
+    assert (done.output, done.lost) == (b"", 1)
+    with pytest.raises(Wrong, match=told):
+        form.open(line)
+
+
+def test_names_with_dots_are_quoted() -> None:
+    """A name that has a dot, a bracket or a quote in it is written as JSON text; messages write it so, too."""
+    line = b'{"a.b":"x","c":{"d[]":"y","\\u00e9 \\"":["z"]}}'
+    form = json_form('"a.b"=str', 'c."d[]"=str', r'c."\u00e9 \""[]=str', some=[line])
+    assert through(form, [line], str.upper).output == b'{"a.b":"X","c":{"d[]":"Y","\\u00e9 \\"":["Z"]}}'
+    with pytest.raises(GiveUp, match=r'no row has a member a\.b; there are "a\.b", c\."d\[\]", c\."é \\""\[\]$'):
+        json_form("a.b=str", some=[line])
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["a..b"], "no name of a member"),
+        (["a."], "no name of a member"),
+        ([".a"], "no name of a member"),
+        (["[]"], "no name of a member"),
+        (["a[0]"], "no name of a member"),
+        (["a[]b"], "no name of a member"),
+        (['"a'], "no name of a member"),
+        (['"\\x"'], "no JSON text"),
+        (["a", "a.b"], "one of them is in the other"),
+        (["a.b", "a"], "one of them is in the other"),
+        (["a[]", "a"], "one of them is in the other"),
+        (["a", '"a"'], "is the same as another"),
+    ],
+)
+def test_names_that_are_none_are_refused(names: list[str], told: str) -> None:
+    """A path that leads nowhere for sure, or into another, is refused before any row is read."""
+    with pytest.raises(GiveUp, match=told):
+        json_form(*(f"{name}=str" for name in names))
+
+
+PATHS = st.sampled_from(["a", "b[]", "c.a", "c.b", "d[].a", "d[].c[]", 'e."f.g"'])
+SHAPES = st.fixed_dictionaries(
+    {},
+    optional={
+        "a": st.text(max_size=3) | st.none(),
+        "b": st.lists(st.text(max_size=3) | st.none(), max_size=3) | st.none(),
+        "c": st.fixed_dictionaries({}, optional={"a": st.text(max_size=3), "b": st.none(), "x": JSON}) | st.none(),
+        "d": st.lists(
+            st.fixed_dictionaries(
+                {}, optional={"a": st.text(max_size=3), "c": st.lists(st.text(max_size=2), max_size=2)}
+            )
+        ),
+        "e": st.fixed_dictionaries({}, optional={"f.g": st.text(max_size=3), "f": JSON}),
+        "z": JSON,
+    },
+)
+
+
+def upper(record: Any, path: Sequence[str], changed: Callable[[str], str]) -> Any:
+    """The same record with a changed value at a path; a second implementation."""
+    if not path:
+        return changed(record) if record else record
+    if record is None:
+        return None
+    if path[0] == "[]":
+        return [upper(it, path[1:], changed) for it in record]
+    return {name: upper(it, path[1:], changed) if name == path[0] else it for name, it in record.items()}
+
+
+STEPS = {
+    "a": ["a"], "b[]": ["b", "[]"], "c.a": ["c", "a"], "c.b": ["c", "b"], "d[].a": ["d", "[]", "a"],
+    "d[].c[]": ["d", "[]", "c", "[]"], 'e."f.g"': ["e", "f.g"],
+}  # fmt: skip
+
+
+@given(st.lists(SHAPES, max_size=4), st.sets(PATHS, min_size=1), st.booleans(), st.booleans())
+def test_nested_values_go_there_and_come_back(
+    records: list[dict[str, Any]], paths: set[str], is_ascii: bool, dedupe: bool
+) -> None:
+    """Exactly the values at the paths are changed, and turned back all bytes are as they were."""
+    lines = [json.dumps(it, ensure_ascii=is_ascii).encode() + b"\n" for it in records]
+    names = [f"{path}=str" for path in sorted(paths)]
+    done = through(json_form(*names), lines, lambda value: "<" + value, dedupe=dedupe)
+    expected = records
+    for path in paths:
+        expected = [upper(it, STEPS[path], lambda value: "<" + value) for it in expected]
+    assert [json.loads(line) for line in lines_of(done.output)] == expected
+    back = through(json_form(*names, op=Op.DETOKENIZE), lines_of(done.output), lambda value: value[1:])
+    assert [json.loads(line) for line in lines_of(back.output)] == records
+    if not is_ascii:
+        assert back.output == b"".join(lines)
 
 
 def test_misspelt_members_are_refused() -> None:

@@ -72,7 +72,8 @@ def read_seconds(_context: click.Context, _option: click.Parameter, given: float
 @click.argument("source", metavar="IN")
 @click.argument("out", metavar="[OUT]", required=False)
 @click.option("--column", "columns", multiple=True, callback=read_columns, metavar="NAME=TYPE",
-              help="A column and the type of its values; may be repeated. With --no-header a number.")  # fmt: skip
+              help="A column and the type of its values; may be repeated. With --no-header a number; in JSON Lines"
+              " also address.zip or items[].iban.")  # fmt: skip
 @click.option("--suggest", is_flag=True, help="Look at the first rows, suggest columns and their types, and ask.")
 @click.option("--client", help="Client id; may be left out on a route that is pinned to one.")
 @click.option("--zone", help="Zone id.")
@@ -84,6 +85,9 @@ def read_seconds(_context: click.Context, _option: click.Parameter, given: float
 @click.option("--delimiter", help="One character, for CSV and TSV.")
 @click.option("--no-quotes", is_flag=True, help="Quotes in CSV and TSV are characters like others.")
 @click.option("--no-header", is_flag=True, help="The first row has values; columns are numbers from 1.")
+@click.option("--numbers", is_flag=True,
+              help="int64 in JSON Lines: a number gets a number, a text a text, both ways. Else all tokens are texts,"
+              " since many programs round numbers of 19 digits.")  # fmt: skip
 @click.option("--errors", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Rows that could not be done, as JSON Lines, without their values.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
@@ -109,6 +113,7 @@ def file(
     delimiter: str | None,
     no_quotes: bool,
     no_header: bool,
+    numbers: bool,
     errors: Path | None,
     resume: bool,
     force: bool,
@@ -130,6 +135,8 @@ def file(
         raise click.UsageError("Parquet is read and written in files alone")
     if form not in DELIMITERS and (delimiter is not None or no_quotes or no_header):
         raise click.UsageError("--delimiter, --no-quotes and --no-header are about CSV and TSV")
+    if form != "jsonl" and numbers:
+        raise click.UsageError("--numbers is about JSON Lines")
     if form == "parquet" and encoding is not None:
         raise click.UsageError("--encoding is about text")
     if not all(is_utf8(text) for text in (client or "", zone or "", *dict(columns))):
@@ -138,7 +145,7 @@ def file(
         raise click.UsageError("what goes through a pipe cannot be resumed")
     asked = Asked(
         op=Op(op), columns=columns, client_id=client, zone_id=zone, consistent=not inconsistent, form=form,
-        encoding=encoding, delimiter=delimiter, quotes=not no_quotes, header=not no_header,
+        encoding=encoding, delimiter=delimiter, quotes=not no_quotes, header=not no_header, numbers=numbers,
         errors=None if errors is None else os.fsencode(resolved(errors)).decode("utf-8", "backslashreplace"),
     )  # fmt: skip
     if suggest:
@@ -147,6 +154,8 @@ def file(
         raise click.UsageError("say where to: OUT")
     if not asked.columns:
         raise click.UsageError("say which columns: --column NAME=TYPE, or --suggest")
+    if numbers and "int64" not in dict(asked.columns).values():
+        raise click.UsageError("--numbers is about columns of type int64")
     gc.set_threshold(COLLECT_AFTER)
     settings = settings_module.load(os.environ, config)
     try:

@@ -77,6 +77,7 @@ class TextInput:
     """CSV, TSV or JSON Lines."""
 
     def __init__(self, asked: Asked, file: BinaryIO, *, again: bool) -> None:
+        self._asked = asked
         self._file = file
         self._again = again
         start = file.read(MARK_BYTES)
@@ -109,7 +110,7 @@ class TextInput:
         """See ``Input``."""
         form: Format
         if self._dialect is None:
-            form = JsonLines(self._encoding, columns, self._some())
+            form = JsonLines(self._encoding, columns, self._some(), op=self._asked.op, numbers=self._asked.numbers)
         else:
             form = Delimited(self._dialect, columns, self._first, header=self._has_header)
         if offset != self.head.offset:

@@ -1,30 +1,40 @@
-"""JSON Lines: an object a line, of whose members the values of some are to be changed. Pure.
+"""JSON Lines: an object a line, of which some values are to be changed. Pure.
 
-The rest of a line is not touched: spaces, order, forms of numbers and escapes. Members are those of the object itself,
-not of objects within it. A number stays a number, a text stays text, with no more escapes than it needs.
+The rest of a line is not touched: spaces, order, forms of numbers and escapes. Values are members of the object, of
+objects in it and of elements of lists: see ``json_paths``. A text is written with no more escapes than it needs.
+
+Numbers of 64 bits are more than many readers of JSON can hold, so tokens of type ``int64`` are texts, as in the
+contract. A value of that type has to be a number then, or the way back could not tell which of the two it was. With
+``numbers`` a number gets a number and a text gets a text, both ways.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress
 from typing import Any
 
 import msgspec
 
-from token_worker.contract.messages import TypeName
+from token_worker.contract.messages import Op, TypeName
 from token_worker.errors import GiveUp
 from token_worker.files.columns import NAMES_SHOWN, READ, WRITE, Column, RowCode, Value, Wrong, check_number, listed
+from token_worker.files.json_paths import Node, joined, tree
 from token_worker.files.records import Encoding
-from token_worker.files.rows import ABSENT
+from token_worker.files.rows import ABSENT, Cells
 from token_worker.files.suggest import Sample
 
 _TEXT = rb'"(?:[^"\\]++|\\.)*+"'
-_MEMBER = re.compile(rb'[ \t\r\n]*+(%s)[ \t\r\n]*+:[ \t\r\n]*+(%s|[^\s,"\[\]{}]++|(?=[\[{]))' % (_TEXT, _TEXT))
+_VALUE = rb'[ \t\r\n]*+(%s|[^\s,"\[\]{}]++|(?=[\[{]))' % _TEXT
+_ELEMENT = re.compile(_VALUE)
+_MEMBER = re.compile(rb"[ \t\r\n]*+(%s)[ \t\r\n]*+:%s" % (_TEXT, _VALUE))
 _NESTED = re.compile(rb"%s|[\[\]{}]" % _TEXT)
 _OPENING = re.compile(rb"[ \t\r\n]*+\{")
 _COMMA = re.compile(rb"[ \t\r\n]*+,")
 _WHOLE_NUMBER = re.compile(rb"0|-?[1-9][0-9]{0,99}")
 _parse = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+DEEPEST = 16
+"""Objects and lists within each other that are looked into for names."""
 
 
 def cut(data: bytes, final: bool) -> tuple[list[bytes], int]:
@@ -36,23 +46,24 @@ def cut(data: bytes, final: bool) -> tuple[list[bytes], int]:
 
 
 def members(record: bytes) -> list[tuple[str, int, int]]:
-    """Each member of an object: its name, and where its value stands.
+    """Each member of a line's object: its name, and where its value stands.
 
     Raises:
         Wrong: the line is no JSON object, or has a member twice.
     """
     try:
         record.decode()  # the library looks into what it passes over less closely
-        count = len(_parse(record))
+        _parse(record)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise Wrong(RowCode.WRONG_JSON, "expected a JSON object") from None
-    found: list[tuple[str, int, int]] = []
     opening = _OPENING.match(record)
-    at = opening.end() if opening else 0
-    while count:  # from here on it is known to be an object
-        member = _MEMBER.match(record, at)
-        if member is None:
-            raise Wrong(RowCode.WRONG_JSON, "expected a JSON object")
+    return _members(record, opening.end() if opening else 0)
+
+
+def _members(record: bytes, at: int) -> list[tuple[str, int, int]]:
+    """The same for the object that opens before this place, in a line that is known to be JSON."""
+    found: list[tuple[str, int, int]] = []
+    while member := _MEMBER.match(record, at):
         start, end = member.span(2)
         if start == end:
             end = _end_of_nested(record, start)
@@ -62,7 +73,7 @@ def members(record: bytes) -> list[tuple[str, int, int]]:
         if comma is None:
             break
         at = comma.end()
-    if len(found) != count:
+    if len({name for name, _, _ in found}) < len(found):
         raise Wrong(RowCode.WRONG_JSON, "a member is there twice")
     return found
 
@@ -79,37 +90,92 @@ def _end_of_nested(record: bytes, start: int) -> int:
     raise Wrong(RowCode.WRONG_JSON, "expected a JSON object")
 
 
+def _elements(record: bytes, at: int) -> Iterator[tuple[int, int]]:
+    """Where each element stands of the list that opens before this place."""
+    while element := _ELEMENT.match(record, at):
+        start, end = element.span(1)
+        if start == end:
+            end = _end_of_nested(record, start)
+        yield start, end
+        comma = _COMMA.match(record, end)
+        if comma is None:
+            break
+        at = comma.end()
+
+
+def _find(record: bytes, start: int, end: int, node: Node, found: list[tuple[int, int, int]]) -> None:
+    """Add the cells in a value, in the order of the line: where each stands, and its column.
+
+    Raises:
+        Wrong: the value is no object or list as its name has it, so that there is no telling where the cells are.
+    """
+    opening = record[start : start + 1]
+    if node.column is not None:
+        found.append((start, end, node.column))
+    elif opening == b"{" and node.members:
+        for name, inner_start, inner_end in _members(record, start + 1):
+            if inner := node.members.get(name):
+                _find(record, inner_start, inner_end, inner, found)
+    elif opening == b"[" and node.elements:
+        for inner_start, inner_end in _elements(record, start + 1):
+            _find(record, inner_start, inner_end, node.elements, found)
+    elif record[start:end] != b"null":
+        kind = "a list" if node.elements else "an object"
+        raise Wrong(RowCode.WRONG_FORM, f"{listed([node.path])}: expected {kind} or null")
+
+
 class JsonLines:
-    """Rows of a file of which some members are to be changed; see ``rows.Format``.
+    """Rows of a file of which some values are to be changed; see ``rows.Format``.
 
     Args:
         encoding: of the file.
         columns: to be changed.
         some: records to look for the columns in.
+        op: what becomes of the values.
+        numbers: whether tokens of numbers of 64 bits are numbers.
 
     Raises:
-        GiveUp: none of these has a column, so that the name is probably wrong.
+        GiveUp: a name that is none; or none of these records has a column, so that its name is probably wrong.
     """
 
-    def __init__(self, encoding: Encoding, columns: Sequence[Column], some: Iterable[bytes]) -> None:
+    def __init__(
+        self, encoding: Encoding, columns: Sequence[Column], some: Iterable[bytes], *, op: Op, numbers: bool
+    ) -> None:
         if encoding.cells != "utf-8":
             raise GiveUp("JSON Lines are UTF-8, or UTF-16 or UTF-32")
         self.columns = columns
         self.types = [TypeName(column.type) for column in columns]
         self.size = encoding.size
         self._encoding = encoding
-        self._places = {column.name: place for place, column in enumerate(columns)}
-        missing, there = set(self._places), dict[str, None]()
+        self._root = tree(columns)
+        self._op = op
+        self._keeps_numbers = [numbers or kind is not TypeName.INT64 for kind in self.types]
+        self._several = frozenset(place for place, column in enumerate(columns) if "[]" in column.name)
+        self._check_names(some)
+
+    def _check_names(self, some: Iterable[bytes]) -> None:
+        missing, there = {*range(len(self.columns))}, dict[str, None]()
         is_empty = True
         for record in some:
             is_empty = False
             if not missing:
                 break
-            names = [name for name, _, _ in _members_or_none(record)]
-            missing.difference_update(names)
-            there.update(dict.fromkeys(names if len(there) < NAMES_SHOWN else ()))
+            missing.difference_update(self._columns_in(record))
+            if len(there) < NAMES_SHOWN:
+                there.update((path, None) for path, _ in leaves(record))
         if missing and not is_empty:
-            raise GiveUp(f"no row has a member {', '.join(sorted(missing))}; there are {listed(there) or 'none'}")
+            names = ", ".join(self.columns[place].name for place in sorted(missing))
+            raise GiveUp(f"no row has a member {names}; there are {listed(there) or 'none'}")
+
+    def _columns_in(self, record: bytes) -> set[int]:
+        found: list[tuple[int, int, int]] = []
+        for name, start, end in _members_or_none(record):
+            if node := self._root.members.get(name):
+                try:
+                    _find(record, start, end, node, found)
+                except Wrong:  # an error of this row, later
+                    continue
+        return {column for _, _, column in found}
 
     cells = slice(1, None)
     """A row begins with what stands around its cells, and their columns in the order of the line."""
@@ -120,15 +186,24 @@ class JsonLines:
         """See ``rows.Format``."""
         if not record.strip():
             return None
+        found: list[tuple[int, int, int]] = []
+        for name, start, end in members(record):
+            if node := self._root.members.get(name):
+                _find(record, start, end, node, found)
         around, columns = [], []
         cells: list[Any] = [ABSENT] * len(self.columns)
+        lists: dict[int, list[bytes]] = {place: [] for place in self._several}
         at = 0
-        for name, start, end in members(record):
-            if (place := self._places.get(name)) is not None:
-                around.append(record[at:start])
-                columns.append(place)
+        for start, end, place in found:
+            around.append(record[at:start])
+            columns.append(place)
+            if place in lists:
+                lists[place].append(record[start:end])
+            else:
                 cells[place] = record[start:end]
-                at = end
+            at = end
+        for place, those in lists.items():
+            cells[place] = Cells(those)
         return ((*around, record[at:]), columns), *cells
 
     def keep(self, record: bytes) -> tuple[Any, ...]:
@@ -140,6 +215,10 @@ class JsonLines:
         kind = self.types[column]
         if cell[:1] == b'"':
             text: str = msgspec.json.decode(cell)
+            if text and self._op == Op.TOKENIZE and not self._keeps_numbers[column]:
+                raise Wrong(
+                    RowCode.WRONG_FORM, "expected a number, as tokens are texts; --numbers keeps which is which"
+                )
             return READ[kind](text) if text else None
         if cell == b"null":
             return None
@@ -152,24 +231,54 @@ class JsonLines:
     def write(self, value: Value, cell: bytes, column: int) -> bytes:
         """See ``rows.Format``."""
         text = WRITE[self.types[column]](value)
-        return msgspec.json.encode(text) if cell[:1] == b'"' else text.encode()
+        is_text = cell[:1] == b'"' if self._keeps_numbers[column] else self._op == Op.TOKENIZE
+        return msgspec.json.encode(text) if is_text else text.encode()
 
     def join(self, columns: Sequence[Sequence[Any]], done: Sequence[bool]) -> bytes:
         """See ``rows.Format``."""
         pieces: list[bytes] = []
         for (around, places), *cells in compress(zip(*columns, strict=True), done):
-            for before, place in zip(around, places, strict=False):
-                pieces += (before, cells[place])
+            if self._several:
+                left = [iter(cell) if type(cell) is Cells else iter((cell,)) for cell in cells]
+                for before, place in zip(around, places, strict=False):
+                    pieces += (before, next(left[place]))
+            else:
+                for before, place in zip(around, places, strict=False):
+                    pieces += (before, cells[place])
             pieces.append(around[-1])
         return self._encoding.written(b"".join(pieces))
+
+
+def leaves(record: bytes) -> Iterator[tuple[str, bytes]]:
+    """Each text, number, boolean and null of a line, with its path; none of what is no line of JSON."""
+    for name, start, end in _members_or_none(record):
+        yield from _leaves(record, start, end, joined("", name), DEEPEST)
+
+
+def _leaves(record: bytes, start: int, end: int, path: str, depth: int) -> Iterator[tuple[str, bytes]]:
+    opening = record[start : start + 1]
+    if opening not in (b"{", b"["):
+        yield path, record[start:end]
+    elif not depth:
+        return
+    elif opening == b"[":
+        for inner_start, inner_end in _elements(record, start + 1):
+            yield from _leaves(record, inner_start, inner_end, path + "[]", depth - 1)
+    else:
+        try:
+            inner = _members(record, start + 1)
+        except Wrong:  # a member is there twice
+            return
+        for name, inner_start, inner_end in inner:
+            yield from _leaves(record, inner_start, inner_end, joined(path, name), depth - 1)
 
 
 def sample(records: Iterable[bytes]) -> dict[str, Sample]:
     """The values of each member that is a text, a number or null in all of these lines."""
     found: dict[str, list[bytes]] = {}
     for record in records:
-        for name, start, end in _members_or_none(record):
-            found.setdefault(name, []).append(record[start:end])
+        for path, cell in leaves(record):
+            found.setdefault(path, []).append(cell)
     samples = {}
     for name, cells in found.items():
         there = [cell for cell in cells if cell != b"null"]

@@ -30,6 +30,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         delimiter: None: that of the form.
         quotes: whether fields may be quoted.
         header: whether the first row has the names of the columns.
+        numbers: whether ``int64`` tokens of JSON numbers are numbers.
         errors: absolute path of the file for rows that cannot be done.
     """
 
@@ -43,6 +44,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     delimiter: str | None = None
     quotes: bool = True
     header: bool = True
+    numbers: bool = False
     errors: str | None = None
 
 

@@ -5,7 +5,7 @@ there many times.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import compress, repeat
+from itertools import chain, compress, islice, repeat
 from typing import Any, Final, NamedTuple, Protocol
 
 from token_worker.client import Answer, RequestRefused
@@ -20,6 +20,23 @@ CHUNK_BYTES = 1 << 18
 
 ABSENT: Final = ()
 """In place of a cell that a row does not have. No cell is the same as it."""
+
+
+class Cells(tuple[Any, ...]):
+    """In place of a cell, all those that a row has of one column."""
+
+    __slots__ = ()
+
+
+class Flat(NamedTuple):
+    """Cells of one column one after another, and the place of the row of each."""
+
+    cells: Sequence[Any]
+    rows: Sequence[int]
+
+    def of_rows(self, flags: Sequence[bool]) -> Sequence[bool]:
+        """For each cell what is said of its row."""
+        return flags if isinstance(self.rows, range) else [flags[row] for row in self.rows]
 
 
 class Format(Protocol):
@@ -112,12 +129,13 @@ class Chunk:
         self.size = sum(map(form.size, records))
         self.weight = sum(map(form.weight, records))
         self._columns = [*zip(*self._opened(records), strict=True)]
-        self._values = [self._read(column, cells) for column, cells in enumerate(self._columns[form.cells])]
+        self._flat = [_flat(cells) for cells in self._columns[form.cells]]
+        self._values = [self._read(column, flat) for column, flat in enumerate(self._flat)]
         self._kept = self._done()
         self._sent: list[list[Any]] = []
         self.items: list[Sent] = []
-        for kind, cells, values in zip(form.types, self._columns[form.cells], self._values, strict=True):
-            kept = compress(cells, self._kept)
+        for kind, flat, values in zip(form.types, self._flat, self._values, strict=True):
+            kept = compress(flat.cells, flat.of_rows(self._kept))
             sent = [cell for cell in (dict.fromkeys(kept) if dedupe else kept) if values[cell] is not None]
             self._sent.append(sent)
             self.items += zip(repeat(kind), map(values.__getitem__, sent), strict=False)
@@ -132,10 +150,10 @@ class Chunk:
                 row = None
             yield self._form.keep(record) if row is None else row
 
-    def _read(self, column: int, cells: Sequence[Any]) -> dict[Any, Any]:
+    def _read(self, column: int, flat: Flat) -> dict[Any, Any]:
         """The value of each cell, None where there is none; where the cell is wrong, what is."""
         read = self._form.read
-        values: dict[Any, Any] = dict.fromkeys(cells)
+        values: dict[Any, Any] = dict.fromkeys(flat.cells)
         for cell in values:
             if cell is not ABSENT:
                 try:
@@ -143,7 +161,7 @@ class Chunk:
                 except Wrong as wrong:
                     values[cell] = wrong
         if Wrong in map(type, values.values()):
-            self._refuse_some(column, enumerate(values[cell] for cell in cells))
+            self._refuse_some(column, zip(flat.rows, map(values.__getitem__, flat.cells), strict=True))
         return values
 
     def _refuse_some(self, column: int, outcomes: Iterable[tuple[int, Any]]) -> None:
@@ -153,7 +171,9 @@ class Chunk:
 
     def _refuse(self, place: int, column: str | None, wrong: Wrong) -> None:
         problem = Problem(self._row + 1 + place, column, wrong.code, wrong.message)
-        self._problems.setdefault(place, []).append(problem)
+        problems = self._problems.setdefault(place, [])
+        if problem not in problems:  # as of two cells of one column
+            problems.append(problem)
 
     def _done(self) -> list[bool]:
         return [place not in self._problems for place in range(self.rows)]
@@ -163,27 +183,27 @@ class Chunk:
         form, left = self._form, iter(answers)
         columns: list[Sequence[Any]] = [*self._columns]
         changed: list[list[Any]] = []
-        for column, cells in enumerate(self._columns[form.cells]):
+        for column, (flat, before) in enumerate(zip(self._flat, self._columns[form.cells], strict=True)):
             written = self._written(column, left)
+            kept = flat.of_rows(self._kept)
             if self._dedupe:
                 new = dict(zip(self._sent[column], written, strict=True))
-                changed.append([*map(new.get, cells, cells)])
+                cells = [*map(new.get, flat.cells, flat.cells)]
             else:
                 values, each = self._values[column], iter(written)
-                changed.append(
-                    [
-                        next(each) if kept and values[cell] is not None else cell
-                        for cell, kept in zip(cells, self._kept, strict=True)
-                    ]
-                )
+                cells = [
+                    next(each) if is_kept and values[cell] is not None else cell
+                    for cell, is_kept in zip(flat.cells, kept, strict=True)
+                ]
             if Wrong in map(type, written):
-                self._refuse_some(column, compress(enumerate(changed[column]), self._kept))
+                self._refuse_some(column, compress(zip(flat.rows, cells, strict=True), kept))
+            changed.append(cells if isinstance(flat.rows, range) else _gathered(cells, before))
         columns[form.cells] = changed
         done = self._done()
         empty = 0
-        for cells, values in zip(self._columns[form.cells], self._values, strict=True):
+        for flat, values in zip(self._flat, self._values, strict=True):
             if nothing := [cell for cell, value in values.items() if value is None and cell is not ABSENT]:
-                empty += sum(map([*compress(cells, done)].count, nothing))
+                empty += sum(map([*compress(flat.cells, flat.of_rows(done))].count, nothing))
         problems = [problem for place in sorted(self._problems) for problem in self._problems[place]]
         return Finished(form.join(columns, done), problems, done.count(False), empty)
 
@@ -200,6 +220,19 @@ class Chunk:
             except Wrong as wrong:
                 written.append(wrong)
         return written
+
+
+def _flat(cells: Sequence[Any]) -> Flat:
+    if Cells not in map(type, cells):
+        return Flat(cells, range(len(cells)))
+    each = [cell if type(cell) is Cells else (cell,) for cell in cells]
+    return Flat([*chain.from_iterable(each)], [row for row, those in enumerate(each) for _ in those])
+
+
+def _gathered(flat: Iterable[Any], before: Iterable[Any]) -> list[Any]:
+    """The cells of each row, of as many as there were before."""
+    left = iter(flat)
+    return [Cells(islice(left, len(cell))) if type(cell) is Cells else next(left) for cell in before]
 
 
 def chunks(form: Format, blocks: Iterable[Sequence[Any]], row: int, *, dedupe: bool) -> Iterator[Chunk]:
