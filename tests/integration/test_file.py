@@ -1,5 +1,6 @@
 """``token-worker file`` on real servers: there and back in every format, cut short and gone on with, refusals."""
 
+import gzip
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from stack import Stack, WorkerProcess, wait_until
 
 import file_kills
+from token_worker.files import compressed
 from token_worker.files.progress import Progress, load
 
 CLIENT = ("--client", "shop-frontend")
@@ -32,11 +34,11 @@ def customers(count: int, *, first: int = 0) -> bytes:
     return ("id,email,name,card\r\n" + "".join(rows)).encode()
 
 
-def start(stack: Stack, *arguments: str) -> "subprocess.Popen[str]":
+def start(stack: Stack, *arguments: str, **settings: str) -> "subprocess.Popen[str]":
     """The command, running."""
     return subprocess.Popen(
         [sys.executable, "-m", "token_worker", "file", *arguments, *CLIENT],
-        env=stack.environment(),
+        env=stack.environment(**settings),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -74,6 +76,9 @@ def parquet(path: Path) -> None:
     pq.write_table(table, path, row_group_size=100, compression={"i": "zstd", "s": "gzip"}, use_dictionary=["s"])
 
 
+ZSTD = compressed._zstd()
+OPEN = {".gz": gzip.decompress, ".zst": ZSTD.decompress}
+
 FILES = {
     "a.csv": (customers(1500), COLUMNS),
     "a.tsv": ("id\temail\n1\tada@example.org\n\n2\t\n".encode("utf-16"), ("--column", "email=email")),
@@ -81,13 +86,19 @@ FILES = {
         b'{"id": 12, "n":-3, "b":"AAECAw==", "email" : "ada@example.org"}\n{"id": null,"n": 9007199254740993}\n',
         ("--column", "id=int32", "--column", "n=int64", "--column", "b=bytes", "--column", "email=email"),
     ),
+    "a.csv.gz": (gzip.compress(customers(1500)), COLUMNS),
+    "a.csv.zst": (ZSTD.compress(customers(1500)), COLUMNS),
+    "excel.csv": (
+        b'\xef\xbb\xbfsep=;\r\nid;card\r\n1;"4242 4242"\r\n\\N;\\N\r\n',
+        ("--column", "card=str", "--null", "\\N"),
+    ),
     "numbers.jsonl": (
         b'{"n":"-3"}\n{"n": 9007199254740993}\n{"n":""}\n',
         ("--column", "n=int64", "--numbers"),
     ),
     "nested.jsonl": (
         (
-            b'{"address":{"zip" : 1010},"items":[{"iban":"DE02120300000000202051"}, {"iban":null}],"phones":["1","2"]}\n'
+            b'{"address":{"zip" : 1010},"items":[{"iban":"DE021203"}, {"iban":null}],"phones":["1","2"]}\n'
             b'{"items":[],"a.b":"x"}\n{"address":null,"items":[{}]}\n'
         ),
         tuple(
@@ -115,7 +126,9 @@ def test_files_go_there_and_back(stack: Stack, tmp_path: Path, name: str) -> Non
     for op, path, out in (("tokenize", source, tokens), ("detokenize", tokens, back), ("tokenize", source, again)):
         done = stack.run("file", op, str(path), str(out), *columns, *CLIENT)
         assert done.returncode == 0, done.stderr
-    if name.endswith(".parquet"):  # the same table, and how it is encoded is the writer's
+    if name.endswith((".gz", ".zst")):
+        assert OPEN[source.suffix](back.read_bytes()) == OPEN[source.suffix](data)
+    elif name.endswith(".parquet"):  # the same table, and how it is encoded is the writer's
         assert pq.read_table(back).equals(pq.read_table(source), check_metadata=True)
     else:
         assert back.read_bytes() == source.read_bytes()
@@ -178,6 +191,40 @@ def test_rows_that_cannot_be_done_are_reported(stack: Stack, tmp_path: Path) -> 
         assert "secret" not in text
         assert "0099" not in text
     assert "4 rows could not be done and are left out: invalid_email 1, wrong_fields 1, wrong_form 2" in done.stderr
+    assert "\n  column n: wrong_form (2 rows, 5, 6): expected a whole number, in decimal digits" in done.stderr
+    assert "\n  column email: invalid_email (row 3): " in done.stderr
+    assert "\n  the row: wrong_fields (row 7): expected 2 fields\n" in done.stderr
+    assert done.stderr.endswith(f"\n  each of them: {errors}\n")
+
+
+@pytest.mark.usefixtures("worker")
+def test_many_rows_that_cannot_be_done_are_summed_up(stack: Stack, tmp_path: Path) -> None:
+    """However many: the columns, how many rows each, the first of them, what was expected, and how to see all."""
+    source = tmp_path / "in.csv"
+    source.write_text("a,b\n" + "x,007\n" * 5000)
+    done = stack.run("file", "tokenize", str(source), str(tmp_path / "o.csv"), "--column", "b=int64", *CLIENT)
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        "5,000 rows could not be done and are left out: wrong_form 5,000\n"
+        "  column b: wrong_form (5,000 rows, the first are 2, 3, 4): expected a whole number, in decimal digits without"
+        " leading 0\n  each of them: --errors FILE lists them\n"
+    )
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_missing_answers_are_told_soon(stack: Stack, tmp_path: Path, away: bool) -> None:
+    """Long before a request's time is up it is said that no worker answers, or which server is away."""
+    source = tmp_path / "in.csv"
+    source.write_bytes(customers(10))
+    address = {"TOKEN_WORKER_STREAMS_URL": "redis://127.0.0.1:1"} if away else {}
+    running = start(stack, "tokenize", str(source), str(tmp_path / "out.csv"), *COLUMNS, **address)
+    try:
+        assert running.stderr is not None
+        told = running.stderr.readline()
+    finally:
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=60)
+    assert ("no answers: streams: " if away else "no answers: no worker answers; does one run") in told
 
 
 @pytest.mark.usefixtures("worker")
@@ -346,6 +393,14 @@ def test_other_runs_are_not_gone_on_with(stack: Stack, worker: WorkerProcess, tm
         (("in.csv", "out.csv", *COLUMNS, "--encoding", "cp037"), 2, "does not hold ASCII"),
         (("in.csv", "out.csv", *COLUMNS, "--delimiter", "ab"), 2, "one character"),
         (("in.csv", "out.parquet", *COLUMNS, "--format", "parquet"), 2, "no Parquet file"),
+        (("in.csv", "out.parquet", *COLUMNS), 2, "OUT out.parquet would hold csv, as IN or --format says"),
+        (("in.csv", "out.jsonl.gz", *COLUMNS), 2, "OUT out.jsonl.gz would hold csv"),
+        (("in.csv", "out.tsv", *COLUMNS), 2, "OUT out.tsv would hold csv"),
+        (("in.csv", "out.csv", *COLUMNS, "--format", "jsonl"), 2, "OUT out.csv would hold jsonl"),
+        (("broken.parquet", "out.parquet.gz", "--column", "s=str"), 2, "Parquet is compressed within"),
+        (("in.csv", "out.csv", *COLUMNS, "--null", ""), 2, "--null: expected the text of a cell"),
+        (("in.jsonl", "out.jsonl", "--column", "a.b=str", "--null", "x"), 2, "are about CSV and TSV"),
+        (("in.csv", "out.csv", "--column", "email=email", "--delimiter", ";"), 2, "--delimiter ',' would find it"),
         (("in.csv", "-", *COLUMNS, "--format", "parquet"), 2, "in files alone"),
         (("empty.csv", "out.csv", *COLUMNS), 2, "has no header"),
         (("open.csv", "out.csv", "--column", "a=str"), 1, "row 2: a quote is opened and never closed"),

@@ -83,7 +83,7 @@ def test_progress_holds_no_value(source: Path, places: Places) -> None:
     """What is saved beside the output says how far it is, and nothing of what is in the file; told from the start."""
     told: list[int] = []
 
-    def watch(far: progress.Progress, _total: int | None) -> None:
+    def watch(far: progress.Progress, *_: Any) -> None:
         told.append(far.counts.rows)
         if far.counts.rows:
             raise Finding("far enough")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from token_worker.client import Answer, StreamsRefused, TimedOut
+from token_worker.client import Answer, StreamsRefused, StreamsUnavailable, TimedOut
 from token_worker.client.errors import refusal
 from token_worker.contract.messages import Op
 from token_worker.errors import Finding, Unavailable
@@ -145,6 +145,52 @@ def test_missing_answers_are_waited_for() -> None:
     assert client.sent == [["a"]] * 3
     with pytest.raises(Unavailable, match="worker: no reply; waited for 0 seconds"):
         answers(Client(*[TimedOut("no reply")] * 100), some("a"), wait=0)
+
+
+class Held(Client):
+    """Answers a request only when it is told to."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__(holds=True)
+        self.looks = 0
+        self._after = after
+
+    def away(self) -> str | None:
+        """Why, first; then nothing, and after some more looks the answer comes."""
+        self.looks += 1
+        if self.looks == self._after:
+            for future, found in self.held:
+                future.set_result(found)
+        return "streams: Connection refused" if self.looks == 1 else None
+
+
+def test_missing_answers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before a request is given up, the user is told why no answers come, each reason once, and when they do."""
+    assert sending.QUIET_SECONDS <= 5
+    monkeypatch.setattr(sending, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(sending, "LOOK_SECONDS", 0.01)
+    told: list[str] = []
+    client = Held(after=5)
+    sender = Sender(client, Op.TOKENIZE, 60, threading.Event(), told.append, client.away)
+    assert [found for _, found in sender.answered(some("a"))] == [["a"]]
+    assert told == [
+        "no answers: streams: Connection refused; waiting",
+        f"no answers: {sending.NO_WORKER}; waiting",
+        "answers come again",
+    ]
+
+
+def test_requests_that_are_given_up_are_told_once() -> None:
+    """A request that is sent again because its time was up says why, and no second time."""
+    told: list[str] = []
+    client = Client(*[StreamsUnavailable("streams: timeout")] * 2, TimedOut("no reply"))
+    sender = Sender(client, Op.TOKENIZE, 60, threading.Event(), told.append)
+    assert [found for _, found in sender.answered(some("a"))] == [["a"]]
+    assert told == [
+        "no answers: streams: timeout; waiting",
+        f"no answers: {sending.NO_WORKER}; waiting",
+        "answers come again",
+    ]
 
 
 def test_a_run_can_be_stopped_while_it_waits() -> None:

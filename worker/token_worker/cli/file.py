@@ -26,7 +26,10 @@ from token_worker.client import TokenClient
 from token_worker.contract.messages import Op, TypeName
 from token_worker.contract.values import is_utf8
 from token_worker.errors import Finding, GiveUp, Unavailable
+from token_worker.files import compressed as compression
 from token_worker.files import progress as progress_module
+from token_worker.files.columns import listed
+from token_worker.files.compressed import compression_of, without_ending
 from token_worker.files.delimited import DELIMITERS
 from token_worker.files.inputs import FORMS, open_input
 from token_worker.files.job import Job, Places, resolved
@@ -36,6 +39,9 @@ from token_worker.files.suggest import suggest as suggest_columns
 from token_worker.streams.routes import route_for
 
 PIPE = "-"
+
+REASONS_SHOWN = 20
+"""Reasons for rows that could not be done, in the last message."""
 
 COLLECT_AFTER = 50_000
 """New objects before a look for cycles: rows in hand have none, and looking took a fifth of the time."""
@@ -83,6 +89,9 @@ def read_seconds(_context: click.Context, _option: click.Parameter, given: float
 )
 @click.option("--encoding", help="Encoding of text. Else what a byte order mark says, else UTF-8.")
 @click.option("--delimiter", help="One character, for CSV and TSV.")
+@click.option("--null", "nulls", multiple=True, metavar="TEXT",
+              help=r"A cell of CSV or TSV that stands for no value and is kept, such as \N or NULL; may be repeated."
+              " As it stands in the file: quotes are a part of it.")  # fmt: skip
 @click.option("--no-quotes", is_flag=True, help="Quotes in CSV and TSV are characters like others.")
 @click.option("--no-header", is_flag=True, help="The first row has values; columns are numbers from 1.")
 @click.option("--numbers", is_flag=True,
@@ -111,6 +120,7 @@ def file(
     form: str | None,
     encoding: str | None,
     delimiter: str | None,
+    nulls: tuple[str, ...],
     no_quotes: bool,
     no_header: bool,
     numbers: bool,
@@ -122,30 +132,32 @@ def file(
 ) -> None:
     """Tokenize or detokenize columns of CSV, TSV, JSON Lines or Parquet; all else stays as it is, byte for byte.
 
-    IN and OUT are files, or - for standard input and output. OUT appears when it is complete: until then there are
-    OUT.partial and OUT.progress, from which --resume goes on after Ctrl-C, a kill or an outage. Empty cells and nulls
-    are kept. A row that cannot be done is left out of OUT.
+    IN and OUT are files, or - for standard input and output; text may be compressed: .gz, .zst. OUT appears when it is
+    complete: until then there are OUT.partial and OUT.progress, from which --resume goes on after Ctrl-C, a kill or an
+    outage. Empty cells and nulls are kept. A row that cannot be done is left out of OUT.
 
     Exit status 1: there were such rows, or the run could not be done; 3: the workers do not answer.
     """
-    form = form or FORMS.get(Path(source).suffix.lower()) or FORMS.get(Path(out or "").suffix.lower())
+    form = form or form_of(source) or form_of(out or "")
     if form is None:
         raise click.UsageError("neither name tells the format: say --format")
     if form == "parquet" and PIPE in (source, out):
         raise click.UsageError("Parquet is read and written in files alone")
-    if form not in DELIMITERS and (delimiter is not None or no_quotes or no_header):
-        raise click.UsageError("--delimiter, --no-quotes and --no-header are about CSV and TSV")
+    if form not in DELIMITERS and (delimiter is not None or no_quotes or no_header or nulls):
+        raise click.UsageError("--delimiter, --null, --no-quotes and --no-header are about CSV and TSV")
+    check_names(source, out, form, delimiter)
     if form != "jsonl" and numbers:
         raise click.UsageError("--numbers is about JSON Lines")
     if form == "parquet" and encoding is not None:
         raise click.UsageError("--encoding is about text")
-    if not all(is_utf8(text) for text in (client or "", zone or "", *dict(columns))):
+    if not all(is_utf8(text) for text in (client or "", zone or "", *dict(columns), *nulls)):
         raise click.UsageError("names are to be UTF-8")
     if resume and PIPE in (source, out):
         raise click.UsageError("what goes through a pipe cannot be resumed")
     asked = Asked(
         op=Op(op), columns=columns, client_id=client, zone_id=zone, consistent=not inconsistent, form=form,
-        encoding=encoding, delimiter=delimiter, quotes=not no_quotes, header=not no_header, numbers=numbers,
+        encoding=encoding, delimiter=delimiter, quotes=not no_quotes, header=not no_header, nulls=nulls,
+        numbers=numbers,
         errors=None if errors is None else os.fsencode(resolved(errors)).decode("utf-8", "backslashreplace"),
     )  # fmt: skip
     if suggest:
@@ -172,7 +184,15 @@ def file(
         ) as tokens,
         view,
     ):  # fmt: skip
-        job = Job(asked, tokens, stopping=stopping, wait_seconds=wait_seconds, tell=view.say, watch=view.show)
+        job = Job(
+            asked,
+            tokens,
+            stopping=stopping,
+            wait_seconds=wait_seconds,
+            tell=view.say,
+            away=lambda: tokens.away,
+            watch=view.show,
+        )
         path = None if source == PIPE else Path(source)
         places = None if out == PIPE else Places(Path(out), errors)
         try:
@@ -192,8 +212,48 @@ def file(
             raise Finding(f"{name}{error.strerror or 'it cannot be read or written'}{_hint(places)}") from None
     view.end(counts)
     if counts.lost:
-        codes = ", ".join(f"{code} {count:,}" for code, count in sorted(counts.problems.items()))
-        raise Finding(f"{counts.lost:,} rows could not be done and are left out: {codes}")
+        raise Finding(summary(counts, errors))
+
+
+def summary(counts: Counts, errors: Path | None) -> str:
+    """Which rows could not be done, and why."""
+    codes = ", ".join(f"{code} {count:,}" for code, count in sorted(counts.problems.items()))
+    lines = [f"{counts.lost:,} rows could not be done and are left out: {codes}"]
+    for reason in sorted(counts.reasons, key=lambda it: -it.count)[:REASONS_SHOWN]:
+        where = "the row" if reason.column is None else f"column {listed([reason.column])}"
+        first = ", ".join(map(str, reason.rows))
+        which = f"row {first}" if reason.count == 1 else f"{reason.count:,} rows"
+        which += f", {first}" if 1 < reason.count <= len(reason.rows) else ""
+        which += f", the first are {first}" if reason.count > len(reason.rows) else ""
+        lines.append(f"  {where}: {reason.code} ({which}): {reason.message}")
+    if len(counts.reasons) > REASONS_SHOWN:
+        lines.append(f"  and {len(counts.reasons) - REASONS_SHOWN} more reasons")
+    lines.append("  each of them: --errors FILE lists them" if errors is None else f"  each of them: {errors}")
+    return "\n".join(lines)
+
+
+def form_of(name: str) -> str | None:
+    """The format that the end of a file's name tells; of a compressed file the end before."""
+    return FORMS.get(without_ending(name).suffix.lower())
+
+
+def check_names(source: str, out: str | None, form: str, delimiter: str | None) -> None:
+    """See that the names of the files can be so.
+
+    Raises:
+        click.UsageError: what would be in the output is not what its name says.
+        GiveUp: a compression is not installed.
+    """
+    for name in (source, out or ""):
+        if form == "parquet" and compression_of(name):
+            raise click.UsageError("Parquet is compressed within: no .gz or .zst")
+        compression.check(compression_of(name))
+    told = form_of(out or "")
+    between = DELIMITERS.get(form) if delimiter is None else delimiter
+    if told not in (None, form) and (form not in DELIMITERS or DELIMITERS.get(told) != between):
+        raise click.UsageError(
+            f"OUT {out} would hold {form}, as IN or --format says: formats are not turned into one another"
+        )
 
 
 def _suggest(asked: Asked, source: str, out: str | None) -> tuple[tuple[str, str], ...]:
@@ -246,15 +306,13 @@ class View:
         self._before: int | None = None
         self._rows = 0
 
-    def show(self, progress: progress_module.Progress, total: int | None) -> None:
+    def show(self, progress: progress_module.Progress, far: int, total: int | None) -> None:
         """Where it begins, and then that another chunk is done."""
         if self._before is None:
             self._before = progress.counts.rows
-            self._bar.reset(
-                self._task, total=total, completed=progress.offset, told=""
-            )  # the speed is that of this run
+            self._bar.reset(self._task, total=total, completed=far, told="")  # the speed is that of this run
         self._rows = progress.counts.rows - self._before
-        self._bar.update(self._task, completed=progress.offset, told=self._told(progress.counts.rows))
+        self._bar.update(self._task, completed=far, told=self._told(progress.counts.rows))
 
     def _told(self, rows: int) -> str:
         return f"{rows:,} rows, {self._rows / max(time.monotonic() - self._started, 1e-9):,.0f}/s"

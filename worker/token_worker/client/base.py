@@ -130,6 +130,11 @@ class BaseClient:
                     threading.Thread(target=core.close, name="token-client close", daemon=True).start()
             _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
+    @property
+    def away(self) -> str | None:
+        """Why the Redis of the streams cannot be used now, as far as calls have found out; None while it can be."""
+        return self._core.away
+
     def _prepare(
         self,
         op: Op | str,

@@ -138,6 +138,13 @@ class Core:
                 )
             return self._lanes[route]
 
+    @property
+    def away(self) -> str | None:
+        """Why the Redis of the streams cannot be used now, as far as is known; None while it can be."""
+        with self._lock:
+            lanes = [*self._lanes.values()]
+        return next((why for lane in lanes if (why := lane.away)), None)
+
     def drop(self, call: Call) -> bool:
         """Nobody waits for this call any more; whether it was open until now."""
         if not self._open.take(call):

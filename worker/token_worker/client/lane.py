@@ -83,9 +83,15 @@ class Lane:
         self.too_late = self._too_late
         """What to end a call with at its deadline. One object for all: one for each costs a fifth, in collections."""
 
+    @property
+    def away(self) -> str | None:
+        """Why the server cannot be used now; None while it can be."""
+        away = [*self._away.values()]
+        return f"streams: {away[0]}" if away else None
+
     def _too_late(self) -> NotAnswered:
-        if away := [*self._away.values()]:
-            return StreamsUnavailable(f"streams: {away[0]}")
+        if away := self.away:
+            return StreamsUnavailable(away)
         return TimedOut("no reply came in time; does a worker run, with these routes in its settings?")
 
     def put(self, part: Part) -> None:

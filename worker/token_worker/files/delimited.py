@@ -8,7 +8,8 @@ not fail behind its first byte: Python before 3.11.5 then goes on where the fail
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import chain, compress
 from typing import Any
 
@@ -21,8 +22,18 @@ from token_worker.files.rows import ABSENT
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 """What stands between fields, unless it is said."""
 
+USUAL_DELIMITERS = {",": "','", ";": "';'", "\t": "$'\\t'", "|": "'|'"}
+"""Those that are tried to tell which one was meant, as a shell takes them."""
+
 _VALUE = re.compile(r"@|(?:\d\D?){6}")
 """What a name does not have in it, but a value well may."""
+
+MARKERS = frozenset(
+    {"\\n", "null", "none", "nan", "n/a", "na", "nil", "#n/a", "#na", "<na>", "<null>", "(null)", "[null]"}
+)
+"""What many programs write where there is no value, in small letters."""
+
+_MARKER_CHARACTERS = max(map(len, MARKERS))
 
 _OPENED = rb'"[^"]*+(?:""[^"]*+)*+'
 _QUOTED = re.compile(rb'"([^"]*+(?:""[^"]*+)*+)"')
@@ -113,20 +124,33 @@ class Delimited:
         columns: to be changed.
         first: the first record that is not blank: the header, or without one any row.
         header: whether it is one; else columns are numbers from 1.
+        nulls: cells, as they stand in the file, that are kept as the empty ones are.
+        met: is told the column and the text of each cell that looks as if it stood for no value.
 
     Raises:
-        GiveUp: a column that is not there, or more than once.
+        GiveUp: a column that is not there, or more than once; or text that no cell can be.
     """
 
-    def __init__(self, dialect: Dialect, columns: Sequence[Column], first: bytes, *, header: bool) -> None:
-        fields = dialect.fields(first)
-        names = [dialect.text(field) for field in fields] if header else [str(n + 1) for n in range(len(fields))]
+    def __init__(
+        self,
+        dialect: Dialect,
+        columns: Sequence[Column],
+        first: bytes,
+        *,
+        header: bool,
+        nulls: Sequence[str] = (),
+        met: Callable[[str, str], object] = lambda _column, _text: None,
+    ) -> None:
+        names = _names(dialect, first, header=header)
         for column in columns:
             if (count := names.count(column.name)) != 1:
+                other = "" if count else _other_delimiter(dialect, columns, first, header=header)
                 if header and any(_VALUE.search(name) for name in names):  # these are not to be shown
-                    raise GiveUp(f"there is not one column {column.name}; is the first row one of values: --no-header?")
+                    hint = other or "; is the first row one of values: --no-header?"
+                    raise GiveUp(f"there is not one column {column.name}{hint}")
                 there = listed(names) if header else f"1 to {len(names)}"
-                raise GiveUp(f"there is {'more than one' if count else 'no'} column {column.name}; there are {there}")
+                is_there = "more than one" if count else "no"
+                raise GiveUp(f"there is {is_there} column {column.name}; there are {there}{other}")
         places = sorted((names.index(column.name), column) for column in columns)
         self.columns = [column for _, column in places]
         self.types = [TypeName(column.type) for column in self.columns]
@@ -138,6 +162,8 @@ class Delimited:
         self._write: list[Any] = [WRITE[column.type] for column in self.columns]
         self.size = dialect.encoding.size
         self._is_exact = dialect.encoding.is_exact
+        self._nulls = frozenset(_null(dialect, text) for text in nulls)
+        self._met = met
 
     cells = slice(1, None, 2)
     """A row is what stands before, between and after its cells, and these."""
@@ -159,21 +185,54 @@ class Delimited:
 
     def read(self, cell: bytes, column: int) -> Value | None:
         """See ``rows.Format``."""
+        if cell in self._nulls:
+            return None
         text = self._dialect.text(cell)
         if not text:
             return None
+        if len(text) <= _MARKER_CHARACTERS and text.casefold() in MARKERS:
+            self._met(self.columns[column].name, text)
         if (cell[:1] == b'"' or not self._is_exact) and self._dialect.written(text, cell) != cell:
             raise Wrong(RowCode.WRONG_FORM, "expected a cell as it would be written, with nothing behind its quotes")
         return self._read[column](text)
 
     def write(self, value: Value, cell: bytes, column: int) -> bytes:
         """See ``rows.Format``."""
-        return self._dialect.written(self._write[column](value), cell)
+        written = self._dialect.written(self._write[column](value), cell)
+        if written in self._nulls:  # of millions of short texts it is one, by chance
+            raise Wrong(RowCode.WRONG_FORM, "the answer reads as --null says that no value does")
+        return written
 
     def join(self, columns: Sequence[Sequence[Any]], done: Sequence[bool]) -> bytes:
         """See ``rows.Format``."""
         rows = compress(zip(*columns, strict=True), done)
         return self._dialect.encoding.written(b"".join(filter(None, chain.from_iterable(rows))))
+
+
+def _names(dialect: Dialect, first: bytes, *, header: bool) -> list[str]:
+    fields = dialect.fields(first)
+    return [dialect.text(field) for field in fields] if header else [str(n + 1) for n in range(len(fields))]
+
+
+def _other_delimiter(dialect: Dialect, columns: Sequence[Column], first: bytes, *, header: bool) -> str:
+    """Says which delimiter would find all columns, if one of the usual would."""
+    for delimiter, shown in USUAL_DELIMITERS.items():
+        with suppress(GiveUp, Wrong):
+            names = _names(Dialect(dialect.encoding, delimiter, quotes=dialect.quotes), first, header=header)
+            if all(names.count(column.name) == 1 for column in columns):
+                return f"; --delimiter {shown} would find {'it' if len(columns) == 1 else 'them'}"
+    return ""
+
+
+def _null(dialect: Dialect, text: str) -> bytes:
+    """A cell that stands for no value."""
+    try:
+        cell = text.encode(dialect.encoding.cells)
+    except UnicodeEncodeError:
+        cell = b""
+    if not cell or dialect.fields(cell) != [cell]:
+        raise GiveUp("--null: expected the text of a cell; empty ones are kept in any case")
+    return cell
 
 
 def _pattern(dialect: Dialect, places: Sequence[int], count: int) -> bytes:

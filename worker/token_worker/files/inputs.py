@@ -1,14 +1,17 @@
 """The input as ``job`` needs it, whatever its format: what stands before the rows, and the rows in chunks."""
 
+import re
+import shlex
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
 from token_worker.errors import GiveUp
 from token_worker.files import json_lines
-from token_worker.files.columns import Column, Wrong
+from token_worker.files.columns import Column, Wrong, listed
+from token_worker.files.compressed import Text, compression_of
 from token_worker.files.delimited import DELIMITERS, Delimited, Dialect
 from token_worker.files.json_lines import JsonLines
 from token_worker.files.progress import Asked
@@ -30,6 +33,11 @@ FORMS = {
 SAMPLE_ROWS = 1000
 """Rows that are looked at before anything is sent."""
 
+START_BYTES = 64
+"""Read for the byte order mark and the delimiter that a first line may say."""
+
+_DIRECTIVE = re.compile(rb'("?)sep=([^\r\n])\1[\r\n]', re.IGNORECASE)
+
 MORE_ROWS = 1_000_000
 """Rows that are looked at for a member that is in none of those, where the input can be read twice."""
 
@@ -46,12 +54,15 @@ class Input(Protocol):
     """A file of which columns are to be changed."""
 
     total: int | None
-    """Where ``Progress.offset`` ends; None where that is not known."""
+    """Where ``far`` ends; None where that is not known."""
 
     head: Head
 
     def chunks(self, columns: Sequence[Column], offset: int, row: int, *, dedupe: bool) -> Iterator[Chunk]:
         """The rows from an offset on, after row number ``row``; raises ``GiveUp`` for columns that are not there."""
+
+    def far(self, offset: int) -> int:
+        """How far it is at an offset, of ``total``."""
 
     def sample(self) -> dict[str, Sample]:
         """The first values of every column; for ``suggest``."""
@@ -60,8 +71,14 @@ class Input(Protocol):
         """Make the output of what was written, where that is another; raises ``Stopped``."""
 
 
-def open_input(asked: Asked, file: BinaryIO, *, again: bool) -> Input:
-    """Look at the beginning of a file; ``again``: it can be read more than once.
+def open_input(asked: Asked, file: BinaryIO, *, again: bool, tell: Callable[[str], object] = lambda _: None) -> Input:
+    """Look at the beginning of a file.
+
+    Args:
+        asked: what to do with it.
+        file: at its start.
+        again: whether it can be read more than once.
+        tell: takes a line for the user, while the rows are read.
 
     Raises:
         GiveUp: it cannot be read as it was asked for.
@@ -70,35 +87,49 @@ def open_input(asked: Asked, file: BinaryIO, *, again: bool) -> Input:
         from token_worker.files.parquet import ParquetInput  # noqa: PLC0415 - pyarrow is large, and may not be there
 
         return ParquetInput(file)
-    return TextInput(asked, file, again=again)
+    return TextInput(asked, file, again=again, tell=tell)
 
 
 class TextInput:
     """CSV, TSV or JSON Lines."""
 
-    def __init__(self, asked: Asked, file: BinaryIO, *, again: bool) -> None:
+    def __init__(self, asked: Asked, file: BinaryIO, *, again: bool, tell: Callable[[str], object]) -> None:
         self._asked = asked
-        self._file = file
+        self._raw = file
+        name = getattr(file, "name", None)
+        kind = compression_of(name) if isinstance(name, str) else None
+        self._file = file if kind is None else Text(file, kind)
+        self._is_compressed = kind is not None
         self._again = again
-        start = file.read(MARK_BYTES)
-        self._encoding = Encoding(asked.encoding, start)
+        self._tell = tell
+        self._met: set[tuple[str, str]] = set()
+        start = self._file.read(START_BYTES)
+        self._encoding = Encoding(asked.encoding, start[:MARK_BYTES])
+        start = start[len(self._encoding.mark) :]
         self._dialect: Dialect | None = None
         self._cut = json_lines.cut
+        directive: str | None = None
         if asked.form in DELIMITERS:
-            delimiter = DELIMITERS[asked.form] if asked.delimiter is None else asked.delimiter
+            directive = self._directive(start)
+            given = directive if asked.delimiter is None else asked.delimiter
+            if directive not in (None, given):
+                raise GiveUp("--delimiter is another than the one that the first line of the input says: sep=")
+            delimiter = DELIMITERS[asked.form] if given is None else given
             self._dialect = Dialect(self._encoding, delimiter, quotes=asked.quotes)
             self._cut = self._dialect.cut
         self.total = Path(file.name).stat().st_size if again else None
-        self._records = Records(file, self._encoding, self._cut, start=start[len(self._encoding.mark) :])
+        self._records = Records(self._file, self._encoding, self._cut, start=start)
         self._has_header = asked.header and self._dialect is not None
         self._first, rows = b"", 0
         if self._dialect is not None:
+            skipped = int(directive is not None)
             found = self._records.peek(SAMPLE_ROWS)
-            place = next((place for place, record in enumerate(found) if record.strip(b"\r\n")), None)
+            there = (place for place, record in enumerate(found) if place >= skipped and record.strip(b"\r\n"))
+            place = next(there, None)
             if place is None and self._has_header:
                 raise GiveUp("the input has no header")
             self._first = b"" if place is None else found[place]
-            rows = (place or 0) + 1 if self._has_header else 0
+            rows = (place or 0) + 1 if self._has_header else skipped
         before = b"".join(self._records.take(rows))
         self.head = Head(
             self._encoding.mark + self._encoding.written(before),
@@ -106,17 +137,38 @@ class TextInput:
             rows,
         )
 
+    def _directive(self, start: bytes) -> str | None:
+        """The delimiter that a first line of a table for Excel says; it is no row."""
+        found = _DIRECTIVE.match(self._encoding.reader()(start, False))
+        return None if found is None else found[2].decode("ascii", "replace")
+
+    def far(self, offset: int) -> int:
+        """See ``Input``."""
+        return self._raw.tell() if self._is_compressed and self._again else offset
+
     def chunks(self, columns: Sequence[Column], offset: int, row: int, *, dedupe: bool) -> Iterator[Chunk]:
         """See ``Input``."""
         form: Format
         if self._dialect is None:
             form = JsonLines(self._encoding, columns, self._some(), op=self._asked.op, numbers=self._asked.numbers)
         else:
-            form = Delimited(self._dialect, columns, self._first, header=self._has_header)
+            form = Delimited(
+                self._dialect, columns, self._first,
+                header=self._has_header, nulls=self._asked.nulls, met=self._met_marker,
+            )  # fmt: skip
         if offset != self.head.offset:
             self._file.seek(offset)
             self._records = Records(self._file, self._encoding, self._cut, row)
         return chunks(form, self._records.blocks(), row, dedupe=dedupe)
+
+    def _met_marker(self, column: str, text: str) -> None:
+        """Tell that cells seem to stand for no value, once for each column and text."""
+        if (column, text) not in self._met:
+            self._met.add((column, text))
+            self._tell(
+                f"column {listed([column])}: a cell says {text} and is taken for a value; where that stands for no"
+                f" value, --null {shlex.quote(text)} keeps it as it is"
+            )
 
     def _some(self) -> Iterator[bytes]:
         """Rows that a member should be in that is asked for; at least a blank one."""
@@ -126,7 +178,9 @@ class TextInput:
         return chain(first, self._more())
 
     def _more(self) -> Iterator[bytes]:
-        with Path(self._file.name).open("rb") as file:
+        with Path(self._raw.name).open("rb") as raw:
+            kind = compression_of(self._raw.name)
+            file = raw if kind is None else Text(raw, kind)
             file.seek(self.head.offset)
             yield from islice(chain.from_iterable(Records(file, self._encoding, self._cut).blocks()), MORE_ROWS)
 

@@ -23,6 +23,7 @@ from token_worker.contract.messages import Op
 from token_worker.errors import Finding, GiveUp, TokenWorkerError
 from token_worker.files import progress as progress_module
 from token_worker.files.columns import Column
+from token_worker.files.compressed import compress, compression_of
 from token_worker.files.inputs import Input, open_input
 from token_worker.files.progress import Asked, Counts, Progress, source_of, sync_folder
 from token_worker.files.rows import Problem
@@ -37,10 +38,11 @@ class Places:
 
     Attributes:
         out: the output when it is complete.
-        partial: what there is of it; of Parquet the new columns.
-        assembled: the complete Parquet file before it gets its name.
+        partial: what there is of it; of Parquet the new columns, of a compressed file the text.
+        assembled: the complete Parquet or compressed file before it gets its name.
         progress: what a run that was cut short goes on from.
         errors: rows that cannot be done, if they are wanted.
+        compression: of the output.
     """
 
     def __init__(self, out: Path, errors: Path | None) -> None:
@@ -49,6 +51,7 @@ class Places:
         self.assembled = out.with_name(out.name + ".assembled")
         self.progress = out.with_name(out.name + ".progress")
         self.errors = errors
+        self.compression = compression_of(out)
 
     def check(self, source: Path | None) -> None:
         """See that no file is two of these.
@@ -85,7 +88,8 @@ class Job:
         stopping: set when the run is to stop after the rows in hand.
         wait_seconds: how long there may be no answer at all.
         tell: takes a line for the user while it runs.
-        watch: takes the progress before the first chunk and after each, and where its offset ends.
+        away: says why the server of the streams cannot be used just now, if so.
+        watch: takes the progress before the first chunk and after each, how far it is, and where that ends.
     """
 
     def __init__(
@@ -96,13 +100,15 @@ class Job:
         stopping: threading.Event,
         wait_seconds: float,
         tell: Callable[[str], object] = lambda _: None,
-        watch: Callable[[Progress, int | None], object] = lambda _progress, _total: None,
+        away: Callable[[], str | None] = lambda: None,
+        watch: Callable[[Progress, int, int | None], object] = lambda _progress, _far, _total: None,
     ) -> None:
         self._asked = asked
         self._columns = [Column(*column) for column in asked.columns]
-        self._sender = Sender(client, asked.op, wait_seconds, stopping, tell)
+        self._sender = Sender(client, asked.op, wait_seconds, stopping, tell, away)
         self._stopping = stopping
         self._watch = watch
+        self._tell = tell
 
     def pipe(self, source: Path | None, errors: Path | None, *, force: bool) -> Counts:
         """Take the input to standard output.
@@ -122,7 +128,7 @@ class Job:
             if stat.S_ISREG(about.st_mode) and any(os.path.samestat(about, other) for other in others):
                 raise GiveUp("input, output and errors are to be different files")
             _check_new(errors, force=force)
-            it = open_input(self._asked, file, again=source is not None and source.is_file())
+            it = open_input(self._asked, file, again=source is not None and source.is_file(), tell=self._tell)
             progress = self._begin(None)
             errors_file = None if errors is None else left.enter_context(_open(errors, 0))
             self._take_through(it, progress, out, errors_file, out.flush)
@@ -164,7 +170,7 @@ class Job:
             _check_new(places.out, force=force)
             if not resume:
                 _check_new(places.errors, force=force)
-            it = open_input(self._asked, file, again=resumable)
+            it = open_input(self._asked, file, again=resumable, tell=self._tell)
             out = left.enter_context(_open(places.partial, progress.output, os.O_NOFOLLOW))
             errors = None
             try:
@@ -181,7 +187,8 @@ class Job:
 
     def _last(self, places: Places) -> Path:
         """What gets the output's name."""
-        return places.assembled if self._asked.form == "parquet" else places.partial
+        is_made_at_the_end = self._asked.form == "parquet" or places.compression is not None
+        return places.assembled if is_made_at_the_end else places.partial
 
     def _to_file(
         self,
@@ -203,6 +210,8 @@ class Job:
 
         self._take_through(it, progress, out, errors, save)
         it.complete(places.partial, places.assembled, self._stopping)
+        if places.compression is not None:
+            compress(places.partial, places.assembled, places.compression, self._stopping)
         _check_new(places.out, force=force)  # it may have come meanwhile
         progress.is_over = True
         save()
@@ -223,7 +232,7 @@ class Job:
             chunks = it.chunks(self._columns, progress.offset, progress.row, dedupe=self._dedupe)
         save()
         saved_at = time.monotonic()
-        self._watch(progress, it.total)
+        self._watch(progress, it.far(progress.offset), it.total)
         try:
             for chunk, answers in self._sender.answered(chunks):
                 finished = chunk.finish(answers)
@@ -234,7 +243,7 @@ class Job:
                 progress.output += len(finished.output)
                 progress.offset += chunk.size
                 progress.row += chunk.rows
-                self._watch(progress, it.total)
+                self._watch(progress, it.far(progress.offset), it.total)
                 if time.monotonic() - saved_at >= SAVE_SECONDS:
                     save()
                     saved_at = time.monotonic()
@@ -313,4 +322,4 @@ def _count(progress: Progress, rows: int, empty: int, lost: int, problems: Seque
     counts.empty += empty
     counts.lost += lost
     for problem in problems:
-        counts.problems[problem.code] = counts.problems.get(problem.code, 0) + 1
+        counts.add(*problem)

@@ -64,6 +64,10 @@ class ParquetInput:
         self._form = ParquetRows(self._file.schema_arrow, columns)
         return chunks(self._form, self._rows([column.name for column in columns], offset), row, dedupe=dedupe)
 
+    def far(self, offset: int) -> int:
+        """See ``Input``."""
+        return offset
+
     def _rows(self, names: Sequence[str], offset: int) -> Iterator[list[tuple[Any, ...]]]:
         """Cells of these columns, from a row on."""
         for group in range(self._file.num_row_groups):

@@ -31,6 +31,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         quotes: whether fields may be quoted.
         header: whether the first row has the names of the columns.
         numbers: whether ``int64`` tokens of JSON numbers are numbers.
+        nulls: cells of CSV and TSV that stand for no value.
         errors: absolute path of the file for rows that cannot be done.
     """
 
@@ -45,6 +46,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     quotes: bool = True
     header: bool = True
     numbers: bool = False
+    nulls: tuple[str, ...] = ()
     errors: str | None = None
 
 
@@ -56,6 +58,28 @@ class Source(msgspec.Struct, frozen=True):
     digest: str
 
 
+FIRST_ROWS = 3
+"""Rows that are named of those that cannot be done for one reason."""
+
+
+class Reason(msgspec.Struct):
+    """Why rows are not in the output.
+
+    Attributes:
+        code: one of the contract's, or of ``RowCode``.
+        column: None: it is about the row as a whole.
+        message: what was expected in the first of them.
+        count: how many they are.
+        rows: numbers of the first.
+    """
+
+    code: str
+    column: str | None
+    message: str
+    count: int = 0
+    rows: list[int] = []
+
+
 class Counts(msgspec.Struct):
     """What became of the rows so far.
 
@@ -64,12 +88,25 @@ class Counts(msgspec.Struct):
         empty: cells that were left as they are, since there is no value in them.
         lost: rows that are not in the output.
         problems: why, by code; a row can have several.
+        reasons: the same by code and column.
     """
 
     rows: int = 0
     empty: int = 0
     lost: int = 0
     problems: dict[str, int] = {}
+    reasons: list[Reason] = []
+
+    def add(self, row: int, column: str | None, code: str, message: str) -> None:
+        """One more row that cannot be done."""
+        self.problems[code] = self.problems.get(code, 0) + 1
+        reason = next((it for it in self.reasons if (it.code, it.column) == (code, column)), None)
+        if reason is None:
+            reason = Reason(code, column, message)
+            self.reasons.append(reason)
+        reason.count += 1
+        if len(reason.rows) < FIRST_ROWS:
+            reason.rows.append(row)
 
 
 class Progress(msgspec.Struct, kw_only=True):

@@ -7,12 +7,23 @@ as UTF-8 and written back, which loses nothing.
 
 import codecs
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import Protocol
 
 from token_worker.errors import Finding, GiveUp
 
 Cut = Callable[[bytes, bool], tuple[list[bytes], int]]
 """Takes bytes, and whether they are the last; gives the records that are whole, and how many bytes these are."""
+
+
+class Readable(Protocol):
+    """A file."""
+
+    def read(self, size: int, /) -> bytes:
+        """So many bytes; fewer at the end alone."""
+
+    def seek(self, place: int, /) -> int:
+        """Go on from another place."""
+
 
 BLOCK_BYTES = 1 << 18
 """Read at once; more only while a single row is longer."""
@@ -104,7 +115,7 @@ class Records:
         start: bytes of the first record that were read from the file already.
     """
 
-    def __init__(self, file: BinaryIO, encoding: Encoding, cut: Cut, row: int = 0, *, start: bytes = b"") -> None:
+    def __init__(self, file: Readable, encoding: Encoding, cut: Cut, row: int = 0, *, start: bytes = b"") -> None:
         self._file = file
         self._decode = encoding.reader()
         self._cut = cut

@@ -13,7 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from typing import Protocol
 
-from token_worker.client import Answer, BadReply, NotAnswered, RequestRefused, StreamsRefused
+from token_worker.client import (
+    Answer,
+    BadReply,
+    NotAnswered,
+    RequestRefused,
+    StreamsRefused,
+    StreamsUnavailable,
+)
 from token_worker.contract.messages import Op
 from token_worker.errors import Code, Finding, Retry, TokenWorkerError, Unavailable
 from token_worker.files.columns import Sent
@@ -33,6 +40,11 @@ BACK_OFF_SECONDS = (0.1, 5.0)
 
 LOOK_SECONDS = 0.2
 """How soon a request to stop is seen."""
+
+NO_WORKER = "no worker answers; does one run, with these routes in its settings, and can it use its servers?"
+
+QUIET_SECONDS = 5.0
+"""Without an answer for so long, the user is told."""
 
 _FOR_ALL = frozenset({Code.UNKNOWN_CLIENT, Code.UNKNOWN_ZONE, Code.FORBIDDEN, Code.KEY_UNREADABLE})
 """Refusals of a request that any other would get as well."""
@@ -57,7 +69,8 @@ class Sender:
         op: what is asked for.
         wait_seconds: how long there may be no answer at all.
         stopping: set when the run is to stop.
-        tell: is told once when answers begin to be missing.
+        tell: is told when answers begin to be missing, and when they come again.
+        away: says why the server of the streams cannot be used just now, if so.
     """
 
     def __init__(
@@ -67,12 +80,16 @@ class Sender:
         wait_seconds: float,
         stopping: threading.Event,
         tell: Callable[[str], object] = lambda _: None,
+        away: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._client = client
         self._op = op
         self._wait_seconds = wait_seconds
         self._stopping = stopping
         self._tell = tell
+        self._away = away
+        self._told: str | None = None
+        """What was told of missing answers, until answers come again."""
 
     def answered(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, list[Answer]]]:
         """Each chunk with an answer for each of its items, in order.
@@ -123,13 +140,14 @@ class Sender:
             while not wait([future], LOOK_SECONDS).done:
                 if self._stopping.is_set():
                     raise Stopped
+                if time.monotonic() - since >= QUIET_SECONDS:
+                    self._tell_missing(self._away() or NO_WORKER)
             try:
                 answers = future.result()
             except NotAnswered as error:
                 if time.monotonic() - since > self._wait_seconds:
                     raise Unavailable("worker", f"{error}; waited for {self._wait_seconds:g} seconds") from None
-                if not times:
-                    self._tell(f"{error}; waiting")
+                self._tell_missing(str(error) if isinstance(error, StreamsUnavailable) else NO_WORKER)
                 times += 1
                 self._back_off(times)
                 future = self._client.submit(self._op, items)
@@ -137,8 +155,21 @@ class Sender:
             except (StreamsRefused, BadReply) as error:
                 raise Finding(str(error)) from None
             except RequestRefused as refused:
+                self._tell_again()
                 return self._refused(items, refused)
+            self._tell_again()
             return answers
+
+    def _tell_missing(self, why: str) -> None:
+        """Tell why no answers come; another reason is told as well."""
+        if why != self._told:
+            self._told = why
+            self._tell(f"no answers: {why}; waiting")
+
+    def _tell_again(self) -> None:
+        if self._told is not None:
+            self._told = None
+            self._tell("answers come again")
 
     def _refused(self, items: Sequence[Sent], refused: RequestRefused) -> list[Answer]:
         """The request as a whole was: if not that any would be, it may be too large for the workers' settings."""
