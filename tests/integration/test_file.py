@@ -1,10 +1,12 @@
 """``token-worker file`` on real servers: there and back in every format, cut short and gone on with, refusals."""
 
+import datetime as dt
 import gzip
 import os
 import signal
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import msgspec
@@ -526,42 +528,57 @@ def test_smaller_limits_of_the_workers_are_found_out(stack: Stack, tmp_path: Pat
 
 
 def test_suggestions_are_shown_masked(stack: Stack, tmp_path: Path) -> None:
-    """With --suggest the columns and their types are shown, with no value, and options to paste; nothing is written."""
-    for name in ("in.csv", "in.jsonl", "in.parquet"):
-        source = tmp_path / name
-        table = pa.table({"id": ["1"], "who": ["grace@navy.example"], "n": ["Grace Hopper"]})
-        if name == "in.csv":
-            source.write_text("id,who,n\n1,grace@navy.example,Grace Hopper\n")
-        elif name == "in.jsonl":
-            source.write_text('{"id":"1","who":"grace@navy.example","n":"Grace Hopper"}\n')
-        else:
-            pq.write_table(table, source)
-        done = stack.run("file", "tokenize", str(source), str(tmp_path / "out.csv"), "--suggest")
+    """With --suggest all columns are shown, with no value, and why; options for what looks like personal data."""
+    table = pa.table(
+        {
+            "id": pa.array(["1"]),
+            "who": pa.array(["grace@navy.example"]),
+            "surname": pa.array(["Hopper"]),
+            "born": pa.array([dt.date(1906, 12, 9)]),
+            "amount": pa.array([Decimal("1.50")]),
+            "tags": pa.array([["Grace"]]),
+        }
+    )
+    (tmp_path / "in.csv").write_text("id,who,surname,day\n1,grace@navy.example,Hopper,1906-12-09\n")
+    (tmp_path / "in.jsonl").write_text('{"id":1,"a":{"who":"grace@navy.example","surname":"Hopper","ok":true}}\n')
+    pq.write_table(table, tmp_path / "in.parquet")
+    for name, shown in (
+        ("in.csv", ["id", "who", "surname", "day"]),
+        ("in.jsonl", ["id", "a.who", "a.surname", "a.ok"]),
+        ("in.parquet", ["id", "who", "surname", "born", "amount", "tags"]),
+    ):
+        done = stack.run("file", "tokenize", str(tmp_path / name), "--suggest")
         assert done.returncode == 0, done.stderr
-        kind = "str" if name == "in.parquet" else "int32"
-        assert done.stdout.endswith(f"--column id={kind} --column who=email --column n=str\n")
+        assert done.stdout.endswith(f"--column {shown[1]}=email --column {shown[2]}=str\n")
+        lines = [line.split() for line in done.stdout.splitlines()]
+        assert [line[1] for line in lines if line[:1] and line[0].isdecimal()] == shown
+        assert "e-mail addresses" in done.stdout
         assert "xxxxx@xxxx.xxxxxxx" in done.stdout
-        assert "grace" not in done.stdout.lower()
+        for value in ("grace", "hopper", "1906"):
+            assert value not in done.stdout.lower()
+    assert "decimal128(3, 2)" in done.stdout
     assert len([*tmp_path.iterdir()]) == 3
 
 
 @pytest.mark.usefixtures("worker")
 def test_suggestions_can_be_taken(stack: Stack, tmp_path: Path) -> None:
-    """On a terminal it asks which columns, and goes on with these."""
+    """On a terminal it asks which columns, asks again after a typo, and goes on with these."""
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_text("id,who,n\n1,grace@navy.example,Grace\n")
     ours, theirs = os.openpty()
     try:
-        os.write(ours, b"who,n\n")
+        os.write(ours, b"who,nn\nwho,3\n")
         done = subprocess.run(
             [sys.executable, "-m", "token_worker", "file", "tokenize", str(source), str(out), "--suggest", *CLIENT],
             env=stack.environment(TERM="dumb"), stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, text=True,
             timeout=60, check=False,
         )  # fmt: skip
+        told = os.read(ours, 100_000).decode()
     finally:
         os.close(ours)
         os.close(theirs)
     assert done.returncode == 0, done.stderr
+    assert "There is no column nn; there are id, who, n." in told
     header, row = out.read_text().splitlines()
     number, who, name = row.split(",")
     assert (header, number, len(who), len(name)) == ("id,who,n", "1", len("grace@navy.example"), len("Grace"))

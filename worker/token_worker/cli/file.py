@@ -2,26 +2,22 @@
 
 import gc
 import os
-import shlex
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import click
 import msgspec
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from token_worker import settings as settings_module
-from token_worker.cli.terminal import table_console
+from token_worker.cli import file_suggest
 from token_worker.client import TokenClient
 from token_worker.contract.messages import Op, TypeName
 from token_worker.contract.values import is_utf8
@@ -31,14 +27,13 @@ from token_worker.files import progress as progress_module
 from token_worker.files.columns import listed
 from token_worker.files.compressed import compression_of, without_ending
 from token_worker.files.delimited import DELIMITERS
-from token_worker.files.inputs import FORMS, open_input
+from token_worker.files.inputs import FORMS
 from token_worker.files.job import Job, Places, resolved
 from token_worker.files.progress import Asked, Counts
 from token_worker.files.sending import IN_FLIGHT, Stopped
-from token_worker.files.suggest import suggest as suggest_columns
 from token_worker.streams.routes import route_for
 
-PIPE = "-"
+PIPE = file_suggest.PIPE
 
 REASONS_SHOWN = 20
 """Reasons for rows that could not be done, in the last message."""
@@ -80,7 +75,7 @@ def read_seconds(_context: click.Context, _option: click.Parameter, given: float
 @click.option("--column", "columns", multiple=True, callback=read_columns, metavar="NAME=TYPE",
               help="A column and the type of its values; may be repeated. With --no-header a number; in JSON Lines"
               " also address.zip or items[].iban.")  # fmt: skip
-@click.option("--suggest", is_flag=True, help="Look at the first rows, suggest columns and their types, and ask.")
+@click.option("--suggest", is_flag=True, help="Show what the first rows tell of all columns, and ask which to take.")
 @click.option("--client", help="Client id; may be left out on a route that is pinned to one.")
 @click.option("--zone", help="Zone id.")
 @click.option("--inconsistent", is_flag=True, help="A token of its own for every value; rows done again get others.")
@@ -161,7 +156,7 @@ def file(
         errors=None if errors is None else os.fsencode(resolved(errors)).decode("utf-8", "backslashreplace"),
     )  # fmt: skip
     if suggest:
-        asked = msgspec.structs.replace(asked, columns=_suggest(asked, source, out))
+        asked = msgspec.structs.replace(asked, columns=file_suggest.ask(asked, source, out))
     if out is None:
         raise click.UsageError("say where to: OUT")
     if not asked.columns:
@@ -254,36 +249,6 @@ def check_names(source: str, out: str | None, form: str, delimiter: str | None) 
         raise click.UsageError(
             f"OUT {out} would hold {form}, as IN or --format says: formats are not turned into one another"
         )
-
-
-def _suggest(asked: Asked, source: str, out: str | None) -> tuple[tuple[str, str], ...]:
-    """Show what the columns seem to be; those that the user wants, on a terminal."""
-    if out == PIPE:
-        raise click.UsageError("--suggest shows its table on standard output: leave OUT out, or name a file")
-    with ExitStack() as left:
-        file = sys.stdin.buffer if source == PIPE else left.enter_context(_readable(source))
-        found = suggest_columns(open_input(asked, file, again=False).sample())
-    table = Table("column", "type", "examples, masked", box=box.SIMPLE)
-    for it in found:
-        table.add_row(it.name, it.type or "-", "  ".join(it.examples))
-    table_console().print(table)
-    known = {it.name: it.type.value for it in found if it.type is not None}
-    click.echo(" ".join(f"--column {shlex.quote(f'{name}={kind}')}" for name, kind in known.items()))
-    if out is None or source == PIPE or not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise SystemExit(0)
-    names = [*dict(asked.columns)] or [*known]
-    answer = str(click.prompt(f"Which columns to {asked.op}, with commas", default=",".join(names)))
-    chosen = [name.strip() for name in answer.split(",") if name.strip()]
-    if unknown := [name for name in chosen if name not in known]:
-        raise click.UsageError(f"no column to suggest: {', '.join(unknown)}")
-    return tuple((name, dict(asked.columns).get(name, known[name])) for name in chosen)
-
-
-def _readable(source: str) -> BinaryIO:
-    try:
-        return Path(source).open("rb")
-    except OSError as error:
-        raise Finding(f"{source}: {error.strerror}") from None
 
 
 def _hint(places: Places | None) -> str:

@@ -196,7 +196,9 @@ class TextInput:
         if self._has_header:
             names = [name or "" for name in texts[0]]
         rows = [row for row in texts[self._has_header :] if len(row) == len(names)]
-        return {name: Sample([row[place] for row in rows]) for place, name in enumerate(names)}
+        samples = {name: Sample([row[place] for row in rows]) for place, name in enumerate(names)}
+        twice = {name for name in names if names.count(name) > 1}
+        return samples | {name: Sample([], (), refused="more than one column has this name") for name in twice}
 
     def complete(self, partial: Path, assembled: Path, stopping: threading.Event) -> None:
         """See ``Input``."""

@@ -274,21 +274,25 @@ def _leaves(record: bytes, start: int, end: int, path: str, depth: int) -> Itera
 
 
 def sample(records: Iterable[bytes]) -> dict[str, Sample]:
-    """The values of each member that is a text, a number or null in all of these lines."""
+    """The values at each path in these lines."""
     found: dict[str, list[bytes]] = {}
     for record in records:
         for path, cell in leaves(record):
             found.setdefault(path, []).append(cell)
-    samples = {}
-    for name, cells in found.items():
-        there = [cell for cell in cells if cell != b"null"]
-        texts = [msgspec.json.decode(cell) for cell in there if cell[:1] == b'"']
-        numbers = [cell.decode() for cell in there if cell[:1] in b"-0123456789"]
-        if len(texts) == len(there):
-            samples[name] = Sample(texts)
-        elif len(texts) + len(numbers) == len(there):
-            samples[name] = Sample(texts + numbers, (TypeName.INT32, TypeName.INT64))
-    return samples
+    return {path: _sample(cells) for path, cells in found.items()}
+
+
+def _sample(cells: Sequence[bytes]) -> Sample:
+    there = [cell for cell in cells if cell != b"null"]
+    texts = [msgspec.json.decode(cell) for cell in there if cell[:1] == b'"']
+    numbers = [cell.decode() for cell in there if cell[:1] in b"-0123456789"]
+    if len(texts) == len(there):
+        return Sample(texts, (TypeName.INT32, TypeName.EMAIL, TypeName.STR), "text")
+    if len(numbers) == len(there):
+        return Sample(numbers, (TypeName.INT32, TypeName.INT64), "number")
+    if len(texts) + len(numbers) == len(there):
+        return Sample(texts + numbers, (TypeName.INT32,), "text and number")
+    return Sample([], (), "boolean", "true and false have no tokens")
 
 
 def _members_or_none(record: bytes) -> list[tuple[str, int, int]]:

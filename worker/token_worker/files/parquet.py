@@ -93,9 +93,8 @@ class ParquetInput:
         samples = {}
         for field in self._file.schema_arrow:
             types = [TypeName(name) for name in reversed(_TYPES) if field.type in _TYPES[name]]  # e-mail before text
-            if types:
-                cells = [] if batch is None else _cells(batch.column(field.name))
-                samples[field.name] = Sample([_text(cell) for cell in cells], types)
+            cells = [] if batch is None or not types else _cells(batch.column(field.name))
+            samples[field.name] = Sample([_text(cell) for cell in cells], types, str(field.type))
         return samples
 
     def complete(self, partial: Path, assembled: Path, stopping: threading.Event) -> None:

@@ -1,0 +1,142 @@
+"""Tells whether a column seems to hold personal data: by its values where these have a form, else by its name. Pure.
+
+No library is asked: those that recognize names in text bring models that are larger than this project.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable, Sequence
+
+ENOUGH = 0.9
+"""Part of the values that must have a form."""
+
+_EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
+_CARD = re.compile(r"[2-6]\d{3}([ -]?)\d{4,6}\1\d{4,5}(?:\1\d{1,4})?")
+_IBAN = re.compile(r"[A-Z]{2}\d{2}(?: ?[A-Z0-9]{1,4}){3,8}")
+_PHONE = re.compile(
+    r"(?:(?:\+|00|\(\+?\d|0[1-9])[\d ()./-]*|(?:1[-. ])?\(?[2-9]\d{2}\)?[-. ]\d{3}[-. ]\d{4})(?: ?(?:x|ext\.?) ?\d+)?"
+)
+_DATE = re.compile(r"\d{1,4}([-./])\d{1,2}\1\d{1,4}")
+_SOCIAL_SECURITY = re.compile(r"(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}")
+
+
+def is_email(text: str) -> bool:
+    """Whether it has the form of an e-mail address."""
+    return _EMAIL.fullmatch(text) is not None
+
+
+def _is_card(text: str) -> bool:
+    digits = [int(it) for it in text if it.isdecimal()]
+    if not _CARD.fullmatch(text) or not 13 <= len(digits) <= 19:
+        return False
+    doubled = [sum(divmod(2 * it, 10)) for it in digits[-2::-2]]
+    return (sum(digits[::-2]) + sum(doubled)) % 10 == 0
+
+
+def _is_iban(text: str) -> bool:
+    if not _IBAN.fullmatch(text):
+        return False
+    plain = text.replace(" ", "")
+    return 15 <= len(plain) <= 34 and int("".join(str(int(it, 36)) for it in plain[4:] + plain[:4])) % 97 == 1
+
+
+def _is_phone(text: str) -> bool:
+    if _DATE.fullmatch(text):
+        return False
+    return _PHONE.fullmatch(text) is not None and 7 <= sum(it.isdecimal() for it in text) <= 18
+
+
+def _is_social_security(text: str) -> bool:
+    return _SOCIAL_SECURITY.fullmatch(text) is not None
+
+
+def _is_address_of_a_machine(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return not text.isdecimal()
+
+
+FORMS: dict[str, Callable[[str], bool]] = {
+    "e-mail addresses": is_email,
+    "card numbers, whose checksums hold": _is_card,
+    "IBANs, whose checksums hold": _is_iban,
+    "social security numbers": _is_social_security,
+    "IP addresses": _is_address_of_a_machine,
+    "telephone numbers": _is_phone,
+}
+"""What values can be, and what tells so."""
+
+_WORDS = {
+    "a name": "firstname lastname surname forename fullname givenname familyname middlename maidenname cardholder"
+    " vorname nachname familienname prenom nom apellido apellidos nombre cognome achternaam voornaam",
+    "an e-mail address": "email emails mail courriel correo",
+    "a telephone number": "phone phones telephone tel mobile cell cellphone fax msisdn telefon telefono handy",
+    "an address": "address addresses addr street strasse adresse direccion indirizzo postcode zip zipcode postal"
+    " postalcode plz",
+    "a number of an account or card": "iban pan card creditcard cc ccnumber cvv cvc bic account konto kontonummer",
+    "a number of a person": "ssn nino passport taxid tin nationalid nif dni cpf curp steuernummer driverlicense"
+    " driverslicense licenseplate imei",
+    "a date of birth": "birth birthday birthdate dob geburtsdatum geburtstag naissance nacimiento",
+    "an address of a machine": "ip ipaddress ipaddr",
+    "a user": "username login userlogin nickname",
+}
+_MEANINGS = {word: meaning for meaning, words in _WORDS.items() for word in words.split()}
+
+_PERSONS = frozenset(
+    word
+    for words in (
+        "first last full given family middle maiden user person contact customer client patient employee owner member",
+        "holder recipient sender payer payee guest student author billing shipping account legal kunde kunden cliente",
+    )
+    for word in words.split()
+)
+"""With one of these, ``name`` is that of a person; or with nothing."""
+
+_ABOUT = frozenset(
+    word
+    for words in (
+        "count flag type status kind verified valid sent is has at created updated opened version balance currency",
+        "total amount brand network domain provider opt optin length hash token",
+    )
+    for word in words.split()
+)
+"""A column with one of these is about something, and is not the thing itself: ``email_verified``."""
+
+_KEYS = frozenset({"id", "ids", "key", "code"})
+"""The same, unless that is how the thing is called: ``address_id``, but ``postal_code``."""
+
+FEWEST_DIGITS = 3
+"""Numbers of a person or account have that many at least, where they are no text; flags and counts have fewer."""
+
+_SPLIT = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-zà-ÿß]+|\d+")
+
+
+def by_values(values: Sequence[str]) -> str | None:
+    """Which form nearly all of these have."""
+    for form, has in FORMS.items():
+        if values and sum(map(has, values)) >= ENOUGH * len(values):
+            return form
+    return None
+
+
+def by_name(name: str) -> str | None:
+    """Which data of a person a column of this name has."""
+    words = [word.lower() for word in _SPLIT.findall(name)]
+    if _ABOUT & {*words}:
+        return None
+    pairs = ["".join(words[at : at + 2]) for at in range(len(words) - 1)]
+    for word in pairs if _KEYS & {*words} else [*pairs, *words]:
+        if meaning := _MEANINGS.get(word):
+            return meaning
+    if "name" in words and (len(words) == 1 or _PERSONS & {*words}):
+        return "a name"
+    return None
+
+
+def could_be(values: Sequence[str]) -> bool:
+    """Whether these are long enough for what a name of a column says; flags and counts are not."""
+    return any(sum(it.isalnum() for it in value) >= FEWEST_DIGITS for value in values) and not all(
+        value.lower() in ("true", "false", "yes", "no") for value in values
+    )
