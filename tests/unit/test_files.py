@@ -597,6 +597,13 @@ def test_misspelt_members_are_refused() -> None:
     json_form("mail=email", some=lines)
 
 
+@pytest.mark.parametrize("data", [b'[\n  {"a":\n    1}\n]', b"{\n}\n", b"a,b\n1,2\n"])
+def test_what_is_no_json_lines_is_told(data: bytes) -> None:
+    """A file of which no line is an object, as one that is written over several lines, is refused as a whole."""
+    with pytest.raises(GiveUp, match="no line is a JSON object with members"):
+        json_form("a=str", some=lines_of(data))
+
+
 def test_deep_lines_take_linear_time() -> None:
     """A line nested deeper than it is read costs its row, not the run."""
     line = b'{"x":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b',"a":"x"}'

@@ -33,6 +33,9 @@ _COMMA = re.compile(rb"[ \t\r\n]*+,")
 _WHOLE_NUMBER = re.compile(rb"0|-?[1-9][0-9]{0,99}")
 _parse = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
+NAMES_ROWS = 1000
+"""Rows whose members are listed where one is missing."""
+
 DEEPEST = 16
 """Objects and lists within each other that are looked into for names."""
 
@@ -155,14 +158,17 @@ class JsonLines:
 
     def _check_names(self, some: Iterable[bytes]) -> None:
         missing, there = {*range(len(self.columns))}, dict[str, None]()
-        is_empty = True
-        for record in some:
+        is_empty, is_json = True, False
+        for number, record in enumerate(some):
             is_empty = False
+            is_json = is_json or bool(_members_or_none(record))
             if not missing:
                 break
             missing.difference_update(self._columns_in(record))
-            if len(there) < NAMES_SHOWN:
+            if number < NAMES_ROWS and len(there) < NAMES_SHOWN:
                 there.update((path, None) for path, _ in leaves(record))
+        if not (is_empty or is_json):
+            raise GiveUp("no line is a JSON object with members; JSON Lines have one a line, as jq -c writes them")
         if missing and not is_empty:
             names = ", ".join(self.columns[place].name for place in sorted(missing))
             raise GiveUp(f"no row has a member {names}; there are {listed(there) or 'none'}")
