@@ -5,11 +5,18 @@ from importlib.resources import files
 
 
 class Script:
-    """A script and the hash by which a server knows it."""
+    """A script and the hash by which a server knows it.
 
-    def __init__(self, package: str, name: str) -> None:
+    Args:
+        package: where it is.
+        name: its file.
+        before: a file of functions that it uses, if any; their text comes first.
+    """
+
+    def __init__(self, package: str, name: str, before: str | None = None) -> None:
         self.name = name
-        self.source = files(package).joinpath(name).read_bytes()
+        names = [name] if before is None else [before, name]
+        self.source = b"".join(files(package).joinpath(it).read_bytes() for it in names)
         self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 
     def __repr__(self) -> str:

@@ -188,7 +188,13 @@ class Handler:
             decoded = decode(entry.fields.get(b"payload"), self._limits)
         except Unanswerable:
             return Answer(entry, b"")
-        return Answer(entry, _encode_error(entry, decoded, _INTERNAL), account=_refused_account(decoded, _INTERNAL))
+        payload, account = _encode_error(entry, decoded, _INTERNAL), _refused_account(decoded, _INTERNAL)
+        if decoded.reply_to is None or not self._may_reply_to(entry.route, decoded.reply_to):
+            return Answer(entry, payload, account=account)
+        return Answer(entry, payload, decoded.reply_to, payload, account)
+
+    def _may_reply_to(self, route: Route, name: str) -> bool:
+        return may_reply_to(route, name, self._all_streams)
 
     def _run(self, items: list[Item]) -> None:
         """Run the engine, and hold its tokens back until they are as safe as they have to be."""
@@ -216,7 +222,7 @@ class Handler:
         """Check a request against its route."""
         request = decoded.request
         reply_to = decoded.reply_to
-        if reply_to is not None and not may_reply_to(entry.route, reply_to, self._all_streams):
+        if reply_to is not None and not self._may_reply_to(entry.route, reply_to):
             refused = decoded.refusal or Refused(Code.FORBIDDEN, "$.reply_to: this stream is not allowed on this route")
             return _Case(entry, decoded, None, refused, _NO_GRANT)
         if request is None:

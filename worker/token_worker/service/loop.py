@@ -295,7 +295,7 @@ class Worker:
                 if alone and entries[0].exhausted:
                     internal = self._handler.internal(entries[0])
                     self._audit.detokenize([internal])
-                    self._bury(entries[0], EXHAUSTED, internal.payload)
+                    self._bury(entries[0], EXHAUSTED, internal if internal.payload else None)
                     return
                 results = self._handler.handle(entries)
                 answers = [result for result in results if isinstance(result, Answer)]
@@ -320,7 +320,7 @@ class Worker:
                 self._commit(answers, alone=alone, more=more and len(answers) == len(results))
                 for result in results:
                     if isinstance(result, Buried):
-                        self._bury(result.entry, result.reason, b"")
+                        self._bury(result.entry, result.reason, None)
                     elif isinstance(result, Postponed):
                         self._postpone(result, alone=alone)
                 return
@@ -378,26 +378,29 @@ class Worker:
             log.info(
                 "some replies were not written as asked", suppressed=done.suppressed, forbidden=len(done.forbidden)
             )
-        for entry in done.stuck:
-            self._stuck(entry, alone=alone)
+        if done.stuck:
+            self._stuck(done, alone=alone)
         log.debug("batch answered", answers=len(answers), written=done.written)
 
-    def _bury(self, entry: Entry, reason: str, reply: bytes) -> None:
+    def _bury(self, entry: Entry, reason: str, reply: Answer | None) -> None:
         leave_at = time.monotonic() + self._delivery.patience_seconds
+        alone = entry.deliveries > 1
         while not self._drain.is_over:
             try:
-                if self._perform(self._delivery.bury(entry, reason, reply, time.monotonic())):
-                    self._metrics.dead_letter(reason)
-                    log.warning("dead letter", reason=reason, deliveries=entry.deliveries, **names_of(entry))
-                    if self._spans is not None:
-                        self._spans.buried(entry, Code.INTERNAL.value if reply else reason, self._taken_ns)
-            except ServerError:
-                self._stuck(entry, alone=entry.deliveries > 1)
+                done = self._perform(self._delivery.bury(entry, reason, reply, time.monotonic()))
             except Unavailable as error:
                 if time.monotonic() < leave_at:
                     self._in_hand.wait(error)
                     continue
-                self._put_off([entry], error, alone=entry.deliveries > 1)
+                self._put_off([entry], error, alone=alone)
+                return
+            if done.stuck:
+                self._stuck(done, alone=alone)
+            elif done.written:
+                self._metrics.dead_letter(reason)
+                log.warning("dead letter", reason=reason, deliveries=entry.deliveries, **names_of(entry))
+                if self._spans is not None:
+                    self._spans.buried(entry, Code.INTERNAL.value if reply else reason, self._taken_ns)
             return
 
     def _put_off(self, entries: Sequence[Entry], error: Unavailable, *, alone: bool) -> None:
@@ -407,10 +410,17 @@ class Worker:
             self._give_back(entries[0])
         self._delivery.look_at_own(time.monotonic(), RETRY_OWN_SECONDS)
 
-    def _stuck(self, entry: Entry, *, alone: bool) -> None:
-        log.error("a stream of the route cannot be used, its entries stay pending", stream=entry.route.requests)
+    def _stuck(self, done: Committed, *, alone: bool) -> None:
+        """Leave entries pending since a stream of their route cannot take what is to be written there."""
+        for stream, reason in done.refused.items():
+            log.error(
+                "a stream of the route cannot be used, its entries stay pending",
+                stream=stream,
+                reason=reason,
+                entries=len(done.stuck),
+            )
         if alone:
-            self._give_back(entry)
+            self._give_back(done.stuck[0])
         self._delivery.look_at_own(time.monotonic(), PAUSE_SECONDS)
 
     def _postpone(self, postponed: Postponed, *, alone: bool) -> None:

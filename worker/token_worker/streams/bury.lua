@@ -1,32 +1,30 @@
--- Moves an entry to the dead-letter stream: acknowledges it, copies it there with the reason, and may answer its producer.
+-- Moves an entry to the dead-letter stream: copies it there with the reason, may answer its producer, and acknowledges it.
 --
 -- KEYS[1]  request stream
 -- KEYS[2]  dead-letter stream
--- KEYS[3]  response stream
--- ARGV     group, entry id, reason, deliveries, reply payload ('' for none), traceparent, tracestate ('' for none)
--- Returns 1 moved, 0 not ours to move (acknowledged before, or by another), 2 acknowledged only: the entry has been deleted
--- Errors before anything is done: UNFIT, one of the streams cannot take it
+-- KEYS[3]  the route's response stream
+-- KEYS[4]  stream that the request named for its reply, if any; KEYS[3] is the one to use where it cannot take the reply
+-- ARGV     group, entry id, reason, deliveries, time to live, in seconds, of a stream that a reply makes at KEYS[4],
+--          reply payload ('' for none), traceparent, tracestate ('' for none)
+-- Returns  1 moved, 0 not ours to move (acknowledged before, or by another), 2 acknowledged only: the entry has been
+--          deleted; or {number of a key, reason}: that stream cannot take its entry, and nothing is done
 --
 -- The copy holds the fields dead_reason, dead_stream, dead_entry, dead_deliveries, then the entry's own fields; of one with
--- more than 3,000 fields, which Lua cannot pass on, only those of the contract, and dead_fields tells their number.
+-- more than 3,000 fields, which Lua cannot pass on, only those of the contract, and dead_fields tells their number; of
+-- one that has no room for the reason, none.
 -- The worker never sees the entry here: it may be the one that kills its reader.
-local group, id, reason, deliveries, reply = unpack(ARGV, 1, 5)
+local group, id, reason, deliveries, ttl, reply, traceparent, tracestate = unpack(ARGV)
 
-local function is_fit(key)
+local function why_unfit(key)
   local kind = redis.call('TYPE', key).ok
-  return (kind == 'stream' or kind == 'none') and redis.acl_check_cmd('XADD', key, '*', 'payload', '')
+  if kind ~= 'stream' and kind ~= 'none' then
+    return 'WRONGTYPE'
+  elseif not redis.acl_check_cmd('XADD', key, '*', 'payload', '') then
+    return 'NOPERM'
+  end
 end
 
-if not is_fit(KEYS[2]) or (reply ~= '' and not is_fit(KEYS[3])) then
-  return redis.error_reply('UNFIT the dead-letter or the response stream cannot take entries')
-end
-
-local found = redis.call('XRANGE', KEYS[1], id, id)[1]
-if redis.call('XACK', KEYS[1], group, id) == 0 then
-  return 0
-end
-if found then
-  local fields = found[2]
+local function copy_of(fields)
   local copy = { 'dead_reason', reason, 'dead_stream', KEYS[1], 'dead_entry', id, 'dead_deliveries', deliveries }
   if #fields > 6000 then
     copy[#copy + 1] = 'dead_fields'
@@ -39,19 +37,59 @@ if found then
       copy[#copy + 1] = fields[i + 1]
     end
   end
-  if #copy > 7000 then
-    copy = { unpack(copy, 1, 10) }
-  end
-  redis.call('XADD', KEYS[2], '*', unpack(copy))
+  return #copy > 7000 and { unpack(copy, 1, 10) } or copy
 end
-if reply ~= '' then
-  local answer = { 'payload', reply }
-  for i, name in ipairs({ 'traceparent', 'tracestate' }) do
-    if ARGV[5 + i] ~= '' then
-      answer[#answer + 1] = name
-      answer[#answer + 1] = ARGV[5 + i]
+
+-- Writes the copy. Returns its id; or nil, and why the stream cannot take it.
+local function bury(fields)
+  local copy = copy_of(fields)
+  local copied, why = add(KEYS[2], copy)
+  if why == 'too large' then
+    copied, why = add(KEYS[2], { unpack(copy, 1, 8) })
+  end
+  return copied, why
+end
+
+local function answer()
+  local fields = fields_of(reply, traceparent, tracestate)
+  if KEYS[4] then
+    local is_new = redis.pcall('EXISTS', KEYS[4]) == 0
+    if add(KEYS[4], fields) then
+      keep(KEYS[4], is_new, ttl)
+      return true
     end
   end
-  redis.call('XADD', KEYS[3], '*', unpack(answer))
+  return add(KEYS[3], fields)
 end
+
+begin(KEYS[1], group)
+if not is_pending(KEYS[1], group, id) then
+  return 0
+end
+for number = 2, reply == '' and 2 or 3 do -- found out first, so that nothing has to be taken back as a rule
+  local why = why_unfit(KEYS[number])
+  if why then
+    return { number, why }
+  end
+end
+
+local found = redis.call('XRANGE', KEYS[1], id, id)[1]
+local copied, why
+if found then
+  copied, why = bury(found[2])
+  if not copied then
+    return { 2, why }
+  end
+end
+if reply ~= '' then
+  local is_answered
+  is_answered, why = answer()
+  if not is_answered then
+    if copied then
+      redis.pcall('XDEL', KEYS[2], copied)
+    end
+    return { 3, why }
+  end
+end
+redis.call('XACK', KEYS[1], group, id)
 return found and 1 or 2

@@ -8,66 +8,83 @@
 -- ARGV      then for each entry: its id and its payload for KEYS[2]; or '+' before the id, a payload, number of the target
 --           in KEYS, traceparent, tracestate ('' for none), and the payload for KEYS[2] where the target cannot take the reply
 --           ('' where the target is KEYS[2])
--- Returns for each entry: 1 answered, 0 not ours to answer (acknowledged before, or by another), 2 answered at KEYS[2] instead
--- Errors before anything is done: UNFIT, KEYS[2] cannot take replies (no stream, or refused by ACL)
---
--- Scripts do not roll back, so what could fail is asked first or tried with pcall. The acknowledgement comes before the
--- reply: a server at its memory limit lets a script go on that began with a command that needs no memory.
+-- Returns for each entry: 1 answered, 0 not ours to answer (acknowledged before, or by another), 2 answered at KEYS[2]
+--           instead, 3 it stays pending, since KEYS[2] cannot take the reply; after a 3, at the end, the reason of the last
 local group, ttl = ARGV[1], ARGV[2]
+local LAST_MS = '18446744073709551615'
 
-local kind = redis.call('TYPE', KEYS[2]).ok
-if (kind ~= 'stream' and kind ~= 'none') or not redis.acl_check_cmd('XADD', KEYS[2], '*', 'payload', '') then
-  return redis.error_reply('UNFIT the response stream cannot take replies')
-end
+local is_open = {} -- by number of the key: XADD to it cannot be refused any more in this call
+local refused
 
-local function add(key, payload, traceparent, tracestate)
-  local fields = { 'payload', payload }
-  if traceparent ~= '' then
-    fields[3], fields[4] = 'traceparent', traceparent
-    if tracestate ~= '' then
-      fields[5], fields[6] = 'tracestate', tracestate
-    end
-  end
-  return redis.pcall('XADD', key, '*', unpack(fields))
-end
-
--- Writes a reply that is not just a payload for KEYS[2]. Returns 1, or 2 where the target could not take it.
-local function answer(payload, number, traceparent, tracestate, instead)
+-- Answers an entry at KEYS[number]. Returns 1, or 0 not ours; or nil, and why the stream cannot take the reply.
+local function answer(number, id, fields)
   local key = KEYS[number]
-  local is_new = number > 2 and redis.pcall('EXISTS', key) == 0
-  local added = add(key, payload, traceparent, tracestate)
-  if number == 2 then
-    return 1
-  elseif type(added) == 'table' then
-    add(KEYS[2], instead, traceparent, tracestate)
-    return 2
-  elseif is_new then
-    redis.pcall('EXPIRE', key, ttl)
-  else
-    redis.pcall('EXPIRE', key, ttl, 'GT') -- a time to live is prolonged, never given to a stream that has none
+  if is_open[number] then
+    local status = redis.call('XACK', KEYS[1], group, id)
+    if status == 1 then
+      redis.call('XADD', key, '*', unpack(fields))
+    end
+    return status
+  elseif not is_pending(KEYS[1], group, id) then
+    return 0
   end
+  local added, why = add(key, fields)
+  if not added then
+    return nil, why
+  end
+  redis.call('XACK', KEYS[1], group, id)
+  is_open[number] = string.sub(added, 1, #LAST_MS) ~= LAST_MS -- else ids may be used up by the next
   return 1
 end
 
+local function answer_here(id, fields)
+  local status, why = answer(2, id, fields)
+  refused = why or refused
+  return status or 3
+end
+
+local function answer_elsewhere(number, id, fields, instead)
+  local is_new = redis.pcall('EXISTS', KEYS[number]) == 0
+  local status = answer(number, id, fields)
+  if status == 1 then
+    keep(KEYS[number], is_new, ttl)
+  elseif not status then
+    fields[2] = instead
+    status = answer_here(id, fields)
+    return status == 1 and 2 or status
+  end
+  return status
+end
+
+begin(KEYS[1], group)
 local PLUS = string.byte('+')
+local call, requests, responses = redis.call, KEYS[1], KEYS[2]
 local statuses = {}
 local i, n = 3, #ARGV
 while i < n do
   local id, payload = ARGV[i], ARGV[i + 1]
   local status
   if string.byte(id) ~= PLUS then
-    status = redis.call('XACK', KEYS[1], group, id)
-    if status == 1 then
-      redis.pcall('XADD', KEYS[2], '*', 'payload', payload)
+    if not is_open[2] then
+      status = answer_here(id, { 'payload', payload })
+    else -- as ``answer`` does: nearly all entries, in short
+      status = call('XACK', requests, group, id)
+      if status == 1 then
+        call('XADD', responses, '*', 'payload', payload)
+      end
     end
     i = i + 2
   else
-    status = redis.call('XACK', KEYS[1], group, string.sub(id, 2))
-    if status == 1 then
-      status = answer(payload, tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
+    id = string.sub(id, 2)
+    local number, fields = tonumber(ARGV[i + 2]), fields_of(payload, ARGV[i + 3], ARGV[i + 4])
+    if number == 2 then
+      status = answer_here(id, fields)
+    else
+      status = answer_elsewhere(number, id, fields, ARGV[i + 5])
     end
     i = i + 6
   end
   statuses[#statuses + 1] = status
 end
+statuses[#statuses + 1] = refused
 return statuses

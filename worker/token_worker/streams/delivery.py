@@ -34,8 +34,8 @@ from token_worker.streams.parts import split
 from token_worker.streams.protocol import Bounded, Protocol, Run
 from token_worker.streams.routes import Route
 
-COMMIT = Script(__package__, "commit.lua")
-BURY = Script(__package__, "bury.lua")
+COMMIT = Script(__package__, "commit.lua", before="replies.lua")
+BURY = Script(__package__, "bury.lua", before="replies.lua")
 UNCOUNT = Script(__package__, "uncount.lua")
 
 EXHAUSTED = "deliveries_exhausted"
@@ -125,12 +125,15 @@ class Committed:
         suppressed: entries that were not ours to answer any more.
         forbidden: entries answered on their route's stream, since their ``reply_to`` could not take the reply.
         stuck: entries that stay pending, since a stream of their route cannot be used.
+        refused: such streams, and why: ``ids used up``, or the code of an error (``WRONGTYPE``, ``NOPERM``); the request
+            stream stands for one that is not known.
     """
 
     written: int = 0
     suppressed: int = 0
     forbidden: list[Entry] = field(default_factory=list)
     stuck: list[Entry] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 class _Candidate(NamedTuple):
@@ -376,7 +379,9 @@ class Delivery:
         claim = ("XCLAIM", route.requests, self._group, self._consumer, idle_ms, entry_id)
         if tries > self._max_deliveries + 1:  # it killed even the worker that was about to bury it: do not look at it
             if (yield (*claim, "JUSTID")):
-                yield from self.bury(Entry(route, entry_id, {}, tries), EXHAUSTED, b"", now)
+                done = yield from self.bury(Entry(route, entry_id, {}, tries), EXHAUSTED, None, now)
+                if done.stuck:
+                    self.look_at_own(now, PAUSE_SECONDS)
             return None
         claimed = yield claim
         if not claimed or claimed[0] is None or claimed[0][1] is None:
@@ -411,12 +416,14 @@ class Delivery:
         """
         total = Committed()
         for part in self.parts(answers):
-            route = part[0].entry.route
+            route, stuck = part[0].entry.route, len(total.stuck)
             try:
                 yield from self._commit(route, part, total)
-            except ServerError:
-                self._pause(route, now)
+            except ServerError as error:
                 total.stuck += (answer.entry for answer in part)
+                total.refused[route.requests] = error.code
+            if len(total.stuck) > stuck:
+                self._pause(route, now)
         return total
 
     def parts(self, answers: Sequence[Answer]) -> list[list[Answer]]:
@@ -444,6 +451,9 @@ class Delivery:
         else:
             total.written += statuses.count(1)
             total.suppressed += statuses.count(0)
+            if len(statuses) > len(answers):
+                total.refused[route.responses] = statuses.pop().decode()
+                total.stuck += [it.entry for it, status in zip(answers, statuses, strict=True) if status == 3]
             if targets:
                 total.forbidden += [it.entry for it, status in zip(answers, statuses, strict=True) if status == 2]
             return
@@ -453,25 +463,46 @@ class Delivery:
             yield from self._commit(route, [Answer(answers[0].entry, answers[0].forbidden)], instead)
             total.suppressed += instead.suppressed
             total.forbidden += [answers[0].entry] * instead.written
+            total.stuck += instead.stuck
+            total.refused |= instead.refused
             return
         for answer in answers:
             yield from self._commit(route, [answer], total)
 
-    def bury(self, entry: Entry, reason: str, reply: bytes, now: float) -> Protocol[bool]:
-        """Move an entry to its dead-letter stream, and answer its producer if there is a reply.
+    def bury(self, entry: Entry, reason: str, reply: Answer | None, now: float) -> Protocol[Committed]:
+        """Move an entry to its dead-letter stream, and answer its producer if there is a reply; repeated as ``commit`` is.
 
-        False: it was not ours any more.
+        The reply goes to the stream that the request named; to the route's own where that cannot take it.
 
-        Raises:
-            ServerError: one of the streams cannot take it; the entry stays pending, its route rests.
+        Returns:
+            What became of the entry: written stands for moved, with a reply or without.
         """
         route = entry.route
-        args = (self._group, entry.id, reason, entry.deliveries, reply, *_trace(entry))
         try:
-            return bool((yield Run(BURY, (route.requests, route.dead_letters, route.responses), args)))
-        except ServerError:
-            self._pause(route, now)
-            raise
+            moved = yield from self._bury(entry, reason, reply)
+        except ServerError as error:
+            refused = route.requests, error.code
+        else:
+            if isinstance(moved, int):
+                return Committed(written=1) if moved else Committed(suppressed=1)
+            number, why = moved
+            refused = (route.dead_letters if number == 2 else route.responses), why.decode()
+        self._pause(route, now)
+        return Committed(stuck=[entry], refused=dict([refused]))
+
+    def _bury(self, entry: Entry, reason: str, reply: Answer | None) -> Protocol[Any]:
+        route = entry.route
+        payload, reply_to = (b"", None) if reply is None else (reply.payload, reply.reply_to)
+        keys = (route.requests, route.dead_letters, route.responses)
+        args = (self._group, entry.id, reason, entry.deliveries, route.response_seconds, payload, *_trace(entry))
+        if reply_to is None:
+            return (yield Run(BURY, keys, args))
+        try:
+            return (yield Run(BURY, (*keys, reply_to), args))
+        except ServerError as error:
+            if error.code not in _TARGET_REFUSED:
+                raise
+        return (yield Run(BURY, keys, args))
 
 
 def _trace(entry: Entry) -> tuple[bytes, bytes]:

@@ -137,6 +137,6 @@ class Deliveries:
         """As that of ``Delivery``, for entries of one batch."""
         return self._of[answers[0].entry.route].parts(answers)
 
-    def bury(self, entry: Entry, reason: str, reply: bytes, now: float) -> Protocol[bool]:
+    def bury(self, entry: Entry, reason: str, reply: Answer | None, now: float) -> Protocol[Committed]:
         """As that of ``Delivery``."""
         return self._of[entry.route].bury(entry, reason, reply, now)

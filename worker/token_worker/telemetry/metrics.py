@@ -17,12 +17,19 @@ from prometheus_client import Counter as Count
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from token_worker.errors import Code
 from token_worker.streams.delivery import Answer, Committed
 
 LATENCY_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 BATCH_ENTRIES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
 
 _TOLD = attrgetter("entry.route.requests", "account.op", "account.status", "account.outcomes")
+_Told = tuple[str, str, str, tuple[tuple[str, str], ...]]
+_FORBIDDEN = (("unknown", Code.FORBIDDEN.value),)
+
+
+def _forbidden(answer: Answer) -> _Told:
+    return answer.entry.route.requests, answer.account.op, "error", _FORBIDDEN
 
 
 class _Latency(Collector):
@@ -98,8 +105,17 @@ class Metrics:
         self._redeliveries.labels(stream).inc()
 
     def committed(self, answers: Sequence[Answer], done: Committed) -> None:
-        """Answers were committed; those that another worker had answered already are among them, and counted apart."""
-        for (stream, op, status, outcomes), alike in Counter(map(_TOLD, answers)).items():
+        """Answers were committed; those that another worker had answered already are among them, and counted apart.
+
+        Entries that stay pending are not counted. Where the stream of the request could not take the reply, it is
+        ``forbidden`` that was answered.
+        """
+        told: Iterable[_Told] = map(_TOLD, answers)
+        if done.stuck or done.forbidden:
+            stuck, forbidden = set(map(id, done.stuck)), set(map(id, done.forbidden))
+            answers = [answer for answer in answers if id(answer.entry) not in stuck]
+            told = [_forbidden(answer) if id(answer.entry) in forbidden else _TOLD(answer) for answer in answers]
+        for (stream, op, status, outcomes), alike in Counter(told).items():
             self._requests_of(stream, status).inc(alike)
             for (kind, outcome), number in Counter(outcomes).items():
                 for count in self._items_of(op, kind, outcome):
