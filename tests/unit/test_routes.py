@@ -91,6 +91,15 @@ def test_routes_that_cannot_be_served(routes: tuple[Route, ...], where: str) -> 
     assert any(text.startswith(where) for text in problems)
 
 
+def test_own_keys_are_all_that_is_kept_beside_the_streams() -> None:
+    """Every key that workers and replays keep beside the streams is in the list, so that none is taken for a reply."""
+    assert set(Route("in", "out", TOKENIZE).own_keys) == {
+        *("in:low-water", "in:trimmed"),
+        *("in:arrivals", "out:arrivals", "in:dead:arrivals"),
+        *("in:replay", "in:dead:replay"),
+    }
+
+
 @pytest.mark.parametrize(
     ("pattern", "name", "allowed"),
     [

@@ -14,7 +14,7 @@ import msgspec
 from token_worker.errors import Finding
 from token_worker.redis_settings import Kind, RedisSettings
 from token_worker.storage.durability import MARK, Durability
-from token_worker.streams.routes import Route, may_reply_to, streams_of
+from token_worker.streams.routes import Route, arrivals_key, may_reply_to, replay_key, streams_of
 
 Server = Literal["streams", "keys", "tokens"]
 
@@ -126,7 +126,8 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
     dead = [route.dead_letters for route in routes]
     responses = [route.responses for route in routes]
     streams = [*requests, *responses, *dead]
-    marks = [name for route in routes for name in (route.low_water_mark, f"{route.requests}:trimmed")]
+    beside = [arrivals_key(stream) for route in routes for stream in route.streams]
+    marks = [*(name for route in routes for name in (route.low_water_mark, route.trim_turn)), *beside]
     yield User(
         "streams",
         "token-worker",
@@ -150,7 +151,7 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
             selectors.append(Selector(("expire",), _patterns("%W~", own)))
         yield User("streams", f"reader:{stream}", (), tuple(selectors))
     yield User("streams", "token-monitor", ("time", "info"), (Selector(_LOOK, _patterns("%R~", streams)),))
-    records = [f"{name}:replay" for name in [*requests, *dead]]
+    records = [replay_key(name) for name in [*requests, *dead]]
     yield User(
         "streams",
         "token-operator",
@@ -201,8 +202,7 @@ def merge(found: Iterable[User]) -> User:
 
 def _keys(routes: Iterable[Route]) -> Iterable[str]:
     for route in routes:
-        yield from (*route.streams, route.low_water_mark, f"{route.requests}:trimmed")
-        yield from (f"{route.requests}:replay", f"{route.dead_letters}:replay")
+        yield from (*route.streams, *route.own_keys)
 
 
 def _patterns(permission: str, names: Iterable[str]) -> tuple[str, ...]:

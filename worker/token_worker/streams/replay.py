@@ -24,7 +24,7 @@ from token_worker.contract.messages import MAX_ID_CHARACTERS, Format, Op
 from token_worker.errors import Finding, ServerError
 from token_worker.lua import Script
 from token_worker.streams.protocol import Protocol, Run
-from token_worker.streams.routes import Route
+from token_worker.streams.routes import Route, replay_key
 
 _RESEND = Script(__package__, "resend.lua")
 
@@ -144,7 +144,7 @@ class Replay:
     @property
     def record(self) -> str:
         """Key of the record."""
-        return f"{self.progress.selection.stream}:replay"
+        return replay_key(self.progress.selection.stream)
 
     # -- the record
 

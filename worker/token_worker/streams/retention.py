@@ -111,8 +111,7 @@ class Retention:
         return done
 
     def _tend_route(self, route: Route, done: Trimmed) -> Protocol[None]:
-        turn = f"{route.requests}:trimmed"
-        if (yield "SET", turn, self._consumer, "NX", "PX", INTERVAL_SECONDS * 900) is None:
+        if (yield "SET", route.trim_turn, self._consumer, "NX", "PX", INTERVAL_SECONDS * 900) is None:
             return  # another worker did it a moment ago
         seconds, micros = yield ("TIME",)
         now_ms = int(seconds) * 1000 + int(micros) // 1000

@@ -91,6 +91,30 @@ class Route(msgspec.Struct, frozen=True):
         """Key of the id up to which all requests are acknowledged: where a lost group is made again."""
         return f"{self.requests}:low-water"
 
+    @property
+    def trim_turn(self) -> str:
+        """Key that holds the worker whose turn to trim it is."""
+        return f"{self.requests}:trimmed"
+
+    @property
+    def own_keys(self) -> tuple[str, ...]:
+        """Every key that workers and operators keep beside the streams: no request may name one for its reply."""
+        beside = (arrivals_key(stream) for stream in self.streams)
+        return (
+            *(self.low_water_mark, self.trim_turn, *beside),
+            *(replay_key(stream) for stream in (self.requests, self.dead_letters)),
+        )
+
+
+def arrivals_key(stream: str) -> str:
+    """Key beside a stream whose ids lie ahead of the clock: when its entries arrived."""
+    return f"{stream}:arrivals"
+
+
+def replay_key(stream: str) -> str:
+    """Key of the record of a replay, beside the stream that is read."""
+    return f"{stream}:replay"
+
 
 DEFAULT_ROUTES: Final = (
     Route("tokenize:requests", "tokenize:responses", frozenset({Op.TOKENIZE})),
