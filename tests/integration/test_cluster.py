@@ -186,7 +186,7 @@ def test_link_follows_a_slot(binary: Callable[[], str]) -> None:
         source, target = cluster.primary_of(slot), cluster.primary_of(slot_of(SECOND))
         subject.call("XADD", key, "*", "n", "0")
         subject.call("SET", f"{FIRST}:other", "x")
-        arguments = (COMMIT, [key, f"{FIRST}:other"], ["group", 60])
+        arguments = (COMMIT, [f"{FIRST}:other", key], ["group", 60])
         amid: list[str] = []
 
         def begin() -> None:
@@ -202,9 +202,9 @@ def test_link_follows_a_slot(binary: Callable[[], str]) -> None:
                     amid.append(str(error))
 
         cluster.move_slot(slot, target, amid=ask)
-        assert amid == ["streams: TRYAGAIN"] * 2 + ["streams: UNFIT"] * 2
+        assert amid == ["streams: TRYAGAIN"] * 2 + ["streams: WRONGTYPE"] * 2
         assert subject.node_of(key).node.port == source.port  # ASK is for one command
-        with pytest.raises(ServerError, match="UNFIT"):
+        with pytest.raises(ServerError, match="WRONGTYPE"):
             begin()
         subject.call("XADD", key, "*", "n", "2")
         assert subject.node_of(key).node.port == target.port  # MOVED is for good

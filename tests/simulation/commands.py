@@ -73,8 +73,8 @@ def format_id(parsed: Id) -> bytes:
 
 
 def after(entry: Id) -> Id:
-    """The id that follows."""
-    return entry[0], entry[1] + 1
+    """The id that follows; the largest there is has none, and gives one that no entry has."""
+    return (entry[0], entry[1] + 1) if entry[1] < LARGEST[1] or entry == LARGEST else (entry[0] + 1, 0)
 
 
 def before(entry: Id) -> Id | None:
@@ -222,6 +222,8 @@ class Commands:
         return format_id(self._add(key, list(fields), None if at == b"*" else parse_id(at)))
 
     def _add(self, key: bytes, fields: list[bytes], entry: Id | None = None) -> Id:
+        if not self.has_ids(key):
+            raise error("ERR")
         found = self.stream(key)
         last = found.last if found else ZERO
         if entry is None:
@@ -234,6 +236,11 @@ class Commands:
         stream.entries[entry] = fields
         self.events.append(Added(key, entry, fields))
         return entry
+
+    def has_ids(self, key: bytes) -> bool:
+        """Whether the ids of a stream are not used up."""
+        found = self.stream(key)
+        return found is None or found.last < LARGEST
 
     def _xlen(self, key: bytes) -> int:
         found = self.stream(key)

@@ -31,6 +31,7 @@ EVENTS = {
     "stream deleted": 0.8,
     "entry deleted": 2.0,
     "key of another type": 1.5,
+    "ids used up": 1.5,
 }
 """What else may happen instead of a worker's next command, with weights."""
 

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from simulation.commands import Commands, Group, Stream, after, before, error, format_id, parse_id, to_bytes
+from simulation.commands import Commands, Group, Stream, after, before, format_id, parse_id, to_bytes
 from simulation.events import Id
 from token_worker.lua import Script
 
@@ -28,14 +28,21 @@ class Model(Commands):
         """Run a script; errors as by ``call``."""
         return self._scripts[script.name](list(map(to_bytes, keys)), list(map(to_bytes, args)))
 
-    def _is_fit(self, key: bytes) -> bool:
-        return not isinstance(self.peek(key), bytes)
+    def why_unfit(self, key: bytes) -> bytes | None:
+        """Why a key cannot take an entry, None if it can."""
+        if isinstance(self.peek(key), bytes):
+            return b"WRONGTYPE"
+        return None if self.has_ids(key) else b"ids used up"
 
-    def _commit(self, keys: list[bytes], args: list[bytes]) -> list[int]:
-        if not self._is_fit(keys[1]):
-            raise error("UNFIT")
+    def _is_pending(self, keys: list[bytes], name: bytes, raw: bytes) -> bool:
+        group = self.group(keys[0], name)
+        return group is not None and parse_id(raw) in group.pending
+
+    def _commit(self, keys: list[bytes], args: list[bytes]) -> list[Any]:
+        self.stream(keys[0])
         name, ttl_ms = args[0], int(args[1]) * 1000
-        statuses = []
+        statuses: list[Any] = []
+        refused = None
         at = 2
         while at < len(args):
             entry, payload = args[at : at + 2]
@@ -45,15 +52,20 @@ class Model(Commands):
                 entry, key, trace, instead = entry[1:], keys[int(args[at + 2]) - 1], args[at + 3 : at + 5], args[at + 5]
                 at += 4
             at += 2
-            status = self._xack(keys[0], name, entry)
-            if status and key == keys[1]:
-                self._reply(key, payload, trace)
-            elif status:
-                status = self._reply_elsewhere(key, payload, trace, ttl_ms)
-                if status == 2:
-                    self._reply(keys[1], instead, trace)
-            statuses.append(status)
-        return statuses
+            if not self._is_pending(keys, name, entry):
+                statuses.append(0)
+            elif key != keys[1] and not self.why_unfit(key):
+                statuses.append(1)
+                self._xack(keys[0], name, entry)
+                self._reply_elsewhere(key, payload, trace, ttl_ms)
+            elif why := self.why_unfit(keys[1]):
+                refused = why
+                statuses.append(3)
+            else:
+                statuses.append(1 if key == keys[1] else 2)
+                self._xack(keys[0], name, entry)
+                self._reply(keys[1], payload if key == keys[1] else instead, trace)
+        return statuses if refused is None else [*statuses, refused]
 
     def _reply(self, key: bytes, payload: bytes, trace: Sequence[bytes]) -> None:
         fields = [b"payload", payload]
@@ -62,35 +74,43 @@ class Model(Commands):
             fields += [b"tracestate", trace[1]] if trace[1] else []
         self._add(key, fields)
 
-    def _reply_elsewhere(self, key: bytes, payload: bytes, trace: Sequence[bytes], ttl_ms: int) -> int:
-        if not self._is_fit(key):
-            return 2
+    def _reply_elsewhere(self, key: bytes, payload: bytes, trace: Sequence[bytes], ttl_ms: int) -> None:
         is_new = self.peek(key) is None
         self._reply(key, payload, trace)
         if is_new or self._expires.get(key, self.now_ms + ttl_ms) < self.now_ms + ttl_ms:
             self._expires[key] = self.now_ms + ttl_ms
-        return 1
 
-    def _bury(self, keys: list[bytes], args: list[bytes]) -> int:
-        name, raw, reason, deliveries, reply = args[:5]
-        if not self._is_fit(keys[1]) or (reply and not self._is_fit(keys[2])):
-            raise error("UNFIT")
+    def _bury(self, keys: list[bytes], args: list[bytes]) -> int | list[Any]:
+        name, raw, reason, deliveries, ttl, reply = args[:6]
         stream, entry = self.stream(keys[0]), parse_id(raw)
-        fields = stream.entries.get(entry) if stream else None
-        if not self._xack(keys[0], name, raw):
+        if stream is None or not self._is_pending(keys, name, raw):
             return 0
+        fields = stream.entries.get(entry)
+        target = keys[3] if len(keys) > 3 and not self.why_unfit(keys[3]) else keys[2]
+        if why := self._why_unfit_to_bury(keys, target, is_there=fields is not None, is_told=bool(reply)):
+            return why
+        self._xack(keys[0], name, raw)
         if fields is not None:
             why = [b"dead_reason", reason, b"dead_stream", keys[0], b"dead_entry", raw, b"dead_deliveries", deliveries]
             self._add(keys[1], why + fields)
-        if reply:
-            self._reply_to_buried(keys[2], reply, args[5:7])
+        if reply and target == keys[2]:
+            self._reply(target, reply, args[6:8])
+        elif reply:
+            self._reply_elsewhere(target, reply, args[6:8], int(ttl) * 1000)
         return 2 if fields is None else 1
 
-    def _reply_to_buried(self, key: bytes, reply: bytes, trace: Sequence[bytes]) -> None:
-        fields = [b"payload", reply]
-        for name, value in zip((b"traceparent", b"tracestate"), trace, strict=True):
-            fields += [name, value] if value else []
-        self._add(key, fields)
+    def _why_unfit_to_bury(
+        self, keys: list[bytes], target: bytes, *, is_there: bool, is_told: bool
+    ) -> list[Any] | None:
+        """Types are looked at first, of all streams; ids only of those that are written to."""
+        for at in (1, 2) if is_told else (1,):
+            if isinstance(self.peek(keys[at]), bytes):
+                return [at + 1, b"WRONGTYPE"]
+        if is_there and not self.has_ids(keys[1]):
+            return [2, b"ids used up"]
+        if is_told and not self.has_ids(target):
+            return [3, b"ids used up"]
+        return None
 
     def _needed(self, stream: Stream, group: Group) -> Id:
         """The oldest entry that a group still needs."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from simulation.commands import Group, Stream, parse_id
 from simulation.events import Id
@@ -115,20 +115,52 @@ class _GivesUpEarly(Delivery):
         return (yield from super()._claim(candidate._replace(deliveries=candidate.deliveries + 1), now))
 
 
+class _InternalToAll(Delivery):
+    """Answers an entry that is given up on its route's stream, whatever the request asked."""
+
+    def bury(self, entry: Entry, reason: str, reply: Answer | None, now: float) -> Protocol[Committed]:
+        reply = reply and Answer(reply.entry, reply.payload)
+        return (yield from super().bury(entry, reason, reply, now))
+
+
 class _BuriesWithoutCopy(Model):
     """Acknowledges an entry that is given up, and keeps no dead letter."""
 
-    def _bury(self, keys: list[bytes], args: list[bytes]) -> int:
+    def _bury(self, keys: list[bytes], args: list[bytes]) -> int | list[Any]:
         return self._xack(keys[0], args[0], args[1])
+
+
+class _AcknowledgesFirst(Model):
+    """Acknowledges an entry whose reply is then refused."""
+
+    def _commit(self, keys: list[bytes], args: list[bytes]) -> list[Any]:
+        statuses = super()._commit(keys, args)
+        at = 2
+        for position, status in enumerate(statuses):
+            if status == 3:
+                self._xack(keys[0], args[0], args[at].removeprefix(b"+"))
+                statuses[position] = 1
+            at += 6 if at < len(args) and args[at].startswith(b"+") else 2
+        return [status for status in statuses if isinstance(status, int)]
+
+
+class _BuriesFirst(Model):
+    """Acknowledges an entry whose dead letter, or reply beside it, is then refused."""
+
+    def _bury(self, keys: list[bytes], args: list[bytes]) -> int | list[Any]:
+        buried = super()._bury(keys, args)
+        if isinstance(buried, list):
+            self._xack(keys[0], args[0], args[1])
+        return buried
 
 
 class _RepliesAlways(Model):
     """Writes a reply whether or not this call acknowledged the entry."""
 
-    def _commit(self, keys: list[bytes], args: list[bytes]) -> list[int]:
+    def _commit(self, keys: list[bytes], args: list[bytes]) -> list[Any]:
         statuses = super()._commit(keys, args)
         at = 2
-        for status in statuses:
+        for status in statuses[: len(statuses) - (3 in statuses)]:
             is_long = args[at].startswith(b"+")
             if status == 0:
                 self._reply(keys[int(args[at + 2]) - 1] if is_long else keys[1], args[at + 1], (b"", b""))
@@ -139,9 +171,9 @@ class _RepliesAlways(Model):
 class _BuriesAlways(Model):
     """Writes a dead letter whether or not this call acknowledged the entry."""
 
-    def _bury(self, keys: list[bytes], args: list[bytes]) -> int:
+    def _bury(self, keys: list[bytes], args: list[bytes]) -> int | list[Any]:
         buried = super()._bury(keys, args)
-        if not buried:
+        if buried == 0:
             why = [b"dead_reason", args[2], b"dead_stream", keys[0], b"dead_entry", args[1]]
             self._add(keys[1], why)
         return buried
@@ -220,6 +252,9 @@ MUTANTS: dict[str, Mutant] = {
     "tries without end": _worker(_TriesForEver, 20),
     "given up too early": _worker(_GivesUpEarly, 50),
     "acknowledged without a dead letter": Mutant(20, server=_BuriesWithoutCopy),
+    "acknowledged before a reply that is refused": Mutant(20, server=_AcknowledgesFirst),
+    "acknowledged before a dead letter that is refused": Mutant(200, server=_BuriesFirst),
+    "internal on the route's stream alone": _worker(_InternalToAll, 100),
     "unconditional dead letter": Mutant(100, server=_BuriesAlways),
     "low-water mark too far": Mutant(20, server=_MarksTooFar),
     "pending entries trimmed": Mutant(20, server=_TrimsPending),

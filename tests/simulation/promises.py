@@ -40,6 +40,9 @@ from token_worker.streams.routes import Route
 INSTEAD = b"forbidden"
 """How the payload of a reply begins that went to the route's own stream, since the request's could not take it."""
 
+INTERNAL = b"internal"
+"""How the payload of the reply to an entry that was given up begins; it may go to either, as ``INSTEAD``."""
+
 NO_ID = "no_id"
 """Reason of a dead letter whose producer cannot be answered."""
 
@@ -166,12 +169,12 @@ class Books:
         self._commands += 1
         if worker is not None and not isinstance(command, Run):
             self._note_look(worker, command)
-        answered: dict[tuple[bytes, Id], list[str]] = {}
+        answered: dict[tuple[bytes, Id], list[str]] = {
+            (event.key, event.entry): [] for event in events if isinstance(event, Acknowledged)
+        }
         raised = 0
         for event in events:
             match event:
-                case Acknowledged():
-                    answered[event.key, event.entry] = []
                 case Added() if worker is not None:
                     self._note_answer(event, answered)
                 case Claimed():
@@ -189,7 +192,7 @@ class Books:
                     self._note_mark(event)
                 case Gone():
                     self._note_gone(event)
-                case Added() | GroupGone():
+                case Acknowledged() | Added() | GroupGone():
                     pass
                 case _:
                     assert_never(event)
@@ -226,11 +229,18 @@ class Books:
             found = key, parse_id(entry)
             outcome = "reply"
             request = self._streams[key].requests[found[1]]
-            if event.key != (request.target if how != INSTEAD else self._streams[key].route.responses.encode()):
+            if not self._is_right_place(event.key, how, request):
                 raise Broken(f"{request}: the reply went to another stream")
         if found not in answered:
             raise Broken(f"{found[0].decode()} {format_id(found[1]).decode()}: {outcome} without its acknowledgement")
         answered[found].append(outcome)
+
+    def _is_right_place(self, key: bytes, how: bytes, request: Request) -> bool:
+        """Whether a reply stands where the request asked, or on its route's stream since it could not be there."""
+        if key == request.target:
+            return how != INSTEAD
+        is_instead = how in {INSTEAD, INTERNAL} and self._model.why_unfit(request.target) is not None
+        return is_instead and key == self._streams[request.key].route.responses.encode()
 
     def _settle(self, stream: _Stream, entry: Id, outcomes: list[str]) -> None:
         request = stream.requests[entry]

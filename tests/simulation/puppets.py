@@ -19,7 +19,7 @@ from token_worker.service import loop
 from token_worker.service.handler import Handler, Result
 from token_worker.settings import Settings
 from token_worker.storage.tokens import TokenStorage
-from token_worker.streams import delivery
+from token_worker.streams import answering
 from token_worker.streams.delivery import Answer, Delivery, Entry
 from token_worker.streams.protocol import Bounded, Command, Run
 from token_worker.streams.retention import Retention
@@ -275,7 +275,7 @@ def virtual(stage: Stage, rng: random.Random) -> Iterator[None]:
             (loop, "log", _Silent()),
             (loop, "UNIT_ITEMS", UNIT_ITEMS),
             (loop, "NAP_SECONDS", NAP_SECONDS),
-            (delivery, "COMMIT_ENTRIES", COMMIT_ENTRIES),
+            (answering, "COMMIT_ENTRIES", COMMIT_ENTRIES),
         ):
             changes.enter_context(patch.object(module, name, value))
         yield

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from simulation.promises import INSTEAD, NO_ID, Request
+from simulation.promises import INSTEAD, INTERNAL, NO_ID, Request
 from simulation.puppets import Crash
 from token_worker.errors import Unavailable
 from token_worker.service.handler import Buried, Postponed, Result
@@ -11,6 +11,9 @@ from token_worker.streams.delivery import Answer, Entry
 KINDS = {"plain": 70, "elsewhere": 10, "later": 6, "no_id": 4, "defect": 3, "killer": 3, "burial_killer": 2}
 """Kinds with their weights: answered on the route's own stream, or on one that it names; has to wait for a key; has no
 readable id; makes the handler fail; kills whoever handles it; and even who would bury it."""
+
+ELSEWHERE = frozenset({"elsewhere", "defect"})
+"""Kinds that name a stream for their reply."""
 
 POISON = frozenset({"defect", "killer", "burial_killer"})
 """Kinds that make every try fail."""
@@ -51,10 +54,13 @@ def internal(entry: Entry) -> Answer:
     Raises:
         Crash: the entry kills even who gives it up.
     """
-    kind, _ = _read(entry)
+    kind, target = _read(entry)
     if kind == "burial_killer":
         raise Crash
-    return Answer(entry, b"" if kind == "no_id" else _payload(INSTEAD, entry))
+    if kind == "no_id":
+        return Answer(entry, b"")
+    payload = _payload(INTERNAL, entry)
+    return Answer(entry, payload) if target == entry.route.responses else Answer(entry, payload, target, payload)
 
 
 def _result(entry: Entry, kind: str, target: str, *, has_keys: bool) -> Result:

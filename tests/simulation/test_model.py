@@ -119,6 +119,11 @@ class ModelAndServer(RuleBasedStateMachine):
         """A key that should be a stream is something else."""
         self.both("SET", key, "x")
 
+    @rule(key=st.sampled_from(REPLIES), left=st.integers(0, 3))
+    def use_ids_up(self, key: str, left: int) -> None:
+        """A stream has so many ids left."""
+        self.both("XADD", key, f"{2**64 - 1}-{2**64 - 1 - left}", "payload", "the last")
+
     @rule(key=st.sampled_from([MARK, "in", "lock"]), options=st.sampled_from([(), ("NX",), ("NX", "PX", UNIT_MS)]))
     def set(self, key: str, options: tuple[Any, ...]) -> None:
         if key == "in" and not options:
@@ -184,7 +189,9 @@ class ModelAndServer(RuleBasedStateMachine):
 
     @rule(key=streams, data=st.data(), payload=payloads, trace=traces)
     def bury(self, key: str, data: st.DataObject, payload: bytes, trace: tuple[str, str]) -> None:
-        self.run(BURY, [key, "dead", "out"], [GROUP, self.some(data, key)[0], "why", 3, payload, *trace])
+        named = data.draw(st.sampled_from([[], ["out:a"], [NO_STREAM]]))
+        args = [GROUP, self.some(data, key)[0], "why", 3, TTL_SECONDS, payload, *trace]
+        self.run(BURY, [key, "dead", "out", *named], args)
 
     @rule(key=streams, consumer=consumers, data=st.data())
     def uncount(self, key: str, consumer: str, data: st.DataObject) -> None:

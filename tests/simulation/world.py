@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from simulation import faults, requests
-from simulation.commands import START_MS, Stream, after, parse_id
+from simulation.commands import LARGEST, START_MS, Stream, after, parse_id
 from simulation.events import Id
 from simulation.faults import Climate
 from simulation.model import Model
@@ -109,6 +109,7 @@ class World:
             "stream deleted": lambda: self._operate("DEL", rng.choice(ROUTES).requests),
             "entry deleted": self._delete_entry,
             "key of another type": self._spoil,
+            "ids used up": self._use_ids_up,
         }
 
     def run(self) -> Figures:
@@ -158,7 +159,8 @@ class World:
         self._clock_ms += self._behind_ms
         self._storage_back = self._keys_back = self._full_until = self.seconds
         for key in _keys():
-            if isinstance(self._model.peek(key.encode()), bytes):
+            found = self._model.peek(key.encode())
+            if isinstance(found, bytes) or (found is not None and found.last[0] == LARGEST[0]):
                 self._operate("DEL", key)
         self._note("-", "faults end")
 
@@ -335,6 +337,12 @@ class World:
         is_spoiled = isinstance(self._model.peek(key.encode()), bytes)
         self._operate(*(("DEL", key) if is_spoiled else ("SET", key, "x")))
 
+    def _use_ids_up(self) -> None:
+        """A stream that workers write to has few ids left, or none."""
+        route = self._rng.choice(ROUTES)
+        key = self._rng.choice([route.responses, route.responses, route.dead_letters, *_named(route)])
+        self._operate("XADD", key, b"%d-%d" % (LARGEST[0], LARGEST[1] - self._rng.choice([0, 0, 1, 3])), "x", "y")
+
     def _send(self) -> None:
         for _ in range(self._rng.choice(BURSTS)):
             self._send_one(self._rng.choice(ROUTES))
@@ -342,8 +350,8 @@ class World:
     def _send_one(self, route: Route) -> None:
         [kind] = self._rng.choices(list(requests.KINDS), list(requests.KINDS.values()))
         target = route.responses
-        if kind == "elsewhere":
-            target += self._rng.choice([":one", ":two", ":text"])
+        if kind in requests.ELSEWHERE:
+            target = self._rng.choice(_named(route))
         trace = ("traceparent", "parent") if self._rng.random() < 0.1 else ()
         key = route.requests.encode()
         while self._books.knows(key, self._next_id(key)):
@@ -389,8 +397,13 @@ class World:
 
 
 def _keys() -> list[str]:
-    """Every stream that workers use, and one that requests name for their replies."""
-    return [key for route in ROUTES for key in (*route.streams, f"{route.responses}:text")]
+    """Every stream that workers use."""
+    return [key for route in ROUTES for key in (*route.streams, *_named(route))]
+
+
+def _named(route: Route) -> list[str]:
+    """Streams that requests name for their replies."""
+    return [f"{route.responses}:{name}" for name in ("one", "two", "text")]
 
 
 def _has_news(stream: Stream) -> bool:

@@ -366,12 +366,46 @@ def test_refused_target_is_answered_as_forbidden_and_neighbours_are_not_hurt() -
     assert [command.args[3] for command in commands[1:]] == [b"reply", b"reply", b"forbidden", b"reply"]
 
 
+def test_answers_that_their_stream_refused_are_stuck_and_others_counted() -> None:
+    """Of one script those that were answered are told apart from those whose entries stay pending, and the reason."""
+    subject = delivery()
+    answers = [answer(1), answer(2), answer(3, "out:a"), answer(4, "out:b")]
+    done, _ = run(subject.commit(answers, 0.0), Scripted(commit=[1, 3, 1, 3, b"ids used up"]))
+    stuck = [answers[1].entry, answers[3].entry]
+    assert Committed(written=2, stuck=stuck, refused={"out": "ids used up"}) == done
+    assert subject.paused == [ROUTE]
+
+
+def test_refused_target_of_an_entry_that_is_given_up_costs_it_no_dead_letter() -> None:
+    """A script that an ACL refuses for the stream that the request named is run without it."""
+
+    def bury(command: Run) -> Any:
+        if "out:secret" in command.keys:
+            raise ServerError("streams", "NOPERM")
+        return 1
+
+    given_up = answer(1, "out:secret")
+    done, commands = run(delivery().bury(given_up.entry, "why", given_up, 0.0), Scripted(bury=bury))
+    assert done == Committed(written=1)
+    assert [command.keys for command in commands] == [("in", "in:dead", "out", "out:secret"), ("in", "in:dead", "out")]
+
+
+@pytest.mark.parametrize(("said", "refused"), [([2, b"WRONGTYPE"], "in:dead"), ([3, b"ids used up"], "out")])
+def test_entry_that_cannot_be_buried_is_stuck(said: list[Any], refused: str) -> None:
+    """The stream at fault is named, and the route rests."""
+    subject, entry = delivery(), Entry(ROUTE, b"5-0", {})
+    done, _ = run(subject.bury(entry, "why", Answer(entry, b"internal"), 0.0), Scripted(bury=said))
+    assert done == Committed(stuck=[entry], refused={refused: said[1].decode()})
+    assert subject.paused == [ROUTE]
+
+
 def test_route_whose_streams_cannot_be_used_rests() -> None:
     """A response stream of another type stops its route alone: its entries stay pending, it is read again later."""
     subject = delivery(ROUTE, SECOND)
     run(subject.fetch(0.0, 0), Scripted())
-    done, _ = run(subject.commit([answer(1)], 0.0), Scripted(commit=ServerError("streams", "UNFIT")))
+    done, _ = run(subject.commit([answer(1)], 0.0), Scripted(commit=[3, b"WRONGTYPE"]))
     assert [entry.id for entry in done.stuck] == [b"1-0"]
+    assert done.refused == {"out": "WRONGTYPE"}
     server = Scripted()
     run(subject.fetch(1.0, 0), server)
     [read] = server.named("XREADGROUP")
@@ -532,11 +566,11 @@ def test_entries_are_answered_in_their_slot() -> None:
     """Commits, burials and leases go by the delivery of the entry's slot, whose routes rest for a bad stream."""
     subject = deliveries()
     entry = Entry(SECOND, b"5-0", {})
-    refused = Scripted(commit=ServerError("streams", "UNFIT"))
+    refused = Scripted(commit=ServerError("streams", "NOPERM"))
     done, _ = run(subject.commit([Answer(entry, b"reply")], 1.0), refused)
-    assert done.stuck == [entry]
+    assert (done.stuck, done.refused) == ([entry], {"in2": "NOPERM"})
     assert subject.paused == [SECOND]
-    _, commands = run(subject.bury(entry, "why", b"", 1.0), Scripted(bury=1))
+    _, commands = run(subject.bury(entry, "why", None, 1.0), Scripted(bury=1))
     assert commands[0].keys[0] == "in2"
     kept, _ = run(subject.renew([entry]), Scripted(XPENDING=[[b"5-0", b"me", 500, 1]], XCLAIM=[b"5-0"]))
     assert kept == [entry]

@@ -3,7 +3,16 @@
 import pytest
 
 from token_worker.contract.messages import Op
-from token_worker.streams.routes import DEFAULT_ROUTES, Route, check_routes, check_slots, may_reply_to, streams_of
+from token_worker.streams.acl import too_wide
+from token_worker.streams.routes import (
+    DEFAULT_ROUTES,
+    Route,
+    check_routes,
+    check_slots,
+    keys_of,
+    may_reply_to,
+    streams_of,
+)
 
 TOKENIZE = frozenset({Op.TOKENIZE})
 DETOKENIZE = frozenset({Op.DETOKENIZE})
@@ -76,8 +85,11 @@ def test_routes_that_can_be_served(routes: tuple[Route, ...]) -> None:
         ((Route("a", "b", TOKENIZE, dead_letters="c\n"),), "routes[0].dead_letters: "),
         ((Route(" a", "b", TOKENIZE, dead_letters="d"),), "routes[0].requests: "),
         ((Route("a", "b", TOKENIZE, reply_to="x\x00"),), "routes[0].reply_to: "),
-        ((Route("a", "b", TOKENIZE, reply_to="b"),), "routes[0].reply_to: can only be a stream of a route"),
+        ((Route("a", "b", TOKENIZE, reply_to="b"),), "routes[0].reply_to: can only be a key of a route"),
         ((Route("a", "b", TOKENIZE), Route("c", "d", TOKENIZE, reply_to="a")), "routes[1].reply_to: can only be"),
+        ((Route("a", "b", TOKENIZE, reply_to="a:trimmed"),), "routes[0].reply_to: can only be"),
+        ((Route("a", "a:trimmed", TOKENIZE),), "routes[0].responses: is a key that workers keep"),
+        ((Route("a", "b", TOKENIZE), Route("a:low-water", "b", TOKENIZE)), "routes[1].requests: is a key that workers"),
         ((Route("a", "b", TOKENIZE, "shop"),), "routes[0].client_id: "),
         ((Route("a", "b", TOKENIZE, "shop:1"),), "routes[0].client_id: "),
         ((Route("a", "b", TOKENIZE, "shop1", ("DDDDDDDDzone", "x/y")),), "routes[0].zones[1]: "),
@@ -95,7 +107,7 @@ def test_own_keys_are_all_that_is_kept_beside_the_streams() -> None:
     """Every key that workers and replays keep beside the streams is in the list, so that none is taken for a reply."""
     assert set(Route("in", "out", TOKENIZE).own_keys) == {
         *("in:low-water", "in:trimmed"),
-        *("in:arrivals", "out:arrivals", "in:dead:arrivals"),
+        *("token-worker:arrivals:in", "token-worker:arrivals:out", "token-worker:arrivals:in:dead"),
         *("in:replay", "in:dead:replay"),
     }
 
@@ -121,15 +133,25 @@ def test_own_keys_are_all_that_is_kept_beside_the_streams() -> None:
         ("*", "out", False),
         ("*", "in:dead", False),
         ("*", "other", False),
+        *((pattern, f"in:{kept}", False) for pattern in ("*", "in:*") for kept in ("trimmed", "low-water", "replay")),
+        ("*", "in:dead:replay", False),
+        ("*", "other:trimmed", False),
+        ("in:*", "other:trimmed", False),
+        ("in:*", "in:trimmed:", True),
         ("*", "free", True),
     ],
 )
 def test_reply_to(pattern: str, name: str, allowed: bool) -> None:
-    """A reply goes to streams that match the route's pattern, where only * and ? are special, and to no route's."""
+    """A reply goes to streams that match the route's pattern, where only * and ? are special, and to no route's key."""
     route = Route("in", "out", TOKENIZE, reply_to=pattern)
-    all_streams = streams_of([route, Route("other", "others", TOKENIZE)])
+    all_keys = keys_of([route, Route("other", "others", TOKENIZE)])
 
-    assert may_reply_to(route, name, all_streams) is allowed
+    assert may_reply_to(route, name, all_keys) is allowed
+
+
+def test_routes_of_the_defaults_leave_clients_their_own_streams() -> None:
+    """No key that workers keep lies where clients may write."""
+    assert too_wide(DEFAULT_ROUTES) == []
 
 
 @pytest.mark.parametrize(

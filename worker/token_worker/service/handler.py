@@ -20,9 +20,10 @@ from token_worker.keys.cache import KeyCache
 from token_worker.keys.keyring import Keyring
 from token_worker.keys.owner import Owner
 from token_worker.settings import Settings
+from token_worker.storage.durability import MARK
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.delivery import Answer, Entry
-from token_worker.streams.routes import Route, may_reply_to, streams_of
+from token_worker.streams.routes import Route, keys_of, may_reply_to
 from token_worker.telemetry.trace_context import names_of
 from token_worker.tokens.derivation import Origin
 from token_worker.tokens.engine import Engine, Item, MoreKeys, Steps
@@ -145,7 +146,8 @@ class Handler:
         self._now = now
         self._limits = Limits(settings.max_request_bytes, settings.max_items)
         self._max_value_bytes = settings.max_value_bytes
-        self._all_streams = streams_of(settings.routes)
+        self._all_keys = keys_of(settings.routes) | {MARK}
+        self._of_storage = ("tokens/", f"{settings.keys_folder}/", f"{settings.keys_folder}.")
 
     def handle(self, entries: Iterable[Entry]) -> list[Result]:
         """A result for each entry, in no particular order.
@@ -194,7 +196,8 @@ class Handler:
         return Answer(entry, payload, decoded.reply_to, payload, account)
 
     def _may_reply_to(self, route: Route, name: str) -> bool:
-        return may_reply_to(route, name, self._all_streams)
+        """Whether the route allows it; never a key of keys or tokens, which may be on the same server."""
+        return may_reply_to(route, name, self._all_keys) and not name.startswith(self._of_storage)
 
     def _run(self, items: list[Item]) -> None:
         """Run the engine, and hold its tokens back until they are as safe as they have to be."""

@@ -14,7 +14,7 @@ import msgspec
 from token_worker.errors import Finding
 from token_worker.redis_settings import Kind, RedisSettings
 from token_worker.storage.durability import MARK, Durability
-from token_worker.streams.routes import Route, arrivals_key, may_reply_to, replay_key, streams_of
+from token_worker.streams.routes import Route, arrivals_key, keys_of, may_reply_to, replay_key, streams_of
 
 Server = Literal["streams", "keys", "tokens"]
 
@@ -115,7 +115,7 @@ def _behind(address: RedisSettings, user: User) -> User:
 
 def too_wide(routes: Sequence[Route]) -> list[Route]:
     """Routes whose ``reply_to`` also matches keys of routes: an ACL cannot leave those out, so it grants none of it."""
-    own = frozenset(_keys(routes))
+    own = keys_of(routes)
     return [route for route in routes if any(may_reply_to(route, name, frozenset()) for name in own)]
 
 
@@ -134,6 +134,7 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
         ("time",),
         (
             Selector(_WORK, _patterns("~", [*streams, *replies])),
+            Selector(("xdel",), _patterns("%W~", dead)),
             Selector(("get", "set"), _patterns("~", marks)),
             Selector(_SCRIPTS, _patterns("~", [*streams, *replies, *marks])),
         ),
@@ -198,11 +199,6 @@ def merge(found: Iterable[User]) -> User:
     same = list(found)
     commands = dict.fromkeys(name for user in same for name in user.commands)
     return User(same[0].server, same[0].name, tuple(commands), tuple(it for user in same for it in user.selectors))
-
-
-def _keys(routes: Iterable[Route]) -> Iterable[str]:
-    for route in routes:
-        yield from (*route.streams, *route.own_keys)
 
 
 def _patterns(permission: str, names: Iterable[str]) -> tuple[str, ...]:

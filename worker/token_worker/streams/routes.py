@@ -107,8 +107,11 @@ class Route(msgspec.Struct, frozen=True):
 
 
 def arrivals_key(stream: str) -> str:
-    """Key beside a stream whose ids lie ahead of the clock: when its entries arrived."""
-    return f"{stream}:arrivals"
+    """Key beside a stream whose ids lie ahead of the clock: when its entries arrived.
+
+    It is not below the stream's name: clients have rights on all that is below a response stream.
+    """
+    return f"token-worker:arrivals:{stream}"
 
 
 def replay_key(stream: str) -> str:
@@ -127,15 +130,20 @@ def streams_of(routes: Iterable[Route]) -> frozenset[str]:
     return frozenset(stream for route in routes for stream in route.streams)
 
 
-def may_reply_to(route: Route, name: str, all_streams: frozenset[str]) -> bool:
+def keys_of(routes: Iterable[Route]) -> frozenset[str]:
+    """Every key of every route: its streams, and what is kept beside them."""
+    return frozenset(key for route in routes for key in (*route.streams, *route.own_keys))
+
+
+def may_reply_to(route: Route, name: str, all_keys: frozenset[str]) -> bool:
     """Whether a request on the route may have its reply sent to the stream ``name``.
 
     Args:
         route: the route that the request came on.
         name: the stream that the request names.
-        all_streams: every stream of every route, as ``streams_of`` gives them; none of these is ever allowed.
+        all_keys: every key of every route, as ``keys_of`` gives them; none of these is ever allowed.
     """
-    return name not in all_streams and _compiled(route.reply_to).match(name) is not None
+    return name not in all_keys and _compiled(route.reply_to).match(name) is not None
 
 
 def own_reply_stream(route: Route, routes: Iterable[Route], name: str) -> str:
@@ -145,7 +153,7 @@ def own_reply_stream(route: Route, routes: Iterable[Route], name: str) -> str:
         ValueError: the route allows none.
     """
     stream = route.reply_to.replace("*", name, 1).replace("*", "").replace("?", "-")
-    if "*" not in route.reply_to or not may_reply_to(route, stream, streams_of(routes)):
+    if "*" not in route.reply_to or not may_reply_to(route, stream, keys_of(routes)):
         raise ValueError(f"the route of {route.requests} allows no stream for the reply: its reply_to needs a *")
     return stream
 
@@ -181,11 +189,18 @@ def check_routes(routes: tuple[Route, ...]) -> list[str]:
         return ["routes: at least one is needed"]
     problems = [f"routes[{index}].{text}" for index, route in enumerate(routes) for text in _check_alone(route)]
     problems += _check_roles(routes)
-    all_streams = streams_of(routes)
+    all_keys = keys_of(routes)
     problems += [
-        f"routes[{index}].reply_to: can only be a stream of a route, which is never allowed; name a pattern for others"
+        f"routes[{index}].reply_to: can only be a key of a route, which is never allowed; name a pattern for others"
         for index, route in enumerate(routes)
-        if route.reply_to in all_streams and not _has_wildcard(route.reply_to)
+        if route.reply_to in all_keys and not _has_wildcard(route.reply_to)
+    ]
+    kept = {key for route in routes for key in route.own_keys}
+    problems += [
+        f"routes[{index}].{role}: is a key that workers keep beside a stream; choose another name"
+        for index, route in enumerate(routes)
+        for role, stream in zip(_ROLES, route.streams, strict=True)
+        if stream in kept
     ]
     return problems
 
