@@ -331,6 +331,27 @@ def test_dead_letter_that_cannot_be_sent_stays(stack: Stack) -> None:
     assert stack.streams.xlen(f"{STREAM}:dead") == 0
 
 
+@pytest.mark.parametrize("left", [0, 2])
+def test_dead_letters_stay_where_the_ids_of_their_stream_are_used_up(stack: Stack, left: int) -> None:
+    """What was sent is not sent again, what could not be is still there; --resume sends it when it can be."""
+    letters = [bury(stack, request).decode() for request in requests(4)]
+    stack.streams.xadd(STREAM, {"x": "y"}, id=f"{2**64 - 1}-{2**64 - 1 - left}")
+    done = stack.run("dead-letters", "replay", "--all", "--no-wait")
+    assert done.returncode == 2
+    assert "UNFIT" in done.stderr
+    assert [entry_id.decode() for entry_id, _ in stack.streams.xrange(f"{STREAM}:dead")] == letters[left:]
+    sent = [it["id"] for it in map(json.loads, _payloads_there(stack))]
+    stack.streams.delete(STREAM)
+    assert stack.run("replay", "--resume", "--no-wait").stdout == f"sent: {4 - left}\n"
+    sent += [it["id"] for it in payloads(stack)]
+    assert sent == [f"r{number}" for number in range(4)]
+    assert stack.streams.xlen(f"{STREAM}:dead") == 0
+
+
+def _payloads_there(stack: Stack) -> list[bytes]:
+    return [fields[b"payload"] for _, fields in stack.streams.xrange(STREAM) if b"payload" in fields]
+
+
 def test_named_entries_that_are_not_there_are_told(stack: Stack) -> None:
     """An id that was named and is not there is a finding that names it; the others are sent."""
     letter = bury(stack, requests(1)[0]).decode()

@@ -26,6 +26,9 @@ from token_worker.lua import Script
 from token_worker.streams.protocol import Protocol, Run
 from token_worker.streams.routes import Route, replay_key
 
+LAST_MS = 2**64 - 1
+"""The first part of the last ids of a stream."""
+
 _RESEND = Script(__package__, "resend.lua")
 
 PAGE = 100
@@ -218,9 +221,14 @@ class Replay:
         chosen = [candidate for candidate in candidates if candidate.decision == "send"]
         sent: list[Sent] = []
         for _, part in groupby(chosen, key=lambda candidate: candidate.route.requests):
-            same_route = list(part)
-            self.progress.done = same_route[-1].entry
-            sent += yield from self._send(same_route)
+            left = list(part)
+            has_ids = False
+            while left:  # one, until its new id tells that those of the stream are not about to be used up
+                now, left = (left, []) if has_ids else (left[:1], left[1:])
+                self.progress.done = now[-1].entry
+                went = yield from self._send(now)
+                sent += went
+                has_ids = any(_order(it.entry)[0] < LAST_MS for it in went)
         self.progress.done = reached
         return sent
 

@@ -13,7 +13,9 @@
 -- by now: somebody else goes on with the replay
 -- Errors before anything is done: UNFIT, the request stream cannot take entries, or a right is missing
 --
--- Scripts do not roll back: what could fail is asked first, and an entry is deleted only after it was sent.
+-- Scripts do not roll back: what could fail is asked first, and an entry is deleted only after it was sent. That the ids
+-- of the request stream are used up is found out by its first XADD alone: the caller sends one, and more when its id is
+-- not among the last.
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then
   return false
 end
@@ -39,7 +41,13 @@ for i = 5, #ARGV, 4 do
         fields[5], fields[6] = 'tracestate', tracestate
       end
     end
-    sent[#sent + 1] = redis.call('XADD', KEYS[1], '*', unpack(fields))
+    local added = redis.pcall('XADD', KEYS[1], '*', unpack(fields))
+    if type(added) == 'table' and string.find(added.err, 'exhausted', 1, true) then
+      return redis.error_reply('UNFIT the ids of the request stream are used up')
+    elseif type(added) == 'table' then
+      return added
+    end
+    sent[#sent + 1] = added
     if ARGV[4] == '1' then
       redis.call('XDEL', KEYS[3], id)
     end
