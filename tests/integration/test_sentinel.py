@@ -2,13 +2,13 @@
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 import redis
-from servers import Sentinel, Valkey, Watched, redis_binary
+from servers import Sentinel, Valkey, Watched, redis_binary, valkey_binary
 from stack import Stack, wait_until
 
 from ledger import NONE, Ledger
@@ -162,6 +162,46 @@ def test_server_that_is_no_primary_is_not_used(watched: Watched) -> None:
         subject.call("SET", "key", "other")
     assert caught.value.reason == "READONLY"
     assert subject.call("SET", "key", "other") == b"OK"
+
+
+@pytest.mark.parametrize("options", [(), ("replica-read-only no",)], ids=["reading", "writing, too"])
+@pytest.mark.parametrize("binary", [valkey_binary, redis_binary])
+def test_demoted_primary_that_keeps_its_connections_is_left(
+    binary: Callable[[], str], options: tuple[str, ...]
+) -> None:
+    """A server that became a replica goes on answering: it is asked for its role, and the new primary is used."""
+    # Given a connection in use to the primary
+    with (
+        Valkey(*options, binary=binary()) as old,
+        Valkey(binary=binary()) as new,
+        Sentinel(old, None, binary()) as sentinel,
+        old.client() as on_old,
+        new.client() as on_new,
+        sentinel.client() as on_sentinel,
+    ):
+        subject = make_link("tokens", parse(f"redis+sentinel://127.0.0.1:{sentinel.port}/main"))
+        on_old.set("where", "old")
+        on_new.set("where", "new")
+        assert subject.call("GET", "where") == b"old"
+        connection = str(subject.call("CLIENT", "ID"))
+        # When another one is the primary, of which the old one is a replica that is behind, and closes no connection
+        on_sentinel.execute_command("SENTINEL", "REMOVE", "main")
+        on_old.replicaof("127.0.0.1", "1")
+        on_sentinel.execute_command("SENTINEL", "MONITOR", "main", "127.0.0.1", str(new.port), "1")
+        assert connection in {it["id"] for it in on_old.client_list()}
+        # Then the next commands tell that, and go to the new one.
+        reasons: set[str] = set()
+
+        def is_on_new() -> bool:
+            try:
+                return bool(subject.call("GET", "where") == b"new")
+            except Unavailable as error:
+                reasons.add(error.reason)
+            return False
+
+        wait_until(is_on_new, "the new primary to be used")
+        assert reasons == {"READONLY"}
+        subject.close()
 
 
 def test_sentinels_that_are_behind_are_passed_over() -> None:

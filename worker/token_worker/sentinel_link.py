@@ -1,9 +1,14 @@
 """A connection to the primary that Sentinels name; they are asked each time it is made.
 
 Sentinels can be behind: what they name is taken only if it says itself that it is a primary; else the next Sentinel is
-asked, until each was. Their own failures are ``Unavailable``, with ``Sentinel`` before the kind of failure.
+asked, until each was. Sentinels' own failures are ``Unavailable``, with ``Sentinel`` before the kind of failure.
+
+A server that is made a replica may keep its connections, and its answers to reads are out of date by then: so it is
+asked for its role now and then, too.
 """
 
+import math
+import time
 from collections import deque
 from collections.abc import Iterator
 
@@ -15,6 +20,11 @@ from token_worker.redis_settings import Node, RedisSettings
 
 SENTINEL_SECONDS = 1.0
 """How long to wait for a Sentinel before the next one is asked."""
+
+
+ROLE_SECONDS = 1.0
+"""How long a connection is used before its server is asked again whether it is the primary; for one that is used less
+often: before each use."""
 
 
 class SentinelLink(RedisLink):
@@ -29,6 +39,12 @@ class SentinelLink(RedisLink):
         super().__init__(name, settings.at(settings.nodes[0]), refusals=refusals)  # no server: ``_connect`` finds one
         self._settings = settings
         self._sentinels = deque(settings.nodes)
+        self._checked_at = -math.inf
+
+    def _look(self) -> None:
+        super()._look()
+        if time.monotonic() - self._checked_at > ROLE_SECONDS:
+            self._check_role()
 
     def _connect(self) -> None:
         """Connect to the first server that is named and is a primary; who named it is asked first the next time."""
@@ -55,6 +71,7 @@ class SentinelLink(RedisLink):
             raise Unavailable(self.name, f"ROLE {code_of(error)}") from None
         if role != b"master":
             raise Unavailable(self.name, "READONLY")
+        self._checked_at = time.monotonic()
 
     def _named(self) -> Iterator[Node]:
         """The servers that Sentinels name as the primary, each once: one that is away costs its time-out once.
