@@ -446,4 +446,6 @@ def _raised(pending: Pending, count: int | None, *, just_id: bool) -> int:
 
 
 def _bounds(start: bytes, end: bytes) -> tuple[Id, Id]:
+    if start.startswith(b"("):
+        return after(parse_id(start[1:])), LARGEST if end == b"+" else parse_id(end)
     return ZERO if start == b"-" else parse_id(start), LARGEST if end == b"+" else parse_id(end)

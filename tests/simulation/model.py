@@ -155,10 +155,13 @@ class Model(Commands):
         return len(gone)
 
     def _uncount(self, keys: list[bytes], args: list[bytes]) -> int:
-        name, consumer, raw = args
+        name, consumer, *entries = args
         _, group = self._group(keys[0], name)
-        pending = group.pending.get(parse_id(raw))
-        if pending is None or pending.owner != consumer:
-            return 0
-        self._xclaim(keys[0], name, consumer, b"0", raw, b"RETRYCOUNT", b"%d" % (pending.count - 1), b"JUSTID")
-        return 1
+        taken_back = 0
+        for raw, deliveries in zip(entries[::2], entries[1::2], strict=True):
+            pending = group.pending.get(parse_id(raw))
+            if pending is not None and (pending.owner, pending.count) == (consumer, int(deliveries)):
+                before = b"%d" % (pending.count - 1)
+                self._xclaim(keys[0], name, consumer, b"0", raw, b"RETRYCOUNT", before, b"JUSTID")
+                taken_back += 1
+        return taken_back

@@ -9,7 +9,8 @@ from simulation.events import Id
 from simulation.model import Model
 from token_worker.errors import Unavailable
 from token_worker.service.loop import Worker, perform
-from token_worker.streams.delivery import COMMIT, Answer, Batch, Committed, Delivery, Entry, _Candidate
+from token_worker.streams.delivery import COMMIT, Answer, Batch, Committed, Delivery, Entry
+from token_worker.streams.pending import Candidate
 from token_worker.streams.protocol import Protocol, Run
 from token_worker.streams.routes import Route
 
@@ -42,16 +43,17 @@ class _GroupAtMark(Delivery):
 class _CountedByAutoclaim(Delivery):
     """Takes over many at once, which counts a try of each."""
 
-    def _find_older(self, now: float) -> Protocol[None]:
-        for route in self._active() if now >= self._others_due else ():
-            yield "XAUTOCLAIM", route.requests, self._group, self._consumer, self._claim_idle_ms, "0-0"
-        yield from super()._find_older(now)
+    def _fetch_older(self, now: float) -> Protocol[Batch | None]:
+        for route in self._active() if now >= self._pending._others_due else ():
+            idle_ms = self._pending._claim_idle_ms
+            yield "XAUTOCLAIM", route.requests, self._group, self._consumer, idle_ms, "0-0"
+        return (yield from super()._fetch_older(now))
 
 
 class _ClaimsUnconditionally(Delivery):
     """Takes over whatever has happened to the entry since it was found."""
 
-    def _claim(self, candidate: _Candidate, now: float) -> Protocol[Entry | None]:
+    def _claim(self, candidate: Candidate, now: float) -> Protocol[Entry | None]:
         return (yield from super()._claim(candidate._replace(idle_ms=0), now))
 
 
@@ -59,11 +61,11 @@ class _ForgetsItsOwn(Delivery):
     """Reads on after a read that failed."""
 
     def fetch(self, now: float, block_ms: int) -> Protocol[Batch]:
-        due = self._own_due
+        due = self._pending._own_due
         try:
             return (yield from super().fetch(now, block_ms))
         except Unavailable:
-            self._own_due = due
+            self._pending._own_due = due
             raise
 
 
@@ -71,25 +73,79 @@ class _ForgetsWhatWasTooMuch(Delivery):
     """Reads on after a read that was given up."""
 
     def _read_new(self, now: float, block_ms: int) -> Protocol[Batch]:
-        due = self._own_due
+        due = self._pending._own_due
         found = yield from super()._read_new(now, block_ms)
-        self._own_due = due
+        self._pending._own_due = due
         return found
 
 
 class _CountsOutages(Delivery):
     """Lets a try count that failed for an outage."""
 
-    def uncount(self, entry: Entry) -> Protocol[None]:
-        yield from ()
+    def put_off(self, entries: Sequence[Entry], now: float) -> Protocol[None]:
+        yield from super().put_off([entry for entry in entries if entry.deliveries == 1], now)
+
+
+class _CountsBatches(Delivery):
+    """Leaves entries counted as delivered that were put off out of a batch."""
+
+    def put_off(self, entries: Sequence[Entry], now: float) -> Protocol[None]:
+        yield from super().put_off([entry for entry in entries if entry.deliveries > 1], now)
+
+
+class _TakesBackOnce(Delivery):
+    """Forgets a try that could not be taken back at once."""
+
+    def put_off(self, entries: Sequence[Entry], now: float) -> Protocol[None]:
+        try:
+            yield from super().put_off(entries, now)
+        except Unavailable:
+            self._give_backs._open.clear()
+            raise
+
+
+class _ForgetsClaimsInDoubt(Delivery):
+    """Takes a claim whose reply was lost for one that was not done."""
+
+    def _fetch_older(self, now: float) -> Protocol[Batch | None]:
+        try:
+            return (yield from super()._fetch_older(now))
+        except Unavailable:
+            self._give_backs._open.clear()
+            raise
+
+
+class _ForgetsWhatWasTooMuchToClaim(Delivery):
+    """Lets a claim of many count that was given up."""
+
+    def _claim_many(self, found: Sequence[Candidate], now: float) -> Protocol[list[Entry]]:
+        entries = yield from super()._claim_many(found, now)
+        self._give_backs._open.clear()
+        return entries
+
+
+class _SleepsOnFullPages(Delivery):
+    """Waits for new entries after each page of pending ones, unless it is in the middle of one."""
+
+    def _block_ms(self, now: float, most_ms: int) -> int:
+        return 0 if self._pending._tried or self._pending._untried else most_ms
+
+
+class _SleepsOnWhatItFound(Delivery):
+    """Waits for new entries between those that it has found."""
+
+    def _block_ms(self, _now: float, most_ms: int) -> int:
+        return most_ms
 
 
 class _TakesBackBlindly(Delivery):
     """Takes a try back whoever has the entry."""
 
-    def uncount(self, entry: Entry) -> Protocol[None]:
-        claim = ("XCLAIM", entry.route.requests, self._group, self._consumer, 0, entry.id)
-        yield (*claim, "RETRYCOUNT", entry.deliveries - 1, "JUSTID")
+    def put_off(self, entries: Sequence[Entry], now: float) -> Protocol[None]:
+        self._pending.look_again(now)
+        for entry in entries:
+            claim = ("XCLAIM", entry.route.requests, self._group, self._consumer, 0, entry.id)
+            yield (*claim, "RETRYCOUNT", entry.deliveries - 1, "JUSTID")
 
 
 class _RenewsBlindly(Delivery):
@@ -104,14 +160,14 @@ class _RenewsBlindly(Delivery):
 class _TriesForEver(Delivery):
     """Never gives an entry up."""
 
-    def _claim(self, candidate: _Candidate, now: float) -> Protocol[Entry | None]:
+    def _claim(self, candidate: Candidate, now: float) -> Protocol[Entry | None]:
         return (yield from super()._claim(candidate._replace(deliveries=1), now))
 
 
 class _GivesUpEarly(Delivery):
     """Gives an entry up one try too soon."""
 
-    def _claim(self, candidate: _Candidate, now: float) -> Protocol[Entry | None]:
+    def _claim(self, candidate: Candidate, now: float) -> Protocol[Entry | None]:
         return (yield from super()._claim(candidate._replace(deliveries=candidate.deliveries + 1), now))
 
 
@@ -247,6 +303,12 @@ MUTANTS: dict[str, Mutant] = {
     "own entries forgotten after a read error": _worker(_ForgetsItsOwn, 150),
     "own entries forgotten after too much": _worker(_ForgetsWhatWasTooMuch, 200),
     "outages count as tries": _worker(_CountsOutages, 100),
+    "put off and still counted as delivered": _worker(_CountsBatches, 50),
+    "put off and forgotten while the server is away": _worker(_TakesBackOnce, 100),
+    "claim in doubt forgotten": _worker(_ForgetsClaimsInDoubt, 100),
+    "claim of too much forgotten": _worker(_ForgetsWhatWasTooMuchToClaim, 100),
+    "sleep after a full page": _worker(_SleepsOnFullPages, 50),
+    "sleep while entries are found": _worker(_SleepsOnWhatItFound, 50),
     "try of another worker taken back": _worker(_TakesBackBlindly, 100),
     "entry of another worker renewed": _worker(_RenewsBlindly, 100),
     "tries without end": _worker(_TriesForEver, 20),

@@ -7,8 +7,11 @@ permitted:
 - *again*: its group was lost after it was answered, and the low-water mark did not tell so;
 - *hidden*: the clock of the server was set back, and it was sent to a stream that was deleted and made again by a
   producer before a group was there, so that its id is below the mark of the stream before;
-- *given up*: as many tries alone as are allowed ended by a kill, a stall or a lost reply, so it is a dead letter; or by
-  an outage that lasted for longer than the claim time, if another worker saw that try before it was taken back.
+- *given up*: as many tries alone as are allowed ended by a kill or a stall, so it is a dead letter; or by an outage
+  that lasted for longer than the claim time, if another worker saw that try before it was taken back.
+
+So an outage, a refused command or a lost reply counts as no try: a worker takes it back before its next claim. What is
+put off out of a batch is not tried alone for it, and no worker sleeps while it knows of entries to take.
 """
 
 from collections import Counter
@@ -62,6 +65,7 @@ class Request:
         settled_in: which group of the stream, counted from 1, has acknowledged it last; 0: none.
         causes: tries alone that failed for another cause than an outage.
         late: tries that were taken back when another worker may have seen them counted.
+        put_off_by: the worker that put it off out of a batch, and has still to take back that it was delivered.
     """
 
     key: bytes
@@ -72,6 +76,7 @@ class Request:
     settled_in: int = 0
     causes: int = 0
     late: int = 0
+    put_off_by: str = ""
 
     def __str__(self) -> str:
         return f"{self.key.decode()} {format_id(self.id).decode()}"
@@ -116,11 +121,14 @@ class Books:
         self._streams = {route.requests.encode(): _Stream(route, {}, {}) for route in routes}
         self._marks = {stream.route.low_water_mark.encode(): stream for stream in self._streams.values()}
         self._dead = {route.dead_letters.encode() for route in routes}
-        self._trying: dict[str, Request] = {}
+        self._trying: dict[tuple[str, str], Request] = {}  # by worker and stream
         self._commands = 0
         self._looked: dict[str, int] = {}  # when a worker has looked at its own entries
         self._got: dict[tuple[bytes, Id], dict[str, int]] = {}  # when a worker has got an entry
         self._unsure: dict[tuple[str, str], int] = {}  # reads of a stream since one failed
+        self._taken: dict[str, list[Request]] = {}  # what the last claim of many has brought
+        self._found: dict[tuple[str, str], set[Id]] = {}  # pending entries that a worker knows of, and has not claimed
+        self._full: dict[tuple[str, str], set[bool]] = {}  # looks at own entries, or at others', that have a next page
         self.permitted: Counter[str] = Counter()
         self.settled = 0
 
@@ -138,11 +146,51 @@ class Books:
         """Whether there was a request of this id before."""
         return entry in self._streams[key].requests
 
-    def failed(self, worker: str) -> None:
-        """The try alone of this worker, if it is at one, failed for another cause than an outage."""
-        request = self._trying.pop(worker, None)
+    def failed(self, worker: str, key: str) -> None:
+        """This worker's try alone on a stream, if it is at one, failed for another cause than an outage."""
+        request = self._trying.pop((worker, key), None)
         if request is not None:
             request.causes += 1
+
+    def put_off(self, worker: str, key: str, ids: Sequence[bytes]) -> None:
+        """This worker learned that entries cannot be answered now, for no fault of their own."""
+        stream = self._streams[key.encode()]
+        group = self._model.group(key.encode(), self._group)
+        for entry in map(parse_id, ids):
+            pending = group.pending.get(entry) if group is not None else None
+            if pending is not None and (pending.owner, pending.count) == (worker.encode(), 1):
+                stream.requests[entry].put_off_by = worker
+
+    def claim_failed(self, worker: str, command: tuple[Any, ...]) -> None:
+        """A claim of this worker failed: it does not know what it has claimed."""
+        self._found.pop((worker, command[1]), None)
+        for request in self._taken.pop(worker, ()):
+            request.put_off_by = worker
+
+    def looked(self, worker: str, command: tuple[Any, ...], ids: Sequence[bytes]) -> None:
+        """A worker knows of these pending entries now."""
+        _, key, _, *rest = command
+        is_own = rest[:1] != ["IDLE"]
+        start, _, count, *_ = rest if is_own else rest[2:]
+        if isinstance(start, str):  # else it was about to renew these
+            place = worker, key
+            self._found.setdefault(place, set()).update(map(parse_id, ids))
+            full = self._full.setdefault(place, set())
+            (full.add if len(ids) >= count else full.discard)(is_own)
+
+    def sleeps(self, worker: str, keys: Sequence[str]) -> None:
+        """A worker waits for new entries of these streams, and does nothing else.
+
+        Raises:
+            Broken: it knows that there is something to do.
+        """
+        for key in keys:
+            if self._full.get((worker, key)):
+                raise Broken(f"{worker} sleeps, and has not read the page after a full one of {key}")
+            group = self._model.group(key.encode(), self._group)
+            left = self._found.get((worker, key), set()) & (group.pending.keys() if group is not None else set())
+            if left:
+                raise Broken(f"{worker} sleeps, and knows of {key} {format_id(min(left)).decode()}")
 
     def read_failed(self, worker: str, keys: Sequence[str]) -> None:
         """A read of this worker failed: it does not know what was delivered to it from these streams."""
@@ -150,8 +198,13 @@ class Books:
 
     def left(self, worker: str) -> None:
         """A worker has ended."""
-        self.failed(worker)
+        for place in [place for place in self._trying if place[0] == worker]:
+            self.failed(*place)
         self._unsure = {place: reads for place, reads in self._unsure.items() if place[0] != worker}
+        for stream in self._streams.values():
+            for request in stream.open.values():
+                if request.put_off_by == worker:
+                    request.put_off_by = ""
 
     @property
     def open(self) -> list[Request]:
@@ -178,10 +231,11 @@ class Books:
                 case Added() if worker is not None:
                     self._note_answer(event, answered)
                 case Claimed():
-                    raised += event.deliveries > event.deliveries_before
+                    raised += event.deliveries > event.deliveries_before > 0
                     self._note_claim(worker or "", command, event)
                 case Delivered():
                     self._got.setdefault((event.key, event.entry), {})[worker or ""] = self._commands
+                    self._streams[event.key].requests[event.entry].put_off_by = ""
                 case Deleted():
                     self._note_deleted(event)
                 case Dropped():
@@ -202,14 +256,21 @@ class Books:
             self._settle(self._streams[key], entry, outcomes)
 
     def _note_look(self, worker: str, command: tuple[Any, ...]) -> None:
-        if command[0] in {"XREADGROUP", "XPENDING", "XCLAIM"}:
-            self._trying.pop(worker, None)  # it goes on: whatever became of its try is known
+        if command[0] in {"XREADGROUP", "XCLAIM"}:
+            for place in [(worker, key) for key in command if (worker, key) in self._trying]:
+                del self._trying[place]  # it goes on: whatever became of its try is known
+            self._taken.pop(worker, None)
         match command:
             case ("GET", key):
                 self._marks[key.encode()].read[worker] = self._marks[key.encode()].mark
             case ("XINFO", "STREAM", key):
                 self._streams[key.encode()].seen_by.add(worker)
                 self._streams[key.encode()].outdated.discard(worker)
+            case ("XGROUP", "CREATE", key, *_):  # what it knew may have been of another one
+                self._found.pop((worker, key), None)
+                self._full.pop((worker, key), None)
+            case ("XCLAIM", key, _, _, _, *ids):
+                self._found.get((worker, key), set()).difference_update(parse_id(it) for it in ids if it != "JUSTID")
             case ("XPENDING", key, *_, consumer) if consumer == worker:
                 self._unsure.pop((worker, key), None)
                 self._looked[worker] = self._commands
@@ -272,31 +333,44 @@ class Books:
         return found is not None and request.id in found.entries
 
     def _close_tries(self, is_meant: Callable[[Request], bool]) -> None:
-        for worker in [worker for worker, tried in self._trying.items() if is_meant(tried)]:
-            del self._trying[worker]
+        for place in [place for place, tried in self._trying.items() if is_meant(tried)]:
+            del self._trying[place]
 
     def _note_claim(self, worker: str, command: Command, event: Claimed) -> None:
         request = self._streams[event.key].requests[event.entry]
         got = self._got.setdefault((event.key, event.entry), {})
         is_stolen = event.owner != event.owner_before and event.idle_ms < self._claim_idle_ms
+        if event.owner != event.owner_before:
+            request.put_off_by = ""
         if event.deliveries > event.deliveries_before:
             if isinstance(command, Run) or command[0] != "XCLAIM":
                 raise Broken(f"{request}: a try was counted that was not alone")
             if is_stolen and worker not in got:
                 raise Broken(f"{request}: taken over from a worker that had it for {event.idle_ms} ms")
             for other in [other for other, tried in self._trying.items() if tried is request]:
-                self.failed(other)  # that one was stalled
-            self._trying[worker] = request
+                self.failed(*other)  # that one was stalled
+            if event.deliveries_before > 0:
+                self._note_try(worker, request, event)
+            else:
+                self._taken.setdefault(worker, []).append(request)
         elif event.deliveries < event.deliveries_before:
             if event.owner != event.owner_before:
                 raise Broken(f"{request}: a try was taken back that was another worker's")
-            self._trying.pop(worker, None)
-            request.late += event.idle_ms >= self._claim_idle_ms
+            self._close_tries(lambda tried: tried is request)
+            request.late += event.idle_ms >= self._claim_idle_ms and event.deliveries > 0
+            request.put_off_by = ""
         elif is_stolen and event.deliveries <= self._max_deliveries + 1:
             looked = self._looked.get(worker, 0)
             if not got.get(worker, 0) < looked < got[event.owner_before.decode()]:  # lost before it could be seen
                 raise Broken(f"{request}: renewed by a worker that had lost it")
         got[worker] = self._commands
+
+    def _note_try(self, worker: str, request: Request, event: Claimed) -> None:
+        if event.deliveries_before - 1 > request.causes + request.late:
+            raise Broken(f"{request}: a try is still counted that failed for an outage")
+        if request.put_off_by == worker:
+            raise Broken(f"{request}: was put off out of a batch, and is tried alone for it")
+        self._trying[worker, event.key.decode()] = request
 
     def _note_deleted(self, event: Deleted) -> None:
         stream = self._streams.get(event.key)

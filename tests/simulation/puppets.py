@@ -19,7 +19,7 @@ from token_worker.service import loop
 from token_worker.service.handler import Handler, Result
 from token_worker.settings import Settings
 from token_worker.storage.tokens import TokenStorage
-from token_worker.streams import answering
+from token_worker.streams import answering, give_backs, pending
 from token_worker.streams.delivery import Answer, Delivery, Entry
 from token_worker.streams.protocol import Bounded, Command, Run
 from token_worker.streams.retention import Retention
@@ -30,8 +30,11 @@ from token_worker.telemetry.health import Health
 from token_worker.telemetry.metrics import Metrics
 
 UNIT_ITEMS = 2
-COMMIT_ENTRIES = 3
+COMMIT_ENTRIES = UNCOUNT_ENTRIES = 3
 """Small, so that batches of few entries are taken apart."""
+
+OWN_AT_ONCE = FOUND_AT_ONCE = 3
+"""Small, so that few pending entries are several pages."""
 
 NAP_SECONDS = 1.0
 DRAIN_SECONDS = 3.0
@@ -276,6 +279,9 @@ def virtual(stage: Stage, rng: random.Random) -> Iterator[None]:
             (loop, "UNIT_ITEMS", UNIT_ITEMS),
             (loop, "NAP_SECONDS", NAP_SECONDS),
             (answering, "COMMIT_ENTRIES", COMMIT_ENTRIES),
+            (give_backs, "UNCOUNT_ENTRIES", UNCOUNT_ENTRIES),
+            (pending, "OWN_AT_ONCE", OWN_AT_ONCE),
+            (pending, "FOUND_AT_ONCE", FOUND_AT_ONCE),
         ):
             changes.enter_context(patch.object(module, name, value))
         yield

@@ -15,7 +15,8 @@ from token_worker.errors import ServerError, Unavailable
 from token_worker.lua import Script
 from token_worker.redis_link import RedisLink
 from token_worker.redis_settings import RedisSettings
-from token_worker.streams.delivery import BURY, COMMIT, UNCOUNT
+from token_worker.streams.delivery import BURY, COMMIT
+from token_worker.streams.give_backs import UNCOUNT
 from token_worker.streams.retention import SWEEP, TRIM
 
 UNIT_MS = 10_000_000
@@ -33,6 +34,7 @@ streams = st.sampled_from([*REQUESTS, *REQUESTS, *REQUESTS, NO_STREAM])
 consumers = st.sampled_from(["one", "two", "three"])
 ids = st.builds("{}-{}".format, st.integers(1, 12), st.sampled_from([0, 0, 1]))
 units = st.integers(0, 3)
+first_ids = ids | ids.map("({}".format)
 limits = st.sampled_from([0, UNIT_MS // 2, UNIT_MS * 3 // 2])
 payloads = st.sampled_from([b"a reply", b"", b"\xff" * 100])
 traces = st.sampled_from([("", ""), ("parent", ""), ("parent", "state")])
@@ -163,7 +165,14 @@ class ModelAndServer(RuleBasedStateMachine):
         """Entries that were deleted are told differently by each server, which nothing here reads."""
         self.both("XAUTOCLAIM", key, GROUP, consumer, least, start)
 
-    @rule(key=streams, least=limits, first=ids, last=ids, count=st.integers(1, 4), consumer=st.none() | consumers)
+    @rule(
+        key=streams,
+        least=limits,
+        first=first_ids,
+        last=ids,
+        count=st.integers(1, 4),
+        consumer=st.none() | consumers,
+    )
     def pending(self, key: str, least: int, first: str, last: str, count: int, consumer: str | None) -> None:
         idle = ["IDLE", least] if least else []
         self.both("XPENDING", key, GROUP, *idle, first, last, count, *([consumer] if consumer else []))
@@ -195,7 +204,9 @@ class ModelAndServer(RuleBasedStateMachine):
 
     @rule(key=streams, consumer=consumers, data=st.data())
     def uncount(self, key: str, consumer: str, data: st.DataObject) -> None:
-        self.run(UNCOUNT, [key], [GROUP, consumer, self.some(data, key)[0]])
+        counts = st.integers(1, 3)
+        tries = [argument for entry in self.some(data, key) for argument in (entry, data.draw(counts))]
+        self.run(UNCOUNT, [key], [GROUP, consumer, *tries])
 
     @rule(key=streams, bound=ids | st.just(f"{2**64 - 1}-0"), group=st.sampled_from([GROUP, "b"]))
     def trim(self, key: str, bound: str, group: str) -> None:

@@ -46,9 +46,15 @@ def _told(command: Command | None) -> str:
     if command is None:
         return ""
     if isinstance(command, Run):
-        ids = [argument for argument in command.args if isinstance(argument, bytes) and _is_id(argument)]
-        return f"{command.script.name} {' '.join(command.keys)} {b' '.join(ids).decode()}"
+        return f"{command.script.name} {' '.join(command.keys)} {b' '.join(ids_of(command)).decode()}"
     return " ".join(part.decode() if isinstance(part, bytes) else str(part) for part in command)
+
+
+def ids_of(command: Run) -> list[bytes]:
+    """The ids of entries that a script is given."""
+    return [
+        argument.removeprefix(b"+") for argument in command.args if isinstance(argument, bytes) and _is_id(argument)
+    ]
 
 
 def _is_id(argument: bytes) -> bool:

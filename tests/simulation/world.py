@@ -17,12 +17,12 @@ from simulation.faults import Climate
 from simulation.model import Model
 from simulation.promises import Books, Broken
 from simulation.puppets import Crash, Puppet, Terms, Wait, virtual
-from simulation.trace import Step, Trace
+from simulation.trace import Step, Trace, ids_of
 from token_worker.contract.messages import Op
 from token_worker.errors import ServerError, TooMuch, Unavailable
-from token_worker.service.handler import Result
+from token_worker.service.handler import Postponed, Result
 from token_worker.service.loop import Worker
-from token_worker.streams.delivery import UNCOUNT, Answer, Delivery, Entry
+from token_worker.streams.delivery import COMMIT, Answer, Delivery, Entry
 from token_worker.streams.protocol import Bounded, Command, Run
 from token_worker.streams.routes import Route
 
@@ -243,8 +243,7 @@ class World:
             self._faults[fault] += 1
             self._note(puppet.name, fault, command)
             outcome = self._spoiled(fault, outcome)
-            if isinstance(outcome, Unavailable | TooMuch):
-                self._tell_books(puppet.name, command, is_done=is_done)
+        self._tell_books(puppet.name, command, outcome)
         self._let(puppet, outcome)
         if fault == "stall":
             puppet.ready_at = max(puppet.ready_at, self.seconds + self._rng.uniform(*STALL_SECONDS))
@@ -267,6 +266,7 @@ class World:
         if "BLOCK" not in command:
             return False
         if puppet.blocks_until is None:
+            self._books.sleeps(puppet.name, _streams_of(command))
             puppet.blocks_until = self.seconds + int(command[command.index("BLOCK") + 1]) / 1000
         return puppet.blocks_until > self.seconds
 
@@ -282,15 +282,18 @@ class World:
         self._books.observe(worker, command, events)
         return outcome
 
-    def _tell_books(self, worker: str, command: Command, *, is_done: bool) -> None:
-        """A worker does not know what its command did: a read, a try that counts, or one that is not to count."""
+    def _tell_books(self, worker: str, command: Command, outcome: object) -> None:
+        """Tell what a worker gets to know of its command, or that it does not."""
+        is_lost = isinstance(outcome, Unavailable | TooMuch)
         if isinstance(command, Run):
-            if command.script is UNCOUNT and not is_done:
-                self._books.failed(worker)
-        elif command[0] == "XREADGROUP":
+            if command.script is COMMIT and isinstance(outcome, ServerError):
+                self._books.put_off(worker, command.keys[0], ids_of(command))
+        elif command[0] == "XREADGROUP" and is_lost:
             self._books.read_failed(worker, _streams_of(command))
-        elif command[0] == "XCLAIM" and is_done:
-            self._books.failed(worker)
+        elif command[0] == "XCLAIM" and is_lost:
+            self._books.claim_failed(worker, command)
+        elif command[0] == "XPENDING" and len(command) > 3 and isinstance(outcome, list):
+            self._books.looked(worker, command, [entry[0] for entry in outcome])
 
     # -- what else happens
 
@@ -386,10 +389,14 @@ class World:
             if self._rng.random() < 0.5:
                 raise Unavailable("tokens", "TimeoutError")
         try:
-            return requests.handle(entries, self.ping, has_keys=self.seconds >= self._keys_back)
+            results = requests.handle(entries, self.ping, has_keys=self.seconds >= self._keys_back)
         except RuntimeError:
-            self._books.failed(puppet.name)
+            self._books.failed(puppet.name, entries[0].route.requests)
             raise
+        for result in results:
+            if isinstance(result, Postponed):
+                self._books.put_off(puppet.name, result.entry.route.requests, [result.entry.id])
+        return results
 
     def internal(self, entry: Entry) -> Answer:
         """As ``Handler.internal``."""

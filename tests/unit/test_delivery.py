@@ -21,13 +21,14 @@ from token_worker.streams.delivery import (
     COMMIT,
     FIRST_COUNT,
     PAUSE_SECONDS,
-    UNCOUNT,
     Answer,
     Batch,
     Committed,
     Delivery,
     Entry,
 )
+from token_worker.streams.give_backs import UNCOUNT, UNCOUNT_ENTRIES
+from token_worker.streams.pending import FOUND_AT_ONCE, OWN_AT_ONCE, RETRY_OWN_SECONDS
 from token_worker.streams.protocol import Bounded, Protocol, Run
 from token_worker.streams.routes import Route
 from token_worker.streams.slots import LONGEST_REST_SECONDS, REST_SECONDS, ROUND_MS, Deliveries
@@ -142,8 +143,8 @@ def test_finding_older_entries_counts_nothing() -> None:
     names = [command[0] for command in server.commands]
     assert names == ["GET", "XGROUP", "XPENDING", "XPENDING", "XREADGROUP"]
     own, others = server.named("XPENDING")
-    assert own == ("XPENDING", "in", "group", "-", "+", 1000, "me")
-    assert others == ("XPENDING", "in", "group", "IDLE", 30_000, "-", "+", 100)
+    assert own == ("XPENDING", "in", "group", "-", "+", OWN_AT_ONCE, "me")
+    assert others == ("XPENDING", "in", "group", "IDLE", 30_000, "-", "+", FOUND_AT_ONCE)
 
 
 def test_new_entries_come_as_one_batch() -> None:
@@ -307,10 +308,202 @@ def test_tries_are_counted_alone_and_end() -> None:
     assert outcomes == [([False], 0), ([False], 0), ([True], 0), ([], 1)]
 
 
-def test_try_is_taken_back_without_claiming_more() -> None:
-    """A try that failed for an outage is taken back by a script, which looks whether the entry is still ours."""
-    _, commands = run(delivery().uncount(Entry(ROUTE, b"5-0", {}, deliveries=3)), Scripted())
-    assert commands == [Run(UNCOUNT, ("in",), ("group", "me", b"5-0"))]
+def test_what_is_put_off_is_taken_back_without_claiming_more() -> None:
+    """Tries that failed for an outage are taken back by one script, which looks whether the entries are still ours."""
+    mine = [Entry(ROUTE, b"5-0", {}, deliveries=3), Entry(ROUTE, b"6-0", {})]
+    _, commands = run(delivery().put_off(mine, 0.0), Scripted())
+    assert commands == [Run(UNCOUNT, ("in",), ("group", "me", b"5-0", 3, b"6-0", 1))]
+
+
+def test_many_entries_are_put_off_by_bounded_scripts() -> None:
+    """However many entries are put off at once, no script takes back more than it may."""
+    mine = [Entry(ROUTE, b"%d-0" % n, {}) for n in range(UNCOUNT_ENTRIES + 1)]
+    _, commands = run(delivery().put_off(mine, 0.0), Scripted())
+    assert [len(command.args) for command in commands] == [2 + 2 * UNCOUNT_ENTRIES, 4]
+
+
+def pending(*found: tuple[bytes, int], mine: bool = True) -> Callable[[Any], Any]:
+    """An answer to XPENDING: ids with their delivery counts, of this worker or of a dead one."""
+
+    def answer(command: Any) -> Any:
+        owner = b"me" if mine else b"dead"
+        return [[entry, owner, 40_000, count] for entry, count in found] if ("IDLE" in command) != mine else []
+
+    return answer
+
+
+def endless(count: int, *, mine: bool = True) -> Callable[[Any], Any]:
+    """An answer to XPENDING with as many ids as are asked for, always others, of this delivery count."""
+    ids = iter(range(1, 1_000_000))
+
+    def answer(command: Any) -> Any:
+        found = [(b"%d-0" % next(ids), count) for _ in range(command[7 if "IDLE" in command else 5])]
+        return pending(*found, mine=mine)(command)
+
+    return answer
+
+
+def claimed(command: Any) -> Any:
+    """An answer to XCLAIM: all that it names."""
+    return [[entry, [b"payload", b"x"]] for entry in command[5:]]
+
+
+@pytest.mark.parametrize("mine", [True, False])
+def test_entries_that_were_put_off_come_as_one_batch(mine: bool) -> None:
+    """A delivery count of 0 says that an entry was put off: such are claimed at once, others are tried alone after."""
+    subject = delivery()
+    found = pending((b"5-0", 0), (b"6-0", 1), (b"7-0", 0), mine=mine)
+    server = Scripted(XPENDING=found, XCLAIM=claimed)
+    batch, _ = run(subject.fetch(0.0, 1000), server)
+    assert not batch.alone
+    assert [(entry.id, entry.deliveries) for entry in batch.entries] == [(b"5-0", 1), (b"7-0", 1)]
+    assert server.named("XCLAIM") == [("XCLAIM", "in", "group", "me", 40_000, b"5-0", b"7-0")]
+    assert [isinstance(command, Bounded) for command in server.named("XCLAIM")] == [True]
+    run(subject.fetch(0.0, 1000), server)  # new ones have their turn
+    batch, _ = run(subject.fetch(0.0, 1000), server)
+    assert batch.alone
+    assert [(entry.id, entry.deliveries) for entry in batch.entries] == [(b"6-0", 2)]
+
+
+def test_batch_of_entries_that_were_put_off_is_bounded_like_a_new_one() -> None:
+    """As many are claimed as would be read: few at first, at most twice as many each time, few if they are large."""
+    subject = delivery(batch_size=100)
+    small = Scripted(XPENDING=endless(0), XCLAIM=claimed)
+    sizes = [len(run(subject.fetch(0.0, 0), small)[0].entries) for _ in range(13)]
+    assert [size for size in sizes if size] == [*(FIRST_COUNT << doubled for doubled in range(5)), 100, 100]
+    large = Scripted(XCLAIM=lambda c: [[entry, [b"payload", b"x" * (BATCH_BYTES // 4)]] for entry in c[5:]])
+    for server in (large, large, small, small):
+        batch, _ = run(subject.fetch(0.0, 0), server)
+    assert 1 <= len(batch.entries) <= 4
+
+
+def test_claim_that_brings_too_much_counts_nothing() -> None:
+    """A claim of many that is given up is taken back before the next, which is of one."""
+    subject = delivery()
+    found = pending((b"5-0", 0), (b"6-0", 0))
+    batch, _ = run(subject.fetch(0.0, 1000), Scripted(XPENDING=found, XCLAIM=TooMuch()))
+    assert batch == Batch([], alone=False)
+    assert subject.has_older(0.0)
+    server = Scripted(XPENDING=found, XCLAIM=claimed)
+    batch, commands = run(subject.fetch(0.0, 1000), server)
+    assert commands[0] == Run(UNCOUNT, ("in",), ("group", "me", b"5-0", 1, b"6-0", 1))
+    assert [entry.id for entry in batch.entries] == [b"5-0"]
+    assert not isinstance(server.named("XCLAIM")[0], Bounded)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_claim_whose_reply_was_lost_is_settled_before_the_next(count: int) -> None:
+    """Nobody knows whether such a claim counted, so it is taken back if it did, and then sent again."""
+    subject = delivery()
+    found = pending((b"5-0", count))
+    with pytest.raises(Unavailable):
+        run(subject.fetch(0.0, 1000), Scripted(XPENDING=found, XCLAIM=Unavailable("streams", "TimeoutError")))
+    for _ in range(2):  # the outage goes on
+        with pytest.raises(Unavailable):
+            run(subject.fetch(1.0, 1000), Scripted(uncount=Unavailable("streams", "ConnectionError")))
+    batch, commands = run(subject.fetch(2.0, 1000), Scripted(XPENDING=found, XCLAIM=claimed))
+    assert commands[0] == Run(UNCOUNT, ("in",), ("group", "me", b"5-0", count + 1))
+    assert [(entry.id, entry.deliveries) for entry in batch.entries] == [(b"5-0", count + 1)]
+    _, commands = run(subject.settle(), Scripted())
+    assert commands == []
+
+
+def test_what_could_not_be_taken_back_is_before_the_next_claim() -> None:
+    """If the server of the streams is away when an entry is put off, the try is taken back as soon as it is there."""
+    subject = delivery()
+    run(subject.fetch(0.0, 0), Scripted())
+    with pytest.raises(Unavailable):
+        run(
+            subject.put_off([Entry(ROUTE, b"5-0", {}, deliveries=3)], 0.0),
+            Scripted(uncount=Unavailable("streams", "ConnectionError")),
+        )
+    _, commands = run(subject.fetch(1.0, 0), Scripted())
+    assert commands[0] == Run(UNCOUNT, ("in",), ("group", "me", b"5-0", 3))
+    assert [command[0] for command in commands[1:]] == ["XREADGROUP"]
+
+
+def test_tries_of_a_lost_group_are_forgotten() -> None:
+    """Where the group is gone, its counts are gone with it: nothing is taken back any more."""
+    subject = delivery()
+    gone = Scripted(uncount=ServerError("streams", "NOGROUP"))
+    run(subject.put_off([Entry(ROUTE, b"5-0", {})], 0.0), gone)
+    _, commands = run(subject.settle(), Scripted())
+    assert commands == []
+
+
+def test_full_page_is_followed_by_the_next() -> None:
+    """Own entries are looked at page by page to the last one, without a wait in between."""
+    subject = delivery(batch_size=OWN_AT_ONCE)
+
+    def page(command: Any) -> Any:
+        if "IDLE" in command:
+            return []
+        start = int(command[3].partition("-")[0].removeprefix("(") or 0)
+        return [[b"%d-0" % n, b"me", 1, 0] for n in range(start + 1, min(start + command[5], 2500) + 1)]
+
+    server = Scripted(XPENDING=page, XCLAIM=claimed)
+    seen: list[bytes] = []
+    while len(seen) < 2500:
+        seen += [entry.id for entry in run(subject.fetch(0.0, 1000), server)[0].entries]
+    assert seen == [b"%d-0" % n for n in range(1, 2501)]
+    assert [command for command in server.named("XREADGROUP") if "BLOCK" in command] == []
+    run(subject.fetch(0.0, 1000), server)
+    run(subject.fetch(0.0, 1000), server)
+    assert "BLOCK" in server.named("XREADGROUP")[-1]
+
+
+def test_no_read_waits_while_entries_of_dead_workers_are_known() -> None:
+    """After as many tries alone as are allowed in a row a read does not wait, if there may be more on the next page."""
+    subject = delivery()
+    server = Scripted(XPENDING=endless(1, mine=False), XCLAIM=claimed)
+    while len(server.named("XCLAIM")) < 2 * FOUND_AT_ONCE:
+        run(subject.fetch(0.0, 1000), server)
+    assert len(server.named("XREADGROUP")) > 1
+    assert [command for command in server.named("XREADGROUP") if "BLOCK" in command] == []
+
+
+def test_read_waits_no_longer_than_until_entries_are_tried_again() -> None:
+    """Entries that were put off are looked for when their rest is over, not when the read for new ones ends."""
+    subject = delivery()
+    run(subject.fetch(0.0, 0), Scripted())
+    run(subject.put_off([Entry(ROUTE, b"5-0", {})], 0.0), Scripted())
+    server = Scripted()
+    run(subject.fetch(RETRY_OWN_SECONDS - 0.25, 1000), server)
+    [read] = server.named("XREADGROUP")
+    assert read[read.index("BLOCK") + 1] == 250
+    server = Scripted(XPENDING=pending((b"5-0", 0)), XCLAIM=claimed)
+    batch, _ = run(subject.fetch(RETRY_OWN_SECONDS, 1000), server)
+    assert [entry.id for entry in batch.entries] == [b"5-0"]
+
+
+def test_rest_is_longer_the_longer_all_that_was_put_off_takes() -> None:
+    """Entries put off again and again keep a worker busy for a third of its time at most, however many there are."""
+    subject = delivery()
+    server = Scripted(XPENDING=pending(*((b"%d-0" % n, 0) for n in range(1, 9))), XCLAIM=claimed)
+    batch, _ = run(subject.fetch(0.0, 0), server)
+    run(subject.put_off(batch.entries, 3.0), server)  # it took three seconds
+    run(subject.fetch(3.0, 0), Scripted())
+    batch, _ = run(subject.fetch(3.0, 0), server)
+    run(subject.put_off(batch.entries, 6.0), server)
+    run(subject.fetch(6.0, 0), Scripted())
+    run(subject.fetch(6.0, 0), Scripted())
+    looks = []
+    for now in (17.9, 18.1):
+        server = Scripted()
+        run(subject.fetch(now, 0), server)
+        looks.append([command[-1] for command in server.named("XPENDING")])
+    assert ["me" in look for look in looks] == [False, True]
+
+
+def test_only_the_route_that_was_stopped_gets_its_group_again() -> None:
+    """When a route's rest is over, its group and its entries are looked at; nothing is asked about other routes."""
+    subject = delivery(ROUTE, SECOND)
+    run(subject.fetch(0.0, 0), Scripted())
+    run(subject.commit([answer(1)], 0.0), Scripted(commit=ServerError("streams", "UNFIT")))
+    server = Scripted()
+    run(subject.fetch(PAUSE_SECONDS, 0), server)
+    assert [command[:3] for command in server.named("XGROUP")] == [("XGROUP", "CREATE", "in")]
+    assert server.named("XPENDING") == [("XPENDING", "in", "group", "-", "+", OWN_AT_ONCE, "me")]
 
 
 def test_renewing_keeps_what_is_still_ours() -> None:
@@ -574,7 +767,7 @@ def test_entries_are_answered_in_their_slot() -> None:
     assert commands[0].keys[0] == "in2"
     kept, _ = run(subject.renew([entry]), Scripted(XPENDING=[[b"5-0", b"me", 500, 1]], XCLAIM=[b"5-0"]))
     assert kept == [entry]
-    _, commands = run(subject.uncount(entry), Scripted())
+    _, commands = run(subject.put_off([entry], 1.0), Scripted())
     assert commands[0].keys == ("in2",)
     subject.look_at_own(1.0)
     assert subject.has_older(1.0)

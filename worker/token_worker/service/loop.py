@@ -8,7 +8,8 @@ What may happen between two of its steps, and what then:
 - *streams away while fetching*: wait; entries that were delivered without our knowing are found as pending ones
   afterwards;
 - *token storage away or full*: the entries in hand stay here, their lease is renewed, nothing new is read; one that
-  was being tried alone is given back uncounted;
+  was being tried alone is put off, uncounted;
+- *keys away*: the entries that need them are put off, uncounted, and taken again in batches;
 - *streams away while committing*: the same commit is sent again, and before all else; what it did is not done twice;
 - *killed*: entries stay pending, another worker takes them over after ``claim_idle_ms``, and tries each alone;
 - *a defect of ours*: the entries of the batch are tried alone, the one at fault ends as a dead letter.
@@ -32,9 +33,7 @@ from token_worker.settings import Settings
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.delivery import (
     EXHAUSTED,
-    PAUSE_SECONDS,
     READ_BYTES,
-    RETRY_OWN_SECONDS,
     Answer,
     Batch,
     Committed,
@@ -176,7 +175,6 @@ class _Sent(NamedTuple):
     """Answers whose commit is on its way, and when their batch was read."""
 
     answers: Sequence[Answer]
-    alone: bool
     taken_ns: int
     commit: Protocol[Committed]
 
@@ -302,7 +300,7 @@ class Worker:
                 self._audit.detokenize(answers)
             except Unavailable as error:
                 if alone:
-                    self._give_back(entries[0])
+                    self._give_back(entries)
                     self._idle.wait(error)
                     return
                 self._settle()
@@ -317,15 +315,15 @@ class Worker:
                 return
             else:
                 self._in_hand.reset()
-                self._commit(answers, alone=alone, more=more and len(answers) == len(results))
+                self._commit(answers, more=more and len(answers) == len(results))
+                self._postpone([result for result in results if isinstance(result, Postponed)])
                 for result in results:
                     if isinstance(result, Buried):
                         self._bury(result.entry, result.reason, None)
-                    elif isinstance(result, Postponed):
-                        self._postpone(result, alone=alone)
                 return
+        self._give_back(entries)  # there is no time left for them
 
-    def _commit(self, answers: Sequence[Answer], *, alone: bool, more: bool) -> None:
+    def _commit(self, answers: Sequence[Answer], *, more: bool) -> None:
         """Commit answers. With ``more``, and if there is a batch to handle meanwhile, the last script is only sent.
 
         That batch is read before: the server would keep a read waiting until it is through with the script.
@@ -337,25 +335,25 @@ class Worker:
         if more:
             *parts, answers = self._delivery.parts(answers)
             for part in parts:
-                self._send(part, taken_ns, alone=alone)
+                self._send(part, taken_ns)
                 self._settle()
             self._tend()
             self._ahead = self._fetch_ahead()
-        self._send(answers, taken_ns, alone=alone)
+        self._send(answers, taken_ns)
         if self._ahead is None:
             self._settle()
 
-    def _send(self, answers: Sequence[Answer], taken_ns: int, *, alone: bool) -> None:
+    def _send(self, answers: Sequence[Answer], taken_ns: int) -> None:
         """Send the first script of their commit."""
         commit = self._delivery.commit(answers, time.monotonic())
         self._streams.begin(*cast(Run, next(commit)))
-        self._sent = _Sent(answers, alone, taken_ns, commit)
+        self._sent = _Sent(answers, taken_ns, commit)
 
     def _settle(self) -> None:
         """Finish the commit that is on its way, if there is one, through outages of the streams."""
         if self._sent is None:
             return
-        (answers, alone, taken_ns, commit), self._sent = self._sent, None
+        (answers, taken_ns, commit), self._sent = self._sent, None
         is_begun = True
         leave_at = time.monotonic() + self._delivery.patience_seconds
         while True:
@@ -364,7 +362,7 @@ class Worker:
                 break
             except Unavailable as error:
                 if time.monotonic() > leave_at:
-                    self._put_off([answer.entry for answer in answers], error, alone=alone)
+                    self._put_off([answer.entry for answer in answers], error)
                     return
                 self._in_hand.wait(error)
                 if self._drain.is_over:
@@ -379,12 +377,11 @@ class Worker:
                 "some replies were not written as asked", suppressed=done.suppressed, forbidden=len(done.forbidden)
             )
         if done.stuck:
-            self._stuck(done, alone=alone)
+            self._stuck(done)
         log.debug("batch answered", answers=len(answers), written=done.written)
 
     def _bury(self, entry: Entry, reason: str, reply: Answer | None) -> None:
         leave_at = time.monotonic() + self._delivery.patience_seconds
-        alone = entry.deliveries > 1
         while not self._drain.is_over:
             try:
                 done = self._perform(self._delivery.bury(entry, reason, reply, time.monotonic()))
@@ -392,10 +389,10 @@ class Worker:
                 if time.monotonic() < leave_at:
                     self._in_hand.wait(error)
                     continue
-                self._put_off([entry], error, alone=alone)
+                self._put_off([entry], error)
                 return
             if done.stuck:
-                self._stuck(done, alone=alone)
+                self._stuck(done)
             elif done.written:
                 self._metrics.dead_letter(reason)
                 log.warning("dead letter", reason=reason, deliveries=entry.deliveries, **names_of(entry))
@@ -403,14 +400,12 @@ class Worker:
                     self._spans.buried(entry, Code.INTERNAL.value if reply else reason, self._taken_ns)
             return
 
-    def _put_off(self, entries: Sequence[Entry], error: Unavailable, *, alone: bool) -> None:
+    def _put_off(self, entries: Sequence[Entry], error: Unavailable) -> None:
         """Leave entries that cannot be answered now for later, so that other slots have their turn."""
         log.warning("entries are left for later", entries=len(entries), server=error.server, reason=error.reason)
-        if alone:
-            self._give_back(entries[0])
-        self._delivery.look_at_own(time.monotonic(), RETRY_OWN_SECONDS)
+        self._give_back(entries)
 
-    def _stuck(self, done: Committed, *, alone: bool) -> None:
+    def _stuck(self, done: Committed) -> None:
         """Leave entries pending since a stream of their route cannot take what is to be written there."""
         for stream, reason in done.refused.items():
             log.error(
@@ -419,24 +414,21 @@ class Worker:
                 reason=reason,
                 entries=len(done.stuck),
             )
-        if alone:
-            self._give_back(done.stuck[0])
-        self._delivery.look_at_own(time.monotonic(), PAUSE_SECONDS)
+        self._give_back(done.stuck)
 
-    def _postpone(self, postponed: Postponed, *, alone: bool) -> None:
-        why = postponed.why
-        log.debug("entry has to wait for a key", server=why.server, reason=why.reason, **names_of(postponed.entry))
-        if alone:
-            self._give_back(postponed.entry)
-        self._delivery.look_at_own(time.monotonic(), RETRY_OWN_SECONDS)
+    def _postpone(self, postponed: Sequence[Postponed]) -> None:
+        for entry, why in postponed:
+            log.debug("entry has to wait for a key", server=why.server, reason=why.reason, **names_of(entry))
+        self._give_back([entry for entry, _ in postponed])
 
-    def _give_back(self, entry: Entry) -> None:
-        """A try alone failed for no fault of the entry: it is not counted."""
+    def _give_back(self, entries: Sequence[Entry]) -> None:
+        """They failed for no fault of their own: this delivery of them is not counted, and they are tried again."""
+        if not entries:
+            return
         try:
-            self._perform(self._delivery.uncount(entry))
-        except (Unavailable, ServerError) as error:
-            log.warning("a try could not be taken back", reason=str(error), **names_of(entry))
-        self._delivery.look_at_own(time.monotonic(), RETRY_OWN_SECONDS)
+            self._perform(self._delivery.put_off(entries, time.monotonic()))
+        except Unavailable as error:
+            log.warning("entries are put off as soon as the server is back", entries=len(entries), reason=error.reason)
 
     def _tend(self) -> None:
         """Trim the streams where it is time to; failing at that never stops the work."""
@@ -459,6 +451,7 @@ class Worker:
         """Take this worker's consumer out of the groups; one that still holds entries stays, they are taken over."""
         away = self._delivery.away
         try:
+            perform(self._delivery.settle(), self._streams)
             done = perform(self._retention.leave(away), self._streams)
         except Unavailable as error:
             log.warning("consumer was not removed", reason=str(error))

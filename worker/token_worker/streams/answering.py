@@ -30,7 +30,8 @@ class Entry(Struct, frozen=True, gc=False):
     """One entry of a request stream, delivered to this worker.
 
     Attributes:
-        deliveries: how often it was delivered, this time included; tries alone are one less.
+        deliveries: how often it was delivered, this time included, and not counting when it was put off; tries alone
+            are one less.
         exhausted: its tries are used up: bury it.
     """
 

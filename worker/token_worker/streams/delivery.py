@@ -3,10 +3,14 @@
 How entries come to a worker:
 
 - *new* ones by ``XREADGROUP … >``, many at a time, bounded in number and bytes over all routes;
-- *delivered before* (a reply that got lost, a worker that died, a try that failed): found by ``XPENDING``, which
-  counts nothing, then each is claimed by itself and tried alone. Only that ``XCLAIM`` counts as a try; it is
-  conditional on the idle time seen, so of several workers one gets it. After ``max_deliveries`` tries an entry goes
-  to the dead-letter stream.
+- *put off* (a key, or a server that it needs, was away): not counted as delivered, and claimed many at a time, bounded
+  like new ones. So a backlog that had to wait drains as fast as a new one;
+- *delivered before* (a reply that got lost, a worker that died, a try that failed): each is claimed by itself and tried
+  alone. Only that ``XCLAIM`` counts as a try. After ``max_deliveries`` tries an entry goes to the dead-letter stream.
+
+Both of the latter are found by ``XPENDING``, which counts nothing, and tell apart by the delivery count that the server
+keeps: 0 after an entry was put off. A claim is conditional on the idle time seen, so of several workers one gets the
+entry. What must not count is taken back before the next claim, see ``give_backs``.
 
 Memory: entries are asked for by number, and Redis does not tell their size before. After large entries COUNT is small.
 Where many were asked for since those before were small, and large ones come, the read is given up past
@@ -19,21 +23,21 @@ Redis counts a delivery for all entries of a batch alike, so a batch says nothin
 Touches: the request streams and their group, the dead-letter, response and reply streams.
 """
 
+import math
 import random
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from token_worker.errors import ServerError, TooMuch, Unavailable
-from token_worker.lua import Script
 from token_worker.streams.answering import BURY, COMMIT, Answer, Answering, Committed, Entry
-from token_worker.streams.protocol import Bounded, Protocol, Run
+from token_worker.streams.give_backs import GiveBacks
+from token_worker.streams.pending import OWN_AT_ONCE, Candidate, Pending
+from token_worker.streams.protocol import Bounded, Protocol
 from token_worker.streams.routes import Route
 
-__all__ = ["BURY", "COMMIT", "UNCOUNT", "Answer", "Batch", "Committed", "Delivery", "Entry"]
-
-UNCOUNT = Script(__package__, "uncount.lua")
+__all__ = ["BURY", "COMMIT", "Answer", "Batch", "Committed", "Delivery", "Entry"]
 
 EXHAUSTED = "deliveries_exhausted"
 """Reason of a dead letter whose tries alone all failed."""
@@ -48,15 +52,8 @@ what is given up was sent in vain."""
 FIRST_COUNT = 4
 """COUNT never grows to more than twice what the last read brought, or this."""
 
-FOUND_AT_ONCE = 100
-"""Entries of dead workers looked at in one go; the claims are what costs."""
-
-OWN_AT_ONCE = 1000
 ALONE_IN_A_ROW = 50
-"""Tries alone before new entries get their turn."""
-
-RETRY_OWN_SECONDS = 2.0
-"""When an entry that had to wait (its key is out of reach) is tried again."""
+"""Tries alone before new entries get their turn; a batch of entries that were put off counts as so many."""
 
 PAUSE_SECONDS = 5.0
 """How long a route rests whose streams cannot be used: neighbours go on."""
@@ -68,20 +65,13 @@ class Batch(NamedTuple):
     """Entries to handle now.
 
     Attributes:
-        alone: one that was delivered before.
+        alone: one that was delivered before, and was not put off then.
         more: a stream gave as many as were asked for, so there may be more.
     """
 
     entries: list[Entry]
     alone: bool
     more: bool = False
-
-
-class _Candidate(NamedTuple):
-    route: Route
-    id: bytes
-    idle_ms: int
-    deliveries: int
 
 
 class Delivery(Answering):
@@ -105,13 +95,10 @@ class Delivery(Answering):
         super().__init__(group)
         self._consumer = consumer
         self._batch_size = batch_size
-        self._claim_idle_ms = claim_idle_ms
         self._max_deliveries = max_deliveries
-        self._rng = rng or random.Random()  # noqa: S311 - spreads the workers' times, guards nothing
-        self._groups_made = False
-        self._candidates: deque[_Candidate] = deque()
-        self._own_due = float("-inf")
-        self._others_due = float("-inf")
+        self._pending = Pending(group, consumer, claim_idle_ms, rng or random.Random())  # noqa: S311 - spreads the workers' times, guards nothing
+        self._give_backs = GiveBacks(group, consumer)
+        self._groups_to_make = dict.fromkeys(routes)
         self._alone_in_a_row = 0
         self._room = min(FIRST_COUNT, batch_size)
         self._paused: dict[Route, float] = {}
@@ -121,7 +108,7 @@ class Delivery(Answering):
 
     def has_older(self, now: float) -> bool:
         """Whether ``fetch`` may claim an entry that was delivered before, which counts as a try."""
-        return bool(self._candidates) or now >= self._own_due or now >= self._others_due
+        return bool(self._give_backs) or now >= self._pending.due
 
     def fetch(self, now: float, block_ms: int) -> Protocol[Batch]:
         """The next entries to handle, perhaps none after ``block_ms``; all are then pending for this consumer.
@@ -131,34 +118,41 @@ class Delivery(Answering):
         """
         try:
             self._resume(now)
-            if not self._groups_made:
-                yield from self._make_groups(now)
+            yield from self._make_groups(now)
             if not self._active():
                 raise Unavailable("streams", "no route can be served")  # noqa: TRY301 - waits as for a server
-            alone = yield from self._fetch_older(now)
-            if alone is not None:
-                return Batch([alone], alone=True)
-            return (yield from self._read_new(now, 0 if self._candidates else block_ms))
+            yield from self._give_backs.settle()
+            older = yield from self._fetch_older(now)
+            if older is not None:
+                return older
+            return (yield from self._read_new(now, self._block_ms(now, block_ms)))
         except Unavailable:
-            self._own_due = now
+            self._pending.look_at_own(now)
             raise
         except ServerError as error:  # the group is gone, or a stream is none any more: find out which
-            self._groups_made = False
-            self._candidates.clear()
-            self._own_due = now
+            self._groups_to_make = dict.fromkeys(self._routes)
+            self._pending.start_anew(now)
             if error.code in _GROUP_GONE:
                 self.groups_made_again += 1
             raise Unavailable("streams", error.code) from None
 
-    def look_at_own(self, now: float, wait_seconds: float = 0.0) -> None:
-        """Have ``fetch`` look at this consumer's pending entries, after so many seconds."""
-        self._own_due = min(self._own_due, now + wait_seconds)
+    def _block_ms(self, now: float, most_ms: int) -> int:
+        """How long a read may wait for new entries: no longer than until there is something else to do."""
+        if not most_ms or self.has_older(now):
+            return 0
+        due = min([self._pending.due, *self._paused.values()])
+        return min(most_ms, max(1, math.ceil(min(due - now, most_ms) * 1000)))
+
+    def look_at_own(self, now: float) -> None:
+        """Have ``fetch`` look at this consumer's pending entries."""
+        self._pending.look_at_own(now)
 
     def _make_groups(self, now: float) -> Protocol[None]:
-        for route in self._active():
-            if not (yield from self._make_group(route)):
+        for route in [route for route in self._groups_to_make if route not in self._paused]:
+            if (yield from self._make_group(route)):
+                del self._groups_to_make[route]
+            else:
                 self._pause(route, now)
-        self._groups_made = True
 
     def _make_group(self, route: Route) -> Protocol[bool]:
         """Whether the route's group is there now."""
@@ -203,10 +197,12 @@ class Delivery(Answering):
     def _resume(self, now: float) -> None:
         for route in [route for route, until in self._paused.items() if until <= now]:
             del self._paused[route]
-            self._groups_made = False
+            self._groups_to_make[route] = None
+            self._pending.look_at_own_of(route)
 
     def _pause(self, route: Route, now: float) -> None:
         self._paused[route] = now + PAUSE_SECONDS
+        self._pending.drop(route)
 
     @property
     def paused(self) -> list[Route]:
@@ -227,13 +223,13 @@ class Delivery(Answering):
             try:
                 got = yield from self._read(routes, count, 0 if entries else block_ms, now)
             except TooMuch:
-                self._own_due = now
+                self._pending.look_at_own(now)
                 self._room = 1
                 return Batch(entries, alone=False)
             full = []
             for route, found in got:
                 entries += found
-                size += sum(map(len, chain.from_iterable([entry.fields.values() for entry in found])))
+                size += _size(found)
                 if len(found) >= count:
                     full.append(route)
             routes = full
@@ -273,66 +269,71 @@ class Delivery(Answering):
 
     # -- entries delivered before
 
-    def _fetch_older(self, now: float) -> Protocol[Entry | None]:
+    def _fetch_older(self, now: float) -> Protocol[Batch | None]:
         if self._alone_in_a_row >= ALONE_IN_A_ROW:
             self._alone_in_a_row = 0
             return None
-        if not self._candidates:
-            yield from self._find_older(now)
-        while self._candidates:
-            candidate = self._candidates.popleft()
-            if candidate.route in self._paused:
-                continue
-            entry = yield from self._claim(candidate, now)
-            if entry is not None:
-                self._alone_in_a_row += 1
-                return entry
+        yield from self._pending.find(self._active(), now)
+        while found := self._pending.take(self._room):
+            if found[0].deliveries:
+                entry = yield from self._claim(found[0], now)
+                if entry is not None:
+                    self._alone_in_a_row += 1
+                    return Batch([entry], alone=True)
+            else:
+                entries = yield from self._claim_many(found, now)
+                if entries:
+                    self._alone_in_a_row += ALONE_IN_A_ROW
+                    return Batch(entries, alone=False)
         self._alone_in_a_row = 0
         return None
 
-    def _find_older(self, now: float) -> Protocol[None]:
-        if now >= self._own_due:
-            self._own_due = float("inf")
-            for route in self._active():
-                found = yield "XPENDING", route.requests, self._group, "-", "+", OWN_AT_ONCE, self._consumer
-                self._add_candidates(route, found)
-        if now >= self._others_due:
-            more = False
-            idle = ("IDLE", self._claim_idle_ms)
-            for route in self._active():
-                found = yield "XPENDING", route.requests, self._group, *idle, "-", "+", FOUND_AT_ONCE
-                self._add_candidates(route, found)
-                more |= len(found) == FOUND_AT_ONCE
-            wait = self._claim_idle_ms / 1000 * self._rng.uniform(0.25, 0.5)
-            self._others_due = now if more else now + wait
-
-    def _add_candidates(self, route: Route, found: Iterable[list[Any]]) -> None:
-        known = {(candidate.route, candidate.id) for candidate in self._candidates}
-        self._candidates.extend(
-            _Candidate(route, entry_id, idle_ms, deliveries)
-            for entry_id, _, idle_ms, deliveries in found
-            if (route, entry_id) not in known
-        )
-
-    def _claim(self, candidate: _Candidate, now: float) -> Protocol[Entry | None]:
+    def _claim(self, candidate: Candidate, now: float) -> Protocol[Entry | None]:
         """The entry, if nobody touched it since it was found; this counts as a try alone."""
         route, entry_id, idle_ms, tries = candidate
         claim = ("XCLAIM", route.requests, self._group, self._consumer, idle_ms, entry_id)
         if tries > self._max_deliveries + 1:  # it killed even the worker that was about to bury it: do not look at it
             if (yield (*claim, "JUSTID")):
-                done = yield from self.bury(Entry(route, entry_id, {}, tries), EXHAUSTED, None, now)
-                if done.stuck:
-                    self.look_at_own(now, PAUSE_SECONDS)
+                yield from self.bury(Entry(route, entry_id, {}, tries), EXHAUSTED, None, now)
             return None
-        claimed = yield claim
+        claimed = yield from self._give_backs.claim(route, {entry_id: tries + 1}, claim)
         if not claimed or claimed[0] is None or claimed[0][1] is None:
             return None  # another worker has it, or it was deleted
         fields = _fields(claimed[0][1])
         return Entry(route, entry_id, fields, tries + 1, exhausted=tries > self._max_deliveries)
 
-    def uncount(self, entry: Entry) -> Protocol[None]:
-        """A try alone failed since a server was away: take it back, unless another worker has the entry by now."""
-        yield Run(UNCOUNT, (entry.route.requests,), (self._group, self._consumer, entry.id))
+    def _claim_many(self, found: Sequence[Candidate], now: float) -> Protocol[list[Entry]]:
+        """The entries of one route, put off before, that nobody touched since they were found."""
+        route = found[0].route
+        ids = [candidate.id for candidate in found]
+        idle_ms = min(candidate.idle_ms for candidate in found)
+        claim = ("XCLAIM", route.requests, self._group, self._consumer, idle_ms, *ids)
+        command = Bounded(claim) if len(ids) > 1 else claim
+        try:
+            claimed = yield from self._give_backs.claim(route, dict.fromkeys(ids, 1), command)
+        except TooMuch:  # they are put off once more, and the next claim is of one
+            self._pending.look_at_own(now)
+            self._room = 1
+            return []
+        entries = [Entry(route, raw[0], _fields(raw[1])) for raw in claimed if raw is not None and raw[1] is not None]
+        if entries:
+            self._pace(len(entries), _size(entries))
+        return entries
+
+    def put_off(self, entries: Sequence[Entry], now: float) -> Protocol[None]:
+        """Leave entries for later that failed for no fault of their own: this delivery of them does not count.
+
+        Raises:
+            Unavailable: thrown in; what could not be taken back is, before the next claim.
+        """
+        for entry in entries:
+            self._give_backs.add(entry.route, {entry.id: entry.deliveries})
+        self._pending.look_again(now)
+        yield from self._give_backs.settle()
+
+    def settle(self) -> Protocol[None]:
+        """Take back what must not count, as far as that is still to be done; ``Unavailable`` as by ``put_off``."""
+        return self._give_backs.settle()
 
     def renew(self, entries: Sequence[Entry]) -> Protocol[list[Entry]]:
         """Keep entries that wait in this worker from being taken over; the ones that are still its own."""
@@ -353,6 +354,10 @@ def _fields(raw: list[bytes]) -> dict[bytes, bytes]:
     if len(raw) == 2:
         return {raw[0]: raw[1]}
     return dict(zip(raw[::2], raw[1::2], strict=True))
+
+
+def _size(entries: Iterable[Entry]) -> int:
+    return sum(map(len, chain.from_iterable([entry.fields.values() for entry in entries])))
 
 
 def _order(entry_id: bytes) -> tuple[int, int]:

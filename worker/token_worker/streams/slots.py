@@ -74,7 +74,8 @@ class Deliveries:
         for rest in self._rests.values():
             rest.until = min(rest.until, now + rest.seconds)
         for _ in range(max(1, block_ms // ROUND_MS)):
-            for wait_ms in [*[0] * len(self._turns), min(ROUND_MS, block_ms)]:
+            for is_last in [*[False] * len(self._turns), True]:
+                wait_ms = min(ROUND_MS, block_ms) if is_last and not self.has_older(now) else 0
                 batch = yield from self._fetch(self._turns[0], now, wait_ms)
                 self._turns.rotate(-1)
                 if batch.entries:
@@ -100,10 +101,10 @@ class Deliveries:
     def _is_resting(self, delivery: Delivery, now: float) -> bool:
         return delivery in self._rests and now < self._rests[delivery].until
 
-    def look_at_own(self, now: float, wait_seconds: float = 0.0) -> None:
-        """Have ``fetch`` look at this consumer's pending entries, after so many seconds."""
+    def look_at_own(self, now: float) -> None:
+        """Have ``fetch`` look at this consumer's pending entries."""
         for delivery in self._turns:
-            delivery.look_at_own(now, wait_seconds)
+            delivery.look_at_own(now)
 
     @property
     def paused(self) -> list[Route]:
@@ -121,9 +122,15 @@ class Deliveries:
         """How often groups were found gone."""
         return sum(delivery.groups_made_again for delivery in self._turns)
 
-    def uncount(self, entry: Entry) -> Protocol[None]:
-        """As that of ``Delivery``."""
-        return self._of[entry.route].uncount(entry)
+    def put_off(self, entries: Sequence[Entry], now: float) -> Protocol[None]:
+        """As that of ``Delivery``, for entries of one batch."""
+        return self._of[entries[0].route].put_off(entries, now)
+
+    def settle(self) -> Protocol[None]:
+        """As that of ``Delivery``, for slots whose node is there."""
+        for delivery in self._turns:
+            if delivery not in self._rests:
+                yield from delivery.settle()
 
     def renew(self, entries: Sequence[Entry]) -> Protocol[list[Entry]]:
         """As that of ``Delivery``, for entries of one batch."""

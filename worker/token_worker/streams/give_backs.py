@@ -1,0 +1,67 @@
+"""Tries that must not count, until the server has taken them back. Sans-IO.
+
+A try must not count if a server was away, and the server that has to take it back may be the same one. So each is
+remembered, and settled before the next claim. A claim whose reply was lost is one of them: the server may have counted
+a try that never began.
+
+Redis counts a delivery of each entry in a batch. An entry that was put off out of a batch has a count of 0 afterwards,
+which tells every worker that nothing speaks against it: such entries are claimed many at once.
+
+Touches: the request streams and their group.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from token_worker.errors import ServerError
+from token_worker.lua import Script
+from token_worker.streams.protocol import Command, Protocol, Run
+from token_worker.streams.routes import Route
+
+UNCOUNT = Script(__package__, "uncount.lua")
+
+UNCOUNT_ENTRIES = 500
+"""Bound of one script: it takes a few milliseconds of the server."""
+
+
+class GiveBacks:
+    """Tries of one worker that must not count."""
+
+    def __init__(self, group: str, consumer: str) -> None:
+        self._group = group
+        self._consumer = consumer
+        self._open: dict[Route, dict[bytes, int]] = {}
+
+    def __bool__(self) -> bool:
+        return any(self._open.values())
+
+    def add(self, route: Route, deliveries: Mapping[bytes, int]) -> None:
+        """Remember tries by entry id, with the delivery count that each try made."""
+        self._open.setdefault(route, {}).update(deliveries)
+
+    def claim(self, route: Route, deliveries: Mapping[bytes, int], command: Command) -> Protocol[list[Any]]:
+        """Send a claim that counts a try, and remember the claim until its reply is here."""
+        self.add(route, deliveries)
+        reply = yield command
+        mine = self._open[route]
+        for entry_id in deliveries:
+            del mine[entry_id]
+        return list(reply)
+
+    def settle(self) -> Protocol[None]:
+        """Take back all that are remembered, except where another worker has the entry by now.
+
+        Raises:
+            Unavailable: thrown in; the rest stays remembered.
+        """
+        for route, tries in self._open.items():
+            while tries:
+                part = list(tries.items())[:UNCOUNT_ENTRIES]
+                args = [argument for entry in part for argument in entry]
+                try:
+                    yield Run(UNCOUNT, (route.requests,), (self._group, self._consumer, *args))
+                except ServerError:  # no such group or stream any more: its counts are gone, too
+                    tries.clear()
+                    break
+                for entry_id, _ in part:
+                    del tries[entry_id]

@@ -1,0 +1,144 @@
+"""Finds entries that were delivered before: by ``XPENDING``, which counts nothing. Sans-IO.
+
+The worker's own pending entries are looked for after a command whose reply was lost, and again some time after entries
+were put off. Entries of other workers are looked for now and then: those that nobody touched for the claim time. A look
+goes over the pending entries in order, page by page; the next page is read when the entries of this one are taken.
+
+Touches: the request streams and their group, reads only.
+"""
+
+import random
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from token_worker.streams.protocol import Protocol
+from token_worker.streams.routes import Route
+
+OWN_AT_ONCE = 1000
+"""Own pending entries in one page."""
+
+FOUND_AT_ONCE = 500
+"""Pending entries of other workers in one page: several workers may find the same ones, and one of them gets each."""
+
+RETRY_OWN_SECONDS = 2.0
+"""When entries that had to wait (a key is out of reach) are tried again."""
+
+LONGEST_RETRY_SECONDS = 15.0
+"""While servers are away, all entries that were put off are tried again and again. The more there are the longer that
+takes, and the longer is the rest after it, up to this: twice as long as the tries took."""
+
+
+class Candidate(NamedTuple):
+    """A pending entry.
+
+    Attributes:
+        deliveries: as the server has counted; 0 if it was put off and nothing speaks against it.
+    """
+
+    route: Route
+    id: bytes
+    idle_ms: int
+    deliveries: int
+
+
+class _Page(NamedTuple):
+    """Pending entries to be looked at next, from ``start`` on."""
+
+    route: Route
+    is_own: bool
+    start: str = "-"
+
+
+class Pending:
+    """What one worker knows of pending entries; ``now`` is monotonic time in seconds."""
+
+    def __init__(self, group: str, consumer: str, claim_idle_ms: int, rng: random.Random) -> None:
+        self._group = group
+        self._consumer = consumer
+        self._claim_idle_ms = claim_idle_ms
+        self._rng = rng
+        self._own_due = self._others_due = float("-inf")
+        self._retry_due = float("inf")
+        self._looking_since: float | None = None
+        self._pages: deque[_Page] = deque()
+        self._untried: deque[Candidate] = deque()
+        self._tried: deque[Candidate] = deque()
+
+    @property
+    def due(self) -> float:
+        """When there is something to take or to look for."""
+        if self._untried or self._tried or self._pages:
+            return float("-inf")
+        return min(self._own_due, self._retry_due, self._others_due)
+
+    def look_at_own(self, now: float) -> None:
+        """Look for own entries soon."""
+        self._own_due = min(self._own_due, now)
+
+    def look_at_own_of(self, route: Route) -> None:
+        """Look for own entries of one route soon."""
+        self._pages.appendleft(_Page(route, is_own=True))
+
+    def look_again(self, now: float) -> None:
+        """Entries were put off: look for them when a rest is over, which begins when all have been tried once."""
+        if self._looking_since is None:
+            self._retry_due = min(self._retry_due, now + RETRY_OWN_SECONDS)
+        else:
+            rest = min(2 * (now - self._looking_since), LONGEST_RETRY_SECONDS)
+            self._retry_due = now + max(RETRY_OWN_SECONDS, rest)
+
+    def start_anew(self, now: float) -> None:
+        """A group is gone, and whatever was found with it: look for everything."""
+        self._pages.clear()
+        self._untried.clear()
+        self._tried.clear()
+        self._own_due = self._others_due = now
+
+    def drop(self, route: Route) -> None:
+        """Leave the entries of a route alone."""
+        self._pages = deque(page for page in self._pages if page.route != route)
+        self._untried = deque(found for found in self._untried if found.route != route)
+        self._tried = deque(found for found in self._tried if found.route != route)
+
+    def take(self, most: int) -> list[Candidate]:
+        """Up to so many entries of one route that were put off, or one that must be tried alone; empty: find more."""
+        if not self._untried:
+            return [self._tried.popleft()] if self._tried else []
+        route = self._untried[0].route
+        taken: list[Candidate] = []
+        while self._untried and self._untried[0].route == route and len(taken) < most:
+            taken.append(self._untried.popleft())
+        return taken
+
+    def find(self, routes: Sequence[Route], now: float) -> Protocol[None]:
+        """Look for entries on these routes, unless some are known, until a page has some or nothing is due."""
+        if self._untried or self._tried:
+            return
+        if now >= min(self._own_due, self._retry_due):
+            self._own_due = self._retry_due = float("inf")
+            self._looking_since = now
+            self._pages = deque(page for page in self._pages if not page.is_own)
+            for route in routes:
+                yield from self._read(_Page(route, is_own=True))
+        if now >= self._others_due and all(page.is_own for page in self._pages):
+            self._pages.extend(_Page(route, is_own=False) for route in routes)
+            self._others_due = now + self._claim_idle_ms / 1000 * self._rng.uniform(0.25, 0.5)
+        while self._pages and not (self._untried or self._tried):
+            yield from self._read(self._pages[0])
+        if not (self._untried or self._tried):
+            self._looking_since = None
+
+    def _read(self, page: _Page) -> Protocol[None]:
+        """Read a page; one of those to be looked at stays the first of them if it cannot be read."""
+        count = OWN_AT_ONCE if page.is_own else FOUND_AT_ONCE
+        idle = () if page.is_own else ("IDLE", self._claim_idle_ms)
+        owner = (self._consumer,) if page.is_own else ()
+        found = yield "XPENDING", page.route.requests, self._group, *idle, page.start, "+", count, *owner
+        if self._pages and self._pages[0] is page:
+            self._pages.popleft()
+        if len(found) >= count:
+            self._pages.appendleft(page._replace(start=f"({found[-1][0].decode()}"))
+        for entry_id, _, idle_ms, deliveries in found:
+            candidate = Candidate(page.route, entry_id, idle_ms, deliveries)
+            (self._tried if deliveries else self._untried).append(candidate)
