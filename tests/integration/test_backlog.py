@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
-from faults.proxy import Proxy
+from faults.proxy import Command, Moment, Proxy, Verdict
 from servers import Valkey
 from stack import Stack, WorkerProcess, wait_until
 
@@ -20,6 +20,10 @@ KNOWN, OTHER = "shop-frontend", "another-client"
 DEPTHS = (1000, 5000, 20_000) if os.environ.get("LONG_TESTS") else (5000,)
 SLOWER = 3
 """How many times as long as a fresh backlog one that was put off may take: what is demanded of workers."""
+
+LOST_READS = 3
+BATCH = 250
+"""Entries of a read that is worth losing."""
 
 MARGIN_MS = 250
 """On top of it, for short times on a noisy machine."""
@@ -42,6 +46,7 @@ def setting(streams_server: Valkey, storage_server: Valkey) -> Iterator[Setting]
         Proxy(streams_server.port) as streams,
         Stack(streams_server, storage_server, settings={"TOKEN_WORKER_MAX_DELIVERIES": "1"}) as stack,
     ):
+        stack.streams.config_resetstat()
         for client in (KNOWN, OTHER):
             stack.generate_key(client)
         worker = stack.start_worker(
@@ -91,3 +96,53 @@ def test_backlog_put_off_for_keys_drains_like_a_fresh_one(setting: Setting, dept
     say(f"{depth:,} entries: fresh {fresh_ms} ms, put off {put_off_ms} ms")
     assert stack.streams.xlen("tokenize:requests:dead") == 0
     assert put_off_ms <= SLOWER * fresh_ms + MARGIN_MS
+
+
+def test_backlog_of_a_response_stream_that_cannot_be_used_drains_like_a_fresh_one(setting: Setting, say: Say) -> None:
+    """Entries whose replies could not be written are taken again in batches when the response stream is mended."""
+    stack, *_ = setting
+    depth = DEPTHS[-1]
+    fresh_ms = drain_fresh(setting, depth, 1000)
+    stack.streams.rename("tokenize:responses", "elsewhere")
+    stack.streams.set("tokenize:responses", "no stream")
+    ledger = requests(stack, depth, KNOWN, 1_000_000)
+    wait_until(lambda: stack.streams.xpending("tokenize:requests", GROUP)["pending"], "some to be read")
+    wait_until(lambda: calls(stack, "xclaim"), "them to be put off")
+    stack.streams.delete("tokenize:responses")
+    assert ledger.settle(600) == NONE
+    stuck_ms = duration_ms(stack, depth)
+    say(f"{depth:,} entries: fresh {fresh_ms} ms, after their response stream was mended {stuck_ms} ms")
+    assert stack.streams.xlen("tokenize:requests:dead") == 0
+    assert stuck_ms <= SLOWER * fresh_ms + MARGIN_MS
+
+
+def test_backlog_after_lost_reads_drains_like_a_fresh_one(setting: Setting, say: Say) -> None:
+    """Entries of reads whose replies were lost are taken without a wait in between, and the others follow at once."""
+    stack, _, streams, worker = setting
+    depth = DEPTHS[-1]
+    fresh_ms = drain_fresh(setting, depth, 1000)
+    lost: list[int] = []
+
+    def hook(moment: Moment, command: Command) -> Verdict:
+        if moment is Moment.BEFORE or command.name != "XREADGROUP" or not command.reply:
+            return Verdict.PASS
+        entries = len(command.reply[0][1])
+        if entries < BATCH or len(lost) == LOST_READS:
+            return Verdict.PASS
+        lost.append(entries)
+        return Verdict.CUT
+
+    worker.signal(signal.SIGSTOP)
+    ledger = requests(stack, depth, KNOWN, 1_000_000)
+    streams.hook = hook
+    worker.signal(signal.SIGCONT)
+    assert ledger.settle(600) == NONE
+    lost_ms = duration_ms(stack, depth)
+    say(f"{depth:,} entries: fresh {fresh_ms} ms, with reads lost of {sum(lost)} entries {lost_ms} ms")
+    assert stack.streams.xlen("tokenize:requests:dead") == 0
+    assert lost_ms <= SLOWER * fresh_ms + MARGIN_MS
+
+
+def calls(stack: Stack, command: str) -> int:
+    """How often the server of the streams has done a command."""
+    return int(stack.streams.info("commandstats").get(f"cmdstat_{command}", {}).get("calls", 0))

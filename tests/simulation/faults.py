@@ -7,10 +7,12 @@ COMMAND_FAULTS = {
     "crash after": 3.0,
     "refused": 3.0,
     "reply lost": 4.0,
-    "too much": 2.0,
+    "too much": 4.0,
     "stall": 4.0,
+    "all away": 3.0,
 }
-"""What may happen to a command, with weights: of the worker, of its connection, of a read that brings too much."""
+"""What may happen to a command, with weights: to the worker, to its connection, to a read that brings too much; or the
+command is done, and then the one server of streams, keys and tokens is away."""
 
 SLOW_BATCH = "slow batch"
 """A worker takes as long for a batch as others wait before they take it over, or longer, and may then have failed."""
@@ -23,7 +25,7 @@ EVENTS = {
     "clock jumps ahead": 0.6,
     "clock jumps back": 0.6,
     "storage away": 5.0,
-    "key away": 4.0,
+    "key away": 6.0,
     "server full": 3.0,
     "drain": 2.0,
     "flush": 0.6,

@@ -115,13 +115,11 @@ class _ForgetsClaimsInDoubt(Delivery):
             raise
 
 
-class _ForgetsWhatWasTooMuchToClaim(Delivery):
-    """Lets a claim of many count that was given up."""
+class _SuspectsNobody(Delivery):
+    """Takes entries of a batch that failed as one batch again."""
 
-    def _claim_many(self, found: Sequence[Candidate], now: float) -> Protocol[list[Entry]]:
-        entries = yield from super()._claim_many(found, now)
-        self._give_backs._open.clear()
-        return entries
+    def suspect(self, entries: Sequence[Entry], now: float) -> None:
+        super().suspect(entries[:0], now)
 
 
 class _SleepsOnFullPages(Delivery):
@@ -306,7 +304,7 @@ MUTANTS: dict[str, Mutant] = {
     "put off and still counted as delivered": _worker(_CountsBatches, 50),
     "put off and forgotten while the server is away": _worker(_TakesBackOnce, 100),
     "claim in doubt forgotten": _worker(_ForgetsClaimsInDoubt, 100),
-    "claim of too much forgotten": _worker(_ForgetsWhatWasTooMuchToClaim, 100),
+    "batch that failed taken as one again": _worker(_SuspectsNobody, 40),
     "sleep after a full page": _worker(_SleepsOnFullPages, 50),
     "sleep while entries are found": _worker(_SleepsOnWhatItFound, 50),
     "try of another worker taken back": _worker(_TakesBackBlindly, 100),

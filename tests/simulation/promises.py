@@ -109,6 +109,19 @@ class _Stream:
     hides: bool = False
 
 
+@dataclass
+class _Look:
+    """A worker's look at pending entries.
+
+    Attributes:
+        known: those that it has seen, and not claimed.
+        is_full: the last page was full, so there may be a next one.
+    """
+
+    known: set[Id] = field(default_factory=set)
+    is_full: bool = False
+
+
 class Books:
     """Books about the requests on some routes of a server."""
 
@@ -127,8 +140,7 @@ class Books:
         self._got: dict[tuple[bytes, Id], dict[str, int]] = {}  # when a worker has got an entry
         self._unsure: dict[tuple[str, str], int] = {}  # reads of a stream since one failed
         self._taken: dict[str, list[Request]] = {}  # what the last claim of many has brought
-        self._found: dict[tuple[str, str], set[Id]] = {}  # pending entries that a worker knows of, and has not claimed
-        self._full: dict[tuple[str, str], set[bool]] = {}  # looks at own entries, or at others', that have a next page
+        self._looks: dict[tuple[str, str], dict[bool, _Look]] = {}  # at own entries or not, by worker and stream
         self.permitted: Counter[str] = Counter()
         self.settled = 0
 
@@ -163,7 +175,6 @@ class Books:
 
     def claim_failed(self, worker: str, command: tuple[Any, ...]) -> None:
         """A claim of this worker failed: it does not know what it has claimed."""
-        self._found.pop((worker, command[1]), None)
         for request in self._taken.pop(worker, ()):
             request.put_off_by = worker
 
@@ -172,11 +183,12 @@ class Books:
         _, key, _, *rest = command
         is_own = rest[:1] != ["IDLE"]
         start, _, count, *_ = rest if is_own else rest[2:]
-        if isinstance(start, str):  # else it was about to renew these
-            place = worker, key
-            self._found.setdefault(place, set()).update(map(parse_id, ids))
-            full = self._full.setdefault(place, set())
-            (full.add if len(ids) >= count else full.discard)(is_own)
+        if not isinstance(start, str):  # it was about to renew these
+            return
+        looks = self._looks.setdefault((worker, key), {})
+        look = looks[is_own] = _Look() if start == "-" else looks.get(is_own, _Look())
+        look.known.update(map(parse_id, ids))
+        look.is_full = len(ids) >= count
 
     def sleeps(self, worker: str, keys: Sequence[str]) -> None:
         """A worker waits for new entries of these streams, and does nothing else.
@@ -185,12 +197,13 @@ class Books:
             Broken: it knows that there is something to do.
         """
         for key in keys:
-            if self._full.get((worker, key)):
-                raise Broken(f"{worker} sleeps, and has not read the page after a full one of {key}")
             group = self._model.group(key.encode(), self._group)
-            left = self._found.get((worker, key), set()) & (group.pending.keys() if group is not None else set())
-            if left:
-                raise Broken(f"{worker} sleeps, and knows of {key} {format_id(min(left)).decode()}")
+            pending = group.pending.keys() if group is not None else set()
+            for look in self._looks.get((worker, key), {}).values():
+                if look.is_full:
+                    raise Broken(f"{worker} sleeps, and has not read the page after a full one of {key}")
+                if left := look.known & pending:
+                    raise Broken(f"{worker} sleeps, and knows of {key} {format_id(min(left)).decode()}")
 
     def read_failed(self, worker: str, keys: Sequence[str]) -> None:
         """A read of this worker failed: it does not know what was delivered to it from these streams."""
@@ -267,10 +280,11 @@ class Books:
                 self._streams[key.encode()].seen_by.add(worker)
                 self._streams[key.encode()].outdated.discard(worker)
             case ("XGROUP", "CREATE", key, *_):  # what it knew may have been of another one
-                self._found.pop((worker, key), None)
-                self._full.pop((worker, key), None)
+                self._looks.pop((worker, key), None)
             case ("XCLAIM", key, _, _, _, *ids):
-                self._found.get((worker, key), set()).difference_update(parse_id(it) for it in ids if it != "JUSTID")
+                named = {parse_id(entry) for entry in ids if isinstance(entry, bytes)}  # the others are options
+                for look in self._looks.get((worker, key), {}).values():
+                    look.known -= named
             case ("XPENDING", key, *_, consumer) if consumer == worker:
                 self._unsure.pop((worker, key), None)
                 self._looked[worker] = self._commands

@@ -8,7 +8,7 @@ from token_worker.errors import Unavailable
 from token_worker.service.handler import Buried, Postponed, Result
 from token_worker.streams.delivery import Answer, Entry
 
-KINDS = {"plain": 70, "elsewhere": 10, "later": 12, "no_id": 4, "defect": 3, "killer": 3, "burial_killer": 2}
+KINDS = {"plain": 70, "elsewhere": 10, "later": 20, "no_id": 4, "defect": 3, "killer": 3, "burial_killer": 2}
 """Kinds with their weights: answered on the route's own stream, or on one that it names; has to wait for a key; has no
 readable id; makes the handler fail; kills whoever handles it; and even who would bury it."""
 

@@ -88,7 +88,7 @@ class World:
         self._starts = [0.0] * rng.randint(2, 4)  # when the next workers start
         self._clock_ms = START_MS
         self._behind_ms = 0
-        self._storage_back = self._keys_back = self._full_until = 0.0
+        self._storage_back = self._keys_back = self._streams_back = self._full_until = 0.0
         self._steps = 0
         self._faults: Counter[str] = Counter()
         self._trace = Trace()
@@ -157,7 +157,7 @@ class World:
         """End every fault; a clock that was set back is set right, since take-overs wait for as long."""
         self._is_quiet = True
         self._clock_ms += self._behind_ms
-        self._storage_back = self._keys_back = self._full_until = self.seconds
+        self._storage_back = self._keys_back = self._streams_back = self._full_until = self.seconds
         for key in _keys():
             found = self._model.peek(key.encode())
             if isinstance(found, bytes) or (found is not None and found.last[0] == LARGEST[0]):
@@ -231,8 +231,13 @@ class World:
 
     def _perform(self, puppet: Puppet, command: Command) -> None:
         fault = "" if self._is_quiet else self._climate.fault()
-        if fault == "too much" and not isinstance(command, Bounded):
+        is_bounded = isinstance(command, Bounded)
+        if fault and is_bounded and command[0] == "XCLAIM" and self._rng.random() < 0.5:
+            fault = "too much"  # such claims are rare
+        elif fault == "too much" and not is_bounded:
             fault = ""
+        if self.seconds < self._streams_back:
+            fault = "refused"
         outcome: object = None
         is_done = fault not in {"crash before", "refused"}
         if is_done:
@@ -243,6 +248,8 @@ class World:
             self._faults[fault] += 1
             self._note(puppet.name, fault, command)
             outcome = self._spoiled(fault, outcome)
+        if fault == "all away":
+            self._lose_all()
         self._tell_books(puppet.name, command, outcome)
         self._let(puppet, outcome)
         if fault == "stall":
@@ -313,6 +320,12 @@ class World:
     def _lose_keys(self) -> None:
         self._note("-", "key away")
         self._keys_back = self.seconds + self._rng.uniform(0.1, 10)
+
+    def _lose_all(self) -> None:
+        back = self.seconds + self._rng.uniform(0.1, 3)
+        self._streams_back = back
+        self._storage_back = max(self._storage_back, back)
+        self._keys_back = max(self._keys_back, back)
 
     def _fill(self) -> None:
         self._note("-", "server full")

@@ -5,7 +5,7 @@ import gc
 import random
 import socket
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, cast
 
@@ -87,6 +87,28 @@ class Scripted:
 
     def named(self, name: str) -> list[Any]:
         return [command for command in self.commands if not isinstance(command, Run) and command[0] == name]
+
+
+class PutOff(Scripted):
+    """A server with own entries of these ids that were delivered once, or not counted any more after it was told so."""
+
+    def __init__(self, *ids: bytes) -> None:
+        counts = dict.fromkeys(ids, 1)
+
+        def uncount(command: Run) -> int:
+            counts.update({entry: deliveries - 1 for entry, deliveries in batched(command.args[2:])})
+            return len(counts)
+
+        super().__init__(
+            XPENDING=lambda command: [[it, b"me", 70, count] for it, count in counts.items() if command[-1] == "me"],
+            XCLAIM=claimed,
+            uncount=uncount,
+        )
+
+
+def batched(pairs: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """A flat sequence of pairs as pairs."""
+    return list(zip(pairs[::2], pairs[1::2], strict=True))
 
 
 def entries(count: int, size: int = 10, start: int = 1) -> list[list[Any]]:
@@ -186,18 +208,18 @@ def test_large_entries_make_count_small() -> None:
 
 
 def test_read_that_brings_too_much_is_claimed_entry_by_entry() -> None:
-    """A read that is given up loses nothing: its entries are pending here, each is claimed, and COUNT is 1 again."""
+    """A read that is given up loses nothing: its entries are pending here, one is claimed first; COUNT is 1 again."""
     subject = delivery()
     run(subject.fetch(0.0, 1000), Scripted(XREADGROUP=lambda command: [[b"in", entries(8)]]))
     batch, _ = run(subject.fetch(1.0, 1000), Scripted(XREADGROUP=TooMuch()))
     assert batch == Batch([], alone=False)
-    server = Scripted(
-        XPENDING=lambda command: [[b"9-0", b"me", 1, 1]] if command[-1] == "me" else [],
-        XCLAIM=lambda command: [[command[5], [b"payload", b"x"]]],
-    )
     assert subject.has_older(1.0)
-    batch, _ = run(subject.fetch(1.0, 1000), server)
-    assert [(entry.id, entry.deliveries) for entry in batch.entries] == [(b"9-0", 2)]
+    batch, commands = run(subject.fetch(1.0, 1000), PutOff(b"9-0"))
+    assert Run(UNCOUNT, ("in",), ("group", "me", b"9-0", 1)) in commands
+    assert [(entry.id, entry.deliveries) for entry in batch.entries] == [(b"9-0", 1)]
+    subject = delivery()
+    run(subject.fetch(0.0, 1000), Scripted(XREADGROUP=lambda command: [[b"in", entries(8)]]))
+    run(subject.fetch(1.0, 1000), Scripted(XREADGROUP=TooMuch()))
     server = Scripted()
     run(subject.fetch(2.0, 1000), server)
     [read] = server.named("XREADGROUP")
@@ -262,22 +284,31 @@ def test_lost_group_is_made_again_and_counted() -> None:
 
 
 def test_after_a_lost_read_own_pending_entries_come_first() -> None:
-    """When nobody knows what a read delivered, the next fetch claims this consumer's pending entries, each alone."""
+    """When nobody knows what a read delivered, the next fetch takes this consumer's pending entries, as one batch."""
     subject = delivery()
     run(subject.fetch(0.0, 1000), Scripted())
     with pytest.raises(Unavailable):
         run(subject.fetch(1.0, 1000), Scripted(XREADGROUP=Unavailable("streams", "ConnectionError")))
-    pending = [[b"5-0", b"me", 70, 1], [b"6-0", b"me", 70, 1]]
-    server = Scripted(
-        XPENDING=lambda command: pending if command[-1] == "me" else [],
-        XCLAIM=lambda command: [[command[5], [b"payload", b"x"]]],
-    )
+    server = PutOff(b"5-0", b"6-0")
     batch, _ = run(subject.fetch(2.0, 1000), server)
-    assert batch.alone
-    [entry] = batch.entries
-    assert (entry.id, entry.deliveries) == (b"5-0", 2)
-    assert server.named("XCLAIM") == [("XCLAIM", "in", "group", "me", 70, b"5-0")]
+    assert not batch.alone
+    assert [(entry.id, entry.deliveries) for entry in batch.entries] == [(b"5-0", 1), (b"6-0", 1)]
+    assert server.named("XCLAIM") == [("XCLAIM", "in", "group", "me", 70, b"5-0", b"6-0")]
     assert server.named("XREADGROUP") == []
+
+
+@pytest.mark.parametrize("why", ["failed", "of before"])
+def test_own_entries_that_something_speaks_against_are_tried_alone(why: str) -> None:
+    """Entries of a batch that failed, or delivered to a process before this one, are no entries of a lost read."""
+    subject = delivery()
+    server = PutOff(b"5-0", b"6-0")
+    if why == "failed":
+        run(subject.fetch(0.0, 0), Scripted(XREADGROUP=lambda _: [[b"in", entries(2, start=5)]]))
+        subject.suspect([Entry(ROUTE, b"5-0", {}), Entry(ROUTE, b"6-0", {})], 1.0)
+    for _ in range(2):
+        batch, commands = run(subject.fetch(1.0, 0), server)
+        assert batch.alone
+        assert [command for command in commands if isinstance(command, Run)] == []
 
 
 def test_claim_that_another_worker_won_is_passed_over() -> None:
@@ -380,30 +411,42 @@ def test_batch_of_entries_that_were_put_off_is_bounded_like_a_new_one() -> None:
 def test_claim_that_brings_too_much_counts_nothing() -> None:
     """A claim of many that is given up is taken back before the next, which is of one."""
     subject = delivery()
+    run(subject.fetch(0.0, 0), Scripted())
+    run(subject.put_off([Entry(ROUTE, b"5-0", {}), Entry(ROUTE, b"6-0", {})], 0.0), Scripted())
     found = pending((b"5-0", 0), (b"6-0", 0))
-    batch, _ = run(subject.fetch(0.0, 1000), Scripted(XPENDING=found, XCLAIM=TooMuch()))
+    batch, _ = run(subject.fetch(RETRY_OWN_SECONDS, 1000), Scripted(XPENDING=found, XCLAIM=TooMuch()))
     assert batch == Batch([], alone=False)
-    assert subject.has_older(0.0)
-    server = Scripted(XPENDING=found, XCLAIM=claimed)
-    batch, commands = run(subject.fetch(0.0, 1000), server)
-    assert commands[0] == Run(UNCOUNT, ("in",), ("group", "me", b"5-0", 1, b"6-0", 1))
-    assert [entry.id for entry in batch.entries] == [b"5-0"]
+    assert subject.has_older(RETRY_OWN_SECONDS)
+    server = PutOff(b"5-0", b"6-0")
+    batch, commands = run(subject.fetch(RETRY_OWN_SECONDS, 1000), server)
+    assert Run(UNCOUNT, ("in",), ("group", "me", b"5-0", 1, b"6-0", 1)) in commands
+    assert [(entry.id, entry.deliveries) for entry in batch.entries] == [(b"5-0", 1)]
     assert not isinstance(server.named("XCLAIM")[0], Bounded)
 
 
-@pytest.mark.parametrize("count", [0, 1])
-def test_claim_whose_reply_was_lost_is_settled_before_the_next(count: int) -> None:
+def test_claim_of_many_whose_reply_was_lost_counts_nothing() -> None:
+    """Nobody knows what such a claim has brought: what it did is taken back, and the entries come as a batch again."""
+    subject = delivery()
+    found = pending((b"5-0", 0), (b"6-0", 0), mine=False)
+    with pytest.raises(Unavailable):
+        run(subject.fetch(0.0, 1000), Scripted(XPENDING=found, XCLAIM=Unavailable("streams", "TimeoutError")))
+    batch, commands = run(subject.fetch(1.0, 1000), PutOff(b"5-0", b"6-0"))
+    assert Run(UNCOUNT, ("in",), ("group", "me", b"5-0", 1, b"6-0", 1)) in commands
+    assert [(entry.id, entry.deliveries) for entry in batch.entries] == [(b"5-0", 1), (b"6-0", 1)]
+
+
+def test_claim_whose_reply_was_lost_is_settled_before_the_next() -> None:
     """Nobody knows whether such a claim counted, so it is taken back if it did, and then sent again."""
     subject = delivery()
-    found = pending((b"5-0", count))
+    found = pending((b"5-0", 1))
     with pytest.raises(Unavailable):
         run(subject.fetch(0.0, 1000), Scripted(XPENDING=found, XCLAIM=Unavailable("streams", "TimeoutError")))
     for _ in range(2):  # the outage goes on
         with pytest.raises(Unavailable):
             run(subject.fetch(1.0, 1000), Scripted(uncount=Unavailable("streams", "ConnectionError")))
     batch, commands = run(subject.fetch(2.0, 1000), Scripted(XPENDING=found, XCLAIM=claimed))
-    assert commands[0] == Run(UNCOUNT, ("in",), ("group", "me", b"5-0", count + 1))
-    assert [(entry.id, entry.deliveries) for entry in batch.entries] == [(b"5-0", count + 1)]
+    assert commands[0] == Run(UNCOUNT, ("in",), ("group", "me", b"5-0", 2))
+    assert [(entry.id, entry.deliveries) for entry in batch.entries] == [(b"5-0", 2)]
     _, commands = run(subject.settle(), Scripted())
     assert commands == []
 
@@ -749,7 +792,6 @@ def test_slot_whose_node_hangs_rests_ever_longer() -> None:
         with pytest.raises(Unavailable):
             run(subject.fetch(now, 0), server)
     assert not subject.has_older(now)
-    subject.look_at_own(now)
     server.answers["XREADGROUP"] = []
     run(subject.fetch(now + REST_SECONDS, 0), server)
     assert subject.paused == []
@@ -769,7 +811,7 @@ def test_entries_are_answered_in_their_slot() -> None:
     assert kept == [entry]
     _, commands = run(subject.put_off([entry], 1.0), Scripted())
     assert commands[0].keys == ("in2",)
-    subject.look_at_own(1.0)
+    subject.suspect([entry], 1.0)
     assert subject.has_older(1.0)
 
 

@@ -100,7 +100,7 @@ def perform(protocol: Protocol[T], link: Link, *, is_begun: bool = False) -> T:
             else:
                 reply = link.call(*command)
         except TooMuch as raised:
-            log.info("requests grew so large that a read was given up, they are claimed one by one")
+            log.info("requests grew so large that a read was given up, they are claimed in small parts")
             error = raised.with_traceback(None)  # its frames hold what was read
         except (Unavailable, ServerError) as raised:
             error = raised
@@ -311,7 +311,7 @@ class Worker:
             except Exception:  # a defect of ours must not stop the neighbours: each entry is tried alone next
                 names = names_of(entries[0]) if alone else {}
                 log.exception("batch failed", entries=len(entries), alone=alone, **names)
-                self._delivery.look_at_own(time.monotonic())
+                self._delivery.suspect(entries, time.monotonic())
                 return
             else:
                 self._in_hand.reset()

@@ -3,18 +3,19 @@
 How entries come to a worker:
 
 - *new* ones by ``XREADGROUP … >``, many at a time, bounded in number and bytes over all routes;
-- *put off* (a key, or a server that it needs, was away): not counted as delivered, and claimed many at a time, bounded
-  like new ones. So a backlog that had to wait drains as fast as a new one;
-- *delivered before* (a reply that got lost, a worker that died, a try that failed): each is claimed by itself and tried
-  alone. Only that ``XCLAIM`` counts as a try. After ``max_deliveries`` tries an entry goes to the dead-letter stream.
+- *put off* (a key, or a server that it needs, was away), or never seen (the reply to a read was lost): not counted as
+  delivered, and claimed many at a time, bounded like new ones. So a backlog that had to wait drains as fast as a new
+  one;
+- *delivered before* (to a worker that died, or in a batch that failed): each is claimed by itself and tried alone. Only
+  that ``XCLAIM`` counts as a try. After ``max_deliveries`` tries an entry goes to the dead-letter stream.
 
-Both of the latter are found by ``XPENDING``, which counts nothing, and tell apart by the delivery count that the server
-keeps: 0 after an entry was put off. A claim is conditional on the idle time seen, so of several workers one gets the
-entry. What must not count is taken back before the next claim, see ``give_backs``.
+Both of the latter are found by ``XPENDING``, which counts nothing; they differ in the delivery count that the server
+keeps: 0 after a delivery was taken back. A claim is conditional on the idle time seen, so one of several workers gets
+the entry. What must not count is taken back before the next claim, see ``give_backs``.
 
 Memory: entries are asked for by number, and Redis does not tell their size before. After large entries COUNT is small.
 Where many were asked for since those before were small, and large ones come, the read is given up past
-``READ_BYTES``; its entries are then pending here, and are claimed by themselves. So a batch is ``BATCH_BYTES`` and
+``READ_BYTES``; its entries are then pending here, and are claimed, one at first. So a batch is ``BATCH_BYTES`` and
 ``READ_BYTES`` of requests at most, or one entry, however large its producer made it. The server knows no such bound: it
 has made the whole reply by then, up to ``batch_size`` requests.
 
@@ -96,8 +97,9 @@ class Delivery(Answering):
         self._consumer = consumer
         self._batch_size = batch_size
         self._max_deliveries = max_deliveries
-        self._pending = Pending(group, consumer, claim_idle_ms, rng or random.Random())  # noqa: S311 - spreads the workers' times, guards nothing
+        rng = rng or random.Random()  # noqa: S311 - spreads the workers' times, guards nothing
         self._give_backs = GiveBacks(group, consumer)
+        self._pending = Pending(group, consumer, claim_idle_ms, self._give_backs, rng)
         self._groups_to_make = dict.fromkeys(routes)
         self._alone_in_a_row = 0
         self._room = min(FIRST_COUNT, batch_size)
@@ -143,9 +145,11 @@ class Delivery(Answering):
         due = min([self._pending.due, *self._paused.values()])
         return min(most_ms, max(1, math.ceil(min(due - now, most_ms) * 1000)))
 
-    def look_at_own(self, now: float) -> None:
-        """Have ``fetch`` look at this consumer's pending entries."""
-        self._pending.look_at_own(now)
+    def suspect(self, entries: Sequence[Entry], now: float) -> None:
+        """Have ``fetch`` try these entries alone: one of them made its batch fail."""
+        for entry in entries:
+            self._pending.suspect(entry.route, [entry.id])
+        self._pending.look_at_own_next(now)
 
     def _make_groups(self, now: float) -> Protocol[None]:
         for route in [route for route in self._groups_to_make if route not in self._paused]:
@@ -296,6 +300,7 @@ class Delivery(Answering):
             if (yield (*claim, "JUSTID")):
                 yield from self.bury(Entry(route, entry_id, {}, tries), EXHAUSTED, None, now)
             return None
+        self._pending.suspect(route, [entry_id])
         claimed = yield from self._give_backs.claim(route, {entry_id: tries + 1}, claim)
         if not claimed or claimed[0] is None or claimed[0][1] is None:
             return None  # another worker has it, or it was deleted
@@ -308,10 +313,9 @@ class Delivery(Answering):
         ids = [candidate.id for candidate in found]
         idle_ms = min(candidate.idle_ms for candidate in found)
         claim = ("XCLAIM", route.requests, self._group, self._consumer, idle_ms, *ids)
-        command = Bounded(claim) if len(ids) > 1 else claim
         try:
-            claimed = yield from self._give_backs.claim(route, dict.fromkeys(ids, 1), command)
-        except TooMuch:  # they are put off once more, and the next claim is of one
+            claimed = yield Bounded(claim) if len(ids) > 1 else claim
+        except TooMuch:  # as for a read
             self._pending.look_at_own(now)
             self._room = 1
             return []

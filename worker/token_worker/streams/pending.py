@@ -4,14 +4,18 @@ The worker's own pending entries are looked for after a command whose reply was 
 were put off. Entries of other workers are looked for now and then: those that nobody touched for the claim time. A look
 goes over the pending entries in order, page by page; the next page is read when the entries of this one are taken.
 
-Touches: the request streams and their group, reads only.
+An own entry that was delivered once since this worker started, and that the worker has never seen, is one of a read
+whose reply was lost. Nothing speaks against it, so it is taken back like an entry that was put off.
+
+Touches: the request streams and their group.
 """
 
 import random
-from collections import deque
-from collections.abc import Sequence
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from token_worker.streams.give_backs import GiveBacks
 from token_worker.streams.protocol import Protocol
 from token_worker.streams.routes import Route
 
@@ -27,6 +31,10 @@ RETRY_OWN_SECONDS = 2.0
 LONGEST_RETRY_SECONDS = 15.0
 """While servers are away, all entries that were put off are tried again and again. The more there are the longer that
 takes, and the longer is the rest after it, up to this: twice as long as the tries took."""
+
+
+SUSPECTS_KEPT = 10_000
+"""Entries known to have failed here; one that is forgotten fails a batch once more."""
 
 
 class Candidate(NamedTuple):
@@ -53,17 +61,23 @@ class _Page(NamedTuple):
 class Pending:
     """What one worker knows of pending entries; ``now`` is monotonic time in seconds."""
 
-    def __init__(self, group: str, consumer: str, claim_idle_ms: int, rng: random.Random) -> None:
+    def __init__(
+        self, group: str, consumer: str, claim_idle_ms: int, give_backs: GiveBacks, rng: random.Random
+    ) -> None:
         self._group = group
         self._consumer = consumer
         self._claim_idle_ms = claim_idle_ms
+        self._give_backs = give_backs
         self._rng = rng
+        self._started: float | None = None
         self._own_due = self._others_due = float("-inf")
         self._retry_due = float("inf")
         self._looking_since: float | None = None
+        self._is_looking_at_others = False
         self._pages: deque[_Page] = deque()
         self._untried: deque[Candidate] = deque()
         self._tried: deque[Candidate] = deque()
+        self._suspects: OrderedDict[tuple[Route, bytes], None] = OrderedDict()
 
     @property
     def due(self) -> float:
@@ -72,9 +86,20 @@ class Pending:
             return float("-inf")
         return min(self._own_due, self._retry_due, self._others_due)
 
+    def suspect(self, route: Route, ids: Iterable[bytes]) -> None:
+        """Have these entries tried alone, if they have to be tried again."""
+        for entry_id in ids:
+            self._suspects[route, entry_id] = None
+        while len(self._suspects) > SUSPECTS_KEPT:
+            self._suspects.popitem(last=False)
+
     def look_at_own(self, now: float) -> None:
-        """Look for own entries soon."""
+        """Look for own entries before all else: nobody knows what was delivered."""
         self._own_due = min(self._own_due, now)
+
+    def look_at_own_next(self, now: float) -> None:
+        """Look for own entries when those that are known are taken."""
+        self._retry_due = min(self._retry_due, now)
 
     def look_at_own_of(self, route: Route) -> None:
         """Look for own entries of one route soon."""
@@ -90,10 +115,13 @@ class Pending:
 
     def start_anew(self, now: float) -> None:
         """A group is gone, and whatever was found with it: look for everything."""
+        self._forget()
+        self._own_due = self._others_due = now
+
+    def _forget(self) -> None:
         self._pages.clear()
         self._untried.clear()
         self._tried.clear()
-        self._own_due = self._others_due = now
 
     def drop(self, route: Route) -> None:
         """Leave the entries of a route alone."""
@@ -113,6 +141,12 @@ class Pending:
 
     def find(self, routes: Sequence[Route], now: float) -> Protocol[None]:
         """Look for entries on these routes, unless some are known, until a page has some or nothing is due."""
+        if self._started is None:
+            self._started = now
+        if now >= self._own_due:
+            self._forget()
+            if self._is_looking_at_others:
+                self._others_due = now
         if self._untried or self._tried:
             return
         if now >= min(self._own_due, self._retry_due):
@@ -120,25 +154,37 @@ class Pending:
             self._looking_since = now
             self._pages = deque(page for page in self._pages if not page.is_own)
             for route in routes:
-                yield from self._read(_Page(route, is_own=True))
+                yield from self._read(_Page(route, is_own=True), now)
         if now >= self._others_due and all(page.is_own for page in self._pages):
             self._pages.extend(_Page(route, is_own=False) for route in routes)
             self._others_due = now + self._claim_idle_ms / 1000 * self._rng.uniform(0.25, 0.5)
+            self._is_looking_at_others = True
         while self._pages and not (self._untried or self._tried):
-            yield from self._read(self._pages[0])
+            yield from self._read(self._pages[0], now)
         if not (self._untried or self._tried):
             self._looking_since = None
+            self._is_looking_at_others = False
 
-    def _read(self, page: _Page) -> Protocol[None]:
+    def _read(self, page: _Page, now: float) -> Protocol[None]:
         """Read a page; one of those to be looked at stays the first of them if it cannot be read."""
         count = OWN_AT_ONCE if page.is_own else FOUND_AT_ONCE
         idle = () if page.is_own else ("IDLE", self._claim_idle_ms)
         owner = (self._consumer,) if page.is_own else ()
-        found = yield "XPENDING", page.route.requests, self._group, *idle, page.start, "+", count, *owner
+        command = ("XPENDING", page.route.requests, self._group, *idle, page.start, "+", count, *owner)
+        found = [Candidate(page.route, raw[0], raw[2], raw[3]) for raw in (yield command)]
+        unseen = [candidate.id for candidate in found if page.is_own and self._is_unseen(candidate, now)]
+        if unseen:
+            self._give_backs.add(page.route, dict.fromkeys(unseen, 1))
+            yield from self._give_backs.settle()
+            found = [Candidate(page.route, raw[0], raw[2], raw[3]) for raw in (yield command)]
         if self._pages and self._pages[0] is page:
             self._pages.popleft()
         if len(found) >= count:
-            self._pages.appendleft(page._replace(start=f"({found[-1][0].decode()}"))
-        for entry_id, _, idle_ms, deliveries in found:
-            candidate = Candidate(page.route, entry_id, idle_ms, deliveries)
-            (self._tried if deliveries else self._untried).append(candidate)
+            self._pages.appendleft(page._replace(start=f"({found[-1].id.decode()}"))
+        for candidate in found:
+            (self._tried if candidate.deliveries else self._untried).append(candidate)
+
+    def _is_unseen(self, candidate: Candidate, now: float) -> bool:
+        """Whether this own entry was delivered by a read of this process whose reply was lost."""
+        is_of_before = self._started is None or candidate.idle_ms >= (now - self._started) * 1000
+        return candidate.deliveries == 1 and not is_of_before and (candidate.route, candidate.id) not in self._suspects

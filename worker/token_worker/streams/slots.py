@@ -101,10 +101,9 @@ class Deliveries:
     def _is_resting(self, delivery: Delivery, now: float) -> bool:
         return delivery in self._rests and now < self._rests[delivery].until
 
-    def look_at_own(self, now: float) -> None:
-        """Have ``fetch`` look at this consumer's pending entries."""
-        for delivery in self._turns:
-            delivery.look_at_own(now)
+    def suspect(self, entries: Sequence[Entry], now: float) -> None:
+        """As that of ``Delivery``, for entries of one batch."""
+        self._of[entries[0].route].suspect(entries, now)
 
     @property
     def paused(self) -> list[Route]:
