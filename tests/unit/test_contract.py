@@ -12,14 +12,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from token_worker.contract import lenient
 from token_worker.contract.codec import (
     _DECODE_REQUEST,
-    _EXPECTED,
     Decoded,
     Format,
     Limits,
     Unanswerable,
-    _decode_leniently,
     decode,
     encode_reply,
     sniff,
@@ -70,7 +69,10 @@ def errors_of(error: BaseException | None) -> Iterator[BaseException]:
         (b"[1]", None),
         (b"\x90", None),
         (b"\x7f", None),
-        (b"\xef\xbb\xbf{}", None),
+        (b"\xef\xbb\xbf{}", Format.JSON),
+        (b"\xff\xfe{\0}\0", Format.JSON),
+        (b"\xfe\xff\0{\0}", Format.JSON),
+        (b"\xff\xff{}", None),
         (b"id=1", None),
     ],
 )
@@ -139,14 +141,21 @@ def test_reply_leaves_out_what_it_does_not_have(format: Format) -> None:
         (b"", "not_json_or_msgpack"),
         (b"\xff\xff", "not_json_or_msgpack"),
         (b"[1]", "not_json_or_msgpack"),
-        (b'{"id":"r-1","op":"tokenize"', "not_json_or_msgpack"),
-        (b'{"id":"r-1"} trailing', "not_json_or_msgpack"),
-        (b'{"id":"r-1","value":NaN}', "not_json_or_msgpack"),
-        (b'{"id":"r-1","value":Infinity}', "not_json_or_msgpack"),
-        (b"\x82\xa2id\xa1a", "not_json_or_msgpack"),
-        (b"\x81\xa2id\xa1atrailing", "not_json_or_msgpack"),
-        (b"\xdf\xff\xff\xff\xff\xa2id\xa1a", "not_json_or_msgpack"),
+        (b"{broken", "not_json_or_msgpack"),
+        (b"{'id': 'r-1'}", "not_json_or_msgpack"),
+        (b'{"id":"r-', "not_json_or_msgpack"),
+        (b'{"value":[],"x" "id":"a","id":"b"}', "not_json_or_msgpack"),
+        (b'{"value":"5" disk","id":"r-1"}', "not_json_or_msgpack"),
+        (b'[{"id":"r-1"}]', "not_json_or_msgpack"),
+        (b" no object", "not_json_or_msgpack"),
+        (b"\xef\xbb\xbf", "not_json_or_msgpack"),
+        (b"\xff\xfe", "not_json_or_msgpack"),
+        (b"\xff\xfe[\0]\0", "no_readable_id"),
+        (b"\x82\xa1a\xa1a", "not_json_or_msgpack"),
+        (b"\x81\xa2id\xa5cut", "not_json_or_msgpack"),
         (b" [1]", "no_readable_id"),
+        (b'{"id":"a\tb"}', "no_readable_id"),
+        (b'{"id":NaN,"value":1}', "no_readable_id"),
         (b"{}", "no_readable_id"),
         (b'{"id":"\\ud800"}', "no_readable_id"),
         (b'{"id":"\xff"}', "no_readable_id"),
@@ -199,19 +208,6 @@ STRUCTURAL: list[tuple[dict[str, Any], str]] = [
     (BASE | {"items": [{"type": "str", "value": "x"}] * 6}, "$.items: more than 5 items"),
     (BASE | {"items": [{}] * 6}, "$.items: more than 5 items"),
     (BASE | {"items": [{"type": "str", "value": "x"}, 7]}, "$.items[1]: expected an object"),
-    (BASE | {"items": [{"value": "x"}]}, "$.items[0].type: expected text of at most 16 characters"),
-    (BASE | {"items": [{"type": 5, "value": "x"}]}, "$.items[0].type: expected text of at most 16 characters"),
-    (BASE | {"items": [{"type": "x" * 17, "value": "x"}]}, "$.items[0].type: expected text of at most 16 characters"),
-    (BASE | {"items": [{"type": "str"}]}, "$.items[0].value: expected a value"),
-    (
-        BASE | {"items": [{"type": "str", "value": "x", "ref": 5}]},
-        "$.items[0].ref: expected text of at most 128 characters",
-    ),
-    (
-        BASE | {"items": [{"type": "str", "value": "x", "ref": "x" * 129}]},
-        "$.items[0].ref: expected text of at most 128 characters",
-    ),
-    (BASE | {"items": [{"type": "str", "value": "x", CANARY: 1}]}, "$.items[0]: unknown member"),
     (ONE | {CANARY: 1}, "$: unknown member"),
     (ONE | {"op": "redact"}, "$.op: expected tokenize or detokenize"),
     (ONE | {"op": "TOKENIZE"}, "$.op: expected tokenize or detokenize"),
@@ -273,8 +269,7 @@ def test_payload_over_the_limit(format: Format) -> None:
     assert refusal(decoded).message == "payload: longer than 10000 bytes"
     assert (decoded.id, decoded.op) == ("r-1", Op.TOKENIZE)
     assert decode(payload, Limits(len(payload), 5)).refusal is None
-    with pytest.raises(Unanswerable, match=r"^not_json_or_msgpack$"):
-        decode(payload[:-2], Limits(100, 5))
+    assert refusal(decode(payload[:-2], Limits(100, 5))).message == "payload: longer than 100 bytes"
 
 
 @formats
@@ -333,7 +328,7 @@ def test_deep_nesting_beside_every_kind_of_object() -> None:
 )
 def test_deep_nesting_without_end_is_unanswerable(payload: bytes) -> None:
     """A deeply nested payload that breaks off before its id is a dead letter, found out in linear time."""
-    with pytest.raises(Unanswerable, match=r"^no_readable_id$"):
+    with pytest.raises(Unanswerable, match=r"^not_json_or_msgpack$"):
         decode(payload, DEEP)
 
 
@@ -382,9 +377,9 @@ def test_lone_surrogates_are_no_text(member: str) -> None:
     ],
 )
 def test_malformed_msgpack_with_a_readable_id_is_answered(value: bytes) -> None:
-    """MessagePack that cannot be built as a whole is refused, and its producer gets an answer."""
+    """MessagePack that cannot be built as a whole is refused by its path, and its producer gets an answer."""
     decoded = decode(b"\x83\xa2id\xa3r-1\xa2op\xa8tokenize\xa5value" + value, LIMITS)
-    assert refusal(decoded).message == "payload: expected well-formed MessagePack"
+    assert refusal(decoded).message == "$.value: expected well-formed MessagePack"
 
 
 def test_member_names_that_are_no_text_are_unknown_members() -> None:
@@ -395,7 +390,7 @@ def test_member_names_that_are_no_text_are_unknown_members() -> None:
 
 @formats
 @pytest.mark.parametrize("value", [CANARY, [CANARY], {CANARY: CANARY}, [[{CANARY: [CANARY] * 3}]]])
-@pytest.mark.parametrize("member", [*_EXPECTED, CANARY])
+@pytest.mark.parametrize("member", [*lenient.EXPECTED, CANARY])
 def test_nothing_of_the_payload_is_in_a_message(member: str, value: object, format: Format) -> None:
     """A canary in any member, of the request or of an item, is in no message and in no error that hangs on it."""
     item = {"type": "str", "value": "x"}
@@ -417,8 +412,8 @@ def test_nothing_of_the_payload_is_in_a_message(member: str, value: object, form
 
 def test_every_member_has_its_expectation_in_words() -> None:
     """No member of a request is without words for what it may be."""
-    members = {field.name for message in (Request, RequestItem) for field in msgspec.structs.fields(message)}
-    assert members == set(_EXPECTED)
+    members = {field.encode_name for message in (Request, RequestItem) for field in msgspec.structs.fields(message)}
+    assert members == set(lenient.EXPECTED)
 
 
 @given(
@@ -462,7 +457,7 @@ odd_values: st.SearchStrategy[object] = st.sampled_from(
         {},
     ]
 )
-odd_members = st.dictionaries(st.sampled_from([*_EXPECTED, "extra"]), odd_values, max_size=3)
+odd_members = st.dictionaries(st.sampled_from([*lenient.EXPECTED, "extra"]), odd_values, max_size=3)
 odd_items = st.lists(st.builds(dict[str, Any].__or__, st.just({"type": "str", "value": "x"}), odd_members), max_size=6)
 
 
@@ -473,14 +468,14 @@ def test_both_readings_agree(
     """The lenient reading takes what the typed decode takes, to the same request, and refuses what it refuses."""
     message = base | changes | ({} if items is None else {"items": items}) | {"id": "r-1"}
     payload = pack(message, format)
-    lenient = _decode_leniently(payload, format, LIMITS)
+    second = lenient.read(payload, format, LIMITS)
     try:
         typed = _DECODE_REQUEST[format](payload)
     except msgspec.ValidationError:
-        assert lenient.refusal is not None
+        assert second.refusal is not None or second.broken
     else:
-        assert decode(payload, LIMITS).request == lenient.request
-        assert (lenient.request is None) or typed == lenient.request
+        assert decode(payload, LIMITS).request == second.request
+        assert (second.request is None) or typed == second.request
 
 
 GOOD_VALUES: list[tuple[str, Format, object, int | str | bytes]] = [

@@ -29,15 +29,14 @@ ONE = BASE | {"type": "str", "value": "x"}
 
 def is_taken(message: dict[str, Any]) -> bool:
     """Whether the worker takes a JSON request as far as the contract goes, values and all."""
-    request = decode(json.dumps(message).encode(), LIMITS).request
-    if request is None:
+    decoded = decode(json.dumps(message).encode(), LIMITS)
+    request = decoded.request
+    if request is None or decoded.broken:
         return False
-    items = [(request.type, request.value)]
-    if isinstance(request.items, list):
-        items = [(item.type, item.value) for item in request.items]
+    given = request.items if isinstance(request.items, list) else [request]
     try:
-        for type_name, value in items:
-            value_in(str(type_name), value, Format.JSON, "$.value")
+        for it in given:
+            value_in(str(it.type), it.value, Format.JSON, "$.value", None if it.as_ is None else request.op)
     except Refused:
         return False
     return True
@@ -281,6 +280,46 @@ GOOD_VALUES: list[tuple[str, Any]] = [
 ]
 
 
+AS: dict[str, Any] = {"as": "bytes"}
+BAD_AS_BYTES: list[dict[str, Any]] = [
+    ONE | {"as": "hex"},
+    ONE | {"as": 1},
+    BASE | AS | {"items": [ITEM]},
+    *[BASE | AS | {"type": t, "value": 1} for t in ("int32", "int64")],
+    *[BASE | AS | {"type": t, "value": v} for t in ("str", "bytes", "email") for v in ("", "AA=", "a@b.cd", 1, None)],
+    *[BASE | AS | {"op": "detokenize", "type": t, "value": v} for t in ("str", "email") for v in ("", 1, None)],
+    BASE | AS | {"op": "detokenize", "type": "bytes", "value": "token"},
+]
+GOOD_AS_BYTES: list[dict[str, Any]] = [
+    *[BASE | AS | {"type": t, "value": "AA=="} for t in ("str", "bytes", "email")],
+    *[BASE | AS | {"op": "detokenize", "type": t, "value": "token"} for t in ("str", "email")],
+    BASE | AS | {"op": "detokenize", "type": "bytes", "value": "AA=="},
+    ONE | {"as": None},
+]
+
+
+def both_ways(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """A request for one value, and the same as one of a list."""
+    if "items" in message:
+        return [message]
+    item = {name: message[name] for name in ("type", "value", "as") if name in message}
+    return [message, {name: message[name] for name in BASE} | {"items": [ITEM | {"value": "AA=="}, item]}]
+
+
+@pytest.mark.parametrize("message", [it for message in BAD_AS_BYTES for it in both_ways(message)])
+def test_bad_value_as_bytes_is_refused_by_worker_and_schema(message: dict[str, Any]) -> None:
+    """What cannot be had as bytes, or is not given so, is refused by worker and schema, alone and in a list."""
+    assert not is_taken(message)
+    assert not REQUEST.is_valid(message)
+
+
+@pytest.mark.parametrize("message", [it for message in GOOD_AS_BYTES for it in both_ways(message)])
+def test_good_value_as_bytes_is_taken_by_worker_and_schema(message: dict[str, Any]) -> None:
+    """A value as bytes to tokenize, and a token whose value is wanted as bytes, are taken by worker and schema."""
+    assert is_taken(message)
+    REQUEST.validate(message)
+
+
 @pytest.mark.parametrize("message", BAD_REQUESTS)
 def test_bad_request_is_refused_by_worker_and_schema(message: dict[str, Any]) -> None:
     """A request that the worker refuses as a whole is refused by a producer's validator too."""
@@ -307,7 +346,7 @@ def test_good_value_is_taken_by_worker_and_schema(type_name: str, value: object)
 
 def test_null_members_are_taken_by_worker_and_schema() -> None:
     """Null is the same as left out for those members that the schema says so of, and for no other."""
-    nullable = {"client_id", "zone_id", "reply_to", "expires_at", "replay", "replay_of"}
+    nullable = {"as", "client_id", "zone_id", "reply_to", "expires_at", "replay", "replay_of"}
     for name in DOCUMENTS["request.schema.json"]["properties"]:
         message = ONE | {name: None}
         assert (name in nullable) is REQUEST.is_valid(message), name

@@ -35,6 +35,7 @@ class Code(StrEnum):
     TOKEN_SPACE_EXHAUSTED = "token_space_exhausted"
     KEY_UNREADABLE = "key_unreadable"
     ENTRY_UNREADABLE = "entry_unreadable"
+    VALUE_NOT_TEXT = "value_not_text"
     EXPIRED = "expired"
     INTERNAL = "internal"
 
@@ -53,6 +54,7 @@ RETRY: dict[Code, Retry] = {
     Code.TOKEN_SPACE_EXHAUSTED: Retry.NEVER,
     Code.KEY_UNREADABLE: Retry.AFTER_A_FIX,
     Code.ENTRY_UNREADABLE: Retry.AFTER_A_FIX,
+    Code.VALUE_NOT_TEXT: Retry.NEVER,
     Code.EXPIRED: Retry.YES,
     Code.INTERNAL: Retry.YES,
 }

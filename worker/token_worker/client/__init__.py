@@ -38,6 +38,7 @@ from token_worker.client.errors import (
     UnknownClient,
     UnknownType,
     UnknownZone,
+    ValueNotText,
     ValueOutOfRange,
     ValueTooLarge,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "UnknownType",
     "UnknownZone",
     "Value",
+    "ValueNotText",
     "ValueOutOfRange",
     "ValueTooLarge",
 ]

@@ -122,6 +122,10 @@ class EntryUnreadable(RequestRefused):
     """The stored entry is damaged, or sealed with a key that is not there."""
 
 
+class ValueNotText(RequestRefused):
+    """The value is whole but no UTF-8 text: ask for it ``as`` bytes, with an ``Item``."""
+
+
 class Expired(RequestRefused):
     """The request was read only when its time was up already."""
 
@@ -164,6 +168,7 @@ _BY_CODE: Final[dict[Code, type[RequestRefused]]] = {
     Code.TOKEN_SPACE_EXHAUSTED: TokenSpaceExhausted,
     Code.KEY_UNREADABLE: KeyUnreadable,
     Code.ENTRY_UNREADABLE: EntryUnreadable,
+    Code.VALUE_NOT_TEXT: ValueNotText,
     Code.EXPIRED: Expired,
     Code.INTERNAL: Internal,
 }

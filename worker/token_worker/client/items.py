@@ -6,7 +6,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from token_worker.client.errors import RequestRefused, refusal
-from token_worker.contract.messages import RequestItem, TypeName
+from token_worker.contract.messages import TypeName
 from token_worker.contract.values import is_utf8
 from token_worker.errors import Code
 from token_worker.settings import PlainOptions
@@ -28,15 +28,23 @@ OVERHEAD_BYTES: Final = 4096
 
 _TYPES: Final[dict[type, TypeName]] = {int: TypeName.INT64, str: TypeName.STR, bytes: TypeName.BYTES}
 _encode: Final = msgspec.msgpack.Encoder().encode
-_HEADS: Final[dict[str, bytes]] = {name: _encode(RequestItem(name, None)).removesuffix(b"\xc0") for name in TypeName}
-"""An item up to its value, by the type: the last byte is what None is in MessagePack."""
+_HEADS: Final[dict[tuple[str, str | None], bytes]] = {
+    (name, as_): _encode({"type": name, **({"as": as_} if as_ else {}), "value": None}).removesuffix(b"\xc0")
+    for name in TypeName
+    for as_ in (None, "bytes")
+}
+"""An item up to its value, by its type and form: the last byte is what None is in MessagePack."""
 
 
 class Item(NamedTuple):
-    """A value and the name of its type; a tuple ``(type, value)`` is the same."""
+    """A value and the name of its type; a tuple ``(type, value)`` is the same.
+
+    With ``as_="bytes"`` the value of a ``str`` or ``email`` is given, or answered, as ``bytes``: it may be no UTF-8.
+    """
 
     type: Type
     value: Value
+    as_: Literal["bytes"] | None = None
 
 
 class Limits(NamedTuple):
@@ -64,9 +72,12 @@ def encode(item: Item | tuple[Type, Value], limits: Limits) -> bytes | RequestRe
     Raises:
         TypeError: the value is of no type that can be sent at all; a mistake in the program.
     """
-    type_name, value = item
-    head = _HEADS.get(type_name)
+    type_name, value = item[0], item[1]
+    as_ = item[2] if len(item) > 2 else None
+    head = _HEADS.get((type_name, as_))
     if head is None:
+        if as_ is not None and (type_name, None) in _HEADS:
+            raise TypeError("expected as_ to be 'bytes'")
         return refusal(Code.UNKNOWN_TYPE, f"expected one of {', '.join(TypeName)}")
     type_of(value)
     if isinstance(value, str) and not is_utf8(value):

@@ -16,6 +16,7 @@ MEANINGS = {
     Code.TOKEN_SPACE_EXHAUSTED: "No free token was found for the value.",
     Code.KEY_UNREADABLE: "The client's key cannot be opened with the master key.",
     Code.ENTRY_UNREADABLE: "The stored entry is damaged, or sealed with a key that is not there.",
+    Code.VALUE_NOT_TEXT: "The value is whole but no UTF-8 text: ask for it with as: bytes.",
     Code.EXPIRED: "The request was read after its expires_at.",
     Code.INTERNAL: "The worker failed on this request again and again.",
 }

@@ -22,6 +22,12 @@ REQUESTS: dict[str, Request] = {
     "back to the value": Request(
         id="order-4711-back", op=Op.DETOKENIZE, client_id="shop", type="int64", value=-4929000011112222
     ),
+    "a value that may be no UTF-8": Request(
+        id="customer-8-back",
+        op=Op.DETOKENIZE,
+        client_id="shop",
+        items=[RequestItem("str", "fH3kQz81LmX", "name", "bytes")],
+    ),
     "all that may be said": Request(
         id="import-1",
         op=Op.TOKENIZE,
@@ -57,6 +63,13 @@ REPLIES: dict[str, Reply] = {
             ReplyItem("card", "V0mLr1Q="),
             ReplyItem("born", error=ReplyError(Code.INVALID_REQUEST, "$.items[3].value: expected a whole number")),
         ],
+    ),
+    "a value as bytes": Reply(
+        id="customer-8-back",
+        op=Op.DETOKENIZE,
+        request_entry="1767222000002-0",
+        status="ok",
+        items=[ReplyItem("name", "QW5kcukgTWFyaWU=")],
     ),
     "refused": Reply(
         id="order-4712",

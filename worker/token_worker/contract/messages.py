@@ -68,21 +68,32 @@ TypeText = Annotated[str, Meta(max_length=16, description="Type of the value.")]
 ReplayCount = Annotated[int, Meta(ge=1)]
 
 
-class RequestItem(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+AsBytes = Annotated[
+    Literal["bytes"] | None,
+    Meta(
+        description="For 'str' and 'email', where the value may be no UTF-8: it stands as 'bytes' do, base64 in JSON."
+        " Its token is text as ever."
+    ),
+]
+
+
+class RequestItem(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False, rename={"as_": "as"}):
     """One value of several in a request.
 
     Attributes:
         type: name of the type, one of ``TypeName`` (checked for each item, so not by this type).
         value: the value, or on ``detokenize`` the token.
         ref: the producer's name for the item; comes back with its answer.
+        as_: ``bytes``: the value, not its token, stands as a value of type ``bytes`` does.
     """
 
     type: TypeText
     value: Annotated[Any, Meta(description="The value to tokenize, or the token to turn back.")]
     ref: Annotated[Ref | None, Meta(description="The producer's name for the item; comes back with its answer.")] = None
+    as_: AsBytes = None
 
 
-class Request(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False):
+class Request(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False, rename={"as_": "as"}):
     """One request: either ``type`` and ``value``, or ``items``. Null, where allowed, is the same as leaving out."""
 
     id: Id
@@ -96,6 +107,7 @@ class Request(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=Tr
     ] = None
     type: TypeText | UnsetType = UNSET
     value: Annotated[Any | UnsetType, Meta(description="The value to tokenize, or the token to turn back.")] = UNSET
+    as_: AsBytes = None
     items: Annotated[
         list[RequestItem] | UnsetType,
         Meta(description="Several values, answered in order. How many a request may have is a setting of the worker."),

@@ -114,6 +114,9 @@ def _messages(asyncapi: dict[str, Any]) -> Iterable[str]:
 def _values() -> Iterable[str]:
     yield "## Values\n"
     yield "A token has the type of its value.\n"
+    yield "A `str` or `email` that AcraServer stored for a client of another encoding may be no UTF-8. Asked for such a"
+    yield 'value, the worker answers `value_not_text`. With `"as": "bytes"` beside `type` it answers the value as one'
+    yield "of type `bytes`, and takes it so to tokenize. The token is text all the same.\n"
     rows = ((f"`{type_name}`", *forms) for type_name, forms in VALUES.items())
     yield from _table(("type", "in JSON", "in MessagePack", "its token"), rows)
 
@@ -160,7 +163,7 @@ def _kind(schema: dict[str, Any]) -> str:
     if "$ref" in schema:
         words = _REFERENCES[schema["$ref"].rpartition("/")[2]]
     elif "enum" in schema:
-        words = _choice(schema["enum"])
+        words = _choice(name for name in schema["enum"] if name is not None)
     elif "pattern" in schema:
         words = "stream id, as `1767222000000-0`"
     else:

@@ -34,21 +34,21 @@ _INT64_TEXT = "^(0|-?[1-9][0-9]{0,18})$"
 _BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=|[A-Za-z0-9+/][AQgw]==)$"
 _INT32: _Schema = {"type": "integer", "minimum": -(2**31), "maximum": 2**31 - 1}
 _INT64: _Schema = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
+_TEXT: _Schema = {"type": "string", "minLength": 1}
+_BINARY: _Schema = {"type": "string", "contentEncoding": "base64", "pattern": _BASE64}
 _VALUES: dict[TypeName, _Schema] = {
     TypeName.INT32: _INT32 | {"description": "A whole number of 32 bits, also in MessagePack."},
     TypeName.INT64: {
         "anyOf": [_INT64, {"type": "string", "pattern": _INT64_TEXT}],
         "description": "A whole number of 64 bits, as number or decimal text. In MessagePack an integer.",
     },
-    TypeName.STR: {"type": "string", "minLength": 1, "description": "Text, not empty."},
-    TypeName.BYTES: {
-        "type": "string",
-        "contentEncoding": "base64",
-        "pattern": _BASE64,
+    TypeName.STR: _TEXT | {"description": "Text, not empty."},
+    TypeName.BYTES: _BINARY
+    | {
         "description": "Bytes, at least one, as base64: padded, without line breaks, unused bits zero. In MessagePack"
         " binary.",
     },
-    TypeName.EMAIL: {"type": "string", "minLength": 1, "pattern": "@", "description": "An e-mail address."},
+    TypeName.EMAIL: _TEXT | {"pattern": "@", "description": "An e-mail address."},
 }
 _TRACE_HEADERS: _Schema = {
     "type": "object",
@@ -129,22 +129,38 @@ def _refine_request(schema: _Schema) -> None:
     _plain_null(properties, may_be_null=True)
     properties["items"]["minItems"] = 1
     properties["replay_of"]["pattern"] = _STREAM_ID
-    schema |= _when(_with("items"), _without("type", "value"), _with("type", "value") | _valued(properties))
+    items = _list(items=_when(_is("as", "bytes"), _having(value={"pattern": _BASE64}), {}))
+    several = {"not": {"anyOf": [_with("type"), _with("value"), _is("as", "bytes")]}}
+    several |= _when(_is("op", "tokenize"), _having(items=items), {})
+    as_bytes = _when(_is("op", "tokenize"), _having(value=_BINARY), _having(value=_TEXT))
+    schema |= _when(_with("items"), several, _with("type", "value") | _valued(properties, as_bytes))
 
 
 def _refine_request_item(schema: _Schema) -> None:
     _plain_null(schema["properties"], may_be_null=True)
-    schema |= _valued(schema["properties"])
+    schema |= _valued(schema["properties"], _having(value=_TEXT))
 
 
-def _valued(properties: _Schema) -> _Schema:
-    """What a value looks like for each type; in the properties themselves what holds for all of them."""
+def _valued(properties: _Schema, as_bytes: _Schema) -> _Schema:
+    """What a value looks like for each type; in the properties themselves what holds for all of them.
+
+    ``as_bytes`` is what a text looks like whose value is asked for as bytes: it may be that, or its token.
+    """
+    properties["as"] = {"description": properties["as"]["description"], "type": ["string", "null"]}
+    properties["as"]["enum"] = ["bytes", None]
     properties["type"] = {"description": properties["type"]["description"], "type": "string", "enum": [*TypeName]}
     properties["value"]["anyOf"] = [{"type": "integer"}, {"type": "string"}]
     chain: _Schema = {}
     for type_name, value in reversed(_VALUES.items()):
         chain = _when(_is("type", type_name), _having(value=value), chain)
-    return chain
+    never = {"not": _with("as")}
+    for type_name, then in (
+        (TypeName.BYTES, _having(value=_BINARY)),
+        (TypeName.STR, as_bytes),
+        (TypeName.EMAIL, as_bytes),
+    ):
+        never = _when(_is("type", type_name), then, never)
+    return _when(_is("as", "bytes"), never, chain)
 
 
 def _refine_reply(schema: _Schema) -> None:
@@ -195,7 +211,7 @@ def _plain_null(properties: _Schema, *, may_be_null: bool) -> None:
             del schema["default"]
             kind, _null = schema.pop("anyOf")
             schema.update(kind)
-            if may_be_null:
+            if may_be_null and "type" in kind:
                 schema["type"] = [kind["type"], "null"]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from token_worker.contract.messages import Format, TypeName
+from token_worker.contract.messages import Format, Op, TypeName
 from token_worker.errors import Code, Refused, TokenWorkerError
 
 _INT64_TEXT = re.compile("0|-?[1-9][0-9]{0,99}")
@@ -37,13 +37,18 @@ class Form(NamedTuple):
     Attributes:
         read: gives the value of a decoded member; raises ``Unfit``.
         write: gives what to encode for a value; None: the value itself.
+        encode, decode: to and from the bytes in storage; None: as the type has them.
     """
 
     read: Callable[[object], int | str | bytes]
     write: Callable[[Any], str] | None = None
+    encode: Callable[[Any], bytes] | None = None
+    decode: Callable[[bytes], Any] | None = None
 
 
-def value_in(type_name: str, value: object, format: Format, path: str) -> int | str | bytes:
+def value_in(
+    type_name: str, value: object, format: Format, path: str, as_bytes_of: Op | None = None
+) -> int | str | bytes:
     """Read a value or token of a request.
 
     Lengths are not looked at, nor the form of e-mail addresses, other than that nothing may be empty.
@@ -53,14 +58,15 @@ def value_in(type_name: str, value: object, format: Format, path: str) -> int | 
         value: the decoded member.
         format: the format it was in.
         path: of the value, ``$.value`` or ``$.items[3].value``; for messages.
+        as_bytes_of: the operation, where the request asks for the value ``as`` bytes.
 
     Raises:
-        Refused: ``unknown_type``, ``invalid_request`` (another kind of value), ``value_out_of_range`` (too large, too
-            small, empty) or ``invalid_email`` (empty).
+        Refused: ``unknown_type``, ``invalid_request`` (another kind of value, or not to be had as bytes),
+            ``value_out_of_range`` (too large, too small, empty) or ``invalid_email`` (empty).
     """
-    form = FORMS[format].get(type_name)
+    form = (FORMS if as_bytes_of is None else AS_BYTES[as_bytes_of])[format].get(type_name)
     if form is None:
-        raise unknown_type(path)
+        raise unknown_type(path) if type_name not in FORMS[format] else never_bytes(path)
     try:
         return form.read(value)
     except Unfit as unfit:
@@ -71,6 +77,11 @@ def value_in(type_name: str, value: object, format: Format, path: str) -> int | 
 def unknown_type(path: str) -> Refused:
     """What to answer to the value at this path."""
     return Refused(Code.UNKNOWN_TYPE, f"{path.removesuffix('value')}type: {_UNKNOWN_TYPE}")
+
+
+def never_bytes(path: str) -> Refused:
+    """What to answer to the value at this path, which was asked for as bytes."""
+    return Refused(Code.INVALID_REQUEST, f"{path.removesuffix('value')}as: expected beside str, email or bytes alone")
 
 
 def value_out(type_name: str, value: int | str | bytes, format: Format) -> int | str | bytes:
@@ -187,3 +198,20 @@ FORMS: dict[Format, dict[str, Form]] = {
     },
 }
 """How every type stands in each format."""
+
+
+def _as_bytes(op: Op, format: Format) -> dict[str, Form]:
+    forms = FORMS[format]
+    binary = forms[TypeName.BYTES.value]
+    mixed = {TypeName.BYTES.value: binary}
+    for name in (TypeName.STR.value, TypeName.EMAIL.value):
+        text = forms[name]
+        if op is Op.TOKENIZE:
+            mixed[name] = Form(binary.read, text.write, encode=bytes)
+        else:
+            mixed[name] = Form(text.read, binary.write, decode=bytes)
+    return mixed
+
+
+AS_BYTES = {op: {written: _as_bytes(op, written) for written in Format} for op in Op}
+"""The same where the value is asked for as bytes: the value is binary, its token text as ever."""

@@ -13,8 +13,8 @@ import structlog
 from msgspec import UNSET
 
 from token_worker.contract.codec import Decoded, Limits, Unanswerable, decode, encode_reply
-from token_worker.contract.messages import Op, Reply, ReplyError, ReplyItem, Request
-from token_worker.contract.values import FORMS, Form, Unfit, unknown_type
+from token_worker.contract.messages import Format, Op, Reply, ReplyError, ReplyItem, Request, RequestItem
+from token_worker.contract.values import AS_BYTES, FORMS, Form, Unfit, never_bytes, unknown_type
 from token_worker.errors import Code, Refused, Unavailable
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.keyring import Keyring
@@ -32,6 +32,7 @@ from token_worker.tokens.types import TYPES, TokenType
 log = structlog.get_logger("handler")
 
 _STORED_UNREADABLE = Refused(Code.ENTRY_UNREADABLE, "the stored entry cannot be read")
+_NOT_TEXT = Refused(Code.VALUE_NOT_TEXT, 'the value is not UTF-8 text; ask for it with "as": "bytes"')
 _OP_NAMES: dict[Op | None, str] = {Op.TOKENIZE: "tokenize", Op.DETOKENIZE: "detokenize", None: "unknown"}
 _TOKENIZE = Op.TOKENIZE
 _INTERNAL = Refused(Code.INTERNAL, "the request could not be handled; it is kept as a dead letter")
@@ -91,10 +92,15 @@ class _Form(NamedTuple):
 
 def _form(name: str, form: Form) -> _Form:
     kind, ok = TYPES[name], (name, "ok")
-    return _Form(kind, form.read, kind.encode, kind.read, form.write, ok, (ok,))
+    return _Form(kind, form.read, form.encode or kind.encode, form.decode or kind.read, form.write, ok, (ok,))
 
 
-_FORMS = {written: {name: _form(name, form) for name, form in forms.items()} for written, forms in FORMS.items()}
+def _forms(given: dict[Format, dict[str, Form]]) -> dict[Format, dict[str, _Form]]:
+    return {written: {name: _form(name, form) for name, form in forms.items()} for written, forms in given.items()}
+
+
+_FORMS = _forms(FORMS)
+_AS_BYTES = {op: _forms(forms) for op, forms in AS_BYTES.items()}
 
 
 class _Failed(NamedTuple):
@@ -253,19 +259,23 @@ class Handler:
 
     def _values(self, case: _Case, request: Request, ring: Keyring) -> list[Item | _Failed]:
         if request.items is UNSET:
-            return [self._value(case, request, ring, None, request.type or "", request.value)]
-        return [
-            self._value(case, request, ring, index, item.type, item.value) for index, item in enumerate(request.items)
-        ]
+            return [self._value(case, request, ring, None, request)]
+        values = [self._value(case, request, ring, index, item) for index, item in enumerate(request.items)]
+        for index, refused in (case.decoded.broken or {}).items():
+            values[index] = _Failed("unknown", refused)
+        return values
 
     def _value(
-        self, case: _Case, request: Request, ring: Keyring, index: int | None, type_name: str, raw: object
+        self, case: _Case, request: Request, ring: Keyring, index: int | None, given: Request | RequestItem
     ) -> Item | _Failed:
-        form = _FORMS[case.decoded.format].get(type_name)
+        type_name = given.type or ""
+        forms = _FORMS if given.as_ is None else _AS_BYTES[request.op]
+        form = forms[case.decoded.format].get(type_name)
         if form is None:
-            return _Failed("unknown", unknown_type(_path(index)))
+            refuse = never_bytes if type_name in TYPES else unknown_type
+            return _Failed("unknown", refuse(_path(index)))
         try:
-            data = form.encode(form.read(raw))
+            data = form.encode(form.read(given.value))
         except Unfit as unfit:
             return _Failed("unknown", unfit.at(_path(index)))
         if len(data) > self._max_value_bytes:
@@ -276,7 +286,7 @@ class Handler:
         if not request.consistent and tokenize:
             original = request.replay_of.encode() if request.replay_of else case.entry.id
             origin = Origin(case.entry.route.requests.encode(), original, index or 0)
-        return Item(ring, form.kind, data, tokenize, origin)
+        return Item(ring, form.kind, data, tokenize, origin, form=form)
 
 
 def _path(index: int | None) -> str:
@@ -307,7 +317,6 @@ def _owners(route: Route, request: Request) -> tuple[Owner, ...]:
 def _result(case: _Case) -> Result:
     decoded = case.decoded
     request = decoded.request
-    forms = _FORMS[decoded.format]
     op = _OP_NAMES[decoded.op]
     owners = case.grant.owners
     zone_id = owners[1].id if len(owners) > 1 else None
@@ -317,7 +326,7 @@ def _result(case: _Case) -> Result:
     values = case.values
     is_one = request is not None and request.items is UNSET
     if is_one and isinstance(values[0], Item) and isinstance(values[0].result, bytes):  # most requests, in short
-        form = forms[values[0].kind.name]
+        form = values[0].form
         try:
             answer = form.decode(values[0].result)
         except ValueError:
@@ -334,11 +343,11 @@ def _result(case: _Case) -> Result:
         if isinstance(value, Item):
             result, type_name = value.result, value.kind.name
             if isinstance(result, bytes):
-                form = forms[type_name]
+                form = value.form
                 try:
                     answer = form.decode(result)
                 except ValueError:
-                    result = _STORED_UNREADABLE
+                    result = _STORED_UNREADABLE if value.tokenize or value.kind.is_number else _NOT_TEXT
                 else:
                     answers.append(answer if form.write is None else form.write(answer))
                     outcomes.append(form.ok)

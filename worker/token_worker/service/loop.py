@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import structlog
 
+from token_worker.contract.codec import items_at_most
 from token_worker.errors import Code, ServerError, TooMuch, Unavailable
 from token_worker.redis_link import Link
 from token_worker.service.handler import Buried, Handler, Postponed
@@ -57,7 +58,7 @@ BLOCK_MS = 1000
 """How long a read waits for new entries: below the socket's time-out, and soon enough to see a request to drain."""
 
 UNIT_ITEMS = 2000
-"""Items handled together; estimated before decoding, so that a batch of large requests is taken apart."""
+"""Items handled together; bounded before decoding, so that a batch of large requests is taken apart."""
 
 UNIT_BYTES = 1 << 20
 """Payload bytes handled together: values, tokens, entries and replies take ten times as many while they are."""
@@ -474,5 +475,4 @@ class Worker:
 def _units(entries: list[Entry]) -> Iterator[list[Entry]]:
     """Parts of a batch, each bounded in bytes and items, but of one entry at least."""
     payloads = [entry.fields.get(b"payload", b"") for entry in entries]
-    items = [payload.count(b"value") or 1 for payload in payloads]
-    return split(entries, items, [*map(len, payloads)], UNIT_ITEMS, UNIT_BYTES)
+    return split(entries, [*map(items_at_most, payloads)], [*map(len, payloads)], UNIT_ITEMS, UNIT_BYTES)

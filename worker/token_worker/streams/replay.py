@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from token_worker.contract.codec import sniff
+from token_worker.contract.codec import sniff, without_mark
 from token_worker.contract.messages import MAX_ID_CHARACTERS, Format, Op
 from token_worker.errors import Finding, ServerError
 from token_worker.lua import Script
@@ -457,7 +457,7 @@ def read_message(payload: bytes) -> dict[str, Any] | None:
     """The members of a request or reply; None where it cannot be read or has no readable id."""
     try:
         decode = msgspec.json.decode if sniff(payload) is Format.JSON else msgspec.msgpack.decode
-        message = decode(payload)
+        message = decode(without_mark(payload))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
         return None
     if not isinstance(message, dict):

@@ -73,6 +73,7 @@ class Item(msgspec.Struct, eq=False):
         data: the encoded value or token, at least one byte.
         origin: only for an inconsistent token.
         result: None until the engine is done.
+        form: the caller's own, for the result; the engine does not look at it.
     """
 
     ring: Keyring
@@ -81,6 +82,7 @@ class Item(msgspec.Struct, eq=False):
     tokenize: bool
     origin: Origin | None = None
     result: Result | None = None
+    form: Any = None
 
     # The engine's own: the name of the entry to find; ...
     key: bytes = b""

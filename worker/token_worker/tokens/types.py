@@ -105,6 +105,11 @@ class TokenType(NamedTuple):
     encode: Callable[[Any], bytes]
     read: Callable[[bytes], Value]
 
+    @property
+    def is_number(self) -> bool:
+        """Whether its values are numbers: all of one length, where other types take any bytes there are."""
+        return self in (INT32, INT64)
+
     def decode(self, data: bytes) -> Value:
         """The value in bytes from storage.
 
