@@ -1,8 +1,9 @@
 """Target *requests*: batches of hostile stream entries with good neighbours among them, handled by ``Handler``.
 
 Of each batch is asked: one result for each entry; answers that are replies of the contract, in the format of the
-request, their codes from the closed list; good neighbours answered right; and nothing of a payload, but the id, in a
-message, a reason, a log line, an audit line or what is counted.
+request, their codes from the closed list; good neighbours answered right; an answer where a reader of its own finds the
+one id there is (``tolerant``); and nothing of a payload, but the id, in a message, a reason, a log line, an audit line
+or what is counted.
 """
 
 import json
@@ -15,6 +16,7 @@ import msgspec
 import structlog
 
 from hostile.mutations import Fields, Mutator, giants
+from hostile.tolerant import json_ids, msgpack_ids
 from hostile.world import MARK, MARK_DIGITS, OWNERS, REPLY, ROUTE, Fault, World, answer_is
 from token_worker.contract.codec import sniff
 from token_worker.contract.messages import Format, Reply, ReplyError
@@ -33,6 +35,9 @@ REASONS = frozenset({"payload_missing", "not_json_or_msgpack", "no_readable_id"}
 MESSAGE_CHARACTERS = 200
 SCHEMA_EACH = 997
 """One reply in so many is checked against the published schema, too."""
+
+READ_AGAIN_BYTES = 10_000
+"""Longest payload whose id is looked for a second time, character by character."""
 
 _KNOWN = {owner.id for owner in OWNERS}
 _TYPE_NAMES = {*TYPES, "unknown"}
@@ -104,6 +109,8 @@ class Entries:
         if isinstance(result, Buried):
             if result.reason not in REASONS:
                 raise Fault("the reason of a dead letter is none of the known ones", number)
+            if _id_of(entry) is not None:
+                raise Fault("an entry whose id can be read is a dead letter", number)
             self.outcomes[result.reason] += 1
             return
         if not isinstance(result, Answer):
@@ -133,6 +140,8 @@ class Entries:
                 and not self._schema.is_valid(json.loads(payload))
             ):
                 return "an answer is not valid by the published schema"
+        if reply.id != (_id_of(entry) or reply.id):
+            return "an answer has another id than its request"
         ids.add(reply.id)
         self.outcomes.update({code for _, code in answer.account.outcomes})
         if answer.reply_to is not None and not answer.reply_to.startswith(f"{ROUTE.responses}:"):
@@ -186,6 +195,16 @@ def _problem_of_account(account: Account) -> str | None:
     if any(kind not in _TYPE_NAMES for kind, _ in account.outcomes):
         return "a type is counted that is none"
     return None
+
+
+def _id_of(entry: Entry) -> str | None:
+    """The id in a payload of any form, if there is just one and it can be read."""
+    payload = entry.fields.get(b"payload", b"")
+    form = sniff(payload) if len(payload) <= READ_AGAIN_BYTES else None
+    if form is None:
+        return None
+    ids = json_ids(payload) if form is Format.JSON else msgpack_ids(payload)
+    return ids[0] if len(ids) == 1 and ids[0] else None
 
 
 def _is_marked(text: str) -> bool:

@@ -18,7 +18,7 @@ Fields = dict[bytes, bytes]
 
 _NAMES = (
     *("id", "op", "client_id", "zone_id", "type", "value", "items", "ref"),
-    *("consistent", "reply_to", "expires_at", "replay", "replay_of", "", "ID", "value\u0000", MARK),
+    *("consistent", "reply_to", "expires_at", "replay", "replay_of", "as", "", "ID", "value\u0000", MARK),
 )
 _TEXTS = (
     *("", MARK, MARK * 20, MARK * 40, MARK * 80, f"{MARK}\u0000", f"\u202e{MARK}\U0010ffff", "tokenize", "detokenize"),
@@ -113,6 +113,18 @@ _BYTES = (
     b"\xdb",
     b"9",
 )
+_FRAMES = (
+    *(
+        (b"\xef\xbb\xbf", b""),
+        (b"\xef\xbb\xbf", b"}"),
+        (b" \t\r\n", b"\n"),
+        (b"", b"\x00"),
+        (b"", b"\r\n{}"),
+        (b"", b","),
+    ),
+    *((b"[", b"]"), (b"\xff\xfe", b""), (b"\xfe\xff", b""), (b"\x0b", b"\x0c")),
+)
+"""What may stand before and behind a message."""
 _TRACES: tuple[bytes, ...] = (
     *(b"", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", b"\xff\xfe", b"x" * 5000, b"\x00", b"a=b,c=d"),
 )
@@ -147,6 +159,7 @@ class Mutator:
             *[self._changed_members] * 11,
             *[self._changed_bytes] * 5,
             self._many_items,
+            self._framed,
             self._noise,
         )
 
@@ -235,6 +248,11 @@ class Mutator:
                 other = rng.choice(self._good)[2]
                 payload[at:] = other[int(rng.random() * len(other)) :]
         return bytes(payload)
+
+    def _framed(self) -> bytes:
+        before, behind = self._rng.choice(_FRAMES)
+        ways = (self._changed_members, self._changed_bytes, self._many_items)
+        return before + self._rng.choice(ways)() + behind
 
     def _noise(self) -> bytes:
         rng = self._rng

@@ -1,5 +1,6 @@
 """``token-worker tokens``: what an operator can do to tokens, while workers and Acra use them."""
 
+import base64
 import json
 import random
 import signal
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 from stack import Stack, wait_until
 
+from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.keys.owner import Owner
-from token_worker.storage.layout import Names, decode_entry, encode_entry
+from token_worker.storage.layout import Entry, Names, decode_entry, encode_entry, encode_token_value
 from token_worker.tokens.types import TYPES
 
 CLIENT = "shop-frontend"
@@ -131,6 +133,40 @@ def test_remove_takes_only_what_is_meant(stack: Stack) -> None:
     assert stack.ask([request("k", "detokenize", value=kept)], "detokenize")["detokenize-k"]["value"] == "value 0"
 
 
+def test_values_that_are_no_text_are_told_from_damage(stack: Stack) -> None:
+    """A value that is no UTF-8 is counted by ``verify`` and no finding; ``show`` reveals its bytes as such."""
+    stack.start_worker()
+    latin = base64.b64encode("André".encode("latin-1")).decode()
+    [plain] = tokens_of(stack, 1)
+    token = stack.ask([request("latin", value=latin, **{"as": "bytes"})])["tokenize-latin"]["value"]
+    done = run(stack, "verify", CLIENT, "--json")
+    assert (done.returncode, json.loads(done.stdout)["not_text"], json.loads(done.stdout)["unreadable"]) == (0, 1, 0)
+    assert "1 values that are no UTF-8 text, and whole\n" in run(stack, "verify", CLIENT).stdout
+    assert {json.loads(line)["text"] for line in run(stack, "show", CLIENT).stdout.splitlines()} == {True, False}
+    options = ("show", CLIENT, "--type", "str", "--token", "--reveal", "--yes")
+    shown = json.loads(run(stack, *options, value=token).stdout)
+    assert (shown["text"], shown["value_base64"], shown["token"]) == (False, latin, token)
+    assert "value" not in shown
+    shown = json.loads(run(stack, *options, value=plain).stdout)
+    assert (shown["text"], shown["value"], shown["token"]) == (True, "value 0", plain)
+    t_key = NAMES.of_token(token.encode(), STR)
+    entry = decode_entry(stack.storage.get(t_key))
+    stack.storage.set(t_key, encode_entry(entry._replace(block=entry.block[:-1])))
+    done = run(stack, "verify", CLIENT, "--json")
+    assert (done.returncode, json.loads(done.stdout)["not_text"], json.loads(done.stdout)["unreadable"]) == (1, 0, 1)
+
+
+def test_values_that_are_none_of_their_type_cannot_be_read(stack: Stack) -> None:
+    """A stored number of another length, or an empty value, cannot be read by commands either, as by workers."""
+    ring = Keyring(Owner("client", CLIENT), stack.generate_key(CLIENT), DataKeyCache())
+    for number, value in ((TYPES["int32"].number, b"\1\2\3"), (TYPES["int64"].number, b"\1\2\3\4"), (STR, b"")):
+        entry = Entry(ring.seal(encode_token_value(value, number)), 1, 1)
+        stack.storage.set(NAMES.of_token(b"token %d" % number, number), encode_entry(entry))
+    done = run(stack, "verify", CLIENT, "--json")
+    assert (done.returncode, json.loads(done.stdout)["unreadable"]) == (1, 3)
+    assert run(stack, "show", CLIENT).stdout == ""
+
+
 def test_halves_are_found_and_repaired_only_when_old(stack: Stack) -> None:
     """``verify`` finds halves that other tools left; --repair deletes old value entries, never a token entry."""
     stack.start_worker()
@@ -141,7 +177,7 @@ def test_halves_are_found_and_repaired_only_when_old(stack: Stack) -> None:
     age(stack, NAMES.of_value(b"value 0", STR), 7200)
     t_key = NAMES.of_token(third.encode(), STR)
     stack.storage.set(t_key, encode_entry(decode_entry(stack.storage.get(t_key))._replace(disabled=True)))
-    expected = {"value_alone": 2, "disabled_alone": 1, "mismatch": 0, "unreadable": 0, "repaired": 0}
+    expected = {"value_alone": 2, "disabled_alone": 1, "mismatch": 0, "unreadable": 0, "not_text": 0, "repaired": 0}
     found = run(stack, "verify", CLIENT, "--json")
     assert found.returncode == 1
     assert json.loads(found.stdout) == expected

@@ -1,5 +1,7 @@
 """A worker process on real servers, from XADD to reply: what the contract promises, and what bad input gets."""
 
+import base64
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -10,6 +12,8 @@ import pytest
 from benchmark.footprint import peak_mib
 from servers import Valkey
 from stack import Stack, wait_until
+
+from token_worker.client import Item, TokenClient, ValueNotText
 
 CLIENT = "shop-frontend"
 OTHER = "other_client"
@@ -295,6 +299,46 @@ def test_unanswerable_entries_become_dead_letters(served: Stack, fields: dict[st
     assert {**expected, b"keep": b"me", **ours} == dead
     assert served.streams.xpending("tokenize:requests", "token-workers")["pending"] == 0
     assert one(served, {"type": "str", "value": "goes on"})["status"] == "ok"
+
+
+def test_broken_requests_are_answered(served: Stack) -> None:
+    """A batch with a NaN, one behind a byte order mark and one that is cut short each get their reply; none is dead."""
+    items = [{"type": "int32", "value": number, "ref": str(number)} for number in range(5)]
+    items[3]["value"] = float("nan")
+    batch = {"id": "batch", "op": "tokenize", "client_id": CLIENT, "items": items}
+    served.send(
+        [
+            json.dumps(batch).encode(),
+            b"\xef\xbb\xbf" + json.dumps({**PLAIN, "id": "marked"}).encode(),
+            json.dumps({**PLAIN, "id": "cut"}).encode()[:-5],
+            msgspec.msgpack.encode({**PLAIN, "id": "packed"})[:-1],
+        ]
+    )
+    replies = {reply["id"]: reply for reply in served.wait_for_replies(4)}
+    assert replies["batch"]["status"] == "partial"
+    failed = [(item["ref"], item["error"]["code"]) for item in replies["batch"]["items"] if "error" in item]
+    assert failed == [("3", "invalid_request")]
+    assert replies["marked"]["status"] == "ok"
+    assert code(replies["cut"]) == code(replies["packed"]) == "invalid_request"
+    assert served.streams.xlen("tokenize:requests:dead") == 0
+
+
+def test_value_that_is_no_text_is_asked_for_as_bytes(served: Stack) -> None:
+    """A value as AcraServer stores another encoding: a client and a command give it, and ask for it, as bytes."""
+    latin = "Müller".encode("latin-1")
+    encoded = base64.b64encode(latin).decode()
+    given = served.run("request", "tokenize", "--type", "str", "--client", CLIENT, "--as-bytes", value=encoded)
+    assert given.returncode == 0, given.stderr
+    token = json.loads(given.stdout)["value"]
+    asked = ("request", "detokenize", "--type", "str", "--client", CLIENT)
+    assert json.loads(served.run(*asked, value=token).stdout)["error"]["code"] == "value_not_text"
+    assert json.loads(served.run(*asked, "--as-bytes", value=token).stdout)["value"] == encoded
+    assert served.run("request", "detokenize", "--type", "int32", "--as-bytes", value="5").returncode == 2
+    with TokenClient(served.settings["TOKEN_WORKER_STREAMS_URL"], client_id=CLIENT, timeout_seconds=60) as client:
+        assert client.request("tokenize", [Item("str", latin, "bytes"), ("str", "x")])[0] == token
+        assert client.request("detokenize", [Item("str", token, "bytes")]) == [latin]
+        with pytest.raises(ValueNotText):
+            client.detokenize(token, type="str")
 
 
 def test_key_the_master_key_does_not_open_is_one_clients_trouble(served: Stack) -> None:

@@ -27,7 +27,7 @@ from token_worker.client.errors import refusal
 from token_worker.client.items import OVERHEAD_BYTES, Limits, encode, type_of
 from token_worker.client.open_calls import OpenCalls
 from token_worker.client.replies import Replies
-from token_worker.contract.messages import Op
+from token_worker.contract.messages import Op, TypeName
 from token_worker.errors import Code
 from token_worker.streams.routes import DEFAULT_ROUTES, Route, own_reply_stream, route_for
 
@@ -79,6 +79,16 @@ def test_item_is_encoded_as_the_contract_has_it() -> None:
         encoded = encode((type_name, value), Limits())  # type: ignore[arg-type]  # a literal in a tuple is a str
         assert isinstance(encoded, bytes)
         assert msgspec.msgpack.decode(encoded) == {"type": type_name, "value": value}
+
+
+def test_item_asks_for_bytes() -> None:
+    """An item may say that its value stands as bytes; anything else it says of that is a mistake in the program."""
+    for kind in (TypeName.STR, TypeName.EMAIL):
+        encoded = encode(Item(kind, b"\xff", "bytes"), Limits())
+        assert isinstance(encoded, bytes)
+        assert msgspec.msgpack.decode(encoded) == {"type": kind, "as": "bytes", "value": b"\xff"}
+    with pytest.raises(TypeError):
+        encode(Item("str", "x", "hex"), Limits())  # type: ignore[arg-type]  # the mistake
 
 
 # Errors

@@ -191,6 +191,14 @@ def reason(results: list[Result]) -> list[Result]:
     return [Buried(result.entry, "new") if isinstance(result, Buried) else result for result in results]
 
 
+def unheard(results: list[Result]) -> list[Result]:
+    """Nobody is answered who sent what is wrong."""
+    return [
+        Buried(it.entry, "no_readable_id") if isinstance(it, Answer) and b"invalid_request" in it.payload else it
+        for it in results
+    ]
+
+
 def mixed_up(results: list[Result]) -> list[Result]:
     """Each answer to another entry."""
     at = _answers(results)
@@ -215,7 +223,7 @@ def logged(results: list[Result]) -> list[Result]:
     return results
 
 
-@pytest.mark.parametrize("spoil", [lost, twice, postponed, reason, mixed_up, broken, raised, logged])
+@pytest.mark.parametrize("spoil", [lost, twice, postponed, reason, unheard, mixed_up, broken, raised, logged])
 def test_defects_of_the_handler_are_found(
     monkeypatch: pytest.MonkeyPatch, spoil: Callable[[list[Result]], list[Result]]
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from hostile.tolerant import json_ids, msgpack_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,6 @@ from token_worker.contract.codec import Limits, Unanswerable, decode, items_at_m
 from token_worker.contract.decoded import Decoded
 from token_worker.contract.messages import Format, Op, RequestItem
 from token_worker.errors import Code
-from tolerant_reader import json_ids, msgpack_ids
 
 LIMITS = Limits(max_request_bytes=1 << 20, max_items=1000)
 GOOD = RequestItem("str", "x", "good")

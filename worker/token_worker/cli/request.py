@@ -17,6 +17,7 @@ from token_worker.errors import TokenWorkerError, Unavailable
 from token_worker.links import make_link
 from token_worker.redis_link import Link
 from token_worker.streams.routes import Route, own_reply_stream, route_for
+from token_worker.tokens.types import TYPES
 
 WAIT_MS = 1000
 """How long one read waits: below the socket's time-out."""
@@ -39,6 +40,7 @@ WAIT_MS = 1000
 @click.option("--client", help="Client id; may be left out on a route that is pinned to one.")
 @click.option("--zone", help="Zone id.")
 @click.option("--inconsistent", is_flag=True, help="A token of its own for this request.")
+@click.option("--as-bytes", is_flag=True, help="The value of a str or email in base64: it may be no UTF-8.")
 @click.option("--timeout", "timeout_seconds", type=click.FloatRange(min=0.1), default=10.0, help="Seconds to wait.")
 @click.pass_obj
 def request(
@@ -49,6 +51,7 @@ def request(
     client: str | None,
     zone: str | None,
     inconsistent: bool,
+    as_bytes: bool,
     timeout_seconds: float,
 ) -> None:
     """Send one request and print its reply as JSON.
@@ -60,6 +63,8 @@ def request(
     """
     if inconsistent and op == Op.DETOKENIZE:
         raise click.UsageError("--inconsistent is about new tokens: leave it out of detokenize")
+    if as_bytes and TYPES[type_name].is_number:
+        raise click.UsageError("--as-bytes is for str, email and bytes")
     settings = settings_module.load(os.environ, config)
     try:
         route = route_for(settings.routes, Op(op), client)
@@ -79,6 +84,8 @@ def request(
     message |= {name: value for name, value in (("client_id", client), ("zone_id", zone)) if value is not None}
     if inconsistent:
         message["consistent"] = False
+    if as_bytes:
+        message["as"] = "bytes"
     reply = _exchange(make_link("streams", settings.streams, refusals=True), route, message, timeout_seconds)
     click.echo(msgspec.json.format(reply, indent=2))
     if msgspec.json.decode(reply)["status"] != "ok":

@@ -41,6 +41,10 @@ DAY_SECONDS = 86_400
 REPAIR_AGE_SECONDS = 3600.0
 """Age from which ``verify --repair`` deletes: a writer may be between an entry and its other half."""
 
+_TEXTS = (TYPES["str"], TYPES["email"])
+_NO_FINDINGS = ("not_text", "repaired")
+"""What ``verify`` counts and does not complain of."""
+
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """Options of all commands; those that choose tokens have a default, for commands that take all tokens."""
@@ -174,9 +178,10 @@ def status(asked: Asked) -> None:
 @click.option("--reveal", is_flag=True, help="With values and tokens. Leaves a line for each in the audit log.")
 @_YES
 def show(asked: Asked, *, reveal: bool, yes: bool) -> None:
-    """Show tokens, one JSON object a line: type, state, times, whether the newest key seals them; no values.
+    """Show tokens, one JSON object a line: type, state, times, whether a str or email is UTF-8 text; no values.
 
-    The token of an inconsistent one is not stored, so it is shown only where it was given.
+    The token of an inconsistent one is not stored, so it is shown only where it was given. A value that is no text is
+    shown as value_base64.
 
     Exit status 1: there is none, or entries cannot be read.
     """
@@ -197,23 +202,27 @@ def show(asked: Asked, *, reveal: bool, yes: bool) -> None:
                 "consistent": it.h_entry is not None,
                 "created": it.t_entry.created,
                 "accessed": it.accessed,
+                "text": it.is_text if it.kind in _TEXTS else None,
                 "entry": it.t_key.decode().rpartition("/")[2],
             }
             if audit is not None:
                 audit.reveal("token", **{f"{asked.owner.kind}_id": asked.owner.id}, entry=row["entry"])
-                row["value"] = _shown(it, it.value)
-                row["token"] = None if it.token is None else _shown(it, it.token)
+                row |= _shown("value", it, it.value)
+                row |= _shown("token", it, it.token)
             click.echo(msgspec.json.encode(row))
     _report(unreadable)
     if not found:
         raise Finding("there is no such token")
 
 
-def _shown(token: Token, data: bytes) -> int | str | bytes | None:
+def _shown(name: str, token: Token, data: bytes | None) -> dict[str, int | str | bytes | None]:
+    """A value or token in the form of its type; what is no text in base64, under a name that says so."""
+    if data is None:
+        return {name: None}
     try:
-        return value_out(token.kind.name, token.kind.decode(data), Format.JSON)
+        return {name: value_out(token.kind.name, token.kind.decode(data), Format.JSON)}
     except Damaged:
-        return None
+        return {f"{name}_base64": value_out(TypeName.BYTES, data, Format.JSON)}
 
 
 @tokens.command(
@@ -276,6 +285,8 @@ def remove(asked: Asked, *, only_disabled: bool, dry_run: bool, yes: bool) -> No
 def verify(asked: Asked, *, repair: bool, min_age_seconds: float | None, dry_run: bool) -> None:
     """Look through all tokens of a client for those that are half there, half disabled, or cannot be read.
 
+    A str or email that is no UTF-8, as AcraServer stores other encodings, is counted and no finding.
+
     Exit status 1: something was found that is not repaired.
     """
     if not repair and (dry_run or min_age_seconds is not None):
@@ -285,6 +296,7 @@ def verify(asked: Asked, *, repair: bool, min_age_seconds: float | None, dry_run
     with _admin(asked) as admin:
         for it in admin.tokens(Filter()):
             counts["unreadable"] += isinstance(it, Unreadable)
+            counts["not_text"] += isinstance(it, Token) and not it.is_text
         for half in admin.halves():
             if isinstance(half, Unreadable):
                 counts["unreadable"] += 1
@@ -299,15 +311,16 @@ def verify(asked: Asked, *, repair: bool, min_age_seconds: float | None, dry_run
         "disabled_alone": "tokens with one entry disabled and the other not",
         "mismatch": "value entries that name the token of another value",
         "unreadable": "entries that cannot be read",
+        "not_text": "values that are no UTF-8 text, and whole",
         "repaired": "value entries would be deleted" if dry_run else "value entries were deleted",
     }
     if asked.as_json:
         click.echo(msgspec.json.encode({name: counts[name] for name in words}))
     else:
         for name, text in words.items():
-            if counts[name] or name != "repaired":
+            if counts[name] or name not in _NO_FINDINGS:
                 click.echo(f"{counts[name]} {text}")
-    found = sum(counts[name] for name in words if name != "repaired")
+    found = sum(counts[name] for name in words if name not in _NO_FINDINGS)
     if found:
         raise Finding(f"{found} findings")
 

@@ -57,6 +57,11 @@ class Token(NamedTuple):
     h_entry: Entry | None
 
     @property
+    def is_text(self) -> bool:
+        """False where the value is of a type that is text, and no UTF-8: as AcraServer stores other encodings."""
+        return _reads(self.kind, self.value)
+
+    @property
     def state(self) -> State:
         """Disabled where either entry is."""
         return "disabled" if any(entry.disabled for entry in self.entries) else "enabled"
@@ -312,6 +317,8 @@ class TokenAdmin:
             kind = _KINDS[number]
         except (Damaged, KeyError):
             return Unreadable(t_key)
+        if not value or (kind.is_number and not _reads(kind, value)):
+            return Unreadable(t_key)
         return Token(kind, value, None, t_key, raw, entry, self._names.of_value(value, number), b"", None)
 
     def _with_values(self, tokens: list[Token], chosen: Filter) -> Iterator[Token]:
@@ -373,6 +380,14 @@ class Reencrypted(NamedTuple):
     sealed: int
     passes: int
     unreadable: int
+
+
+def _reads(kind: TokenType, value: bytes) -> bool:
+    try:
+        kind.read(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _state(disabled: bool) -> State:

@@ -15,20 +15,20 @@ _ENDS = (",", "}", "]", "")
 
 def json_ids(payload: bytes) -> list[str]:
     """The ids at the top of what means to be a JSON object, in the order they stand."""
-    tokens = list(_tokens(payload.removeprefix(b"\xef\xbb\xbf").decode("latin-1")))
+    pieces = list(_pieces(payload.removeprefix(b"\xef\xbb\xbf").decode("latin-1")))
     ids: list[str] = []
     depth = 0
-    if not tokens or tokens[0] != "{":
+    if not pieces or pieces[0] != "{":
         return []
-    for at, token in enumerate(tokens):
-        if token in "{[":
+    for at, piece in enumerate(pieces):
+        if piece in "{[":
             depth += 1
-        elif token in "}]":
+        elif piece in "}]":
             depth -= 1
             if depth == 0:
                 break
-        elif depth == 1 and token.startswith('"') and _text(token) == "id" and tokens[at - 1] in "{,":
-            colon, value, end = (*tokens[at + 1 : at + 4], "", "", "")[:3]
+        elif depth == 1 and piece.startswith('"') and _text(piece) == "id" and pieces[at - 1] in "{,":
+            colon, value, end = (*pieces[at + 1 : at + 4], "", "", "")[:3]
             found = _text(value) if value.startswith('"') else None
             if colon == ":" and found is not None and end in _ENDS and 1 <= len(found) <= 128:
                 ids.append(found)
@@ -37,7 +37,7 @@ def json_ids(payload: bytes) -> list[str]:
     return ids
 
 
-def _tokens(text: str) -> Iterator[str]:
+def _pieces(text: str) -> Iterator[str]:
     at = 0
     while at < len(text):
         start = at
@@ -59,9 +59,9 @@ def _tokens(text: str) -> Iterator[str]:
         yield text[start:at]
 
 
-def _text(token: str) -> str | None:
+def _text(piece: str) -> str | None:
     with suppress(ValueError):
-        text = json.loads(token.encode("latin-1").decode())
+        text = json.loads(piece.encode("latin-1").decode())
         if isinstance(text, str):
             text.encode()
             return text
