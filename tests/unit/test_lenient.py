@@ -358,7 +358,7 @@ def test_bound_of_items_holds_for_any_spelling() -> None:
         for head in (listed[:3], b"\xdd\x00\x00\x00\x14"):
             assert items_at_most(b"\x81" + name + head + listed[3:]) == 20
     assert items_at_most(b"\x81\xa5items") == 1
-    assert items_at_most(b"") == 1
+    assert [items_at_most(payload) for payload in (b"", b"{", b" [", b"\xef\xbb\xbf{", b"\x80")] == [1] * 5
 
 
 def test_bound_of_items_holds_for_broken_items() -> None:

@@ -84,9 +84,11 @@ def items_at_most(payload: bytes) -> int:
     Every item in JSON has a brace of its own, which cannot be written in another way. In MessagePack, the name
     ``items`` stands as it is, and before the list is how many there are.
     """
-    if payload[:1] in _JSON_STARTS:
-        return payload.count(b"{") - 1 or 1
-    most, at = 1, payload.find(b"items")
+    if not payload or payload[0] not in _MSGPACK_STARTS:
+        braces = payload.count(b"{")  # one of them is the request's own
+        return braces - 1 if braces > 1 else 1
+    at = payload.find(b"items")
+    most = 1
     while at >= 0:
         at += len(b"items")
         most = max(most, _array_length(payload[at : at + 5]))
@@ -149,6 +151,4 @@ def _array_length(header: bytes) -> int:
 
 
 _LONG_ARRAYS = {0xDC: 2, 0xDD: 4}
-_JSON_STARTS = frozenset(bytes([first]) for first, format in _FORMATS.items() if format is Format.JSON) | {
-    mark[:1] for mark in _MARKS
-}
+_MSGPACK_STARTS = frozenset(first for first, format in _FORMATS.items() if format is Format.MSGPACK)
