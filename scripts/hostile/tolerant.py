@@ -27,13 +27,12 @@ def json_ids(payload: bytes) -> list[str]:
             depth -= 1
             if depth == 0:
                 break
-        elif depth == 1 and piece.startswith('"') and _text(piece) == "id" and pieces[at - 1] in "{,":
+        elif depth == 1 and piece.startswith('"') and _text(piece) == "id":
             colon, value, end = (*pieces[at + 1 : at + 4], "", "", "")[:3]
             found = _text(value) if value.startswith('"') else None
-            if colon == ":" and found is not None and end in _ENDS and 1 <= len(found) <= 128:
-                ids.append(found)
-            elif colon == ":":
-                ids.append("")  # one that cannot be read
+            is_sure = pieces[at - 1] in "{," and colon == ":" and end in _ENDS
+            if colon == ":" or pieces[at - 1] != ":":
+                ids.append(found if found and len(found) <= 128 and is_sure else "")  # else: one that cannot be read
     return ids
 
 

@@ -45,7 +45,7 @@ class Outline(msgspec.Struct):
             fault, only those that did not stand before.
         flaw: what is wrong with the object as a whole, for people.
         has_others: there are members beside the known ones.
-        guesses: how often such members came.
+        guesses: how many different values of such members came.
     """
 
     members: dict[str, bytes]
@@ -90,7 +90,7 @@ def _note(
     elif is_certain:
         unused = outline.members.get(name)
         outline.members[name] = raw
-    elif name not in outline.members or name in outline.guesses:
+    elif name not in outline.members or (name in outline.guesses and outline.members[name] != raw):
         outline.members[name] = raw
         outline.guesses[name] += 1
     if unused is not None:
