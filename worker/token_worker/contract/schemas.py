@@ -129,7 +129,7 @@ def _refine_request(schema: _Schema) -> None:
     _plain_null(properties, may_be_null=True)
     properties["items"]["minItems"] = 1
     properties["replay_of"]["pattern"] = _STREAM_ID
-    items = _list(items=_when(_is("as", "bytes"), _having(value={"pattern": _BASE64}), {}))
+    items = _list(items=_when(_is("as", "bytes"), _having(value=_BINARY), {}))
     several = {"not": {"anyOf": [_with("type"), _with("value"), _is("as", "bytes")]}}
     several |= _when(_is("op", "tokenize"), _having(items=items), {})
     as_bytes = _when(_is("op", "tokenize"), _having(value=_BINARY), _having(value=_TEXT))
