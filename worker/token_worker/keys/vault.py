@@ -2,7 +2,8 @@
 
 One ``Vault`` is one session: an HTTP connection, a token, and once ``keep_alive`` was called a daemon thread that
 keeps the token valid. Caller and thread take turns (one lock, one request at a time, each 5 s at most), so a token is
-never replaced under a request.
+never replaced under a request. Only ``read_secrets`` asks on connections of its own, without the lock; what is refused
+there is asked for once more in turn.
 
 Nothing is tried again here, the caller backs off; the one exception is a request that Vault refuses because the token
 has ended: with ``approle`` and ``jwt`` the session logs in anew and asks once more. Every failure is one of two errors:
@@ -18,9 +19,8 @@ import ssl
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -32,7 +32,9 @@ from hvac.api.auth_methods import JWT, AppRole, Token
 from hvac.api.secrets_engines import KvV1, KvV2
 
 from token_worker.errors import MasterKeyError, Unavailable
-from token_worker.keys.vault_settings import VaultSettings
+from token_worker.keys.vault_lease import Lease
+from token_worker.keys.vault_readers import AskAgain, Readers
+from token_worker.keys.vault_settings import VaultSettings, read_file
 
 TIMEOUT_SECONDS = 5
 """For connecting, and again for the answer."""
@@ -44,20 +46,6 @@ LONGEST_BACK_OFF_SECONDS = 30
 """Between two tries of the thread to keep the token valid; the first comes after one second."""
 
 _log = structlog.get_logger("vault")
-
-
-class _Lease(NamedTuple):
-    """How long the token is good for: ``ends`` on the monotonic clock (None: for ever); ``granted`` seconds at once."""
-
-    ends: float | None
-    granted: int
-    renewable: bool
-
-    @classmethod
-    def of(cls, auth: dict[str, Any]) -> "_Lease":
-        """From the ``auth`` that a log-in or a renewal answers with."""
-        seconds = int(auth["lease_duration"])
-        return cls(time.monotonic() + seconds, seconds, bool(auth["renewable"]))
 
 
 class Version(NamedTuple):
@@ -77,7 +65,16 @@ class Vault:
             warnings.filterwarnings("ignore", message="Unverified HTTPS request")
             _log.warning("the certificate of Vault is not checked")
         self._lock = threading.RLock()
-        self._adapter = JSONAdapter(  # not hvac.Client: that one reads the environment and ~/.vault-token by itself
+        self._adapter = self._make_adapter()
+        self._readers = Readers(self._make_adapter)
+        self._lease: Lease | None = None
+        self._versions: dict[str, int] = {}
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+
+    def _make_adapter(self) -> JSONAdapter:
+        settings = self.settings
+        return JSONAdapter(  # not hvac.Client: that one reads the environment and ~/.vault-token by itself
             base_uri=settings.address,
             token=settings.token if settings.auth == "token" else None,
             cert=(settings.client_cert, settings.client_key) if settings.client_key else settings.client_cert,
@@ -85,10 +82,6 @@ class Vault:
             timeout=TIMEOUT_SECONDS,
             namespace=settings.namespace,
         )
-        self._lease: _Lease | None = None
-        self._versions: dict[str, int] = {}
-        self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
 
     def connect(self) -> None:
         """Log in; with ``token``, see that Vault knows it.
@@ -124,12 +117,43 @@ class Vault:
             Unavailable: Vault is away, sealed or on standby.
             MasterKeyError: the token may not read it.
         """
-        if self._version(mount) == 1:
-            read = partial(KvV1(self._adapter).read_secret, path, mount)
-        else:  # a deleted version then answers like a secret that never was
-            read = partial(KvV2(self._adapter).read_secret, path, mount, raise_on_deleted_version=True)
+        read = self._reading(self._adapter, mount, path)
         data = self._ask(read, _denied("reading", "read", mount, path, self._api_path(mount, "data", path)))
-        return data if data is None or self._version(mount) == 1 else data["data"]
+        return None if data is None else self._fields(mount, data)
+
+    def read_secrets(self, mount: str, paths: Sequence[str]) -> list[dict[str, object] | None]:
+        """The same of several secrets, at the same time; errors as by ``read_secret``."""
+        if len(paths) < 2:
+            return [self.read_secret(mount, path) for path in paths]
+        with self._lock:
+            if self._adapter.token is None:
+                self.connect()
+            self._version(mount)
+            token = self._adapter.token
+
+        def read(adapter: JSONAdapter, path: str) -> dict[str, object] | AskAgain | None:
+            adapter.token = token
+            try:
+                return self._fields(mount, self._answer(self._reading(adapter, mount, path), "data"))
+            except hvac.exceptions.InvalidPath:
+                return None
+            except (hvac.exceptions.Forbidden, hvac.exceptions.InvalidRequest):
+                return AskAgain()
+
+        found = self._readers.read(paths, read)
+        return [
+            self.read_secret(mount, path) if isinstance(it, AskAgain) else it
+            for path, it in zip(paths, found, strict=True)
+        ]
+
+    def _reading(self, adapter: JSONAdapter, mount: str, path: str) -> Callable[[], Any]:
+        if self._version(mount) == 1:
+            return partial(KvV1(adapter).read_secret, path, mount)
+        return partial(KvV2(adapter).read_secret, path, mount, raise_on_deleted_version=True)  # as if it never was
+
+    def _fields(self, mount: str, data: dict[str, Any]) -> dict[str, object]:
+        fields: dict[str, object] = data if self._version(mount) == 1 else data["data"]
+        return fields
 
     def rights(self, secret: str) -> tuple[str, dict[str, list[str]] | None]:
         """The API path of a secret, and what the token may do there and at a few places that are none of its business.
@@ -244,6 +268,7 @@ class Vault:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+        self._readers.close()
         with self._lock:
             if self.settings.auth != "token" and self._adapter.token is not None:
                 try:
@@ -302,6 +327,8 @@ class Vault:
             denied: text of the error if Vault does not permit it.
         """
         with self._lock:
+            if self._stop.is_set():
+                raise Unavailable("vault", "the session has ended")
             if self._adapter.token is None:
                 self.connect()
             try:
@@ -389,7 +416,7 @@ class Vault:
                 " VAULT_TOKEN to a new one), or its policies lack `read` on auth/token/lookup-self"
             ) from None
         ends = time.monotonic() + int(data["ttl"]) if data.get("expire_time") else None
-        self._lease = _Lease(ends, 0, bool(data.get("renewable")))
+        self._lease = Lease(ends, 0, bool(data.get("renewable")))
 
     def _log_in(self) -> None:
         settings = self.settings
@@ -397,13 +424,13 @@ class Vault:
         if settings.auth == "approle":
             if not settings.role_id:
                 raise MasterKeyError("no role id for Vault: set TOKEN_WORKER_VAULT_ROLE_ID")
-            secret_id = _read_file(settings.secret_id_file, "SECRET_ID_FILE") if settings.secret_id_file else None
+            secret_id = read_file(settings.secret_id_file, "SECRET_ID_FILE") if settings.secret_id_file else None
             login = partial(AppRole(self._adapter).login, settings.role_id, secret_id, mount_point=mount)
             check = "the role id, and that the secret id in TOKEN_WORKER_VAULT_SECRET_ID_FILE is still valid"
         else:
             if not settings.jwt_file:
                 raise MasterKeyError("no JWT for Vault: set TOKEN_WORKER_VAULT_JWT_FILE")
-            jwt = _read_file(settings.jwt_file, "JWT_FILE")
+            jwt = read_file(settings.jwt_file, "JWT_FILE")
             login = partial(JWT(self._adapter).jwt_login, settings.role, jwt, path=mount)
             check = "TOKEN_WORKER_VAULT_ROLE, and that the JWT in TOKEN_WORKER_VAULT_JWT_FILE is valid for it"
         old, self._adapter.token = self._adapter.token, None
@@ -413,7 +440,7 @@ class Vault:
             raise MasterKeyError(f"Vault refuses the log-in at auth/{mount}: check the mount, {check}") from None
         finally:
             self._adapter.token = self._adapter.token or old  # it may still be good for a while
-        self._lease = _Lease.of(auth) if auth["lease_duration"] else _Lease(None, 0, renewable=False)
+        self._lease = Lease.of(auth) if auth["lease_duration"] else Lease(None, 0, renewable=False)
 
     def _keep_alive(self) -> None:
         failures = 0
@@ -445,7 +472,7 @@ class Vault:
                 return
             if lease.renewable:
                 try:
-                    self._lease = _Lease.of(self._answer(Token(self._adapter).renew_self, "auth"))
+                    self._lease = Lease.of(self._answer(Token(self._adapter).renew_self, "auth"))
                 except hvac.exceptions.VaultError:  # refused; what a server's state causes has become Unavailable
                     pass
                 else:
@@ -471,13 +498,3 @@ def _was_cut(error: BaseException) -> bool:
     while cause is not None and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         cause = cause.__context__
     return cause is not None
-
-
-def _read_file(path: str, name: str) -> str:
-    try:
-        text = Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        raise MasterKeyError(f"TOKEN_WORKER_VAULT_{name}: {path} cannot be read") from None
-    if not text:
-        raise MasterKeyError(f"TOKEN_WORKER_VAULT_{name}: {path} is empty")
-    return text

@@ -1,8 +1,11 @@
 """Where Vault is and how to log in: apart from ``keys.vault``, which a worker without Vault does not load."""
 
+from pathlib import Path
 from typing import Literal
 
 import msgspec
+
+from token_worker.errors import MasterKeyError
 
 
 class VaultSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,3 +48,18 @@ class VaultSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __rich_repr__(self) -> list[tuple[str, str]]:
         return [("address", self.address), ("auth", self.auth), ("secret", self.secret)]
+
+
+def read_file(path: str, name: str) -> str:
+    """What a file of the log-in holds; ``name`` is the end of its option.
+
+    Raises:
+        MasterKeyError: it cannot be read, or is empty.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise MasterKeyError(f"TOKEN_WORKER_VAULT_{name}: {path} cannot be read") from None
+    if not text:
+        raise MasterKeyError(f"TOKEN_WORKER_VAULT_{name}: {path} is empty")
+    return text
