@@ -4,6 +4,7 @@ import gc
 import itertools
 import random
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -242,6 +243,22 @@ def test_no_iv_twice(memory: Memory, ring: Keyring) -> None:
 
 
 # Tokens that are taken
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_data_key_seals_a_bounded_number_of_entries(
+    memory: Memory, ring: Keyring, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every entry that is sealed counts: batch by batch a data key comes to its bound, and another takes its place."""
+    bound = 12
+    monkeypatch.setattr("token_worker.keys.keyring.DATA_KEY_BLOCKS", bound)
+    for batch in range(20):
+        run(memory, [tokenize(ring, b"value %d of batch %d" % (number, batch)) for number in range(at_once)])
+
+    blocks = Counter(parse(decode_entry(raw).block).sealed_data_key for raw in memory.entries.values())
+    assert sum(blocks.values()) == 2 * 20 * at_once
+    assert max(blocks.values()) < bound + 2 * at_once
+    assert min(blocks.values()) > 1  # and no entry needs one of its own
 
 
 def test_collision(memory: Memory, ring: Keyring) -> None:
