@@ -1,16 +1,18 @@
 """The key cache on a key storage and a clock that the tests hold in their hands."""
 
-from collections.abc import Sequence
+import time
 from typing import Any
 
 import pytest
 import structlog
 
+from fake_keys import AWAY, MASTER_KEY, Clock, FakeStore
 from token_worker.errors import Code, Refused, Unavailable
 from token_worker.keys import acra_block
 from token_worker.keys.acra_block import parse
 from token_worker.keys.cache import (
     ABSENCE_SECONDS,
+    ABSENT_KEPT,
     AGE_SECONDS,
     GRACE_SECONDS,
     RECHECK_SECONDS,
@@ -25,87 +27,8 @@ from token_worker.keys.store import RedisKeyStore, new_key, unwrap, wrap
 from token_worker.redis_link import RedisLink
 from token_worker.scan import scan
 
-MASTER_KEY = bytes(range(32))
 SHOP = Owner("client", "shop-frontend")
 BILLING = Owner("client", "billing_service")
-AWAY = Unavailable("keys", "ConnectionError")
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        self.now += 1e-6  # as with a real one, no two readings are equal
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-
-
-class FakeStore:
-    """A key storage in a dictionary that counts what it is asked.
-
-    Attributes:
-        is_away: raise ``Unavailable`` from now on.
-        scan_answers: what the next looks at the history raise; None for one that comes to its end.
-        looked_up: every owner asked for, in order.
-        read_names: every name of the history that was read, in order.
-        scans: how often the history was looked up anew.
-        listed: how often the names of an owner's history were asked for.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self.sealed: dict[str, bytes] = {}
-        self.is_away = False
-        self.scan_answers: list[Unavailable | None] = []
-        self.looked_up: list[Owner] = []
-        self.read_names: list[str] = []
-        self.scans = 0
-        self.listed = 0
-        self.scan_began: float | None = None
-        self._clock = clock
-        self._names: list[str] = []
-        self._names_since = float("-inf")
-
-    def put(self, owner: Owner, key: bytes, stamp: str = "") -> None:
-        name = owner.key_name + (HISTORY_INFIX + stamp if stamp else "")
-        self.sealed[name] = wrap(key, MASTER_KEY, owner)
-
-    def rotate(self, owner: Owner, key: bytes, stamp: str = "2026-01-01T00:00:00") -> None:
-        self.sealed[owner.key_name + HISTORY_INFIX + stamp] = self.sealed[owner.key_name]
-        self.put(owner, key)
-
-    def current(self, owners: Sequence[Owner]) -> list[bytes | None]:
-        self.looked_up += owners
-        return self._read([owner.key_name for owner in owners])
-
-    def read(self, names: Sequence[str]) -> list[bytes | None]:
-        self.read_names += names
-        return self._read(names)
-
-    def _read(self, names: Sequence[str]) -> list[bytes | None]:
-        if self.is_away:
-            raise AWAY
-        return [self.sealed.get(name) for name in names]
-
-    def history_names(self, owner: Owner, since: float) -> tuple[list[str], bool]:
-        self.listed += 1
-        names = [name for name in self._names if name.startswith(owner.key_name + HISTORY_INFIX)]
-        return names, self._names_since > since
-
-    def refresh_history(self) -> None:
-        self.scans += 1
-        answer = self.scan_answers.pop(0) if self.scan_answers else None
-        if answer is not None:
-            raise answer
-        began = self._clock() if self.scan_began is None else self.scan_began
-        self._names, self._names_since = sorted(self.sealed, reverse=True), began
-
-    def create(self, owner: Owner, sealed: bytes) -> bool:
-        raise NotImplementedError
 
 
 @pytest.fixture
@@ -305,20 +228,50 @@ def test_back_off_and_return(cache: KeyCache, store: FakeStore, clock: Clock) ->
 
 
 def test_number_of_owners(store: FakeStore, clock: Clock) -> None:
-    """The cache keeps the owners used last, and no more than it is to keep, known or not."""
+    """The cache keeps the keys of the owners used last, and no more than it is to keep."""
     cache = KeyCache(store, MASTER_KEY, size=3, clock=clock)
     ring = ring_of(cache)
-    for number in range(100):
-        cache.rings([Owner("client", f"nobody-{number}")])
+    others = [Owner("client", f"client-{number}") for number in range(100)]
+    for owner in others:
+        store.put(owner, new_key())
+        ring_of(cache, owner)
         assert ring_of(cache) is ring
         assert len(cache._slots) <= 3
 
-    cache.rings([Owner("client", f"nobody-{number}") for number in range(10)])
+    cache.rings(others[:10])
 
     assert len(cache._slots) <= 3
     looked_up = len(store.looked_up)
     ring_of(cache)
     assert len(store.looked_up) == looked_up + 1
+
+
+def test_names_of_nobody_push_out_no_key(store: FakeStore, clock: Clock) -> None:
+    """However many clients are named that do not exist: the keys of those that do stay, also through an outage."""
+    cache = KeyCache(store, MASTER_KEY, size=3, clock=clock)
+    store.put(BILLING, new_key())
+    rings = cache.rings([SHOP, BILLING])
+    for start in range(0, 3 * ABSENT_KEPT, 1000):
+        for found in cache.rings([Owner("client", f"nobody-{start + number}") for number in range(1000)]).values():
+            assert isinstance(found, Refused)
+        assert len(cache._absent) <= ABSENT_KEPT
+    store.is_away = True
+
+    clock.advance(AGE_SECONDS + GRACE_SECONDS - 1)
+
+    assert cache.rings([SHOP, BILLING]) == rings
+
+
+def test_client_whose_key_comes_and_goes(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+    """A client is known as soon as it has a key, and unknown as soon as it has none, each within its time."""
+    for _ in range(3):
+        assert code_of(cache, BILLING) is Code.UNKNOWN_CLIENT
+        store.put(BILLING, new_key())
+        clock.advance(ABSENCE_SECONDS)
+        assert ring_of(cache, BILLING)
+        del store.sealed[BILLING.key_name]
+        clock.advance(AGE_SECONDS)
+    assert code_of(cache, BILLING) is Code.UNKNOWN_CLIENT
 
 
 def test_number_of_data_keys() -> None:
@@ -630,6 +583,28 @@ def test_scan_starts_anew_after_an_outage() -> None:
     assert store.history_names(SHOP, 0) == (["shop-frontend_storage_sym.old/2026-02-01T00:00:00"], True)
 
 
+def test_scan_keeps_the_names_of_all_pages() -> None:
+    """A scan of many pages knows the names of each, for every owner, newest first and each once."""
+    months = [b".acrakeys/shop-frontend_storage_sym.old/2026-0%d-01T00:00:00" % month for month in range(1, 7)]
+    other = b".acrakeys/billing_service_storage_sym.old/2026-01-01T00:00:00"
+    pages: dict[bytes, tuple[bytes, list[bytes]] | Unavailable] = {
+        b"0": (b"7", [months[1], other]),
+        b"7": (b"8", []),
+        b"8": (b"9", [months[5], months[0], months[1]]),
+        b"9": (b"0", [months[3]]),
+    }
+    told: list[int] = []
+    stores = [RedisKeyStore(_Link(pages), ".acrakeys"), RedisKeyStore(_Link(pages), ".acrakeys", progress=told.append)]
+    for store in stores:
+        store.refresh_history()
+
+        names, _ = store.history_names(SHOP, 0)
+        assert names == [months[number].decode().removeprefix(".acrakeys/") for number in (5, 3, 1, 0)]
+        assert store.history_names(BILLING, 0)[0] == [other.decode().removeprefix(".acrakeys/")]
+    assert told == sorted(set(told))
+    assert len(told) == 4
+
+
 @pytest.mark.parametrize("cursor", [b"7", b"0"])
 def test_scan_does_not_go_on_over_another_connection(cursor: bytes) -> None:
     """What a scan finds counts only if it was one connection's: to another server the cursor means nothing."""
@@ -662,6 +637,32 @@ def test_scan_rests() -> None:
 
     with pytest.raises(Unavailable):
         store.refresh_history()
+
+
+def test_scan_of_a_command_does_not_rest() -> None:
+    """A command that needs another scan has the time for it."""
+    store = RedisKeyStore(_Link({b"0": (b"0", [])}), ".acrakeys", progress=lambda _: None)
+    for _ in range(2):
+        begin = time.monotonic()
+        store.refresh_history()
+        assert store.history_names(SHOP, begin) == ([], True)
+
+
+def test_history_has_a_connection_of_its_own() -> None:
+    """What is asked in one thread does not use the connection of another."""
+
+    class Empty(_Link):
+        def call(self, *command: Any) -> Any:
+            self.commands.append(command)
+            return (b"0", []) if command[0] == "SCAN" else [None] * (len(command) - 1)
+
+    link, history = Empty({}), Empty({})
+    store = RedisKeyStore(link, ".acrakeys", history=history)
+    store.refresh_history()
+    assert store.read(["one", "two"]) == [None, None]
+    assert store.current([SHOP]) == [None]
+    assert [command[0] for command in history.commands] == ["SCAN", "MGET"]
+    assert [command[0] for command in link.commands] == ["MGET"]
 
 
 def test_folder_is_no_pattern() -> None:

@@ -72,6 +72,9 @@ class PlainOptions(_SecretsHidden, frozen=True, kw_only=True):
 
     keys_folder: Annotated[Text, _means("prefix of the key storage")] = ".acrakeys"
     keys_source: Annotated[Literal["redis", "vault"], _means("where client keys are: `redis` or `vault`")] = "redis"
+    key_settling_seconds: Annotated[
+        int, Meta(ge=0, le=86_400), _means("how long the old key still seals after a rotation; beside Acra `600`")
+    ] = 0
     group: Annotated[Name, _means("consumer group")] = "token-workers"
     batch_size: Annotated[int, Meta(ge=1, le=10_000), _means("entries a batch")] = 500
     max_items: Annotated[int, Meta(ge=1, le=10_000), _means("items a request")] = 1000

@@ -4,7 +4,7 @@ import time
 from collections import OrderedDict
 from typing import Any
 
-from token_worker.errors import Damaged
+from token_worker.errors import Damaged, Unavailable
 from token_worker.keys import acra_block
 from token_worker.keys.acra_block import Block, DataKey
 from token_worker.keys.owner import Owner
@@ -52,7 +52,7 @@ class DataKeyCache:
 
 
 class Keyring:
-    """The current key of an owner and those of its history that were needed so far."""
+    """The key of an owner that seals, and others that open: a newer one, and those of its history that were needed."""
 
     def __init__(self, owner: Owner, current: bytes, data_keys: DataKeyCache) -> None:
         self.owner = owner
@@ -60,6 +60,8 @@ class Keyring:
         self.current = current
         self.some_unreadable = False
         """Whether the history holds a key that the master key does not open."""
+        self.unsettled: Unavailable | None = None
+        """Set while it is not known whether ``current`` may seal yet; all keys open."""
         self.prepared: Any = None
         """What the token engine computed from owner and current key: kept, and gone, with them."""
         self._data_keys = data_keys

@@ -10,7 +10,7 @@ import binascii
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,7 +20,7 @@ from token_worker.keys.keyring import KEY_BYTES
 from token_worker.keys.kinds import HISTORY_INFIX
 from token_worker.keys.owner import SYMMETRIC_KEYS, Owner
 from token_worker.redis_link import RedisLink
-from token_worker.scan import escape_pattern, scan
+from token_worker.scan import SCAN_COUNT, escape_pattern, scan
 
 if TYPE_CHECKING:
     from token_worker.keys.vault import Vault
@@ -32,8 +32,8 @@ MOVED_FIELD = "moved_to"
 KEYS_A_COMMAND = 1000
 """Keys one MGET asks for."""
 
-SCAN_SECONDS = 1.0
-"""How long one call may go on scanning; the next one goes on where it stopped."""
+SCAN_PAUSE_SECONDS = 0.01
+"""Longest pause of a worker between two steps of a scan: as long as the step took, so that others get their turn."""
 
 SCAN_REST = 20
 """A scan is followed by a rest of this many times its length (at least a second): it serves all owners."""
@@ -66,7 +66,11 @@ def new_key() -> bytes:
 
 
 class KeyStore(Protocol):
-    """What the key cache and ``keys generate`` need of a key storage. All methods raise ``Unavailable``."""
+    """What the key cache and ``keys generate`` need of a key storage. All methods raise ``Unavailable``.
+
+    What is about the history (``history_names``, ``refresh_history``, ``read``) may be called in one thread while
+    ``current`` is in another.
+    """
 
     def current(self, owners: Sequence[Owner]) -> list[bytes | None]:
         """The sealed current key of each owner, None where there is none."""
@@ -80,7 +84,7 @@ class KeyStore(Protocol):
         ...
 
     def refresh_history(self) -> None:
-        """Look the history up anew; ``Unavailable`` while that is under way or too soon."""
+        """Look the history up anew; ``Unavailable`` if that is too soon."""
         ...
 
     def read(self, names: Sequence[str]) -> list[bytes | None]:
@@ -93,29 +97,43 @@ class KeyStore(Protocol):
 
 
 class RedisKeyStore:
-    """Acra's key storage, version 1."""
+    """Acra's key storage, version 1.
 
-    def __init__(self, link: RedisLink, folder: str) -> None:
+    Args:
+        link: for keys in use.
+        folder: prefix of all keys.
+        history: another connection, for the history; without one that is asked in the same thread.
+        progress: for commands: is told how many names were looked at. A scan then is as fast as can be, and another
+            one may follow at once; for a worker it takes half of the time at most, and a long rest follows.
+    """
+
+    def __init__(
+        self,
+        link: RedisLink,
+        folder: str,
+        *,
+        history: RedisLink | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> None:
         self._link = link
+        self._history = history or link
         self._folder = folder
+        self._progress = progress
         self._names: dict[str, list[str]] = {}
         self._names_since = float("-inf")
-        self._building: dict[str, list[str]] = {}
-        self._pages: Iterator[list[bytes]] | None = None
-        self._started = 0.0
-        self._scanned_seconds = 0.0
         self._rest_until = float("-inf")
 
     def current(self, owners: Sequence[Owner]) -> list[bytes | None]:
-        return self.read([owner.key_name for owner in owners])
+        return self._read(self._link, [owner.key_name for owner in owners])
 
     def read(self, names: Sequence[str]) -> list[bytes | None]:
-        if not names:
-            return []
+        return self._read(self._history, names)
+
+    def _read(self, link: RedisLink, names: Sequence[str]) -> list[bytes | None]:
         found: list[bytes | None] = []
         for start in range(0, len(names), KEYS_A_COMMAND):
             part = names[start : start + KEYS_A_COMMAND]
-            found += self._link.call("MGET", *(f"{self._folder}/{name}" for name in part))
+            found += link.call("MGET", *(f"{self._folder}/{name}" for name in part))
         return found
 
     def create(self, owner: Owner, sealed: bytes) -> bool:
@@ -127,29 +145,29 @@ class RedisKeyStore:
     def refresh_history(self) -> None:
         """One SCAN for all owners: names in the history cannot be guessed, and KEYS would stop the server."""
         begin = time.monotonic()
-        pages, self._pages = self._pages, None  # one that fails is not gone on with
-        if pages is None:
-            if begin < self._rest_until:
-                raise Unavailable("keys", "the history of keys was looked up a moment ago")
-            pages = scan(self._link, f"{escape_pattern(self._folder)}/*{HISTORY_INFIX}*")
-            self._building, self._started, self._scanned_seconds = defaultdict(list), begin, 0.0
-        for names in pages:
-            self._collect(names)
-            if time.monotonic() - begin > SCAN_SECONDS:
-                self._pages = pages
-                self._scanned_seconds += time.monotonic() - begin
-                raise Unavailable("keys", "the history of keys is being looked up")
+        if self._progress is None and begin < self._rest_until:
+            raise Unavailable("keys", "the history of keys was looked up a moment ago")
+        found: dict[str, list[str]] = defaultdict(list)
+        page_at, looked_at = begin, 0
+        for names in scan(self._history, f"{escape_pattern(self._folder)}/*{HISTORY_INFIX}*"):
+            self._collect(names, found)
+            looked_at += SCAN_COUNT
+            if self._progress is None:
+                time.sleep(min(time.monotonic() - page_at, SCAN_PAUSE_SECONDS))
+                page_at = time.monotonic()
+            else:
+                self._progress(looked_at)
         spent = time.monotonic() - begin
-        self._names = {name: sorted(set(old), reverse=True) for name, old in self._building.items()}
-        self._names_since = self._started
-        self._rest_until = time.monotonic() + max(1.0, SCAN_REST * (self._scanned_seconds + spent))
+        self._names = {name: sorted(set(old), reverse=True) for name, old in found.items()}
+        self._names_since = begin
+        self._rest_until = time.monotonic() + max(1.0, SCAN_REST * spent)
 
-    def _collect(self, names: Iterable[bytes]) -> None:
+    def _collect(self, names: Iterable[bytes], found: dict[str, list[str]]) -> None:
         for raw in names:
             name = raw.decode(errors="replace").removeprefix(f"{self._folder}/")
             key_name = name.partition(HISTORY_INFIX)[0]
             if key_name.endswith(SYMMETRIC_KEYS):
-                self._building[key_name].append(name)
+                found[key_name].append(name)
 
 
 class VaultKeyStore:
@@ -159,14 +177,13 @@ class VaultKeyStore:
         self._vault = vault
         self._mount = mount
         self._folder = folder
-        self._rest_until = float("-inf")
 
     def current(self, owners: Sequence[Owner]) -> list[bytes | None]:
         return self.read([owner.key_name for owner in owners])
 
     def read(self, names: Sequence[str]) -> list[bytes | None]:
         with _refusal_is_unavailable():
-            secrets = [self._vault.read_secret(self._mount, f"{self._folder}/{name}") for name in names]
+            secrets = self._vault.read_secrets(self._mount, [f"{self._folder}/{name}" for name in names])
         return [_text_of(secret) for secret in secrets]
 
     def create(self, owner: Owner, sealed: bytes) -> bool:

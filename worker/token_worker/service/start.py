@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from token_worker.errors import MasterKeyError, SettingsError, Unavailable
 from token_worker.keys import master
 from token_worker.keys.admin_store import AdminStore, RedisAdminStore, VaultAdminStore
+from token_worker.keys.beside import OneThread
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.master import MasterKeys
 from token_worker.keys.store import KeyStore, RedisKeyStore, VaultKeyStore
@@ -41,6 +42,9 @@ T = TypeVar("T")
 GARBAGE_OBJECTS = 50_000
 """New objects after which cycles are looked for: a few batches. The work makes none, only errors do."""
 
+ABSENT_A_SECOND = 200.0
+"""Names without a key that Vault is asked for: a request each. Redis is asked for all of a batch at once."""
+
 
 class KeyAccess:
     """The master key and the key storage, from wherever the settings say they are."""
@@ -61,8 +65,8 @@ class KeyAccess:
         is_used = "vault" in (self._settings.master_key_source, self._settings.keys_source)
         return self._vault if is_used else None
 
-    def connect(self) -> tuple[bytes, KeyStore]:
-        """The master key, and where the sealed keys are.
+    def connect(self, progress: Callable[[int], object] | None = None) -> tuple[bytes, KeyStore]:
+        """The master key, and where the sealed keys are; ``progress`` as by ``RedisKeyStore``.
 
         Raises:
             Unavailable: Vault is away.
@@ -83,7 +87,8 @@ class KeyAccess:
         if settings.keys_source == "vault":
             mount, _ = _set(vault).split(_set(settings.vault).secret)
             return master_key, VaultKeyStore(_set(vault), mount, settings.keys_folder)
-        return master_key, RedisKeyStore(make_primary_link("keys", settings.keys), settings.keys_folder)
+        link, history = (make_primary_link("keys", settings.keys) for _ in range(2))
+        return master_key, RedisKeyStore(link, settings.keys_folder, history=history, progress=progress)
 
     def connect_admin(self) -> tuple[MasterKeys, AdminStore]:
         """The master keys, and the key storage for commands that change keys; errors as by ``connect``."""
@@ -174,7 +179,7 @@ def serve(settings: Settings) -> None:
         delivery = _delivery(settings)
         if access.previous_master_key is not None:
             log.warning("two master keys are at hand: keys sealed with the previous one are read, too")
-        keys = KeyCache(key_store, master_key, previous_master_key=access.previous_master_key)
+        keys = _key_cache(settings, key_store, master_key, access.previous_master_key)
         metrics.watch("token_worker_key_cache_hits", "Look-ups of keys that were cached.", lambda: keys.hits)
         metrics.watch("token_worker_key_cache_misses", "Look-ups of keys that were not.", lambda: keys.misses)
         if access.vault is not None:
@@ -191,7 +196,21 @@ def serve(settings: Settings) -> None:
         gc.set_threshold(GARBAGE_OBJECTS, *gc.get_threshold()[1:])
         Worker(settings, streams, delivery, handler, tokens, retention, drain, telemetry).run()
     finally:
+        if keys is not None:
+            keys.close()
         access.close()
+
+
+def _key_cache(settings: Settings, store: KeyStore, master_key: bytes, previous: bytes | None) -> KeyCache:
+    return KeyCache(
+        store,
+        master_key,
+        previous_master_key=previous,
+        lookups=OneThread("keys"),
+        history=OneThread("key history"),
+        absent_a_second=ABSENT_A_SECOND if settings.keys_source == "vault" else float("inf"),
+        settling_seconds=settings.key_settling_seconds,
+    )
 
 
 def _delivery(settings: Settings) -> Delivery | Deliveries:

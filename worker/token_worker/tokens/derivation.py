@@ -9,8 +9,9 @@ HKDF-SHA256 (RFC 5869) with no salt (32 zero bytes) and ::
     info = "token-worker token derivation v1 " || purpose || LP(kind) || LP(id)
 
 where ``purpose`` is ``consistent`` or ``inconsistent``, ``kind`` is ``client`` or ``zone``, and ``id`` is the owner's
-id. The symmetric key is the *newest* one: of the zone where the request names one, else of the client. (Themis
-derives from the same key with inputs that begin with ``00 00 00 01``; ours never do.)
+id. The symmetric key is the one that *seals*: the newest, or while that settles (``TOKEN_WORKER_KEY_SETTLING_SECONDS``)
+the one that was in use so long ago; of the zone where the request names one, else of the client. (Themis derives from
+the same key with inputs that begin with ``00 00 00 01``; ours never do.)
 
 **Seed.** HMAC-SHA256 with the derivation key for the purpose, over ::
 
@@ -41,8 +42,8 @@ before stopped.
   until one, b, is less than 252; it is character number (b mod 36) of ``a-z 0-9``. (252 = 7 * 36.) The address is the
   local part, ``@``, the labels joined by ``.``, the ending.
 
-**Rotation.** The newest key alone enters. A token that exists is found by look-up, not derived: so a rotation changes
-none that exists, and a token made after it owes nothing to the old key.
+**Rotation.** The key that seals alone enters. A token that exists is found by look-up, not derived: so a rotation
+changes none that exists, and a token made after the new key has settled owes nothing to the old one.
 """
 
 from hashlib import sha256, shake_256
@@ -78,7 +79,7 @@ _TYPES = {name: _lp(name.encode()) for name in TYPES}
 
 
 class Deriver:
-    """Derives the tokens of one owner from its newest symmetric key."""
+    """Derives the tokens of one owner from the symmetric key that seals."""
 
     __slots__ = ("_consistent", "_inconsistent")
 

@@ -237,6 +237,9 @@ class Engine:
         """Make a token for each value that has none."""
         for item in items:
             item.candidates, item.seen = None, b""
+            if item.ring.unsettled is not None:
+                item.result = item.ring.unsettled
+                continue
             try:
                 item.kind.check_new(item.data)
             except Refused as refused:
