@@ -114,14 +114,14 @@ def test_everybody_can_do_what_they_have_to(desk: Desk) -> None:
         (("dead-letters", "replay", "--all"), 1),  # the same
         (("dead-letters", "drop", "--all", "--yes"), 0),
         (("keys", "list"), 0),
-        (("keys", "rotate", CLIENT), 0),
+        (("keys", "rotate", CLIENT, "--yes"), 0),
         (("keys", "verify"), 0),
         (("keys", "generate", "third-client"), 0),
         (("keys", "rewrap"), 0),
         (("tokens", "status", CLIENT), 0),
         (("tokens", "disable", CLIENT, "--yes"), 0),
         (("tokens", "verify", CLIENT), 0),
-        (("tokens", "reencrypt", CLIENT), 0),
+        (("tokens", "reencrypt", CLIENT, "--yes"), 0),
         (("tokens", "remove", CLIENT, "--yes"), 0),
     ):
         done = desk.stack.run(*arguments, **as_operator)

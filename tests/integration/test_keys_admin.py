@@ -161,7 +161,7 @@ def test_list_does_not_stop_the_server(in_redis: InRedis, stack: Stack) -> None:
 def test_rotation_is_acras(place: Place, stack: Stack) -> None:
     """The old key goes into the history under the time, unchanged; a new one takes its place."""
     before, old = place.get(f"{place.folder}/{NAME}"), key_of(stack, place)
-    done = keys_command(stack, place, "rotate", OWNER.id)
+    done = keys_command(stack, place, "rotate", OWNER.id, "--yes")
     assert done.returncode == 0, done.stderr
     [kept] = history(place)
     assert kept in done.stdout
@@ -174,17 +174,19 @@ def test_rotation_is_acras(place: Place, stack: Stack) -> None:
 def test_rotation_of_a_zone(in_redis: InRedis, stack: Stack) -> None:
     """``--zone`` rotates the key of a zone."""
     stack.generate_key("DDDDDDDDsomezone", "zone")
-    assert keys_command(stack, in_redis, "rotate", "DDDDDDDDsomezone", "--zone").returncode == 0
+    assert keys_command(stack, in_redis, "rotate", "DDDDDDDDsomezone", "--zone", "--yes").returncode == 0
     assert len(in_redis.names(".acrakeys")) == 3
 
 
 def test_rotation_of_what_is_not_there_or_not_ours(place: Place, stack: Stack) -> None:
     """Without a key, or with one that the master key does not open, nothing is done: exit status 1."""
-    missing = keys_command(stack, place, "rotate", "unknown-client")
+    missing = keys_command(stack, place, "rotate", "unknown-client", "--yes")
     assert missing.returncode == 1
     assert "keys generate" in missing.stderr
     before = place.names(place.folder)
-    foreign = keys_command(stack, place, "rotate", OWNER.id, ACRA_MASTER_KEY=base64.b64encode(bytes(32)).decode())
+    foreign = keys_command(
+        stack, place, "rotate", OWNER.id, "--yes", ACRA_MASTER_KEY=base64.b64encode(bytes(32)).decode()
+    )
     assert foreign.returncode == 1
     assert place.names(place.folder) == before
 
@@ -244,9 +246,9 @@ def test_rotation_cut_short_anywhere_and_done_again(place: Place, stack: Stack) 
 def test_rotation_killed_and_done_again(place: Place, stack: Stack) -> None:
     """SIGKILL at a random point, then the same command: a new key, the old one kept, no key lost."""
     at, first = random.randrange(1, 9), key_of(stack, place)
-    assert killed_command(stack, place, at, "rotate", OWNER.id) in {0, -signal.SIGKILL}
+    assert killed_command(stack, place, at, "rotate", OWNER.id, "--yes") in {0, -signal.SIGKILL}
     between = key_of(stack, place)
-    assert keys_command(stack, place, "rotate", OWNER.id).returncode == 0
+    assert keys_command(stack, place, "rotate", OWNER.id, "--yes").returncode == 0
     assert {key_of(stack, place, name) for name in history(place)} == {first, between}, at
 
 
@@ -293,7 +295,7 @@ def test_rotation_under_load(place: Place, stack: Stack) -> None:
         served = pool.submit(load)
         try:
             for _ in range(3):
-                done = keys_command(stack, place, "rotate", OWNER.id)
+                done = keys_command(stack, place, "rotate", OWNER.id, "--yes")
                 assert done.returncode == 0, done.stderr
                 stack.workers.pop(0).kill()  # one more with the newest key at once; the other meets its entries
                 stack.start_worker()
@@ -407,6 +409,38 @@ def test_key_that_is_needed_is_not_destroyed(in_redis: InRedis, stack: Stack, st
     assert history(in_redis) == [name]
 
 
+def test_key_that_is_needed_again_is_not_deleted(place: Place, stack: Stack, storage_server: Valkey) -> None:
+    """An entry that turns up when the key was moved aside stops the last step: the key is kept, and can come back."""
+    key = bytes(range(32))
+    name = aged(SETTLED_SECONDS + 60)
+    in_redis = InRedis(stack)
+    current = place.get(f"{place.folder}/{NAME}")
+    assert current is not None
+    in_redis.put(f".acrakeys/{NAME}", wrap(key, stack.master_key, OWNER))
+    with Desk(storage_server, stack.master_key) as desk:
+        [reply] = desk.ask([tokenize("sealed with the old key")])
+    in_redis.put(f".acrakeys/{NAME}", current)
+    entries = {entry: stack.storage.getdel(entry) for entry in stack.storage.keys("tokens/*")}
+    place.put(f"{place.folder}/{name}", wrap(key, stack.master_key, OWNER))
+    assert keys_command(stack, place, "destroy", name).returncode == 0
+    make_due(place, name)
+    assert keys_command(stack, place, "destroy", name, *CONFIRMED).returncode == 0
+    stack.storage.mset(entries)
+    make_due(place, name, retired=True)
+    for options in (("--dry-run",), CONFIRMED):
+        done = keys_command(stack, place, "destroy", name, *options)
+        assert done.returncode == 1
+        assert "2 of 2 token entries" in done.stderr
+        assert "--restore" in done.stderr
+        assert place.names(f"{place.folder}.retired") == [name]
+    assert keys_command(stack, place, "destroy", name, "--restore").returncode == 0
+    assert key_of(stack, place, name) == fingerprint(key)
+    if isinstance(place, InRedis):
+        with Desk(storage_server, stack.master_key) as desk:
+            back = desk.ask([{**tokenize(reply["value"]), "op": "detokenize"}])
+        assert back[0]["value"] == "sealed with the old key"
+
+
 def test_scan_counts_what_the_key_opens(stack: Stack, storage_server: Valkey) -> None:
     """A scan counts what the key opens, of its own client alone, and what is damaged."""
     other = stack.generate_key("other_client")
@@ -423,7 +457,7 @@ def test_scan_counts_what_the_key_opens(stack: Stack, storage_server: Valkey) ->
 
 def test_key_too_short_in_the_history(in_redis: InRedis, stack: Stack) -> None:
     """A key that a running worker may still hold is not even scanned."""
-    assert keys_command(stack, in_redis, "rotate", OWNER.id).returncode == 0
+    assert keys_command(stack, in_redis, "rotate", OWNER.id, "--yes").returncode == 0
     [name] = history(in_redis)
     done = keys_command(stack, in_redis, "destroy", name)
     assert done.returncode == 1
@@ -536,7 +570,9 @@ def test_wrong_usage(in_redis: InRedis, stack: Stack, arguments: tuple[str, ...]
     assert stack.storage.dbsize() == before
 
 
-@pytest.mark.parametrize("command", [("list",), ("verify",), ("show", NAME), ("rotate", OWNER.id), ("rewrap",)])
+@pytest.mark.parametrize(
+    "command", [("list",), ("verify",), ("show", NAME), ("rotate", OWNER.id, "--yes"), ("rewrap",)]
+)
 def test_server_out_of_reach(in_redis: InRedis, stack: Stack, command: tuple[str, ...]) -> None:
     """Without the key storage every command ends with exit status 3 and says which server is away."""
     done = keys_command(stack, in_redis, *command, TOKEN_WORKER_KEYS_URL=f"redis://127.0.0.1:{free_port()}/0")

@@ -200,7 +200,7 @@ def test_lost_token_storage_is_made_again_by_a_replay(stack: Stack) -> None:
     """
     stack.start_worker()
     old = stack.ask([{**requests(1)[0], "id": "old", "value": "before the rotation"}])["old"]
-    assert stack.run("keys", "rotate", CLIENT).returncode == 0
+    assert stack.run("keys", "rotate", CLIENT, "--yes").returncode == 0
     for worker in stack.workers:
         worker.stop()
     stack.start_worker()

@@ -330,7 +330,7 @@ def test_policy_is_enough(stack: Stack, openbao_server: OpenBao) -> None:
     old_key = f"{OWNER.key_name}.old/2026-01-01T00:00:00"
     for arguments in (
         ("generate", OWNER.id),
-        ("rotate", OWNER.id),
+        ("rotate", OWNER.id, "--yes"),
         ("list",),
         ("show", OWNER.key_name),
         ("rewrap", "--new-master-key"),
@@ -420,7 +420,7 @@ def test_master_key_is_replaced_under_load(
     load.turn()
     assert all("two master keys are at hand" in log.read_text() for log in restart())
     load.turn()
-    assert keys_command(stack, in_redis, "rotate", OWNER.id).returncode == 0
+    assert keys_command(stack, in_redis, "rotate", OWNER.id, "--yes").returncode == 0
     assert keys_command(stack, in_redis, "rewrap", "--workers-have-both").returncode == 0
     load.turn()
     secret.bao.api("POST", f"secret/destroy/{secret.path}", {"versions": [1]})

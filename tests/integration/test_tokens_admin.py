@@ -201,7 +201,7 @@ def test_unreadable_entries_are_told_and_left(stack: Stack) -> None:
     entry = decode_entry(stack.storage.get(t_key))
     broken = encode_entry(entry._replace(block=entry.block[:-1] + bytes([entry.block[-1] ^ 1])))
     stack.storage.set(t_key, broken)
-    for arguments in (("status",), ("verify",), ("disable", "--yes"), ("remove", "--yes"), ("reencrypt",)):
+    for arguments in (("status",), ("verify",), ("disable", "--yes"), ("remove", "--yes"), ("reencrypt", "--yes")):
         done = run(stack, arguments[0], CLIENT, *arguments[1:])
         assert done.returncode == 1, arguments
         assert "findings" in done.stderr if arguments == ("verify",) else "cannot be read" in done.stderr
@@ -213,10 +213,10 @@ def test_reencrypt_under_load_changes_no_token_and_fails_no_request(stack: Stack
     """After a rotation all entries are sealed anew while workers answer, also when the command is killed on its way."""
     stack.start_worker()
     before = tokens_of(stack, 1200)
-    rotated = [sys.executable, "-m", "token_worker", "keys", "rotate", CLIENT]
+    rotated = [sys.executable, "-m", "token_worker", "keys", "rotate", CLIENT, "--yes"]
     subprocess.run(rotated, env=stack.environment(), check=True, capture_output=True, timeout=60)
     old = {key: stack.storage.get(key) for key in stack.storage.keys("tokens/*")}
-    command = [sys.executable, "-m", "token_worker", "tokens", "reencrypt", CLIENT, "--rate", "1500"]
+    command = [sys.executable, "-m", "token_worker", "tokens", "reencrypt", CLIENT, "--yes", "--rate", "1500"]
     rng = random.Random(kills)
 
     def changed() -> int:

@@ -14,6 +14,7 @@ from token_worker import settings as settings_module
 from token_worker.cli.terminal import confirm
 from token_worker.keys import rewrap as rewrapping
 from token_worker.keys import rotation
+from token_worker.keys.history import replaced_at
 from token_worker.keys.kinds import KeyName, parse_name
 from token_worker.keys.owner import Owner
 from token_worker.keys.retirement import Retirement
@@ -24,7 +25,13 @@ _NEXT_STEPS = """\
 The new master key is in Vault; keys are still sealed with the previous one. Next:
   1. restart every worker: it then holds both, and logs "two master keys are at hand"
   2. token-worker keys rewrap --workers-have-both
-  3. restart AcraServer and AcraTranslator as soon as that has ended"""
+  3. restart AcraServer and AcraTranslator as soon as that has ended
+From now on, and until step 2 has ended, an AcraServer or AcraTranslator that is restarted does not start: do not
+restart them, and do not wait with steps 1 and 2."""
+
+
+_NO_CACHE = "--keystore_cache_size=-1"
+_ACRAS = f"every AcraServer and AcraTranslator that does not run with {_NO_CACHE}"
 
 
 def owner_of(owner_id: str, *, zone: bool) -> Owner:
@@ -42,18 +49,38 @@ def owner_of(owner_id: str, *, zone: bool) -> Owner:
 @click.command(epilog="Example: token-worker keys rotate shop-frontend")
 @click.argument("owner_id", metavar="CLIENT_ID")
 @click.option("--zone", is_flag=True, help="CLIENT_ID is the id of a zone (Acra 0.94 and earlier).")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def rotate(config: Path | None, owner_id: str, *, zone: bool) -> None:
+def rotate(config: Path | None, owner_id: str, *, zone: bool, yes: bool) -> None:
     """Replace the symmetric key of a client by a new one; the old one goes into the history.
 
-    Running workers seal with the new key within a minute. Tokens stay as they are, and can be turned back. Killed
-    before it says what it did, it may have rotated: a second rotation does no harm.
+    Running workers open with the new key at once. They seal with it when TOKEN_WORKER_KEY_SETTLING_SECONDS are over, or
+    within a minute where that is 0. Tokens stay as they are, and workers turn all of them back.
+
+    An AcraServer or AcraTranslator that runs on with its key cache, which is on by default, does not know the new key.
+    What is sealed with that it returns as if the token were the value. Restart it before workers seal with the new
+    key, or run it with --keystore_cache_size=-1.
+
+    Killed before it says what it did, it may have rotated: a second rotation does no harm.
     """
     owner = owner_of(owner_id, zone=zone)
-    with KeyAccess(settings_module.load(os.environ, config)) as access:
+    settings = settings_module.load(os.environ, config)
+    settling = settings.key_settling_seconds
+    when = f"in {settling} s" if settling else "within a minute"
+    confirm(
+        yes,
+        f"Workers will seal with the new key {when}. By then restart {_ACRAS}: else it returns tokens as if they were"
+        " the values. Rotate now?",
+    )
+    with KeyAccess(settings) as access:
         master_keys, store = access.connect_admin()
         history = rotation.rotate(store, master_keys, owner)
     click.echo(f"{owner.key_name}: rotated; the old key is {history}")
+    if settling:
+        begin = _utc((replaced_at(history) or time.time()) + settling)
+        click.echo(f"workers seal with the new key from {begin} on; restart before that {_ACRAS}")
+    else:
+        click.echo(f"workers seal with the new key within a minute; restart at once {_ACRAS}")
 
 
 @click.command(
@@ -82,7 +109,8 @@ def destroy(
     settings = settings_module.load(os.environ, config)
     with KeyAccess(settings) as access:
         master_keys, store = access.connect_admin()
-        retirement = Retirement(store, master_keys, make_primary_link("tokens", settings.tokens, refusals=True))
+        tokens = make_primary_link("tokens", settings.tokens, refusals=True)
+        retirement = Retirement(store, master_keys, tokens, settling_seconds=settings.key_settling_seconds)
         if restore:
             done = retirement.restore(key, dry_run=dry_run)
         else:
@@ -108,7 +136,7 @@ def destroy(
     scanned = f" (entries seen: {done.scan.entries}, damaged: {done.scan.damaged})" if done.scan is not None else ""
     click.echo(f"{key.name}: {would}{words[done.what]}{scanned}")
     if done.again_at is not None:
-        click.echo(f"next step: {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime(done.again_at))}")
+        click.echo(f"next step: {_utc(done.again_at)}")
 
 
 @click.command(epilog="Example: token-worker keys rewrap --new-master-key")
@@ -122,7 +150,8 @@ def rewrap(config: Path | None, *, new_master_key: bool, workers_have_both: bool
     With the master key in Vault: `rewrap --new-master-key` stores a new one beside the other fields of its secret;
     the one before is its previous version. With ACRA_MASTER_KEY: set it to the new one, and ACRA_MASTER_KEY_PREVIOUS to
     the old one. Restart the workers with both, then say `rewrap --workers-have-both`. It may be stopped and said again.
-    Acra holds one master key at a time: restart it as soon as this has ended.
+    Acra holds one master key at a time. From the moment that the new one is in its place until this has ended, an
+    AcraServer or AcraTranslator that is restarted does not start. Restart it as soon as this has ended.
 
     Exit status 1: a key is of unknown kind, or opened by neither; then nothing is changed.
     """
@@ -157,6 +186,10 @@ def rewrap(config: Path | None, *, new_master_key: bool, workers_have_both: bool
         with _progress("sealing keys") as progress:
             done = rewrapping.rewrap(store, master_keys, progress)
     click.echo(f"sealed with the master key: {done.sealed} keys, in {done.passes} passes; all others were already")
+
+
+def _utc(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
 
 
 def _history_name(name: str) -> KeyName:

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import time
 from collections.abc import Mapping
 
 import click
@@ -12,6 +13,9 @@ from token_worker.errors import Finding, Unavailable
 
 WIDTH = 160
 """Columns of a table that goes into a file or a pipe."""
+
+FIRST_WORD_SECONDS = 1.0
+NEXT_WORD_SECONDS = 5.0
 
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,99}")
 
@@ -37,6 +41,23 @@ def confirm(given: bool, question: str, option: str = "--yes") -> None:
         raise click.UsageError(f"{question} Confirm with {option}")
     if not click.confirm(question):
         raise Finding("nothing was changed")
+
+
+class LookingThrough:
+    """Says on standard error how far a scan is, once it takes more than a second."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._say_at: float | None = None
+
+    def __call__(self, seen: int) -> None:
+        """So many names were looked at."""
+        now = time.monotonic()
+        if self._say_at is None:
+            self._say_at = now + FIRST_WORD_SECONDS
+        elif now >= self._say_at:
+            self._say_at = now + NEXT_WORD_SECONDS
+            click.echo(f"{self._what}: {seen:,} names looked at", err=True)
 
 
 def check_reach(unknown: Mapping[str, str]) -> None:

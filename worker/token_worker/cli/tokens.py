@@ -20,7 +20,7 @@ from rich.table import Table
 
 from token_worker import settings as settings_module
 from token_worker.cli.keys_change import owner_of
-from token_worker.cli.terminal import confirm, parse_text, read_text, table_console
+from token_worker.cli.terminal import LookingThrough, confirm, parse_text, read_text, table_console
 from token_worker.contract.messages import Format, TypeName
 from token_worker.contract.values import value_in, value_out
 from token_worker.errors import Damaged, Finding, Refused
@@ -328,14 +328,25 @@ def verify(asked: Asked, *, repair: bool, min_age_seconds: float | None, dry_run
 @tokens.command(epilog="Example: token-worker tokens reencrypt shop-frontend --rate 1000")
 @_taking_all
 @_DRY_RUN
-def reencrypt(asked: Asked, *, dry_run: bool) -> None:
+@_YES
+def reencrypt(asked: Asked, *, dry_run: bool, yes: bool) -> None:
     """Seal all token entries of a client with its newest key. Tokens stay as they are.
 
-    A minute after `keys rotate` no worker seals with the old key any more. May be stopped and said again.
+    A minute after `keys rotate`, or when TOKEN_WORKER_KEY_SETTLING_SECONDS are over, no worker seals with the old key
+    any more. May be stopped and said again.
 
-    Exit status 1: entries cannot be read; they stay as they are.
+    An AcraServer or AcraTranslator that runs on with its key cache since before the rotation cannot read what is sealed
+    anew: it returns tokens as if they were the values. Restart it before, or run it with --keystore_cache_size=-1.
+
+    Exit status 1: entries cannot be read; they stay as they are. Or the new key does not seal yet.
     """
-    with _admin(asked) as admin:
+    if not dry_run:
+        confirm(
+            yes,
+            "Was every AcraServer and AcraTranslator restarted since the last rotation, or does it run with"
+            " --keystore_cache_size=-1, or is there none? Else it returns tokens as if they were the values.",
+        )
+    with _admin(asked, is_settling=not dry_run) as admin:
         done = admin.reencrypt(dry_run=dry_run)
     if asked.as_json:
         click.echo(msgspec.json.encode({"dry_run": dry_run, **done._asdict()}))
@@ -344,6 +355,8 @@ def reencrypt(asked: Asked, *, dry_run: bool) -> None:
         click.echo(
             f"{would} with the newest key: {done.sealed} entries, in {done.passes} passes; all others were already"
         )
+        if done.sealed and not dry_run:
+            click.echo("restart every AcraServer and AcraTranslator now that was not, and has its key cache on")
     _report(done.unreadable)
 
 
@@ -394,7 +407,7 @@ def _chosen(admin: TokenAdmin, asked: Asked) -> Iterator[Token | Unreadable]:
 
 
 @contextmanager
-def _admin(asked: Asked, settings: Settings | None = None) -> Iterator[TokenAdmin]:
+def _admin(asked: Asked, settings: Settings | None = None, *, is_settling: bool = False) -> Iterator[TokenAdmin]:
     settings = settings or settings_module.load(os.environ, asked.config)
     owner = asked.owner
     console = Console(stderr=True)
@@ -403,8 +416,14 @@ def _admin(asked: Asked, settings: Settings | None = None) -> Iterator[TokenAdmi
         KeyAccess(settings) as access,
         Progress(*columns, console=console, disable=not console.is_terminal or asked.names_one, transient=True) as bar,
     ):
-        master_key, store = access.connect()
-        keys = KeyCache(store, master_key, previous_master_key=access.previous_master_key)
+        master_key, store = access.connect(LookingThrough("older keys"))
+        keys = KeyCache(
+            store,
+            master_key,
+            previous_master_key=access.previous_master_key,
+            settling_seconds=settings.key_settling_seconds if is_settling else 0,
+            history_seconds=float("inf"),
+        )
         task = bar.add_task("")
         link = make_primary_link("tokens", settings.tokens, refusals=True)
         try:

@@ -6,9 +6,9 @@ One step each time it is asked for, so that whoever does it has time to look:
 2. *retired*: a second scan, ``SETTLED_SECONDS`` later, found none either. The key goes to ``<folder>.retired/<name>``.
 3. *deleted*: a third scan, ``KEPT_SECONDS`` later, found none. Until then ``restore`` brings it back.
 
-The key must have been in the history for ``SETTLED_SECONDS`` before the first scan: so long a worker may go on with a
-key that it has cached. Scans see the token storage alone. Data in databases that Acra encrypted with the key, and what
-AcraServer and AcraTranslator have cached, only a person can know of.
+The key must have been in the history for ``SETTLED_SECONDS`` and the settling time before the first scan: so long a
+worker may go on with a key that it has cached. Scans see the token storage alone. Data in databases that Acra encrypted
+with the key, and what AcraServer and AcraTranslator have cached, only a person can know of.
 """
 
 import time
@@ -35,7 +35,7 @@ MARGIN_SECONDS = 1800.0
 """For clocks that differ, and workers that stood still."""
 
 SETTLED_SECONDS = AGE_SECONDS + GRACE_SECONDS + DATA_KEY_SECONDS + MARGIN_SECONDS
-"""After this long no running worker seals with a replaced key any more."""
+"""After this long no running worker seals with a replaced key any more, where keys have no settling time."""
 
 KEPT_SECONDS = 7 * 86400.0
 """How long a key stays where ``restore`` finds it."""
@@ -103,15 +103,23 @@ class Retirement:
         master_keys: to open the key.
         tokens: the token storage.
         now: Unix seconds.
+        settling_seconds: how long workers seal with a replaced key besides.
     """
 
     def __init__(
-        self, store: AdminStore, master_keys: MasterKeys, tokens: RedisLink, now: Callable[[], float] = time.time
+        self,
+        store: AdminStore,
+        master_keys: MasterKeys,
+        tokens: RedisLink,
+        now: Callable[[], float] = time.time,
+        *,
+        settling_seconds: float = 0,
     ) -> None:
         self._store = store
         self._master_keys = master_keys
         self._tokens = tokens
         self._now = now
+        self._settled_seconds = SETTLED_SECONDS + settling_seconds
 
     def next_step(self, name: KeyName) -> Literal["scanned", "retired", "deleted"]:
         """What is due for a key.
@@ -122,10 +130,14 @@ class Retirement:
         live, retired, record, _ = self._read(name)
         now = self._now()
         if live is not None:
-            _not_before((name.replaced_at or now) + SETTLED_SECONDS, now, f"{name.name}: too short in the history")
+            _not_before(
+                (name.replaced_at or now) + self._settled_seconds, now, f"{name.name}: too short in the history"
+            )
             if record is None or record.retired_at is not None:
                 return "scanned"
-            _not_before(record.scanned_at + SETTLED_SECONDS, now, f"{name.name}: scanned a while ago, nothing found")
+            _not_before(
+                record.scanned_at + self._settled_seconds, now, f"{name.name}: scanned a while ago, nothing found"
+            )
             return "retired"
         if retired is None:
             raise Finding(f"{name.name}: there is no such key")
@@ -165,7 +177,7 @@ class Retirement:
         if due == "scanned":
             if not dry_run:
                 self._write_record(name, record_stored, Record(scanned_at=now))
-            return Step("scanned", now + SETTLED_SECONDS, scan)
+            return Step("scanned", now + self._settled_seconds, scan)
         if due == "retired":
             if not dry_run:
                 self._retire(name, live, key, Record(scanned_at=record.scanned_at if record else now, retired_at=now))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
-from token_worker.errors import Damaged, Refused, Unavailable
+from token_worker.errors import Damaged, Finding, Refused, Unavailable
 from token_worker.keys.cache import KeyCache, More
 from token_worker.keys.keyring import DataKeyCache, Keyring, Locked
 from token_worker.keys.owner import Owner
@@ -234,7 +234,15 @@ class TokenAdmin:
 
         Each by itself and only if unchanged: at every moment its entry is either the old or the new one, and both can
         be read.
+
+        Raises:
+            Finding: workers still seal with an older key, since the newest one settles.
         """
+        left = self._keys.settling_seconds_left(self._owner)
+        if left > 0:
+            raise Finding(
+                f"{self._owner.key_name}: workers seal with the old key for {left:.0f} s more; say it again then"
+            )
         sealed = passes = 0
         unreadable: set[bytes] = set()
         data_keys = DataKeyCache(1)
