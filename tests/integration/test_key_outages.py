@@ -3,12 +3,13 @@
 Workers are processes as always, but for the clock of their key cache: a file says how much it is ahead.
 """
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from faults.proxy import Proxy, Relay
+from faults.proxy import Command, Moment, Proxy, Relay, Verdict
 from servers import OpenBao, Valkey
 from stack import Stack, wait_until
 
@@ -29,6 +30,18 @@ from token_worker.cli import main
 from token_worker.keys.cache import KeyCache
 file = Path(os.environ["{AHEAD_FILE}"])
 KeyCache.__init__.__kwdefaults__["clock"] = lambda: time.monotonic() + float(file.read_text())
+sys.argv[0] = "token-worker"
+main()
+"""
+
+
+KEPT = "OWNERS_KEPT"
+
+SMALL = f"""
+import os, sys
+from token_worker.cli import main
+from token_worker.keys.cache import KeyCache
+KeyCache.__init__.__kwdefaults__["size"] = int(os.environ["{KEPT}"])
 sys.argv[0] = "token-worker"
 main()
 """
@@ -124,3 +137,66 @@ def test_keys_at_hand_serve_past_their_age_and_no_longer(setting: Setting, tmp_p
     assert late.settle() == NONE
     assert other.compare() == NONE
     assert stack.streams.xlen("tokenize:requests:dead") == 0
+
+
+def test_names_of_nobody_push_out_no_key(setting: Setting, tmp_path: Path) -> None:
+    """More clients are named that do not exist than keys are kept: one that does is still served in an outage."""
+    stack, keys = setting
+    log = tmp_path / "log"
+    count = 300 if "VAULT_ADDR" in stack.settings else 12_000  # in Vault each name is a request
+    stack.start_worker(log=log, program=("-c", SMALL), **{KEPT: str(count - 100)})
+    assert requests(stack, 10, KNOWN, 0).settle() == NONE
+    names = [{"id": str(number), "op": "tokenize", "client_id": f"nobody-{number}"} for number in range(count)]
+    replies = stack.ask([{**it, "type": "str", "value": "some value"} for it in names])
+    assert {reply["error"]["code"] for reply in replies.values()} == {"unknown_client"}
+    keys.go_away()
+    other = requests(stack, 5, OTHER, 0)
+    wait_until(lambda: "going on with the keys at hand" in log.read_text(), "the outage to be met")
+    known = requests(stack, 100, KNOWN, 1000)
+    wait_until(lambda: stack.streams.xlen("tokenize:responses") == 10 + count + 100, "the known client's replies")
+    assert known.compare() == NONE
+    assert len(other.compare().lost) == 5
+    keys.come_back()
+    assert other.settle() == NONE
+
+
+def test_loop_does_not_wait_for_the_history(streams_server: Valkey, storage_server: Valkey, tmp_path: Path) -> None:
+    """While a look through the key storage goes on, requests that need none of it are answered."""
+    held, scans = threading.Event(), []
+
+    def hold_scans(moment: Moment, command: Command) -> Verdict:
+        if command.name == "SCAN" and moment is Moment.BEFORE:
+            scans.append(command)
+            held.wait(60)
+        return Verdict.PASS
+
+    with Stack(streams_server, storage_server) as stack, Proxy(storage_server.port, hold_scans) as keys:
+        for client in (KNOWN, OTHER):
+            stack.generate_key(client)
+        stack.start_worker()
+        old = requests(stack, 5, OTHER, 0)
+        assert old.settle() == NONE
+        rotated = stack.run("keys", "rotate", OTHER, "--yes")
+        assert rotated.returncode == 0, rotated.stderr
+        for worker in stack.workers:
+            worker.kill()
+        stack.workers.clear()
+
+        # Given a worker that needs an older key
+        stack.settings["TOKEN_WORKER_TOKENS_URL"] = storage_server.url
+        stack.settings["TOKEN_WORKER_KEYS_URL"] = keys.url
+        stack.start_worker(log=tmp_path / "log")
+        assert requests(stack, 10, KNOWN, 0).settle() == NONE
+        waiting = requests(stack, 5, OTHER, 0)
+        wait_until(lambda: scans, "the look at the history")
+        # Then others are served while that lasts, in less than its connection waits for an answer,
+        known = requests(stack, 100, KNOWN, 1000)
+        wait_until(lambda: stack.streams.xlen("tokenize:responses") == 115, "the known client's replies")
+        assert known.compare() == NONE
+        assert len(waiting.compare().lost) == 5
+        assert len(scans) == 1
+        # and what waited for it when it is over.
+        held.set()
+        assert waiting.settle() == NONE
+        for worker in stack.workers:
+            worker.kill()

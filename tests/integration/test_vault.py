@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +187,29 @@ class TestSecrets:
         vault = session()
         assert vault.read_secret(mount, "none") is None
         assert vault.list_secrets(mount, "none") == []
+
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_reads_several(self, admin: Admin, session: Session, version: int) -> None:
+        """Secrets that are read together come in the order they were asked for, None for each that is not there."""
+        mount = admin.mount(version)
+        for number in range(0, 40, 2):
+            admin.put(mount, version, f"folder/{number}", key=str(number))
+        vault = session()
+        for _ in range(2):
+            found = vault.read_secrets(mount, [f"folder/{number}" for number in range(40)])
+            assert found == [None if number % 2 else {"key": str(number)} for number in range(40)]
+        assert vault.read_secrets(mount, []) == []
+
+    def test_one_of_several_is_refused(self, admin: Admin, session: Session) -> None:
+        """Where the token may not read one of several secrets, the error names that one and the right that it needs."""
+        mount = admin.mount(2)
+        for name in ("a", "b", "c"):
+            admin.put(mount, 2, name, key="x")
+        rights = "".join(f'path "{mount}/data/{name}" {{ capabilities = ["read"] }}\n' for name in ("a", "c"))
+        vault = session(token=admin.token(admin.policy(rights)))
+        assert vault.read_secrets(mount, ["a", "c"]) == [{"key": "x"}, {"key": "x"}]
+        with pytest.raises(MasterKeyError, match=f"`read` on {mount}/data/b"):
+            vault.read_secrets(mount, ["a", "b", "c"])
 
     def test_deleted_version(self, admin: Admin, session: Session) -> None:
         """A KV 2 secret whose newest version was deleted or destroyed reads as None."""
@@ -590,6 +613,28 @@ class TestLogIn:
         assert f"TOKEN_WORKER_VAULT_{name.upper()}" in str(caught.value)
         assert "canary" not in error_text(caught.value)
 
+    def test_reads_several_when_the_token_has_ended(
+        self, admin: Admin, session: Session, mount: str, log_in: dict[str, Any]
+    ) -> None:
+        """A token that has ended while several secrets are read is replaced, and each of them comes."""
+        vault = session(**log_in)
+        assert vault.read_secrets(mount, ["a"] * 20) == [{"key": "x"}] * 20
+        first = vault._adapter.token
+        admin.do("POST", "auth/token/revoke", token=first)
+        assert vault.read_secrets(mount, ["a"] * 20) == [{"key": "x"}] * 20
+        assert vault._adapter.token != first
+        assert vault.read_secrets(mount, ["a"] * 20) == [{"key": "x"}] * 20
+
+    def test_nothing_is_read_after_the_end(self, session: Session, mount: str, log_in: dict[str, Any]) -> None:
+        """A session that was closed logs in no more, so that it leaves no token behind."""
+        vault = session(**log_in)
+        vault.connect()
+        vault.close()
+        for paths in (["a"], ["a", "a"]):
+            with pytest.raises(Unavailable):
+                vault.read_secrets(mount, paths)
+        assert vault._adapter.token is None
+
     def test_close_revokes_what_a_log_in_got(self, admin: Admin, session: Session, log_in: dict[str, Any]) -> None:
         """The token of a log-in does not outlive the session."""
         vault = session(**log_in)
@@ -913,3 +958,41 @@ class TestTls:
             with pytest.raises(Unavailable, match=r"^vault: ConnectionError$"):
                 vault.connect()
             thread.join()
+
+
+class _Gate(BaseHTTPRequestHandler):
+    """A Vault that answers a request for a secret only when so many others have come as it is to have at once."""
+
+    together = threading.Barrier(4)
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if "/data/" in self.path:
+            self.together.wait(60)
+            data: dict[str, Any] = {"data": {"name": self.path.rpartition("/")[2]}, "metadata": {"version": 1}}
+        else:
+            data = {"path": "secret/", "type": "kv", "options": {"version": "2"}}
+        body = msgspec.json.encode({"data": data})
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name it overrides
+        pass
+
+
+def test_several_secrets_are_read_at_the_same_time() -> None:
+    """Secrets that are read together are asked for several at a time, and come in the order they were asked for."""
+    names = [f"name-{number}" for number in range(20)]
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Gate) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        vault = Vault(VaultSettings(address=f"http://127.0.0.1:{server.server_port}", token="t"))
+        found = vault.read_secrets("secret", names)
+        assert found == [{"name": name} for name in names]
+        vault.close()
+        server.shutdown()
+        thread.join()

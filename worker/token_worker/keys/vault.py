@@ -87,10 +87,12 @@ class Vault:
         """Log in; with ``token``, see that Vault knows it.
 
         Raises:
-            Unavailable: Vault is away, sealed or on standby.
+            Unavailable: Vault is away, sealed or on standby, or the session was closed.
             MasterKeyError: Vault refuses the log-in, or a setting for it is missing.
         """
         with self._lock:
+            if self._stop.is_set():
+                raise Unavailable("vault", "session closed")
             if self.settings.auth == "token":
                 self._look_up_token()
             else:
@@ -327,8 +329,6 @@ class Vault:
             denied: text of the error if Vault does not permit it.
         """
         with self._lock:
-            if self._stop.is_set():
-                raise Unavailable("vault", "the session has ended")
             if self._adapter.token is None:
                 self.connect()
             try:
