@@ -156,7 +156,7 @@ SMALL_STEPS = """
 import sys
 from token_worker import scan
 from token_worker.cli import main
-scan.scan.__defaults__ = (50,)  # names looked at in one step: a storage so much larger
+scan.scan.__defaults__ = (15,)  # names looked at in one step: a storage so much larger
 sys.argv[0] = "token-worker"
 main()
 """
