@@ -13,6 +13,7 @@ from token_worker.keys.cache import (
     ABSENCE_SECONDS,
     AGE_SECONDS,
     GRACE_SECONDS,
+    LATE_SECONDS,
     REFRESH_AT_ONCE,
     REFRESH_SECONDS,
     RETRY_SECONDS,
@@ -189,6 +190,24 @@ def test_names_of_nobody_are_looked_for_at_a_bounded_rate(
         cache.rings(owners)
         aside.do()
     assert all(isinstance(found, Keyring) for found in cache.rings(owners).values())
+
+
+@pytest.mark.parametrize("sealed", [None, b"damaged"])
+def test_late_answer_is_there_for_who_comes_again(
+    cache: KeyCache, store: FakeStore, clock: Clock, aside: ByHand, sealed: bytes | None
+) -> None:
+    """That there is no key, or none that opens, is known to the next try also where each answer comes late."""
+    other = Owner("client", "other-client")
+    if sealed is not None:
+        store.sealed[other.key_name] = sealed
+    assert isinstance(cache.rings([other])[other], Unavailable)
+    clock.advance(0.9)
+    aside.do()
+    cache.rings([SHOP])
+    clock.advance(1.5)
+    assert isinstance(cache.rings([other])[other], Refused)
+    clock.advance(LATE_SECONDS)
+    assert isinstance(cache.rings([other])[other], Unavailable)
 
 
 def test_history_beside_the_loop(cache: KeyCache, store: FakeStore, clock: Clock, aside: ByHand) -> None:

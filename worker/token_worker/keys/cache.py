@@ -195,13 +195,13 @@ class KeyCache:
         slot = self._slots.get(owner)
         if slot is not None:
             age = now - slot.checked_at
-            if age >= (ABSENCE_SECONDS if slot.ring is None else AGE_SECONDS):
+            if now >= slot.refused_until if slot.ring is None else age >= AGE_SECONDS:
                 return None
             if age >= REFRESH_SECONDS and not slot.is_due and self._refreshes:
                 slot.is_due = True
                 self._due.appendleft((slot.checked_at, owner))
             return self._use(owner, slot, now)
-        if not owner.is_valid or now - self._absent.get(owner, float("-inf")) < ABSENCE_SECONDS:
+        if not owner.is_valid or now < self._absent.get(owner, float("-inf")):
             return _unknown(owner)
         return None
 
@@ -303,9 +303,12 @@ class KeyCache:
         self._wait_seconds = min(self._wait_seconds * 2, RETRY_SECONDS[1])
 
     def _install(self, owner: Owner, sealed: bytes | None, asked_at: float) -> None:
+        now = self._clock()
+        # Whoever asked may be gone when an answer is late: it has to be there still when he comes again.
+        until = asked_at + ABSENCE_SECONDS if now - asked_at <= WAIT_SECONDS else now + LATE_SECONDS
         if sealed is None:
             self._slots.pop(owner, None)
-            self._absent[owner] = asked_at
+            self._absent[owner] = until
             self._absent.move_to_end(owner)
             self._allowance -= 1
             if len(self._absent) > ABSENT_KEPT:
@@ -313,7 +316,7 @@ class KeyCache:
             return
         self._absent.pop(owner, None)
         slot = self._slots.setdefault(owner, Slot())
-        slot.checked_at = asked_at
+        slot.checked_at, slot.refused_until = asked_at, until
         if self._refreshes:
             slot.is_due = True
             self._due.append((asked_at, owner))

@@ -33,6 +33,7 @@ class Slot:
         sealed: the stored text of the newest key.
         newest: that key.
         checked_at: the storage was asked for it.
+        refused_until: without a ring, it is not asked again before.
         used_at: it was last asked for by the loop.
         changed_at: it was seen to be another.
         rechecked_at: it was looked for since no key opened a block.
@@ -59,6 +60,7 @@ class Slot:
         "outgoing",
         "rechecked_at",
         "refusal",
+        "refused_until",
         "ring",
         "sealed",
         "used_at",
@@ -70,6 +72,7 @@ class Slot:
         self.sealed: bytes | None = None
         self.newest: bytes | None = None
         self.checked_at = float("-inf")
+        self.refused_until = float("-inf")
         self.used_at = float("-inf")
         self.changed_at = float("-inf")
         self.rechecked_at = float("-inf")
