@@ -124,8 +124,8 @@ class Entries:
         form = sniff(entry.fields[b"payload"])
         if form is None or sniff(answer.payload) is not form:
             return "an answer is not in the format of its request"
-        internal = self._handler.internal(entry).payload if self._rng.random() < 0.1 else None
-        for payload in filter(None, (internal, answer.forbidden, answer.payload)):
+        given_up = self._handler.internal(entry) if self._rng.random() < 0.1 else answer
+        for payload in filter(None, {given_up.payload, answer.forbidden, answer.payload}):
             try:
                 reply = REPLY[form](payload)
             except msgspec.DecodeError:
@@ -144,7 +144,9 @@ class Entries:
             return "an answer has another id than its request"
         ids.add(reply.id)
         self.outcomes.update({code for _, code in answer.account.outcomes})
-        if answer.reply_to is not None and not answer.reply_to.startswith(f"{ROUTE.responses}:"):
+        if any(
+            it is not None and not it.startswith(f"{ROUTE.responses}:") for it in (answer.reply_to, given_up.reply_to)
+        ):
             return "an answer goes to a stream that the route does not allow"
         return _problem_of_account(answer.account)
 

@@ -29,14 +29,14 @@ class Caller:
         self.calls: list[Call] = []
         self.parts = self.released = 0
 
-    def call(self, values: Sequence[Any], owner: Owner = OWNER, now: float = 0.0) -> Call:
+    def call(self, values: Sequence[Any], owner: Owner = OWNER, now: float = 0.0, expires_at: int = 10_000) -> Call:
         number = len(self.calls)
 
         def finish(outcome: Outcome) -> None:
             assert number not in self.outcomes
             self.outcomes[number] = outcome
 
-        call = Call(len(values), 10.0, 10_000, lambda: TimedOut("late"), finish)
+        call = Call(len(values), 10.0, expires_at, lambda: TimedOut("late"), finish)
         self.calls.append(call)
         items = [encode(("str", value), self.limits) for value in values]
         encoded = [item for item in items if isinstance(item, bytes)]
@@ -156,6 +156,16 @@ def test_calls_share_requests_within_their_time_only() -> None:
     assert together.requests.next_at() == 7.0
     assert [*map(values_of, together.take())] == [["a", "b"]]
     assert together.requests.next_at() is None
+
+
+@pytest.mark.parametrize("ends", [(5_000, 9_000, 7_000), (9_000, 5_000, 7_000)])
+def test_shared_request_is_good_as_long_as_any_of_its_calls(ends: tuple[int, ...]) -> None:
+    """A call that gives up early takes no time from those that share its request."""
+    caller = Caller(gather_seconds=1.0)
+    for value, expires_at in zip("abc", ends, strict=True):
+        caller.call([value], expires_at=expires_at)
+    [request] = caller.take()
+    assert (values_of(request), payload_of(request)["expires_at"]) == (["a", "b", "c"], 9_000)
 
 
 def test_full_request_does_not_wait() -> None:

@@ -1,0 +1,206 @@
+"""What meets in one batch: several routes, streams named for replies, tries alone, tokens that must be kept first."""
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+from faults.proxy import Command, Moment, Proxy, Verdict
+from servers import Valkey
+from stack import Stack, wait_until
+
+from ledger import GROUP, NONE, Ledger
+from load import running
+from token_worker.contract.messages import Op
+from token_worker.errors import Unavailable
+from token_worker.keys.cache import KeyCache
+from token_worker.keys.owner import Owner
+from token_worker.keys.store import RedisKeyStore, new_key, wrap
+from token_worker.redis_link import RedisLink
+from token_worker.redis_settings import RedisSettings
+from token_worker.service.handler import Handler
+from token_worker.settings import load
+from token_worker.storage.durability import MARK, Safety
+from token_worker.storage.tokens import TokenStorage
+from token_worker.streams.delivery import FIRST_COUNT, Answer, Entry
+from token_worker.streams.routes import Route
+
+CLIENTS = ("client-one", "client-two")
+OPEN = Route("open:in", "open:out", frozenset({Op.TOKENIZE, Op.DETOKENIZE}), reply_to="*")
+PINNED = Route("pinned:in", "pinned:out", frozenset({Op.TOKENIZE}), client_id="client-one", reply_to="*")
+
+Message = dict[str, Any]
+Ask = Callable[..., dict[str, Answer]]
+
+
+class Unsafe:
+    """A token storage that confirms nothing."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def begin(self) -> None:
+        """Nothing is done."""
+
+    def confirm(self) -> None:
+        self.asked += 1
+        raise Unavailable("tokens", "0 of 1 replicas confirmed")
+
+
+@pytest.fixture
+def unsafe() -> Unsafe:
+    """Keeps every token back, where a test takes it into its handler."""
+    return Unsafe()
+
+
+@pytest.fixture
+def ask(storage_server: Valkey, unsafe: Unsafe) -> Iterator[Ask]:
+    """Has a handler answer requests, each with its route, in one batch; by their ids."""
+    master_key = os.urandom(32)
+    address = RedisSettings(url=storage_server.url)
+    links = RedisLink("keys", address), RedisLink("tokens", address)
+    with storage_server.client() as client:
+        for owner in (*(Owner("client", name) for name in CLIENTS), Owner("zone", "zone-of-one")):
+            client.set(f".acrakeys/{owner.key_name}", wrap(new_key(), master_key, owner))
+    routes = msgspec.json.encode([OPEN, PINNED]).decode()
+    settings = load(
+        {
+            "TOKEN_WORKER_STREAMS_URL": storage_server.url,
+            "TOKEN_WORKER_MASTER_KEY_SOURCE": "env",
+            "TOKEN_WORKER_ROUTES": routes,
+        }
+    )
+
+    def ask(requests: list[tuple[Route, Message]], *, is_unsafe: bool = False) -> dict[str, Answer]:
+        keys = KeyCache(RedisKeyStore(links[0], settings.keys_folder), master_key)
+        tokens = TokenStorage(links[1], cast(Safety, unsafe) if is_unsafe else None)
+        entries = [
+            Entry(route, b"1-%d" % number, {b"payload": msgspec.json.encode({"id": str(number), **request})})
+            for number, (route, request) in enumerate(requests, 1)
+        ]
+        results = Handler(settings, keys, tokens).handle(entries)
+        answers = [result for result in results if isinstance(result, Answer)]
+        assert len(answers) == len(requests)
+        return {msgspec.json.decode(answer.payload)["id"]: answer for answer in answers}
+
+    yield ask
+    for link in links:
+        link.close()
+
+
+def said(answer: Answer) -> str:
+    """The status of a reply, or the code of its error."""
+    reply = msgspec.json.decode(answer.payload)
+    return str(reply["error"]["code"]) if reply["status"] == "error" else str(reply["status"])
+
+
+def tokenize(client: str, **more: Any) -> Message:
+    return {"op": "tokenize", "client_id": client, "type": "str", "value": "Ada Lovelace", **more}
+
+
+@pytest.mark.parametrize("is_pinned_first", [True, False])
+def test_what_a_route_may_is_asked_for_each_route_of_a_batch(ask: Ask, *, is_pinned_first: bool) -> None:
+    """A client or zone that one route serves is refused on another that does not, in whatever order they come."""
+    zone = {"zone_id": "zone-of-one"}
+    cases = [
+        (OPEN, tokenize("client-two"), "ok"),
+        (PINNED, tokenize("client-two"), "forbidden"),
+        (OPEN, tokenize("client-one", **zone), "ok"),
+        (PINNED, tokenize("client-one", **zone), "forbidden"),
+        (OPEN, tokenize("client-one"), "ok"),
+        (PINNED, tokenize("client-one"), "ok"),
+        (OPEN, {**tokenize("client-one"), "op": "detokenize"}, "token_not_found"),
+        (PINNED, {**tokenize("client-one"), "op": "detokenize"}, "forbidden"),
+    ]
+    if is_pinned_first:
+        cases.reverse()
+    answers = ask([(route, request) for route, request, _ in cases])
+    assert [said(answers[str(number)]) for number in range(1, 9)] == [expected for _, _, expected in cases]
+
+
+OF_ANY_ROUTE = [key for route in (OPEN, PINNED) for key in (*route.streams, *route.own_keys)]
+
+
+@pytest.mark.parametrize("name", [*OF_ANY_ROUTE, MARK, "tokens/a", ".acrakeys/a", ".acrakeys.retired/a"])
+def test_reply_goes_to_no_key_of_any_route(ask: Ask, name: str) -> None:
+    """On each route, whatever its pattern, a request that names a stream or key of the workers' is ``forbidden``."""
+    answers = ask([(route, tokenize("client-one", reply_to=name)) for route in (OPEN, PINNED)])
+    assert [(said(answer), answer.reply_to) for answer in answers.values()] == [("forbidden", None)] * 2
+
+
+def test_reply_to_that_is_free_is_used_on_each_route(ask: Ask) -> None:
+    """A name that is no key of the workers' is taken, where it resembles one, too."""
+    names = ["free", "open:in:trimmed:", "tokens", "pinned:out:mine"]
+    answers = ask([(route, tokenize("client-one", reply_to=name)) for name in names for route in (OPEN, PINNED)])
+    assert [answers[str(number)].reply_to for number in range(1, 9)] == [name for name in names for _ in range(2)]
+
+
+@pytest.mark.parametrize("consistent", [True, False])
+def test_tokens_of_either_kind_are_held_back_until_they_are_safe(ask: Ask, unsafe: Unsafe, *, consistent: bool) -> None:
+    """A batch with a token in its reply waits, be the token consistent or not; one without does not."""
+    with pytest.raises(Unavailable, match="replicas"):
+        ask([(OPEN, tokenize("client-one", consistent=consistent))], is_unsafe=True)
+    assert unsafe.asked == 1
+    [answer] = ask([(OPEN, tokenize("nobody-knows", consistent=consistent))], is_unsafe=True).values()
+    assert (said(answer), unsafe.asked) == ("unknown_client", 1)
+
+
+def test_request_that_is_tried_alone_has_its_audit_line(stack: Stack, tmp_path: Path) -> None:
+    """A detokenize request that a dead worker left has its line, as all have, before its reply."""
+    # Given requests that were delivered to a worker that died
+    stream = "detokenize:requests"
+    stack.streams.xgroup_create(stream, GROUP, id="0", mkstream=True)
+    request = {"op": "detokenize", "client_id": "shop-frontend", "type": "str", "value": "no token"}
+    entries = stack.send([{**request, "id": f"left-{number}"} for number in range(3)], stream)
+    stack.streams.xreadgroup(GROUP, "dead", {stream: ">"})
+    # When another one tries each alone
+    file = tmp_path / "audit"
+    stack.start_worker(TOKEN_WORKER_AUDIT_FILE=str(file), TOKEN_WORKER_CLAIM_IDLE_MS="1000")
+    stack.wait_for_replies(3, "detokenize:responses")
+    # Then each is audited.
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["entry"] for line in lines] == [entry.decode() for entry in entries]
+    assert [line["items"] for line in lines] == [{"token_not_found": 1}] * 3
+
+
+def test_lease_of_what_was_read_ahead_is_renewed(streams_server: Valkey, storage_server: Valkey) -> None:
+    """A batch that was read during the commit of the one before is kept from other workers while it is handled."""
+    # Given a small batch, then one of large entries, each handled by itself, and a storage that is slow for these
+    claim_idle_ms = 1500
+    renewed: set[bytes] = set()
+    is_over = threading.Event()
+
+    def streams(moment: Moment, command: Command) -> Verdict:
+        if moment is Moment.BEFORE and command.name == "XCLAIM" and command.parts[-1] == b"JUSTID":
+            renewed.update(part for part in command.parts[5:-1] if b"-" in part)
+        return Verdict.PASS
+
+    def storage(moment: Moment, command: Command) -> Verdict:
+        if moment is Moment.BEFORE and command.name == "MGET" and len(command.parts) > 500:
+            is_over.wait(claim_idle_ms / 3000)  # as long as a lease is not renewed
+        return Verdict.PASS
+
+    with Proxy(streams_server.port, streams) as first, Proxy(storage_server.port, storage) as second:
+        settings = {
+            "TOKEN_WORKER_STREAMS_URL": first.url,
+            "TOKEN_WORKER_TOKENS_URL": second.url,
+            "TOKEN_WORKER_CLAIM_IDLE_MS": str(claim_idle_ms),
+            "TOKEN_WORKER_BATCH_SIZE": str(FIRST_COUNT),
+        }
+        with running(Stack(streams_server, storage_server, settings=settings), workers=0) as stack:
+            ledger = Ledger(stack)
+            ledger.add_new(FIRST_COUNT)
+            for _ in range(FIRST_COUNT):
+                ledger.add("tokenize", "str", [f"value {number}" for number in range(1000)])
+            ledger.send()
+            stack.start_worker()
+            wait_until(ledger.is_settled, "all to be answered")
+            is_over.set()
+            assert ledger.compare() == NONE
+            entries = [entry for entry, _ in stack.streams.xrange("tokenize:requests")]
+    # Then of the second batch, too, what had to wait was renewed.
+    assert renewed & set(entries[FIRST_COUNT:])
