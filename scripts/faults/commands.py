@@ -2,19 +2,14 @@
 
 from faults.proxy import Command
 from token_worker.lua import Script
+from token_worker.streams import delivery, retention
 
 SCRIPTS = {
-    Script(f"token_worker.{package}", f"{name}.lua").sha.encode(): name
-    for package, name in [
-        ("streams", "commit"),
-        ("streams", "bury"),
-        ("streams", "uncount"),
-        ("streams", "trim"),
-        ("streams", "sweep"),
-        ("storage", "store"),
-        ("storage", "adopt"),
-        ("storage", "touch"),
-    ]
+    script.sha.encode(): script.name.removesuffix(".lua")
+    for script in (
+        *(delivery.COMMIT, delivery.BURY, delivery.UNCOUNT, retention.TRIM, retention.SWEEP),
+        *(Script("token_worker.storage", name) for name in ("store.lua", "adopt.lua", "touch.lua")),
+    )
 }
 
 CLAIM = "streams XCLAIM"

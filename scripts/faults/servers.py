@@ -6,11 +6,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import redis
 from servers import Valkey
 
+from faults.ledger import order
 from faults.plan import Fault, Plan
 from faults.scene import Scene
+from token_worker.streams.routes import DEFAULT_ROUTES
 
 SERVER = "servers"
 PLACES = ("streams", "keys and tokens")
@@ -26,13 +27,18 @@ FULL_SECONDS = (0.2, 1.0)
 NOTICED_SECONDS = 10.0
 """How long it may take until a full server has refused something."""
 
+USED_UP = "ids used up"
+LAST_ID = f"{2**64 - 1}-{2**64 - 1}"
+"""After it a stream takes nothing."""
+
 RESTARTED = "killed, started again"
 
 
 def server_faults() -> dict[Fault, float]:
     """What can happen to each server, and how often it should."""
     weights = {RESTARTED: 10.0, "hangs": 0.15, "memory full": 1.0, "scripts flushed": 1.0, "clients cut off": 1.0}
-    return {Fault(SERVER, place, what): weight for place in PLACES for what, weight in weights.items()}
+    faults = {Fault(SERVER, place, what): weight for place in PLACES for what, weight in weights.items()}
+    return {**faults, Fault(SERVER, PLACES[0], USED_UP): 1.0}
 
 
 class ServerFaults:
@@ -49,6 +55,7 @@ class ServerFaults:
             "memory full": self._fill,
             "scripts flushed": self._flush_scripts,
             "clients cut off": self._cut_off,
+            USED_UP: self._use_ids_up,
         }
 
     def work(self, over: threading.Event) -> None:
@@ -77,18 +84,37 @@ class ServerFaults:
     def _fill(self, server: Valkey) -> bool:
         """Let it have no memory until it has refused something."""
         with server.client() as client:
-            before = _refused(client)
+            before = _refused(client, "OOM")
             client.config_set("maxmemory", 1)
             try:
-                for _ in range(round(NOTICED_SECONDS / 0.1)):
-                    if self._over.wait(0.1):
-                        return False
-                    if _refused(client) > before:
-                        self._over.wait(self._rng.uniform(*FULL_SECONDS))
-                        return True
-                return False
+                return self._is_refused(client, "OOM", before)
             finally:
                 client.config_set("maxmemory", 0)
+
+    def _use_ids_up(self, server: Valkey) -> bool:
+        """Let a stream of replies or dead letters have no id left until it has refused something."""
+        stream = self._rng.choice([name for route in DEFAULT_ROUTES for name in (route.responses, route.dead_letters)])
+        with server.client() as client:
+            if not client.exists(stream):
+                return False
+            last = client.xinfo_stream(stream)["last-generated-id"].decode()
+            before = _refused(client, "ERR")
+            client.execute_command("XSETID", stream, LAST_ID)
+            try:
+                return self._is_refused(client, "ERR", before)
+            finally:
+                newest = [entry.decode() for entry, _ in client.xrevrange(stream, count=1)]
+                client.execute_command("XSETID", stream, max([last, *newest], key=order))
+
+    def _is_refused(self, client: Any, code: str, before: int) -> bool:
+        """Wait until something was refused, then a while."""
+        for _ in range(round(NOTICED_SECONDS / 0.1)):
+            if self._over.wait(0.1):
+                return False
+            if _refused(client, code) > before:
+                self._over.wait(self._rng.uniform(*FULL_SECONDS))
+                return True
+        return False
 
     def _flush_scripts(self, server: Valkey) -> bool:
         with server.client() as client:
@@ -101,6 +127,6 @@ class ServerFaults:
         return bool(number)
 
 
-def _refused(client: "redis.Redis") -> int:
-    errors: Any = client.info("errorstats")
-    return int(errors.get("errorstat_OOM", {}).get("count", 0))
+def _refused(client: Any, code: str) -> int:
+    """How often the server has answered with this error."""
+    return int(client.info("errorstats").get(f"errorstat_{code}", {}).get("count", 0))

@@ -13,7 +13,7 @@ from stack import wait_until
 from processes import Run
 
 CHAOS = Path(chaos.__file__)
-KINDS_OF_FAULTS = 119
+KINDS_OF_FAULTS = 120
 CHILDREN = 9
 """Two of Valkey, OpenBao, six workers."""
 

@@ -35,6 +35,7 @@ PINNED = Route("pinned:in", "pinned:out", frozenset({Op.TOKENIZE}), client_id="c
 
 Message = dict[str, Any]
 Ask = Callable[..., dict[str, Answer]]
+Make = Callable[[Safety | None], Handler]
 
 
 class Unsafe:
@@ -58,8 +59,8 @@ def unsafe() -> Unsafe:
 
 
 @pytest.fixture
-def ask(storage_server: Valkey, unsafe: Unsafe) -> Iterator[Ask]:
-    """Has a handler answer requests, each with its route, in one batch; by their ids."""
+def make(storage_server: Valkey) -> Iterator[Make]:
+    """Makes handlers of both routes, with what holds their tokens back, on keys of their own."""
     master_key = os.urandom(32)
     address = RedisSettings(url=storage_server.url)
     links = RedisLink("keys", address), RedisLink("tokens", address)
@@ -75,21 +76,36 @@ def ask(storage_server: Valkey, unsafe: Unsafe) -> Iterator[Ask]:
         }
     )
 
-    def ask(requests: list[tuple[Route, Message]], *, is_unsafe: bool = False) -> dict[str, Answer]:
+    def make(safety: Safety | None) -> Handler:
         keys = KeyCache(RedisKeyStore(links[0], settings.keys_folder), master_key)
-        tokens = TokenStorage(links[1], cast(Safety, unsafe) if is_unsafe else None)
+        return Handler(settings, keys, TokenStorage(links[1], safety))
+
+    yield make
+    for link in links:
+        link.close()
+
+
+@pytest.fixture
+def handler(make: Make) -> Handler:
+    """One that holds nothing back."""
+    return make(None)
+
+
+@pytest.fixture
+def ask(make: Make, unsafe: Unsafe) -> Ask:
+    """Has a handler answer requests, each with its route, in one batch; by their ids."""
+
+    def ask(requests: list[tuple[Route, Message]], *, is_unsafe: bool = False) -> dict[str, Answer]:
         entries = [
             Entry(route, b"1-%d" % number, {b"payload": msgspec.json.encode({"id": str(number), **request})})
             for number, (route, request) in enumerate(requests, 1)
         ]
-        results = Handler(settings, keys, tokens).handle(entries)
+        results = make(cast(Safety, unsafe) if is_unsafe else None).handle(entries)
         answers = [result for result in results if isinstance(result, Answer)]
         assert len(answers) == len(requests)
         return {msgspec.json.decode(answer.payload)["id"]: answer for answer in answers}
 
-    yield ask
-    for link in links:
-        link.close()
+    return ask
 
 
 def said(answer: Answer) -> str:
@@ -137,6 +153,17 @@ def test_reply_to_that_is_free_is_used_on_each_route(ask: Ask) -> None:
     names = ["free", "open:in:trimmed:", "tokens", "pinned:out:mine"]
     answers = ask([(route, tokenize("client-one", reply_to=name)) for name in names for route in (OPEN, PINNED)])
     assert [answers[str(number)].reply_to for number in range(1, 9)] == [name for name in names for _ in range(2)]
+
+
+@pytest.mark.parametrize(("reply_to", "used"), [("mine", "mine"), ("open:in:trimmed", None), (None, None)])
+def test_entry_that_is_given_up_is_answered_where_its_route_allows(
+    handler: Handler, reply_to: str | None, used: str | None
+) -> None:
+    """``internal`` goes to the stream that the request named, if the route allows it; else to the route's own."""
+    message = {"id": "given-up", **tokenize("client-one", reply_to=reply_to)}
+    answer = handler.internal(Entry(OPEN, b"1-0", {b"payload": msgspec.json.encode(message)}))
+    assert (said(answer), answer.reply_to) == ("internal", used)
+    assert answer.forbidden == (answer.payload if used else b"")
 
 
 @pytest.mark.parametrize("consistent", [True, False])
