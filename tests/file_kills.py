@@ -5,6 +5,7 @@ undisturbed run, byte for byte. Steps are writes (of which half is done), syncs 
 worker, but are made here: which row gets what does not depend on when it is asked for.
 """
 
+import gzip
 import os
 import shutil
 import sys
@@ -28,7 +29,7 @@ from token_worker.files.progress import Asked
 
 ROWS = 40
 KILLED = 9
-STRIDE = {"csv": 1, "jsonl": 2, "parquet": 4}
+STRIDE = {"csv": 1, "csv.gz": 2, "jsonl": 2, "parquet": 4}
 """Every so many steps: processes with pyarrow are slow to fork."""
 
 
@@ -77,6 +78,8 @@ def make_input(folder: Path, form: str) -> Path:
     values = [f"value {number}" for number in range(ROWS)]
     if form == "csv":
         path.write_text("".join(f'"{value}",x\r\n' for value in ("a", *values)))
+    elif form == "csv.gz":
+        path.write_bytes(gzip.compress(make_input(folder, "csv").read_bytes()))
     elif form == "jsonl":
         path.write_text("".join(f'{{"a": "{value}"}}\n' for value in values))
     else:
@@ -92,7 +95,7 @@ def run(source: Path, places: Places, last: int, *, resume: bool) -> int:
     Steps(last)
     job.SAVE_SECONDS = 0
     rows.CHUNK_ITEMS = 20
-    form = source.suffix[1:]
+    form = source.suffixes[0][1:]
     asked = Asked(op=Op.TOKENIZE, columns=(("a", "str"),), form=form, errors=str(places.errors))
     task = Job(asked, Client(), stopping=threading.Event(), wait_seconds=1)
     task.run(source, places, resume=resume, force=not resume)
@@ -102,16 +105,17 @@ def run(source: Path, places: Places, last: int, *, resume: bool) -> int:
 def main(folder: Path, form: str) -> int:
     """All kills."""
     source = make_input(folder, form)
-    whole = Places(folder / "whole", folder / "whole-errors")
+    ending = ".gz" if form.endswith(".gz") else ""
+    whole = Places(folder / f"whole{ending}", folder / "whole-errors")
     if run(source, whole, -1, resume=False):
         raise SystemExit("the undisturbed run failed")
     expected = {path.name.removeprefix("whole"): path.read_bytes() for path in folder.glob("whole*")}
-    if expected.keys() != {"", "-errors"}:
+    if expected.keys() != {ending, "-errors"}:
         raise SystemExit("something was left behind")
     for kills in range(1, 1000, STRIDE[form]):
         into = folder / str(kills)
         into.mkdir()
-        places = Places(into / "out", into / "out-errors")
+        places = Places(into / f"out{ending}", into / "out-errors")
         first = status = run(source, places, kills, resume=False)
         for last in (kills // 2 + 1, kills // 3 + 1, -1):
             if status:

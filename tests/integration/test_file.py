@@ -255,7 +255,7 @@ def test_unknown_tokens_are_reported(stack: Stack, tmp_path: Path) -> None:
     assert "token_not_found 6" in done.stderr
 
 
-@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("form", ["csv", "csv.gz", "jsonl", "parquet"])
 def test_runs_that_are_killed_anywhere_give_the_same_bytes(tmp_path: Path, form: str) -> None:
     """Killed before or within any write, sync or rename, and again while it goes on, it ends with the same files."""
     command = [sys.executable, file_kills.__file__, str(tmp_path), form]

@@ -29,11 +29,25 @@ _VALUE = re.compile(r"@|(?:\d\D?){6}")
 """What a name does not have in it, but a value well may."""
 
 MARKERS = frozenset(
-    {"\\n", "null", "none", "nan", "n/a", "na", "nil", "#n/a", "#na", "<na>", "<null>", "(null)", "[null]"}
+    form(marker)
+    for marker in (
+        "\\N",
+        "NULL",
+        "None",
+        "NaN",
+        "N/A",
+        "NA",
+        "nil",
+        "#N/A",
+        "#NA",
+        "<NA>",
+        "<NULL>",
+        "(null)",
+        "[NULL]",
+    )
+    for form in (str, str.lower, str.upper, str.capitalize)
 )
-"""What many programs write where there is no value, in small letters."""
-
-_MARKER_CHARACTERS = max(map(len, MARKERS))
+"""What many programs write where there is no value."""
 
 _OPENED = rb'"[^"]*+(?:""[^"]*+)*+'
 _QUOTED = re.compile(rb'"([^"]*+(?:""[^"]*+)*+)"')
@@ -185,12 +199,12 @@ class Delimited:
 
     def read(self, cell: bytes, column: int) -> Value | None:
         """See ``rows.Format``."""
-        if cell in self._nulls:
+        if self._nulls and cell in self._nulls:
             return None
         text = self._dialect.text(cell)
         if not text:
             return None
-        if len(text) <= _MARKER_CHARACTERS and text.casefold() in MARKERS:
+        if text in MARKERS:
             self._met(self.columns[column].name, text)
         if (cell[:1] == b'"' or not self._is_exact) and self._dialect.written(text, cell) != cell:
             raise Wrong(RowCode.WRONG_FORM, "expected a cell as it would be written, with nothing behind its quotes")
@@ -199,7 +213,7 @@ class Delimited:
     def write(self, value: Value, cell: bytes, column: int) -> bytes:
         """See ``rows.Format``."""
         written = self._dialect.written(self._write[column](value), cell)
-        if written in self._nulls:  # of millions of short texts it is one, by chance
+        if self._nulls and written in self._nulls:  # of millions of short texts it is one, by chance
             raise Wrong(RowCode.WRONG_FORM, "the answer reads as --null says that no value does")
         return written
 

@@ -56,11 +56,14 @@ def members(record: bytes) -> list[tuple[str, int, int]]:
     """
     try:
         record.decode()  # the library looks into what it passes over less closely
-        _parse(record)
+        count = len(_parse(record))
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise Wrong(RowCode.WRONG_JSON, "expected a JSON object") from None
     opening = _OPENING.match(record)
-    return _members(record, opening.end() if opening else 0)
+    found = _members(record, opening.end() if opening else 0)
+    if len(found) != count:
+        raise Wrong(RowCode.WRONG_JSON, "a member is there twice")
+    return found
 
 
 def _members(record: bytes, at: int) -> list[tuple[str, int, int]]:
@@ -76,6 +79,12 @@ def _members(record: bytes, at: int) -> list[tuple[str, int, int]]:
         if comma is None:
             break
         at = comma.end()
+    return found
+
+
+def _inner_members(record: bytes, at: int) -> list[tuple[str, int, int]]:
+    """The same; raises ``Wrong`` where one is there twice."""
+    found = _members(record, at)
     if len({name for name, _, _ in found}) < len(found):
         raise Wrong(RowCode.WRONG_JSON, "a member is there twice")
     return found
@@ -116,7 +125,7 @@ def _find(record: bytes, start: int, end: int, node: Node, found: list[tuple[int
     if node.column is not None:
         found.append((start, end, node.column))
     elif opening == b"{" and node.members:
-        for name, inner_start, inner_end in _members(record, start + 1):
+        for name, inner_start, inner_end in _inner_members(record, start + 1):
             if inner := node.members.get(name):
                 _find(record, inner_start, inner_end, inner, found)
     elif opening == b"[" and node.elements:
@@ -151,8 +160,9 @@ class JsonLines:
         self.size = encoding.size
         self._encoding = encoding
         self._root = tree(columns)
-        self._op = op
-        self._keeps_numbers = [numbers or kind is not TypeName.INT64 for kind in self.types]
+        keeps = [numbers or kind is not TypeName.INT64 for kind in self.types]
+        self._is_text = [None if it else op == Op.TOKENIZE for it in keeps]
+        """Of each column, whether answers are texts; None: as the values are."""
         self._several = frozenset(place for place, column in enumerate(columns) if "[]" in column.name)
         self._check_names(some)
 
@@ -193,12 +203,17 @@ class JsonLines:
         if not record.strip():
             return None
         found: list[tuple[int, int, int]] = []
+        wanted = self._root.members.get
         for name, start, end in members(record):
-            if node := self._root.members.get(name):
+            if (node := wanted(name)) is None:
+                continue
+            if node.column is None:
                 _find(record, start, end, node, found)
+            else:
+                found.append((start, end, node.column))
         around, columns = [], []
         cells: list[Any] = [ABSENT] * len(self.columns)
-        lists: dict[int, list[bytes]] = {place: [] for place in self._several}
+        lists: dict[int, list[bytes]] = {place: [] for place in self._several} if self._several else {}
         at = 0
         for start, end, place in found:
             around.append(record[at:start])
@@ -221,7 +236,7 @@ class JsonLines:
         kind = self.types[column]
         if cell[:1] == b'"':
             text: str = msgspec.json.decode(cell)
-            if text and self._op == Op.TOKENIZE and not self._keeps_numbers[column]:
+            if text and self._is_text[column]:
                 raise Wrong(
                     RowCode.WRONG_FORM, "expected a number, as tokens are texts; --numbers keeps which is which"
                 )
@@ -237,7 +252,8 @@ class JsonLines:
     def write(self, value: Value, cell: bytes, column: int) -> bytes:
         """See ``rows.Format``."""
         text = WRITE[self.types[column]](value)
-        is_text = cell[:1] == b'"' if self._keeps_numbers[column] else self._op == Op.TOKENIZE
+        if (is_text := self._is_text[column]) is None:
+            is_text = cell[:1] == b'"'
         return msgspec.json.encode(text) if is_text else text.encode()
 
     def join(self, columns: Sequence[Sequence[Any]], done: Sequence[bool]) -> bytes:
@@ -272,7 +288,7 @@ def _leaves(record: bytes, start: int, end: int, path: str, depth: int) -> Itera
             yield from _leaves(record, inner_start, inner_end, path + "[]", depth - 1)
     else:
         try:
-            inner = _members(record, start + 1)
+            inner = _inner_members(record, start + 1)
         except Wrong:  # a member is there twice
             return
         for name, inner_start, inner_end in inner:
