@@ -2,12 +2,12 @@
 
 from faults.proxy import Command
 from token_worker.lua import Script
-from token_worker.streams import delivery, retention
+from token_worker.streams import answering, give_backs, retention
 
 SCRIPTS = {
     script.sha.encode(): script.name.removesuffix(".lua")
     for script in (
-        *(delivery.COMMIT, delivery.BURY, delivery.UNCOUNT, retention.TRIM, retention.SWEEP),
+        *(answering.COMMIT, answering.BURY, give_backs.UNCOUNT, retention.TRIM, retention.SWEEP),
         *(Script("token_worker.storage", name) for name in ("store.lua", "adopt.lua", "touch.lua")),
     )
 }
