@@ -1,7 +1,8 @@
 """Kills workers, cuts connections, restarts servers and loses data, and keeps a ledger of every request meanwhile.
 
-One act in which every server keeps its data: nothing may go wrong. Then one for each way in which a server loses data:
-what may go wrong is told entry by entry, and counted. ``faults/`` has a module for each theme.
+One act in which every server keeps its data, and one for each of some troubles: nothing may go wrong. Then one for each
+way in which a server loses data: what may go wrong is told entry by entry, and counted. ``faults/`` has a module for
+each theme.
 
 It runs the package that its Python has installed, on servers of its own on the loopback.
 """
@@ -13,7 +14,7 @@ import time
 import click
 import msgspec
 from ending import end_by_signals
-from faults import losses, strict
+from faults import losses, strict, troubles
 from faults.report import report, show
 from rich.console import Console
 
@@ -23,7 +24,7 @@ from rich.console import Console
     "--seconds",
     type=click.FloatRange(1, 3600),
     default=120,
-    help="How long faults are brought about while nothing may be lost; the acts with losses take half a minute more.",
+    help="How long faults are brought about while nothing may be lost; the other acts take a minute or two more.",
 )
 @click.option("--seed", type=int, help="Repeats the order of faults and requests, not their timing. [default: random]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
@@ -40,9 +41,11 @@ def main(seconds: float, seed: int | None, *, as_json: bool) -> None:
     progress.print(f"seed {seed}", highlight=False)
     with progress.status("") as status:
         outcome, counts = strict.play(seconds, rng, status.update)
-        lost, more = losses.play(rng, status.update)
-    counts.update(more)
-    made = report(seed, time.monotonic() - begin, counts, [outcome, *lost])
+        troubled, of_troubles = troubles.play(rng, status.update)
+        lost, of_losses = losses.play(rng, status.update)
+    counts.update(of_troubles)
+    counts.update(of_losses)
+    made = report(seed, time.monotonic() - begin, counts, [outcome, *troubled, *lost])
     if as_json:
         click.echo(msgspec.json.encode(made).decode())
     else:

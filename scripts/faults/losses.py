@@ -13,7 +13,6 @@ Replicas fall behind for certain: their link goes through a proxy that goes away
 """
 
 import random
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -89,20 +88,8 @@ def _lose(name: str, rng: random.Random, lose: Callable[[Scene], Permit]) -> Out
         return judge(name, scene.ledger, permit)
 
 
-@contextmanager
-def _stopped(scene: Scene) -> Iterator[None]:
-    """Workers stand still meanwhile, with whatever they have in hand."""
-    for worker in scene.stack.workers:
-        worker.signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for worker in scene.stack.workers:
-            worker.signal(signal.SIGCONT)
-
-
 def _flush(scene: Scene) -> Permit:
-    with scene.producer.turn, _stopped(scene):
+    with scene.producer.turn, scene.stopped():
         scene.producer.send_some(BURST)
         last = _last_ids(scene.stack.streams)
         scene.stack.streams.flushall()
@@ -110,7 +97,7 @@ def _flush(scene: Scene) -> Permit:
 
 
 def _delete_streams(scene: Scene) -> Permit:
-    with scene.producer.turn, _stopped(scene):
+    with scene.producer.turn, scene.stopped():
         scene.producer.send_some(BURST)
         last = _last_ids(scene.stack.streams)
         scene.stack.streams.delete(*REQUESTS)

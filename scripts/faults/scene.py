@@ -1,6 +1,7 @@
 """What every act has: two servers, workers of one product, requests and replies, and the books at the end."""
 
 import random
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -126,6 +127,17 @@ class Scene:
             self.settle()
             collecting.stop()
         self.ledger.close()
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Workers stand still meanwhile, with whatever they have in hand."""
+        for worker in self.stack.workers:
+            worker.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for worker in self.stack.workers:
+                worker.signal(signal.SIGCONT)
 
     def settle(self) -> None:
         """Wait until every entry is acknowledged and every reply is here; what is open after a bounded time is lost."""

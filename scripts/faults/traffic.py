@@ -167,6 +167,10 @@ class Producer:
         members = {"client_id": client_id, **members}
         return Request(f"r{self._number}", op, op, kind, values, packed=packed, as_items=items, members=members)
 
+    def request_of(self, client_id: str) -> Request:
+        """A request for a token of a new value of this client."""
+        return self._request("tokenize", "str", [value_of("str", self._number)], client_id=client_id)
+
     def _new(self) -> Request:
         kind = self._rng.choice(KINDS)
         return self._request("tokenize", kind, [value_of(kind, self._number)])
