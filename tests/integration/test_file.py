@@ -9,6 +9,7 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 
+import duckdb
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -65,6 +66,15 @@ def cut_short(stack: Stack, *arguments: str) -> "subprocess.CompletedProcess[str
 
 def wait_until_it_sends(stack: Stack, before: int) -> None:
     wait_until(lambda: stack.streams.xinfo_stream("tokenize:requests")["entries-added"] > before, "requests")
+
+
+DUCKDB = """
+COPY (
+    SELECT i::BIGINT AS id, 'user' || i || '@example.org' AS email, to_days(i::INTEGER) AS interval,
+        TIMETZ '12:00:00+02' AS timetz, i::UINTEGER AS uint32, make_timestamp_ns(1000000000000000001 + i) AS ns
+    FROM range(5000) AS t(i)
+) TO '{}' (FORMAT parquet, KV_METADATA {{made_by: 'a test'}})
+"""
 
 
 def parquet(path: Path) -> None:
@@ -155,6 +165,29 @@ def test_parquet_stays_as_it_was(stack: Stack, tmp_path: Path) -> None:
     assert new.column("other").equals(old.column("other"))
     assert new.column("b").is_null().equals(old.column("b").is_null())
     assert all(not new.column(name).equals(old.column(name)) for name in "ilstb")
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_file_of_duckdb_goes_there_and_back(stack: Stack, tmp_path: Path) -> None:
+    """Types that Arrow lacks, nanoseconds and metadata come back as they were, also if a run was cut short."""
+    source, tokens, back = (tmp_path / f"{name}.parquet" for name in ("in", "tokens", "back"))
+    duckdb.execute(DUCKDB.format(source))
+    columns = ("--column", "id=int64", "--column", "email=email")
+    (tmp_path / "tokens.parquet.assembled").mkdir()  # the end of the run fails
+    assert stack.run("file", "tokenize", str(source), str(tokens), *columns, *CLIENT).returncode == 1
+    (tmp_path / "tokens.parquet.assembled").rmdir()
+    for op, path, to, more in (("tokenize", source, tokens, ("--resume",)), ("detokenize", tokens, back, ())):
+        done = stack.run("file", op, str(path), str(to), *columns, *CLIENT, *more)
+        assert done.returncode == 0, done.stderr
+    same = "SELECT count(*) FROM '{}' JOIN '{}' USING (id, email)"
+    assert duckdb.execute(same.format(source, tokens)).fetchall() == [(0,)]
+    for query in (
+        "SELECT * EXCLUDE (file_name) FROM parquet_schema('{}')",
+        "SELECT * EXCLUDE (file_name) FROM parquet_kv_metadata('{}')",
+        "FROM '{}'",
+    ):
+        was, now = (duckdb.execute(query.format(path)).fetchall() for path in (source, back))
+        assert was == now != []
 
 
 @pytest.mark.usefixtures("worker")

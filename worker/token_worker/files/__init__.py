@@ -2,4 +2,5 @@
 
 ``job`` takes a file through; ``delimited``, ``json_lines`` and ``parquet`` know a format each; ``sending`` keeps
 several requests in flight and their answers in order; ``progress`` is what a run that was cut short goes on from.
+Parquet has ``parquet_footer``, written in ``thrift``, ``parquet_cells`` and ``parquet_output`` besides.
 """

@@ -1,8 +1,9 @@
-"""Parquet, with ``pyarrow`` (the extra ``parquet``): row group by row group, in the memory of one.
+"""Parquet, with ``pyarrow`` (the extra ``parquet``): row group by row group, in the memory of one column.
 
 A Parquet file cannot be gone on with once its writer is gone. So the new columns alone are kept while the run lasts, as
-Arrow messages one after another, and at the end the output is written in one go from the input and these: row groups,
-types, metadata and compression as they were, but for rows that could not be done.
+Arrow messages one after another. At the end the output is put together: what the input holds of other columns is
+copied byte for byte, with schema and metadata. Only where a row is left out are the other columns of its row group
+written anew, with the same bytes for each value.
 """
 
 import os
@@ -15,7 +16,7 @@ from typing import Any, BinaryIO, Self
 
 from token_worker.contract.messages import TypeName
 from token_worker.errors import Finding, GiveUp
-from token_worker.files.columns import Column, RowCode, Value, Wrong, check_number, listed
+from token_worker.files.columns import Column, Value, Wrong, listed
 from token_worker.files.inputs import SAMPLE_ROWS, Head
 from token_worker.files.rows import Chunk, chunks
 from token_worker.files.sending import Stopped
@@ -28,19 +29,15 @@ try:
 except ImportError:
     raise GiveUp("Parquet needs pyarrow: pip install 'token-worker[parquet]'") from None
 
-_TYPES: dict[str, Sequence[Any]] = {
-    TypeName.INT32.value: (pa.int32(),),
-    TypeName.INT64.value: (pa.int64(),),
-    TypeName.STR.value: (pa.string(), pa.large_string()),
-    TypeName.EMAIL.value: (pa.string(), pa.large_string()),
-    TypeName.BYTES.value: (pa.binary(), pa.large_binary()),
-}
-"""What a column may be, so that its tokens have the type of its values."""
+from token_worker.files.parquet_cells import Cells, cells_of, why_not
+from token_worker.files.parquet_footer import Footer, GroupField, Top
+from token_worker.files.parquet_output import Output, Piece, check, rewritten
 
 BATCH_ROWS = 5000
 """Rows that are read at once."""
 
-_WITH_DICTIONARY = frozenset({"PLAIN_DICTIONARY", "RLE_DICTIONARY"})
+_SUGGESTED = (TypeName.EMAIL, TypeName.STR, TypeName.INT64, TypeName.INT32, TypeName.BYTES)
+"""Types in the order in which they are suggested."""
 
 
 class ParquetInput:
@@ -51,95 +48,120 @@ class ParquetInput:
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        try:
-            self._file = pq.ParquetFile(file)
-        except (pa.ArrowException, OSError):
-            raise GiveUp("the input is no Parquet file") from None
+        self._file = file
+        self._footer = Footer(file)
         self._form: ParquetRows | None = None
-        self.total: int | None = self._file.metadata.num_rows
+        self.total: int | None = self._footer.num_rows
         self.head = Head(b"", 0, 0)
 
     def chunks(self, columns: Sequence[Column], offset: int, row: int, *, dedupe: bool) -> Iterator[Chunk]:
         """See ``Input``."""
-        self._form = ParquetRows(self._file.schema_arrow, columns)
-        return chunks(self._form, self._rows([column.name for column in columns], offset), row, dedupe=dedupe)
+        self._form = ParquetRows(self._footer, columns)
+        check(self._footer, self._file, self._form.tops)
+        return chunks(self._form, self._rows(self._form.tops, offset), row, dedupe=dedupe)
 
     def far(self, offset: int) -> int:
         """See ``Input``."""
         return offset
 
-    def _rows(self, names: Sequence[str], offset: int) -> Iterator[list[tuple[Any, ...]]]:
+    def _rows(self, tops: Sequence[Top], offset: int) -> Iterator[list[tuple[Any, ...]]]:
         """Cells of these columns, from a row on."""
-        for group in range(self._file.num_row_groups):
-            rows = self._file.metadata.row_group(group).num_rows
+        file = self._opened(self._footer.view(tops))
+        for number, group in enumerate(self._footer.groups):
+            rows = group.number(GroupField.NUM_ROWS)
             if offset >= rows:
                 offset -= rows
                 continue
-            batches = self._file.iter_batches(BATCH_ROWS, row_groups=[group], columns=list(names))
-            while True:
-                with _reading():
-                    batch = next(batches, None)
-                if batch is None:
-                    break
+            for batch in _batches(file, number, rows):
                 skipped = min(offset, batch.num_rows)
                 offset -= skipped
-                found = batch.slice(skipped)
-                yield [*zip(*(_cells(found.column(name)) for name in names), strict=True)]
+                yield [*zip(*(column.to_pylist() for column in batch.slice(skipped).columns), strict=True)]
+
+    def _opened(self, metadata: Any) -> Any:
+        return pq.ParquetFile(self._file, metadata=metadata, pre_buffer=False)
 
     def sample(self) -> dict[str, Sample]:
         """See ``Input``."""
-        with _reading():
-            batch = next(self._file.iter_batches(SAMPLE_ROWS), None)
+        kinds = [{name: cells_of(self._footer, top, name) for name in _SUGGESTED} for top in self._footer.tops]
+        types = [[name for name, cells in those.items() if cells is not None] for those in kinds]
+        shown = [place for place, names in enumerate(types) if names]
+        batch = None
+        if shown:
+            file = self._opened(self._footer.view([self._footer.tops[place] for place in shown]))
+            with _reading():
+                batch = next(file.iter_batches(SAMPLE_ROWS), None)
         samples = {}
-        for field in self._file.schema_arrow:
-            types = [TypeName(name) for name in reversed(_TYPES) if field.type in _TYPES[name]]  # e-mail before text
-            cells = [] if batch is None or not types else _cells(batch.column(field.name))
-            samples[field.name] = Sample([_text(cell) for cell in cells], types, str(field.type))
+        for place, top in enumerate(self._footer.tops):
+            cells = kinds[place][types[place][0]] if types[place] else None
+            stored = [] if batch is None or cells is None else batch.column(shown.index(place)).to_pylist()
+            texts = [cells and _text(cells, cell) for cell in stored]
+            kind = str(self._footer.leaves[top.leaves.start]) if top.is_flat else "nested"
+            samples[top.name] = Sample(texts, types[place], kind)
         return samples
 
     def complete(self, partial: Path, assembled: Path, stopping: threading.Event) -> None:
         """See ``Input``."""
         if self._form is None:
             return
-        schema, new = self._file.schema_arrow, _New(partial, self._form.new_schema)
         assembled.unlink(missing_ok=True)  # where that is a link, what it leads to is not ours
-        with _writing(), new, pq.ParquetWriter(assembled, schema, **_manner(self._file.metadata)) as writer:
-            for group in range(self._file.num_row_groups):
-                if stopping.is_set():
-                    raise Stopped
-                with _reading():
-                    table = self._file.read_row_group(group)
-                columns = new.take(table.num_rows)
-                *cells, done = columns.columns
-                for column, new_cells in zip(self._form.columns, cells, strict=True):
-                    place = schema.get_field_index(column.name)
-                    table = table.set_column(place, schema.field(place), new_cells)
-                if not pc.all(done).as_py():  # not every type can be filtered
-                    table = table.filter(done)
-                if table.num_rows:
-                    writer.write_table(table, row_group_size=table.num_rows)
-        with assembled.open("rb") as file:
+        with _writing(), _New(partial, self._form.new_schema) as new, assembled.open("xb") as file:
+            output = Output(file, self._footer)
+            changed = frozenset(place for top in self._form.tops for place in top.leaves)
+            for number, group in enumerate(self._footer.groups):
+                rows = group.number(GroupField.NUM_ROWS)
+                table = new.take(rows)
+                done = table.column(table.num_columns - 1)
+                left = pc.sum(done, min_count=0).as_py()
+                if left or not rows:
+                    output.add(group, self._pieces(number, table, done, left == rows, stopping), left, changed)
+            output.finish()
+            file.flush()
             os.fsync(file.fileno())
+
+    def _pieces(self, group: int, new: Any, done: Any, is_whole: bool, stopping: threading.Event) -> Iterator[Piece]:
+        """Column chunks of a row group, in order."""
+        named = {top: place for place, top in enumerate(self._form.tops)} if self._form else {}
+        for top in self._footer.tops:
+            if stopping.is_set():
+                raise Stopped
+            if not new.num_rows or (is_whole and top not in named):
+                for chunk in self._footer.chunks(top, group):
+                    yield Piece(chunk, self._file, self._footer.slack(chunk))
+                continue
+            with _reading():
+                file = self._opened(self._footer.view([top], [group]))
+                schema = file.schema_arrow
+                if top in named:
+                    table = pa.table([new.column(named[top]).filter(done)], schema=schema)
+                else:
+                    table = _filtered(file, schema, done)
+            yield from rewritten(table, self._footer, top, group)
 
 
 class ParquetRows:
     """Rows of which some columns are to be changed; see ``rows.Format``.
 
     Raises:
-        GiveUp: a column is not there, or has not the type that its tokens would have.
+        GiveUp: a column is not there, or its type does not hold every token.
     """
 
-    def __init__(self, schema: Any, columns: Sequence[Column]) -> None:
-        for column in columns:
-            if (count := schema.names.count(column.name)) != 1:
-                there = listed(schema.names)
-                raise GiveUp(f"there is {'more than one' if count else 'no'} column {column.name}; there are {there}")
-            if (kind := schema.field(column.name).type) not in _TYPES[column.type]:
-                raise GiveUp(f"column {column.name} is {kind}, and tokens of type {column.type} are not")
+    def __init__(self, footer: Footer, columns: Sequence[Column]) -> None:
         self.columns = columns
         self.types = [TypeName(column.type) for column in columns]
-        fields = [schema.field(column.name) for column in columns]
-        self.new_schema = pa.schema([(field.name, field.type) for field in fields] + [("done", pa.bool_())])
+        self.tops: list[Top] = []
+        self._cells: list[Cells] = []
+        for column in columns:
+            found = [top for top in footer.tops if top.name == column.name]
+            if len(found) != 1:
+                there = listed(top.name for top in footer.tops)
+                raise GiveUp(f"there is {'more than one' if found else 'no'} column {column.name}; there are {there}")
+            cells = cells_of(footer, found[0], TypeName(column.type))
+            if cells is None:
+                raise GiveUp(f"column {column.name} is {why_not(footer, found[0], TypeName(column.type))}")
+            self.tops.append(found[0])
+            self._cells.append(cells)
+        fields = [(str(place), cells.arrow) for place, cells in enumerate(self._cells)]
+        self.new_schema = pa.schema([*fields, ("done", pa.bool_())])
 
     cells = slice(None)
 
@@ -149,7 +171,7 @@ class ParquetRows:
 
     def weight(self, record: tuple[Any, ...]) -> int:
         """See ``rows.Format``."""
-        return sum(len(cell) if isinstance(cell, str | bytes) else 8 for cell in record)
+        return sum(len(cell) if isinstance(cell, bytes) else 8 for cell in record)
 
     def open(self, record: tuple[Any, ...]) -> tuple[Any, ...]:
         """See ``rows.Format``."""
@@ -161,15 +183,11 @@ class ParquetRows:
 
     def read(self, cell: Any, column: int) -> Value | None:
         """See ``rows.Format``."""
-        if isinstance(cell, int):
-            return check_number(cell, self.types[column])
-        if isinstance(cell, bytes) and self.types[column] != TypeName.BYTES:
-            raise Wrong(RowCode.WRONG_ENCODING, "expected text in utf-8")
-        return cell or None
+        return None if cell is None else self._cells[column].read(cell)
 
-    def write(self, value: Value, _cell: Any, _column: int) -> Value:
+    def write(self, value: Value, _cell: Any, column: int) -> Any:
         """See ``rows.Format``."""
-        return value
+        return self._cells[column].write(value)
 
     def join(self, columns: Sequence[Sequence[Any]], done: Sequence[bool]) -> bytes:
         """See ``rows.Format``."""
@@ -208,22 +226,27 @@ class _New:
         self._file.close()
 
 
-def _manner(metadata: Any) -> dict[str, Any]:
-    """How the input was written, as far as it tells."""
-    if not metadata.num_row_groups:
-        return {}
-    group = metadata.row_group(0)
-    columns = [group.column(place) for place in range(metadata.num_columns)]
-    schema = metadata.schema
-    return {
-        "version": metadata.format_version,
-        "compression": {it.path_in_schema: it.compression.replace("UNCOMPRESSED", "NONE") for it in columns},
-        "use_dictionary": [it.path_in_schema for it in columns if _WITH_DICTIONARY & set(it.encodings)],
-        "write_statistics": [it.path_in_schema for it in columns if it.is_stats_set],
-        "use_deprecated_int96_timestamps": any(it.physical_type == "INT96" for it in columns),
-        "store_decimal_as_integer": any(_is_decimal(schema.column(place)) for place in range(len(columns))),
-        "store_schema": b"ARROW:schema" in (metadata.metadata or {}),
-    }
+def _batches(file: Any, group: int, rows: int) -> Iterator[Any]:
+    """The rows of a row group, so many."""
+    batches = file.iter_batches(BATCH_ROWS, row_groups=[group])
+    while True:
+        with _reading():
+            batch = next(batches, None)
+        rows -= 0 if batch is None else batch.num_rows
+        if rows < 0 or (batch is None and rows):
+            raise Finding("the input cannot be read: it is damaged, a column has not as many values as there are rows")
+        if batch is None:
+            return
+        yield batch
+
+
+def _filtered(file: Any, schema: Any, done: Any) -> Any:
+    """The rows that are done, of the only row group."""
+    kept, at = [], 0
+    for batch in _batches(file, 0, len(done)):
+        kept.append(batch.filter(done.slice(at, batch.num_rows).combine_chunks()))
+        at += batch.num_rows
+    return pa.Table.from_batches(kept, schema)
 
 
 @contextmanager
@@ -244,27 +267,9 @@ def _writing() -> Iterator[None]:
         raise Finding("the output cannot be written: pyarrow does not know how, for the types of its columns") from None
 
 
-def _is_decimal(column: Any) -> bool:
-    """Whether it holds decimal numbers as whole ones."""
-    return column.logical_type.type == "DECIMAL" and column.physical_type in ("INT32", "INT64")
-
-
-def _cells(column: Any) -> list[Any]:
-    """Values of a column; of text that is none, its bytes."""
+def _text(cells: Cells, cell: Any) -> str | None:
     try:
-        cells: list[Any] = column.to_pylist()
-    except UnicodeDecodeError:
-        kind = pa.large_binary() if column.type == pa.large_string() else pa.binary()
-        return [_decoded(cell) for cell in column.cast(kind).to_pylist()]
-    return cells
-
-
-def _decoded(cell: bytes | None) -> str | bytes | None:
-    try:
-        return cell if cell is None else cell.decode()
-    except UnicodeDecodeError:
-        return cell
-
-
-def _text(value: Any) -> str | None:
+        value = None if cell is None else cells.read(cell)
+    except Wrong:
+        return None
     return None if value is None else value.hex() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,304 @@
+"""A Parquet file, put together of column chunks: most of another file's, byte for byte, and of new ones.
+
+Where a chunk stands is told in the footer alone, and in its index of pages. So a chunk that is copied keeps all there
+is to it, also what no library knows: encodings, statistics, filters, and types.
+"""
+
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any, BinaryIO, Final, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from token_worker.errors import Finding, GiveUp
+from token_worker.files import thrift
+from token_worker.files.parquet_footer import (
+    ASIDE,
+    MAGIC,
+    PAGES,
+    ChunkField,
+    FileField,
+    Footer,
+    GroupField,
+    Leaf,
+    MetaField,
+    Physical,
+    Top,
+    framed,
+    span,
+)
+from token_worker.files.thrift import Items, Struct
+
+MOST_ROWS = 1 << 26
+"""Rows that ``pyarrow`` writes in a row group."""
+
+_BLOCK_BYTES = 1 << 20
+_BLOOM_HEADER_BYTES = 256
+"""More than any has."""
+
+_CODECS: Final = {0: "NONE", 1: "SNAPPY", 2: "GZIP", 4: "BROTLI", 5: "LZ4", 6: "ZSTD", 7: "LZ4"}
+_ENCODINGS: Final = frozenset({0, 2, 3, 4, 5, 6, 7, 8, 9})
+"""Encodings that ``pyarrow`` reads."""
+
+_NUMBERS = frozenset({Physical.INT32, Physical.INT64})
+_ASKED: Final = {
+    5: ("DELTA_BINARY_PACKED", _NUMBERS),
+    6: ("DELTA_LENGTH_BYTE_ARRAY", {Physical.BYTE_ARRAY}),
+    7: ("DELTA_BYTE_ARRAY", {Physical.BYTE_ARRAY, Physical.FIXED_LEN_BYTE_ARRAY}),
+    9: ("BYTE_STREAM_SPLIT", {*_NUMBERS, Physical.FLOAT, Physical.DOUBLE, Physical.FIXED_LEN_BYTE_ARRAY}),
+}
+"""Encodings that ``pyarrow`` has to be asked for: their names, and the types that they are for."""
+
+_OFFSET_INDEX: Final[int] = ChunkField.OFFSET_INDEX
+_DICTIONARIES = frozenset({2, 8})
+_DATA_PAGE_V2 = 3
+_TYPE_DEFINED_ORDER = 1
+
+_IN_ORDER = frozenset(
+    {"boolean", "int8", "int16", "int32", "int64", "float", "double", "date", "time", "timestamp",
+     "binary", "string", "enum", "json", "bson", "uuid"}
+)  # fmt: skip
+"""Kinds of values that have the order of their physical type. Statistics of others would be wrong."""
+
+
+class Piece(NamedTuple):
+    """A column chunk in a file.
+
+    Attributes:
+        chunk: what the footer says of it.
+        file: where it is.
+        slack: bytes after its end that may belong to it.
+    """
+
+    chunk: Struct
+    file: BinaryIO
+    slack: int = 0
+
+
+class Output:
+    """A file that is written.
+
+    Args:
+        file: takes its bytes.
+        like: the footer of a file with the same columns.
+    """
+
+    def __init__(self, file: BinaryIO, like: Footer) -> None:
+        self._file = file
+        self._like = like
+        self._groups = Items(thrift.STRUCT)
+        self._indexes: dict[ChunkField, list[tuple[Struct, bytes]]] = {start: [] for start, _ in ASIDE}
+        self._at = 0
+        self._write(MAGIC)
+
+    def add(self, group: Struct, pieces: Iterable[Piece], rows: int, changed: frozenset[int]) -> None:
+        """Add a row group like another; ``changed`` are the leaves with other values, which are not sorted now."""
+        first = self._at
+        chunks = Items(thrift.STRUCT)
+        filters = []
+        for piece in pieces:
+            chunk = self._chunk(piece)
+            chunks.append(chunk)
+            if chunk.struct(ChunkField.META).number(MetaField.BLOOM_FILTER, 0):
+                filters.append((piece.file, chunk.struct(ChunkField.META)))
+        for file, meta in filters:
+            self._filter(file, meta)
+        metas = [chunk.struct(ChunkField.META) for chunk in chunks]
+        shown = group.copy()
+        shown.set(GroupField.COLUMNS, thrift.LIST, chunks)
+        shown.set(GroupField.NUM_ROWS, thrift.I64, rows)
+        shown.set(GroupField.TOTAL_BYTES, thrift.I64, sum(meta.number(MetaField.UNCOMPRESSED_BYTES) for meta in metas))
+        for field, value in (
+            (GroupField.FILE_OFFSET, first),
+            (GroupField.COMPRESSED_BYTES, sum(meta.number(MetaField.COMPRESSED_BYTES) for meta in metas)),
+            (GroupField.ORDINAL, len(self._groups)),
+        ):
+            if field in shown:
+                shown.set(field, shown.fields[field][0], value)
+        _unsort(shown, changed)
+        self._groups.append(shown)
+
+    def finish(self) -> None:
+        """Write what stands at the end."""
+        for start, length in ASIDE:
+            for chunk, data in self._indexes[start]:
+                chunk.set(start, thrift.I64, self._at)
+                chunk.set(length, thrift.I32, len(data))
+                self._write(data)
+        struct = self._like.struct.copy()
+        struct.set(FileField.ROW_GROUPS, thrift.LIST, self._groups)
+        left_out = self._like.num_rows - sum(group.number(GroupField.NUM_ROWS) for group in self._groups)
+        struct.set(FileField.NUM_ROWS, thrift.I64, max(0, struct.number(FileField.NUM_ROWS) - left_out))
+        self._write(framed(struct))
+
+    def _chunk(self, piece: Piece) -> Struct:
+        """Copy a chunk; give what the footer says of it."""
+        chunk, meta = piece.chunk.copy(), piece.chunk.struct(ChunkField.META).copy()
+        chunk.set(ChunkField.META, thrift.STRUCT, meta)
+        start, length = span(meta)
+        shift = self._at - start
+        for field in PAGES:
+            if meta.number(field, 0) > 0:
+                meta.set(field, thrift.I64, meta.number(field) + shift)
+        if chunk.number(ChunkField.FILE_OFFSET, 0):
+            chunk.set(ChunkField.FILE_OFFSET, thrift.I64, self._at)
+        self._copy(piece.file, start, length + piece.slack)
+        for place, size in ASIDE:
+            if chunk.number(place, 0) and chunk.number(size, 0):
+                data = _read(piece.file, chunk.number(place), chunk.number(size))
+                self._indexes[place].append((chunk, _shifted(data, shift) if place == _OFFSET_INDEX else data))
+        return chunk
+
+    def _filter(self, file: BinaryIO, meta: Struct) -> None:
+        """Copy a Bloom filter."""
+        start = meta.number(MetaField.BLOOM_FILTER)
+        length = meta.number(MetaField.BLOOM_FILTER_BYTES, 0)
+        if not length:
+            file.seek(start)
+            header, end = thrift.read(file.read(_BLOOM_HEADER_BYTES))
+            length = end + header.number(1)
+        meta.set(MetaField.BLOOM_FILTER, thrift.I64, self._at)
+        self._copy(file, start, length)
+
+    def _copy(self, file: BinaryIO, start: int, length: int) -> None:
+        while length > 0:
+            data = _read(file, start, min(length, _BLOCK_BYTES))
+            self._write(data)
+            start += len(data)
+            length -= len(data)
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._at += len(data)
+
+
+def check(footer: Footer, file: BinaryIO, named: Sequence[Top]) -> None:
+    """See that named columns have a value for each row, and that rows of all columns can be left out.
+
+    Raises:
+        Finding: the file is damaged.
+        GiveUp: ``pyarrow`` cannot read a column, or not write it with the same structure.
+    """
+    for number, group in enumerate(footer.groups):
+        if group.number(GroupField.NUM_ROWS) > MOST_ROWS:
+            raise GiveUp(
+                f"row group {number + 1} of the input has more than {MOST_ROWS:,} rows; pyarrow writes no such"
+            )
+        for top in footer.tops:
+            for chunk in footer.chunks(top, number):
+                meta = chunk.struct(ChunkField.META)
+                if top in named and meta.number(MetaField.NUM_VALUES) != group.number(GroupField.NUM_ROWS):
+                    raise Finding(f"the input is damaged: column {top.name} has not as many values as there are rows")
+                codec = _CODECS.get(meta.number(MetaField.CODEC))
+                if codec is None or (codec != "NONE" and not pa.Codec.is_available(codec.lower())):
+                    raise GiveUp(f"column {top.name} is compressed in a way that pyarrow does not know")
+                if not all(encoding in _ENCODINGS for encoding in meta.items(MetaField.ENCODINGS, thrift.I32)):
+                    raise GiveUp(f"column {top.name} is encoded in a way that pyarrow does not know")
+    for top in footer.tops:
+        try:
+            was = footer.view([top], [])
+            written = _written(pq.ParquetFile(file, metadata=was, pre_buffer=False).schema_arrow)
+            same = _shape(written) == _shape(was.schema)
+        except (GiveUp, pa.ArrowException):
+            same = False
+        if not same:
+            raise GiveUp(f"column {top.name} has a structure that pyarrow would not write as it is")
+
+
+def rewritten(table: Any, footer: Footer, top: Top, group: int) -> list[Piece]:
+    """Write all rows of a column anew, in the manner of those in a row group."""
+    likes, leaves = footer.chunks(top, group), footer.leaves[top.leaves.start : top.leaves.stop]
+    orders = footer.struct.items(FileField.ORDERS, thrift.STRUCT)[top.leaves.start : top.leaves.stop]
+    is_ordered = all(_TYPE_DEFINED_ORDER in order for order in orders)
+    written = _written(table.schema)
+    paths = [written.column(place).path for place in range(len(leaves))]
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, table.schema, **_manner(likes, paths, leaves, is_ordered=is_ordered)) as writer:
+        writer.write_table(table, row_group_size=table.num_rows)
+    file = io.BytesIO(sink.getvalue())
+    pieces = []
+    for chunk, like in zip(Footer(file).groups[0].items(GroupField.COLUMNS, thrift.STRUCT), likes, strict=True):
+        meta, was = chunk.struct(ChunkField.META), like.struct(ChunkField.META)
+        for field in (MetaField.TYPE, MetaField.PATH, MetaField.KEY_VALUES):
+            if field in was:
+                meta.set(field, *was.fields[field])
+        pieces.append(Piece(chunk, file))
+    return pieces
+
+
+def _manner(
+    likes: Sequence[Struct], paths: Sequence[str], leaves: Sequence[Leaf], *, is_ordered: bool
+) -> dict[str, Any]:
+    """Give what ``pyarrow`` can be asked for, so that new column chunks are written as the old ones are."""
+    metas = [like.struct(ChunkField.META) for like in likes]
+    encodings = [meta.items(MetaField.ENCODINGS, thrift.I32) for meta in metas]
+    dictionaries = [path for path, some in zip(paths, encodings, strict=True) if _DICTIONARIES.intersection(some)]
+    asked = {
+        path: _ASKED[number][0]
+        for path, some, leaf in zip(paths, encodings, leaves, strict=True)
+        for number in some
+        if path not in dictionaries and number in _ASKED and leaf.physical in _ASKED[number][1]
+    }
+    stats = [meta.items(MetaField.ENCODING_STATS, thrift.STRUCT) for meta in metas]
+    return {
+        "version": "2.6",
+        "store_schema": False,
+        "compression": {path: _CODECS[meta.number(MetaField.CODEC)] for path, meta in zip(paths, metas, strict=True)},
+        "use_dictionary": dictionaries,
+        "column_encoding": asked or None,
+        "write_statistics": [
+            path
+            for path, meta, leaf in zip(paths, metas, leaves, strict=True)
+            if MetaField.STATISTICS in meta and is_ordered and _is_in_order(leaf)
+        ],
+        "data_page_version": "2.0" if any(it.number(1) == _DATA_PAGE_V2 for some in stats for it in some) else "1.0",
+        "write_page_index": any(like.number(ChunkField.OFFSET_INDEX, 0) for like in likes),
+    }
+
+
+def _is_in_order(leaf: Leaf) -> bool:
+    is_whole = leaf.kind == "decimal" and leaf.physical in _NUMBERS
+    return leaf.kind in _IN_ORDER or is_whole or leaf.kind.startswith("fixed_size_binary")
+
+
+def _written(schema: Any) -> Any:
+    """The schema in Parquet of one in Arrow."""
+    sink = pa.BufferOutputStream()
+    pq.ParquetWriter(sink, schema, store_schema=False).close()
+    return pq.read_metadata(pa.BufferReader(sink.getvalue())).schema
+
+
+def _shape(schema: Any) -> list[tuple[Any, ...]]:
+    """Give of a schema all that column chunks depend on."""
+    columns = (schema.column(place) for place in range(len(schema)))
+    return [(it.physical_type, it.length, it.max_definition_level, it.max_repetition_level) for it in columns]
+
+
+def _unsort(group: Struct, changed: frozenset[int]) -> None:
+    """Keep of the order of rows what is still so."""
+    kept = Items(thrift.STRUCT)
+    for column in group.items(GroupField.SORTING, thrift.STRUCT):
+        if column.number(1) in changed:
+            break
+        kept.append(column)
+    if kept:
+        group.set(GroupField.SORTING, thrift.LIST, kept)
+    else:
+        group.drop(GroupField.SORTING)
+
+
+def _shifted(data: bytes, shift: int) -> bytes:
+    """An index of pages that stand elsewhere."""
+    index, _ = thrift.read(data)
+    for page in index.items(1, thrift.STRUCT):
+        page.set(1, thrift.I64, page.number(1) + shift)
+    return thrift.write(index)
+
+
+def _read(file: BinaryIO, start: int, length: int) -> bytes:
+    file.seek(start)
+    data = file.read(length)
+    if len(data) < length:
+        raise Finding("the input cannot be read: it is shorter than it was")
+    return data
