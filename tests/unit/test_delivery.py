@@ -721,6 +721,20 @@ def test_slots_are_read_apart_and_waited_for_shortly() -> None:
     assert [streams for streams, wait in read_streams(server) if not wait] == [two, one, one, two, two, one]
 
 
+def test_no_slot_is_waited_for_while_another_has_entries_to_take() -> None:
+    """Entries that were put off in one slot are taken at once, also when it is not that slot's turn."""
+    routes = [Route(f"in{n}", f"out{n}", frozenset({Op.TOKENIZE})) for n in range(3)]
+    subject = Deliveries([[route] for route in routes], lambda group: delivery(*group, batch_size=1))
+    run(subject.fetch(0.0, 0), Scripted())
+    entry = Entry(routes[0], b"1-0", {})
+    run(subject.put_off([entry], 0.0), Scripted())
+    server = Scripted(XPENDING=endless(0), XCLAIM=claimed)
+    for _ in range(8):
+        batch, _ = run(subject.fetch(RETRY_OWN_SECONDS, 3 * ROUND_MS), server)
+        assert [entry.route for entry in batch.entries] == [routes[0]]
+    assert [wait for _, wait in read_streams(server) if wait] == []
+
+
 def test_slots_take_turns() -> None:
     """A deep backlog in one slot does not starve another; each batch is of one slot."""
     subject = deliveries()
