@@ -5,9 +5,7 @@ import doctest
 import importlib
 import json
 import pkgutil
-import time
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +16,6 @@ from token_worker import client as client_module
 from token_worker.client import (
     AsyncTokenClient,
     EntryUnreadable,
-    Expired,
     Forbidden,
     InvalidEmail,
     InvalidRequest,
@@ -35,7 +32,6 @@ from token_worker.client import (
     UnknownZone,
     ValueOutOfRange,
     ValueTooLarge,
-    core,
 )
 from token_worker.contract.messages import Op
 from token_worker.keys.owner import Owner
@@ -145,14 +141,6 @@ def test_refusal_has_the_class_of_its_code(client: Any, served: Stack, error: ty
     found = caught.value
     assert type(found) is error
     assert SECRET not in f"{found} {found!r}"
-
-
-def test_request_that_a_worker_reads_too_late_is_expired(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A producer whose clock is an hour behind those of the workers is told, and need not wait until its time is up."""
-    behind = SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() - 3600)
-    monkeypatch.setattr(core, "time", behind)
-    with pytest.raises(Expired):
-        client.tokenize("some value")
 
 
 def test_disabled_and_damaged_tokens(client: Any, served: Stack) -> None:

@@ -114,6 +114,16 @@ def test_request_asks_for_a_reply_where_the_route_allows_one(stack: Stack) -> No
     assert "reply_to" in done.stderr
 
 
+def test_request_is_told_that_its_stream_is_not_allowed(stack: Stack) -> None:
+    """Workers that allow other streams for replies answer on the stream of all: the reply is printed, and soon."""
+    route = {"requests": "in", "responses": "out", "ops": ["tokenize"]}
+    stack.start_worker(TOKEN_WORKER_ROUTES=json.dumps([{**route, "reply_to": "answers:*"}]))
+    options = ("request", "tokenize", "--type", "str", "--client", CLIENT, "--timeout", "3600")
+    done = stack.run(*options, value="a value", TOKEN_WORKER_ROUTES=json.dumps([route]))
+    assert done.returncode == 1, done.stderr
+    assert msgspec.json.decode(done.stdout)["error"]["code"] == "forbidden"
+
+
 def test_request_needs_no_right_to_remove_its_reply(stack: Stack) -> None:
     """A producer that may not DEL is told the reply; the stream goes by its time to live."""
     stack.start_worker()

@@ -123,7 +123,7 @@ def test_error_of_a_list_shows_no_value() -> None:
 
 
 def call_until(deadline: float) -> Call:
-    return Call(1, deadline, 0, lambda: TimedOut("late"), lambda _: None)
+    return Call(1, deadline, lambda: TimedOut("late"), lambda _: None)
 
 
 def test_call_is_taken_once() -> None:

@@ -95,6 +95,11 @@ class ClusterLink(Link):
         self._is_stale = True
         self._begun: tuple[NodeLink | None, Script, Sequence[Any], Sequence[Any]] | None = None
 
+    def connect(self) -> int:
+        """Know who has which slot; connections are made as nodes are asked."""
+        self._look()
+        return sum(link.connections for link in self._links.values())
+
     def call(self, *command: Any) -> Any:
         return self._send(command, lambda node: node.call(*command))
 

@@ -143,6 +143,10 @@ class Link(ABC):
     name: str
 
     @abstractmethod
+    def connect(self) -> int:
+        """Connect, if there is no connection; how many were made so far. Errors as by ``call``."""
+
+    @abstractmethod
     def call(self, *command: Any) -> Any:
         """Send one command and give its raw reply.
 
@@ -249,7 +253,7 @@ class RedisLink(Link):
             self._parser.left = math.inf
 
     def connect(self) -> int:
-        """Connect, if there is no connection; its number, see ``connections``. Errors as by ``call``."""
+        """As ``Link.connect``: the number of the connection, see ``connections``."""
         try:
             self._look()
         except redis.RedisError as error:

@@ -13,11 +13,13 @@ import msgspec
 from token_worker import settings as settings_module
 from token_worker.cli.terminal import parse_text, read_text
 from token_worker.contract.messages import Op, TypeName
-from token_worker.errors import TokenWorkerError, Unavailable
+from token_worker.errors import ServerError, TokenWorkerError, Unavailable
 from token_worker.links import make_link
 from token_worker.redis_link import Link
+from token_worker.streams.clock import ServerClock
 from token_worker.streams.routes import Route, own_reply_stream, route_for
 from token_worker.tokens.types import TYPES
+from token_worker.streams.strays import EARLIER_MS, REFUSED_SECONDS, Strays
 
 WAIT_MS = 1000
 """How long one read waits: below the socket's time-out."""
@@ -79,7 +81,6 @@ def request(
         "type": type_name,
         "value": parse_text(type_name, text),
         "reply_to": reply_to,
-        "expires_at": int((time.time() + timeout_seconds) * 1000),
     }
     message |= {name: value for name, value in (("client_id", client), ("zone_id", zone)) if value is not None}
     if inconsistent:
@@ -94,17 +95,48 @@ def request(
 
 def _exchange(link: Link, route: Route, message: dict[str, Any], timeout_seconds: float) -> bytes:
     """The payload of the reply; the reply's stream is removed, or goes by its time to live."""
-    deadline = time.monotonic() + timeout_seconds
-    reply_to = message["reply_to"]
-    link.call("XADD", route.requests, "*", "payload", msgspec.json.encode(message))
+    since = time.monotonic()
+    deadline = since + timeout_seconds
+    clock, strays = ServerClock(), Strays(route.responses)
+    clock.refresh(link)
+    expires_at = clock.unix_ms(deadline)
+    request = message if expires_at is None else {**message, "expires_at": expires_at}
+    clock.learn_from_id(link.call("XADD", route.requests, "*", "payload", msgspec.json.encode(request)), since)
     while (left_ms := int((deadline - time.monotonic()) * 1000)) > 0:
+        look_ms = int((strays.next_at(since) - time.monotonic()) * 1000)
+        block_ms = max(1, min(WAIT_MS, left_ms, look_ms))
         # From the start of the stream, not "$": the reply may be there already.
-        found = link.call("XREAD", "COUNT", 1, "BLOCK", max(1, min(WAIT_MS, left_ms)), "STREAMS", reply_to, "0")
+        found = link.call("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", message["reply_to"], "0")
         if found:
             with suppress(TokenWorkerError):  # producers need no right to, and the reply is here
-                link.call("UNLINK", reply_to)
+                link.call("UNLINK", message["reply_to"])
             fields = found[0][1][0][1]
             return bytes(dict(zip(fields[::2], fields[1::2], strict=True))[b"payload"])
+        if time.monotonic() >= strays.next_at(since):
+            for reply in _look(link, strays, clock.unix_ms(since)):
+                if _is_reply(reply, message["id"]):
+                    return reply
     raise Unavailable(
         "worker", f"no reply on {route.responses} within {timeout_seconds:g} seconds; is a worker running?"
     )
+
+
+def _look(link: Link, strays: Strays, since_ms: int | None) -> list[bytes]:
+    """What came since then on the stream that all share: workers answer there if they cannot where they are asked."""
+    strays.rest(time.monotonic())
+    if since_ms is None:
+        return []
+    try:
+        return strays.look(link, since_ms - EARLIER_MS)
+    except ServerError:  # no right to
+        strays.rest(time.monotonic(), REFUSED_SECONDS)
+        return []
+
+
+def _is_reply(payload: bytes, request_id: str) -> bool:
+    if request_id.encode() not in payload:
+        return False
+    try:
+        return bool(msgspec.json.decode(payload)["id"] == request_id)
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return False

@@ -49,20 +49,16 @@ class Call:
     Args:
         count: how many answers there are to be.
         deadline: when it is over, in seconds of the monotonic clock.
-        expires_at: the same as Unix time in milliseconds, for the workers.
         too_late: what to end it with at its deadline.
         finish: takes the outcome, once.
     """
 
-    __slots__ = ("answers", "deadline", "expires_at", "finish", "is_over", "missing", "too_late")
+    __slots__ = ("answers", "deadline", "finish", "is_over", "missing", "too_late")
 
-    def __init__(
-        self, count: int, deadline: float, expires_at: int, too_late: Callable[[], TokenClientError], finish: Finish
-    ) -> None:
+    def __init__(self, count: int, deadline: float, too_late: Callable[[], TokenClientError], finish: Finish) -> None:
         self.answers: list[Any] = [None] * count
         self.missing = count
         self.deadline = deadline
-        self.expires_at = expires_at
         self.too_late = too_late
         self.finish: Finish | None = finish
         self.is_over = False
@@ -115,12 +111,29 @@ class Part:
 
 
 class Request(NamedTuple):
-    """One entry for the stream: its id, the parts in it, its fields, names and values in turn, and its span if any."""
+    """One entry for the stream: its id, the parts in it, the stream for the reply, and its span if any."""
 
     id: str
     parts: list[Part]
-    fields: tuple[str | bytes, ...]
+    reply_to: str | None
     sending: Sending | None = None
+
+    def fields(self, unix_ms: Callable[[float], int | None]) -> tuple[str | bytes, ...]:
+        """Names and values of the entry in turn, each time it is sent: servers differ in what time it is.
+
+        Args:
+            unix_ms: the time of a deadline by the server's clock, in Unix milliseconds; None where that is not known.
+        """
+        op, client_id, zone_id, consistent = self.parts[0].owner
+        message: dict[str, Any] = {"id": self.id, "op": op}
+        expires_at = unix_ms(max(part.call.deadline for part in self.parts))
+        given = {"client_id": client_id, "zone_id": zone_id, "reply_to": self.reply_to, "expires_at": expires_at}
+        message |= {name: it for name, it in given.items() if it is not None}
+        if not consistent:
+            message["consistent"] = False
+        message["items"] = [msgspec.Raw(item) for part in self.parts for item in part.items]
+        headers = self.sending.headers if self.sending else ()
+        return ("payload", _encode(message), *headers)
 
     @property
     def is_wanted(self) -> bool:
@@ -152,6 +165,11 @@ class Requests:
     def is_idle(self) -> bool:
         """Whether nobody waits for anything."""
         return not (self._parts or self._open)
+
+    @property
+    def waiting_since(self) -> float | None:
+        """When the oldest request without a reply was asked for; None: there is none."""
+        return next((request.parts[0].queued_at for request in self._open.values()), None)
 
     def add(self, part: Part, now: float) -> None:
         """A part that is to be sent."""
@@ -201,18 +219,9 @@ class Requests:
 
     def _make(self, parts: list[Part], reply_to: str | None) -> Request:
         self._count += 1
-        op, client_id, zone_id, consistent = parts[0].owner
-        message: dict[str, Any] = {"id": f"{self._prefix}{self._count}", "op": op}
-        given = {"client_id": client_id, "zone_id": zone_id, "reply_to": reply_to}
-        message |= {name: it for name, it in given.items() if it is not None}
-        if not consistent:
-            message["consistent"] = False
-        message["expires_at"] = max(part.call.expires_at for part in parts)
-        message["items"] = [msgspec.Raw(item) for part in parts for item in part.items]
-        caller = parts[0].caller
-        sending = self._sends.begin(caller, message["id"]) if caller and self._sends else None
-        headers = sending.headers if sending else ()
-        return Request(message["id"], parts, ("payload", _encode(message), *headers), sending)
+        request_id, caller = f"{self._prefix}{self._count}", parts[0].caller
+        sending = self._sends.begin(caller, request_id) if caller and self._sends else None
+        return Request(request_id, parts, reply_to, sending)
 
     def send_again(self, requests: Iterable[Request]) -> None:
         """These did not arrive, or it is not known whether they did."""
@@ -245,6 +254,11 @@ class Requests:
         except (TypeError, LookupError, AttributeError, ValueError):
             answers = BadReply("the reply is none of the contract's")
         return self._close(request, answers)
+
+    def reply_among(self, payloads: Iterable[bytes]) -> list[tuple[Call, Outcome]]:
+        """Take those that are ours of a stream that others read, too; the calls that are over by them."""
+        mark = self._prefix.encode()
+        return [over for payload in payloads if mark in payload for over in self.reply(payload)]
 
     def fail(self, request: Request, error: TokenClientError) -> list[tuple[Call, Outcome]]:
         """The request can not be sent at all; the calls that are over by it."""

@@ -108,9 +108,8 @@ class Core:
         route = route_for(self._routes, owner.op, owner.client_id)
         lane = self._lane(route)
         deadline = time.monotonic() + timeout_seconds
-        expires_at = int((time.time() + timeout_seconds) * 1000)
         finish = _merging(refused, finish) if refused else finish
-        call = Call(len(sendable), deadline, expires_at, lane.too_late, finish)
+        call = Call(len(sendable), deadline, lane.too_late, finish)
         if not self._open.add(call):
             raise ClientClosed("the client is closed")
         if not sendable:

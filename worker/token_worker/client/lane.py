@@ -7,6 +7,7 @@ What waits for a server that is away is told only when the call's time is up; un
 are started by the first call, and are daemons: they never keep a program from ending.
 """
 
+import math
 import random
 import threading
 import time
@@ -23,7 +24,9 @@ from token_worker.errors import ServerError, TokenWorkerError, Unavailable
 from token_worker.links import make_link
 from token_worker.redis_link import Link
 from token_worker.redis_settings import RedisSettings
+from token_worker.streams.clock import ServerClock
 from token_worker.streams.routes import Route
+from token_worker.streams.strays import EARLIER_MS, REFUSED_SECONDS, Strays
 
 ROUND: Final = 200
 """Requests that are sent together."""
@@ -72,6 +75,8 @@ class Lane:
         self._over = over
         self._requests = Requests(limits, gather_seconds, Sends(route.requests, streams))
         self._replies = Replies(route, routes, shared=shared)
+        self._strays = None if shared else Strays(route.responses)
+        self._clock = ServerClock()
         self._lock = threading.Lock()
         self._to_send = threading.Condition(self._lock)
         self._to_read = threading.Condition(self._lock)
@@ -172,6 +177,7 @@ class Lane:
         try:
             if is_lost:
                 self._find_end(link)
+            self._clock.refresh(link)
             outcomes = self._send_all(link, requests)
         except TokenWorkerError:
             with self._lock:
@@ -200,14 +206,19 @@ class Lane:
         outcomes: list[Any] = []
         commands: list[tuple[Any, ...]] = []
         size = 0
+        sent_at = time.monotonic()
         for request in requests:
-            more = sum(map(len, request.fields))
+            fields = request.fields(self._clock.unix_ms)
+            more = sum(map(len, fields))
             if commands and size + more > ROUND_BYTES:
                 outcomes += link.call_all(commands)
                 commands, size = [], 0
-            commands.append(("XADD", self._route.requests, "*", *request.fields))
+            commands.append(("XADD", self._route.requests, "*", *fields))
             size += more
-        return outcomes + link.call_all(commands)
+        outcomes += link.call_all(commands)
+        if isinstance(outcomes[0], bytes):
+            self._clock.learn_from_id(outcomes[0], sent_at)
+        return outcomes
 
     def _take_outcomes(self, requests: Sequence[Request], outcomes: Sequence[Any]) -> None:
         doubtful: list[Request] = []
@@ -236,8 +247,12 @@ class Lane:
             if self._is_closed:
                 return
             is_away = "read" in self._away  # whether it still is, is to be known at once
-            command = self._replies.read_command(1 if is_away else BLOCK_MS)
-        found = link.call(*command)
+            command = self._replies.read_command(1 if is_away else self._block_ms())
+        try:
+            found = link.call(*command)
+        except ServerError:  # our stream is none any more, say: then workers could not write to it, either
+            self._look_for_strays(link)
+            raise
         self._away.pop("read", None)
         over: list[tuple[Call, Outcome]] = []
         with self._lock:
@@ -246,9 +261,38 @@ class Lane:
                 over += self._requests.reply(payload)
             tidy = self._replies.tidy_commands(now)
         self._over(over)
+        self._look_for_strays(link)
         for command in tidy:
             with suppress(ServerError):  # no right to: it goes by its time to live
                 link.call(*command)
+
+    def _block_ms(self) -> int:
+        """How long to wait for replies, before one that is not there yet is looked for elsewhere."""
+        if self._strays is None:
+            return BLOCK_MS
+        now = time.monotonic()
+        since = self._requests.waiting_since
+        seconds = self._strays.next_at(now if since is None else since) - now
+        return min(max(math.ceil(seconds * 1000), 1), BLOCK_MS)
+
+    def _look_for_strays(self, link: Link) -> None:
+        """Look on the shared stream for replies that could not come on ours, if one is late."""
+        with self._lock:
+            since, now = self._requests.waiting_since, time.monotonic()
+            if self._strays is None or since is None or now < self._strays.next_at(since):
+                return
+            since_ms = self._clock.unix_ms(since)
+        self._strays.rest(now)
+        if since_ms is None:  # nothing was sent yet
+            return
+        try:
+            found = self._strays.look(link, since_ms - EARLIER_MS)
+        except ServerError:  # no right to, say
+            self._strays.rest(now, REFUSED_SECONDS)
+            return
+        with self._lock:
+            over = self._requests.reply_among(found)
+        self._over(over)
 
     def _end(self, link: Link) -> None:
         for command in self._replies.end_commands():

@@ -140,9 +140,9 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
         ),
     )
     for route in routes:
-        yield User(
-            "streams", f"producer:{route.requests}", (), (Selector(("xadd",), _patterns("%W~", [route.requests])),)
-        )
+        adding = Selector(("xadd",), _patterns("%W~", [route.requests]))
+        # By the server's clock requests say when they expire: who sends them may ask it.
+        yield User("streams", f"producer:{route.requests}", ("time",), (adding,))
         yield _client(route, [] if route in wide else [route.reply_to])
     for stream in dict.fromkeys(responses):
         own = [route.reply_to for route in routes if route.responses == stream and route not in wide]
@@ -175,7 +175,7 @@ def _client(route: Route, own: Sequence[str]) -> User:
     ]
     if own:
         selectors.append(Selector(("xtrim", "expire", "unlink"), _patterns("%W~", own)))
-    return User("streams", f"client:{route.requests}", (), tuple(selectors))
+    return User("streams", f"client:{route.requests}", ("time",), tuple(selectors))
 
 
 def _on_storage(folder: str, durability: Durability) -> Iterable[User]:

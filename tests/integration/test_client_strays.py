@@ -1,0 +1,189 @@
+"""Replies that cannot come on a client's own stream: it finds them on the one that all share, and soon."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from servers import Cluster, Valkey
+from stack import Stack
+
+from clients import CLIENT, LONG_SECONDS, SHORT_SECONDS, Desk, Kind, send, start, sync
+from token_worker.client import Forbidden, Internal, TimedOut, TokenClient
+from token_worker.contract.messages import Op
+from token_worker.streams.routes import Route
+from token_worker.streams.strays import LOOK_SECONDS, PAGE, PAGE_BYTES, PAGES
+
+FORBIDDEN = {"status": "error", "error": {"code": "forbidden", "message": "$.reply_to: this stream is not allowed"}}
+SHARED = "tokenize:responses"
+
+
+@pytest.fixture
+def desk(streams_server: Valkey) -> Iterator[Desk]:
+    with streams_server.client() as streams:
+        yield Desk(streams)
+
+
+def refuse(desk: Desk, requests: list[dict[str, Any]], **members: Any) -> None:
+    """Answer on the shared stream, as a worker does that may not use the one which was asked for."""
+    desk.answer(({**request, "reply_to": SHARED} for request in requests), **(members or FORBIDDEN))
+
+
+def fill(desk: Desk, count: int, size: int = 10, first_id: str = "*") -> None:
+    """Replies to others on the shared stream; the first with this id."""
+    with desk.streams.pipeline(transaction=False) as pipe:
+        for number in range(count):
+            reply = {"id": f"other-{number}", "op": "tokenize", "status": "ok", "value": "x" * size}
+            pipe.xadd(SHARED, {"payload": msgspec.msgpack.encode(reply)}, id="*" if number else first_id)
+        pipe.execute()
+
+
+def ahead() -> str:
+    """An id that is a day ahead of the clock; all later ones of its stream follow that."""
+    return f"{int(time.time() + 86_400) * 1000}-0"
+
+
+def test_stream_that_the_route_does_not_allow(stack: Stack, kind: Kind) -> None:
+    """Workers whose route allows other streams for replies: each call is ``Forbidden``, long before its time is up."""
+    routes = [{"requests": "in", "responses": "out", "ops": [*Op], "reply_to": "answers:*"}]
+    stack.start_worker(TOKEN_WORKER_ROUTES=json.dumps(routes))
+    here = (Route("in", "out", frozenset(Op)),)  # allows out:*
+    with kind(stack.settings["TOKEN_WORKER_STREAMS_URL"], client_id=CLIENT, routes=here, timeout_seconds=86_400) as it:
+        for value in ("some value", ["a", "b"]):
+            with pytest.raises(Forbidden, match="reply_to"):
+                it.tokenize(value)
+
+
+def test_stream_that_cannot_take_the_reply(served: Stack, kind: Kind) -> None:
+    """A client's stream that became something else is told to the call that waits, and to no other client."""
+    url = served.settings["TOKEN_WORKER_STREAMS_URL"]
+    with kind(url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client, sync_of(url) as other:
+        token = client.tokenize("some value")
+        [mine] = served.streams.keys(f"{SHARED}:client-*")
+        served.streams.delete(mine)
+        served.streams.hset(mine, "a", "b")
+        with pytest.raises(Forbidden, match="cannot take the reply"):
+            client.tokenize("other value")
+        assert other.tokenize("some value") == token
+
+
+def sync_of(url: str) -> TokenClient:
+    return TokenClient(url, client_id=CLIENT, timeout_seconds=LONG_SECONDS)
+
+
+def test_cluster(stack: Stack) -> None:
+    """The shared stream is in the slot of the route: there, too."""
+    with Cluster(replicas=0) as cluster:
+        routes = [{"requests": "{a}in", "responses": "{a}out", "ops": ["tokenize"], "reply_to": "{a}answers:*"}]
+        stack.start_worker(TOKEN_WORKER_STREAMS_URL=cluster.url, TOKEN_WORKER_ROUTES=json.dumps(routes))
+        here = [Route("{a}in", "{a}out", frozenset({Op.TOKENIZE}))]
+        with (
+            TokenClient(cluster.url, client_id=CLIENT, routes=here, timeout_seconds=LONG_SECONDS) as client,
+            pytest.raises(Forbidden, match="reply_to"),
+        ):
+            client.tokenize("some value")
+        for worker in stack.workers:
+            worker.kill()
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 0), (PAGE + 1, PAGE - 1), (0, PAGE * (PAGES + 3)), (PAGE, PAGE)])
+def test_among_replies_to_others(streams_server: Valkey, desk: Desk, before: int, after: int) -> None:
+    """However many others got their replies before and since: it is found, an old one never is taken for it."""
+    fill(desk, PAGE * 3)
+    with sync(streams_server) as client:
+        future = send(client, "a")
+        requests = desk.take(1)
+        fill(desk, before)
+        refuse(desk, requests)
+        fill(desk, after)
+        with pytest.raises(Forbidden):
+            future.result()
+
+
+@pytest.mark.parametrize("stream", ["tokenize:requests", SHARED])
+def test_ids_ahead_of_the_clock(streams_server: Valkey, desk: Desk, stream: str) -> None:
+    """Ids of requests or of replies that are a day ahead hide no reply, new or known."""
+    desk.streams.xadd(stream, {"other": "entry"}, id=ahead())
+    desk._last = f"({ahead()}"
+    if stream == SHARED:
+        desk._last = "-"
+        fill(desk, PAGE * 3)
+    with sync(streams_server) as client:
+        for value in "abc":
+            future = send(client, value)
+            refuse(desk, desk.take(1))
+            with pytest.raises(Forbidden):
+                future.result()
+
+
+def test_large_replies_to_others(streams_server: Valkey, desk: Desk) -> None:
+    """Replies that are larger together than a look may hold are passed in smaller steps."""
+    with sync(streams_server) as client:
+        future = send(client, "a")
+        requests = desk.take(1)
+        fill(desk, 12, PAGE_BYTES // 5)
+        refuse(desk, requests)
+        fill(desk, 3, PAGE_BYTES + 1)
+        with pytest.raises(Forbidden):
+            future.result()
+
+
+def test_request_that_was_given_up(streams_server: Valkey, desk: Desk) -> None:
+    """``internal`` on the shared stream ends the call, too; the calls beside it go on."""
+    internal = {"status": "error", "error": {"code": "internal", "message": "the request could not be handled"}}
+    with sync(streams_server) as client:
+        given_up, answered = send(client, "a"), send(client, "b")
+        first, second = desk.take(2)
+        refuse(desk, [first], **internal)
+        with pytest.raises(Internal):
+            given_up.result()
+        desk.answer([second])
+        assert answered.result() == ["B"]
+
+
+def test_looks_are_few(streams_server: Valkey, desk: Desk) -> None:
+    """However many requests wait, there are two looks a second; none for calls that are answered at once."""
+    desk.streams.config_resetstat()
+    with sync(streams_server) as client:
+        for _ in range(100):
+            answering = start(lambda: desk.answer(desk.take(1)))
+            client.tokenize("a")
+            answering.join()
+        desk.streams.config_resetstat()
+        began = time.monotonic()
+        futures = [send(client, f"v{number}", timeout_seconds=3) for number in range(900)]
+        for future in futures:
+            assert isinstance(future.exception(), TimedOut)
+        looks = desk.streams.info("commandstats").get("cmdstat_xrevrange", {"calls": 0})["calls"]
+        assert 2 <= looks <= (time.monotonic() - began) / LOOK_SECONDS + 2
+
+
+def test_client_without_the_right_to_look(desk: Desk) -> None:
+    """A server that refuses the look is asked again only after a while; replies on the own stream come as ever."""
+    with Valkey() as server, server.client() as admin:
+        rules = ["on", ">secret", f"~{SHARED}:*", "~tokenize:requests", "+@all"]
+        admin.execute_command("ACL", "SETUSER", "narrow", *rules)
+        url = server.url.replace("//", "//narrow:secret@")
+        desk = Desk(admin)
+        with TokenClient(url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client:
+            with pytest.raises(TimedOut):
+                client.tokenize("a", timeout_seconds=5 * LOOK_SECONDS)
+            assert [row["count"] for row in admin.acl_log() if row["object"] == SHARED] == [1]
+            desk.take(1)
+            answering = start(lambda: desk.answer(desk.take(1)))
+            assert client.tokenize("b") == "B"
+            answering.join()
+
+
+def test_short_time_out(stack: Stack) -> None:
+    """Even a call that waits for less than a second is told, if the worker is as quick."""
+    routes = [{"requests": "in", "responses": "out", "ops": [*Op], "reply_to": "answers:*"}]
+    stack.start_worker(TOKEN_WORKER_ROUTES=json.dumps(routes))
+    here = (Route("in", "out", frozenset(Op)),)
+    found: set[type] = set()
+    with TokenClient(stack.settings["TOKEN_WORKER_STREAMS_URL"], client_id=CLIENT, routes=here) as client:
+        while Forbidden not in found:  # at a loaded moment there may be no reply yet
+            found.add(type(client.submit("tokenize", [("str", "a")], timeout_seconds=3 * SHORT_SECONDS).exception()))
+    assert found <= {Forbidden, TimedOut}
