@@ -20,6 +20,7 @@ from token_worker.service.handler import Handler, Result
 from token_worker.settings import Settings
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams import answering, give_backs, pending
+from token_worker.streams.clock import ServerClock
 from token_worker.streams.delivery import Answer, Delivery, Entry
 from token_worker.streams.protocol import Bounded, Command, Run
 from token_worker.streams.retention import Retention
@@ -132,7 +133,8 @@ class Puppet:
         telemetry = loop.Telemetry(cast(Metrics, silent), cast(Health, silent), cast(Audit, silent))
         link, handler, tokens = cast(RedisLink, _Link(self, rng)), cast(Handler, self), cast(TokenStorage, self._stage)
         settings = cast(Settings, terms)
-        return terms.worker(settings, link, subject, handler, tokens, retention, self.drain, telemetry)
+        clock = ServerClock(lambda: self._stage.seconds)
+        return terms.worker(settings, link, subject, handler, tokens, retention, self.drain, telemetry, clock)
 
     def _live(self) -> None:
         self._go.acquire()
@@ -199,6 +201,9 @@ class _Link:
         self._puppet = puppet
         self._rng = random.Random(rng.random())
         self._end: Callable[[], Any] | None = None
+
+    def connect(self) -> int:
+        return 1
 
     def call(self, *command: Any) -> Any:
         return self._ask(command)

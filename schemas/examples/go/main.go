@@ -98,7 +98,11 @@ func run(ctx context.Context, client, typeName string) error {
 func (p *producer) ask(ctx context.Context, op, client, typeName, value string) (string, error) {
 	id := random()
 	replies := op + ":responses:" + id
-	payload, err := json.Marshal(Request{id, op, client, typeName, value, replies, time.Now().Add(patience).UnixMilli()})
+	now, err := p.streams.Time(ctx).Result() // not our own clock: workers go by that of the Redis
+	if err != nil {
+		return "", err
+	}
+	payload, err := json.Marshal(Request{id, op, client, typeName, value, replies, now.Add(patience).UnixMilli()})
 	if err != nil {
 		return "", err
 	}

@@ -31,7 +31,9 @@ const [checkRequest, checkReply] = await Promise.all(
 async function ask (streams, op, value) {
   const id = randomUUID()
   const replyTo = `${op}:responses:${id}`
-  const request = { id, op, client_id: client, type, value, reply_to: replyTo, expires_at: Date.now() + PATIENCE_MS }
+  const [seconds] = await streams.sendCommand(['TIME']) // not our own clock: workers go by that of the Redis
+  const expiresAt = (Number(seconds) + 1) * 1000 + PATIENCE_MS
+  const request = { id, op, client_id: client, type, value, reply_to: replyTo, expires_at: expiresAt }
   checkRequest(request)
   await streams.xAdd(`${op}:requests`, '*', { payload: JSON.stringify(request) })
   // From 0: the reply may be there by now.

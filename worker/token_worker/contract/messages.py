@@ -122,7 +122,10 @@ class Request(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=Tr
     ] = None
     expires_at: Annotated[
         Annotated[int, Meta(ge=0)] | None,
-        Meta(description="Unix time in milliseconds; once it has passed, the answer is the error 'expired'."),
+        Meta(
+            description="Unix time in milliseconds, by the clock of the streams' Redis (TIME); once it has passed, the "
+            "answer is the error 'expired'."
+        ),
     ] = None
     replay: Annotated[
         ReplayCount | None, Meta(description="How many times the request was replayed; set by the replay command.")

@@ -29,7 +29,7 @@ from token_worker.streams.lag import ALIVE_SECONDS
 from token_worker.streams.routes import Route
 
 CLOCK_SECONDS = 1.0
-"""How far this host's clock may be from a server's: ages and ``expires_at`` are judged by clocks."""
+"""How far this host's clock may be from a server's: tokens note when they were used by this host's."""
 
 SAMPLE = 50
 """Keys the master key is tried on."""

@@ -141,15 +141,29 @@ _NO_GRANT = _Grant((), _INTERNAL)
 
 
 class Handler:
-    """Answers batches of entries."""
+    """Answers batches of entries.
+
+    Args:
+        settings: bounds of a request, and the routes.
+        keys: keys of clients and zones.
+        tokens: where token entries are.
+        now: Unix seconds, for the entries of tokens.
+        server_now: the same by the clock of the streams' server, for ``expires_at``; ``now`` if left out.
+    """
 
     def __init__(
-        self, settings: Settings, keys: KeyCache, tokens: TokenStorage, now: Callable[[], float] = time.time
+        self,
+        settings: Settings,
+        keys: KeyCache,
+        tokens: TokenStorage,
+        now: Callable[[], float] = time.time,
+        server_now: Callable[[], float] | None = None,
     ) -> None:
         self._keys = keys
         self._tokens = tokens
         self._engine = Engine()
         self._now = now
+        self._server_now = server_now or now
         self._limits = Limits(settings.max_request_bytes, settings.max_items)
         self._max_value_bytes = settings.max_value_bytes
         self._all_keys = keys_of(settings.routes) | {MARK}
@@ -244,7 +258,7 @@ class Handler:
             except Refused as refused:
                 grant = _Grant((), refused.with_traceback(None))
             grants[key] = grant
-        if grant.owners and request.expires_at is not None and request.expires_at <= self._now() * 1000:
+        if grant.owners and request.expires_at is not None and request.expires_at <= self._server_now() * 1000:
             return _Case(entry, decoded, reply_to, Refused(Code.EXPIRED, "$.expires_at: has passed"), _NO_GRANT)
         return _Case(entry, decoded, reply_to, None, grant)
 

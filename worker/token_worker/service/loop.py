@@ -32,6 +32,7 @@ from token_worker.redis_link import Link
 from token_worker.service.handler import Buried, Handler, Postponed
 from token_worker.settings import Settings
 from token_worker.storage.tokens import TokenStorage
+from token_worker.streams.clock import ServerClock
 from token_worker.streams.delivery import (
     EXHAUSTED,
     READ_BYTES,
@@ -193,8 +194,10 @@ class Worker:
         retention: Retention,
         drain: Drain,
         telemetry: Telemetry,
+        clock: ServerClock,
     ) -> None:
         self._streams = streams
+        self._clock = clock
         self._retention = retention
         self._metrics, self._health, self._audit, self._spans = telemetry
         self._delivery = delivery
@@ -243,6 +246,7 @@ class Worker:
         try:
             if self._delivery.has_older(now):
                 self._tokens.ping()  # a try that counts begins only when the token storage is there
+            self._clock.refresh(self._streams)
             batch = perform(self._delivery.fetch(now, BLOCK_MS), self._streams)
         except Unavailable as error:
             self._idle.wait(error)
@@ -263,6 +267,7 @@ class Worker:
         if self._drain.is_asked or self._delivery.has_older(now):
             return None
         try:
+            self._clock.refresh(self._streams)
             batch = perform(self._delivery.fetch(now, 0), self._streams)
         except Unavailable:
             return None  # the next ``_fetch`` looks for what it may have brought

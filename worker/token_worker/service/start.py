@@ -21,6 +21,7 @@ from token_worker.service.loop import BackOff, Drain, Telemetry, Worker
 from token_worker.settings import Settings
 from token_worker.storage.durability import Durability, Safety
 from token_worker.storage.tokens import TokenStorage
+from token_worker.streams.clock import ServerClock
 from token_worker.streams.delivery import Delivery
 from token_worker.streams.retention import Retention
 from token_worker.streams.routes import Route, by_slot
@@ -186,7 +187,8 @@ def serve(settings: Settings) -> None:
             vault = access.vault
             seconds = "Seconds left of the Vault token; NaN where it does not end."
             metrics.watch("token_worker_vault_token_seconds", seconds, lambda: vault.seconds_left or float("nan"))
-        handler = Handler(settings, keys, tokens)
+        clock = ServerClock()
+        handler = Handler(settings, keys, tokens, server_now=clock.now)
         is_apart = settings.streams.kind == "cluster"
         retention = Retention(settings.routes, settings.group, settings.consumer, is_apart=is_apart)
         telemetry = Telemetry(metrics, health, audit, _spans(settings))
@@ -194,7 +196,7 @@ def serve(settings: Settings) -> None:
         gc.collect()
         gc.freeze()  # what is here now stays
         gc.set_threshold(GARBAGE_OBJECTS, *gc.get_threshold()[1:])
-        Worker(settings, streams, delivery, handler, tokens, retention, drain, telemetry).run()
+        Worker(settings, streams, delivery, handler, tokens, retention, drain, telemetry, clock).run()
     finally:
         if keys is not None:
             keys.close()
