@@ -1,6 +1,7 @@
 """Fixtures: real servers that live as long as the test session, emptied for each test that asks for one."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
@@ -10,6 +11,11 @@ from stack import Stack
 
 from clients import KINDS, Kind
 from toolchains import SharedFolders
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # In the background of a script SIGINT is ignored, and what tests start would inherit that. What has a handler here
+    # has the default in processes that we start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Say = Callable[[str], None]
 _SAID = "said"

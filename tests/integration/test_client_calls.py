@@ -412,15 +412,6 @@ def test_callbacks_that_exit_cost_no_other_call_its_end(
         assert [type(future.exception(0)) for future in left] == [ClientClosed] * 2
 
 
-@pytest.fixture
-def _interruptible() -> Iterator[None]:
-    """What ran in the background from its start ignores SIGINT."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_interruptible")
 def test_interrupted_call_leaves_the_client_usable(streams_server: Valkey, desk: Desk) -> None:
     """Ctrl-C while a call waits for its reply, or for room: it ends, holds no room, and the next call works."""
     with sync(streams_server, max_in_flight=1) as client:

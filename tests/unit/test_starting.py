@@ -28,13 +28,13 @@ builtins.__import__ = stopping
 
 @pytest.fixture
 def _as_usual() -> Iterator[None]:
-    """What Ctrl-C does is what Python makes of it, also where the tests run in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """What Ctrl-C does is what Python makes of it, before and afterwards."""
+    before = signal.getsignal(signal.SIGINT)
+    assert before is signal.default_int_handler
     yield
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("_as_usual")
 @pytest.mark.parametrize("name", ["click", "token_worker.cli.terminal"])
 def test_ctrl_c_while_a_command_is_imported_is_no_traceback(tmp_path: Path, name: str) -> None:
     """The process ends with 130 and says nothing."""
@@ -69,3 +69,14 @@ def test_ctrl_c_stays_ignored_where_it_is() -> None:
     starting.begin()
     starting.end()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_ctrl_c_is_tested_in_the_background_of_a_script() -> None:
+    """Tests run from a shell without job control, where SIGINT is ignored, are none the worse for it."""
+    test = f"{Path(__file__)}::{test_ctrl_c_while_a_command_is_imported_is_no_traceback.__name__}"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test]
+    background = ["/bin/sh", "-c", """trap '' INT; exec "$@" """, "sh", *command]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(background, cwd=root, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout

@@ -306,7 +306,10 @@ class _Stopping(threading.Event):
 
 @contextmanager
 def _stopping(*, at_once: bool) -> Iterator[_Stopping]:
-    """Signals ask to stop; a second one, or ``at_once`` the first, does not ask."""
+    """Signals ask to stop; a second one, or ``at_once`` the first, does not ask.
+
+    A signal that is ignored stays so: Ctrl-C is not meant for what a script has put into the background.
+    """
     asked = _Stopping()
 
     def handle(number: int, _frame: FrameType | None) -> None:
@@ -315,7 +318,8 @@ def _stopping(*, at_once: bool) -> Iterator[_Stopping]:
         asked.number = number
         asked.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [it for it in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(it) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield asked
     finally:
