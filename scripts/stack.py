@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import msgspec
-from servers import RedisUse, uninterrupted
+from ending import uninterrupted
+from servers import RedisUse
 
 from token_worker.keys.owner import Owner
 from token_worker.keys.store import new_key, wrap

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import click
-from servers import uninterrupted
+from ending import uninterrupted
 
 from benchmark.cpu import DETOKENIZE, KNOWN, NEW, NULL
 from benchmark.figures import Row, row

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import click
 import msgspec
-from servers import uninterrupted
+from ending import uninterrupted
 
 from benchmark import pace
 from benchmark.cpu import KNOWN, NEW, NULL

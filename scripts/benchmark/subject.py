@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 import click
 import msgspec
+from ending import uninterrupted
 from redis import ResponseError
-from servers import Valkey, uninterrupted
+from servers import Valkey
 from stack import Stack, WorkerProcess, wait_until
 
 from benchmark import null

@@ -4,7 +4,8 @@ import json
 from typing import Self
 
 import requests
-from servers import START_SECONDS, OpenBao, bao_binary, free_port
+from server_process import START_SECONDS
+from servers import OpenBao, bao_binary
 from stack import wait_until
 
 SERVES, NOT_INITIALIZED, SEALED = 200, 501, 503
@@ -16,8 +17,11 @@ class KeptOpenBao(OpenBao):
 
     def __init__(self) -> None:
         super().__init__()
-        self._cluster_port = free_port()
         self._unseal_key = ""
+
+    def choose_ports(self) -> None:
+        super().choose_ports()
+        self._cluster_port = self.a_port()
 
     def command(self) -> list[str]:
         data = self.folder / "data"

@@ -8,7 +8,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
 import redis
-from servers import Valkey, uninterrupted
+from ending import uninterrupted
+from servers import Valkey
 from stack import Stack, wait_until
 
 from faults.ledger import Ledger, order

@@ -5,8 +5,10 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
+import ports
 from servers import free_port
 from stack import Stack, wait_until
 
@@ -63,10 +65,10 @@ def _free_ports() -> int:
     """The first of the ports that honcho gives out, a hundred to each kind of process, all of them free."""
     while True:
         first = free_port()
-        try:
-            for port in (*range(first, first + WORKERS), first + 100):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError):
-            continue
-        return first
+        others = (*range(first + 1, first + WORKERS), first + 100)
+        if all(map(ports.take, others)):
+            with suppress(OSError):
+                for port in others:
+                    with socket.socket() as probe:
+                        probe.bind(("127.0.0.1", port))
+                return first
