@@ -91,6 +91,51 @@ def test_list_longer_than_a_request(client: Any, served: Stack) -> None:
     assert not served.streams.exists("tokenize:requests:dead")
 
 
+def test_none_in_a_list_stays_none(client: Any, served: Stack) -> None:
+    """What has no value (an empty column, NULL) has no token: ``None`` keeps its place, and is not sent."""
+    one, two = client.tokenize(["Grace", "Ada"])
+    sent = served.streams.xlen("tokenize:requests")
+    assert client.tokenize([None, "Grace", None, None, "Ada"], type="str") == [None, one, None, None, two]
+    assert client.detokenize([one, None, two, None]) == ["Grace", None, "Ada", None]
+    assert client.tokenize([None, None]) == [None, None]
+    assert served.streams.xlen("tokenize:requests") == sent + 1
+    many = [None if number % 3 else f"value {number}" for number in range(5000)]
+    assert client.detokenize(client.tokenize(many)) == many
+    with pytest.raises(SomeFailed, match="1 of 4 values") as caught:
+        client.detokenize([None, "no such token", None, two])
+    first, second, third, fourth = caught.value.answers
+    assert (first, third, fourth) == (None, None, "Ada")
+    assert isinstance(second, TokenNotFound)
+
+
+def test_none_alone_is_a_mistake(client: Any, served: Stack) -> None:
+    """A single value has to be there, as an item of a record has: ``TypeError``, and nothing is sent."""
+    calls: list[Callable[[], Any]] = [
+        lambda: client.tokenize(None),
+        lambda: client.detokenize(None, type="email"),
+        lambda: client.request("tokenize", [("str", "a"), ("str", None)]),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match="expected int, str or bytes, got NoneType"):
+            call()
+    assert not served.streams.exists("tokenize:requests", "detokenize:requests")
+
+
+def test_list_may_change_while_it_is_worked_on(served: Stack) -> None:
+    """The list as it was given counts, for its values and for what was None."""
+    values: list[str | None] = ["Grace", None, "Ada"]
+
+    async def main() -> list[str | None]:
+        url = served.settings["TOKEN_WORKER_STREAMS_URL"]
+        async with AsyncTokenClient(url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client:
+            task = asyncio.create_task(client.tokenize(values))
+            await asyncio.sleep(0)  # it has begun
+            values.clear()
+            return await task
+
+    assert [it is None for it in asyncio.run(main())] == [False, True, False]
+
+
 def test_refused_value_among_others(client: Any) -> None:
     """The others have their tokens, which the error brings along; what no request can carry is an answer, too."""
     known = client.tokenize(["Grace", "Ada"])

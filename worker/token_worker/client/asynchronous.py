@@ -8,7 +8,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack, overload
 
-from token_worker.client.base import BaseClient, CallOptions, items_of, result_of
+from token_worker.client.base import Asked, BaseClient, CallOptions
 from token_worker.client.calls import Outcome
 from token_worker.client.errors import TokenClientError
 from token_worker.client.items import Answer, Item, Type, Value
@@ -42,9 +42,14 @@ class AsyncTokenClient(BaseClient):
     async def tokenize(
         self, value: list[V], *, type: Type | None = None, **options: Unpack[CallOptions]
     ) -> list[V]: ...
+    @overload
+    async def tokenize(
+        self, value: list[V | None], *, type: Type | None = None, **options: Unpack[CallOptions]
+    ) -> list[V | None]: ...
     async def tokenize(self, value: Any, *, type: Type | None = None, **options: Unpack[CallOptions]) -> Any:
         """As ``TokenClient.tokenize``."""
-        return result_of(value, await self.request(Op.TOKENIZE, items_of(value, type), **options))
+        asked = Asked(value, type)
+        return asked.result(await self.request(Op.TOKENIZE, asked.items, **options))
 
     @overload
     async def detokenize(self, value: V, *, type: Type | None = None, **options: Unpack[CallOptions]) -> V: ...
@@ -52,9 +57,14 @@ class AsyncTokenClient(BaseClient):
     async def detokenize(
         self, value: list[V], *, type: Type | None = None, **options: Unpack[CallOptions]
     ) -> list[V]: ...
+    @overload
+    async def detokenize(
+        self, value: list[V | None], *, type: Type | None = None, **options: Unpack[CallOptions]
+    ) -> list[V | None]: ...
     async def detokenize(self, value: Any, *, type: Type | None = None, **options: Unpack[CallOptions]) -> Any:
         """As ``TokenClient.detokenize``."""
-        return result_of(value, await self.request(Op.DETOKENIZE, items_of(value, type), **options))
+        asked = Asked(value, type)
+        return asked.result(await self.request(Op.DETOKENIZE, asked.items, **options))
 
     async def request(
         self, op: Op | str, items: Sequence[Item | tuple[Type, Value]], **options: Unpack[CallOptions]

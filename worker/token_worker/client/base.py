@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import compress
 from typing import Any, Final, TypedDict
 
 from token_worker import redis_settings
@@ -166,27 +167,46 @@ def _check_seconds(seconds: float) -> None:
         raise ValueError(f"timeout_seconds: expected more than 0, and at most {MAX_TIMEOUT_SECONDS}")
 
 
-def items_of(value: Value | list[Any], type_name: Type | None) -> list[Item]:
-    """A value, or the values of a list, with the type that was named or is meant."""
-    values = value if isinstance(value, list) else [value]
-    return [Item(type_of(it) if type_name is None else type_name, it) for it in values]
+class Asked:
+    """The value, or the list of values, of one call.
 
+    Args:
+        value: as it was given. None in a list is no value: it is not sent, and stays None.
+        type_name: of each; the one that is meant where it is left out.
 
-def result_of(value: Value | list[Any], answers: list[Answer]) -> Any:
-    """What a call for a value, or for a list of them, returns.
+    Attributes:
+        items: what to send.
 
     Raises:
-        RequestRefused: the value was refused.
-        SomeFailed: one of a list was.
+        TypeError: a value is of no type that can be sent.
     """
-    if isinstance(value, list):
-        if any(isinstance(answer, RequestRefused) for answer in answers):
-            raise SomeFailed(answers)
-        return answers
-    answer = answers.pop()
-    if isinstance(answer, RequestRefused):
-        try:
-            raise answer
-        finally:
-            del answer  # what is raised holds on to this frame, which must not hold on to it
-    return answer
+
+    def __init__(self, value: Value | list[Any], type_name: Type | None) -> None:
+        self._is_list = isinstance(value, list)
+        values = [*value] if isinstance(value, list) else [value]
+        self._is_there = [it is not None or not self._is_list for it in values]
+        there = compress(values, self._is_there)
+        self.items = [Item(type_of(it) if type_name is None else type_name, it) for it in there]
+
+    def result(self, answers: list[Answer]) -> Any:
+        """What the call returns.
+
+        Raises:
+            RequestRefused: the value was refused.
+            SomeFailed: one of a list was.
+        """
+        if self._is_list:
+            all_answers: list[Answer | None] = [*answers]
+            if len(answers) < len(self._is_there):
+                found = iter(answers)
+                all_answers = [next(found) if is_there else None for is_there in self._is_there]
+            if any(isinstance(answer, RequestRefused) for answer in answers):
+                raise SomeFailed(all_answers)
+            return all_answers
+        answer = answers.pop()
+        if isinstance(answer, RequestRefused):
+            try:
+                raise answer
+            finally:
+                del answer  # what is raised holds on to this frame, which must not hold on to it
+        return answer

@@ -4,6 +4,7 @@ There is a class for each code of the contract, so that a caller can catch the o
 holds a value or a token.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from token_worker.errors import RETRY, Code, Retry, TokenWorkerError
@@ -138,12 +139,12 @@ class SomeFailed(TokenClientError):
     """Some values of a list were refused; the others were answered.
 
     Attributes:
-        answers: one for each value in the order of the list: the result, or the ``RequestRefused``.
+        answers: one for each value in the order of the list: the result, or the ``RequestRefused``; None for None.
     """
 
-    def __init__(self, answers: "list[int | str | bytes | RequestRefused]") -> None:
+    def __init__(self, answers: "Sequence[int | str | bytes | RequestRefused | None]") -> None:
         super().__init__(answers)
-        self.answers = answers
+        self.answers = [*answers]
 
     def __str__(self) -> str:  # the default would show the values
         errors = [answer for answer in self.answers if isinstance(answer, RequestRefused)]

@@ -8,7 +8,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
-from token_worker.client.base import BaseClient, CallOptions, items_of, result_of
+from token_worker.client.base import Asked, BaseClient, CallOptions
 from token_worker.client.calls import Call, Outcome
 from token_worker.client.core import Core, Prepared
 from token_worker.client.items import Answer, Item, Type, Value
@@ -35,6 +35,10 @@ class TokenClient(BaseClient):
     def tokenize(self, value: V, *, type: Type | None = None, **options: Unpack[CallOptions]) -> V: ...
     @overload
     def tokenize(self, value: list[V], *, type: Type | None = None, **options: Unpack[CallOptions]) -> list[V]: ...
+    @overload
+    def tokenize(
+        self, value: list[V | None], *, type: Type | None = None, **options: Unpack[CallOptions]
+    ) -> list[V | None]: ...
     def tokenize(self, value: Any, *, type: Type | None = None, **options: Unpack[CallOptions]) -> Any:
         """The token of a value, or the tokens of a list of values, in order.
 
@@ -44,7 +48,7 @@ class TokenClient(BaseClient):
         True
 
         Args:
-            value: what to tokenize; a list may be of any length.
+            value: what to tokenize; a list may be of any length. None in a list (an empty column) stays None there.
             type: of the value, or of each in the list: ``int64``, ``str`` or ``bytes`` where it is left out.
             options: what this call says for itself: ``client_id``, ``zone_id``, ``consistent``, ``timeout_seconds``.
 
@@ -58,19 +62,25 @@ class TokenClient(BaseClient):
             ClientClosed: the client was closed.
             TypeError, ValueError: the arguments are none that could be sent.
         """
-        return result_of(value, self.request(Op.TOKENIZE, items_of(value, type), **options))
+        asked = Asked(value, type)
+        return asked.result(self.request(Op.TOKENIZE, asked.items, **options))
 
     @overload
     def detokenize(self, value: V, *, type: Type | None = None, **options: Unpack[CallOptions]) -> V: ...
     @overload
     def detokenize(self, value: list[V], *, type: Type | None = None, **options: Unpack[CallOptions]) -> list[V]: ...
+    @overload
+    def detokenize(
+        self, value: list[V | None], *, type: Type | None = None, **options: Unpack[CallOptions]
+    ) -> list[V | None]: ...
     def detokenize(self, value: Any, *, type: Type | None = None, **options: Unpack[CallOptions]) -> Any:
         """The value of a token, or the values of a list of tokens; otherwise as ``tokenize``.
 
         >>> client.detokenize(client.tokenize(42, type="int32"), type="int32")
         42
         """
-        return result_of(value, self.request(Op.DETOKENIZE, items_of(value, type), **options))
+        asked = Asked(value, type)
+        return asked.result(self.request(Op.DETOKENIZE, asked.items, **options))
 
     def request(
         self, op: Op | str, items: Sequence[Item | tuple[Type, Value]], **options: Unpack[CallOptions]
