@@ -18,8 +18,8 @@ from token_worker.links import make_link
 from token_worker.redis_link import Link
 from token_worker.streams.clock import ServerClock
 from token_worker.streams.routes import Route, own_reply_stream, route_for
-from token_worker.tokens.types import TYPES
 from token_worker.streams.strays import EARLIER_MS, REFUSED_SECONDS, Strays
+from token_worker.tokens.types import TYPES
 
 WAIT_MS = 1000
 """How long one read waits: below the socket's time-out."""
