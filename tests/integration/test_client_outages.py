@@ -125,8 +125,8 @@ CUTS = {
 def test_connections_cut(served: Stack, streams_server: Valkey, name: str, shared: bool) -> None:
     """Wherever connections are cut, of sending and of reading: every call has its result, once and the right one."""
     moment, verdict = CUTS[name]
-    seen = {b"XADD": 0, b"XREAD": 0, b"XREVRANGE": 0}
-    cut = {b"XADD": {1, 7, 100, 101, 350}, b"XREAD": {1, 2, 4, 6}, b"XREVRANGE": {1}}
+    seen = {b"TIME": 0, b"XADD": 0, b"XREAD": 0, b"XREVRANGE": 0}
+    cut = {b"TIME": {1, 3}, b"XADD": {1, 7, 100, 101, 350}, b"XREAD": {1, 2, 4, 6}, b"XREVRANGE": {1}}
     done: list[bytes] = []
 
     def hook(now: Moment, command: Command) -> Verdict:
@@ -141,7 +141,9 @@ def test_connections_cut(served: Stack, streams_server: Valkey, name: str, share
 
     with Proxy(streams_server.port, hook) as proxy, sync(proxy.url, shared_replies=shared, max_in_flight=200) as client:
         Calls(client, 500).check()
-    assert {*done} == ({b"XADD", b"XREAD", b"XREVRANGE"} if shared else {b"XADD", b"XREAD"})
+    if not shared:
+        done = [kind for kind in done if kind != b"XREVRANGE"]  # if a reply was late, it was looked for elsewhere
+    assert {*done} == ({*cut} if shared else {*cut} - {b"XREVRANGE"})
     sent = served.streams.xlen("tokenize:requests")
     assert sent >= 501
 
@@ -161,6 +163,8 @@ def test_request_sent_twice_has_one_result(streams_server: Valkey, kind: Kind) -
 
         def answer_both() -> None:
             one, other = desk.take(2)
+            for request in (one, other):
+                del request["expires_at"]  # by the clock of the server that it is sent to
             assert one == other
             desk.answer([one])
             desk.answer([other], error={"code": "internal", "message": "x"})
