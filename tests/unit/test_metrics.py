@@ -1,32 +1,35 @@
-"""What is counted of a commit: what was really answered."""
+"""A worker's metrics: each reply is counted once, for what became of it."""
 
 from prometheus_client import CollectorRegistry
 
-from token_worker.contract.messages import Op
 from token_worker.service.handler import Account
 from token_worker.streams.delivery import Answer, Committed, Entry
-from token_worker.streams.routes import Route
+from token_worker.streams.routes import DEFAULT_ROUTES
 from token_worker.telemetry.metrics import Metrics
 
-ROUTE = Route("in", "out", frozenset({Op.TOKENIZE}))
+ROUTE = DEFAULT_ROUTES[0]
 
 
-def test_replies_that_were_not_written_are_not_counted() -> None:
-    """What stays pending is not counted, and what the named stream could not take is counted as ``forbidden``."""
+def answers_of(count: int) -> list[Answer]:
+    account = Account("tokenize", "ok", "r", "shop", None, (("str", "ok"),))
+    return [Answer(Entry(ROUTE, b"%d-0" % number, {}), b"{}", account=account) for number in range(1, count + 1)]
+
+
+def test_every_suppressed_reply_counts() -> None:
+    """Of a batch whose replies others wrote meanwhile, each reply is counted as suppressed."""
     registry = CollectorRegistry()
-    account = Account("tokenize", "ok", "id", "client", None, (("str", "ok"),))
-    answers = [Answer(Entry(ROUTE, b"%d-0" % number, {}), b"reply", account=account) for number in range(1, 7)]
-    written, stuck, forbidden = answers[:3], answers[3:5], answers[5:]
-    done = Committed(3, 0, [it.entry for it in forbidden], [it.entry for it in stuck], {"out": "ids used up"})
+    Metrics(registry).committed(answers_of(5), Committed(written=2, suppressed=3))
+    assert registry.get_sample_value("token_worker_replies_suppressed_total") == 3
 
-    Metrics(registry).committed(answers, done)
 
-    def value(name: str, **labels: str) -> float | None:
-        return registry.get_sample_value(name, labels)
-
-    assert value("token_worker_requests_total", stream="in", status="ok") == len(written)
-    assert value("token_worker_requests_total", stream="in", status="error") == len(forbidden)
+def test_what_stays_pending_is_no_reply() -> None:
+    """Entries that stay pending are counted neither as replies nor as items; the others of the batch are."""
+    registry = CollectorRegistry()
+    answers = answers_of(5)
+    stuck = [answer.entry for answer in answers[:2]]
+    Metrics(registry).committed(answers, Committed(written=3, stuck=stuck))
+    labels = {"stream": ROUTE.requests, "status": "ok"}
+    assert registry.get_sample_value("token_worker_requests_total", labels) == 3
     items = {"op": "tokenize", "type": "str", "outcome": "ok"}
-    assert value("token_worker_items_total", **items) == len(written)
-    assert value("token_worker_items_total", op="tokenize", type="unknown", outcome="forbidden") == len(forbidden)
-    assert value("token_worker_latency_seconds_count") == len(written) + len(forbidden)
+    assert registry.get_sample_value("token_worker_items_total", items) == 3
+    assert registry.get_sample_value("token_worker_latency_seconds_count") == 3
