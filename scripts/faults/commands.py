@@ -2,12 +2,13 @@
 
 from faults.proxy import Command
 from token_worker.lua import Script
-from token_worker.streams import answering, give_backs, retention
+from token_worker.streams import answering, delivery, give_backs, retention
 
 SCRIPTS = {
     script.sha.encode(): script.name.removesuffix(".lua")
     for script in (
-        *(answering.COMMIT, answering.BURY, give_backs.UNCOUNT, retention.TRIM, retention.SWEEP),
+        *(answering.COMMIT, answering.BURY, give_backs.UNCOUNT, delivery.GROUP),
+        *(retention.TURN, retention.TRIM, retention.SWEEP),
         *(Script("token_worker.storage", name) for name in ("store.lua", "adopt.lua", "touch.lua")),
     )
 }
@@ -18,17 +19,14 @@ UNCOUNT = "streams EVALSHA uncount"
 
 LABELS = (
     "streams CLIENT",
-    "streams GET",
-    "streams XINFO",
-    "streams XGROUP",
+    "streams EVALSHA group",
     "streams XPENDING",
     "streams XREADGROUP",
     CLAIM,
     COMMIT,
     UNCOUNT,
     "streams EVALSHA bury",
-    "streams SET",
-    "streams TIME",
+    "streams EVALSHA turn",
     "streams EVALSHA trim",
     "streams EVALSHA sweep",
     "keys CLIENT",

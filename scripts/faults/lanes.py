@@ -58,12 +58,12 @@ SEES_NOTHING = frozenset({"streams XREADGROUP", CLAIM, "streams XPENDING"})
 """Commands after whose empty reply a strike would hit a worker with nothing in hand."""
 
 
-RETENTION = frozenset({"streams SET", "streams TIME", "streams EVALSHA trim", "streams EVALSHA sweep"})
+RETENTION = frozenset({"streams EVALSHA turn", "streams EVALSHA trim", "streams EVALSHA sweep"})
 """What a worker sends when it trims the streams: after its first batch, then every ten seconds, if it is its turn."""
 
 AT_START = (
     RETENTION
-    | {"streams CLIENT", "streams GET", "streams XINFO", "streams XGROUP", "tokens CLIENT", "vault"}
+    | {"streams CLIENT", "streams EVALSHA group", "tokens CLIENT", "vault"}
     | {place for place in (*LABELS, *CUT_PLACES) if place.startswith("keys")}
 )
 """What a worker seldom sends later: it is started anew for that."""
@@ -271,7 +271,7 @@ class Lane:
 
     def _lead_to(self, place: str, name: str) -> bool:
         """Have the worker come to where it seldom is; whether its connection is to be cut for that."""
-        if name == "streams SET" and place in RETENTION:
+        if name == "streams EVALSHA turn" and place in RETENTION:
             self._have_a_turn()
         is_alone, self._is_alone = self._is_alone, name == CLAIM  # after a claim it looks up what one entry needs
         return place == UNCOUNT and is_alone and name == "tokens MGET"

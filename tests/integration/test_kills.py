@@ -163,7 +163,7 @@ def kill_everywhere(lanes: Sequence[Lane], commands: set[str], commits: int, **s
 
 BATCH = {
     "streams CLIENT",
-    "streams XGROUP",
+    "streams EVALSHA group",
     "streams XPENDING",
     "streams XREADGROUP",
     "streams EVALSHA commit",

@@ -226,6 +226,7 @@ def test_command_is_a_check(stack: Stack) -> None:
     [row] = [row for row in rows if row["stream"] == "tokenize:requests"]
     expected = {"stream", "group", "undelivered", "exact", "pending", "oldest_undelivered_age_seconds", "lag_known"}
     expected |= {"oldest_pending_age_seconds", "max_deliveries", "consumers", "dead_consumers", "dead_letters"}
+    expected |= {"ids_ahead_seconds"}
     assert set(row) == expected
     assert row["undelivered"] == 7
     assert "tokenize:requests" in command(stack).stdout

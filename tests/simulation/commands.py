@@ -150,6 +150,10 @@ class Commands:
             raise error("WRONGTYPE")
         return found
 
+    def count(self) -> int:
+        """Entries of all streams."""
+        return sum(len(found.ids) for key in list(self._keys) if isinstance(found := self.peek(key), Stream))
+
     def group(self, name: bytes, group: bytes) -> Group | None:
         """A group, None where there is none."""
         found = self.peek(name)
@@ -192,14 +196,17 @@ class Commands:
         self._need_memory()
         if b"NX" in options and self.peek(key) is not None:
             return None
+        self._write(key, value)
+        if b"PX" in options:
+            self._expires[key] = self.now_ms + int(options[options.index(b"PX") + 1])
+        return b"OK"
+
+    def _write(self, key: bytes, value: bytes) -> None:
         if isinstance(self._keys.get(key), Stream):
             self._remove(key)
         self._keys[key] = value
         self._expires.pop(key, None)
-        if b"PX" in options:
-            self._expires[key] = self.now_ms + int(options[options.index(b"PX") + 1])
         self.events.append(Written(key, value))
-        return b"OK"
 
     def _time(self) -> list[bytes]:
         return [b"%d" % (self.now_ms // 1000), b"%d" % (self.now_ms % 1000 * 1000)]
@@ -301,10 +308,12 @@ class Commands:
         stream = self._make(key)
         if name in stream.groups:
             raise error("BUSYGROUP")
-        at = stream.last if start == b"$" else parse_id(start)
+        self._make_group(key, stream, name, stream.last if start == b"$" else parse_id(start))
+        return b"OK"
+
+    def _make_group(self, key: bytes, stream: Stream, name: bytes, at: Id) -> None:
         stream.groups[name] = Group(at)
         self.events.append(GroupMade(key, at))
-        return b"OK"
 
     def _remove_consumer(self, key: bytes, group: Group, consumer: bytes) -> int:
         held = [entry for entry, pending in group.pending.items() if pending.owner == consumer]

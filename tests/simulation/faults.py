@@ -17,6 +17,9 @@ command is done, and then the one server of streams, keys and tokens is away."""
 SLOW_BATCH = "slow batch"
 """A worker takes as long for a batch as others wait before they take it over, or longer, and may then have failed."""
 
+MEMORY_LIMIT = "memory limit"
+"""The server holds as much as it may, until something is trimmed."""
+
 EVENTS = {
     "send": 90.0,
     "time passes": 25.0,
@@ -24,6 +27,7 @@ EVENTS = {
     "hours pass": 0.3,
     "clock jumps ahead": 0.6,
     "clock jumps back": 0.6,
+    "id ahead": 0.6,
     "storage away": 5.0,
     "key away": 6.0,
     "server full": 3.0,
@@ -44,7 +48,7 @@ WORK_WEIGHT = 700.0
 ALWAYS = frozenset({"send", "time passes", "long time passes", "hours pass"})
 """No faults."""
 
-NAMES = [*COMMAND_FAULTS, SLOW_BATCH, *(name for name in EVENTS if name not in ALWAYS)]
+NAMES = [*COMMAND_FAULTS, SLOW_BATCH, MEMORY_LIMIT, *(name for name in EVENTS if name not in ALWAYS)]
 """All faults."""
 
 
@@ -56,6 +60,8 @@ class Climate:
         self._kept = rng.choice([0.2, 0.5, 0.9])
         self._share = rng.choice([0.0, 0.02, 0.06, 0.15])
         self._slow = rng.choice([0.0, 0.0, 0.3])
+        self.most_entries = rng.choice([10**9, 10**9, 40, 100])
+        """Of all streams: the server's memory limit."""
         self._faults = self._some(COMMAND_FAULTS)
         self._events = {WORK: WORK_WEIGHT, **self._some(EVENTS)}
 

@@ -1,14 +1,37 @@
 """The model that the simulation runs against: the commands, and the scripts of the package, from the catalogue of each.
 
-``test_model`` holds it against real servers. It has no trim by bytes, and none that its own limit cuts short.
+``test_model`` holds it against real servers. It has no trim by bytes, and none that its own time
+cuts short.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any
 
-from simulation.commands import Commands, Group, Stream, after, before, format_id, parse_id, to_bytes
+from simulation.commands import (
+    LARGEST,
+    ZERO,
+    Commands,
+    Group,
+    Stream,
+    after,
+    before,
+    format_id,
+    parse_id,
+    to_bytes,
+)
 from simulation.events import Id
 from token_worker.lua import Script
+
+NOTES_MS = 3_600_000
+"""As in ``trim.lua``."""
+
+Note = tuple[int, Id]
+"""When an id was the last one."""
+
+
+def _is_ahead(note: Note) -> bool:
+    return note[1][0] > note[0]
 
 
 class Model(Commands):
@@ -19,8 +42,10 @@ class Model(Commands):
         self._scripts: dict[str, Callable[[list[bytes], list[bytes]], Any]] = {
             "bury.lua": self._bury,
             "commit.lua": self._commit,
+            "group.lua": self._make_ours,
             "sweep.lua": self._sweep,
             "trim.lua": self._trim,
+            "turn.lua": self._turn,
             "uncount.lua": self._uncount,
         }
 
@@ -120,26 +145,89 @@ class Model(Commands):
         """Up to where a group has acknowledged everything."""
         return before(min(group.pending)) if group.pending else group.last
 
+    def _turn(self, keys: list[bytes], args: list[bytes]) -> int:
+        if self.peek(keys[0]) not in (None, args[0]):
+            return 0
+        self._write(keys[0], args[0])
+        self._expires[keys[0]] = self.now_ms + int(args[1])
+        return 1
+
+    def _make_ours(self, keys: list[bytes], args: list[bytes]) -> int:
+        if self.group(keys[0], args[0]) is not None:
+            return 0
+        stream = self.stream(keys[0]) or self._make(keys[0])
+        mark = self.peek(keys[1]) if len(keys) > 1 else None
+        acknowledged = parse_id(mark) if isinstance(mark, bytes) else None
+        start = self._start(stream, acknowledged)
+        if acknowledged not in (None, start):
+            self._write(keys[1], b"0-0")
+        self._make_group(keys[0], stream, args[0], start)
+        if len(keys) > 2:
+            self._write(keys[2], b"")
+        return 1
+
+    def _start(self, stream: Stream, mark: Id | None) -> Id:
+        """Where a group begins that is made again."""
+        return ZERO if mark is None or stream.last == ZERO or stream.last < mark else mark
+
     def _trim(self, keys: list[bytes], args: list[bytes]) -> list[int]:
         if not isinstance(stream := self.peek(keys[0]), Stream):
-            return [-1, 0]
-        ours, bound, hold_from, idle_ms = args[0], parse_id(args[1]), args[3], int(args[4])
+            return [0, 0, 0, 0]
+        ours, keep_ms, hold_ms, idle_ms = args[0], int(args[1]), int(args[3]) if args[3] else None, int(args[4])
+        is_served = not ours or ours in stream.groups
+        notes, ahead = self._notes(keys[1]) if is_served else [], 0
+        if args[5]:
+            notes, ahead = self._take_note(keys[1], stream, notes, max(keep_ms, hold_ms or 0), int(args[5]))
+        if not is_served:
+            return [0, 0, 0, ahead]
+        bound, hold = self._oldest(notes, keep_ms), None if hold_ms is None else self._oldest(notes, hold_ms)
         given_up = 0
         for name, group in sorted(stream.groups.items()):
             needed = self._needed(stream, group)
             if name == ours and (done := self._done(group)) is not None:
-                self._set(keys[1], format_id(done))
+                self._write(keys[2], format_id(done))
             if needed >= bound:
                 continue
-            is_read = not hold_from or name == ours or any(idle < idle_ms for _, _, idle in self._consumers(group))
-            if is_read or needed >= parse_id(hold_from):
-                bound = needed
-            else:
+            is_read = hold is None or name == ours or any(idle < idle_ms for _, _, idle in self._consumers(group))
+            if hold is not None and not is_read and needed < hold:
                 given_up += 1
-                bound = min(bound, parse_id(hold_from))
-        if ours and ours not in stream.groups:
-            return [0, 0]
-        return [self._trim_to(keys[0], stream, bound), given_up]
+                needed = hold
+            bound = min(bound, needed)
+        return [self._trim_to(keys[0], stream, bound), given_up, 0, ahead]
+
+    def _notes(self, key: bytes) -> list[Note]:
+        found = self.peek(key)
+        words = found.split() if isinstance(found, bytes) else []
+        return [(int(ms), parse_id(entry)) for ms, entry in zip(words[::2], words[1::2], strict=True)]
+
+    def _take_note(
+        self, key: bytes, stream: Stream, notes: list[Note], kept_ms: int, spacing: int
+    ) -> tuple[list[Note], int]:
+        now = self.now_ms
+        ahead = max(0, min(stream.last[0] - now, 2**53))
+        notes = [(ms, entry) for ms, entry in notes if ms <= now and entry <= stream.last]
+        if notes and now - notes[-1][0] < spacing:
+            return notes, ahead
+        every = [*notes, (now, stream.last)]
+        kept: list[Note] = []
+        for note, following in zip_longest(every, every[1:]):
+            if following is None:
+                is_needed = True
+            elif kept:
+                is_needed = following[0] - kept[-1][0] > max(spacing, (now - following[0]) / 16)
+            else:
+                is_needed = following[0] > now - max(kept_ms, NOTES_MS) and (_is_ahead(note) or _is_ahead(following))
+            if is_needed:
+                kept.append(note)
+        self._write(key, b" ".join(b"%d %s" % (ms, format_id(entry)) for ms, entry in kept))
+        return kept, ahead
+
+    def _oldest(self, notes: list[Note], kept_ms: int) -> Id:
+        """The oldest id to keep, of entries that may be so old."""
+        if kept_ms == 0:
+            return LARGEST
+        past = [after(entry) for ms, entry in notes if ms <= self.now_ms - kept_ms]
+        return max([(max(self.now_ms - kept_ms, 0), 0), *past])
 
     def _sweep(self, keys: list[bytes], args: list[bytes]) -> int:
         group = self.group(keys[0], args[0])

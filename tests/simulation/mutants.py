@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from simulation.commands import Group, Stream, parse_id
+from simulation.commands import ZERO, Group, Stream
 from simulation.events import Id
-from simulation.model import Model
+from simulation.model import Model, Note
 from token_worker.errors import Unavailable
 from token_worker.service.loop import Worker, perform
 from token_worker.streams.delivery import COMMIT, Answer, Batch, Committed, Delivery, Entry
@@ -25,19 +25,18 @@ class _ReplyFirst(Delivery):
             total.written += yield "XACK", route.requests, self._group, answer.entry.id
 
 
-class _GroupAtEnd(Delivery):
+class _GroupAtEnd(Model):
     """Makes a lost group at the end of its stream."""
 
-    def _start_of_group(self, route: Route) -> Protocol[bytes]:
-        yield "GET", route.low_water_mark
-        return b"$"
+    def _start(self, stream: Stream, mark: Id | None) -> Id:
+        return stream.last
 
 
-class _GroupAtMark(Delivery):
+class _GroupAtMark(Model):
     """Makes a group at the mark, whatever the stream has come to."""
 
-    def _start_of_group(self, route: Route) -> Protocol[bytes]:
-        return (yield "GET", route.low_water_mark) or b"0"
+    def _start(self, stream: Stream, mark: Id | None) -> Id:
+        return mark or ZERO
 
 
 class _CountedByAutoclaim(Delivery):
@@ -253,8 +252,41 @@ class _TrimsWithoutGroup(Model):
     def _trim(self, keys: list[bytes], args: list[bytes]) -> list[int]:
         found = self.peek(keys[0])
         if args[0] and isinstance(found, Stream) and args[0] not in found.groups:
-            return [self._trim_to(keys[0], found, parse_id(args[1])), 0]
+            return [self._trim_to(keys[0], found, self._oldest([], int(args[1]))), 0, 0, 0]
         return super()._trim(keys, args)
+
+
+class _NeedsMemoryForItsTurn(Model):
+    """Takes no turn to trim at the memory limit."""
+
+    def _turn(self, keys: list[bytes], args: list[bytes]) -> int:
+        self._need_memory()
+        return super()._turn(keys, args)
+
+
+class _NeedsMemoryToTrim(Model):
+    """Trims nothing at the memory limit, since the low-water mark is written first."""
+
+    def _trim(self, keys: list[bytes], args: list[bytes]) -> list[int]:
+        self._need_memory()
+        return super()._trim(keys, args)
+
+
+class _GoesByIdsAlone(Model):
+    """Trims by the times of ids, wherever they lie."""
+
+    def _notes(self, key: bytes) -> list[Note]:
+        return []
+
+
+class _NotesOfTheFuture(Model):
+    """Notes that the last id arrived long ago."""
+
+    def _take_note(
+        self, key: bytes, stream: Stream, notes: list[Note], kept_ms: int, spacing: int
+    ) -> tuple[list[Note], int]:
+        kept, ahead = super()._take_note(key, stream, notes, kept_ms, spacing)
+        return [(ms - 60_000, entry) for ms, entry in kept], ahead
 
 
 class _SweepsHolders(Model):
@@ -294,9 +326,9 @@ def _worker(delivery: type[Delivery], seeds: int) -> Mutant:
 MUTANTS: dict[str, Mutant] = {
     "reply before acknowledgement": _worker(_ReplyFirst, 5),
     "unconditional reply": Mutant(50, server=_RepliesAlways),
-    "group made again at $": _worker(_GroupAtEnd, 20),
+    "group made again at $": Mutant(20, server=_GroupAtEnd),
     "counting by XAUTOCLAIM": _worker(_CountedByAutoclaim, 20),
-    "group made at the mark of a deleted stream": _worker(_GroupAtMark, 200),
+    "group made at the mark of a deleted stream": Mutant(200, server=_GroupAtMark),
     "claim without the idle time": _worker(_ClaimsUnconditionally, 50),
     "own entries forgotten after a read error": _worker(_ForgetsItsOwn, 150),
     "own entries forgotten after too much": _worker(_ForgetsWhatWasTooMuch, 200),
@@ -319,6 +351,10 @@ MUTANTS: dict[str, Mutant] = {
     "low-water mark too far": Mutant(20, server=_MarksTooFar),
     "pending entries trimmed": Mutant(20, server=_TrimsPending),
     "requests trimmed while their group is gone": Mutant(50, server=_TrimsWithoutGroup),
+    "no turn to trim at the memory limit": Mutant(50, server=_NeedsMemoryForItsTurn),
+    "no trim at the memory limit": Mutant(50, server=_NeedsMemoryToTrim),
+    "arrivals ignored": Mutant(50, server=_GoesByIdsAlone),
+    "arrivals noted too early": Mutant(50, server=_NotesOfTheFuture),
     "consumers swept with what they hold": Mutant(100, server=_SweepsHolders),
     "commit on its way forgotten": Mutant(150, worker=_ForgetsItsCommit),
 }

@@ -6,7 +6,7 @@ permitted:
 - *deleted*: somebody deleted the request, its stream or everything before it was answered;
 - *again*: its group was lost after it was answered, and the low-water mark did not tell so;
 - *hidden*: the clock of the server was set back, and it was sent to a stream that was deleted and made again by a
-  producer before a group was there, so that its id is below the mark of the stream before;
+  producer, and had come as far as the mark of the stream before when its group was made;
 - *given up*: as many tries alone as are allowed ended by a kill or a stall, so it is a dead letter; or by an outage
   that lasted for longer than the claim time, if another worker saw that try before it was taken back.
 
@@ -36,7 +36,7 @@ from simulation.events import (
 )
 from simulation.model import Model
 from simulation.puppets import Terms
-from token_worker.streams.delivery import EXHAUSTED
+from token_worker.streams.delivery import EXHAUSTED, GROUP
 from token_worker.streams.protocol import Command, Run
 from token_worker.streams.routes import Route
 
@@ -90,11 +90,8 @@ class _Stream:
         open: requests that have to be answered yet.
         mark: its low-water mark.
         groups: how many groups it has had.
-        read: the mark as a worker read it last.
-        seen_by: workers that have looked at it since it was made.
-        outdated: workers that have looked at one that was deleted then.
         is_unserved: it was made anew, and has had no group since.
-        hides: its group was made by one of these, or at the mark of the stream before.
+        hides: its group was made at the mark of the stream before.
     """
 
     route: Route
@@ -102,9 +99,6 @@ class _Stream:
     open: dict[Id, Request]
     mark: Id | None = None
     groups: int = 0
-    seen_by: set[str] = field(default_factory=set)
-    outdated: set[str] = field(default_factory=set)
-    read: dict[str, Id | None] = field(default_factory=dict)
     is_unserved: bool = False
     hides: bool = False
 
@@ -134,6 +128,12 @@ class Books:
         self._streams = {route.requests.encode(): _Stream(route, {}, {}) for route in routes}
         self._marks = {stream.route.low_water_mark.encode(): stream for stream in self._streams.values()}
         self._dead = {route.dead_letters.encode() for route in routes}
+        self._kept_ms = {
+            stream.encode(): 1000 * min(it.kept_seconds(stream) for it in routes if stream in it.streams)
+            for route in routes
+            for stream in route.streams
+        }
+        self._arrived: dict[tuple[bytes, Id], int] = {}
         self._trying: dict[tuple[str, str], Request] = {}  # by worker and stream
         self._commands = 0
         self._looked: dict[str, int] = {}  # when a worker has looked at its own entries
@@ -143,12 +143,15 @@ class Books:
         self._looks: dict[tuple[str, str], dict[bool, _Look]] = {}  # at own entries or not, by worker and stream
         self.permitted: Counter[str] = Counter()
         self.settled = 0
+        self.elapsed_ms = 0
+        """By a clock that leaps ahead with that of the server, and never back."""
 
     # -- what the world tells
 
     def sent(self, request: Request) -> None:
         """A request was sent."""
         stream = self._streams[request.key]
+        self._arrived[request.key, request.id] = self.elapsed_ms
         stream.requests[request.id] = stream.open[request.id] = request
         group = self._model.group(request.key, self._group)
         if stream.hides and group is not None and request.id <= group.last:
@@ -235,11 +238,15 @@ class Books:
         self._commands += 1
         if worker is not None and not isinstance(command, Run):
             self._note_look(worker, command)
+        elif worker is not None and isinstance(command, Run) and command.script is GROUP:
+            self._looks.pop((worker, command.keys[0]), None)  # what it knew may have been of another one
         answered: dict[tuple[bytes, Id], list[str]] = {
             (event.key, event.entry): [] for event in events if isinstance(event, Acknowledged)
         }
         raised = 0
         for event in events:
+            if isinstance(event, Added):
+                self._arrived[event.key, event.entry] = self.elapsed_ms
             match event:
                 case Added() if worker is not None:
                     self._note_answer(event, answered)
@@ -254,7 +261,7 @@ class Books:
                 case Dropped():
                     self._check_dropped(event)
                 case GroupMade():
-                    self._note_group(worker or "", event)
+                    self._note_group(event)
                 case Written():
                     self._note_mark(event)
                 case Gone():
@@ -274,13 +281,6 @@ class Books:
                 del self._trying[place]  # it goes on: whatever became of its try is known
             self._taken.pop(worker, None)
         match command:
-            case ("GET", key):
-                self._marks[key.encode()].read[worker] = self._marks[key.encode()].mark
-            case ("XINFO", "STREAM", key):
-                self._streams[key.encode()].seen_by.add(worker)
-                self._streams[key.encode()].outdated.discard(worker)
-            case ("XGROUP", "CREATE", key, *_):  # what it knew may have been of another one
-                self._looks.pop((worker, key), None)
             case ("XCLAIM", key, _, _, _, *ids):
                 named = {parse_id(entry) for entry in ids if isinstance(entry, bytes)}  # the others are options
                 for look in self._looks.get((worker, key), {}).values():
@@ -387,6 +387,10 @@ class Books:
         self._trying[worker, event.key.decode()] = request
 
     def _note_deleted(self, event: Deleted) -> None:
+        kept_ms = self.elapsed_ms - self._arrived.pop((event.key, event.entry), 0)
+        if event.by_trim and kept_ms < self._kept_ms.get(event.key, 0):
+            where = f"{event.key.decode()} {format_id(event.entry).decode()}"
+            raise Broken(f"{where}: trimmed {kept_ms} ms after it arrived, before its time")
         stream = self._streams.get(event.key)
         if stream is None:
             return
@@ -404,18 +408,19 @@ class Books:
         if self._is_there(request):
             raise Broken(f"{request}: no longer pending, and not acknowledged")
 
-    def _note_group(self, worker: str, event: GroupMade) -> None:
+    def _note_group(self, event: GroupMade) -> None:
         stream = self._streams[event.key]
         stream.groups += 1
         passed = [request for request in stream.open.values() if request.id <= event.start]
-        stream.hides = worker in stream.outdated or (stream.is_unserved and event.start == stream.mark)
+        found = self._model.stream(event.key)
+        has_come_so_far = found is not None and found.last >= event.start
+        stream.hides = stream.is_unserved and event.start == stream.mark and has_come_so_far
         stream.is_unserved = False
         if stream.hides:
             self._hide(stream, passed)
         elif passed:
             raise Broken(f"{passed[0]}: a group was made after it, and it was not answered")
-        found = self._model.stream(event.key)
-        mark = stream.read.get(worker, stream.mark) or ZERO  # one that was written since cannot be known
+        mark = stream.mark or ZERO
         for entry in found.ids if found and mark <= found.last else ():
             if event.start < entry <= mark:
                 raise Broken(f"{stream.requests[entry]}: a group was made before it, and it is known to be answered")
@@ -444,6 +449,4 @@ class Books:
             self.permitted["deleted"] += len(stream.open)
             stream.open.clear()
             stream.is_unserved = True
-            stream.outdated |= stream.seen_by
-            stream.seen_by.clear()
             self._close_tries(lambda tried: tried.key == event.key)

@@ -27,9 +27,10 @@ from token_worker.streams.protocol import Bounded, Command, Run
 from token_worker.streams.routes import Route
 
 GROUP = "workers"
+KEPT: dict[str, Any] = {"response_retention_seconds": 15, "dead_letter_retention_seconds": 12}
 ROUTES = (
-    Route("a", "a:out", frozenset({Op.TOKENIZE}), request_retention_seconds=0),
-    Route("b", "b:out", frozenset({Op.DETOKENIZE}), request_retention_seconds=20, response_retention_seconds=60),
+    Route("a", "a:out", frozenset({Op.TOKENIZE}), request_retention_seconds=0, **KEPT),
+    Route("b", "b:out", frozenset({Op.DETOKENIZE}), request_retention_seconds=12, **KEPT),
 )
 CLAIM_IDLE_MS = 6000
 STALL_SECONDS = (0.2 * CLAIM_IDLE_MS / 1000, 3 * CLAIM_IDLE_MS / 1000)
@@ -39,6 +40,15 @@ FAULTY_STEPS = (200, 1200)
 
 QUIET_STEPS = 20_000
 """Steps without faults in which all has to be settled: twice what any world was seen to need."""
+
+SEND_SHARE = 0.2
+"""In how many steps a producer sends that waits for a server at its limit."""
+
+HASTE_SECONDS = 0.05
+"""How much sooner the next step comes while there is nothing to do but to wait for a retention to end."""
+
+AHEAD_MS = (3_600_000, 86_400_000, 8 * 10**12)
+"""How far an id that somebody chose lies ahead of the clock."""
 
 BURSTS = (1, 1, 2, 5, 12)
 """Requests that a producer sends at once."""
@@ -87,7 +97,8 @@ class World:
         self._started = 0
         self._starts = [0.0] * rng.randint(2, 4)  # when the next workers start
         self._clock_ms = START_MS
-        self._behind_ms = 0
+        self._behind_ms = self._leapt_ms = 0
+        self._is_at_limit = False
         self._storage_back = self._keys_back = self._streams_back = self._full_until = 0.0
         self._steps = 0
         self._faults: Counter[str] = Counter()
@@ -99,6 +110,7 @@ class World:
             "long time passes": lambda: self._pass(rng.uniform(5, 30)),
             "hours pass": lambda: self._pass(rng.uniform(3600, 100_000)),
             "clock jumps ahead": lambda: self._jump(rng.choice([100, 10_000, 4_000_000])),
+            "id ahead": self._send_ahead,
             "clock jumps back": lambda: self._jump(-rng.choice([100, 10_000, 4_000_000])),
             "storage away": self._lose_storage,
             "key away": self._lose_keys,
@@ -138,7 +150,9 @@ class World:
             self._do[event]()
             self._go_with_time()
         self._calm()
+        self._work_until(self._is_accepted)
         self._work_until(self._is_settled)
+        self._work_until(self._is_trimmed)
         self._is_over = True
         self._starts.clear()
         for puppet in self._puppets:
@@ -157,6 +171,7 @@ class World:
         """End every fault; a clock that was set back is set right, since take-overs wait for as long."""
         self._is_quiet = True
         self._clock_ms += self._behind_ms
+        self._leapt_ms += self._behind_ms
         self._storage_back = self._keys_back = self._streams_back = self._full_until = self.seconds
         for key in _keys():
             found = self._model.peek(key.encode())
@@ -171,9 +186,24 @@ class World:
                 return False
         return not self._books.open
 
+    def _is_accepted(self) -> bool:
+        """Whether the server takes a request, of producers that send all the while: at its limit it has to get well."""
+        self.seconds += HASTE_SECONDS
+        route = self._rng.choice(ROUTES)
+        return self._rng.random() < SEND_SHARE and self._send_one(route)
+
+    def _is_trimmed(self) -> bool:
+        """Whether nothing is left: all is acknowledged, and the retention of all comes to an end."""
+        self.seconds += HASTE_SECONDS
+        found = (self._model.peek(key.encode()) for route in ROUTES for key in route.streams)
+        return not any(isinstance(stream, Stream) and stream.ids for stream in found)
+
     def _go_with_time(self) -> None:
         self._model.now_ms = self._clock_ms + int(self.seconds * 1000)
-        self._model.is_full = self.seconds < self._full_until
+        self._books.elapsed_ms = self._leapt_ms + int(self.seconds * 1000)
+        was_at_limit, self._is_at_limit = self._is_at_limit, self._model.count() >= self._climate.most_entries
+        self._faults[faults.MEMORY_LIMIT] += self._is_at_limit and not was_at_limit
+        self._model.is_full = self._is_at_limit or self.seconds < self._full_until
         for start in [start for start in self._starts if start <= self.seconds]:
             self._starts.remove(start)
             self._start()
@@ -312,6 +342,7 @@ class World:
         self._note("-", f"{ms} ms jump")
         self._clock_ms += ms
         self._behind_ms += max(-ms, 0)
+        self._leapt_ms += max(ms, 0)
 
     def _lose_storage(self) -> None:
         self._note("-", "storage away")
@@ -363,7 +394,20 @@ class World:
         for _ in range(self._rng.choice(BURSTS)):
             self._send_one(self._rng.choice(ROUTES))
 
-    def _send_one(self, route: Route) -> None:
+    def _send_ahead(self) -> None:
+        """Somebody chooses an id that lies ahead of the clock: all later ones follow that."""
+        route = self._rng.choice(ROUTES)
+        ms = self._model.now_ms + self._rng.choice(AHEAD_MS)
+        while self._books.knows(route.requests.encode(), (ms, 0)):
+            ms += 1
+        key = self._rng.choice(route.streams)
+        if key == route.requests:
+            self._send_one(route, f"{ms}-0")
+        else:
+            self._operate("XADD", key, f"{ms}-0", "payload", "x")
+
+    def _send_one(self, route: Route, at: str = "*") -> bool:
+        """Whether a request was accepted."""
         [kind] = self._rng.choices(list(requests.KINDS), list(requests.KINDS.values()))
         target = route.responses
         if kind in requests.ELSEWHERE:
@@ -371,15 +415,17 @@ class World:
         trace = ("traceparent", "parent") if self._rng.random() < 0.1 else ()
         key = route.requests.encode()
         while self._books.knows(key, self._next_id(key)):
-            self._clock_ms += 1  # no id comes twice, whatever became of clock and stream: nobody could tell them apart
+            self._clock_ms += 1
+            self._leapt_ms += 1  # no id comes twice, whatever became of clock and stream: nobody could tell them apart
             self._go_with_time()
         try:
-            entry = self._model.call("XADD", key, "*", "payload", requests.payload_of(kind, target), *trace)
+            entry = self._model.call("XADD", key, at, "payload", requests.payload_of(kind, target), *trace)
         except (ServerError, Unavailable):
-            return
+            return False
         self._books.sent(requests.request_of(key, parse_id(entry), kind, target))
         self._model.events.clear()
         self._note("-", "sends", (route.requests, entry, kind))
+        return True
 
     def _next_id(self, key: bytes) -> Id:
         found = self._model.peek(key)

@@ -20,6 +20,7 @@ from token_worker.streams.delivery import (
     BURY,
     COMMIT,
     FIRST_COUNT,
+    GROUP,
     PAUSE_SECONDS,
     Answer,
     Batch,
@@ -115,47 +116,22 @@ def entries(count: int, size: int = 10, start: int = 1) -> list[list[Any]]:
     return [[b"%d-0" % (start + n), [b"payload", b"x" * size]] for n in range(count)]
 
 
-def test_first_fetch_makes_groups_at_zero() -> None:
-    """Groups are created at 0, so that requests sent before the first worker are answered; an existing one is fine."""
-    server = Scripted(GET=None, XGROUP=ServerError("streams", "BUSYGROUP"))
+def test_first_fetch_makes_the_groups() -> None:
+    """Where a group is missing it is made, by one script for each route, that knows what is acknowledged."""
+    server = Scripted(group=1)
     run(delivery(ROUTE, SECOND).fetch(0.0, 1000), server)
-    assert server.named("XGROUP") == [
-        ("XGROUP", "CREATE", "in", "group", b"0", "MKSTREAM"),
-        ("XGROUP", "CREATE", "in2", "group", b"0", "MKSTREAM"),
+    assert [command for command in server.commands if isinstance(command, Run)] == [
+        Run(GROUP, (name, f"{name}:low-water", f"{name}:arrivals"), ("group",)) for name in ("in", "in2")
     ]
 
 
-def test_lost_group_is_made_at_the_low_water_mark() -> None:
-    """A new group begins after what is known to be acknowledged; in a stream that has been made anew, at 0."""
-    for last, start in ((b"7-3", b"7-3"), (b"9-0", b"7-3"), (b"7-2", b"0"), (None, b"0")):
-        info = ServerError("streams", "ERR") if last is None else [b"length", 1, b"last-generated-id", last]
-        server = Scripted(GET=lambda command: b"7-3" if command == ("GET", "in:low-water") else None, XINFO=info)
-        run(delivery().fetch(0.0, 1000), server)
-        make = ("MKSTREAM",) if start == b"0" else ()
-        assert server.named("XGROUP") == [("XGROUP", "CREATE", "in", "group", start, *make)]
-        forgotten = [("SET", "in:low-water", "0-0")] if start == b"0" else []
-        assert server.named("SET") == forgotten  # a mark of a stream that is no more
-
-
-def test_mark_stays_where_the_stream_may_not_be_looked_at() -> None:
-    """A worker that may not know how far the stream has come begins at 0, and forgets no mark that others keep."""
-    server = Scripted(GET=b"7-3", XINFO=ServerError("streams", "NOPERM"))
-    run(delivery().fetch(0.0, 1000), server)
-    assert server.named("XGROUP") == [("XGROUP", "CREATE", "in", "group", b"0", "MKSTREAM")]
-    assert server.named("SET") == []
-
-
-def test_stream_deleted_while_its_group_is_made_is_not_made_at_the_mark() -> None:
-    """A mark of a stream that has just been deleted would hide what comes next, if the clock was set back."""
+def test_group_is_made_by_a_worker_that_may_not_know_what_is_acknowledged() -> None:
+    """Where the keys beside the stream are refused the group is made without, and forgets no mark that others keep."""
+    server = Scripted(group=lambda command: ServerError("streams", "NOPERM") if len(command.keys) > 1 else 1)
     subject = delivery()
-    info = [b"length", 1, b"last-generated-id", b"9-0"]
-    server = Scripted(GET=b"7-3", XINFO=info, XGROUP=ServerError("streams", "ERR"))
-    with pytest.raises(Unavailable):
-        run(subject.fetch(0.0, 1000), server)
-    server = Scripted(GET=b"7-3", XINFO=ServerError("streams", "ERR"))
-    run(subject.fetch(PAUSE_SECONDS, 1000), server)
-    assert server.named("SET") == [("SET", "in:low-water", "0-0")]
-    assert server.named("XGROUP") == [("XGROUP", "CREATE", "in", "group", b"0", "MKSTREAM")]
+    run(subject.fetch(0.0, 1000), server)
+    assert server.commands[1] == Run(GROUP, ("in",), ("group",))
+    assert subject.paused == []
 
 
 def test_finding_older_entries_counts_nothing() -> None:
@@ -163,7 +139,7 @@ def test_finding_older_entries_counts_nothing() -> None:
     server = Scripted()
     run(delivery().fetch(0.0, 1000), server)
     names = [command[0] for command in server.commands]
-    assert names == ["GET", "XGROUP", "XPENDING", "XPENDING", "XREADGROUP"]
+    assert names == [GROUP, "XPENDING", "XPENDING", "XREADGROUP"]
     own, others = server.named("XPENDING")
     assert own == ("XPENDING", "in", "group", "-", "+", OWN_AT_ONCE, "me")
     assert others == ("XPENDING", "in", "group", "IDLE", 30_000, "-", "+", FOUND_AT_ONCE)
@@ -279,7 +255,7 @@ def test_lost_group_is_made_again_and_counted() -> None:
         run(subject.fetch(1.0, 1000), Scripted(XREADGROUP=ServerError("streams", "NOGROUP")))
     server = Scripted()
     run(subject.fetch(2.0, 1000), server)
-    assert len(server.named("XGROUP")) == 1
+    assert server.commands[0].script is GROUP
     assert subject.groups_made_again == 1
 
 
@@ -308,7 +284,7 @@ def test_own_entries_that_something_speaks_against_are_tried_alone(why: str) -> 
     for _ in range(2):
         batch, commands = run(subject.fetch(1.0, 0), server)
         assert batch.alone
-        assert [command for command in commands if isinstance(command, Run)] == []
+        assert [command for command in commands if isinstance(command, Run) and command.script is UNCOUNT] == []
 
 
 def test_claim_that_another_worker_won_is_passed_over() -> None:
@@ -399,7 +375,7 @@ def test_entries_that_were_put_off_come_as_one_batch(mine: bool) -> None:
 def test_batch_of_entries_that_were_put_off_is_bounded_like_a_new_one() -> None:
     """As many are claimed as would be read: few at first, at most twice as many each time, few if they are large."""
     subject = delivery(batch_size=100)
-    small = Scripted(XPENDING=endless(0), XCLAIM=claimed)
+    small = Scripted(XPENDING=endless(0, mine=False), XCLAIM=claimed)
     sizes = [len(run(subject.fetch(0.0, 0), small)[0].entries) for _ in range(13)]
     assert [size for size in sizes if size] == [*(FIRST_COUNT << doubled for doubled in range(5)), 100, 100]
     large = Scripted(XCLAIM=lambda c: [[entry, [b"payload", b"x" * (BATCH_BYTES // 4)]] for entry in c[5:]])
@@ -545,7 +521,7 @@ def test_only_the_route_that_was_stopped_gets_its_group_again() -> None:
     run(subject.commit([answer(1)], 0.0), Scripted(commit=ServerError("streams", "UNFIT")))
     server = Scripted()
     run(subject.fetch(PAUSE_SECONDS, 0), server)
-    assert [command[:3] for command in server.named("XGROUP")] == [("XGROUP", "CREATE", "in")]
+    assert [command.keys[0] for command in server.commands if isinstance(command, Run)] == ["in"]
     assert server.named("XPENDING") == [("XPENDING", "in", "group", "-", "+", OWN_AT_ONCE, "me")]
 
 
@@ -668,7 +644,7 @@ def test_unusable_request_stream_does_not_stop_the_others() -> None:
 
 def test_worker_backs_off_when_no_route_can_be_used() -> None:
     """When every route rests there is nothing to wait for on the server: the caller is told to back off."""
-    server = Scripted(XGROUP=ServerError("streams", "WRONGTYPE"))
+    server = Scripted(group=ServerError("streams", "WRONGTYPE"))
     with pytest.raises(Unavailable):
         run(delivery().fetch(0.0, 1000), server)
     assert server.named("XREADGROUP") == []

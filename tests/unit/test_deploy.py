@@ -31,11 +31,12 @@ def exported() -> set[str]:
         dead_consumers=0,
         dead_letters=1,
         lag_known=True,
+        ids_ahead_seconds=0.0,
     )
     registry = CollectorRegistry()
     Metrics(registry)
     names = {metric.name + ("_total" if metric.type == "counter" else "") for metric in registry.collect()}
-    names |= {metric.name for metric in LagCollector(lambda: Measured([row], {})).collect()}
+    names |= {metric.name for metric in LagCollector(lambda: Measured([row], {}, {"in": 0.0})).collect()}
     return names | {"token_worker_vault_token_seconds", "token_worker_key_cache_hits", "token_worker_key_cache_misses"}
 
 

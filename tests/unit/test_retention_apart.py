@@ -11,7 +11,7 @@ from token_worker.lua import Script
 from token_worker.redis_link import Link
 from token_worker.service.loop import perform
 from token_worker.streams.protocol import Protocol
-from token_worker.streams.retention import SWEEP, Retention, Trimmed
+from token_worker.streams.retention import TRIM, Retention, Trimmed
 from token_worker.streams.routes import Route
 
 ROUTES = [Route(f"in{n}", f"out{n}", frozenset({Op.TOKENIZE}), request_retention_seconds=0) for n in range(3)]
@@ -30,7 +30,7 @@ class Streams:
 
     def run(self, script: Script, keys: Sequence[str], _args: Sequence[Any]) -> Any:
         self._ask(keys[0])
-        return 1 if script is SWEEP else [1, 0]
+        return [1, 0, 0, 0] if script is TRIM else 1
 
     def _ask(self, key: str) -> None:
         self.asked.append(key)
@@ -42,6 +42,7 @@ class Streams:
 def test_route_whose_server_is_away_holds_up_no_other(job: Callable[..., Protocol[Trimmed]]) -> None:
     """The others are tended, and it is told which one was not, and why."""
     streams, subject = Streams(), Retention(ROUTES, "group", "me", is_apart=True)
+    assert subject.is_due(0.0)
     done = perform(job(subject), cast(Link, streams))
     assert done.refused == [("in1", "ConnectionRefusedError")]
     assert done.deleted + done.consumers > 0
@@ -52,6 +53,7 @@ def test_route_whose_server_is_away_holds_up_no_other(job: Callable[..., Protoco
 def test_route_that_rests_is_not_asked_for(job: Callable[..., Protocol[Trimmed]]) -> None:
     """Where a server is known to be away, nothing waits for it."""
     streams, subject = Streams(), Retention(ROUTES, "group", "me", is_apart=True)
+    assert subject.is_due(0.0)
     assert perform(job(subject, {ROUTES[1]: "TimeoutError"}), cast(Link, streams)).refused == []
     assert {"in0", "in2"} <= {key.partition(":")[0] for key in streams.asked}
     assert not any(key.startswith("in1") for key in streams.asked)
@@ -61,6 +63,7 @@ def test_route_that_rests_is_not_asked_for(job: Callable[..., Protocol[Trimmed]]
 def test_one_server_that_is_away_is_asked_once(job: Callable[..., Protocol[Trimmed]]) -> None:
     """Where all routes have one server, none waits for it after another."""
     streams, subject = Streams(), Retention(ROUTES[1:], "group", "me")
+    assert subject.is_due(0.0)
     with pytest.raises(Unavailable):
         perform(job(subject), cast(Link, streams))
     assert len(streams.asked) == 1

@@ -107,7 +107,7 @@ def test_own_keys_are_all_that_is_kept_beside_the_streams() -> None:
     """Every key that workers and replays keep beside the streams is in the list, so that none is taken for a reply."""
     assert set(Route("in", "out", TOKENIZE).own_keys) == {
         *("in:low-water", "in:trimmed"),
-        *("token-worker:arrivals:in", "token-worker:arrivals:out", "token-worker:arrivals:in:dead"),
+        *("in:arrivals", "in:arrivals:responses", "in:arrivals:dead-letters"),
         *("in:replay", "in:dead:replay"),
     }
 

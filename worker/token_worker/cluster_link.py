@@ -32,7 +32,7 @@ _KEY_AT = {
     **dict.fromkeys(("GET", "SET", "DEL", "UNLINK", "EXPIRE"), 1),
     **dict.fromkeys(("XADD", "XDEL", "XLEN", "XRANGE", "XREVRANGE", "XTRIM", "XPENDING", "XCLAIM"), 1),
     **dict.fromkeys(("XGROUP", "XINFO"), 2),
-    **dict.fromkeys(("EVAL", "EVALSHA"), 3),
+    **dict.fromkeys(("EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO"), 3),
     **dict.fromkeys(("TIME", "INFO"), None),
 }
 """Where a command has its key, or the first of its keys; those without a key have None."""

@@ -190,9 +190,9 @@ class Link(ABC):
     def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         """Run a script; errors as by ``call``."""
         try:
-            return self.call("EVALSHA", script.sha, len(keys), *keys, *args)
+            return self.call(f"EVALSHA{script.suffix}", script.sha, len(keys), *keys, *args)
         except _ScriptUnknownError:
-            return self.call("EVAL", script.source, len(keys), *keys, *args)
+            return self.call(f"EVAL{script.suffix}", script.source, len(keys), *keys, *args)
 
 
 class RedisLink(Link):

@@ -19,7 +19,7 @@ from token_worker.errors import SettingsError
 from token_worker.links import make_link
 from token_worker.service.loop import perform
 from token_worker.settings import Settings
-from token_worker.streams.lag import GroupLag, Measured, measure
+from token_worker.streams.lag import IDS_AHEAD_REMEDY, GroupLag, Measured, ids_ahead, measure
 from token_worker.telemetry.lag_exporter import LagCollector
 
 INTERVAL_SECONDS = 1.0
@@ -30,7 +30,7 @@ INTERVAL_SECONDS = 1.0
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 @click.option("--max-lag", type=click.IntRange(0), help="Exit status 1 if more entries are undelivered.")
 @click.option("--max-pending", type=click.IntRange(0), help="Exit status 1 if more entries are pending.")
-@click.option("--max-age-seconds", type=click.FloatRange(0), help="Exit status 1 if an entry waits for longer.")
+@click.option("--max-age-seconds", type=click.FloatRange(0), help="Exit status 1 if an entry waits longer, or might.")
 @click.option("--serve", metavar="HOST:PORT", help="Export the lag of all routes as Prometheus metrics.")
 @click.pass_obj
 def lag(
@@ -68,6 +68,9 @@ def lag(
         return
     found = read()
     _print(found, as_json=as_json)
+    for stream, seconds in found.ahead_seconds.items():
+        if seconds:
+            click.echo(f"{stream}: {ids_ahead(seconds)}; {IDS_AHEAD_REMEDY}", err=True)
     broken = [*_broken(found.rows, settings, max_lag, max_pending, max_age_seconds)]
     for line in broken:
         click.echo(line, err=True)
@@ -98,6 +101,9 @@ def _broken(
         ):
             if limit is not None and figure > limit:
                 lines.append(f"{row.stream}: {name} {limit:g} is broken: {figure:g}")
+        if max_age_seconds is not None and oldest <= max_age_seconds and row.has_unknown_age:
+            why = ids_ahead(row.ids_ahead_seconds) if row.ids_ahead_seconds else "ids are no times"
+            lines.append(f"{row.stream}: --max-age-seconds {max_age_seconds:g} cannot be checked: {why}")
     return lines
 
 
@@ -110,8 +116,9 @@ def _print(found: Measured, *, as_json: bool) -> None:
 
 
 def _table(found: Measured) -> Table:
-    caption = f"out of reach: {', '.join(found.unknown)}" if found.unknown else None
-    table = Table(box=box.SIMPLE, caption=caption)
+    captions = [f"out of reach: {', '.join(found.unknown)}"] if found.unknown else []
+    captions += [f"{stream}: {ids_ahead(seconds)}" for stream, seconds in found.ahead_seconds.items() if seconds]
+    table = Table(box=box.SIMPLE, caption="\n".join(captions) or None)
     table.add_column("stream", overflow="fold")
     table.add_column("group", overflow="fold")
     for heading in ("undelivered", "oldest", "pending", "oldest", "tries", "alive", "dead", "dead letters"):

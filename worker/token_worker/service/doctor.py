@@ -22,10 +22,11 @@ from token_worker.keys.master import MasterKeys
 from token_worker.links import make_link
 from token_worker.redis_link import Link
 from token_worker.redis_settings import RedisSettings, is_loopback
+from token_worker.service.loop import perform
 from token_worker.service.start import KeyAccess
 from token_worker.settings import Settings
 from token_worker.storage.durability import Durability, examine_fsync
-from token_worker.streams.lag import ALIVE_SECONDS
+from token_worker.streams.lag import ALIVE_SECONDS, IDS_AHEAD_REMEDY, ids_ahead, look
 from token_worker.streams.routes import Route
 
 CLOCK_SECONDS = 1.0
@@ -248,6 +249,7 @@ def _may(link: Link, command: tuple[str, ...]) -> bool:
 
 def _route(route: Route, group: str, link: Link) -> Iterator[Check]:
     yield _group(route, group, link)
+    yield _ids(route, link)
     if Op.DETOKENIZE in route.ops:
         yield _writers(route, link.node_of(route.requests) if isinstance(link, ClusterLink) else link)
 
@@ -267,6 +269,21 @@ def _group(route: Route, group: str, link: Link) -> Check:
     if not alive:
         return Check(name, "finding", f"nobody reads for {group}", "start a worker")
     return Check(name, "ok", f"{group} is read by {', '.join(sorted(alive))}")
+
+
+def _ids(route: Route, link: Link) -> Check:
+    """Whether ids lie ahead of the server's clock: then they tell no ages."""
+    name = f"{route.requests}: ids"
+    try:
+        seconds, micros = link.call("TIME")
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        ahead = {stream: perform(look(route, stream), link).ahead_seconds(now_ms) for stream in route.streams}
+    except ServerError as error:
+        return _unknown(name, error, "as `token-worker acl` prints them")
+    found = [f"{stream}: {ids_ahead(seconds)}" for stream, seconds in ahead.items() if seconds]
+    if found:
+        return Check(name, "finding", "; ".join(found), IDS_AHEAD_REMEDY)
+    return Check(name, "ok", "none of its streams is ahead of the server's clock")
 
 
 def _writers(route: Route, link: Link) -> Check:

@@ -44,7 +44,7 @@ from token_worker.streams.delivery import (
 )
 from token_worker.streams.parts import split
 from token_worker.streams.protocol import Bounded, Command, Protocol, Run
-from token_worker.streams.retention import Retention
+from token_worker.streams.retention import AHEAD_MS, Retention, Trimmed
 from token_worker.streams.routes import Route
 from token_worker.streams.slots import Deliveries
 from token_worker.telemetry.audit import Audit
@@ -66,6 +66,13 @@ UNIT_BYTES = 1 << 20
 
 BACK_OFF_SECONDS = (0.1, 5.0)
 """Shortest and longest wait while a server is away; doubled each time, less up to half at random."""
+
+TEND_SECONDS = 0.02
+"""How long streams are trimmed in a row before work goes on: less than a batch of many entries takes."""
+
+REST_RATIO = 4
+"""How many times as long work goes on before there is more trimming: that takes a fifth of the time at most. A worker
+answers some 60,000 requests a second and trims twenty times as many."""
 
 NAP_SECONDS = 0.1
 """How often a wait looks whether to drain."""
@@ -210,6 +217,7 @@ class Worker:
         self._groups_made_again = 0
         self._paused: set[Route] = set()
         self._away: set[Route] = set()
+        self._ids_ahead: set[str] = set()
         self._ahead: Batch | None = None
         self._sent: _Sent | None = None
         self._taken_ns = 0
@@ -437,21 +445,36 @@ class Worker:
             log.warning("entries are put off as soon as the server is back", entries=len(entries), reason=error.reason)
 
     def _tend(self) -> None:
-        """Trim the streams where it is time to; failing at that never stops the work."""
+        """Trim the streams where it is time to; failing at that never stops the work, and it takes turns with that."""
         away = self._delivery.away
+        began = time.monotonic()
         try:
-            done = perform(self._retention.clear(away), self._streams)
-            if self._retention.is_due(time.monotonic()):
-                done = perform(self._retention.tend(away), self._streams)
+            self._tell_trimmed(perform(self._retention.clear(away), self._streams))
+            while self._retention.is_due(now := time.monotonic()):
+                self._tell_trimmed(perform(self._retention.tend(away), self._streams))
+                if (spent := time.monotonic() - began) > TEND_SECONDS:
+                    self._retention.rest(now + (1 + REST_RATIO) * spent)
         except Unavailable as error:
             log.warning("streams could not be trimmed", reason=str(error))
-            return
+
+    def _tell_trimmed(self, done: Trimmed) -> None:
         for stream, reason in done.refused:
             log.warning("streams of a route could not be trimmed", stream=stream, reason=reason)
         if done.given_up:
             log.warning("replies are deleted that a group of readers has not read for long", groups=done.given_up)
         if done.deleted or done.consumers:
             log.debug("streams trimmed", entries=done.deleted, consumers=done.consumers)
+        for stream, ahead_ms in done.ahead_ms.items():
+            if ahead_ms > AHEAD_MS and stream not in self._ids_ahead:
+                self._ids_ahead.add(stream)
+                log.warning(
+                    "ids of a stream are ahead of the server's clock, its entries are kept by when they arrived",
+                    stream=stream,
+                    ahead_seconds=ahead_ms / 1000,
+                )
+            elif ahead_ms <= AHEAD_MS and stream in self._ids_ahead:
+                self._ids_ahead.remove(stream)
+                log.info("ids of a stream are no longer ahead of the server's clock", stream=stream)
 
     def _leave(self) -> None:
         """Take this worker's consumer out of the groups; one that still holds entries stays, they are taken over."""

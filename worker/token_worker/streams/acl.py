@@ -14,15 +14,17 @@ import msgspec
 from token_worker.errors import Finding
 from token_worker.redis_settings import Kind, RedisSettings
 from token_worker.storage.durability import MARK, Durability
-from token_worker.streams.routes import Route, arrivals_key, keys_of, may_reply_to, replay_key, streams_of
+from token_worker.streams.routes import Route, keys_of, may_reply_to, replay_key, streams_of
 
 Server = Literal["streams", "keys", "tokens"]
 
 _SCRIPTS = ("eval", "evalsha")
+_READING_SCRIPTS = ("eval_ro", "evalsha_ro")
 _LOOK = ("xinfo|stream", "xinfo|groups", "xinfo|consumers", "xpending", "xrange", "xlen")
 _WORK = (
     *_LOOK,
-    *("xreadgroup", "xclaim", "xgroup|create", "xgroup|delconsumer", "xack", "xadd", "xtrim"),
+    *("xreadgroup", "xclaim", "xgroup|create", "xgroup|setid", "xgroup|destroy", "xgroup|delconsumer"),
+    *("xack", "xadd", "xtrim"),
     *("memory|usage", "type", "exists", "expire"),
 )
 _OF_WORKERS: dict[Kind, tuple[str, ...]] = {
@@ -126,8 +128,8 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
     dead = [route.dead_letters for route in routes]
     responses = [route.responses for route in routes]
     streams = [*requests, *responses, *dead]
-    beside = [arrivals_key(stream) for route in routes for stream in route.streams]
-    marks = [*(name for route in routes for name in (route.low_water_mark, route.trim_turn)), *beside]
+    arrivals = [route.arrivals(stream) for route in routes for stream in route.streams]
+    marks = [*(name for route in routes for name in (route.low_water_mark, route.trim_turn)), *arrivals]
     yield User(
         "streams",
         "token-worker",
@@ -136,7 +138,7 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
             Selector(_WORK, _patterns("~", [*streams, *replies])),
             Selector(("xdel",), _patterns("%W~", dead)),
             Selector(("get", "set"), _patterns("~", marks)),
-            Selector(_SCRIPTS, _patterns("~", [*streams, *replies, *marks])),
+            Selector((*_SCRIPTS, *_READING_SCRIPTS), _patterns("~", [*streams, *replies, *marks])),
         ),
     )
     for route in routes:
@@ -151,7 +153,8 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
         if own:
             selectors.append(Selector(("expire",), _patterns("%W~", own)))
         yield User("streams", f"reader:{stream}", (), tuple(selectors))
-    yield User("streams", "token-monitor", ("time", "info"), (Selector(_LOOK, _patterns("%R~", streams)),))
+    looking = Selector((*_LOOK, "get", *_READING_SCRIPTS), _patterns("%R~", [*streams, *arrivals]))
+    yield User("streams", "token-monitor", ("time", "info"), (looking,))
     records = [replay_key(name) for name in [*requests, *dead]]
     yield User(
         "streams",
@@ -159,6 +162,7 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
         ("time", "info"),
         (
             Selector(_LOOK, _patterns("%R~", [*streams, *replies])),
+            looking,
             Selector(("xadd", "type"), _patterns("~", requests)),
             Selector(("xdel",), _patterns("%W~", dead)),
             Selector(("get", "set", "del"), _patterns("~", records)),

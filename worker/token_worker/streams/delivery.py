@@ -32,13 +32,16 @@ from itertools import chain
 from typing import NamedTuple
 
 from token_worker.errors import ServerError, TooMuch, Unavailable
+from token_worker.lua import Script
 from token_worker.streams.answering import BURY, COMMIT, Answer, Answering, Committed, Entry
 from token_worker.streams.give_backs import GiveBacks
 from token_worker.streams.pending import OWN_AT_ONCE, Candidate, Pending
-from token_worker.streams.protocol import Bounded, Protocol
+from token_worker.streams.protocol import Bounded, Protocol, Run
 from token_worker.streams.routes import Route
 
 __all__ = ["BURY", "COMMIT", "Answer", "Batch", "Committed", "Delivery", "Entry"]
+
+GROUP = Script(__package__, "group.lua")
 
 EXHAUSTED = "deliveries_exhausted"
 """Reason of a dead letter whose tries alone all failed."""
@@ -160,40 +163,17 @@ class Delivery(Answering):
 
     def _make_group(self, route: Route) -> Protocol[bool]:
         """Whether the route's group is there now."""
+        keys = (route.requests, route.low_water_mark, route.arrivals(route.requests))
         try:
-            start = yield from self._start_of_group(route)
-            make = () if start != b"0" else ("MKSTREAM",)  # a mark means nothing in a stream made now
-            yield "XGROUP", "CREATE", route.requests, self._group, start, *make
-        except ServerError as error:
-            return error.code == "BUSYGROUP"
-        except Unavailable as error:
-            if error.reason != "OOM":
-                raise
             try:
-                yield "XPENDING", route.requests, self._group  # a full server refuses to make even what exists
-            except ServerError:
-                return False
+                yield Run(GROUP, keys, (self._group,))
+            except ServerError as error:
+                if error.code != "NOPERM":
+                    raise
+                yield Run(GROUP, keys[:1], (self._group,))  # no right to know what is acknowledged
+        except ServerError:
+            return False
         return True
-
-    def _start_of_group(self, route: Route) -> Protocol[bytes]:
-        """Where a group begins: after what is known to be acknowledged, if the stream has come that far; else at 0."""
-        try:
-            mark = yield "GET", route.low_water_mark
-        except ServerError:  # no right to know
-            return b"0"
-        if mark is None:
-            return b"0"
-        try:
-            raw = yield "XINFO", "STREAM", route.requests
-            last = dict(zip(raw[::2], raw[1::2], strict=True))[b"last-generated-id"]
-        except ServerError as error:
-            if error.code == "NOPERM":
-                return b"0"
-            last = b"0-0"
-        if last != b"0-0" and _order(mark) <= _order(last):
-            return bytes(mark)
-        yield "SET", route.low_water_mark, "0-0"  # it is of a stream that has been deleted: this one might reach it
-        return b"0"
 
     def _active(self) -> list[Route]:
         return [route for route in self._routes if route not in self._paused]

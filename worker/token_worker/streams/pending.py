@@ -69,7 +69,7 @@ class Pending:
         self._claim_idle_ms = claim_idle_ms
         self._give_backs = give_backs
         self._rng = rng
-        self._started: float | None = None
+        self._looked_through: set[Route] = set()
         self._own_due = self._others_due = float("-inf")
         self._retry_due = float("inf")
         self._looking_since: float | None = None
@@ -77,6 +77,7 @@ class Pending:
         self._pages: deque[_Page] = deque()
         self._untried: deque[Candidate] = deque()
         self._tried: deque[Candidate] = deque()
+        self._found_at = 0.0
         self._suspects: OrderedDict[tuple[Route, bytes], None] = OrderedDict()
 
     @property
@@ -133,16 +134,24 @@ class Pending:
         """Up to so many entries of one route that were put off, or one that must be tried alone; empty: find more."""
         if not self._untried:
             return [self._tried.popleft()] if self._tried else []
-        route = self._untried[0].route
+        first = self._untried[0]
         taken: list[Candidate] = []
-        while self._untried and self._untried[0].route == route and len(taken) < most:
+        while self._untried and len(taken) < most and self._is_like(self._untried[0], first):
             taken.append(self._untried.popleft())
         return taken
 
+    def _is_like(self, one: Candidate, other: Candidate) -> bool:
+        """Whether one claim may take both: it is conditional on the shorter of their idle times.
+
+        Else it could take an entry away from a worker that got it since it was found.
+        """
+        half_ms = self._claim_idle_ms / 2
+        return one.route == other.route and (one.idle_ms < half_ms) == (other.idle_ms < half_ms)
+
     def find(self, routes: Sequence[Route], now: float) -> Protocol[None]:
         """Look for entries on these routes, unless some are known, until a page has some or nothing is due."""
-        if self._started is None:
-            self._started = now
+        if self._is_stale(now):  # others may have got what was found, and a claim could take it away from them
+            self._own_due = now
         if now >= self._own_due:
             self._forget()
             if self._is_looking_at_others:
@@ -165,26 +174,59 @@ class Pending:
             self._looking_since = None
             self._is_looking_at_others = False
 
+    def _is_stale(self, now: float) -> bool:
+        return bool(self._untried or self._tried) and now - self._found_at > self._claim_idle_ms / 2000
+
     def _read(self, page: _Page, now: float) -> Protocol[None]:
         """Read a page; one of those to be looked at stays the first of them if it cannot be read."""
-        count = OWN_AT_ONCE if page.is_own else FOUND_AT_ONCE
-        idle = () if page.is_own else ("IDLE", self._claim_idle_ms)
-        owner = (self._consumer,) if page.is_own else ()
-        command = ("XPENDING", page.route.requests, self._group, *idle, page.start, "+", count, *owner)
-        found = [Candidate(page.route, raw[0], raw[2], raw[3]) for raw in (yield command)]
-        unseen = [candidate.id for candidate in found if page.is_own and self._is_unseen(candidate, now)]
+        if page.is_own and page.route not in self._looked_through:
+            found = yield from self._suspect_earlier(page)
+        else:
+            found = yield from self._look(page)
+        unseen = [candidate.id for candidate in found if page.is_own and self._is_unseen(candidate)]
         if unseen:
             self._give_backs.add(page.route, dict.fromkeys(unseen, 1))
             yield from self._give_backs.settle()
-            found = [Candidate(page.route, raw[0], raw[2], raw[3]) for raw in (yield command)]
+            found = yield from self._look(page)
         if self._pages and self._pages[0] is page:
             self._pages.popleft()
-        if len(found) >= count:
-            self._pages.appendleft(page._replace(start=f"({found[-1].id.decode()}"))
+        if not (self._untried or self._tried):
+            self._found_at = now
+        if following := self._following(page, found):
+            self._pages.appendleft(following)
         for candidate in found:
             (self._tried if candidate.deliveries else self._untried).append(candidate)
 
-    def _is_unseen(self, candidate: Candidate, now: float) -> bool:
-        """Whether this own entry was delivered by a read of this process whose reply was lost."""
-        is_of_before = self._started is None or candidate.idle_ms >= (now - self._started) * 1000
-        return candidate.deliveries == 1 and not is_of_before and (candidate.route, candidate.id) not in self._suspects
+    def _look(self, page: _Page) -> Protocol[list[Candidate]]:
+        idle = () if page.is_own else ("IDLE", self._claim_idle_ms)
+        owner = (self._consumer,) if page.is_own else ()
+        stream, count = page.route.requests, self._page_size(page)
+        found = yield "XPENDING", stream, self._group, *idle, page.start, "+", count, *owner
+        return [Candidate(page.route, raw[0], raw[2], raw[3]) for raw in found]
+
+    def _page_size(self, page: _Page) -> int:
+        return OWN_AT_ONCE if page.is_own else FOUND_AT_ONCE
+
+    def _following(self, page: _Page, found: Sequence[Candidate]) -> _Page | None:
+        """The page after a full one."""
+        is_full = len(found) >= self._page_size(page)
+        return page._replace(start=f"({found[-1].id.decode()}") if is_full else None
+
+    def _suspect_earlier(self, page: _Page) -> Protocol[list[Candidate]]:
+        """Read a page; suspect what this consumer was given before this process has read anything of the route.
+
+        A process of the same name before may have died of it.
+        """
+        first: list[Candidate] | None = None
+        following: _Page | None = page
+        while following is not None:
+            found = yield from self._look(following)
+            self.suspect(page.route, [candidate.id for candidate in found if candidate.deliveries])
+            following = self._following(following, found)
+            first = found if first is None else first
+        self._looked_through.add(page.route)
+        return first or []
+
+    def _is_unseen(self, candidate: Candidate) -> bool:
+        """Whether this own entry was delivered to this process by a command whose reply was lost."""
+        return candidate.deliveries == 1 and (candidate.route, candidate.id) not in self._suspects

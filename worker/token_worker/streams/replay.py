@@ -23,6 +23,7 @@ from token_worker.contract.codec import sniff, without_mark
 from token_worker.contract.messages import MAX_ID_CHARACTERS, Format, Op
 from token_worker.errors import Finding, ServerError
 from token_worker.lua import Script
+from token_worker.streams.lag import look
 from token_worker.streams.protocol import Protocol, Run
 from token_worker.streams.routes import Route, replay_key
 
@@ -169,7 +170,7 @@ class Replay:
     def prepare(self) -> Protocol[None]:
         """Fix the ends of the range at what is there: what is sent from now on is not in it."""
         selection = self.progress.selection
-        first, last = yield from _ends(selection.stream)
+        first, last = yield from _ends(next(iter(self._routes.values())), selection.stream)
         self.progress.selection = msgspec.structs.replace(
             selection, first=max(selection.first, first, key=_order), last=min(selection.last, last, key=_order)
         )
@@ -438,16 +439,10 @@ def _page_of(stream: str, position: str) -> Protocol[list[Any]]:
     return page
 
 
-def _ends(stream: str) -> Protocol[tuple[str, str]]:
+def _ends(route: Route, stream: str) -> Protocol[tuple[str, str]]:
     """The first id that is there, and the last that ever was."""
-    try:
-        info = _map((yield "XINFO", "STREAM", stream))
-    except ServerError as error:
-        if error.code != "ERR":  # there is no such stream: nothing to replay
-            raise
-        return FIRST_ID, FIRST_ID
-    first = info[b"first-entry"][0].decode() if info[b"first-entry"] else FIRST_ID
-    return first, info[b"last-generated-id"].decode()
+    ends = yield from look(route, stream)
+    return FIRST_ID if ends.first is None else ends.first.decode(), ends.last_given.decode()
 
 
 # -- payloads

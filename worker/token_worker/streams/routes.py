@@ -86,6 +86,12 @@ class Route(msgspec.Struct, frozen=True):
             return self.response_retention_seconds
         return VALUE_RESPONSE_SECONDS if Op.DETOKENIZE in self.ops else RESPONSE_SECONDS
 
+    def kept_seconds(self, stream: str) -> int:
+        """How long entries of one of the streams are kept."""
+        if stream == self.requests:
+            return self.request_retention_seconds
+        return self.response_seconds if stream == self.responses else self.dead_letter_retention_seconds
+
     @property
     def low_water_mark(self) -> str:
         """Key of the id up to which all requests are acknowledged: where a lost group is made again."""
@@ -99,19 +105,16 @@ class Route(msgspec.Struct, frozen=True):
     @property
     def own_keys(self) -> tuple[str, ...]:
         """Every key that workers and operators keep beside the streams: no request may name one for its reply."""
-        beside = (arrivals_key(stream) for stream in self.streams)
+        arrivals = (self.arrivals(stream) for stream in self.streams)
         return (
-            *(self.low_water_mark, self.trim_turn, *beside),
+            *(self.low_water_mark, self.trim_turn, *arrivals),
             *(replay_key(stream) for stream in (self.requests, self.dead_letters)),
         )
 
-
-def arrivals_key(stream: str) -> str:
-    """Key beside a stream whose ids lie ahead of the clock: when its entries arrived.
-
-    It is not below the stream's name: clients have rights on all that is below a response stream.
-    """
-    return f"token-worker:arrivals:{stream}"
+    def arrivals(self, stream: str) -> str:
+        """Key of what is noted of when the entries of one of the streams arrived."""
+        role = {self.responses: ":responses", self.dead_letters: ":dead-letters"}.get(stream, "")
+        return f"{self.requests}:arrivals{role}"
 
 
 def replay_key(stream: str) -> str:

@@ -16,11 +16,11 @@ _GAUGES: dict[str, tuple[str, Callable[[GroupLag], float | None]]] = {
     "undelivered_entries": ("Entries no consumer was given yet.", lambda row: row.undelivered),
     "pending_entries": ("Entries given to a consumer and not acknowledged.", lambda row: row.pending),
     "oldest_undelivered_age_seconds": (
-        "Age of the oldest entry no consumer was given yet; absent where there is none.",
+        "Age of the oldest entry no consumer was given yet; absent where there is none, or it cannot be told.",
         lambda row: row.oldest_undelivered_age_seconds,
     ),
     "oldest_pending_age_seconds": (
-        "Age of the oldest pending entry; absent where there is none.",
+        "Age of the oldest pending entry; absent where there is none, or it cannot be told.",
         lambda row: row.oldest_pending_age_seconds,
     ),
     "lag_known": ("Whether the server tells a lag of its own.", lambda row: row.lag_known),
@@ -48,7 +48,7 @@ class LagCollector(Collector):
         )
         try:
             with self._lock:
-                rows, unknown = self._read()
+                rows, unknown, ahead_seconds = self._read()
         except TokenWorkerError:
             reachable.add_metric([], 0)
             yield reachable
@@ -66,3 +66,9 @@ class LagCollector(Collector):
         for stream, count in {row.stream: row.dead_letters for row in rows if row.dead_letters is not None}.items():
             dead.add_metric([stream], count)
         yield dead
+        ahead = GaugeMetricFamily(
+            "token_worker_stream_ids_ahead_seconds", "How far ids lie ahead of the server's clock.", labels=["stream"]
+        )
+        for stream, seconds in ahead_seconds.items():
+            ahead.add_metric([stream], seconds)
+        yield ahead

@@ -1,0 +1,13 @@
+-- Counts entries of a stream; they stay here.
+--
+-- KEYS[1]  the stream
+-- ARGV     where to begin, as for XRANGE, and how many to count at most
+-- Returns  {entries, id of the last of them (nil for none), bytes of their fields}
+local page = redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])
+local bytes = 0
+for _, entry in ipairs(page) do
+  for _, field in ipairs(entry[2]) do
+    bytes = bytes + #field
+  end
+end
+return { #page, #page > 0 and page[#page][1] or false, bytes }

@@ -1,0 +1,27 @@
+-- Tells where a stream begins and ends, and where its groups stand, by ids alone: entries can be large, and stay here.
+--
+-- KEYS[1]  the stream
+-- KEYS[2]  when its entries arrived, see trim.lua
+-- Returns  {entries, first id, last id, the last id that was ever given, KEYS[2], groups}; ids are nil where there is no entry.
+--          Each group is a list: what XINFO GROUPS says, and the first id after what was delivered to it last, nil for none
+-- Errors   as those of XINFO STREAM, where there is no stream
+local function map(list)
+  local found = {}
+  for i = 1, #list, 2 do
+    found[list[i]] = list[i + 1]
+  end
+  return found
+end
+
+local function id(entry)
+  return entry and entry[1]
+end
+
+local info = map(redis.call('XINFO', 'STREAM', KEYS[1]))
+local groups = {}
+for i, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local delivered = map(group)['last-delivered-id']
+  groups[i] = { group, id(redis.call('XRANGE', KEYS[1], '(' .. delivered, '+', 'COUNT', 1)[1]) or false }
+end
+local notes = redis.call('GET', KEYS[2])
+return { info.length, id(info['first-entry']) or false, id(info['last-entry']) or false, info['last-generated-id'], notes, groups }
