@@ -589,7 +589,7 @@ def test_suggestions_are_shown_masked(stack: Stack, tmp_path: Path) -> None:
         assert "xxxxx@xxxx.xxxxxxx" in done.stdout
         for value in ("grace", "hopper", "1906"):
             assert value not in done.stdout.lower()
-    assert "decimal128(3, 2)" in done.stdout
+    assert "decimal(3, 2)" in done.stdout
     assert len([*tmp_path.iterdir()]) == 3
 
 
