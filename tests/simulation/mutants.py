@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from simulation.commands import ZERO, Group, Stream
 from simulation.events import Id
 from simulation.model import Model, Note
-from token_worker.errors import Unavailable
+from token_worker.errors import ServerError, Unavailable
 from token_worker.service.loop import Worker, perform
 from token_worker.streams.delivery import COMMIT, Answer, Batch, Committed, Delivery, Entry
 from token_worker.streams.pending import Candidate
@@ -142,7 +142,8 @@ class _TakesBackBlindly(Delivery):
         self._pending.look_again(now)
         for entry in entries:
             claim = ("XCLAIM", entry.route.requests, self._group, self._consumer, 0, entry.id)
-            yield (*claim, "RETRYCOUNT", entry.deliveries - 1, "JUSTID")
+            with suppress(ServerError):  # its group is gone, as by the script
+                yield (*claim, "RETRYCOUNT", entry.deliveries - 1, "JUSTID")
 
 
 class _RenewsBlindly(Delivery):
