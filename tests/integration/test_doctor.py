@@ -112,6 +112,19 @@ def test_way_without_tls_and_password_is_a_finding(stack: Stack) -> None:
     assert "without TLS and a password" in found["tokens: TLS and password"]
 
 
+def test_ids_ahead_of_the_clock_are_a_finding(stack: Stack) -> None:
+    """Of each stream of a route it is told how far its ids are ahead of the server's clock."""
+    _, checks = examine(stack)
+    assert checks["tokenize:requests: ids"]["status"] == "ok"
+    seconds, _ = stack.streams.time()
+    stack.streams.xadd("tokenize:requests:dead", {"payload": "x"}, id=f"{(seconds + 86_400) * 1000}-0")
+    status, checks = examine(stack)
+    assert status == 1
+    assert checks["tokenize:requests: ids"]["status"] == "finding"
+    assert "tokenize:requests:dead: ids are ahead of the server's clock" in checks["tokenize:requests: ids"]["message"]
+    assert checks["detokenize:requests: ids"]["status"] == "ok"
+
+
 def test_wrong_master_key_is_a_finding(stack: Stack) -> None:
     """A key that the master key does not open is found, and so is a master key that is none."""
     stack.storage.set(

@@ -204,6 +204,97 @@ def test_ids_that_are_no_times_have_no_age(desk: Desk) -> None:
     assert desk.lag().oldest_undelivered_age_seconds is None
 
 
+# Ids that lie ahead of the clock
+
+
+def ahead_id(desk: Desk, number: int) -> str:
+    """An id that lies a day ahead."""
+    return f"{now_ms(desk) + 86_400_000}-{number}"
+
+
+def now_ms(desk: Desk) -> int:
+    seconds, micros = desk.client.time()
+    return int(seconds * 1000 + micros // 1000)
+
+
+def test_age_of_an_id_ahead_is_not_known_without_workers(desk: Desk) -> None:
+    """Where ids are ahead of the clock and nobody has noted when entries arrived, an age is unknown, never 0."""
+    desk.client.xgroup_create("in", GROUP, id="0", mkstream=True)
+    desk.client.xadd("in", {"payload": "x"}, id=ahead_id(desk, 0))
+    desk.add(1)
+    for _ in range(3):
+        row = desk.lag()
+        assert row.has_unknown_age
+        assert (row.oldest_undelivered_age_seconds, row.oldest_pending_age_seconds) == (None, None)
+        assert 86_000 < row.ids_ahead_seconds <= 86_400
+        desk.read(1)
+
+
+def test_age_of_an_id_ahead_is_told_by_what_workers_have_noted(desk: Desk) -> None:
+    """An entry is at most as old as the last note before its id, and at least as old as the first after it."""
+    desk.client.xgroup_create("in", GROUP, id="0", mkstream=True)
+    first, second, third = (desk.client.xadd("in", {"payload": "x"}, id=ahead_id(desk, n)).decode() for n in (1, 2, 3))
+    now = now_ms(desk)
+    for notes, age in (
+        (f"{now - 90_000} 5-0 {now - 50_000} {first} {now - 20_000} {third}", 90),
+        (f"{now - 50_000} {first}", 50),
+        (f"{now - 90_000} 5-0 {now + 50_000} {first}", 90),  # of before the clock was set back
+        (f"{now - 90_000} 5-0 {now - 50_000} {third}1", 90),  # of a stream that was deleted
+    ):
+        desk.client.set("in:arrivals", notes)
+        row = desk.lag()
+        assert age <= (row.oldest_undelivered_age_seconds or 0) < age + 10
+    desk.client.set("in:arrivals", f"{now - 90_000} 5-0 {now - 50_000} {second}")
+    desk.read(2)
+    assert 50 <= (desk.lag().oldest_undelivered_age_seconds or 0) < 60
+    assert 90 <= (desk.lag().oldest_pending_age_seconds or 0) < 100
+
+
+def test_ids_ahead_are_told_for_each_stream(desk: Desk) -> None:
+    """Of requests, replies and dead letters it is told whose ids lie ahead, also where nobody reads them."""
+    for stream in ("out", "in:dead"):
+        desk.client.xadd(stream, {"payload": "x"}, id=ahead_id(desk, 0))
+    desk.add(1)
+    found = perform(measure([ROUTE], GROUP), desk.link).ahead_seconds
+    assert found.keys() == {"in", "out", "in:dead"}
+    assert found["in"] == 0
+    assert 86_000 < found["out"] <= found["in:dead"] <= 86_400
+
+
+def test_large_entries_are_not_read_to_measure_lag(desk: Desk) -> None:
+    """What is undelivered is counted, and its age is told, without one entry on its way."""
+    ids = [desk.client.xadd("in", {"payload": b"x" * 2_000_000}) for _ in range(6)]
+    desk.client.xgroup_create("in", GROUP, id=ids[1].decode())
+    desk.client.xdel("in", ids[3])
+    before = desk.client.info("stats")["total_net_output_bytes"]
+    row = desk.lag()
+    assert (row.undelivered, row.exact, row.lag_known) == (3, True, False)
+    assert row.oldest_undelivered_age_seconds is not None
+    assert desk.client.info("stats")["total_net_output_bytes"] - before < 100_000
+
+
+def test_age_that_cannot_be_told_is_a_finding(stack: Stack) -> None:
+    """With ids ahead of the clock and nobody serving, ``--max-age-seconds`` fails, and says why and what to do."""
+    seconds, _ = stack.streams.time()
+    stack.streams.xadd("tokenize:requests", {"payload": "x"}, id=f"{(seconds + 86_400) * 1000}-0")
+    stack.send([{"id": "1"}])
+    checked = command(stack, "--max-age-seconds", "1")
+    assert checked.returncode == 1
+    assert "--max-age-seconds 1 cannot be checked: ids are ahead of the server's clock by 86," in checked.stderr
+    assert "DEL" in checked.stderr
+    assert "ids are ahead" in " ".join(checked.stdout.split())
+    shown = command(stack, "--json")
+    assert shown.returncode == 0
+    [row] = [it for it in map(msgspec.json.decode, shown.stdout.splitlines()) if it["stream"] == "tokenize:requests"]
+    assert row["ids_ahead_seconds"] > 86_000
+    assert row["oldest_undelivered_age_seconds"] is None
+    stack.streams.delete("tokenize:requests")
+    stack.streams.xadd("tokenize:requests", {"payload": "x"}, id="5-1")
+    no_time = command(stack, "--max-age-seconds", "1")
+    assert no_time.returncode == 1
+    assert "cannot be checked: ids are no times" in no_time.stderr
+
+
 def command(stack: Stack, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     environment = stack.environment(**more)
     environment.pop("ACRA_MASTER_KEY", None)  # it needs none

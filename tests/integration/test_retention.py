@@ -3,8 +3,10 @@
 import os
 import random
 import signal
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -16,17 +18,20 @@ from token_worker.redis_link import RedisLink
 from token_worker.redis_settings import RedisSettings
 from token_worker.service.loop import perform
 from token_worker.streams import retention
+from token_worker.streams.delivery import GROUP as MAKE_GROUP
 from token_worker.streams.retention import HOLD_SECONDS, Retention, Trimmed
 from token_worker.streams.routes import Route
 
 GROUP = "token-workers"
 HOUR_MS = 3_600_000
+LONG = bool(os.environ.get("LONG_TESTS"))
 
 
 def tend(retention: Retention, link: RedisLink) -> Trimmed:
     """All that is to be done now, round by round; what the rounds did together."""
-    done = Trimmed()
-    while retention.is_due(0.0):
+    assert retention.is_due(0.0)
+    done = perform(retention.tend(), link)
+    while retention.is_due(-1.0):
         again = perform(retention.tend(), link)
         done.deleted += again.deleted
         done.consumers += again.consumers
@@ -229,6 +234,186 @@ def test_idle_consumers_go_if_they_hold_nothing(server: Valkey, monkeypatch: pyt
     assert desk.tend().consumers == 1
     assert [consumer["name"] for consumer in desk.client.xinfo_consumers("in", GROUP)] == [b"holding"]
     assert desk.client.xpending("in", GROUP)["pending"] == 1
+
+
+# Ids that lie ahead of the clock
+
+
+@pytest.mark.parametrize(
+    ("stream", "seconds", "ahead_ms"),
+    [("in", "request", 86_400_000), ("out", "response", 8 * 10**12), ("in:dead", "dead_letter", 86_400_000)],
+)
+def test_ids_ahead_of_the_clock_do_not_keep_entries(
+    server: Valkey, monkeypatch: pytest.MonkeyPatch, stream: str, seconds: str, ahead_ms: int
+) -> None:
+    """After an id ahead of the clock entries go by when they arrived: not before their time, and soon after."""
+    monkeypatch.setattr(retention, "INTERVAL_SECONDS", 1)
+    desk = Desk(server, **{f"{seconds}_retention_seconds": 1})
+    desk.client.xadd(stream, {"payload": "x"}, id=f"{desk.now_ms + ahead_ms}-7")
+    desk.client.xadd(stream, {"payload": "x"})
+    if stream == "in":
+        desk.client.xack("in", GROUP, *desk.read(5))
+    done = desk.tend()
+    assert (done.deleted, desk.client.xlen(stream)) == (0, 2)
+    assert ahead_ms - 60_000 < done.ahead_ms[stream] <= ahead_ms
+    assert [ms for other, ms in done.ahead_ms.items() if other != stream] in ([0], [0, 0], [])
+    wait_until(lambda: desk.tend().deleted == 2, "their time to be over")
+
+
+def test_ids_ahead_hold_replies_no_longer_for_readers_that_have_gone(server: Valkey) -> None:
+    """A group that nobody reads for is waited for by the time that entries arrived, too."""
+    desk = Desk(server, response_retention_seconds=60)
+    old_ms = desk.now_ms - (HOLD_SECONDS + 3600) * 1000
+    first, second, third = (desk.client.xadd("out", {"payload": "x"}, id=f"{9 * 10**12}-{n}") for n in (1, 2, 3))
+    desk.client.xgroup_create("out", "gone", id="0")
+    notes = f"{old_ms} {first.decode()} {desk.now_ms - 120_000} {second.decode()}"
+    desk.client.set("in:arrivals:responses", notes)
+    done = desk.tend()
+    assert (done.deleted, done.given_up) == (1, 1)
+    desk.client.xgroup_destroy("out", "gone")
+    assert desk.tend().deleted == 1
+    assert desk.ids("out") == [third]
+
+
+def test_arrivals_of_another_stream_or_of_the_future_are_forgotten(server: Valkey) -> None:
+    """A note beyond the stream's last id is of one that was deleted; one of the future is of a clock set back."""
+    desk = Desk(server, response_retention_seconds=60)
+    entry = desk.client.xadd("out", {"payload": "x"}, id=f"{9 * 10**12}-1")
+    desk.client.set("in:arrivals:responses", f"5 {9 * 10**12 + 1}-0 {desk.now_ms + HOUR_MS} {entry.decode()}")
+    assert desk.tend().deleted == 0
+    [at_ms, noted] = desk.client.get("in:arrivals:responses").split()
+    assert (noted, desk.now_ms <= int(at_ms) < desk.now_ms + HOUR_MS) == (entry, True)
+
+
+def test_group_that_is_made_again_forgets_arrivals(server: Valkey) -> None:
+    """A stream whose group is gone may be another one: what was noted of its entries says nothing any more."""
+    desk = Desk(server)
+    entry = desk.client.xadd("in", {"payload": "x"}, id=f"{9 * 10**12}-1")
+    desk.client.set("in:arrivals", f"5 {entry.decode()}")
+    desk.client.xgroup_destroy("in", GROUP)
+    assert desk.link.run(MAKE_GROUP, ["in", "in:low-water", "in:arrivals"], [GROUP]) == 1
+    assert desk.client.get("in:arrivals") == b""
+
+
+def test_arrivals_take_little_room(server: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notes are thinned out as they grow old: of a week there are some hundred, each near enough to the next."""
+    desk = Desk(server, response_retention_seconds=7 * 86_400)
+    times = range(desk.now_ms - 8 * 86_400_000, desk.now_ms - 10_000, 60_000)
+    notes = " ".join(f"{at_ms} {9 * 10**12}-{number}" for number, at_ms in enumerate(times, start=1))
+    desk.client.set("in:arrivals:responses", notes)
+    desk.client.xadd("out", {"payload": "x"}, id=f"{9 * 10**12}-{len(times) + 1}")
+    monkeypatch.setattr(retention, "HOLD_SECONDS", 0)
+    desk.tend()
+    kept = [int(word) for word in desk.client.get("in:arrivals:responses").split()[::2]]
+    assert len(kept) < 300
+    assert kept[0] <= desk.now_ms - 7 * 86_400_000
+    for before, after in pairwise(kept):
+        assert after - before <= max(120_000, (kept[-1] - after) / 8)
+
+
+def test_ids_that_are_used_up_stop_no_trim(server: Valkey) -> None:
+    """An entry with the very last id does not stop what came before from going; nor does it go before its time."""
+    desk = Desk(server, request_retention_seconds=3600)
+    desk.add([2 * HOUR_MS, HOUR_MS + 5000])
+    desk.client.xadd("in", {"payload": "x"}, id=f"{2**64 - 1}-{2**64 - 1}")
+    desk.client.xack("in", GROUP, *desk.read(10))
+    assert desk.tend().deleted == 2
+    assert desk.client.xlen("in") == 1
+
+
+def test_bytes_are_bounded_where_ids_are_ahead(server: Valkey) -> None:
+    """Of entries whose ids all lie in one millisecond no more go than have to, for the bound in bytes."""
+    desk = Desk(server, retention_bytes=300_000)
+    for number in range(1, 501):
+        desk.client.xadd("in", {"payload": b"x" * 1000}, id=f"{9 * 10**12}-{number}")
+    desk.client.xack("in", GROUP, *desk.read(500))
+    desk.tend()
+    assert 250_000 < desk.client.memory_usage("in", samples=0) <= 300_000
+
+
+def test_worker_says_that_ids_are_ahead_and_when_that_is_over(stack: Stack, tmp_path: Path) -> None:
+    """The log names the stream, and how far its ids are ahead, once; and when they are no longer."""
+    log = tmp_path / "log"
+    seconds, _ = stack.streams.time()
+    stack.streams.xadd("detokenize:responses", {"payload": "x"}, id=f"{(seconds + 86_400) * 1000}-0")
+    stack.start_worker(log=log)
+    wait_until(lambda: "ids of a stream are ahead" in log.read_text(), "the warning")
+    stack.streams.delete("detokenize:responses")
+    stack.streams.xadd("detokenize:responses", {"payload": "x"})
+    wait_until(lambda: "ids of a stream are no longer ahead" in log.read_text(), "the end of it")
+    [told] = [line for line in map(msgspec.json.decode, log.read_text().splitlines()) if "ahead_seconds" in line]
+    assert (told["stream"], told["level"]) == ("detokenize:responses", "warning")
+    assert 86_000 < told["ahead_seconds"] <= 86_400
+
+
+# How long others wait
+
+
+@pytest.mark.parametrize(
+    ("entries_a_node", "bytes_a_node", "size"),
+    [(100, 4096, 400), (100, 4096, 40), (10_000, 0, 40), (100, 4096, 8000), (100, 4096, 500_000)],
+)
+@pytest.mark.parametrize("binary", [valkey_binary, redis_binary])
+def test_no_trim_keeps_the_server_for_long(
+    binary: Callable[[], str], entries_a_node: int, bytes_a_node: int, size: int, say: Callable[[str], None]
+) -> None:
+    """However many entries are past their time, and however they lie, a script takes 10 ms at most; all go in the end.
+
+    By CPU time of the server, since others use this machine, too. ``LONG_TESTS=1`` has a million entries.
+    """
+    count = min(1_000_000 if LONG else 100_000, 100_000_000 // size)
+    with Valkey(binary=binary()) as server:
+        desk = Desk(server, request_retention_seconds=3600)
+        desk.client.config_set("stream-node-max-entries", entries_a_node)
+        desk.client.config_set("stream-node-max-bytes", bytes_a_node)
+        for start in range(0, count, 5000):
+            desk.client.eval(FILL, 1, "in", start + 1, min(start + 5000, count), size)
+        desk.client.xgroup_setid("in", GROUP, "$")
+        clocked = Clocked(desk.client, desk.link)
+        assert tend(desk.retention, cast(RedisLink, clocked)).deleted == count
+        say(f"{count:,} entries of {size:,} bytes: {len(clocked.ms)} scripts, {max(clocked.ms):.1f} ms at most")
+        assert max(clocked.ms) < 10
+
+
+FILL = "for n = ARGV[1], ARGV[2] do redis.call('XADD', KEYS[1], n .. '-0', 'payload', string.rep('x', ARGV[3])) end"
+
+
+class Clocked:
+    """A link that clocks scripts by the CPU time that the server has taken for them."""
+
+    def __init__(self, client: Any, link: RedisLink) -> None:
+        self._client = client
+        self._link = link
+        self.ms: list[float] = []
+
+    def run(self, *script: Any) -> Any:
+        before = self._cpu_ms()
+        reply = self._link.run(*script)
+        self.ms.append(self._cpu_ms() - before)
+        return reply
+
+    def _cpu_ms(self) -> float:
+        found = self._client.info("cpu")
+        return float(found["used_cpu_sys"] + found["used_cpu_user"]) * 1000
+
+
+def test_trim_goes_on_between_batches(server: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of a trim is due again at once, unless it is told to rest; then other work has its turn."""
+    monkeypatch.setattr(retention, "SCRIPT_MS", 0)  # each script deletes as little as it can
+    desk = Desk(server, request_retention_seconds=3600)
+    desk.client.xack("in", GROUP, *(desk.add([2 * HOUR_MS] * 1000, size=400) and desk.read(1000)))
+    subject = Retention([desk.route], GROUP, "me")
+    assert subject.is_due(0.0)
+    perform(subject.tend(), desk.link)
+    assert 0 < desk.client.xlen("in") < 1000
+    assert subject.is_due(0.1)
+    subject.rest(5.0)
+    assert not subject.is_due(4.9)
+    while subject.is_due(5.0):
+        assert desk.client.get("in:trimmed") == b"me"
+        perform(subject.tend(), desk.link)
+    assert desk.client.xlen("in") == 0
+    assert not subject.is_due(9.9)
 
 
 def test_missing_rights_on_one_route_do_not_stop_the_others(server: Valkey) -> None:
