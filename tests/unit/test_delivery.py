@@ -6,6 +6,7 @@ import random
 import socket
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any, cast
 
@@ -29,7 +30,7 @@ from token_worker.streams.delivery import (
     Entry,
 )
 from token_worker.streams.give_backs import UNCOUNT, UNCOUNT_ENTRIES
-from token_worker.streams.pending import FOUND_AT_ONCE, OWN_AT_ONCE, RETRY_OWN_SECONDS
+from token_worker.streams.pending import FOUND_AT_ONCE, MOST_DOUBTS, OWN_AT_ONCE, RETRY_OWN_SECONDS
 from token_worker.streams.protocol import Bounded, Protocol, Run
 from token_worker.streams.routes import Route
 from token_worker.streams.slots import LONGEST_REST_SECONDS, REST_SECONDS, ROUND_MS, Deliveries
@@ -313,6 +314,21 @@ def test_tries_are_counted_alone_and_end() -> None:
         buried = [command for command in commands if isinstance(command, Run) and command.script is BURY]
         outcomes.append(([entry.exhausted for entry in batch.entries], len(buried)))
     assert outcomes == [([False], 0), ([False], 0), ([True], 0), ([], 1)]
+
+
+@pytest.mark.parametrize(("reason", "lost"), [("InvalidResponse", 1), ("ConnectionError", MOST_DOUBTS + 1)])
+def test_claim_that_can_never_be_read_counts_as_a_try(reason: str, lost: int) -> None:
+    """A claim that this process cannot take in, or whose reply is lost for ever, is not taken back: its tries end."""
+    subject = delivery()
+    dead = [[b"5-0", b"dead", 40_000, 1]]
+    server = Scripted(XPENDING=lambda command: dead if "IDLE" in command else [], XCLAIM=Unavailable("streams", reason))
+    taken_back = []
+    for number in range(lost + 1):
+        with suppress(Unavailable):
+            run(subject.fetch(100.0 * number, 0), server)
+        taken_back.append(any(isinstance(it, Run) and it.script is UNCOUNT for it in server.commands))
+        server.commands.clear()
+    assert taken_back == [False, *[True] * (lost - 1), False]
 
 
 def test_what_is_put_off_is_taken_back_without_claiming_more() -> None:

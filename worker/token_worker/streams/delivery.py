@@ -281,7 +281,12 @@ class Delivery(Answering):
                 yield from self.bury(Entry(route, entry_id, {}, tries), EXHAUSTED, None, now)
             return None
         self._pending.suspect(route, [entry_id])
-        claimed = yield from self._give_backs.claim(route, {entry_id: tries + 1}, claim)
+        try:
+            claimed = yield from self._give_backs.claim(route, {entry_id: tries + 1}, claim)
+        except Unavailable as error:
+            if self._pending.doubt(route, [entry_id], error.reason):
+                self._give_backs.forget(route, entry_id)
+            raise
         if not claimed or claimed[0] is None or claimed[0][1] is None:
             return None  # another worker has it, or it was deleted
         fields = _fields(claimed[0][1])
@@ -299,6 +304,9 @@ class Delivery(Answering):
             self._pending.look_at_own(now)
             self._room = 1
             return []
+        except Unavailable as error:
+            self._pending.doubt(route, ids, error.reason)
+            raise
         entries = [Entry(route, raw[0], _fields(raw[1])) for raw in claimed if raw is not None and raw[1] is not None]
         if entries:
             self._pace(len(entries), _size(entries))

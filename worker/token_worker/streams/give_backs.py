@@ -48,6 +48,10 @@ class GiveBacks:
             del mine[entry_id]
         return list(reply)
 
+    def forget(self, route: Route, entry_id: bytes) -> None:
+        """Let a try count after all."""
+        self._open.get(route, {}).pop(entry_id, None)
+
     def settle(self) -> Protocol[None]:
         """Take back all that are remembered, except where another worker has the entry by now.
 

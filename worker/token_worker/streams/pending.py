@@ -11,7 +11,7 @@ Touches: the request streams and their group.
 """
 
 import random
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -35,6 +35,13 @@ takes, and the longer is the rest after it, up to this: twice as long as the tri
 
 SUSPECTS_KEPT = 10_000
 """Entries known to have failed here; one that is forgotten fails a batch once more."""
+
+
+UNREADABLE = "InvalidResponse"
+"""Reason of a command whose reply came and could not be taken in, as one that is larger than this process may be."""
+
+MOST_DOUBTS = 20
+"""Claims of one entry whose replies may be lost before that speaks against it: its size may be what loses them."""
 
 
 class Candidate(NamedTuple):
@@ -79,6 +86,7 @@ class Pending:
         self._tried: deque[Candidate] = deque()
         self._found_at = 0.0
         self._suspects: OrderedDict[tuple[Route, bytes], None] = OrderedDict()
+        self._doubts: Counter[tuple[Route, bytes]] = Counter()
 
     @property
     def due(self) -> float:
@@ -93,6 +101,20 @@ class Pending:
             self._suspects[route, entry_id] = None
         while len(self._suspects) > SUSPECTS_KEPT:
             self._suspects.popitem(last=False)
+
+    def doubt(self, route: Route, ids: Sequence[bytes], reason: str) -> bool:
+        """A claim of these entries failed, and nobody knows whether it was done.
+
+        Returns:
+            Whether that speaks against them: then they are tried alone, and it counts as a try.
+        """
+        if len(self._doubts) > SUSPECTS_KEPT:
+            self._doubts.clear()
+        self._doubts.update((route, entry_id) for entry_id in ids)
+        against = reason == UNREADABLE or any(self._doubts[route, entry_id] > MOST_DOUBTS for entry_id in ids)
+        if against:
+            self.suspect(route, ids)
+        return against
 
     def look_at_own(self, now: float) -> None:
         """Look for own entries before all else: nobody knows what was delivered."""
