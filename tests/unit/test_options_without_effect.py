@@ -25,6 +25,8 @@ TOKENS = ("--type=email", "--older-than=9", "--state=disabled", "--value", "--to
         ("replay", "--forget", "--no-wait"),
         ("replay", "--forget", "--json"),
         ("replay", "--dead-letters", "--force"),
+        ("file", "tokenize", "no-such.csv", "out.csv", "--suggest", "--column=a=str"),
+        ("file", "detokenize", "no-such.csv", "out.csv", "--column=a=str", "--inconsistent"),
         ("request", "detokenize", "--type=str", "--client=shop-frontend", "--inconsistent"),
     ],
     ids=" ".join,

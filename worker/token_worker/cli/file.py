@@ -147,6 +147,10 @@ def file(
         raise click.UsageError("--encoding is about text")
     if not all(is_utf8(text) for text in (client or "", zone or "", *dict(columns), *nulls)):
         raise click.UsageError("names are to be UTF-8")
+    if suggest and columns:
+        raise click.UsageError("--suggest asks which columns to take: leave --column out")
+    if inconsistent and op == Op.DETOKENIZE:
+        raise click.UsageError("--inconsistent is about new tokens: leave it out of detokenize")
     if resume and PIPE in (source, out):
         raise click.UsageError("what goes through a pipe cannot be resumed")
     asked = Asked(
