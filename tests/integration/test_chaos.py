@@ -13,7 +13,7 @@ from stack import wait_until
 from processes import Run
 
 CHAOS = Path(chaos.__file__)
-KINDS_OF_FAULTS = 123
+KINDS_OF_FAULTS = 117
 CHILDREN = 9
 """Two of Valkey, OpenBao, six workers."""
 

@@ -2,7 +2,7 @@
 
 Replies are those of RESP2, raw. Errors are those that ``RedisLink`` raises. What it leaves out, on purpose:
 ``XREADGROUP`` never blocks here (whoever performs it may try again), nor does it read history; of what ``XINFO``
-answers there is only what workers read; and nothing is bounded in bytes.
+answers there is only what scripts read; and nothing is bounded in bytes.
 """
 
 from bisect import bisect_left, bisect_right

@@ -163,8 +163,8 @@ class World:
         last = self._steps + QUIET_STEPS
         while not is_reached():
             if self._steps > last:
-                some = self._books.open[:5]
-                raise Broken(f"this has no end, {len(self._books.open)} requests are open: {', '.join(map(str, some))}")
+                some, left = ", ".join(map(str, self._books.open[:5])), self._model.count()
+                raise Broken(f"no end: {left} entries are left, {len(self._books.open)} requests are open {some}")
             self._work()
 
     def _calm(self) -> None:
