@@ -17,6 +17,9 @@ command is done, and then the one server of streams, keys and tokens is away."""
 SLOW_BATCH = "slow batch"
 """A worker takes as long for a batch as others wait before they take it over, or longer, and may then have failed."""
 
+CONFIRM_FAULTS = {"too few replicas": 2.0, "storage made anew": 1.0}
+"""What may happen while tokens are confirmed, with weights; the second: their look-up had another connection."""
+
 MEMORY_LIMIT = "memory limit"
 """The server holds as much as it may, until something is trimmed."""
 
@@ -30,11 +33,12 @@ EVENTS = {
     "id ahead": 0.6,
     "storage away": 5.0,
     "key away": 6.0,
+    "audit away": 4.0,
     "server full": 3.0,
     "drain": 2.0,
     "flush": 0.6,
     "group destroyed": 2.0,
-    "stream deleted": 0.8,
+    "stream deleted": 1.6,
     "entry deleted": 2.0,
     "key of another type": 1.5,
     "ids used up": 1.5,
@@ -48,7 +52,7 @@ WORK_WEIGHT = 700.0
 ALWAYS = frozenset({"send", "time passes", "long time passes", "hours pass"})
 """No faults."""
 
-NAMES = [*COMMAND_FAULTS, SLOW_BATCH, MEMORY_LIMIT, *(name for name in EVENTS if name not in ALWAYS)]
+NAMES = [*COMMAND_FAULTS, SLOW_BATCH, *CONFIRM_FAULTS, MEMORY_LIMIT, *(name for name in EVENTS if name not in ALWAYS)]
 """All faults."""
 
 
@@ -60,6 +64,7 @@ class Climate:
         self._kept = rng.choice([0.2, 0.5, 0.9])
         self._share = rng.choice([0.0, 0.02, 0.06, 0.15])
         self._slow = rng.choice([0.0, 0.0, 0.3])
+        self._unconfirmed = rng.choice([0.0, 0.05, 0.2])
         self.most_entries = rng.choice([10**9, 10**9, 40, 100])
         """Of all streams: the server's memory limit."""
         self._faults = self._some(COMMAND_FAULTS)
@@ -81,3 +86,9 @@ class Climate:
     def is_slow(self) -> bool:
         """Whether a batch takes too long."""
         return self._rng.random() < self._slow
+
+    def confirm_fault(self) -> str:
+        """What happens while tokens are confirmed; empty: nothing."""
+        if self._rng.random() >= self._unconfirmed:
+            return ""
+        return self._rng.choices(list(CONFIRM_FAULTS), list(CONFIRM_FAULTS.values()))[0]

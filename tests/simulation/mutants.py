@@ -6,6 +6,18 @@ from typing import Any, NamedTuple
 
 from simulation.commands import ZERO, Group, Stream
 from simulation.events import Id
+from simulation.handling import PuppetHandler
+from simulation.hasty import (
+    AuditsAfterwards,
+    AuditsNoneAlone,
+    AuditsNoneGivenUp,
+    ConfirmsAllTokens,
+    ConfirmsConsistent,
+    ConfirmsFirstTries,
+    RepliesUnaudited,
+    TrustsAnyConnection,
+    TrustsTheFirstTime,
+)
 from simulation.model import Model, Note
 from token_worker.errors import ServerError, Unavailable
 from token_worker.service.loop import Worker, perform
@@ -318,6 +330,7 @@ class Mutant(NamedTuple):
     delivery: type[Delivery] = Delivery
     server: type[Model] = Model
     worker: type[Worker] = Worker
+    handler: type[PuppetHandler] = PuppetHandler
 
 
 def _worker(delivery: type[Delivery], seeds: int) -> Mutant:
@@ -358,4 +371,13 @@ MUTANTS: dict[str, Mutant] = {
     "arrivals noted too early": Mutant(50, server=_NotesOfTheFuture),
     "consumers swept with what they hold": Mutant(100, server=_SweepsHolders),
     "commit on its way forgotten": Mutant(150, worker=_ForgetsItsCommit),
+    "audit after the commit": Mutant(20, worker=AuditsAfterwards),
+    "no audit of what is tried alone": Mutant(50, worker=AuditsNoneAlone),
+    "no audit of what is given up": Mutant(100, worker=AuditsNoneGivenUp),
+    "replies while the audit is away": Mutant(50, worker=RepliesUnaudited),
+    "no confirmation of what was taken again": Mutant(50, handler=ConfirmsFirstTries),
+    "no confirmation of inconsistent tokens": Mutant(50, handler=ConfirmsConsistent),
+    "no confirmation beside values": Mutant(50, handler=ConfirmsAllTokens),
+    "confirmation of another connection": Mutant(50, handler=TrustsAnyConnection),
+    "confirmation that failed forgotten": Mutant(50, handler=TrustsTheFirstTime),
 }

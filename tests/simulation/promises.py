@@ -11,7 +11,8 @@ permitted:
   that lasted for longer than the claim time, if another worker saw that try before it was taken back.
 
 So an outage, a refused command or a lost reply counts as no try: a worker takes it back before its next claim. What is
-put off out of a batch is not tried alone for it, and no worker sleeps while it knows of entries to take.
+put off out of a batch is not tried alone for it, and no worker sleeps while it knows of entries to take, or has put
+some off and not taken that back. What has to be done before a reply: see ``precautions``.
 """
 
 from collections import Counter
@@ -35,16 +36,12 @@ from simulation.events import (
     Written,
 )
 from simulation.model import Model
+from simulation.precautions import INSTEAD, INTERNAL, Precautions
 from simulation.puppets import Terms
+from token_worker.contract.messages import Op
 from token_worker.streams.delivery import EXHAUSTED, GROUP
 from token_worker.streams.protocol import Command, Run
 from token_worker.streams.routes import Route
-
-INSTEAD = b"forbidden"
-"""How the payload of a reply begins that went to the route's own stream, since the request's could not take it."""
-
-INTERNAL = b"internal"
-"""How the payload of the reply to an entry that was given up begins; it may go to either, as ``INSTEAD``."""
 
 NO_ID = "no_id"
 """Reason of a dead letter whose producer cannot be answered."""
@@ -141,6 +138,9 @@ class Books:
         self._unsure: dict[tuple[str, str], int] = {}  # reads of a stream since one failed
         self._taken: dict[str, list[Request]] = {}  # what the last claim of many has brought
         self._looks: dict[tuple[str, str], dict[bool, _Look]] = {}  # at own entries or not, by worker and stream
+        self.precautions = Precautions(
+            frozenset(route.requests.encode() for route in routes if Op.DETOKENIZE in route.ops)
+        )
         self.permitted: Counter[str] = Counter()
         self.settled = 0
         self.elapsed_ms = 0
@@ -207,6 +207,9 @@ class Books:
                     raise Broken(f"{worker} sleeps, and has not read the page after a full one of {key}")
                 if left := look.known & pending:
                     raise Broken(f"{worker} sleeps, and knows of {key} {format_id(min(left)).decode()}")
+            for request in self._streams[key.encode()].open.values():
+                if request.put_off_by == worker and request.id in pending:
+                    raise Broken(f"{worker} sleeps, and has not taken back that {request} was delivered")
 
     def read_failed(self, worker: str, keys: Sequence[str]) -> None:
         """A read of this worker failed: it does not know what was delivered to it from these streams."""
@@ -249,7 +252,7 @@ class Books:
                 self._arrived[event.key, event.entry] = self.elapsed_ms
             match event:
                 case Added() if worker is not None:
-                    self._note_answer(event, answered)
+                    self._note_answer(worker, event, answered)
                 case Claimed():
                     raised += event.deliveries > event.deliveries_before > 0
                     self._note_claim(worker or "", command, event)
@@ -294,7 +297,7 @@ class Books:
                     if self._unsure[place] > 1:  # one is allowed between many tries alone
                         raise Broken(f"{worker} reads {place[1]} on, and has not looked at what a failed read brought")
 
-    def _note_answer(self, event: Added, answered: dict[tuple[bytes, Id], list[str]]) -> None:
+    def _note_answer(self, worker: str, event: Added, answered: dict[tuple[bytes, Id], list[str]]) -> None:
         fields = dict(zip(event.fields[::2], event.fields[1::2], strict=True))
         if event.key in self._dead:
             found = fields[b"dead_stream"], parse_id(fields[b"dead_entry"])
@@ -306,6 +309,8 @@ class Books:
             request = self._streams[key].requests[found[1]]
             if not self._is_right_place(event.key, how, request):
                 raise Broken(f"{request}: the reply went to another stream")
+            if missing := self.precautions.missing(worker, found, how):
+                raise Broken(f"{request}: {missing}")
         if found not in answered:
             raise Broken(f"{found[0].decode()} {format_id(found[1]).decode()}: {outcome} without its acknowledgement")
         answered[found].append(outcome)

@@ -12,21 +12,20 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 from unittest.mock import patch
 
+from simulation.handling import PuppetAudit, PuppetHandler, Services
 from token_worker.errors import ServerError, Unavailable
 from token_worker.lua import Script
 from token_worker.redis_link import RedisLink
 from token_worker.service import loop
-from token_worker.service.handler import Handler, Result
 from token_worker.settings import Settings
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams import answering, give_backs, pending
 from token_worker.streams.clock import ServerClock
-from token_worker.streams.delivery import Answer, Delivery, Entry
+from token_worker.streams.delivery import Delivery
 from token_worker.streams.protocol import Bounded, Command, Run
 from token_worker.streams.retention import Retention
 from token_worker.streams.routes import Route
 from token_worker.streams.slots import Deliveries
-from token_worker.telemetry.audit import Audit
 from token_worker.telemetry.health import Health
 from token_worker.telemetry.metrics import Metrics
 
@@ -52,7 +51,7 @@ class Wait(NamedTuple):
     until: float
 
 
-class Stage(Protocol):
+class Stage(Services, Protocol):
     """What a puppet sees of its world."""
 
     @property
@@ -63,24 +62,19 @@ class Stage(Protocol):
     def on_stage(self) -> "Puppet | None":
         """The puppet that runs now."""
 
-    def handle(self, puppet: "Puppet", entries: Sequence[Entry]) -> list[Result]:
-        """What the handler makes of entries."""
-
-    def internal(self, entry: Entry) -> Answer:
-        """The reply to an entry that is given up."""
-
     def ping(self) -> None:
         """Ask the token storage."""
 
 
 class Terms(NamedTuple):
-    """How the workers of a world are set up; ``worker`` and ``delivery`` are other classes in mutants.
+    """How the workers of a world are set up; ``worker``, ``delivery`` and ``handler`` are other classes in mutants.
 
     With ``is_apart`` they serve each route by itself, as if it were in another slot of a cluster.
     """
 
     worker: type[loop.Worker]
     delivery: type[Delivery]
+    handler: type[PuppetHandler]
     is_apart: bool
     routes: Sequence[Route]
     group: str
@@ -129,9 +123,10 @@ class Puppet:
 
         subject = Deliveries([[route] for route in terms.routes], make) if terms.is_apart else make(terms.routes)
         retention = Retention(terms.routes, terms.group, self.name)
-        silent = _Silent()
-        telemetry = loop.Telemetry(cast(Metrics, silent), cast(Health, silent), cast(Audit, silent))
-        link, handler, tokens = cast(RedisLink, _Link(self, rng)), cast(Handler, self), cast(TokenStorage, self._stage)
+        silent, audit = _Silent(), PuppetAudit(self.name, self._stage)
+        telemetry = loop.Telemetry(cast(Metrics, silent), cast(Health, silent), audit)
+        link, tokens = cast(RedisLink, _Link(self, rng)), cast(TokenStorage, self._stage)
+        handler = terms.handler(self._stage)
         settings = cast(Settings, terms)
         clock = ServerClock(lambda: self._stage.seconds)
         return terms.worker(settings, link, subject, handler, tokens, retention, self.drain, telemetry, clock)
@@ -182,14 +177,6 @@ class Puppet:
             raise outcome
         return outcome
 
-    def handle(self, entries: Sequence[Entry]) -> list[Result]:
-        """As ``Handler.handle``."""
-        return self._stage.handle(self, entries)
-
-    def internal(self, entry: Entry) -> Answer:
-        """As ``Handler.internal``."""
-        return self._stage.internal(entry)
-
 
 class _Link:
     """Stands for the connection to the streams' server.
@@ -239,7 +226,7 @@ class _Link:
 
 
 class _Silent:
-    """Takes any call and says nothing: log, metrics, health, audit."""
+    """Takes any call and says nothing: log, metrics, health."""
 
     def __getattr__(self, _name: str) -> Callable[..., None]:
         return _nothing

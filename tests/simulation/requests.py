@@ -1,16 +1,35 @@
 """Requests of the simulation, and what a handler makes of them: by the kind of each, which stands in its payload."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import cast
 
-from simulation.promises import INSTEAD, INTERNAL, NO_ID, Request
+from simulation.handling import RunItems
+from simulation.precautions import CODES, INSTEAD, INTERNAL, REFUSED, REPLY
+from simulation.promises import NO_ID, Request
 from simulation.puppets import Crash
+from token_worker.contract.messages import Op
 from token_worker.errors import Unavailable
-from token_worker.service.handler import Buried, Postponed, Result
+from token_worker.keys.keyring import Keyring
+from token_worker.service.handler import Account, Buried, Postponed, Result
 from token_worker.streams.delivery import Answer, Entry
+from token_worker.tokens.derivation import Origin
+from token_worker.tokens.engine import Item
+from token_worker.tokens.types import TYPES
 
-KINDS = {"plain": 70, "elsewhere": 10, "later": 20, "no_id": 4, "defect": 3, "killer": 3, "burial_killer": 2}
-"""Kinds with their weights: answered on the route's own stream, or on one that it names; has to wait for a key; has no
-readable id; makes the handler fail; kills whoever handles it; and even who would bury it."""
+KINDS = {
+    "plain": 60,
+    "inconsistent": 10,
+    "elsewhere": 10,
+    "later": 20,
+    "refused": 4,
+    "no_id": 4,
+    "defect": 3,
+    "killer": 3,
+    "burial_killer": 2,
+}
+"""Kinds with their weights: answered on the route's own stream, by a token of its own where it asks for one, or on a
+stream that it names; has to wait for a key; is refused; has no readable id; makes the handler fail; kills whoever
+handles it; and even who would bury it."""
 
 ELSEWHERE = frozenset({"elsewhere", "defect"})
 """Kinds that name a stream for their reply."""
@@ -29,13 +48,13 @@ def request_of(key: bytes, entry: tuple[int, int], kind: str, target: str) -> Re
     return Request(key, entry, target.encode(), is_answerable=kind != "no_id", is_poison=kind in POISON)
 
 
-def handle(entries: Sequence[Entry], ping: Callable[[], None], *, has_keys: bool) -> list[Result]:
-    """As ``Handler.handle``; ``ping`` raises where the token storage is away.
+def handle(entries: Sequence[Entry], run: RunItems, *, has_keys: bool) -> list[Result]:
+    """As ``Handler.handle``; ``run`` raises where the token storage is away, or has not confirmed.
 
     Raises:
         Crash: one of the entries kills its worker.
         RuntimeError: one makes the handler fail.
-        Unavailable: as ``ping`` does.
+        Unavailable: as ``run`` does.
     """
     read = [_read(entry) for entry in entries]
     kinds = {kind for kind, _ in read}
@@ -43,9 +62,20 @@ def handle(entries: Sequence[Entry], ping: Callable[[], None], *, has_keys: bool
         raise Crash
     if "defect" in kinds:
         raise RuntimeError("a defect")
-    ping()
-    results = zip(entries, read, strict=True)
-    return [_result(entry, kind, target, has_keys=has_keys) for entry, (kind, target) in results]
+    results: list[Result] = []
+    items: list[Item] = []
+    for entry, (kind, target) in zip(entries, read, strict=True):
+        if kind == "no_id":
+            results.append(Buried(entry, NO_ID))
+        elif kind == "later" and not has_keys:
+            results.append(Postponed(entry, Unavailable("vault", "ConnectionError")))
+        elif kind == "refused":
+            results.append(_answer(REFUSED, entry, target))
+        else:
+            items.append(_item(entry, kind, target))
+    if items:
+        run(items)
+    return results + [_answer(REPLY, *item.form) for item in items]
 
 
 def internal(entry: Entry) -> Answer:
@@ -59,18 +89,27 @@ def internal(entry: Entry) -> Answer:
         raise Crash
     if kind == "no_id":
         return Answer(entry, b"")
-    payload = _payload(INTERNAL, entry)
-    return Answer(entry, payload) if target == entry.route.responses else Answer(entry, payload, target, payload)
+    return _answer(INTERNAL, entry, target)
 
 
-def _result(entry: Entry, kind: str, target: str, *, has_keys: bool) -> Result:
-    if kind == "no_id":
-        return Buried(entry, NO_ID)
-    if kind == "later" and not has_keys:
-        return Postponed(entry, Unavailable("vault", "ConnectionError"))
+def _item(entry: Entry, kind: str, target: str) -> Item:
+    origin = Origin(entry.route.requests.encode(), entry.id, 0) if kind == "inconsistent" else None
+    tokenize = _op(entry) is Op.TOKENIZE
+    return Item(cast(Keyring, None), TYPES["str"], b"value", tokenize, origin, form=(entry, target))
+
+
+def _op(entry: Entry) -> Op:
+    [op] = entry.route.ops
+    return op
+
+
+def _answer(how: bytes, entry: Entry, target: str) -> Answer:
+    account = Account(_op(entry).value, "", "", None, None, (("", CODES[how]),))
+    payload = _payload(how, entry)
     if target == entry.route.responses:
-        return Answer(entry, _payload(b"reply", entry))
-    return Answer(entry, _payload(b"reply", entry), target, _payload(INSTEAD, entry))
+        return Answer(entry, payload, account=account)
+    instead = payload if how == INTERNAL else _payload(INSTEAD, entry)
+    return Answer(entry, payload, target, instead, account)
 
 
 def _read(entry: Entry) -> tuple[str, str]:

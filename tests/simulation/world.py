@@ -14,6 +14,7 @@ from simulation import faults, requests
 from simulation.commands import LARGEST, START_MS, Stream, after, parse_id
 from simulation.events import Id
 from simulation.faults import Climate
+from simulation.handling import PuppetHandler, RunItems
 from simulation.model import Model
 from simulation.promises import Books, Broken
 from simulation.puppets import Crash, Puppet, Terms, Wait, virtual
@@ -25,6 +26,7 @@ from token_worker.service.loop import Worker
 from token_worker.streams.delivery import COMMIT, Answer, Delivery, Entry
 from token_worker.streams.protocol import Bounded, Command, Run
 from token_worker.streams.routes import Route
+from token_worker.tokens.engine import Item
 
 GROUP = "workers"
 KEPT: dict[str, Any] = {"response_retention_seconds": 15, "dead_letter_retention_seconds": 12}
@@ -73,6 +75,7 @@ class World:
 
     Attributes:
         seconds: monotonic time.
+        storage_life: how many times connections to the token storage were made.
         on_stage: the worker that runs now.
     """
 
@@ -82,13 +85,17 @@ class World:
         delivery: type[Delivery] = Delivery,
         server: type[Model] = Model,
         worker: type[Worker] = Worker,
+        handler: type[PuppetHandler] = PuppetHandler,
     ) -> None:
         self.seconds = 0.0
+        self.storage_life = 1
         self.on_stage: Puppet | None = None
         self._seed = seed
         self._rng = rng = random.Random(seed)
         is_apart, batch_size, max_deliveries = rng.random() < 0.2, rng.choice([1, 4, 8]), rng.choice([2, 3, 5])
-        self._terms = Terms(worker, delivery, is_apart, ROUTES, GROUP, batch_size, CLAIM_IDLE_MS, max_deliveries)
+        self._terms = Terms(
+            worker, delivery, handler, is_apart, ROUTES, GROUP, batch_size, CLAIM_IDLE_MS, max_deliveries
+        )
         self._model = server()
         self._books = Books(self._model, self._terms)
         self._climate = Climate(rng)
@@ -99,7 +106,7 @@ class World:
         self._clock_ms = START_MS
         self._behind_ms = self._leapt_ms = 0
         self._is_at_limit = False
-        self._storage_back = self._keys_back = self._streams_back = self._full_until = 0.0
+        self._storage_back = self._keys_back = self._audit_back = self._streams_back = self._full_until = 0.0
         self._steps = 0
         self._faults: Counter[str] = Counter()
         self._trace = Trace()
@@ -114,6 +121,7 @@ class World:
             "clock jumps back": lambda: self._jump(-rng.choice([100, 10_000, 4_000_000])),
             "storage away": self._lose_storage,
             "key away": self._lose_keys,
+            "audit away": self._lose_audit,
             "server full": self._fill,
             "drain": self._drain,
             "flush": lambda: self._operate("FLUSHALL"),
@@ -172,7 +180,8 @@ class World:
         self._is_quiet = True
         self._clock_ms += self._behind_ms
         self._leapt_ms += self._behind_ms
-        self._storage_back = self._keys_back = self._streams_back = self._full_until = self.seconds
+        self._storage_back = self._keys_back = self._audit_back = self.seconds
+        self._streams_back = self._full_until = self.seconds
         for key in _keys():
             found = self._model.peek(key.encode())
             if isinstance(found, bytes) or (found is not None and found.last[0] == LARGEST[0]):
@@ -352,6 +361,10 @@ class World:
         self._note("-", "key away")
         self._keys_back = self.seconds + self._rng.uniform(0.1, 10)
 
+    def _lose_audit(self) -> None:
+        self._note("-", "audit away")
+        self._audit_back = self.seconds + self._rng.uniform(0.1, 10)
+
     def _lose_all(self) -> None:
         back = self.seconds + self._rng.uniform(0.1, 3)
         self._streams_back = back
@@ -439,8 +452,47 @@ class World:
         if self.seconds < self._storage_back:
             raise Unavailable("tokens", "ConnectionError")
 
-    def handle(self, puppet: Puppet, entries: Sequence[Entry]) -> list[Result]:
+    def find(self, items: Sequence[Item]) -> None:
+        """As the token storage does."""
+        self.ping()
+        for item in items:
+            item.result = item.data
+            if item.tokenize:
+                entry, _ = item.form
+                place = entry.route.requests.encode(), parse_id(entry.id)
+                self._books.precautions.found(self._worker.name, place, self.storage_life)
+
+    def confirm(self) -> int:
+        """As ``WAIT`` of the token storage; it may be another by now."""
+        self.ping()
+        puppet = self._worker
+        fault = "" if self._is_quiet else self._climate.confirm_fault()
+        if fault:
+            self._faults[fault] += 1
+            self._note(puppet.name, fault)
+        if fault == "too few replicas":
+            return 0
+        self.storage_life += fault == "storage made anew"
+        self._books.precautions.confirmed(puppet.name, self.storage_life)
+        return 1
+
+    def audit(self, lines: bytes) -> None:
+        """As the file of the audit."""
+        if self.seconds < self._audit_back:
+            raise Unavailable("audit", "OSError")
+        for line in lines.splitlines():
+            self._books.precautions.wrote(line)
+
+    @property
+    def _worker(self) -> Puppet:
+        """The one that runs now, and asks."""
+        if self.on_stage is None:
+            raise RuntimeError("no worker runs")
+        return self.on_stage
+
+    def handle(self, entries: Sequence[Entry], run: RunItems) -> list[Result]:
         """As ``Handler.handle``."""
+        puppet = self._worker
         if not self._is_quiet and self._climate.is_slow():
             self._faults[faults.SLOW_BATCH] += 1
             self._note(puppet.name, faults.SLOW_BATCH)
@@ -448,7 +500,7 @@ class World:
             if self._rng.random() < 0.5:
                 raise Unavailable("tokens", "TimeoutError")
         try:
-            results = requests.handle(entries, self.ping, has_keys=self.seconds >= self._keys_back)
+            results = requests.handle(entries, run, has_keys=self.seconds >= self._keys_back)
         except RuntimeError:
             self._books.failed(puppet.name, entries[0].route.requests)
             raise

@@ -1,0 +1,97 @@
+"""The handler and the audit of a puppet: they do before a reply what they do in production, on servers of the world.
+
+Tokens are held back by ``Handler`` and ``Safety`` as they are, and lines are made by ``Audit`` as it is.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from types import SimpleNamespace
+from typing import Any, Protocol, cast
+
+from token_worker.redis_link import RedisLink
+from token_worker.service.handler import Handler, Result
+from token_worker.storage.durability import Durability, Safety
+from token_worker.storage.tokens import TokenStorage
+from token_worker.streams.delivery import Answer, Entry
+from token_worker.telemetry.audit import Audit
+from token_worker.tokens.engine import Engine, Item
+
+RunItems = Callable[[list[Item]], None]
+"""Finds tokens and values, and returns when these may be told."""
+
+
+class Services(Protocol):
+    """What the handler and the audit of the worker on stage see of their world."""
+
+    @property
+    def storage_life(self) -> int:
+        """How many times connections to the token storage were made."""
+
+    def handle(self, entries: Sequence[Entry], run: RunItems) -> list[Result]:
+        """What the handler makes of entries."""
+
+    def internal(self, entry: Entry) -> Answer:
+        """The reply to an entry that is given up."""
+
+    def find(self, items: Sequence[Item]) -> None:
+        """Look items up in the token storage, and write new ones."""
+
+    def confirm(self) -> int:
+        """How many replicas have what was written to the token storage."""
+
+    def audit(self, lines: bytes) -> None:
+        """Append to the audit file."""
+
+
+class PuppetHandler(Handler):
+    """Takes requests of the simulation, and values from its token storage."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        link = cast(RedisLink, _StorageLink(services))
+        self._tokens = cast(TokenStorage, SimpleNamespace(safety=self._make_safety(link)))
+        self._engine = cast(Engine, SimpleNamespace(run=lambda items, _now: items))
+        self._now = lambda: 0.0
+
+    def _make_safety(self, link: RedisLink) -> Safety:
+        return Safety(link, Durability(replicas=1), 1)
+
+    def handle(self, entries: Iterable[Entry]) -> list[Result]:
+        """As ``Handler.handle``."""
+        return self._services.handle(list(entries), self._run)
+
+    def internal(self, entry: Entry) -> Answer:
+        """As ``Handler.internal``."""
+        return self._services.internal(entry)
+
+    def _perform(self, items: Any) -> None:
+        self._services.find(items)
+
+
+class _StorageLink:
+    """Stands for the connection to the token storage."""
+
+    name = "tokens"
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    @property
+    def connections(self) -> int:
+        return self._services.storage_life
+
+    def connect(self) -> int:
+        return self.connections
+
+    def call(self, name: str, *_: Any) -> Any:
+        return self._services.confirm() if name == "WAIT" else None
+
+
+class PuppetAudit(Audit):
+    """Writes its lines to a file of the world."""
+
+    def __init__(self, worker: str, services: Services) -> None:
+        self._worker = worker
+        self._services = services
+
+    def _write(self, lines: bytearray) -> None:
+        self._services.audit(bytes(lines))
