@@ -450,7 +450,7 @@ def _told(name: bytes, group: Group) -> list[Any]:
 
 def _raised(pending: Pending, count: int | None, *, just_id: bool) -> int:
     if count is not None:
-        return count
+        return max(count, 0)
     return pending.count if just_id else pending.count + 1
 
 
