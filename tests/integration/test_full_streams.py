@@ -33,6 +33,8 @@ def serving(streams: Valkey, storage: Valkey, **members: Any) -> Iterator[Stack]
     route = {"requests": "tokenize:requests", "responses": "tokenize:responses", "ops": ["tokenize"], **members}
     settings = {"TOKEN_WORKER_ROUTES": msgspec.json.encode([route]).decode()}
     with Stack(streams, storage, settings=settings) as stack:
+        stack.streams.close()
+        stack.streams = streams.client(socket_timeout=120)  # a large entry keeps a busy server from answering
         stack.generate_key(CLIENT)
         yield stack
 
