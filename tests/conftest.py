@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
+from hypothesis import settings
 from servers import OpenBao, Valkey, redis_binary
 from stack import Stack
 
@@ -16,6 +17,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # In the background of a script SIGINT is ignored, and what tests start would inherit that. What has a handler here
     # has the default in processes that we start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+if settings.get_current_profile_name() == "default":  # with CI set, hypothesis has a profile of its own
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
 
 Say = Callable[[str], None]
 _SAID = "said"

@@ -282,7 +282,7 @@ def test_items_up_to_the_limit(format: Format) -> None:
 
 
 @formats
-@pytest.mark.parametrize("depth", [2_000, 100_000])
+@pytest.mark.parametrize("depth", [20_000, 100_000])  # Python 3.13 reads some 10,000
 @pytest.mark.parametrize("id_first", [True, False])
 def test_deep_nesting_is_answered(depth: int, id_first: bool, format: Format) -> None:
     """A payload nested too deeply for a decoder is refused, and its producer found without recursion."""
