@@ -47,7 +47,7 @@ def release(port: int) -> None:
 
 
 def take(port: int) -> bool:
-    """Whether the port is now this process', and was nobody's before."""
+    """Hold the port, and tell whether that worked: nobody may hold it already."""
     lock = socket.socket(socket.AF_UNIX)
     try:
         lock.bind(f"\0token-worker port {port}")
@@ -61,7 +61,7 @@ def take(port: int) -> bool:
 
 
 def listens(pid: int, port: int) -> bool:
-    """Whether this very process listens on the port: another one might, and answer in its place."""
+    """Tell whether this very process listens on the port: another one might, and answer in its place."""
     inodes = {
         columns[9]
         for file in ("tcp", "tcp6")

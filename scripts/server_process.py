@@ -14,10 +14,10 @@ import ports
 from ending import uninterrupted
 
 START_SECONDS = 90
-"""How long a server may take until it answers, on a machine with much else to do."""
+"""Longest time until a server answers, on a machine with much else to do."""
 
 STARTS = 5
-"""How often a server is started with other ports than those that somebody else took."""
+"""Starts of a server, each with other ports than those that somebody else took."""
 
 
 class _PortTakenError(RuntimeError):

@@ -128,5 +128,5 @@ class ServerFaults:
 
 
 def _refused(client: Any, code: str) -> int:
-    """How often the server has answered with this error."""
+    """Count the answers of the server that were this error."""
     return int(client.info("errorstats").get(f"errorstat_{code}", {}).get("count", 0))

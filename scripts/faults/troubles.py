@@ -28,13 +28,13 @@ RATE = 300
 WORKERS = 3
 REPLIES_BEFORE = 300
 REPLIES_AFTER = 300
-"""How many requests are answered before a trouble, and after it, at least."""
+"""Fewest requests that are answered before a trouble, and after it."""
 
 PUT_OFF = 10_000
 """Requests that wait for a key; their client is new."""
 
 DRAIN_SECONDS = 10.0
-"""How long they may take once the key is there, besides three times as long as without the outage."""
+"""Time for them once the key is there, besides three times the time without the outage."""
 
 SENT_AT_ONCE = 1000
 NEWCOMER = "shop-newcomer"

@@ -124,7 +124,7 @@ _FRAMES = (
     ),
     *((b"[", b"]"), (b"\xff\xfe", b""), (b"\xfe\xff", b""), (b"\x0b", b"\x0c")),
 )
-"""What may stand before and behind a message."""
+"""Bytes that may stand before and behind a message."""
 _TRACES: tuple[bytes, ...] = (
     *(b"", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", b"\xff\xfe", b"x" * 5000, b"\x00", b"a=b,c=d"),
 )

@@ -19,7 +19,7 @@ from ledger import GROUP, NONE, Ledger
 KNOWN, OTHER = "shop-frontend", "another-client"
 DEPTHS = (1000, 5000, 20_000) if os.environ.get("LONG_TESTS") else (5000,)
 SLOWER = 3
-"""How many times as long as a fresh backlog one that was put off may take: what is demanded of workers."""
+"""Most that a backlog which was put off may take, as a multiple of a fresh one."""
 
 LOST_READS = 3
 BATCH = 250
@@ -73,7 +73,7 @@ def duration_ms(stack: Stack, replies: int) -> int:
 
 
 def drain_fresh(setting: Setting, depth: int, start: int) -> int:
-    """How long a worker takes for a backlog that it has not seen before."""
+    """Measure how long a worker takes for a backlog that it has not seen before."""
     setting.worker.signal(signal.SIGSTOP)
     ledger = requests(setting.stack, depth, KNOWN, start)
     setting.worker.signal(signal.SIGCONT)
@@ -144,5 +144,5 @@ def test_backlog_after_lost_reads_drains_like_a_fresh_one(setting: Setting, say:
 
 
 def calls(stack: Stack, command: str) -> int:
-    """How often the server of the streams has done a command."""
+    """Count how often the server of the streams has done a command."""
     return int(stack.streams.info("commandstats").get(f"cmdstat_{command}", {}).get("calls", 0))

@@ -92,7 +92,7 @@ def test_list_longer_than_a_request(client: Any, served: Stack) -> None:
 
 
 def test_none_in_a_list_stays_none(client: Any, served: Stack) -> None:
-    """What has no value (an empty column, NULL) has no token: ``None`` keeps its place, and is not sent."""
+    """``None`` in a list (an empty column, NULL) has no token: it keeps its place, and is not sent."""
     one, two = client.tokenize(["Grace", "Ada"])
     sent = served.streams.xlen("tokenize:requests")
     assert client.tokenize([None, "Grace", None, None, "Ada"], type="str") == [None, one, None, None, two]
