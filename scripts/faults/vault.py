@@ -123,7 +123,9 @@ class VaultFaults:
         try:
             if client is not None:
                 self._scene.producer.add_client(*client)
-            is_told = self._wait(lambda: said.any("key storage is away", "token not renewed") and self._goes_on())
+            is_told = self._wait(
+                lambda: said.any("key storage unavailable", "Vault token not renewed") and self._goes_on()
+            )
             self._over.wait(begin + seconds - time.monotonic())
             return is_told
         finally:
@@ -133,7 +135,7 @@ class VaultFaults:
         said = _Said(self._kept)
         self._note_answers()
         self._bao.call("PUT", "sys/leases/revoke-prefix/auth/approle/login")
-        return self._wait(lambda: said.any("logging in again", "logged in again") and self._goes_on())
+        return self._wait(lambda: said.any("logging in again", "logged in to Vault again") and self._goes_on())
 
     def _change_secret_id(self) -> bool:
         old = self._bao.call("LIST", f"{ROLE}/secret-id")["data"]["keys"]
@@ -149,7 +151,7 @@ class VaultFaults:
         said = _Said(self._started)
         self._note_answers()
         self._bao.call("POST", "secret/data/acra/transport", data={"acra_master_key": self._master_keys[0]})
-        return self._wait(lambda: said.any("two master keys are at hand") and self._goes_on())
+        return self._wait(lambda: said.any("two master keys loaded") and self._goes_on())
 
     def _wait(self, condition: Callable[[], bool]) -> bool:
         deadline = time.monotonic() + NOTICED_SECONDS

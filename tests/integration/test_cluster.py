@@ -120,7 +120,7 @@ def test_entries_of_a_slot_on_its_way_are_not_given_up(storage_server: Valkey, t
             if len(streams & {*found}) == 1 and len(ledger) == 5:
                 ledger.add_new(1, start=1, route=FIRST)
                 ledger.send()
-                wait_until(lambda: log.read_text().count("entries are left for later") > 2, "tries that fail")
+                wait_until(lambda: log.read_text().count("entries left pending for a retry") > 2, "tries that fail")
 
         cluster.move_slot(slot_of(FIRST), target, amid)
         assert ledger.settle() == NONE
@@ -256,7 +256,7 @@ def test_worker_without_a_node(storage_server: Valkey, tmp_path: Path) -> None:
             return [(line["stream"], line.get("reason")) for line in lines if line["event"] == event]
 
         down.kill()
-        wait_until(lambda: told("the server of the route is away, the route rests"), "the route to rest")
+        wait_until(lambda: told("route paused: its server is unavailable"), "the route to rest")
         with other.client() as client:
             request = {"id": "1", "op": "tokenize", "client_id": CLIENT, "type": "str", "value": "x"}
             client.xadd(f"{SECOND}:requests", {"payload": json.dumps(request)})
@@ -278,10 +278,10 @@ def test_worker_without_a_node(storage_server: Valkey, tmp_path: Path) -> None:
         assert not [name for name in checks if "reachable" in name]
         assert checks[f"streams at 127.0.0.1:{other.port}: version"] == checks[f"{SECOND}:requests: group"] == "ok"
         down.start()
-        wait_until(lambda: told("the server of the route is back"), "the route to be served")
-        [(stream, reason)] = told("the server of the route is away, the route rests")
+        wait_until(lambda: told("route resumed: its server is available again"), "the route to be served")
+        [(stream, reason)] = told("route paused: its server is unavailable")
         assert (stream, reason) in {(f"{FIRST}:requests", why) for why in ("ConnectionRefusedError", "ConnectionError")}
-        assert told("the server of the route is back") == [(f"{FIRST}:requests", None)]
+        assert told("route resumed: its server is available again") == [(f"{FIRST}:requests", None)]
 
 
 def test_server_that_is_in_no_cluster(streams_server: Valkey) -> None:

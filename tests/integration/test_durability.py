@@ -180,7 +180,7 @@ def test_rights_that_are_printed_are_enough_for_fsync(
         ledger.add_new(10)
         ledger.send()
         assert ledger.settle() == NONE
-        assert has_said(log, "fsync rests on appendfsync always") == (binary is valkey_binary)
+        assert has_said(log, "fsync requires appendfsync always") == (binary is valkey_binary)
 
 
 def test_worker_without_a_right_that_durability_needs_names_it(streams_server: Valkey, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_keys_at_hand_serve_past_their_age_and_no_longer(setting: Setting, tmp_p
     wait_until(lambda: stack.streams.xlen("tokenize:responses") == 10 + BACKLOG, "the known client's replies")
     assert known.compare() == NONE
     assert len(other.compare().lost) == 50
-    assert "going on with the keys at hand" in log.read_text()
+    assert "cached keys are used" in log.read_text()
     # the same to the end of its grace;
     put_clock(AGE_SECONDS + GRACE_SECONDS - 60)
     known = requests(stack, BACKLOG, KNOWN, 10_000)
@@ -154,7 +154,7 @@ def test_names_of_nobody_push_out_no_key(setting: Setting, tmp_path: Path) -> No
     assert {reply["error"]["code"] for reply in replies.values()} == {"unknown_client"}
     keys.go_away()
     other = requests(stack, 5, OTHER, 0)
-    wait_until(lambda: "going on with the keys at hand" in log.read_text(), "the outage to be met")
+    wait_until(lambda: "cached keys are used" in log.read_text(), "the outage to be met")
     known = requests(stack, 100, KNOWN, 1000)
     wait_until(lambda: stack.streams.xlen("tokenize:responses") == 10 + count + 100, "the known client's replies")
     assert known.compare() == NONE

@@ -132,7 +132,7 @@ def test_token_storage_away_while_workers_restart_costs_no_entry(
         for number, ending in enumerate(cycle([signal.SIGKILL, signal.SIGTERM])):
             log = tmp_path / f"{number}.log"
             worker = stack.start_worker(log=log)
-            notice = "worker is ready" if ending is signal.SIGKILL else "server is away"
+            notice = "worker is ready" if ending is signal.SIGKILL else "server unavailable"
             wait_until(lambda log=log, notice=notice: has_said(log, notice), notice)  # type: ignore[misc]  # defaults bind
             worker.signal(ending)
             assert worker.wait() == (0 if ending is signal.SIGTERM else -signal.SIGKILL)
@@ -162,7 +162,7 @@ def test_token_storage_that_is_full_costs_no_entry(streams_server: Valkey, stora
         for number in range(3):
             log = tmp_path / f"{number}.log"
             worker = stack.start_worker(log=log)
-            wait_until(lambda log=log: has_said(log, "server is away", "tokens", "OOM"), "the worker to notice")  # type: ignore[misc]  # a default binds
+            wait_until(lambda log=log: has_said(log, "server unavailable", "tokens", "OOM"), "the worker to notice")  # type: ignore[misc]  # a default binds
             worker.signal(signal.SIGTERM)
             assert worker.wait() == 0
         # Then, when there is memory again, every request is answered, and none was buried.
@@ -317,7 +317,7 @@ def test_server_away_at_start_is_waited_for(
         proxy.go_away()
         ledger = requests(stack, 10)
         worker = stack.start_worker(log=log)
-        wait_until(lambda: has_said(log, "away", f'"{role}"'), "the worker to say so")
+        wait_until(lambda: has_said(log, "unavailable", f'"{role}"'), "the worker to say so")
         proxy.come_back()
         assert ledger.settle() == NONE
         assert worker.is_alive

@@ -86,7 +86,7 @@ def test_replies_wait_where_the_ids_of_their_stream_are_used_up(stack: Stack, tm
     log = tmp_path / "log"
     worker = stack.start_worker(log=log)
     # When a worker serves them
-    wait_until(lambda: has_said(log, "cannot be used", "tokenize:responses", USED_UP), "the worker to say so")
+    wait_until(lambda: has_said(log, "cannot be written", "tokenize:responses", USED_UP), "the worker to say so")
     # Then only those are acknowledged that were answered,
     before = replies(stack, "tokenize:responses")
     assert (len(before), pending(stack)) == (left, 5 - left)
@@ -120,7 +120,7 @@ def test_unreadable_entry_waits_where_the_ids_of_the_dead_letters_are_used_up(st
     [entry] = stack.send([b"no message"])
     log = tmp_path / "log"
     stack.start_worker(log=log)
-    wait_until(lambda: has_said(log, "cannot be used", "tokenize:requests:dead", USED_UP), "the worker to say so")
+    wait_until(lambda: has_said(log, "cannot be written", "tokenize:requests:dead", USED_UP), "the worker to say so")
     assert pending(stack) == 1
     stack.streams.delete("tokenize:requests:dead")
     wait_until(lambda: pending(stack) == 0, "the burial")

@@ -337,10 +337,10 @@ def test_worker_says_that_ids_are_ahead_and_when_that_is_over(stack: Stack, tmp_
     seconds, _ = stack.streams.time()
     stack.streams.xadd("detokenize:responses", {"payload": "x"}, id=f"{(seconds + 86_400) * 1000}-0")
     stack.start_worker(log=log)
-    wait_until(lambda: "ids of a stream are ahead" in log.read_text(), "the warning")
+    wait_until(lambda: "stream ids are ahead" in log.read_text(), "the warning")
     stack.streams.delete("detokenize:responses")
     stack.streams.xadd("detokenize:responses", {"payload": "x"})
-    wait_until(lambda: "ids of a stream are no longer ahead" in log.read_text(), "the end of it")
+    wait_until(lambda: "stream ids are no longer ahead" in log.read_text(), "the end of it")
     [told] = [line for line in map(msgspec.json.decode, log.read_text().splitlines()) if "ahead_seconds" in line]
     assert (told["stream"], told["level"]) == ("detokenize:responses", "warning")
     assert 86_000 < told["ahead_seconds"] <= 86_400

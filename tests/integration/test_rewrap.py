@@ -418,7 +418,7 @@ def test_master_key_is_replaced_under_load(
     load.turn()
     assert keys_command(stack, in_redis, "rewrap", "--new-master-key").returncode == 0
     load.turn()
-    assert all("two master keys are at hand" in log.read_text() for log in restart())
+    assert all("two master keys loaded" in log.read_text() for log in restart())
     load.turn()
     assert keys_command(stack, in_redis, "rotate", OWNER.id, "--yes").returncode == 0
     assert keys_command(stack, in_redis, "rewrap", "--workers-have-both").returncode == 0
@@ -440,7 +440,7 @@ def test_worker_serves_keys_of_both_master_keys(stack: Stack, tmp_path: Path) ->
     requests = [{"id": "1", **tokenize(1)}, {"id": "2", **tokenize(1), "client_id": "other_client"}]
     assert {reply["status"] for reply in stack.ask(requests).values()} == {"ok"}
     log = (tmp_path / "log").read_text()
-    assert "two master keys are at hand" in log
+    assert "two master keys loaded" in log
     assert f'"key": "{OWNER.key_name}"' in log.replace('":"', '": "')
     assert text(NEW) not in log
 

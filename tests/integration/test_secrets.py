@@ -131,7 +131,7 @@ def test_a_crash_prints_no_secret(watched: tuple[Stack, Path]) -> None:
     stack.storage.acl_setuser("default", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-msetnx"])
     try:
         stack.send([GOOD])
-        wait_until(lambda: "server is away" in log.read_text(), "the outage in the log")
+        wait_until(lambda: "server unavailable" in log.read_text(), "the outage in the log")
         output = log.read_text()
     finally:
         stack.storage.acl_setuser("default", enabled=True, nopass=True, keys=["*"], commands=["+@all"])

@@ -744,7 +744,7 @@ class TestLogIn:
                 settings.update(Admin(server).approle("approle", tmp_path, token_ttl="2s"))
                 role_id = vault.settings.role_id
                 Admin(server).do("POST", "auth/approle/role/worker/role-id", role_id=role_id)
-                wait_until(lambda: any(line["event"] == "logged in again" for line in logs))
+                wait_until(lambda: any(line["event"] == "logged in to Vault again" for line in logs))
             vault.close()
         assert logs[0]["log_level"] == "warning"
         assert logs[0]["reason"] == "ConnectionError"
@@ -916,7 +916,7 @@ class TestTls:
         """With VAULT_SKIP_VERIFY any certificate will do, and the log says so."""
         with structlog.testing.capture_logs() as logs:
             self.connect(tls_server, skip_verify=True)
-        assert [line["event"] for line in logs] == ["the certificate of Vault is not checked"]
+        assert [line["event"] for line in logs] == ["Vault certificate is not checked"]
 
     def test_https_to_a_server_without_tls(self, openbao_server: OpenBao) -> None:
         """An https:// address of a server that speaks http is a failure of TLS, not a server that is away."""

@@ -125,6 +125,6 @@ def test_streams_and_storage_on_one_server_are_warned_about(streams_server: Valk
         stack.generate_key(OWNER.id)
         stack.start_worker(log=log)
         wait_until(lambda: "worker is ready" in log.read_text(), "the worker")
-        assert "on one server" in log.read_text()
+        assert "share one server" in log.read_text()
         request = {"id": "1", "op": "tokenize", "client_id": OWNER.id, "type": "str", "value": "any value"}
         assert stack.ask([request])["1"]["status"] == "ok"

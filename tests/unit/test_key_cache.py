@@ -219,8 +219,8 @@ def test_back_off_and_return(cache: KeyCache, store: FakeStore, clock: Clock) ->
 
     assert 3 < asked < 12
     assert [(event["event"], event["log_level"]) for event in events] == [
-        ("key storage is away, going on with the keys at hand", "warning"),
-        ("key storage is back", "info"),
+        ("key storage unavailable: cached keys are used", "warning"),
+        ("key storage available again", "info"),
     ]
 
 
@@ -516,7 +516,7 @@ def test_unreadable_key_in_the_history(cache: KeyCache, store: FakeStore, clock:
     assert oldest in ring.keys
     assert events == [
         {
-            "event": "key of the history cannot be unwrapped",
+            "event": "key of the history cannot be unwrapped with the master key",
             "key": "shop-frontend_storage_sym.old/2026-02-01T00:00:00",
             "log_level": "error",
         }

@@ -162,8 +162,8 @@ def test_outage_beside_the_loop(cache: KeyCache, store: FakeStore, clock: Clock,
         known(cache, aside, SHOP)
         assert cache.away is None
     assert [(event["event"], event["log_level"]) for event in events] == [
-        ("key storage is away, going on with the keys at hand", "warning"),
-        ("key storage is back", "info"),
+        ("key storage unavailable: cached keys are used", "warning"),
+        ("key storage available again", "info"),
     ]
 
 

@@ -23,7 +23,7 @@ from token_worker.service.start import KeyAccess
 
 _NEXT_STEPS = """\
 The new master key is in Vault; keys are still sealed with the previous one. Next:
-  1. restart every worker: it then holds both, and logs "two master keys are at hand"
+  1. restart every worker: it then holds both, and logs "two master keys loaded"
   2. token-worker keys rewrap --workers-have-both
   3. restart AcraServer and AcraTranslator as soon as that has ended
 From now on, and until step 2 has ended, an AcraServer or AcraTranslator that is restarted does not start: do not
@@ -180,7 +180,7 @@ def rewrap(config: Path | None, *, new_master_key: bool, workers_have_both: bool
         if counts["previous"]:
             confirm(
                 workers_have_both,
-                'Were all workers restarted with both master keys (log: "two master keys are at hand")?',
+                'Were all workers restarted with both master keys (log: "two master keys loaded")?',
                 "--workers-have-both",
             )
         with _progress("sealing keys") as progress:

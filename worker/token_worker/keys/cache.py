@@ -290,14 +290,14 @@ class KeyCache:
                 self._lose(error)
                 continue
             if self._away is not None:
-                log.info("key storage is back")
+                log.info("key storage available again")
             self._away, self._wait_seconds, self._ask_again_at = None, RETRY_SECONDS[0], float("-inf")
             for owner, sealed in zip(owners, texts, strict=True):
                 self._install(owner, sealed, asked_at)
 
     def _lose(self, error: Unavailable) -> None:
         if self._away is None:
-            log.warning("key storage is away, going on with the keys at hand", server=error.server, reason=error.reason)
+            log.warning("key storage unavailable: cached keys are used", server=error.server, reason=error.reason)
         self._away = error
         self._ask_again_at = self._clock() + self._wait_seconds
         self._wait_seconds = min(self._wait_seconds * 2, RETRY_SECONDS[1])
@@ -429,7 +429,7 @@ class KeyCache:
                 slot.history[name] = self._unwrap(sealed, ring.owner)
             except Damaged:
                 if not ring.some_unreadable:
-                    log.error("key of the history cannot be unwrapped", key=name)
+                    log.error("key of the history cannot be unwrapped with the master key", key=name)
                 ring.some_unreadable = True
         if slot.ring is not None and slot.ring is not ring:
             _add(slot.ring, slot.history.values())

@@ -63,7 +63,7 @@ class Vault:
         if settings.skip_verify:
             # Said once, here, instead of at each request.
             warnings.filterwarnings("ignore", message="Unverified HTTPS request")
-            _log.warning("the certificate of Vault is not checked")
+            _log.warning("Vault certificate is not checked")
         self._lock = threading.RLock()
         self._adapter = self._make_adapter()
         self._readers = Readers(self._make_adapter)
@@ -276,7 +276,7 @@ class Vault:
                 try:
                     self._send(Token(self._adapter).revoke_self)
                 except (Unavailable, MasterKeyError, hvac.exceptions.VaultError) as error:
-                    _log.info("token not revoked", reason=type(error).__name__)
+                    _log.info("Vault token not revoked", reason=type(error).__name__)
                 self._adapter.token = None
             self._adapter.close()
 
@@ -341,7 +341,7 @@ class Vault:
                         raise MasterKeyError(
                             f"{denied}; or the token has ended: set VAULT_TOKEN to a new one"
                         ) from None
-                    _log.info("token has ended, logging in again")
+                    _log.info("Vault token expired, logging in again")
                     self._log_in()
                     return self._answer(request, "data")
             except hvac.exceptions.InvalidPath:
@@ -449,10 +449,10 @@ class Vault:
                 self._prolong()
             except Unavailable as error:
                 failures += 1
-                _log.warning("token not renewed", reason=error.reason, failures=failures)
+                _log.warning("Vault token not renewed", reason=error.reason, failures=failures)
             except MasterKeyError as error:
                 failures += 1
-                _log.error("token not renewed", reason=str(error), failures=failures)
+                _log.error("Vault token not renewed", reason=str(error), failures=failures)
                 if self.settings.auth == "token":
                     return
             else:
@@ -477,7 +477,7 @@ class Vault:
                     pass
                 else:
                     if self._lease.granted >= lease.granted:
-                        _log.info("token renewed", seconds_left=self._lease.granted)
+                        _log.info("Vault token renewed", seconds_left=self._lease.granted)
                         return
             if self.settings.auth == "token":
                 raise MasterKeyError(
@@ -485,7 +485,7 @@ class Vault:
                     " set VAULT_TOKEN to a new one and start again"
                 )
             self._log_in()
-            _log.info("logged in again", seconds_left=self.seconds_left)
+            _log.info("logged in to Vault again", seconds_left=self.seconds_left)
 
 
 def _denied(doing: str, right: str, mount: str, path: str, api_path: str) -> str:

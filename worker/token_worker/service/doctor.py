@@ -196,9 +196,7 @@ def _durability(durability: Durability, link: Link, *, is_elected: bool) -> Chec
                 return Check(name, "finding", "fsync: a replica that Sentinels promote may not have all", remedy)
             if examine_fsync(link):
                 return Check(name, "ok", "fsync: a reply follows the disk")
-            return Check(
-                name, "unknown", "fsync rests on appendfsync always, which this user may not look at", _AS_ADMIN
-            )
+            return Check(name, "unknown", "fsync requires appendfsync always, which this user may not check", _AS_ADMIN)
         if durability.replicas:
             replicas = int(_info(link).get("connected_slaves", 0))
             message = f"replicas:{durability.replicas}, and {replicas} are connected"
@@ -353,7 +351,7 @@ def _sample(master_keys: MasterKeys, store: Any) -> Iterator[Check]:
         yield Check("master key", "ok", f"opens {len(sample)} keys of {len(found)}, drawn by chance")
     if master_keys.previous is not None:
         remedy = "`token-worker keys rewrap`, then drop the previous one and restart the workers"
-        yield Check("previous master key", "finding", "two master keys are at hand", remedy)
+        yield Check("previous master key", "finding", "two master keys loaded", remedy)
 
 
 def _vault(access: KeyAccess, settings: Settings) -> Iterator[Check]:

@@ -109,7 +109,7 @@ def perform(protocol: Protocol[T], link: Link, *, is_begun: bool = False) -> T:
             else:
                 reply = link.call(*command)
         except TooMuch as raised:
-            log.info("requests grew so large that a read was given up, they are claimed in small parts")
+            log.info("read aborted: entries too large, claiming them in small parts")
             error = raised.with_traceback(None)  # its frames hold what was read
         except (Unavailable, ServerError) as raised:
             error = raised
@@ -127,7 +127,7 @@ class BackOff:
         """Say which server is away and why, then wait."""
         seconds = self._seconds * random.uniform(0.5, 1)  # noqa: S311 - spreads the workers' times, guards nothing
         self._health.not_ready(str(error))
-        log.warning("server is away", server=error.server, reason=error.reason, retry_in_seconds=round(seconds, 2))
+        log.warning("server unavailable", server=error.server, reason=error.reason, retry_in_seconds=round(seconds, 2))
         self._seconds = min(self._seconds * 2, BACK_OFF_SECONDS[1])
         gc.collect()  # errors hold what they were about, and each other: an outage must not gather them
         end = time.monotonic() + seconds
@@ -138,7 +138,7 @@ class BackOff:
     def reset(self) -> None:
         """All is well again."""
         if self._seconds != BACK_OFF_SECONDS[0]:
-            log.info("servers are back")
+            log.info("servers available again")
         self._health.ready()
         self._seconds = BACK_OFF_SECONDS[0]
 
@@ -262,7 +262,7 @@ class Worker:
         if self._groups_made_again != self._delivery.groups_made_again:
             self._groups_made_again = self._delivery.groups_made_again
             self._metrics.group_made_again()
-            log.warning("consumer groups were gone and have been made again", times=self._groups_made_again)
+            log.warning("missing consumer groups were created again", times=self._groups_made_again)
         self._tell_who_rests()
         self._idle.reset()
         if batch.alone:
@@ -292,11 +292,11 @@ class Worker:
         away = self._delivery.away
         paused = set(self._delivery.paused) - away.keys()
         for route in paused - self._paused:
-            log.error("a stream of the route cannot be used, the route rests", stream=route.requests)
+            log.error("route paused: its request stream cannot be read", stream=route.requests)
         for route in away.keys() - self._away:
-            log.error("the server of the route is away, the route rests", stream=route.requests, reason=away[route])
+            log.error("route paused: its server is unavailable", stream=route.requests, reason=away[route])
         for route in self._away - away.keys():
-            log.info("the server of the route is back", stream=route.requests)
+            log.info("route resumed: its server is available again", stream=route.requests)
         self._paused, self._away = paused, set(away)
 
     def _answer(self, entries: list[Entry], *, alone: bool, more: bool) -> None:
@@ -388,7 +388,7 @@ class Worker:
             self._spans.answered(answers, done, taken_ns)
         if done.suppressed or done.forbidden:
             log.info(
-                "some replies were not written as asked", suppressed=done.suppressed, forbidden=len(done.forbidden)
+                "some replies were suppressed or refused", suppressed=done.suppressed, forbidden=len(done.forbidden)
             )
         if done.stuck:
             self._stuck(done)
@@ -409,21 +409,23 @@ class Worker:
                 self._stuck(done)
             elif done.written:
                 self._metrics.dead_letter(reason)
-                log.warning("dead letter", reason=reason, deliveries=entry.deliveries, **names_of(entry))
+                log.warning(
+                    "entry moved to the dead letters", reason=reason, deliveries=entry.deliveries, **names_of(entry)
+                )
                 if self._spans is not None:
                     self._spans.buried(entry, Code.INTERNAL.value if reply else reason, self._taken_ns)
             return
 
     def _put_off(self, entries: Sequence[Entry], error: Unavailable) -> None:
         """Leave entries that cannot be answered now for later, so that other slots have their turn."""
-        log.warning("entries are left for later", entries=len(entries), server=error.server, reason=error.reason)
+        log.warning("entries left pending for a retry", entries=len(entries), server=error.server, reason=error.reason)
         self._give_back(entries)
 
     def _stuck(self, done: Committed) -> None:
         """Leave entries pending since a stream of their route cannot take what is to be written there."""
         for stream, reason in done.refused.items():
             log.error(
-                "a stream of the route cannot be used, its entries stay pending",
+                "entries stay pending: a stream of their route cannot be written",
                 stream=stream,
                 reason=reason,
                 entries=len(done.stuck),
@@ -432,7 +434,7 @@ class Worker:
 
     def _postpone(self, postponed: Sequence[Postponed]) -> None:
         for entry, why in postponed:
-            log.debug("entry has to wait for a key", server=why.server, reason=why.reason, **names_of(entry))
+            log.debug("entry waits for a key", server=why.server, reason=why.reason, **names_of(entry))
         self._give_back([entry for entry, _ in postponed])
 
     def _give_back(self, entries: Sequence[Entry]) -> None:
@@ -442,7 +444,9 @@ class Worker:
         try:
             self._perform(self._delivery.put_off(entries, time.monotonic()))
         except Unavailable as error:
-            log.warning("entries are put off as soon as the server is back", entries=len(entries), reason=error.reason)
+            log.warning(
+                "entries will be given back when the server is available", entries=len(entries), reason=error.reason
+            )
 
     def _tend(self) -> None:
         """Trim the streams where it is time to; failing at that never stops the work, and it takes turns with that."""
@@ -455,26 +459,26 @@ class Worker:
                 if (spent := time.monotonic() - began) > TEND_SECONDS:
                     self._retention.rest(now + (1 + REST_RATIO) * spent)
         except Unavailable as error:
-            log.warning("streams could not be trimmed", reason=str(error))
+            log.warning("trimming stopped: server unavailable", reason=str(error))
 
     def _tell_trimmed(self, done: Trimmed) -> None:
         for stream, reason in done.refused:
             log.warning("streams of a route could not be trimmed", stream=stream, reason=reason)
         if done.given_up:
-            log.warning("replies are deleted that a group of readers has not read for long", groups=done.given_up)
+            log.warning("unread replies deleted: a consumer group stopped reading", groups=done.given_up)
         if done.deleted or done.consumers:
             log.debug("streams trimmed", entries=done.deleted, consumers=done.consumers)
         for stream, ahead_ms in done.ahead_ms.items():
             if ahead_ms > AHEAD_MS and stream not in self._ids_ahead:
                 self._ids_ahead.add(stream)
                 log.warning(
-                    "ids of a stream are ahead of the server's clock, its entries are kept by when they arrived",
+                    "stream ids are ahead of the server's clock: entries expire by arrival time",
                     stream=stream,
                     ahead_seconds=ahead_ms / 1000,
                 )
             elif ahead_ms <= AHEAD_MS and stream in self._ids_ahead:
                 self._ids_ahead.remove(stream)
-                log.info("ids of a stream are no longer ahead of the server's clock", stream=stream)
+                log.info("stream ids are no longer ahead of the server's clock", stream=stream)
 
     def _leave(self) -> None:
         """Take this worker's consumer out of the groups; one that still holds entries stays, they are taken over."""

@@ -153,7 +153,7 @@ def serve(settings: Settings) -> None:
         routes=[route.requests for route in settings.routes],
     )
     if settings.streams_and_storage_share_server:
-        log.warning("streams and key or token storage are on one server; set TOKEN_WORKER_KEYS_URL to one of their own")
+        log.warning("streams and storage share one server: set TOKEN_WORKER_KEYS_URL to another")
     access = KeyAccess(settings)
     keys: KeyCache | None = None
 
@@ -179,7 +179,7 @@ def serve(settings: Settings) -> None:
             return
         delivery = _delivery(settings)
         if access.previous_master_key is not None:
-            log.warning("two master keys are at hand: keys sealed with the previous one are read, too")
+            log.warning("two master keys loaded: keys sealed with the previous one are read, too")
         keys = _key_cache(settings, key_store, master_key, access.previous_master_key)
         metrics.watch("token_worker_key_cache_hits", "Look-ups of keys that were cached.", lambda: keys.hits)
         metrics.watch("token_worker_key_cache_misses", "Look-ups of keys that were not.", lambda: keys.misses)
@@ -242,7 +242,7 @@ def _spans(settings: Settings) -> "Spans | None":
         return None
     from token_worker.telemetry.spans import Spans  # noqa: PLC0415 - of the extra "otel"
 
-    log.info("requests that are traced get spans")
+    log.info("tracing enabled: traced requests get spans")
     return Spans(tracer, settings)
 
 

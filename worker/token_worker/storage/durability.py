@@ -145,7 +145,7 @@ def examine_fsync(link: Link) -> bool:
     found = _call(link, {_NO_RIGHT}, "CONFIG", "GET", "appendfsync", "no-appendfsync-on-rewrite")
     if not found:
         if not is_trusted:
-            log.warning("fsync rests on appendfsync always, which this user may not look at", server=link.name)
+            log.warning("fsync requires appendfsync always, which this user may not check", server=link.name)
         return is_trusted
     policy = _pairs(found)
     if policy.get("appendfsync") not in ({"always", "everysec"} if is_trusted else {"always"}):

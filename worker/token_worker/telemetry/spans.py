@@ -88,7 +88,7 @@ class Spans:
         except Exception:  # whoever set the provider up: it is code of theirs
             if not self._has_failed:
                 self._has_failed = True
-                log.exception("spans are lost, the tracer provider fails", **names_of(entry))
+                log.exception("spans are lost: the tracer provider failed", **names_of(entry))
 
 
 def _error_of(answer: Answer) -> str | None:
