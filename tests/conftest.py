@@ -4,12 +4,14 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from servers import OpenBao, Valkey, redis_binary
 from stack import Stack
 
+import token_worker
 from clients import KINDS, Kind
 from toolchains import SharedFolders
 
@@ -22,8 +24,27 @@ if settings.get_current_profile_name() == "default":  # with CI set, hypothesis 
     settings.register_profile("untimed", deadline=None)
     settings.load_profile("untimed")
 
+TREE = Path(__file__).parents[1] / "worker"
+
 Say = Callable[[str], None]
 _SAID = "said"
+
+
+def pytest_configure() -> None:
+    """Refuse to test another copy of the package than the reader of the result has in mind.
+
+    The tree, where an edit is seen at once; with ``TEST_INSTALLED=1`` in the environment, as ``scripts/test`` sets it,
+    a package that is installed apart from the tree.
+    """
+    found = Path(token_worker.__file__)
+    if found.is_relative_to(TREE):
+        if os.environ.get("TEST_INSTALLED") == "1":
+            raise pytest.UsageError(f"TEST_INSTALLED=1, but the tests would run the tree: {found}")
+    elif os.environ.get("TEST_INSTALLED") != "1":
+        raise pytest.UsageError(
+            f"the tests would run a copy of the package, and would not see an edit of the tree: {found}\n"
+            "Use scripts/check, or link the package to the tree: pip install --editable . (or set TEST_INSTALLED=1)"
+        )
 
 
 @pytest.fixture
