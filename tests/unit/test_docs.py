@@ -1,0 +1,124 @@
+"""README and docs are in step with the code: links lead somewhere, messages are valid, tables are those of the code."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+import jsonschema
+import msgspec
+import pytest
+
+from doc_pages import README, ROOT, Page, page, page_names
+from token_worker.cli import app
+from token_worker.contract.schemas import documents
+from token_worker.settings import describe, load
+
+PAGES = page_names()
+PROSE_CHARACTERS = {README: 180}
+
+
+def every_row() -> list[list[str]]:
+    return [row for name in PAGES for row in page(name).rows]
+
+
+def blocks(language: str) -> list[Any]:
+    """The blocks of a language on all pages, named by page and number."""
+    return [
+        pytest.param(block.text, id=f"{name}-{number}")
+        for name in PAGES
+        for number, block in enumerate(page(name).blocks(language))
+    ]
+
+
+def check_message(message: dict[str, Any]) -> None:
+    """See that a message is valid by the published schema of its kind."""
+    kind = "reply" if "status" in message else "request"
+    schema = msgspec.json.decode(documents()[f"{kind}.schema.json"])
+    jsonschema.validate(message, schema, jsonschema.Draft202012Validator)
+
+
+def test_readme_is_short() -> None:
+    """README does not grow."""
+    assert len(page(README).text.splitlines()) <= 410
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_lines_can_be_read(name: str) -> None:
+    """Lines of prose have at most 120 characters; tables, code and targets of links may be longer."""
+    too_long = [number for number, line in page(name).prose if len(line) > PROSE_CHARACTERS.get(name, 120)]
+    assert not too_long
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    """A link within the repository leads to a file that exists, and its fragment to a heading of that page."""
+    for link in page(name).links:
+        if "://" in link:
+            continue
+        target, _, fragment = link.partition("#")
+        path = (page(name).path.parent / target).resolve() if target else page(name).path
+        assert path.exists(), link
+        assert path.is_relative_to(ROOT), link
+        if fragment:
+            assert fragment in Page(str(path.relative_to(ROOT))).anchors, link
+
+
+@pytest.mark.parametrize("example", blocks("json"))
+def test_messages_are_valid(example: str) -> None:
+    """Every JSON message on a page is valid by its published schema."""
+    check_message(msgspec.json.decode(example))
+
+
+def test_messages_on_the_shell_are_valid() -> None:
+    """Requests and replies that are shown with redis-cli are valid ones; on the README they belong together."""
+    pairs = []
+    for name in PAGES:
+        commands = [command for block in page(name).blocks("console") for command in block.commands]
+        added = [shlex.split(command.line)[-1] for command in commands if " XADD " in command.line]
+        requests = [msgspec.json.decode(payload) for payload in added]
+        printed = [text for command in commands for text in re.findall(r'"(\{\\".*\})"', command.printed)]
+        replies = [msgspec.json.decode(msgspec.json.decode(f'"{text}"')) for text in printed]
+        for message in (*requests, *replies):
+            check_message(message)
+        if name == README:
+            pairs = [*zip(requests, replies, strict=True)]
+    assert pairs
+    for request, reply in pairs:
+        assert request["id"] == reply["id"]
+        assert len(request["value"]) == len(reply["value"])
+
+
+@pytest.mark.parametrize("example", blocks("toml"))
+def test_settings_files_load(example: str, tmp_path: Path) -> None:
+    """Every TOML example is taken as it stands."""
+    file = tmp_path / "worker.toml"
+    file.write_text(example)
+    assert load({}, file).routes
+
+
+def test_settings_are_all_there() -> None:
+    """The table of settings is that of the code, line by line."""
+    table = [row for row in every_row() if re.match(r"`(TOKEN_WORKER|ACRA|VAULT)_", row[0])]
+    assert [[f"`{name}`", default, meaning] for name, default, meaning in describe()] == table
+
+
+def test_commands_exist() -> None:
+    """Every ``token-worker`` command on a page exists, and every command is in the table of commands."""
+    pattern = r"token-worker (?:--config \S+ )?([a-z-]+)"
+    texts = [text for name in PAGES for text in code_of(page(name))]
+    named = {name for text in texts for name in re.findall(pattern, text)}
+    commands = {name: app.get_command(click.Context(app), name) for name in app.list_commands(click.Context(app))}
+    assert named <= commands.keys()
+    first_cells = [row[0] for row in every_row()]
+    for name, command in commands.items():
+        names = [f"{name} {sub}" for sub in command.commands] if isinstance(command, click.Group) else [name]
+        for full_name in names:
+            assert any(cell.startswith(f"`token-worker {full_name}") for cell in first_cells), full_name
+
+
+def code_of(of: Page) -> list[str]:
+    """Commands in blocks, and code between words."""
+    in_blocks = [command.line for block in of.blocks("console") for command in block.commands]
+    return [*in_blocks, *(code.content for it in of.inline for code in it.children or () if code.type == "code_inline")]
