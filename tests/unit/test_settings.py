@@ -83,9 +83,9 @@ class TestSources:
         """The table for people has every option under its variable, each with a meaning."""
         lines = {name: (default, meaning) for name, default, meaning in describe()}
 
-        assert lines["TOKEN_WORKER_BATCH_SIZE"] == ("`500`", "entries a batch")
+        assert lines["TOKEN_WORKER_BATCH_SIZE"] == ("`500`", "most entries in a batch")
         assert lines["VAULT_ADDR"][0] == "-"
-        assert lines["TOKEN_WORKER_KEYS_URL"][0] == "the streams'"
+        assert lines["TOKEN_WORKER_KEYS_URL"][0] == "the streams' Redis"
         assert "TOKEN_WORKER_{STREAMS,KEYS,TOKENS}_PASSWORD_FILE" in lines
         assert all(meaning for _, meaning in lines.values())
 

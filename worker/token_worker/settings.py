@@ -70,76 +70,91 @@ class _SecretsHidden(msgspec.Struct, frozen=True, kw_only=True):
 class PlainOptions(_SecretsHidden, frozen=True, kw_only=True):
     """Options that are used as they are given."""
 
-    keys_folder: Annotated[Text, _means("prefix of the key storage")] = ".acrakeys"
+    keys_folder: Annotated[Text, _means("prefix of keys in Redis, or their folder in Vault")] = ".acrakeys"
     keys_source: Annotated[Literal["redis", "vault"], _means("where client keys are: `redis` or `vault`")] = "redis"
     key_settling_seconds: Annotated[
-        int, Meta(ge=0, le=86_400), _means("how long the old key still seals after a rotation; beside Acra `600`")
+        int,
+        Meta(ge=0, le=86_400),
+        _means("how long workers still seal with the old key after a rotation; beside Acra `600`"),
     ] = 0
-    group: Annotated[Name, _means("consumer group")] = "token-workers"
-    batch_size: Annotated[int, Meta(ge=1, le=10_000), _means("entries a batch")] = 500
-    max_items: Annotated[int, Meta(ge=1, le=10_000), _means("items a request")] = 1000
-    max_value_bytes: Annotated[int, Meta(ge=1, le=2**24), _means("bytes a value")] = 65_536
-    max_request_bytes: Annotated[int, Meta(ge=1, le=2**26), _means("bytes a payload")] = 1_048_576
+    group: Annotated[Name, _means("consumer group of the workers")] = "token-workers"
+    batch_size: Annotated[int, Meta(ge=1, le=10_000), _means("most entries in a batch")] = 500
+    max_items: Annotated[int, Meta(ge=1, le=10_000), _means("most items in a request")] = 1000
+    max_value_bytes: Annotated[int, Meta(ge=1, le=2**24), _means("most bytes in a value")] = 65_536
+    max_request_bytes: Annotated[int, Meta(ge=1, le=2**26), _means("most bytes in a payload")] = 1_048_576
     claim_idle_ms: Annotated[
-        int, Meta(ge=1000, le=86_400_000), _means("an entry idle for longer than this is taken over")
+        int, Meta(ge=1000, le=86_400_000), _means("a pending entry that is idle for longer is taken over")
     ] = 30_000
-    max_deliveries: Annotated[int, Meta(ge=1, le=1000), _means("tries alone before the dead-letter stream")] = 5
+    max_deliveries: Annotated[
+        int, Meta(ge=1, le=1000), _means("how often an entry is tried on its own before it becomes a dead letter")
+    ] = 5
     durability: Annotated[
         Annotated[str, Meta(pattern=r"^(server|fsync|replicas:[1-9])\Z")],
         _means(
-            "before a reply tokens are: `server`, written; `fsync`, on disk; `replicas:N`, on N replicas",
+            "what holds for tokens before a reply: `server`: written; `fsync`: on disk; `replicas:N`: on N replicas",
             expected="server, fsync, or replicas:N with N from 1 to 9",
         ),
     ] = "server"
-    drain_seconds: Annotated[int, Meta(ge=0, le=3600), _means("time for the batch in hand after SIGTERM")] = 25
+    drain_seconds: Annotated[
+        int, Meta(ge=0, le=3600), _means("how long a worker may take to finish its batch after SIGTERM")
+    ] = 25
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], _means("`debug`, `info`, `warning` or `error`")
+        Literal["debug", "info", "warning", "error"],
+        _means("lowest level that is logged: `debug`, `info`, `warning` or `error`"),
     ] = "info"
 
 
 class SharedOptions(PlainOptions, frozen=True, kw_only=True):
     """Options that have their names from Acra and from the Vault command line, besides the plain ones."""
 
-    acra_master_key: Annotated[Text | None, _means("the master key, base64, for `env`")] = None
-    acra_master_key_file: Annotated[Text | None, _means("a file that holds it instead")] = None
+    acra_master_key: Annotated[Text | None, _means("the master key in base64, if its source is `env`")] = None
+    acra_master_key_file: Annotated[
+        Text | None, _means("file with the master key in base64, instead of `ACRA_MASTER_KEY`")
+    ] = None
     acra_master_key_previous: Annotated[
         Text | None,
-        _means("the one before it, base64, while it is being replaced", default="an older version of the secret"),
+        _means(
+            "the previous master key in base64, while it is being replaced", default="an older version of the secret"
+        ),
     ] = None
     vault_addr: Annotated[Text | None, _means("address of Vault or OpenBao, `http(s)://host:port`")] = None
     vault_token: Annotated[
-        Text | None, _means("token for `token`", default="`VAULT_API_TOKEN`, else `~/.vault-token`")
+        Text | None, _means("token, if the log-in is by `token`", default="`VAULT_API_TOKEN`, else `~/.vault-token`")
     ] = None
-    vault_api_token: Annotated[Text | None, _means("the same in base64, as Acra reads it")] = None
+    vault_api_token: Annotated[Text | None, _means("the same token in base64, as Acra reads it")] = None
     vault_namespace: Annotated[Text | None, _means("namespace of all paths in Vault")] = None
-    vault_cacert: Annotated[Text | None, _means("CA certificate that Vault's is checked with")] = None
-    vault_capath: Annotated[Text | None, _means("folder of such certificates")] = None
-    vault_client_cert: Annotated[Text | None, _means("certificate shown to Vault")] = None
-    vault_client_key: Annotated[Text | None, _means("private key of that certificate")] = None
-    vault_skip_verify: Annotated[bool, _means("`true`: do not check Vault's certificate", default="`false`")] = False
+    vault_cacert: Annotated[Text | None, _means("file with the CA certificate of Vault")] = None
+    vault_capath: Annotated[Text | None, _means("folder with CA certificates of Vault")] = None
+    vault_client_cert: Annotated[Text | None, _means("file with the client certificate for Vault")] = None
+    vault_client_key: Annotated[Text | None, _means("file with the private key of that certificate")] = None
+    vault_skip_verify: Annotated[bool, _means("`true`: the certificate of Vault is not checked", default="`false`")] = (
+        False
+    )
 
 
 class Options(SharedOptions, frozen=True, kw_only=True):
     """All options."""
 
-    streams_url: Annotated[Text, _means("Redis of the streams, see below")] = "redis://127.0.0.1:6379/0"
-    streams_password_file: Annotated[Text | None, _means("a file that holds its password")] = None
-    streams_sentinel_password_file: Annotated[Text | None, _means("the same for its Sentinels")] = None
-    streams_ca_file: Annotated[Text | None, _means("CA certificate for `rediss://`")] = None
-    streams_cert_file: Annotated[Text | None, _means("certificate shown to it")] = None
-    streams_key_file: Annotated[Text | None, _means("private key of that certificate")] = None
-    keys_url: Annotated[Text | None, _means("Redis of the key storage", default="the streams'")] = None
-    keys_password_file: Annotated[Text | None, _means("a file that holds its password")] = None
-    keys_sentinel_password_file: Annotated[Text | None, _means("the same for its Sentinels")] = None
-    keys_ca_file: Annotated[Text | None, _means("CA certificate for `rediss://`")] = None
-    keys_cert_file: Annotated[Text | None, _means("certificate shown to it")] = None
-    keys_key_file: Annotated[Text | None, _means("private key of that certificate")] = None
-    tokens_url: Annotated[Text | None, _means("Redis of the token storage", default="the key storage's")] = None
-    tokens_password_file: Annotated[Text | None, _means("a file that holds its password")] = None
-    tokens_sentinel_password_file: Annotated[Text | None, _means("the same for its Sentinels")] = None
-    tokens_ca_file: Annotated[Text | None, _means("CA certificate for `rediss://`")] = None
-    tokens_cert_file: Annotated[Text | None, _means("certificate shown to it")] = None
-    tokens_key_file: Annotated[Text | None, _means("private key of that certificate")] = None
+    streams_url: Annotated[Text, _means("address of the streams' Redis")] = "redis://127.0.0.1:6379/0"
+    streams_password_file: Annotated[Text | None, _means("file with the password of that Redis")] = None
+    streams_sentinel_password_file: Annotated[Text | None, _means("file with the password of its Sentinels")] = None
+    streams_ca_file: Annotated[Text | None, _means("file with the CA certificate, for `rediss://`")] = None
+    streams_cert_file: Annotated[Text | None, _means("file with the client certificate, for `rediss://`")] = None
+    streams_key_file: Annotated[Text | None, _means("file with the private key of that certificate")] = None
+    keys_url: Annotated[Text | None, _means("address of the key storage's Redis", default="the streams' Redis")] = None
+    keys_password_file: Annotated[Text | None, _means("file with the password of that Redis")] = None
+    keys_sentinel_password_file: Annotated[Text | None, _means("file with the password of its Sentinels")] = None
+    keys_ca_file: Annotated[Text | None, _means("file with the CA certificate, for `rediss://`")] = None
+    keys_cert_file: Annotated[Text | None, _means("file with the client certificate, for `rediss://`")] = None
+    keys_key_file: Annotated[Text | None, _means("file with the private key of that certificate")] = None
+    tokens_url: Annotated[
+        Text | None, _means("address of the token storage's Redis", default="the key storage's Redis")
+    ] = None
+    tokens_password_file: Annotated[Text | None, _means("file with the password of that Redis")] = None
+    tokens_sentinel_password_file: Annotated[Text | None, _means("file with the password of its Sentinels")] = None
+    tokens_ca_file: Annotated[Text | None, _means("file with the CA certificate, for `rediss://`")] = None
+    tokens_cert_file: Annotated[Text | None, _means("file with the client certificate, for `rediss://`")] = None
+    tokens_key_file: Annotated[Text | None, _means("file with the private key of that certificate")] = None
     master_key_source: Annotated[
         Literal["vault", "env"] | None,
         _means("where the master key is: `vault` or `env`", default="`vault` if `VAULT_ADDR` is set, else `env`"),
@@ -147,36 +162,39 @@ class Options(SharedOptions, frozen=True, kw_only=True):
     vault_secret: Annotated[
         Annotated[str, Meta(pattern=r"^[^/]+(/[^/]+)+\Z")],
         _means(
-            "mount and path of the KV secret with the master key, without `data/`",
+            "mount and path of the KV secret that holds the master key, without `data/`",
             expected="mount/path, without a slash at either end",
         ),
     ] = "secret/acra/transport"  # noqa: S105 - a path
     vault_auth: Annotated[
-        Literal["token", "approle", "jwt"], _means("log-in to Vault: `token`, `approle` or `jwt`")
+        Literal["token", "approle", "jwt"], _means("how to log in to Vault: `token`, `approle` or `jwt`")
     ] = "token"
     vault_auth_mount: Annotated[Text | None, _means("mount of the log-in method", default="the method's name")] = None
     vault_role: Annotated[Text | None, _means("role for `jwt`")] = None
     vault_role_id: Annotated[Text | None, _means("role id for `approle`")] = None
-    vault_secret_id_file: Annotated[Text | None, _means("a file that holds the secret id, for `approle`")] = None
-    vault_jwt_file: Annotated[Text | None, _means("a file that holds the JWT, for `jwt`")] = None
+    vault_secret_id_file: Annotated[Text | None, _means("file with the secret id for `approle`")] = None
+    vault_jwt_file: Annotated[Text | None, _means("file with the JWT for `jwt`")] = None
     routes: Annotated[
         list[Any] | None,
         _means(
-            "JSON list of routes; in the file `[[routes]]`",
-            default="`tokenize:…` and `detokenize:…`",
+            "the routes as a JSON list; in the file `[[routes]]`",
+            default="one to tokenize, one to detokenize",
             expected=f"a list of routes like {_ROUTE_EXAMPLE}",
         ),
     ] = None
     consumer: Annotated[
-        Name | None, _means("consumer name, must be unique a process", default="host, process, random suffix")
+        Name | None, _means("name of the consumer, unique to this process", default="host, process, random suffix")
     ] = None
     http_address: Annotated[
         Annotated[str, Meta(pattern=r"^(off|.+:[0-9]{1,5})\Z")],
-        _means("`host:port` for `/metrics`, `/healthz`, `/readyz`, or `off`", expected="host:port, or off"),
+        _means("`host:port` that serves `/metrics`, `/healthz` and `/readyz`, or `off`", expected="host:port, or off"),
     ] = "off"
-    audit_file: Annotated[Text | None, _means("file for the audit log", default="among the other logs")] = None
+    audit_file: Annotated[
+        Text | None, _means("file of the audit log", default="standard error, with the other logs")
+    ] = None
     log_format: Annotated[
-        Literal["json", "console"] | None, _means("`json` or `console`", default="`json` (`console` on a terminal)")
+        Literal["json", "console"] | None,
+        _means("form of the log lines: `json` or `console`", default="`json`, on a terminal `console`"),
     ] = None
 
 

@@ -16,24 +16,25 @@ from token_worker.streams.acl import Server, User, merge, too_wide, users
 
 
 @click.command(epilog="Example: token-worker acl --server streams --passwords ./passwords > users.acl")
-@click.option("--server", type=click.Choice(["streams", "keys", "tokens"]), help="Only the users of this server.")
+@click.option("--server", type=click.Choice(["streams", "keys", "tokens"]), help="Print only the users of this server.")
 @click.option(
     "--passwords",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Make a password for each user, in a file here; one that is there is used. Without: users are off.",
+    help="Create a password file for each user in FOLDER; existing files are used. Without it, users are off.",
 )
-@click.option("--reply-groups", is_flag=True, help="Readers of replies use consumer groups.")
+@click.option("--reply-groups", is_flag=True, help="Give readers of replies the rights for consumer groups, too.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with the arguments of ACL SETUSER.")
 @click.pass_obj
 def acl(config: Path | None, *, server: str | None, passwords: Path | None, reply_groups: bool, as_json: bool) -> None:
     """Print the Redis ACL users that the routes need, as lines of an ACL file.
 
-    token-worker, for the workers; producer:<stream> and reader:<stream>, for every stream of requests and of replies;
-    client:<stream of requests>, for who does both, as token_worker.client, `request` and `file` do; token-monitor, for
-    `lag`; token-operator, for `replay`, `dead-letters`, `keys` and `tokens`. Contacts no server. The password files are
-    as TOKEN_WORKER_STREAMS_PASSWORD_FILE and its like expect them. Servers do not replicate users: make them on every
-    replica, and on every node of a cluster.
+    `token-worker` is for the workers; `producer:<stream>` and `reader:<stream>` are for each stream of requests and
+    replies; `client:<request stream>` is for programs that do both, such as token_worker.client, `request` and `file`;
+    `token-monitor` is for `lag`; `token-operator` is for `replay`, `dead-letters`, `keys` and `tokens`.
+
+    The command contacts no server. Settings such as TOKEN_WORKER_STREAMS_PASSWORD_FILE take its password files. Servers
+    do not replicate users: create them on every replica and on every node of a cluster.
     """
     settings = settings_module.load(os.environ, config)
     for route in too_wide(settings.routes):

@@ -27,12 +27,12 @@ from token_worker.telemetry.audit import Audit
 
 @click.group("dead-letters")
 def dead_letters() -> None:
-    """Requests that could not be answered."""
+    """Look at requests that could not be answered, send them again, or delete them."""
 
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
-_REASON = click.option("--reason", help="Dead letters with this reason alone.")
-_DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done, do nothing.")
+_REASON = click.option("--reason", help="Only dead letters with this reason.")
+_DRY_RUN = click.option("--dry-run", is_flag=True, help="Print what would be done. Change nothing.")
 
 
 @dead_letters.command("list", epilog="Example: token-worker dead-letters list --reason deliveries_exhausted")
@@ -40,9 +40,9 @@ _DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done,
 @_JSON
 @click.pass_obj
 def list_(config: Path | None, *, reason: str | None, as_json: bool) -> None:
-    """List the dead letters of all routes: reason, age, deliveries; no values. Needs no key.
+    """List the dead letters of all routes: reason, age and deliveries, no values. Needs no key.
 
-    Exit status 3: there are streams out of reach, which are named; of a cluster the others are listed all the same.
+    Exit status 3: some streams cannot be reached. They are named. In a cluster, the other streams are still shown.
     """
     settings = settings_module.load(os.environ, config)
     unknown: dict[str, str] = {}
@@ -70,12 +70,12 @@ def list_(config: Path | None, *, reason: str | None, as_json: bool) -> None:
 
 @dead_letters.command(epilog="Example: token-worker dead-letters show 1785485730250-0")
 @click.argument("letter", metavar="ID")
-@click.option("--reveal", is_flag=True, help="Show the payload, with its values. Leaves a line in the audit log.")
-@click.option("--yes", is_flag=True, help="With --reveal: do not ask.")
+@click.option("--reveal", is_flag=True, help="Show the payload, with its values. This writes a line to the audit log.")
+@click.option("--yes", is_flag=True, help="With --reveal: do not ask for confirmation.")
 @_JSON
 @click.pass_obj
 def show(config: Path | None, letter: str, *, reveal: bool, yes: bool, as_json: bool) -> None:
-    """Show one dead letter; its payload, which holds values, only with --reveal.
+    """Show one dead letter. Its payload holds values and is shown only with --reveal.
 
     Exit status 1: there is no such dead letter.
     """
@@ -103,11 +103,11 @@ def show(config: Path | None, letter: str, *, reveal: bool, yes: bool, as_json: 
 
 @dead_letters.command("replay", epilog="Example: token-worker dead-letters replay --reason deliveries_exhausted")
 @click.argument("ids", metavar="[ID]…", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All of them.")
+@click.option("--all", "everything", is_flag=True, help="All dead letters.")
 @_REASON
 @_DRY_RUN
-@click.option("--keep", is_flag=True, help="Leave them among the dead letters, too.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Send at most so many a second.")
+@click.option("--keep", is_flag=True, help="Keep the dead letters that are sent.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Most requests to send in a second.")
 @click.option("--no-wait", is_flag=True, help="Do not wait for the replies.")
 @_JSON
 @click.pass_obj
@@ -123,11 +123,12 @@ def replay(
     no_wait: bool,
     as_json: bool,
 ) -> None:
-    """Send dead letters again, to the stream they came from; each is deleted here as it is sent.
+    """Send dead letters again to the streams they came from. Each is deleted from the dead letters when it is sent.
 
-    Cut short, `token-worker replay --resume` goes on with it.
+    If the command is interrupted, `token-worker replay --resume` continues.
 
-    Exit status 1: replies are missing or differ, one that was named is not there, or letters cannot be read and stay.
+    Exit status 1: replies are missing or differ, a dead letter that was named does not exist, or one cannot be read and
+    is kept.
     """
     _check_selection(ids, everything=everything, reason=reason)
     settings = settings_module.load(os.environ, config)
@@ -139,17 +140,17 @@ def replay(
 
 @dead_letters.command(epilog="Example: token-worker dead-letters drop 1785485730250-0 --dry-run")
 @click.argument("ids", metavar="[ID]…", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All of them.")
+@click.option("--all", "everything", is_flag=True, help="All dead letters.")
 @_REASON
 @_DRY_RUN
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.pass_obj
 def drop(
     config: Path | None, ids: tuple[str, ...], *, everything: bool, reason: str | None, dry_run: bool, yes: bool
 ) -> None:
-    """Delete dead letters for good. Without their producers being told anything more.
+    """Delete dead letters for good. Their producers get no further reply.
 
-    Exit status 1: one that was named is not there.
+    Exit status 1: a dead letter that was named does not exist.
     """
     _check_selection(ids, everything=everything, reason=reason)
     wanted = {_letter_id(it) for it in ids}

@@ -19,10 +19,10 @@ _SIGNS = {"ok": "ok", "finding": "FINDING", "unknown": "unknown"}
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 @click.pass_obj
 def doctor(config: Path | None, *, as_json: bool) -> None:
-    """Look at servers, rights, keys and routes, and say what is wrong and what to do. Changes nothing.
+    """Check servers, rights, keys and routes. Print what is wrong and what to do. The command changes nothing.
 
-    Run it where a worker runs, with its settings; once as an administrator of the streams' server, too, to see who
-    may have tokens turned back.
+    Run it where a worker runs, with the worker's settings. Also run it once as an administrator of the streams' server,
+    to see who may detokenize.
 
     Exit status 1: there is a finding.
     """

@@ -73,33 +73,35 @@ def read_seconds(_context: click.Context, _option: click.Parameter, given: float
 @click.argument("source", metavar="IN")
 @click.argument("out", metavar="[OUT]", required=False)
 @click.option("--column", "columns", multiple=True, callback=read_columns, metavar="NAME=TYPE",
-              help="A column and the type of its values; may be repeated. With --no-header a number; in JSON Lines"
-              " also address.zip or items[].iban.")  # fmt: skip
-@click.option("--suggest", is_flag=True, help="Show what the first rows tell of all columns, and ask which to take.")
-@click.option("--client", help="Client id; may be left out on a route that is pinned to one.")
+              help="A column and the type of its values; may be repeated. With --no-header, NAME is a number; in JSON"
+              " Lines it may be a path such as address.zip or items[].iban.")  # fmt: skip
+@click.option("--suggest", is_flag=True, help="Show what the first rows tell about the columns, and ask which to take.")
+@click.option("--client", help="Client id. Not needed on a route that is pinned to one client.")
 @click.option("--zone", help="Zone id.")
-@click.option("--inconsistent", is_flag=True, help="A token of its own for every value; rows done again get others.")
 @click.option(
-    "--format", "form", type=click.Choice(sorted(set(FORMS.values()))), help="Else by the names of the files."
+    "--inconsistent", is_flag=True, help="Make a new token for every value. Rows that are done again get other tokens."
 )
-@click.option("--encoding", help="Encoding of text. Else what a byte order mark says, else UTF-8.")
-@click.option("--delimiter", help="One character, for CSV and TSV.")
+@click.option(
+    "--format", "form", type=click.Choice(sorted(set(FORMS.values()))), help="Default: by the names of the files."
+)
+@click.option("--encoding", help="Encoding of text. Default: what a byte order mark says, or UTF-8.")
+@click.option("--delimiter", help="Delimiter of CSV and TSV, one character.")
 @click.option("--null", "nulls", multiple=True, metavar="TEXT",
-              help=r"A cell of CSV or TSV that stands for no value and is kept, such as \N or NULL; may be repeated."
-              " As it stands in the file: quotes are a part of it.")  # fmt: skip
-@click.option("--no-quotes", is_flag=True, help="Quotes in CSV and TSV are characters like others.")
-@click.option("--no-header", is_flag=True, help="The first row has values; columns are numbers from 1.")
+              help=r"A cell of CSV or TSV that means no value and is kept, such as \N or NULL; may be repeated."
+              " Give it as it stands in the file, with its quotes.")  # fmt: skip
+@click.option("--no-quotes", is_flag=True, help="Quotes in CSV and TSV are ordinary characters.")
+@click.option("--no-header", is_flag=True, help="The first row has values. Columns are numbered from 1.")
 @click.option("--numbers", is_flag=True,
-              help="int64 in JSON Lines: a number gets a number, a text a text, both ways. Else all tokens are texts,"
-              " since many programs round numbers of 19 digits.")  # fmt: skip
+              help="int64 in JSON Lines: turn a number into a number and a text into a text, both ways. Without it,"
+              " all tokens are texts, because many programs round numbers of 19 digits.")  # fmt: skip
 @click.option("--errors", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-              help="Rows that could not be done, as JSON Lines, without their values.")  # fmt: skip
-@click.option("--resume", is_flag=True, help="Go on with a run that was cut short.")
-@click.option("--force", is_flag=True, help="Replace files that are there already.")
+              help="File for the rows that could not be done, as JSON Lines, without their values.")  # fmt: skip
+@click.option("--resume", is_flag=True, help="Continue a run that was interrupted.")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option("--wait", "wait_seconds", type=click.FloatRange(min=0), default=300.0, callback=read_seconds,
-              help="Seconds without any answer from the workers before it gives up.")  # fmt: skip
+              help="Give up after so many seconds without any answer from the workers.")  # fmt: skip
 @click.option("--timeout", "timeout_seconds", type=click.FloatRange(min=0.1), default=30.0, callback=read_seconds,
-              help="Seconds until a request without an answer is sent again.")  # fmt: skip
+              help="Send a request again after so many seconds without an answer.")  # fmt: skip
 @click.pass_obj
 def file(
     config: Path | None,
@@ -125,13 +127,13 @@ def file(
     wait_seconds: float,
     timeout_seconds: float,
 ) -> None:
-    """Tokenize or detokenize columns of CSV, TSV, JSON Lines or Parquet; all else stays as it is, byte for byte.
+    """Tokenize or detokenize columns of CSV, TSV, JSON Lines or Parquet. All else stays as it is, byte for byte.
 
-    IN and OUT are files, or - for standard input and output; text may be compressed: .gz, .zst. OUT appears when it is
-    complete: until then there are OUT.partial and OUT.progress, from which --resume goes on after Ctrl-C, a kill or an
-    outage. Empty cells and nulls are kept. A row that cannot be done is left out of OUT.
+    IN and OUT are files, or - for standard input and output. Text may be compressed: .gz, .zst. OUT appears when it is
+    complete. Until then there are OUT.partial and OUT.progress, from which --resume continues after Ctrl-C, a kill or
+    an outage. Empty cells and nulls are kept. A row that cannot be done is left out of OUT.
 
-    Exit status 1: there were such rows, or the run could not be done; 3: the workers do not answer.
+    Exit status 1: there were such rows, or the run failed. Exit status 3: the workers do not answer.
     """
     form = form or form_of(source) or form_of(out or "")
     if form is None:

@@ -35,7 +35,7 @@ class Shown(Verified, frozen=True, kw_only=True):
 
 @click.group()
 def keys() -> None:
-    """Keys of clients and zones in the key storage."""
+    """Look at the keys of clients and zones, and change them."""
 
 
 for command in (rotate, destroy, rewrap):
@@ -47,9 +47,11 @@ for command in (rotate, destroy, rewrap):
 @click.option("--zone", is_flag=True, help="CLIENT_ID is the id of a zone (Acra 0.94 and earlier).")
 @click.pass_obj
 def generate(config: Path | None, owner_id: str, *, zone: bool) -> None:
-    """Make the first symmetric key of a client, sealed with the master key.
+    """Create the first symmetric key of a client, sealed with the master key.
 
-    A key that exists is never replaced: then nothing changes, and the exit status is 1.
+    The command never replaces a key.
+
+    Exit status 1: the client has a key already; nothing was changed.
     """
     owner = owner_of(owner_id, zone=zone)
     with KeyAccess(settings_module.load(os.environ, config)) as access:
@@ -64,9 +66,9 @@ def generate(config: Path | None, owner_id: str, *, zone: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 @click.pass_obj
 def list_(config: Path | None, *, as_json: bool) -> None:
-    """List all keys: those in use, the history, and those on their way to be destroyed. Needs no master key.
+    """List all keys: keys in use, the history, and keys that are being destroyed. Needs no master key.
 
-    The creation time is that of the entry in the history: when the key was replaced.
+    The creation time of a key of the history is the time when it was replaced.
     """
     with KeyAccess(settings_module.load(os.environ, config)) as access:
         listed = [admin.describe(key) for key in admin.locate(access.connect_names())]
@@ -77,9 +79,10 @@ def list_(config: Path | None, *, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 @click.pass_obj
 def verify(config: Path | None, *, as_json: bool) -> None:
-    """Try the master key on every key.
+    """Try to open every key with the master key.
 
-    Exit status 1: one is not opened, is of no kind that Acra makes, or is sealed with the previous master key.
+    Exit status 1: a key cannot be opened, is of a kind that Acra does not make, or is sealed with the previous master
+    key.
     """
     with KeyAccess(settings_module.load(os.environ, config)) as access:
         master_keys, store = access.connect_admin()
@@ -101,7 +104,7 @@ def verify(config: Path | None, *, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
 @click.pass_obj
 def show(config: Path | None, name: str, *, as_json: bool) -> None:
-    """Show what is known of the key NAME, as `keys list` calls it; never the key itself.
+    """Show what is known about the key NAME, one of the names of `keys list --json`. The key itself is never shown.
 
     Exit status 1: there is no such key.
     """

@@ -49,19 +49,20 @@ def owner_of(owner_id: str, *, zone: bool) -> Owner:
 @click.command(epilog="Example: token-worker keys rotate shop-frontend")
 @click.argument("owner_id", metavar="CLIENT_ID")
 @click.option("--zone", is_flag=True, help="CLIENT_ID is the id of a zone (Acra 0.94 and earlier).")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.pass_obj
 def rotate(config: Path | None, owner_id: str, *, zone: bool, yes: bool) -> None:
-    """Replace the symmetric key of a client by a new one; the old one goes into the history.
+    """Replace the symmetric key of a client. The old key moves to the history.
 
-    Running workers open with the new key at once. They seal with it when TOKEN_WORKER_KEY_SETTLING_SECONDS are over, or
-    within a minute where that is 0. Tokens stay as they are, and workers turn all of them back.
+    Running workers can open entries with the new key at once. They seal with it after
+    TOKEN_WORKER_KEY_SETTLING_SECONDS, or within a minute if that is 0. Tokens do not change, and workers can detokenize
+    all of them.
 
-    An AcraServer or AcraTranslator that runs on with its key cache, which is on by default, does not know the new key.
-    What is sealed with that it returns as if the token were the value. Restart it before workers seal with the new
-    key, or run it with --keystore_cache_size=-1.
+    An AcraServer or AcraTranslator with a key cache (the default) does not know the new key until it is restarted. If
+    an entry is sealed with the new key, it returns the token as if that were the value. Restart it before workers seal
+    with the new key, or run it with --keystore_cache_size=-1.
 
-    Killed before it says what it did, it may have rotated: a second rotation does no harm.
+    If the command is killed before it prints its result, the key may have been rotated. A second rotation does no harm.
     """
     owner = owner_of(owner_id, zone=zone)
     settings = settings_module.load(os.environ, config)
@@ -87,21 +88,27 @@ def rotate(config: Path | None, owner_id: str, *, zone: bool, yes: bool) -> None
     epilog="\b\nExample: token-worker keys destroy shop-frontend_storage_sym.old/2026-01-31T08:15:30.25 --dry-run"
 )
 @click.argument("name")
-@click.option("--acra-restarted", is_flag=True, help="AcraServer and AcraTranslator were restarted since its rotation.")
-@click.option("--unused-elsewhere", is_flag=True, help="No database holds data that Acra encrypted with this key.")
+@click.option(
+    "--acra-restarted",
+    is_flag=True,
+    help="Confirm that AcraServer and AcraTranslator were restarted since the rotation.",
+)
+@click.option(
+    "--unused-elsewhere", is_flag=True, help="Confirm that no database holds data that Acra encrypted with this key."
+)
 @click.option("--restore", is_flag=True, help="Bring back a key that was moved aside.")
-@click.option("--dry-run", is_flag=True, help="Scan, and say what would be done.")
+@click.option("--dry-run", is_flag=True, help="Scan, and print what would be done.")
 @click.pass_obj
 def destroy(
     config: Path | None, name: str, *, acra_restarted: bool, unused_elsewhere: bool, restore: bool, dry_run: bool
 ) -> None:
-    """Take the key NAME of the history one step nearer to its end; say it again when the next step is due.
+    """Destroy the key NAME of the history, one step at a time. Run the command again when the next step is due.
 
-    NAME is as `keys list --json` has it. First, a scan has to find no token entry that is sealed with it; about two
-    hours later a second one, then the key is moved aside; a week later it is deleted. Until then --restore brings it
-    back. Nothing can bring back what was sealed with a key that is deleted.
+    NAME is one of the names of `keys list --json`. First step: a scan must find no token entry that is sealed with the
+    key. Second step, about two hours later: another scan, then the key is moved aside. Third step, a week later: the
+    key is deleted. Until then, --restore brings it back. What is sealed with a deleted key is lost for good.
 
-    Exit status 1: nothing is due yet, or entries are sealed with the key.
+    Exit status 1: no step is due yet, or entries are sealed with the key.
     """
     if restore and (acra_restarted or unused_elsewhere):
         raise click.UsageError("--acra-restarted and --unused-elsewhere confirm steps to the end: leave them out")
@@ -140,20 +147,24 @@ def destroy(
 
 
 @click.command(epilog="Example: token-worker keys rewrap --new-master-key")
-@click.option("--new-master-key", is_flag=True, help="First: make a new master key and store it in Vault, no more.")
-@click.option("--workers-have-both", is_flag=True, help="All workers were restarted and hold both master keys.")
-@click.option("--dry-run", is_flag=True, help="Only say how many keys are sealed with which master key.")
+@click.option("--new-master-key", is_flag=True, help="First run: only make a new master key and store it in Vault.")
+@click.option(
+    "--workers-have-both", is_flag=True, help="Confirm that all workers were restarted and have both master keys."
+)
+@click.option("--dry-run", is_flag=True, help="Only count the keys that are sealed with each master key.")
 @click.pass_obj
 def rewrap(config: Path | None, *, new_master_key: bool, workers_have_both: bool, dry_run: bool) -> None:
     """Seal every key with a new master key.
 
-    With the master key in Vault: `rewrap --new-master-key` stores a new one beside the other fields of its secret;
-    the one before is its previous version. With ACRA_MASTER_KEY: set it to the new one, and ACRA_MASTER_KEY_PREVIOUS to
-    the old one. Restart the workers with both, then say `rewrap --workers-have-both`. It may be stopped and said again.
-    Acra holds one master key at a time. From the moment that the new one is in its place until this has ended, an
-    AcraServer or AcraTranslator that is restarted does not start. Restart it as soon as this has ended.
+    If the master key is in Vault, `rewrap --new-master-key` stores a new one in its secret. The old one is then the
+    previous version of the secret. If it is in ACRA_MASTER_KEY, set that to the new key, and ACRA_MASTER_KEY_PREVIOUS
+    to the old one. Restart the workers, so that they have both, then run `rewrap --workers-have-both`. You may stop
+    this command and run it again.
 
-    Exit status 1: a key is of unknown kind, or opened by neither; then nothing is changed.
+    Acra has one master key at a time. From the moment that the new one is in its place until this command has ended, an
+    AcraServer or AcraTranslator that is restarted does not start. Restart it as soon as the command has ended.
+
+    Exit status 1: a key is of an unknown kind, or neither master key opens it. Nothing is changed then.
     """
     if new_master_key and workers_have_both:
         raise click.UsageError("--new-master-key comes first, --workers-have-both in a later run: leave one out")

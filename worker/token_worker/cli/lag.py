@@ -26,11 +26,15 @@ INTERVAL_SECONDS = 1.0
 
 
 @click.command(epilog="Example: token-worker lag --max-lag 10000 --max-age-seconds 60")
-@click.option("--watch", is_flag=True, help="Refresh in place every second, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Refresh the table every second, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 @click.option("--max-lag", type=click.IntRange(0), help="Exit status 1 if more entries are undelivered.")
 @click.option("--max-pending", type=click.IntRange(0), help="Exit status 1 if more entries are pending.")
-@click.option("--max-age-seconds", type=click.FloatRange(0), help="Exit status 1 if an entry waits longer, or might.")
+@click.option(
+    "--max-age-seconds",
+    type=click.FloatRange(0),
+    help="Exit status 1 if an entry has waited longer, or for an unknown time.",
+)
 @click.option("--serve", metavar="HOST:PORT", help="Export the lag of all routes as Prometheus metrics.")
 @click.pass_obj
 def lag(
@@ -43,11 +47,12 @@ def lag(
     max_age_seconds: float | None,
     serve: str | None,
 ) -> None:
-    """Show, for every route, what is undelivered and pending, how old it is, and who reads.
+    """Show how many entries of each route are undelivered and pending, how old they are, and how many consumers read.
 
-    Groups of response streams are shown, too: producers who stop reading are an outage as well. Needs no key.
+    Consumer groups of response streams are shown, too: a producer that stops reading is an outage as well. The command
+    needs no key.
 
-    Exit status 3: there are streams out of reach, which are named; of a cluster the others are shown all the same.
+    Exit status 3: some streams cannot be reached. They are named. In a cluster, the other streams are still shown.
     """
     has_limits = any(limit is not None for limit in (max_lag, max_pending, max_age_seconds))
     if serve is not None and (watch or as_json or has_limits):

@@ -39,22 +39,24 @@ LOOK_SECONDS = 0.2
 
 
 @click.command(epilog='Example: token-worker replay --from "2026-01-31 08:00" --op tokenize --dry-run')
-@click.option("--from", "first", metavar="WHEN", help="First entry: a stream id, or an ISO time (UTC unless it says).")
-@click.option("--to", "last", metavar="WHEN", help="Last entry: the same. Left out: the last there is now.")
-@click.option("--ids", metavar="ID,ID…", help="These entries alone.")
-@click.option("--dead-letters", is_flag=True, help="Dead letters; each is deleted there as it is sent.")
 @click.option(
-    "--stream", "streams", multiple=True, help="Request stream of the route; may be repeated. Else all routes."
+    "--from", "first", metavar="WHEN", help="First entry: a stream id, or an ISO time (UTC if it names no zone)."
 )
-@click.option("--client", help="Requests for this client alone.")
-@click.option("--op", type=click.Choice([op.value for op in Op]), help="Requests with this operation alone.")
-@click.option("--reason", help="Dead letters with this reason alone.")
-@click.option("--dry-run", is_flag=True, help="List what would be sent, send nothing.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Send at most so many a second.")
-@click.option("--force", is_flag=True, help="Also what is undelivered or pending: it is answered twice.")
-@click.option("--resume", is_flag=True, help="Go on with a replay that was cut short.")
-@click.option("--forget", is_flag=True, help="Forget a replay that was cut short.")
-@click.option("--no-wait", is_flag=True, help="Do not wait for the replies to compare them.")
+@click.option("--to", "last", metavar="WHEN", help="Last entry: the same. Default: the newest entry.")
+@click.option("--ids", metavar="ID,ID…", help="Only these entries.")
+@click.option("--dead-letters", is_flag=True, help="Replay dead letters. Each is deleted when it is sent.")
+@click.option(
+    "--stream", "streams", multiple=True, help="Request stream of a route; may be repeated. Default: all routes."
+)
+@click.option("--client", help="Only requests for this client.")
+@click.option("--op", type=click.Choice([op.value for op in Op]), help="Only requests with this operation.")
+@click.option("--reason", help="Only dead letters with this reason.")
+@click.option("--dry-run", is_flag=True, help="List what would be sent. Send nothing.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Most requests to send in a second.")
+@click.option("--force", is_flag=True, help="Send undelivered and pending entries, too: they are answered twice.")
+@click.option("--resume", is_flag=True, help="Continue a replay that was interrupted.")
+@click.option("--forget", is_flag=True, help="Forget a replay that was interrupted.")
+@click.option("--no-wait", is_flag=True, help="Do not wait for the replies, and do not compare them.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 @click.pass_obj
 def replay(
@@ -76,13 +78,14 @@ def replay(
     no_wait: bool,
     as_json: bool,
 ) -> None:
-    """Send requests again that are still in the streams, and compare the replies with the retained ones.
+    """Send requests again that are still in their streams, and compare the replies with the retained ones.
 
-    A replayed request carries `replay` and `replay_of`, and no `expires_at`. What is undelivered or pending, and in a
-    range what is a replay itself, is not sent. Needs no key. Ctrl-C leaves a record: --resume goes on there.
+    A replayed request carries `replay` and `replay_of`, and no `expires_at`. Undelivered and pending entries are not
+    sent. Of a range, entries that are replays themselves are not sent either. The command needs no key. After Ctrl-C,
+    --resume continues.
 
-    Exit status 1: replies differ or are missing, entries were unreadable or not there, or another replay was cut
-    short.
+    Exit status 1: replies differ or are missing, entries were unreadable or do not exist, or an earlier replay was
+    interrupted.
     """
     selects = any(given is not None for given in (first, last, ids, client, op, reason)) or dead_letters or force
     if (resume or forget) and (selects or (resume and forget) or dry_run):

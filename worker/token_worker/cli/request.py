@@ -39,11 +39,17 @@ WAIT_MS = 1000
     required=True,
     help="Type of the value.",
 )
-@click.option("--client", help="Client id; may be left out on a route that is pinned to one.")
+@click.option("--client", help="Client id. Not needed on a route that is pinned to one client.")
 @click.option("--zone", help="Zone id.")
-@click.option("--inconsistent", is_flag=True, help="A token of its own for this request.")
-@click.option("--as-bytes", is_flag=True, help="The value of a str or email in base64: it may be no UTF-8.")
-@click.option("--timeout", "timeout_seconds", type=click.FloatRange(min=0.1), default=10.0, help="Seconds to wait.")
+@click.option(
+    "--inconsistent", is_flag=True, help="Make a token for this request only, even if the value already has one."
+)
+@click.option(
+    "--as-bytes", is_flag=True, help="Give or print the value of a str or email as base64: it may not be UTF-8."
+)
+@click.option(
+    "--timeout", "timeout_seconds", type=click.FloatRange(min=0.1), default=10.0, help="Seconds to wait for the reply."
+)
 @click.pass_obj
 def request(
     config: Path | None,
@@ -58,8 +64,8 @@ def request(
 ) -> None:
     """Send one request and print its reply as JSON.
 
-    The value (or token) is read from standard input, or asked for on a terminal; never from the arguments,
-    which other users of the machine can see. ``bytes`` are given and answered as base64.
+    The command reads the value or token from standard input, or asks for it on a terminal. It takes neither from the
+    arguments, which other users of the machine can see. Give `bytes` as base64; they are printed as base64, too.
 
     Exit status 1: the reply is an error.
     """

@@ -17,9 +17,9 @@ from token_worker.telemetry import logs
 )
 @click.pass_obj
 def run(config: Path | None) -> None:
-    """Serve the routes until SIGTERM or SIGINT; then finish the batch in hand.
+    """Run one worker until SIGTERM or SIGINT. It then finishes its current batch.
 
-    Waits for servers that are away, and says which. Start as many of these as the load needs.
+    The worker waits for servers that are unavailable and logs which. Start as many workers as the load needs.
     """
     settings = settings_module.load(os.environ, config)
     logs.configure(settings.log_level, settings.log_format)

@@ -80,21 +80,26 @@ _OWNER = (
 )
 _FILTERS = (
     click.option(
-        "--type", "type_name", type=click.Choice([name.value for name in TypeName]), help="Of this type alone."
+        "--type", "type_name", type=click.Choice([name.value for name in TypeName]), help="Only tokens of this type."
     ),
     click.option(
-        "--older-than", type=click.FloatRange(0), metavar="DAYS", help="Last used longer ago than this alone."
+        "--older-than",
+        type=click.FloatRange(0),
+        metavar="DAYS",
+        help="Only tokens that were last used more than so many days ago.",
     ),
-    click.option("--state", type=click.Choice(["enabled", "disabled"]), help="In this state alone."),
-    click.option("--value", "by_value", is_flag=True, help="The one of the value on standard input; needs --type."),
-    click.option("--token", "by_token", is_flag=True, help="The token on standard input; needs --type."),
+    click.option("--state", type=click.Choice(["enabled", "disabled"]), help="Only tokens in this state."),
+    click.option(
+        "--value", "by_value", is_flag=True, help="Only the token of the value on standard input. Needs --type."
+    ),
+    click.option("--token", "by_token", is_flag=True, help="Only the token on standard input. Needs --type."),
 )
 _OUTPUT = (
-    click.option("--rate", type=click.FloatRange(min=1), default=RATE, help="Entries read a second at most."),
+    click.option("--rate", type=click.FloatRange(min=1), default=RATE, help="Most entries to read in a second."),
     click.option("--json", "as_json", is_flag=True, help="JSON, for programs."),
 )
-_DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done, change nothing.")
-_YES = click.option("--yes", is_flag=True, help="Do not ask.")
+_DRY_RUN = click.option("--dry-run", is_flag=True, help="Print what would be done. Change nothing.")
+_YES = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 
 
 def _with_options(
@@ -131,13 +136,15 @@ _taking_all = _with_options(_COMMON_NAMES, (*_OWNER, *_OUTPUT))
 
 @click.group()
 def tokens() -> None:
-    """Tokens of a client or zone in the token storage."""
+    """Look at the tokens of a client or zone, and change them."""
 
 
 @tokens.command(epilog="Example: token-worker tokens status shop-frontend --type email")
 @_choosing
 def status(asked: Asked) -> None:
-    """Count tokens by type and state. One may be counted twice while the storage grows or shrinks: so SCAN is.
+    """Count tokens by type and state.
+
+    The command uses SCAN: a token may be counted twice while the storage grows or shrinks.
 
     Exit status 1: entries cannot be read.
     """
@@ -175,15 +182,17 @@ def status(asked: Asked) -> None:
     epilog="\b\nExample: echo -n grace@navy.example | token-worker tokens show shop-frontend --type email --value"
 )
 @_choosing
-@click.option("--reveal", is_flag=True, help="With values and tokens. Leaves a line for each in the audit log.")
+@click.option(
+    "--reveal", is_flag=True, help="Show values and tokens, too. This writes a line for each to the audit log."
+)
 @_YES
 def show(asked: Asked, *, reveal: bool, yes: bool) -> None:
-    """Show tokens, one JSON object a line: type, state, times, whether a str or email is UTF-8 text; no values.
+    """Show tokens, one JSON object a line: type, state, times, and whether a str or email is UTF-8 text. No values.
 
-    The token of an inconsistent one is not stored, so it is shown only where it was given. A value that is no text is
+    The token of an inconsistent value is not stored, so it is shown only if you gave it. A value that is not text is
     shown as value_base64.
 
-    Exit status 1: there is none, or entries cannot be read.
+    Exit status 1: there is no such token, or entries cannot be read.
     """
     if reveal and not asked.by_value:  # who gives the value knows it
         confirm(yes, "Show values in the clear? Each is noted in the audit log.")
@@ -234,7 +243,7 @@ def _shown(name: str, token: Token, data: bytes | None) -> dict[str, int | str |
 def disable(asked: Asked, *, dry_run: bool, yes: bool) -> None:
     """Disable tokens: requests for them, and for their values, are answered `token_disabled`.
 
-    Exit status 1: there is no such token, or entries cannot be read or kept changing.
+    Exit status 1: there is no such token, entries cannot be read, or tokens kept changing.
     """
     _change(asked, "disabled", lambda admin, it: admin.set_disabled(it, disabled=True), dry_run=dry_run, yes=yes)
 
@@ -246,7 +255,7 @@ def disable(asked: Asked, *, dry_run: bool, yes: bool) -> None:
 def enable(asked: Asked, *, dry_run: bool, yes: bool) -> None:
     """Enable tokens that are disabled.
 
-    Exit status 1: as with `disable`.
+    Exit status 1: the same as for `disable`.
     """
     _change(asked, "enabled", lambda admin, it: admin.set_disabled(it, disabled=False), dry_run=dry_run, yes=yes)
 
@@ -255,15 +264,15 @@ def enable(asked: Asked, *, dry_run: bool, yes: bool) -> None:
     epilog="\b\nExample: token-worker tokens remove shop-frontend --only-disabled --older-than 365 --dry-run"
 )
 @_choosing
-@click.option("--only-disabled", is_flag=True, help="Only such as are disabled; the same as --state disabled.")
+@click.option("--only-disabled", is_flag=True, help="Only tokens that are disabled. The same as --state disabled.")
 @_DRY_RUN
 @_YES
 def remove(asked: Asked, *, only_disabled: bool, dry_run: bool, yes: bool) -> None:
-    """Delete tokens for good: nobody can turn them back.
+    """Delete tokens for good. Nobody can detokenize them any more.
 
-    Until the client's key is rotated the same value gets the same token again: to revoke a token, disable it.
+    Until the client's key is rotated, the same value gets the same token again. To revoke a token, disable it.
 
-    Exit status 1: as with `disable`.
+    Exit status 1: the same as for `disable`.
     """
     if only_disabled:
         if asked.state == "enabled":
@@ -275,19 +284,21 @@ def remove(asked: Asked, *, only_disabled: bool, dry_run: bool, yes: bool) -> No
 
 @tokens.command(epilog="Example: token-worker tokens verify shop-frontend --repair --dry-run")
 @_taking_all
-@click.option("--repair", is_flag=True, help="Delete value entries whose token entry is gone; never a token entry.")
+@click.option(
+    "--repair", is_flag=True, help="Delete value entries whose token entry is missing. Token entries are never deleted."
+)
 @click.option(
     "--min-age-seconds",
     type=click.FloatRange(0),
-    help=f"With --repair: only entries unused for so long.  [default: {REPAIR_AGE_SECONDS:g}]",
+    help=f"With --repair: only entries that were not used for so many seconds.  [default: {REPAIR_AGE_SECONDS:g}]",
 )
 @_DRY_RUN
 def verify(asked: Asked, *, repair: bool, min_age_seconds: float | None, dry_run: bool) -> None:
-    """Look through all tokens of a client for those that are half there, half disabled, or cannot be read.
+    """Find tokens of a client that lack an entry, tokens with only one entry disabled, and entries that cannot be read.
 
-    A str or email that is no UTF-8, as AcraServer stores other encodings, is counted and no finding.
+    A str or email that is not UTF-8, as AcraServer stores other encodings, is counted, but is not a finding.
 
-    Exit status 1: something was found that is not repaired.
+    Exit status 1: something was found and not repaired.
     """
     if not repair and (dry_run or min_age_seconds is not None):
         raise click.UsageError("--dry-run and --min-age-seconds are about --repair: add it, or leave them out")
@@ -330,15 +341,16 @@ def verify(asked: Asked, *, repair: bool, min_age_seconds: float | None, dry_run
 @_DRY_RUN
 @_YES
 def reencrypt(asked: Asked, *, dry_run: bool, yes: bool) -> None:
-    """Seal all token entries of a client with its newest key. Tokens stay as they are.
+    """Seal all token entries of a client with its newest key. Tokens do not change.
 
-    A minute after `keys rotate`, or when TOKEN_WORKER_KEY_SETTLING_SECONDS are over, no worker seals with the old key
-    any more. May be stopped and said again.
+    Run it a minute after `keys rotate`, or when TOKEN_WORKER_KEY_SETTLING_SECONDS are over: no worker seals with the
+    old key any more then. You may stop the command and run it again.
 
-    An AcraServer or AcraTranslator that runs on with its key cache since before the rotation cannot read what is sealed
-    anew: it returns tokens as if they were the values. Restart it before, or run it with --keystore_cache_size=-1.
+    An AcraServer or AcraTranslator that has run with its key cache since before the rotation cannot read entries that
+    are sealed with the new key: it returns tokens as if they were the values. Restart it before, or run it with
+    --keystore_cache_size=-1.
 
-    Exit status 1: entries cannot be read; they stay as they are. Or the new key does not seal yet.
+    Exit status 1: entries cannot be read, and stay as they are; or the new key does not seal yet.
     """
     if not dry_run:
         confirm(
@@ -380,7 +392,7 @@ def _change(asked: Asked, done: str, change: Callable[[TokenAdmin, Token], bool]
         click.echo(f"{'would be ' if dry_run else ''}{done}: {changed} tokens")
     _report(unreadable)
     if busy:
-        raise Finding(f"{busy} tokens were changed by others again and again; say it again")
+        raise Finding(f"{busy} tokens were changed by others again and again; run the command again")
 
 
 def _report(unreadable: int) -> None:
