@@ -172,6 +172,37 @@ def test_token_storage_that_is_full_costs_no_entry(streams_server: Valkey, stora
         assert deaths(stack) == 0
 
 
+@pytest.mark.parametrize("has_batch", [True, False], ids=["batch in hand", "nothing in hand"])
+def test_streams_are_trimmed_while_the_token_storage_is_away(
+    streams_server: Valkey, storage: Valkey, tmp_path: Path, has_batch: bool
+) -> None:
+    """Replies and dead letters past their time go while workers wait for the token storage."""
+    log = tmp_path / "log"
+    with (
+        Proxy(storage.port) as proxy,
+        Gate(proxy, "MGET") as gate,
+        running(Stack(streams_server, storage, settings={"TOKEN_WORKER_TOKENS_URL": proxy.url})) as stack,
+    ):
+        # Given a worker that waits for the token storage, and has entries in hand or looks for pending ones
+        ledger = requests(stack, 10)
+        if has_batch:
+            stack.start_worker(log=log)
+            assert gate.is_held.wait(90)
+            proxy.go_away()
+        else:
+            proxy.go_away()
+            stack.start_worker(log=log)
+        gate.open()
+        wait_until(lambda: has_said(log, "server unavailable", "tokens"), "the worker to notice")
+        # When there are entries of long ago, then they go,
+        for stream in ("tokenize:responses", "tokenize:requests:dead"):
+            stack.streams.xadd(stream, {"payload": "x"}, id="1-0")
+        wait_until(lambda: ledger.replies_written() == 0 and deaths(stack) == 0, "the streams to be trimmed")
+        # and when it is back, the requests are answered.
+        proxy.come_back()
+        assert ledger.settle() == NONE
+
+
 # -- key storage
 
 

@@ -358,7 +358,7 @@ MUTANTS: dict[str, Mutant] = {
     "tries without end": _worker(_TriesForEver, 20),
     "given up too early": _worker(_GivesUpEarly, 50),
     "acknowledged without a dead letter": Mutant(20, server=_BuriesWithoutCopy),
-    "acknowledged before a reply that is refused": Mutant(20, server=_AcknowledgesFirst),
+    "acknowledged before a reply that is refused": Mutant(100, server=_AcknowledgesFirst),
     "acknowledged before a dead letter that is refused": Mutant(200, server=_BuriesFirst),
     "internal on the route's stream alone": _worker(_InternalToAll, 100),
     "unconditional dead letter": Mutant(100, server=_BuriesAlways),

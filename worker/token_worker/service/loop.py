@@ -123,8 +123,8 @@ class BackOff:
         self._health = health
         self._seconds = BACK_OFF_SECONDS[0]
 
-    def wait(self, error: Unavailable) -> None:
-        """Say which server is away and why, then wait."""
+    def wait(self, error: Unavailable, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Say which server is away and why, then wait. ``meanwhile`` is called again and again as the wait goes on."""
         seconds = self._seconds * random.uniform(0.5, 1)  # noqa: S311 - spreads the workers' times, guards nothing
         self._health.not_ready(str(error))
         log.warning("server unavailable", server=error.server, reason=error.reason, retry_in_seconds=round(seconds, 2))
@@ -133,6 +133,7 @@ class BackOff:
         end = time.monotonic() + seconds
         while not self._is_over() and (left := end - time.monotonic()) > 0:
             self._health.turn()
+            meanwhile()
             time.sleep(min(left, NAP_SECONDS))
 
     def reset(self) -> None:
@@ -257,7 +258,7 @@ class Worker:
             self._clock.refresh(self._streams)
             batch = perform(self._delivery.fetch(now, BLOCK_MS), self._streams)
         except Unavailable as error:
-            self._idle.wait(error)
+            self._wait(self._idle, error)
             return None
         if self._groups_made_again != self._delivery.groups_made_again:
             self._groups_made_again = self._delivery.groups_made_again
@@ -315,10 +316,10 @@ class Worker:
             except Unavailable as error:
                 if alone:
                     self._give_back(entries)
-                    self._idle.wait(error)
+                    self._wait(self._idle, error)
                     return
                 self._settle()
-                self._in_hand.wait(error)
+                self._wait(self._in_hand, error)
                 if time.monotonic() - renewed_at > self._lease_seconds:
                     renewed_at = time.monotonic()
                     entries = self._renew(entries)
@@ -447,6 +448,13 @@ class Worker:
             log.warning(
                 "entries will be given back when the server is available", entries=len(entries), reason=error.reason
             )
+
+    def _wait(self, back_off: BackOff, error: Unavailable) -> None:
+        """Wait for a server that is away. The streams are trimmed meanwhile, unless that server holds them."""
+        if error.server == "streams":
+            back_off.wait(error)
+        else:
+            back_off.wait(error, self._tend)
 
     def _tend(self) -> None:
         """Trim the streams where it is time to; failing at that never stops the work, and it takes turns with that."""
