@@ -57,9 +57,9 @@ def test_good_set_up_has_no_finding(good: Stack) -> None:
     status, checks = examine(good)
     assert status == 0, checks
     unknown = {name for name, row in checks.items() if row["status"] == "unknown"}
-    assert "detokenize:requests: who may have tokens turned back" in unknown
-    assert "+acl" in checks["detokenize:requests: who may have tokens turned back"]["remedy"]
-    assert checks["master key"]["message"] == "opens 1 keys of 1, drawn by chance"
+    assert "detokenize:requests: who may detokenize" in unknown
+    assert "+acl" in checks["detokenize:requests: who may detokenize"]["remedy"]
+    assert checks["master key"]["message"] == "opens 1 keys of 1, chosen at random"
     assert "token-worker acl" not in checks["streams: user"]["remedy"]
 
 
@@ -77,7 +77,7 @@ def test_bare_servers_are_full_of_findings(stack: Stack) -> None:
         assert "default" in found[f"{use}: user"]
         assert "append-only" in found[f"{use}: persistence"]
     assert "detokenize:requests: group" in found
-    assert "anybody" in found["detokenize:requests: who may have tokens turned back"]
+    assert "anybody" in found["detokenize:requests: who may detokenize"]
 
 
 def test_eviction_is_a_finding(stack: Stack) -> None:
@@ -101,7 +101,7 @@ def test_servers_out_of_reach_are_findings_of_their_own(stack: Stack) -> None:
 
 
 def test_one_server_for_all_is_a_finding(stack: Stack) -> None:
-    """Streams and storage on one server are said."""
+    """Streams and storage that share a server are found."""
     url = stack.settings["TOKEN_WORKER_STREAMS_URL"]
     assert "servers apart" in findings(stack, TOKEN_WORKER_KEYS_URL=url)
 

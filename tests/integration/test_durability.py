@@ -208,9 +208,9 @@ def test_worker_refuses_a_server_that_confirms_without_a_sync(streams_server: Va
     [
         (("appendonly yes",), "fsync", "finding", "appendfsync always"),
         ((), "fsync", "finding", "appendonly yes"),
-        (ALWAYS, "fsync", "ok", "a reply follows the disk"),
+        (ALWAYS, "fsync", "ok", "on disk before a reply"),
         ((), "replicas:1", "finding", "0 are connected"),
-        ((), "server", "ok", "as it is set"),
+        ((), "server", "ok", "as safe as its persistence"),
     ],
 )
 def test_doctor_tells_whether_durability_is_what_it_is_set_to(

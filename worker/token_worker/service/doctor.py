@@ -43,13 +43,13 @@ OLDEST = {"valkey": (7, 2), "redis": (7, 0)}
 
 LIBRARIES = ("redis", "hvac", "cryptography", "msgspec", "structlog")
 
-_LOST = {"streams": "requests and replies go", "keys": "new keys go", "tokens": "tokens that were handed out go"}
-_AS_ADMIN = "run this once as an administrator of that server"
+_LOST = {"streams": "requests and replies", "keys": "new keys", "tokens": "tokens that were handed out"}
+_AS_ADMIN = "run doctor once as an administrator of that server"
 
 _MOVE_KEYS = "`acra-keys export --all --private_keys`, then `acra-keys import` into this Redis (keystore version 1)"
 _WHERE_KEYS_MAY_BE = (
-    "`token-worker keys generate` if there never were any; else another folder (TOKEN_WORKER_KEYS_FOLDER) or database"
-    " number (TOKEN_WORKER_KEYS_URL)? If Acra keeps them as files, or in its keystore version 2"
+    "`token-worker keys generate` if no client has a key yet; else check the folder (TOKEN_WORKER_KEYS_FOLDER) and the"
+    " database number (TOKEN_WORKER_KEYS_URL). If Acra has them as files, or in its keystore version 2"
 )
 
 Status = Literal["ok", "finding", "unknown"]
@@ -105,7 +105,7 @@ def _reach(use: str, name: str, checks: Iterator[Check]) -> Generator[Check, Non
     try:
         yield from checks
     except (Unavailable, ServerError) as error:
-        remedy = f"is it running, and TOKEN_WORKER_{use.upper()}_URL (or that before it) right, and the password?"
+        remedy = f"check that it runs, and its address (TOKEN_WORKER_{use.upper()}_URL or its default) and password"
         yield Check(f"{name}: reachable", "finding", str(error), remedy)
         return False
     return True
@@ -171,7 +171,7 @@ def _eviction(use: str, info: Fields) -> Check:
     policy = info.get("maxmemory_policy", "unknown")
     if policy == "noeviction":
         return Check(f"{use}: eviction", "ok", "maxmemory-policy noeviction")
-    remedy = "CONFIG SET maxmemory-policy noeviction, and in its configuration: an evicted entry is a value lost"
+    remedy = "set maxmemory-policy noeviction, also in its configuration: a value is lost with an evicted entry"
     return Check(f"{use}: eviction", "finding", f"maxmemory-policy {policy}", remedy)
 
 
@@ -179,11 +179,13 @@ def _persistence(use: str, info: Fields) -> Check:
     name = f"{use}: persistence"
     if info.get("aof_enabled") != "1":
         return Check(
-            name, "finding", "no append-only file", f"appendonly yes: {_LOST[use.partition(' ')[0]]} with a crash"
+            name, "finding", "no append-only file", f"set appendonly yes: a crash loses {_LOST[use.partition(' ')[0]]}"
         )
     if info.get("aof_last_write_status", "ok") != "ok":
-        return Check(name, "finding", "the append-only file cannot be written", "see the server's log; disk full?")
-    return Check(name, "ok", "append-only file; with appendfsync everysec a crash of the machine can lose a second")
+        return Check(
+            name, "finding", "the append-only file cannot be written", "see the server's log: the disk may be full"
+        )
+    return Check(name, "ok", "append-only file; with appendfsync everysec, a crash of the machine can lose a second")
 
 
 def _durability(durability: Durability, link: Link, *, is_elected: bool) -> Check:
@@ -192,22 +194,22 @@ def _durability(durability: Durability, link: Link, *, is_elected: bool) -> Chec
     try:
         if durability.fsync:
             if is_elected:
-                remedy = "replicas:N, for as many as may be promoted"
-                return Check(name, "finding", "fsync: a replica that Sentinels promote may not have all", remedy)
+                remedy = "set replicas:N, with as many replicas as may be promoted"
+                return Check(name, "finding", "fsync: a replica that Sentinels promote may lack tokens", remedy)
             if examine_fsync(link):
-                return Check(name, "ok", "fsync: a reply follows the disk")
+                return Check(name, "ok", "fsync: tokens are on disk before a reply")
             return Check(name, "unknown", "fsync requires appendfsync always, which this user may not check", _AS_ADMIN)
         if durability.replicas:
             replicas = int(_info(link).get("connected_slaves", 0))
             message = f"replicas:{durability.replicas}, and {replicas} are connected"
             if replicas < durability.replicas:
-                return Check(name, "finding", message, "more replicas: until then no reply brings a token")
+                return Check(name, "finding", message, "add replicas: until then no reply with a token is written")
             return Check(name, "ok", message)
     except SettingsError as error:
-        return Check(name, "finding", str(error), "set the server so, or TOKEN_WORKER_DURABILITY otherwise")
+        return Check(name, "finding", str(error), "change the server, or TOKEN_WORKER_DURABILITY")
     except ServerError as error:
         return _unknown(name, error, "+waitaof" if durability.fsync else "+info")
-    return Check(name, "ok", "server: as it is set, see persistence; fsync and replicas:N hold replies back for more")
+    return Check(name, "ok", "server: as safe as its persistence; fsync and replicas:N make replies wait for more")
 
 
 def _clock(use: str, link: Link) -> Check:
@@ -221,20 +223,20 @@ def _clock(use: str, link: Link) -> Check:
     theirs = int(seconds) + int(micros) / 1e6
     off = max(before - theirs, theirs - after, 0.0)
     if off > CLOCK_SECONDS:
-        return Check(name, "finding", f"{off:.1f} seconds apart from this host's", "synchronize both by NTP")
+        return Check(name, "finding", f"differs from this host's by {off:.1f} seconds", "synchronize both by NTP")
     return Check(name, "ok", "the same as this host's, within a second")
 
 
 def _user(use: str, link: Link, username: str | None) -> Check:
     name = f"{use}: user"
-    remedy = "a user of its own, as `token-worker acl` prints it, named in the URL"
+    remedy = "log in as the user that `token-worker acl` prints, named in the URL"
     if username in (None, "", "default"):
         return Check(name, "finding", "logged in as user default", remedy)
     dangerous = [words for words in (("CONFIG", "GET", "maxmemory-policy"), ("ACL", "LIST")) if _may(link, words)]
     if dangerous:
         may = " and ".join(" ".join(words[:2]) for words in dangerous)
         return Check(name, "finding", f"the user may {may}", remedy)
-    return Check(name, "ok", "not default; CONFIG and ACL are refused")
+    return Check(name, "ok", "not user default; the user may use neither CONFIG nor ACL")
 
 
 def _may(link: Link, command: tuple[str, ...]) -> bool:
@@ -265,7 +267,7 @@ def _group(route: Route, group: str, link: Link) -> Check:
         return Check(name, "finding", "there is no such stream yet", "start a worker: it makes stream and group")
     alive = [bytes(it["name"]).decode(errors="replace") for it in consumers if it["idle"] < ALIVE_SECONDS * 1000]
     if not alive:
-        return Check(name, "finding", f"nobody reads for {group}", "start a worker")
+        return Check(name, "finding", f"no worker reads for {group}", "start a worker")
     return Check(name, "ok", f"{group} is read by {', '.join(sorted(alive))}")
 
 
@@ -277,16 +279,16 @@ def _ids(route: Route, link: Link) -> Check:
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         ahead = {stream: perform(look(route, stream), link).ahead_seconds(now_ms) for stream in route.streams}
     except ServerError as error:
-        return _unknown(name, error, "as `token-worker acl` prints them")
+        return _unknown(name, error, "the rights that `token-worker acl` prints")
     found = [f"{stream}: {ids_ahead(seconds)}" for stream, seconds in ahead.items() if seconds]
     if found:
         return Check(name, "finding", "; ".join(found), IDS_AHEAD_REMEDY)
-    return Check(name, "ok", "none of its streams is ahead of the server's clock")
+    return Check(name, "ok", "no stream of the route is ahead of the server's clock")
 
 
 def _writers(route: Route, link: Link) -> Check:
-    """Who may ask for values: users that may write to a stream of requests that are turned back."""
-    name = f"{route.requests}: who may have tokens turned back"
+    """Users that may write to a request stream of a route that detokenizes."""
+    name = f"{route.requests}: who may detokenize"
     writers, is_open = [], False
     try:
         for raw in link.call("ACL", "USERS"):
@@ -300,15 +302,17 @@ def _writers(route: Route, link: Link) -> Check:
     except ServerError as error:
         return _unknown(name, error, "+acl|users +acl|getuser +acl|dryrun (once, as an administrator)")
     if is_open:
-        remedy = "users as `token-worker acl` prints them, and ACL SETUSER default off"
+        remedy = (
+            "create the users that `token-worker acl` prints, and switch user default off (ACL SETUSER default off)"
+        )
         return Check(name, "finding", f"anybody, without a password ({', '.join(writers)})", remedy)
     return Check(name, "ok", f"users {', '.join(writers) or 'none'}")
 
 
 def _apart(settings: Settings) -> Check:
     if settings.streams_and_storage_share_server:
-        remedy = "TOKEN_WORKER_KEYS_URL, a server of its own: who fills the streams fills the key storage"
-        return Check("servers apart", "finding", "streams and key or token storage are on one server", remedy)
+        remedy = "set TOKEN_WORKER_KEYS_URL to another server: full streams fill the key storage, too"
+        return Check("servers apart", "finding", "streams and storage share one server", remedy)
     return Check("servers apart", "ok", "the streams have a server of their own")
 
 
@@ -317,7 +321,7 @@ def _master_key(settings: Settings) -> Iterator[Check]:
         try:
             master_keys, store = access.connect_admin()
         except (GiveUp, Unavailable) as error:
-            yield Check("master key", "finding", str(error), "see the settings for the master key and Vault")
+            yield Check("master key", "finding", str(error), "check the settings of the master key and of Vault")
             return
         if settings.master_key_source == "vault":
             yield from _guarded("Vault token", lambda: _vault(access, settings))
@@ -328,7 +332,7 @@ def _guarded(name: str, checks: Callable[[], Iterator[Check]]) -> Iterator[Check
     try:
         yield from checks()
     except TokenWorkerError as error:
-        yield Check(name, "unknown", str(error), "make that server answer, or give the right that is missing")
+        yield Check(name, "unknown", str(error), "make that server answer, or grant the right that is missing")
 
 
 def _sample(master_keys: MasterKeys, store: Any) -> Iterator[Check]:
@@ -341,16 +345,18 @@ def _sample(master_keys: MasterKeys, store: Any) -> Iterator[Check]:
     ]
     readable = [key for key in found if not key.name.is_of_version_2]
     if not readable and found:
-        yield Check("keys", "finding", "all keys are of Acra's keystore version 2; workers read version 1", _MOVE_KEYS)
+        yield Check("keys", "finding", "all keys are in Acra's keystore version 2; workers read version 1", _MOVE_KEYS)
     elif not found:
         yield Check("keys", "finding", "there are no keys", f"{_WHERE_KEYS_MAY_BE}: {_MOVE_KEYS}")
     elif bad:
-        remedy = "`token-worker keys verify` tries them all; the right master key?"
-        yield Check("master key", "finding", f"{len(bad)} of {len(sample)} keys: {', '.join(bad[:5])}", remedy)
+        remedy = "run `token-worker keys verify` for all keys; the master key may be the wrong one"
+        yield Check(
+            "master key", "finding", f"does not open {len(bad)} of {len(sample)} keys: {', '.join(bad[:5])}", remedy
+        )
     else:
-        yield Check("master key", "ok", f"opens {len(sample)} keys of {len(found)}, drawn by chance")
+        yield Check("master key", "ok", f"opens {len(sample)} keys of {len(found)}, chosen at random")
     if master_keys.previous is not None:
-        remedy = "`token-worker keys rewrap`, then drop the previous one and restart the workers"
+        remedy = "run `token-worker keys rewrap`, then drop the previous one and restart the workers"
         yield Check("previous master key", "finding", "two master keys loaded", remedy)
 
 
@@ -360,23 +366,23 @@ def _vault(access: KeyAccess, settings: Settings) -> Iterator[Check]:
         return
     seconds = vault.seconds_left
     if seconds is not None and seconds < SOON_SECONDS and not vault.is_renewable:
-        remedy = "a token that can be renewed, or TOKEN_WORKER_VAULT_AUTH approle or jwt"
-        yield Check("Vault token: time", "finding", f"ends in {seconds:.0f} seconds and cannot be renewed", remedy)
+        remedy = "use a token that can be renewed, or TOKEN_WORKER_VAULT_AUTH approle or jwt"
+        yield Check("Vault token: time", "finding", f"expires in {seconds:.0f} seconds and cannot be renewed", remedy)
     else:
-        yield Check("Vault token: time", "ok", "does not end" if seconds is None else f"{seconds:.0f} seconds left")
+        yield Check("Vault token: time", "ok", "does not expire" if seconds is None else f"{seconds:.0f} seconds left")
     path, rights = vault.rights(settings.vault.secret)
     if rights is None:
-        remedy = "run it once with a token that has update on sys/capabilities-self (policy default has)"
-        yield Check("Vault token: rights", "unknown", "the token may not ask what it may do", remedy)
+        remedy = "run doctor once with a token that may update sys/capabilities-self, as policy default allows"
+        yield Check("Vault token: rights", "unknown", "the token may not look up its own rights", remedy)
         return
     excess = [f"{right} on {where}" for where, may in rights.items() for right in may if _is_excess(where, right, path)]
     if "read" not in rights[path] and "root" not in rights[path]:
-        yield Check("Vault token: rights", "finding", f"may not read {path}", "scripts/vault/master-key-only.hcl")
+        yield Check("Vault token: rights", "finding", f"may not read {path}", "grant scripts/vault/master-key-only.hcl")
     elif excess:
         remedy = "scripts/vault/master-key-only.hcl is all a worker needs"
         yield Check("Vault token: rights", "finding", f"may do more than read: {', '.join(excess)}", remedy)
     else:
-        yield Check("Vault token: rights", "ok", f"reads {path}, and none of what was tried besides")
+        yield Check("Vault token: rights", "ok", f"may read {path}, and nothing else that was tried")
 
 
 def _is_excess(where: str, right: str, path: str) -> bool:
@@ -384,7 +390,7 @@ def _is_excess(where: str, right: str, path: str) -> bool:
 
 
 def _unknown(name: str, error: ServerError, right: str) -> Check:
-    return Check(name, "unknown", f"may not be looked at ({error.code})", f"give this user {right}")
+    return Check(name, "unknown", f"this user may not look at it ({error.code})", f"give this user {right}")
 
 
 def _map(raw: Any) -> dict[str, Any]:

@@ -49,8 +49,8 @@ _FIRST_TIME_MS = 10**12
 
 
 IDS_AHEAD_REMEDY = (
-    "let producers add with * alone and clocks be right; it ends when the clock has caught up, or once all is answered"
-    " with DEL of the stream"
+    "let producers add entries with * only, and set clocks right; it ends when the clock has caught up, or with DEL of"
+    " the stream once all its entries are answered"
 )
 """What to do about ids that are ahead of the clock."""
 
