@@ -16,7 +16,6 @@ import msgspec
 import structlog
 
 from hostile import damage
-from hostile.memory import MemoryKeys
 from hostile.mutations import Fields
 from hostile.world import MARK, MARK_DIGITS, UNROTATED, Fault, Good, World, answer_is
 from token_worker.contract.messages import Format
@@ -26,6 +25,7 @@ from token_worker.keys.owner import Owner
 from token_worker.service.handler import Result
 from token_worker.storage.layout import decode_entry
 from token_worker.streams.delivery import Answer
+from token_worker.testing.memory import MemoryKeys
 
 A_BATCH = 16
 NEIGHBOURS = 3

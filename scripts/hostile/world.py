@@ -13,7 +13,6 @@ from unittest import mock
 
 import msgspec
 
-from hostile.memory import MemoryKeys, MemoryTokens
 from token_worker.contract.messages import Format, Op, Reply
 from token_worker.errors import TokenWorkerError
 from token_worker.keys.cache import KeyCache
@@ -25,6 +24,7 @@ from token_worker.settings import load
 from token_worker.storage.layout import Names
 from token_worker.streams.delivery import Answer, Entry
 from token_worker.streams.routes import Route
+from token_worker.testing.memory import MemoryKeys, MemoryTokens
 from token_worker.tokens.types import TYPES
 
 MARK = "qZ9mark"

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from hostile.memory import MemoryTokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +26,7 @@ from token_worker.storage.layout import (
     encode_token_value,
 )
 from token_worker.storage.steps import Adopt, Lookup, Store, Touch
+from token_worker.testing.memory import MemoryTokens
 from token_worker.tokens.derivation import Deriver, Origin
 from token_worker.tokens.engine import TOUCH_SECONDS, Engine, Item, MoreKeys, Result, Steps
 from token_worker.tokens.types import BYTES, EMAIL, INT32, INT64, LETTERS, STR, TokenType

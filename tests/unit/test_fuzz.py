@@ -12,7 +12,6 @@ import pytest
 import structlog
 from hostile import run
 from hostile.entries import REASONS, Entries
-from hostile.memory import MemoryTokens
 from hostile.mutations import Fields
 from hostile.stored import DAMAGED, Case, Stored
 from hostile.world import MARK
@@ -26,6 +25,7 @@ from token_worker.service.handler import Buried, Handler, Postponed, Result
 from token_worker.storage.sealing import Sealing
 from token_worker.storage.steps import Lookup
 from token_worker.streams.delivery import Answer, Entry
+from token_worker.testing.memory import MemoryTokens
 from token_worker.tokens import engine
 
 FUZZ = Path(__file__).parents[2] / "scripts" / "fuzz.py"

@@ -6,7 +6,6 @@ from typing import Any
 import msgspec
 import pytest
 import structlog
-from hostile.memory import MemoryTokens
 from hostile.world import ROUTE, SHOP, World
 
 from token_worker.contract.messages import Format
@@ -14,6 +13,7 @@ from token_worker.service.handler import Handler
 from token_worker.service.loop import UNIT_ITEMS, _units
 from token_worker.storage.layout import Names, decode_entry, encode_entry
 from token_worker.streams.delivery import Answer, Entry
+from token_worker.testing.memory import MemoryTokens
 from token_worker.tokens.types import TYPES
 
 LATIN = "André Marie Ampère".encode("latin-1")

@@ -1,0 +1,74 @@
+"""fakeredis behind a TCP port of the loopback, for producers with whatever Redis client they have."""
+
+import logging
+import select
+import socket
+import threading
+from typing import Any, Final
+
+from fakeredis import TcpFakeServer
+
+_HOST: Final = "127.0.0.1"
+
+_POLL_SECONDS: Final = 0.01
+"""How often the server looks whether it is to stop."""
+
+_LOG: Final = logging.getLogger("fakeredis")
+
+
+class FakeRedisServer:
+    """A Redis of its own for each instance, until ``close``.
+
+    Attributes:
+        url: its address.
+        data: what ``fakeredis.FakeRedis(server=…)`` takes, to reach the same data without a connection.
+    """
+
+    def __init__(self) -> None:
+        _LOG.addFilter(_shows_no_reply)
+        self._server = _Server((_HOST, 0))
+        self.url = f"redis://{_HOST}:{self._server.server_address[1]}"
+        self.data = self._server.fake_server
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL_SECONDS,), name="token-worker testing server", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop, and close the connections."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+        _LOG.removeFilter(_shows_no_reply)
+
+
+class _Server(TcpFakeServer):
+    def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__(address)
+        self.daemon_threads = True  # a producer may wait for entries without an end
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        accepted, address = super().get_request()
+        connection = _Connection(fileno=accepted.detach())
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection, address
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print nothing: a producer that closes its connection is no error."""
+
+
+class _Connection(socket.socket):
+    """fakeredis makes the socket non-blocking, and then gives up a reply that is larger than the socket's buffer."""
+
+    def sendall(self, data: Any, flags: int = 0, /) -> None:
+        left = memoryview(data)
+        while left:
+            try:
+                left = left[self.send(left, flags) :]
+            except BlockingIOError:
+                select.select([], [self], [])
+
+
+def _shows_no_reply(record: logging.LogRecord) -> bool:
+    """Leave out the lines in which the server has every reply, in the clear."""
+    return record.levelno > logging.DEBUG
