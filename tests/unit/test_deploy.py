@@ -67,9 +67,9 @@ def test_dashboard_is_whole(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["alerts.yml", "keda.yml", "dashboard.json"])
-def test_rules_speak_of_metrics_that_exist(name: str) -> None:
-    """Every metric in the alert rules and the scaler is exported under that name."""
+@pytest.mark.parametrize("name", ["alerts.yml", "keda.yml", "dashboard.json", "../../docs/operations.md"])
+def test_metrics_that_are_named_exist(name: str) -> None:
+    """Every metric in the alert rules, the scaler, the dashboard and the page for operators is exported."""
     used = set(re.findall(r"\b(?:token_worker|acra)_[a-z_]+", (DEPLOY / name).read_text()))
     assert used
     # What a dashboard asks of a histogram are its series; the uid of its data source is no metric.

@@ -293,7 +293,7 @@ class Worker:
         away = self._delivery.away
         paused = set(self._delivery.paused) - away.keys()
         for route in paused - self._paused:
-            log.error("route paused: its request stream cannot be read", stream=route.requests)
+            log.error("route paused: one of its streams cannot be used", stream=route.requests)
         for route in away.keys() - self._away:
             log.error("route paused: its server is unavailable", stream=route.requests, reason=away[route])
         for route in self._away - away.keys():
