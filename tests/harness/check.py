@@ -1,4 +1,4 @@
-"""Check single files within seconds: lint, types, and the tests that belong to the files.
+"""Check single files within seconds: lint, spelling, types, and the tests that belong to the files.
 
 A test belongs to a file if it stands at the mirrored place: ``unit/streams/test_delivery*.py`` for
 ``streams/delivery.py``. So does a unit test that uses the file: it imports the module or, for other files, has the name
@@ -105,7 +105,9 @@ def _git(*arguments: str) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Check the files that are named on the command line, or the changed ones."""
-    parser = argparse.ArgumentParser(prog="scripts/check", description="Lint, types and tests of single files.")
+    parser = argparse.ArgumentParser(
+        prog="scripts/check", description="Lint, spelling, types and tests of single files."
+    )
     parser.add_argument("files", nargs="*", type=Path, help="default: all files that differ from the main branch")
     named = [file.resolve() for file in parser.parse_args(arguments).files]
     missing = [str(file) for file in named if not file.exists()]
@@ -134,6 +136,8 @@ def _commands(files: list[Path], tests: list[Path]) -> Iterator[list[str]]:
     if sources:
         yield ["ruff", "check", *sources]
         yield ["ruff", "format", "--check", *sources]
+    if files:
+        yield ["codespell_lib", *(str(file.relative_to(ROOT)) for file in files)]
     if tests:
         processes = ["--numprocesses=2"] if len(tests) > MANY_FILES else []
         yield ["pytest", "-q", *processes, *(str(test.relative_to(ROOT)) for test in tests)]

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from servers import OpenBao, Valkey, free_port
 from stack import Stack
 
+import token_worker
 from token_worker.cli import app
 from token_worker.keys.owner import Owner
 from token_worker.keys.store import unwrap
@@ -260,6 +261,7 @@ def test_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     tree = {str(path.relative_to(PACKAGE.parent)) for path in PACKAGE.rglob("*") if path.suffix in kinds}
     assert len([name for name in tree if name.endswith(".lua")]) >= 2
     assert published == tree
+    assert wheel.name.startswith(f"token_worker-{token_worker.__version__}-")
 
 
 def test_installed_wheel_works_on_its_own(wheel: Path, stack: Stack, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from token_worker import starting
+from token_worker import __version__, starting
 from token_worker.errors import Finding, GiveUp, TokenWorkerError, Unavailable
 from token_worker.telemetry import logs
 
@@ -40,7 +40,7 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 110},
 )
 @click.option("--config", type=_CONFIG, help="TOML file of settings; environment variables win over it.")
-@click.version_option(package_name="token-worker", prog_name="token-worker")
+@click.version_option(__version__, prog_name="token-worker")
 @click.pass_context
 def app(context: click.Context, config: Path | None) -> None:
     """Tokenize and detokenize over Redis Streams, on the key and token storage of Acra."""

@@ -103,7 +103,7 @@ def read_seconds(_context: click.Context, _option: click.Parameter, given: float
 @click.option("--timeout", "timeout_seconds", type=click.FloatRange(min=0.1), default=30.0, callback=read_seconds,
               help="Send a request again after so many seconds without an answer.")  # fmt: skip
 @click.pass_obj
-def file(
+def file(  # noqa: C901, PLR0912, PLR0915 - one place says which options exclude each other
     config: Path | None,
     op: str,
     source: str,

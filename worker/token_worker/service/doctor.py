@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from token_worker import __version__
 from token_worker.cluster_link import ClusterLink
 from token_worker.contract.messages import Op
 from token_worker.errors import GiveUp, ServerError, SettingsError, TokenWorkerError, Unavailable
@@ -112,8 +113,9 @@ def _reach(use: str, name: str, checks: Iterator[Check]) -> Generator[Check, Non
 
 
 def _versions() -> Check:
-    ours, *libraries = (f"{name} {version(name)}" for name in ("token-worker", *LIBRARIES))
-    return Check("versions", "ok", ", ".join([ours, f"Python {platform.python_version()}", *libraries]))
+    libraries = [f"{name} {version(name)}" for name in LIBRARIES]
+    parts = [f"token-worker {__version__}", f"Python {platform.python_version()}", *libraries]
+    return Check("versions", "ok", ", ".join(parts))
 
 
 def _way(use: str, server: RedisSettings) -> Check:
