@@ -45,11 +45,15 @@ class Block(NamedTuple):
 
     @property
     def commands(self) -> list[Command]:
-        """Lines that begin with ``$``, each with its continuation lines and its output."""
+        """Lines that begin with ``$``, each with its continuation lines and its output.
+
+        A command continues after a backslash at the end of a line, and on lines that begin with ``>``.
+        """
         found = []
         for part in re.split(r"^\$ ", self.text, flags=re.MULTILINE)[1:]:
-            line, printed = re.fullmatch(r"((?:.*\\\n)*.*)\n?((?:.*\n)*)", part).groups()  # type: ignore[union-attr]
-            found.append(Command(line, printed))
+            command = re.match(r"(?:.*\\\n(?:> )?|.*\n> )*.*\n?", part)
+            if command is not None:
+                found.append(Command(command[0].replace("\n> ", "\n").rstrip("\n"), part[command.end() :]))
         return found
 
 

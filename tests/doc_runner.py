@@ -109,7 +109,7 @@ class Reader:
             return
         done = self._shell(line)
         printed = done.stdout.decode()
-        assert done.returncode == expected, f"{command.line} ended with {done.returncode}"
+        assert done.returncode == expected, f"{command.line} ended with {done.returncode}: {printed}"
         if line.startswith("vault read -field=role_id"):
             self._places[ROLE_ID] = printed.strip()
         if command.printed.strip():

@@ -3,12 +3,13 @@
 import base64
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
-from servers import OpenBao
+from servers import OpenBao, Valkey
 from stack import Stack
 
-from doc_pages import README, page
+from doc_pages import README, page, page_names
 from doc_runner import Reader
 from token_worker.keys.owner import Owner
 from token_worker.keys.store import wrap
@@ -18,44 +19,118 @@ DEMO_KEY = base64.b64decode("ZG9jcyBoYXZlIHRoZSB0b2tlbnMgb2YgdGhpcyBrZXk=")
 
 PEOPLE = b'name,email,card\r\n"Hopper, Grace",grace@navy.example,4242 4242 4242 4242\r\nAda,,5105\r\n'
 
+SET_UP = "docs/start.md"
+"""The page that begins with servers where nothing has been set up."""
 
-def places(stack: Stack) -> dict[str, str]:
-    """Addresses on the pages, and those of the test's servers."""
-    return {
-        "redis://streams:6379": stack.settings["TOKEN_WORKER_STREAMS_URL"],
-        "redis://keys:6379": stack.settings["TOKEN_WORKER_KEYS_URL"],
-    }
+FOR_REAL = "Run it for real"
+"""The section of README that does, too."""
+
+OF_OPERATORS = {"docs/keys.md", "docs/replay.md", "docs/routes.md", "docs/tokens.md"}
+"""Pages for those who may use the master key."""
+
+FIRST_REQUEST = {
+    "id": "1", "op": "tokenize", "client_id": "demo-client", "type": "email", "value": "grace@navy.example",
+}  # fmt: skip
+
+
+def has_examples(name: str) -> bool:
+    """Whether there is anything to run on a page."""
+    blocks = page(name).blocks()
+    return any(it.language in {"console", "python"} and "not run" not in it.notes for it in blocks)
+
+
+def places(streams_url: str, storage_url: str) -> dict[str, str]:
+    """Servers on the pages, and those of the test."""
+    return {f"{name}:6379": urlsplit(url).netloc for name, url in (("streams", streams_url), ("keys", storage_url))}
 
 
 @pytest.fixture
-def reader(stack: Stack, tmp_path: Path) -> Iterator[Reader]:
-    """Somebody who has started ``scripts/demo --keep``, and has a file ``people.csv``."""
+def demo(stack: Stack, tmp_path: Path) -> Stack:
+    """Servers and a worker as after ``scripts/demo --keep``; and a file ``people.csv``."""
+    stack.storage.flushall()
     owner = Owner("client", "demo-client")
     stack.storage.set(f".acrakeys/{owner.key_name}", wrap(DEMO_KEY, stack.master_key, owner))
     stack.start_worker()
     (tmp_path / "people.csv").write_bytes(PEOPLE)
-    environment = {"TOKEN_WORKER_STREAMS_URL": stack.settings["TOKEN_WORKER_STREAMS_URL"]}
-    with Reader(tmp_path, environment, places(stack)) as reader:
+    return stack
+
+
+@pytest.fixture
+def reader(demo: Stack, tmp_path: Path) -> Iterator[Reader]:
+    """Somebody who sends requests, and has no key."""
+    streams, storage = (demo.settings[f"TOKEN_WORKER_{name}_URL"] for name in ("STREAMS", "KEYS"))
+    with Reader(tmp_path, {"TOKEN_WORKER_STREAMS_URL": streams}, places(streams, storage)) as reader:
         yield reader
 
 
-def test_readme_runs_as_printed(reader: Reader, tmp_path: Path) -> None:
-    """A reader of the README gets the tokens, replies and files that it shows."""
-    reader.follow(page(README), lambda section: section != "Run it")
-    tokens = (tmp_path / "tokens.csv").read_text()
-    assert '"Hopper, Grace"' in tokens
-    assert "grace@navy.example" not in tokens
-    assert (tmp_path / "left-out.jsonl").read_text() == ""
+@pytest.fixture
+def operator(demo: Stack, openbao_server: OpenBao, tmp_path: Path) -> Iterator[Reader]:
+    """Somebody who may read and replace the master key, which is in Vault; a client has a token."""
+    demo.ask([FIRST_REQUEST])
+    master_key = demo.settings.pop("ACRA_MASTER_KEY")
+    openbao_server.call("POST", "secret/data/acra/transport", data={"acra_master_key": master_key})
+    vault = {"VAULT_ADDR": openbao_server.url, "VAULT_TOKEN": openbao_server.root_token}
+    with Reader(tmp_path, {**demo.settings, **vault}, {}) as reader:
+        yield reader
+    openbao_server.call("DELETE", "secret/metadata/acra/transport")
 
 
-def test_set_up_runs_as_printed(stack: Stack, tmp_path: Path) -> None:
-    """What is to be done in Vault gives a worker its master key by the settings that are shown, and it serves."""
-    stack.storage.flushall()
+@pytest.fixture
+def new_servers(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """New servers, where nothing has been set up: what stands for them on the pages."""
+    for name in ("streams", "keys"):
+        (tmp_path / f"{name}.acl").touch()
+    with (
+        Valkey(f"aclfile {tmp_path}/streams.acl", "appendonly yes") as streams,
+        Valkey(f"aclfile {tmp_path}/keys.acl", "appendonly yes", "maxmemory-policy noeviction") as keys,
+    ):
+        yield places(streams.url, keys.url)
+
+
+@pytest.fixture
+def beginner(new_servers: dict[str, str], tmp_path: Path) -> Iterator[Reader]:
+    """Somebody with two new servers."""
+    with Reader(tmp_path, {}, new_servers) as reader:
+        yield reader
+
+
+@pytest.fixture
+def founder(new_servers: dict[str, str], tmp_path: Path) -> Iterator[Reader]:
+    """Somebody with two new servers and a new Vault."""
     with OpenBao() as bao:
-        operator = {"VAULT_ADDR": bao.url, "VAULT_TOKEN": bao.root_token}
-        with Reader(tmp_path, operator, {**places(stack), "https://vault:8200": bao.url}) as reader:
-            reader.follow(page(README), lambda section: section == "Run it")
-            request = {"id": "1", "op": "tokenize", "client_id": "shop-frontend", "type": "str", "value": "x"}
-            [reply] = stack.ask([request]).values()
-    assert reply["status"] == "ok"
+        variables = {"VAULT_ADDR": bao.url, "VAULT_TOKEN": bao.root_token}
+        with Reader(tmp_path, variables, {**new_servers, "https://vault:8200": bao.url}) as reader:
+            yield reader
+
+
+def test_every_page_is_run() -> None:
+    """A page with examples is followed by one of the tests below."""
+    assert {SET_UP, *OF_OPERATORS} <= {name for name in page_names() if has_examples(name)}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in page_names() if has_examples(name) and name not in {SET_UP, *OF_OPERATORS}]
+)
+def test_page_runs_as_printed(name: str, reader: Reader) -> None:
+    """A reader gets the tokens, replies and files that the page shows."""
+    reader.follow(page(name), lambda section: section != FOR_REAL)
+
+
+@pytest.mark.parametrize("name", sorted(OF_OPERATORS))
+def test_page_for_operators_runs_as_printed(name: str, operator: Reader) -> None:
+    """An operator can run every command of the page, one after the other."""
+    operator.follow(page(name))
+
+
+def test_beginner_gets_a_token(beginner: Reader) -> None:
+    """Two empty servers and the section of README are enough for a worker that answers."""
+    beginner.follow(page(README), lambda section: section == FOR_REAL)
+
+
+def test_set_up_runs_as_printed(founder: Reader, tmp_path: Path) -> None:
+    """What is to be done in Vault gives a worker its master key by the settings that are shown, and it serves.
+
+    The worker, the operator and the client each have the rights of a Redis user of their own, and no more.
+    """
+    founder.follow(page(SET_UP))
     assert (tmp_path / "secret-id").stat().st_mode & 0o077 == 0

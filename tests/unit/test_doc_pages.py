@@ -26,7 +26,10 @@ and a second one.
 $ first \\
     --more
 printed
-$ second
+$ second '{
+> }' \\
+> third
+printed, too
 ```
 
 ## Twice
@@ -50,7 +53,8 @@ def test_blocks_have_their_notes_and_commands(read: Page) -> None:
     """A block knows its heading, the comment above it, and its commands with what they print."""
     shell, settings = read.blocks()
     assert shell.notes == {"not run": "it needs the moon"}
-    assert shell.commands == [Command("first \\\n    --more", "printed\n"), Command("second", "")]
+    first = Command("first \\\n    --more", "printed\n")
+    assert shell.commands == [first, Command("second '{\n}' \\\nthird", "printed, too\n")]
     assert (settings.section, settings.language, settings.notes) == ("Twice", "toml", {"file": "worker.toml"})
     assert read.blocks("toml") == [settings]
 
