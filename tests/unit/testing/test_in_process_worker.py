@@ -391,17 +391,25 @@ def test_nothing_runs_on() -> None:
         streams.ping()
 
 
-def test_producer_that_waits_without_an_end_keeps_no_test_from_ending(worker: InProcessWorker) -> None:
-    """A thread of a producer that blocks in a read, for ever, is left to itself."""
+def test_producer_that_waits_without_a_time_out(worker: InProcessWorker, streams: Any) -> None:
+    """A producer that waits for an entry, for ever, is told that the server is gone, and nobody waits for it."""
+    streams.xgroup_create("tokenize:responses", "shop", mkstream=True)
+    told: list[bool] = []
 
     def wait() -> None:
-        with redis.Redis.from_url(worker.url) as streams, pytest.raises(redis.ConnectionError):
-            streams.xread({"tokenize:responses": "$"}, block=0)
+        with redis.Redis.from_url(worker.url, socket_timeout=None) as waiting, pytest.raises(redis.ConnectionError):
+            waiting.xreadgroup("shop", "me", {"tokenize:responses": ">"}, block=0)
+        told.append(True)
 
-    threading.Thread(target=wait, daemon=True).start()
-    started = time.monotonic()
-    worker.close()
-    assert time.monotonic() - started < LONG_SECONDS
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    wait_until(lambda: streams.xinfo_consumers("tokenize:responses", "shop"), "the read to begin")
+    closing = threading.Thread(target=worker.close, daemon=True)
+    closing.start()
+    for it in (closing, thread):
+        it.join(LONG_SECONDS)
+        assert not it.is_alive()
+    assert told
 
 
 def test_import_is_cheap() -> None:

@@ -4,7 +4,9 @@ import logging
 import select
 import socket
 import threading
+from contextlib import suppress
 from typing import Any, Final
+from weakref import WeakSet
 
 from fakeredis import TcpFakeServer
 
@@ -39,19 +41,28 @@ class FakeRedisServer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+        self._server.hang_up()
         _LOG.removeFilter(_shows_no_reply)
 
 
 class _Server(TcpFakeServer):
     def __init__(self, address: tuple[str, int]) -> None:
         super().__init__(address)
-        self.daemon_threads = True  # a producer may wait for entries without an end
+        self.daemon_threads = True  # one whose producer waits for entries without a time-out never ends
+        self._connections: WeakSet[socket.socket] = WeakSet()
 
     def get_request(self) -> tuple[socket.socket, Any]:
         accepted, address = super().get_request()
         connection = _Connection(fileno=accepted.detach())
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._connections.add(connection)
         return connection, address
+
+    def hang_up(self) -> None:
+        """Close the connections, also for producers that wait."""
+        for connection in [*self._connections]:
+            with suppress(OSError):  # it is closed already
+                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Print nothing: a producer that closes its connection is no error."""
