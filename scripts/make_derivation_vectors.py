@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from token_worker.keys.owner import Owner
+from token_worker.acra.owner import Owner
+from token_worker.acra.value_types import TYPES
 from token_worker.tokens.derivation import Deriver, Origin
-from token_worker.tokens.types import TYPES
 
 FILE = Path(__file__).parent.parent / "tests" / "vectors" / "derivation.json"
 KEYS = {"first": bytes(range(32)), "after rotation": bytes(range(100, 132))}

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from token_worker.cli import app
-from token_worker.settings import describe
+from token_worker.settings.options import describe
 
 FOLDER = Path(__file__).parents[1] / "docs"
 

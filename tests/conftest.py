@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from servers import OpenBao, Valkey, redis_binary
-from stack import Stack
 
 import token_worker
-from clients import KINDS, Kind
-from toolchains import SharedFolders
+from harness.clients import KINDS, Kind
+from harness.servers import OpenBao, Valkey, redis_binary
+from harness.stack import Stack
+from harness.toolchains import SharedFolders
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # In the background of a script SIGINT is ignored, and what tests start would inherit that. What has a handler here
     # has the default in processes that we start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # programs that tests start import the harness, too
 
 if settings.get_current_profile_name() == "default":  # with CI set, hypothesis has a profile of its own
     settings.register_profile("untimed", deadline=None)

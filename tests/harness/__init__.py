@@ -1,1 +1,1 @@
-"""Tools that tests share: what runs servers, workers and producers, and what checks the tree."""
+"""What tests, chaos, bench and the demo share: real servers, workers as processes, producers, ledgers, tree checks."""

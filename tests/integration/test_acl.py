@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from servers import Valkey, redis_binary, valkey_binary
-from stack import Stack, wait_until
+
+from harness.servers import Valkey, redis_binary, valkey_binary
+from harness.stack import Stack, wait_until
 
 CLIENT = "shop-frontend"
 ROUTES = [

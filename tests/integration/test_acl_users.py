@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 import redis
-from servers import Valkey, redis_binary, valkey_binary
-from stack import Stack, wait_until
 
+from harness.servers import Valkey, redis_binary, valkey_binary
+from harness.stack import Stack, wait_until
 from token_worker.client import TokenClient
 from token_worker.streams.routes import Route
 

@@ -5,9 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from stack import PROGRAM, Stack, wait_until
-
-from clients import CLIENT
+from harness.clients import CLIENT
+from harness.stack import PROGRAM, Stack, wait_until
 
 BACKGROUND = ("/bin/sh", "-c", """trap '' INT; exec "$@" """, "sh", sys.executable, *PROGRAM)
 

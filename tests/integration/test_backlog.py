@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
-from faults.proxy import Command, Moment, Proxy, Verdict
-from servers import Valkey
-from stack import Stack, WorkerProcess, wait_until
 
+from chaos.proxy import Command, Moment, Proxy, Verdict
 from conftest import Say
-from ledger import GROUP, NONE, Ledger
+from harness.ledger import GROUP, NONE, Ledger
+from harness.servers import Valkey
+from harness.stack import Stack, WorkerProcess, wait_until
 
 KNOWN, OTHER = "shop-frontend", "another-client"
 DEPTHS = (1000, 5000, 20_000) if os.environ.get("LONG_TESTS") else (5000,)

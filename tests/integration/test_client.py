@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from stack import Stack
 
-from clients import CLIENT, LONG_SECONDS, Kind
+from harness.clients import CLIENT, LONG_SECONDS, Kind
+from harness.stack import Stack
 from token_worker import client as client_module
+from token_worker.acra.owner import Owner
+from token_worker.acra.token_entry import Names
+from token_worker.acra.value_types import TYPES
 from token_worker.client import (
     AsyncTokenClient,
     EntryUnreadable,
@@ -34,10 +37,7 @@ from token_worker.client import (
     ValueTooLarge,
 )
 from token_worker.contract.messages import Op
-from token_worker.keys.owner import Owner
-from token_worker.storage.layout import Names
 from token_worker.streams.routes import Route
-from token_worker.tokens.types import TYPES
 
 VALUES: list[tuple[Any, Any]] = [
     ("int32", -(2**31)),

@@ -12,10 +12,8 @@ from concurrent.futures import CancelledError, Future, as_completed, wait
 from typing import Any
 
 import pytest
-from servers import Valkey
-from stack import wait_until
 
-from clients import (
+from harness.clients import (
     CLIENT,
     LONG_SECONDS,
     SHORT_SECONDS,
@@ -29,6 +27,8 @@ from clients import (
     threads,
     values_of,
 )
+from harness.servers import Valkey
+from harness.stack import wait_until
 from token_worker.client import (
     BadReply,
     ClientClosed,

@@ -11,21 +11,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from servers import Valkey
-from stack import wait_until
 
-from clients import (
-    CLIENT,
-    LONG_SECONDS,
-    SHORT_SECONDS,
-    Desk,
-    Kind,
-    in_loop,
-    send,
-    start,
-    sync,
-    threads,
-)
+from harness.clients import CLIENT, LONG_SECONDS, SHORT_SECONDS, Desk, Kind, in_loop, send, start, sync, threads
+from harness.servers import Valkey
+from harness.stack import wait_until
 from token_worker.client import (
     ClientClosed,
     NotAnswered,

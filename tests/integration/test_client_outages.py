@@ -7,12 +7,12 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from faults.proxy import Command, Moment, Proxy, Verdict
-from servers import Cluster, Valkey, Watched
-from stack import Stack, wait_until
 
-from clients import CLIENT, LONG_SECONDS, Desk, Kind
-from load import running
+from chaos.proxy import Command, Moment, Proxy, Verdict
+from harness.clients import CLIENT, LONG_SECONDS, Desk, Kind
+from harness.load import running
+from harness.servers import Cluster, Valkey, Watched
+from harness.stack import Stack, wait_until
 from token_worker.client import ClientClosed, NotAnswered, StreamsRefused, StreamsUnavailable, TokenClient
 from token_worker.contract.messages import Op
 from token_worker.streams.routes import Route, slot_of

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from servers import Cluster, Valkey
-from stack import Stack
 
-from clients import CLIENT, LONG_SECONDS, SHORT_SECONDS, Desk, Kind, send, start, sync
+from harness.clients import CLIENT, LONG_SECONDS, SHORT_SECONDS, Desk, Kind, send, start, sync
+from harness.servers import Cluster, Valkey
+from harness.stack import Stack
 from token_worker.client import Forbidden, Internal, TimedOut, TokenClient
 from token_worker.contract.messages import Op
 from token_worker.streams.routes import Route

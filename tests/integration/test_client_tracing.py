@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from opentelemetry import trace
-from servers import free_port
-from stack import Stack, wait_until
 
+from harness.servers import free_port
+from harness.stack import Stack, wait_until
+from harness.traces import Sdk, lines_of, start_traced_worker
 from token_worker.client import AsyncTokenClient, ClientClosed, StreamsRefused, StreamsUnavailable, TokenClient
-from traces import Sdk, lines_of, start_traced_worker
 
 CLIENT = "shop-frontend"
 SEND = "send tokenize:requests"

@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from servers import Valkey
-from stack import Stack
 
-from clients import CLIENT, KINDS, LONG_SECONDS, Desk, start
+from harness.clients import CLIENT, KINDS, LONG_SECONDS, Desk, start
+from harness.servers import Valkey
+from harness.stack import Stack
 from token_worker.client import Expired, TokenClient
 
 HOUR = 3600

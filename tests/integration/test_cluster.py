@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 import redis
 from redis.cluster import ClusterNode
-from servers import Cluster, Valkey, redis_binary, valkey_binary
-from stack import Stack, wait_until
 
-from ledger import GROUP, NONE, Ledger
-from load import Load, running
-from token_worker.cluster_link import ClusterLink
+from harness.ledger import GROUP, NONE, Ledger
+from harness.load import Load, running
+from harness.servers import Cluster, Valkey, redis_binary, valkey_binary
+from harness.stack import Stack, wait_until
 from token_worker.contract.messages import Op
 from token_worker.errors import ServerError, Unavailable
-from token_worker.links import make_link
-from token_worker.redis_link import Link
-from token_worker.redis_settings import parse
-from token_worker.service.loop import perform
+from token_worker.redis.address import parse
+from token_worker.redis.cluster import ClusterLink
+from token_worker.redis.connect import make_link
+from token_worker.redis.exchange import drive
+from token_worker.redis.link import Link
 from token_worker.streams.delivery import COMMIT, Answer, Delivery
 from token_worker.streams.routes import Route, slot_of
 
@@ -310,9 +310,9 @@ def test_reply_to_another_slot_is_forbidden(cluster: Cluster, storage_server: Va
     delivery = Delivery([route], "group", "me", batch_size=10, claim_idle_ms=60_000, max_deliveries=2)
     for _ in range(2):
         subject.call("XADD", route.requests, "*", "payload", "x")
-    entries = perform(delivery.fetch(0.0, 0), subject).entries
+    entries = drive(delivery.fetch(0.0, 0), subject).entries
     answers = [Answer(entries[0], b"here"), Answer(entries[1], b"there", reply_to=elsewhere, forbidden=b"forbidden")]
-    done = perform(delivery.commit(answers, 0.0), subject)
+    done = drive(delivery.commit(answers, 0.0), subject)
     assert (done.written, done.forbidden) == (1, [entries[1]])
     found = subject.call("XRANGE", route.responses, "-", "+")
     assert [fields for _, fields in found] == [[b"payload", b"here"], [b"payload", b"forbidden"]]

@@ -12,12 +12,12 @@ import click
 import msgspec
 import pytest
 from click.testing import CliRunner
-from servers import OpenBao, Valkey, free_port
-from stack import Stack
 
 import token_worker
+from harness.servers import OpenBao, Valkey, free_port
+from harness.stack import Stack
+from token_worker.acra.owner import Owner
 from token_worker.cli import app
-from token_worker.keys.owner import Owner
 from token_worker.keys.store import unwrap
 
 CLIENT = "shop-frontend"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from toolchains import SharedFolders, go_environment, maven_jars, need_go, npm_install, run
+from harness.toolchains import SharedFolders, go_environment, maven_jars, need_go, npm_install, run
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 PACKAGES = {

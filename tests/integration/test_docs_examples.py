@@ -6,12 +6,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from servers import OpenBao, Valkey
-from stack import Stack
 
-from doc_pages import README, page, page_names
-from doc_runner import Reader
-from token_worker.keys.owner import Owner
+from harness.doc_pages import README, page, page_names
+from harness.doc_runner import Reader
+from harness.servers import OpenBao, Valkey
+from harness.stack import Stack
+from token_worker.acra.owner import Owner
 from token_worker.keys.store import wrap
 
 DEMO_KEY = base64.b64decode("ZG9jcyBoYXZlIHRoZSB0b2tlbnMgb2YgdGhpcyBrZXk=")

@@ -9,10 +9,10 @@ from typing import Any
 
 import hvac
 import pytest
-from servers import OpenBao, Valkey, free_port
-from stack import Stack, wait_until
 
-from token_worker.keys.owner import Owner
+from harness.servers import OpenBao, Valkey, free_port
+from harness.stack import Stack, wait_until
+from token_worker.acra.owner import Owner
 from token_worker.keys.store import new_key, wrap
 
 CLIENT = "shop-frontend"

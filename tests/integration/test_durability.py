@@ -11,11 +11,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from faults.proxy import Command, Moment, Proxy, Verdict
-from servers import Valkey, redis_binary, valkey_binary
-from stack import Stack, wait_until
 
-from ledger import NONE, Ledger
+from chaos.proxy import Command, Moment, Proxy, Verdict
+from harness.ledger import NONE, Ledger
+from harness.servers import Valkey, redis_binary, valkey_binary
+from harness.stack import Stack, wait_until
 
 ALWAYS = ("appendonly yes", "appendfsync always")
 SETTINGS = {

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from stack import Stack, wait_until
 
-from toolchains import Done, SharedFolders, go_download, go_environment, npm_install, run
+from harness.stack import Stack, wait_until
+from harness.toolchains import Done, SharedFolders, go_download, go_environment, npm_install, run
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 SECRET = "grace@navy.example"

@@ -14,9 +14,9 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from stack import Stack, WorkerProcess, wait_until
 
-import file_kills
+from harness import file_kills
+from harness.stack import Stack, WorkerProcess, wait_until
 from token_worker.files import compressed
 from token_worker.files.progress import Progress, load
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Valkey
-from stack import Stack
 
-from direct import Vectors
+from harness.direct import Vectors
+from harness.servers import Valkey
+from harness.stack import Stack
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 import redis
-from benchmark.footprint import peak_mib
-from servers import Valkey, redis_binary, valkey_binary
-from stack import Stack, wait_until
 
-from ledger import GROUP
+from bench.footprint import peak_mib
+from harness.ledger import GROUP
+from harness.servers import Valkey, redis_binary, valkey_binary
+from harness.stack import Stack, wait_until
 
 CLIENT = "shop-frontend"
 LIMIT_BYTES = 20 << 20

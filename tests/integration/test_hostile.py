@@ -6,13 +6,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from benchmark.footprint import peak_mib
-from hostile.mutations import Fields, Mutator, giants
-from hostile.world import MARK, MARK_DIGITS, OWNERS, World
-from servers import Valkey
-from stack import Stack
 
-from ledger import NONE, Ledger
+from bench.footprint import peak_mib
+from fuzz.mutations import Fields, Mutator, giants
+from fuzz.world import MARK, MARK_DIGITS, OWNERS, World
+from harness.ledger import NONE, Ledger
+from harness.servers import Valkey
+from harness.stack import Stack
 
 SEED = "a worker's"
 HOSTILE = 3000

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from faults.proxy import Command, Moment, Proxy, Relay, Verdict
-from servers import OpenBao, Valkey
-from stack import Stack, wait_until
 
-from key_places import InRedis, InVault, Place
-from ledger import GROUP, NONE, Ledger
+from chaos.proxy import Command, Moment, Proxy, Relay, Verdict
+from harness.key_places import InRedis, InVault, Place
+from harness.ledger import GROUP, NONE, Ledger
+from harness.servers import OpenBao, Valkey
+from harness.stack import Stack, wait_until
+from token_worker.acra.owner import Owner
 from token_worker.keys.cache import AGE_SECONDS, GRACE_SECONDS
-from token_worker.keys.owner import Owner
 from token_worker.keys.store import new_key, wrap
 
 KNOWN, OTHER = "shop-frontend", "another-client"

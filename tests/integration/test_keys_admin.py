@@ -12,24 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import OpenBao, Valkey, free_port
-from stack import Stack
 
-from direct import Desk, Vectors
-from key_places import Fuse, InRedis, InVault, Killed, Place, fingerprint, keys_command, killed_command
+from harness.direct import Desk, Vectors
+from harness.key_places import Fuse, InRedis, InVault, Killed, Place, fingerprint, keys_command, killed_command
+from harness.servers import OpenBao, Valkey, free_port
+from harness.stack import Stack
+from token_worker.acra.key_name import parse_name, stamp_of
+from token_worker.acra.owner import Owner
+from token_worker.admin.destroy import KEPT_SECONDS, SETTLED_SECONDS, Retirement, scan_entries
+from token_worker.admin.rotate import rotate
 from token_worker.errors import Finding
 from token_worker.keys.cache import AGE_SECONDS, KeyCache
 from token_worker.keys.keyring import Keyring
-from token_worker.keys.kinds import parse_name, stamp_of
 from token_worker.keys.master import MasterKeys
-from token_worker.keys.owner import Owner
-from token_worker.keys.retirement import KEPT_SECONDS, SETTLED_SECONDS, Retirement, scan_entries
-from token_worker.keys.rotation import rotate
 from token_worker.keys.store import RedisKeyStore, VaultKeyStore, unwrap, wrap
 from token_worker.keys.vault import Vault
-from token_worker.keys.vault_settings import VaultSettings
-from token_worker.redis_link import RedisLink
-from token_worker.redis_settings import RedisSettings
+from token_worker.redis.address import RedisSettings
+from token_worker.redis.link import RedisLink
+from token_worker.settings.vault import VaultSettings
 
 OWNER = Owner("client", "shop-frontend")
 NAME = OWNER.key_name

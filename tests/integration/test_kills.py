@@ -12,15 +12,15 @@ from contextlib import ExitStack
 from functools import partial
 
 import pytest
-from faults.commands import label
-from faults.messages import values
-from faults.planted import Planter
-from faults.proxy import Command, Moment, Proxy, Verdict
-from servers import Valkey
-from stack import Stack, WorkerProcess, wait_until
 
-from ledger import NONE, Ledger
-from token_worker.keys.owner import Owner
+from chaos.commands import label
+from chaos.messages import values
+from chaos.planted import Planter
+from chaos.proxy import Command, Moment, Proxy, Verdict
+from harness.ledger import NONE, Ledger
+from harness.servers import Valkey
+from harness.stack import Stack, WorkerProcess, wait_until
+from token_worker.acra.owner import Owner
 from token_worker.keys.store import unwrap
 
 LANES = 2

@@ -11,15 +11,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from servers import Valkey, free_port, redis_binary, valkey_binary
-from stack import Stack, wait_until
 
+from harness.servers import Valkey, free_port, redis_binary, valkey_binary
+from harness.stack import Stack, wait_until
+from token_worker.admin import lag
+from token_worker.admin.lag import GroupLag, measure
 from token_worker.contract.messages import Op
-from token_worker.redis_link import RedisLink
-from token_worker.redis_settings import RedisSettings
-from token_worker.service.loop import perform
-from token_worker.streams import lag
-from token_worker.streams.lag import GroupLag, measure
+from token_worker.redis.address import RedisSettings
+from token_worker.redis.exchange import drive
+from token_worker.redis.link import RedisLink
 from token_worker.streams.routes import Route
 
 GROUP = "token-workers"
@@ -52,7 +52,7 @@ class Desk:
 
     def lag(self) -> GroupLag:
         [row] = [
-            row for row in perform(measure([ROUTE], GROUP), self.link).rows if row.stream == "in" and row.group == GROUP
+            row for row in drive(measure([ROUTE], GROUP), self.link).rows if row.stream == "in" and row.group == GROUP
         ]
         return row
 
@@ -193,7 +193,7 @@ def test_readers_of_replies_are_shown(desk: Desk) -> None:
     """Groups of response streams have rows of their own."""
     desk.client.xgroup_create("out", "producers", id="0", mkstream=True)
     desk.client.xadd("out", {"payload": "x"})
-    rows = {(row.stream, row.group): row for row in perform(measure([ROUTE], GROUP), desk.link).rows}
+    rows = {(row.stream, row.group): row for row in drive(measure([ROUTE], GROUP), desk.link).rows}
     assert rows["out", "producers"].undelivered == 1
     assert rows["out", "producers"].dead_letters is None
 
@@ -255,7 +255,7 @@ def test_ids_ahead_are_told_for_each_stream(desk: Desk) -> None:
     for stream in ("out", "in:dead"):
         desk.client.xadd(stream, {"payload": "x"}, id=ahead_id(desk, 0))
     desk.add(1)
-    found = perform(measure([ROUTE], GROUP), desk.link).ahead_seconds
+    found = drive(measure([ROUTE], GROUP), desk.link).ahead_seconds
     assert found.keys() == {"in", "out", "in:dead"}
     assert found["in"] == 0
     assert 86_000 < found["out"] <= found["in:dead"] <= 86_400

@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from faults.messages import values
-from faults.proxy import Command, Moment, Proxy, Verdict
-from servers import Valkey
-from stack import Stack, wait_until
 
-from ledger import GROUP, NONE, Ledger
+from chaos.messages import values
+from chaos.proxy import Command, Moment, Proxy, Verdict
+from harness.ledger import GROUP, NONE, Ledger
+from harness.servers import Valkey
+from harness.stack import Stack, wait_until
 
 ROUTES = 20
 REQUESTS_A_ROUTE = 4

@@ -9,21 +9,21 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-from faults.proxy import Command, Moment, Proxy, Verdict
-from servers import Valkey
-from stack import Stack, wait_until
 
-from ledger import GROUP, NONE, Ledger
-from load import running
+from chaos.proxy import Command, Moment, Proxy, Verdict
+from harness.ledger import GROUP, NONE, Ledger
+from harness.load import running
+from harness.servers import Valkey
+from harness.stack import Stack, wait_until
+from token_worker.acra.owner import Owner
 from token_worker.contract.messages import Op
 from token_worker.errors import Unavailable
 from token_worker.keys.cache import KeyCache
-from token_worker.keys.owner import Owner
 from token_worker.keys.store import RedisKeyStore, new_key, wrap
-from token_worker.redis_link import RedisLink
-from token_worker.redis_settings import RedisSettings
+from token_worker.redis.address import RedisSettings
+from token_worker.redis.link import RedisLink
 from token_worker.service.handler import Handler
-from token_worker.settings import load
+from token_worker.settings.load import load
 from token_worker.storage.durability import MARK, Safety
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.delivery import FIRST_COUNT, Answer, Entry

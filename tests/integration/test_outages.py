@@ -16,11 +16,11 @@ from typing import Self
 
 import pytest
 import redis
-from faults.proxy import Command, Moment, Proxy, Verdict
-from servers import Valkey, redis_binary, valkey_binary
-from stack import Stack, wait_until
 
-from ledger import GROUP, NONE, Ledger
+from chaos.proxy import Command, Moment, Proxy, Verdict
+from harness.ledger import GROUP, NONE, Ledger
+from harness.servers import Valkey, redis_binary, valkey_binary
+from harness.stack import Stack, wait_until
 
 CLIENT = "shop-frontend"
 KEPT = ("appendonly yes", "appendfsync always")

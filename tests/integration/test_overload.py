@@ -14,14 +14,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from benchmark import preload
-from benchmark.footprint import peak_mib
-from benchmark.subject import CLIENT, Subject, payloads
-from faults.proxy import Command, Moment, Proxy, Verdict
-from servers import Valkey
-from stack import Stack, wait_until
 
-from ledger import GROUP
+from bench import preload
+from bench.footprint import peak_mib
+from bench.subject import CLIENT, Subject, payloads
+from chaos.proxy import Command, Moment, Proxy, Verdict
+from harness.ledger import GROUP
+from harness.servers import Valkey
+from harness.stack import Stack, wait_until
 
 LONG = bool(os.environ.get("LONG_TESTS"))
 LOOKS = 60 if LONG else 4

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from faults.proxy import Command, Moment, Proxy, Verdict
-from servers import Valkey
-from stack import Stack, WorkerProcess, wait_until
 
-from ledger import GROUP, NONE, Ledger
-from token_worker.keys.owner import Owner
-from token_worker.storage.layout import Names
-from token_worker.tokens.types import TYPES
+from chaos.proxy import Command, Moment, Proxy, Verdict
+from harness.ledger import GROUP, NONE, Ledger
+from harness.servers import Valkey
+from harness.stack import Stack, WorkerProcess, wait_until
+from token_worker.acra.owner import Owner
+from token_worker.acra.token_entry import Names
+from token_worker.acra.value_types import TYPES
 
 CLIENT = "shop-frontend"
 POISON = "kills whoever handles it"

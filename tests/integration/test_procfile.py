@@ -8,9 +8,9 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
-import ports
-from servers import free_port
-from stack import Stack, wait_until
+from harness import ports
+from harness.servers import free_port
+from harness.stack import Stack, wait_until
 
 PROCFILE = Path(__file__).parents[2] / "Procfile"
 WORKERS = 4

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
-from servers import Valkey
 
-from direct import Desk, Message
-from token_worker.keys.owner import Owner
+from harness.direct import Desk, Message
+from harness.servers import Valkey
+from token_worker.acra.owner import Owner
 from token_worker.keys.store import new_key, wrap
-from token_worker.tokens.types import LETTERS
+from token_worker.tokens.derivation import LETTERS
 
 Value = int | str | bytes
 

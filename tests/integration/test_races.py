@@ -8,14 +8,12 @@ from typing import Any, Self
 
 import pytest
 import redis
-from servers import Valkey
-from stack import Stack
 
-from direct import Desk, Message
-from token_worker.keys.keyring import DataKeyCache, Keyring
-from token_worker.keys.owner import Owner
-from token_worker.keys.store import wrap
-from token_worker.storage.layout import (
+from harness.direct import Desk, Message
+from harness.servers import Valkey
+from harness.stack import Stack
+from token_worker.acra.owner import Owner
+from token_worker.acra.token_entry import (
     Entry,
     Names,
     decode_entry,
@@ -23,9 +21,11 @@ from token_worker.storage.layout import (
     encode_entry,
     encode_token_value,
 )
+from token_worker.acra.value_types import STR
+from token_worker.keys.keyring import DataKeyCache, Keyring
+from token_worker.keys.store import wrap
 from token_worker.storage.steps import Adopt, Step, Store
-from token_worker.tokens.derivation import Deriver
-from token_worker.tokens.types import LETTERS, STR
+from token_worker.tokens.derivation import LETTERS, Deriver
 
 SHOP = Owner("client", "shop-frontend")
 NAMES = Names(SHOP)

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from faults.proxy import Command, Hook, Moment, Proxy, Verdict
-from servers import Valkey
-from stack import Stack
 
-from ledger import GROUP, NONE, Ledger
-from load import running
+from chaos.proxy import Command, Hook, Moment, Proxy, Verdict
+from harness.ledger import GROUP, NONE, Ledger
+from harness.load import running
+from harness.servers import Valkey
+from harness.stack import Stack
 from token_worker.streams.delivery import COMMIT, FIRST_COUNT
 
 BATCH = FIRST_COUNT  # so that the first batch is a full one

@@ -14,14 +14,14 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from faults.proxy import Command, Moment, Proxy, Relay, Verdict
-from servers import Valkey, free_port
 
-from token_worker import redis_link
+from chaos.proxy import Command, Moment, Proxy, Relay, Verdict
+from harness.servers import Valkey, free_port
 from token_worker.errors import ServerError, TooMuch, Unavailable
-from token_worker.lua import Script
-from token_worker.redis_link import RedisLink
-from token_worker.redis_settings import RedisSettings
+from token_worker.redis import link as redis_link
+from token_worker.redis.address import RedisSettings
+from token_worker.redis.link import RedisLink
+from token_worker.redis.script import Script
 from token_worker.streams.delivery import COMMIT
 
 SECRET = "a-password-nobody-may-read"

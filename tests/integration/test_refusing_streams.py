@@ -8,15 +8,15 @@ from typing import Any
 import msgspec
 import pytest
 import redis
-from servers import Valkey, redis_binary, valkey_binary
-from stack import Stack, wait_until
 
-from ledger import GROUP
+from harness.ledger import GROUP
+from harness.servers import Valkey, redis_binary, valkey_binary
+from harness.stack import Stack, wait_until
 from token_worker.contract.messages import Op
 from token_worker.errors import Unavailable
-from token_worker.redis_link import RedisLink
-from token_worker.redis_settings import RedisSettings
-from token_worker.service.loop import perform
+from token_worker.redis.address import RedisSettings
+from token_worker.redis.exchange import drive
+from token_worker.redis.link import RedisLink
 from token_worker.streams.delivery import Answer, Committed, Delivery, Entry
 from token_worker.streams.routes import Route
 
@@ -148,7 +148,7 @@ def delivered(link: RedisLink, count: int) -> tuple[Delivery, list[Entry]]:
         link.call("XADD", "in", f"1-{number + 1}", "payload", "x")
     entries: list[Entry] = []
     while len(entries) < count:
-        entries += perform(subject.fetch(0.0, 0), link).entries
+        entries += drive(subject.fetch(0.0, 0), link).entries
     return subject, entries
 
 
@@ -161,13 +161,11 @@ def test_given_up_entry_stays_where_its_producer_cannot_be_told(link: RedisLink)
     subject, [entry] = delivered(link, 1)
     internal = Answer(entry, b"internal")
     link.call("XADD", "out", f"{LAST}-{LAST}", "x", "y")
-    assert perform(subject.bury(entry, "why", internal, 0.0), link) == Committed(
-        stuck=[entry], refused={"out": USED_UP}
-    )
+    assert drive(subject.bury(entry, "why", internal, 0.0), link) == Committed(stuck=[entry], refused={"out": USED_UP})
     assert (still_pending(link), link.call("XLEN", "in:dead"), subject.paused) == (1, 0, [ROUTE])
     link.call("DEL", "out")
-    assert perform(subject.bury(entry, "why", internal, 0.0), link) == Committed(written=1)
-    assert perform(subject.bury(entry, "why", internal, 0.0), link) == Committed(suppressed=1)
+    assert drive(subject.bury(entry, "why", internal, 0.0), link) == Committed(written=1)
+    assert drive(subject.bury(entry, "why", internal, 0.0), link) == Committed(suppressed=1)
     assert (still_pending(link), link.call("XLEN", "in:dead"), link.call("XLEN", "out")) == (0, 1, 1)
 
 
@@ -179,7 +177,7 @@ def test_given_up_entry_is_answered_where_the_request_asked(link: RedisLink, nam
         link.call("XADD", "out:mine", f"{LAST}-{LAST}", "payload", "internal")
     elif named == "text":
         link.call("SET", "out:mine", "x")
-    done = perform(subject.bury(entry, "why", Answer(entry, b"internal", "out:mine", b"internal"), 0.0), link)
+    done = drive(subject.bury(entry, "why", Answer(entry, b"internal", "out:mine", b"internal"), 0.0), link)
     assert done == Committed(written=1)
     [(_, fields)] = link.call("XRANGE", "out:mine" if named == "free" else "out", "-", "+")
     assert fields == [b"payload", b"internal"]
@@ -202,11 +200,11 @@ def test_refused_replies_leave_everything_as_it_is(link: RedisLink, spoil: Calla
     """Whatever the route's stream refuses replies for, the entries stay pending and the reason is told."""
     subject, entries = delivered(link, 3)
     spoil(link.call)
-    done = perform(subject.commit([Answer(entry, b"reply") for entry in entries], 0.0), link)
+    done = drive(subject.commit([Answer(entry, b"reply") for entry in entries], 0.0), link)
     assert (done.written, done.suppressed, done.stuck) == (0, 0, entries)
     assert list(done.refused.values()) == [reason]
     assert (still_pending(link), subject.paused) == (3, [ROUTE])
-    done = perform(subject.bury(entries[0], "why", Answer(entries[0], b"internal"), 0.0), link)
+    done = drive(subject.bury(entries[0], "why", Answer(entries[0], b"internal"), 0.0), link)
     assert (done.stuck, list(done.refused.values())) == ([entries[0]], [reason])
     assert (still_pending(link), link.call("XLEN", "in:dead")) == (3, 0)
 
@@ -222,18 +220,18 @@ def test_server_that_refuses_writes_gets_the_commit_again(
     answers = [Answer(entry, b"reply", "out:mine" if entry is entries[2] else None, b"no") for entry in entries]
     link.call("CONFIG", "SET", setting, value)
     if reason is None:
-        assert perform(subject.commit(answers[1:], 0.0), link) == Committed(written=2)
-        assert perform(subject.bury(entries[0], "why", Answer(entries[0], b"internal"), 0.0), link) == Committed(
+        assert drive(subject.commit(answers[1:], 0.0), link) == Committed(written=2)
+        assert drive(subject.bury(entries[0], "why", Answer(entries[0], b"internal"), 0.0), link) == Committed(
             written=1
         )
         assert (link.call("XLEN", "out"), link.call("XLEN", "out:mine"), link.call("XLEN", "in:dead")) == (2, 1, 1)
         return
     for protocol in (subject.commit(answers, 0.0), subject.bury(entries[0], "why", answers[0], 0.0)):
         with pytest.raises(Unavailable, match=reason):
-            perform(protocol, link)
+            drive(protocol, link)
     assert (still_pending(link), link.call("EXISTS", "out", "out:mine", "in:dead")) == (3, 0)
     link.call("CONFIG", "SET", setting, 0)
-    assert perform(subject.commit(answers, 0.0), link) == Committed(written=3)
+    assert drive(subject.commit(answers, 0.0), link) == Committed(written=3)
 
 
 def test_entry_of_another_worker_is_neither_answered_nor_buried(link: RedisLink) -> None:
@@ -241,8 +239,8 @@ def test_entry_of_another_worker_is_neither_answered_nor_buried(link: RedisLink)
     subject, entries = delivered(link, 2)
     answers = [Answer(entry, b"reply", "out:mine", b"no") for entry in entries]
     link.call("XACK", "in", "group", *(entry.id for entry in entries))
-    assert perform(subject.commit(answers, 0.0), link) == Committed(suppressed=2)
-    assert perform(subject.bury(entries[0], "why", answers[0], 0.0), link) == Committed(suppressed=1)
+    assert drive(subject.commit(answers, 0.0), link) == Committed(suppressed=2)
+    assert drive(subject.bury(entries[0], "why", answers[0], 0.0), link) == Committed(suppressed=1)
     link.call("XGROUP", "DESTROY", "in", "group")
-    assert perform(subject.commit(answers, 0.0), link) == Committed(suppressed=2)
+    assert drive(subject.commit(answers, 0.0), link) == Committed(suppressed=2)
     assert link.call("EXISTS", "out", "out:mine", "in:dead") == 0

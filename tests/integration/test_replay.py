@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from servers import Valkey
-from stack import Stack, wait_until
+
+from harness.servers import Valkey
+from harness.stack import Stack, wait_until
 
 CLIENT = "shop-frontend"
 STREAM = "tokenize:requests"

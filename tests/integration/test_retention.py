@@ -10,13 +10,13 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-from servers import Valkey, redis_binary, valkey_binary
-from stack import Stack, wait_until
 
+from harness.servers import Valkey, redis_binary, valkey_binary
+from harness.stack import Stack, wait_until
 from token_worker.contract.messages import Op
-from token_worker.redis_link import RedisLink
-from token_worker.redis_settings import RedisSettings
-from token_worker.service.loop import perform
+from token_worker.redis.address import RedisSettings
+from token_worker.redis.exchange import drive
+from token_worker.redis.link import RedisLink
 from token_worker.streams import retention
 from token_worker.streams.delivery import GROUP as MAKE_GROUP
 from token_worker.streams.retention import HOLD_SECONDS, Retention, Trimmed
@@ -30,9 +30,9 @@ LONG = bool(os.environ.get("LONG_TESTS"))
 def tend(retention: Retention, link: RedisLink) -> Trimmed:
     """All that is to be done now, round by round; what the rounds did together."""
     assert retention.is_due(0.0)
-    done = perform(retention.tend(), link)
+    done = drive(retention.tend(), link)
     while retention.is_due(-1.0):
-        again = perform(retention.tend(), link)
+        again = drive(retention.tend(), link)
         done.deleted += again.deleted
         done.consumers += again.consumers
         done.given_up += again.given_up
@@ -117,7 +117,7 @@ def test_nothing_is_trimmed_while_the_group_is_gone(server: Valkey, seconds: int
     ids = desk.add([9 * HOUR_MS, 8 * HOUR_MS, 7 * HOUR_MS])
     desk.client.xack("in", GROUP, desk.read(2)[0])
     desk.client.xgroup_destroy("in", GROUP)
-    perform(desk.retention.clear(), desk.link)
+    drive(desk.retention.clear(), desk.link)
     assert desk.tend().deleted == 0
     assert desk.ids() == ids
 
@@ -127,7 +127,7 @@ def test_zero_deletes_at_once_after_the_acknowledgement(server: Valkey) -> None:
     desk = Desk(server, request_retention_seconds=0)
     ids = desk.add([2000, 1000, 0, 0])
     desk.client.xack("in", GROUP, *desk.read(2))
-    perform(desk.retention.clear(), desk.link)
+    drive(desk.retention.clear(), desk.link)
     assert desk.ids() == ids[2:]
 
 
@@ -404,14 +404,14 @@ def test_trim_goes_on_between_batches(server: Valkey, monkeypatch: pytest.Monkey
     desk.client.xack("in", GROUP, *(desk.add([2 * HOUR_MS] * 1000, size=400) and desk.read(1000)))
     subject = Retention([desk.route], GROUP, "me")
     assert subject.is_due(0.0)
-    perform(subject.tend(), desk.link)
+    drive(subject.tend(), desk.link)
     assert 0 < desk.client.xlen("in") < 1000
     assert subject.is_due(0.1)
     subject.rest(5.0)
     assert not subject.is_due(4.9)
     while subject.is_due(5.0):
         assert desk.client.get("in:trimmed") == b"me"
-        perform(subject.tend(), desk.link)
+        drive(subject.tend(), desk.link)
     assert desk.client.xlen("in") == 0
     assert not subject.is_due(9.9)
 

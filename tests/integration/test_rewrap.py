@@ -13,21 +13,22 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from servers import OpenBao
-from stack import Stack, wait_until
 
-from direct import Vectors
-from key_places import Fuse, InRedis, InVault, Killed, Place, fingerprint, keys_command, killed_command
+from harness.direct import Vectors
+from harness.key_places import Fuse, InRedis, InVault, Killed, Place, fingerprint, keys_command, killed_command
+from harness.servers import OpenBao
+from harness.stack import Stack, wait_until
+from token_worker.acra.key_name import parse_name
+from token_worker.acra.owner import Owner
+from token_worker.admin import keys as admin
+from token_worker.admin.rewrap import rewrap, survey
+from token_worker.admin.rotate import rotate
 from token_worker.errors import Finding
-from token_worker.keys import admin, master
-from token_worker.keys.kinds import parse_name
+from token_worker.keys import master
 from token_worker.keys.master import MasterKeys
-from token_worker.keys.owner import Owner
-from token_worker.keys.rewrap import rewrap, survey
-from token_worker.keys.rotation import rotate
 from token_worker.keys.store import wrap
 from token_worker.keys.vault import Vault
-from token_worker.keys.vault_settings import VaultSettings
+from token_worker.settings.vault import VaultSettings
 
 VECTORS = Vectors("acra-keystore")
 LONG = bool(os.environ.get("LONG_TESTS"))

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from servers import OpenBao
-from stack import PROGRAM, Stack
 
-from key_places import InRedis, InVault, Place, keys_command
+from harness.key_places import InRedis, InVault, Place, keys_command
+from harness.servers import OpenBao
+from harness.stack import PROGRAM, Stack
+from token_worker.acra.owner import Owner
+from token_worker.acra.token_entry import decode_entry
 from token_worker.errors import Damaged
 from token_worker.keys.keyring import DataKeyCache, Keyring
-from token_worker.keys.owner import Owner
 from token_worker.keys.store import unwrap
-from token_worker.storage.layout import decode_entry
 
 OWNER = Owner("client", "shop-frontend")
 NAME = OWNER.key_name

@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from servers import Valkey
-from stack import Stack, wait_until
+
+from harness.servers import Valkey
+from harness.stack import Stack, wait_until
 
 CANARY = "CANARY4111111111111111"
 CLIENT = "shop-frontend"

@@ -8,15 +8,15 @@ from pathlib import Path
 import msgspec
 import pytest
 import redis
-from servers import Sentinel, Valkey, Watched, redis_binary, valkey_binary
-from stack import Stack, wait_until
 
-from ledger import NONE, Ledger
-from load import Load, running
+from harness.ledger import NONE, Ledger
+from harness.load import Load, running
+from harness.servers import Sentinel, Valkey, Watched, redis_binary, valkey_binary
+from harness.stack import Stack, wait_until
 from token_worker.errors import Unavailable
-from token_worker.links import make_link
-from token_worker.redis_link import Link
-from token_worker.redis_settings import parse
+from token_worker.redis.address import parse
+from token_worker.redis.connect import make_link
+from token_worker.redis.link import Link
 
 CLIENT = "shop-frontend"
 PASSWORD = "of-the-sentinels"

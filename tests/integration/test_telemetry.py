@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
-from servers import Valkey, free_port
-from stack import COMMAND_SECONDS, Stack, wait_until
+
+from harness.servers import Valkey, free_port
+from harness.stack import COMMAND_SECONDS, Stack, wait_until
 
 CLIENT = "shop-frontend"
 TOKENIZE = {"op": "tokenize", "client_id": CLIENT, "type": "str"}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from doc_pages import page
-from doc_runner import Reader
+from harness.doc_pages import page
+from harness.doc_runner import Reader
 
 SECRET = "grace.7f3a@navy.example"
 PAGE = "docs/testing.md"

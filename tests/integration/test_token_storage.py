@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 import redis
-from servers import Valkey, redis_binary
 
+from harness.servers import Valkey, redis_binary
+from token_worker.acra.owner import Owner
+from token_worker.acra.value_types import STR, TokenType
 from token_worker.errors import Unavailable
 from token_worker.keys.keyring import DataKeyCache, Keyring
-from token_worker.keys.owner import Owner
-from token_worker.redis_link import RedisLink
-from token_worker.redis_settings import RedisSettings
+from token_worker.redis.address import RedisSettings
+from token_worker.redis.link import RedisLink
 from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Store, Touch
 from token_worker.storage.tokens import KEYS_A_COMMAND, TokenStorage
 from token_worker.tokens.engine import Engine, Item
-from token_worker.tokens.types import STR, TokenType
 
 ROW = Row(b"tokens/h1", b"tokens/t1", b"h value", b"t value")
 OTHER = Row(b"tokens/h2", b"tokens/t2", b"h value 2", b"t value 2")

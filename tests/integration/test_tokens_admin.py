@@ -10,12 +10,12 @@ import time
 from typing import Any
 
 import pytest
-from stack import Stack, wait_until
 
+from harness.stack import Stack, wait_until
+from token_worker.acra.owner import Owner
+from token_worker.acra.token_entry import Entry, Names, decode_entry, encode_entry, encode_token_value
+from token_worker.acra.value_types import TYPES
 from token_worker.keys.keyring import DataKeyCache, Keyring
-from token_worker.keys.owner import Owner
-from token_worker.storage.layout import Entry, Names, decode_entry, encode_entry, encode_token_value
-from token_worker.tokens.types import TYPES
 
 CLIENT = "shop-frontend"
 NAMES = Names(Owner("client", CLIENT))

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from stack import Stack, wait_until
 
-from traces import lines_of, start_traced_worker
+from harness.stack import Stack, wait_until
+from harness.traces import lines_of, start_traced_worker
 
 CLIENT = "shop-frontend"
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from faults.proxy import Command, Moment, Proxy, Verdict
-from servers import Valkey
-from stack import Stack
 
-from ledger import GROUP, NONE, Ledger
+from chaos.proxy import Command, Moment, Proxy, Verdict
+from harness.ledger import GROUP, NONE, Ledger
+from harness.servers import Valkey
+from harness.stack import Stack
 
 ENTRIES = 12
 OUTAGES = 10

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 import requests
-from servers import OpenBao, Valkey
-from stack import Stack, wait_until
 
+from harness.servers import OpenBao, Valkey
+from harness.stack import Stack, wait_until
+from token_worker.acra.owner import Owner
 from token_worker.errors import Unavailable
 from token_worker.keys.cache import KeyCache, More
 from token_worker.keys.keyring import Keyring
-from token_worker.keys.owner import Owner
 from token_worker.keys.store import VaultKeyStore, new_key, wrap
 from token_worker.keys.vault import Vault
-from token_worker.keys.vault_settings import VaultSettings
+from token_worker.settings.vault import VaultSettings
 
 POLICY = Path(__file__).parents[2] / "scripts" / "vault" / "all-keys.hcl"
 OWNER = Owner("client", "shop-frontend")

@@ -7,11 +7,11 @@ from itertools import count
 from typing import Any
 
 import pytest
-from servers import Valkey
-from stack import Stack
 
-from direct import Desk, Message, Vectors
-from token_worker.storage.layout import Entry, decode_entry, encode_entry
+from harness.direct import Desk, Message, Vectors
+from harness.servers import Valkey
+from harness.stack import Stack
+from token_worker.acra.token_entry import Entry, decode_entry, encode_entry
 
 READABLE = ["acra-types", "acra-rotated", "acra-zones"]
 WRITTEN_AT = 1_795_473_500

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from benchmark.footprint import peak_mib
-from servers import Valkey
-from stack import Stack, wait_until
 
+from bench.footprint import peak_mib
+from harness.servers import Valkey
+from harness.stack import Stack, wait_until
 from token_worker.client import Item, TokenClient, ValueNotText
 
 CLIENT = "shop-frontend"

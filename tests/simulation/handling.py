@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any, Protocol, cast
 
-from token_worker.redis_link import RedisLink
+from token_worker.redis.link import RedisLink
 from token_worker.service.handler import Handler, Result
 from token_worker.storage.durability import Durability, Safety
 from token_worker.storage.tokens import TokenStorage

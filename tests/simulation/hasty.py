@@ -6,7 +6,7 @@ from typing import cast
 
 from simulation.handling import PuppetHandler
 from token_worker.errors import Unavailable
-from token_worker.redis_link import RedisLink
+from token_worker.redis.link import RedisLink
 from token_worker.service.handler import Result
 from token_worker.service.loop import Worker
 from token_worker.storage.durability import Durability, Safety

@@ -21,7 +21,7 @@ from simulation.commands import (
     to_bytes,
 )
 from simulation.events import Id
-from token_worker.lua import Script
+from token_worker.redis.script import Script
 
 NOTES_MS = 3_600_000
 """As in ``trim.lua``."""

@@ -20,18 +20,19 @@ from simulation.hasty import (
 )
 from simulation.model import Model, Note
 from token_worker.errors import ServerError, Unavailable
-from token_worker.service.loop import Worker, perform
+from token_worker.redis.exchange import Exchange, RunScript, drive
+from token_worker.service.loop import Worker
 from token_worker.streams.delivery import COMMIT, Answer, Batch, Committed, Delivery, Entry
 from token_worker.streams.pending import Candidate
-from token_worker.streams.protocol import Protocol, Run
 from token_worker.streams.routes import Route
 
 
 class _ReplyFirst(Delivery):
     """Replies, then acknowledges."""
 
-    def _commit(self, route: Route, answers: Sequence[Answer], total: Committed) -> Protocol[None]:
-        yield Run(COMMIT, (route.requests, route.responses), (self._group, route.response_seconds))  # of no answer
+    def _commit(self, route: Route, answers: Sequence[Answer], total: Committed) -> Exchange[None]:
+        of_none = (route.requests, route.responses), (self._group, route.response_seconds)
+        yield RunScript(COMMIT, *of_none)
         for answer in answers:
             yield "XADD", answer.reply_to or route.responses, "*", "payload", answer.payload
             total.written += yield "XACK", route.requests, self._group, answer.entry.id
@@ -54,7 +55,7 @@ class _GroupAtMark(Model):
 class _CountedByAutoclaim(Delivery):
     """Takes over many at once, which counts a try of each."""
 
-    def _fetch_older(self, now: float) -> Protocol[Batch | None]:
+    def _fetch_older(self, now: float) -> Exchange[Batch | None]:
         for route in self._active() if now >= self._pending._others_due else ():
             idle_ms = self._pending._claim_idle_ms
             yield "XAUTOCLAIM", route.requests, self._group, self._consumer, idle_ms, "0-0"
@@ -64,14 +65,14 @@ class _CountedByAutoclaim(Delivery):
 class _ClaimsUnconditionally(Delivery):
     """Takes over whatever has happened to the entry since it was found."""
 
-    def _claim(self, candidate: Candidate, now: float) -> Protocol[Entry | None]:
+    def _claim(self, candidate: Candidate, now: float) -> Exchange[Entry | None]:
         return (yield from super()._claim(candidate._replace(idle_ms=0), now))
 
 
 class _ForgetsItsOwn(Delivery):
     """Reads on after a read that failed."""
 
-    def fetch(self, now: float, block_ms: int) -> Protocol[Batch]:
+    def fetch(self, now: float, block_ms: int) -> Exchange[Batch]:
         due = self._pending._own_due
         try:
             return (yield from super().fetch(now, block_ms))
@@ -83,7 +84,7 @@ class _ForgetsItsOwn(Delivery):
 class _ForgetsWhatWasTooMuch(Delivery):
     """Reads on after a read that was given up."""
 
-    def _read_new(self, now: float, block_ms: int) -> Protocol[Batch]:
+    def _read_new(self, now: float, block_ms: int) -> Exchange[Batch]:
         due = self._pending._own_due
         found = yield from super()._read_new(now, block_ms)
         self._pending._own_due = due
@@ -93,21 +94,21 @@ class _ForgetsWhatWasTooMuch(Delivery):
 class _CountsOutages(Delivery):
     """Lets a try count that failed for an outage."""
 
-    def put_off(self, entries: Sequence[Entry], now: float) -> Protocol[None]:
+    def put_off(self, entries: Sequence[Entry], now: float) -> Exchange[None]:
         yield from super().put_off([entry for entry in entries if entry.deliveries == 1], now)
 
 
 class _CountsBatches(Delivery):
     """Leaves entries counted as delivered that were put off out of a batch."""
 
-    def put_off(self, entries: Sequence[Entry], now: float) -> Protocol[None]:
+    def put_off(self, entries: Sequence[Entry], now: float) -> Exchange[None]:
         yield from super().put_off([entry for entry in entries if entry.deliveries > 1], now)
 
 
 class _TakesBackOnce(Delivery):
     """Forgets a try that could not be taken back at once."""
 
-    def put_off(self, entries: Sequence[Entry], now: float) -> Protocol[None]:
+    def put_off(self, entries: Sequence[Entry], now: float) -> Exchange[None]:
         try:
             yield from super().put_off(entries, now)
         except Unavailable:
@@ -118,7 +119,7 @@ class _TakesBackOnce(Delivery):
 class _ForgetsClaimsInDoubt(Delivery):
     """Takes a claim whose reply was lost for one that was not done."""
 
-    def _fetch_older(self, now: float) -> Protocol[Batch | None]:
+    def _fetch_older(self, now: float) -> Exchange[Batch | None]:
         try:
             return (yield from super()._fetch_older(now))
         except Unavailable:
@@ -150,7 +151,7 @@ class _SleepsOnWhatItFound(Delivery):
 class _TakesBackBlindly(Delivery):
     """Takes a try back whoever has the entry."""
 
-    def put_off(self, entries: Sequence[Entry], now: float) -> Protocol[None]:
+    def put_off(self, entries: Sequence[Entry], now: float) -> Exchange[None]:
         self._pending.look_again(now)
         for entry in entries:
             claim = ("XCLAIM", entry.route.requests, self._group, self._consumer, 0, entry.id)
@@ -161,7 +162,7 @@ class _TakesBackBlindly(Delivery):
 class _RenewsBlindly(Delivery):
     """Renews what another worker has taken over."""
 
-    def renew(self, entries: Sequence[Entry]) -> Protocol[list[Entry]]:
+    def renew(self, entries: Sequence[Entry]) -> Exchange[list[Entry]]:
         for entry in entries:
             yield "XCLAIM", entry.route.requests, self._group, self._consumer, 0, entry.id, "JUSTID"
         return list(entries)
@@ -170,21 +171,21 @@ class _RenewsBlindly(Delivery):
 class _TriesForEver(Delivery):
     """Never gives an entry up."""
 
-    def _claim(self, candidate: Candidate, now: float) -> Protocol[Entry | None]:
+    def _claim(self, candidate: Candidate, now: float) -> Exchange[Entry | None]:
         return (yield from super()._claim(candidate._replace(deliveries=1), now))
 
 
 class _GivesUpEarly(Delivery):
     """Gives an entry up one try too soon."""
 
-    def _claim(self, candidate: Candidate, now: float) -> Protocol[Entry | None]:
+    def _claim(self, candidate: Candidate, now: float) -> Exchange[Entry | None]:
         return (yield from super()._claim(candidate._replace(deliveries=candidate.deliveries + 1), now))
 
 
 class _InternalToAll(Delivery):
     """Answers an entry that is given up on its route's stream, whatever the request asked."""
 
-    def bury(self, entry: Entry, reason: str, reply: Answer | None, now: float) -> Protocol[Committed]:
+    def bury(self, entry: Entry, reason: str, reply: Answer | None, now: float) -> Exchange[Committed]:
         reply = reply and Answer(reply.entry, reply.payload)
         return (yield from super().bury(entry, reason, reply, now))
 
@@ -320,7 +321,7 @@ class _ForgetsItsCommit(Worker):
         sent, self._sent = self._sent, None
         if sent is not None:
             with suppress(Unavailable):
-                perform(sent.commit, self._streams, is_begun=True)
+                drive(sent.commit, self._streams, is_begun=True)
 
 
 class Mutant(NamedTuple):

@@ -39,8 +39,8 @@ from simulation.model import Model
 from simulation.precautions import INSTEAD, INTERNAL, Precautions
 from simulation.puppets import Terms
 from token_worker.contract.messages import Op
+from token_worker.redis.exchange import Command, RunScript
 from token_worker.streams.delivery import EXHAUSTED, GROUP
-from token_worker.streams.protocol import Command, Run
 from token_worker.streams.routes import Route
 
 NO_ID = "no_id"
@@ -239,9 +239,9 @@ class Books:
             Broken: it should not have.
         """
         self._commands += 1
-        if worker is not None and not isinstance(command, Run):
+        if worker is not None and not isinstance(command, RunScript):
             self._note_look(worker, command)
-        elif worker is not None and isinstance(command, Run) and command.script is GROUP:
+        elif worker is not None and isinstance(command, RunScript) and command.script is GROUP:
             self._looks.pop((worker, command.keys[0]), None)  # what it knew may have been of another one
         answered: dict[tuple[bytes, Id], list[str]] = {
             (event.key, event.entry): [] for event in events if isinstance(event, Acknowledged)
@@ -362,7 +362,7 @@ class Books:
         if event.owner != event.owner_before:
             request.put_off_by = ""
         if event.deliveries > event.deliveries_before:
-            if isinstance(command, Run) or command[0] != "XCLAIM":
+            if isinstance(command, RunScript) or command[0] != "XCLAIM":
                 raise Broken(f"{request}: a try was counted that was not alone")
             if is_stolen and worker not in got:
                 raise Broken(f"{request}: taken over from a worker that had it for {event.idle_ms} ms")

@@ -14,18 +14,20 @@ from unittest.mock import patch
 
 from simulation.handling import PuppetAudit, PuppetHandler, Services
 from token_worker.errors import ServerError, Unavailable
-from token_worker.lua import Script
-from token_worker.redis_link import RedisLink
-from token_worker.service import loop
-from token_worker.settings import Settings
+from token_worker.redis import exchange
+from token_worker.redis.exchange import BoundedCommand, Command, RunScript
+from token_worker.redis.link import RedisLink
+from token_worker.redis.script import Script
+from token_worker.service import loop, outage
+from token_worker.service.outage import Drain
+from token_worker.settings.options import Settings
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams import answering, give_backs, pending
 from token_worker.streams.clock import ServerClock
+from token_worker.streams.cluster_delivery import Deliveries
 from token_worker.streams.delivery import Delivery
-from token_worker.streams.protocol import Bounded, Command, Run
 from token_worker.streams.retention import Retention
 from token_worker.streams.routes import Route
-from token_worker.streams.slots import Deliveries
 from token_worker.telemetry.health import Health
 from token_worker.telemetry.metrics import Metrics
 
@@ -104,7 +106,7 @@ class Puppet:
         self._go, self._stopped = threading.Lock(), threading.Lock()
         self._go.acquire()
         self._stopped.acquire()
-        self.drain = loop.Drain(DRAIN_SECONDS)
+        self.drain = Drain(DRAIN_SECONDS)
         self._worker = self._make(terms, rng)
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
         self._thread.start()
@@ -195,14 +197,14 @@ class _Link:
     def call(self, *command: Any) -> Any:
         return self._ask(command)
 
-    def call_bounded(self, _most_bytes: int, *command: Any) -> Any:
-        return self._ask(Bounded(command))
+    def call_bounded(self, max_bytes: int, *command: Any) -> Any:
+        return self._ask(BoundedCommand(max_bytes, command))
 
     def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
-        return self._ask(Run(script, keys, args))
+        return self._ask(RunScript(script, keys, args))
 
     def begin(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> None:
-        command = Run(script, keys, args)
+        command = RunScript(script, keys, args)
         if self._rng.random() < 0.5:
             self._end = partial(self._ask, command)
             return
@@ -264,12 +266,12 @@ def virtual(stage: Stage, rng: random.Random) -> Iterator[None]:
     """Have the loop take time and chance from a world, and say nothing."""
     with ExitStack() as changes:
         for module, name, value in (
-            (loop, "time", _Clock(stage)),
-            (loop, "random", rng),
-            (loop, "gc", _Silent()),
-            (loop, "log", _Silent()),
+            *((module, "time", _Clock(stage)) for module in (loop, outage)),
+            (outage, "random", rng),
+            (outage, "gc", _Silent()),
+            *((module, "log", _Silent()) for module in (loop, outage, exchange)),
             (loop, "UNIT_ITEMS", UNIT_ITEMS),
-            (loop, "NAP_SECONDS", NAP_SECONDS),
+            (outage, "NAP_SECONDS", NAP_SECONDS),
             (answering, "COMMIT_ENTRIES", COMMIT_ENTRIES),
             (give_backs, "UNCOUNT_ENTRIES", UNCOUNT_ENTRIES),
             (pending, "OWN_AT_ONCE", OWN_AT_ONCE),

@@ -7,6 +7,7 @@ from simulation.handling import RunItems
 from simulation.precautions import CODES, INSTEAD, INTERNAL, REFUSED, REPLY
 from simulation.promises import NO_ID, Request
 from simulation.puppets import Crash
+from token_worker.acra.value_types import TYPES
 from token_worker.contract.messages import Op
 from token_worker.errors import Unavailable
 from token_worker.keys.keyring import Keyring
@@ -14,7 +15,6 @@ from token_worker.service.handler import Account, Buried, Postponed, Result
 from token_worker.streams.delivery import Answer, Entry
 from token_worker.tokens.derivation import Origin
 from token_worker.tokens.engine import Item
-from token_worker.tokens.types import TYPES
 
 KINDS = {
     "plain": 60,

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from servers import Valkey, redis_binary, valkey_binary
 
+from harness.servers import Valkey, redis_binary, valkey_binary
 from simulation.commands import Stream, format_id
 from simulation.model import Model
 from token_worker.errors import ServerError, Unavailable
-from token_worker.lua import Script
-from token_worker.redis_link import RedisLink
-from token_worker.redis_settings import RedisSettings
+from token_worker.redis.address import RedisSettings
+from token_worker.redis.link import RedisLink
+from token_worker.redis.script import Script
 from token_worker.streams.delivery import BURY, COMMIT
 from token_worker.streams.delivery import GROUP as GROUP_SCRIPT
 from token_worker.streams.give_backs import UNCOUNT

@@ -4,7 +4,7 @@ import zlib
 from collections import deque
 from typing import NamedTuple
 
-from token_worker.streams.protocol import Command, Run
+from token_worker.redis.exchange import Command, RunScript
 
 STEPS = 60
 """How many are kept."""
@@ -45,12 +45,12 @@ def _line(step: Step) -> str:
 def _told(command: Command | None) -> str:
     if command is None:
         return ""
-    if isinstance(command, Run):
+    if isinstance(command, RunScript):
         return f"{command.script.name} {' '.join(command.keys)} {b' '.join(ids_of(command)).decode()}"
     return " ".join(part.decode() if isinstance(part, bytes) else str(part) for part in command)
 
 
-def ids_of(command: Run) -> list[bytes]:
+def ids_of(command: RunScript) -> list[bytes]:
     """The ids of entries that a script is given."""
     return [
         argument.removeprefix(b"+") for argument in command.args if isinstance(argument, bytes) and _is_id(argument)

@@ -21,10 +21,10 @@ from simulation.puppets import Crash, Puppet, Terms, Wait, virtual
 from simulation.trace import Step, Trace, ids_of
 from token_worker.contract.messages import Op
 from token_worker.errors import ServerError, TooMuch, Unavailable
+from token_worker.redis.exchange import BoundedCommand, Command, RunScript
 from token_worker.service.handler import Postponed, Result
 from token_worker.service.loop import Worker
 from token_worker.streams.delivery import COMMIT, Answer, Delivery, Entry
-from token_worker.streams.protocol import Bounded, Command, Run
 from token_worker.streams.routes import Route
 from token_worker.tokens.engine import Item
 
@@ -270,7 +270,9 @@ class World:
 
     def _perform(self, puppet: Puppet, command: Command) -> None:
         fault = "" if self._is_quiet else self._climate.fault()
-        is_bounded = isinstance(command, Bounded)
+        is_bounded = isinstance(command, BoundedCommand)
+        if isinstance(command, BoundedCommand):
+            command = command.command
         if fault and is_bounded and command[0] == "XCLAIM" and self._rng.random() < 0.5:
             fault = "too much"  # such claims are rare
         elif fault == "too much" and not is_bounded:
@@ -319,7 +321,7 @@ class World:
     def _execute(self, worker: str | None, command: Command) -> object:
         outcome: object
         try:
-            outcome = self._model.run(*command) if isinstance(command, Run) else self._model.call(*command)
+            outcome = self._model.run(*command) if isinstance(command, RunScript) else self._model.call(*command)
         except (Unavailable, ServerError) as error:
             outcome = error
         self._note(worker or "-", "does", command, outcome)
@@ -331,7 +333,7 @@ class World:
     def _tell_books(self, worker: str, command: Command, outcome: object) -> None:
         """Tell what a worker gets to know of its command, or that it does not."""
         is_lost = isinstance(outcome, Unavailable | TooMuch)
-        if isinstance(command, Run):
+        if isinstance(command, RunScript):
             if command.script is COMMIT and isinstance(outcome, ServerError):
                 self._books.put_off(worker, command.keys[0], ids_of(command))
         elif command[0] == "XREADGROUP" and is_lost:
@@ -531,6 +533,8 @@ def _has_news(stream: Stream) -> bool:
 
 def _streams_of(request: Command | Wait | None) -> Sequence[str]:
     """The streams of a read that blocks."""
+    if isinstance(request, BoundedCommand):
+        request = request.command
     if not isinstance(request, tuple) or "STREAMS" not in request:
         return ()
     names = request[request.index("STREAMS") + 1 :]

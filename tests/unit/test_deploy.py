@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from token_worker.streams.lag import GroupLag, Measured
-from token_worker.telemetry.lag_exporter import LagCollector
+from token_worker.admin.lag import GroupLag, Measured
+from token_worker.admin.lag_exporter import LagCollector
 from token_worker.telemetry.metrics import Metrics
 
 DEPLOY = Path(__file__).parents[2] / "scripts" / "deploy"

@@ -10,10 +10,11 @@ import jsonschema
 import msgspec
 import pytest
 
-from doc_pages import README, ROOT, Page, page, page_names
+from harness.doc_pages import README, ROOT, Page, page, page_names
 from token_worker.cli import app
 from token_worker.contract.schemas import documents
-from token_worker.settings import describe, load
+from token_worker.settings.load import load
+from token_worker.settings.options import describe
 
 PAGES = page_names()
 INDEX = "docs/README.md"

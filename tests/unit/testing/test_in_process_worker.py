@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import redis
-from stack import wait_until
 
-from clients import CLIENT, KINDS, LONG_SECONDS, SHORT_SECONDS, Kind
+from harness.clients import CLIENT, KINDS, LONG_SECONDS, SHORT_SECONDS, Kind
+from harness.stack import wait_until
 from token_worker.client import (
     AsyncTokenClient,
     Forbidden,

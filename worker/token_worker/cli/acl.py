@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 import msgspec
 
-from token_worker import settings as settings_module
+from token_worker.admin.acl import Server, User, merge, too_wide, users
 from token_worker.errors import Finding
-from token_worker.redis_settings import RedisSettings
-from token_worker.settings import Settings
+from token_worker.redis.address import RedisSettings
+from token_worker.settings.load import load
+from token_worker.settings.options import Settings
 from token_worker.storage.durability import Durability
-from token_worker.streams.acl import Server, User, merge, too_wide, users
 
 
 @click.command(epilog="Example: token-worker acl --server streams --passwords ./passwords > users.acl")
@@ -36,7 +36,7 @@ def acl(config: Path | None, *, server: str | None, passwords: Path | None, repl
     The command contacts no server. Settings such as TOKEN_WORKER_STREAMS_PASSWORD_FILE take its password files. Servers
     do not replicate users: create them on every replica and on every node of a cluster.
     """
-    settings = settings_module.load(os.environ, config)
+    settings = load(os.environ, config)
     for route in too_wide(settings.routes):
         click.echo(
             f"# {route.requests}: reply_to {route.reply_to} also matches keys of routes, so no right is given to it",

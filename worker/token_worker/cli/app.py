@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from token_worker import __version__, starting
+from token_worker import __version__, interrupts
 from token_worker.errors import Finding, GiveUp, TokenWorkerError, Unavailable
 from token_worker.telemetry import logs
 
@@ -31,7 +31,7 @@ class _Commands(click.Group):
             return None
         module = name.replace("-", "_")
         command: click.Command = getattr(import_module(f"token_worker.cli.{module}"), module)
-        starting.end()
+        interrupts.end()
         return command
 
 

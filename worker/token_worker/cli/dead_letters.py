@@ -11,17 +11,17 @@ import msgspec
 from rich import box
 from rich.table import Table
 
-from token_worker import settings as settings_module
+from token_worker.admin import dead_letters as letters_module
+from token_worker.admin.dead_letters import DeadLetter
+from token_worker.admin.replay import FIRST_ID, PAGE, Selection, check_id
 from token_worker.cli.replay import Runner
 from token_worker.cli.terminal import check_reach, confirm, table_console
 from token_worker.errors import Finding, Unavailable
-from token_worker.links import make_link
-from token_worker.redis_link import Link
-from token_worker.service.loop import perform
-from token_worker.settings import Settings
-from token_worker.streams import dead_letters as letters_module
-from token_worker.streams.dead_letters import DeadLetter
-from token_worker.streams.replay import FIRST_ID, PAGE, Selection, check_id
+from token_worker.redis.connect import make_link
+from token_worker.redis.exchange import drive
+from token_worker.redis.link import Link
+from token_worker.settings.load import load
+from token_worker.settings.options import Settings
 from token_worker.telemetry.audit import Audit
 
 
@@ -44,7 +44,7 @@ def list_(config: Path | None, *, reason: str | None, as_json: bool) -> None:
 
     Exit status 3: some streams cannot be reached. They are named. In a cluster, the other streams are still shown.
     """
-    settings = settings_module.load(os.environ, config)
+    settings = load(os.environ, config)
     unknown: dict[str, str] = {}
     found = _all(settings, _link(settings), reason, unknown)
     if as_json:
@@ -79,10 +79,10 @@ def show(config: Path | None, letter: str, *, reveal: bool, yes: bool, as_json: 
 
     Exit status 1: there is no such dead letter.
     """
-    settings = settings_module.load(os.environ, config)
+    settings = load(os.environ, config)
     link = _link(settings)
-    now_ms = perform(letters_module.server_ms(), link)
-    found = perform(letters_module.find(settings.routes, _letter_id(letter), now_ms), link)
+    now_ms = drive(letters_module.server_ms(), link)
+    found = drive(letters_module.find(settings.routes, _letter_id(letter), now_ms), link)
     if not found:
         raise Finding(f"{letter}: there is no such dead letter")
     if reveal:
@@ -131,7 +131,7 @@ def replay(
     is kept.
     """
     _check_selection(ids, everything=everything, reason=reason)
-    settings = settings_module.load(os.environ, config)
+    settings = load(os.environ, config)
     runner = Runner(settings, _link(settings), dry_run=dry_run, as_json=as_json, rate=rate, wait=not no_wait)
     wanted = tuple(_letter_id(it) for it in ids)
     streams = dict.fromkeys(route.dead_letters for route in settings.routes)
@@ -154,7 +154,7 @@ def drop(
     """
     _check_selection(ids, everything=everything, reason=reason)
     wanted = {_letter_id(it) for it in ids}
-    settings = settings_module.load(os.environ, config)
+    settings = load(os.environ, config)
     link = _link(settings)
     chosen = [it for it in _all(settings, link, reason) if not wanted or it.id in wanted]
     missing = wanted - {it.id for it in chosen}
@@ -165,7 +165,7 @@ def drop(
         names = [it.id for it in chosen if it.dead_stream == stream]
         for start in range(0, len(names), PAGE):
             part = names[start : start + PAGE]
-            dropped += len(part) if dry_run else perform(letters_module.drop(stream, part), link)
+            dropped += len(part) if dry_run else drive(letters_module.drop(stream, part), link)
     click.echo(f"{'would be dropped' if dry_run else 'dropped'}: {dropped}")
     if missing:
         raise Finding(f"no such dead letters: {', '.join(sorted(missing))}")
@@ -179,11 +179,11 @@ def _all(
     settings: Settings, link: Link, reason: str | None, unknown: dict[str, str] | None = None
 ) -> Iterator[DeadLetter]:
     """Those of all streams; ``unknown`` takes the streams that are out of reach, with why, else that is raised."""
-    now_ms = perform(letters_module.server_ms(), link)
+    now_ms = drive(letters_module.server_ms(), link)
     for route in {route.dead_letters: route for route in settings.routes}.values():
         start = FIRST_ID
         try:
-            while page := perform(letters_module.read_page(route, start, now_ms), link):
+            while page := drive(letters_module.read_page(route, start, now_ms), link):
                 yield from (letter for letter, _ in page if reason in (None, letter.reason))
                 start = f"({page[-1][0].id}"
         except Unavailable as error:

@@ -8,9 +8,9 @@ import msgspec
 from rich import box
 from rich.table import Table
 
-from token_worker import settings as settings_module
+from token_worker.admin.doctor import examine
 from token_worker.cli.terminal import table_console
-from token_worker.service.doctor import examine
+from token_worker.settings.load import load
 
 _SIGNS = {"ok": "ok", "finding": "FINDING", "unknown": "unknown"}
 
@@ -27,7 +27,7 @@ def doctor(config: Path | None, *, as_json: bool) -> None:
     Exit status 1: there is a finding.
     """
     checks = []
-    for check in examine(settings_module.load(os.environ, config)):
+    for check in examine(load(os.environ, config)):
         checks.append(check)
         if as_json:
             click.echo(msgspec.json.encode(check))

@@ -16,7 +16,6 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from token_worker import settings as settings_module
 from token_worker.cli import file_suggest
 from token_worker.client import TokenClient
 from token_worker.contract.messages import Op, TypeName
@@ -31,6 +30,7 @@ from token_worker.files.inputs import FORMS
 from token_worker.files.job import Job, Places, resolved
 from token_worker.files.progress import Asked, Counts
 from token_worker.files.sending import IN_FLIGHT, Stopped
+from token_worker.settings.load import load
 from token_worker.streams.routes import route_for
 
 PIPE = file_suggest.PIPE
@@ -170,7 +170,7 @@ def file(  # noqa: C901, PLR0912, PLR0915 - one place says which options exclude
     if numbers and "int64" not in dict(asked.columns).values():
         raise click.UsageError("--numbers is about columns of type int64")
     gc.set_threshold(COLLECT_AFTER)
-    settings = settings_module.load(os.environ, config)
+    settings = load(os.environ, config)
     try:
         route_for(settings.routes, asked.op, client)
     except ValueError as error:

@@ -8,15 +8,15 @@ import msgspec
 from rich import box
 from rich.table import Table
 
-from token_worker import settings as settings_module
+from token_worker.admin import keys as admin
+from token_worker.admin.access import AdminAccess
+from token_worker.admin.destroy import record_of
+from token_worker.admin.keys import FINDINGS, Listed, Verdict
 from token_worker.cli.keys_change import destroy, owner_of, rewrap, rotate
 from token_worker.cli.terminal import table_console
 from token_worker.errors import Finding
-from token_worker.keys import admin
-from token_worker.keys.admin import FINDINGS, Listed, Verdict
-from token_worker.keys.retirement import record_of
 from token_worker.keys.store import new_key, wrap
-from token_worker.service.start import KeyAccess
+from token_worker.settings.load import load
 
 
 class Verified(Listed, frozen=True, kw_only=True):
@@ -54,7 +54,7 @@ def generate(config: Path | None, owner_id: str, *, zone: bool) -> None:
     Exit status 1: the client has a key already; nothing was changed.
     """
     owner = owner_of(owner_id, zone=zone)
-    with KeyAccess(settings_module.load(os.environ, config)) as access:
+    with AdminAccess(load(os.environ, config)) as access:
         master_key, store = access.connect()
         created = store.create(owner, wrap(new_key(), master_key, owner))
     if not created:
@@ -70,7 +70,7 @@ def list_(config: Path | None, *, as_json: bool) -> None:
 
     The creation time of a key of the history is the time when it was replaced.
     """
-    with KeyAccess(settings_module.load(os.environ, config)) as access:
+    with AdminAccess(load(os.environ, config)) as access:
         listed = [admin.describe(key) for key in admin.locate(access.connect_names())]
     _print(listed, as_json=as_json)
 
@@ -84,7 +84,7 @@ def verify(config: Path | None, *, as_json: bool) -> None:
     Exit status 1: a key cannot be opened, is of a kind that Acra does not make, or is sealed with the previous master
     key.
     """
-    with KeyAccess(settings_module.load(os.environ, config)) as access:
+    with AdminAccess(load(os.environ, config)) as access:
         master_keys, store = access.connect_admin()
         rows = [
             Verified(
@@ -108,7 +108,7 @@ def show(config: Path | None, name: str, *, as_json: bool) -> None:
 
     Exit status 1: there is no such key.
     """
-    with KeyAccess(settings_module.load(os.environ, config)) as access:
+    with AdminAccess(load(os.environ, config)) as access:
         master_keys, store = access.connect_admin()
         all_keys = admin.locate(store)
         found = list(admin.read(store, [key for key in all_keys if key.name.name == name]))

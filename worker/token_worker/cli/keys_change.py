@@ -10,16 +10,16 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from token_worker import settings as settings_module
+from token_worker.acra.key_name import KeyName, parse_name
+from token_worker.acra.owner import Owner
+from token_worker.admin import rewrap as rewrapping
+from token_worker.admin import rotate as rotation
+from token_worker.admin.access import AdminAccess
+from token_worker.admin.destroy import Retirement
 from token_worker.cli.terminal import confirm
-from token_worker.keys import rewrap as rewrapping
-from token_worker.keys import rotation
 from token_worker.keys.history import replaced_at
-from token_worker.keys.kinds import KeyName, parse_name
-from token_worker.keys.owner import Owner
-from token_worker.keys.retirement import Retirement
-from token_worker.links import make_primary_link
-from token_worker.service.start import KeyAccess
+from token_worker.redis.connect import make_primary_link
+from token_worker.settings.load import load
 
 _NEXT_STEPS = """\
 The new master key is in Vault; keys are still sealed with the previous one. Next:
@@ -65,7 +65,7 @@ def rotate(config: Path | None, owner_id: str, *, zone: bool, yes: bool) -> None
     If the command is killed before it prints its result, the key may have been rotated. A second rotation does no harm.
     """
     owner = owner_of(owner_id, zone=zone)
-    settings = settings_module.load(os.environ, config)
+    settings = load(os.environ, config)
     settling = settings.key_settling_seconds
     when = f"in {settling} s" if settling else "within a minute"
     confirm(
@@ -73,7 +73,7 @@ def rotate(config: Path | None, owner_id: str, *, zone: bool, yes: bool) -> None
         f"Workers will seal with the new key {when}. By then restart {_ACRAS}: else it returns tokens as if they were"
         " the values. Rotate now?",
     )
-    with KeyAccess(settings) as access:
+    with AdminAccess(settings) as access:
         master_keys, store = access.connect_admin()
         history = rotation.rotate(store, master_keys, owner)
     click.echo(f"{owner.key_name}: rotated; the old key is {history}")
@@ -113,8 +113,8 @@ def destroy(
     if restore and (acra_restarted or unused_elsewhere):
         raise click.UsageError("--acra-restarted and --unused-elsewhere confirm steps to the end: leave them out")
     key = _history_name(name)
-    settings = settings_module.load(os.environ, config)
-    with KeyAccess(settings) as access:
+    settings = load(os.environ, config)
+    with AdminAccess(settings) as access:
         master_keys, store = access.connect_admin()
         tokens = make_primary_link("tokens", settings.tokens, refusals=True)
         retirement = Retirement(store, master_keys, tokens, settling_seconds=settings.key_settling_seconds)
@@ -168,13 +168,13 @@ def rewrap(config: Path | None, *, new_master_key: bool, workers_have_both: bool
     """
     if new_master_key and workers_have_both:
         raise click.UsageError("--new-master-key comes first, --workers-have-both in a later run: leave one out")
-    settings = settings_module.load(os.environ, config)
+    settings = load(os.environ, config)
     if new_master_key and settings.master_key_source != "vault":
         raise click.UsageError(
             "--new-master-key is for a master key in Vault; set ACRA_MASTER_KEY to a new one yourself, and"
             " ACRA_MASTER_KEY_PREVIOUS to the one before"
         )
-    with KeyAccess(settings) as access:
+    with AdminAccess(settings) as access:
         master_keys, store = access.connect_admin()
         counts = rewrapping.survey(store, master_keys)
         click.echo(

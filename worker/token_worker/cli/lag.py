@@ -13,14 +13,14 @@ from rich import box
 from rich.live import Live
 from rich.table import Table
 
-from token_worker import settings as settings_module
+from token_worker.admin.lag import IDS_AHEAD_REMEDY, GroupLag, Measured, ids_ahead, measure
+from token_worker.admin.lag_exporter import LagCollector
 from token_worker.cli.terminal import check_reach, table_console
 from token_worker.errors import SettingsError
-from token_worker.links import make_link
-from token_worker.service.loop import perform
-from token_worker.settings import Settings
-from token_worker.streams.lag import IDS_AHEAD_REMEDY, GroupLag, Measured, ids_ahead, measure
-from token_worker.telemetry.lag_exporter import LagCollector
+from token_worker.redis.connect import make_link
+from token_worker.redis.exchange import drive
+from token_worker.settings.load import load
+from token_worker.settings.options import Settings
 
 INTERVAL_SECONDS = 1.0
 
@@ -59,11 +59,11 @@ def lag(
         raise click.UsageError("--serve exports metrics and checks no limits: leave the other options out")
     if watch and has_limits:
         raise click.UsageError("limits are for a single look: leave --watch, or --max-..., out")
-    settings = settings_module.load(os.environ, config)
+    settings = load(os.environ, config)
     link = make_link("streams", settings.streams, refusals=True)
 
     def read() -> Measured:
-        return perform(measure(settings.routes, settings.group), link)
+        return drive(measure(settings.routes, settings.group), link)
 
     if serve is not None:
         _serve(serve, read)

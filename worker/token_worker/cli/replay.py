@@ -12,14 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from token_worker import settings as settings_module
-from token_worker.contract.messages import Op
-from token_worker.errors import Finding, GiveUp
-from token_worker.links import make_link
-from token_worker.redis_link import Link
-from token_worker.service.loop import perform
-from token_worker.settings import Settings
-from token_worker.streams.replay import (
+from token_worker.admin.replay import (
     FIRST_ID,
     LAST_ID,
     Candidate,
@@ -30,6 +23,13 @@ from token_worker.streams.replay import (
     Sent,
     check_id,
 )
+from token_worker.contract.messages import Op
+from token_worker.errors import Finding, GiveUp
+from token_worker.redis.connect import make_link
+from token_worker.redis.exchange import drive
+from token_worker.redis.link import Link
+from token_worker.settings.load import load
+from token_worker.settings.options import Settings
 from token_worker.streams.routes import Route
 
 WAIT_SECONDS = 60.0
@@ -102,7 +102,7 @@ def replay(
         raise click.UsageError("--ids names entries: leave --from and --to out")
     if reason is not None and not dead_letters:
         raise click.UsageError("--reason is that of dead letters: add --dead-letters")
-    settings = settings_module.load(os.environ, config)
+    settings = load(os.environ, config)
     routes = _routes(settings, streams, op)
     if ids and not dead_letters and len(routes) > 1:
         raise click.UsageError("--ids is about one stream: name it by --stream")
@@ -158,11 +158,11 @@ class Runner:
         try:
             for selection in selections:
                 replay = self._replay(selection)
-                perform(replay.prepare() if self._dry_run else replay.begin(), self._link)
+                drive(replay.prepare() if self._dry_run else replay.begin(), self._link)
                 begun.append(replay)
         except Finding:
             for replay in begun:
-                perform(replay.forget(), self._link)
+                drive(replay.forget(), self._link)
             raise
         self._carry_out(begun)
 
@@ -171,7 +171,7 @@ class Runner:
         found: list[Replay] = []
         for stream in streams:
             replay = self._replay(Selection(stream=stream))
-            if perform(replay.forget() if forget else replay.resume(), self._link):
+            if drive(replay.forget() if forget else replay.resume(), self._link):
                 found.append(replay)
         if not found:
             raise Finding("no replay was cut short")
@@ -208,7 +208,7 @@ class Runner:
         selection = replay.progress.selection  # its ends are those of what is there
         start, end = _ms(max(selection.first, replay.progress.done, key=_ms)), _ms(selection.last)
         task = bar.add_task(selection.stream, total=None if selection.ids else max(end - start, 1))
-        while (page := perform(replay.next_page(), self._link)) is not None:
+        while (page := drive(replay.next_page(), self._link)) is not None:
             if not self._rate:
                 parts = [page]
             else:  # a tenth of a second's worth at a time
@@ -216,7 +216,7 @@ class Runner:
                 parts = [page[index : index + size] for index in range(0, len(page), size)]
             for part in parts:
                 started = time.monotonic()
-                sent = [] if self._dry_run else perform(replay.send(part), self._link)
+                sent = [] if self._dry_run else drive(replay.send(part), self._link)
                 self._note(selection.stream, part, {it.read: it.entry for it in sent})
                 if self._wait:
                     self._sent += sent
@@ -224,7 +224,7 @@ class Runner:
                     time.sleep(max(0.0, len(sent) / self._rate - (time.monotonic() - started)))
             bar.update(task, completed=_ms(replay.progress.done) - start)
         if not self._dry_run:
-            perform(replay.end(), self._link)
+            drive(replay.end(), self._link)
 
     def _note(self, stream: str, page: Sequence[Candidate], new_entries: dict[str, str]) -> None:
         for it in page:
@@ -247,7 +247,7 @@ class Runner:
     def _wait_for_replies(self, comparison: Comparison, console: Console) -> None:
         deadline, before = time.monotonic() + WAIT_SECONDS, -1
         with console.status("waiting for the replies"):
-            while (missing := perform(comparison.look(), self._link)) and time.monotonic() < deadline:
+            while (missing := drive(comparison.look(), self._link)) and time.monotonic() < deadline:
                 if missing != before:
                     deadline, before = time.monotonic() + WAIT_SECONDS, missing
                 time.sleep(LOOK_SECONDS)

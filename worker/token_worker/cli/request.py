@@ -10,16 +10,16 @@ from typing import Any
 import click
 import msgspec
 
-from token_worker import settings as settings_module
+from token_worker.acra.value_types import TYPES
 from token_worker.cli.terminal import parse_text, read_text
 from token_worker.contract.messages import Op, TypeName
 from token_worker.errors import ServerError, TokenWorkerError, Unavailable
-from token_worker.links import make_link
-from token_worker.redis_link import Link
+from token_worker.redis.connect import make_link
+from token_worker.redis.link import Link
+from token_worker.settings.load import load
 from token_worker.streams.clock import ServerClock
 from token_worker.streams.routes import Route, own_reply_stream, route_for
 from token_worker.streams.strays import EARLIER_MS, REFUSED_SECONDS, Strays
-from token_worker.tokens.types import TYPES
 
 WAIT_MS = 1000
 """How long one read waits: below the socket's time-out."""
@@ -73,7 +73,7 @@ def request(
         raise click.UsageError("--inconsistent is about new tokens: leave it out of detokenize")
     if as_bytes and TYPES[type_name].is_number:
         raise click.UsageError("--as-bytes is for str, email and bytes")
-    settings = settings_module.load(os.environ, config)
+    settings = load(os.environ, config)
     try:
         route = route_for(settings.routes, Op(op), client)
         # A stream of this command's own; never one that others read, since it is removed after use.

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from token_worker import settings as settings_module
 from token_worker.service.start import serve
+from token_worker.settings.load import load
 from token_worker.telemetry import logs
 
 
@@ -21,6 +21,6 @@ def run(config: Path | None) -> None:
 
     The worker waits for servers that are unavailable and logs which. Start as many workers as the load needs.
     """
-    settings = settings_module.load(os.environ, config)
+    settings = load(os.environ, config)
     logs.configure(settings.log_level, settings.log_format)
     serve(settings)

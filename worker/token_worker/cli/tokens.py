@@ -18,20 +18,20 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 from rich.table import Table
 
-from token_worker import settings as settings_module
+from token_worker.acra.owner import Owner
+from token_worker.acra.value_types import TYPES
+from token_worker.admin.tokens import Filter, State, Token, TokenAdmin, Unreadable
 from token_worker.cli.keys_change import owner_of
 from token_worker.cli.terminal import LookingThrough, confirm, parse_text, read_text, table_console
 from token_worker.contract.messages import Format, TypeName
 from token_worker.contract.values import value_in, value_out
 from token_worker.errors import Damaged, Finding, Refused
+from token_worker.keys.access import KeyAccess
 from token_worker.keys.cache import KeyCache
-from token_worker.keys.owner import Owner
-from token_worker.links import make_primary_link
-from token_worker.service.start import KeyAccess
-from token_worker.settings import Settings
-from token_worker.storage.admin import Filter, State, Token, TokenAdmin, Unreadable
+from token_worker.redis.connect import make_primary_link
+from token_worker.settings.load import load
+from token_worker.settings.options import Settings
 from token_worker.telemetry.audit import Audit
-from token_worker.tokens.types import TYPES
 
 RATE = 5000.0
 """Entries read a second, unless asked otherwise: a few per cent of what a server can do."""
@@ -196,7 +196,7 @@ def show(asked: Asked, *, reveal: bool, yes: bool) -> None:
     """
     if reveal and not asked.by_value:  # who gives the value knows it
         confirm(yes, "Show values in the clear? Each is noted in the audit log.")
-    settings = settings_module.load(os.environ, asked.config)
+    settings = load(os.environ, asked.config)
     audit = Audit(f"{getpass.getuser()}@{socket.gethostname()}", settings.audit_file) if reveal else None
     found = unreadable = 0
     with _admin(asked, settings) as admin:
@@ -420,7 +420,7 @@ def _chosen(admin: TokenAdmin, asked: Asked) -> Iterator[Token | Unreadable]:
 
 @contextmanager
 def _admin(asked: Asked, settings: Settings | None = None, *, is_settling: bool = False) -> Iterator[TokenAdmin]:
-    settings = settings or settings_module.load(os.environ, asked.config)
+    settings = settings or load(os.environ, asked.config)
     owner = asked.owner
     console = Console(stderr=True)
     columns = (TextColumn("{task.completed} entries read"),)

@@ -9,16 +9,15 @@ from contextlib import suppress
 from itertools import compress
 from typing import Any, Final, TypedDict
 
-from token_worker import redis_settings
-from token_worker import settings as settings_module
 from token_worker.client.calls import Outcome, Owner
 from token_worker.client.core import Core, Prepared
 from token_worker.client.errors import RequestRefused, SomeFailed
 from token_worker.client.items import Answer, Item, Limits, Type, Value, type_of
 from token_worker.contract.messages import Op
 from token_worker.contract.values import is_utf8
-from token_worker.redis_settings import RedisSettings
-from token_worker.settings import Settings
+from token_worker.redis.address import RedisSettings, parse
+from token_worker.settings.load import load
+from token_worker.settings.options import Settings
 from token_worker.streams.routes import DEFAULT_ROUTES, Route
 
 TIMEOUT_SECONDS: Final = 10.0
@@ -93,13 +92,13 @@ class BaseClient:
         if batch_ms is not None and not 0 <= batch_ms <= MAX_BATCH_MS:
             raise ValueError(f"batch_ms: expected 0 to {MAX_BATCH_MS}")
         if streams is None:
-            streams = settings_module.load(os.environ, None)
+            streams = load(os.environ, None)
         limits = Limits()
         of_settings: tuple[Route, ...] = DEFAULT_ROUTES
         if isinstance(streams, Settings):
             limits, of_settings = Limits(streams.max_items, streams.max_request_bytes), streams.routes
             streams = streams.streams
-        self._streams = redis_settings.parse(streams) if isinstance(streams, str) else streams
+        self._streams = parse(streams) if isinstance(streams, str) else streams
         self._client_id = client_id
         self._zone_id = zone_id
         self._consistent = consistent

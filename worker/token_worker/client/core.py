@@ -15,7 +15,7 @@ from token_worker.client.errors import ClientClosed, RequestRefused, TokenClient
 from token_worker.client.items import Answer, Item, Limits, Type, Value, encode, split
 from token_worker.client.lane import Lane
 from token_worker.client.open_calls import OpenCalls
-from token_worker.redis_settings import RedisSettings
+from token_worker.redis.address import RedisSettings
 from token_worker.streams.routes import Route, route_for
 
 

@@ -9,7 +9,7 @@ from token_worker.client.errors import RequestRefused, refusal
 from token_worker.contract.messages import TypeName
 from token_worker.contract.values import is_utf8
 from token_worker.errors import Code
-from token_worker.settings import PlainOptions
+from token_worker.settings.options import PlainOptions
 
 Value = int | str | bytes
 Answer = int | str | bytes | RequestRefused

@@ -21,9 +21,9 @@ from token_worker.client.items import Limits
 from token_worker.client.replies import Replies
 from token_worker.client.tracing import Sends
 from token_worker.errors import ServerError, TokenWorkerError, Unavailable
-from token_worker.links import make_link
-from token_worker.redis_link import Link
-from token_worker.redis_settings import RedisSettings
+from token_worker.redis.address import RedisSettings
+from token_worker.redis.connect import make_link
+from token_worker.redis.link import Link
 from token_worker.streams.clock import ServerClock
 from token_worker.streams.routes import Route
 from token_worker.streams.strays import EARLIER_MS, REFUSED_SECONDS, Strays

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from token_worker.errors import ServerError
-from token_worker.redis_settings import RedisSettings
+from token_worker.redis.address import RedisSettings
 from token_worker.telemetry.tracing import describe
 
 try:

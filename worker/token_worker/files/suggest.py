@@ -8,10 +8,10 @@ letters and digits are shown as what they are, not which.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from token_worker.acra.value_types import EMAIL_BYTES
 from token_worker.contract.messages import TypeName
 from token_worker.files import personal
 from token_worker.files.columns import READ, Wrong
-from token_worker.tokens.types import EMAIL_BYTES
 
 TEXTS = (TypeName.INT32, TypeName.INT64, TypeName.EMAIL, TypeName.STR)
 """What a column of text may be."""

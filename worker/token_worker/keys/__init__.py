@@ -1,1 +1,1 @@
-"""Master key, key storage, and the formats keys are sealed in."""
+"""Master key, Vault, key storage and key cache."""

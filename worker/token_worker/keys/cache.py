@@ -20,11 +20,11 @@ from functools import partial
 
 import structlog
 
+from token_worker.acra.owner import Owner
 from token_worker.errors import Code, Damaged, Refused, Unavailable
 from token_worker.keys.beside import Beside, InPlace, Patience
 from token_worker.keys.history import Look, look
 from token_worker.keys.keyring import DataKeyCache, Keyring
-from token_worker.keys.owner import Owner
 from token_worker.keys.slot import Asked, Slot
 from token_worker.keys.store import KeyStore, unwrap
 

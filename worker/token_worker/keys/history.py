@@ -7,9 +7,9 @@ looked through anew.
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
+from token_worker.acra.key_name import HISTORY_INFIX, seconds_of
+from token_worker.acra.owner import Owner
 from token_worker.errors import Unavailable
-from token_worker.keys.kinds import HISTORY_INFIX, seconds_of
-from token_worker.keys.owner import Owner
 from token_worker.keys.store import KeyStore
 
 

@@ -4,10 +4,10 @@ import time
 from collections import OrderedDict
 from typing import Any
 
+from token_worker.acra import acra_block
+from token_worker.acra.acra_block import Block, DataKey
+from token_worker.acra.owner import Owner
 from token_worker.errors import Damaged, Unavailable
-from token_worker.keys import acra_block
-from token_worker.keys.acra_block import Block, DataKey
-from token_worker.keys.owner import Owner
 
 KEY_BYTES = 32
 """Length of a symmetric storage key in Acra."""

@@ -8,8 +8,8 @@ import base64
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from token_worker.acra import secure_cell
 from token_worker.errors import Damaged, MasterKeyError
-from token_worker.keys import secure_cell
 
 if TYPE_CHECKING:
     from token_worker.keys.vault import Vault

@@ -9,10 +9,10 @@ the time at which this worker saw it. Tokens are derived from the key that seals
 from concurrent.futures import Future
 from typing import NamedTuple
 
+from token_worker.acra.owner import Owner
 from token_worker.errors import Refused, Unavailable
 from token_worker.keys.history import Look, replaced_at
 from token_worker.keys.keyring import DataKeyCache, Keyring
-from token_worker.keys.owner import Owner
 
 UNSETTLED = Unavailable("keys", "the history of keys is being looked up")
 

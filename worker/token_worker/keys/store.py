@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from token_worker.acra import secure_cell
+from token_worker.acra.key_name import HISTORY_INFIX
+from token_worker.acra.owner import SYMMETRIC_KEYS, Owner
 from token_worker.errors import Damaged, MasterKeyError, Unavailable
-from token_worker.keys import secure_cell
 from token_worker.keys.keyring import KEY_BYTES
-from token_worker.keys.kinds import HISTORY_INFIX
-from token_worker.keys.owner import SYMMETRIC_KEYS, Owner
-from token_worker.redis_link import RedisLink
-from token_worker.scan import SCAN_COUNT, escape_pattern, scan
+from token_worker.redis.link import RedisLink
+from token_worker.redis.scan import SCAN_COUNT, escape_pattern, scan
 
 if TYPE_CHECKING:
     from token_worker.keys.vault import Vault

@@ -34,7 +34,7 @@ from hvac.api.secrets_engines import KvV1, KvV2
 from token_worker.errors import MasterKeyError, Unavailable
 from token_worker.keys.vault_lease import Lease
 from token_worker.keys.vault_readers import AskAgain, Readers
-from token_worker.keys.vault_settings import VaultSettings, read_file
+from token_worker.settings.vault import VaultSettings, read_file
 
 TIMEOUT_SECONDS = 5
 """For connecting, and again for the answer."""

@@ -12,14 +12,15 @@ import msgspec
 import structlog
 from msgspec import UNSET
 
+from token_worker.acra.owner import Owner
+from token_worker.acra.value_types import TYPES, TokenType
 from token_worker.contract.codec import Decoded, Limits, Unanswerable, decode, encode_reply
 from token_worker.contract.messages import Format, Op, Reply, ReplyError, ReplyItem, Request, RequestItem
 from token_worker.contract.values import AS_BYTES, FORMS, Form, Unfit, never_bytes, unknown_type
 from token_worker.errors import Code, Refused, Unavailable
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.keyring import Keyring
-from token_worker.keys.owner import Owner
-from token_worker.settings import Settings
+from token_worker.settings.options import Settings
 from token_worker.storage.durability import MARK
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.delivery import Answer, Entry
@@ -27,7 +28,6 @@ from token_worker.streams.routes import Route, keys_of, may_reply_to
 from token_worker.telemetry.trace_context import names_of
 from token_worker.tokens.derivation import Origin
 from token_worker.tokens.engine import Engine, Item, MoreKeys, Steps
-from token_worker.tokens.types import TYPES, TokenType
 
 log = structlog.get_logger("handler")
 

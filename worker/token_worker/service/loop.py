@@ -15,27 +15,25 @@ What may happen between two of its steps, and what then:
 - *a defect of ours*: the entries of the batch are tried alone, the one at fault ends as a dead letter.
 """
 
-import gc
-import random
-import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 import structlog
 
 from token_worker.contract.codec import items_at_most
-from token_worker.errors import Code, ServerError, TooMuch, Unavailable
-from token_worker.redis_link import Link
+from token_worker.errors import Code, ServerError, Unavailable
+from token_worker.redis.exchange import Exchange, RunScript, drive
+from token_worker.redis.link import Link
 from token_worker.service.handler import Buried, Handler, Postponed
-from token_worker.settings import Settings
+from token_worker.service.outage import BackOff, Drain
+from token_worker.settings.options import Settings
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.clock import ServerClock
+from token_worker.streams.cluster_delivery import Deliveries
 from token_worker.streams.delivery import (
     EXHAUSTED,
-    READ_BYTES,
     Answer,
     Batch,
     Committed,
@@ -43,10 +41,8 @@ from token_worker.streams.delivery import (
     Entry,
 )
 from token_worker.streams.parts import split
-from token_worker.streams.protocol import Bounded, Command, Protocol, Run
 from token_worker.streams.retention import AHEAD_MS, Retention, Trimmed
 from token_worker.streams.routes import Route
-from token_worker.streams.slots import Deliveries
 from token_worker.telemetry.audit import Audit
 from token_worker.telemetry.health import Health
 from token_worker.telemetry.metrics import Metrics
@@ -64,8 +60,6 @@ UNIT_ITEMS = 2000
 UNIT_BYTES = 1 << 20
 """Payload bytes handled together: values, tokens, entries and replies take ten times as many while they are."""
 
-BACK_OFF_SECONDS = (0.1, 5.0)
-"""Shortest and longest wait while a server is away; doubled each time, less up to half at random."""
 
 TEND_SECONDS = 0.02
 """How long streams are trimmed in a row before work goes on: less than a batch of many entries takes."""
@@ -74,102 +68,10 @@ REST_RATIO = 4
 """How many times as long work goes on before there is more trimming: that takes a fifth of the time at most. A worker
 answers some 60,000 requests a second and trims twenty times as many."""
 
-NAP_SECONDS = 0.1
-"""How often a wait looks whether to drain."""
 
 log = structlog.get_logger("worker")
 
 T = TypeVar("T")
-
-
-def perform(protocol: Protocol[T], link: Link, *, is_begun: bool = False) -> T:
-    """Run a protocol against a server: send what it yields, give it the replies, throw in the errors.
-
-    With ``is_begun`` its first command is on its way already.
-    """
-    reply: Any = None
-    error: Unavailable | ServerError | TooMuch | None = None
-    command: Command | None = None
-    while True:
-        try:
-            if not is_begun:
-                command = protocol.send(reply) if error is None else protocol.throw(error)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]  # StopIteration is not generic
-        finally:
-            reply = error = None  # an error holds this frame: if that held it too, megabytes of commands would stay
-        try:
-            if command is None:
-                is_begun = False
-                reply = link.end()
-            elif isinstance(command, Run):
-                reply = link.run(*command)
-            elif isinstance(command, Bounded):
-                reply = link.call_bounded(READ_BYTES, *command)
-            else:
-                reply = link.call(*command)
-        except TooMuch as raised:
-            log.info("read aborted: entries too large, claiming them in small parts")
-            error = raised.with_traceback(None)  # its frames hold what was read
-        except (Unavailable, ServerError) as raised:
-            error = raised
-
-
-class BackOff:
-    """Waits that grow while a server is away, and end at once when the worker is to drain."""
-
-    def __init__(self, is_over: Callable[[], bool], health: Health) -> None:
-        self._is_over = is_over
-        self._health = health
-        self._seconds = BACK_OFF_SECONDS[0]
-
-    def wait(self, error: Unavailable, meanwhile: Callable[[], object] = lambda: None) -> None:
-        """Say which server is away and why, then wait. ``meanwhile`` is called again and again as the wait goes on."""
-        seconds = self._seconds * random.uniform(0.5, 1)  # noqa: S311 - spreads the workers' times, guards nothing
-        self._health.not_ready(str(error))
-        log.warning("server unavailable", server=error.server, reason=error.reason, retry_in_seconds=round(seconds, 2))
-        self._seconds = min(self._seconds * 2, BACK_OFF_SECONDS[1])
-        gc.collect()  # errors hold what they were about, and each other: an outage must not gather them
-        end = time.monotonic() + seconds
-        while not self._is_over() and (left := end - time.monotonic()) > 0:
-            self._health.turn()
-            meanwhile()
-            time.sleep(min(left, NAP_SECONDS))
-
-    def reset(self) -> None:
-        """All is well again."""
-        if self._seconds != BACK_OFF_SECONDS[0]:
-            log.info("servers available again")
-        self._health.ready()
-        self._seconds = BACK_OFF_SECONDS[0]
-
-
-class Drain:
-    """Asked for by SIGTERM or SIGINT; a second signal ends the process at once."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._deadline: float | None = None
-
-    def listen(self) -> None:
-        """Take the signals over; only in the main thread."""
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, self._on_signal)
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self._deadline is not None:
-            raise SystemExit(128 + number)
-        self._deadline = time.monotonic() + self._seconds
-
-    @property
-    def is_asked(self) -> bool:
-        """Whether to read nothing new any more."""
-        return self._deadline is not None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the time for the batch in hand is over, too."""
-        return self._deadline is not None and time.monotonic() >= self._deadline
 
 
 class Telemetry(NamedTuple):
@@ -186,7 +88,7 @@ class _Sent(NamedTuple):
 
     answers: Sequence[Answer]
     taken_ns: int
-    commit: Protocol[Committed]
+    commit: Exchange[Committed]
 
 
 class Worker:
@@ -256,7 +158,7 @@ class Worker:
             if self._delivery.has_older(now):
                 self._tokens.ping()  # a try that counts begins only when the token storage is there
             self._clock.refresh(self._streams)
-            batch = perform(self._delivery.fetch(now, BLOCK_MS), self._streams)
+            batch = drive(self._delivery.fetch(now, BLOCK_MS), self._streams)
         except Unavailable as error:
             self._wait(self._idle, error)
             return None
@@ -277,7 +179,7 @@ class Worker:
             return None
         try:
             self._clock.refresh(self._streams)
-            batch = perform(self._delivery.fetch(now, 0), self._streams)
+            batch = drive(self._delivery.fetch(now, 0), self._streams)
         except Unavailable:
             return None  # the next ``_fetch`` looks for what it may have brought
         return self._taken(batch) if batch.entries else None
@@ -361,7 +263,7 @@ class Worker:
     def _send(self, answers: Sequence[Answer], taken_ns: int) -> None:
         """Send the first script of their commit."""
         commit = self._delivery.commit(answers, time.monotonic())
-        self._streams.begin(*cast(Run, next(commit)))
+        self._streams.begin(*cast(RunScript, next(commit)))
         self._sent = _Sent(answers, taken_ns, commit)
 
     def _settle(self) -> None:
@@ -373,7 +275,7 @@ class Worker:
         leave_at = time.monotonic() + self._delivery.patience_seconds
         while True:
             try:
-                done = perform(commit, self._streams, is_begun=is_begun)
+                done = drive(commit, self._streams, is_begun=is_begun)
                 break
             except Unavailable as error:
                 if time.monotonic() > leave_at:
@@ -461,9 +363,9 @@ class Worker:
         away = self._delivery.away
         began = time.monotonic()
         try:
-            self._tell_trimmed(perform(self._retention.clear(away), self._streams))
+            self._tell_trimmed(drive(self._retention.clear(away), self._streams))
             while self._retention.is_due(now := time.monotonic()):
-                self._tell_trimmed(perform(self._retention.tend(away), self._streams))
+                self._tell_trimmed(drive(self._retention.tend(away), self._streams))
                 if (spent := time.monotonic() - began) > TEND_SECONDS:
                     self._retention.rest(now + (1 + REST_RATIO) * spent)
         except Unavailable as error:
@@ -492,8 +394,8 @@ class Worker:
         """Take this worker's consumer out of the groups; one that still holds entries stays, they are taken over."""
         away = self._delivery.away
         try:
-            perform(self._delivery.settle(), self._streams)
-            done = perform(self._retention.leave(away), self._streams)
+            drive(self._delivery.settle(), self._streams)
+            done = drive(self._retention.leave(away), self._streams)
         except Unavailable as error:
             log.warning("consumer was not removed", reason=str(error))
             return
@@ -507,9 +409,9 @@ class Worker:
         except (Unavailable, ServerError):
             return entries
 
-    def _perform(self, protocol: Protocol[T]) -> T:
+    def _perform(self, protocol: Exchange[T]) -> T:
         self._settle()
-        return perform(protocol, self._streams)
+        return drive(protocol, self._streams)
 
 
 def _units(entries: list[Entry]) -> Iterator[list[Entry]]:

@@ -1,31 +1,29 @@
 """Puts a worker together from its settings; waits for servers that are away."""
 
 import gc
-import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry
 
-from token_worker.errors import MasterKeyError, SettingsError, Unavailable
-from token_worker.keys import master
-from token_worker.keys.admin_store import AdminStore, RedisAdminStore, VaultAdminStore
+from token_worker.errors import Unavailable
+from token_worker.keys.access import KeyAccess
 from token_worker.keys.beside import OneThread
 from token_worker.keys.cache import KeyCache
-from token_worker.keys.master import MasterKeys
-from token_worker.keys.store import KeyStore, RedisKeyStore, VaultKeyStore
-from token_worker.links import make_link, make_primary_link
+from token_worker.keys.store import KeyStore
+from token_worker.redis.connect import make_link, make_primary_link
 from token_worker.service.handler import Handler
-from token_worker.service.loop import BackOff, Drain, Telemetry, Worker
-from token_worker.settings import Settings
+from token_worker.service.loop import Telemetry, Worker
+from token_worker.service.outage import BackOff, Drain
+from token_worker.settings.options import Settings
 from token_worker.storage.durability import Durability, Safety
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.clock import ServerClock
+from token_worker.streams.cluster_delivery import Deliveries
 from token_worker.streams.delivery import Delivery
 from token_worker.streams.retention import Retention
 from token_worker.streams.routes import Route, by_slot
-from token_worker.streams.slots import Deliveries
 from token_worker.telemetry.audit import Audit
 from token_worker.telemetry.health import Health
 from token_worker.telemetry.health import serve as serve_http
@@ -33,7 +31,6 @@ from token_worker.telemetry.metrics import Metrics
 from token_worker.telemetry.tracing import find_tracer
 
 if TYPE_CHECKING:
-    from token_worker.keys.vault import Vault
     from token_worker.telemetry.spans import Spans
 
 log = structlog.get_logger("start")
@@ -45,97 +42,6 @@ GARBAGE_OBJECTS = 50_000
 
 ABSENT_A_SECOND = 200.0
 """Names without a key that Vault is asked for: a request each. Redis is asked for all of a batch at once."""
-
-
-class KeyAccess:
-    """The master key and the key storage, from wherever the settings say they are."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self.previous_master_key: bytes | None = None
-        """The master key before the one that ``connect`` gave, while one is replaced by the other."""
-        self._vault: Vault | None = None
-        if settings.vault is not None:
-            from token_worker.keys import vault  # noqa: PLC0415 - 7 MiB that only workers with Vault need
-
-            self._vault = vault.Vault(settings.vault)
-
-    @property
-    def vault(self) -> "Vault | None":
-        """The session with Vault, where the master key or keys come from there."""
-        is_used = "vault" in (self._settings.master_key_source, self._settings.keys_source)
-        return self._vault if is_used else None
-
-    def connect(self, progress: Callable[[int], object] | None = None) -> tuple[bytes, KeyStore]:
-        """The master key, and where the sealed keys are; ``progress`` as by ``RedisKeyStore``.
-
-        Raises:
-            Unavailable: Vault is away.
-            MasterKeyError, SettingsError: a person has to mend something.
-        """
-        settings, vault = self._settings, self._vault
-        if self.vault is not None:
-            self.vault.connect()
-        if settings.master_key_source == "vault":
-            master_key = master.from_vault(_set(vault))
-        else:
-            master_key = master.from_environment(settings.master_key, settings.master_key_file)
-        if settings.master_key_previous is not None:
-            previous = master.decode_master_key(settings.master_key_previous, "ACRA_MASTER_KEY_PREVIOUS")
-            self.previous_master_key = None if previous == master_key else previous
-        elif settings.master_key_source == "vault":
-            self.previous_master_key = master.previous_from_vault(_set(vault), master_key)
-        if settings.keys_source == "vault":
-            mount, _ = _set(vault).split(_set(settings.vault).secret)
-            return master_key, VaultKeyStore(_set(vault), mount, settings.keys_folder)
-        link, history = (make_primary_link("keys", settings.keys) for _ in range(2))
-        return master_key, RedisKeyStore(link, settings.keys_folder, history=history, progress=progress)
-
-    def connect_admin(self) -> tuple[MasterKeys, AdminStore]:
-        """The master keys, and the key storage for commands that change keys; errors as by ``connect``."""
-        current, _ = self.connect()
-        return MasterKeys(current, self.previous_master_key), self._admin_store()
-
-    def connect_names(self) -> AdminStore:
-        """The key storage for a command that needs no master key; errors as by ``connect``."""
-        if self._settings.keys_source == "vault":
-            _set(self._vault).connect()
-        return self._admin_store()
-
-    def replace_master_key(self, current: bytes) -> None:
-        """Put a new master key into its secret in Vault, and see that it is there.
-
-        Raises:
-            Unavailable: Vault is away; a new one may have been stored.
-            MasterKeyError: a right is missing, or it is another by now.
-        """
-        vault, new = _set(self._vault), os.urandom(master.MIN_BYTES)
-        if not master.store_in_vault(vault, current, new) or master.from_vault(vault) != new:
-            raise MasterKeyError("the master key in Vault was changed by somebody else meanwhile; look again")
-
-    def _admin_store(self) -> AdminStore:
-        settings = self._settings
-        if settings.keys_source == "vault":
-            vault = _set(self._vault)
-            mount, _ = vault.split(vault.settings.secret)
-            return VaultAdminStore(vault, mount, settings.keys_folder)
-        return RedisAdminStore(make_primary_link("keys", settings.keys, refusals=True), settings.keys_folder)
-
-    def keep_alive(self) -> None:
-        """Renew the Vault token in the background, where keys are read from Vault later on."""
-        if self.vault is not None:
-            self.vault.keep_alive()
-
-    def close(self) -> None:
-        """Give back what was got by log-in."""
-        if self._vault is not None:
-            self._vault.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def serve(settings: Settings) -> None:
@@ -255,9 +161,3 @@ def _wait_for(connect: Callable[[], T], drain: Drain, health: Health) -> T | Non
         except Unavailable as error:
             back_off.wait(error)
     return None
-
-
-def _set(setting: T | None) -> T:
-    if setting is None:
-        raise SettingsError("VAULT_ADDR: is needed where the master key or keys are in Vault")
-    return setting

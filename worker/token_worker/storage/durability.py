@@ -39,7 +39,7 @@ from typing import Any, NamedTuple, Self
 import structlog
 
 from token_worker.errors import ServerError, SettingsError, Unavailable
-from token_worker.redis_link import Link, RedisLink
+from token_worker.redis.link import Link, RedisLink
 
 MARK = "token-worker:mark"
 """Key that a batch writes before it waits; it holds nothing."""

@@ -17,10 +17,10 @@ from typing import TypeVar
 
 from cryptography.exceptions import InvalidTag
 
-from token_worker.keys import acra_block, secure_cell
-from token_worker.keys.acra_block import DATA_KEY_BYTES, DataKey
+from token_worker.acra import acra_block, secure_cell
+from token_worker.acra.acra_block import DATA_KEY_BYTES, DataKey
+from token_worker.acra.token_entry import Times, block_start, decode_entry, decode_times, used_since
 from token_worker.keys.keyring import Keyring
-from token_worker.storage.layout import Times, block_start, decode_entry, decode_times, used_since
 
 HEADS_KEPT = 4096
 """Heads kept in each direction; each has an AES key of about 3 KB."""

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from token_worker.errors import Unavailable
-from token_worker.lua import Script
-from token_worker.redis_link import RedisLink
+from token_worker.redis.link import RedisLink
+from token_worker.redis.script import Script
 from token_worker.storage.durability import Safety
 from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store, Touch
 

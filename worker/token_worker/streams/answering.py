@@ -11,9 +11,9 @@ from typing import Any
 from msgspec import Struct
 
 from token_worker.errors import ServerError
-from token_worker.lua import Script
+from token_worker.redis.exchange import Exchange, RunScript
+from token_worker.redis.script import Script
 from token_worker.streams.parts import split
-from token_worker.streams.protocol import Protocol, Run
 from token_worker.streams.routes import Route
 
 COMMIT = Script(__package__, "commit.lua", before="replies.lua")
@@ -88,7 +88,7 @@ class Answering(ABC):
     def _pause(self, route: Route, now: float) -> None:
         """Let a route rest, a stream of which cannot be written."""
 
-    def commit(self, answers: Sequence[Answer], now: float) -> Protocol[Committed]:
+    def commit(self, answers: Sequence[Answer], now: float) -> Exchange[Committed]:
         """Acknowledge entries and write their replies; to be repeated as a whole after ``Unavailable``.
 
         The answers of one of ``parts`` take one script, if the server refuses none of it.
@@ -112,7 +112,7 @@ class Answering(ABC):
             by_route.setdefault(answer.entry.route.requests, []).append(answer)
         return [part for mine in by_route.values() for part in _parts(mine)]
 
-    def _commit(self, route: Route, answers: Sequence[Answer], total: Committed) -> Protocol[None]:
+    def _commit(self, route: Route, answers: Sequence[Answer], total: Committed) -> Exchange[None]:
         targets: dict[str, int] = {}
         args: list[Any] = [self._group, route.response_seconds]
         for answer in answers:
@@ -123,7 +123,7 @@ class Answering(ABC):
             number = 2 if reply_to is None else targets.setdefault(reply_to, len(targets) + 3)
             args += (b"+" + entry.id, answer.payload, number, *_trace(entry), answer.forbidden)
         try:
-            statuses = yield Run(COMMIT, (route.requests, route.responses, *targets), args)
+            statuses = yield RunScript(COMMIT, (route.requests, route.responses, *targets), args)
         except ServerError as error:
             if not targets or error.code not in _TARGET_REFUSED:
                 raise
@@ -148,7 +148,7 @@ class Answering(ABC):
         for answer in answers:
             yield from self._commit(route, [answer], total)
 
-    def bury(self, entry: Entry, reason: str, reply: Answer | None, now: float) -> Protocol[Committed]:
+    def bury(self, entry: Entry, reason: str, reply: Answer | None, now: float) -> Exchange[Committed]:
         """Move an entry to its dead-letter stream, and answer its producer if there is a reply.
 
         Repeated as ``commit`` is.
@@ -170,19 +170,19 @@ class Answering(ABC):
         self._pause(route, now)
         return Committed(stuck=[entry], refused=dict([refused]))
 
-    def _bury(self, entry: Entry, reason: str, reply: Answer | None) -> Protocol[Any]:
+    def _bury(self, entry: Entry, reason: str, reply: Answer | None) -> Exchange[Any]:
         route = entry.route
         payload, reply_to = (b"", None) if reply is None else (reply.payload, reply.reply_to)
         keys = (route.requests, route.dead_letters, route.responses)
         args = (self._group, entry.id, reason, entry.deliveries, route.response_seconds, payload, *_trace(entry))
         if reply_to is None:
-            return (yield Run(BURY, keys, args))
+            return (yield RunScript(BURY, keys, args))
         try:
-            return (yield Run(BURY, (*keys, reply_to), args))
+            return (yield RunScript(BURY, (*keys, reply_to), args))
         except ServerError as error:
             if error.code not in _TARGET_REFUSED:
                 raise
-        return (yield Run(BURY, keys, args))
+        return (yield RunScript(BURY, keys, args))
 
 
 def _trace(entry: Entry) -> tuple[bytes, bytes]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from token_worker.errors import ServerError
-from token_worker.redis_link import Link
+from token_worker.redis.link import Link
 
 CLOCK_SECONDS: Final = 5.0
 """How long an answer counts: so late is it known that the server's clock was set."""

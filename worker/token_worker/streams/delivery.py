@@ -32,11 +32,11 @@ from itertools import chain
 from typing import NamedTuple
 
 from token_worker.errors import ServerError, TooMuch, Unavailable
-from token_worker.lua import Script
+from token_worker.redis.exchange import BoundedCommand, Exchange, RunScript
+from token_worker.redis.script import Script
 from token_worker.streams.answering import BURY, COMMIT, Answer, Answering, Committed, Entry
 from token_worker.streams.give_backs import GiveBacks
 from token_worker.streams.pending import OWN_AT_ONCE, Candidate, Pending
-from token_worker.streams.protocol import Bounded, Protocol, Run
 from token_worker.streams.routes import Route
 
 __all__ = ["BURY", "COMMIT", "Answer", "Batch", "Committed", "Delivery", "Entry"]
@@ -115,7 +115,7 @@ class Delivery(Answering):
         """Whether ``fetch`` may claim an entry that was delivered before, which counts as a try."""
         return bool(self._give_backs) or now >= self._pending.due
 
-    def fetch(self, now: float, block_ms: int) -> Protocol[Batch]:
+    def fetch(self, now: float, block_ms: int) -> Exchange[Batch]:
         """The next entries to handle, perhaps none after ``block_ms``; all are then pending for this consumer.
 
         Raises:
@@ -154,23 +154,23 @@ class Delivery(Answering):
             self._pending.suspect(entry.route, [entry.id])
         self._pending.look_at_own_next(now)
 
-    def _make_groups(self, now: float) -> Protocol[None]:
+    def _make_groups(self, now: float) -> Exchange[None]:
         for route in [route for route in self._groups_to_make if route not in self._paused]:
             if (yield from self._make_group(route)):
                 del self._groups_to_make[route]
             else:
                 self._pause(route, now)
 
-    def _make_group(self, route: Route) -> Protocol[bool]:
+    def _make_group(self, route: Route) -> Exchange[bool]:
         """Whether the route's group is there now."""
         keys = (route.requests, route.low_water_mark, route.arrivals(route.requests))
         try:
             try:
-                yield Run(GROUP, keys, (self._group,))
+                yield RunScript(GROUP, keys, (self._group,))
             except ServerError as error:
                 if error.code != "NOPERM":
                     raise
-                yield Run(GROUP, keys[:1], (self._group,))  # no right to know what is acknowledged
+                yield RunScript(GROUP, keys[:1], (self._group,))  # no right to know what is acknowledged
         except ServerError:
             return False
         return True
@@ -198,7 +198,7 @@ class Delivery(Answering):
         """Routes whose server is away while that of others is there, with the reason: none, they have one server."""
         return {}
 
-    def _read_new(self, now: float, block_ms: int) -> Protocol[Batch]:
+    def _read_new(self, now: float, block_ms: int) -> Exchange[Batch]:
         routes = self._active()
         entries: list[Entry] = []
         size = 0
@@ -228,13 +228,13 @@ class Delivery(Answering):
 
     def _read(
         self, routes: list[Route], count: int, block_ms: int, now: float
-    ) -> Protocol[list[tuple[Route, list[Entry]]]]:
+    ) -> Exchange[list[tuple[Route, list[Entry]]]]:
         blocking = ("BLOCK", block_ms) if block_ms else ()
         names = [route.requests for route in routes]
         head = ("XREADGROUP", "GROUP", self._group, self._consumer, "COUNT", count)
         command = (*head, *blocking, "STREAMS", *names, *(">" for _ in names))
         try:
-            reply = yield Bounded(command) if count * len(routes) > 1 else command
+            reply = yield BoundedCommand(READ_BYTES, command) if count * len(routes) > 1 else command
         except ServerError as error:
             if error.code in _GROUP_GONE:
                 raise
@@ -253,7 +253,7 @@ class Delivery(Answering):
 
     # -- entries delivered before
 
-    def _fetch_older(self, now: float) -> Protocol[Batch | None]:
+    def _fetch_older(self, now: float) -> Exchange[Batch | None]:
         if self._alone_in_a_row >= ALONE_IN_A_ROW:
             self._alone_in_a_row = 0
             return None
@@ -272,7 +272,7 @@ class Delivery(Answering):
         self._alone_in_a_row = 0
         return None
 
-    def _claim(self, candidate: Candidate, now: float) -> Protocol[Entry | None]:
+    def _claim(self, candidate: Candidate, now: float) -> Exchange[Entry | None]:
         """The entry, if nobody touched it since it was found; this counts as a try alone."""
         route, entry_id, idle_ms, tries = candidate
         claim = ("XCLAIM", route.requests, self._group, self._consumer, idle_ms, entry_id)
@@ -292,14 +292,14 @@ class Delivery(Answering):
         fields = _fields(claimed[0][1])
         return Entry(route, entry_id, fields, tries + 1, exhausted=tries > self._max_deliveries)
 
-    def _claim_many(self, found: Sequence[Candidate], now: float) -> Protocol[list[Entry]]:
+    def _claim_many(self, found: Sequence[Candidate], now: float) -> Exchange[list[Entry]]:
         """The entries of one route, put off before, that nobody touched since they were found."""
         route = found[0].route
         ids = [candidate.id for candidate in found]
         idle_ms = min(candidate.idle_ms for candidate in found)
         claim = ("XCLAIM", route.requests, self._group, self._consumer, idle_ms, *ids)
         try:
-            claimed = yield Bounded(claim) if len(ids) > 1 else claim
+            claimed = yield BoundedCommand(READ_BYTES, claim) if len(ids) > 1 else claim
         except TooMuch:  # as for a read
             self._pending.look_at_own(now)
             self._room = 1
@@ -312,7 +312,7 @@ class Delivery(Answering):
             self._pace(len(entries), _size(entries))
         return entries
 
-    def put_off(self, entries: Sequence[Entry], now: float) -> Protocol[None]:
+    def put_off(self, entries: Sequence[Entry], now: float) -> Exchange[None]:
         """Leave entries for later that failed for no fault of their own: this delivery of them does not count.
 
         Raises:
@@ -323,11 +323,11 @@ class Delivery(Answering):
         self._pending.look_again(now)
         yield from self._give_backs.settle()
 
-    def settle(self) -> Protocol[None]:
+    def settle(self) -> Exchange[None]:
         """Take back what must not count, as far as that is still to be done; ``Unavailable`` as by ``put_off``."""
         return self._give_backs.settle()
 
-    def renew(self, entries: Sequence[Entry]) -> Protocol[list[Entry]]:
+    def renew(self, entries: Sequence[Entry]) -> Exchange[list[Entry]]:
         """Keep entries that wait in this worker from being taken over; the ones that are still its own."""
         kept: list[Entry] = []
         for route in {entry.route: None for entry in entries}:

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from token_worker.errors import ServerError
-from token_worker.lua import Script
-from token_worker.streams.protocol import Command, Protocol, Run
+from token_worker.redis.exchange import Command, Exchange, RunScript
+from token_worker.redis.script import Script
 from token_worker.streams.routes import Route
 
 UNCOUNT = Script(__package__, "uncount.lua")
@@ -39,7 +39,7 @@ class GiveBacks:
         """Remember tries by entry id, with the delivery count that each try made."""
         self._open.setdefault(route, {}).update(deliveries)
 
-    def claim(self, route: Route, deliveries: Mapping[bytes, int], command: Command) -> Protocol[list[Any]]:
+    def claim(self, route: Route, deliveries: Mapping[bytes, int], command: Command) -> Exchange[list[Any]]:
         """Send a claim that counts a try, and remember the claim until its reply is here."""
         self.add(route, deliveries)
         reply = yield command
@@ -52,7 +52,7 @@ class GiveBacks:
         """Let a try count after all."""
         self._open.get(route, {}).pop(entry_id, None)
 
-    def settle(self) -> Protocol[None]:
+    def settle(self) -> Exchange[None]:
         """Take back all that are remembered, except where another worker has the entry by now.
 
         Raises:
@@ -63,7 +63,7 @@ class GiveBacks:
                 part = list(tries.items())[:UNCOUNT_ENTRIES]
                 args = [argument for entry in part for argument in entry]
                 try:
-                    yield Run(UNCOUNT, (route.requests,), (self._group, self._consumer, *args))
+                    yield RunScript(UNCOUNT, (route.requests,), (self._group, self._consumer, *args))
                 except ServerError:  # no such group or stream any more: its counts are gone, too
                     tries.clear()
                     break

@@ -15,8 +15,8 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from token_worker.redis.exchange import Exchange
 from token_worker.streams.give_backs import GiveBacks
-from token_worker.streams.protocol import Protocol
 from token_worker.streams.routes import Route
 
 OWN_AT_ONCE = 1000
@@ -170,7 +170,7 @@ class Pending:
         half_ms = self._claim_idle_ms / 2
         return one.route == other.route and (one.idle_ms < half_ms) == (other.idle_ms < half_ms)
 
-    def find(self, routes: Sequence[Route], now: float) -> Protocol[None]:
+    def find(self, routes: Sequence[Route], now: float) -> Exchange[None]:
         """Look for entries on these routes, unless some are known, until a page has some or nothing is due."""
         if self._is_stale(now):  # others may have got what was found, and a claim could take it away from them
             self._own_due = now
@@ -199,7 +199,7 @@ class Pending:
     def _is_stale(self, now: float) -> bool:
         return bool(self._untried or self._tried) and now - self._found_at > self._claim_idle_ms / 2000
 
-    def _read(self, page: _Page, now: float) -> Protocol[None]:
+    def _read(self, page: _Page, now: float) -> Exchange[None]:
         """Read a page; one of those to be looked at stays the first of them if it cannot be read."""
         if page.is_own and page.route not in self._looked_through:
             found = yield from self._suspect_earlier(page)
@@ -219,7 +219,7 @@ class Pending:
         for candidate in found:
             (self._tried if candidate.deliveries else self._untried).append(candidate)
 
-    def _look(self, page: _Page) -> Protocol[list[Candidate]]:
+    def _look(self, page: _Page) -> Exchange[list[Candidate]]:
         idle = () if page.is_own else ("IDLE", self._claim_idle_ms)
         owner = (self._consumer,) if page.is_own else ()
         stream, count = page.route.requests, self._page_size(page)
@@ -234,7 +234,7 @@ class Pending:
         is_full = len(found) >= self._page_size(page)
         return page._replace(start=f"({found[-1].id.decode()}") if is_full else None
 
-    def _suspect_earlier(self, page: _Page) -> Protocol[list[Candidate]]:
+    def _suspect_earlier(self, page: _Page) -> Exchange[list[Candidate]]:
         """Read a page; suspect what this consumer was given before this process has read anything of the route.
 
         A process of the same name before may have died of it.

@@ -22,8 +22,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from token_worker.errors import ServerError, Unavailable
-from token_worker.lua import Script
-from token_worker.streams.protocol import Protocol, Run
+from token_worker.redis.exchange import Exchange, RunScript
+from token_worker.redis.script import Script
 from token_worker.streams.routes import Route
 
 TURN = Script(__package__, "turn.lua")
@@ -97,7 +97,7 @@ class Retention:
         """Let what is left wait until then: other work is to be done."""
         self._rests_until = until
 
-    def tend(self, resting: Collection[Route] = ()) -> Protocol[Trimmed]:
+    def tend(self, resting: Collection[Route] = ()) -> Exchange[Trimmed]:
         """A round: one script for each stream that is left of each route whose turn is ours."""
         for route in resting:  # until the next time
             self._left.pop(route, None)
@@ -107,15 +107,15 @@ class Retention:
             self._left.clear()
             raise
 
-    def clear(self, resting: Collection[Route] = ()) -> Protocol[Trimmed]:
+    def clear(self, resting: Collection[Route] = ()) -> Exchange[Trimmed]:
         """Delete acknowledged requests of the routes that do not keep them; to be called after every batch."""
         return (yield from self._each(self._clear_route, resting))
 
-    def leave(self, resting: Collection[Route] = ()) -> Protocol[Trimmed]:
+    def leave(self, resting: Collection[Route] = ()) -> Exchange[Trimmed]:
         """Remove this worker's consumer from every group in which it holds nothing."""
         return (yield from self._each(self._leave_route, resting))
 
-    def _each(self, tend: Callable[[Route, Trimmed], Protocol[None]], resting: Collection[Route]) -> Protocol[Trimmed]:
+    def _each(self, tend: Callable[[Route, Trimmed], Exchange[None]], resting: Collection[Route]) -> Exchange[Trimmed]:
         done = Trimmed()
         for route in self._routes:
             if route in resting:
@@ -130,9 +130,9 @@ class Retention:
                 done.refused.append((route.requests, error.reason))
         return done
 
-    def _tend_route(self, route: Route, done: Trimmed) -> Protocol[None]:
+    def _tend_route(self, route: Route, done: Trimmed) -> Exchange[None]:
         streams = self._left.pop(route, ())
-        if not streams or not (yield Run(TURN, [route.trim_turn], [self._consumer, INTERVAL_SECONDS * 900])):
+        if not streams or not (yield RunScript(TURN, [route.trim_turn], [self._consumer, INTERVAL_SECONDS * 900])):
             return  # another worker does it, or did a moment ago
         left: tuple[str, ...] = ()
         for stream in streams:
@@ -140,16 +140,16 @@ class Retention:
                 left = (*left, stream)
         if left:
             self._left[route] = left
-        done.consumers += yield Run(SWEEP, [route.requests], [self._group, CONSUMER_IDLE_SECONDS * 1000, ""])
+        done.consumers += yield RunScript(SWEEP, [route.requests], [self._group, CONSUMER_IDLE_SECONDS * 1000, ""])
 
-    def _clear_route(self, route: Route, done: Trimmed) -> Protocol[None]:
+    def _clear_route(self, route: Route, done: Trimmed) -> Exchange[None]:
         if route.request_retention_seconds == 0:
             yield from self._trim(route, route.requests, None, done)
 
-    def _leave_route(self, route: Route, done: Trimmed) -> Protocol[None]:
-        done.consumers += yield Run(SWEEP, [route.requests], [self._group, 0, self._consumer])
+    def _leave_route(self, route: Route, done: Trimmed) -> Exchange[None]:
+        done.consumers += yield RunScript(SWEEP, [route.requests], [self._group, 0, self._consumer])
 
-    def _trim(self, route: Route, stream: str, notes_ms: int | None, done: Trimmed) -> Protocol[bool]:
+    def _trim(self, route: Route, stream: str, notes_ms: int | None, done: Trimmed) -> Exchange[bool]:
         """Trim one stream for a bounded time, and note when its entries arrived; whether there is more to trim."""
         keys, group, keep_ms, hold_ms = [stream, route.arrivals(stream)], "", route.kept_seconds(stream) * 1000, ""
         if stream == route.requests:
@@ -159,7 +159,7 @@ class Retention:
             hold_ms = str(keep_ms + HOLD_SECONDS * 1000)
         args = [group, keep_ms, route.retention_bytes or "", hold_ms, CONSUMER_IDLE_SECONDS * 1000]
         args += ["" if notes_ms is None else notes_ms, SCRIPT_MS]
-        deleted, given_up, more, ahead_ms = yield Run(TRIM, keys, args)
+        deleted, given_up, more, ahead_ms = yield RunScript(TRIM, keys, args)
         done.deleted += deleted
         if not more:
             done.given_up += given_up

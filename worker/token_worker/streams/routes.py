@@ -18,8 +18,8 @@ import msgspec
 from msgspec import Meta
 from redis.crc import key_slot
 
+from token_worker.acra.owner import Owner
 from token_worker.contract.messages import Op
-from token_worker.keys.owner import Owner
 
 RESPONSE_SECONDS: Final = 86_400
 """How long replies are kept."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from token_worker.errors import TooMuch
-from token_worker.redis_link import Link
+from token_worker.redis.link import Link
 
 LOOK_AFTER_SECONDS: Final = 0.1
 """How long a request may be without a reply before its reply is looked for: most are there by then."""

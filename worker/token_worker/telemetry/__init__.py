@@ -1,1 +1,1 @@
-"""What operators see of a worker: its logs."""
+"""Telemetry of a worker: logs, metrics, health, audit log and spans."""

@@ -20,7 +20,7 @@ from opentelemetry.trace import SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from token_worker.errors import Code
-from token_worker.settings import Settings
+from token_worker.settings.options import Settings
 from token_worker.streams.delivery import Answer, Committed, Entry
 from token_worker.telemetry.trace_context import TraceParent, names_of, trace_parent
 from token_worker.telemetry.tracing import Attributes, describe

@@ -7,7 +7,7 @@ one nothing is traced.
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from token_worker.redis_settings import DEFAULT_PORT, RedisSettings
+from token_worker.redis.address import DEFAULT_PORT, RedisSettings
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer

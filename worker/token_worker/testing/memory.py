@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, Final
 
-from token_worker.keys.kinds import HISTORY_INFIX
-from token_worker.keys.owner import Owner
+from token_worker.acra.key_name import HISTORY_INFIX
+from token_worker.acra.owner import Owner
 from token_worker.keys.store import wrap
 from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store, Touch
 from token_worker.storage.tokens import TokenStorage

@@ -1,1 +1,1 @@
-"""Token types, their derivation and the engine: pure, no server."""
+"""Derivation of tokens (its docstring is the specification) and the engine: pure, no server."""

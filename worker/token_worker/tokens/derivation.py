@@ -46,14 +46,15 @@ before stopped.
 changes none that exists, and a token made after the new key has settled owes nothing to the old one.
 """
 
+from collections.abc import Callable
 from hashlib import sha256, shake_256
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from token_worker.keys.owner import Owner
-from token_worker.tokens.types import TYPES, TokenType
+from token_worker.acra.owner import Owner
+from token_worker.acra.value_types import TYPES, TokenType
 
 _LABEL = b"token-worker token derivation v1 "
 
@@ -75,7 +76,97 @@ def _lp(data: bytes) -> bytes:
     return len(data).to_bytes(4, "big") + data
 
 
-_TYPES = {name: _lp(name.encode()) for name in TYPES}
+LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+"""What a ``str`` token is made of."""
+
+
+EMAIL_LETTERS = b"abcdefghijklmnopqrstuvwxyz0123456789"
+"""What both parts of an ``email`` token are made of: mail systems fold case, a folded token must still turn back."""
+
+
+TWO_LETTER_DOMAINS = (b".au", b".br", b".de", b".jp", b".et", b".us")
+
+
+DOMAINS = (b".com", b".net", b".org", b".edu", b".info", *TWO_LETTER_DOMAINS)
+"""Top-level domains of ``email`` tokens, those of Acra in its order; under 8 bytes only those of two letters fit."""
+
+
+_LOCAL_PART_LIMIT = 64
+
+
+_LABEL_LIMIT = 63
+
+
+def _take_rejecting(stream: Callable[[int], bytes], skip: int, count: int, alphabet: bytes) -> bytes:
+    """``count`` characters from the bytes of ``stream`` after the first ``skip``, each equally likely."""
+    table, rejected = _TABLES[alphabet]
+    wanted = skip + count + count // 16 + 16
+    while True:
+        chosen = stream(wanted)[skip:].translate(table, rejected)
+        if len(chosen) >= count:
+            return chosen[:count]
+        wanted *= 2
+
+
+def _table(alphabet: bytes) -> tuple[bytes, bytes]:
+    """For ``bytes.translate``: byte to character, and the bytes that would favour some characters."""
+    limit = 256 - 256 % len(alphabet)
+    return bytes(alphabet[byte % len(alphabet)] for byte in range(256)), bytes(range(limit, 256))
+
+
+_TABLES = {alphabet: _table(alphabet) for alphabet in (LETTERS, EMAIL_LETTERS)}
+
+
+_LETTERS = _TABLES[LETTERS]
+
+
+def _draw_bytes(stream: Callable[[int], bytes], length: int) -> bytes:
+    return stream(length)
+
+
+def _draw_letters(stream: Callable[[int], bytes], length: int) -> bytes:
+    chosen = stream(length + length // 16 + 16).translate(*_LETTERS)  # enough, nearly always
+    if len(chosen) >= length:
+        return chosen[:length]
+    return _take_rejecting(stream, 0, length, LETTERS)
+
+
+def _draw_email(stream: Callable[[int], bytes], length: int) -> bytes:
+    domains = DOMAINS if length >= 8 else TWO_LETTER_DOMAINS
+    limit = 256 - 256 % len(domains)
+    skip = 0
+    while (byte := stream(skip + 1)[skip]) >= limit:
+        skip += 1
+    ending = domains[byte % len(domains)]
+    room = length - len(ending) - 1
+    local = min(_LOCAL_PART_LIMIT, room // 2)
+    labels = label_lengths(room - local)
+    letters = _take_rejecting(stream, skip + 1, local + sum(labels), EMAIL_LETTERS)
+    parts = []
+    at = local
+    for label in labels:
+        parts.append(letters[at : at + label])
+        at += label
+    return letters[:local] + b"@" + b".".join(parts) + ending
+
+
+def label_lengths(room: int) -> list[int]:
+    """Lengths of the fewest labels that, with dots between them, fill ``room`` bytes; the first ones are the longer."""
+    count = -(-(room + 1) // (_LABEL_LIMIT + 1))
+    each, longer = divmod(room - (count - 1), count)
+    return [each + 1] * longer + [each] * (count - longer)
+
+
+_DRAWS: dict[str, Callable[[Callable[[int], bytes], int], bytes]] = {
+    "int32": _draw_bytes,
+    "int64": _draw_bytes,
+    "str": _draw_letters,
+    "bytes": _draw_bytes,
+    "email": _draw_email,
+}
+"""Draws a token of a length in bytes from a stream: a function that returns its first n bytes, for any n."""
+
+_TYPES = {name: (_lp(name.encode()), _DRAWS[name]) for name in TYPES}
 
 
 class Deriver:
@@ -90,13 +181,14 @@ class Deriver:
 
     def token(self, kind: TokenType, value: bytes, counter: int, origin: Origin | None = None) -> bytes:
         """The candidate with this counter for an encoded value; with ``origin`` an inconsistent one."""
-        message = _TYPES[kind.name] + len(value).to_bytes(4, "big") + value
+        name, draw = _TYPES[kind.name]
+        message = name + len(value).to_bytes(4, "big") + value
         if origin is None:
             seed = self._consistent.digest(message + counter.to_bytes(4, "big"))
         else:
             message += _lp(origin.stream) + _lp(origin.entry) + origin.item.to_bytes(4, "big")
             seed = self._inconsistent.digest(message + counter.to_bytes(4, "big"))
-        return kind.draw(shake_256(seed).digest, len(value))
+        return draw(shake_256(seed).digest, len(value))
 
 
 class _Hmac:

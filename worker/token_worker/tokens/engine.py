@@ -18,11 +18,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from token_worker.errors import Code, Damaged, Refused, Unavailable
-from token_worker.keys import secure_cell
-from token_worker.keys.cache import More
-from token_worker.keys.keyring import Keyring, Locked
-from token_worker.storage.layout import (
+from token_worker.acra import secure_cell
+from token_worker.acra.token_entry import (
     Names,
     Times,
     accessed_number,
@@ -32,10 +29,13 @@ from token_worker.storage.layout import (
     encode_times,
     encode_token_value,
 )
+from token_worker.acra.value_types import BYTES, STR, TokenType
+from token_worker.errors import Code, Damaged, Refused, Unavailable
+from token_worker.keys.cache import More
+from token_worker.keys.keyring import Keyring, Locked
 from token_worker.storage.sealing import Opened, Sealing
 from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store, Touch
-from token_worker.tokens.derivation import Deriver, Origin, tries
-from token_worker.tokens.types import BYTES, LETTERS, STR, TokenType
+from token_worker.tokens.derivation import LETTERS, Deriver, Origin, tries
 
 TOUCH_SECONDS = 24 * 3600
 """A read moves an entry's time of last use when it is older than this, as Acra does."""

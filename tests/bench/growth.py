@@ -1,0 +1,88 @@
+"""What becomes of a request's cost as tokens and clients grow many."""
+
+from collections import defaultdict
+from collections.abc import Callable
+
+from bench import preload
+from bench.cpu import DETOKENIZE, KNOWN, NEW
+from bench.figures import Row, row
+from bench.sizes import Sizes
+from bench.subject import CLIENT, Measured, Subject, subject
+
+STORED_MOST = 1.1
+CLIENTS_MOST = 2
+FEW = 10_000
+"""Tokens of the small storage."""
+
+
+def measure_stored(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
+    """The same work on a small and a large storage, each with servers and a worker of its own, in turn."""
+    few = min(FEW, max(1, sizes.stored // 100))
+    wanted = min(sizes.requests, few)
+    costs: dict[tuple[str, int], list[float]] = defaultdict(list)
+    with subject() as small, subject() as large:
+        tell(f"storing {sizes.stored:,} tokens")
+        empty = _used_memory(large)
+        tokens = {few: preload.stored(small, few, wanted), sizes.stored: preload.stored(large, sizes.stored, wanted)}
+        bytes_a_token = (_used_memory(large) - empty) / sizes.stored
+        workers = {few: (small, small.start_worker().pid), sizes.stored: (large, large.start_worker().pid)}
+        for it, _ in workers.values():
+            it.warm_up("tokenize", "detokenize")
+        for number in range(sizes.few_rounds):
+            tell(f"{sizes.stored:,} tokens, round {number + 1} of {sizes.few_rounds}")
+            for count, (it, pid) in workers.items():
+                for name, measured in _work(it, pid, tokens[count]):
+                    costs[name, count].append(measured.worker_us + measured.storage_us)
+    section, unit = "worker and storage CPU, few and many tokens stored", "µs a request"
+    made = []
+    for name in (KNOWN, DETOKENIZE, NEW):
+        with_few = costs[name, few]
+        made.append(row(section, f"{name}, few", unit, with_few))
+        own = costs[name, sizes.stored]
+        made.append(row(section, f"{name}, many", unit, own, to=with_few, of="few", most=STORED_MOST))
+    made.append(row("Redis memory", "a token, both entries", "bytes", [bytes_a_token]))
+    return made
+
+
+def _work(it: Subject, pid: int, tokens: list[preload.Token]) -> list[tuple[str, Measured]]:
+    values, drawn = [value for value, _ in tokens], [token for _, token in tokens]
+    known, _ = it.measure_checked(pid, "tokenize", values, drawn)
+    back, _ = it.measure_checked(pid, "detokenize", drawn, values)
+    new, _ = it.measure_checked(pid, "tokenize", it.values(len(tokens)), None)
+    return [(KNOWN, known), (DETOKENIZE, back), (NEW, new)]
+
+
+def _used_memory(it: Subject) -> int:
+    return int(it.stack.storage.info("memory")["used_memory"])
+
+
+def measure_clients(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
+    """A known value of each client in turn, a part of them each round, against as many of one client.
+
+    The one client has a worker of its own: what a worker keeps of many makes it slower for each of them.
+    """
+    costs: dict[str, list[Measured]] = {"one": [], "many": []}
+    with subject() as it:
+        tell(f"storing {sizes.clients:,} clients")
+        left = preload.clients(it, sizes.clients)
+        part = len(left) // sizes.few_rounds
+        own = [(CLIENT, token) for token in preload.stored(it, part, part)]
+        workers = {route: it.start_worker(route) for route in costs}
+        it.warm_up(*costs)
+        for number in range(sizes.few_rounds):
+            tell(f"{sizes.clients:,} clients, round {number + 1} of {sizes.few_rounds}")
+            turn, left = left[:part], left[part:]
+            for route, asked in (("one", own), ("many", turn)):
+                values, tokens = [value for _, (value, _) in asked], [token for _, (_, token) in asked]
+                clients = [client for client, _ in asked]
+                measured, _ = it.measure_checked(workers[route].pid, route, values, tokens, clients=clients)
+                costs[route].append(measured)
+    section, unit = "CPU of known values, many clients in turn", "µs a request"
+    one, many = costs["one"], costs["many"]
+    alone, turns = [run.worker_us for run in one], [run.worker_us for run in many]
+    return [
+        row(section, "one client, worker", unit, alone),
+        row(section, "one client, storage", unit, [run.storage_us for run in one]),
+        row(section, "many clients, worker", unit, turns, to=alone, of="one", most=CLIENTS_MOST),
+        row(section, "many clients, storage", unit, [run.storage_us for run in many]),
+    ]

@@ -1,0 +1,207 @@
+"""``scripts/bench``: that it measures, not how fast anything is."""
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import msgspec
+import pytest
+
+from bench import cpu, preload
+from bench.figures import Row, Run, compare, row, text
+from bench.sizes import QUICK
+from bench.subject import Subject, payloads, subject
+from harness.servers import Valkey
+from harness.stack import Stack
+
+LITTLE = {
+    "requests": 100,
+    "acra": 100,
+    "stored": 1000,
+    "clients": 30,
+    "large": 1,
+    "seconds": 0.2,
+    "idle": 1.1,
+    "rows": 500,
+}
+INFORM = {
+    "worker CPU, single requests: null worker",
+    "worker CPU, requests of 100 items: null worker",
+    "throughput of one worker: null worker",
+    "Redis CPU, single requests: null worker",
+    "Redis memory: a token, both entries",
+    "resident peak of the worker: after one request",
+    "start to first reply: null worker with the same imports",
+    "token-worker file, 500 rows of two columns: new value, CPU of the command",
+}
+GOALS = {
+    "worker CPU, single requests: new value": "≤ 4 x null",
+    "worker CPU, single requests: known value": "≤ 2 x null",
+    "worker CPU, single requests: detokenize": "≤ 2 x null",
+    "worker CPU, single requests: known value, Acra's entry": "≤ 5 x null",
+    "worker CPU, single requests: detokenize, Acra's entry": "≤ 5 x null",
+    "worker CPU, requests of 100 items: new value": "≤ 3 x null",
+    "worker CPU, requests of 100 items: known value": "≤ 1.2 x null",
+    "worker CPU, requests of 100 items: detokenize": "≤ 1.2 x null",
+    "worker CPU, requests of 100 items: known value, Acra's entry": "≤ 4 x null",
+    "worker CPU, requests of 100 items: detokenize, Acra's entry": "≤ 4 x null",
+    "throughput of one worker: new value": "≥ 0.25 x null",
+    "throughput of one worker: known value": "≥ 0.5 x null",
+    "throughput of one worker: detokenize": "≥ 0.5 x null",
+    "Redis CPU, single requests: new value, both": "≤ 3 x null",
+    "two workers: new value": "≥ 1.8 x one",
+    "steady single requests: p50, new value": "≤ 1.5 x null",
+    "steady single requests: p99, known value": "≤ 1.5 x null",
+    "steady single requests: CPU, new value": "≤ 15 % of a core",
+    "idle: CPU, worker": "≤ 0.5 % of a core",
+    "worker and storage CPU, few and many tokens stored: known value, many": "≤ 1.1 x few",
+    "CPU of known values, many clients in turn: many clients, worker": "≤ 2 x one",
+    "resident peak of the worker: requests of 1 MiB and 1,000 items": "≤ 80 MiB",
+    "start to first reply: worker": "≤ 2 x null",
+    "token-worker file, 500 rows of two columns: new value": "≥ 0.25 x null",
+    "token-worker file, 500 rows of two columns: detokenize": "≥ 0.4 x null",
+    "token-worker file, 500 rows of two columns: resident peak of the command": "≤ 100 MiB",
+}
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "bench", "--quick", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def it(stack: Stack, streams_server: Valkey, storage_server: Valkey) -> Iterator[Subject]:
+    stack.generate_key("bench-client")
+    made = Subject(streams_server, storage_server, stack, random.Random())
+    yield made
+    made.close()
+
+
+def test_bench_gives_every_figure(tmp_path: Path) -> None:
+    """A small run gives each figure with its goal, or why there is none; saved, the next one is compared with it."""
+    done = run(*(f"--{name}={value}" for name, value in LITTLE.items()), "--json")
+    assert done.returncode == 0, done.stderr
+    figures = msgspec.json.decode(done.stdout, type=Run)
+    rows = {made.title: made for made in figures.rows}
+    assert len(rows) == len(figures.rows)
+    assert rows.keys() >= INFORM
+    assert {title: rows[title].goal for title in GOALS} == GOALS
+    for made in figures.rows:
+        measured = made.median is not None and made.median > 0
+        assert measured or made.note.startswith("not measurable here"), made.title
+        assert (made.met is not None) == (measured and bool(made.goal)), made.title
+    assert rows["worker CPU, single requests: null worker"].ratio == 1
+    assert figures.conditions.items() >= LITTLE.items()
+
+    saved = tmp_path / "saved.json"
+    saved.write_text(done.stdout)
+    again = run("--only", "start", "--against", str(saved))
+    assert again.returncode == 0, again.stderr
+    [_, line] = [line for line in again.stdout.splitlines() if line.startswith("│ worker ")]
+    assert f" {text(rows['start to first reply: worker'].median)} " in line
+    assert "≤ 2 x null" in line
+    assert "new / old" in again.stdout
+    assert "not the same in both runs: requests (100, now 400)" in again.stdout
+
+
+def test_goals_are_judged_by_the_median_of_the_rounds() -> None:
+    """A goal is met by the median ratio of the rounds, or the median figure where there is nothing to compare with."""
+    assert row("s", "n", "µs", [8, 30, 90], to=[4, 10, 10], most=3).met
+    assert not row("s", "n", "µs", [8, 31, 90], to=[4, 10, 10], most=3).met
+    assert row("s", "n", "1/s", [5, 6, 1], to=[10, 10, 10], least=0.5).met
+    assert not row("s", "n", "MiB", [79, 81, 82], most=80).met
+    assert row("s", "n", "%", [14], to=[2], most=15, of_median=True).met
+    assert row("s", "n", "µs", [1]).met is None
+
+
+def test_comparison_has_rows_of_both_runs() -> None:
+    """Rows are matched by their titles; one that only a single run has is there, too."""
+
+    def figure(name: str, median: float) -> Row:
+        return Row(section="s", name=name, unit="µs", median=median)
+
+    old = Run({}, [figure("both", 2), figure("gone", 3)])
+    new = Run({}, [figure("come", 4), figure("both", 1)])
+    compared = {f"{one.section}: {one.name}": (one.old, one.new, one.new_to_old) for one in compare(old, new)}
+    assert compared == {"s: both": (2, 1, 0.5), "s: gone": (3, None, None), "s: come": (None, 4, None)}
+
+
+def test_bench_does_not_time_refusals(it: Subject) -> None:
+    """Replies that are errors end the run: they are quicker than the work that a row stands for."""
+    it.stack.send([{"id": "0", "status": "ok", "value": "a token"}], "tokenize:responses")
+    it.stack.send([{"id": "1", "status": "error"}], "tokenize:responses")
+    with pytest.raises(click.ClickException, match="1 of 2 requests to tokenize were refused"):
+        it.answers("tokenize", 2)
+
+
+def test_bench_does_not_time_wrong_answers(it: Subject) -> None:
+    """An answer that is not the expected one ends the run."""
+    null = it.start_null()
+    it.warm_up("null")
+    assert it.measure_checked(null.pid, "null", ["a", "b"], ["a", "b"])[1] == ["a", "b"]
+    with pytest.raises(click.ClickException, match="are not those that there should be"):
+        it.measure_checked(null.pid, "null", ["a", "b"], ["b", "a"])
+
+
+def test_null_worker_answers_items(it: Subject) -> None:
+    """The null worker gives back every value of a request of many, and acknowledges the request."""
+    it.start_null()
+    it.warm_up("null")
+    it.clear("null")
+    it.stack.send(payloads("tokenize", ["a", "b", "c"], items=2), "null:requests")
+    replies = {reply["id"]: reply for reply in it.stack.wait_for_replies(2, "null:responses")}
+    assert replies["0"]["items"] == [{"value": "a"}, {"value": "b"}]
+    assert replies["1"]["value"] == "c"
+    assert it.stack.streams.xpending("null:requests", "token-workers")["pending"] == 0
+
+
+def test_acras_entries_have_a_data_key_each(it: Subject) -> None:
+    """Entries written as Acra's are read by a worker, and no two share a sealed data key."""
+    [(value, token), _] = preload.acras(it, 2)
+    names = list(it.stack.storage.scan_iter("tokens/*"))
+    blocks = [bytes.fromhex(it.stack.storage.get(name).decode()) for name in names]
+    assert len({block[block.index(b'""""') + 12 :][:80] for block in blocks}) == 4
+    worker = it.start_worker()
+    assert it.measure_checked(worker.pid, "detokenize", [token], [value])[1] == [value]
+
+
+def test_two_workers_are_measured_on_given_cores() -> None:
+    """Where there are cores for it, two workers share a backlog that one had alone before."""
+    core = min(os.sched_getaffinity(0))
+    one, two = cpu.two_workers(QUICK, lambda _: None, [core] * cpu.CORES)
+    assert one.median is not None
+    assert two.median is not None
+    assert (two.goal, two.ratio_to) == ("≥ 1.8 x one", "one")
+
+
+def test_bench_leaves_nothing_behind() -> None:
+    """Whatever goes wrong in a measurement, its servers and workers are stopped."""
+    started: list[int] = []
+
+    def fail() -> None:
+        with subject() as it:
+            started.extend((it.streams.pid, it.storage.pid, it.start_null().pid, it.start_worker().pid))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert len(started) == 4
+    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--only", "cpu,speed"], "there is no group 'speed'"),
+        (["--against", __file__], "holds no figures that --json printed"),
+    ],
+)
+def test_wrong_options_are_refused(arguments: list[str], told: str) -> None:
+    """A group that does not exist, or a file that is no saved run, ends it before anything starts."""
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert told in " ".join(done.stderr.replace("│", " ").split())

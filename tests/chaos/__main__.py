@@ -1,0 +1,59 @@
+"""Kills workers, cuts connections, restarts servers and loses data, and keeps a ledger of every request meanwhile.
+
+One act in which every server keeps its data, and one for each of some troubles: nothing may go wrong. Then one for each
+way in which a server loses data: what may go wrong is told entry by entry, and counted. ``faults/`` has a module for
+each theme.
+
+It runs the package that its Python has installed, on servers of its own on the loopback.
+"""
+
+import random
+import sys
+import time
+
+import click
+import msgspec
+from rich.console import Console
+
+from chaos import losses, strict, troubles
+from chaos.report import report, show
+from harness.ending import end_by_signals
+
+
+@click.command(context_settings={"show_default": True})
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1, 3600),
+    default=120,
+    help="How long faults are brought about while nothing may be lost; the other acts take a minute or two more.",
+)
+@click.option("--seed", type=int, help="Repeats the order of faults and requests, not their timing. [default: random]")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def main(seconds: float, seed: int | None, *, as_json: bool) -> None:
+    """Bring about every fault at least once, and show that what is promised holds.
+
+    Exits 0 only if no request was lost, answered twice or wrongly, no value got two tokens, every token turned back,
+    except as the data that was lost permits; and if every kind of fault has happened.
+    """
+    seed = random.randrange(1 << 32) if seed is None else seed
+    rng = random.Random(seed)
+    begin = time.monotonic()
+    progress = Console(stderr=True)
+    progress.print(f"seed {seed}", highlight=False)
+    with progress.status("") as status:
+        outcome, counts = strict.play(seconds, rng, status.update)
+        troubled, of_troubles = troubles.play(rng, status.update)
+        lost, of_losses = losses.play(rng, status.update)
+    counts.update(of_troubles)
+    counts.update(of_losses)
+    made = report(seed, time.monotonic() - begin, counts, [outcome, *troubled, *lost])
+    if as_json:
+        click.echo(msgspec.json.encode(made).decode())
+    else:
+        show(made, counts, Console(width=None if sys.stdout.isatty() else 160))
+    raise SystemExit(bool(made.problems))
+
+
+if __name__ == "__main__":
+    end_by_signals()
+    main(prog_name="scripts/chaos")

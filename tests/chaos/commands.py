@@ -1,0 +1,50 @@
+"""Names of the commands that a worker sends, as faults are aimed at them and counted."""
+
+from chaos.proxy import Command
+from token_worker.redis.script import Script
+from token_worker.streams import answering, delivery, give_backs, retention
+
+SCRIPTS = {
+    script.sha.encode(): script.name.removesuffix(".lua")
+    for script in (
+        *(answering.COMMIT, answering.BURY, give_backs.UNCOUNT, delivery.GROUP),
+        *(retention.TURN, retention.TRIM, retention.SWEEP),
+        *(Script("token_worker.storage", name) for name in ("store.lua", "adopt.lua", "touch.lua")),
+    )
+}
+
+CLAIM = "streams XCLAIM"
+COMMIT = "streams EVALSHA commit"
+UNCOUNT = "streams EVALSHA uncount"
+
+LABELS = (
+    "streams CLIENT",
+    "streams EVALSHA group",
+    "streams XPENDING",
+    "streams XREADGROUP",
+    CLAIM,
+    COMMIT,
+    UNCOUNT,
+    "streams EVALSHA bury",
+    "streams EVALSHA turn",
+    "streams EVALSHA trim",
+    "streams EVALSHA sweep",
+    "keys CLIENT",
+    "keys MGET",
+    "tokens CLIENT",
+    "tokens PING",
+    "tokens MGET",
+    "tokens MSETNX",
+    "tokens EVALSHA store",
+    "tokens EVALSHA adopt",
+    "tokens EVALSHA touch",
+)
+"""Every command that a worker with keys in Redis sends to servers that have their data."""
+
+
+def label(role: str, command: Command) -> str:
+    """A command for people: whose server, its name, and which script."""
+    name = command.name
+    if name in ("EVALSHA", "EVAL"):
+        return f"{role} {name} {SCRIPTS.get(command.parts[1], 'source')}"
+    return f"{role} {name}"

@@ -1,0 +1,294 @@
+"""Lanes: one worker after the other, behind proxies of its own, which strike at a command that was chosen before.
+
+A strike is a kill, a stop, or something done to a connection. A lane whose worker is not to be killed keeps it for the
+whole act.
+"""
+
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import redis
+
+from chaos.commands import CLAIM, COMMIT, LABELS, UNCOUNT, label
+from chaos.ledger import Kind, Ledger
+from chaos.plan import Fault, Plan
+from chaos.proxy import Command, Moment, Proxy, Relay, Verdict
+from harness.stack import Stack, WorkerProcess
+from token_worker.streams.routes import DEFAULT_ROUTES
+
+KILL, STOP, CUT = "SIGKILL of a worker", "SIGSTOP of a worker, then SIGCONT", "connections of a worker"
+
+BEFORE, AFTER = "before it", "after it"
+ANYWHERE = "any command"
+BY_CLOCK = Fault(KILL, "anything", "by the clock")
+"""A kill that looks at no command."""
+
+ALIVE_SECONDS = (0.0, 2.0)
+"""When it comes."""
+
+STOPS = ("streams XREADGROUP", CLAIM, "tokens MGET", "tokens MSETNX", COMMIT)
+STOP_SECONDS = (1.3, 2.5)
+"""Longer than the claim time: another worker has the entries by then."""
+
+CUTS = {
+    "reset before it": (Moment.BEFORE, Verdict.CUT),
+    "in the middle of it": (Moment.BEFORE, Verdict.CUT_IN_THE_MIDDLE),
+    "after it, the reply is lost": (Moment.AFTER, Verdict.CUT),
+    "in the middle of the reply": (Moment.AFTER, Verdict.CUT_IN_THE_MIDDLE),
+    "delayed": (Moment.AFTER, Verdict.PASS),
+    "half open": (Moment.AFTER, Verdict.HOLD),
+}
+CUT_PLACES = ("streams", COMMIT, "keys", "tokens", "tokens MSETNX", "vault")
+DELAY_SECONDS = (0.5, 2.0)
+
+SKIPPED = {ANYWHERE: 150, "streams": 10, "tokens": 10}
+"""A strike at such a place lets fewer commands than this pass, at random; at others none."""
+
+WAIT_SECONDS = 5.0
+"""How long a strike may take to find its command."""
+
+SEES_NOTHING = frozenset({"streams XREADGROUP", CLAIM, "streams XPENDING"})
+"""Commands after whose empty reply a strike would hit a worker with nothing in hand."""
+
+
+RETENTION = frozenset({"streams EVALSHA turn", "streams EVALSHA trim", "streams EVALSHA sweep"})
+"""What a worker sends when it trims the streams: after its first batch, then every ten seconds, if it is its turn."""
+
+AT_START = (
+    RETENTION
+    | {"streams CLIENT", "streams EVALSHA group", "tokens CLIENT", "vault"}
+    | {place for place in (*LABELS, *CUT_PLACES) if place.startswith("keys")}
+)
+"""What a worker seldom sends later: it is started anew for that."""
+
+
+class Roles(NamedTuple):
+    """Where a worker finds its servers: ports, and whether the master key, or all keys, are in Vault."""
+
+    streams: int
+    storage: int
+    vault: int | None = None
+    all_keys: bool = False
+
+
+def lane_faults() -> dict[Fault, float]:
+    """What lanes can do to workers, and how often they should."""
+    faults: dict[Fault, float] = {}
+    for place in (*LABELS, "vault"):
+        for moment in (BEFORE, AFTER):
+            faults[Fault(KILL, place, moment)] = 1.0
+    faults |= {Fault(KILL, ANYWHERE, moment): 10.0 for moment in (BEFORE, AFTER)}
+    faults[BY_CLOCK] = 10.0
+    faults |= {Fault(STOP, place, moment): 0.4 for place in STOPS for moment in (BEFORE, AFTER)}
+    for place in CUT_PLACES:
+        faults |= {Fault(CUT, place, moment): 0.1 if moment == "half open" else 0.5 for moment in CUTS}
+    return faults
+
+
+class _Strike(NamedTuple):
+    """What waits for its command.
+
+    Attributes:
+        place: whose commands, or which; empty for any.
+        skip: how many of these to let pass.
+        act: does it, and says what the proxy is to do.
+        struck: set when it is done.
+    """
+
+    place: str
+    moment: Moment
+    skip: list[int]
+    act: Callable[[], Verdict]
+    struck: threading.Event
+
+
+class Lane:
+    """A worker, the proxies before its servers, and what is done to both.
+
+    Args:
+        settings: of this lane's workers.
+        log: takes what they print.
+        keeps: whether its worker is never killed.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        ledger: Ledger,
+        plan: Plan,
+        rng: random.Random,
+        roles: Roles,
+        exits: ExitStack,
+        *,
+        settings: dict[str, str],
+        log: Path,
+        keeps: bool,
+    ) -> None:
+        self.log = log
+        self._stack = stack
+        self._ledger = ledger
+        self._plan = plan
+        self._rng = rng
+        self._keeps = keeps
+        self._lock = threading.Lock()
+        self._strike: _Strike | None = None
+        self._is_alone = False
+        self._over = threading.Event()
+        self._worker: WorkerProcess | None = None
+        self._settings = dict(settings)
+        ports = {"streams": roles.streams, "tokens": roles.storage}
+        if not roles.all_keys:
+            ports["keys"] = roles.storage
+        for role, port in ports.items():
+            proxy = exits.enter_context(Proxy(port, partial(self._hook, role)))
+            self._settings[f"TOKEN_WORKER_{role.upper()}_URL"] = proxy.url
+        self._roles = set(ports)
+        if roles.vault is not None:
+            proxy = exits.enter_context(Relay(roles.vault, partial(self._hook, "vault")))
+            self._settings["VAULT_ADDR"] = f"http://127.0.0.1:{proxy.port}"
+            self._roles.add("vault")
+
+    def start(self) -> None:
+        """Have a worker."""
+        if self._worker is not None and not self._worker.is_alive:
+            status = self._worker.wait()
+            self._ledger.note(Kind.ENDED, f"one with exit status {status}")
+            self._worker = None
+        if self._worker is None:
+            self._worker = self._stack.start_worker(log=self.log, **self._settings)
+
+    def work(self, over: threading.Event) -> None:
+        """Strike again and again until told to stop; a worker runs then."""
+        self._over = over
+        while not over.is_set():
+            self.start()
+            fault = self._plan.take(self._can)
+            if fault == BY_CLOCK:
+                over.wait(self._rng.uniform(*ALIVE_SECONDS))
+                self._kill_now()
+            else:
+                self._do(fault)
+        with self._lock:
+            self._strike = None
+        self.start()
+
+    def _can(self, fault: Fault) -> bool:
+        if fault.theme == KILL:
+            return not self._keeps and (fault.place in (ANYWHERE, BY_CLOCK.place) or self._has(fault.place))
+        if self._keeps and fault.place in AT_START and fault.place != "vault":
+            return False
+        return fault.theme in (STOP, CUT) and self._has(fault.place)
+
+    def _has(self, place: str) -> bool:
+        return place.partition(" ")[0] in self._roles
+
+    def _do(self, fault: Fault) -> None:
+        moment, act = self._act(fault)
+        place = "" if fault.place == ANYWHERE else fault.place
+        skip = self._rng.randrange(SKIPPED.get(fault.place, 1))
+        strike = _Strike(place, moment, [skip], act, threading.Event())
+        if not self._keeps and place in AT_START:  # what is there has sent it already
+            self._kill_now()
+        with self._lock:
+            self._strike = strike
+        self.start()
+        if self._wait(strike):
+            self._plan.happened(fault)
+            if fault.theme == KILL and self._worker is not None:
+                self._worker.kill()
+                self._worker = None
+            return
+        self._plan.failed(fault)
+        if fault.theme == KILL:  # another worker may send the command soon after it starts
+            self._kill_now()
+
+    def _kill_now(self) -> None:
+        if self._worker is not None and self._worker.is_alive:
+            self._worker.kill()
+            self._worker = None
+            self._plan.happened(BY_CLOCK)
+
+    def _have_a_turn(self) -> None:
+        """Make the worker that is about to ask for it the one to trim the streams."""
+        with suppress(redis.RedisError):
+            self._stack.streams.delete(*(route.requests + ":trimmed" for route in DEFAULT_ROUTES))
+
+    def _wait(self, strike: _Strike) -> bool:
+        """Whether the strike found its command."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not strike.struck.wait(0.1):
+            with self._lock:
+                if self._strike is not strike:  # it has, and takes its time
+                    continue
+                is_dead = self._worker is None or not self._worker.is_alive
+                if is_dead or self._over.is_set() or time.monotonic() > deadline:
+                    self._strike = None
+                    return False
+        return True
+
+    def _act(self, fault: Fault) -> tuple[Moment, Callable[[], Verdict]]:
+        if fault.theme == CUT:
+            moment, verdict = CUTS[fault.moment]
+            if fault.moment == "delayed":
+                return moment, partial(self._delay, self._rng.uniform(*DELAY_SECONDS))
+            return moment, lambda: verdict
+        moment = Moment.BEFORE if fault.moment == BEFORE else Moment.AFTER
+        if fault.theme == KILL:
+            return moment, self._kill
+        return moment, partial(self._stop, self._rng.uniform(*STOP_SECONDS))
+
+    # -- in the threads of the proxies
+
+    def _hook(self, role: str, moment: Moment, command: Command) -> Verdict:
+        strike = self._strike
+        if strike is None:
+            return Verdict.PASS
+        name = label(role, command)
+        if moment is Moment.BEFORE and self._lead_to(strike.place, name):
+            return Verdict.CUT
+        if moment is not strike.moment:
+            return Verdict.PASS
+        is_in_vain = moment is Moment.AFTER and name in SEES_NOTHING and not command.reply
+        if is_in_vain or strike.place not in ("", role, name):
+            return Verdict.PASS
+        with self._lock:
+            if self._strike is not strike:
+                return Verdict.PASS
+            strike.skip[0] -= 1
+            if strike.skip[0] >= 0:
+                return Verdict.PASS
+            self._strike = None
+        verdict = strike.act()
+        strike.struck.set()
+        return verdict
+
+    def _lead_to(self, place: str, name: str) -> bool:
+        """Have the worker come to where it seldom is; whether its connection is to be cut for that."""
+        if name == "streams EVALSHA turn" and place in RETENTION:
+            self._have_a_turn()
+        is_alone, self._is_alone = self._is_alone, name == CLAIM  # after a claim it looks up what one entry needs
+        return place == UNCOUNT and is_alone and name == "tokens MGET"
+
+    def _kill(self) -> Verdict:
+        if self._worker is not None:
+            self._worker.signal(signal.SIGKILL)
+        return Verdict.CUT
+
+    def _stop(self, seconds: float) -> Verdict:
+        worker = self._worker
+        if worker is not None:
+            worker.signal(signal.SIGSTOP)
+            self._over.wait(seconds)
+            worker.signal(signal.SIGCONT)
+        return Verdict.PASS
+
+    def _delay(self, seconds: float) -> Verdict:
+        self._over.wait(seconds)
+        return Verdict.PASS

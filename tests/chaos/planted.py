@@ -1,0 +1,52 @@
+"""Entries of the token storage as workers find them seldom: so that their rarer scripts run, too."""
+
+from typing import Any
+
+from token_worker.acra.owner import Owner
+from token_worker.acra.token_entry import Entry, Names, encode_entry, encode_token_value
+from token_worker.acra.value_types import STR
+from token_worker.keys.keyring import DataKeyCache, Keyring
+from token_worker.tokens.derivation import Deriver
+
+LONG_AGO = 1_790_000_000
+"""When these entries were used last: more than a day before they are met."""
+
+
+class Planter:
+    """Writes entries of texts of one client.
+
+    Args:
+        storage: client of the token storage.
+        key: the client's key.
+    """
+
+    def __init__(self, storage: Any, client_id: str, key: bytes) -> None:
+        owner = Owner("client", client_id)
+        self._storage = storage
+        self._names = Names(owner)
+        self._ring = Keyring(owner, key, DataKeyCache())
+        self._deriver = Deriver(key, owner)
+
+    def take_candidate(self, value: str) -> None:
+        """Make the first candidate of a value another's token, so that a batch with it is written by the script."""
+        self._storage.set(*self._token_entry(value, b"of another"))
+
+    def leave_half(self, value: str) -> None:
+        """Write just the entry of the value's token, as AcraServer may leave it: it is adopted."""
+        self._storage.set(*self._token_entry(value, value.encode()))
+
+    def leave_old(self, value: str) -> None:
+        """Write both entries, used last so long ago that the next use is noted."""
+        token = self._token(value)
+        name, entry = self._token_entry(value, value.encode())
+        self._storage.mset({self._names.of_value(value.encode(), STR.number): self._entry(token), name: entry})
+
+    def _token(self, value: str) -> bytes:
+        return self._deriver.token(STR, value.encode(), 0)
+
+    def _token_entry(self, value: str, content: bytes) -> tuple[bytes, bytes]:
+        name = self._names.of_token(self._token(value), STR.number)
+        return name, self._entry(encode_token_value(content, STR.number))
+
+    def _entry(self, inside: bytes) -> bytes:
+        return encode_entry(Entry(self._ring.seal(inside), LONG_AGO, LONG_AGO))

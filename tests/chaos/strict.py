@@ -1,0 +1,84 @@
+"""The act in which nothing may be lost: workers are killed, stopped and cut, servers restart and keep their data.
+
+Streams and token storage each are a Valkey that syncs every write; Vault is an OpenBao. Six lanes of workers: one
+whose worker is never killed and has all keys from Vault, one with the master key from Vault, four with it in their
+environment.
+"""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from chaos.judge import Outcome, judge
+from chaos.lanes import Lane, Roles, lane_faults
+from chaos.openbao import KeptOpenBao
+from chaos.plan import Fault, Plan
+from chaos.scene import KEPT, Scene
+from chaos.servers import ServerFaults, server_faults
+from chaos.vault import VaultFaults, vault_faults
+from harness.servers import Valkey
+
+RATE = 300
+
+EXTRA_SECONDS = 180.0
+"""How much longer the act goes on for faults that have not happened yet."""
+
+LANES = 6
+
+
+def play(seconds: float, rng: random.Random, progress: Callable[[str], None]) -> tuple[Outcome, Counter[Fault]]:
+    """Faults for so many seconds, longer only if some have not happened; the books, and how often each happened."""
+    plan = Plan(lane_faults() | server_faults() | vault_faults(), rng)
+
+    def fork() -> random.Random:
+        return random.Random(rng.random())
+
+    with (
+        Valkey(*KEPT) as streams,
+        Valkey(*KEPT) as storage,
+        KeptOpenBao() as bao,
+        Scene(streams, storage, fork(), rate=RATE) as scene,
+        ExitStack() as exits,
+    ):
+        vault = VaultFaults(bao, scene, plan, fork())
+        ports = Roles(streams.port, storage.port)
+        kinds = [
+            (ports._replace(vault=bao.port, all_keys=True), vault.all_by_vault),
+            (ports._replace(vault=bao.port), vault.by_vault),
+            *[(ports, vault.by_environment)] * (LANES - 2),
+        ]
+        lanes = [
+            Lane(
+                scene.stack,
+                scene.ledger,
+                plan,
+                fork(),
+                roles,
+                exits,
+                settings=settings,
+                log=bao.folder / f"worker-{number}.log",
+                keeps=number == 0,
+            )
+            for number, (roles, settings) in enumerate(kinds)
+        ]
+        vault.watch(lanes[0].log, lanes[1].log)
+        lanes[0].start()
+        with scene.traffic() as crew:
+            for work in (*(lane.work for lane in lanes), ServerFaults(scene, plan, fork()).work, vault.work):
+                crew.start(work)
+            begin = time.monotonic()
+            while not crew.over.wait(0.2):
+                left = seconds - (time.monotonic() - begin)
+                if left < 0 and (not plan.missing or left < -EXTRA_SECONDS):
+                    break
+                progress(_tell(left, plan, scene))
+            progress("nothing lost: what is left is answered, and turned back")
+        return judge("nothing is lost", scene.ledger, None, scene.producer.refused), plan.counts
+
+
+def _tell(left: float, plan: Plan, scene: Scene) -> str:
+    faults, missing = sum(plan.counts.values()), len(plan.missing)
+    due = f", {missing} kinds still to come" if missing else ""
+    return f"nothing lost: {max(left, 0):.0f} s left, {faults} faults{due}, {scene.ledger.replies:,} requests answered"

@@ -1,0 +1,208 @@
+"""What happens to Vault (here OpenBao) while workers run: they go on with what they have, say so, and recover.
+
+A fault counts once the lane whose worker is never killed, and has all its keys in Vault, has said so in its log, and
+has answered requests meanwhile. A client that is new to it makes it ask.
+"""
+
+import os
+import random
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import redis
+import requests
+
+from chaos.openbao import KeptOpenBao
+from chaos.plan import Fault, Plan
+from chaos.planted import Planter
+from chaos.scene import CLIENTS, Scene
+from harness.servers import free_port
+from token_worker.acra.owner import Owner
+
+VAULT = "Vault"
+FAULTS = {
+    "sealed, unsealed": 1.0,
+    "killed, started again": 1.0,
+    "sealed for longer than tokens live": 0.3,
+    "tokens revoked": 1.0,
+    "AppRole's secret id changed": 1.0,
+    "another master key in its secret": 1.0,
+}
+
+TOKEN_SECONDS = 6
+MOST_TOKEN_SECONDS = 30
+"""Life of a worker's token between two renewals, and at most."""
+
+REST_SECONDS = (1.0, 4.0)
+NOTICED_SECONDS = 15.0
+"""How long it may take until a worker has said what is wrong."""
+
+ANSWERS = 5
+"""Requests that the worker has to answer while Vault is away."""
+
+GRACE_SECONDS = 1.0
+"""How long the secret id that was replaced stays good, for who has read it already."""
+
+MOST_CLIENTS = 30
+ROLE = "auth/approle/role/token-worker"
+POLICY = Path(__file__).parents[2] / "scripts" / "vault" / "all-keys.hcl"
+
+
+def vault_faults() -> dict[Fault, float]:
+    """What can happen to Vault, and how often it should."""
+    return {Fault(VAULT, what): weight for what, weight in FAULTS.items()}
+
+
+class VaultFaults:
+    """Brings them about, one after the other; made before the lanes, since it knows their settings.
+
+    Attributes:
+        by_vault: settings of workers that have the master key from Vault.
+        all_by_vault: of those that have all keys from there; one that runs on ``metrics_port``.
+        by_environment: of those that have the master key from their environment.
+    """
+
+    def __init__(self, bao: KeptOpenBao, scene: Scene, plan: Plan, rng: random.Random) -> None:
+        self._bao = bao
+        self._scene = scene
+        self._plan = plan
+        self._rng = rng
+        self._over = threading.Event()
+        self._clients = 0
+        self._answers = 0
+        self._metrics = f"127.0.0.1:{free_port()}"
+        self._kept = self._started = Path(os.devnull)
+        self._master_keys = [scene.stack.settings.pop("ACRA_MASTER_KEY"), b64encode(os.urandom(32)).decode()]
+        self.by_environment = {"ACRA_MASTER_KEY": self._master_keys[0]}
+        self.by_vault = bao.admit_workers(POLICY, self._master_keys[0])
+        self.all_by_vault = {
+            **self.by_vault,
+            "TOKEN_WORKER_KEYS_SOURCE": "vault",
+            "TOKEN_WORKER_HTTP_ADDRESS": self._metrics,
+        }
+        bao.call("POST", ROLE, token_ttl=f"{TOKEN_SECONDS}s", token_max_ttl=f"{MOST_TOKEN_SECONDS}s")
+        for client_id in CLIENTS:
+            self._copy_key(client_id)
+        self._doing: dict[str, Callable[[], bool]] = {
+            "sealed, unsealed": partial(self._away, bao.seal, bao.unseal),
+            "killed, started again": partial(self._away, bao.kill, bao.start),
+            "sealed for longer than tokens live": partial(self._away, bao.seal, bao.unseal, TOKEN_SECONDS + 1),
+            "tokens revoked": self._revoke,
+            "AppRole's secret id changed": self._change_secret_id,
+            "another master key in its secret": self._change_master_key,
+        }
+
+    def watch(self, kept: Path, started: Path) -> None:
+        """Logs of the worker that stays, with all keys from Vault, and of those with just the master key from it."""
+        self._kept, self._started = kept, started
+
+    def work(self, over: threading.Event) -> None:
+        """One fault after the other, until told to stop; Vault is well then."""
+        self._over = over
+        while not over.wait(self._plan.rest(VAULT, REST_SECONDS)):
+            fault = self._plan.take(lambda fault: fault.theme == VAULT)
+            try:
+                happened = self._doing[fault.place]()
+            except redis.RedisError:  # the storage is away, so that no client could be made
+                happened = False
+            if happened:
+                self._plan.happened(fault)
+            else:
+                self._plan.failed(fault)
+
+    def _away(self, leave: Callable[[], object], come_back: Callable[[], object], seconds: float = 0.0) -> bool:
+        client = self._new_client()
+        said = _Said(self._kept)
+        self._note_answers()
+        begin = time.monotonic()
+        leave()
+        try:
+            if client is not None:
+                self._scene.producer.add_client(*client)
+            is_told = self._wait(
+                lambda: said.any("key storage unavailable", "Vault token not renewed") and self._goes_on()
+            )
+            self._over.wait(begin + seconds - time.monotonic())
+            return is_told
+        finally:
+            come_back()
+
+    def _revoke(self) -> bool:
+        said = _Said(self._kept)
+        self._note_answers()
+        self._bao.call("PUT", "sys/leases/revoke-prefix/auth/approle/login")
+        return self._wait(lambda: said.any("logging in again", "logged in to Vault again") and self._goes_on())
+
+    def _change_secret_id(self) -> bool:
+        old = self._bao.call("LIST", f"{ROLE}/secret-id")["data"]["keys"]
+        self._bao.write_secret_id(Path(self.by_vault["TOKEN_WORKER_VAULT_SECRET_ID_FILE"]))
+        self._over.wait(GRACE_SECONDS)
+        for accessor in old:
+            self._bao.call("POST", f"{ROLE}/secret-id-accessor/destroy", secret_id_accessor=accessor)
+        return self._revoke()
+
+    def _change_master_key(self) -> bool:
+        """The keys stay sealed with the first one, which what starts from now on finds, too: as the one before."""
+        self._master_keys.reverse()
+        said = _Said(self._started)
+        self._note_answers()
+        self._bao.call("POST", "secret/data/acra/transport", data={"acra_master_key": self._master_keys[0]})
+        return self._wait(lambda: said.any("two master keys loaded") and self._goes_on())
+
+    def _wait(self, condition: Callable[[], bool]) -> bool:
+        deadline = time.monotonic() + NOTICED_SECONDS
+        while not condition():
+            if self._over.wait(0.1) or time.monotonic() > deadline:
+                return False
+        return True
+
+    # -- the worker that stays
+
+    def _note_answers(self) -> None:
+        self._answers = self._answered()
+
+    def _goes_on(self) -> bool:
+        return self._answered() >= self._answers + ANSWERS
+
+    def _answered(self) -> int:
+        try:
+            lines = requests.get(f"http://{self._metrics}/metrics", timeout=2).text.splitlines()
+        except requests.RequestException:  # it is being stopped, or starts
+            return self._answers
+        return int(sum(float(line.split()[-1]) for line in lines if line.startswith("token_worker_requests_total{")))
+
+    # -- clients
+
+    def _new_client(self) -> tuple[str, Planter] | None:
+        """A client that no worker has met, with its key in Vault and in the key storage; None: there are enough."""
+        if self._clients == MOST_CLIENTS:
+            return None
+        self._clients += 1
+        client_id = f"new-client-{self._clients}"
+        planter = self._scene.make_client(client_id)
+        self._copy_key(client_id)
+        return client_id, planter
+
+    def _copy_key(self, client_id: str) -> None:
+        name = Owner("client", client_id).key_name
+        sealed = self._scene.stack.storage.get(f".acrakeys/{name}")
+        self._bao.call("POST", f"secret/data/.acrakeys/{name}", data={"key": sealed.decode()})
+
+
+class _Said:
+    """What is added to a log from now on."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._from = log.stat().st_size if log.exists() else 0
+
+    def any(self, *phrases: str) -> bool:
+        """Whether it has one of these."""
+        with self._log.open("rb") as log:
+            log.seek(self._from)
+            text = log.read().decode(errors="replace")
+        return any(phrase in text for phrase in phrases)

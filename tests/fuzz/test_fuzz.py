@@ -1,0 +1,308 @@
+"""Hostile input finds nothing wrong with the worker's code, and would if there were: see ``scripts/hostile``."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fuzz import run
+from fuzz.entries import REASONS, Entries
+from fuzz.mutations import Fields
+from fuzz.stored import DAMAGED, Case, Stored
+from fuzz.world import MARK
+from token_worker.errors import Code, Damaged, Refused
+from token_worker.keys.keyring import Keyring
+from token_worker.service import handler
+from token_worker.service.handler import Buried, Handler, Postponed, Result
+from token_worker.storage.sealing import Sealing
+from token_worker.storage.steps import Lookup
+from token_worker.streams.delivery import Answer, Entry
+from token_worker.testing.memory import MemoryTokens
+from token_worker.tokens import engine
+
+SAMPLE = 15_000
+"""Cases of each target: a few seconds."""
+
+OF_REQUESTS = {
+    *(REASONS | {"ok"}),
+    *("invalid_request", "unknown_type", "value_out_of_range", "value_too_large", "invalid_email", "unknown_client"),
+    *("unknown_zone", "forbidden", "token_not_found", "key_unreadable", "expired"),
+}
+"""What hostile requests can come out as, if they reach all that they are meant to."""
+
+OF_STORED = {*DAMAGED, "right", "swapped"}
+
+
+def fuzz(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fuzz", *arguments], capture_output=True, text=True, timeout=200, check=False
+    )
+
+
+def outcomes(output: str) -> set[str]:
+    return set(re.findall(r"^ +[\d,]+ (\w+)$", output, re.MULTILINE))
+
+
+# A sample of the cases
+
+
+@pytest.mark.parametrize(("target", "expected"), [("requests", OF_REQUESTS), ("stored", OF_STORED)])
+def test_sample_of_a_fixed_seed(target: str, expected: set[str]) -> None:
+    """Hostile input is dealt with as it has to be, and reaches every outcome that it can have."""
+    done = fuzz("--target", target, "--cases", str(SAMPLE), "--seed", "1")
+    assert (done.returncode, outcomes(done.stdout)) == (0, expected), done.stdout
+
+
+@pytest.mark.parametrize(("target", "expected"), [("requests", OF_REQUESTS), ("stored", OF_STORED)])
+def test_sample_of_a_random_seed(target: str, expected: set[str], say: Callable[[str], None]) -> None:
+    """Hostile input of another seed each time is dealt with as it has to be; the seed is told."""
+    done = fuzz("--target", target, "--cases", str(SAMPLE))
+    say(done.stdout.partition("\n")[0])
+    assert done.returncode == 0, done.stdout
+    assert outcomes(done.stdout) <= expected, done.stdout
+
+
+def test_sample_led_by_coverage() -> None:
+    """Where atheris is installed, it leads the same checks to new code, and ends when its time is over."""
+    pytest.importorskip("atheris")
+    done = fuzz("--coverage", "--seconds", "3", "--seed", "1")
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"new_units_added: +[1-9]", done.stderr)
+
+
+@pytest.fixture(scope="module")
+def entries() -> Entries:
+    return Entries("hypothesis")
+
+
+@pytest.fixture(scope="module")
+def stored() -> Stored:
+    return Stored("hypothesis")
+
+
+@given(
+    cases=st.lists(
+        st.dictionaries(st.sampled_from([b"payload", b"traceparent", b"other"]), st.binary(max_size=200), max_size=3),
+        min_size=1,
+        max_size=5,
+    ),
+    rng=st.randoms(use_true_random=False),
+)
+@settings(max_examples=100, deadline=None)
+def test_any_fields(entries: Entries, cases: list[Fields], rng: Any) -> None:
+    """Whatever stands in an entry's fields, it has one result, and its neighbours are answered."""
+    entries.begin(rng)
+    entries.check(cases)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=8,
+)
+MEMBERS = [
+    "id",
+    "op",
+    "client_id",
+    "zone_id",
+    "type",
+    "value",
+    "items",
+    "consistent",
+    "reply_to",
+    "expires_at",
+    "replay",
+]
+
+
+@given(
+    cases=st.lists(st.dictionaries(st.sampled_from(MEMBERS), JSON, max_size=6), min_size=1, max_size=5),
+    rng=st.randoms(use_true_random=False),
+)
+@settings(max_examples=50, deadline=None)
+def test_any_members(entries: Entries, cases: list[dict[str, Any]], rng: Any) -> None:
+    """Whatever a request's members are, in either format, it has one result, and its neighbours are answered."""
+    entries.begin(rng)
+    good = {"id": "any", "op": "tokenize", "client_id": "shop-frontend", "type": "str"}
+    for case in cases:
+        message = {**good, **case}
+        written = [msgspec.json.encode(message)]
+        written += [msgspec.msgpack.encode(message)] if _fits_msgpack(message) else []
+        entries.check([{b"payload": payload} for payload in written])
+
+
+def _fits_msgpack(message: object) -> bool:
+    try:
+        msgspec.msgpack.encode(message)
+    except OverflowError:
+        return False
+    return True
+
+
+@given(
+    number=st.integers(0, 179),
+    changes=st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), max_size=4),
+    cut=st.none() | st.integers(0, 600),
+    tail=st.binary(max_size=4),
+    rng=st.randoms(use_true_random=False),
+)
+@settings(max_examples=200, deadline=None)
+def test_any_change_of_an_entry(
+    stored: Stored, number: int, changes: list[tuple[int, int]], cut: int | None, tail: bytes, rng: Any
+) -> None:
+    """However a stored entry is changed, the answer is right or names the damage, and the entry stays as it is."""
+    good = stored.world.singles[number]
+    raw = bytearray(stored.world.entries[good.needed])
+    for at, byte in changes:
+        raw[at % len(raw)] = byte
+    stored.begin(rng)
+    stored.check([Case(good, good.needed, bytes(raw[:cut]) + tail)])
+
+
+# What it would find
+
+Handle = Callable[[Handler, Iterable[Entry]], list[Result]]
+
+
+def _answers(results: list[Result]) -> list[int]:
+    return [number for number, result in enumerate(results) if isinstance(result, Answer)]
+
+
+def lost(results: list[Result]) -> list[Result]:
+    return results[1:]
+
+
+def twice(results: list[Result]) -> list[Result]:
+    return [*results, results[0]]
+
+
+def postponed(results: list[Result]) -> list[Result]:
+    return [Postponed(result.entry, None) if isinstance(result, Buried) else result for result in results]  # type: ignore[arg-type]  # a defect
+
+
+def reason(results: list[Result]) -> list[Result]:
+    return [Buried(result.entry, "new") if isinstance(result, Buried) else result for result in results]
+
+
+def unheard(results: list[Result]) -> list[Result]:
+    """Nobody is answered who sent what is wrong."""
+    return [
+        Buried(it.entry, "no_readable_id") if isinstance(it, Answer) and b"invalid_request" in it.payload else it
+        for it in results
+    ]
+
+
+def mixed_up(results: list[Result]) -> list[Result]:
+    """Each answer to another entry."""
+    at = _answers(results)
+    payloads = [result.payload for result in results if isinstance(result, Answer)]
+    for number, payload in zip(at, [*payloads[1:], payloads[0]], strict=True):
+        results[number] = Answer(results[number].entry, payload, account=getattr(results[number], "account", None))
+    return results
+
+
+def broken(results: list[Result]) -> list[Result]:
+    for number in _answers(results):
+        results[number] = Answer(results[number].entry, b"{}", account=getattr(results[number], "account", None))
+    return results
+
+
+def raised(_results: list[Result]) -> list[Result]:
+    raise KeyError(MARK)
+
+
+def logged(results: list[Result]) -> list[Result]:
+    structlog.get_logger().info("handled", payload=results[0].entry.fields.get(b"payload"))
+    return results
+
+
+@pytest.mark.parametrize("spoil", [lost, twice, postponed, reason, unheard, mixed_up, broken, raised, logged])
+def test_defects_of_the_handler_are_found(
+    monkeypatch: pytest.MonkeyPatch, spoil: Callable[[list[Result]], list[Result]]
+) -> None:
+    """A handler that loses, doubles, delays or mixes up results, raises, or logs payloads does not pass."""
+    handle = Handler.handle
+    monkeypatch.setattr(
+        Handler, "handle", _but_not_at_first(lambda self, entries: spoil(handle(self, entries)), handle)
+    )
+    report = run.run("requests", "1", cases=2000)
+    assert report.failure is not None
+    assert MARK not in report.failure.what
+
+
+def _but_not_at_first(spoilt: Handle, handle: Handle) -> Handle:
+    """The world is made by a handler, too: single entries are handled well."""
+
+    def choose(self: Handler, entries: Iterable[Entry]) -> list[Result]:
+        listed = list(entries)
+        return (spoilt if len(listed) > 1 else handle)(self, listed)
+
+    return choose
+
+
+def test_payload_in_a_message_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that quotes a value does not pass."""
+    monkeypatch.setattr(handler, "unknown_type", lambda path: Refused(Code.UNKNOWN_TYPE, f"{path}: {MARK}"))
+    report = run.run("requests", "1", cases=20_000)
+    assert report.failure is not None
+    assert report.failure.what == "a message tells something of a payload"
+
+
+def _taken_for_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_UNREADABLE", engine._NOT_FOUND)
+
+
+def _not_authenticated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be opened is said to hold something."""
+    opened = Sealing.open
+
+    def anything(self: Sealing, ring: Keyring, raw: bytes, accessed: int) -> Any:
+        try:
+            return opened(self, ring, raw, accessed)
+        except Damaged:
+            return b"anything", None
+
+    monkeypatch.setattr(Sealing, "open", anything)
+
+
+def _written_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every entry that is asked for is replaced by nothing."""
+    perform = MemoryTokens.perform
+
+    def spoilt(self: MemoryTokens, step: Any) -> Any:
+        answer = perform(self, step)
+        if isinstance(step, Lookup) and len(step.keys) > 1:
+            self.entries[step.keys[0]] = b""
+        return answer
+
+    monkeypatch.setattr(MemoryTokens, "perform", spoilt)
+
+
+@pytest.mark.parametrize("break_it", [_taken_for_absent, _not_authenticated, _written_over])
+def test_defects_with_damage_are_found(
+    monkeypatch: pytest.MonkeyPatch, break_it: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    """Damage that is taken for absence, answered with something, or written over does not pass."""
+    break_it(monkeypatch)
+    report = run.run("stored", "1", cases=5000)
+    assert report.failure is not None
+
+
+def test_failed_case_is_told_and_replayed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A case that fails is told by a number that makes it fail again, alone; its input is written where asked for."""
+    monkeypatch.setattr(engine, "_UNREADABLE", engine._NOT_FOUND)
+    failed = run.run("stored", "7", cases=100_000).failure
+    assert failed is not None
+    again = run.run("stored", "7", cases=1, only=failed.case).failure
+    assert again == failed
+    [file] = run.save(failed, tmp_path, "stored", "7")
+    saved = msgspec.msgpack.decode(file.read_bytes())
+    assert saved[b"raw"] == failed.cases[0].raw

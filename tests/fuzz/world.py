@@ -1,0 +1,228 @@
+"""What hostile input meets: clients with keys and tokens, and requests whose right answers are known.
+
+Every value holds a mark that must not come out anywhere but where the contract says.
+"""
+
+import base64
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from unittest import mock
+
+import msgspec
+
+from token_worker.acra.key_name import HISTORY_INFIX
+from token_worker.acra.owner import Owner
+from token_worker.acra.token_entry import Names
+from token_worker.acra.value_types import TYPES
+from token_worker.contract.messages import Format, Op, Reply
+from token_worker.errors import TokenWorkerError
+from token_worker.keys.cache import KeyCache
+from token_worker.keys.store import new_key, wrap
+from token_worker.service.handler import Handler
+from token_worker.settings.load import load
+from token_worker.streams.delivery import Answer, Entry
+from token_worker.streams.routes import Route
+from token_worker.testing.memory import MemoryKeys, MemoryTokens
+
+MARK = "qZ9mark"
+"""Stands in every text and, as base64 in JSON, in the binary values."""
+
+MARK_DIGITS = "77191"
+"""The same for numbers."""
+
+NOW = 1_800_000_000
+ROUTE = Route("requests", "responses", frozenset(Op))
+SHOP, BILLING, ZONE = Owner("client", "shop-frontend"), Owner("client", "billing_service"), Owner("zone", "DDDDzoneone")
+OWNERS = (SHOP, BILLING, ZONE)
+BROKEN = Owner("client", "broken-client")
+"""A client whose key does not open."""
+
+ROTATED = BILLING
+UNROTATED = (SHOP, ZONE)
+"""Owners whose tokens, were they made again, would be the same."""
+
+A_KIND = 3
+"""Values of each type that each owner has."""
+
+REPLY = {
+    Format.JSON: msgspec.json.Decoder(Reply, strict=True).decode,
+    Format.MSGPACK: msgspec.msgpack.Decoder(Reply, strict=True).decode,
+}
+ENCODE = {Format.JSON: msgspec.json.encode, Format.MSGPACK: msgspec.msgpack.encode}
+
+Value = int | str | bytes
+
+
+class Fault(TokenWorkerError):  # noqa: N818 - reads as what it says
+    """What the code under test did wrong; ``case`` is the number in the batch, None where nobody knows which."""
+
+    def __init__(self, what: str, case: int | None = None) -> None:
+        super().__init__(what)
+        self.case = case
+
+
+class Good(NamedTuple):
+    """A request whose right answer is known.
+
+    Attributes:
+        payload: the request.
+        reply: all of the reply but ``request_entry``.
+        h_key, t_key: names of the two entries of its value, empty in a request of several.
+    """
+
+    format: Format
+    owner: Owner
+    payload: bytes
+    message: dict[str, Any]
+    reply: dict[str, Any]
+    h_key: bytes = b""
+    t_key: bytes = b""
+
+    @property
+    def needed(self) -> bytes:
+        """Name of the entry that is looked up."""
+        return self.h_key if self.op == "tokenize" else self.t_key
+
+    @property
+    def op(self) -> str:
+        return str(self.message["op"])
+
+
+@contextmanager
+def no_chance(rng: random.Random) -> Iterator[None]:
+    """Take what the product draws from the operating system from ``rng``, so that a run can be repeated."""
+    with mock.patch("os.urandom", rng.randbytes):
+        yield
+
+
+class World:
+    """Keys, entries and good requests, all made from a seed; it is never changed, handlers get copies."""
+
+    def __init__(self, seed: str) -> None:
+        rng = random.Random(f"world {seed}")
+        with no_chance(rng):
+            self.settings = load(
+                {"TOKEN_WORKER_STREAMS_URL": "redis://nowhere", "TOKEN_WORKER_MASTER_KEY_SOURCE": "env"}
+            )
+            self.master_key = new_key()
+            self.keys = MemoryKeys()
+            self.keys.sealed = {owner.key_name: wrap(new_key(), self.master_key, owner) for owner in OWNERS}
+            self.keys.sealed[BROKEN.key_name] = wrap(new_key(), new_key(), BROKEN)
+            self.entries: dict[bytes, bytes] = {}
+            self._numbers = itertools.count(1)
+            self._tokens = self._store(rng)
+            self._rotate(ROTATED)
+        self.singles = list(self._singles())
+        self.good = [*self.singles, *self._several(rng)]
+
+    def tokens(self) -> MemoryTokens:
+        """A token storage with all entries; entries of streams are numbered anew."""
+        self._numbers = itertools.count(1)
+        made = MemoryTokens()
+        made.entries = self.entries.copy()
+        return made
+
+    def handler(self, tokens: MemoryTokens, keys: MemoryKeys | None = None, now: float = NOW) -> Handler:
+        """A handler that has nothing at hand yet."""
+        clock = itertools.count(1.0, 1e-6)
+        cache = KeyCache(keys or self.keys, self.master_key, clock=lambda: next(clock))
+        return Handler(self.settings, cache, tokens, lambda: now)
+
+    def next_entry(self, fields: dict[bytes, bytes]) -> Entry:
+        """An entry as it would be read from the stream."""
+        return Entry(ROUTE, b"%d-0" % next(self._numbers), fields)
+
+    def _store(self, rng: random.Random) -> list[tuple[Owner, str, Value, Value]]:
+        """Owner, type, value and token of all that is stored; of half of it the time of last use is long past."""
+        wanted = [(owner, kind, value) for owner in OWNERS for kind in TYPES for value in _values(rng, kind, A_KIND)]
+        made = []
+        for number, (owner, kind, value) in enumerate(wanted):
+            tokens = self.tokens()
+            handler = self.handler(tokens, now=NOW - number % 2 * 7 * 86_400)
+            message = _message("tokenize", owner, [(kind, value)])
+            [answer] = handler.handle([self.next_entry({b"payload": msgspec.msgpack.encode(message)})])
+            if not isinstance(answer, Answer):
+                raise Fault("a good request has no answer")
+            made.append((owner, kind, value, msgspec.msgpack.decode(answer.payload)["value"]))
+            self.entries = tokens.entries
+        return made
+
+    def _rotate(self, owner: Owner) -> None:
+        name = owner.key_name
+        self.keys.sealed[f"{name}{HISTORY_INFIX}2026-01-01T00:00:00"] = self.keys.sealed[name]
+        self.keys.sealed[name] = wrap(new_key(), self.master_key, owner)
+
+    def _singles(self) -> Iterator[Good]:
+        for format_ in Format:
+            for owner, kind, value, token in self._tokens:
+                names, type_ = Names(owner), TYPES[kind]
+                keys = (
+                    names.of_value(type_.encode(value), type_.number),
+                    names.of_token(type_.encode(token), type_.number),
+                )
+                for op, given, wanted in (("tokenize", value, token), ("detokenize", token, value)):
+                    message = _message(op, owner, [(kind, _wire(kind, given, format_))])
+                    reply = {"id": message["id"], "op": op, "status": "ok", "value": _wire(kind, wanted, format_)}
+                    yield Good(format_, owner, ENCODE[format_](message), message, reply, *keys)
+
+    def _several(self, rng: random.Random) -> Iterator[Good]:
+        for format_, op, owner in itertools.product(Format, Op, OWNERS):
+            own = [row for row in self._tokens if row[0] == owner]
+            rows = rng.sample(own, 6)
+            pairs = [
+                (kind, value, token) if op is Op.TOKENIZE else (kind, token, value) for _, kind, value, token in rows
+            ]
+            message = _message(op.value, owner, [(kind, _wire(kind, given, format_)) for kind, given, _ in pairs])
+            items = [
+                {"ref": item["ref"], "value": _wire(kind, wanted, format_)}
+                for item, (kind, _, wanted) in zip(message["items"], pairs, strict=True)
+            ]
+            reply = {"id": message["id"], "op": op.value, "status": "ok", "items": items}
+            yield Good(format_, owner, ENCODE[format_](message), message, reply)
+
+
+def _values(rng: random.Random, kind: str, count: int) -> list[Value]:
+    made: list[Value] = []
+    for number in range(count):
+        match kind:
+            case "int32":
+                made.append(int(f"{MARK_DIGITS}{number:03}"))
+            case "int64":
+                made.append(-int(f"{MARK_DIGITS}{rng.randrange(10**9):09}{number:02}"))
+            case "email":
+                made.append(f"{MARK}.{number}@navy.example")
+            case "bytes":
+                made.append(base64.b64decode(f"{MARK}{number:05}".encode()) + rng.randbytes(8 * number))
+            case _:
+                made.append(f"{MARK} {number} żółć"[: 8 + 4 * number])
+    return made
+
+
+def _message(op: str, owner: Owner, items: Sequence[tuple[str, Value]]) -> dict[str, Any]:
+    who = {"client_id": SHOP.id, "zone_id": owner.id} if owner.kind == "zone" else {"client_id": owner.id}
+    head = {"id": f"{op}-{owner.id}", "op": op, **who}
+    if len(items) == 1:
+        [(kind, value)] = items
+        return {**head, "type": kind, "value": value}
+    return {
+        **head,
+        "items": [{"type": kind, "value": value, "ref": f"ref-{n}"} for n, (kind, value) in enumerate(items)],
+    }
+
+
+def _wire(kind: str, value: Value, format_: Format) -> Value:
+    """As it stands in a message."""
+    if format_ is Format.MSGPACK:
+        return value
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return str(value) if kind == "int64" else value
+
+
+def answer_is(good: Good, answer: Answer) -> bool:
+    """Whether this is the right answer to a good request, to the last member."""
+    decode = msgspec.json.decode if good.format is Format.JSON else msgspec.msgpack.decode
+    return bool(decode(answer.payload) == {**good.reply, "request_entry": answer.entry.id.decode()})

@@ -1,0 +1,119 @@
+"""Requests answered by a ``Handler`` on real key and token storage, without streams: quick enough for many runs."""
+
+import base64
+import itertools
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from harness.servers import Valkey
+from token_worker.contract.messages import Op
+from token_worker.keys.cache import KeyCache
+from token_worker.keys.store import RedisKeyStore
+from token_worker.redis.address import RedisSettings
+from token_worker.redis.link import RedisLink
+from token_worker.service.handler import Handler
+from token_worker.settings.load import load
+from token_worker.storage.steps import Step
+from token_worker.storage.tokens import TokenStorage
+from token_worker.streams.delivery import Answer, Entry
+from token_worker.streams.routes import Route
+
+Message = dict[str, Any]
+
+ROUTE = Route("requests", "responses", frozenset(Op))
+VECTORS = Path(__file__).parents[1] / "vectors"
+
+
+class _Watched(TokenStorage):
+    """A token storage that calls ``before`` ahead of each step."""
+
+    def __init__(self, link: RedisLink, before: Callable[[Step], None]) -> None:
+        super().__init__(link)
+        self._before = before
+
+    def perform(self, step: Step) -> Any:
+        self._before(step)
+        return super().perform(step)
+
+
+class Desk:
+    """One worker's handler, with connections and caches of its own.
+
+    Args:
+        server: holds keys and tokens.
+        master_key: of the key storage.
+        now: Unix seconds.
+        before: is called ahead of each step on the token storage.
+    """
+
+    def __init__(
+        self,
+        server: Valkey,
+        master_key: bytes,
+        now: Callable[[], float] = time.time,
+        before: Callable[[Step], None] = lambda _: None,
+    ) -> None:
+        settings = load({"TOKEN_WORKER_STREAMS_URL": server.url, "TOKEN_WORKER_MASTER_KEY_SOURCE": "env"})
+        address = RedisSettings(url=server.url)
+        self._links = RedisLink("keys", address), RedisLink("tokens", address)
+        keys = KeyCache(RedisKeyStore(self._links[0], settings.keys_folder), master_key)
+        self._handler = Handler(settings, keys, _Watched(self._links[1], before), now)
+        self._numbers = itertools.count(1)
+
+    def ask(self, requests: Sequence[Message], first: int | None = None, *, in_json: bool = True) -> list[Message]:
+        """Replies to requests in one batch, in their order.
+
+        Args:
+            requests: without ``id``.
+            first: number of the first entry, to have entries delivered again; new ones if left out.
+            in_json: else in MessagePack.
+        """
+        codec = msgspec.json if in_json else msgspec.msgpack
+        numbers = [next(self._numbers) for _ in requests] if first is None else range(first, first + len(requests))
+        entries = [
+            Entry(ROUTE, b"%d-0" % number, {b"payload": codec.encode({"id": str(number), **request})})
+            for number, request in zip(numbers, requests, strict=True)
+        ]
+        results = self._handler.handle(entries)
+        assert all(isinstance(result, Answer) for result in results)
+        replies = [codec.decode(result.payload) for result in results if isinstance(result, Answer)]
+        by_id = {reply["id"]: reply for reply in replies}
+        assert len(by_id) == len(requests)
+        return [by_id[str(number)] for number in numbers]
+
+    def close(self) -> None:
+        """Close both connections."""
+        for link in self._links:
+            link.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Vectors:
+    """A file of what the real Acra binaries wrote.
+
+    Attributes:
+        master_key: opens its keys.
+        redis: the whole Redis, as text.
+        cases: value and token, in the form of a JSON request; ``bytes`` are base64.
+    """
+
+    def __init__(self, name: str) -> None:
+        data = json.loads((VECTORS / f"{name}.json").read_text())
+        self.master_key = base64.b64decode(data["master_key"])
+        self.redis: dict[str, str] = data["redis"]
+        self.cases: list[Message] = data["cases"]
+
+    def load(self, server: Valkey) -> None:
+        """Put all of it on a server."""
+        with server.client() as client:
+            client.mset(self.redis)

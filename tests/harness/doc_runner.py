@@ -1,0 +1,212 @@
+"""Runs the examples of a page as a reader would: block after block, in one folder, on real servers.
+
+Commands run in ``bash``, Python examples as programs, and blocks that are files are written first. Addresses such as
+``redis://streams:6379`` become those of the test's servers. What a command prints is compared with what the page shows,
+what a Python example prints with its comments ``# prints: …``.
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from harness.doc_pages import ROOT, Block, Command, Page
+from harness.servers import bao_binary
+
+COMMAND_SECONDS: Final = 60
+
+ROLE_ID: Final = "the role id that was printed"
+"""What a page has in a file of settings in place of the role id that Vault made."""
+
+_VARYING: Final = {
+    r"\b\d{13}-\d+\b": "STREAM-ID",
+    r"\bcli-[0-9a-f]{16}\b": "REQUEST-ID",
+    r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?": "TIME",
+}
+"""What differs from run to run, as a pattern, and the word that stands for it when outputs are compared."""
+
+_REDIS_CLI: Final = '''#!{python}
+"""As much of redis-cli as the pages need: no wheel brings one."""
+import json, sys
+import redis
+
+def lines(reply):
+    if isinstance(reply, list):
+        for number, item in enumerate(reply, 1):
+            head = f"{{number}}) "
+            for index, line in enumerate(lines(item)):
+                yield (" " * len(head) if index else head) + line
+    elif reply is None:
+        yield "(nil)"
+    elif isinstance(reply, int):
+        yield f"(integer) {{reply}}"
+    else:
+        yield json.dumps(reply, ensure_ascii=False)
+
+client = redis.Redis.from_url(sys.argv[2], decode_responses=True, protocol=2)
+client.response_callbacks.clear()
+reply = client.execute_command(*sys.argv[3:])
+print(*([reply] if reply == "OK" else lines(reply)), sep="\\n")
+'''
+
+
+class Reader:
+    """A reader with a shell in a folder; a context manager that stops what runs on.
+
+    Args:
+        folder: where commands run; an empty one.
+        environment: variables besides ``PATH`` and ``HOME``.
+        places: texts of the pages, and what stands in their place here.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], places: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._places = dict(places)
+        self._running: list[subprocess.Popen[bytes]] = []
+        tools = folder / "bin"
+        tools.mkdir()
+        redis_cli = tools / "redis-cli"
+        redis_cli.write_text(_REDIS_CLI.format(python=sys.executable))
+        redis_cli.chmod(0o755)
+        (tools / "vault").symlink_to(bao_binary())
+        for name in ("scripts", "schemas"):
+            (folder / name).symlink_to(ROOT / name)
+        path = os.pathsep.join((str(tools), str(Path(sys.executable).parent), os.defpath))
+        self._environment = {"PATH": path, "HOME": str(folder), "LANG": "C.UTF-8", **environment}
+
+    def follow(self, page: Page, sections: Callable[[str], bool] = lambda _: True) -> None:
+        """Do all that the page shows, or some sections of it."""
+        for block in page.blocks():
+            if "not run" in block.notes or not sections(block.section):
+                continue
+            if "file" in block.notes:
+                (self._folder / block.notes["file"]).write_text(self._put_in_place(block.text))
+            elif block.language == "console":
+                self._run(block)
+            elif block.language == "python":
+                self._run_python(block)
+
+    def _run(self, block: Block) -> None:
+        expected = [0] * len(block.commands)
+        expected[-1] = int(block.notes.get("exit status", 0))
+        for command, status in zip(block.commands, expected, strict=True):
+            self._do(command, status)
+
+    def _do(self, command: Command, expected: int) -> None:
+        line = self._put_in_place(command.line)
+        if line.startswith("export "):
+            self._export(line)
+            return
+        if re.match(r"token-worker\b.* run\Z", line):
+            self._start(line)
+            return
+        done = self._shell(line)
+        printed = done.stdout.decode()
+        assert done.returncode == expected, f"{command.line} ended with {done.returncode}: {printed}"
+        if line.startswith("vault read -field=role_id"):
+            self._places[ROLE_ID] = printed.strip()
+        if command.printed.strip():
+            check_printed(command, self._as_on_the_page(printed))
+
+    def _run_python(self, block: Block) -> None:
+        (self._folder / "example.py").write_text(self._put_in_place(block.text))
+        done = self._shell("python -W error example.py")
+        assert done.returncode == 0, f"the example below {block.section!r} ended with {done.returncode}"
+        told = re.findall("# prints: (.+)", block.text)
+        check_printed(Command("example.py", "\n".join(told)), self._as_on_the_page(done.stdout.decode()))
+
+    def _shell(self, line: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            ["/bin/bash", "-o", "pipefail", "-c", line],
+            env=self._environment,
+            cwd=self._folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+
+    def _export(self, line: str) -> None:
+        done = self._shell(f"{line}; env -0")
+        assert done.returncode == 0, f"{line} ended with {done.returncode}"
+        pairs = (variable.partition("=") for variable in done.stdout.decode().split("\0") if variable)
+        self._environment = {name: value for name, _, value in pairs}
+
+    def _start(self, line: str) -> None:
+        """Start a worker, which runs until the page is through."""
+        command = shlex.split(line)
+        quiet = subprocess.DEVNULL
+        started = subprocess.Popen(
+            command, env=self._environment, cwd=self._folder, stdin=quiet, stdout=quiet, stderr=quiet
+        )
+        self._running.append(started)
+
+    def _put_in_place(self, text: str) -> str:
+        for on_the_page, here in self._places.items():
+            text = text.replace(on_the_page, here)
+        return text
+
+    def _as_on_the_page(self, text: str) -> str:
+        for on_the_page, here in self._places.items():
+            text = text.replace(here, on_the_page)
+        return text
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for process in self._running:
+            process.terminate()
+        for process in self._running:
+            process.wait(30)
+
+
+def check_printed(command: Command, printed: str) -> None:
+    """Compare what a command printed with what the page shows; ``…`` there stands for any text.
+
+    JSON has to have the same members, and values of the same length: a client's key may be new, and so its tokens.
+
+    Raises:
+        AssertionError: the page shows something else.
+    """
+    shown = _json(command.printed)
+    if shown is not None:
+        assert _shape(_json(printed)) == _shape(shown), f"{command.line} printed {printed}"
+        return
+    pattern = re.escape(_plain(command.printed)).replace("…", r"(?:.|\n)*?")
+    assert re.fullmatch(pattern, _plain(printed)), f"{command.line} printed {printed}"
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _shape(message: Any) -> Any:
+    """A message without what differs from run to run."""
+    if isinstance(message, dict):
+        return {name: _shape_of_value(it) if name == "value" else _shape(it) for name, it in message.items()}
+    if isinstance(message, list):
+        return [_shape(it) for it in message]
+    return _plain(message) if isinstance(message, str) else message
+
+
+def _shape_of_value(value: int | str) -> int | str:
+    """A number is as good as another; a text has its length."""
+    return "a number" if re.fullmatch(r"-?\d+", str(value)) else len(str(value))
+
+
+def _plain(text: str) -> str:
+    """Text whose spaces and varying parts do not count."""
+    for pattern, word in _VARYING.items():
+        text = re.sub(pattern, word, text)
+    return "\n".join(words for line in text.splitlines() if (words := " ".join(line.split())))

@@ -1,0 +1,188 @@
+"""A run of ``token-worker file`` in one process: what it opens, and where it ends between any two of its steps."""
+
+import fcntl
+import io
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import file_kills
+from token_worker.contract.messages import Op
+from token_worker.errors import Finding, GiveUp
+from token_worker.files import job, progress, rows
+from token_worker.files.inputs import open_input
+from token_worker.files.job import Job, Places
+from token_worker.files.progress import Asked
+
+
+def run(source: Path, places: Places, *, resume: bool = False, force: bool = False, **more: Any) -> None:
+    """Take the file through, chunk by chunk."""
+    asked = Asked(op=Op.TOKENIZE, columns=(("a", "str"),), form="csv", errors=str(places.errors))
+    task = Job(asked, file_kills.Client(), stopping=threading.Event(), wait_seconds=1, **more)
+    task.run(source, places, resume=resume, force=force)
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(rows, "CHUNK_ITEMS", 10)
+    monkeypatch.setattr(job, "SAVE_SECONDS", 0)
+    return file_kills.make_input(tmp_path, "csv")
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    return Places(tmp_path / "out", tmp_path / "errors")
+
+
+def test_an_exit_between_accounts_is_gone_on_from(
+    source: Path, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended by a second Ctrl-C while a chunk is booked, only what was booked before counts."""
+    whole = Places(tmp_path / "whole", tmp_path / "whole-errors")
+    run(source, whole)
+    calls = 0
+
+    def count(*arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise SystemExit(130)
+        truthful(*arguments)
+
+    truthful = job._count
+    monkeypatch.setattr(job, "_count", count)
+    with pytest.raises(SystemExit):
+        run(source, places)
+    saved = progress.load(places.progress)
+    assert saved is not None
+    assert saved.counts.rows == 20
+    run(source, places, resume=True)
+    assert places.out.read_bytes() == whole.out.read_bytes()
+    assert places.errors is not None
+    assert whole.errors is not None
+    assert places.errors.read_bytes() == whole.errors.read_bytes()
+
+
+def test_an_output_that_came_meanwhile_is_kept(source: Path, places: Places) -> None:
+    """What another program wrote at the output's place is not replaced; told to, the run ends there."""
+
+    def watch(*_: Any) -> None:
+        places.out.write_text("another's")
+
+    with pytest.raises(Finding, match="exists; --force replaces it"):
+        run(source, places, watch=watch)
+    assert places.out.read_text() == "another's"
+    run(source, places, resume=True, force=True)
+    assert places.out.read_text().count("\n") == file_kills.ROWS + 1 - 4  # those that end with a 7
+
+
+def test_progress_holds_no_value(source: Path, places: Places) -> None:
+    """What is saved beside the output says how far it is, and nothing of what is in the file; told from the start."""
+    told: list[int] = []
+
+    def watch(far: progress.Progress, *_: Any) -> None:
+        told.append(far.counts.rows)
+        if far.counts.rows:
+            raise Finding("far enough")
+
+    with pytest.raises(Finding, match="far enough"):
+        run(source, places, watch=watch)
+    assert told[0] == 0
+    assert places.progress.stat().st_mode & 0o077 == 0
+    assert "value " not in places.progress.read_text()
+
+
+def test_progress_is_the_last_to_go(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ended while it tidies up, a run leaves what the next one knows of, and can remove."""
+    for path in (places.partial, places.assembled, places.progress):
+        path.touch()
+    unlink = Path.unlink
+
+    def end(path: Path, **more: Any) -> None:
+        unlink(path, **more)
+        raise SystemExit(143)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", end)
+        with pytest.raises(SystemExit):
+            places.clear()
+    assert places.progress.exists()
+    places.clear()
+    assert not [*places.out.parent.iterdir()]
+
+
+def test_links_in_place_of_the_partial_output_are_not_followed(source: Path, places: Places, tmp_path: Path) -> None:
+    """What a link of that name leads to is no output of ours, and stays as it is."""
+    other = tmp_path / "other"
+    other.write_text("precious")
+    places.partial.symlink_to(other)
+    with pytest.raises(OSError, match="symbolic links"):
+        run(source, places, force=True)
+    assert other.read_text() == "precious"
+
+
+def test_an_errors_file_of_another_run_is_left_to_it(source: Path, places: Places) -> None:
+    """Two runs do not write one file; the one that finds it taken leaves nothing of its own."""
+    assert places.errors is not None
+    places.errors.write_text("of another")
+    with places.errors.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(Finding, match="another run writes"):
+            run(source, places, force=True)
+    assert places.errors.read_text() == "of another"
+    assert not places.partial.exists()
+
+
+@pytest.mark.parametrize("name", ["in.csv", "errors"])
+def test_links_in_a_circle_are_told(source: Path, places: Places, tmp_path: Path, name: str) -> None:
+    """They lead nowhere, which is an error as of any file that cannot be opened."""
+    path = tmp_path / name
+    path.unlink(missing_ok=True)
+    path.symlink_to(path)
+    with pytest.raises(OSError, match="symbolic links"):
+        run(source, places)
+
+
+@pytest.mark.parametrize("same", ["out", "errors"])
+def test_a_pipe_does_not_end_in_its_own_input(
+    source: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, same: str
+) -> None:
+    """An input that standard output is appended to would have no end; it is refused, and stays as it was."""
+    before = source.read_bytes()
+    asked = Asked(op=Op.TOKENIZE, columns=(("a", "str"),), form="csv")
+    task = Job(asked, file_kills.Client(), stopping=threading.Event(), wait_seconds=1)
+    with (source if same == "out" else tmp_path / "out").open("a") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        with pytest.raises(GiveUp, match="different files"):
+            task.pipe(source, source if same == "errors" else None, force=True)
+    assert source.read_bytes() == before
+
+
+class Trickle(io.RawIOBase):
+    """A pipe whose writer gives a byte at a time."""
+
+    def __init__(self, data: bytes) -> None:
+        self._left = iter(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """One more byte, if there is one."""
+        given = bytes(byte for _, byte in zip(range(1), self._left, strict=False))
+        buffer[: len(given)] = given
+        return len(given)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_byte_order_marks_come_through_pipes_in_parts(encoding: str) -> None:
+    """A writer that has given one byte so far has still a mark to give."""
+    data = "a\nx\n".encode(encoding)
+    asked = Asked(op=Op.TOKENIZE, columns=(), form="csv")
+    it = open_input(asked, io.BufferedReader(Trickle(data)), again=False)
+    assert it.head.data == "a\n".encode(encoding)
+    rest = it.chunks([], it.head.offset, it.head.rows, dedupe=True)
+    assert it.head.offset + sum(chunk.size for chunk in rest) == len(data)

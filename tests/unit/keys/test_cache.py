@@ -1,0 +1,673 @@
+"""The key cache on a key storage and a clock that the tests hold in their hands."""
+
+import time
+from typing import Any
+
+import pytest
+import structlog
+
+from harness.fake_keys import AWAY, MASTER_KEY, Clock, FakeStore
+from token_worker.acra import acra_block
+from token_worker.acra.acra_block import parse
+from token_worker.acra.key_name import HISTORY_INFIX
+from token_worker.acra.owner import Owner
+from token_worker.errors import Code, Refused, Unavailable
+from token_worker.keys.cache import (
+    ABSENCE_SECONDS,
+    ABSENT_KEPT,
+    AGE_SECONDS,
+    GRACE_SECONDS,
+    RECHECK_SECONDS,
+    RETRY_SECONDS,
+    KeyCache,
+    More,
+)
+from token_worker.keys.keyring import DATA_KEY_SECONDS, DataKeyCache, Keyring, Locked
+from token_worker.keys.store import RedisKeyStore, new_key, unwrap, wrap
+from token_worker.redis.link import RedisLink
+from token_worker.redis.scan import scan
+
+SHOP = Owner("client", "shop-frontend")
+BILLING = Owner("client", "billing_service")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(clock: Clock) -> FakeStore:
+    made = FakeStore(clock)
+    made.put(SHOP, new_key())
+    return made
+
+
+@pytest.fixture
+def cache(store: FakeStore, clock: Clock) -> KeyCache:
+    return KeyCache(store, MASTER_KEY, clock=clock)
+
+
+def ring_of(cache: KeyCache, owner: Owner = SHOP) -> Keyring:
+    found = cache.rings([owner])[owner]
+    assert isinstance(found, Keyring), type(found)
+    return found
+
+
+def code_of(cache: KeyCache, owner: Owner) -> Code:
+    found = cache.rings([owner])[owner]
+    assert isinstance(found, Refused), type(found)
+    return found.code
+
+
+def is_away(cache: KeyCache, owner: Owner) -> bool:
+    return isinstance(cache.rings([owner])[owner], Unavailable)
+
+
+# Age
+
+
+def test_age(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+    """A key serves for a minute, then it is looked up again."""
+    ring = ring_of(cache)
+    clock.advance(AGE_SECONDS - 1)
+    assert ring_of(cache) is ring
+    assert len(store.looked_up) == 1
+
+    clock.advance(1)
+
+    assert ring_of(cache) is ring
+    assert len(store.looked_up) == 2
+    assert AGE_SECONDS == 60
+
+
+def test_one_look_up_for_all(cache: KeyCache, store: FakeStore) -> None:
+    """Owners asked for together are looked up together, and those at hand not at all."""
+    store.put(BILLING, new_key())
+    ring_of(cache)
+
+    assert set(cache.rings([SHOP, BILLING, Owner("zone", "DDDDDDDDzone")])) == {
+        SHOP,
+        BILLING,
+        Owner("zone", "DDDDDDDDzone"),
+    }
+    assert store.looked_up == [SHOP, BILLING, Owner("zone", "DDDDDDDDzone")]
+
+
+def test_unwrapped_once(cache: KeyCache, store: FakeStore, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as the sealed text is the same, a key is not unwrapped again; nor is one that cannot be unwrapped."""
+    store.sealed[BILLING.key_name] = wrap(new_key(), new_key(), BILLING)
+    calls: list[Owner] = []
+
+    def counted(sealed: bytes, master_key: bytes, owner: Owner) -> bytes:
+        calls.append(owner)
+        return unwrap(sealed, master_key, owner)
+
+    monkeypatch.setattr("token_worker.keys.cache.unwrap", counted)
+    for _ in range(5):
+        cache.rings([SHOP, BILLING])
+        clock.advance(AGE_SECONDS + 1)
+
+    assert calls == [SHOP, BILLING]
+
+
+def test_rotation(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+    """A rotated key seals from the next look-up on, with a new data key; what the old one sealed still opens."""
+    old = ring_of(cache)
+    block = old.seal(b"before")
+    key = new_key()
+    store.rotate(SHOP, key)
+    assert ring_of(cache) is old
+
+    clock.advance(AGE_SECONDS)
+    ring = ring_of(cache)
+
+    assert ring.current == key
+    assert ring.open(block) == b"before"
+    with pytest.raises(Locked):
+        old.open(ring.seal(b"after"))
+
+
+def test_removed_key(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+    """A client whose key was removed is unknown from the next look-up on."""
+    ring_of(cache)
+    store.sealed.clear()
+
+    clock.advance(AGE_SECONDS)
+
+    assert code_of(cache, SHOP) is Code.UNKNOWN_CLIENT
+
+
+# Absence
+
+
+def test_absence(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+    """That there is no key is remembered for a second at most: a new client can start at once."""
+    assert code_of(cache, BILLING) is Code.UNKNOWN_CLIENT
+    assert code_of(cache, BILLING) is Code.UNKNOWN_CLIENT
+    assert store.looked_up == [BILLING]
+    store.put(BILLING, new_key())
+
+    clock.advance(ABSENCE_SECONDS)
+
+    assert ring_of(cache, BILLING)
+    assert ABSENCE_SECONDS <= 1
+
+
+@pytest.mark.parametrize(
+    ("owner", "code"),
+    [
+        (Owner("client", "nobody-knows"), Code.UNKNOWN_CLIENT),
+        (Owner("zone", "nobody-knows"), Code.UNKNOWN_ZONE),
+        (Owner("zone", SHOP.id), Code.UNKNOWN_ZONE),
+    ],
+)
+def test_unknown(cache: KeyCache, owner: Owner, code: Code) -> None:
+    """An owner without a key is unknown, also where a client has the id of the zone."""
+    assert code_of(cache, owner) is code
+
+
+@pytest.mark.parametrize(
+    "owner_id", ["", "four", "x" * 257, "shop/../billing", "shop*frontend", "shop\nfrontend", "żółć1"]
+)
+def test_invalid_id(cache: KeyCache, store: FakeStore, owner_id: str) -> None:
+    """An id that Acra would not accept is unknown, and never looked for."""
+    assert code_of(cache, Owner("client", owner_id)) is Code.UNKNOWN_CLIENT
+    assert store.looked_up == []
+
+
+# Key storage away
+
+
+def test_grace(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+    """While the key storage is away, keys at hand serve 15 minutes past their age, not longer."""
+    ring = ring_of(cache)
+    store.is_away = True
+
+    clock.advance(AGE_SECONDS + GRACE_SECONDS - 1)
+    assert ring_of(cache) is ring
+
+    clock.advance(1)
+    assert is_away(cache, SHOP)
+    assert GRACE_SECONDS == 15 * 60
+
+
+def test_away_is_not_unknown(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+    """While the key storage is away, a key that is not at hand is unavailable, not unknown; others go on."""
+    ring = ring_of(cache)
+    assert code_of(cache, BILLING) is Code.UNKNOWN_CLIENT
+    clock.advance(AGE_SECONDS)
+    store.is_away = True
+
+    found = cache.rings([SHOP, BILLING, Owner("client", "never-seen")])
+
+    assert found[SHOP] is ring
+    assert all(isinstance(found[owner], Unavailable) for owner in found if owner != SHOP)
+
+
+def test_back_off_and_return(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+    """A key storage that is away is asked ever more seldom, said to be away once, and used again when it is back."""
+    store.is_away = True
+    with structlog.testing.capture_logs() as events:
+        for _ in range(600):
+            assert is_away(cache, SHOP)
+            clock.advance(0.1)
+        asked = len(store.looked_up)
+        store.is_away = False
+        clock.advance(RETRY_SECONDS[1])
+        ring_of(cache)
+
+    assert 3 < asked < 12
+    assert [(event["event"], event["log_level"]) for event in events] == [
+        ("key storage unavailable: cached keys are used", "warning"),
+        ("key storage available again", "info"),
+    ]
+
+
+# Bounds
+
+
+def test_number_of_owners(store: FakeStore, clock: Clock) -> None:
+    """The cache keeps the keys of the owners used last, and no more than it is to keep."""
+    cache = KeyCache(store, MASTER_KEY, size=3, clock=clock)
+    ring = ring_of(cache)
+    others = [Owner("client", f"client-{number}") for number in range(100)]
+    for owner in others:
+        store.put(owner, new_key())
+        ring_of(cache, owner)
+        assert ring_of(cache) is ring
+        assert len(cache._slots) <= 3
+
+    cache.rings(others[:10])
+
+    assert len(cache._slots) <= 3
+    looked_up = len(store.looked_up)
+    ring_of(cache)
+    assert len(store.looked_up) == looked_up + 1
+
+
+def test_names_of_nobody_push_out_no_key(store: FakeStore, clock: Clock) -> None:
+    """However many clients are named that do not exist: the keys of those that do stay, also through an outage."""
+    cache = KeyCache(store, MASTER_KEY, size=3, clock=clock)
+    store.put(BILLING, new_key())
+    rings = cache.rings([SHOP, BILLING])
+    for start in range(0, 3 * ABSENT_KEPT, 1000):
+        for found in cache.rings([Owner("client", f"nobody-{start + number}") for number in range(1000)]).values():
+            assert isinstance(found, Refused)
+        assert len(cache._absent) <= ABSENT_KEPT
+    store.is_away = True
+
+    clock.advance(AGE_SECONDS + GRACE_SECONDS - 1)
+
+    assert cache.rings([SHOP, BILLING]) == rings
+
+
+def test_client_whose_key_comes_and_goes(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+    """A client is known as soon as it has a key, and unknown as soon as it has none, each within its time."""
+    for _ in range(3):
+        assert code_of(cache, BILLING) is Code.UNKNOWN_CLIENT
+        store.put(BILLING, new_key())
+        clock.advance(ABSENCE_SECONDS)
+        assert ring_of(cache, BILLING)
+        del store.sealed[BILLING.key_name]
+        clock.advance(AGE_SECONDS)
+    assert code_of(cache, BILLING) is Code.UNKNOWN_CLIENT
+
+
+def test_number_of_data_keys() -> None:
+    """Data keys that were unsealed are kept up to a number, the ones used last."""
+    data_keys = DataKeyCache(size=2)
+    key = new_key()
+    blocks = [Keyring(SHOP, key, DataKeyCache()).seal(b"%d" % number) for number in range(5)]
+    ring = Keyring(SHOP, key, data_keys)
+
+    assert [ring.open(block) for block in blocks] == [b"%d" % number for number in range(5)]
+    assert len(data_keys._data_keys) == 2
+    assert ring.open(blocks[0]) == b"0"
+
+
+def test_life_of_a_data_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data key seals a bounded number of blocks for a bounded time, then another takes its place."""
+    now = 5.0
+    monkeypatch.setattr("token_worker.keys.keyring.DATA_KEY_BLOCKS", 3)
+    monkeypatch.setattr("token_worker.keys.keyring.time.monotonic", lambda: now)
+    ring = Keyring(SHOP, new_key(), DataKeyCache())
+
+    sealed = [parse(ring.seal(b"some data")).sealed_data_key for _ in range(7)]
+    now += DATA_KEY_SECONDS + 1
+    sealed.append(parse(ring.seal(b"some data")).sealed_data_key)
+
+    assert [sealed.index(data_key) for data_key in sealed] == [0, 0, 0, 3, 3, 3, 6, 7]
+
+
+# Keys that cannot be read
+
+
+@pytest.mark.parametrize(
+    "sealed",
+    [
+        wrap(new_key(), new_key(), SHOP),
+        wrap(new_key(), MASTER_KEY, BILLING),
+        wrap(new_key()[:16], MASTER_KEY, SHOP),
+        b"@@ no base64 @@",
+        b"",
+    ],
+    ids=["another master key", "another client's", "16 bytes", "not base64", "empty"],
+)
+def test_unreadable_key(cache: KeyCache, store: FakeStore, sealed: bytes) -> None:
+    """A key that cannot be unwrapped is key_unreadable for its owner alone; the log has its name and nothing else."""
+    store.put(BILLING, new_key())
+    store.sealed[SHOP.key_name] = sealed
+
+    with structlog.testing.capture_logs() as events:
+        assert code_of(cache, SHOP) is Code.KEY_UNREADABLE
+        assert ring_of(cache, BILLING)
+
+    assert events == [
+        {
+            "event": "key cannot be unwrapped with the master key",
+            "key": "shop-frontend_storage_sym",
+            "log_level": "error",
+        }
+    ]
+
+
+def test_unreadable_key_is_mended(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+    """A key that was mended is used within a second."""
+    store.sealed[SHOP.key_name] = b"damaged"
+    assert code_of(cache, SHOP) is Code.KEY_UNREADABLE
+    store.put(SHOP, new_key())
+
+    clock.advance(ABSENCE_SECONDS)
+
+    assert ring_of(cache)
+
+
+# More keys: a rotation not yet seen, and the history
+
+
+def more(cache: KeyCache, ring: Keyring) -> More | Unavailable:
+    return cache.more_keys(ring)
+
+
+def test_rotation_not_yet_seen(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+    """A block of a newer key makes the key be looked for at once, long before its age, and without the history."""
+    ring = ring_of(cache)
+    key = new_key()
+    store.rotate(SHOP, key)
+    clock.advance(RECHECK_SECONDS)
+
+    assert more(cache, ring) is More.ADDED
+    assert ring.open(Keyring(SHOP, key, DataKeyCache()).seal(b"new")) == b"new"
+    assert ring_of(cache).current == key
+    assert store.scans == 0
+
+
+def test_rotations_right_after_a_look_up(cache: KeyCache, store: FakeStore) -> None:
+    """A key that was looked up a moment ago is looked up again for a block it does not open, after each rotation."""
+    oldest = new_key()
+    store.put(SHOP, oldest, "2025-01-01T00:00:00")
+    ring = ring_of(cache)
+    assert more(cache, ring) is More.ADDED  # from the history: the key in use was looked up for nothing
+
+    for number in range(3):
+        key = new_key()
+        store.rotate(SHOP, key, f"2026-01-01T00:00:0{number}")
+        assert more(cache, ring) is More.ADDED
+        assert ring.open(Keyring(SHOP, key, DataKeyCache()).seal(b"new")) == b"new"
+    assert store.scans == 1
+
+
+def test_previous_master_key(store: FakeStore, clock: Clock) -> None:
+    """While the master key is replaced, a key sealed with either is opened, in use or in the history."""
+    replaced = bytes(range(32, 64))
+    store.put(BILLING, new_key(), "2026-01-01T00:00:00")
+    store.sealed[BILLING.key_name] = wrap(new_key(), replaced, BILLING)
+
+    cache = KeyCache(store, replaced, previous_master_key=MASTER_KEY, clock=clock)
+    rings = cache.rings([SHOP, BILLING])
+
+    assert all(isinstance(ring, Keyring) for ring in rings.values())
+    billing = rings[BILLING]
+    assert isinstance(billing, Keyring)
+    assert more(cache, billing) is More.ADDED
+
+
+def test_key_sealed_anew_is_no_rotation(store: FakeStore, clock: Clock) -> None:
+    """A key that was sealed with another master key is the same key: nothing is replaced, nothing is reported."""
+    replaced = bytes(range(32, 64))
+    cache = KeyCache(store, replaced, previous_master_key=MASTER_KEY, clock=clock)
+    ring = ring_of(cache)
+    store.sealed[SHOP.key_name] = wrap(ring.current, replaced, SHOP)
+    clock.advance(AGE_SECONDS)
+
+    with structlog.testing.capture_logs() as events:
+        assert ring_of(cache) is ring
+    assert not events
+
+
+def test_history(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+    """A block of an older key makes the history be looked up; all its keys are then at hand, newest first."""
+    keys = [new_key() for _ in range(3)]
+    store.put(SHOP, keys[0])
+    store.rotate(SHOP, keys[1], "2026-01-01T00:00:00.5")
+    store.rotate(SHOP, keys[2], "2026-02-01T00:00:00")
+    store.put(BILLING, new_key(), "2026-03-01T00:00:00")
+    ring = ring_of(cache)
+    assert ring.keys == keys[2:]
+
+    assert more(cache, ring) is More.ADDED
+    assert ring.keys == keys[::-1]
+    assert store.scans == 1
+    assert all(name.startswith(SHOP.key_name) for name in store.read_names)
+
+
+def test_key_that_nobody_has(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+    """A block of a key that nobody has costs one look at key and history; then none for a while."""
+    ring = ring_of(cache)
+    clock.advance(RECHECK_SECONDS)
+    looked_up = len(store.looked_up)
+
+    assert [more(cache, ring) for _ in range(50)] == [More.NONE] * 50
+    assert store.scans == 1
+    assert store.listed == 2
+    assert len(store.looked_up) == looked_up + 1
+
+    clock.advance(AGE_SECONDS)
+    assert more(cache, ring) is More.NONE
+    assert store.scans == 2
+
+
+def test_one_scan_for_all_owners(cache: KeyCache, store: FakeStore) -> None:
+    """The history is looked up for all owners at once."""
+    owners = [Owner("client", f"client-{number}") for number in range(20)]
+    for owner in owners:
+        store.put(owner, new_key())
+        store.rotate(owner, new_key())
+    rings = cache.rings(owners)
+
+    answers = [more(cache, ring) for ring in rings.values() if isinstance(ring, Keyring)]
+
+    assert answers == [More.ADDED] * 20
+    assert store.scans == 1
+
+
+def test_history_after_a_rotation(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+    """Once the key has changed, what was known of its history is not enough."""
+    first, second, third = new_key(), new_key(), new_key()
+    store.put(SHOP, first)
+    ring = ring_of(cache)
+    assert more(cache, ring) is More.NONE
+    store.rotate(SHOP, second, "2026-01-01T00:00:00")
+    store.rotate(SHOP, third, "2026-01-01T00:00:01")
+    clock.advance(RECHECK_SECONDS)
+
+    assert more(cache, ring) is More.ADDED  # the newest, looked up again
+    assert more(cache, ring) is More.ADDED  # the one between, in the history
+    assert set(ring.keys) == {first, second, third}
+
+
+def test_history_is_looked_up_by_another(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+    """A look at the history that is under way, or too soon, leaves it open whether there is a key."""
+    ring = ring_of(cache)
+    store.scan_answers = [AWAY]
+
+    assert more(cache, ring) is AWAY
+    assert more(cache, ring) is More.NONE
+
+
+def test_history_from_before_the_rotation(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+    """A look at the history that began before the key changed does not decide that there is no other key."""
+    ring = ring_of(cache)
+    store.scan_began = clock.now - 10
+
+    assert isinstance(more(cache, ring), Unavailable)
+
+    store.scan_began = None
+    assert more(cache, ring) is More.NONE
+
+
+@pytest.mark.parametrize("is_seen_by_recheck", [True, False])
+def test_more_keys_while_away(cache: KeyCache, store: FakeStore, clock: Clock, *, is_seen_by_recheck: bool) -> None:
+    """While the key storage is away, it is unknown whether there are more keys."""
+    ring = ring_of(cache)
+    store.rotate(SHOP, new_key())
+    store.refresh_history()
+    store.is_away = True
+    if is_seen_by_recheck:
+        clock.advance(RECHECK_SECONDS)
+
+    assert isinstance(more(cache, ring), Unavailable)
+
+
+def test_unreadable_key_in_the_history(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+    """A key of the history that cannot be unwrapped is named in the log once, and the others are used."""
+    oldest = new_key()
+    store.put(SHOP, oldest, "2026-01-01T00:00:00")
+    store.sealed[SHOP.key_name + HISTORY_INFIX + "2026-02-01T00:00:00"] = wrap(new_key(), new_key(), SHOP)
+    ring = ring_of(cache)
+
+    with structlog.testing.capture_logs() as events:
+        assert more(cache, ring) is More.ADDED
+        clock.advance(AGE_SECONDS)
+        assert more(cache, ring) is More.NONE
+
+    assert ring.some_unreadable
+    assert oldest in ring.keys
+    assert events == [
+        {
+            "event": "key of the history cannot be unwrapped with the master key",
+            "key": "shop-frontend_storage_sym.old/2026-02-01T00:00:00",
+            "log_level": "error",
+        }
+    ]
+
+
+def test_nothing_of_a_key_in_a_representation() -> None:
+    """What a traceback or a log would show of a keyring is its owner and the number of keys."""
+    assert repr(Keyring(SHOP, MASTER_KEY, DataKeyCache())) == "Keyring(client shop-frontend, 1 keys)"
+
+
+def test_two_keys_with_one_id() -> None:
+    """Of two keys that share the two bytes by which blocks name their key, each opens what it sealed."""
+    by_id: dict[bytes, bytes] = {}
+    while (key_id := acra_block.key_id(key := new_key(), SHOP.context)) not in by_id:
+        by_id[key_id] = key
+    ring = Keyring(SHOP, by_id[key_id], DataKeyCache())
+    ring.add(key)
+
+    assert ring.open(Keyring(SHOP, key, DataKeyCache()).seal(b"the other's")) == b"the other's"
+    assert ring.open(ring.seal(b"its own")) == b"its own"
+
+
+# The scan of the Redis key storage
+
+
+class FakeLink:
+    """Answers SCAN page by page, and may fail in between."""
+
+    def __init__(self, pages: dict[bytes, tuple[bytes, list[bytes]] | Unavailable]) -> None:
+        self.pages = pages
+        self.commands: list[tuple[Any, ...]] = []
+        self.name = "keys"
+        self.connections = 1
+
+    def connect(self) -> int:
+        return self.connections
+
+    def call(self, *command: Any) -> Any:
+        self.commands.append(command)
+        answer = self.pages[command[1]]
+        if isinstance(answer, Unavailable):
+            raise answer
+        return answer
+
+
+class _Link(FakeLink, RedisLink):
+    """The same, for the type checker."""
+
+
+def test_scan_starts_anew_after_an_outage() -> None:
+    """A scan that was cut off is not gone on with: another server may answer next time."""
+    first, second = (b".acrakeys/shop-frontend_storage_sym.old/2026-0%d-01T00:00:00" % month for month in (1, 2))
+    link = _Link({b"0": (b"7", [first]), b"7": AWAY})
+    store = RedisKeyStore(link, ".acrakeys")
+    with pytest.raises(Unavailable):
+        store.refresh_history()
+    link.pages[b"0"] = (b"8", [second])
+    link.pages[b"8"] = (b"0", [second, b".acrakeys/billing_service_storage_sym.old/2026-01-01T00:00:00"])
+
+    store.refresh_history()
+
+    assert [command[1] for command in link.commands] == [b"0", b"7", b"0", b"8"]
+    assert store.history_names(SHOP, 0) == (["shop-frontend_storage_sym.old/2026-02-01T00:00:00"], True)
+
+
+def test_scan_keeps_the_names_of_all_pages() -> None:
+    """A scan of many pages knows the names of each, for every owner, newest first and each once."""
+    months = [b".acrakeys/shop-frontend_storage_sym.old/2026-0%d-01T00:00:00" % month for month in range(1, 7)]
+    other = b".acrakeys/billing_service_storage_sym.old/2026-01-01T00:00:00"
+    pages: dict[bytes, tuple[bytes, list[bytes]] | Unavailable] = {
+        b"0": (b"7", [months[1], other]),
+        b"7": (b"8", []),
+        b"8": (b"9", [months[5], months[0], months[1]]),
+        b"9": (b"0", [months[3]]),
+    }
+    told: list[int] = []
+    stores = [RedisKeyStore(_Link(pages), ".acrakeys"), RedisKeyStore(_Link(pages), ".acrakeys", progress=told.append)]
+    for store in stores:
+        store.refresh_history()
+
+        names, _ = store.history_names(SHOP, 0)
+        assert names == [months[number].decode().removeprefix(".acrakeys/") for number in (5, 3, 1, 0)]
+        assert store.history_names(BILLING, 0)[0] == [other.decode().removeprefix(".acrakeys/")]
+    assert told == sorted(set(told))
+    assert len(told) == 4
+
+
+@pytest.mark.parametrize("cursor", [b"7", b"0"])
+def test_scan_does_not_go_on_over_another_connection(cursor: bytes) -> None:
+    """What a scan finds counts only if it was one connection's: to another server the cursor means nothing."""
+
+    class Renewed(_Link):
+        def call(self, *command: Any) -> Any:
+            answer = super().call(*command)
+            self.connections += command[1] == cursor
+            return answer
+
+    link = Renewed({b"0": (b"7", [b"one"]), b"7": (b"0", [b"two"])})
+    with pytest.raises(Unavailable, match="made anew"):
+        list(scan(link, "*"))
+
+
+def test_connection_lost_while_the_last_page_is_worked_on_is_told() -> None:
+    """Changes of the last page may have gone to a server that lost them."""
+    link = _Link({b"0": (b"0", [b"one"])})
+    pages = scan(link, "*")
+    assert next(pages) == [b"one"]
+    link.connections += 1
+    with pytest.raises(Unavailable, match="made anew"):
+        next(pages)
+
+
+def test_scan_rests() -> None:
+    """After a scan the next one is a second away at least."""
+    store = RedisKeyStore(_Link({b"0": (b"0", [])}), ".acrakeys")
+    store.refresh_history()
+
+    with pytest.raises(Unavailable):
+        store.refresh_history()
+
+
+def test_scan_of_a_command_does_not_rest() -> None:
+    """A command that needs another scan has the time for it."""
+    store = RedisKeyStore(_Link({b"0": (b"0", [])}), ".acrakeys", progress=lambda _: None)
+    for _ in range(2):
+        begin = time.monotonic()
+        store.refresh_history()
+        assert store.history_names(SHOP, begin) == ([], True)
+
+
+def test_history_has_a_connection_of_its_own() -> None:
+    """What is asked in one thread does not use the connection of another."""
+
+    class Empty(_Link):
+        def call(self, *command: Any) -> Any:
+            self.commands.append(command)
+            return (b"0", []) if command[0] == "SCAN" else [None] * (len(command) - 1)
+
+    link, history = Empty({}), Empty({})
+    store = RedisKeyStore(link, ".acrakeys", history=history)
+    store.refresh_history()
+    assert store.read(["one", "two"]) == [None, None]
+    assert store.current([SHOP]) == [None]
+    assert [command[0] for command in history.commands] == ["SCAN", "MGET"]
+    assert [command[0] for command in link.commands] == ["MGET"]
+
+
+def test_folder_is_no_pattern() -> None:
+    """A folder's name is taken literally by the scan."""
+    link = _Link({b"0": (b"0", [])})
+    RedisKeyStore(link, "keys[1]*").refresh_history()
+
+    assert link.commands[0][3] == "keys\\[1\\]\\*/*.old/*"

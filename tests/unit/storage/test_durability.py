@@ -1,0 +1,170 @@
+"""What is asked of the token storage before a reply, and what is made of its answers, without a server."""
+
+from typing import Any, cast
+
+import pytest
+
+from token_worker.errors import ServerError, SettingsError, Unavailable
+from token_worker.redis.link import RedisLink
+from token_worker.storage.durability import CONFIRM_MS, MARK, Durability, Safety, examine_fsync
+
+
+class Server:
+    """Answers commands by their name; an exception is raised."""
+
+    name = "tokens"
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+        self.commands: list[tuple[Any, ...]] = []
+        self.connections = 1
+
+    @property
+    def link(self) -> RedisLink:
+        return cast(RedisLink, self)
+
+    def connect(self) -> int:
+        return self.connections
+
+    def call(self, *command: Any) -> Any:
+        self.commands.append(command)
+        answer = self.answers[command[0]]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def hello(server: str, version: str) -> list[bytes]:
+    return [b"server", server.encode(), b"version", version.encode(), b"proto", b"2"]
+
+
+def policy(fsync: str, on_rewrite: str = "no") -> list[bytes]:
+    return [b"appendfsync", fsync.encode(), b"no-appendfsync-on-rewrite", on_rewrite.encode()]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("server", Durability()), ("fsync", Durability(fsync=True)), ("replicas:2", Durability(replicas=2))],
+)
+def test_setting_is_read(text: str, expected: Durability) -> None:
+    """The setting names what tokens have to be before a reply."""
+    assert Durability.parse(text) == expected
+
+
+def test_mark_is_written_before_every_wait() -> None:
+    """WAIT vouches for its own connection's writes, so each batch makes one of its own, whatever it has written."""
+    server = Server(SET=b"OK", WAIT=2)
+    safety = Safety(server.link, Durability(replicas=2), 500)
+    for _ in range(2):
+        safety.begin()
+        safety.confirm()
+    assert server.commands == [("SET", MARK, ""), ("WAIT", 0, 1), *[("SET", MARK, ""), ("WAIT", 2, 500)] * 2]
+
+
+def test_wait_ends_before_the_socket_does() -> None:
+    """However long entries may be held, a wait for replicas is bounded below the socket's time-out."""
+    server = Server(SET=b"OK", WAIT=1)
+    safety = Safety(server.link, Durability(replicas=1), 10**6)
+    safety.begin()
+    safety.confirm()
+    assert server.commands[-1] == ("WAIT", 1, CONFIRM_MS)
+
+
+@pytest.mark.parametrize(
+    ("durability", "answers"),
+    [
+        (Durability(replicas=2), {"WAIT": 1}),
+        (Durability(fsync=True), {"WAITAOF": [0, 0], "HELLO": hello("redis", "8.2.1"), "CONFIG": policy("everysec")}),
+    ],
+)
+def test_too_few_confirmations_are_no_reply(durability: Durability, answers: dict[str, Any]) -> None:
+    """Where fewer than asked for have confirmed in time, the batch is to be done again."""
+    server = Server(SET=b"OK", **answers)
+    safety = Safety(server.link, durability, 500)
+    safety.begin()
+    with pytest.raises(Unavailable, match="tokens"):
+        safety.confirm()
+
+
+def test_batch_that_had_two_connections_is_no_reply() -> None:
+    """A connection made anew may lead to a server that has lost what the one before was told: nothing is confirmed."""
+    server = Server(SET=b"OK", WAIT=1)
+    safety = Safety(server.link, Durability(replicas=1), 500)
+    safety.begin()
+    server.connections += 1
+    with pytest.raises(Unavailable, match="made anew"):
+        safety.confirm()
+    safety.begin()
+    safety.confirm()
+
+
+@pytest.mark.parametrize(
+    ("who", "config", "is_known"),
+    [
+        (hello("redis", "8.0.0"), ServerError("tokens", "NOPERM"), True),
+        (hello("redis", "10.1.0"), policy("everysec"), True),
+        (hello("redis", "8.2.1"), policy("always"), True),
+        (hello("redis", "7.4.2"), policy("always"), True),
+        (hello("valkey", "9.1.2"), policy("always"), True),
+        (hello("valkey", "9.1.2"), ServerError("tokens", "NOPERM"), False),
+        (hello("valkey", "9.1.2"), Unavailable("tokens", "NOPERM"), False),
+    ],
+)
+def test_fsync_is_sound_where_waitaof_can_be_trusted_or_every_write_is_synced(
+    who: list[bytes], config: Any, *, is_known: bool
+) -> None:
+    """Redis 8 is trusted; others need appendfsync always, and where this user may not look it is said so."""
+    assert examine_fsync(Server(WAITAOF=[1, 0], HELLO=who, CONFIG=config).link) is is_known
+
+
+@pytest.mark.parametrize(
+    ("answers", "text"),
+    [
+        ({"HELLO": hello("valkey", "9.1.2"), "CONFIG": policy("everysec")}, "appendfsync always"),
+        ({"HELLO": hello("redis", "7.4.9"), "CONFIG": policy("no")}, "appendfsync always"),
+        ({"HELLO": hello("redis", "7.2.9"), "CONFIG": policy("always", "yes")}, "no-appendfsync-on-rewrite no"),
+        ({"HELLO": hello("redis", "8.2.1"), "CONFIG": policy("no")}, "appendfsync always"),
+        ({"HELLO": hello("redis", "8.2.1"), "CONFIG": policy("everysec", "yes")}, "no-appendfsync-on-rewrite no"),
+        ({"WAITAOF": Unavailable("tokens", "ERR")}, "appendonly yes"),
+        ({"WAITAOF": ServerError("tokens", "WAITAOF")}, "appendonly yes"),
+    ],
+)
+def test_fsync_that_would_promise_nothing_is_refused(answers: dict[str, Any], text: str) -> None:
+    """A server that confirms without a sync, or has no append-only file, is an error that names the remedy."""
+    with pytest.raises(SettingsError, match=text):
+        examine_fsync(Server(**{"WAITAOF": [1, 0], **answers}).link)
+
+
+@pytest.mark.parametrize(
+    ("durability", "refused", "right"),
+    [
+        (Durability(replicas=1), "SET", "[+]set on token-worker:mark"),
+        (Durability(replicas=1), "WAIT", "[+]wait;"),
+        (Durability(fsync=True), "WAITAOF", "[+]waitaof;"),
+    ],
+)
+def test_right_that_is_missing_is_named(durability: Durability, refused: str, right: str) -> None:
+    """A user made for another durability is an error that names the right, and not an outage."""
+    server = Server(**{"SET": b"OK", "WAIT": 1, "WAITAOF": [1, 0], refused: Unavailable("tokens", "NOPERM")})
+    with pytest.raises(SettingsError, match=right):
+        Safety(server.link, durability, 500).examine()
+
+
+def test_server_is_looked_at_again_after_each_new_connection() -> None:
+    """Who answers now may be set otherwise: looked at once a connection, and after a refusal."""
+    server = Server(WAITAOF=[1, 0], HELLO=hello("valkey", "9.1"), CONFIG=policy("always"), SET=b"OK")
+    safety = Safety(server.link, Durability(fsync=True), 500)
+    safety.begin()
+    safety.begin()
+    assert sum(command[0] == "CONFIG" for command in server.commands) == 1
+    server.connections += 1
+    server.answers["CONFIG"] = policy("everysec")
+    with pytest.raises(Unavailable, match="appendfsync always"):
+        safety.begin()
+    server.answers["CONFIG"] = policy("always")
+    safety.begin()
+    server.answers["WAITAOF"] = Unavailable("tokens", "ERR")
+    with pytest.raises(Unavailable):
+        safety.confirm()
+    with pytest.raises(Unavailable, match="appendonly yes"):
+        safety.begin()

@@ -1,0 +1,239 @@
+"""Token entries sealed and opened in short, against reading them part by part."""
+
+import random
+import secrets
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from token_worker.acra.acra_block import DataKey, key_id
+from token_worker.acra.owner import Owner
+from token_worker.acra.token_entry import (
+    Entry,
+    Times,
+    accessed_number,
+    decode_entry,
+    decode_times,
+    encode_entry,
+    encode_times,
+    used_since,
+)
+from token_worker.errors import Damaged
+from token_worker.keys.keyring import DataKeyCache, Keyring, Locked
+from token_worker.storage.sealing import Opened, Sealing
+
+NOW = 1_800_000_000
+ACCESSED = accessed_number(NOW)
+KEY = bytes(range(32))
+SHOP = Owner("client", "shop-frontend")
+IN_USE = Times(NOW, NOW)
+TIMES = encode_times(IN_USE).hex().encode()
+
+
+def ring_of(owner: Owner = SHOP, *keys: bytes) -> Keyring:
+    current, *older = keys or (KEY,)
+    ring = Keyring(owner, current, DataKeyCache())
+    for key in older:
+        ring.add(key)
+    return ring
+
+
+def part_by_part(ring: Keyring, raw: bytes) -> tuple[bytes, Times]:
+    """The long way, which all tests of the formats are about."""
+    entry = decode_entry(raw)
+    return ring.open(entry.block), Times(*entry[1:])
+
+
+def told(opened: Opened, raw: bytes) -> tuple[bytes, Times]:
+    """An answer with its times filled in where they were left out, which says that they are of no interest."""
+    inside, times = opened
+    if times is None:
+        times = Times(*decode_entry(raw)[1:])
+        assert not times.disabled
+        assert times.accessed >= NOW
+    return inside, times
+
+
+def outcome(call: Any) -> Any:
+    try:
+        return call()
+    except Damaged as error:
+        return type(error)
+
+
+def entry_with(data_key: DataKey, inside: bytes, times: Times = IN_USE) -> bytes:
+    return encode_entry(Entry(data_key.seal(inside), *times))
+
+
+@pytest.mark.parametrize("length", [1, 2, 16, 127, 128, 1000, 16_200, 16_240, 16_300, 70_000])
+def test_sealed_entries_are_those_of_the_formats(length: int) -> None:
+    """An entry sealed in short is read part by part, and opened by others and by who sealed it, whatever its length."""
+    ring, sealing, inside = ring_of(), Sealing(), secrets.token_bytes(length)
+
+    raws = [sealing.seal(ring.sealing_key(1), inside, secrets.token_bytes(12), TIMES) for _ in range(3)]
+
+    assert len(set(raws)) == 3
+    for raw in raws:
+        assert part_by_part(ring, raw) == (inside, IN_USE)
+        for opener in (sealing, Sealing(), sealing):
+            assert told(opener.open(ring, raw, ACCESSED), raw) == (inside, IN_USE)
+
+
+OWNERS = [SHOP, Owner("zone", SHOP.id), Owner("client", "billing_service")]
+RINGS = [ring_of(SHOP, KEY, b"o" * 32), *map(ring_of, OWNERS[1:]), ring_of(SHOP, b"n" * 32)]
+LENGTHS = [1, 2, 8, 16, 40, 128]
+
+
+def pool() -> list[bytes]:
+    """Entries of all owners, of shared and of their own data keys, of all sorts of times."""
+    chance = random.Random(5)
+    made = []
+    for owner, ring in zip(
+        [*OWNERS, SHOP, SHOP], [*RINGS, ring_of(SHOP, b"lost key of the history, of shop")], strict=True
+    ):
+        shared = DataKey.generate(ring.current, owner.context)
+        for number in range(40):
+            own = DataKey.generate(chance.choice(ring.keys), owner.context)
+            accessed = chance.choice([NOW, NOW - 1, NOW + 9, 1, 0, 1 << 28, 1 << 36])
+            times = Times(chance.choice([NOW, 0]), accessed, chance.random() < 0.2)
+            inside = chance.randbytes(chance.choice(LENGTHS))
+            made.append(entry_with(shared if number % 2 else own, inside, times))
+    return made
+
+
+POOL = pool()
+WARM = Sealing()
+"""Has met every entry of the pool with every keyring, twice."""
+for _ in range(2):
+    for _raw in POOL:
+        for _ring in RINGS:
+            outcome(lambda _ring=_ring, _raw=_raw: WARM.open(_ring, _raw, ACCESSED))
+
+
+@given(
+    raw=st.sampled_from(POOL),
+    ring=st.sampled_from(RINGS),
+    changes=st.lists(st.tuples(st.integers(0, 900), st.sampled_from(b"0123456789abcdefABCDEF\x00g")), max_size=3),
+    cut=st.none() | st.integers(0, 900),
+    tail=st.sampled_from([b"", b"", b"2001", b"2000", b"1001", b"0", b"00", b"180a"]),
+)
+def test_short_and_long_way_agree(
+    raw: bytes, ring: Keyring, changes: list[tuple[int, int]], cut: int | None, tail: bytes
+) -> None:
+    """Whatever was done to an entry, and whoever's it is, it opens in short to the very answer of the long way."""
+    changed = bytearray(raw)
+    for at, byte in changes:
+        changed[at % len(changed)] = byte
+    raw = bytes(changed[:cut]) + tail
+
+    expected = outcome(lambda: part_by_part(ring, raw))
+    got = outcome(lambda: told(WARM.open(ring, raw, ACCESSED), raw))
+
+    assert expected == got
+
+
+@pytest.mark.parametrize("is_met", [True, False], ids=["data key met before", "data key not met"])
+def test_every_change_of_a_digit(is_met: bool) -> None:
+    """A changed digit, wherever it is, has the very outcome of the long way: what is cached stands for nothing else."""
+    ring, data_key = ring_of(), DataKey.generate(KEY, SHOP.context)
+    raw = entry_with(data_key, b"some value of it")
+    sealing = Sealing()
+    met = data_key if is_met else DataKey.generate(KEY, SHOP.context)
+    for _ in range(2):
+        assert sealing.open(ring, entry_with(met, b"other value also"), ACCESSED)[0] == b"other value also"
+    for at in range(len(raw)):
+        for digit in b"0f" if raw[at : at + 1] not in b"0f" else b"17":
+            changed = raw[:at] + bytes((digit,)) + raw[at + 1 :]
+            expected = outcome(lambda changed=changed: part_by_part(ring, changed))
+            got = outcome(lambda changed=changed: told(sealing.open(ring, changed, ACCESSED), changed))
+            assert expected == got, at
+
+
+@given(
+    raw=st.sampled_from(POOL),
+    ring=st.sampled_from(RINGS),
+    at=st.integers(-40, -1),
+    byte=st.sampled_from(b"0123456789abcdef"),
+)
+def test_short_and_long_way_agree_on_times(raw: bytes, ring: Keyring, at: int, byte: int) -> None:
+    """What follows the block is not authenticated: each change of it is read in short as it is in the long way."""
+    changed = bytearray(raw)
+    changed[at] = byte
+    raw = bytes(changed)
+
+    assert outcome(lambda: part_by_part(ring, raw)) == outcome(lambda: told(WARM.open(ring, raw, ACCESSED), raw))
+
+
+def test_entry_of_another_owner_stays_locked() -> None:
+    """An entry that was opened for one owner is not opened for another, though it begins as one that was met."""
+    ring, zone, sealing = ring_of(), ring_of(OWNERS[1], b"z" * 32), Sealing()
+    raw = sealing.seal(ring.sealing_key(1), b"a value", b"i" * 12, TIMES)
+    for _ in range(3):
+        assert sealing.open(ring, raw, ACCESSED)[0] == b"a value"
+        with pytest.raises(Locked):
+            sealing.open(zone, raw, ACCESSED)
+
+
+def test_entry_stays_locked_until_its_key_is_there() -> None:
+    """After a rotation an entry of the old key is opened by the keyring that has it, and by no other."""
+    before, after, sealing = ring_of(), ring_of(SHOP, b"n" * 32), Sealing()
+    raw = sealing.seal(before.sealing_key(1), b"a value", b"i" * 12, TIMES)
+    assert sealing.open(before, raw, ACCESSED)[0] == b"a value"
+    with pytest.raises(Locked):
+        sealing.open(after, raw, ACCESSED)
+    after.add(KEY)
+    for ring in (after, before, after):
+        assert sealing.open(ring, raw, ACCESSED)[0] == b"a value"
+
+
+def test_two_keys_of_one_id() -> None:
+    """Where two keys of an owner have the same id, entries of both open, also when they begin alike."""
+    by_id: dict[bytes, bytes] = {}
+    while (name := key_id(key := secrets.token_bytes(32), SHOP.context)) not in by_id:
+        by_id[name] = key
+    sealing, ring = Sealing(), ring_of(SHOP, by_id[name], key)
+    raws = [entry_with(DataKey.generate(one, SHOP.context), b"a value") for one in (key, by_id[name]) * 3]
+
+    assert [sealing.open(ring, raw, ACCESSED)[0] for raw in raws * 2] == [b"a value"] * 12
+
+
+def test_what_is_kept_is_bounded() -> None:
+    """However many data keys and lengths there are, only so many are kept, and every entry opens."""
+    ring, sealing = ring_of(), Sealing(size=3)
+    raws = [entry_with(DataKey.generate(KEY, SHOP.context), bytes(1 + number % 7)) for number in range(30)]
+    for length in range(1, 30):
+        sealing.seal(ring.sealing_key(1), bytes(length), secrets.token_bytes(12), TIMES)
+
+    assert [len(sealing.open(ring, raw, ACCESSED)[0]) for raw in raws * 2] == [
+        1 + number % 7 for number in range(30)
+    ] * 2
+    for raw in [entry_with(DataKey.generate(KEY, SHOP.context), b"of one length") for _ in range(9)]:
+        assert sealing.open(ring, raw, ACCESSED)[0] == b"of one length"
+    assert (len(sealing._to_open), len(sealing._to_seal), len(sealing._frames)) == (3, 3, 3)
+
+
+SECONDS = st.integers(0, 1 << 40) | st.integers(NOW - 2, NOW + 2) | st.sampled_from([(1 << 28) - 1, 1 << 28, 1 << 35])
+
+
+@given(created=SECONDS, accessed=SECONDS, disabled=st.booleans(), since=SECONDS)
+def test_used_since_says_yes_only_where_it_is_so(created: int, accessed: int, disabled: bool, since: int) -> None:
+    """Enabled and used since then is said of such entries only, and of all of them from the years that matter."""
+    times = encode_times(Times(created, accessed, disabled))
+    said = used_since(times, accessed_number(since))
+    is_so = not disabled and accessed >= since
+    usual = range(1 << 28, 1 << 35)
+
+    assert not said or is_so
+    if created in usual and accessed in usual and since in usual:
+        assert said is is_so
+
+
+@given(st.binary(max_size=16) | st.binary(min_size=12, max_size=12), SECONDS)
+def test_used_since_of_any_bytes(times: bytes, since: int) -> None:
+    """Bytes that are no times, or not such as say so, are never taken for an entry in use."""
+    if used_since(times, accessed_number(since)):
+        read = decode_times(times)
+        assert not read.disabled
+        assert read.accessed >= since

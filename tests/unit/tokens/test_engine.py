@@ -1,0 +1,791 @@
+"""The token engine, driven against a dictionary, also while others change entries between any two of its steps."""
+
+import gc
+import itertools
+import random
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from token_worker.acra.acra_block import parse
+from token_worker.acra.owner import Owner
+from token_worker.acra.token_entry import (
+    Entry,
+    Names,
+    decode_entry,
+    decode_token_value,
+    encode_entry,
+    encode_token_value,
+)
+from token_worker.acra.value_types import BYTES, EMAIL, INT32, INT64, STR, TokenType
+from token_worker.errors import Code, Refused, Unavailable
+from token_worker.keys.cache import More
+from token_worker.keys.keyring import DataKeyCache, Keyring
+from token_worker.storage.steps import Adopt, Lookup, Store, Touch
+from token_worker.testing.memory import MemoryTokens
+from token_worker.tokens.derivation import LETTERS, Deriver, Origin
+from token_worker.tokens.engine import TOUCH_SECONDS, Engine, Item, MoreKeys, Result, Steps
+
+NOW = 1_800_000_000
+SHOP = Owner("client", "shop-frontend")
+KEY = bytes(range(32))
+OLD_KEY = bytes(range(32, 64))
+NAMES = Names(SHOP)
+DERIVER = Deriver(KEY, SHOP)
+ORIGIN = Origin(b"tokenize:requests", b"1-1", 0)
+
+MoreOf = Callable[[Keyring], More | Unavailable]
+
+
+class Memory(MemoryTokens):
+    """A token storage in a dictionary; keeps a record of what was asked, and lets a test meddle before each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[Any] = []
+        self.meddle: Callable[[Any], None] = lambda _: None
+
+    @property
+    def step_names(self) -> list[str]:
+        return [type(step).__name__ for step in self.steps]
+
+    def perform(self, step: Any) -> Any:
+        self.meddle(step)
+        self.steps.append(step)
+        return super().perform(step)
+
+    def put_t(self, ring: Keyring, kind: TokenType, token: bytes, value: bytes, *, disabled: bool = False) -> bytes:
+        """Put a ``t.`` entry as AcraServer would; its key."""
+        key = NAMES.of_token(token, kind.number)
+        self.entries[key] = entry_of(ring, encode_token_value(value, kind.number), disabled=disabled)
+        return key
+
+    def put_h(self, ring: Keyring, kind: TokenType, value: bytes, token: bytes, *, disabled: bool = False) -> bytes:
+        """Put an ``h.`` entry as AcraServer would; its key."""
+        key = NAMES.of_value(value, kind.number)
+        self.entries[key] = entry_of(ring, token, disabled=disabled)
+        return key
+
+    def disable(self, key: bytes) -> None:
+        self.entries[key] = encode_entry(decode_entry(self.entries[key])._replace(disabled=True))
+
+
+def entry_of(ring: Keyring, inside: bytes, accessed: int = NOW, *, disabled: bool = False) -> bytes:
+    return encode_entry(Entry(ring.seal(inside), accessed, accessed, disabled=disabled))
+
+
+def new_ring(*keys: bytes) -> Keyring:
+    current, *older = keys or (KEY,)
+    made = Keyring(SHOP, current, DataKeyCache())
+    for key in older:
+        made.add(key)
+    return made
+
+
+@pytest.fixture
+def ring() -> Keyring:
+    return new_ring()
+
+
+@pytest.fixture
+def memory() -> Memory:
+    return Memory()
+
+
+def no_more(_: Keyring) -> More | Unavailable:
+    return More.NONE
+
+
+def drive(steps: Steps, memory: Memory, more: MoreOf = no_more) -> None:
+    """Perform all steps of a run; a run that does not end is a failure."""
+    answer: Any = None
+    for _ in range(1000):
+        try:
+            step = steps.send(answer)
+        except StopIteration:
+            return
+        if isinstance(step, MoreKeys):
+            memory.steps.append(step)
+            answer = [more(ring) for ring in step.rings]
+        else:
+            answer = memory.perform(step)
+    pytest.fail("the engine does not come to an end")
+
+
+def run(memory: Memory, items: Iterable[Item], *, now: int = NOW, more: MoreOf = no_more) -> list[Result]:
+    items = list(items)
+    drive(Engine().run(items, now), memory, more)
+    results = [item.result for item in items]
+    assert all(result is not None for result in results)
+    return [result for result in results if result is not None]
+
+
+def tokenize(ring: Keyring, data: bytes, kind: TokenType = STR, origin: Origin | None = None) -> Item:
+    return Item(ring, kind, data, tokenize=True, origin=origin)
+
+
+def detokenize(ring: Keyring, data: bytes, kind: TokenType = STR) -> Item:
+    return Item(ring, kind, data, tokenize=False)
+
+
+def candidate(value: bytes, counter: int = 0, kind: TokenType = STR, origin: Origin | None = None) -> bytes:
+    return DERIVER.token(kind, value, counter, origin)
+
+
+def code(result: Result) -> Code:
+    assert isinstance(result, Refused), type(result)
+    return result.code
+
+
+# What a batch gives and costs
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (INT32, b"\x00" * 4),
+        (INT64, b"\xff" * 8),
+        (STR, "żółć".encode()),
+        (BYTES, b"\x07"),
+        (BYTES, b"\xff" * 70000),
+        (EMAIL, b"ada@example.com"),
+    ],
+)
+def test_round_trip(memory: Memory, ring: Keyring, kind: TokenType, value: bytes) -> None:
+    """A value's token is the derived one, as long as the value, and is turned back to it."""
+    (token,) = run(memory, [tokenize(ring, value, kind)])
+
+    assert token == candidate(value, kind=kind)
+    assert run(memory, [detokenize(ring, token, kind)]) == [value]
+    assert run(memory, [tokenize(new_ring(), value, kind)]) == [token]
+    assert len(memory.entries) == 2
+
+
+def test_same_value_several_times(memory: Memory, ring: Keyring) -> None:
+    """A value that stands several times in a batch gets one token and one pair of entries."""
+    values = [b"one value", b"another", b"one value", b"one value"]
+
+    tokens = run(memory, [tokenize(ring, value) for value in values])
+
+    assert tokens[0] == tokens[2] == tokens[3] != tokens[1]
+    assert len(memory.entries) == 4
+    assert [len(step.rows) for step in memory.steps if isinstance(step, Store)] == [2]
+
+
+def test_one_value_of_two_types_and_owners(memory: Memory, ring: Keyring) -> None:
+    """A value of another type, or of a zone that bears the client's id and key, is another value."""
+    zone = Keyring(Owner("zone", SHOP.id), KEY, DataKeyCache())
+
+    tokens = run(memory, [tokenize(ring, b"abcdefgh", kind) for kind in (STR, BYTES)] + [tokenize(zone, b"abcdefgh")])
+
+    assert len(set(tokens)) == 3
+    assert len(memory.entries) == 6
+
+
+def test_cost_of_a_batch(memory: Memory, ring: Keyring) -> None:
+    """500 new values take one look-up and one write; known ones, and tokens turned back, take one look-up."""
+    values = [b"value %d" % number for number in range(500)]
+
+    tokens = run(memory, [tokenize(ring, value) for value in values])
+    assert memory.step_names == ["Lookup", "Store"]
+    memory.steps.clear()
+    assert run(memory, [tokenize(ring, value) for value in values]) == tokens
+    back = run(memory, [detokenize(ring, token) for token in tokens if isinstance(token, bytes)])
+
+    assert back == values
+    assert memory.step_names == ["Lookup", "Lookup"]
+
+
+def test_empty_batch(memory: Memory) -> None:
+    """A batch of nothing changes nothing."""
+    assert run(memory, []) == []
+    assert not memory.entries
+
+
+def test_refused_value_keeps_nothing(memory: Memory, ring: Keyring) -> None:
+    """An answer that is a refusal holds no other value of its batch: all go as soon as nobody needs them."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(it, Item) for it in gc.get_objects())
+        (refused, *_) = run(
+            memory, [tokenize(ring, b"no address", EMAIL), *(tokenize(ring, b"%d" % n) for n in range(9))]
+        )
+        left = sum(isinstance(it, Item) for it in gc.get_objects()) - before
+    finally:
+        gc.enable()
+
+    assert code(refused) is Code.INVALID_EMAIL
+    assert left == 0
+
+
+def test_no_iv_twice(memory: Memory, ring: Keyring) -> None:
+    """No initialization vector serves twice, also where collisions and lost races make values be sealed again."""
+    cells: list[bytes] = []
+
+    def meddle(step: Any) -> None:
+        if isinstance(step, Store | Adopt):
+            raws = [raw for row in step.rows for raw in (row.h_value, row.t_value) if raw]
+            cells.extend(parse(decode_entry(raw).block).sealed_data for raw in raws)
+
+    memory.meddle = meddle
+    values = [bytes([letter]) for letter in LETTERS[:40]]  # one character: most candidates collide with a neighbour's
+    run(memory, [tokenize(ring, value) for value in values])
+
+    distinct = set(cells)  # an adopted t. entry is sent as it was read
+    assert len(distinct) > 90
+    assert len({cell[16:28] for cell in distinct}) == len(distinct)
+
+
+# Tokens that are taken
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_data_key_seals_a_bounded_number_of_entries(
+    memory: Memory, ring: Keyring, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every entry that is sealed counts: batch by batch a data key comes to its bound, and another takes its place."""
+    bound = 12
+    monkeypatch.setattr("token_worker.keys.keyring.DATA_KEY_BLOCKS", bound)
+    for batch in range(20):
+        run(memory, [tokenize(ring, b"value %d of batch %d" % (number, batch)) for number in range(at_once)])
+
+    blocks = Counter(parse(decode_entry(raw).block).sealed_data_key for raw in memory.entries.values())
+    assert sum(blocks.values()) == 2 * 20 * at_once
+    assert max(blocks.values()) < bound + 2 * at_once
+    assert min(blocks.values()) > 1  # and no entry needs one of its own
+
+
+def test_collision(memory: Memory, ring: Keyring) -> None:
+    """A candidate that is another value's token is passed over, by every engine in the same way."""
+    for counter in range(3):
+        memory.put_t(ring, STR, candidate(b"a value", counter), b"v%d" % counter)
+    before = dict(memory.entries)
+    other = Memory()
+    other.entries |= before
+
+    assert run(memory, [tokenize(ring, b"a value")]) == [candidate(b"a value", 3)]
+    assert run(other, [tokenize(new_ring(), b"a value")]) == [candidate(b"a value", 3)]
+    assert memory.entries.items() >= before.items()
+    assert len(memory.entries) == len(before) + 2
+
+
+def test_candidate_whose_entry_says_another_type_is_passed_over(memory: Memory, ring: Keyring) -> None:
+    """A t. entry that holds the very bytes of the value, as a value of another type, is no token of this value."""
+    key = NAMES.of_token(candidate(b"a value"), STR.number)
+    memory.entries[key] = before = entry_of(ring, encode_token_value(b"a value", BYTES.number))
+
+    assert run(memory, [tokenize(ring, b"a value")]) == [candidate(b"a value", 1)]
+    assert memory.entries[key] == before
+
+
+def test_collision_of_more_than_a_round(memory: Memory, ring: Keyring) -> None:
+    """The search goes on past the candidates that are looked up at once, still without a write for each."""
+    for counter in range(200):
+        memory.put_t(ring, STR, candidate(b"a value", counter), b"v%d" % counter)
+
+    assert run(memory, [tokenize(ring, b"a value")]) == [candidate(b"a value", 200)]
+    assert len(memory.steps) < 10
+
+
+@pytest.mark.parametrize("origin", [None, ORIGIN], ids=["consistent", "inconsistent"])
+def test_bounded_tries(memory: Memory, ring: Keyring, origin: Origin | None) -> None:
+    """After 256 candidates that are all taken there is a named error, and nothing is written."""
+    for counter in range(256):
+        memory.put_t(ring, STR, candidate(b"a value", counter, origin=origin), b"v%d" % counter)
+    before = dict(memory.entries)
+
+    (result,) = run(memory, [tokenize(ring, b"a value", origin=origin)])
+
+    assert code(result) is Code.TOKEN_SPACE_EXHAUSTED
+    assert memory.entries == before
+    assert sum(len(step.keys) for step in memory.steps if isinstance(step, Lookup)) <= 257
+
+
+def test_collision_in_one_batch(memory: Memory, ring: Keyring) -> None:
+    """Values of a batch that want the same tokens get different ones, whatever their number."""
+    values = [bytes([byte]) for byte in range(256)]
+
+    tokens = run(memory, [tokenize(ring, value, BYTES) for value in values])
+
+    assert len(set(tokens)) == 256
+    assert run(memory, [detokenize(ring, token, BYTES) for token in tokens if isinstance(token, bytes)]) == values
+
+
+@pytest.mark.parametrize("batch", [1, 7, 100])
+def test_one_character_until_exhaustion(memory: Memory, ring: Keyring, batch: int) -> None:
+    """62 values of one character get the 62 tokens there are; each further one gets a named error."""
+    values = [bytes([byte]) for byte in range(32, 127)]
+    results: list[Result] = []
+    for start in range(0, len(values), batch):
+        results += run(memory, [tokenize(ring, value) for value in values[start : start + batch]])
+
+    tokens = [result for result in results if isinstance(result, bytes)]
+    assert sorted(tokens) == sorted(bytes([letter]) for letter in LETTERS)
+    assert {code(result) for result in results if not isinstance(result, bytes)} == {Code.TOKEN_SPACE_EXHAUSTED}
+    assert len(results) - len(tokens) == 95 - 62
+    assert run(memory, [tokenize(new_ring(), value) for value in values])[:62] == results[:62]
+
+
+@pytest.mark.parametrize("value", [b"a", b"Z", b"5"])
+def test_token_is_not_the_value(memory: Memory, ring: Keyring, value: bytes) -> None:
+    """A token equals its value only where it is the only one left."""
+    others = [bytes([letter]) for letter in LETTERS if bytes([letter]) != value]
+    for other in others[1:]:
+        memory.put_t(ring, STR, other, b"taken")
+    assert run(memory, [tokenize(ring, value)]) == [others[0]]
+
+    memory.entries = {}
+    for other in others:
+        memory.put_t(ring, STR, other, b"taken")
+    assert run(memory, [tokenize(ring, value)]) == [value]
+    assert run(memory, [detokenize(ring, value)]) == [value]
+
+
+def test_first_candidate_is_the_value() -> None:
+    """A value that would be its own token gets the next candidate, and there are such values of one byte."""
+    values = [bytes([byte]) for byte in range(256)]
+    own = [value for value in values if candidate(value, kind=BYTES) == value]
+
+    assert own
+    for value in own:
+        (token,) = run(Memory(), [tokenize(new_ring(), value, BYTES)])
+        assert token == next(found for n in range(256) if (found := candidate(value, n, BYTES)) != value)
+
+
+# Entries that are already there
+
+
+def test_token_of_acra(memory: Memory, ring: Keyring) -> None:
+    """A value that has a token, whatever it is, keeps it."""
+    memory.put_t(ring, STR, b"random of Acra", b"value of a man")
+    memory.put_h(ring, STR, b"value of a man", b"random of Acra")
+    before = dict(memory.entries)
+
+    assert run(memory, [tokenize(ring, b"value of a man")]) == [b"random of Acra"]
+    assert run(memory, [detokenize(ring, b"random of Acra")]) == [b"value of a man"]
+    assert memory.entries == before
+
+
+def test_unknown_token(memory: Memory, ring: Keyring) -> None:
+    """An unknown token, one of another type and one of another owner are not found; nothing is written."""
+    (token,) = run(memory, [tokenize(ring, b"abcdefgh")])
+    assert isinstance(token, bytes)
+    other = Keyring(Owner("client", "billing_service"), KEY, DataKeyCache())
+    before = dict(memory.entries)
+
+    results = run(memory, [detokenize(ring, b"unknown"), detokenize(ring, token, INT64), detokenize(other, token)])
+
+    assert {code(result) for result in results} == {Code.TOKEN_NOT_FOUND}
+    assert memory.entries == before
+
+
+@pytest.mark.parametrize("which", ["t", "h"])
+def test_disabled(memory: Memory, ring: Keyring, which: str) -> None:
+    """A disabled entry is token_disabled, not absent: no second token is made, nothing changes."""
+    memory.put_t(ring, STR, b"token of it", b"the value it", disabled=which == "t")
+    memory.put_h(ring, STR, b"the value it", b"token of it", disabled=which == "h")
+    before = dict(memory.entries)
+    item = detokenize(ring, b"token of it") if which == "t" else tokenize(ring, b"the value it")
+
+    (result,) = run(memory, [item], now=NOW + 2 * TOUCH_SECONDS)
+
+    assert code(result) is Code.TOKEN_DISABLED
+    assert memory.entries == before
+
+
+@pytest.mark.parametrize("counter", [0, 2])
+@pytest.mark.parametrize("origin", [None, ORIGIN], ids=["consistent", "inconsistent"])
+def test_disabled_token_met_while_writing(memory: Memory, ring: Keyring, counter: int, origin: Origin | None) -> None:
+    """A disabled t. of the value, without its h., is token_disabled: never adopted, never passed over."""
+    for taken in range(counter):
+        memory.put_t(ring, STR, candidate(b"a value", taken, origin=origin), b"v%d" % taken)
+    memory.put_t(ring, STR, candidate(b"a value", counter, origin=origin), b"a value", disabled=True)
+    before = dict(memory.entries)
+
+    (result,) = run(memory, [tokenize(ring, b"a value", origin=origin)])
+
+    assert code(result) is Code.TOKEN_DISABLED
+    assert memory.entries == before
+
+
+def test_disabled_token_of_another_value(memory: Memory, ring: Keyring) -> None:
+    """A disabled t. of another value is taken all the same: the next candidate is used."""
+    memory.put_t(ring, STR, candidate(b"a value"), b"another", disabled=True)
+
+    assert run(memory, [tokenize(ring, b"a value")]) == [candidate(b"a value", 1)]
+
+
+def test_token_without_its_value_entry(memory: Memory, ring: Keyring) -> None:
+    """A t. of this very value, as a crash leaves it, is adopted: its bytes stay, h. is added."""
+    key = memory.put_t(ring, STR, candidate(b"a value"), b"a value")
+    raw = memory.entries[key]
+
+    assert run(memory, [tokenize(ring, b"a value")]) == [candidate(b"a value")]
+    assert memory.entries[key] == raw
+    assert decode_entry(memory.entries[NAMES.of_value(b"a value", STR.number)]).disabled is False
+    assert memory.step_names == ["Lookup", "Store", "Adopt"]
+
+
+def damaged(raw: bytes) -> bytes:
+    """The same entry with the last byte of its block's ciphertext changed."""
+    entry = decode_entry(raw)
+    return encode_entry(entry._replace(block=entry.block[:-1] + bytes([entry.block[-1] ^ 1])))
+
+
+@pytest.mark.parametrize("damage", [damaged, lambda raw: b"no hex", lambda raw: b"", lambda raw: raw[:-2]])
+def test_unreadable_entries(memory: Memory, ring: Keyring, damage: Callable[[bytes], bytes]) -> None:
+    """An entry that cannot be read is an error for its item alone: not overwritten, not treated as absent."""
+    value_key = memory.put_h(ring, STR, b"first value", b"first token")
+    token_key = memory.put_t(ring, STR, b"other token", b"other value")
+    candidate_key = memory.put_t(ring, STR, candidate(b"third value"), b"third value")
+    for key in (value_key, token_key, candidate_key):
+        memory.entries[key] = damage(memory.entries[key])
+    before = dict(memory.entries)
+    values = (b"first value", b"third value", b"fine")
+
+    results = run(memory, [detokenize(ring, b"other token"), *(tokenize(ring, value) for value in values)])
+
+    assert [code(result) for result in results[:3]] == [Code.ENTRY_UNREADABLE] * 3
+    assert results[3] == candidate(b"fine")
+    assert memory.entries.items() >= before.items()
+    assert len(memory.entries) == len(before) + 2
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [encode_token_value(b"swapped value", BYTES.number), encode_token_value(b"", STR.number), b"\xff\xff"],
+    ids=["another type", "empty value", "no TokenValue"],
+)
+def test_token_entry_that_holds_something_else(memory: Memory, ring: Keyring, inside: bytes) -> None:
+    """A t. entry whose block opens, but holds no value of the token's type, is entry_unreadable."""
+    memory.entries[NAMES.of_token(b"some token", STR.number)] = entry_of(ring, inside)
+
+    (result,) = run(memory, [detokenize(ring, b"some token")])
+
+    assert code(result) is Code.ENTRY_UNREADABLE
+
+
+# Keys that are not at hand
+
+
+def test_entry_of_a_rotated_key(memory: Memory, ring: Keyring) -> None:
+    """An entry of an older key opens once that key is found, and keeps its token; new ones owe nothing to it."""
+    before = new_ring(OLD_KEY)
+    (old_token,) = run(memory, [tokenize(before, b"old value")])
+
+    def more(ring: Keyring) -> More:
+        return More.ADDED if ring.add(OLD_KEY) else More.NONE
+
+    results = run(memory, [tokenize(ring, b"old value"), tokenize(ring, b"new value")], more=more)
+
+    assert results == [old_token, candidate(b"new value")]
+    assert memory.step_names[2:] == ["Lookup", "MoreKeys", "Store"]
+
+
+def test_several_keys_one_after_the_other(memory: Memory, ring: Keyring) -> None:
+    """Keys are looked for until the entry opens or there are no more."""
+    history = [secrets.token_bytes(32) for _ in range(3)]
+    (token,) = run(memory, [tokenize(new_ring(history[2]), b"old value")])
+    found = iter(history)
+
+    def more(ring: Keyring) -> More:
+        key = next(found, None)
+        return More.ADDED if key is not None and ring.add(key) else More.NONE
+
+    assert run(memory, [tokenize(ring, b"old value")], more=more) == [token]
+    assert memory.step_names.count("MoreKeys") == 3
+
+
+@pytest.mark.parametrize(("some_unreadable", "expected"), [(False, Code.ENTRY_UNREADABLE), (True, Code.KEY_UNREADABLE)])
+def test_entry_of_a_lost_key(memory: Memory, ring: Keyring, *, some_unreadable: bool, expected: Code) -> None:
+    """An entry whose key nobody has is an error of the entry; of the key, where one in the history does not open."""
+    lost = new_ring(OLD_KEY)
+    memory.put_h(lost, STR, b"old value", b"old token")
+    memory.put_t(lost, STR, b"old token", b"old value")
+    memory.put_t(lost, STR, candidate(b"new value"), b"new value")
+    before = dict(memory.entries)
+    ring.some_unreadable = some_unreadable
+
+    results = run(
+        memory,
+        [tokenize(ring, b"old value"), detokenize(ring, b"old token"), tokenize(ring, b"new value")],
+    )
+
+    assert {code(result) for result in results} == {expected}
+    assert memory.entries == before
+
+
+def test_more_keys_out_of_reach(memory: Memory, ring: Keyring) -> None:
+    """While further keys cannot be looked for, items that may need one wait; the others get their answer."""
+    away = Unavailable("keys", "ConnectionError")
+    other = Keyring(Owner("client", "billing_service"), KEY, DataKeyCache())
+    memory.put_h(new_ring(OLD_KEY), STR, b"old value", b"old token")
+    memory.put_t(ring, STR, b"some token", b"some value")
+    items = [
+        tokenize(ring, b"old value"),
+        detokenize(ring, b"some token"),
+        tokenize(ring, b"new value"),
+        tokenize(other, b"new value"),
+    ]
+
+    results = run(memory, items, more=lambda _: away)
+
+    assert results[0] is away
+    assert results[1] == b"some value"
+    assert all(isinstance(result, bytes) for result in results[2:])
+
+
+# The time of last use
+
+
+@pytest.mark.parametrize(("age", "is_moved"), [(TOUCH_SECONDS, False), (TOUCH_SECONDS + 1, True)])
+def test_touch(memory: Memory, ring: Keyring, age: int, *, is_moved: bool) -> None:
+    """A read moves the time of last use once it is over 24 hours old, and nothing else of the entry."""
+    keys = [
+        memory.put_t(ring, STR, b"some token", b"some value"),
+        memory.put_h(ring, STR, b"some value", b"some token"),
+    ]
+    before = dict(memory.entries)
+
+    run(memory, [detokenize(ring, b"some token"), tokenize(ring, b"some value")], now=NOW + age)
+
+    for key in keys:
+        entry, old = decode_entry(memory.entries[key]), decode_entry(before[key])
+        assert entry == old._replace(accessed=NOW + age if is_moved else NOW)
+    assert ("Touch" in memory.step_names) is is_moved
+
+
+def test_touch_and_a_concurrent_disable(memory: Memory, ring: Keyring) -> None:
+    """Moving the time of last use does not undo that another has disabled the entry meanwhile."""
+    key = memory.put_t(ring, STR, b"some token", b"some value")
+    memory.meddle = lambda step: memory.disable(key) if isinstance(step, Touch) else None
+
+    run(memory, [detokenize(ring, b"some token")], now=NOW + 2 * TOUCH_SECONDS)
+
+    assert decode_entry(memory.entries[key]) == decode_entry(memory.entries[key])._replace(disabled=True, accessed=NOW)
+
+
+# Inconsistent tokens
+
+
+def test_inconsistent(memory: Memory, ring: Keyring) -> None:
+    """An inconsistent token has a t. entry alone, and differs by stream, entry and item."""
+    origins = [ORIGIN, ORIGIN._replace(item=1), ORIGIN._replace(entry=b"1-2"), ORIGIN._replace(stream=b"other")]
+
+    tokens = run(memory, [tokenize(ring, b"a value", origin=origin) for origin in origins])
+
+    assert len({*tokens, candidate(b"a value")}) == 5
+    assert len(memory.entries) == 4
+    back = run(memory, [detokenize(ring, token) for token in tokens if isinstance(token, bytes)])
+    assert back == [b"a value"] * 4
+
+
+def test_inconsistent_again(memory: Memory, ring: Keyring) -> None:
+    """A request that is delivered again, even twice in one batch, gets the same token, after a collision too."""
+    memory.put_t(ring, STR, candidate(b"a value", 0, origin=ORIGIN), b"another")
+    (token,) = run(memory, [tokenize(ring, b"a value", origin=ORIGIN)])
+    entries = dict(memory.entries)
+
+    assert token == candidate(b"a value", 1, origin=ORIGIN)
+    assert run(memory, [tokenize(new_ring(), b"a value", origin=ORIGIN)] * 2) == [token] * 2
+    assert memory.entries == entries
+
+
+def test_consistent_beside_inconsistent(memory: Memory, ring: Keyring) -> None:
+    """Inconsistent tokens neither use nor make the value's consistent one."""
+    results = run(memory, [tokenize(ring, b"a value", origin=ORIGIN), tokenize(ring, b"a value")])
+
+    assert results == [candidate(b"a value", origin=ORIGIN), candidate(b"a value")]
+    assert len(memory.entries) == 3
+
+
+# Others at work between two steps
+
+
+def once(memory: Memory, kind: type[Any], action: Callable[[], object]) -> None:
+    """Do something before the first step of this kind."""
+    done: list[bool] = []
+
+    def meddle(step: Any) -> None:
+        if isinstance(step, kind) and not done:
+            done.append(True)
+            action()
+
+    memory.meddle = meddle
+
+
+def test_acra_is_faster(memory: Memory, ring: Keyring) -> None:
+    """Who loses the race for a value answers with AcraServer's random token and leaves nothing behind."""
+
+    def acra() -> None:
+        memory.put_t(ring, STR, b"Random0", b"a value")
+        memory.put_h(ring, STR, b"a value", b"Random0")
+
+    once(memory, Store, acra)
+
+    assert run(memory, [tokenize(ring, b"a value")]) == [b"Random0"]
+    assert len(memory.entries) == 2
+
+
+def test_another_worker_is_faster(memory: Memory, ring: Keyring) -> None:
+    """Two workers that race write the same entries once."""
+    once(memory, Store, lambda: drive(Engine().run([tokenize(new_ring(), b"a value")], NOW), memory))
+
+    assert run(memory, [tokenize(ring, b"a value")]) == [candidate(b"a value")]
+    assert len(memory.entries) == 2
+
+
+def test_acra_is_faster_than_an_adoption(memory: Memory, ring: Keyring) -> None:
+    """Where h. appears with another token between reading t. and adopting it, that token is the answer."""
+    key = memory.put_t(ring, STR, candidate(b"a value"), b"a value")
+    raw = memory.entries[key]
+    once(memory, Adopt, lambda: memory.put_h(ring, STR, b"a value", b"Random0"))
+
+    assert run(memory, [tokenize(ring, b"a value")]) == [b"Random0"]
+    assert memory.entries[key] == raw
+
+
+def test_token_is_disabled_before_its_adoption(memory: Memory, ring: Keyring) -> None:
+    """A t. that is disabled between reading and adopting it gets no h.: the answer is token_disabled."""
+    key = memory.put_t(ring, STR, candidate(b"a value"), b"a value")
+    once(memory, Adopt, lambda: memory.disable(key))
+
+    (result,) = run(memory, [tokenize(ring, b"a value")])
+
+    assert code(result) is Code.TOKEN_DISABLED
+    assert list(memory.entries) == [key]
+
+
+def test_token_is_removed_before_its_adoption(memory: Memory, ring: Keyring) -> None:
+    """A t. that is removed between reading and adopting it is written anew, together with h."""
+    key = memory.put_t(ring, STR, candidate(b"a value"), b"a value")
+    once(memory, Adopt, lambda: memory.entries.pop(key))
+
+    assert run(memory, [tokenize(ring, b"a value")]) == [candidate(b"a value")]
+    assert run(memory, [detokenize(ring, candidate(b"a value"))]) == [b"a value"]
+    assert len(memory.entries) == 2
+
+
+def test_token_is_replaced_before_its_adoption(memory: Memory, ring: Keyring) -> None:
+    """A t. that holds another value by the time it is adopted is passed over."""
+    memory.put_t(ring, STR, candidate(b"a value"), b"a value")
+    once(memory, Adopt, lambda: memory.put_t(ring, STR, candidate(b"a value"), b"another"))
+
+    assert run(memory, [tokenize(ring, b"a value")]) == [candidate(b"a value", 1)]
+
+
+def test_candidate_is_taken_after_it_was_seen_free(memory: Memory, ring: Keyring) -> None:
+    """A candidate that was free when looked up and taken when written is passed over."""
+    memory.put_t(ring, STR, candidate(b"a value"), b"another")
+    stores = itertools.count()
+
+    def meddle(step: Any) -> None:
+        if isinstance(step, Store) and next(stores) == 1:
+            memory.put_t(ring, STR, candidate(b"a value", 1), b"yet another")
+
+    memory.meddle = meddle
+
+    (token,) = run(memory, [tokenize(ring, b"a value")])
+
+    assert isinstance(token, bytes)
+    assert token not in (candidate(b"a value"), candidate(b"a value", 1))
+    assert run(memory, [detokenize(ring, token)]) == [b"a value"]
+
+
+def test_entries_that_never_come_to_rest(memory: Memory, ring: Keyring) -> None:
+    """A value whose entry changes before every write is given back for later; its neighbours are answered."""
+    key = memory.put_t(ring, STR, candidate(b"a value"), b"a value")
+
+    def meddle(step: Any) -> None:
+        if isinstance(step, Adopt):
+            memory.entries[key] = entry_of(ring, encode_token_value(b"a value", STR.number))
+
+    memory.meddle = meddle
+
+    result, other = run(memory, [tokenize(ring, b"a value"), tokenize(ring, b"other")])
+
+    assert isinstance(result, Unavailable)
+    assert result.server == "tokens"
+    assert other == candidate(b"other")
+    assert len(memory.steps) < 100
+
+
+class _Acra:
+    """Plays AcraServer step by step: a random token's t. with SET NX, then h. with SET NX; a loser reads the winner."""
+
+    def __init__(self, ring: Keyring, memory: Memory, value: bytes, chance: random.Random) -> None:
+        self.result: bytes | None = None
+        self._random = chance
+        self._steps = self._run(ring, memory, value)
+
+    def advance(self) -> bool:
+        return next(self._steps, None) is not None
+
+    def _run(self, ring: Keyring, memory: Memory, value: bytes) -> Any:
+        h_key = NAMES.of_value(value, STR.number)
+        if h_key not in memory.entries:
+            yield "h. read"
+            while True:
+                token = bytes(self._random.choices(LETTERS, k=len(value)))
+                if NAMES.of_token(token, STR.number) not in memory.entries:
+                    break
+            memory.put_t(ring, STR, token, value)
+            yield "t. written"
+            if h_key not in memory.entries:
+                memory.put_h(ring, STR, value, token)
+        self.result = ring.open(decode_entry(memory.entries[h_key]).block)
+
+
+class _Run:
+    """One of our workers, step by step."""
+
+    def __init__(self, memory: Memory, items: list[Item]) -> None:
+        self._steps = Engine().run(items, NOW)
+        self._memory = memory
+        self._answer: Any = None
+
+    def advance(self) -> bool:
+        try:
+            step = self._steps.send(self._answer)
+        except StopIteration:
+            return False
+        self._answer = self._memory.perform(step)
+        return True
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    values=st.lists(st.sampled_from([b"a", b"b", b"ab", b"cd", b"long value"]), min_size=1, max_size=4),
+    turns=st.lists(st.integers(0, 5), max_size=60),
+)
+def test_interleavings(values: list[bytes], turns: list[int]) -> None:
+    """However workers and AcraServer interleave, a value has one token for all, and our t. entries all have an h."""
+    ring, memory, chance = new_ring(), Memory(), random.Random(7)
+    batches = [[tokenize(ring, value) for value in values] for _ in range(2)]
+    acras = [_Acra(ring, memory, value, chance) for value in values]
+    actors: list[_Run | _Acra] = [*(_Run(memory, batch) for batch in batches), *acras]
+    for turn in turns:
+        if actors and not actors[turn % len(actors)].advance():
+            del actors[turn % len(actors)]
+    while actors:
+        actors = [actor for actor in actors if actor.advance()]
+
+    def inside(t_key: bytes) -> tuple[bytes, int]:
+        return decode_token_value(ring.open(decode_entry(memory.entries[t_key]).block))
+
+    by_value: dict[bytes, set[Result | None]] = {}
+    for number, value in enumerate(values):
+        by_value.setdefault(value, set()).update({batch[number].result for batch in batches}, {acras[number].result})
+    assert [len(tokens) for tokens in by_value.values()] == [1] * len(by_value)
+    assert len(set().union(*by_value.values())) == len(by_value)
+    referenced = {NAMES.of_token(token, STR.number) for (token,) in by_value.values() if isinstance(token, bytes)}
+    written = [row for step in memory.steps if isinstance(step, Store) for row in step.rows]
+    ours = {row.t_key for row in written if memory.entries.get(row.t_key) == row.t_value}
+    assert ours <= referenced
+    assert {value for (value, _) in map(inside, referenced)} == set(by_value)

@@ -1,0 +1,149 @@
+"""The names of Acra's key storage (keystore version 1): what a name says of its key, and what the key is sealed with.
+
+A name is ``<base>``, or ``<base>.old/<time>`` for a key that was replaced at that time (UTC, to the nanosecond, zeros
+at the end dropped). These are the bases of Acra 0.96, and of zones (Acra 0.94 and earlier):
+
+========================================  =============================================  ===============================
+base                                      key                                            sealed with the context
+========================================  =============================================  ===============================
+``<client>_storage_sym``                  symmetric: AcraBlocks and token entries        ``<client>``
+``<client>_storage``, ``….pub``           key pair: AcraStructs                          ``<client>``, not sealed
+``<client>_hmac``                         symmetric: searchable encryption               ``<client>``
+``<zone>_zone_sym``                       symmetric, of a zone                           ``<zone>``
+``<zone>_zone``, ``….pub``                key pair, of a zone                            ``<zone>``, not sealed
+``.poison_key/poison_key``, ``….pub``     key pair: poison records                       the base, not sealed
+``.poison_key/poison_key_sym``            symmetric: poison records                      the base
+``secure_log_key``                        symmetric: audit log                           the base
+========================================  =============================================  ===============================
+
+Pure. Nothing here holds a key.
+"""
+
+import datetime as dt
+import re
+from typing import Literal, NamedTuple
+
+from token_worker.acra.owner import Owner
+
+HISTORY_INFIX = ".old/"
+
+State = Literal["current", "rotated", "retired"]
+"""``retired``: a rotated key on its way to be destroyed; moved aside, out of Acra's sight."""
+
+_STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?")
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+class Kind(NamedTuple):
+    """A kind of key.
+
+    Attributes:
+        purpose: as Acra's own listing calls it.
+        form: how the key looks once opened; a public key is not sealed.
+    """
+
+    purpose: str
+    form: Literal["symmetric", "private", "public"]
+
+
+_OF_AN_OWNER: dict[str, tuple[Literal["client", "zone"], Kind]] = {
+    "_storage_sym": ("client", Kind("storage_sym_key", "symmetric")),
+    "_storage.pub": ("client", Kind("public_storage", "public")),
+    "_storage": ("client", Kind("private_storage", "private")),
+    "_hmac": ("client", Kind("search_hmac", "symmetric")),
+    "_zone_sym": ("zone", Kind("zone_sym_key", "symmetric")),
+    "_zone.pub": ("zone", Kind("public_zone", "public")),
+    "_zone": ("zone", Kind("private_zone", "private")),
+}
+_OF_ACRA_ITSELF = {
+    ".poison_key/poison_key": Kind("poison_key", "private"),
+    ".poison_key/poison_key.pub": Kind("poison_key", "public"),
+    ".poison_key/poison_key_sym": Kind("poison_sym_key", "symmetric"),
+    "secure_log_key": Kind("audit_log", "symmetric"),
+}
+
+
+class KeyName(NamedTuple):
+    """What a name in the key storage says.
+
+    Attributes:
+        name: all of it, without the folder.
+        base: without the history's part: the name of the key that is in use.
+        stamp: the time in the history's part, None for a key in use.
+        kind: None where it is none of Acra's.
+        owner: the client or zone, None where the key has none.
+    """
+
+    name: str
+    base: str
+    stamp: str | None
+    kind: Kind | None
+    owner: Owner | None
+
+    @property
+    def key_id(self) -> str:
+        """As Acra lists it: without the folder of the poison keys."""
+        return self.base.rpartition("/")[2]
+
+    @property
+    def context(self) -> bytes:
+        """Associated context of the seal; meaningless for public keys and unknown kinds."""
+        return self.base.encode() if self.owner is None else self.owner.context
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether a master key is needed to read it."""
+        return self.kind is not None and self.kind.form != "public"
+
+    @property
+    def is_of_version_2(self) -> bool:
+        """Whether Acra's keystore version 2 makes this name: its own version, lock or one of its key rings."""
+        return self.kind is None and (self.name in ("version", ".lock") or self.name.endswith(".keyring"))
+
+    @property
+    def seals_tokens(self) -> bool:
+        """Whether it is a key of the kind that token entries are sealed with."""
+        return self.owner is not None and self.base == self.owner.key_name
+
+    @property
+    def replaced_at(self) -> float | None:
+        """When it went into the history, in Unix seconds; None for a key in use."""
+        return None if self.stamp is None else seconds_of(self.stamp)
+
+
+def parse_name(name: str) -> KeyName:
+    """What a name says; of one that Acra does not make, ``kind`` is None."""
+    base, infix, stamp = name.partition(HISTORY_INFIX)
+    kind, owner = _kind_of(base)
+    if infix and (not _STAMP.fullmatch(stamp) or seconds_of(stamp) is None):
+        kind = None
+    return KeyName(name, base, stamp if infix else None, kind, owner if kind else None)
+
+
+def stamp_of(nanoseconds: int) -> str:
+    """A time (Unix nanoseconds) as Acra writes it in the names of the history."""
+    seconds, rest = divmod(nanoseconds, 10**9)
+    moment = (_EPOCH + dt.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{moment}.{rest:09d}".rstrip("0").removesuffix(".") if rest else moment
+
+
+def seconds_of(stamp: str) -> float | None:
+    """Unix seconds of such a time, None where it is none."""
+    match = _STAMP.fullmatch(stamp)
+    if match is None:
+        return None
+    try:
+        moment = dt.datetime.strptime(match[1], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=dt.UTC)
+    except ValueError:
+        return None
+    return moment.timestamp() + int((match[2] or "").ljust(9, "0")) / 1e9
+
+
+def _kind_of(base: str) -> tuple[Kind | None, Owner | None]:
+    if base in _OF_ACRA_ITSELF:
+        return _OF_ACRA_ITSELF[base], None
+    for ending, (kind_of_owner, kind) in _OF_AN_OWNER.items():
+        if base.endswith(ending):
+            owner = Owner(kind_of_owner, base.removesuffix(ending))
+            return (kind, owner) if owner.is_valid else (None, None)
+    return None, None

@@ -1,0 +1,221 @@
+"""Names and contents of Acra's token entries, byte for byte (Acra 0.96, also zones of 0.94 and earlier).
+
+Two Redis strings a value::
+
+    tokens/<hex context digest>/<hex "h." || data id of the value>   AcraBlock of the encoded token
+    tokens/<hex context digest>/<hex "t." || data id of the token>   AcraBlock of TokenValue(encoded value, type number)
+
+    context digest = SHA-256("client" || client id)     (or "zone" || zone id)
+    data id        = SHA-256(D || data || "client" || client id || D || decimal type number), D = "tokenizator hash
+    delimiter"
+
+Each is the hex of a protobuf MetadataContainer: 1 bytes block, 2 varint created, 3 varint accessed (Unix seconds),
+4 bool disabled. TokenValue: 1 bytes value, 2 varint type number. proto3: zero values are left out. Reading is strict:
+a field that is unknown, repeated or of another wire type is damage, since rewriting the entry would lose it.
+"""
+
+import binascii
+import hashlib
+from typing import NamedTuple
+
+from token_worker.acra.owner import Owner
+from token_worker.errors import Damaged
+
+_DELIMITER = b"tokenizator hash delimiter"
+_NUMBERS = [b"%d" % number for number in range(8)]  # Acra has types 1 to 7
+_VARINT = 0
+_BYTES = 2
+_TIMES = {2: _VARINT, 3: _VARINT, 4: _VARINT}
+_BLOCK_TAG = bytes((1 << 3 | _BYTES,))
+_NUMBER_TAG = 2 << 3 | _VARINT
+_SHORT = [bytes((1 << 3 | _BYTES, length)) for length in range(0x80)]
+"""How the field of a value begins that is shorter than 128 bytes."""
+_NUMBER_FIELDS = [bytes((_NUMBER_TAG, number)) if number else b"" for number in range(len(_NUMBERS))]
+
+_sha256 = hashlib.sha256
+_from_bytes = int.from_bytes
+
+
+class Names:
+    """The Redis keys of one client's or zone's entries; what is constant for the owner is computed once."""
+
+    __slots__ = ("_h", "_t", "_tail")
+
+    def __init__(self, owner: Owner) -> None:
+        identity = owner.kind.encode() + owner.id.encode()
+        prefix = b"tokens/" + hashlib.sha256(identity).hexdigest().encode() + b"/"
+        self._h = prefix + b"h.".hex().encode()
+        self._t = prefix + b"t.".hex().encode()
+        self._tail = identity + _DELIMITER
+
+    def of_value(self, value: bytes, number: int) -> bytes:
+        """Key of the ``h.`` entry: the value's token."""
+        return self._h + _sha256(_DELIMITER + value + self._tail + _NUMBERS[number]).hexdigest().encode()
+
+    def of_token(self, token: bytes, number: int) -> bytes:
+        """Key of the ``t.`` entry: the token's value."""
+        return self._t + _sha256(_DELIMITER + token + self._tail + _NUMBERS[number]).hexdigest().encode()
+
+
+class Times(NamedTuple):
+    """What a MetadataContainer holds besides its block: made and last used (Unix seconds), and whether disabled."""
+
+    created: int
+    accessed: int
+    disabled: bool = False
+
+
+class Entry(NamedTuple):
+    """A MetadataContainer: an AcraBlock, when it was made and last used (Unix seconds), and whether it is disabled."""
+
+    block: bytes
+    created: int
+    accessed: int
+    disabled: bool = False
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """The Redis value: hex of the protobuf."""
+    block, created, accessed, disabled = entry
+    times = encode_times(Times(created, accessed, disabled))
+    return binascii.hexlify((block_start(len(block)) + block if block else b"") + times)
+
+
+def decode_entry(raw: bytes) -> Entry:
+    """Read a Redis value.
+
+    Raises:
+        Damaged: not hex, or no MetadataContainer.
+    """
+    try:
+        message = binascii.unhexlify(raw)
+    except ValueError:
+        raise Damaged("entry: not hex") from None
+    fields = _fields(message, {1: _BYTES, **_TIMES})
+    block = fields.get(1, b"")
+    if not isinstance(block, bytes) or not block:
+        raise Damaged("entry: no block")
+    return Entry(block, *_times(fields))
+
+
+def block_start(length: int) -> bytes:
+    """What comes before a block of so many bytes, not 0, in a MetadataContainer."""
+    return _BLOCK_TAG + _varint(length)
+
+
+def encode_times(times: Times) -> bytes:
+    """What comes after the block in a MetadataContainer."""
+    created, accessed, disabled = times
+    return _varint_field(2, created) + _varint_field(3, accessed) + _varint_field(4, int(disabled))
+
+
+def decode_times(message: bytes) -> Times:
+    """Read what comes after the block.
+
+    Raises:
+        Damaged: there is anything else.
+    """
+    return _times(_fields(message, _TIMES))
+
+
+def _times(fields: dict[int, bytes | int]) -> Times:
+    disabled = fields.get(4, 0)
+    if disabled not in (0, 1):
+        raise Damaged("entry: neither enabled nor disabled")
+    return Times(int(fields.get(2, 0)), int(fields.get(3, 0)), disabled=bool(disabled))
+
+
+# Both times take five bytes from 1978 to 3058. As one little-endian number they have a shape of their own (which bytes
+# are tags, which are followed by another), and the second one's bytes, as a number, are in the order of the times.
+_TIMES_BYTES = 12
+_TIMES_SHAPE = int.from_bytes(bytes.fromhex("108080808000188080808000"), "little")
+_TIMES_MASK = int.from_bytes(bytes.fromhex("ff8080808080ff8080808080"), "little")
+_ACCESSED_SHIFT = 7 * 8
+
+
+def used_since(times: bytes, accessed: int) -> bool:
+    """Whether these bytes, which come after a block, certainly tell of an enabled entry used at ``accessed`` or later.
+
+    Args:
+        times: as ``encode_times`` gives them; anything else is False.
+        accessed: of ``accessed_number``.
+    """
+    number = _from_bytes(times, "little")
+    return len(times) == _TIMES_BYTES and number & _TIMES_MASK == _TIMES_SHAPE and number >> _ACCESSED_SHIFT >= accessed
+
+
+def accessed_number(seconds: int) -> int:
+    """A time in Unix seconds for ``used_since``."""
+    return int.from_bytes(_varint(max(seconds, 1 << 28)), "little")
+
+
+def encode_token_value(value: bytes, number: int) -> bytes:
+    """What a ``t.`` entry's block holds."""
+    if 0 < len(value) < 0x80:
+        return _SHORT[len(value)] + value + _NUMBER_FIELDS[number]
+    return _bytes_field(1, value) + _varint_field(2, number)
+
+
+def decode_token_value(message: bytes) -> tuple[bytes, int]:
+    """Value and type number.
+
+    Raises:
+        Damaged: no TokenValue.
+    """
+    length = len(message) - 4
+    if 0 < length < 0x80 and message[:2] == _SHORT[length] and message[-2] == _NUMBER_TAG and message[-1] < 0x80:
+        return message[2:-2], message[-1]
+    fields = _fields(message, {1: _BYTES, 2: _VARINT})
+    value = fields.get(1, b"")
+    if not isinstance(value, bytes):
+        raise Damaged("token value: wrong field")
+    return value, int(fields.get(2, 0))
+
+
+def _varint(number: int) -> bytes:
+    parts = bytearray()
+    while number > 0x7F:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    parts.append(number)
+    return bytes(parts)
+
+
+def _bytes_field(field: int, data: bytes) -> bytes:
+    return b"".join((bytes((field << 3 | _BYTES,)), _varint(len(data)), data)) if data else b""
+
+
+def _varint_field(field: int, number: int) -> bytes:
+    return bytes((field << 3 | _VARINT,)) + _varint(number) if number else b""
+
+
+def _read_varint(message: bytes, at: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        if at >= len(message) or shift > 63:
+            raise Damaged("protobuf: broken number")
+        byte = message[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at
+        shift += 7
+
+
+def _fields(message: bytes, known: dict[int, int]) -> dict[int, bytes | int]:
+    found: dict[int, bytes | int] = {}
+    at = 0
+    while at < len(message):
+        tag, at = _read_varint(message, at)
+        field, wire = tag >> 3, tag & 7
+        if known.get(field) != wire or field in found:
+            raise Damaged("protobuf: unexpected field")
+        number, at = _read_varint(message, at)
+        if wire == _VARINT:
+            found[field] = number
+        else:
+            found[field] = message[at : at + number]
+            at += number
+            if at > len(message):
+                raise Damaged("protobuf: cut short")
+    return found

@@ -1,0 +1,214 @@
+"""Redis ACL users for the routes: who needs which commands on which keys, and no more. Pure.
+
+Commands and keys stand together in selectors (Redis 7.0), so that a right on one key is none on another: a worker may
+SET its low-water mark, not a stream. What a script does is checked against the same rules. Users are *off* until they
+have a password.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from token_worker.errors import Finding
+from token_worker.redis.address import Kind, RedisSettings
+from token_worker.storage.durability import MARK, Durability
+from token_worker.streams.routes import Route, keys_of, may_reply_to, replay_key, streams_of
+
+Server = Literal["streams", "keys", "tokens"]
+
+_SCRIPTS = ("eval", "evalsha")
+_READING_SCRIPTS = ("eval_ro", "evalsha_ro")
+_LOOK = ("xinfo|stream", "xinfo|groups", "xinfo|consumers", "xpending", "xrange", "xlen")
+_WORK = (
+    *_LOOK,
+    *("xreadgroup", "xclaim", "xgroup|create", "xgroup|setid", "xgroup|destroy", "xgroup|delconsumer"),
+    *("xack", "xadd", "xtrim"),
+    *("memory|usage", "type", "exists", "expire"),
+)
+_OF_WORKERS: dict[Kind, tuple[str, ...]] = {
+    "server": (),
+    "sentinel": ("role",),
+    "cluster": ("cluster|slots", "asking"),
+}
+"""What workers and commands of ours need besides, by what stands behind the address."""
+
+_OF_OTHERS: dict[Kind, tuple[str, ...]] = {
+    "server": (),
+    "sentinel": ("role",),
+    "cluster": ("cluster|slots", "cluster|shards", "cluster|nodes", "asking", "command"),
+}
+"""The same for producers and readers, whose clients ask in their own ways."""
+
+_GROUP_READING = ("xreadgroup", "xack", "xautoclaim", "xgroup|create")
+
+
+class Selector(msgspec.Struct, frozen=True):
+    """Commands that are allowed on keys; ``keys`` are patterns with their permission (``~``, ``%R~``, ``%W~``)."""
+
+    commands: tuple[str, ...]
+    keys: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"({' '.join([*self.keys, *(f'+{name}' for name in self.commands)])})"
+
+
+class User(msgspec.Struct, frozen=True):
+    """An ACL user of one server.
+
+    Attributes:
+        server: whose.
+        name: without spaces.
+        commands: those that take no key.
+        selectors: the others.
+    """
+
+    server: Server
+    name: str
+    commands: tuple[str, ...]
+    selectors: tuple[Selector, ...]
+
+    def rules(self, password: str | None) -> list[str]:
+        """Arguments of ACL SETUSER; without a password the user is off. Of the password only its hash is in them."""
+        state = ["off"] if password is None else ["on", f"#{hashlib.sha256(password.encode()).hexdigest()}"]
+        commands = [f"+{name}" for name in self.commands]
+        return ["reset", *state, *commands, *(str(selector) for selector in self.selectors)]
+
+    def line(self, password: str | None) -> str:
+        """The user as a line of an ACL file."""
+        return " ".join(["user", self.name, *self.rules(password)[1:]])
+
+
+def users(
+    routes: Sequence[Route],
+    folder: str,
+    durability: Durability,
+    servers: Mapping[Server, RedisSettings],
+    *,
+    reply_groups: bool,
+) -> list[User]:
+    """All users that the routes need.
+
+    Args:
+        routes: as they are configured.
+        folder: prefix of the key storage.
+        durability: of tokens before a reply.
+        servers: their addresses.
+        reply_groups: readers of replies use consumer groups.
+
+    Raises:
+        Finding: a name has a space in it, which no ACL can express.
+    """
+    for name in [*streams_of(routes), *(route.reply_to for route in routes), folder]:
+        if " " in name:
+            raise Finding(f"{name}: an ACL cannot express a name with a space; choose another")
+    found = [*_on_streams(routes, reply_groups=reply_groups), *_on_storage(folder, durability)]
+    return [_behind(servers[user.server], user) for user in found]
+
+
+def _behind(address: RedisSettings, user: User) -> User:
+    """The user with what it needs to find the right server and database."""
+    is_of_others = user.name.startswith(("producer:", "reader:", "client:"))
+    more = (_OF_OTHERS if is_of_others else _OF_WORKERS)[address.kind]
+    select = ("select",) if address.selects else ()
+    return msgspec.structs.replace(user, commands=(*user.commands, *more, *select))
+
+
+def too_wide(routes: Sequence[Route]) -> list[Route]:
+    """Routes whose ``reply_to`` also matches keys of routes: an ACL cannot leave those out, so it grants none of it."""
+    own = keys_of(routes)
+    return [route for route in routes if any(may_reply_to(route, name, frozenset()) for name in own)]
+
+
+def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User]:
+    wide = too_wide(routes)
+    replies = [route.reply_to for route in routes if route not in wide]
+    requests = [route.requests for route in routes]
+    dead = [route.dead_letters for route in routes]
+    responses = [route.responses for route in routes]
+    streams = [*requests, *responses, *dead]
+    arrivals = [route.arrivals(stream) for route in routes for stream in route.streams]
+    marks = [*(name for route in routes for name in (route.low_water_mark, route.trim_turn)), *arrivals]
+    yield User(
+        "streams",
+        "token-worker",
+        ("time",),
+        (
+            Selector(_WORK, _patterns("~", [*streams, *replies])),
+            Selector(("xdel",), _patterns("%W~", dead)),
+            Selector(("get", "set"), _patterns("~", marks)),
+            Selector((*_SCRIPTS, *_READING_SCRIPTS), _patterns("~", [*streams, *replies, *marks])),
+        ),
+    )
+    for route in routes:
+        adding = Selector(("xadd",), _patterns("%W~", [route.requests]))
+        # By the server's clock requests say when they expire: who sends them may ask it.
+        yield User("streams", f"producer:{route.requests}", ("time",), (adding,))
+        yield _client(route, [] if route in wide else [route.reply_to])
+    for stream in dict.fromkeys(responses):
+        own = [route.reply_to for route in routes if route.responses == stream and route not in wide]
+        reading = ("xread", *_GROUP_READING) if reply_groups else ("xread",)
+        selectors = [Selector(reading, _patterns("~" if reply_groups else "%R~", [stream, *own]))]
+        if own:
+            selectors.append(Selector(("expire",), _patterns("%W~", own)))
+        yield User("streams", f"reader:{stream}", (), tuple(selectors))
+    looking = Selector((*_LOOK, "get", *_READING_SCRIPTS), _patterns("%R~", [*streams, *arrivals]))
+    yield User("streams", "token-monitor", ("time", "info"), (looking,))
+    records = [replay_key(name) for name in [*requests, *dead]]
+    yield User(
+        "streams",
+        "token-operator",
+        ("time", "info"),
+        (
+            Selector(_LOOK, _patterns("%R~", [*streams, *replies])),
+            looking,
+            Selector(("xadd", "type"), _patterns("~", requests)),
+            Selector(("xdel",), _patterns("%W~", dead)),
+            Selector(("get", "set", "del"), _patterns("~", records)),
+            Selector(_SCRIPTS, _patterns("~", [*requests, *dead, *records])),
+        ),
+    )
+
+
+def _client(route: Route, own: Sequence[str]) -> User:
+    """Who uses ``token_worker.client``: sends requests, reads replies, and keeps the streams of its own short."""
+    selectors = [
+        Selector(("xadd",), _patterns("%W~", [route.requests])),
+        Selector(("xread", "xrevrange"), _patterns("%R~", [route.responses, *own])),
+    ]
+    if own:
+        selectors.append(Selector(("xtrim", "expire", "unlink"), _patterns("%W~", own)))
+    return User("streams", f"client:{route.requests}", ("time",), tuple(selectors))
+
+
+def _on_storage(folder: str, durability: Durability) -> Iterable[User]:
+    keys = _glob(folder) + "/*"
+    key_places = (f"~{keys}", f"~{_glob(folder)}.retired/*", f"~{_glob(folder)}.scans/*")
+    tokens = ("~tokens/*",)
+    yield User("keys", "token-worker", ("scan",), (Selector(("mget",), (f"%R~{keys}",)),))
+    waiting = ("waitaof",) if durability.fsync else ("wait",) if durability.replicas else ()
+    selectors = [Selector(("mget", "msetnx", "get", "set", *_SCRIPTS), tokens)]
+    if waiting:
+        selectors.append(Selector(("set",), (f"%W~{MARK}",)))
+    yield User("tokens", "token-worker", ("ping", *waiting), tuple(selectors))
+    yield User(
+        "keys", "token-operator", ("scan",), (Selector(("mget", "get", "set", "del", "exists", *_SCRIPTS), key_places),)
+    )
+    yield User("tokens", "token-operator", ("scan",), (Selector(("mget", "get", "set", "del", *_SCRIPTS), tokens),))
+
+
+def merge(found: Iterable[User]) -> User:
+    """One user with the rights of several of one name, whose servers are one."""
+    same = list(found)
+    commands = dict.fromkeys(name for user in same for name in user.commands)
+    return User(same[0].server, same[0].name, tuple(commands), tuple(it for user in same for it in user.selectors))
+
+
+def _patterns(permission: str, names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{permission}{_glob(name)}" for name in dict.fromkeys(names))
+
+
+def _glob(name: str) -> str:
+    """A name, or a pattern of ours, as Redis' globs have it: there ``[`` and the backslash are special, too."""
+    return name.replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]")

@@ -1,0 +1,399 @@
+"""Looks at a set-up as it is, from where a worker would run: what is wrong, and what to do. Changes nothing.
+
+What may not be looked at is ``unknown``, never ``ok``, and its remedy names the right that is missing. A server that is
+away, or a node of a cluster, is a finding of its own; the others are looked at all the same.
+"""
+
+import platform
+import random
+import re
+import time
+from collections.abc import Callable, Generator, Iterator
+from importlib.metadata import version
+from typing import Any, Literal
+
+import msgspec
+
+from token_worker import __version__
+from token_worker.admin import keys as admin
+from token_worker.admin.access import AdminAccess
+from token_worker.admin.lag import ALIVE_SECONDS, IDS_AHEAD_REMEDY, ids_ahead, look
+from token_worker.contract.messages import Op
+from token_worker.errors import GiveUp, ServerError, SettingsError, TokenWorkerError, Unavailable
+from token_worker.keys.master import MasterKeys
+from token_worker.redis.address import RedisSettings, is_loopback
+from token_worker.redis.cluster import ClusterLink
+from token_worker.redis.connect import make_link
+from token_worker.redis.exchange import drive
+from token_worker.redis.link import Link
+from token_worker.settings.options import Settings
+from token_worker.storage.durability import Durability, examine_fsync
+from token_worker.streams.routes import Route
+
+CLOCK_SECONDS = 1.0
+"""How far this host's clock may be from a server's: tokens note when they were used by this host's."""
+
+SAMPLE = 50
+"""Keys the master key is tried on."""
+
+SOON_SECONDS = 600.0
+"""A Vault token that cannot be renewed and ends sooner than this is a finding."""
+
+OLDEST = {"valkey": (7, 2), "redis": (7, 0)}
+"""Oldest servers that are served."""
+
+LIBRARIES = ("redis", "hvac", "cryptography", "msgspec", "structlog")
+
+_LOST = {"streams": "requests and replies", "keys": "new keys", "tokens": "tokens that were handed out"}
+_AS_ADMIN = "run doctor once as an administrator of that server"
+
+_MOVE_KEYS = "`acra-keys export --all --private_keys`, then `acra-keys import` into this Redis (keystore version 1)"
+_WHERE_KEYS_MAY_BE = (
+    "`token-worker keys generate` if no client has a key yet; else check the folder (TOKEN_WORKER_KEYS_FOLDER) and the"
+    " database number (TOKEN_WORKER_KEYS_URL). If Acra has them as files, or in its keystore version 2"
+)
+
+Status = Literal["ok", "finding", "unknown"]
+Fields = dict[str, str]
+
+
+class Check(msgspec.Struct, frozen=True):
+    """What was looked at; members are those of ``doctor --json``.
+
+    Attributes:
+        check: what, and on which server.
+        message: what was found; no value, key or password.
+        remedy: what to do; empty where all is well.
+    """
+
+    check: str
+    status: Status
+    message: str
+    remedy: str = ""
+
+
+def examine(settings: Settings) -> Iterator[Check]:
+    """All checks, one after the other."""
+    yield _versions()
+    uses = {"streams": settings.streams, "keys": settings.keys, "tokens": settings.tokens}
+    for use, server in uses.items():
+        if use == "keys" and settings.keys_source == "vault":
+            continue
+        yield _way(use, server)
+        link = make_link(use, server, refusals=True)
+        try:
+            yield from _reach(use, use, _use(use, link, settings, server))
+        finally:
+            link.close()
+    yield _apart(settings)
+    yield from _master_key(settings)
+
+
+def _use(use: str, link: Link, settings: Settings, server: RedisSettings) -> Iterator[Check]:
+    for name, one in _servers(use, link):
+        is_there = yield from _reach(use, name, _server(name, one, server.user))
+        if not is_there and one is link:
+            return
+    if use == "streams":
+        for route in settings.routes:
+            yield from _reach(use, route.requests, _route(route, settings.group, link))
+    if use == "tokens":
+        yield _durability(Durability.parse(settings.durability), link, is_elected=server.kind == "sentinel")
+
+
+def _reach(use: str, name: str, checks: Iterator[Check]) -> Generator[Check, None, bool]:
+    """The checks as far as a server answers, and whether it does."""
+    try:
+        yield from checks
+    except (Unavailable, ServerError) as error:
+        remedy = f"check that it runs, and its address (TOKEN_WORKER_{use.upper()}_URL or its default) and password"
+        yield Check(f"{name}: reachable", "finding", str(error), remedy)
+        return False
+    return True
+
+
+def _versions() -> Check:
+    libraries = [f"{name} {version(name)}" for name in LIBRARIES]
+    parts = [f"token-worker {__version__}", f"Python {platform.python_version()}", *libraries]
+    return Check("versions", "ok", ", ".join(parts))
+
+
+def _way(use: str, server: RedisSettings) -> Check:
+    """TLS and a password, unless the way to the server is within this machine."""
+    name = f"{use}: TLS and password"
+    if all(is_loopback(host) for host in server.hosts):
+        return Check(name, "ok", "not needed: the server is on this machine")
+    missing = [] if server.is_tls else ["TLS"]
+    missing += [] if server.password is not None else ["a password"]
+    if not missing:
+        return Check(name, "ok", "both are used")
+    remedy = f"rediss:// in the URL, and TOKEN_WORKER_{use.upper()}_PASSWORD_FILE"
+    return Check(name, "finding", f"without {' and '.join(missing)} to {server.server}", remedy)
+
+
+def _servers(use: str, link: Link) -> list[tuple[str, Link]]:
+    """What to look at, with a name: the server, or each primary of a cluster."""
+    if isinstance(link, ClusterLink):
+        return [(f"{use} at {node.node}", node) for node in link.primaries()]
+    return [(use, link)]
+
+
+def _server(use: str, link: Link, username: str | None) -> Iterator[Check]:
+    yield _clock(use, link)
+    try:
+        info = _info(link)
+    except ServerError as error:
+        yield _unknown(f"{use}: version, memory, persistence", error, "+info")
+    else:
+        yield _version(use, info)
+        if not use.startswith("streams"):
+            yield _eviction(use, info)
+        yield _persistence(use, info)
+    yield _user(use, link, username)
+
+
+def _info(link: Link) -> Fields:
+    text: bytes = link.call("INFO")
+    pairs = (line.split(":", 1) for line in text.decode(errors="replace").splitlines() if ":" in line)
+    return {name: value.strip() for name, value in pairs}
+
+
+def _version(use: str, info: Fields) -> Check:
+    kind = "valkey" if "valkey_version" in info else "redis"
+    text = info.get(f"{kind}_version", "0.0")
+    found = re.match(r"(\d+)\.(\d+)", text)
+    number = (int(found[1]), int(found[2])) if found else (0, 0)
+    least = ".".join(map(str, OLDEST[kind]))
+    if number < OLDEST[kind]:
+        return Check(f"{use}: version", "finding", f"{kind} {text}", f"{kind} {least} or later")
+    return Check(f"{use}: version", "ok", f"reachable, {kind} {text}")
+
+
+def _eviction(use: str, info: Fields) -> Check:
+    policy = info.get("maxmemory_policy", "unknown")
+    if policy == "noeviction":
+        return Check(f"{use}: eviction", "ok", "maxmemory-policy noeviction")
+    remedy = "set maxmemory-policy noeviction, also in its configuration: a value is lost with an evicted entry"
+    return Check(f"{use}: eviction", "finding", f"maxmemory-policy {policy}", remedy)
+
+
+def _persistence(use: str, info: Fields) -> Check:
+    name = f"{use}: persistence"
+    if info.get("aof_enabled") != "1":
+        return Check(
+            name, "finding", "no append-only file", f"set appendonly yes: a crash loses {_LOST[use.partition(' ')[0]]}"
+        )
+    if info.get("aof_last_write_status", "ok") != "ok":
+        return Check(
+            name, "finding", "the append-only file cannot be written", "see the server's log: the disk may be full"
+        )
+    return Check(name, "ok", "append-only file; with appendfsync everysec, a crash of the machine can lose a second")
+
+
+def _durability(durability: Durability, link: Link, *, is_elected: bool) -> Check:
+    """Whether tokens are as safe before a reply as ``TOKEN_WORKER_DURABILITY`` says."""
+    name = "tokens: durability before a reply"
+    try:
+        if durability.fsync:
+            if is_elected:
+                remedy = "set replicas:N, with as many replicas as may be promoted"
+                return Check(name, "finding", "fsync: a replica that Sentinels promote may lack tokens", remedy)
+            if examine_fsync(link):
+                return Check(name, "ok", "fsync: tokens are on disk before a reply")
+            return Check(name, "unknown", "fsync requires appendfsync always, which this user may not check", _AS_ADMIN)
+        if durability.replicas:
+            replicas = int(_info(link).get("connected_slaves", 0))
+            message = f"replicas:{durability.replicas}, and {replicas} are connected"
+            if replicas < durability.replicas:
+                return Check(name, "finding", message, "add replicas: until then no reply with a token is written")
+            return Check(name, "ok", message)
+    except SettingsError as error:
+        return Check(name, "finding", str(error), "change the server, or TOKEN_WORKER_DURABILITY")
+    except ServerError as error:
+        return _unknown(name, error, "+waitaof" if durability.fsync else "+info")
+    return Check(name, "ok", "server: as safe as its persistence; fsync and replicas:N make replies wait for more")
+
+
+def _clock(use: str, link: Link) -> Check:
+    name = f"{use}: clock"
+    before = time.time()
+    try:
+        seconds, micros = link.call("TIME")
+    except ServerError as error:
+        return _unknown(name, error, "+time")
+    after = time.time()
+    theirs = int(seconds) + int(micros) / 1e6
+    off = max(before - theirs, theirs - after, 0.0)
+    if off > CLOCK_SECONDS:
+        return Check(name, "finding", f"differs from this host's by {off:.1f} seconds", "synchronize both by NTP")
+    return Check(name, "ok", "the same as this host's, within a second")
+
+
+def _user(use: str, link: Link, username: str | None) -> Check:
+    name = f"{use}: user"
+    remedy = "log in as the user that `token-worker acl` prints, named in the URL"
+    if username in (None, "", "default"):
+        return Check(name, "finding", "logged in as user default", remedy)
+    dangerous = [words for words in (("CONFIG", "GET", "maxmemory-policy"), ("ACL", "LIST")) if _may(link, words)]
+    if dangerous:
+        may = " and ".join(" ".join(words[:2]) for words in dangerous)
+        return Check(name, "finding", f"the user may {may}", remedy)
+    return Check(name, "ok", "not user default; the user may use neither CONFIG nor ACL")
+
+
+def _may(link: Link, command: tuple[str, ...]) -> bool:
+    try:
+        link.call(*command)
+    except ServerError:
+        return False
+    return True
+
+
+def _route(route: Route, group: str, link: Link) -> Iterator[Check]:
+    yield _group(route, group, link)
+    yield _ids(route, link)
+    if Op.DETOKENIZE in route.ops:
+        yield _writers(route, link.node_of(route.requests) if isinstance(link, ClusterLink) else link)
+
+
+def _group(route: Route, group: str, link: Link) -> Check:
+    name = f"{route.requests}: group"
+    try:
+        groups = {bytes(_map(raw)["name"]).decode(): _map(raw) for raw in link.call("XINFO", "GROUPS", route.requests)}
+        if group not in groups:
+            return Check(name, "finding", f"there is no group {group}", "start a worker: it makes the group")
+        consumers = [_map(raw) for raw in link.call("XINFO", "CONSUMERS", route.requests, group)]
+    except ServerError as error:
+        if error.code == "NOPERM":
+            return _unknown(name, error, "+xinfo|groups +xinfo|consumers")
+        return Check(name, "finding", "there is no such stream yet", "start a worker: it makes stream and group")
+    alive = [bytes(it["name"]).decode(errors="replace") for it in consumers if it["idle"] < ALIVE_SECONDS * 1000]
+    if not alive:
+        return Check(name, "finding", f"no worker reads for {group}", "start a worker")
+    return Check(name, "ok", f"{group} is read by {', '.join(sorted(alive))}")
+
+
+def _ids(route: Route, link: Link) -> Check:
+    """Whether ids lie ahead of the server's clock: then they tell no ages."""
+    name = f"{route.requests}: ids"
+    try:
+        seconds, micros = link.call("TIME")
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        ahead = {stream: drive(look(route, stream), link).ahead_seconds(now_ms) for stream in route.streams}
+    except ServerError as error:
+        return _unknown(name, error, "the rights that `token-worker acl` prints")
+    found = [f"{stream}: {ids_ahead(seconds)}" for stream, seconds in ahead.items() if seconds]
+    if found:
+        return Check(name, "finding", "; ".join(found), IDS_AHEAD_REMEDY)
+    return Check(name, "ok", "no stream of the route is ahead of the server's clock")
+
+
+def _writers(route: Route, link: Link) -> Check:
+    """Users that may write to a request stream of a route that detokenizes."""
+    name = f"{route.requests}: who may detokenize"
+    writers, is_open = [], False
+    try:
+        for raw in link.call("ACL", "USERS"):
+            user = bytes(raw).decode(errors="replace")
+            details = _map(link.call("ACL", "GETUSER", user))
+            if b"on" not in details["flags"]:
+                continue
+            if link.call("ACL", "DRYRUN", user, "XADD", route.requests, "*", "payload", "") == b"OK":
+                writers.append(user)
+                is_open |= b"nopass" in details["flags"]
+    except ServerError as error:
+        return _unknown(name, error, "+acl|users +acl|getuser +acl|dryrun (once, as an administrator)")
+    if is_open:
+        remedy = (
+            "create the users that `token-worker acl` prints, and switch user default off (ACL SETUSER default off)"
+        )
+        return Check(name, "finding", f"anybody, without a password ({', '.join(writers)})", remedy)
+    return Check(name, "ok", f"users {', '.join(writers) or 'none'}")
+
+
+def _apart(settings: Settings) -> Check:
+    if settings.streams_and_storage_share_server:
+        remedy = "set TOKEN_WORKER_KEYS_URL to another server: full streams fill the key storage, too"
+        return Check("servers apart", "finding", "streams and storage share one server", remedy)
+    return Check("servers apart", "ok", "the streams have a server of their own")
+
+
+def _master_key(settings: Settings) -> Iterator[Check]:
+    with AdminAccess(settings) as access:
+        try:
+            master_keys, store = access.connect_admin()
+        except (GiveUp, Unavailable) as error:
+            yield Check("master key", "finding", str(error), "check the settings of the master key and of Vault")
+            return
+        if settings.master_key_source == "vault":
+            yield from _guarded("Vault token", lambda: _vault(access, settings))
+        yield from _guarded("master key", lambda: _sample(master_keys, store))
+
+
+def _guarded(name: str, checks: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    try:
+        yield from checks()
+    except TokenWorkerError as error:
+        yield Check(name, "unknown", str(error), "make that server answer, or grant the right that is missing")
+
+
+def _sample(master_keys: MasterKeys, store: Any) -> Iterator[Check]:
+    found = admin.locate(store)
+    sample = random.sample(found, min(SAMPLE, len(found)))
+    bad = [
+        f"{key.name.name} ({verdict})"
+        for key, stored in admin.read(store, sample)
+        if (verdict := admin.judge(key.name, stored.text, master_keys)) in admin.FINDINGS
+    ]
+    readable = [key for key in found if not key.name.is_of_version_2]
+    if not readable and found:
+        yield Check("keys", "finding", "all keys are in Acra's keystore version 2; workers read version 1", _MOVE_KEYS)
+    elif not found:
+        yield Check("keys", "finding", "there are no keys", f"{_WHERE_KEYS_MAY_BE}: {_MOVE_KEYS}")
+    elif bad:
+        remedy = "run `token-worker keys verify` for all keys; the master key may be the wrong one"
+        yield Check(
+            "master key", "finding", f"does not open {len(bad)} of {len(sample)} keys: {', '.join(bad[:5])}", remedy
+        )
+    else:
+        yield Check("master key", "ok", f"opens {len(sample)} keys of {len(found)}, chosen at random")
+    if master_keys.previous is not None:
+        remedy = "run `token-worker keys rewrap`, then drop the previous one and restart the workers"
+        yield Check("previous master key", "finding", "two master keys loaded", remedy)
+
+
+def _vault(access: AdminAccess, settings: Settings) -> Iterator[Check]:
+    vault = access.vault
+    if vault is None or settings.vault is None:
+        return
+    seconds = vault.seconds_left
+    if seconds is not None and seconds < SOON_SECONDS and not vault.is_renewable:
+        remedy = "use a token that can be renewed, or TOKEN_WORKER_VAULT_AUTH approle or jwt"
+        yield Check("Vault token: time", "finding", f"expires in {seconds:.0f} seconds and cannot be renewed", remedy)
+    else:
+        yield Check("Vault token: time", "ok", "does not expire" if seconds is None else f"{seconds:.0f} seconds left")
+    path, rights = vault.rights(settings.vault.secret)
+    if rights is None:
+        remedy = "run doctor once with a token that may update sys/capabilities-self, as policy default allows"
+        yield Check("Vault token: rights", "unknown", "the token may not look up its own rights", remedy)
+        return
+    excess = [f"{right} on {where}" for where, may in rights.items() for right in may if _is_excess(where, right, path)]
+    if "read" not in rights[path] and "root" not in rights[path]:
+        yield Check("Vault token: rights", "finding", f"may not read {path}", "grant scripts/vault/master-key-only.hcl")
+    elif excess:
+        remedy = "scripts/vault/master-key-only.hcl is all a worker needs"
+        yield Check("Vault token: rights", "finding", f"may do more than read: {', '.join(excess)}", remedy)
+    else:
+        yield Check("Vault token: rights", "ok", f"may read {path}, and nothing else that was tried")
+
+
+def _is_excess(where: str, right: str, path: str) -> bool:
+    return right != "deny" and not (where == path and right == "read")
+
+
+def _unknown(name: str, error: ServerError, right: str) -> Check:
+    return Check(name, "unknown", f"this user may not look at it ({error.code})", f"give this user {right}")
+
+
+def _map(raw: Any) -> dict[str, Any]:
+    return {bytes(name).decode(): value for name, value in zip(raw[::2], raw[1::2], strict=True)}

@@ -1,0 +1,196 @@
+"""What the ``keys`` commands do to the key storage, in Redis or in Vault: every change is a compare-and-set.
+
+Paths are Redis keys, or paths of KV secrets in the mount of the master key (field ``key``). ``<folder>/<name>`` are
+Acra's own; beside them, where Acra does not look, ``<folder>.retired/<name>`` are keys on their way to be destroyed,
+and ``<folder>.scans/<name>`` the records of that (JSON).
+
+Redis: each change is one script. Vault: check-and-set of KV version 2 (on version 1 every change is refused). Vault
+knows no change of two secrets at once, so what must not be lost is written before it is taken away elsewhere; a change
+that was cut short is finished by doing it again, and of two rotations at once the history may have a key twice.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from token_worker.keys.store import KEYS_A_COMMAND, MOVED_FIELD, VAULT_FIELD
+from token_worker.redis.link import RedisLink
+from token_worker.redis.scan import escape_pattern, scan
+from token_worker.redis.script import Script
+
+if TYPE_CHECKING:
+    from token_worker.keys.vault import Vault
+
+_REPLACE = Script(__package__, "replace.lua")
+_ROTATE = Script(__package__, "rotate.lua")
+_MOVE = Script(__package__, "move.lua")
+_REMOVE = Script(__package__, "remove.lua")
+
+
+class Stored(NamedTuple):
+    """A stored text, and the version of its KV secret (0 in Redis, which compares the text)."""
+
+    text: bytes
+    version: int = 0
+
+
+class AdminStore(Protocol):
+    """The key storage as the commands see it.
+
+    All methods raise ``Unavailable``, and ``ServerError`` or ``MasterKeyError`` where a right is missing.
+    """
+
+    folder: str
+
+    def names(self, folder: str) -> Iterator[str]:
+        """All names below a folder; one may come twice, and one that is made meanwhile may be missed."""
+        ...
+
+    def read(self, paths: Sequence[str]) -> list[Stored | None]:
+        """What is stored at these paths."""
+        ...
+
+    def create(self, path: str, text: bytes) -> bool:
+        """Store where nothing is; False, and nothing changed, where there is something."""
+        ...
+
+    def replace(self, path: str, old: Stored, text: bytes) -> bool:
+        """Replace what is still as it was read; else False, and nothing changed."""
+        ...
+
+    def rotate(self, path: str, old: Stored, history: str, history_text: bytes, text: bytes) -> bool:
+        """Replace a key and keep the old one under ``history``; False where it is another by now."""
+        ...
+
+    def move(self, path: str, old: Stored, to: str, text: bytes, record: str, record_text: bytes) -> bool:
+        """Move a key and write its record (delete it where ``record_text`` is empty); False where it is another."""
+        ...
+
+    def remove(self, path: str, old: Stored, record: str) -> bool:
+        """Delete a key for good, and its record; False where it is another by now."""
+        ...
+
+    def tidy(self, paths: Sequence[str]) -> None:
+        """Take away what a ``move`` or ``remove`` that was cut short has left at these paths; never a key."""
+        ...
+
+
+def retired_folder(folder: str) -> str:
+    """Where keys are that are to be destroyed."""
+    return f"{folder}.retired"
+
+
+def record_path(folder: str, name: str) -> str:
+    """Where the record of a key's destruction is."""
+    return f"{folder}.scans/{name}"
+
+
+class RedisAdminStore:
+    """Acra's key storage in Redis, version 1."""
+
+    def __init__(self, link: RedisLink, folder: str) -> None:
+        self.folder = folder
+        self._link = link
+
+    def names(self, folder: str) -> Iterator[str]:
+        for page in scan(self._link, f"{escape_pattern(folder)}/*"):
+            for raw in page:
+                yield raw.decode(errors="replace").removeprefix(f"{folder}/")
+
+    def read(self, paths: Sequence[str]) -> list[Stored | None]:
+        texts: list[bytes | None] = []
+        for start in range(0, len(paths), KEYS_A_COMMAND):
+            texts += self._link.call("MGET", *paths[start : start + KEYS_A_COMMAND])
+        return [None if text is None else Stored(text) for text in texts]
+
+    def create(self, path: str, text: bytes) -> bool:
+        return self._link.call("SET", path, text, "NX") is not None
+
+    def replace(self, path: str, old: Stored, text: bytes) -> bool:
+        return bool(self._link.run(_REPLACE, [path], [old.text, text]))
+
+    def rotate(self, path: str, old: Stored, history: str, history_text: bytes, text: bytes) -> bool:
+        return bool(self._link.run(_ROTATE, [path, history], [old.text, history_text, text]))
+
+    def move(self, path: str, old: Stored, to: str, text: bytes, record: str, record_text: bytes) -> bool:
+        return bool(self._link.run(_MOVE, [path, to, record], [old.text, text, record_text]))
+
+    def remove(self, path: str, old: Stored, record: str) -> bool:
+        return bool(self._link.run(_REMOVE, [path, record], [old.text]))
+
+    def tidy(self, paths: Sequence[str]) -> None:
+        """Nothing to do: a script leaves nothing half done."""
+
+
+class VaultAdminStore:
+    """The same names as KV secrets of one mount."""
+
+    def __init__(self, vault: "Vault", mount: str, folder: str) -> None:
+        self.folder = folder
+        self._vault = vault
+        self._mount = mount
+
+    def names(self, folder: str) -> Iterator[str]:
+        folders = [""]
+        while folders:
+            inside = folders.pop()
+            for name in self._vault.list_secrets(self._mount, f"{folder}/{inside}".rstrip("/")):
+                if name.endswith("/"):
+                    folders.append(inside + name)
+                else:
+                    yield inside + name
+
+    def read(self, paths: Sequence[str]) -> list[Stored | None]:
+        return [self._read(path) for path in paths]
+
+    def create(self, path: str, text: bytes) -> bool:
+        return self._write(path, text, 0)
+
+    def replace(self, path: str, old: Stored, text: bytes) -> bool:
+        return self._write(path, text, old.version)
+
+    def rotate(self, path: str, old: Stored, history: str, history_text: bytes, text: bytes) -> bool:
+        folder, _, stamp = history.rpartition("/")
+        stamps = sorted(self._vault.list_secrets(self._mount, folder))
+        newest = self._read(f"{folder}/{stamps[-1]}") if stamps else None
+        is_kept = newest is not None and newest.text in {old.text, history_text}  # by a rotation that was cut short
+        if not is_kept and not self._write(f"{folder}/{stamp}", history_text, 0):
+            return False
+        return self._write(path, text, old.version)
+
+    def move(self, path: str, old: Stored, to: str, text: bytes, record: str, record_text: bytes) -> bool:
+        found = self._vault.read_version(self._mount, to)
+        if not self._write(to, text, 0 if found is None else found.number):
+            return False
+        # Only now, and only if it is still what was copied: the check-and-set that lets no change get lost.
+        if not self._vault.write_version(self._mount, path, {MOVED_FIELD: to}, old.version):
+            return False
+        self.tidy([path])
+        if record_text:
+            found = self._vault.read_version(self._mount, record)
+            self._write(record, record_text, 0 if found is None else found.number)
+        else:
+            self._vault.delete_secret(self._mount, record)
+        return True
+
+    def remove(self, path: str, old: Stored, record: str) -> bool:
+        if not self._vault.write_version(self._mount, path, {MOVED_FIELD: ""}, old.version):
+            return False
+        self.tidy([path])
+        if record != path:
+            self._vault.delete_secret(self._mount, record)
+        return True
+
+    def tidy(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            found = self._vault.read_version(self._mount, path)
+            if found is not None and MOVED_FIELD in found.fields:
+                self._vault.delete_secret(self._mount, path)
+
+    def _read(self, path: str) -> Stored | None:
+        found = self._vault.read_version(self._mount, path)
+        if found is None or MOVED_FIELD in found.fields:
+            return None
+        return Stored(str(found.fields.get(VAULT_FIELD, "")).encode(), found.number)
+
+    def _write(self, path: str, text: bytes, version: int) -> bool:
+        return self._vault.write_version(self._mount, path, {VAULT_FIELD: text.decode()}, version)

@@ -1,0 +1,50 @@
+"""Rotation of a client's or zone's symmetric key, as Acra does it: the old one goes to the history, a new one is made.
+
+Entries stay readable with the history, and the same value keeps its token, since entries are looked up first. Running
+workers see the new key within the age of their cache. Two rotations at once are two rotations, one after the other.
+"""
+
+import time
+from collections.abc import Callable
+
+from token_worker.acra.key_name import HISTORY_INFIX, parse_name, stamp_of
+from token_worker.acra.owner import Owner
+from token_worker.admin.key_store import AdminStore
+from token_worker.admin.keys import open_key, seal_key
+from token_worker.errors import Damaged, Finding
+from token_worker.keys.master import MasterKeys
+from token_worker.keys.store import new_key
+
+TRIES = 100
+"""How often a key may be changed by others while we rotate it, before we give up."""
+
+
+def rotate(store: AdminStore, master_keys: MasterKeys, owner: Owner, clock: Callable[[], int] = time.time_ns) -> str:
+    """Rotate once; the name of the old key in the history.
+
+    Args:
+        store: the key storage.
+        master_keys: the new key is sealed with the current one.
+        owner: a client or zone with a valid id.
+        clock: Unix nanoseconds.
+
+    Raises:
+        Finding: there is no key, or the master key does not open it. Nothing was changed.
+        Unavailable: the key storage is away; it may have been rotated.
+    """
+    name = parse_name(owner.key_name)
+    path = f"{store.folder}/{name.name}"
+    for _ in range(TRIES):
+        [old] = store.read([path])
+        if old is None:
+            raise Finding(f"{name.name}: there is no such key; make one with `token-worker keys generate`")
+        try:
+            key, is_current = open_key(name, old.text, master_keys)
+        except Damaged:
+            raise Finding(f"{name.name}: the master key does not open it; nothing was changed") from None
+        history_text = old.text if is_current else seal_key(name, key, master_keys)
+        history = name.name + HISTORY_INFIX + stamp_of(clock())
+        text = seal_key(name, new_key(), master_keys)
+        if store.rotate(path, old, f"{store.folder}/{history}", history_text, text):
+            return history
+    raise Finding(f"{name.name}: others keep changing it; nothing was changed")

@@ -1,0 +1,402 @@
+"""The token entries of one client or zone as an operator sees them: counted, disabled, removed, checked, sealed anew.
+
+A token is a ``t.`` entry, and the ``h.`` entry of its value where that names this token; an inconsistent token has no
+``h.``. Found by SCAN, page by page, at a given rate. Every change is one script, ``change.lua``, which compares all
+entries it is about with what was read: it undoes nothing that Acra or a worker did meanwhile, and no reader meets a
+token that is half disabled or half removed.
+
+Touches ``tokens/<digest of the owner>/*``. Gives values and tokens only to who asks for one.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+from token_worker.acra.owner import Owner
+from token_worker.acra.token_entry import Entry, Names, decode_entry, decode_token_value, encode_entry
+from token_worker.acra.value_types import TYPES, TokenType
+from token_worker.errors import Damaged, Finding, Refused, Unavailable
+from token_worker.keys.cache import KeyCache, More
+from token_worker.keys.keyring import DataKeyCache, Keyring, Locked
+from token_worker.redis.link import RedisLink
+from token_worker.redis.scan import escape_pattern, scan
+from token_worker.redis.script import Script
+
+_CHANGE = Script(__package__, "change.lua")
+
+PAGE = 200
+"""COUNT of a SCAN, and entries worked on in one go."""
+
+TRIES = 5
+"""How often a change is tried again that met a change by another."""
+
+_KINDS = {kind.number: kind for kind in TYPES.values()}
+
+State = Literal["enabled", "disabled"]
+
+
+class Token(NamedTuple):
+    """A token: its entries, as read.
+
+    Attributes:
+        kind: its type.
+        value: encoded value.
+        token: encoded token; None where only the ``t.`` is there, which does not tell.
+        t_key, t_raw, t_entry: the ``t.`` entry.
+        h_key, h_raw, h_entry: the ``h.`` entry; the last is None where there is none, or it names another token.
+    """
+
+    kind: TokenType
+    value: bytes
+    token: bytes | None
+    t_key: bytes
+    t_raw: bytes
+    t_entry: Entry
+    h_key: bytes
+    h_raw: bytes
+    h_entry: Entry | None
+
+    @property
+    def is_text(self) -> bool:
+        """False where the value is of a type that is text, and no UTF-8: as AcraServer stores other encodings."""
+        return _reads(self.kind, self.value)
+
+    @property
+    def state(self) -> State:
+        """Disabled where either entry is."""
+        return "disabled" if any(entry.disabled for entry in self.entries) else "enabled"
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The entries there are."""
+        return [self.t_entry] if self.h_entry is None else [self.t_entry, self.h_entry]
+
+    @property
+    def accessed(self) -> int:
+        """When it was last used either way, Unix seconds: tokenizing touches ``h.``, detokenizing ``t.``."""
+        return max(entry.accessed for entry in self.entries)
+
+
+class Filter(NamedTuple):
+    """Which tokens are meant.
+
+    Attributes:
+        kind: of this type.
+        state: in this state.
+        unused_since: last used before this time, Unix seconds.
+    """
+
+    kind: TokenType | None = None
+    state: State | None = None
+    unused_since: float | None = None
+
+    def takes(self, token: Token) -> bool:
+        """Whether a token is meant."""
+        return (
+            self.kind in (None, token.kind)
+            and self.state in (None, token.state)
+            and (self.unused_since is None or token.accessed < self.unused_since)
+        )
+
+
+class Unreadable(NamedTuple):
+    """An entry that cannot be read: damaged, or sealed with a key that is not at hand."""
+
+    key: bytes
+
+
+class Half(NamedTuple):
+    """What ``verify`` finds wrong with entries that can be read.
+
+    Attributes:
+        what: ``value_alone``: an ``h.`` whose ``t.`` is gone; ``disabled_alone``: one entry is disabled, the other is
+            not; ``mismatch``: the ``t.`` of the token in an ``h.`` holds another value.
+        key, raw, entry: the ``h.`` entry.
+        t_keys: where its ``t.`` may be: the type is not known.
+    """
+
+    what: Literal["value_alone", "disabled_alone", "mismatch"]
+    key: bytes
+    raw: bytes
+    entry: Entry
+    t_keys: tuple[bytes, ...]
+
+
+class TokenAdmin:
+    """The token entries of one owner.
+
+    Args:
+        link: the token storage; its errors are raised as they are.
+        keys: where the owner's keys come from.
+        owner: client or zone.
+        rate: entries read a second at most.
+        progress: is told how many entries were read so far.
+
+    Raises:
+        Refused: the owner has no key, or none that can be read.
+        Unavailable: key storage is away.
+    """
+
+    def __init__(
+        self,
+        link: RedisLink,
+        keys: KeyCache,
+        owner: Owner,
+        *,
+        rate: float,
+        progress: Callable[[int], object] = lambda _: None,
+    ) -> None:
+        self._link = link
+        self._keys = keys
+        self._owner = owner
+        self._names = Names(owner)
+        self._rate = rate
+        self._progress = progress
+        self._ring()
+
+    # -- reading
+
+    def tokens(self, chosen: Filter) -> Iterator[Token | Unreadable]:
+        """All tokens that are meant, and every ``t.`` entry that cannot be read; one may come twice."""
+        for page in self._pages(b"t."):
+            found = [self._token(key, raw) for key, raw in page]
+            yield from self._with_values([it for it in found if not isinstance(it, Unreadable)], chosen)
+            yield from (it for it in found if isinstance(it, Unreadable))
+
+    def of_value(self, value: bytes, kind: TokenType) -> Token | Unreadable | None:
+        """The token of an encoded value, if it has one."""
+        h_key = self._names.of_value(value, kind.number)
+        [raw] = self._read([h_key])
+        if raw is None:
+            return None
+        try:
+            token = self._open(decode_entry(raw))
+        except Damaged:
+            return Unreadable(h_key)
+        return self.of_token(token, kind)
+
+    def of_token(self, token: bytes, kind: TokenType) -> Token | Unreadable | None:
+        """What an encoded token stands for, if it is one."""
+        t_key = self._names.of_token(token, kind.number)
+        [raw] = self._read([t_key])
+        if raw is None:
+            return None
+        found = self._token(t_key, raw)
+        if isinstance(found, Unreadable):
+            return found
+        [whole] = self._with_values([found], Filter())
+        return whole._replace(token=token)
+
+    def halves(self) -> Iterator[Half | Unreadable]:
+        """What is wrong with entries, from their ``h.`` side; ``tokens`` tells of the other."""
+        for page in self._pages(b"h."):
+            opened: list[tuple[bytes, bytes, Entry, tuple[bytes, ...]]] = []
+            for key, raw in page:
+                try:
+                    entry = decode_entry(raw)
+                    token = self._open(entry)
+                except Damaged:
+                    yield Unreadable(key)
+                    continue
+                opened.append((key, raw, entry, tuple(self._names.of_token(token, number) for number in _KINDS)))
+            read = iter(self._read([t_key for *_, t_keys in opened for t_key in t_keys]))
+            for key, raw, entry, t_keys in opened:
+                there = [(t_key, t_raw) for t_key in t_keys if (t_raw := next(read)) is not None]
+                what = self._judge(key, entry, there)
+                if what is not None:
+                    yield Half(what, key, raw, entry, t_keys)
+
+    # -- changing
+
+    def set_disabled(self, token: Token, *, disabled: bool) -> bool:
+        """Disable or enable both entries at once; False where others kept changing them."""
+        return self._change(
+            token,
+            lambda entry: encode_entry(entry._replace(disabled=disabled)),
+            lambda now: now.state != _state(disabled),
+        )
+
+    def remove(self, token: Token, chosen: Filter) -> bool:
+        """Delete both entries at once, if it is still among those meant; False where others kept changing them.
+
+        An ``h.`` that names another token stays.
+        """
+        return self._change(token, lambda _: b"", chosen.takes)
+
+    def drop_half(self, half: Half) -> bool:
+        """Delete an ``h.`` whose ``t.`` is gone, if both are still so; never a ``t.``."""
+        keys = [half.key, *half.t_keys]
+        args = [half.raw, b"", *(b"" for _ in half.t_keys for _ in range(2))]
+        return bool(self._link.run(_CHANGE, keys, args))
+
+    def reencrypt(self, *, dry_run: bool = False) -> "Reencrypted":
+        """Seal entries that an older key opens with the newest one, in passes until one finds none.
+
+        Each by itself and only if unchanged: at every moment its entry is either the old or the new one, and both can
+        be read.
+
+        Raises:
+            Finding: workers still seal with an older key, since the newest one settles.
+        """
+        left = self._keys.settling_seconds_left(self._owner)
+        if left > 0:
+            raise Finding(
+                f"{self._owner.key_name}: workers seal with the old key for {left:.0f} s more; say it again then"
+            )
+        sealed = passes = 0
+        unreadable: set[bytes] = set()
+        data_keys = DataKeyCache(1)
+        while True:
+            passes += 1
+            found = 0
+            unreadable.clear()
+            for page in self._pages(b""):
+                ring = self._ring()
+                newest = Keyring(self._owner, ring.current, data_keys)
+                for key, raw in page:
+                    try:
+                        found += self._seal_anew(key, raw, ring, newest, dry_run=dry_run)
+                    except Damaged:
+                        unreadable.add(key)
+            sealed += found
+            if not found or dry_run:
+                return Reencrypted(sealed, passes, len(unreadable))
+
+    def _seal_anew(self, key: bytes, raw: bytes, ring: Keyring, newest: Keyring, *, dry_run: bool) -> bool:
+        entry = decode_entry(raw)
+        try:
+            newest.open(entry.block)
+        except Locked:
+            data = self._open(entry)
+        else:
+            return False
+        if not dry_run:  # changed by another meanwhile: the next pass sees to it
+            self._link.run(_CHANGE, [key], [raw, encode_entry(entry._replace(block=ring.seal(data)))])
+        return True
+
+    def _change(self, token: Token, change: Callable[[Entry], bytes], is_due: Callable[[Token], bool]) -> bool:
+        now: Token | Unreadable | None = token
+        for _ in range(TRIES):
+            if now is None or isinstance(now, Unreadable):
+                return now is None
+            if not is_due(now):
+                return True
+            keys, args = [now.t_key], [now.t_raw, change(now.t_entry)]
+            if now.h_entry is not None:
+                keys.append(now.h_key)
+                args += [now.h_raw, change(now.h_entry)]
+            if self._link.run(_CHANGE, keys, args):
+                return True
+            now = self._read_again(now)
+        return False
+
+    def _read_again(self, token: Token) -> Token | Unreadable | None:
+        [raw] = self._read([token.t_key])
+        if raw is None:
+            return None
+        found = self._token(token.t_key, raw)
+        return found if isinstance(found, Unreadable) else next(self._with_values([found], Filter()))
+
+    # -- entries
+
+    def _pages(self, side: bytes) -> Iterator[list[tuple[bytes, bytes]]]:
+        """All entries of one side (``h.``, ``t.``), or of both."""
+        folder = self._names.of_token(b"", 0).rpartition(b"/")[0].decode()
+        pattern = f"{escape_pattern(folder)}/{side.hex()}*"
+        seen, due = 0, time.monotonic()
+        for keys in scan(self._link, pattern, PAGE):
+            time.sleep(max(0.0, due - time.monotonic()))
+            due = time.monotonic() + len(keys) / self._rate
+            for start in range(0, len(keys), PAGE):
+                part = keys[start : start + PAGE]
+                yield [(key, raw) for key, raw in zip(part, self._read(part), strict=True) if raw is not None]
+            seen += len(keys)
+            self._progress(seen)
+
+    def _read(self, keys: list[bytes]) -> list[bytes | None]:
+        return [
+            raw for start in range(0, len(keys), 1000) for raw in self._link.call("MGET", *keys[start : start + 1000])
+        ]
+
+    def _token(self, t_key: bytes, raw: bytes) -> Token | Unreadable:
+        try:
+            entry = decode_entry(raw)
+            value, number = decode_token_value(self._open(entry))
+            kind = _KINDS[number]
+        except (Damaged, KeyError):
+            return Unreadable(t_key)
+        if not value or (kind.is_number and not _reads(kind, value)):
+            return Unreadable(t_key)
+        return Token(kind, value, None, t_key, raw, entry, self._names.of_value(value, number), b"", None)
+
+    def _with_values(self, tokens: list[Token], chosen: Filter) -> Iterator[Token]:
+        """The same with the ``h.`` entries that name them, and only those meant."""
+        for token, raw in zip(tokens, self._read([token.h_key for token in tokens]), strict=True):
+            whole = token
+            if raw is not None:
+                try:
+                    entry = decode_entry(raw)
+                    opened = self._open(entry)
+                except Damaged:
+                    pass  # reported from its own side
+                else:
+                    if self._names.of_token(opened, token.kind.number) == token.t_key:
+                        whole = token._replace(token=opened, h_raw=raw, h_entry=entry)
+            if chosen.takes(whole):
+                yield whole
+
+    def _judge(
+        self, h_key: bytes, entry: Entry, there: list[tuple[bytes, bytes]]
+    ) -> Literal["value_alone", "disabled_alone", "mismatch"] | None:
+        if not there:
+            return "value_alone"
+        for t_key, t_raw in there:
+            found = self._token(t_key, t_raw)
+            if isinstance(found, Unreadable):
+                return None  # reported from its own side
+            if found.h_key == h_key:
+                return "disabled_alone" if found.t_entry.disabled != entry.disabled else None
+        return "mismatch"
+
+    def _open(self, entry: Entry) -> bytes:
+        """What is in an entry's block; looks for older keys where none at hand opens it.
+
+        Raises:
+            Damaged: no key of the owner opens it.
+        """
+        while True:
+            ring = self._ring()
+            try:
+                return ring.open(entry.block)
+            except Locked:
+                found = self._keys.more_keys(ring)
+                if isinstance(found, Unavailable):
+                    raise found from None
+                if found is More.NONE:
+                    raise
+
+    def _ring(self) -> Keyring:
+        ring = self._keys.rings([self._owner])[self._owner]
+        if isinstance(ring, Refused | Unavailable):
+            raise ring
+        return ring
+
+
+class Reencrypted(NamedTuple):
+    """What was done: entries sealed anew (with a dry run: that would be), passes, and entries no key opens."""
+
+    sealed: int
+    passes: int
+    unreadable: int
+
+
+def _reads(kind: TokenType, value: bytes) -> bool:
+    try:
+        kind.read(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _state(disabled: bool) -> State:
+    return "disabled" if disabled else "enabled"

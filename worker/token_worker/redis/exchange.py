@@ -1,0 +1,71 @@
+"""Sans-IO exchanges: generators that yield commands and are sent their replies.
+
+``drive`` runs an exchange on a real server; a simulation can stop and interleave workers at every command. An
+answer may also be an error thrown in: ``Unavailable`` where nobody knows whether the command was done, ``TooMuch``
+where it was but its reply was given up, ``ServerError`` else.
+"""
+
+from collections.abc import Generator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import structlog
+
+from token_worker.errors import ServerError, TooMuch, Unavailable
+from token_worker.redis.link import Link
+from token_worker.redis.script import Script
+
+T = TypeVar("T")
+
+
+class RunScript(NamedTuple):
+    """A script to run; anything else that is yielded is a plain command."""
+
+    script: Script
+    keys: Sequence[str]
+    args: Sequence[Any]
+
+
+class BoundedCommand(NamedTuple):
+    """A command whose reply is given up past ``max_bytes``."""
+
+    max_bytes: int
+    command: tuple[Any, ...]
+
+
+log = structlog.get_logger("worker")
+
+Command = tuple[Any, ...] | RunScript | BoundedCommand
+Exchange = Generator[Command, Any, T]
+
+
+def drive(protocol: Exchange[T], link: Link, *, is_begun: bool = False) -> T:
+    """Run an exchange against a server: send what it yields, give it the replies, throw in the errors.
+
+    With ``is_begun`` its first command is on its way already.
+    """
+    reply: Any = None
+    error: Unavailable | ServerError | TooMuch | None = None
+    command: Command | None = None
+    while True:
+        try:
+            if not is_begun:
+                command = protocol.send(reply) if error is None else protocol.throw(error)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]  # StopIteration is not generic
+        finally:
+            reply = error = None  # an error holds this frame: if that held it too, megabytes of commands would stay
+        try:
+            if command is None:
+                is_begun = False
+                reply = link.end()
+            elif isinstance(command, RunScript):
+                reply = link.run(*command)
+            elif isinstance(command, BoundedCommand):
+                reply = link.call_bounded(command.max_bytes, *command.command)
+            else:
+                reply = link.call(*command)
+        except TooMuch as raised:
+            log.info("read aborted: entries too large, claiming them in small parts")
+            error = raised.with_traceback(None)  # its frames hold what was read
+        except (Unavailable, ServerError) as raised:
+            error = raised

@@ -1,0 +1,1 @@
+"""Options: their table, how they are loaded, and the settings of Vault."""

@@ -1,0 +1,300 @@
+"""Load settings from the environment and a TOML file.
+
+``load`` fills in defaults that depend on other options and reads passwords. All problems are reported at once. Their
+texts name the option, what is expected and what to set, never the value that was given, since an address or a
+misplaced variable can hold a password.
+"""
+
+import base64
+import difflib
+import os
+import re
+import secrets
+import socket
+import sys
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec import inspect
+from msgspec.structs import FieldInfo, fields
+
+from token_worker.errors import SettingsError
+from token_worker.redis.address import RedisSettings, parse
+from token_worker.settings.options import PREFIX, ROUTE_EXAMPLE, Options, PlainOptions, Settings, variable_name
+from token_worker.settings.vault import VaultSettings
+from token_worker.streams.routes import DEFAULT_ROUTES, Route, check_routes, check_slots
+
+_KUBERNETES: Final = re.compile(
+    r"TOKEN_WORKER_(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PORT|PROTO|ADDR))?)"
+)
+"""Variables that Kubernetes makes for Services called token-worker or token-worker-<anything>."""
+
+
+_VAULT_NAMES: Final = {"address": "addr", "ca_cert": "cacert", "ca_path": "capath"}
+"""What the Vault command line calls it, where that is not the field's name."""
+
+
+def load(environ: Mapping[str, str], file: Path | None = None) -> Settings:
+    """Settings from the environment and, where the environment is silent, the file.
+
+    Raises:
+        SettingsError: the message has one problem a line, all there are.
+    """
+    loader = _Loader(environ)
+    given = loader.from_file(file) if file else {}
+    given |= loader.from_environment()
+    settings = loader.resolve(given)
+    if loader.problems:
+        raise SettingsError("\n".join(loader.problems))
+    return settings
+
+
+def _expected(kind: inspect.Type) -> str:
+    """A type of the table in words."""
+    match kind:
+        case inspect.Metadata(type=inner, extra=extra):
+            return (extra or {}).get("expected") or _expected(inner)
+        case inspect.UnionType(types=[first, *_]):
+            return _expected(first)
+        case inspect.IntType(ge=least, le=most):
+            return f"a whole number from {least} to {most}"
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.LiteralType(values=choices):
+            return " or ".join(str(choice) for choice in choices)
+        case inspect.EnumType(cls=enum):
+            return " or ".join(str(choice) for choice in enum)
+        case inspect.FrozenSetType(item_type=item) | inspect.VarTupleType(item_type=item):
+            return f"a list of {_expected(item)}"
+        case inspect.StrType(pattern=str(), max_length=most):
+            return f"at most {most} printable ASCII characters without spaces"
+        case _:
+            return "text that is not empty"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    return difflib.get_close_matches(name, list(known), n=1, cutoff=0)[0]
+
+
+# Stands in for an address that was refused, so that loading can go on to the other problems.
+_REFUSED: Final = RedisSettings(url="rediss://refused")
+
+
+class _Loader:
+    """Collects problems instead of stopping at the first; what it returns counts only if there are none."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.problems: list[str] = []
+        self._environ = environ
+        self._labels: dict[str, str] = {}
+
+    def from_file(self, file: Path) -> dict[str, Any]:
+        """The file's options as TOML has them."""
+        try:
+            found = tomllib.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            self.problems.append(f"{file}: cannot be read ({error.strerror}); name a file of settings that can")
+            return {}
+        except ValueError as error:  # its text may quote the file; the place never does
+            place = re.search(r"\(at (line \d+, column \d+)\)\Z", str(error))
+            self.problems.append(f"{file}: expected TOML in UTF-8{f', but not so at {place[1]}' if place else ''}")
+            return {}
+        known = Options.__struct_fields__
+        for name in sorted(found.keys() - set(known)):
+            nearest = _nearest(name.lower().removeprefix(PREFIX.lower()), known)
+            self.problems.append(f"{file}: there is no option {name!r}; the nearest is {nearest!r}")
+        self._labels = {name: f"{variable_name(name)} ({name} in {file})" for name in found}
+        return {name: found[name] for name in known if name in found}
+
+    def from_environment(self) -> dict[str, Any]:
+        """The options that variables set, as text; routes decoded."""
+        given: dict[str, Any] = {}
+        variables = {variable_name(option): option for option in Options.__struct_fields__}
+        for variable, option in variables.items():
+            if text := self._environ.get(variable, "").strip():
+                given[option] = text
+                self._labels.pop(option, None)
+        for variable in sorted(self._environ):
+            if variable.startswith(PREFIX) and variable not in variables and not _KUBERNETES.fullmatch(variable):
+                own = [name for name in variables if name.startswith(PREFIX)]
+                self.problems.append(f"{variable}: there is no such option; the nearest is {_nearest(variable, own)}")
+        if "routes" in given:
+            try:
+                given["routes"] = msgspec.json.decode(given["routes"])
+            except (ValueError, RecursionError):
+                self._problem("routes", f"expected JSON: a list of routes like {ROUTE_EXAMPLE}")
+                del given["routes"]
+        if given.get("vault_skip_verify") in {"t", "T", "f", "F"}:  # the Vault command line takes these, too
+            given["vault_skip_verify"] = given["vault_skip_verify"] in {"t", "T"}
+        return given
+
+    def resolve(self, given: Mapping[str, Any]) -> Settings:
+        """Types, defaults that depend on other options, contents of files, and what the options mean together."""
+        options = Options(**self._converted(Options, given, self._label))
+        if options.acra_master_key and options.acra_master_key_file:
+            self._problem("acra_master_key", "is set as well as ACRA_MASTER_KEY_FILE; set one of them")
+        vault = self._vault(options)
+        for option in ("keys_source", "master_key_source"):
+            if vault is None and getattr(options, option) == "vault":
+                self._problem(option, "vault needs its address; set VAULT_ADDR")
+        streams = self._redis(options, "streams", _REFUSED)
+        keys = self._redis(options, "keys", streams)
+        tokens = self._redis(options, "tokens", keys)
+        keys_are_used = options.keys_source == "redis" or options.keys_url is not None
+        if keys.kind == "cluster" and keys_are_used:
+            self._not_in_cluster("keys", options.keys_url)
+        if tokens.kind == "cluster" and (options.tokens_url is not None or not keys_are_used):
+            self._not_in_cluster("tokens", options.tokens_url)
+        return Settings(
+            **{name: getattr(options, name) for name in PlainOptions.__struct_fields__},
+            streams=streams,
+            keys=keys,
+            tokens=tokens,
+            master_key_source=options.master_key_source or ("vault" if vault else "env"),
+            master_key=options.acra_master_key,
+            master_key_file=options.acra_master_key_file,
+            master_key_previous=options.acra_master_key_previous,
+            vault=vault,
+            routes=self._routes(options.routes, streams),
+            http_address=None if options.http_address == "off" else options.http_address,
+            audit_file=options.audit_file,
+            consumer=options.consumer or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+            log_format=options.log_format or ("console" if sys.stderr.isatty() else "json"),
+        )
+
+    def _label(self, option: str) -> str:
+        return self._labels.get(option, variable_name(option))
+
+    def _problem(self, option: str, text: str) -> None:
+        self.problems.append(f"{self._label(option)}: {text}")
+
+    def _converted(
+        self, table: type[msgspec.Struct], given: Mapping[str, Any], label: Callable[[str], str]
+    ) -> dict[str, Any]:
+        """What is given, in the types of the table's fields; what is wrong or missing is reported and left out."""
+        values = {}
+        for field in fields(table):
+            found = given.get(field.name)
+            if found is None:
+                if field.required:
+                    self.problems.append(f"{label(field.name)}: is missing; {_hint(field)}")
+                continue
+            try:
+                value = msgspec.convert(found, field.type, strict=False)
+            except ValueError:
+                value = None
+            if value is None:  # not convertible, or a text like "null" taken for none
+                self.problems.append(f"{label(field.name)}: {_hint(field)}")
+            else:
+                values[field.name] = value
+        return values
+
+    def _not_in_cluster(self, part: str, url: str | None) -> None:
+        is_default = "" if url else "is that of the streams by default, and "
+        text = f"{is_default}cannot be a cluster: Acra needs one primary; set the address of a server or of Sentinels"
+        self._problem(f"{part}_url", text)
+
+    def _routes(self, given: list[Any] | None, streams: RedisSettings) -> tuple[Route, ...]:
+        problems_before = len(self.problems)
+        converted = [
+            self._route(f"{self._label('routes')}: routes[{index}]", it) for index, it in enumerate(given or ())
+        ]
+        if len(self.problems) > problems_before:
+            return DEFAULT_ROUTES
+        routes = DEFAULT_ROUTES if given is None else tuple(Route(**members) for members in converted)
+        for text in check_routes(routes) or (check_slots(routes) if streams.kind == "cluster" else ()):
+            self._problem("routes", text)
+        return routes
+
+    def _route(self, label: str, given: object) -> dict[str, Any]:
+        if not isinstance(given, dict):
+            self.problems.append(f"{label}: expected a route like {ROUTE_EXAMPLE}")
+            return {}
+        known = Route.__struct_fields__
+        for name in sorted(given.keys() - set(known)):
+            self.problems.append(f"{label}: has no member {name!r}; the nearest is {_nearest(name, known)!r}")
+        return self._converted(Route, given, lambda member: f"{label}.{member}")
+
+    def _redis(self, options: Options, part: str, default: RedisSettings) -> RedisSettings:
+        """The address of one Redis, or the default's with what is set for this one in its place."""
+        url: str | None = getattr(options, f"{part}_url")
+        redis = default if url is None else self._address(f"{part}_url", url)
+        own: dict[str, str] = {}
+        for member in ("ca_file", "cert_file", "key_file"):
+            path: str | None = getattr(options, f"{part}_{member}")
+            if path is None:
+                continue
+            self._content(f"{part}_{member}", path)
+            own[member] = path
+            if not redis.is_tls:
+                self._problem(
+                    f"{part}_{member}", f"needs TLS; set {variable_name(f'{part}_url')} to a rediss:// address"
+                )
+        if path := getattr(options, f"{part}_password_file"):
+            if url is not None and redis.password is not None:
+                self._problem(f"{part}_password_file", "is set, and the address has a password; leave one of them out")
+            own["password"] = self._content(f"{part}_password_file", path)
+        if path := getattr(options, f"{part}_sentinel_password_file"):
+            if redis.kind != "sentinel":
+                where = f"set {variable_name(f'{part}_url')} to a redis+sentinel:// address"
+                self._problem(f"{part}_sentinel_password_file", f"needs Sentinels; {where}")
+            own["sentinel_password"] = self._content(f"{part}_sentinel_password_file", path)
+        redis = msgspec.structs.replace(redis, **own)
+        if "key_file" in own and not redis.cert_file:
+            self._problem(f"{part}_key_file", f"needs its certificate; set {variable_name(f'{part}_cert_file')}")
+        return redis
+
+    def _address(self, option: str, url: str) -> RedisSettings:
+        try:
+            return parse(url)
+        except ValueError as error:
+            self._problem(option, str(error))
+        return _REFUSED
+
+    def _content(self, option: str, path: str) -> str:
+        """What is in a small text file, without the newline at its end."""
+        try:
+            text = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not text"
+            self._problem(option, f"names a file that cannot be read ({reason}); set a readable one, or leave it out")
+            return ""
+        if not text:
+            self._problem(option, "names a file that is empty; write into it, or leave the setting out")
+        return text
+
+    def _vault(self, options: Options) -> VaultSettings | None:
+        if options.vault_addr is None:
+            return None
+        if not re.fullmatch(r"https?://[^@\s]+", options.vault_addr):
+            self._problem("vault_addr", "expected http://host:port or https://host:port")
+        given = {
+            name: getattr(options, f"vault_{_VAULT_NAMES.get(name, name)}") for name in VaultSettings.__struct_fields__
+        }
+        return VaultSettings(**given | {"token": self._vault_token(options) if options.vault_auth == "token" else None})
+
+    def _vault_token(self, options: Options) -> str | None:
+        """The token as the Vault command line finds it, or as Acra does; whether one is needed shows at log-in."""
+        if options.vault_token:
+            return options.vault_token
+        if options.vault_api_token:
+            try:
+                return base64.b64decode(options.vault_api_token, validate=True).decode("ascii").strip()
+            except ValueError:
+                self._problem(
+                    "vault_api_token", "expected the base64 of a token; set that, or the token as VAULT_TOKEN"
+                )
+                return None
+        try:
+            return (Path(self._environ["HOME"]) / ".vault-token").read_text(encoding="ascii").strip() or None
+        except (KeyError, OSError, ValueError):  # in a container HOME is often another user's
+            return None
+
+
+def _hint(field: FieldInfo) -> str:
+    default = field.default
+    good = f", such as {default}, the default" if isinstance(default, str | int) and default else ""
+    return f"expected {_expected(inspect.type_info(field.type))}{good}"
