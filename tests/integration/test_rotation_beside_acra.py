@@ -154,7 +154,7 @@ LARGE = 4_000_000 if os.environ.get("LONG_TESTS") else 300_000
 
 SMALL_STEPS = """
 import sys
-from token_worker import scan
+from token_worker.redis import scan
 from token_worker.cli import main, terminal
 terminal.FIRST_WORD_SECONDS = 0.0  # however quick the server is
 scan.scan.__defaults__ = (15,)  # names looked at in one step: a storage so much larger
