@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, Protocol
 
 from token_worker.errors import GiveUp
 from token_worker.files import json_lines
@@ -16,7 +16,7 @@ from token_worker.files.delimited import DELIMITERS, Delimited, Dialect
 from token_worker.files.json_lines import JsonLines
 from token_worker.files.progress import Asked
 from token_worker.files.records import MARK_BYTES, Encoding, Records
-from token_worker.files.rows import Chunk, Format, chunks
+from token_worker.files.rows import SAMPLE_ROWS, Chunk, Format, Head, chunks
 from token_worker.files.suggest import Sample
 
 FORMS = {
@@ -30,9 +30,6 @@ FORMS = {
 }
 """Formats by the end of a file's name."""
 
-SAMPLE_ROWS = 1000
-"""Rows that are looked at before anything is sent."""
-
 START_BYTES = 64
 """Read for the byte order mark and the delimiter that a first line may say."""
 
@@ -40,14 +37,6 @@ _DIRECTIVE = re.compile(rb'("?)sep=([^\r\n])\1[\r\n]', re.IGNORECASE)
 
 MORE_ROWS = 1_000_000
 """Rows that are looked at for a member that is in none of those, where the input can be read twice."""
-
-
-class Head(NamedTuple):
-    """What stands before the rows: its bytes, which the output begins with as well, where it ends, its rows."""
-
-    data: bytes
-    offset: int
-    rows: int
 
 
 class Input(Protocol):

@@ -17,8 +17,7 @@ from typing import Any, BinaryIO, Self
 from token_worker.contract.messages import TypeName
 from token_worker.errors import Finding, GiveUp
 from token_worker.files.columns import Column, Value, Wrong, listed
-from token_worker.files.inputs import SAMPLE_ROWS, Head
-from token_worker.files.rows import Chunk, chunks
+from token_worker.files.rows import SAMPLE_ROWS, Chunk, Head, chunks
 from token_worker.files.sending import Stopped
 from token_worker.files.suggest import Sample
 

@@ -21,6 +21,17 @@ CHUNK_BYTES = 1 << 18
 ABSENT: Final = ()
 """In place of a cell that a row does not have. No cell is the same as it."""
 
+SAMPLE_ROWS = 1000
+"""Rows that are looked at before anything is sent."""
+
+
+class Head(NamedTuple):
+    """What stands before the rows: its bytes, which the output begins with as well, where it ends, its rows."""
+
+    data: bytes
+    offset: int
+    rows: int
+
 
 class Cells(tuple[Any, ...]):
     """In place of a cell, all those that a row has of one column."""
