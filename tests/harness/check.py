@@ -138,6 +138,8 @@ def _commands(files: list[Path], tests: list[Path]) -> Iterator[list[str]]:
         yield ["ruff", "format", "--check", *sources]
     if files:
         yield ["codespell_lib", *(str(file.relative_to(ROOT)) for file in files)]
+    if any(file.is_relative_to(ROOT / "worker") for file in files):
+        yield ["harness.layers"]
     if tests:
         processes = ["--numprocesses=2"] if len(tests) > MANY_FILES else []
         yield ["pytest", "-q", *processes, *(str(test.relative_to(ROOT)) for test in tests)]
