@@ -1,6 +1,7 @@
 """The worker for tests of producers: what it answers, the errors and time-outs that a test plans, and its end."""
 
 import asyncio
+import doctest
 import json
 import logging
 import subprocess
@@ -31,6 +32,7 @@ from token_worker.contract.messages import Op
 from token_worker.errors import Code
 from token_worker.streams.routes import Route
 from token_worker.testing import InProcessWorker
+from token_worker.testing import worker as worker_module
 
 SECRET = "4242 4242 4242 4242"
 
@@ -410,6 +412,11 @@ def test_producer_that_waits_without_a_time_out(worker: InProcessWorker, streams
         it.join(LONG_SECONDS)
         assert not it.is_alive()
     assert told
+
+
+def test_example_of_the_docstring() -> None:
+    """The example of the class does what it shows."""
+    assert doctest.testmod(worker_module) == doctest.TestResults(failed=0, attempted=2)
 
 
 def test_import_is_cheap() -> None:

@@ -1,0 +1,174 @@
+"""What comes back for lists, types, refusals and options, from a worker in this process."""
+
+import asyncio
+import doctest
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from harness.clients import CLIENT, LONG_SECONDS, Kind
+from token_worker import client as client_module
+from token_worker.client import (
+    AsyncTokenClient,
+    Forbidden,
+    InvalidRequest,
+    SomeFailed,
+    TokenClient,
+    TokenNotFound,
+    TokenSpaceExhausted,
+    UnknownType,
+    ValueOutOfRange,
+)
+from token_worker.contract.messages import Op
+from token_worker.streams.routes import Route
+from token_worker.testing import InProcessWorker
+
+ROUTES = (
+    Route("shop:in", "shop:out", frozenset(Op), client_id=CLIENT),
+    Route("rest:in", "rest:out", frozenset({Op.TOKENIZE}), reply_to="rest:out:?:*"),
+)
+
+
+@pytest.fixture
+def worker() -> Iterator[InProcessWorker]:
+    with InProcessWorker() as worker:
+        yield worker
+
+
+@pytest.fixture
+def client(worker: InProcessWorker, kind: Kind) -> Iterator[Any]:
+    """A client of either kind."""
+    with kind(worker.url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client:
+        yield client
+
+
+def test_type_is_that_of_the_value_where_none_is_named(client: Any) -> None:
+    """``int`` is ``int64``, the others are what they are called."""
+    for value, type_name in ((2**40, "int64"), ("some text", "str"), (b"some bytes", "bytes")):
+        token = client.tokenize(value)
+        assert client.detokenize(token, type=type_name) == value
+
+
+def test_none_in_a_list_stays_none(client: Any, worker: InProcessWorker) -> None:
+    """``None`` in a list (an empty column, NULL) has no token: it keeps its place, and is not sent."""
+    one, two = client.tokenize(["Grace", "Ada"])
+    sent = len(worker.requests)
+    assert client.tokenize([None, "Grace", None, None, "Ada"], type="str") == [None, one, None, None, two]
+    assert worker.requests[-1].values == ["Grace", "Ada"]
+    assert client.detokenize([one, None, two, None]) == ["Grace", None, "Ada", None]
+    assert client.tokenize([None, None]) == [None, None]
+    assert len(worker.requests) == sent + 2
+    many = [None if number % 3 else f"value {number}" for number in range(5000)]
+    assert client.detokenize(client.tokenize(many)) == many
+    with pytest.raises(SomeFailed, match="1 of 4 values") as caught:
+        client.detokenize([None, "no such token", None, two])
+    first, second, third, fourth = caught.value.answers
+    assert (first, third, fourth) == (None, None, "Ada")
+    assert isinstance(second, TokenNotFound)
+
+
+def test_none_alone_is_a_mistake(client: Any, worker: InProcessWorker) -> None:
+    """A single value has to be there, as an item of a record has: ``TypeError``, and nothing is sent."""
+    calls: list[Callable[[], Any]] = [
+        lambda: client.tokenize(None),
+        lambda: client.detokenize(None, type="email"),
+        lambda: client.request("tokenize", [("str", "a"), ("str", None)]),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match="expected int, str or bytes, got NoneType"):
+            call()
+    client.tokenize("the next request")
+    assert [request.values for request in worker.requests] == [["the next request"]]
+
+
+def test_list_may_change_while_it_is_worked_on(worker: InProcessWorker) -> None:
+    """The list as it was given counts, for its values and for what was None."""
+    values: list[str | None] = ["Grace", None, "Ada"]
+
+    async def main() -> list[str | None]:
+        async with AsyncTokenClient(worker.url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client:
+            task = asyncio.create_task(client.tokenize(values))
+            await asyncio.sleep(0)  # it has begun
+            values.clear()
+            return await task
+
+    assert [it is None for it in asyncio.run(main())] == [False, True, False]
+
+
+def test_refused_value_among_others(client: Any) -> None:
+    """The others have their tokens, which the error brings along; what no request can carry is an answer, too."""
+    known = client.tokenize(["Grace", "Ada"])
+    with pytest.raises(SomeFailed) as caught:
+        client.detokenize([known[0], "no such token", known[1]])
+    first, second, third = caught.value.answers
+    assert (first, third) == ("Grace", "Ada")
+    assert isinstance(second, TokenNotFound)
+    items: list[Any] = [
+        ("str", "\ud800"),
+        ("str", "Grace"),
+        ("int64", 2**70),
+        ("text", "x"),
+        ("str", "Ada"),
+        ("str", ""),
+    ]
+    answers = client.request("tokenize", items)
+    assert [answers[1], answers[4]] == known
+    kinds = [InvalidRequest, str, ValueOutOfRange, UnknownType, str, ValueOutOfRange]
+    assert [type(answer) for answer in answers] == kinds
+    assert [type(it) for it in client.request("tokenize", items[2:4])] == kinds[2:4]  # nothing to send at all
+
+
+def test_values_with_few_tokens_run_out_of_them(client: Any) -> None:
+    """There are 62 tokens of one character: some of 90 values find none, and say so."""
+    with pytest.raises(SomeFailed) as caught:
+        client.tokenize([chr(0x20 + number) for number in range(90)])
+    assert {type(answer) for answer in caught.value.answers} == {str, TokenSpaceExhausted}
+
+
+def test_whose_key_and_how_is_said_by_client_or_call(worker: InProcessWorker, kind: Kind) -> None:
+    """Options of the client hold for each call that says nothing else; another client's call leaves the zone aside."""
+    url = worker.url
+    with kind(url, client_id=CLIENT, zone_id="zone-one", consistent=False, timeout_seconds=LONG_SECONDS) as client:
+        of_zone = client.tokenize("some value", consistent=True)
+        of_other = client.tokenize("some value", client_id="other-client", consistent=True)
+        assert client.tokenize("some value") not in {of_zone, client.tokenize("some value")}
+        assert client.detokenize(of_zone) == "some value"
+        with pytest.raises(TokenNotFound):
+            client.detokenize(of_other)
+        assert client.detokenize(of_other, client_id="other-client") == "some value"
+    with kind(url, client_id="other-client", timeout_seconds=LONG_SECONDS) as client:
+        assert client.tokenize("some value") == of_other
+
+
+def test_routes_that_the_client_is_given(kind: Kind) -> None:
+    """Requests go to the route of their client; what a route does not serve is refused here, or by its worker."""
+    with (
+        InProcessWorker(ROUTES) as worker,
+        kind(worker.url, routes=ROUTES, timeout_seconds=LONG_SECONDS) as client,
+    ):
+        token = client.tokenize("some value", client_id=CLIENT)
+        assert client.detokenize(token) == "some value"  # one route alone: the client is clear
+        assert client.tokenize("some value", client_id="other-client") != token
+        assert [request.stream for request in worker.requests] == ["shop:in", "shop:in", "rest:in"]
+        with pytest.raises(ValueError, match="no route"):
+            client.detokenize(token, client_id="other-client")
+        with pytest.raises(ValueError, match="name a client"):
+            client.tokenize("some value")
+        with pytest.raises(Forbidden):
+            client.tokenize("some value", client_id=CLIENT, zone_id="zone-one")
+
+
+def test_examples_of_the_docstrings(worker: InProcessWorker) -> None:
+    """Every example in the client's docstrings does what it shows."""
+    attempted = 0
+    with TokenClient(worker.url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client:
+        known = {"client": client, "streams": worker.url, "asyncio": asyncio}
+        known |= {"TokenClient": TokenClient, "AsyncTokenClient": AsyncTokenClient}
+        for module in pkgutil.iter_modules(client_module.__path__, f"{client_module.__name__}."):
+            done = doctest.testmod(importlib.import_module(module.name), extraglobs=known)
+            assert done.failed == 0, module.name
+            attempted += done.attempted
+    assert attempted >= 9
