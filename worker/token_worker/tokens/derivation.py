@@ -47,10 +47,11 @@ changes none that exists, and a token made after the new key has settled owes no
 """
 
 from collections.abc import Callable
-from hashlib import sha256, shake_256
+from hashlib import shake_256
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from token_worker.acra.owner import Owner
@@ -176,33 +177,20 @@ class Deriver:
 
     def __init__(self, key: bytes, owner: Owner) -> None:
         identity = _lp(owner.kind.encode()) + _lp(owner.context)
-        self._consistent = _Hmac(_derivation_key(key, b"consistent" + identity))
-        self._inconsistent = _Hmac(_derivation_key(key, b"inconsistent" + identity))
+        self._consistent = HMAC(_derivation_key(key, b"consistent" + identity), SHA256())
+        self._inconsistent = HMAC(_derivation_key(key, b"inconsistent" + identity), SHA256())
 
     def token(self, kind: TokenType, value: bytes, counter: int, origin: Origin | None = None) -> bytes:
         """The candidate with this counter for an encoded value; with ``origin`` an inconsistent one."""
         name, draw = _TYPES[kind.name]
         message = name + len(value).to_bytes(4, "big") + value
         if origin is None:
-            seed = self._consistent.digest(message + counter.to_bytes(4, "big"))
+            seed = self._consistent.copy()  # half the cost of an HMAC with a new key
         else:
             message += _lp(origin.stream) + _lp(origin.entry) + origin.item.to_bytes(4, "big")
-            seed = self._inconsistent.digest(message + counter.to_bytes(4, "big"))
-        return draw(shake_256(seed).digest, len(value))
-
-
-class _Hmac:
-    """HMAC-SHA256 (RFC 2104) with a key of 32 bytes, which is padded once: half the cost of the library's own."""
-
-    __slots__ = ("_inner", "_outer")
-
-    def __init__(self, key: bytes) -> None:
-        padded = key.ljust(sha256().block_size, b"\0")
-        self._inner = bytes(byte ^ 0x36 for byte in padded)
-        self._outer = bytes(byte ^ 0x5C for byte in padded)
-
-    def digest(self, message: bytes) -> bytes:
-        return sha256(self._outer + sha256(self._inner + message).digest()).digest()
+            seed = self._inconsistent.copy()
+        seed.update(message + counter.to_bytes(4, "big"))
+        return draw(shake_256(seed.finalize()).digest, len(value))
 
 
 def _derivation_key(key: bytes, purpose_and_identity: bytes) -> bytes:
