@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from token_worker.settings.options import describe
 
 PAGES = page_names()
 INDEX = "docs/README.md"
+ARCHITECTURE = "docs/architecture.md"
+PACKAGE = ROOT / "worker" / "token_worker"
+LINTER = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
 README_LINES = 200
 PROSE_CHARACTERS = 120
 
@@ -147,3 +151,20 @@ def code_of(of: Page) -> list[str]:
     """Commands in blocks, and code between words."""
     in_blocks = [command.line for block in of.blocks("console") for command in block.commands]
     return [*in_blocks, *(code.content for it in of.inline for code in it.children or () if code.type == "code_inline")]
+
+
+def test_files_in_the_architecture_exist() -> None:
+    """Whoever follows the page to a file finds it: in the package, or from the root of the repository."""
+    named = {code for code in code_of(page(ARCHITECTURE)) if re.fullmatch(r"[\w./]+(/|\.\w+)", code)}
+    assert len(named) > 30
+    assert not {name for name in named if not (PACKAGE / name).exists() and not (ROOT / name).exists()}
+
+
+def test_map_has_all_rooms_from_top_to_bottom() -> None:
+    """Each room of the package is on the map once, in the order of the layers that ``scripts/test`` checks."""
+    [layers] = [it["layers"] for it in LINTER["contracts"] if it["type"] == "layers"]
+    floors = {name: floor for floor, layer in enumerate(layers) for name in layer.split(" | ")}
+    on_the_map = [room for row in page(ARCHITECTURE).rows if (room := row[0].strip("`/")) in floors]
+    rooms = [path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()]
+    assert sorted(rooms) == sorted(on_the_map)
+    assert on_the_map == sorted(on_the_map, key=floors.__getitem__)
