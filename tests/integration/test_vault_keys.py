@@ -13,7 +13,7 @@ from harness.servers import OpenBao, Valkey
 from harness.stack import Stack, wait_until
 from token_worker.acra.owner import Owner
 from token_worker.errors import Unavailable
-from token_worker.keys.cache import KeyCache, More
+from token_worker.keys.cache import KeyCache, KeySearch
 from token_worker.keys.keyring import Keyring
 from token_worker.keys.store import VaultKeyStore, new_key, wrap
 from token_worker.keys.vault import Vault
@@ -77,9 +77,9 @@ def test_history_is_read_under_acras_names(bao: Bao) -> None:
     ring = cache.rings([OWNER])[OWNER]
     assert isinstance(ring, Keyring)
     assert ring.keys == [new]
-    assert cache.more_keys(ring) is More.ADDED
+    assert cache.find_keys(ring) is KeySearch.ADDED
     assert ring.keys == [new, old]
-    assert cache.more_keys(ring) is More.NONE
+    assert cache.find_keys(ring) is KeySearch.EXHAUSTED
 
 
 def test_key_in_vault_is_never_replaced(bao: Bao, openbao_server: OpenBao) -> None:

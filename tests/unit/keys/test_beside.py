@@ -19,7 +19,7 @@ from token_worker.keys.cache import (
     REFRESH_SECONDS,
     RETRY_SECONDS,
     KeyCache,
-    More,
+    KeySearch,
 )
 from token_worker.keys.keyring import Keyring
 from token_worker.keys.store import new_key
@@ -216,14 +216,14 @@ def test_history_beside_the_loop(cache: KeyCache, store: FakeStore, clock: Clock
     store.put(SHOP, old, "2026-01-01T00:00:00")
     [ring] = known(cache, aside, SHOP)
     clock.advance(1)
-    assert isinstance(cache.more_keys(ring), Unavailable)  # the newest key is looked up
+    assert isinstance(cache.find_keys(ring), Unavailable)  # the newest key is looked up
     aside.do()
     answers = []
     for _ in range(3):
-        answers.append(cache.more_keys(ring))
+        answers.append(cache.find_keys(ring))
         aside.do()
     assert isinstance(answers[0], Unavailable)
-    assert More.ADDED in answers
+    assert KeySearch.ADDED in answers
     assert old in ring.keys
     assert store.scans == 1
 
@@ -234,9 +234,9 @@ def test_what_an_old_look_found_does_not_say_that_there_is_no_key(
     """A look at the history that nobody came back for until it was too old does not count: another is made."""
     [ring] = known(cache, aside, SHOP)
     clock.advance(1)
-    cache.more_keys(ring)
+    cache.find_keys(ring)
     aside.do()
-    cache.more_keys(ring)
+    cache.find_keys(ring)
     aside.do()
     old = new_key()
     store.put(SHOP, old, "2026-01-01T00:00:00")
@@ -244,11 +244,11 @@ def test_what_an_old_look_found_does_not_say_that_there_is_no_key(
     answers = []
     for _ in range(6):
         clock.advance(1)
-        answers.append(cache.more_keys(ring))
+        answers.append(cache.find_keys(ring))
         aside.do()
-        if answers[-1] is More.ADDED:
+        if answers[-1] is KeySearch.ADDED:
             break
-    assert More.NONE not in answers
+    assert KeySearch.EXHAUSTED not in answers
     assert old in ring.keys
 
 

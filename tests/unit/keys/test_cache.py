@@ -20,9 +20,9 @@ from token_worker.keys.cache import (
     RECHECK_SECONDS,
     RETRY_SECONDS,
     KeyCache,
-    More,
+    KeySearch,
 )
-from token_worker.keys.keyring import DATA_KEY_SECONDS, DataKeyCache, Keyring, Locked
+from token_worker.keys.keyring import DATA_KEY_SECONDS, DataKeyCache, Keyring, NoMatchingKey
 from token_worker.keys.store import RedisKeyStore, new_key, unwrap, wrap
 from token_worker.redis.link import RedisLink
 from token_worker.redis.scan import scan
@@ -124,7 +124,7 @@ def test_rotation(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
 
     assert ring.current == key
     assert ring.open(block) == b"before"
-    with pytest.raises(Locked):
+    with pytest.raises(NoMatchingKey):
         old.open(ring.seal(b"after"))
 
 
@@ -346,8 +346,8 @@ def test_unreadable_key_is_mended(cache: KeyCache, store: FakeStore, clock: Cloc
 # More keys: a rotation not yet seen, and the history
 
 
-def more(cache: KeyCache, ring: Keyring) -> More | Unavailable:
-    return cache.more_keys(ring)
+def more(cache: KeyCache, ring: Keyring) -> KeySearch | Unavailable:
+    return cache.find_keys(ring)
 
 
 def test_rotation_not_yet_seen(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
@@ -357,7 +357,7 @@ def test_rotation_not_yet_seen(cache: KeyCache, store: FakeStore, clock: Clock) 
     store.rotate(SHOP, key)
     clock.advance(RECHECK_SECONDS)
 
-    assert more(cache, ring) is More.ADDED
+    assert more(cache, ring) is KeySearch.ADDED
     assert ring.open(Keyring(SHOP, key, DataKeyCache()).seal(b"new")) == b"new"
     assert ring_of(cache).current == key
     assert store.scans == 0
@@ -368,12 +368,12 @@ def test_rotations_right_after_a_look_up(cache: KeyCache, store: FakeStore) -> N
     oldest = new_key()
     store.put(SHOP, oldest, "2025-01-01T00:00:00")
     ring = ring_of(cache)
-    assert more(cache, ring) is More.ADDED  # from the history: the key in use was looked up for nothing
+    assert more(cache, ring) is KeySearch.ADDED  # from the history: the key in use was looked up for nothing
 
     for number in range(3):
         key = new_key()
         store.rotate(SHOP, key, f"2026-01-01T00:00:0{number}")
-        assert more(cache, ring) is More.ADDED
+        assert more(cache, ring) is KeySearch.ADDED
         assert ring.open(Keyring(SHOP, key, DataKeyCache()).seal(b"new")) == b"new"
     assert store.scans == 1
 
@@ -390,7 +390,7 @@ def test_previous_master_key(store: FakeStore, clock: Clock) -> None:
     assert all(isinstance(ring, Keyring) for ring in rings.values())
     billing = rings[BILLING]
     assert isinstance(billing, Keyring)
-    assert more(cache, billing) is More.ADDED
+    assert more(cache, billing) is KeySearch.ADDED
 
 
 def test_key_sealed_anew_is_no_rotation(store: FakeStore, clock: Clock) -> None:
@@ -416,7 +416,7 @@ def test_history(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
     ring = ring_of(cache)
     assert ring.keys == keys[2:]
 
-    assert more(cache, ring) is More.ADDED
+    assert more(cache, ring) is KeySearch.ADDED
     assert ring.keys == keys[::-1]
     assert store.scans == 1
     assert all(name.startswith(SHOP.key_name) for name in store.read_names)
@@ -428,13 +428,13 @@ def test_key_that_nobody_has(cache: KeyCache, store: FakeStore, clock: Clock) ->
     clock.advance(RECHECK_SECONDS)
     looked_up = len(store.looked_up)
 
-    assert [more(cache, ring) for _ in range(50)] == [More.NONE] * 50
+    assert [more(cache, ring) for _ in range(50)] == [KeySearch.EXHAUSTED] * 50
     assert store.scans == 1
     assert store.listed == 2
     assert len(store.looked_up) == looked_up + 1
 
     clock.advance(AGE_SECONDS)
-    assert more(cache, ring) is More.NONE
+    assert more(cache, ring) is KeySearch.EXHAUSTED
     assert store.scans == 2
 
 
@@ -448,7 +448,7 @@ def test_one_scan_for_all_owners(cache: KeyCache, store: FakeStore) -> None:
 
     answers = [more(cache, ring) for ring in rings.values() if isinstance(ring, Keyring)]
 
-    assert answers == [More.ADDED] * 20
+    assert answers == [KeySearch.ADDED] * 20
     assert store.scans == 1
 
 
@@ -457,13 +457,13 @@ def test_history_after_a_rotation(cache: KeyCache, store: FakeStore, clock: Cloc
     first, second, third = new_key(), new_key(), new_key()
     store.put(SHOP, first)
     ring = ring_of(cache)
-    assert more(cache, ring) is More.NONE
+    assert more(cache, ring) is KeySearch.EXHAUSTED
     store.rotate(SHOP, second, "2026-01-01T00:00:00")
     store.rotate(SHOP, third, "2026-01-01T00:00:01")
     clock.advance(RECHECK_SECONDS)
 
-    assert more(cache, ring) is More.ADDED  # the newest, looked up again
-    assert more(cache, ring) is More.ADDED  # the one between, in the history
+    assert more(cache, ring) is KeySearch.ADDED  # the newest, looked up again
+    assert more(cache, ring) is KeySearch.ADDED  # the one between, in the history
     assert set(ring.keys) == {first, second, third}
 
 
@@ -473,7 +473,7 @@ def test_history_is_looked_up_by_another(cache: KeyCache, store: FakeStore, cloc
     store.scan_answers = [AWAY]
 
     assert more(cache, ring) is AWAY
-    assert more(cache, ring) is More.NONE
+    assert more(cache, ring) is KeySearch.EXHAUSTED
 
 
 def test_history_from_before_the_rotation(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
@@ -484,7 +484,7 @@ def test_history_from_before_the_rotation(cache: KeyCache, store: FakeStore, clo
     assert isinstance(more(cache, ring), Unavailable)
 
     store.scan_began = None
-    assert more(cache, ring) is More.NONE
+    assert more(cache, ring) is KeySearch.EXHAUSTED
 
 
 @pytest.mark.parametrize("is_seen_by_recheck", [True, False])
@@ -508,9 +508,9 @@ def test_unreadable_key_in_the_history(cache: KeyCache, store: FakeStore, clock:
     ring = ring_of(cache)
 
     with structlog.testing.capture_logs() as events:
-        assert more(cache, ring) is More.ADDED
+        assert more(cache, ring) is KeySearch.ADDED
         clock.advance(AGE_SECONDS)
-        assert more(cache, ring) is More.NONE
+        assert more(cache, ring) is KeySearch.EXHAUSTED
 
     assert ring.some_unreadable
     assert oldest in ring.keys

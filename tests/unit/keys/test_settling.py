@@ -7,12 +7,12 @@ from token_worker.acra.key_name import stamp_of
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import STR
 from token_worker.errors import Unavailable
-from token_worker.keys.cache import AGE_SECONDS, KeyCache, More
-from token_worker.keys.keyring import DataKeyCache, Keyring, Locked
+from token_worker.keys.cache import AGE_SECONDS, KeyCache, KeySearch
+from token_worker.keys.keyring import DataKeyCache, Keyring, NoMatchingKey
 from token_worker.keys.store import new_key
 from token_worker.storage.steps import Outcome, Store
 from token_worker.tokens.derivation import Deriver
-from token_worker.tokens.engine import Engine, Item, MoreKeys
+from token_worker.tokens.engine import Engine, FindKeys, Item
 
 SHOP = Owner("client", "shop-frontend")
 SETTLING = 600
@@ -95,7 +95,7 @@ def test_what_workers_seal_is_read_with_the_old_key_alone(store: FakeStore, cloc
         assert alone.open(worker.ring.seal(b"data")) == b"data"
     clock.advance(SETTLING / 10 + 1)
     block = worker.ring.seal(b"data")
-    with pytest.raises(Locked):
+    with pytest.raises(NoMatchingKey):
         alone.open(block)
     assert Keyring(SHOP, key, DataKeyCache()).open(block) == b"data"
 
@@ -205,7 +205,7 @@ def test_more_keys_while_a_key_settles(store: FakeStore, clock: Clock) -> None:
     old, ring = worker.seals_with, worker.ring
     key = rotate(store, clock)
     clock.advance(1)
-    assert worker.cache.more_keys(ring) is More.ADDED
+    assert worker.cache.find_keys(ring) is KeySearch.ADDED
     assert ring.open(Keyring(SHOP, key, DataKeyCache()).seal(b"data")) == b"data"
     assert worker.seals_with == old
 
@@ -235,7 +235,7 @@ def made(ring: Keyring, value: bytes) -> tuple[Item, Store | None]:
             step = steps.send(answer)
         except StopIteration:
             return item, written
-        assert not isinstance(step, MoreKeys)
+        assert not isinstance(step, FindKeys)
         if isinstance(step, Store):
             written = step
             answer = [Outcome("written") for _ in step.rows]

@@ -21,7 +21,7 @@ from token_worker.acra.token_entry import (
     used_since,
 )
 from token_worker.errors import Damaged
-from token_worker.keys.keyring import DataKeyCache, Keyring, Locked
+from token_worker.keys.keyring import DataKeyCache, Keyring, NoMatchingKey
 from token_worker.storage.sealing import Opened, Sealing
 
 NOW = 1_800_000_000
@@ -172,7 +172,7 @@ def test_entry_of_another_owner_stays_locked() -> None:
     raw = sealing.seal(ring.sealing_key(1), b"a value", b"i" * 12, TIMES)
     for _ in range(3):
         assert sealing.open(ring, raw, ACCESSED)[0] == b"a value"
-        with pytest.raises(Locked):
+        with pytest.raises(NoMatchingKey):
             sealing.open(zone, raw, ACCESSED)
 
 
@@ -181,7 +181,7 @@ def test_entry_stays_locked_until_its_key_is_there() -> None:
     before, after, sealing = ring_of(), ring_of(SHOP, b"n" * 32), Sealing()
     raw = sealing.seal(before.sealing_key(1), b"a value", b"i" * 12, TIMES)
     assert sealing.open(before, raw, ACCESSED)[0] == b"a value"
-    with pytest.raises(Locked):
+    with pytest.raises(NoMatchingKey):
         sealing.open(after, raw, ACCESSED)
     after.add(KEY)
     for ring in (after, before, after):

@@ -24,12 +24,12 @@ from token_worker.acra.token_entry import (
 )
 from token_worker.acra.value_types import BYTES, EMAIL, INT32, INT64, STR, TokenType
 from token_worker.errors import Code, Refused, Unavailable
-from token_worker.keys.cache import More
+from token_worker.keys.cache import KeySearch
 from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.storage.steps import Adopt, Lookup, Store, Touch
 from token_worker.testing.memory import MemoryTokens
 from token_worker.tokens.derivation import LETTERS, Deriver, Origin
-from token_worker.tokens.engine import TOUCH_SECONDS, Engine, Item, MoreKeys, Result, Steps
+from token_worker.tokens.engine import TOUCH_SECONDS, Engine, FindKeys, Item, Result, Steps
 
 NOW = 1_800_000_000
 SHOP = Owner("client", "shop-frontend")
@@ -39,7 +39,7 @@ NAMES = Names(SHOP)
 DERIVER = Deriver(KEY, SHOP)
 ORIGIN = Origin(b"tokenize:requests", b"1-1", 0)
 
-MoreOf = Callable[[Keyring], More | Unavailable]
+MoreOf = Callable[[Keyring], KeySearch | Unavailable]
 
 
 class Memory(MemoryTokens):
@@ -97,8 +97,8 @@ def memory() -> Memory:
     return Memory()
 
 
-def no_more(_: Keyring) -> More | Unavailable:
-    return More.NONE
+def no_more(_: Keyring) -> KeySearch | Unavailable:
+    return KeySearch.EXHAUSTED
 
 
 def drive(steps: Steps, memory: Memory, more: MoreOf = no_more) -> None:
@@ -109,7 +109,7 @@ def drive(steps: Steps, memory: Memory, more: MoreOf = no_more) -> None:
             step = steps.send(answer)
         except StopIteration:
             return
-        if isinstance(step, MoreKeys):
+        if isinstance(step, FindKeys):
             memory.steps.append(step)
             answer = [more(ring) for ring in step.rings]
         else:
@@ -479,13 +479,13 @@ def test_entry_of_a_rotated_key(memory: Memory, ring: Keyring) -> None:
     before = new_ring(OLD_KEY)
     (old_token,) = run(memory, [tokenize(before, b"old value")])
 
-    def more(ring: Keyring) -> More:
-        return More.ADDED if ring.add(OLD_KEY) else More.NONE
+    def more(ring: Keyring) -> KeySearch:
+        return KeySearch.ADDED if ring.add(OLD_KEY) else KeySearch.EXHAUSTED
 
     results = run(memory, [tokenize(ring, b"old value"), tokenize(ring, b"new value")], more=more)
 
     assert results == [old_token, candidate(b"new value")]
-    assert memory.step_names[2:] == ["Lookup", "MoreKeys", "Store"]
+    assert memory.step_names[2:] == ["Lookup", "FindKeys", "Store"]
 
 
 def test_several_keys_one_after_the_other(memory: Memory, ring: Keyring) -> None:
@@ -494,12 +494,12 @@ def test_several_keys_one_after_the_other(memory: Memory, ring: Keyring) -> None
     (token,) = run(memory, [tokenize(new_ring(history[2]), b"old value")])
     found = iter(history)
 
-    def more(ring: Keyring) -> More:
+    def more(ring: Keyring) -> KeySearch:
         key = next(found, None)
-        return More.ADDED if key is not None and ring.add(key) else More.NONE
+        return KeySearch.ADDED if key is not None and ring.add(key) else KeySearch.EXHAUSTED
 
     assert run(memory, [tokenize(ring, b"old value")], more=more) == [token]
-    assert memory.step_names.count("MoreKeys") == 3
+    assert memory.step_names.count("FindKeys") == 3
 
 
 @pytest.mark.parametrize(("some_unreadable", "expected"), [(False, Code.ENTRY_UNREADABLE), (True, Code.KEY_UNREADABLE)])

@@ -16,8 +16,8 @@ from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import Entry, Names, decode_entry, decode_token_value, encode_entry
 from token_worker.acra.value_types import TYPES, TokenType
 from token_worker.errors import Damaged, Finding, Refused, Unavailable
-from token_worker.keys.cache import KeyCache, More
-from token_worker.keys.keyring import DataKeyCache, Keyring, Locked
+from token_worker.keys.cache import KeyCache, KeySearch
+from token_worker.keys.keyring import DataKeyCache, Keyring, NoMatchingKey
 from token_worker.redis.link import RedisLink
 from token_worker.redis.scan import escape_pattern, scan
 from token_worker.redis.script import Script
@@ -266,7 +266,7 @@ class TokenAdmin:
         entry = decode_entry(raw)
         try:
             newest.open(entry.block)
-        except Locked:
+        except NoMatchingKey:
             data = self._open(entry)
         else:
             return False
@@ -368,11 +368,11 @@ class TokenAdmin:
             ring = self._ring()
             try:
                 return ring.open(entry.block)
-            except Locked:
-                found = self._keys.more_keys(ring)
+            except NoMatchingKey:
+                found = self._keys.find_keys(ring)
                 if isinstance(found, Unavailable):
                     raise found from None
-                if found is More.NONE:
+                if found is KeySearch.EXHAUSTED:
                     raise
 
     def _ring(self) -> Keyring:

@@ -67,11 +67,11 @@ log = structlog.get_logger("keys")
 Found = Keyring | Refused | Unavailable
 
 
-class More(Enum):
+class KeySearch(Enum):
     """What looking for more keys of an owner has brought."""
 
     ADDED = auto()
-    NONE = auto()
+    EXHAUSTED = auto()
 
 
 class KeyCache:
@@ -171,15 +171,15 @@ class KeyCache:
             self._slots.popitem(last=False)
         return found
 
-    def more_keys(self, ring: Keyring) -> More | Unavailable:
+    def find_keys(self, ring: Keyring) -> KeySearch | Unavailable:
         """Look for a key of the ring's owner that is not in it: a rotated one, then the history."""
         now = self._clock()
         slot = self._slots.setdefault(ring.owner, Slot())
         try:
-            found = self._more_keys(ring, slot, now)
+            found = self._find_keys(ring, slot, now)
         except Unavailable as error:
             return error.with_traceback(None)
-        if found is More.NONE and now - slot.rechecked_at >= RECHECK_SECONDS:
+        if found is KeySearch.EXHAUSTED and now - slot.rechecked_at >= RECHECK_SECONDS:
             slot.rechecked_at = now  # where a key was found, another rotation may follow at once
         return found
 
@@ -346,18 +346,18 @@ class KeyCache:
 
     # -- keys that were replaced
 
-    def _more_keys(self, ring: Keyring, slot: Slot, now: float) -> More:
+    def _find_keys(self, ring: Keyring, slot: Slot, now: float) -> KeySearch:
         known = len(ring.keys)
         if now - slot.rechecked_at >= RECHECK_SECONDS:
             self._check_again(ring.owner, slot, now)
             if len(ring.keys) > known:  # it is still the one that seals
-                return More.ADDED
+                return KeySearch.ADDED
         if slot.ring is not None and slot.ring is not ring and _add(ring, slot.ring.keys):
-            return More.ADDED
+            return KeySearch.ADDED
         if _add(ring, slot.history.values()):
-            return More.ADDED
+            return KeySearch.ADDED
         if slot.history_at > slot.changed_at and now - slot.history_at < self._history_seconds:
-            return More.NONE
+            return KeySearch.EXHAUSTED
         return self._search(ring, slot, now)
 
     def _check_again(self, owner: Owner, slot: Slot, now: float) -> None:
@@ -385,7 +385,7 @@ class KeyCache:
         if slot.is_settled or slot.ring is None:
             return
         try:
-            while self._search(slot.ring, slot, now) is not More.NONE:
+            while self._search(slot.ring, slot, now) is not KeySearch.EXHAUSTED:
                 pass
         except Unavailable as error:
             if slot.ring.unsettled is not None:
@@ -393,7 +393,7 @@ class KeyCache:
             return
         slot.settle(owner, self._data_keys, now, self._wall(), self._settling_seconds)
 
-    def _search(self, ring: Keyring, slot: Slot, now: float) -> More:
+    def _search(self, ring: Keyring, slot: Slot, now: float) -> KeySearch:
         """Look at the history until a key is added, or until all of it is known.
 
         Raises:
@@ -409,11 +409,11 @@ class KeyCache:
             found = asked.answer.result()
             tried.update(name for name, _ in found.keys)
             if self._take(found, ring, slot):
-                return More.ADDED
+                return KeySearch.ADDED
             is_of_now = asked.changed_at == slot.changed_at and now - asked.at < self._history_seconds
             if found.is_complete and is_of_now:
                 slot.history_at = self._clock()
-                return More.NONE
+                return KeySearch.EXHAUSTED
 
     def _ask_history(self, owner: Owner, slot: Slot, tried: set[str], now: float) -> Asked:
         since = max(slot.changed_at, now - self._history_seconds)

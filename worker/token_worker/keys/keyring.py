@@ -19,7 +19,7 @@ DATA_KEY_SECONDS = 3600
 """Age at which a data key is replaced."""
 
 
-class Locked(Damaged):
+class NoMatchingKey(Damaged):
     """A block that none of the keys at hand opens; another key of the owner may."""
 
 
@@ -111,7 +111,7 @@ class Keyring:
         """The data key of a block of this owner.
 
         Raises:
-            Locked: none of the keys at hand opens it.
+            NoMatchingKey: none of the keys at hand opens it.
         """
         for key_id, key in self._keys:
             if key_id == block.key_id:
@@ -119,13 +119,13 @@ class Keyring:
                     return self._data_keys.get(key, block.sealed_data_key, self.context)
                 except Damaged:
                     continue  # two keys may have the same id: it is two bytes long
-        raise Locked("block: no key at hand opens it")
+        raise NoMatchingKey("block: no key at hand opens it")
 
     def open(self, block: bytes) -> bytes:
         """What is inside an AcraBlock of this owner.
 
         Raises:
-            Locked: none of the keys at hand opens its data key.
+            NoMatchingKey: none of the keys at hand opens its data key.
             Damaged: it is no block, or its data does not open.
         """
         parts = acra_block.parse(block)

@@ -27,7 +27,7 @@ from token_worker.streams.delivery import Answer, Entry
 from token_worker.streams.routes import Route, keys_of, may_reply_to
 from token_worker.telemetry.trace_context import names_of
 from token_worker.tokens.derivation import Origin
-from token_worker.tokens.engine import Engine, Item, MoreKeys, Steps
+from token_worker.tokens.engine import Engine, FindKeys, Item, Steps
 
 log = structlog.get_logger("handler")
 
@@ -236,8 +236,8 @@ class Handler:
                 step = steps.send(answer)
             except StopIteration:
                 return
-            if isinstance(step, MoreKeys):
-                answer = [self._keys.more_keys(ring) for ring in step.rings]
+            if isinstance(step, FindKeys):
+                answer = [self._keys.find_keys(ring) for ring in step.rings]
             else:
                 answer = self._tokens.perform(step)
 

@@ -87,7 +87,7 @@ class Sealing:
             accessed: of ``accessed_number``.
 
         Raises:
-            Locked: none of the ring's keys opens its data key.
+            NoMatchingKey: none of the ring's keys opens its data key.
             Damaged: it is no entry, or its data does not open.
         """
         known_ring, end, decrypt = self._to_open.get(raw[:_HEAD], _UNKNOWN)

@@ -1,6 +1,6 @@
 """Turns a batch of items into tokens or values. Pure: it yields the steps it wants done, and is sent their answers.
 
-Steps are those of ``storage.steps`` and ``MoreKeys``. A batch takes one look-up, one conditional write for what is new,
+Steps are those of ``storage.steps`` and ``FindKeys``. A batch takes one look-up, one conditional write for what is new,
 and seldom more: where a token is taken by another value, where another worker was faster, or where a key is missing.
 
 What it promises, whatever others do to the same entries between two steps:
@@ -31,8 +31,8 @@ from token_worker.acra.token_entry import (
 )
 from token_worker.acra.value_types import BYTES, STR, TokenType
 from token_worker.errors import Code, Damaged, Refused, Unavailable
-from token_worker.keys.cache import More
-from token_worker.keys.keyring import Keyring, Locked
+from token_worker.keys.cache import KeySearch
+from token_worker.keys.keyring import Keyring, NoMatchingKey
 from token_worker.storage.sealing import Opened, Sealing
 from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store, Touch
 from token_worker.tokens.derivation import LETTERS, Deriver, Origin, tries
@@ -40,10 +40,10 @@ from token_worker.tokens.derivation import LETTERS, Deriver, Origin, tries
 TOUCH_SECONDS = 24 * 3600
 """A read moves an entry's time of last use when it is older than this, as Acra does."""
 
-ROUNDS = 32
+WRITE_ROUNDS_MAX = 32
 """Conditional writes a value may need before it is given back for later: only constant interference needs more."""
 
-_PROBES = 64
+_PROBE_CANDIDATES = 64
 """Candidates of one value looked up at once, after its first one was taken."""
 
 _TOKENS_OF_ONE_BYTE = {STR: len(LETTERS), BYTES: 256}
@@ -59,8 +59,8 @@ Result = bytes | Refused | Unavailable
 """Encoded token or value; why there is none; or that it cannot be known now."""
 
 
-class MoreKeys(NamedTuple):
-    """Look for further keys of these rings. Answer: for each a ``More``, or ``Unavailable``."""
+class FindKeys(NamedTuple):
+    """Look for further keys of these rings. Answer: for each a ``KeySearch``, or ``Unavailable``."""
 
     rings: list[Keyring]
 
@@ -89,10 +89,10 @@ class Item(msgspec.Struct, eq=False):
     # ... while a token is made: further candidates, the one to try now, and its t. entry if that was read.
     candidates: Iterator[bytes] | None = None
     token: bytes = b""
-    seen: bytes = b""
+    existing: bytes = b""
 
 
-class _Prepared:
+class _OwnerCache:
     """What is computed once for a keyring, and kept with it; it does not hold the keyring, so that both go at once."""
 
     __slots__ = ("_deriver", "_key", "_owner", "of_token", "of_value")
@@ -111,16 +111,16 @@ class _Prepared:
         return self._deriver
 
 
-def _prepared(ring: Keyring) -> _Prepared:
-    made: _Prepared | None = ring.prepared
+def _prepared(ring: Keyring) -> _OwnerCache:
+    made: _OwnerCache | None = ring.prepared
     if made is None:
-        made = ring.prepared = _Prepared(ring)
+        made = ring.prepared = _OwnerCache(ring)
     return made
 
 
 _Content = Opened | Refused | Unavailable
 
-Steps = Generator[Step | MoreKeys, Any, None]
+Steps = Generator[Step | FindKeys, Any, None]
 
 
 class Engine:
@@ -132,7 +132,7 @@ class Engine:
     def run(self, items: Iterable[Item], now: int) -> Steps:
         """Set ``result`` of every item; ``now`` is in Unix seconds."""
         accessed = accessed_number(now - TOUCH_SECONDS)
-        known, absent, again = self._tell_apart(items)
+        known, absent, duplicates = self._classify(items)
         raws = yield Lookup(list(known))
         open_entry = self._sealing.open
         locked: list[tuple[Item, bytes]] = []
@@ -146,7 +146,7 @@ class Engine:
                 continue
             try:
                 inside, times = open_entry(item.ring, raw, accessed)
-            except Locked:
+            except NoMatchingKey:
                 locked.append((item, raw))
                 continue
             except Damaged:
@@ -157,21 +157,21 @@ class Engine:
                     item.result = _DISABLED
                     continue
                 touched += _touch(item.key, raw, times, now)
-            item.result = inside if item.tokenize else _value_of(item, inside)
+            item.result = inside if item.tokenize else _decode_value(item, inside)
         if locked:
             contents = yield from self._unlock(locked, accessed)
             for (item, raw), content in zip(locked, contents, strict=True):
-                item.result = _found(content) if item.tokenize else _turned_back(item, content)
+                item.result = _token_from(content) if item.tokenize else _value_from(item, content)
                 if isinstance(content, tuple) and content[1] is not None:
                     touched += _touch(item.key, raw, content[1], now)
         if absent:
             yield from self._make(absent, now, accessed)
         if touched:
             yield Touch(touched)
-        for item, first in again:
+        for item, first in duplicates:
             item.result = first.result
 
-    def _tell_apart(self, items: Iterable[Item]) -> tuple[dict[bytes, Item], list[Item], list[tuple[Item, Item]]]:
+    def _classify(self, items: Iterable[Item]) -> tuple[dict[bytes, Item], list[Item], list[tuple[Item, Item]]]:
         """Items to look up, by key; inconsistent ones, to be made; and those that want the same as another item."""
         consistent: list[Item] = []
         inconsistent: list[Item] = []
@@ -185,19 +185,19 @@ class Engine:
             item.key = name(item.data, item.kind.number)
             consistent.append(item)
         by_key = {item.key: item for item in consistent}
-        again: list[tuple[Item, Item]] = []
+        duplicates: list[tuple[Item, Item]] = []
         if len(by_key) < len(consistent):
-            again = [(item, by_key[item.key]) for item in consistent if by_key[item.key] is not item]
-        return by_key, inconsistent, again
+            duplicates = [(item, by_key[item.key]) for item in consistent if by_key[item.key] is not item]
+        return by_key, inconsistent, duplicates
 
-    def _open(self, entries: list[tuple[Item, bytes]], accessed: int) -> Generator[MoreKeys, Any, list[_Content]]:
+    def _open(self, entries: list[tuple[Item, bytes]], accessed: int) -> Generator[FindKeys, Any, list[_Content]]:
         """Open stored entries, with keys that are not at hand, too."""
         opened: list[_Content] = []
         locked: list[int] = []
         for item, raw in entries:
             try:
                 opened.append(self._sealing.open(item.ring, raw, accessed))
-            except Locked:
+            except NoMatchingKey:
                 locked.append(len(opened))
                 opened.append(_UNREADABLE)
             except Damaged:
@@ -208,25 +208,25 @@ class Engine:
                 opened[number] = content
         return opened
 
-    def _unlock(self, entries: list[tuple[Item, bytes]], accessed: int) -> Generator[MoreKeys, Any, list[_Content]]:
+    def _unlock(self, entries: list[tuple[Item, bytes]], accessed: int) -> Generator[FindKeys, Any, list[_Content]]:
         """Open entries that no key at hand opens, once more with each key that is found."""
         opened: list[_Content] = [_UNREADABLE] * len(entries)
         locked = list(range(len(entries)))
         while locked:
             rings = list({entries[number][0].ring for number in locked})
-            answers = dict(zip(rings, (yield MoreKeys(rings)), strict=True))
+            answers = dict(zip(rings, (yield FindKeys(rings)), strict=True))
             still: list[int] = []
             for number in locked:
                 item, raw = entries[number]
                 answer = answers[item.ring]
                 if isinstance(answer, Unavailable):
                     opened[number] = answer
-                elif answer is More.NONE:
+                elif answer is KeySearch.EXHAUSTED:
                     opened[number] = _KEY_UNREADABLE if item.ring.some_unreadable else _UNREADABLE
                 else:
                     try:
                         opened[number] = self._sealing.open(item.ring, raw, accessed)
-                    except Locked:
+                    except NoMatchingKey:
                         still.append(number)
                     except Damaged:
                         opened[number] = _UNREADABLE
@@ -236,7 +236,7 @@ class Engine:
     def _make(self, items: list[Item], now: int, accessed: int) -> Steps:
         """Make a token for each value that has none."""
         for item in items:
-            item.candidates, item.seen = None, b""
+            item.candidates, item.existing = None, b""
             if item.ring.unsettled is not None:
                 item.result = item.ring.unsettled
                 continue
@@ -249,14 +249,14 @@ class Engine:
                 if item.token == item.data:
                     item.candidates = _derived(_prepared(item.ring).deriver.token, item.kind, item.data, item.origin)
                     item.token = next(item.candidates)
-        for _ in range(ROUNDS):
+        for _ in range(WRITE_ROUNDS_MAX):
             waiting = [item for item in items if item.result is None]
             if not waiting:
                 return
-            fresh = [item for item in waiting if item.token and not item.seen]
+            fresh = [item for item in waiting if item.token and not item.existing]
             yield from self._write(fresh, now, accessed, adopt=False)
-            seen = [item for item in waiting if item.seen and item.result is None]
-            yield from self._write(seen, now, accessed, adopt=True)
+            adoptable = [item for item in waiting if item.existing and item.result is None]
+            yield from self._write(adoptable, now, accessed, adopt=True)
             yield from self._probe([item for item in waiting if item.result is None and not item.token], accessed)
         for item in items:
             if item.result is None:
@@ -268,18 +268,16 @@ class Engine:
             return
         rows = self._rows(items, now)
         outcomes: list[Outcome] = yield Adopt(rows) if adopt else Store(rows)
-        existing = [
-            (item, raw) for item, (what, raw) in zip(items, outcomes, strict=True) if what in {"value", "token"}
-        ]
-        opened = iter((yield from self._open(existing, accessed)))
+        found = [(item, raw) for item, (what, raw) in zip(items, outcomes, strict=True) if what in {"value", "token"}]
+        opened = iter((yield from self._open(found, accessed)))
         for item, (what, raw) in zip(items, outcomes, strict=True):
-            item.seen = b""
+            item.existing = b""
             if what == "written":
                 item.result = item.token
             elif what == "value":
-                item.result = _found(next(opened))
+                item.result = _token_from(next(opened))
             elif what == "token":
-                _consider(item, item.token, raw, next(opened))
+                _check_candidate(item, item.token, raw, next(opened))
             elif what == "broken":
                 item.result = _UNREADABLE
 
@@ -295,7 +293,7 @@ class Engine:
             data_key = data_keys[item.ring]
             number = item.kind.number
             h_value = seal(data_key, item.token, next(ivs), times) if item.origin is None else b""
-            t_value = item.seen or seal(data_key, encode_token_value(item.data, number), next(ivs), times)
+            t_value = item.existing or seal(data_key, encode_token_value(item.data, number), next(ivs), times)
             rows.append(Row(item.key, _token_key(item, item.token), h_value, t_value))
         return rows
 
@@ -303,7 +301,7 @@ class Engine:
         """For items whose candidate was taken: choose the first of the next ones that is free or holds the value."""
         if not items:
             return
-        groups = [(item, list(islice(_candidates(item), _PROBES))) for item in items]
+        groups = [(item, list(islice(_candidates(item), _PROBE_CANDIDATES))) for item in items]
         wanted = {_token_key(item, token): item for item, group in groups for token in group}
         raws: list[bytes | None] = yield Lookup(list(wanted))
         taken = {key: raw for key, raw in zip(wanted, raws, strict=True) if raw is not None}
@@ -315,7 +313,7 @@ class Engine:
             for number, token in enumerate(group, 1):
                 key = _token_key(item, token)
                 if key in taken:
-                    _consider(item, token, taken[key], contents[key])
+                    _check_candidate(item, token, taken[key], contents[key])
                 else:
                     item.token = token
                 if item.token or item.result is not None:
@@ -335,17 +333,17 @@ def _derived(
     derive: Callable[[TokenType, bytes, int, Origin | None], bytes], kind: TokenType, data: bytes, origin: Origin | None
 ) -> Iterator[bytes]:
     """Candidates in the order of their counters, each once; the value itself last, if it is one at all."""
-    seen: set[bytes] = set()
-    there_are = _TOKENS_OF_ONE_BYTE.get(kind) if len(data) == 1 else None
+    derived: set[bytes] = set()
+    token_count = _TOKENS_OF_ONE_BYTE.get(kind) if len(data) == 1 else None
     for counter in range(tries(len(data))):
-        if len(seen) == there_are:
+        if len(derived) == token_count:
             break  # all that follow came before
         token = derive(kind, data, counter, origin)
-        if token not in seen:
-            seen.add(token)
+        if token not in derived:
+            derived.add(token)
             if token != data:
                 yield token
-    if data in seen:
+    if data in derived:
         yield data
 
 
@@ -353,7 +351,7 @@ def _token_key(item: Item, token: bytes) -> bytes:
     return _prepared(item.ring).of_token(token, item.kind.number)
 
 
-def _consider(item: Item, token: bytes, raw: bytes, content: _Content) -> None:
+def _check_candidate(item: Item, token: bytes, raw: bytes, content: _Content) -> None:
     """The candidate's ``t.`` exists: ours to adopt, disabled, unreadable, or (``token`` emptied) of another value."""
     item.token = b""
     if not isinstance(content, tuple):
@@ -372,10 +370,10 @@ def _consider(item: Item, token: bytes, raw: bytes, content: _Content) -> None:
     elif item.origin is not None:
         item.result = token
     else:
-        item.token, item.seen = token, raw
+        item.token, item.existing = token, raw
 
 
-def _found(content: _Content) -> Result:
+def _token_from(content: _Content) -> Result:
     """The token in an ``h.`` entry."""
     if not isinstance(content, tuple):
         return content
@@ -383,15 +381,15 @@ def _found(content: _Content) -> Result:
     return _DISABLED if times is not None and times.disabled else inside
 
 
-def _turned_back(item: Item, content: _Content) -> Result:
+def _value_from(item: Item, content: _Content) -> Result:
     """The value in a ``t.`` entry."""
     if not isinstance(content, tuple):
         return content
     inside, times = content
-    return _DISABLED if times is not None and times.disabled else _value_of(item, inside)
+    return _DISABLED if times is not None and times.disabled else _decode_value(item, inside)
 
 
-def _value_of(item: Item, inside: bytes) -> Result:
+def _decode_value(item: Item, inside: bytes) -> Result:
     try:
         value, number = decode_token_value(inside)
     except Damaged:
