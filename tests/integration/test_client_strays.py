@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -13,8 +14,11 @@ from harness.servers import Cluster, Valkey
 from harness.stack import Stack
 from token_worker.client import Forbidden, Internal, TimedOut, TokenClient
 from token_worker.contract.messages import Op
+from token_worker.redis.address import RedisSettings
+from token_worker.redis.link import RedisLink
 from token_worker.streams.routes import Route
-from token_worker.streams.strays import LOOK_SECONDS, PAGE, PAGE_BYTES, PAGES
+from token_worker.streams.strays import LOOK_SECONDS, PAGE, PAGE_BYTES, PAGES, Strays
+from token_worker.streams.stream_ids import LAST_ID
 
 FORBIDDEN = {"status": "error", "error": {"code": "forbidden", "message": "$.reply_to: this stream is not allowed"}}
 SHARED = "tokenize:responses"
@@ -116,6 +120,15 @@ def test_ids_ahead_of_the_clock(streams_server: Valkey, desk: Desk, stream: str)
             refuse(desk, desk.take(1))
             with pytest.raises(Forbidden):
                 future.result()
+
+
+def test_nothing_is_looked_for_after_the_largest_id(streams_server: Valkey, desk: Desk) -> None:
+    """The reply with the last id of all is found, and the next look finds nothing."""
+    desk.streams.xadd(SHARED, {"payload": "the reply"}, id=LAST_ID)
+    strays = Strays(SHARED)
+    with closing(RedisLink("streams", RedisSettings(url=streams_server.url), refusals=True)) as link:
+        assert strays.look(link, 0) == [b"the reply"]
+        assert strays.look(link, 0) == []
 
 
 def test_large_replies_to_others(streams_server: Valkey, desk: Desk) -> None:

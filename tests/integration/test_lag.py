@@ -21,6 +21,7 @@ from token_worker.redis.address import RedisSettings
 from token_worker.redis.exchange import drive
 from token_worker.redis.link import RedisLink
 from token_worker.streams.routes import Route
+from token_worker.streams.stream_ids import LAST_ID
 
 GROUP = "token-workers"
 ROUTE = Route("in", "out", frozenset({Op.TOKENIZE}))
@@ -259,6 +260,33 @@ def test_ids_ahead_are_told_for_each_stream(desk: Desk) -> None:
     assert found.keys() == {"in", "out", "in:dead"}
     assert found["in"] == 0
     assert 86_000 < found["out"] <= found["in:dead"] <= 86_400
+
+
+def test_entry_with_the_largest_id_is_counted(desk: Desk) -> None:
+    """It is undelivered, then pending, then done: after it no entry can come, and the stream says so."""
+    desk.client.xadd("in", {"payload": "x"}, id="1-1")
+    gone = desk.client.xadd("in", {"payload": "x"}, id="1-2")
+    desk.client.xgroup_create("in", GROUP, id="0")
+    desk.read(1)
+    desk.client.xdel("in", gone)  # so the server tells no lag of its own
+    desk.client.xadd("in", {"payload": "x"}, id=LAST_ID)
+    assert (desk.lag().undelivered, desk.lag().exact, desk.lag().pending) == (1, True, 1)
+    desk.read(1)
+    assert (desk.lag().undelivered, desk.lag().pending) == (0, 2)
+    desk.client.xack("in", GROUP, "1-1", LAST_ID)
+    assert (desk.lag().undelivered, desk.lag().pending) == (0, 0)
+    assert "used up" in drive(measure([ROUTE], GROUP), desk.link).ids["in"].message
+
+
+def test_page_of_pending_entries_may_end_with_the_largest_id(desk: Desk) -> None:
+    """The most deliveries are told where the last of a thousand pending entries has the largest id of all."""
+    for number in range(1, 1000):
+        desk.client.xadd("in", {"payload": "x"}, id=f"1-{number}")
+    desk.client.xadd("in", {"payload": "x"}, id=LAST_ID)
+    desk.client.xgroup_create("in", GROUP, id="0")
+    desk.read(1000)
+    desk.client.xclaim("in", GROUP, "me", 0, [LAST_ID], retrycount=7)
+    assert (desk.lag().pending, desk.lag().max_deliveries) == (1000, 7)
 
 
 def test_large_entries_are_not_read_to_measure_lag(desk: Desk) -> None:

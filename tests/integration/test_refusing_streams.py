@@ -17,8 +17,10 @@ from token_worker.errors import Unavailable
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.exchange import drive
 from token_worker.redis.link import RedisLink
+from token_worker.streams import pending as pending_module
 from token_worker.streams.delivery import Answer, Committed, Delivery, Entry
 from token_worker.streams.routes import Route
+from token_worker.streams.stream_ids import LAST_ID
 
 CLIENT = "shop-frontend"
 LAST = 2**64 - 1
@@ -136,6 +138,61 @@ def test_requests_on_a_stream_whose_ids_are_used_up_are_served(stack: Stack) -> 
     assert [reply["id"] for reply in stack.wait_for_replies(2)] == ["r1", "r2"]
     with pytest.raises(redis.ResponseError, match="exhausted"):
         stack.send([request(3)])
+
+
+@pytest.mark.parametrize("stream", ["tokenize:requests", "tokenize:responses", "tokenize:requests:dead"])
+def test_stream_whose_ids_are_used_up_serves_again_after_the_steps_of_the_documentation(
+    stack: Stack, stream: str
+) -> None:
+    """``lag`` and ``doctor`` name the stream and the way out. Afterwards groups that were there read what is new."""
+    # Given a stream whose last id was given, all of it answered and read
+    stack.streams.xgroup_create("tokenize:responses", "readers", mkstream=True)
+    stack.start_worker()
+    stack.send([request(1)])
+    wait_until(lambda: stack.streams.xlen("tokenize:responses") == 1, "the reply")
+    use_up(stack.streams, stream)
+    wait_until(lambda: pending(stack) == 0, "the last entry to be served")
+    stack.streams.xreadgroup("readers", "one", {"tokenize:responses": ">"}, noack=True)
+    # Then that is told,
+    shown = stack.run("lag")
+    assert f"{stream}: all ids are used up" in shown.stderr
+    assert "XSETID" in shown.stderr
+    checks = map(msgspec.json.decode, stack.run("doctor", "--json").stdout.splitlines())
+    [found] = [check for check in checks if check["check"] == "tokenize:requests: ids"]
+    assert found["status"] == "finding"
+    assert f"{stream}: all ids are used up" in found["message"]
+    assert "XSETID" in found["remedy"]
+    # and after these commands it takes entries again.
+    stack.streams.xtrim(stream, maxlen=0, approximate=False)
+    last = f"{stack.streams.time()[0]}000-0"
+    stack.streams.execute_command("XSETID", stream, last)
+    for group in stack.streams.xinfo_groups(stream):
+        stack.streams.xgroup_setid(stream, group["name"], last)
+    stack.send([request(2)])
+    stack.send([b"no message"])
+    wait_until(lambda: stack.streams.xlen("tokenize:requests:dead") >= 1, "a dead letter")
+    [(_, [(_, fields)])] = stack.streams.xreadgroup("readers", "one", {"tokenize:responses": ">"}, block=60_000)
+    assert msgspec.json.decode(fields[b"payload"])["id"] == "r2"
+    wait_until(lambda: pending(stack) == 0, "all to be acknowledged")
+    assert "used up" not in stack.run("lag").stderr
+
+
+def test_stream_with_few_ids_left_is_told(stack: Stack) -> None:
+    """``lag`` says how many ids are left before the stream takes nothing any more."""
+    use_up(stack.streams, "tokenize:responses", left=3)
+    assert "tokenize:responses: only 3 ids are left" in stack.run("lag").stderr
+
+
+def test_page_of_pending_entries_may_end_with_the_largest_id(link: RedisLink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries that a consumer was given before are taken again where a full page of them ends with the last id."""
+    monkeypatch.setattr(pending_module, "OWN_AT_ONCE", 2)
+    for entry_id in ("1-1", LAST_ID):
+        link.call("XADD", "in", entry_id, "payload", "x")
+    link.call("XGROUP", "CREATE", "in", "group", "0")
+    link.call("XREADGROUP", "GROUP", "group", "me", "STREAMS", "in", ">")
+    subject = Delivery([ROUTE], "group", "me", batch_size=100, claim_idle_ms=60_000, max_deliveries=2)
+    taken = [entry.id for _ in range(3) for entry in drive(subject.fetch(0.0, 0), link).entries]
+    assert taken == [b"1-1", LAST_ID.encode()]
 
 
 # -- the scripts

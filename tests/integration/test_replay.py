@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ import pytest
 
 from harness.servers import Valkey
 from harness.stack import Stack, wait_until
+from token_worker.admin.replay import Comparison, Sent
+from token_worker.redis.address import RedisSettings
+from token_worker.redis.exchange import drive
+from token_worker.redis.link import RedisLink
+from token_worker.streams.stream_ids import LAST_ID
 
 CLIENT = "shop-frontend"
 STREAM = "tokenize:requests"
@@ -347,6 +353,23 @@ def test_dead_letters_stay_where_the_ids_of_their_stream_are_used_up(stack: Stac
     sent += [it["id"] for it in payloads(stack)]
     assert sent == [f"r{number}" for number in range(4)]
     assert stack.streams.xlen(f"{STREAM}:dead") == 0
+
+
+def test_entries_with_the_largest_id_are_read_like_others(stack: Stack) -> None:
+    """A request, a reply and a dead letter with the last id of all end a range, a comparison and a list."""
+    stack.streams.xadd(STREAM, {"payload": json.dumps(requests(1)[0])}, id=LAST_ID)
+    stack.start_worker()
+    stack.wait_for_replies(1)
+    stack.streams.xadd(f"{STREAM}:dead", {"dead_reason": "a reason", "payload": json.dumps(requests(1)[0])}, id=LAST_ID)
+    dry = stack.run("replay", "--from", "0-0", "--dry-run", "--json")
+    assert (dry.returncode, json.loads(dry.stdout.splitlines()[-1])["send"]) == (0, 1), dry.stderr
+    listed = stack.run("dead-letters", "list", "--json")
+    assert (listed.returncode, json.loads(listed.stdout)["id"]) == (0, LAST_ID), listed.stderr
+    reply = {"id": "r0", "request_entry": "2-0", "status": "ok", "value": "x"}
+    stack.streams.xadd("tokenize:responses", {"payload": json.dumps(reply)}, id=LAST_ID)
+    comparison = Comparison([Sent("1-0", "1-0", "2-0", "r0", ("tokenize:responses",), was_answered=True)])
+    with closing(RedisLink("streams", RedisSettings(url=stack.settings["TOKEN_WORKER_STREAMS_URL"]))) as link:
+        assert [drive(comparison.look(), link) for _ in range(2)] == [0, 0]
 
 
 def _payloads_there(stack: Stack) -> list[bytes]:

@@ -36,7 +36,7 @@ def exported() -> set[str]:
     registry = CollectorRegistry()
     Metrics(registry)
     names = {metric.name + ("_total" if metric.type == "counter" else "") for metric in registry.collect()}
-    names |= {metric.name for metric in LagCollector(lambda: Measured([row], {}, {"in": 0.0})).collect()}
+    names |= {metric.name for metric in LagCollector(lambda: Measured([row], {}, {"in": 0.0}, {})).collect()}
     return names | {"token_worker_vault_token_seconds", "token_worker_key_cache_hits", "token_worker_key_cache_misses"}
 
 

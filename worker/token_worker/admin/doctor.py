@@ -17,7 +17,7 @@ import msgspec
 from token_worker import __version__
 from token_worker.admin import keys as admin
 from token_worker.admin.access import AdminAccess
-from token_worker.admin.lag import ALIVE_SECONDS, IDS_AHEAD_REMEDY, ids_ahead, look
+from token_worker.admin.lag import ALIVE_SECONDS, look
 from token_worker.contract.messages import Op
 from token_worker.errors import GiveUp, ServerError, SettingsError, TokenWorkerError, Unavailable
 from token_worker.keys.master import MasterKeys
@@ -274,18 +274,20 @@ def _group(route: Route, group: str, link: Link) -> Check:
 
 
 def _ids(route: Route, link: Link) -> Check:
-    """Whether ids lie ahead of the server's clock: then they tell no ages."""
+    """Whether ids lie ahead of the server's clock, so that they tell no ages, or come to an end."""
     name = f"{route.requests}: ids"
     try:
         seconds, micros = link.call("TIME")
         now_ms = int(seconds) * 1000 + int(micros) // 1000
-        ahead = {stream: drive(look(route, stream), link).ahead_seconds(now_ms) for stream in route.streams}
+        found = {stream: drive(look(route, stream), link).ids(now_ms) for stream in route.streams}
     except ServerError as error:
         return _unknown(name, error, "the rights that `token-worker acl` prints")
-    found = [f"{stream}: {ids_ahead(seconds)}" for stream, seconds in ahead.items() if seconds]
-    if found:
-        return Check(name, "finding", "; ".join(found), IDS_AHEAD_REMEDY)
-    return Check(name, "ok", "no stream of the route is ahead of the server's clock")
+    findings = {stream: finding for stream, finding in found.items() if finding is not None}
+    if findings:
+        remedies = dict.fromkeys(finding.remedy for finding in findings.values())
+        messages = [f"{stream}: {finding.message}" for stream, finding in findings.items()]
+        return Check(name, "finding", "; ".join(messages), "; ".join(remedies))
+    return Check(name, "ok", "no stream of the route is ahead of the server's clock, or near its last id")
 
 
 def _writers(route: Route, link: Link) -> Check:

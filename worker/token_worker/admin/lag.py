@@ -24,6 +24,7 @@ from token_worker.redis.exchange import Exchange, RunScript
 from token_worker.redis.script import Script
 from token_worker.streams.retention import AHEAD_MS
 from token_worker.streams.routes import Route
+from token_worker.streams.stream_ids import FIRST_ID, MOST, after, order
 
 LOOK = Script(__package__, "look.lua", is_read_only=True)
 COUNT = Script(__package__, "count.lua", is_read_only=True)
@@ -48,11 +49,26 @@ _FIRST_TIME_MS = 10**12
 """Ids before this (September 2001) are numbers that somebody chose, no times."""
 
 
-IDS_AHEAD_REMEDY = (
+FEW_IDS = 10**12
+"""With fewer ids left than this, a stream is near its end: 60,000 entries a second use so many up in half a year."""
+
+_IDS_AHEAD_REMEDY = (
     "let producers add entries with * only, and set clocks right; it ends when the clock has caught up, or with DEL of"
     " the stream once all its entries are answered"
 )
-"""What to do about ids that are ahead of the clock."""
+
+_IDS_USED_UP_REMEDY = (
+    "let producers add entries with * only. When all entries of the stream are answered and read, run XTRIM STREAM"
+    " MAXLEN 0, XSETID STREAM TIME-0, and XGROUP SETID STREAM GROUP TIME-0 for each of its groups, TIME being Unix"
+    " milliseconds; then restart readers that use no group. Or give the route a stream with a new name"
+)
+
+
+class IdsFinding(NamedTuple):
+    """What is wrong with the ids of a stream, and what to do."""
+
+    message: str
+    remedy: str
 
 
 class GroupLag(msgspec.Struct, kw_only=True):
@@ -102,18 +118,20 @@ class Measured(NamedTuple):
         rows: one for each group.
         unknown: streams that could not be looked at, with the reason: in a cluster their node may be away alone.
         ahead_seconds: each stream of the routes that could be, with how far its ids lie ahead of the server's clock.
+        ids: streams whose ids are ahead of the server's clock, or come to an end.
     """
 
     rows: list[GroupLag]
     unknown: dict[str, str]
     ahead_seconds: dict[str, float]
+    ids: dict[str, IdsFinding]
 
 
 def measure(routes: Sequence[Route], group: str) -> Exchange[Measured]:
     """All groups of the request streams, ours also where it does not exist yet, and of the response streams."""
     seconds, micros = yield ("TIME",)
     server = _Server(int(seconds) * 1000 + int(micros) // 1000, (yield from _counts_trimmed_entries()))
-    found = Measured([], {}, {})
+    found = Measured([], {}, {}, {})
     for route in routes:
         try:
             dead = yield "XLEN", route.dead_letters
@@ -156,13 +174,20 @@ class Ends(NamedTuple):
 
     def ahead_seconds(self, now_ms: int) -> float:
         """How far the ids lie ahead of a clock; 0 where they do not, but for what clocks are set by now and then."""
-        ahead_ms = _order(self.last_given)[0] - now_ms
+        ahead_ms = order(self.last_given)[0] - now_ms
         return ahead_ms / 1000 if ahead_ms > AHEAD_MS else 0.0
 
-
-def ids_ahead(seconds: float) -> str:
-    """Say how far ids are ahead of the clock."""
-    return f"ids are ahead of the server's clock by {seconds:,.0f} s"
+    def ids(self, now_ms: int) -> IdsFinding | None:
+        """What is wrong with the ids by a clock: they are ahead of it, used up, or nearly so."""
+        ms, number = order(self.last_given)
+        left, seconds = MOST - number, self.ahead_seconds(now_ms)
+        if ms == MOST and not left:
+            return IdsFinding("all ids are used up, the server refuses new entries", _IDS_USED_UP_REMEDY)
+        if ms == MOST and left < FEW_IDS:
+            return IdsFinding(f"only {left:,} ids are left, then the server refuses new entries", _IDS_USED_UP_REMEDY)
+        if seconds:
+            return IdsFinding(f"ids are ahead of the server's clock by {seconds:,.0f} s", _IDS_AHEAD_REMEDY)
+        return None
 
 
 def look(route: Route, stream: str) -> Exchange[Ends]:
@@ -171,20 +196,24 @@ def look(route: Route, stream: str) -> Exchange[Ends]:
     Raises:
         ServerError: thrown in, where the key is no stream or may not be looked at.
     """
-    try:
-        length, first, last, last_given, raw, groups = yield RunScript(LOOK, (stream, route.arrivals(stream)), ())
-    except ServerError as error:
-        if error.code != "ERR":  # no such key is fine: nothing was sent yet
-            raise
+    found = yield RunScript(LOOK, (stream, route.arrivals(stream)), ())
+    if found is None:  # nothing was sent yet
         return Ends()
+    length, first, last, last_given, raw, groups = found
     words = (raw or b"").split()
     notes = tuple((int(ms), entry_id) for ms, entry_id in zip(words[::2], words[1::2], strict=True))
     return Ends(length, first, last, last_given, notes, tuple((_map(group), following) for group, following in groups))
 
 
 def _ahead(route: Route, server: _Server, found: Measured) -> Exchange[None]:
-    ends = yield from look(route, route.dead_letters)
-    found.ahead_seconds[route.dead_letters] = ends.ahead_seconds(server.now_ms)
+    _note_ids(route.dead_letters, (yield from look(route, route.dead_letters)), server, found)
+
+
+def _note_ids(stream: str, ends: Ends, server: _Server, found: Measured) -> None:
+    found.ahead_seconds[stream] = ends.ahead_seconds(server.now_ms)
+    finding = ends.ids(server.now_ms)
+    if finding is not None:
+        found.ids[stream] = finding
 
 
 def _counts_trimmed_entries() -> Exchange[bool]:
@@ -201,7 +230,8 @@ def _stream(
     route: Route, stream: str, server: _Server, ours: str | None, dead: int | None, found: Measured
 ) -> Exchange[None]:
     ends = yield from look(route, stream)
-    ahead = found.ahead_seconds[stream] = ends.ahead_seconds(server.now_ms)
+    _note_ids(stream, ends, server, found)
+    ahead = found.ahead_seconds[stream]
     rows: list[GroupLag] = []
     for group, following in ends.groups:
         row = yield from _group(stream, ends, group, following, server)
@@ -271,26 +301,27 @@ def _undelivered(
     if lag is not None and 0 < lag < ends.length:
         return lag, True
     counted = size = 0
-    count, after = 1, b"(" + delivered
+    count, start = 1, after(delivered)
     while counted < COUNT_LIMIT and size < COUNT_BYTES:
-        found, last, found_bytes = yield RunScript(COUNT, (stream,), (after, count))
+        if start is None:
+            return counted, True
+        found, last, found_bytes = yield RunScript(COUNT, (stream,), (start, count))
         counted += found
         if found < count:
             return counted, True
         size += found_bytes
         count = max(1, min(PAGE, 4 * count, COUNT_LIMIT - counted, PAGE_BYTES * found // max(found_bytes, 1)))
-        after = b"(" + last
+        start = after(last)
     return counted, False
 
 
 def _worst(stream: str, group: str) -> Exchange[int]:
-    worst, start = 0, b"-"
+    worst, start = 0, after(FIRST_ID)
     for _ in range(0, PENDING_LIMIT, 1000):
         page = yield "XPENDING", stream, group, start, "+", 1000
         worst = max([worst, *(deliveries for _, _, _, deliveries in page)])
-        if len(page) < 1000:
+        if len(page) < 1000 or (start := after(page[-1][0])) is None:
             break
-        start = b"(" + page[-1][0]
     return worst
 
 
@@ -298,25 +329,20 @@ def _map(raw: list[Any]) -> dict[str, Any]:
     return {name.decode(): value for name, value in zip(raw[::2], raw[1::2], strict=True)}
 
 
-def _order(entry_id: bytes) -> tuple[int, int]:
-    first, _, second = entry_id.partition(b"-")
-    return int(first), int(second)
-
-
 def _age(entry_id: bytes | None, ends: Ends, server: _Server) -> float | None:
     """Age of an entry, None where there is none or the age cannot be told."""
     if entry_id is None:
         return None
-    ms, now_ms = _order(entry_id)[0], server.now_ms
+    ms, now_ms = order(entry_id)[0], server.now_ms
     notes = [(at_ms, noted) for at_ms, noted in ends.notes if at_ms <= now_ms and _is_of(noted, ends)]
-    here_by = min([at_ms for at_ms, noted in notes if _order(entry_id) <= _order(noted)], default=None)
+    here_by = min([at_ms for at_ms, noted in notes if order(entry_id) <= order(noted)], default=None)
     if _FIRST_TIME_MS <= ms <= now_ms + AHEAD_MS:
         ages = [0, now_ms - ms, *([] if here_by is None else [now_ms - here_by])]
         return max(ages) / 1000
-    not_before = max([at_ms for at_ms, noted in notes if _order(noted) < _order(entry_id)], default=here_by)
+    not_before = max([at_ms for at_ms, noted in notes if order(noted) < order(entry_id)], default=here_by)
     return None if not_before is None else (now_ms - not_before) / 1000
 
 
 def _is_of(noted: bytes, ends: Ends) -> bool:
     """Whether a note can be of this stream: of one that was deleted, ids may lie beyond its end."""
-    return _order(noted) <= _order(ends.last_given)
+    return order(noted) <= order(ends.last_given)

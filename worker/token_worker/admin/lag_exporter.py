@@ -48,7 +48,7 @@ class LagCollector(Collector):
         )
         try:
             with self._lock:
-                rows, unknown, ahead_seconds = self._read()
+                rows, unknown, ahead_seconds, _ = self._read()
         except TokenWorkerError:
             reachable.add_metric([], 0)
             yield reachable

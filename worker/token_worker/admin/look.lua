@@ -4,7 +4,8 @@
 -- KEYS[2]  when its entries arrived, see trim.lua
 -- Returns  {entries, first id, last id, the last id that was ever given, KEYS[2], groups}; ids are nil where there is no entry.
 --          Each group is a list: what XINFO GROUPS says, and the first id after what was delivered to it last, nil for none
--- Errors   as those of XINFO STREAM, where there is no stream
+--          nil where there is no such key
+-- Errors   as those of XINFO STREAM, where the key is no stream
 local function map(list)
   local found = {}
   for i = 1, #list, 2 do
@@ -17,11 +18,22 @@ local function id(entry)
   return entry and entry[1]
 end
 
-local info = map(redis.call('XINFO', 'STREAM', KEYS[1]))
+-- Nothing comes after the last id of all: servers refuse "(" before that.
+local function following(delivered)
+  if delivered == '18446744073709551615-18446744073709551615' then
+    return false
+  end
+  return id(redis.call('XRANGE', KEYS[1], '(' .. delivered, '+', 'COUNT', 1)[1]) or false
+end
+
+local stream = redis.pcall('XINFO', 'STREAM', KEYS[1])
+if stream.err then
+  return not string.find(stream.err, 'no such key', 1, true) and stream
+end
+local info = map(stream)
 local groups = {}
 for i, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-  local delivered = map(group)['last-delivered-id']
-  groups[i] = { group, id(redis.call('XRANGE', KEYS[1], '(' .. delivered, '+', 'COUNT', 1)[1]) or false }
+  groups[i] = { group, following(map(group)['last-delivered-id']) }
 end
 local notes = redis.call('GET', KEYS[2])
 return { info.length, id(info['first-entry']) or false, id(info['last-entry']) or false, info['last-generated-id'], notes, groups }

@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -26,9 +26,7 @@ from token_worker.errors import Finding, ServerError
 from token_worker.redis.exchange import Exchange, RunScript
 from token_worker.redis.script import Script
 from token_worker.streams.routes import Route, replay_key
-
-LAST_MS = 2**64 - 1
-"""The first part of the last ids of a stream."""
+from token_worker.streams.stream_ids import FIRST_ID, LAST_ID, MOST, after, before, is_id, order
 
 _RESEND = Script(__package__, "resend.lua")
 
@@ -40,9 +38,6 @@ RECORD_SECONDS = 7 * 86_400
 
 Decision = Literal["send", "undelivered", "pending", "replay", "unreadable"]
 """What becomes of an entry: sent; left, since it will be answered anyway; or is a replay; or has no readable id."""
-
-FIRST_ID: Final = "0-0"
-LAST_ID: Final = f"{2**64 - 1}-{2**64 - 1}"
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,7 +167,7 @@ class Replay:
         selection = self.progress.selection
         first, last = yield from _ends(next(iter(self._routes.values())), selection.stream)
         self.progress.selection = msgspec.structs.replace(
-            selection, first=max(selection.first, first, key=_order), last=min(selection.last, last, key=_order)
+            selection, first=max(selection.first, first, key=order), last=min(selection.last, last, key=order)
         )
 
     def resume(self) -> Exchange[bool]:
@@ -198,8 +193,8 @@ class Replay:
         if selection.ids:
             entries = yield from self._named()
         else:
-            start = _after(max(self.progress.done, _before(selection.first), key=_order))
-            if _order(start) > _order(selection.last):
+            start = after(max(self.progress.done, before(selection.first), key=order))
+            if start is None or order(start) > order(selection.last):
                 return None
             entries = yield "XRANGE", selection.stream, start, selection.last, "COUNT", PAGE
         if not entries:
@@ -229,7 +224,7 @@ class Replay:
                 self.progress.done = now[-1].entry
                 went = yield from self._send(now)
                 sent += went
-                has_ids = any(_order(it.entry)[0] < LAST_MS for it in went)
+                has_ids = any(order(it.entry)[0] < MOST for it in went)
         self.progress.done = reached
         return sent
 
@@ -254,9 +249,9 @@ class Replay:
         return [_sent(it, new.decode()) for it, new in zip(chosen, new_ids, strict=True) if new]
 
     def _named(self) -> Exchange[list[Any]]:
-        selection, done = self.progress.selection, _order(self.progress.done)
+        selection, done = self.progress.selection, order(self.progress.done)
         entries: list[Any] = []
-        for entry_id in sorted((it for it in selection.ids if _order(it) > done), key=_order):
+        for entry_id in sorted((it for it in selection.ids if order(it) > done), key=order):
             found = yield "XRANGE", selection.stream, entry_id, entry_id
             if not found:
                 self.missing.add(entry_id)
@@ -268,15 +263,15 @@ class Replay:
     def _count_earlier(self) -> Exchange[None]:
         """How often each request was replayed before, as far as the stream still tells."""
         self._earlier[""] = 0
-        start = self.progress.selection.first
-        while page := (yield "XRANGE", self.progress.selection.stream, start, "+", "COUNT", PAGE):
+        start: str | None = self.progress.selection.first
+        while start and (page := (yield "XRANGE", self.progress.selection.stream, start, "+", "COUNT", PAGE)):
             for _, raw in page:
                 payload = _map(raw).get(b"payload", b"")
                 if b"replay_of" in payload:
                     message = read_message(payload) or {}
                     original = _original(message)
                     self._earlier[original] = max(self._earlier.get(original, 0), _count(message))
-            start = _after(page[-1][0].decode())
+            start = after(page[-1][0])
 
     def _look_at(self, entry_id: str, raw: list[bytes]) -> Candidate | None:
         fields = _map(raw)
@@ -332,17 +327,17 @@ class Replay:
         stream = self.progress.selection.stream
         reached = yield from self._last_delivered(stream)
         pending: set[str] = set()
-        start = candidates[0].entry
-        while reached is not None:
+        start: str | None = candidates[0].entry
+        while reached is not None and start is not None:
             page = yield "XPENDING", stream, self._group, start, candidates[-1].entry, PAGE
             pending.update(entry_id.decode() for entry_id, *_ in page)
             if len(page) < PAGE:
                 break
-            start = _after(page[-1][0].decode())
+            start = after(page[-1][0])
         looked: list[Candidate] = []
         for candidate in candidates:
             decision = candidate.decision
-            if reached is None or _order(candidate.entry) > _order(reached):
+            if reached is None or order(candidate.entry) > order(reached):
                 decision = "undelivered"
             elif candidate.entry in pending:
                 decision = "pending"
@@ -387,8 +382,8 @@ class Comparison:
     def __init__(self, sent: Sequence[Sent]) -> None:
         self._sent = sent
         self._wanted = {it.entry for it in sent} | {it.original for it in sent}
-        first = min((it.original for it in sent), key=_order)
-        self._read_to = {stream: first for it in sent for stream in it.streams}
+        first = min((it.original for it in sent), key=order)
+        self._read_to: dict[str, str | None] = {stream: first for it in sent for stream in it.streams}
         self._found: dict[str, bytes] = {}
 
     def look(self) -> Exchange[int]:
@@ -397,7 +392,7 @@ class Comparison:
             while page := (yield from _page_of(stream, self._read_to[stream])):
                 for _, raw in page:
                     self._note(_map(raw).get(b"payload", b""))
-                self._read_to[stream] = _after(page[-1][0].decode())
+                self._read_to[stream] = after(page[-1][0])
         return sum(it.entry not in self._found for it in self._sent)
 
     def result(self) -> Compared:
@@ -429,7 +424,9 @@ def _sent(candidate: Candidate, entry: str) -> Sent:
     return Sent(candidate.entry, candidate.original, entry, candidate.request_id, streams, was_answered)
 
 
-def _page_of(stream: str, position: str) -> Exchange[list[Any]]:
+def _page_of(stream: str, position: str | None) -> Exchange[list[Any]]:
+    if position is None:  # no entry comes after the last id
+        return []
     try:
         page: list[Any] = yield "XRANGE", stream, position, "+", "COUNT", PAGE
     except ServerError as error:
@@ -480,47 +477,6 @@ def _count(message: dict[str, Any]) -> int:
 
 def _text(member: object) -> str:
     return member if isinstance(member, str) else ""
-
-
-# -- ids
-
-
-def check_id(text: str) -> str:
-    """A stream id in full; ``ms`` alone stands for its first entry.
-
-    Raises:
-        ValueError: no stream id.
-    """
-    ms, _, seq = text.partition("-")
-    seq = seq or "0"
-    if not (ms.isascii() and ms.isdigit() and seq.isascii() and seq.isdigit() and max(int(ms), int(seq)) < 2**64):
-        raise ValueError("no stream id")
-    return f"{int(ms)}-{int(seq)}"
-
-
-def is_id(text: str) -> bool:
-    """Whether a text is a stream id in full."""
-    try:
-        return check_id(text) == text
-    except ValueError:
-        return False
-
-
-def _order(entry_id: str) -> tuple[int, int]:
-    ms, _, seq = entry_id.partition("-")
-    return int(ms), int(seq)
-
-
-def _after(entry_id: str) -> str:
-    ms, seq = _order(entry_id)
-    return f"{ms}-{seq + 1}" if seq < 2**64 - 1 else f"{ms + 1}-0"
-
-
-def _before(entry_id: str) -> str:
-    ms, seq = _order(entry_id)
-    if seq:
-        return f"{ms}-{seq - 1}"
-    return f"{ms - 1}-{2**64 - 1}" if ms else FIRST_ID
 
 
 def _map(raw: Sequence[Any]) -> dict[bytes, Any]:

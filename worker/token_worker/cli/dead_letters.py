@@ -13,7 +13,7 @@ from rich.table import Table
 
 from token_worker.admin import dead_letters as letters_module
 from token_worker.admin.dead_letters import DeadLetter
-from token_worker.admin.replay import FIRST_ID, PAGE, Selection, check_id
+from token_worker.admin.replay import PAGE, Selection
 from token_worker.cli.replay import Runner
 from token_worker.cli.terminal import check_reach, confirm, table_console
 from token_worker.errors import Finding, Unavailable
@@ -22,6 +22,7 @@ from token_worker.redis.exchange import drive
 from token_worker.redis.link import Link
 from token_worker.settings.load import load
 from token_worker.settings.options import Settings
+from token_worker.streams.stream_ids import FIRST_ID, after, check_id
 from token_worker.telemetry.audit import Audit
 
 
@@ -181,11 +182,11 @@ def _all(
     """Those of all streams; ``unknown`` takes the streams that are out of reach, with why, else that is raised."""
     now_ms = drive(letters_module.server_ms(), link)
     for route in {route.dead_letters: route for route in settings.routes}.values():
-        start = FIRST_ID
+        start: str | None = FIRST_ID
         try:
-            while page := drive(letters_module.read_page(route, start, now_ms), link):
+            while start and (page := drive(letters_module.read_page(route, start, now_ms), link)):
                 yield from (letter for letter, _ in page if reason in (None, letter.reason))
-                start = f"({page[-1][0].id}"
+                start = after(page[-1][0].id)
         except Unavailable as error:
             if unknown is None:
                 raise

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -13,7 +13,7 @@ from rich import box
 from rich.live import Live
 from rich.table import Table
 
-from token_worker.admin.lag import IDS_AHEAD_REMEDY, GroupLag, Measured, ids_ahead, measure
+from token_worker.admin.lag import Measured, measure
 from token_worker.admin.lag_exporter import LagCollector
 from token_worker.cli.terminal import check_reach, table_console
 from token_worker.errors import SettingsError
@@ -73,10 +73,9 @@ def lag(
         return
     found = read()
     _print(found, as_json=as_json)
-    for stream, seconds in found.ahead_seconds.items():
-        if seconds:
-            click.echo(f"{stream}: {ids_ahead(seconds)}; {IDS_AHEAD_REMEDY}", err=True)
-    broken = [*_broken(found.rows, settings, max_lag, max_pending, max_age_seconds)]
+    for stream, finding in found.ids.items():
+        click.echo(f"{stream}: {finding.message}; {finding.remedy}", err=True)
+    broken = [*_broken(found, settings, max_lag, max_pending, max_age_seconds)]
     for line in broken:
         click.echo(line, err=True)
     check_reach(found.unknown)
@@ -85,7 +84,7 @@ def lag(
 
 
 def _broken(
-    rows: Sequence[GroupLag],
+    found: Measured,
     settings: Settings,
     max_lag: int | None,
     max_pending: int | None,
@@ -94,7 +93,7 @@ def _broken(
     """A line for every limit that is broken; limits are for the groups of the request streams that serve them."""
     requests = {route.requests for route in settings.routes}
     lines = []
-    for row in rows:
+    for row in found.rows:
         if row.stream not in requests or row.group != settings.group:
             continue
         ages = (row.oldest_undelivered_age_seconds, row.oldest_pending_age_seconds)
@@ -107,7 +106,7 @@ def _broken(
             if limit is not None and figure > limit:
                 lines.append(f"{row.stream}: {name} {limit:g} is broken: {figure:g}")
         if max_age_seconds is not None and oldest <= max_age_seconds and row.has_unknown_age:
-            why = ids_ahead(row.ids_ahead_seconds) if row.ids_ahead_seconds else "ids are no times"
+            why = found.ids[row.stream].message if row.stream in found.ids else "ids are no times"
             lines.append(f"{row.stream}: --max-age-seconds {max_age_seconds:g} cannot be checked: {why}")
     return lines
 
@@ -122,7 +121,7 @@ def _print(found: Measured, *, as_json: bool) -> None:
 
 def _table(found: Measured) -> Table:
     captions = [f"out of reach: {', '.join(found.unknown)}"] if found.unknown else []
-    captions += [f"{stream}: {ids_ahead(seconds)}" for stream, seconds in found.ahead_seconds.items() if seconds]
+    captions += [f"{stream}: {finding.message}" for stream, finding in found.ids.items()]
     table = Table(box=box.SIMPLE, caption="\n".join(captions) or None)
     table.add_column("stream", overflow="fold")
     table.add_column("group", overflow="fold")

@@ -13,15 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from token_worker.admin.replay import (
-    FIRST_ID,
-    LAST_ID,
     Candidate,
     Compared,
     Comparison,
     Replay,
     Selection,
     Sent,
-    check_id,
 )
 from token_worker.contract.messages import Op
 from token_worker.errors import Finding, GiveUp
@@ -31,6 +28,7 @@ from token_worker.redis.link import Link
 from token_worker.settings.load import load
 from token_worker.settings.options import Settings
 from token_worker.streams.routes import Route
+from token_worker.streams.stream_ids import FIRST_ID, LAST_ID, MOST, check_id
 
 WAIT_SECONDS = 60.0
 """How long to wait for the next reply."""
@@ -310,7 +308,7 @@ def _id(text: str, option: str, *, end: bool) -> str:
     """The stream id that a stream id or an ISO time stands for; of a time the first, or with ``end`` the last."""
     try:
         if end and "-" not in text and text.isdigit():
-            return check_id(f"{text}-{2**64 - 1}")
+            return check_id(f"{text}-{MOST}")
         return check_id(text)
     except ValueError:
         pass
@@ -323,7 +321,7 @@ def _id(text: str, option: str, *, end: bool) -> str:
     if option == "--ids":
         raise click.BadParameter("expected stream ids", param_hint=option)
     when = when if when.tzinfo is not None else when.replace(tzinfo=dt.UTC)
-    return check_id(f"{max(0, int(when.timestamp() * 1000))}-{2**64 - 1 if end else 0}")
+    return check_id(f"{max(0, int(when.timestamp() * 1000))}-{MOST if end else 0}")
 
 
 def _ms(entry_id: str) -> int:

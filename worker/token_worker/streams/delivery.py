@@ -38,6 +38,7 @@ from token_worker.streams.answering import BURY, COMMIT, Answer, Answering, Comm
 from token_worker.streams.give_backs import GiveBacks
 from token_worker.streams.pending import OWN_AT_ONCE, Candidate, Pending
 from token_worker.streams.routes import Route
+from token_worker.streams.stream_ids import order
 
 __all__ = ["BURY", "COMMIT", "Answer", "Batch", "Committed", "Delivery", "Entry"]
 
@@ -332,7 +333,7 @@ class Delivery(Answering):
         kept: list[Entry] = []
         for route in {entry.route: None for entry in entries}:
             mine = {entry.id: entry for entry in entries if entry.route == route}
-            ids = sorted(mine, key=_order)
+            ids = sorted(mine, key=order)
             among = (ids[0], ids[-1], len(ids) + OWN_AT_ONCE, self._consumer)
             pending = yield "XPENDING", route.requests, self._group, *among
             idle = {entry_id: idle_ms for entry_id, _, idle_ms, _ in pending if entry_id in mine}
@@ -350,8 +351,3 @@ def _fields(raw: list[bytes]) -> dict[bytes, bytes]:
 
 def _size(entries: Iterable[Entry]) -> int:
     return sum(map(len, chain.from_iterable([entry.fields.values() for entry in entries])))
-
-
-def _order(entry_id: bytes) -> tuple[int, int]:
-    first, _, second = entry_id.partition(b"-")
-    return int(first), int(second)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from token_worker.redis.exchange import Exchange
 from token_worker.streams.give_backs import GiveBacks
 from token_worker.streams.routes import Route
+from token_worker.streams.stream_ids import after
 
 OWN_AT_ONCE = 1000
 """Own pending entries in one page."""
@@ -231,8 +232,8 @@ class Pending:
 
     def _following(self, page: _Page, found: Sequence[Candidate]) -> _Page | None:
         """The page after a full one."""
-        is_full = len(found) >= self._page_size(page)
-        return page._replace(start=f"({found[-1].id.decode()}") if is_full else None
+        start = after(found[-1].id) if len(found) >= self._page_size(page) else None
+        return page._replace(start=start) if start is not None else None
 
     def _suspect_earlier(self, page: _Page) -> Exchange[list[Candidate]]:
         """Read a page; suspect what this consumer was given before this process has read anything of the route.

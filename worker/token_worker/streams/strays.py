@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from token_worker.errors import TooMuch
 from token_worker.redis.link import Link
+from token_worker.streams.stream_ids import after, order
 
 LOOK_AFTER_SECONDS: Final = 0.1
 """How long a request may be without a reply before its reply is looked for: most are there by then."""
@@ -68,11 +69,14 @@ class Strays:
         """
         found: list[bytes] = []
         seen = max(self._seen, (since_ms, 0))
+        start = after(_text(seen))
+        if start is None:  # nothing comes after the last id
+            return found
         try:
-            last = self._page(link, "XREVRANGE", self._stream, "+", f"({_text(seen)}", "COUNT", self._count)
+            last = self._page(link, "XREVRANGE", self._stream, "+", start, "COUNT", self._count)
             found += _payloads(last)
-            newest = _id(last[0]) if last else seen
-            known_from = _id(last[-1]) if len(last) == self._count else seen
+            newest = order(last[0][0]) if last else seen
+            known_from = order(last[-1][0]) if len(last) == self._count else seen
             for _ in range(PAGES - 1):
                 if seen >= known_from:
                     break
@@ -81,7 +85,7 @@ class Strays:
                     break
                 page = read[0][1]
                 found += _payloads(page)
-                seen = _id(page[-1])
+                seen = order(page[-1][0])
             if seen >= known_from:
                 seen = max(seen, newest)
             self._count = min(self._count * 2, PAGE)
@@ -101,11 +105,6 @@ def _payloads(entries: Iterable[Any]) -> list[bytes]:
         members = dict(zip(fields[::2], fields[1::2], strict=True))
         payloads += [members[b"payload"]] if b"payload" in members else []
     return payloads
-
-
-def _id(entry: Any) -> _Id:
-    first, _, second = entry[0].partition(b"-")
-    return int(first), int(second)
 
 
 def _text(entry_id: _Id) -> str:
