@@ -22,7 +22,7 @@ from token_worker.acra.key_name import HISTORY_INFIX
 from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import decode_entry
 from token_worker.contract.messages import Format
-from token_worker.errors import Code, Damaged
+from token_worker.errors import Code, CorruptData
 from token_worker.service.handler import Result
 from token_worker.streams.delivery import Answer
 from token_worker.testing.memory import MemoryKeys
@@ -196,5 +196,5 @@ def _code(good: Good, result: Result) -> str:
 def _is_same_but_used(raw: bytes, old: bytes) -> bool:
     try:
         return decode_entry(raw)._replace(accessed=0) == decode_entry(old)._replace(accessed=0)
-    except Damaged:
+    except CorruptData:
         return False

@@ -18,7 +18,7 @@ from fuzz.entries import REASONS, Entries
 from fuzz.mutations import Fields
 from fuzz.stored import DAMAGED, Case, Stored
 from fuzz.world import MARK
-from token_worker.errors import Code, Damaged, Refused
+from token_worker.errors import Code, CorruptData, Refused
 from token_worker.keys.keyring import Keyring
 from token_worker.service import handler
 from token_worker.service.handler import Buried, Handler, Postponed, Result
@@ -267,7 +267,7 @@ def _not_authenticated(monkeypatch: pytest.MonkeyPatch) -> None:
     def anything(self: Sealing, ring: Keyring, raw: bytes, accessed: int) -> Any:
         try:
             return opened(self, ring, raw, accessed)
-        except Damaged:
+        except CorruptData:
             return b"anything", None
 
     monkeypatch.setattr(Sealing, "open", anything)

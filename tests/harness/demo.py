@@ -30,7 +30,7 @@ from harness.ending import end_by_signals
 from harness.servers import OpenBao, Valkey
 from harness.stack import Reply, Stack, wait_until
 from token_worker.contract.messages import Op, TypeName
-from token_worker.errors import Finding, GiveUp
+from token_worker.errors import CheckFailed, OperatorError
 from token_worker.files import columns as files
 from token_worker.files.inputs import FORMS, Input, open_input
 from token_worker.files.progress import Asked
@@ -271,7 +271,7 @@ def count_rows(file: Path, columns: Sequence[Column]) -> int:
             wanted = [files.Column(column.name, column.type) for column in columns]
             chunks = it.chunks(wanted, it.head.offset, it.head.rows, dedupe=True)
             rows = sum(chunk.rows - chunk.blank for chunk in chunks)
-    except (GiveUp, Finding) as error:
+    except (OperatorError, CheckFailed) as error:
         raise click.BadParameter(f"{file.name}: {error}", param_hint="--csv, --columns") from None
     if not rows:
         raise click.BadParameter(f"{file.name} has no records", param_hint="--csv")

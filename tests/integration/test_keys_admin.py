@@ -21,7 +21,7 @@ from token_worker.acra.key_name import parse_name, stamp_of
 from token_worker.acra.owner import Owner
 from token_worker.admin.destroy import KEPT_SECONDS, SETTLED_SECONDS, Retirement, scan_entries
 from token_worker.admin.rotate import rotate
-from token_worker.errors import Finding
+from token_worker.errors import CheckFailed
 from token_worker.keys.cache import AGE_SECONDS, KeyCache
 from token_worker.keys.keyring import Keyring
 from token_worker.keys.master import MasterKeys
@@ -487,7 +487,7 @@ def test_destruction_cut_short_anywhere_and_done_again(place: Place, stack: Stac
             assert {fingerprint(unwrap(text, stack.master_key, OWNER)) for text in texts} == {
                 fingerprint(bytes(range(32)))
             }
-            with contextlib.suppress(Finding):  # it was done
+            with contextlib.suppress(CheckFailed):  # it was done
                 getattr(retirement(place, stack), step)(name)
             folder = f"{place.folder}.retired" if step == "step" else place.folder
             assert old_key in place.names(folder), at
@@ -530,7 +530,7 @@ def test_nothing_is_moved_over_another_key(in_redis: InRedis, stack: Stack) -> N
     make_due(in_redis, old_key)
     assert retirement(in_redis, stack).step(parse_name(old_key)).what == "retired"
     in_redis.put(f".acrakeys/{old_key}", wrap(bytes(32), stack.master_key, OWNER))
-    with pytest.raises(Finding, match="another key"):
+    with pytest.raises(CheckFailed, match="another key"):
         retirement(in_redis, stack).restore(parse_name(old_key))
     assert in_redis.names(".acrakeys.retired") == [old_key]
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from chaos.proxy import Command, Moment, Proxy, Relay, Verdict
 from harness.servers import Valkey, free_port
-from token_worker.errors import ServerError, TooMuch, Unavailable
+from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
 from token_worker.redis import link as redis_link
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
@@ -130,7 +130,7 @@ def test_reply_past_its_bound_is_given_up(streams_server: Valkey) -> None:
     """A reply is never held beyond its bound; the next one comes on a new connection, and has no bound unless asked."""
     subject = link(streams_server.url)
     subject.call("SET", "key", b"x" * (1 << 20))
-    with pytest.raises(TooMuch):
+    with pytest.raises(ReplyTooLarge):
         subject.call_bounded(1 << 19, "MGET", *["key"] * 8)
     assert subject.call_bounded(1 << 21, "GET", "key") == subject.call("GET", "key")
     assert len(subject.call("MGET", *["key"] * 8)) == 8

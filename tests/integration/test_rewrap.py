@@ -23,7 +23,7 @@ from token_worker.acra.owner import Owner
 from token_worker.admin import keys as admin
 from token_worker.admin.rewrap import rewrap, survey
 from token_worker.admin.rotate import rotate
-from token_worker.errors import Finding
+from token_worker.errors import CheckFailed
 from token_worker.keys import master
 from token_worker.keys.master import MasterKeys
 from token_worker.keys.store import wrap
@@ -112,7 +112,7 @@ def test_what_is_not_understood_stops_it_before_it_starts(
     assert done.returncode == 1
     assert name in done.stderr
     assert why in done.stderr
-    with pytest.raises(Finding, match=name):
+    with pytest.raises(CheckFailed, match=name):
         survey(place.store(), BOTH)
     assert all(place.get(f"{place.folder}/{key}") is not None for key in before)
     assert {judge(place, key) for key in before} == {"previous", "public"}
@@ -177,7 +177,7 @@ def test_rotations_meanwhile_lose_nothing(place: Place) -> None:
                 seen.add(fingerprint(admin.open_key(name, stored.text, BOTH)[0]))
 
     def rotate_with(number: int) -> None:
-        with contextlib.suppress(Finding):  # the old master key alone does not open what is sealed with the new one
+        with contextlib.suppress(CheckFailed):  # the old master key alone does not open what is sealed with the new one
             rotate(place.store(), BOTH if number % 2 else MasterKeys(OLD), OWNER)
 
     def keep_wrapping() -> None:

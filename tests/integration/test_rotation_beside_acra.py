@@ -14,7 +14,7 @@ from harness.servers import OpenBao
 from harness.stack import PROGRAM, Stack
 from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import decode_entry
-from token_worker.errors import Damaged
+from token_worker.errors import CorruptData
 from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.keys.store import unwrap
 
@@ -49,7 +49,7 @@ def opened_by(stack: Stack, key: bytes) -> Callable[[bytes], bool]:
     def opens(entry: bytes) -> bool:
         try:
             return bool(ring.open(decode_entry(stack.storage.get(entry)).block))
-        except Damaged:
+        except CorruptData:
             return False
 
     return opens

@@ -20,7 +20,7 @@ from simulation.promises import Books, Broken
 from simulation.puppets import Crash, Puppet, Terms, Wait, virtual
 from simulation.trace import Step, Trace, ids_of
 from token_worker.contract.messages import Op
-from token_worker.errors import ServerError, TooMuch, Unavailable
+from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
 from token_worker.redis.exchange import BoundedCommand, Command, RunScript
 from token_worker.service.handler import Postponed, Result
 from token_worker.service.loop import Worker
@@ -306,7 +306,7 @@ class World:
             case "reply lost":
                 return Unavailable("streams", "TimeoutError")
             case "too much" if not isinstance(outcome, Exception):
-                return TooMuch()
+                return ReplyTooLarge()
         return outcome
 
     def _blocks(self, puppet: Puppet, command: Command) -> bool:
@@ -332,7 +332,7 @@ class World:
 
     def _tell_books(self, worker: str, command: Command, outcome: object) -> None:
         """Tell what a worker gets to know of its command, or that it does not."""
-        is_lost = isinstance(outcome, Unavailable | TooMuch)
+        is_lost = isinstance(outcome, Unavailable | ReplyTooLarge)
         if isinstance(command, RunScript):
             if command.script is COMMIT and isinstance(outcome, ServerError):
                 self._books.put_off(worker, command.keys[0], ids_of(command))

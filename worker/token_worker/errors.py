@@ -1,11 +1,12 @@
-"""One tree of errors: what to do about each is its type.
+"""One tree of errors. The type of an error says what to do about it.
 
-- ``Unavailable``: try again. A server is away or cannot do its work now; entries stay pending, nothing is counted.
-- ``Refused``: answer the producer. It carries a code of the contract and a message that holds nothing of the payload.
-- ``GiveUp``: stop. A person has to change a setting, a key or a right before going on makes sense.
+- ``Unavailable``: try again. A server is away or cannot do its work now. Entries stay pending; no attempt is counted.
+- ``Refused``: answer the producer. The error has a code of the contract and a message without any of the payload.
+- ``CheckFailed``: report it. A command found a problem, or cannot do its work now. Exit status 1.
+- ``OperatorError``: stop. An operator has to change a setting, a key or a permission first. Exit status 2.
 
-No message carries a value, a token or a key; server errors are reduced to their code (``OOM``, ``NOPERM``), since
-servers quote arguments.
+No message contains a value, a token or a key. Errors of servers are reduced to their code (``OOM``, ``NOPERM``),
+because servers quote the arguments of a command.
 """
 
 from enum import StrEnum
@@ -20,7 +21,7 @@ class Retry(StrEnum):
 
 
 class Code(StrEnum):
-    """Why a request or an item was refused: a closed list, part of the contract."""
+    """Reason why a request or an item was refused. The list is closed and part of the contract."""
 
     INVALID_REQUEST = "invalid_request"
     UNKNOWN_TYPE = "unknown_type"
@@ -58,19 +59,19 @@ RETRY: dict[Code, Retry] = {
     Code.EXPIRED: Retry.YES,
     Code.INTERNAL: Retry.YES,
 }
-"""Whether to send again, by code."""
+"""For each code, whether the producer may send the request again."""
 
 
 class TokenWorkerError(Exception):
     """Base of all errors that this package raises on purpose."""
 
 
-class Unavailable(TokenWorkerError):  # noqa: N818 - reads as what it says: "except Unavailable"
-    """A server cannot be used now: wait, then try again.
+class Unavailable(TokenWorkerError):  # noqa: N818 - "except Unavailable" reads well
+    """A server cannot be used now. Wait, then try again.
 
     Attributes:
         server: ``streams``, ``keys``, ``tokens`` or ``vault``.
-        reason: the kind of failure (an exception's class or a server's error code), never its arguments.
+        reason: class of the exception or error code of the server, without arguments.
     """
 
     def __init__(self, server: str, reason: str) -> None:
@@ -79,12 +80,12 @@ class Unavailable(TokenWorkerError):  # noqa: N818 - reads as what it says: "exc
         self.reason = reason
 
 
-class Refused(TokenWorkerError):  # noqa: N818 - the same
-    """A request or an item that gets an error instead of a value.
+class Refused(TokenWorkerError):  # noqa: N818 - as above
+    """A request or an item gets an error instead of a value.
 
     Attributes:
-        code: one of the contract's codes.
-        message: the path of the field and what was expected, nothing of the payload.
+        code: a code of the contract.
+        message: path of the member and what was expected there, without any of the payload.
     """
 
     def __init__(self, code: Code, message: str) -> None:
@@ -94,11 +95,11 @@ class Refused(TokenWorkerError):  # noqa: N818 - the same
 
 
 class ServerError(TokenWorkerError):
-    """A Redis server answered a command with an error that waiting does not mend.
+    """A Redis server answered a command with an error, and the same command would fail again.
 
     Attributes:
-        server: which of the three.
-        code: first word of the server's answer (``NOGROUP``, ``WRONGTYPE``, ``NOPERM``).
+        server: ``streams``, ``keys`` or ``tokens``.
+        code: first word of the error (``NOGROUP``, ``WRONGTYPE``, ``NOPERM``).
     """
 
     def __init__(self, server: str, code: str) -> None:
@@ -107,25 +108,25 @@ class ServerError(TokenWorkerError):
         self.code = code
 
 
-class TooMuch(TokenWorkerError):  # noqa: N818 - the same
-    """A reply was longer than the caller can hold; the server did the command, and its connection is closed."""
+class ReplyTooLarge(TokenWorkerError):  # noqa: N818 - as above
+    """A reply is larger than the caller accepts. The server did the command; the connection is closed."""
 
 
-class Damaged(TokenWorkerError):  # noqa: N818 - the same
-    """Stored bytes that are not what they should be, or that a key does not open."""
+class CorruptData(TokenWorkerError):  # noqa: N818 - as above
+    """Stored bytes have the wrong form, or a key does not decrypt them."""
 
 
-class Finding(TokenWorkerError):  # noqa: N818 - the same
-    """A command found what somebody has to look at, or could not do what it was asked for now: exit status 1."""
+class CheckFailed(TokenWorkerError):  # noqa: N818 - as above
+    """A command found a problem that a person has to look at, or it cannot do its work now: exit status 1."""
 
 
-class GiveUp(TokenWorkerError):  # noqa: N818 - the same
-    """Going on makes no sense before a person has changed something; the message says what."""
+class OperatorError(TokenWorkerError):
+    """An operator has to change something before the program can go on. The message says what: exit status 2."""
 
 
-class SettingsError(GiveUp):
-    """Settings that are missing, wrong or contradict each other."""
+class SettingsError(OperatorError):
+    """Settings are missing or wrong, or contradict each other."""
 
 
-class MasterKeyError(GiveUp):
-    """The master key cannot be had: no such secret or field, not base64, too short, no permission."""
+class MasterKeyError(OperatorError):
+    """The master key cannot be read: no such secret or field, not base64, too short, or no permission."""

@@ -18,7 +18,7 @@ from token_worker.acra import acra_block, secure_cell
 from token_worker.acra import token_entry as layout
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import TYPES
-from token_worker.errors import Damaged
+from token_worker.errors import CorruptData
 from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.keys.store import unwrap, wrap
 from token_worker.storage.steps import Lookup, Outcome, Row, Store
@@ -63,7 +63,7 @@ def test_what_is_sealed_opens_for_both_readers(message: bytes, context: bytes) -
     cell = secure_cell.seal(KEY, message, context)
     assert secure_cell.open_cell(KEY, cell, context) == message
     assert reader.open_secure_cell(KEY, cell, context) == message
-    with pytest.raises(Damaged):
+    with pytest.raises(CorruptData):
         secure_cell.open_cell(KEY, cell, context + b"x")
 
 
@@ -77,7 +77,7 @@ def test_every_damage_of_a_cell_is_an_error() -> None:
     """No change of a byte and no truncation of a cell gives an answer."""
     cell = secure_cell.seal(KEY, b"a message", b"context")
     for bad in damaged(cell):
-        with pytest.raises(Damaged):
+        with pytest.raises(CorruptData):
             secure_cell.open_cell(KEY, bad, b"context")
 
 
@@ -87,7 +87,7 @@ def test_every_damage_of_a_block_is_an_error() -> None:
     block = ring.seal(b"some data")
     assert ring.open(block) == b"some data"
     for bad in damaged(block):
-        with pytest.raises(Damaged):
+        with pytest.raises(CorruptData):
             ring.open(bad)
 
 
@@ -105,11 +105,11 @@ def test_every_damage_of_a_block_is_an_error() -> None:
     ],
 )
 def test_arbitrary_bytes_are_damaged_and_nothing_worse(read: Callable[[bytes], object]) -> None:
-    """Whatever bytes stand in the storage, reading them ends in an answer or in ``Damaged``, never in another error."""
+    """Reading arbitrary bytes from the storage gives a result or ``CorruptData``, never another error."""
 
     @given(st.binary(max_size=200))
     def check(data: bytes) -> None:
-        with contextlib.suppress(Damaged):
+        with contextlib.suppress(CorruptData):
             read(data)
 
     check()
@@ -121,12 +121,12 @@ def test_truncated_and_repeated_fields_are_damage() -> None:
     for length in range(len(whole)):
         try:
             entry = layout.decode_entry(whole[:length].hex().encode())
-        except Damaged:
+        except CorruptData:
             continue
         assert layout.encode_entry(entry) == whole[:length].hex().encode()
-    with pytest.raises(Damaged):
+    with pytest.raises(CorruptData):
         layout.decode_entry((whole + whole[:2]).hex().encode())
-    with pytest.raises(Damaged):
+    with pytest.raises(CorruptData):
         layout.decode_entry((whole + b"\x28\x01").hex().encode())
 
 
@@ -156,7 +156,7 @@ def test_entries_of_acra_are_written_again_byte_for_byte(name: str) -> None:
             for ring in rings.values():
                 try:
                     inside = ring.open(entry.block)
-                except Damaged:
+                except CorruptData:
                     continue
                 opened += 1
                 if bytes.fromhex(key.split("/")[2])[:2] == b"t.":

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from token_worker.client.errors import refusal
 from token_worker.contract.messages import Op, TypeName
-from token_worker.errors import Finding, GiveUp
+from token_worker.errors import CheckFailed, OperatorError
 from token_worker.files import json_lines
-from token_worker.files.columns import READ, WRITE, Column, Wrong
+from token_worker.files.columns import READ, WRITE, Column, RowError
 from token_worker.files.delimited import Delimited, Dialect
 from token_worker.files.json_lines import JsonLines
 from token_worker.files.records import BLOCK_BYTES, ROW_BYTES, Encoding, Records
@@ -159,15 +159,15 @@ def test_rows_with_other_numbers_of_fields_are_not_done() -> None:
 @pytest.mark.parametrize("name", ["nothing", "twice"])
 def test_columns_have_to_be_there_once(name: str) -> None:
     """A column that is not there, or twice, is refused, and the message names those that are."""
-    with pytest.raises(GiveUp, match="there are a, twice, twice"):
+    with pytest.raises(OperatorError, match="there are a, twice, twice"):
         delimited(b"a,twice,twice\n", f"{name}=str")
 
 
 def test_names_in_messages_are_printable() -> None:
     """A file cannot have a terminal do something by the names of its columns."""
-    with pytest.raises(GiveUp, match=r"there are \?\[31m, b$"):
+    with pytest.raises(OperatorError, match=r"there are \?\[31m, b$"):
         delimited(b"\x1b[31m,b\n", "a=str")
-    with pytest.raises(GiveUp, match=r'there are "\\u001b\[31m"$'):
+    with pytest.raises(OperatorError, match=r'there are "\\u001b\[31m"$'):
         json_form("a=str", some=[b'{"\\u001b[31m":1}'])
 
 
@@ -214,7 +214,7 @@ def test_texts_are_values(kind: str, text: str, value: Any) -> None:
 )
 def test_texts_that_would_not_come_back_are_refused(kind: str, text: str, code: str) -> None:
     """What is not written as its value is an error."""
-    with pytest.raises(Wrong) as refused:
+    with pytest.raises(RowError) as refused:
         READ[kind](text)
     assert refused.value.code == code
 
@@ -292,7 +292,7 @@ def test_encodings_that_are_taken_keep_rows_apart(name: str) -> None:
     """An encoding that Python knows is refused, or no character of it is taken for a delimiter, quote or line end."""
     try:
         dialect = Dialect(Encoding(name, b""), "|")
-    except GiveUp:
+    except OperatorError:
         return
     letters = [chr(number) for number in range(0xA0, 0x3000)] + [chr(number) for number in range(0x4E00, 0x5400)]
     known = []
@@ -310,7 +310,7 @@ def test_encodings_that_are_taken_keep_rows_apart(name: str) -> None:
 @pytest.mark.parametrize("name", ["cp037", "utf-7", "iso2022_jp", "hz", "idna", "rot13", "base64", "no-such"])
 def test_other_encodings_are_refused(name: str) -> None:
     """Encodings that do not hold ASCII as it is, and what is none, are refused."""
-    with pytest.raises(GiveUp, match="does not hold ASCII"):
+    with pytest.raises(OperatorError, match="does not hold ASCII"):
         Encoding(name, b"")
 
 
@@ -328,7 +328,7 @@ def test_cells_outside_the_encoding_are_errors_of_their_rows() -> None:
 @pytest.mark.parametrize("data", [b"a,b\n" + b"x" * (ROW_BYTES + 1), b'a,b\n"' + b"x,\n" * ROW_BYTES, b'a\n"x'])
 def test_rows_without_end_are_named(data: bytes) -> None:
     """A row over the limit, or a quote that is never closed, ends the run, naming the row."""
-    with pytest.raises(Finding, match="row 2"):
+    with pytest.raises(CheckFailed, match="row 2"):
         rows(data)
 
 
@@ -340,7 +340,7 @@ def test_hostile_rows_take_linear_time(data: bytes) -> None:
     """Millions of quotes or delimiters are one look each: the test's own time-out would end a second one."""
     form, _ = delimited(b"a,b\n", "b=str")
     for record in rows(data):
-        with pytest.raises(Wrong):
+        with pytest.raises(RowError):
             form.open(record)
 
 
@@ -500,7 +500,7 @@ def test_values_of_another_shape_are_not_passed_over(line: bytes, told: str) -> 
     form = json_form("a.b=str", "a.l[].c=str")
     done = through(form, [line], lambda _: "new")
     assert (done.output, done.lost) == (b"", 1)
-    with pytest.raises(Wrong, match=told):
+    with pytest.raises(RowError, match=told):
         form.open(line)
 
 
@@ -509,7 +509,7 @@ def test_names_with_dots_are_quoted() -> None:
     line = b'{"a.b":"x","c":{"d[]":"y","\\u00e9 \\"":["z"]}}'
     form = json_form('"a.b"=str', 'c."d[]"=str', r'c."\u00e9 \""[]=str', some=[line])
     assert through(form, [line], str.upper).output == b'{"a.b":"X","c":{"d[]":"Y","\\u00e9 \\"":["Z"]}}'
-    with pytest.raises(GiveUp, match=r'no row has a member a\.b; there are "a\.b", c\."d\[\]", c\."é \\""\[\]$'):
+    with pytest.raises(OperatorError, match=r'no row has a member a\.b; there are "a\.b", c\."d\[\]", c\."é \\""\[\]$'):
         json_form("a.b=str", some=[line])
 
 
@@ -532,7 +532,7 @@ def test_names_with_dots_are_quoted() -> None:
 )
 def test_names_that_are_none_are_refused(names: list[str], told: str) -> None:
     """A path that leads nowhere for sure, or into another, is refused before any row is read."""
-    with pytest.raises(GiveUp, match=told):
+    with pytest.raises(OperatorError, match=told):
         json_form(*(f"{name}=str" for name in names))
 
 
@@ -592,7 +592,7 @@ def test_nested_values_go_there_and_come_back(
 def test_misspelt_members_are_refused() -> None:
     """A member that no row has is refused, with the names there are; one that any row has is fine, a null too."""
     lines = [b'{"a":1}\n', b'{"mail":null}\n']
-    with pytest.raises(GiveUp, match=r"no row has a member email; there are a, mail"):
+    with pytest.raises(OperatorError, match=r"no row has a member email; there are a, mail"):
         json_form("a=int32", "email=email", some=lines)
     json_form("mail=email", some=lines)
 
@@ -600,7 +600,7 @@ def test_misspelt_members_are_refused() -> None:
 @pytest.mark.parametrize("data", [b'[\n  {"a":\n    1}\n]', b"{\n}\n", b"a,b\n1,2\n"])
 def test_what_is_no_json_lines_is_told(data: bytes) -> None:
     """A file of which no line is an object, as one that is written over several lines, is refused as a whole."""
-    with pytest.raises(GiveUp, match="no line is a JSON object with members"):
+    with pytest.raises(OperatorError, match="no line is a JSON object with members"):
         json_form("a=str", some=lines_of(data))
 
 

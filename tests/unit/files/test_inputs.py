@@ -13,7 +13,7 @@ import pytest
 
 from harness import file_kills
 from token_worker.contract.messages import Op
-from token_worker.errors import Finding, GiveUp
+from token_worker.errors import CheckFailed, OperatorError
 from token_worker.files import compressed, job, rows
 from token_worker.files.columns import Column
 from token_worker.files.inputs import open_input
@@ -74,7 +74,7 @@ def test_tokens_that_read_as_no_value_are_refused() -> None:
 @pytest.mark.parametrize("text", ["", "a,b", "a\nb", '"a'])
 def test_markers_that_no_cell_can_be_are_refused(text: str) -> None:
     """A marker that has no effect is wrong usage."""
-    with pytest.raises(GiveUp, match="--null: expected the text of a cell"):
+    with pytest.raises(OperatorError, match="--null: expected the text of a cell"):
         take(b"a\nx\n", "a=str", nulls=(text,))
 
 
@@ -96,9 +96,9 @@ def test_the_first_line_of_excel_goes_with_the_options() -> None:
     data = b"sep=\t\na\tb\n"
     assert take(data, "2=str", header=False)[0] == b"sep=\t\na\tnew\n"
     assert take(data, "b=str", delimiter="\t")[0] == data
-    with pytest.raises(GiveUp, match="--delimiter is another"):
+    with pytest.raises(OperatorError, match="--delimiter is another"):
         take(data, "b=str", delimiter=",")
-    with pytest.raises(GiveUp, match="no header"):
+    with pytest.raises(OperatorError, match="no header"):
         take(b"sep=;\n", "b=str")
 
 
@@ -116,13 +116,13 @@ def test_the_first_line_of_excel_goes_with_the_options() -> None:
 )
 def test_the_delimiter_that_was_meant_is_told(header: bytes, more: dict[str, Any], told: str) -> None:
     """Where a column is not there, but would be with another delimiter, the message says which."""
-    with pytest.raises(GiveUp, match=told):
+    with pytest.raises(OperatorError, match=told):
         take(header + b"\nx;y\n", "email=str", **more)
 
 
 def test_the_delimiter_that_was_meant_is_told_without_header() -> None:
     """The same where columns are numbers."""
-    with pytest.raises(GiveUp, match="there are 1 to 1; --delimiter ';' would find them"):
+    with pytest.raises(OperatorError, match="there are 1 to 1; --delimiter ';' would find them"):
         take(b"x;y\n", "1=str", "2=str", header=False)
 
 
@@ -203,7 +203,7 @@ def test_damaged_files_are_told(tmp_path: Path, ending: str, damage: str) -> Non
             "rest": data + b"what does not belong there",
         }[damage]
     )
-    with pytest.raises(Finding, match="cut off or damaged"):
+    with pytest.raises(CheckFailed, match="cut off or damaged"):
         run(tmp_path, f"in.csv.{ending}", "out.csv")
 
 
@@ -234,7 +234,7 @@ def test_what_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the library for .zst files, what to install is said."""
     for name in ("backports", "compression"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(GiveUp, match=r"pip install 'token-worker\[zstd\]'"):
+    with pytest.raises(OperatorError, match=r"pip install 'token-worker\[zstd\]'"):
         compressed.check("zstd")
     compressed.check("gzip")
     compressed.check(None)

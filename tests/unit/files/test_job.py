@@ -11,7 +11,7 @@ import pytest
 
 from harness import file_kills
 from token_worker.contract.messages import Op
-from token_worker.errors import Finding, GiveUp
+from token_worker.errors import CheckFailed, OperatorError
 from token_worker.files import job, progress, rows
 from token_worker.files.inputs import open_input
 from token_worker.files.job import Job, Places
@@ -72,7 +72,7 @@ def test_an_output_that_came_meanwhile_is_kept(source: Path, places: Places) -> 
     def watch(*_: Any) -> None:
         places.out.write_text("another's")
 
-    with pytest.raises(Finding, match="exists; --force replaces it"):
+    with pytest.raises(CheckFailed, match="exists; --force replaces it"):
         run(source, places, watch=watch)
     assert places.out.read_text() == "another's"
     run(source, places, resume=True, force=True)
@@ -86,9 +86,9 @@ def test_progress_holds_no_value(source: Path, places: Places) -> None:
     def watch(far: progress.Progress, *_: Any) -> None:
         told.append(far.counts.rows)
         if far.counts.rows:
-            raise Finding("far enough")
+            raise CheckFailed("far enough")
 
-    with pytest.raises(Finding, match="far enough"):
+    with pytest.raises(CheckFailed, match="far enough"):
         run(source, places, watch=watch)
     assert told[0] == 0
     assert places.progress.stat().st_mode & 0o077 == 0
@@ -130,7 +130,7 @@ def test_an_errors_file_of_another_run_is_left_to_it(source: Path, places: Place
     places.errors.write_text("of another")
     with places.errors.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(Finding, match="another run writes"):
+        with pytest.raises(CheckFailed, match="another run writes"):
             run(source, places, force=True)
     assert places.errors.read_text() == "of another"
     assert not places.partial.exists()
@@ -156,7 +156,7 @@ def test_a_pipe_does_not_end_in_its_own_input(
     task = Job(asked, file_kills.Client(), stopping=threading.Event(), wait_seconds=1)
     with (source if same == "out" else tmp_path / "out").open("a") as out:
         monkeypatch.setattr(sys, "stdout", out)
-        with pytest.raises(GiveUp, match="different files"):
+        with pytest.raises(OperatorError, match="different files"):
             task.pipe(source, source if same == "errors" else None, force=True)
     assert source.read_bytes() == before
 

@@ -17,7 +17,7 @@ from harness import file_kills
 from harness.parquet_files import changed, write_encrypted
 from token_worker.client import Answer
 from token_worker.contract.messages import Op
-from token_worker.errors import Finding, GiveUp, TokenWorkerError
+from token_worker.errors import CheckFailed, OperatorError, TokenWorkerError
 from token_worker.files.columns import Sent
 from token_worker.files.job import Job, Places
 from token_worker.files.parquet_footer import ChunkField, Footer, GroupField, MetaField
@@ -181,7 +181,7 @@ def test_a_column_that_does_not_hold_tokens(tmp_path: Path, kind: str, values: A
     """Is refused by its name and type, before anything is sent, and nothing is left."""
     pq.write_table(pa.table({"a": values}), tmp_path / "in")
     client = Tokens()
-    with pytest.raises(GiveUp, match=f"column {told}"):
+    with pytest.raises(OperatorError, match=f"column {told}"):
         run(tmp_path / "in", tmp_path / "out", kind, client)
     assert not client.sent
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
@@ -189,7 +189,7 @@ def test_a_column_that_does_not_hold_tokens(tmp_path: Path, kind: str, values: A
 
 def test_an_enumeration_of_polars(tmp_path: Path) -> None:
     """Is refused: polars would read the tokens as null."""
-    with pytest.raises(GiveUp, match="column enum is an enumeration, and tokens of type str are not"):
+    with pytest.raises(OperatorError, match="column enum is an enumeration, and tokens of type str are not"):
         run(FILES / "polars.parquet", tmp_path / "out", "str", Tokens(), column="enum")
 
 
@@ -197,7 +197,7 @@ def test_an_enumeration_of_polars(tmp_path: Path) -> None:
 def test_encrypted_files(tmp_path: Path, plaintext_footer: bool) -> None:
     """Are refused as such."""
     write_encrypted(tmp_path / "in", plaintext_footer=plaintext_footer)
-    with pytest.raises(GiveUp, match="the input is encrypted Parquet"):
+    with pytest.raises(OperatorError, match="the input is encrypted Parquet"):
         run(tmp_path / "in", tmp_path / "out", "str", Tokens())
 
 
@@ -213,13 +213,13 @@ def test_encrypted_files(tmp_path: Path, plaintext_footer: bool) -> None:
 )
 def test_decimals_however_stored(tmp_path: Path, name: str, told: str) -> None:
     """Are refused where they have a fraction, by a type that does not depend on how they are stored."""
-    with pytest.raises(GiveUp, match=f"column value is {told}, which does not hold all tokens of type int64"):
+    with pytest.raises(OperatorError, match=f"column value is {told}, which does not hold all tokens of type int64"):
         run(FILES / f"{name}.parquet", tmp_path / "out", "int64", Tokens(), column="value")
 
 
 def test_lists_of_other_writers(tmp_path: Path) -> None:
     """Are refused as nested."""
-    with pytest.raises(GiveUp, match="column int64_list is nested"):
+    with pytest.raises(OperatorError, match="column int64_list is nested"):
         run(FILES / "list_columns.parquet", tmp_path / "out", "int64", Tokens(), column="int64_list")
 
 
@@ -247,7 +247,7 @@ def test_what_cannot_be_done_is_told_at_the_start(
     pq.write_table(pa.table({"a": ["x", "y", "z"], "b": range(3)}), tmp_path / "in")
     changed(tmp_path / "in", change)
     client = Tokens()
-    with pytest.raises((GiveUp, Finding), match=told):
+    with pytest.raises((OperatorError, CheckFailed), match=told):
         run(tmp_path / "in", tmp_path / "out", "str", client)
     assert not client.sent
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
@@ -296,4 +296,4 @@ def test_a_footer_of_noise_is_told(tmp_path: Path) -> None:
             outcomes.add("done")
         except TokenWorkerError as error:
             outcomes.add(type(error).__name__)
-    assert {"done", "GiveUp"} <= outcomes
+    assert {"done", "OperatorError"} <= outcomes

@@ -10,7 +10,7 @@ import pytest
 from token_worker.client import Answer, StreamsRefused, StreamsUnavailable, TimedOut
 from token_worker.client.errors import refusal
 from token_worker.contract.messages import Op
-from token_worker.errors import Finding, Unavailable
+from token_worker.errors import CheckFailed, Unavailable
 from token_worker.files import sending
 from token_worker.files.columns import Column, Sent
 from token_worker.files.delimited import Delimited, Dialect
@@ -132,9 +132,9 @@ def test_requests_that_are_too_large_are_made_smaller() -> None:
 @pytest.mark.parametrize("code", ["unknown_client", "unknown_zone", "forbidden", "key_unreadable"])
 def test_refusals_for_all_end_the_run(code: str) -> None:
     """What every other request would get as well ends the run."""
-    with pytest.raises(Finding, match=f"the workers refuse: {code}: told"):
+    with pytest.raises(CheckFailed, match=f"the workers refuse: {code}: told"):
         answers(Client(refusal(code, "told")), some("a"))
-    with pytest.raises(Finding, match="NOPERM"):
+    with pytest.raises(CheckFailed, match="NOPERM"):
         answers(Client(StreamsRefused("NOPERM")), some("a"))
 
 

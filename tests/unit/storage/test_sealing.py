@@ -20,7 +20,7 @@ from token_worker.acra.token_entry import (
     encode_times,
     used_since,
 )
-from token_worker.errors import Damaged
+from token_worker.errors import CorruptData
 from token_worker.keys.keyring import DataKeyCache, Keyring, NoMatchingKey
 from token_worker.storage.sealing import Opened, Sealing
 
@@ -59,7 +59,7 @@ def told(opened: Opened, raw: bytes) -> tuple[bytes, Times]:
 def outcome(call: Any) -> Any:
     try:
         return call()
-    except Damaged as error:
+    except CorruptData as error:
         return type(error)
 
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from token_worker.contract.messages import Op
-from token_worker.errors import ServerError, TooMuch, Unavailable
+from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
 from token_worker.redis.exchange import BoundedCommand, Exchange, RunScript, drive
 from token_worker.redis.link import RedisLink
 from token_worker.streams.cluster_delivery import LONGEST_REST_SECONDS, REST_SECONDS, ROUND_MS, Deliveries
@@ -65,7 +65,7 @@ def run(protocol: Exchange[Any], server: Server) -> tuple[Any, list[Any]]:
         reply = error = None
         try:
             reply = server(command)
-        except (Unavailable, ServerError, TooMuch) as raised:
+        except (Unavailable, ServerError, ReplyTooLarge) as raised:
             error = raised
 
 
@@ -193,7 +193,7 @@ def test_read_that_brings_too_much_is_claimed_entry_by_entry() -> None:
     """A read that is given up loses nothing: its entries are pending here, one is claimed first; COUNT is 1 again."""
     subject = delivery()
     run(subject.fetch(0.0, 1000), Scripted(XREADGROUP=lambda command: [[b"in", entries(8)]]))
-    batch, _ = run(subject.fetch(1.0, 1000), Scripted(XREADGROUP=TooMuch()))
+    batch, _ = run(subject.fetch(1.0, 1000), Scripted(XREADGROUP=ReplyTooLarge()))
     assert batch == Batch([], alone=False)
     assert subject.has_older(1.0)
     batch, commands = run(subject.fetch(1.0, 1000), PutOff(b"9-0"))
@@ -201,7 +201,7 @@ def test_read_that_brings_too_much_is_claimed_entry_by_entry() -> None:
     assert [(entry.id, entry.deliveries) for entry in batch.entries] == [(b"9-0", 1)]
     subject = delivery()
     run(subject.fetch(0.0, 1000), Scripted(XREADGROUP=lambda command: [[b"in", entries(8)]]))
-    run(subject.fetch(1.0, 1000), Scripted(XREADGROUP=TooMuch()))
+    run(subject.fetch(1.0, 1000), Scripted(XREADGROUP=ReplyTooLarge()))
     server = Scripted()
     run(subject.fetch(2.0, 1000), server)
     [read] = server.named("XREADGROUP")
@@ -210,7 +210,7 @@ def test_read_that_brings_too_much_is_claimed_entry_by_entry() -> None:
 
 def test_entries_in_hand_outlive_a_read_that_brings_too_much() -> None:
     """What an earlier read of the same batch brought is handled; the rest is looked for afterwards."""
-    replies = iter([[[b"in", entries(FIRST_COUNT // 2)]], TooMuch()])
+    replies = iter([[[b"in", entries(FIRST_COUNT // 2)]], ReplyTooLarge()])
     batch, _ = run(delivery(ROUTE, SECOND).fetch(0.0, 1000), Scripted(XREADGROUP=lambda command: next(replies)))
     assert len(batch.entries) == FIRST_COUNT // 2
 
@@ -232,7 +232,7 @@ def test_read_of_one_entry_has_no_bound() -> None:
         ([[[b"in", entries(2)], [b"in2", entries(1)]], None], False),
         ([[[b"in", entries(1)], [b"in2", entries(1)]]], False),
         ([None], False),
-        ([[[b"in", entries(2)]], TooMuch()], False),
+        ([[[b"in", entries(2)]], ReplyTooLarge()], False),
     ],
 )
 def test_batch_tells_whether_there_may_be_more(replies: list[Any], more: bool) -> None:
@@ -411,7 +411,7 @@ def test_claim_that_brings_too_much_counts_nothing() -> None:
     run(subject.fetch(0.0, 0), Scripted())
     run(subject.put_off([Entry(ROUTE, b"5-0", {}), Entry(ROUTE, b"6-0", {})], 0.0), Scripted())
     found = pending((b"5-0", 0), (b"6-0", 0))
-    batch, _ = run(subject.fetch(RETRY_OWN_SECONDS, 1000), Scripted(XPENDING=found, XCLAIM=TooMuch()))
+    batch, _ = run(subject.fetch(RETRY_OWN_SECONDS, 1000), Scripted(XPENDING=found, XCLAIM=ReplyTooLarge()))
     assert batch == Batch([], alone=False)
     assert subject.has_older(RETRY_OWN_SECONDS)
     server = PutOff(b"5-0", b"6-0")

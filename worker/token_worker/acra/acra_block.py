@@ -18,7 +18,7 @@ from typing import NamedTuple
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from token_worker.acra import secure_cell
-from token_worker.errors import Damaged
+from token_worker.errors import CorruptData
 
 _TAG = b'""""'
 _HEADER = struct.Struct("<4sQB2sBH")
@@ -86,12 +86,12 @@ class DataKey:
         """The data in ``Block.sealed_data``.
 
         Raises:
-            Damaged: it does not open with this data key.
+            CorruptData: it does not open with this data key.
         """
         try:
             gcm = _cipher(self._key, secure_cell.message_length(cell), self.context)
             return secure_cell.open_with(gcm, cell, self.context)
-        except Damaged:
+        except CorruptData:
             return secure_cell.open_cell(self._key, cell, self.context)  # perhaps written by an old Themis
 
 
@@ -107,15 +107,15 @@ def parse(block: bytes) -> Block:
     """Take an AcraBlock apart.
 
     Raises:
-        Damaged: it is none, or not a whole one.
+        CorruptData: it is none, or not a whole one.
     """
     if len(block) < _HEADER.size:
-        raise Damaged("block: too short")
+        raise CorruptData("block: too short")
     tag, length, key_type, name, data_type, k = _HEADER.unpack_from(block)
     if tag != _TAG or length != len(block) - len(_TAG):
-        raise Damaged("block: wrong tag or length")
+        raise CorruptData("block: wrong tag or length")
     if key_type != _SECURE_CELL or data_type != _SECURE_CELL:
-        raise Damaged("block: unknown encryption type")
+        raise CorruptData("block: unknown encryption type")
     return Block(name, block[18 : 18 + k], block[18 + k :])
 
 
@@ -123,11 +123,11 @@ def open_data_key(key: bytes, sealed_data_key: bytes, context: bytes) -> DataKey
     """Unseal a block's data key.
 
     Raises:
-        Damaged: it does not open with this key.
+        CorruptData: it does not open with this key.
     """
     try:
         gcm = _cipher(key, secure_cell.message_length(sealed_data_key), context)
         data_key = secure_cell.open_with(gcm, sealed_data_key, context)
-    except Damaged:
+    except CorruptData:
         data_key = secure_cell.open_cell(key, sealed_data_key, context)  # perhaps written by an old Themis
     return DataKey(data_key, context)

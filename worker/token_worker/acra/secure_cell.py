@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from token_worker.errors import Damaged
+from token_worker.errors import CorruptData
 
 _ALGORITHM = 0x40010100
 """AES-256-GCM, Soter KDF, PKCS#7."""
@@ -71,15 +71,15 @@ def message_length(cell: bytes) -> int:
     """Length of the message inside, read from the header.
 
     Raises:
-        Damaged: this is no complete cell.
+        CorruptData: this is no complete cell.
     """
     if len(cell) <= OVERHEAD_BYTES:
-        raise Damaged("cell: too short")
+        raise CorruptData("cell: too short")
     algorithm, iv_bytes, tag_bytes, length = _HEADER.unpack_from(cell)
     if (algorithm, iv_bytes, tag_bytes) != (_ALGORITHM, IV_BYTES, TAG_BYTES):
-        raise Damaged("cell: unknown header")
+        raise CorruptData("cell: unknown header")
     if length != len(cell) - OVERHEAD_BYTES:
-        raise Damaged("cell: wrong length")
+        raise CorruptData("cell: wrong length")
     return int(length)
 
 
@@ -87,23 +87,23 @@ def open_with(gcm: AESGCM, cell: bytes, context: bytes) -> bytes:
     """Open a cell with the ``cipher`` for its ``message_length``, which must have been read before.
 
     Raises:
-        Damaged: another key, another context, or changed bytes.
+        CorruptData: another key, another context, or changed bytes.
     """
     iv, tag, ciphertext = cell[16:28], cell[28:44], cell[44:]
     try:
         return gcm.decrypt(iv, ciphertext + tag, context)
     except InvalidTag:
-        raise Damaged("cell: does not open") from None
+        raise CorruptData("cell: does not open") from None
 
 
 def open_cell(key: bytes, cell: bytes, context: bytes) -> bytes:
     """Open a cell, also one of Themis 0.9.6 and earlier.
 
     Raises:
-        Damaged: no cell, another key, another context, or changed bytes.
+        CorruptData: no cell, another key, another context, or changed bytes.
     """
     length = message_length(cell)
     try:
         return open_with(cipher(key, length, context), cell, context)
-    except Damaged:
+    except CorruptData:
         return open_with(_cipher_of_old_themis(key, length, context), cell, context)

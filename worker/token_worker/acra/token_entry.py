@@ -19,7 +19,7 @@ import hashlib
 from typing import NamedTuple
 
 from token_worker.acra.owner import Owner
-from token_worker.errors import Damaged
+from token_worker.errors import CorruptData
 
 _DELIMITER = b"tokenizator hash delimiter"
 _NUMBERS = [b"%d" % number for number in range(8)]  # Acra has types 1 to 7
@@ -85,16 +85,16 @@ def decode_entry(raw: bytes) -> Entry:
     """Read a Redis value.
 
     Raises:
-        Damaged: not hex, or no MetadataContainer.
+        CorruptData: not hex, or no MetadataContainer.
     """
     try:
         message = binascii.unhexlify(raw)
     except ValueError:
-        raise Damaged("entry: not hex") from None
+        raise CorruptData("entry: not hex") from None
     fields = _fields(message, {1: _BYTES, **_TIMES})
     block = fields.get(1, b"")
     if not isinstance(block, bytes) or not block:
-        raise Damaged("entry: no block")
+        raise CorruptData("entry: no block")
     return Entry(block, *_times(fields))
 
 
@@ -113,7 +113,7 @@ def decode_times(message: bytes) -> Times:
     """Read what comes after the block.
 
     Raises:
-        Damaged: there is anything else.
+        CorruptData: there is anything else.
     """
     return _times(_fields(message, _TIMES))
 
@@ -121,7 +121,7 @@ def decode_times(message: bytes) -> Times:
 def _times(fields: dict[int, bytes | int]) -> Times:
     disabled = fields.get(4, 0)
     if disabled not in (0, 1):
-        raise Damaged("entry: neither enabled nor disabled")
+        raise CorruptData("entry: neither enabled nor disabled")
     return Times(int(fields.get(2, 0)), int(fields.get(3, 0)), disabled=bool(disabled))
 
 
@@ -160,7 +160,7 @@ def decode_token_value(message: bytes) -> tuple[bytes, int]:
     """Value and type number.
 
     Raises:
-        Damaged: no TokenValue.
+        CorruptData: no TokenValue.
     """
     length = len(message) - 4
     if 0 < length < 0x80 and message[:2] == _SHORT[length] and message[-2] == _NUMBER_TAG and message[-1] < 0x80:
@@ -168,7 +168,7 @@ def decode_token_value(message: bytes) -> tuple[bytes, int]:
     fields = _fields(message, {1: _BYTES, 2: _VARINT})
     value = fields.get(1, b"")
     if not isinstance(value, bytes):
-        raise Damaged("token value: wrong field")
+        raise CorruptData("token value: wrong field")
     return value, int(fields.get(2, 0))
 
 
@@ -193,7 +193,7 @@ def _read_varint(message: bytes, at: int) -> tuple[int, int]:
     number = shift = 0
     while True:
         if at >= len(message) or shift > 63:
-            raise Damaged("protobuf: broken number")
+            raise CorruptData("protobuf: broken number")
         byte = message[at]
         at += 1
         number |= (byte & 0x7F) << shift
@@ -209,7 +209,7 @@ def _fields(message: bytes, known: dict[int, int]) -> dict[int, bytes | int]:
         tag, at = _read_varint(message, at)
         field, wire = tag >> 3, tag & 7
         if known.get(field) != wire or field in found:
-            raise Damaged("protobuf: unexpected field")
+            raise CorruptData("protobuf: unexpected field")
         number, at = _read_varint(message, at)
         if wire == _VARINT:
             found[field] = number
@@ -217,5 +217,5 @@ def _fields(message: bytes, known: dict[int, int]) -> dict[int, bytes | int]:
             found[field] = message[at : at + number]
             at += number
             if at > len(message):
-                raise Damaged("protobuf: cut short")
+                raise CorruptData("protobuf: cut short")
     return found

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from token_worker.errors import Code, Damaged, Refused
+from token_worker.errors import Code, CorruptData, Refused
 
 Value = int | str | bytes
 
@@ -42,12 +42,12 @@ class TokenType(NamedTuple):
         """The value in bytes from storage.
 
         Raises:
-            Damaged: a number of the wrong length, or text that is not UTF-8.
+            CorruptData: a number of the wrong length, or text that is not UTF-8.
         """
         try:
             return self.read(data)
         except ValueError:
-            raise Damaged(f"stored {self.name} is none") from None
+            raise CorruptData(f"stored {self.name} is none") from None
 
     def check_new(self, data: bytes) -> None:
         """Whether there can be a new token for this encoded value.

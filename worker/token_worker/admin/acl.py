@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from token_worker.errors import Finding
+from token_worker.errors import CheckFailed
 from token_worker.redis.address import Kind, RedisSettings
 from token_worker.storage.durability import MARK, Durability
 from token_worker.streams.routes import Route, keys_of, may_reply_to, replay_key, streams_of
@@ -98,11 +98,11 @@ def users(
         reply_groups: readers of replies use consumer groups.
 
     Raises:
-        Finding: a name has a space in it, which no ACL can express.
+        CheckFailed: a name has a space in it, which no ACL can express.
     """
     for name in [*streams_of(routes), *(route.reply_to for route in routes), folder]:
         if " " in name:
-            raise Finding(f"{name}: an ACL cannot express a name with a space; choose another")
+            raise CheckFailed(f"{name}: an ACL cannot express a name with a space; choose another")
     found = [*_on_streams(routes, reply_groups=reply_groups), *_on_storage(folder, durability)]
     return [_behind(servers[user.server], user) for user in found]
 

@@ -24,7 +24,7 @@ from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import Names, decode_entry
 from token_worker.admin.key_store import AdminStore, Stored, record_path, retired_folder
 from token_worker.admin.keys import open_key, seal_key
-from token_worker.errors import Damaged, Finding
+from token_worker.errors import CheckFailed, CorruptData
 from token_worker.keys.cache import AGE_SECONDS, GRACE_SECONDS
 from token_worker.keys.keyring import DATA_KEY_SECONDS
 from token_worker.keys.master import MasterKeys
@@ -87,7 +87,7 @@ def scan_entries(link: RedisLink, owner: Owner, key: bytes) -> Scan:
         for raw in link.call("MGET", *names) if names else ():
             try:
                 block = acra_block.parse(decode_entry(raw or b"").block)
-            except Damaged:
+            except CorruptData:
                 damaged += raw is not None
                 continue
             if block.key_id == key_id:
@@ -125,7 +125,7 @@ class Retirement:
         """What is due for a key.
 
         Raises:
-            Finding: nothing yet (says when), or there is no such key.
+            CheckFailed: nothing yet (says when), or there is no such key.
         """
         live, retired, record, _ = self._read(name)
         now = self._now()
@@ -140,7 +140,7 @@ class Retirement:
             )
             return "retired"
         if retired is None:
-            raise Finding(f"{name.name}: there is no such key")
+            raise CheckFailed(f"{name.name}: there is no such key")
         if record is not None and record.retired_at is None:
             return "retired"  # a move in Vault that was cut short
         since = now if record is None or record.retired_at is None else record.retired_at
@@ -151,7 +151,7 @@ class Retirement:
         """Do what is due.
 
         Raises:
-            Finding: nothing is due yet, entries are sealed with the key, or somebody changed it meanwhile.
+            CheckFailed: nothing is due yet, entries are sealed with the key, or somebody changed it meanwhile.
             Unavailable: a server is away; the same may be asked for again.
         """
         if not dry_run:
@@ -163,8 +163,8 @@ class Retirement:
             raise _changed(name)
         try:
             key, _ = open_key(name, stored.text, self._master_keys)
-        except Damaged:
-            raise Finding(f"{name.name}: the master key does not open it; nothing was changed") from None
+        except CorruptData:
+            raise CheckFailed(f"{name.name}: the master key does not open it; nothing was changed") from None
         scan = scan_entries(self._tokens, name.owner, key)
         if scan.opened:
             if record_stored is not None and live is not None and not dry_run:
@@ -172,7 +172,9 @@ class Retirement:
             remedy = (
                 "seal them anew first (`token-worker tokens reencrypt`)" if live else "bring it back with --restore"
             )
-            raise Finding(f"{name.name}: {scan.opened} of {scan.entries} token entries are sealed with it; {remedy}")
+            raise CheckFailed(
+                f"{name.name}: {scan.opened} of {scan.entries} token entries are sealed with it; {remedy}"
+            )
         now = self._now()
         if due == "scanned":
             if not dry_run:
@@ -190,7 +192,7 @@ class Retirement:
         """Bring a key back that was moved aside.
 
         Raises:
-            Finding: it is not there, or there is another key of this name.
+            CheckFailed: it is not there, or there is another key of this name.
         """
         if not dry_run:
             self._store.tidy([self._path(name), self._retired_path(name)])
@@ -200,11 +202,11 @@ class Retirement:
                 if not dry_run:  # it was cut short when only the record was left
                     self._store.remove(self._record_path(name), record_stored, self._record_path(name))
                 return Step("restored")
-            raise Finding(f"{name.name}: is not among the keys that were moved aside")
+            raise CheckFailed(f"{name.name}: is not among the keys that were moved aside")
         text = self._fresh(name, retired.text)
         if live is not None:
             if self._open(name, live.text) != self._open(name, retired.text):
-                raise Finding(f"{name.name}: there is another key of this name; nothing was changed")
+                raise CheckFailed(f"{name.name}: there is another key of this name; nothing was changed")
             if not dry_run and not self._store.remove(self._retired_path(name), retired, self._record_path(name)):
                 raise _changed(name)
         elif not dry_run and not self._store.move(
@@ -237,8 +239,8 @@ class Retirement:
     def _open(self, name: KeyName, text: bytes) -> bytes:
         try:
             return open_key(name, text, self._master_keys)[0]
-        except Damaged:
-            raise Finding(f"{name.name}: the master key does not open it; nothing was changed") from None
+        except CorruptData:
+            raise CheckFailed(f"{name.name}: the master key does not open it; nothing was changed") from None
 
     def _fresh(self, name: KeyName, text: bytes) -> bytes:
         return seal_key(name, self._open(name, text), self._master_keys)
@@ -263,7 +265,7 @@ def _decode(stored: Stored | None) -> Record | None:
 def _opens(key: bytes, sealed_data_key: bytes, context: bytes) -> bool:
     try:
         open_data_key(key, sealed_data_key, context)
-    except Damaged:
+    except CorruptData:
         return False
     return True
 
@@ -271,8 +273,8 @@ def _opens(key: bytes, sealed_data_key: bytes, context: bytes) -> bool:
 def _not_before(moment: float, now: float, text: str) -> None:
     if now < moment:
         when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
-        raise Finding(f"{text}; the next step is due at {when}")
+        raise CheckFailed(f"{text}; the next step is due at {when}")
 
 
-def _changed(name: KeyName) -> Finding:
-    return Finding(f"{name.name}: was changed by somebody else meanwhile; look again")
+def _changed(name: KeyName) -> CheckFailed:
+    return CheckFailed(f"{name.name}: was changed by somebody else meanwhile; look again")

@@ -19,7 +19,7 @@ from token_worker.admin import keys as admin
 from token_worker.admin.access import AdminAccess
 from token_worker.admin.lag import ALIVE_SECONDS, look
 from token_worker.contract.messages import Op
-from token_worker.errors import GiveUp, ServerError, SettingsError, TokenWorkerError, Unavailable
+from token_worker.errors import OperatorError, ServerError, SettingsError, TokenWorkerError, Unavailable
 from token_worker.keys.master import MasterKeys
 from token_worker.redis.address import RedisSettings, is_loopback
 from token_worker.redis.cluster import ClusterLink
@@ -324,7 +324,7 @@ def _master_key(settings: Settings) -> Iterator[Check]:
     with AdminAccess(settings) as access:
         try:
             master_keys, store = access.connect_admin()
-        except (GiveUp, Unavailable) as error:
+        except (OperatorError, Unavailable) as error:
             yield Check("master key", "finding", str(error), "check the settings of the master key and of Vault")
             return
         if settings.master_key_source == "vault":

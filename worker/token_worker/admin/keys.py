@@ -13,7 +13,7 @@ import msgspec
 from token_worker.acra import secure_cell
 from token_worker.acra.key_name import KeyName, State, parse_name
 from token_worker.admin.key_store import AdminStore, Stored, retired_folder
-from token_worker.errors import Damaged
+from token_worker.errors import CorruptData
 from token_worker.keys.keyring import KEY_BYTES
 from token_worker.keys.master import MasterKeys
 
@@ -108,7 +108,7 @@ def judge(name: KeyName, text: bytes, master_keys: MasterKeys) -> Verdict:
                 return "unreadable"
             return "public"
         return "current" if open_key(name, text, master_keys)[1] else "previous"
-    except Damaged:
+    except CorruptData:
         return "unreadable"
 
 
@@ -116,12 +116,12 @@ def open_key(name: KeyName, text: bytes, master_keys: MasterKeys) -> tuple[bytes
     """A sealed key, and whether it is the current master key that opens it.
 
     Raises:
-        Damaged: no master key at hand opens it, or it does not look like a key of its kind.
+        CorruptData: no master key at hand opens it, or it does not look like a key of its kind.
     """
     key, is_current = master_keys.open(_cell_of(text), name.context)
     form = name.kind.form if name.kind is not None else None
     if (form == "symmetric" and len(key) != KEY_BYTES) or (form == "private" and not key.startswith(_PRIVATE_KEY)):
-        raise Damaged("key: not of its kind")
+        raise CorruptData("key: not of its kind")
     return key, is_current
 
 
@@ -134,7 +134,7 @@ def _cell_of(text: bytes) -> bytes:
     try:
         return binascii.a2b_base64(text.strip(), strict_mode=True)
     except (ValueError, binascii.Error):
-        raise Damaged("key: not base64") from None
+        raise CorruptData("key: not base64") from None
 
 
 def _names(store: AdminStore, folder: str) -> list[KeyName]:

@@ -22,7 +22,7 @@ import msgspec
 from token_worker.admin.lag import look
 from token_worker.contract.codec import sniff, without_mark
 from token_worker.contract.messages import MAX_ID_CHARACTERS, Format, Op
-from token_worker.errors import Finding, ServerError
+from token_worker.errors import CheckFailed, ServerError
 from token_worker.redis.exchange import Exchange, RunScript
 from token_worker.redis.script import Script
 from token_worker.streams.routes import Route, replay_key
@@ -151,12 +151,12 @@ class Replay:
         """Fix the ends of the range, and note the replay.
 
         Raises:
-            Finding: one of this stream was cut short.
+            CheckFailed: one of this stream was cut short.
         """
         yield from self.prepare()
         raw = msgspec.json.encode(self.progress)
         if (yield "SET", self.record, raw, "NX", "EX", RECORD_SECONDS) is None:
-            raise Finding(
+            raise CheckFailed(
                 f"{self.progress.selection.stream}: a replay is running, or was cut short: go on with it by --resume,"
                 " or forget it by --forget"
             )
@@ -210,7 +210,7 @@ class Replay:
         """Send those of a page that are to be sent, and note how far the replay has come.
 
         Raises:
-            Finding: somebody else goes on with this replay.
+            CheckFailed: somebody else goes on with this replay.
             Unavailable: thrown in; perhaps they were sent. ``resume`` knows.
         """
         reached = self.progress.done
@@ -244,7 +244,7 @@ class Replay:
             args += (fields.get(b"traceparent", b""), fields.get(b"tracestate", b""))
         new_ids = yield RunScript(_RESEND, (chosen[0].route.requests, self.record, selection.stream), args)
         if new_ids is None:
-            raise Finding(f"{selection.stream}: somebody else has gone on with this replay, or forgot it")
+            raise CheckFailed(f"{selection.stream}: somebody else has gone on with this replay, or forgot it")
         self._raw = raw
         return [_sent(it, new.decode()) for it, new in zip(chosen, new_ids, strict=True) if new]
 

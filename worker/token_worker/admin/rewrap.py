@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from token_worker.admin.key_store import AdminStore
 from token_worker.admin.keys import FINDINGS, Verdict, judge, locate, open_key, read, seal_key
-from token_worker.errors import Finding
+from token_worker.errors import CheckFailed
 from token_worker.keys.master import MasterKeys
 
 Progress = Callable[[int, int], object]
@@ -32,7 +32,7 @@ def survey(store: AdminStore, master_keys: MasterKeys) -> Counter[Verdict]:
     """How many keys are sealed with which master key.
 
     Raises:
-        Finding: a key is of unknown kind, or opened by no master key at hand; names them.
+        CheckFailed: a key is of unknown kind, or opened by no master key at hand; names them.
     """
     counts: Counter[Verdict] = Counter()
     bad: list[str] = []
@@ -43,7 +43,7 @@ def survey(store: AdminStore, master_keys: MasterKeys) -> Counter[Verdict]:
             bad.append(f"{key.name.name}: {_WHY[verdict]}")
     if bad:
         more = [f"and {len(bad) - NAMED} more"] if len(bad) > NAMED else []
-        raise Finding("\n".join([*bad[:NAMED], *more, "nothing was changed"]))
+        raise CheckFailed("\n".join([*bad[:NAMED], *more, "nothing was changed"]))
     return counts
 
 
@@ -63,7 +63,7 @@ def rewrap(store: AdminStore, master_keys: MasterKeys, progress: Progress) -> Re
         progress: is told of each key.
 
     Raises:
-        Finding: as by ``survey``, before anything is changed; or such a key came up meanwhile.
+        CheckFailed: as by ``survey``, before anything is changed; or such a key came up meanwhile.
         Unavailable: a server is away; what was done stays.
     """
     survey(store, master_keys)
@@ -83,7 +83,7 @@ def _pass(store: AdminStore, master_keys: MasterKeys, progress: Progress) -> int
     for number, (key, stored) in enumerate(read(store, keys), 1):
         verdict = judge(key.name, stored.text, master_keys)
         if verdict in _WHY:
-            raise Finding(f"{key.name.name}: {_WHY[verdict]}; stopped, start again when that is mended")
+            raise CheckFailed(f"{key.name.name}: {_WHY[verdict]}; stopped, start again when that is mended")
         if verdict == "previous":
             opened, _ = open_key(key.name, stored.text, master_keys)
             store.replace(key.path, stored, seal_key(key.name, opened, master_keys))

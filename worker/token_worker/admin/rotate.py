@@ -11,7 +11,7 @@ from token_worker.acra.key_name import HISTORY_INFIX, parse_name, stamp_of
 from token_worker.acra.owner import Owner
 from token_worker.admin.key_store import AdminStore
 from token_worker.admin.keys import open_key, seal_key
-from token_worker.errors import Damaged, Finding
+from token_worker.errors import CheckFailed, CorruptData
 from token_worker.keys.master import MasterKeys
 from token_worker.keys.store import new_key
 
@@ -29,7 +29,7 @@ def rotate(store: AdminStore, master_keys: MasterKeys, owner: Owner, clock: Call
         clock: Unix nanoseconds.
 
     Raises:
-        Finding: there is no key, or the master key does not open it. Nothing was changed.
+        CheckFailed: there is no key, or the master key does not open it. Nothing was changed.
         Unavailable: the key storage is away; it may have been rotated.
     """
     name = parse_name(owner.key_name)
@@ -37,14 +37,14 @@ def rotate(store: AdminStore, master_keys: MasterKeys, owner: Owner, clock: Call
     for _ in range(TRIES):
         [old] = store.read([path])
         if old is None:
-            raise Finding(f"{name.name}: there is no such key; make one with `token-worker keys generate`")
+            raise CheckFailed(f"{name.name}: there is no such key; make one with `token-worker keys generate`")
         try:
             key, is_current = open_key(name, old.text, master_keys)
-        except Damaged:
-            raise Finding(f"{name.name}: the master key does not open it; nothing was changed") from None
+        except CorruptData:
+            raise CheckFailed(f"{name.name}: the master key does not open it; nothing was changed") from None
         history_text = old.text if is_current else seal_key(name, key, master_keys)
         history = name.name + HISTORY_INFIX + stamp_of(clock())
         text = seal_key(name, new_key(), master_keys)
         if store.rotate(path, old, f"{store.folder}/{history}", history_text, text):
             return history
-    raise Finding(f"{name.name}: others keep changing it; nothing was changed")
+    raise CheckFailed(f"{name.name}: others keep changing it; nothing was changed")

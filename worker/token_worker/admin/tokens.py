@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import Entry, Names, decode_entry, decode_token_value, encode_entry
 from token_worker.acra.value_types import TYPES, TokenType
-from token_worker.errors import Damaged, Finding, Refused, Unavailable
+from token_worker.errors import CheckFailed, CorruptData, Refused, Unavailable
 from token_worker.keys.cache import KeyCache, KeySearch
 from token_worker.keys.keyring import DataKeyCache, Keyring, NoMatchingKey
 from token_worker.redis.link import RedisLink
@@ -171,7 +171,7 @@ class TokenAdmin:
             return None
         try:
             token = self._open(decode_entry(raw))
-        except Damaged:
+        except CorruptData:
             return Unreadable(h_key)
         return self.of_token(token, kind)
 
@@ -195,7 +195,7 @@ class TokenAdmin:
                 try:
                     entry = decode_entry(raw)
                     token = self._open(entry)
-                except Damaged:
+                except CorruptData:
                     yield Unreadable(key)
                     continue
                 opened.append((key, raw, entry, tuple(self._names.of_token(token, number) for number in _KINDS)))
@@ -236,11 +236,11 @@ class TokenAdmin:
         be read.
 
         Raises:
-            Finding: workers still seal with an older key, since the newest one settles.
+            CheckFailed: workers still seal with an older key, since the newest one settles.
         """
         left = self._keys.settling_seconds_left(self._owner)
         if left > 0:
-            raise Finding(
+            raise CheckFailed(
                 f"{self._owner.key_name}: workers seal with the old key for {left:.0f} s more; say it again then"
             )
         sealed = passes = 0
@@ -256,7 +256,7 @@ class TokenAdmin:
                 for key, raw in page:
                     try:
                         found += self._seal_anew(key, raw, ring, newest, dry_run=dry_run)
-                    except Damaged:
+                    except CorruptData:
                         unreadable.add(key)
             sealed += found
             if not found or dry_run:
@@ -323,7 +323,7 @@ class TokenAdmin:
             entry = decode_entry(raw)
             value, number = decode_token_value(self._open(entry))
             kind = _KINDS[number]
-        except (Damaged, KeyError):
+        except (CorruptData, KeyError):
             return Unreadable(t_key)
         if not value or (kind.is_number and not _reads(kind, value)):
             return Unreadable(t_key)
@@ -337,7 +337,7 @@ class TokenAdmin:
                 try:
                     entry = decode_entry(raw)
                     opened = self._open(entry)
-                except Damaged:
+                except CorruptData:
                     pass  # reported from its own side
                 else:
                     if self._names.of_token(opened, token.kind.number) == token.t_key:
@@ -362,7 +362,7 @@ class TokenAdmin:
         """What is in an entry's block; looks for older keys where none at hand opens it.
 
         Raises:
-            Damaged: no key of the owner opens it.
+            CorruptData: no key of the owner opens it.
         """
         while True:
             ring = self._ring()

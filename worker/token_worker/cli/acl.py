@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from token_worker.admin.acl import Server, User, merge, too_wide, users
-from token_worker.errors import Finding
+from token_worker.errors import CheckFailed
 from token_worker.redis.address import RedisSettings
 from token_worker.settings.load import load
 from token_worker.settings.options import Settings
@@ -77,5 +77,5 @@ def _password(folder: Path, user: User) -> str:
     except FileExistsError:
         pass
     except OSError as error:
-        raise Finding(f"--passwords {folder}: cannot be written ({error.strerror})") from None
+        raise CheckFailed(f"--passwords {folder}: cannot be written ({error.strerror})") from None
     return path.read_text().strip()

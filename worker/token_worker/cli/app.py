@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from token_worker import __version__, interrupts
-from token_worker.errors import Finding, GiveUp, TokenWorkerError, Unavailable
+from token_worker.errors import CheckFailed, OperatorError, TokenWorkerError, Unavailable
 from token_worker.telemetry import logs
 
 USAGE_OR_SETTINGS = 2
@@ -55,10 +55,10 @@ def main() -> None:
     except Unavailable as error:
         _say(f"out of reach: {error}")
         sys.exit(OUT_OF_REACH)
-    except Finding as finding:
+    except CheckFailed as finding:
         _say(str(finding))
         sys.exit(1)
-    except (GiveUp, TokenWorkerError) as error:
+    except (OperatorError, TokenWorkerError) as error:
         _say(str(error))
         sys.exit(USAGE_OR_SETTINGS)
     except BrokenPipeError:

@@ -16,7 +16,7 @@ from token_worker.admin.dead_letters import DeadLetter
 from token_worker.admin.replay import PAGE, Selection
 from token_worker.cli.replay import Runner
 from token_worker.cli.terminal import check_reach, confirm, table_console
-from token_worker.errors import Finding, Unavailable
+from token_worker.errors import CheckFailed, Unavailable
 from token_worker.redis.connect import make_link
 from token_worker.redis.exchange import drive
 from token_worker.redis.link import Link
@@ -85,7 +85,7 @@ def show(config: Path | None, letter: str, *, reveal: bool, yes: bool, as_json: 
     now_ms = drive(letters_module.server_ms(), link)
     found = drive(letters_module.find(settings.routes, _letter_id(letter), now_ms), link)
     if not found:
-        raise Finding(f"{letter}: there is no such dead letter")
+        raise CheckFailed(f"{letter}: there is no such dead letter")
     if reveal:
         confirm(yes, "Show values in the clear? This is noted in the audit log.")
         audit = Audit(f"{getpass.getuser()}@{socket.gethostname()}", settings.audit_file)
@@ -169,7 +169,7 @@ def drop(
             dropped += len(part) if dry_run else drive(letters_module.drop(stream, part), link)
     click.echo(f"{'would be dropped' if dry_run else 'dropped'}: {dropped}")
     if missing:
-        raise Finding(f"no such dead letters: {', '.join(sorted(missing))}")
+        raise CheckFailed(f"no such dead letters: {', '.join(sorted(missing))}")
 
 
 def _link(settings: Settings) -> Link:

@@ -20,7 +20,7 @@ from token_worker.cli import file_suggest
 from token_worker.client import TokenClient
 from token_worker.contract.messages import Op, TypeName
 from token_worker.contract.values import is_utf8
-from token_worker.errors import Finding, GiveUp, Unavailable
+from token_worker.errors import CheckFailed, OperatorError, Unavailable
 from token_worker.files import compressed as compression
 from token_worker.files import progress as progress_module
 from token_worker.files.columns import listed
@@ -174,7 +174,7 @@ def file(  # noqa: C901, PLR0912, PLR0915 - one place says which options exclude
     try:
         route_for(settings.routes, asked.op, client)
     except ValueError as error:
-        raise GiveUp(str(error)) from None
+        raise OperatorError(str(error)) from None
     pipe = out == PIPE or not Path(source).is_file()
     view = View(Console(stderr=True))
     with (
@@ -210,10 +210,10 @@ def file(  # noqa: C901, PLR0912, PLR0915 - one place says which options exclude
             raise Unavailable(error.server, f"{error.reason}{_hint(places)}") from None
         except OSError as error:
             name = f"{error.filename}: " if error.filename else ""
-            raise Finding(f"{name}{error.strerror or 'it cannot be read or written'}{_hint(places)}") from None
+            raise CheckFailed(f"{name}{error.strerror or 'it cannot be read or written'}{_hint(places)}") from None
     view.end(counts)
     if counts.lost:
-        raise Finding(summary(counts, errors))
+        raise CheckFailed(summary(counts, errors))
 
 
 def summary(counts: Counts, errors: Path | None) -> str:
@@ -243,7 +243,7 @@ def check_names(source: str, out: str | None, form: str, delimiter: str | None) 
 
     Raises:
         click.UsageError: what would be in the output is not what its name says.
-        GiveUp: a compression is not installed.
+        OperatorError: a compression is not installed.
     """
     for name in (source, out or ""):
         if form == "parquet" and compression_of(name):

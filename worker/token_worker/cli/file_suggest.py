@@ -13,7 +13,7 @@ from rich.table import Table
 
 from token_worker.cli.terminal import table_console
 from token_worker.contract.messages import TypeName
-from token_worker.errors import Finding
+from token_worker.errors import CheckFailed
 from token_worker.files.columns import listed
 from token_worker.files.inputs import open_input
 from token_worker.files.progress import Asked
@@ -108,4 +108,4 @@ def _readable(source: str) -> BinaryIO:
     try:
         return Path(source).open("rb")
     except OSError as error:
-        raise Finding(f"{source}: {error.strerror}") from None
+        raise CheckFailed(f"{source}: {error.strerror}") from None

@@ -14,7 +14,7 @@ from token_worker.admin.destroy import record_of
 from token_worker.admin.keys import FINDINGS, Listed, Verdict
 from token_worker.cli.keys_change import destroy, owner_of, rewrap, rotate
 from token_worker.cli.terminal import table_console
-from token_worker.errors import Finding
+from token_worker.errors import CheckFailed
 from token_worker.keys.store import new_key, wrap
 from token_worker.settings.load import load
 
@@ -58,7 +58,7 @@ def generate(config: Path | None, owner_id: str, *, zone: bool) -> None:
         master_key, store = access.connect()
         created = store.create(owner, wrap(new_key(), master_key, owner))
     if not created:
-        raise Finding(f"{owner.key_name}: there is a key already; nothing was changed")
+        raise CheckFailed(f"{owner.key_name}: there is a key already; nothing was changed")
     click.echo(f"{owner.key_name}: generated")
 
 
@@ -96,7 +96,7 @@ def verify(config: Path | None, *, as_json: bool) -> None:
     _print(rows, as_json=as_json)
     bad = [f"{row.name}: {_WORDS[row.sealed_with]}" for row in rows if row.sealed_with in FINDINGS]
     if bad:
-        raise Finding("\n".join(bad))
+        raise CheckFailed("\n".join(bad))
 
 
 @keys.command(epilog="Example: token-worker keys show shop-frontend_storage_sym")
@@ -113,7 +113,7 @@ def show(config: Path | None, name: str, *, as_json: bool) -> None:
         all_keys = admin.locate(store)
         found = list(admin.read(store, [key for key in all_keys if key.name.name == name]))
         if not found:
-            raise Finding(f"{name}: there is no such key")
+            raise CheckFailed(f"{name}: there is no such key")
         key, stored = found[0]
         record = record_of(store, key.name)
         shown = Shown(

@@ -21,7 +21,7 @@ from token_worker.admin.replay import (
     Sent,
 )
 from token_worker.contract.messages import Op
-from token_worker.errors import Finding, GiveUp
+from token_worker.errors import CheckFailed, OperatorError
 from token_worker.redis.connect import make_link
 from token_worker.redis.exchange import drive
 from token_worker.redis.link import Link
@@ -151,14 +151,14 @@ class Runner:
         self._sent: list[Sent] = []
 
     def start(self, selections: Sequence[Selection]) -> None:
-        """Replay these; raises ``Finding`` as the command does."""
+        """Replay these; raises ``CheckFailed`` as the command does."""
         begun: list[Replay] = []
         try:
             for selection in selections:
                 replay = self._replay(selection)
                 drive(replay.prepare() if self._dry_run else replay.begin(), self._link)
                 begun.append(replay)
-        except Finding:
+        except CheckFailed:
             for replay in begun:
                 drive(replay.forget(), self._link)
             raise
@@ -172,7 +172,7 @@ class Runner:
             if drive(replay.forget() if forget else replay.resume(), self._link):
                 found.append(replay)
         if not found:
-            raise Finding("no replay was cut short")
+            raise CheckFailed("no replay was cut short")
         if forget:
             click.echo(f"forgotten: {', '.join(replay.progress.selection.stream for replay in found)}")
             return
@@ -190,7 +190,7 @@ class Runner:
                 for replay in replays:
                     self._one(replay, bar)
         except KeyboardInterrupt:
-            raise Finding(f"stopped; sent so far: {self._counts['send']}; --resume goes on") from None
+            raise CheckFailed(f"stopped; sent so far: {self._counts['send']}; --resume goes on") from None
         compared = None
         if self._sent:
             comparison = Comparison(self._sent)
@@ -286,7 +286,7 @@ class Runner:
         problems += [f"{counts['unreadable']} entries cannot be read"] if counts["unreadable"] else []
         problems += [f"no such entries: {', '.join(not_there)}"] if not_there else []
         if problems:
-            raise Finding("; ".join(problems))
+            raise CheckFailed("; ".join(problems))
 
 
 def _routes(settings: Settings, streams: Sequence[str], op: str | None) -> list[Route]:
@@ -301,7 +301,7 @@ def _routes(settings: Settings, streams: Sequence[str], op: str | None) -> list[
 
 
 def _no_route(op: str | None) -> list[Route]:
-    raise GiveUp(f"--op: no route of these serves {op}")
+    raise OperatorError(f"--op: no route of these serves {op}")
 
 
 def _id(text: str, option: str, *, end: bool) -> str:

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from token_worker.contract.messages import TypeName
-from token_worker.errors import Finding, Unavailable
+from token_worker.errors import CheckFailed, Unavailable
 
 WIDTH = 160
 """Columns of a table that goes into a file or a pipe."""
@@ -33,14 +33,14 @@ def confirm(given: bool, question: str, option: str = "--yes") -> None:
 
     Raises:
         click.UsageError: nobody can be asked.
-        Finding: the answer is no.
+        CheckFailed: the answer is no.
     """
     if given:
         return
     if not sys.stdin.isatty():
         raise click.UsageError(f"{question} Confirm with {option}")
     if not click.confirm(question):
-        raise Finding("nothing was changed")
+        raise CheckFailed("nothing was changed")
 
 
 class LookingThrough:

@@ -25,7 +25,7 @@ from token_worker.cli.keys_change import owner_of
 from token_worker.cli.terminal import LookingThrough, confirm, parse_text, read_text, table_console
 from token_worker.contract.messages import Format, TypeName
 from token_worker.contract.values import value_in, value_out
-from token_worker.errors import Damaged, Finding, Refused
+from token_worker.errors import CheckFailed, CorruptData, Refused
 from token_worker.keys.access import KeyAccess
 from token_worker.keys.cache import KeyCache
 from token_worker.redis.connect import make_primary_link
@@ -221,7 +221,7 @@ def show(asked: Asked, *, reveal: bool, yes: bool) -> None:
             click.echo(msgspec.json.encode(row))
     _report(unreadable)
     if not found:
-        raise Finding("there is no such token")
+        raise CheckFailed("there is no such token")
 
 
 def _shown(name: str, token: Token, data: bytes | None) -> dict[str, int | str | bytes | None]:
@@ -230,7 +230,7 @@ def _shown(name: str, token: Token, data: bytes | None) -> dict[str, int | str |
         return {name: None}
     try:
         return {name: value_out(token.kind.name, token.kind.decode(data), Format.JSON)}
-    except Damaged:
+    except CorruptData:
         return {f"{name}_base64": value_out(TypeName.BYTES, data, Format.JSON)}
 
 
@@ -333,7 +333,7 @@ def verify(asked: Asked, *, repair: bool, min_age_seconds: float | None, dry_run
                 click.echo(f"{counts[name]} {text}")
     found = sum(counts[name] for name in words if name not in _NO_FINDINGS)
     if found:
-        raise Finding(f"{found} findings")
+        raise CheckFailed(f"{found} findings")
 
 
 @tokens.command(epilog="Example: token-worker tokens reencrypt shop-frontend --rate 1000")
@@ -392,12 +392,12 @@ def _change(asked: Asked, done: str, change: Callable[[TokenAdmin, Token], bool]
         click.echo(f"{'would be ' if dry_run else ''}{done}: {changed} tokens")
     _report(unreadable)
     if busy:
-        raise Finding(f"{busy} tokens were changed by others again and again; run the command again")
+        raise CheckFailed(f"{busy} tokens were changed by others again and again; run the command again")
 
 
 def _report(unreadable: int) -> None:
     if unreadable:
-        raise Finding(f"{unreadable} entries cannot be read; they stay as they are")
+        raise CheckFailed(f"{unreadable} entries cannot be read; they stay as they are")
 
 
 def _chosen(admin: TokenAdmin, asked: Asked) -> Iterator[Token | Unreadable]:
@@ -413,7 +413,7 @@ def _chosen(admin: TokenAdmin, asked: Asked) -> Iterator[Token | Unreadable]:
     data = kind.encode(value)
     found = admin.of_value(data, kind) if asked.by_value else admin.of_token(data, kind)
     if found is None:
-        raise Finding("there is no such token")
+        raise CheckFailed("there is no such token")
     if isinstance(found, Unreadable) or asked.filter.takes(found):
         yield found
 
@@ -441,6 +441,6 @@ def _admin(asked: Asked, settings: Settings | None = None, *, is_settling: bool 
         try:
             yield TokenAdmin(link, keys, owner, rate=asked.rate, progress=lambda seen: bar.update(task, completed=seen))
         except Refused as refused:
-            raise Finding(f"{owner.key_name}: {refused.message}") from None
+            raise CheckFailed(f"{owner.key_name}: {refused.message}") from None
         finally:
             link.close()

@@ -45,7 +45,7 @@ class RowCode(StrEnum):
     """The line is no JSON object, or it has a member twice."""
 
 
-class Wrong(TokenWorkerError):  # noqa: N818 - reads as what it says
+class RowError(TokenWorkerError):
     """A row or a cell that cannot be done; the message holds nothing of it."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -63,14 +63,14 @@ def check_number(value: int, type_name: str) -> int:
     """The number itself, if its type holds it."""
     bits = 32 if type_name == TypeName.INT32 else 64
     if not -(1 << bits - 1) <= value < 1 << bits - 1:
-        raise Wrong(Code.VALUE_OUT_OF_RANGE, f"no {type_name}: expected {-(1 << bits - 1)} to {(1 << bits - 1) - 1}")
+        raise RowError(Code.VALUE_OUT_OF_RANGE, f"no {type_name}: expected {-(1 << bits - 1)} to {(1 << bits - 1) - 1}")
     return value
 
 
 def _number(type_name: str) -> Callable[[str], int]:
     def read(text: str) -> int:
         if not _WHOLE_NUMBER.fullmatch(text):
-            raise Wrong(RowCode.WRONG_FORM, "expected a whole number, in decimal digits without leading 0")
+            raise RowError(RowCode.WRONG_FORM, "expected a whole number, in decimal digits without leading 0")
         return check_number(int(text), type_name)
 
     return read
@@ -82,7 +82,7 @@ def _base64(text: str) -> bytes:
     except ValueError:  # binascii.Error and UnicodeEncodeError
         value = b""
     if not value or _to_base64(value) != text:
-        raise Wrong(RowCode.WRONG_FORM, "expected base64")
+        raise RowError(RowCode.WRONG_FORM, "expected base64")
     return value
 
 
@@ -97,7 +97,7 @@ READ: dict[str, Callable[[str], Value]] = {
     TypeName.BYTES.value: _base64,
     TypeName.EMAIL.value: str,
 }
-"""What gives the value of a text that is not empty; raises ``Wrong``."""
+"""What gives the value of a text that is not empty; raises ``RowError``."""
 
 WRITE: dict[str, Callable[[Any], str]] = {
     TypeName.INT32.value: str,

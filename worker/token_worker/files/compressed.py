@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-from token_worker.errors import Finding, GiveUp
+from token_worker.errors import CheckFailed, OperatorError
 from token_worker.files.sending import Stopped
 
 ENDINGS = {".gz": "gzip", ".zst": "zstd"}
@@ -41,8 +41,8 @@ class Text:
     """What is in a compressed file, to be read from the front; ``seek`` reads on to a place.
 
     Raises:
-        GiveUp: what is needed to read it is not installed.
-        Finding: it is damaged or cut off.
+        OperatorError: what is needed to read it is not installed.
+        CheckFailed: it is damaged or cut off.
     """
 
     def __init__(self, file: BinaryIO, kind: str) -> None:
@@ -65,14 +65,14 @@ class Text:
         try:
             yield
         except self._errors:
-            raise Finding(f"the input cannot be read: it is cut off or damaged, or no {self._kind}") from None
+            raise CheckFailed(f"the input cannot be read: it is cut off or damaged, or no {self._kind}") from None
 
 
 def compress(source: Path, target: Path, kind: str, stopping: threading.Event) -> None:
     """Make a compressed file, always the same for the same text; it is on disk when this returns.
 
     Raises:
-        GiveUp: what is needed to write it is not installed.
+        OperatorError: what is needed to write it is not installed.
         Stopped: it was asked for.
     """
     target.unlink(missing_ok=True)  # where that is a link, what it leads to is not ours
@@ -87,7 +87,7 @@ def compress(source: Path, target: Path, kind: str, stopping: threading.Event) -
 
 
 def check(kind: str | None) -> None:
-    """Raise ``GiveUp`` if what is needed for a compression is not installed."""
+    """Raise ``OperatorError`` if what is needed for a compression is not installed."""
     if kind is not None:
         _opened(kind)
 
@@ -112,5 +112,5 @@ def _zstd() -> Any:
         try:
             from backports import zstd  # noqa: PLC0415 - may not be there
         except ImportError:
-            raise GiveUp(".zst files need backports.zstd: pip install 'token-worker[zstd]'") from None
+            raise OperatorError(".zst files need backports.zstd: pip install 'token-worker[zstd]'") from None
     return zstd

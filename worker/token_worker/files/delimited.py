@@ -14,8 +14,8 @@ from itertools import chain, compress
 from typing import Any
 
 from token_worker.contract.messages import TypeName
-from token_worker.errors import GiveUp
-from token_worker.files.columns import READ, WRITE, Column, RowCode, Value, Wrong, listed
+from token_worker.errors import OperatorError
+from token_worker.files.columns import READ, WRITE, Column, RowCode, RowError, Value, listed
 from token_worker.files.records import Encoding
 from token_worker.files.rows import ABSENT
 
@@ -63,12 +63,14 @@ class Dialect:
         quotes: whether there are quoted fields; else a quote is a character like others.
 
     Raises:
-        GiveUp: a delimiter that cannot be one.
+        OperatorError: a delimiter that cannot be one.
     """
 
     def __init__(self, encoding: Encoding, delimiter: str, *, quotes: bool = True) -> None:
         if len(delimiter) != 1 or not delimiter.isascii() or delimiter.isalnum() or delimiter in '"\r\n\0-+':
-            raise GiveUp("the delimiter is one character of ASCII, and none that numbers, texts or quotes are made of")
+            raise OperatorError(
+                "the delimiter is one character of ASCII, and none that numbers, texts or quotes are made of"
+            )
         self.encoding = encoding
         self.quotes = quotes
         self.delimiter = delimiter.encode()
@@ -109,24 +111,26 @@ class Dialect:
         return found
 
     def text(self, field: bytes) -> str:
-        """What a field says; raises ``Wrong``."""
+        """What a field says; raises ``RowError``."""
         if self.quotes and field[:1] == b'"' and (found := _QUOTED.match(field)):
             field = found[1].replace(b'""', b'"') + field[found.end() :]
         try:
             return field.decode(self.encoding.cells)
         except UnicodeDecodeError:
-            raise Wrong(RowCode.WRONG_ENCODING, f"expected text in {self.encoding.cells}") from None
+            raise RowError(RowCode.WRONG_ENCODING, f"expected text in {self.encoding.cells}") from None
 
     def written(self, text: str, before: bytes) -> bytes:
-        """A field that says this in place of another: quoted if that was, or if it has to be; raises ``Wrong``."""
+        """A field that says this in place of another: quoted if that was, or if it has to be; raises ``RowError``."""
         try:
             field = text.encode(self.encoding.cells)
         except UnicodeEncodeError:
-            raise Wrong(RowCode.WRONG_ENCODING, f"the answer cannot be written in {self.encoding.cells}") from None
+            raise RowError(RowCode.WRONG_ENCODING, f"the answer cannot be written in {self.encoding.cells}") from None
         if self.quotes and (before[:1] == b'"' or field[:1] == b'"' or field.translate(None, self._ends) != field):
             return b'"' + field.replace(b'"', b'""') + b'"'
         if not self.quotes and field.translate(None, self._ends) != field:
-            raise Wrong(RowCode.WRONG_FORM, "the answer has a delimiter or a line end in it, and there are no quotes")
+            raise RowError(
+                RowCode.WRONG_FORM, "the answer has a delimiter or a line end in it, and there are no quotes"
+            )
         return field
 
 
@@ -142,7 +146,7 @@ class Delimited:
         met: is told the column and the text of each cell that looks as if it stood for no value.
 
     Raises:
-        GiveUp: a column that is not there, or more than once; or text that no cell can be.
+        OperatorError: a column that is not there, or more than once; or text that no cell can be.
     """
 
     def __init__(
@@ -161,10 +165,10 @@ class Delimited:
                 other = "" if count else _other_delimiter(dialect, columns, first, header=header)
                 if header and any(_VALUE.search(name) for name in names):  # these are not to be shown
                     hint = other or "; is the first row one of values: --no-header?"
-                    raise GiveUp(f"there is not one column {column.name}{hint}")
+                    raise OperatorError(f"there is not one column {column.name}{hint}")
                 there = listed(names) if header else f"1 to {len(names)}"
                 is_there = "more than one" if count else "no"
-                raise GiveUp(f"there is {is_there} column {column.name}; there are {there}{other}")
+                raise OperatorError(f"there is {is_there} column {column.name}; there are {there}{other}")
         places = sorted((names.index(column.name), column) for column in columns)
         self.columns = [column for _, column in places]
         self.types = [TypeName(column.type) for column in self.columns]
@@ -190,7 +194,7 @@ class Delimited:
             return None
         found = self._row.match(record)
         if found is None:
-            raise Wrong(RowCode.WRONG_FIELDS, f"expected {self._count} fields")
+            raise RowError(RowCode.WRONG_FIELDS, f"expected {self._count} fields")
         return found.groups()
 
     def keep(self, record: bytes) -> tuple[Any, ...]:
@@ -207,14 +211,14 @@ class Delimited:
         if text in MARKERS:
             self._met(self.columns[column].name, text)
         if (cell[:1] == b'"' or not self._is_exact) and self._dialect.written(text, cell) != cell:
-            raise Wrong(RowCode.WRONG_FORM, "expected a cell as it would be written, with nothing behind its quotes")
+            raise RowError(RowCode.WRONG_FORM, "expected a cell as it would be written, with nothing behind its quotes")
         return self._read[column](text)
 
     def write(self, value: Value, cell: bytes, column: int) -> bytes:
         """See ``rows.Format``."""
         written = self._dialect.written(self._write[column](value), cell)
         if self._nulls and written in self._nulls:  # of millions of short texts it is one, by chance
-            raise Wrong(RowCode.WRONG_FORM, "the answer reads as --null says that no value does")
+            raise RowError(RowCode.WRONG_FORM, "the answer reads as --null says that no value does")
         return written
 
     def join(self, columns: Sequence[Sequence[Any]], done: Sequence[bool]) -> bytes:
@@ -231,7 +235,7 @@ def _names(dialect: Dialect, first: bytes, *, header: bool) -> list[str]:
 def _other_delimiter(dialect: Dialect, columns: Sequence[Column], first: bytes, *, header: bool) -> str:
     """Says which delimiter would find all columns, if one of the usual would."""
     for delimiter, shown in USUAL_DELIMITERS.items():
-        with suppress(GiveUp, Wrong):
+        with suppress(OperatorError, RowError):
             names = _names(Dialect(dialect.encoding, delimiter, quotes=dialect.quotes), first, header=header)
             if all(names.count(column.name) == 1 for column in columns):
                 return f"; --delimiter {shown} would find {'it' if len(columns) == 1 else 'them'}"
@@ -245,7 +249,7 @@ def _null(dialect: Dialect, text: str) -> bytes:
     except UnicodeEncodeError:
         cell = b""
     if not cell or dialect.fields(cell) != [cell]:
-        raise GiveUp("--null: expected the text of a cell; empty ones are kept in any case")
+        raise OperatorError("--null: expected the text of a cell; empty ones are kept in any case")
     return cell
 
 

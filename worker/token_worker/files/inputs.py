@@ -8,9 +8,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from token_worker.errors import GiveUp
+from token_worker.errors import OperatorError
 from token_worker.files import json_lines
-from token_worker.files.columns import Column, Wrong, listed
+from token_worker.files.columns import Column, RowError, listed
 from token_worker.files.compressed import Text, compression_of
 from token_worker.files.delimited import DELIMITERS, Delimited, Dialect
 from token_worker.files.json_lines import JsonLines
@@ -48,7 +48,7 @@ class Input(Protocol):
     head: Head
 
     def chunks(self, columns: Sequence[Column], offset: int, row: int, *, dedupe: bool) -> Iterator[Chunk]:
-        """The rows from an offset on, after row number ``row``; raises ``GiveUp`` for columns that are not there."""
+        """Yield the rows from an offset on. Raises ``OperatorError`` if a column does not exist."""
 
     def far(self, offset: int) -> int:
         """How far it is at an offset, of ``total``."""
@@ -70,7 +70,7 @@ def open_input(asked: Asked, file: BinaryIO, *, again: bool, tell: Callable[[str
         tell: takes a line for the user, while the rows are read.
 
     Raises:
-        GiveUp: it cannot be read as it was asked for.
+        OperatorError: it cannot be read as it was asked for.
     """
     if asked.form == "parquet":
         from token_worker.files.parquet import ParquetInput  # noqa: PLC0415 - pyarrow is large, and may not be there
@@ -102,7 +102,7 @@ class TextInput:
             directive = self._directive(start)
             given = directive if asked.delimiter is None else asked.delimiter
             if directive not in (None, given):
-                raise GiveUp("--delimiter is another than the one that the first line of the input says: sep=")
+                raise OperatorError("--delimiter is another than the one that the first line of the input says: sep=")
             delimiter = DELIMITERS[asked.form] if given is None else given
             self._dialect = Dialect(self._encoding, delimiter, quotes=asked.quotes)
             self._cut = self._dialect.cut
@@ -116,7 +116,7 @@ class TextInput:
             there = (place for place, record in enumerate(found) if place >= skipped and record.strip(b"\r\n"))
             place = next(there, None)
             if place is None and self._has_header:
-                raise GiveUp("the input has no header")
+                raise OperatorError("the input has no header")
             self._first = b"" if place is None else found[place]
             rows = (place or 0) + 1 if self._has_header else skipped
         before = b"".join(self._records.take(rows))
@@ -196,5 +196,5 @@ class TextInput:
 def _text(dialect: Dialect, field: bytes) -> str | None:
     try:
         return dialect.text(field)
-    except Wrong:
+    except RowError:
         return None

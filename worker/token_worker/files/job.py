@@ -20,7 +20,7 @@ from typing import BinaryIO, TextIO
 import msgspec
 
 from token_worker.contract.messages import Op
-from token_worker.errors import Finding, GiveUp, TokenWorkerError
+from token_worker.errors import CheckFailed, OperatorError, TokenWorkerError
 from token_worker.files import progress as progress_module
 from token_worker.files.columns import Column
 from token_worker.files.compressed import compress, compression_of
@@ -57,7 +57,7 @@ class Places:
         """See that no file is two of these.
 
         Raises:
-            GiveUp: one is, or the output is no file.
+            OperatorError: one is, or the output is no file.
         """
         own = [self.out, self.partial, self.assembled, self.progress]
         others = [path for path in (source, self.errors) if path is not None]
@@ -68,10 +68,12 @@ class Places:
         if source is not None and self.errors is not None and self.errors.exists() and source.exists():
             same = same or source.samefile(self.errors)
         if same:
-            raise GiveUp("input, output and errors are to be different files, also from OUT.partial and OUT.progress")
+            raise OperatorError(
+                "input, output and errors are to be different files, also from OUT.partial and OUT.progress"
+            )
         for place in (self.out, self.errors):
             if place is not None and place.exists() and not place.is_file():
-                raise GiveUp(f"{place} is no regular file; - is standard output")
+                raise OperatorError(f"{place} is no regular file; - is standard output")
 
     def clear(self) -> None:
         """Remove what only an unfinished run needs."""
@@ -126,7 +128,7 @@ class Job:
             about = os.fstat(file.fileno())
             others = [os.fstat(out.fileno())] + ([] if errors is None or not errors.exists() else [errors.stat()])
             if stat.S_ISREG(about.st_mode) and any(os.path.samestat(about, other) for other in others):
-                raise GiveUp("input, output and errors are to be different files")
+                raise OperatorError("input, output and errors are to be different files")
             _check_new(errors, force=force)
             it = open_input(self._asked, file, again=source is not None and source.is_file(), tell=self._tell)
             progress = self._begin(None)
@@ -149,8 +151,8 @@ class Job:
             force: replace what is there already.
 
         Raises:
-            GiveUp: the input or the columns are not what was asked for.
-            Finding: the run cannot be begun, or not go on.
+            OperatorError: the input or the columns are not what was asked for.
+            CheckFailed: the run cannot be begun, or not go on.
             Unavailable: no answer came for too long.
             Stopped: it was asked for.
         """
@@ -163,7 +165,7 @@ class Job:
             if resume:
                 progress = _the_same(saved, progress, places)
             elif saved is not None:
-                raise Finding(f"a run was cut short: --resume goes on, --force starts anew ({places.progress})")
+                raise CheckFailed(f"a run was cut short: --resume goes on, --force starts anew ({places.progress})")
             if progress.is_over and places.out.exists() and not self._last(places).exists():
                 places.clear()  # it was killed between its last two steps
                 return progress.counts
@@ -261,16 +263,16 @@ class Job:
 def _the_same(saved: Progress | None, new: Progress, places: Places) -> Progress:
     """The saved progress, if it is about what is asked for now."""
     if saved is None:
-        raise Finding(f"there is nothing to resume: no {places.progress}")
+        raise CheckFailed(f"there is nothing to resume: no {places.progress}")
     if (saved.asked, saved.source) != (new.asked, new.source):
         what = "other options" if saved.asked != new.asked else "another input"
-        raise Finding(f"the run that was cut short had {what}; --force without --resume starts anew")
+        raise CheckFailed(f"the run that was cut short had {what}; --force without --resume starts anew")
     return saved
 
 
 def _check_new(path: Path | None, *, force: bool) -> None:
     if path is not None and path.exists() and not force:
-        raise Finding(f"{path} exists; --force replaces it")
+        raise CheckFailed(f"{path} exists; --force replaces it")
 
 
 def resolved(path: Path) -> Path:
@@ -284,7 +286,7 @@ def resolved(path: Path) -> Path:
 def _standard(stream: TextIO | None) -> BinaryIO:
     """The bytes of standard input or output, if the process was started with it."""
     if stream is None:
-        raise Finding("standard input or output is closed")
+        raise CheckFailed("standard input or output is closed")
     return stream.buffer
 
 
@@ -295,10 +297,10 @@ def _open(path: Path, size: int, flags: int = 0) -> BinaryIO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise Finding(f"another run writes {path}") from None
+        raise CheckFailed(f"another run writes {path}") from None
     if os.fstat(file.fileno()).st_size < size:
         file.close()
-        raise Finding(f"{path} is shorter than it was; --force without --resume starts anew")
+        raise CheckFailed(f"{path} is shorter than it was; --force without --resume starts anew")
     file.truncate(size)
     file.seek(size)
     return file

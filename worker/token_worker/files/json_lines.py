@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from token_worker.contract.messages import Op, TypeName
-from token_worker.errors import GiveUp
-from token_worker.files.columns import NAMES_SHOWN, READ, WRITE, Column, RowCode, Value, Wrong, check_number, listed
+from token_worker.errors import OperatorError
+from token_worker.files.columns import NAMES_SHOWN, READ, WRITE, Column, RowCode, RowError, Value, check_number, listed
 from token_worker.files.json_paths import Node, joined, tree
 from token_worker.files.records import Encoding
 from token_worker.files.rows import ABSENT, Cells
@@ -52,17 +52,17 @@ def members(record: bytes) -> list[tuple[str, int, int]]:
     """Each member of a line's object: its name, and where its value stands.
 
     Raises:
-        Wrong: the line is no JSON object, or has a member twice.
+        RowError: the line is no JSON object, or has a member twice.
     """
     try:
         record.decode()  # the library looks into what it passes over less closely
         count = len(_parse(record))
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        raise Wrong(RowCode.WRONG_JSON, "expected a JSON object") from None
+        raise RowError(RowCode.WRONG_JSON, "expected a JSON object") from None
     opening = _OPENING.match(record)
     found = _members(record, opening.end() if opening else 0)
     if len(found) != count:
-        raise Wrong(RowCode.WRONG_JSON, "a member is there twice")
+        raise RowError(RowCode.WRONG_JSON, "a member is there twice")
     return found
 
 
@@ -83,10 +83,10 @@ def _members(record: bytes, at: int) -> list[tuple[str, int, int]]:
 
 
 def _inner_members(record: bytes, at: int) -> list[tuple[str, int, int]]:
-    """The same; raises ``Wrong`` where one is there twice."""
+    """The same; raises ``RowError`` where one is there twice."""
     found = _members(record, at)
     if len({name for name, _, _ in found}) < len(found):
-        raise Wrong(RowCode.WRONG_JSON, "a member is there twice")
+        raise RowError(RowCode.WRONG_JSON, "a member is there twice")
     return found
 
 
@@ -99,7 +99,7 @@ def _end_of_nested(record: bytes, start: int) -> int:
             depth -= 1
             if not depth:
                 return found.end()
-    raise Wrong(RowCode.WRONG_JSON, "expected a JSON object")
+    raise RowError(RowCode.WRONG_JSON, "expected a JSON object")
 
 
 def _elements(record: bytes, at: int) -> Iterator[tuple[int, int]]:
@@ -119,7 +119,7 @@ def _find(record: bytes, start: int, end: int, node: Node, found: list[tuple[int
     """Add the cells in a value, in the order of the line: where each stands, and its column.
 
     Raises:
-        Wrong: the value is no object or list as its name has it, so that there is no telling where the cells are.
+        RowError: the value is no object or list as its name has it, so that there is no telling where the cells are.
     """
     opening = record[start : start + 1]
     if node.column is not None:
@@ -133,7 +133,7 @@ def _find(record: bytes, start: int, end: int, node: Node, found: list[tuple[int
             _find(record, inner_start, inner_end, node.elements, found)
     elif record[start:end] != b"null":
         kind = "a list" if node.elements else "an object"
-        raise Wrong(RowCode.WRONG_FORM, f"{listed([node.path])}: expected {kind} or null")
+        raise RowError(RowCode.WRONG_FORM, f"{listed([node.path])}: expected {kind} or null")
 
 
 class JsonLines:
@@ -147,14 +147,14 @@ class JsonLines:
         numbers: whether tokens of numbers of 64 bits are numbers.
 
     Raises:
-        GiveUp: a name that is none; or none of these records has a column, so that its name is probably wrong.
+        OperatorError: a name that is none; or none of these records has a column, so that its name is probably wrong.
     """
 
     def __init__(
         self, encoding: Encoding, columns: Sequence[Column], some: Iterable[bytes], *, op: Op, numbers: bool
     ) -> None:
         if encoding.cells != "utf-8":
-            raise GiveUp("JSON Lines are UTF-8, or UTF-16 or UTF-32")
+            raise OperatorError("JSON Lines are UTF-8, or UTF-16 or UTF-32")
         self.columns = columns
         self.types = [TypeName(column.type) for column in columns]
         self.size = encoding.size
@@ -178,10 +178,12 @@ class JsonLines:
             if number < NAMES_ROWS and len(there) < NAMES_SHOWN:
                 there.update((path, None) for path, _ in leaves(record))
         if not (is_empty or is_json):
-            raise GiveUp("no line is a JSON object with members; JSON Lines have one a line, as jq -c writes them")
+            raise OperatorError(
+                "no line is a JSON object with members; JSON Lines have one a line, as jq -c writes them"
+            )
         if missing and not is_empty:
             names = ", ".join(self.columns[place].name for place in sorted(missing))
-            raise GiveUp(f"no row has a member {names}; there are {listed(there) or 'none'}")
+            raise OperatorError(f"no row has a member {names}; there are {listed(there) or 'none'}")
 
     def _columns_in(self, record: bytes) -> set[int]:
         found: list[tuple[int, int, int]] = []
@@ -189,7 +191,7 @@ class JsonLines:
             if node := self._root.members.get(name):
                 try:
                     _find(record, start, end, node, found)
-                except Wrong:  # an error of this row, later
+                except RowError:  # an error of this row, later
                     continue
         return {column for _, _, column in found}
 
@@ -237,16 +239,16 @@ class JsonLines:
         if cell[:1] == b'"':
             text: str = msgspec.json.decode(cell)
             if text and self._is_text[column]:
-                raise Wrong(
+                raise RowError(
                     RowCode.WRONG_FORM, "expected a number, as tokens are texts; --numbers keeps which is which"
                 )
             return READ[kind](text) if text else None
         if cell == b"null":
             return None
         if kind not in (TypeName.INT32, TypeName.INT64):
-            raise Wrong(RowCode.WRONG_FORM, "expected text")
+            raise RowError(RowCode.WRONG_FORM, "expected text")
         if not _WHOLE_NUMBER.fullmatch(cell):
-            raise Wrong(RowCode.WRONG_FORM, "expected a whole number")
+            raise RowError(RowCode.WRONG_FORM, "expected a whole number")
         return check_number(int(cell), kind)
 
     def write(self, value: Value, cell: bytes, column: int) -> bytes:
@@ -289,7 +291,7 @@ def _leaves(record: bytes, start: int, end: int, path: str, depth: int) -> Itera
     else:
         try:
             inner = _inner_members(record, start + 1)
-        except Wrong:  # a member is there twice
+        except RowError:  # a member is there twice
             return
         for name, inner_start, inner_end in inner:
             yield from _leaves(record, inner_start, inner_end, joined(path, name), depth - 1)
@@ -320,5 +322,5 @@ def _sample(cells: Sequence[bytes]) -> Sample:
 def _members_or_none(record: bytes) -> list[tuple[str, int, int]]:
     try:
         return members(record)
-    except Wrong:
+    except RowError:
         return []

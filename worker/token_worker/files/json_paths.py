@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from token_worker.errors import GiveUp
+from token_worker.errors import OperatorError
 from token_worker.files.columns import Column
 
 _STEP = re.compile(r'(?:("(?:[^"\\]|\\.)*")|([^.\[\]"]+))((?:\[\])*)(?:\.(?!$)|$)', re.DOTALL)
@@ -44,7 +44,7 @@ def tree(columns: Sequence[Column]) -> Node:
     """What is to be changed in a row.
 
     Raises:
-        GiveUp: a name that is none, or that leads to the same value as another or into it.
+        OperatorError: a name that is none, or that leads to the same value as another or into it.
     """
     root = Node("")
     for place, column in enumerate(columns):
@@ -53,7 +53,7 @@ def tree(columns: Sequence[Column]) -> Node:
         while at < len(column.name) or node is root:
             step = _STEP.match(column.name, at)
             if step is None:
-                raise GiveUp(
+                raise OperatorError(
                     f"{column.name} is no name of a member: expected one such as email, address.zip or items[].iban;"
                     ' a name with a dot, a bracket or a quote in it is written as JSON text: "zip.code"'
                 )
@@ -64,7 +64,7 @@ def tree(columns: Sequence[Column]) -> Node:
                 node = node.element()
                 passed.append(node)
         if node.members or node.elements or any(it.column is not None for it in passed):
-            raise GiveUp(f"column {column.name} is the same as another, or one of them is in the other")
+            raise OperatorError(f"column {column.name} is the same as another, or one of them is in the other")
         node.column = place
     return root
 
@@ -80,5 +80,5 @@ def _decoded(text: str, path: str) -> str:
     try:
         name: str = msgspec.json.decode(text)
     except msgspec.DecodeError:
-        raise GiveUp(f"{path}: {text} is no JSON text") from None
+        raise OperatorError(f"{path}: {text} is no JSON text") from None
     return name

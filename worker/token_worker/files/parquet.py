@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from token_worker.contract.messages import TypeName
-from token_worker.errors import Finding, GiveUp
-from token_worker.files.columns import Column, Value, Wrong, listed
+from token_worker.errors import CheckFailed, OperatorError
+from token_worker.files.columns import Column, RowError, Value, listed
 from token_worker.files.rows import SAMPLE_ROWS, Chunk, Head, chunks
 from token_worker.files.sending import Stopped
 from token_worker.files.suggest import Sample
@@ -26,7 +26,7 @@ try:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 except ImportError:
-    raise GiveUp("Parquet needs pyarrow: pip install 'token-worker[parquet]'") from None
+    raise OperatorError("Parquet needs pyarrow: pip install 'token-worker[parquet]'") from None
 
 from token_worker.files.parquet_cells import Cells, cells_of, why_not
 from token_worker.files.parquet_footer import Footer, GroupField, Top
@@ -43,7 +43,7 @@ class ParquetInput:
     """A file; see ``inputs.Input``. Its offsets are rows.
 
     Raises:
-        GiveUp: it is no Parquet.
+        OperatorError: it is no Parquet.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -141,7 +141,7 @@ class ParquetRows:
     """Rows of which some columns are to be changed; see ``rows.Format``.
 
     Raises:
-        GiveUp: a column is not there, or its type does not hold every token.
+        OperatorError: a column is not there, or its type does not hold every token.
     """
 
     def __init__(self, footer: Footer, columns: Sequence[Column]) -> None:
@@ -153,10 +153,12 @@ class ParquetRows:
             found = [top for top in footer.tops if top.name == column.name]
             if len(found) != 1:
                 there = listed(top.name for top in footer.tops)
-                raise GiveUp(f"there is {'more than one' if found else 'no'} column {column.name}; there are {there}")
+                raise OperatorError(
+                    f"there is {'more than one' if found else 'no'} column {column.name}; there are {there}"
+                )
             cells = cells_of(footer, found[0], TypeName(column.type))
             if cells is None:
-                raise GiveUp(f"column {column.name} is {why_not(footer, found[0], TypeName(column.type))}")
+                raise OperatorError(f"column {column.name} is {why_not(footer, found[0], TypeName(column.type))}")
             self.tops.append(found[0])
             self._cells.append(cells)
         fields = [(str(place), cells.arrow) for place, cells in enumerate(self._cells)]
@@ -233,7 +235,9 @@ def _batches(file: Any, group: int, rows: int) -> Iterator[Any]:
             batch = next(batches, None)
         rows -= 0 if batch is None else batch.num_rows
         if rows < 0 or (batch is None and rows):
-            raise Finding("the input cannot be read: it is damaged, a column has not as many values as there are rows")
+            raise CheckFailed(
+                "the input cannot be read: it is damaged, a column has not as many values as there are rows"
+            )
         if batch is None:
             return
         yield batch
@@ -254,7 +258,9 @@ def _reading() -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError):
-        raise Finding("the input cannot be read: it is damaged, or pyarrow does not know how it is written") from None
+        raise CheckFailed(
+            "the input cannot be read: it is damaged, or pyarrow does not know how it is written"
+        ) from None
 
 
 @contextmanager
@@ -263,12 +269,14 @@ def _writing() -> Iterator[None]:
     try:
         yield
     except pa.ArrowException:
-        raise Finding("the output cannot be written: pyarrow does not know how, for the types of its columns") from None
+        raise CheckFailed(
+            "the output cannot be written: pyarrow does not know how, for the types of its columns"
+        ) from None
 
 
 def _text(cells: Cells, cell: Any) -> str | None:
     try:
         value = None if cell is None else cells.read(cell)
-    except Wrong:
+    except RowError:
         return None
     return None if value is None else value.hex() if isinstance(value, bytes) else str(value)

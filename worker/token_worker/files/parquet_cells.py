@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from token_worker.contract.messages import TypeName
-from token_worker.files.columns import RowCode, Value, Wrong, check_number
+from token_worker.files.columns import RowCode, RowError, Value, check_number
 from token_worker.files.parquet_footer import Footer, Leaf, Physical, Top
 
 _BITS = {TypeName.INT32: 32, TypeName.INT64: 64}
@@ -28,8 +28,8 @@ class Cells(NamedTuple):
 
     Attributes:
         arrow: the type of ``pyarrow`` for what is stored.
-        read: gives the value of a cell, None for an empty one; raises ``Wrong``.
-        write: gives the cell of a value; raises ``Wrong``.
+        read: gives the value of a cell, None for an empty one; raises ``RowError``.
+        write: gives the cell of a value; raises ``RowError``.
     """
 
     arrow: Any
@@ -94,10 +94,10 @@ def _decoded(cell: bytes) -> str | None:
     try:
         return cell.decode() or None
     except UnicodeDecodeError:
-        raise Wrong(RowCode.WRONG_ENCODING, "expected text in utf-8") from None
+        raise RowError(RowCode.WRONG_ENCODING, "expected text in utf-8") from None
 
 
 def _fixed(value: bytes, leaf: Leaf) -> bytes:
     if leaf.width and len(value) != leaf.width:
-        raise Wrong(RowCode.WRONG_FORM, f"expected {leaf.width} bytes")
+        raise RowError(RowCode.WRONG_FORM, f"expected {leaf.width} bytes")
     return value

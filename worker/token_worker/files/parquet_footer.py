@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from token_worker.errors import Finding, GiveUp
+from token_worker.errors import CheckFailed, OperatorError
 from token_worker.files import thrift
 from token_worker.files.thrift import Items, Malformed, Struct
 
@@ -159,7 +159,7 @@ class Footer:
         enumerations: names of columns for which polars has a list of values; it reads others as null.
 
     Raises:
-        GiveUp: the file is no Parquet, or encrypted.
+        OperatorError: the file is no Parquet, or encrypted.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -168,9 +168,9 @@ class Footer:
         tail = file.read(_TAIL_BYTES)
         length = int.from_bytes(tail[:4], "little")
         if tail[4:] == _ENCRYPTED_MAGIC:
-            raise GiveUp("the input is encrypted Parquet")
+            raise OperatorError("the input is encrypted Parquet")
         if tail[4:] != MAGIC or length + _TAIL_BYTES + len(MAGIC) > size:
-            raise GiveUp("the input is no Parquet file")
+            raise OperatorError("the input is no Parquet file")
         self.end = size - _TAIL_BYTES - length
         file.seek(self.end)
         try:
@@ -181,22 +181,22 @@ class Footer:
             self.enumerations = _enumerations(self.struct.items(FileField.KEY_VALUES, thrift.STRUCT))
             self._check()
         except Malformed:
-            raise GiveUp("the input is no Parquet file") from None
+            raise OperatorError("the input is no Parquet file") from None
 
     def _check(self) -> None:
         if FileField.ENCRYPTION in self.struct:
-            raise GiveUp("the input is encrypted Parquet")
+            raise OperatorError("the input is encrypted Parquet")
         for group in self.groups:
             chunks = group.items(GroupField.COLUMNS, thrift.STRUCT)
             if len(chunks) != len(self.leaves) or group.number(GroupField.NUM_ROWS) < 0:
                 raise Malformed
             for chunk in chunks:
                 if ChunkField.CRYPTO in chunk or ChunkField.ENCRYPTED_META in chunk:
-                    raise GiveUp("the input is encrypted Parquet")
+                    raise OperatorError("the input is encrypted Parquet")
                 if ChunkField.FILE_PATH in chunk:
-                    raise GiveUp("the input holds no values: they are in other files, which it names")
+                    raise OperatorError("the input holds no values: they are in other files, which it names")
                 if not all(self._is_within(*place) for place in _places(chunk)):
-                    raise Finding("the input cannot be read: it is damaged, columns lie outside of it")
+                    raise CheckFailed("the input cannot be read: it is damaged, columns lie outside of it")
 
     def _is_within(self, start: int, length: int) -> bool:
         return len(MAGIC) <= start <= start + length <= self.end or (start, length) == (0, 0)
@@ -231,7 +231,7 @@ class Footer:
         have their places as names.
 
         Raises:
-            GiveUp: ``pyarrow`` cannot read them.
+            OperatorError: ``pyarrow`` cannot read them.
         """
         elements = Items(thrift.STRUCT, [_element(self._elements[0], "schema", len(tops))])
         for place, top in enumerate(tops):
@@ -249,7 +249,7 @@ class Footer:
         try:
             return pq.read_metadata(io.BytesIO(MAGIC + framed(struct)))
         except (pa.ArrowException, OSError):
-            raise GiveUp("the input is no Parquet file that pyarrow can read") from None
+            raise OperatorError("the input is no Parquet file that pyarrow can read") from None
 
 
 def framed(struct: Struct) -> bytes:

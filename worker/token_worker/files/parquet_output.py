@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from token_worker.errors import Finding, GiveUp
+from token_worker.errors import CheckFailed, OperatorError
 from token_worker.files import thrift
 from token_worker.files.parquet_footer import (
     ASIDE,
@@ -177,33 +177,35 @@ def check(footer: Footer, file: BinaryIO, named: Sequence[Top]) -> None:
     """See that named columns have a value for each row, and that rows of all columns can be left out.
 
     Raises:
-        Finding: the file is damaged.
-        GiveUp: ``pyarrow`` cannot read a column, or not write it with the same structure.
+        CheckFailed: the file is damaged.
+        OperatorError: ``pyarrow`` cannot read a column, or not write it with the same structure.
     """
     for number, group in enumerate(footer.groups):
         if group.number(GroupField.NUM_ROWS) > MOST_ROWS:
-            raise GiveUp(
+            raise OperatorError(
                 f"row group {number + 1} of the input has more than {MOST_ROWS:,} rows; pyarrow writes no such"
             )
         for top in footer.tops:
             for chunk in footer.chunks(top, number):
                 meta = chunk.struct(ChunkField.META)
                 if top in named and meta.number(MetaField.NUM_VALUES) != group.number(GroupField.NUM_ROWS):
-                    raise Finding(f"the input is damaged: column {top.name} has not as many values as there are rows")
+                    raise CheckFailed(
+                        f"the input is damaged: column {top.name} has not as many values as there are rows"
+                    )
                 codec = _CODECS.get(meta.number(MetaField.CODEC))
                 if codec is None or (codec != "NONE" and not pa.Codec.is_available(codec.lower())):
-                    raise GiveUp(f"column {top.name} is compressed in a way that pyarrow does not know")
+                    raise OperatorError(f"column {top.name} is compressed in a way that pyarrow does not know")
                 if not all(encoding in _ENCODINGS for encoding in meta.items(MetaField.ENCODINGS, thrift.I32)):
-                    raise GiveUp(f"column {top.name} is encoded in a way that pyarrow does not know")
+                    raise OperatorError(f"column {top.name} is encoded in a way that pyarrow does not know")
     for top in footer.tops:
         try:
             was = footer.view([top], [])
             written = _written(pq.ParquetFile(file, metadata=was, pre_buffer=False).schema_arrow)
             same = _shape(written) == _shape(was.schema)
-        except (GiveUp, pa.ArrowException):
+        except (OperatorError, pa.ArrowException):
             same = False
         if not same:
-            raise GiveUp(f"column {top.name} has a structure that pyarrow would not write as it is")
+            raise OperatorError(f"column {top.name} has a structure that pyarrow would not write as it is")
 
 
 def rewritten(table: Any, footer: Footer, top: Top, group: int) -> list[Piece]:
@@ -300,5 +302,5 @@ def _read(file: BinaryIO, start: int, length: int) -> bytes:
     file.seek(start)
     data = file.read(length)
     if len(data) < length:
-        raise Finding("the input cannot be read: it is shorter than it was")
+        raise CheckFailed("the input cannot be read: it is shorter than it was")
     return data

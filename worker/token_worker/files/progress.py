@@ -12,7 +12,7 @@ from typing import BinaryIO
 import msgspec
 
 from token_worker.contract.messages import Op
-from token_worker.errors import Finding
+from token_worker.errors import CheckFailed
 
 END_BYTES = 1 << 16
 """Of each end of the input, for the digest."""
@@ -143,14 +143,14 @@ def load(path: Path) -> Progress | None:
     """What was saved; None where nothing was.
 
     Raises:
-        Finding: it cannot be read.
+        CheckFailed: it cannot be read.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Progress)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError):
-        raise Finding(f"{path} cannot be read; --force starts anew") from None
+        raise CheckFailed(f"{path} cannot be read; --force starts anew") from None
 
 
 def save(path: Path, progress: Progress) -> None:

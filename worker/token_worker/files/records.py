@@ -9,7 +9,7 @@ import codecs
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from token_worker.errors import Finding, GiveUp
+from token_worker.errors import CheckFailed, OperatorError
 
 Cut = Callable[[bytes, bool], tuple[list[bytes], int]]
 """Takes bytes, and whether they are the last; gives the records that are whole, and how many bytes these are."""
@@ -56,7 +56,7 @@ class Encoding:
         size: gives the bytes that a record has in the file.
 
     Raises:
-        GiveUp: no encoding, or one that has bytes of ASCII for something else.
+        OperatorError: no encoding, or one that has bytes of ASCII for something else.
     """
 
     def __init__(self, name: str | None, head: bytes) -> None:
@@ -72,16 +72,16 @@ class Encoding:
         except (LookupError, UnicodeError):
             is_ascii = False
         if not is_ascii:
-            raise GiveUp(f"encoding {name}: Python does not know it, or it does not hold ASCII as it is")
+            raise OperatorError(f"encoding {name}: Python does not know it, or it does not hold ASCII as it is")
         self.mark = _MARKS[marked] if marked is not None and marked == name else b""
         self.is_exact = self.cells in _EXACT
         self.size: Callable[[bytes], int] = len if self._wide is None else lambda record: len(self.written(record))
 
     def check(self, character: bytes) -> None:
-        """Raise ``GiveUp`` if this character can be a part of another, as ``|`` can in Shift JIS."""
+        """Raise ``OperatorError`` if this character can be a part of another, as ``|`` can in Shift JIS."""
         for lead in range(128, 256):
             if character.decode() not in (bytes([lead]) + character).decode(self.cells, "replace"):
-                raise GiveUp(
+                raise OperatorError(
                     f"encoding {self.cells}: {character.decode()} cannot be told from parts of other characters"
                 )
 
@@ -95,7 +95,7 @@ class Encoding:
             try:
                 return decoder.decode(data, final).encode()
             except UnicodeError:
-                raise Finding(f"the input is not valid {self._wide}") from None
+                raise CheckFailed(f"the input is not valid {self._wide}") from None
 
         return read
 
@@ -160,9 +160,9 @@ class Records:
         self._ready.extend(records)
         self._row += len(records)
         if self._is_over and self._pending:
-            raise Finding(f"row {self._row + 1}: a quote is opened and never closed")
+            raise CheckFailed(f"row {self._row + 1}: a quote is opened and never closed")
         if len(self._pending) > ROW_BYTES:
             raise self._too_long(self._row + 1)
 
-    def _too_long(self, row: int) -> Finding:
-        return Finding(f"row {row} is longer than {ROW_BYTES >> 20} MiB; is there a quote that is never closed?")
+    def _too_long(self, row: int) -> CheckFailed:
+        return CheckFailed(f"row {row} is longer than {ROW_BYTES >> 20} MiB; is there a quote that is never closed?")

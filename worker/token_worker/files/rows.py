@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from token_worker.client import Answer, RequestRefused
 from token_worker.contract.messages import TypeName
-from token_worker.files.columns import Column, Sent, Value, Wrong
+from token_worker.files.columns import Column, RowError, Sent, Value
 
 CHUNK_ITEMS = 1000
 """Cells that a chunk has at most, but for a row of more: what a request may have by default."""
@@ -72,16 +72,16 @@ class Format(Protocol):
         """Bytes of memory that it takes, about."""
 
     def open(self, record: Any) -> tuple[Any, ...] | None:
-        """A row: the cells to be changed, and what else there is. None: it is kept as it is. Raises ``Wrong``."""
+        """A row: the cells to be changed, and what else there is. None: it is kept as it is. Raises ``RowError``."""
 
     def keep(self, record: Any) -> tuple[Any, ...]:
         """The same for one that is kept: its cells are ``ABSENT``."""
 
     def read(self, cell: Any, column: int) -> Value | None:
-        """The value of a cell, None where there is none; raises ``Wrong``."""
+        """The value of a cell, None where there is none; raises ``RowError``."""
 
     def write(self, value: Value, cell: Any, column: int) -> Any:
-        """The cell with another value; raises ``Wrong``."""
+        """The cell with another value; raises ``RowError``."""
 
     def join(self, columns: Sequence[Sequence[Any]], done: Sequence[bool]) -> bytes:
         """The output for rows, given as the columns of them all, and whether each could be done."""
@@ -156,7 +156,7 @@ class Chunk:
             try:
                 row = self._form.open(record)
                 self.blank += row is None
-            except Wrong as wrong:
+            except RowError as wrong:
                 self._refuse(place, None, wrong)
                 row = None
             yield self._form.keep(record) if row is None else row
@@ -169,18 +169,18 @@ class Chunk:
             if cell is not ABSENT:
                 try:
                     values[cell] = read(cell, column)
-                except Wrong as wrong:
+                except RowError as wrong:
                     values[cell] = wrong
-        if Wrong in map(type, values.values()):
+        if RowError in map(type, values.values()):
             self._refuse_some(column, zip(flat.rows, map(values.__getitem__, flat.cells), strict=True))
         return values
 
     def _refuse_some(self, column: int, outcomes: Iterable[tuple[int, Any]]) -> None:
         for place, outcome in outcomes:
-            if isinstance(outcome, Wrong):
+            if isinstance(outcome, RowError):
                 self._refuse(place, self._form.columns[column].name, outcome)
 
-    def _refuse(self, place: int, column: str | None, wrong: Wrong) -> None:
+    def _refuse(self, place: int, column: str | None, wrong: RowError) -> None:
         problem = Problem(self._row + 1 + place, column, wrong.code, wrong.message)
         problems = self._problems.setdefault(place, [])
         if problem not in problems:  # as of two cells of one column
@@ -206,7 +206,7 @@ class Chunk:
                     next(each) if is_kept and values[cell] is not None else cell
                     for cell, is_kept in zip(flat.cells, kept, strict=True)
                 ]
-            if Wrong in map(type, written):
+            if RowError in map(type, written):
                 self._refuse_some(column, compress(zip(flat.rows, cells, strict=True), kept))
             changed.append(cells if isinstance(flat.rows, range) else _gathered(cells, before))
         columns[form.cells] = changed
@@ -224,11 +224,11 @@ class Chunk:
         written: list[Any] = []
         for cell, answer in zip(self._sent[column], answers, strict=False):
             if isinstance(answer, RequestRefused):
-                written.append(Wrong(answer.code, answer.message))
+                written.append(RowError(answer.code, answer.message))
                 continue
             try:
                 written.append(write(answer, cell, column))
-            except Wrong as wrong:
+            except RowError as wrong:
                 written.append(wrong)
         return written
 

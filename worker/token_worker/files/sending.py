@@ -22,7 +22,7 @@ from token_worker.client import (
     StreamsUnavailable,
 )
 from token_worker.contract.messages import Op
-from token_worker.errors import Code, Finding, Retry, TokenWorkerError, Unavailable
+from token_worker.errors import CheckFailed, Code, Retry, TokenWorkerError, Unavailable
 from token_worker.files.columns import Sent
 from token_worker.files.rows import Chunk
 
@@ -95,7 +95,7 @@ class Sender:
         """Each chunk with an answer for each of its items, in order.
 
         Raises:
-            Finding: no row can be done.
+            CheckFailed: no row can be done.
             Unavailable: no answer came for too long.
             Stopped: it was asked for.
         """
@@ -153,7 +153,7 @@ class Sender:
                 future = self._client.submit(self._op, items)
                 continue
             except (StreamsRefused, BadReply) as error:
-                raise Finding(str(error)) from None
+                raise CheckFailed(str(error)) from None
             except RequestRefused as refused:
                 self._tell_again()
                 return self._refused(items, refused)
@@ -174,7 +174,7 @@ class Sender:
     def _refused(self, items: Sequence[Sent], refused: RequestRefused) -> list[Answer]:
         """The request as a whole was: if not that any would be, it may be too large for the workers' settings."""
         if refused.code in _FOR_ALL:
-            raise Finding(f"the workers refuse: {refused}")
+            raise CheckFailed(f"the workers refuse: {refused}")
         if refused.code != Code.INVALID_REQUEST or len(items) == 1:
             return [refused] * len(items)
         half = len(items) // 2

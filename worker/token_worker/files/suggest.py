@@ -11,7 +11,7 @@ from typing import NamedTuple
 from token_worker.acra.value_types import EMAIL_BYTES
 from token_worker.contract.messages import TypeName
 from token_worker.files import personal
-from token_worker.files.columns import READ, Wrong
+from token_worker.files.columns import READ, RowError
 
 TEXTS = (TypeName.INT32, TypeName.INT64, TypeName.EMAIL, TypeName.STR)
 """What a column of text may be."""
@@ -93,7 +93,7 @@ def _fits(kind: TypeName, values: Sequence[str], types: Sequence[TypeName]) -> b
             return False
         try:
             return all(isinstance(READ[kind](value), int) for value in values)
-        except Wrong:
+        except RowError:
             return False
     return True
 

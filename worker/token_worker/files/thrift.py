@@ -7,7 +7,7 @@ See https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protoc
 from collections.abc import Iterable
 from typing import Any, Self
 
-from token_worker.errors import Finding
+from token_worker.errors import CheckFailed
 
 TRUE, FALSE, I8, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)
 """Kinds of values. A field of kind ``TRUE`` holds either truth value."""
@@ -19,7 +19,7 @@ _VARINT_BITS = 64
 _SHORT_LIST = 15
 
 
-class Malformed(Finding):
+class Malformed(CheckFailed):
     """The bytes are not the structure that is expected."""
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ from functools import partial
 import structlog
 
 from token_worker.acra.owner import Owner
-from token_worker.errors import Code, Damaged, Refused, Unavailable
+from token_worker.errors import Code, CorruptData, Refused, Unavailable
 from token_worker.keys.beside import Beside, InPlace, Patience
 from token_worker.keys.history import Look, look
 from token_worker.keys.keyring import DataKeyCache, Keyring
@@ -325,7 +325,7 @@ class KeyCache:
         slot.sealed, slot.changed_at = sealed, self._clock()
         try:
             key = self._unwrap(sealed, owner)
-        except Damaged:
+        except CorruptData:
             log.error("key cannot be unwrapped with the master key", key=owner.key_name)
             slot.refuse(Refused(Code.KEY_UNREADABLE, f"the key of this {owner.kind} cannot be read"))
             return
@@ -340,7 +340,7 @@ class KeyCache:
         for master_key in self._master_keys[:-1]:
             try:
                 return unwrap(sealed, master_key, owner)
-            except Damaged:
+            except CorruptData:
                 log.info("key is sealed with the previous master key, or damaged", key=owner.key_name)
         return unwrap(sealed, self._master_keys[-1], owner)
 
@@ -427,7 +427,7 @@ class KeyCache:
                 continue
             try:
                 slot.history[name] = self._unwrap(sealed, ring.owner)
-            except Damaged:
+            except CorruptData:
                 if not ring.some_unreadable:
                     log.error("key of the history cannot be unwrapped with the master key", key=name)
                 ring.some_unreadable = True

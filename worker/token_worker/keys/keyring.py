@@ -7,7 +7,7 @@ from typing import Any
 from token_worker.acra import acra_block
 from token_worker.acra.acra_block import Block, DataKey
 from token_worker.acra.owner import Owner
-from token_worker.errors import Damaged, Unavailable
+from token_worker.errors import CorruptData, Unavailable
 
 KEY_BYTES = 32
 """Length of a symmetric storage key in Acra."""
@@ -19,7 +19,7 @@ DATA_KEY_SECONDS = 3600
 """Age at which a data key is replaced."""
 
 
-class NoMatchingKey(Damaged):
+class NoMatchingKey(CorruptData):
     """A block that none of the keys at hand opens; another key of the owner may."""
 
 
@@ -37,7 +37,7 @@ class DataKeyCache:
         """The data key sealed under ``key``.
 
         Raises:
-            Damaged: it does not open.
+            CorruptData: it does not open.
         """
         name = (key, sealed)
         data_key = self._data_keys.get(name)
@@ -117,7 +117,7 @@ class Keyring:
             if key_id == block.key_id:
                 try:
                     return self._data_keys.get(key, block.sealed_data_key, self.context)
-                except Damaged:
+                except CorruptData:
                     continue  # two keys may have the same id: it is two bytes long
         raise NoMatchingKey("block: no key at hand opens it")
 
@@ -126,7 +126,7 @@ class Keyring:
 
         Raises:
             NoMatchingKey: none of the keys at hand opens its data key.
-            Damaged: it is no block, or its data does not open.
+            CorruptData: it is no block, or its data does not open.
         """
         parts = acra_block.parse(block)
         return self.unseal(parts).open(parts.sealed_data)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from token_worker.acra import secure_cell
-from token_worker.errors import Damaged, MasterKeyError
+from token_worker.errors import CorruptData, MasterKeyError
 
 if TYPE_CHECKING:
     from token_worker.keys.vault import Vault
@@ -37,11 +37,11 @@ class MasterKeys(NamedTuple):
         """What is inside a cell, and whether it is sealed with the current one.
 
         Raises:
-            Damaged: neither opens it.
+            CorruptData: neither opens it.
         """
         try:
             return secure_cell.open_cell(self.current, cell, context), True
-        except Damaged:
+        except CorruptData:
             if self.previous is None:
                 raise
         return secure_cell.open_cell(self.previous, cell, context), False

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from token_worker.acra import secure_cell
 from token_worker.acra.key_name import HISTORY_INFIX
 from token_worker.acra.owner import SYMMETRIC_KEYS, Owner
-from token_worker.errors import Damaged, MasterKeyError, Unavailable
+from token_worker.errors import CorruptData, MasterKeyError, Unavailable
 from token_worker.keys.keyring import KEY_BYTES
 from token_worker.redis.link import RedisLink
 from token_worker.redis.scan import SCAN_COUNT, escape_pattern, scan
@@ -43,15 +43,15 @@ def unwrap(sealed: bytes, master_key: bytes, owner: Owner) -> bytes:
     """The key in a stored text.
 
     Raises:
-        Damaged: not base64, not opened by this master key, or not 32 bytes.
+        CorruptData: not base64, not opened by this master key, or not 32 bytes.
     """
     try:
         cell = binascii.a2b_base64(sealed.strip(), strict_mode=True)
     except (ValueError, binascii.Error):
-        raise Damaged("key: not base64") from None
+        raise CorruptData("key: not base64") from None
     key = secure_cell.open_cell(master_key, cell, owner.context)
     if len(key) != KEY_BYTES:
-        raise Damaged("key: wrong length")
+        raise CorruptData("key: wrong length")
     return key
 
 

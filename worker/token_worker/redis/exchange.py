@@ -1,8 +1,8 @@
 """Sans-IO exchanges: generators that yield commands and are sent their replies.
 
 ``drive`` runs an exchange on a real server; a simulation can stop and interleave workers at every command. An
-answer may also be an error thrown in: ``Unavailable`` where nobody knows whether the command was done, ``TooMuch``
-where it was but its reply was given up, ``ServerError`` else.
+answer may also be an error thrown in: ``Unavailable`` where nobody knows whether the command was done,
+``ReplyTooLarge`` where the command was done but its reply was dropped, ``ServerError`` else.
 """
 
 from collections.abc import Generator, Sequence
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
-from token_worker.errors import ServerError, TooMuch, Unavailable
+from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
 from token_worker.redis.link import Link
 from token_worker.redis.script import Script
 
@@ -44,7 +44,7 @@ def drive(protocol: Exchange[T], link: Link, *, is_begun: bool = False) -> T:
     With ``is_begun`` its first command is on its way already.
     """
     reply: Any = None
-    error: Unavailable | ServerError | TooMuch | None = None
+    error: Unavailable | ServerError | ReplyTooLarge | None = None
     command: Command | None = None
     while True:
         try:
@@ -64,7 +64,7 @@ def drive(protocol: Exchange[T], link: Link, *, is_begun: bool = False) -> T:
                 reply = link.call_bounded(command.max_bytes, *command.command)
             else:
                 reply = link.call(*command)
-        except TooMuch as raised:
+        except ReplyTooLarge as raised:
             log.info("read aborted: entries too large, claiming them in small parts")
             error = raised.with_traceback(None)  # its frames hold what was read
         except (Unavailable, ServerError) as raised:

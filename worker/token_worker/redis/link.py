@@ -18,7 +18,7 @@ from redis._parsers import _HiredisParser
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from token_worker.errors import ServerError, TooMuch, Unavailable
+from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.script import Script
 
@@ -116,7 +116,7 @@ class _Parser(_HiredisParser):
         done = super().read_from_socket(*args, **kwargs)  # type: ignore[no-untyped-call]  # redis-py leaves it so
         self.left -= self._reader.len() - before
         if self.left < 0:
-            raise TooMuch
+            raise ReplyTooLarge
         return done
 
 
@@ -160,7 +160,7 @@ class Link(ABC):
         """Send one command whose reply is given up past so many bytes: no more than that is ever held of it.
 
         Raises:
-            TooMuch: it is longer.
+            ReplyTooLarge: it is longer.
             Unavailable, ServerError: as by ``call``.
         """
 

@@ -48,7 +48,7 @@ def serve(settings: Settings) -> None:
     """Run one worker until SIGTERM or SIGINT.
 
     Raises:
-        GiveUp: settings, master key or rights need a person.
+        OperatorError: settings, master key or rights need a person.
     """
     drain = Drain(settings.drain_seconds)
     drain.listen()

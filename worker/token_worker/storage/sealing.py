@@ -88,7 +88,7 @@ class Sealing:
 
         Raises:
             NoMatchingKey: none of the ring's keys opens its data key.
-            Damaged: it is no entry, or its data does not open.
+            CorruptData: it is no entry, or its data does not open.
         """
         known_ring, end, decrypt = self._to_open.get(raw[:_HEAD], _UNKNOWN)
         if known_ring is not ring:

@@ -31,7 +31,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple
 
-from token_worker.errors import ServerError, TooMuch, Unavailable
+from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
 from token_worker.redis.exchange import BoundedCommand, Exchange, RunScript
 from token_worker.redis.script import Script
 from token_worker.streams.answering import BURY, COMMIT, Answer, Answering, Committed, Entry
@@ -207,7 +207,7 @@ class Delivery(Answering):
             count = max(1, (self._room - len(entries)) // len(routes))
             try:
                 got = yield from self._read(routes, count, 0 if entries else block_ms, now)
-            except TooMuch:
+            except ReplyTooLarge:
                 self._pending.look_at_own(now)
                 self._room = 1
                 return Batch(entries, alone=False)
@@ -301,7 +301,7 @@ class Delivery(Answering):
         claim = ("XCLAIM", route.requests, self._group, self._consumer, idle_ms, *ids)
         try:
             claimed = yield BoundedCommand(READ_BYTES, claim) if len(ids) > 1 else claim
-        except TooMuch:  # as for a read
+        except ReplyTooLarge:  # as for a read
             self._pending.look_at_own(now)
             self._room = 1
             return []

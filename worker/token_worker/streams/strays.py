@@ -12,7 +12,7 @@ among the last. Each look is bounded in entries and bytes: on a busy stream it t
 from collections.abc import Iterable
 from typing import Any, Final
 
-from token_worker.errors import TooMuch
+from token_worker.errors import ReplyTooLarge
 from token_worker.redis.link import Link
 from token_worker.streams.stream_ids import after, order
 
@@ -89,7 +89,7 @@ class Strays:
             if seen >= known_from:
                 seen = max(seen, newest)
             self._count = min(self._count * 2, PAGE)
-        except TooMuch:
+        except ReplyTooLarge:
             self._count = max(self._count // 8, 1)
         self._seen = seen
         return found

@@ -30,7 +30,7 @@ from token_worker.acra.token_entry import (
     encode_token_value,
 )
 from token_worker.acra.value_types import BYTES, STR, TokenType
-from token_worker.errors import Code, Damaged, Refused, Unavailable
+from token_worker.errors import Code, CorruptData, Refused, Unavailable
 from token_worker.keys.cache import KeySearch
 from token_worker.keys.keyring import Keyring, NoMatchingKey
 from token_worker.storage.sealing import Opened, Sealing
@@ -149,7 +149,7 @@ class Engine:
             except NoMatchingKey:
                 locked.append((item, raw))
                 continue
-            except Damaged:
+            except CorruptData:
                 item.result = _UNREADABLE
                 continue
             if times is not None:
@@ -200,7 +200,7 @@ class Engine:
             except NoMatchingKey:
                 locked.append(len(opened))
                 opened.append(_UNREADABLE)
-            except Damaged:
+            except CorruptData:
                 opened.append(_UNREADABLE)
         if locked:
             unlocked = yield from self._unlock([entries[number] for number in locked], accessed)
@@ -228,7 +228,7 @@ class Engine:
                         opened[number] = self._sealing.open(item.ring, raw, accessed)
                     except NoMatchingKey:
                         still.append(number)
-                    except Damaged:
+                    except CorruptData:
                         opened[number] = _UNREADABLE
             locked = still
         return opened
@@ -360,7 +360,7 @@ def _check_candidate(item: Item, token: bytes, raw: bytes, content: _Content) ->
     inside, times = content
     try:
         value, number = decode_token_value(inside)
-    except Damaged:
+    except CorruptData:
         item.result = _UNREADABLE
         return
     if (value, number) != (item.data, item.kind.number):
@@ -392,7 +392,7 @@ def _value_from(item: Item, content: _Content) -> Result:
 def _decode_value(item: Item, inside: bytes) -> Result:
     try:
         value, number = decode_token_value(inside)
-    except Damaged:
+    except CorruptData:
         return _UNREADABLE
     return value if number == item.kind.number and value else _UNREADABLE
 
