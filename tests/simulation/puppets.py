@@ -12,14 +12,16 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 from unittest.mock import patch
 
+from structlog.typing import FilteringBoundLogger
+
 from simulation.handling import PuppetAudit, PuppetHandler, Services
 from token_worker.errors import ServerError, Unavailable
-from token_worker.redis import exchange
 from token_worker.redis.exchange import BoundedCommand, Command, RunScript
 from token_worker.redis.link import RedisLink
 from token_worker.redis.script import Script
 from token_worker.service import loop, outage
 from token_worker.service.outage import Drain
+from token_worker.service.runtime import Runtime
 from token_worker.settings.options import Settings
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams import answering, give_backs, pending
@@ -59,10 +61,6 @@ class Stage(Services, Protocol):
     @property
     def seconds(self) -> float:
         """Monotonic time."""
-
-    @property
-    def on_stage(self) -> "Puppet | None":
-        """The puppet that runs now."""
 
     def ping(self) -> None:
         """Ask the token storage."""
@@ -106,12 +104,13 @@ class Puppet:
         self._go, self._stopped = threading.Lock(), threading.Lock()
         self._go.acquire()
         self._stopped.acquire()
-        self.drain = Drain(DRAIN_SECONDS)
-        self._worker = self._make(terms, rng)
+        runtime = _runtime(self, stage, rng)
+        self.drain = Drain(DRAIN_SECONDS, runtime)
+        self._worker = self._make(terms, rng, runtime)
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
         self._thread.start()
 
-    def _make(self, terms: Terms, rng: random.Random) -> loop.Worker:
+    def _make(self, terms: Terms, rng: random.Random, runtime: Runtime) -> loop.Worker:
         def make(routes: Sequence[Route]) -> Delivery:
             return terms.delivery(
                 routes,
@@ -131,7 +130,7 @@ class Puppet:
         handler = terms.handler(self._stage)
         settings = cast(Settings, terms)
         clock = ServerClock(lambda: self._stage.seconds)
-        return terms.worker(settings, link, subject, handler, tokens, retention, self.drain, telemetry, clock)
+        return terms.worker(settings, link, subject, handler, tokens, retention, self.drain, telemetry, clock, runtime)
 
     def _live(self) -> None:
         self._go.acquire()
@@ -246,30 +245,26 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-class _Clock:
-    """Stands for the module ``time``."""
+def _runtime(puppet: Puppet, stage: Stage, rng: random.Random) -> Runtime:
+    """Time and chance of the world, and a log that nobody reads."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+    def sleep(seconds: float) -> None:
+        puppet.ask(Wait(stage.seconds + seconds))
 
-    def monotonic(self) -> float:
-        return self._stage.seconds
-
-    def sleep(self, seconds: float) -> None:
-        puppet = self._stage.on_stage
-        if puppet is not None:
-            puppet.ask(Wait(self._stage.seconds + seconds))
+    return Runtime(
+        monotonic=lambda: stage.seconds,
+        sleep=sleep,
+        uniform=rng.uniform,
+        collect_garbage=_nothing,
+        log=cast(FilteringBoundLogger, _Silent()),
+    )
 
 
 @contextmanager
-def virtual(stage: Stage, rng: random.Random) -> Iterator[None]:
-    """Have the loop take time and chance from a world, and say nothing."""
+def small_bounds() -> Iterator[None]:
+    """Have few entries be taken apart as many are in production."""
     with ExitStack() as changes:
         for module, name, value in (
-            *((module, "time", _Clock(stage)) for module in (loop, outage)),
-            (outage, "random", rng),
-            (outage, "gc", _Silent()),
-            *((module, "log", _Silent()) for module in (loop, outage, exchange)),
             (loop, "UNIT_ITEMS", UNIT_ITEMS),
             (outage, "NAP_SECONDS", NAP_SECONDS),
             (answering, "COMMIT_ENTRIES", COMMIT_ENTRIES),

@@ -17,7 +17,7 @@ from simulation.faults import Climate
 from simulation.handling import PuppetHandler, RunItems
 from simulation.model import Model
 from simulation.promises import Books, Broken
-from simulation.puppets import Crash, Puppet, Terms, Wait, virtual
+from simulation.puppets import Crash, Puppet, Terms, Wait, small_bounds
 from simulation.trace import Step, Trace, ids_of
 from token_worker.contract.messages import Op
 from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
@@ -138,7 +138,7 @@ class World:
         Raises:
             Failure: a promise was broken.
         """
-        with virtual(self, self._rng):
+        with small_bounds():
             try:
                 self._run()
             except Exception as error:

@@ -9,6 +9,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
 from token_worker.redis.link import Link
@@ -32,16 +33,20 @@ class BoundedCommand(NamedTuple):
     command: tuple[Any, ...]
 
 
-log = structlog.get_logger("worker")
+_LOG: FilteringBoundLogger = structlog.get_logger("worker")
 
 Command = tuple[Any, ...] | RunScript | BoundedCommand
 Exchange = Generator[Command, Any, T]
 
 
-def drive(protocol: Exchange[T], link: Link, *, is_begun: bool = False) -> T:
-    """Run an exchange against a server: send what it yields, give it the replies, throw in the errors.
+def drive(exchange: Exchange[T], link: Link, *, is_begun: bool = False, log: FilteringBoundLogger = _LOG) -> T:
+    """Run an exchange on a server: send the commands that it yields, give it the replies, throw in the errors.
 
-    With ``is_begun`` its first command is on its way already.
+    Args:
+        exchange: what to run.
+        link: connection to the server.
+        is_begun: whether the first command was sent already, by ``Link.begin``.
+        log: is told of a reply that was given up because it is too large.
     """
     reply: Any = None
     error: Unavailable | ServerError | ReplyTooLarge | None = None
@@ -49,7 +54,7 @@ def drive(protocol: Exchange[T], link: Link, *, is_begun: bool = False) -> T:
     while True:
         try:
             if not is_begun:
-                command = protocol.send(reply) if error is None else protocol.throw(error)
+                command = exchange.send(reply) if error is None else exchange.throw(error)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]  # StopIteration is not generic
         finally:

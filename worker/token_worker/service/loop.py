@@ -15,12 +15,9 @@ What may happen between two of its steps, and what then:
 - *a defect of ours*: the entries of the batch are tried alone, the one at fault ends as a dead letter.
 """
 
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
-
-import structlog
 
 from token_worker.contract.codec import items_at_most
 from token_worker.errors import Code, ServerError, Unavailable
@@ -28,6 +25,7 @@ from token_worker.redis.exchange import Exchange, RunScript, drive
 from token_worker.redis.link import Link
 from token_worker.service.handler import Buried, Handler, Postponed
 from token_worker.service.outage import BackOff, Drain
+from token_worker.service.runtime import REAL, Runtime
 from token_worker.settings.options import Settings
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.clock import ServerClock
@@ -69,8 +67,6 @@ REST_RATIO = 4
 answers some 60,000 requests a second and trims twenty times as many."""
 
 
-log = structlog.get_logger("worker")
-
 T = TypeVar("T")
 
 
@@ -105,7 +101,9 @@ class Worker:
         drain: Drain,
         telemetry: Telemetry,
         clock: ServerClock,
+        runtime: Runtime = REAL,
     ) -> None:
+        self._monotonic, self._unix_ns, self._log = runtime.monotonic, runtime.unix_ns, runtime.log
         self._streams = streams
         self._clock = clock
         self._retention = retention
@@ -115,8 +113,8 @@ class Worker:
         self._tokens = tokens
         self._drain = drain
         self._lease_seconds = settings.claim_idle_ms / 3000
-        self._idle = BackOff(lambda: drain.is_asked, self._health)
-        self._in_hand = BackOff(lambda: drain.is_over, self._health)
+        self._idle = BackOff(lambda: drain.is_asked, self._health, runtime)
+        self._in_hand = BackOff(lambda: drain.is_over, self._health, runtime)
         self._groups_made_again = 0
         self._paused: set[Route] = set()
         self._away: set[Route] = set()
@@ -132,12 +130,12 @@ class Worker:
             if batch is None:
                 continue
             self._health.turn(in_batch=True)
-            leased_at = time.monotonic()
+            leased_at = self._monotonic()
             alone, more, units = batch.alone, batch.more, deque(_units(batch.entries))
             del batch  # payloads go as they are answered, not with the next read
             while units:
-                if time.monotonic() - leased_at > self._lease_seconds:
-                    leased_at = time.monotonic()
+                if self._monotonic() - leased_at > self._lease_seconds:
+                    leased_at = self._monotonic()
                     units = deque(_units(self._renew([entry for unit in units for entry in unit])))
                     continue
                 unit = units.popleft()
@@ -148,24 +146,24 @@ class Worker:
         self._settle()
         self._health.not_ready("drained")
         self._leave()
-        log.info("drained")
+        self._log.info("drained")
 
     def _fetch(self) -> Batch | None:
         self._settle()  # else its entries would be found as pending ones
-        now = time.monotonic()
+        now = self._monotonic()
         self._health.turn()
         try:
             if self._delivery.has_older(now):
                 self._tokens.ping()  # a try that counts begins only when the token storage is there
             self._clock.refresh(self._streams)
-            batch = drive(self._delivery.fetch(now, BLOCK_MS), self._streams)
+            batch = drive(self._delivery.fetch(now, BLOCK_MS), self._streams, log=self._log)
         except Unavailable as error:
             self._wait(self._idle, error)
             return None
         if self._groups_made_again != self._delivery.groups_made_again:
             self._groups_made_again = self._delivery.groups_made_again
             self._metrics.group_made_again()
-            log.warning("missing consumer groups were created again", times=self._groups_made_again)
+            self._log.warning("missing consumer groups were created again", times=self._groups_made_again)
         self._tell_who_rests()
         self._idle.reset()
         if batch.alone:
@@ -174,19 +172,19 @@ class Worker:
 
     def _fetch_ahead(self) -> Batch | None:
         """New entries, if nothing else is due and there are any now."""
-        now = time.monotonic()
+        now = self._monotonic()
         if self._drain.is_asked or self._delivery.has_older(now):
             return None
         try:
             self._clock.refresh(self._streams)
-            batch = drive(self._delivery.fetch(now, 0), self._streams)
+            batch = drive(self._delivery.fetch(now, 0), self._streams, log=self._log)
         except Unavailable:
             return None  # the next ``_fetch`` looks for what it may have brought
         return self._taken(batch) if batch.entries else None
 
     def _taken(self, batch: Batch) -> Batch:
         if self._spans is not None:
-            self._taken_ns = time.time_ns()
+            self._taken_ns = self._unix_ns()
         if batch.entries:
             self._metrics.batch(len(batch.entries))
         return batch
@@ -195,16 +193,16 @@ class Worker:
         away = self._delivery.away
         paused = set(self._delivery.paused) - away.keys()
         for route in paused - self._paused:
-            log.error("route paused: one of its streams cannot be used", stream=route.requests)
+            self._log.error("route paused: one of its streams cannot be used", stream=route.requests)
         for route in away.keys() - self._away:
-            log.error("route paused: its server is unavailable", stream=route.requests, reason=away[route])
+            self._log.error("route paused: its server is unavailable", stream=route.requests, reason=away[route])
         for route in self._away - away.keys():
-            log.info("route resumed: its server is available again", stream=route.requests)
+            self._log.info("route resumed: its server is available again", stream=route.requests)
         self._paused, self._away = paused, set(away)
 
     def _answer(self, entries: list[Entry], *, alone: bool, more: bool) -> None:
         """Handle entries and commit their replies, through outages of the token storage."""
-        renewed_at = time.monotonic()
+        renewed_at = self._monotonic()
         while entries and not self._drain.is_over:
             try:
                 if alone and entries[0].exhausted:
@@ -222,13 +220,13 @@ class Worker:
                     return
                 self._settle()
                 self._wait(self._in_hand, error)
-                if time.monotonic() - renewed_at > self._lease_seconds:
-                    renewed_at = time.monotonic()
+                if self._monotonic() - renewed_at > self._lease_seconds:
+                    renewed_at = self._monotonic()
                     entries = self._renew(entries)
-            except Exception:  # a defect of ours must not stop the neighbours: each entry is tried alone next
+            except Exception:  # noqa: BLE001 - a defect of ours must not stop the others: each entry is tried alone next
                 names = names_of(entries[0]) if alone else {}
-                log.exception("batch failed", entries=len(entries), alone=alone, **names)
-                self._delivery.suspect(entries, time.monotonic())
+                self._log.exception("batch failed", entries=len(entries), alone=alone, **names)
+                self._delivery.suspect(entries, self._monotonic())
                 return
             else:
                 self._in_hand.reset()
@@ -262,7 +260,7 @@ class Worker:
 
     def _send(self, answers: Sequence[Answer], taken_ns: int) -> None:
         """Send the first script of their commit."""
-        commit = self._delivery.commit(answers, time.monotonic())
+        commit = self._delivery.commit(answers, self._monotonic())
         self._streams.begin(*cast(RunScript, next(commit)))
         self._sent = _Sent(answers, taken_ns, commit)
 
@@ -272,38 +270,38 @@ class Worker:
             return
         (answers, taken_ns, commit), self._sent = self._sent, None
         is_begun = True
-        leave_at = time.monotonic() + self._delivery.patience_seconds
+        leave_at = self._monotonic() + self._delivery.patience_seconds
         while True:
             try:
-                done = drive(commit, self._streams, is_begun=is_begun)
+                done = drive(commit, self._streams, is_begun=is_begun, log=self._log)
                 break
             except Unavailable as error:
-                if time.monotonic() > leave_at:
+                if self._monotonic() > leave_at:
                     self._put_off([answer.entry for answer in answers], error)
                     return
                 self._in_hand.wait(error)
                 if self._drain.is_over:
                     return
-                commit, is_begun = self._delivery.commit(answers, time.monotonic()), False
+                commit, is_begun = self._delivery.commit(answers, self._monotonic()), False
         self._in_hand.reset()
         self._metrics.committed(answers, done)
         if self._spans is not None:
             self._spans.answered(answers, done, taken_ns)
         if done.suppressed or done.forbidden:
-            log.info(
+            self._log.info(
                 "some replies were suppressed or refused", suppressed=done.suppressed, forbidden=len(done.forbidden)
             )
         if done.stuck:
             self._stuck(done)
-        log.debug("batch answered", answers=len(answers), written=done.written)
+        self._log.debug("batch answered", answers=len(answers), written=done.written)
 
     def _bury(self, entry: Entry, reason: str, reply: Answer | None) -> None:
-        leave_at = time.monotonic() + self._delivery.patience_seconds
+        leave_at = self._monotonic() + self._delivery.patience_seconds
         while not self._drain.is_over:
             try:
-                done = self._perform(self._delivery.bury(entry, reason, reply, time.monotonic()))
+                done = self._perform(self._delivery.bury(entry, reason, reply, self._monotonic()))
             except Unavailable as error:
-                if time.monotonic() < leave_at:
+                if self._monotonic() < leave_at:
                     self._in_hand.wait(error)
                     continue
                 self._put_off([entry], error)
@@ -312,7 +310,7 @@ class Worker:
                 self._stuck(done)
             elif done.written:
                 self._metrics.dead_letter(reason)
-                log.warning(
+                self._log.warning(
                     "entry moved to the dead letters", reason=reason, deliveries=entry.deliveries, **names_of(entry)
                 )
                 if self._spans is not None:
@@ -321,13 +319,15 @@ class Worker:
 
     def _put_off(self, entries: Sequence[Entry], error: Unavailable) -> None:
         """Leave entries that cannot be answered now for later, so that other slots have their turn."""
-        log.warning("entries left pending for a retry", entries=len(entries), server=error.server, reason=error.reason)
+        self._log.warning(
+            "entries left pending for a retry", entries=len(entries), server=error.server, reason=error.reason
+        )
         self._give_back(entries)
 
     def _stuck(self, done: Committed) -> None:
         """Leave entries pending since a stream of their route cannot take what is to be written there."""
         for stream, reason in done.refused.items():
-            log.error(
+            self._log.error(
                 "entries stay pending: a stream of their route cannot be written",
                 stream=stream,
                 reason=reason,
@@ -337,7 +337,7 @@ class Worker:
 
     def _postpone(self, postponed: Sequence[Postponed]) -> None:
         for entry, why in postponed:
-            log.debug("entry waits for a key", server=why.server, reason=why.reason, **names_of(entry))
+            self._log.debug("entry waits for a key", server=why.server, reason=why.reason, **names_of(entry))
         self._give_back([entry for entry, _ in postponed])
 
     def _give_back(self, entries: Sequence[Entry]) -> None:
@@ -345,9 +345,9 @@ class Worker:
         if not entries:
             return
         try:
-            self._perform(self._delivery.put_off(entries, time.monotonic()))
+            self._perform(self._delivery.put_off(entries, self._monotonic()))
         except Unavailable as error:
-            log.warning(
+            self._log.warning(
                 "entries will be given back when the server is available", entries=len(entries), reason=error.reason
             )
 
@@ -361,34 +361,34 @@ class Worker:
     def _tend(self) -> None:
         """Trim the streams where it is time to; failing at that never stops the work, and it takes turns with that."""
         away = self._delivery.away
-        began = time.monotonic()
+        began = self._monotonic()
         try:
             self._tell_trimmed(drive(self._retention.clear(away), self._streams))
-            while self._retention.is_due(now := time.monotonic()):
+            while self._retention.is_due(now := self._monotonic()):
                 self._tell_trimmed(drive(self._retention.tend(away), self._streams))
-                if (spent := time.monotonic() - began) > TEND_SECONDS:
+                if (spent := self._monotonic() - began) > TEND_SECONDS:
                     self._retention.rest(now + (1 + REST_RATIO) * spent)
         except Unavailable as error:
-            log.warning("trimming stopped: server unavailable", reason=str(error))
+            self._log.warning("trimming stopped: server unavailable", reason=str(error))
 
     def _tell_trimmed(self, done: Trimmed) -> None:
         for stream, reason in done.refused:
-            log.warning("streams of a route could not be trimmed", stream=stream, reason=reason)
+            self._log.warning("streams of a route could not be trimmed", stream=stream, reason=reason)
         if done.given_up:
-            log.warning("unread replies deleted: a consumer group stopped reading", groups=done.given_up)
+            self._log.warning("unread replies deleted: a consumer group stopped reading", groups=done.given_up)
         if done.deleted or done.consumers:
-            log.debug("streams trimmed", entries=done.deleted, consumers=done.consumers)
+            self._log.debug("streams trimmed", entries=done.deleted, consumers=done.consumers)
         for stream, ahead_ms in done.ahead_ms.items():
             if ahead_ms > AHEAD_MS and stream not in self._ids_ahead:
                 self._ids_ahead.add(stream)
-                log.warning(
+                self._log.warning(
                     "stream ids are ahead of the server's clock: entries expire by arrival time",
                     stream=stream,
                     ahead_seconds=ahead_ms / 1000,
                 )
             elif ahead_ms <= AHEAD_MS and stream in self._ids_ahead:
                 self._ids_ahead.remove(stream)
-                log.info("stream ids are no longer ahead of the server's clock", stream=stream)
+                self._log.info("stream ids are no longer ahead of the server's clock", stream=stream)
 
     def _leave(self) -> None:
         """Take this worker's consumer out of the groups; one that still holds entries stays, they are taken over."""
@@ -397,10 +397,10 @@ class Worker:
             drive(self._delivery.settle(), self._streams)
             done = drive(self._retention.leave(away), self._streams)
         except Unavailable as error:
-            log.warning("consumer was not removed", reason=str(error))
+            self._log.warning("consumer was not removed", reason=str(error))
             return
         for stream, reason in [*done.refused, *((route.requests, reason) for route, reason in away.items())]:
-            log.warning("consumer was not removed", stream=stream, reason=reason)
+            self._log.warning("consumer was not removed", stream=stream, reason=reason)
 
     def _renew(self, entries: list[Entry]) -> list[Entry]:
         """The entries that are still ours; all of them where that cannot be known now."""

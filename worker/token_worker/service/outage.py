@@ -1,22 +1,15 @@
 """Waits of a worker while a server is away, and the request to drain that ends them."""
 
-import gc
-import random
 import signal
-import time
 from collections.abc import Callable
 from types import FrameType
 
-import structlog
-
 from token_worker.errors import Unavailable
+from token_worker.service.runtime import REAL, Runtime
 from token_worker.telemetry.health import Health
-
-log = structlog.get_logger("worker")
 
 BACK_OFF_SECONDS = (0.1, 5.0)
 """Shortest and longest wait while a server is away; doubled each time, less up to half at random."""
-
 
 NAP_SECONDS = 0.1
 """How often a wait looks whether to drain."""
@@ -25,28 +18,32 @@ NAP_SECONDS = 0.1
 class BackOff:
     """Waits that grow while a server is away, and end at once when the worker is to drain."""
 
-    def __init__(self, is_over: Callable[[], bool], health: Health) -> None:
+    def __init__(self, is_over: Callable[[], bool], health: Health, runtime: Runtime = REAL) -> None:
         self._is_over = is_over
         self._health = health
+        self._runtime = runtime
         self._seconds = BACK_OFF_SECONDS[0]
 
     def wait(self, error: Unavailable, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Say which server is away and why, then wait. ``meanwhile`` is called again and again as the wait goes on."""
-        seconds = self._seconds * random.uniform(0.5, 1)  # noqa: S311 - spreads the workers' times, guards nothing
+        runtime = self._runtime
+        seconds = self._seconds * runtime.uniform(0.5, 1)
         self._health.not_ready(str(error))
-        log.warning("server unavailable", server=error.server, reason=error.reason, retry_in_seconds=round(seconds, 2))
+        runtime.log.warning(
+            "server unavailable", server=error.server, reason=error.reason, retry_in_seconds=round(seconds, 2)
+        )
         self._seconds = min(self._seconds * 2, BACK_OFF_SECONDS[1])
-        gc.collect()  # errors hold what they were about, and each other: an outage must not gather them
-        end = time.monotonic() + seconds
-        while not self._is_over() and (left := end - time.monotonic()) > 0:
+        runtime.collect_garbage()  # errors hold what they were about, and each other: an outage must not gather them
+        end = runtime.monotonic() + seconds
+        while not self._is_over() and (left := end - runtime.monotonic()) > 0:
             self._health.turn()
             meanwhile()
-            time.sleep(min(left, NAP_SECONDS))
+            runtime.sleep(min(left, NAP_SECONDS))
 
     def reset(self) -> None:
         """All is well again."""
         if self._seconds != BACK_OFF_SECONDS[0]:
-            log.info("servers available again")
+            self._runtime.log.info("servers available again")
         self._health.ready()
         self._seconds = BACK_OFF_SECONDS[0]
 
@@ -54,8 +51,9 @@ class BackOff:
 class Drain:
     """Asked for by SIGTERM or SIGINT; a second signal ends the process at once."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, runtime: Runtime = REAL) -> None:
         self._seconds = seconds
+        self._runtime = runtime
         self._deadline: float | None = None
 
     def listen(self) -> None:
@@ -66,7 +64,7 @@ class Drain:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._deadline is not None:
             raise SystemExit(128 + number)
-        self._deadline = time.monotonic() + self._seconds
+        self._deadline = self._runtime.monotonic() + self._seconds
 
     @property
     def is_asked(self) -> bool:
@@ -76,4 +74,4 @@ class Drain:
     @property
     def is_over(self) -> bool:
         """Whether the time for the batch in hand is over, too."""
-        return self._deadline is not None and time.monotonic() >= self._deadline
+        return self._deadline is not None and self._runtime.monotonic() >= self._deadline
