@@ -13,20 +13,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from token_worker.contract import lenient
-from token_worker.contract.codec import (
-    _DECODE_REQUEST,
-    Decoded,
-    Format,
-    Limits,
-    Unanswerable,
-    decode,
-    encode_reply,
-    sniff,
-    value_in,
-    value_out,
-)
+from token_worker.contract.codec import _DECODE_REQUEST, decode, encode_reply, sniff
+from token_worker.contract.decoded import Decoded, Limits, Unanswerable
 from token_worker.contract.examples import REPLIES, REQUESTS
-from token_worker.contract.messages import Op, Reply, ReplyError, ReplyItem, Request, RequestItem
+from token_worker.contract.messages import Format, Op, Reply, ReplyError, ReplyItem, Request, RequestItem
+from token_worker.contract.values import decode_value, encode_value
 from token_worker.errors import Code, Refused
 
 LIMITS = Limits(max_request_bytes=10_000, max_items=5)
@@ -357,7 +348,7 @@ def test_value_that_the_decoder_refuses_costs_its_item_alone(value: bytes, type_
     assert RequestItem("str", "x") == decoded.request.items[0]
     item = decoded.request.items[1]
     with pytest.raises(Refused) as caught:
-        value_in(item.type, item.value, Format.JSON, "$.items[1].value")
+        decode_value(item.type, item.value, Format.JSON, "$.items[1].value")
     assert code is caught.value.code
 
 
@@ -493,7 +484,7 @@ GOOD_VALUES: list[tuple[str, Format, object, int | str | bytes]] = [
 @pytest.mark.parametrize(("type_name", "format", "value", "expected"), GOOD_VALUES)
 def test_value_in(type_name: str, format: Format, value: object, expected: object) -> None:
     """Every value of a type is read from the forms its format has for it."""
-    read = value_in(type_name, value, format, "$.value")
+    read = decode_value(type_name, value, format, "$.value")
     assert expected == read
     assert type(expected) is type(read)
 
@@ -505,8 +496,8 @@ def test_value_in(type_name: str, format: Format, value: object, expected: objec
 )
 def test_value_out_round_trip(type_name: str, value: int | str | bytes, format: Format) -> None:
     """A value written into a reply reads back as the same value, and survives the reply's encoding as it is."""
-    written = value_out(type_name, value, format)
-    assert value == value_in(type_name, written, format, "$.value")
+    written = encode_value(type_name, value, format)
+    assert value == decode_value(type_name, written, format, "$.value")
     payload = encode_reply(Reply(id="r", request_entry="1-0", status="ok", value=written), format)
     decoder = msgspec.json.decode if format is Format.JSON else msgspec.msgpack.decode
     assert written == decoder(payload, type=Reply).value
@@ -514,11 +505,11 @@ def test_value_out_round_trip(type_name: str, value: int | str | bytes, format: 
 
 def test_value_out_in_json() -> None:
     """In JSON an int64 goes out as decimal text, an int32 as number, bytes as base64."""
-    assert value_out("int64", -9, Format.JSON) == "-9"
-    assert value_out("int32", -9, Format.JSON) == -9
-    assert value_out("bytes", b"\xfb\xff", Format.JSON) == "+/8="
-    assert value_out("int64", -9, Format.MSGPACK) == -9
-    assert value_out("bytes", b"\xfb\xff", Format.MSGPACK) == b"\xfb\xff"
+    assert encode_value("int64", -9, Format.JSON) == "-9"
+    assert encode_value("int32", -9, Format.JSON) == -9
+    assert encode_value("bytes", b"\xfb\xff", Format.JSON) == "+/8="
+    assert encode_value("int64", -9, Format.MSGPACK) == -9
+    assert encode_value("bytes", b"\xfb\xff", Format.MSGPACK) == b"\xfb\xff"
 
 
 INT32_RANGE = "expected -2147483648 to 2147483647"
@@ -577,7 +568,7 @@ BAD_VALUES: list[tuple[str, Format, object, Code, str]] = [
 def test_bad_value_is_refused(type_name: str, format: Format, value: object, code: Code, expected: str) -> None:
     """What is no value of its type is refused by its path and what was expected, never cut, never quoted."""
     with pytest.raises(Refused) as caught:
-        value_in(type_name, value, format, "$.items[3].value")
+        decode_value(type_name, value, format, "$.items[3].value")
     assert code is caught.value.code
     assert f"$.items[3].value: {expected}" == caught.value.message
     assert [caught.value] == list(errors_of(caught.value))
@@ -588,6 +579,6 @@ def test_bad_value_is_refused(type_name: str, format: Format, value: object, cod
 def test_unknown_type(type_name: str, format: Format) -> None:
     """A type that is none of the five is refused by the path of the type, whatever the value."""
     with pytest.raises(Refused) as caught:
-        value_in(type_name, CANARY, format, "$.items[3].value")
+        decode_value(type_name, CANARY, format, "$.items[3].value")
     assert Code.UNKNOWN_TYPE is caught.value.code
     assert caught.value.message == "$.items[3].type: expected int32, int64, str, bytes or email"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from fuzz.tolerant import json_ids, msgpack_ids
 from token_worker.contract import spans
-from token_worker.contract.codec import Limits, Unanswerable, decode, items_at_most
-from token_worker.contract.decoded import Decoded
+from token_worker.contract.codec import decode, items_at_most
+from token_worker.contract.decoded import Decoded, Limits, Unanswerable
 from token_worker.contract.messages import Format, Op, RequestItem
 from token_worker.errors import Code
 

@@ -10,10 +10,12 @@ import msgspec
 import pytest
 from jsonschema import Draft202012Validator
 
-from token_worker.contract.codec import Format, Limits, decode, encode_reply, value_in, value_out
+from token_worker.contract.codec import decode, encode_reply
+from token_worker.contract.decoded import Limits
 from token_worker.contract.examples import REPLIES, REQUESTS
-from token_worker.contract.messages import Op, Reply, ReplyError, ReplyItem, TypeName
+from token_worker.contract.messages import Format, Op, Reply, ReplyError, ReplyItem, TypeName
 from token_worker.contract.schemas import documents, write
+from token_worker.contract.values import decode_value, encode_value
 from token_worker.errors import RETRY, Code, Refused
 
 CHECKED_IN = Path(__file__).parents[3] / "schemas"
@@ -36,7 +38,7 @@ def is_taken(message: dict[str, Any]) -> bool:
     given = request.items if isinstance(request.items, list) else [request]
     try:
         for it in given:
-            value_in(str(it.type), it.value, Format.JSON, "$.value", None if it.as_ is None else request.op)
+            decode_value(str(it.type), it.value, Format.JSON, "$.value", None if it.as_ is None else request.op)
     except Refused:
         return False
     return True
@@ -360,7 +362,7 @@ def test_null_members_are_taken_by_worker_and_schema() -> None:
 )
 def test_replies_of_the_worker_are_valid(type_name: str, value: int | str | bytes) -> None:
     """What the worker encodes validates as a reply: a value, items of every outcome, an error."""
-    written = value_out(type_name, value, Format.JSON)
+    written = encode_value(type_name, value, Format.JSON)
     good, bad = (
         ReplyItem("r", written),
         ReplyItem(error=ReplyError(Code.TOKEN_NOT_FOUND, "$.items[1].value: no such token")),

@@ -104,7 +104,7 @@ def test_inconsistent_value_as_bytes(desk: Desk, kind: str, value: bytes, form: 
 @formats
 def test_as_bytes_is_refused_where_it_has_no_meaning(desk: Desk, form: Format) -> None:
     """``as`` beside a number is refused by its path; beside ``bytes`` it says what is so anyway."""
-    refused = "expected beside str, email or bytes alone"
+    refused = "expected only with str, email or bytes"
     for kind in ("int32", "int64"):
         for op in ("tokenize", "detokenize"):
             error = desk.ask(op, form, type=kind, value=5, **{"as": "bytes"})["error"]

@@ -24,7 +24,7 @@ from token_worker.admin.tokens import Filter, State, Token, TokenAdmin, Unreadab
 from token_worker.cli.keys_change import owner_of
 from token_worker.cli.terminal import LookingThrough, confirm, parse_text, read_text, table_console
 from token_worker.contract.messages import Format, TypeName
-from token_worker.contract.values import value_in, value_out
+from token_worker.contract.values import decode_value, encode_value
 from token_worker.errors import CheckFailed, CorruptData, Refused
 from token_worker.keys.access import KeyAccess
 from token_worker.keys.cache import KeyCache
@@ -229,9 +229,9 @@ def _shown(name: str, token: Token, data: bytes | None) -> dict[str, int | str |
     if data is None:
         return {name: None}
     try:
-        return {name: value_out(token.kind.name, token.kind.decode(data), Format.JSON)}
+        return {name: encode_value(token.kind.name, token.kind.decode(data), Format.JSON)}
     except CorruptData:
-        return {f"{name}_base64": value_out(TypeName.BYTES, data, Format.JSON)}
+        return {f"{name}_base64": encode_value(TypeName.BYTES, data, Format.JSON)}
 
 
 @tokens.command(
@@ -406,7 +406,7 @@ def _chosen(admin: TokenAdmin, asked: Asked) -> Iterator[Token | Unreadable]:
         return
     type_name = asked.type_name or ""
     try:
-        value = value_in(type_name, parse_text(type_name, read_text()), Format.JSON, "value")
+        value = decode_value(type_name, parse_text(type_name, read_text()), Format.JSON, "value")
     except Refused as refused:
         raise click.UsageError(refused.message) from None
     kind = TYPES[type_name]

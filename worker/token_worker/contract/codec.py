@@ -3,7 +3,7 @@
 A request takes one typed decode. What that refuses is read once more by ``lenient``, to find out whom to answer and to
 say what is wrong in words of our own; so is who sent a payload that is too long.
 
-What is wrong with one value (its kind, its range) is refused for that value alone, by ``values.value_in``; what is
+What is wrong with one value (its kind, its range) is refused for that value alone, by ``values.decode_value``; what is
 wrong with the request as a whole is refused by ``decode``.
 """
 # ruff: noqa: A001, A002 - "format" is what the contract calls it
@@ -17,21 +17,6 @@ import msgspec
 from token_worker.contract import lenient
 from token_worker.contract.decoded import Decoded, Limits, Unanswerable, invalid
 from token_worker.contract.messages import Format, Reply, Request
-from token_worker.contract.values import value_in, value_out
-
-__all__ = [
-    "Decoded",
-    "Format",
-    "Limits",
-    "Unanswerable",
-    "decode",
-    "encode_reply",
-    "items_at_most",
-    "sniff",
-    "value_in",
-    "value_out",
-    "without_mark",
-]
 
 
 class _Head(msgspec.Struct):
@@ -127,7 +112,7 @@ def decode(payload: bytes | None, limits: Limits) -> Decoded:
 
 
 def encode_reply(reply: Reply, format: Format) -> bytes:
-    """The reply's payload. Its values are in the form of the format already: see ``value_out``."""
+    """The reply's payload. Its values are in the form of the format already: see ``encode_value``."""
     return _ENCODE[format](reply)
 
 

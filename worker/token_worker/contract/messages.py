@@ -6,7 +6,7 @@ place where members, kinds and bounds stand: decoding, refusals and the publishe
 - Unknown members are refused. A member that may be left out may be null as well where its type says ``None``; null is
   then the same as left out. ``value`` is present when it is null, and is refused like any other wrong value.
 - ``value`` holds anything once decoded. Whether it is a value of its type is a question of the item, answered by
-  ``values.value_in``, so that one bad item does not cost its neighbours their answer.
+  ``values.decode_value``, so that one bad item does not cost its neighbours their answer.
 - How many items a request may have, and how long a payload may be, are settings: see ``codec.Limits``.
 """
 

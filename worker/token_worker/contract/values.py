@@ -1,7 +1,8 @@
-"""Values and tokens between their form in a message and in Python: ``int``, ``str`` or ``bytes``.
+"""Convert values and tokens between messages and Python: ``int``, ``str`` or ``bytes``.
 
-JSON has no bytes, and JavaScript rounds whole numbers of 64 bits: in JSON ``bytes`` are base64, and an ``int64`` goes
-out as decimal text and comes in as that or as a number. In MessagePack each is what it is, and nothing else is taken.
+JSON cannot hold bytes, and JavaScript rounds 64-bit integers. So in JSON, ``bytes`` are base64 text, and an ``int64``
+is written as decimal text and read from decimal text or from a number. MessagePack has all these types: there, every
+value must have the MessagePack type of its own.
 """
 # ruff: noqa: A002 - "format" is what the contract calls it
 
@@ -18,8 +19,8 @@ _INT64_TEXT = re.compile("0|-?[1-9][0-9]{0,99}")
 _UNKNOWN_TYPE = f"expected {', '.join([*TypeName][:-1])} or {[*TypeName][-1]}"
 
 
-class Unfit(TokenWorkerError):  # noqa: N818 - reads as what it says
-    """A value that is none of its type; ``value_in`` adds where it stands."""
+class InvalidValue(TokenWorkerError):  # noqa: N818 - "except InvalidValue" reads well
+    """A value does not fit its type. ``at`` adds the path of the value."""
 
     def __init__(self, code: Code, expected: str) -> None:
         super().__init__(expected)
@@ -27,71 +28,71 @@ class Unfit(TokenWorkerError):  # noqa: N818 - reads as what it says
         self._expected = expected
 
     def at(self, path: str) -> Refused:
-        """What to answer."""
+        """Return the refusal for the value at this path."""
         return Refused(self._code, f"{path}: expected {self._expected}")
 
 
-class Form(NamedTuple):
-    """How values of a type stand in messages of a format.
+class ValueCodec(NamedTuple):
+    """Conversions of one type in messages of one format.
 
     Attributes:
-        read: gives the value of a decoded member; raises ``Unfit``.
-        write: gives what to encode for a value; None: the value itself.
-        encode, decode: to and from the bytes in storage; None: as the type has them.
+        from_message: returns the value of a decoded member, or raises ``InvalidValue``.
+        to_message: returns what to encode for a value. None means the value itself.
+        to_bytes, from_bytes: to and from the bytes in storage. None means the conversions of the type.
     """
 
-    read: Callable[[object], int | str | bytes]
-    write: Callable[[Any], str] | None = None
-    encode: Callable[[Any], bytes] | None = None
-    decode: Callable[[bytes], Any] | None = None
+    from_message: Callable[[object], int | str | bytes]
+    to_message: Callable[[Any], str] | None = None
+    to_bytes: Callable[[Any], bytes] | None = None
+    from_bytes: Callable[[bytes], Any] | None = None
 
 
-def value_in(
+def decode_value(
     type_name: str, value: object, format: Format, path: str, as_bytes_of: Op | None = None
 ) -> int | str | bytes:
     """Read a value or token of a request.
 
-    Lengths are not looked at, nor the form of e-mail addresses, other than that nothing may be empty.
+    A value must not be empty. Its length and the form of e-mail addresses are not checked here.
 
     Args:
-        type_name: the type the request names, known or not.
+        type_name: the type that the request names. The type may be unknown.
         value: the decoded member.
-        format: the format it was in.
-        path: of the value, ``$.value`` or ``$.items[3].value``; for messages.
-        as_bytes_of: the operation, where the request asks for the value ``as`` bytes.
+        format: the format of the request.
+        path: path of the value for messages, ``$.value`` or ``$.items[3].value``.
+        as_bytes_of: the operation, if the request has ``as`` for this value.
 
     Raises:
-        Refused: ``unknown_type``, ``invalid_request`` (another kind of value, or not to be had as bytes),
+        Refused: ``unknown_type``, ``invalid_request`` (another JSON or MessagePack type, or ``as`` is not allowed),
             ``value_out_of_range`` (too large, too small, empty) or ``invalid_email`` (empty).
     """
-    form = (FORMS if as_bytes_of is None else AS_BYTES[as_bytes_of])[format].get(type_name)
-    if form is None:
-        raise unknown_type(path) if type_name not in FORMS[format] else never_bytes(path)
+    codec = (VALUE_CODECS if as_bytes_of is None else BYTES_CODECS[as_bytes_of])[format].get(type_name)
+    if codec is None:
+        raise unknown_type(path) if type_name not in VALUE_CODECS[format] else bytes_not_allowed(path)
     try:
-        return form.read(value)
-    except Unfit as unfit:
-        refused = unfit.at(path)
+        return codec.from_message(value)
+    except InvalidValue as invalid:
+        refused = invalid.at(path)
     raise refused
 
 
 def unknown_type(path: str) -> Refused:
-    """What to answer to the value at this path."""
+    """Return the refusal for a value of unknown type at this path."""
     return Refused(Code.UNKNOWN_TYPE, f"{path.removesuffix('value')}type: {_UNKNOWN_TYPE}")
 
 
-def never_bytes(path: str) -> Refused:
-    """What to answer to the value at this path, which was asked for as bytes."""
-    return Refused(Code.INVALID_REQUEST, f"{path.removesuffix('value')}as: expected beside str, email or bytes alone")
+def bytes_not_allowed(path: str) -> Refused:
+    """Return the refusal for a value at this path whose type does not allow ``as``."""
+    return Refused(Code.INVALID_REQUEST, f"{path.removesuffix('value')}as: expected only with str, email or bytes")
 
 
-def value_out(type_name: str, value: int | str | bytes, format: Format) -> int | str | bytes:
+def encode_value(type_name: str, value: int | str | bytes, format: Format) -> int | str | bytes:
     """Write a token or value for a reply."""
-    write = FORMS[format][type_name].write
-    return value if write is None else write(value)
+    to_message = VALUE_CODECS[format][type_name].to_message
+    return value if to_message is None else to_message(value)
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text can be written as UTF-8: it has no lone surrogates, which JSON's escapes can name."""
+    """Return True if a text can be written as UTF-8. Escapes in JSON can name lone surrogates, which cannot."""
     if text.isascii():
         return True
     try:
@@ -101,8 +102,8 @@ def is_utf8(text: str) -> bool:
     return True
 
 
-def _kind(expected: str) -> Unfit:
-    return Unfit(Code.INVALID_REQUEST, expected)
+def _wrong_kind(expected: str) -> InvalidValue:
+    return InvalidValue(Code.INVALID_REQUEST, expected)
 
 
 def _integer(bits: int) -> Callable[[object], int]:
@@ -110,9 +111,9 @@ def _integer(bits: int) -> Callable[[object], int]:
 
     def read(value: object) -> int:
         if type(value) is not int:  # a bool is an int too
-            raise _kind("a whole number")
+            raise _wrong_kind("a whole number")
         if not low <= value <= high:
-            raise Unfit(Code.VALUE_OUT_OF_RANGE, f"{low} to {high}")
+            raise InvalidValue(Code.VALUE_OUT_OF_RANGE, f"{low} to {high}")
         return value
 
     return read
@@ -125,44 +126,44 @@ _int64 = _integer(64)
 def _json_int64(value: object) -> int:
     if isinstance(value, str):
         if not _INT64_TEXT.fullmatch(value):
-            raise _kind("a whole number, or one as decimal text")
+            raise _wrong_kind("a whole number, or one as decimal text")
         value = int(value)
     return _int64(value)
 
 
 def _not_empty(value: bytes) -> bytes:
     if not value:
-        raise Unfit(Code.VALUE_OUT_OF_RANGE, "at least 1 byte")
+        raise InvalidValue(Code.VALUE_OUT_OF_RANGE, "at least 1 byte")
     return value
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise _kind("text")
+        raise _wrong_kind("text")
     if not is_utf8(value):
-        raise _kind("valid Unicode text")
+        raise _wrong_kind("valid Unicode text")
     return value
 
 
 def _str(value: object) -> str:
     if type(value) is str and value and value.isascii():
-        return value  # most of them: said at once
+        return value  # the quick way for most values
     text = _text(value)
     if not text:
-        raise Unfit(Code.VALUE_OUT_OF_RANGE, "at least 1 byte")
+        raise InvalidValue(Code.VALUE_OUT_OF_RANGE, "at least 1 byte")
     return text
 
 
 def _email(value: object) -> str:
     text = _text(value)
     if not text:
-        raise Unfit(Code.INVALID_EMAIL, "an e-mail address")
+        raise InvalidValue(Code.INVALID_EMAIL, "an e-mail address")
     return text
 
 
 def _bytes(value: object) -> bytes:
     if not isinstance(value, bytes):
-        raise _kind("binary")
+        raise _wrong_kind("binary")
     return _not_empty(value)
 
 
@@ -170,10 +171,10 @@ def _json_bytes(value: object) -> bytes:
     """Strict base64: padded, no other characters, and no bits after the last byte."""
     decoded = None
     if isinstance(value, str):
-        with suppress(ValueError):  # binascii.Error, and what non-ASCII text raises
+        with suppress(ValueError):  # binascii.Error, or the error for non-ASCII text
             decoded = binascii.a2b_base64(value, strict_mode=True)
     if decoded is None or _base64(decoded) != value:
-        raise _kind("base64 text")
+        raise _wrong_kind("base64 text")
     return _not_empty(decoded)
 
 
@@ -181,37 +182,37 @@ def _base64(value: bytes) -> str:
     return binascii.b2a_base64(value, newline=False).decode("ascii")
 
 
-FORMS: dict[Format, dict[str, Form]] = {
+VALUE_CODECS: dict[Format, dict[str, ValueCodec]] = {
     Format.JSON: {
-        TypeName.INT32.value: Form(_int32),
-        TypeName.INT64.value: Form(_json_int64, str),
-        TypeName.STR.value: Form(_str),
-        TypeName.BYTES.value: Form(_json_bytes, _base64),
-        TypeName.EMAIL.value: Form(_email),
+        TypeName.INT32.value: ValueCodec(_int32),
+        TypeName.INT64.value: ValueCodec(_json_int64, str),
+        TypeName.STR.value: ValueCodec(_str),
+        TypeName.BYTES.value: ValueCodec(_json_bytes, _base64),
+        TypeName.EMAIL.value: ValueCodec(_email),
     },
     Format.MSGPACK: {
-        TypeName.INT32.value: Form(_int32),
-        TypeName.INT64.value: Form(_int64),
-        TypeName.STR.value: Form(_str),
-        TypeName.BYTES.value: Form(_bytes),
-        TypeName.EMAIL.value: Form(_email),
+        TypeName.INT32.value: ValueCodec(_int32),
+        TypeName.INT64.value: ValueCodec(_int64),
+        TypeName.STR.value: ValueCodec(_str),
+        TypeName.BYTES.value: ValueCodec(_bytes),
+        TypeName.EMAIL.value: ValueCodec(_email),
     },
 }
-"""How every type stands in each format."""
+"""The codec of every type in each format."""
 
 
-def _as_bytes(op: Op, format: Format) -> dict[str, Form]:
-    forms = FORMS[format]
-    binary = forms[TypeName.BYTES.value]
+def _as_bytes(op: Op, format: Format) -> dict[str, ValueCodec]:
+    codecs = VALUE_CODECS[format]
+    binary = codecs[TypeName.BYTES.value]
     mixed = {TypeName.BYTES.value: binary}
     for name in (TypeName.STR.value, TypeName.EMAIL.value):
-        text = forms[name]
+        text = codecs[name]
         if op is Op.TOKENIZE:
-            mixed[name] = Form(binary.read, text.write, encode=bytes)
+            mixed[name] = ValueCodec(binary.from_message, text.to_message, to_bytes=bytes)
         else:
-            mixed[name] = Form(text.read, binary.write, decode=bytes)
+            mixed[name] = ValueCodec(text.from_message, binary.to_message, from_bytes=bytes)
     return mixed
 
 
-AS_BYTES = {op: {written: _as_bytes(op, written) for written in Format} for op in Op}
-"""The same where the value is asked for as bytes: the value is binary, its token text as ever."""
+BYTES_CODECS = {op: {written: _as_bytes(op, written) for written in Format} for op in Op}
+"""The codecs for requests with ``as``: the value is binary, its token is still text."""

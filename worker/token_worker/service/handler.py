@@ -14,9 +14,17 @@ from msgspec import UNSET
 
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import TYPES, TokenType
-from token_worker.contract.codec import Decoded, Limits, Unanswerable, decode, encode_reply
+from token_worker.contract.codec import decode, encode_reply
+from token_worker.contract.decoded import Decoded, Limits, Unanswerable
 from token_worker.contract.messages import Format, Op, Reply, ReplyError, ReplyItem, Request, RequestItem
-from token_worker.contract.values import AS_BYTES, FORMS, Form, Unfit, never_bytes, unknown_type
+from token_worker.contract.values import (
+    BYTES_CODECS,
+    VALUE_CODECS,
+    InvalidValue,
+    ValueCodec,
+    bytes_not_allowed,
+    unknown_type,
+)
 from token_worker.errors import Code, Refused, Unavailable
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.keyring import Keyring
@@ -90,17 +98,18 @@ class _Form(NamedTuple):
     all_ok: tuple[tuple[str, str]]
 
 
-def _form(name: str, form: Form) -> _Form:
+def _form(name: str, codec: ValueCodec) -> _Form:
     kind, ok = TYPES[name], (name, "ok")
-    return _Form(kind, form.read, form.encode or kind.encode, form.decode or kind.read, form.write, ok, (ok,))
+    encode, decode = codec.to_bytes or kind.encode, codec.from_bytes or kind.read
+    return _Form(kind, codec.from_message, encode, decode, codec.to_message, ok, (ok,))
 
 
-def _forms(given: dict[Format, dict[str, Form]]) -> dict[Format, dict[str, _Form]]:
-    return {written: {name: _form(name, form) for name, form in forms.items()} for written, forms in given.items()}
+def _forms(given: dict[Format, dict[str, ValueCodec]]) -> dict[Format, dict[str, _Form]]:
+    return {written: {name: _form(name, codec) for name, codec in codecs.items()} for written, codecs in given.items()}
 
 
-_FORMS = _forms(FORMS)
-_AS_BYTES = {op: _forms(forms) for op, forms in AS_BYTES.items()}
+_FORMS = _forms(VALUE_CODECS)
+_AS_BYTES = {op: _forms(codecs) for op, codecs in BYTES_CODECS.items()}
 
 
 class _Failed(NamedTuple):
@@ -286,12 +295,12 @@ class Handler:
         forms = _FORMS if given.as_ is None else _AS_BYTES[request.op]
         form = forms[case.decoded.format].get(type_name)
         if form is None:
-            refuse = never_bytes if type_name in TYPES else unknown_type
+            refuse = bytes_not_allowed if type_name in TYPES else unknown_type
             return _Failed("unknown", refuse(_path(index)))
         try:
             data = form.encode(form.read(given.value))
-        except Unfit as unfit:
-            return _Failed("unknown", unfit.at(_path(index)))
+        except InvalidValue as invalid:
+            return _Failed("unknown", invalid.at(_path(index)))
         if len(data) > self._max_value_bytes:
             too_large = f"{_path(index)}: longer than {self._max_value_bytes} bytes"
             return _Failed(type_name, Refused(Code.VALUE_TOO_LARGE, too_large))

@@ -6,7 +6,7 @@ from msgspec import UNSET
 
 from token_worker.contract.decoded import Decoded
 from token_worker.contract.messages import Op, Request, RequestItem
-from token_worker.contract.values import AS_BYTES, FORMS, Unfit
+from token_worker.contract.values import BYTES_CODECS, VALUE_CODECS, InvalidValue
 from token_worker.streams.routes import Route
 
 
@@ -87,11 +87,11 @@ def _items_of(request: Request) -> Sequence[Request | RequestItem]:
 
 
 def _value_of(item: Request | RequestItem, decoded: Decoded, op: Op) -> object:
-    forms = FORMS if item.as_ is None else AS_BYTES[op]
-    form = forms[decoded.format].get(item.type or "")
-    if form is None:
+    codecs = VALUE_CODECS if item.as_ is None else BYTES_CODECS[op]
+    codec = codecs[decoded.format].get(item.type or "")
+    if codec is None:
         return item.value
     try:
-        return form.read(item.value)
-    except Unfit:
+        return codec.from_message(item.value)
+    except InvalidValue:
         return item.value

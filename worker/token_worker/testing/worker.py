@@ -11,8 +11,8 @@ import msgspec
 from fakeredis import FakeRedis
 from redis.exceptions import ResponseError
 
-from token_worker.contract.codec import Limits, Unanswerable, decode
-from token_worker.contract.decoded import Decoded
+from token_worker.contract.codec import decode
+from token_worker.contract.decoded import Decoded, Limits, Unanswerable
 from token_worker.contract.messages import Op
 from token_worker.errors import Code
 from token_worker.keys.cache import KeyCache
