@@ -20,7 +20,7 @@ from chaos.openbao import KeptOpenBao
 from chaos.plan import Fault, Plan
 from chaos.planted import Planter
 from chaos.scene import CLIENTS, Scene
-from harness.servers import free_port
+from harness.servers import DEPLOY_FILES, free_port
 from token_worker.acra.owner import Owner
 
 VAULT = "Vault"
@@ -49,7 +49,7 @@ GRACE_SECONDS = 1.0
 
 MOST_CLIENTS = 30
 ROLE = "auth/approle/role/token-worker"
-POLICY = Path(__file__).parents[2] / "scripts" / "vault" / "all-keys.hcl"
+POLICY = DEPLOY_FILES / "vault" / "all-keys.hcl"
 
 
 def vault_faults() -> dict[Fault, float]:

@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from harness.ending import end_by_signals
-from harness.servers import OpenBao, Valkey
+from harness.servers import DEPLOY_FILES, OpenBao, Valkey
 from harness.stack import Reply, Stack, wait_until
 from token_worker.contract.messages import Op, TypeName
 from token_worker.errors import CheckFailed, OperatorError
@@ -37,7 +37,7 @@ from token_worker.files.progress import Asked
 
 ROOT = Path(__file__).parents[2]
 VECTORS = ROOT / "tests" / "vectors" / "acra-types.json"
-POLICY = ROOT / "scripts" / "vault" / "master-key-only.hcl"
+POLICY = DEPLOY_FILES / "vault" / "master-key-only.hcl"
 CLIENT = "demo-client"
 WORKERS = 2
 

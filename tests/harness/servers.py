@@ -18,8 +18,12 @@ from redis.cluster import ClusterNode
 from redis.retry import Retry
 from redis.sentinel import Sentinel as SentinelClient
 
+import token_worker
 from harness import ports
 from harness.server_process import START_SECONDS, ServerProcess
+
+DEPLOY_FILES = Path(token_worker.__file__).parent / "deploy"
+"""The policies and other files that ``token-worker deploy-files`` writes."""
 
 SYNC_AT_ONCE = "repl-diskless-sync-delay 0"
 """Do not wait five seconds for further replicas."""

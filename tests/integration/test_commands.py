@@ -257,15 +257,15 @@ def test_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     """Nothing that the tree has is missing from what is published: no module, no script, no marker of types."""
     with zipfile.ZipFile(wheel) as archive:
         published = {name for name in archive.namelist() if name.startswith("token_worker/")}
-    kinds = {".py", ".lua", ".typed"}
-    tree = {str(path.relative_to(PACKAGE.parent)) for path in PACKAGE.rglob("*") if path.suffix in kinds}
+    files = [path for path in PACKAGE.rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
+    tree = {str(path.relative_to(PACKAGE.parent)) for path in files}
     assert len([name for name in tree if name.endswith(".lua")]) >= 2
     assert published == tree
     assert wheel.name.startswith(f"token_worker-{token_worker.__version__}-")
 
 
 def test_installed_wheel_works_on_its_own(wheel: Path, stack: Stack, tmp_path: Path) -> None:
-    """Installed into an environment without the project's tree, ``token-worker`` serves a request and asks for one."""
+    """Installed without the project's tree, ``token-worker`` serves a request, asks for one, and writes policies."""
     home = tmp_path / "environment"
     venv.create(home, symlinks=True)
     python, command = home / "bin" / "python", str(home / "bin" / "token-worker")
@@ -277,6 +277,9 @@ def test_installed_wheel_works_on_its_own(wheel: Path, stack: Stack, tmp_path: P
     found = [str(python), "-c", "import token_worker; print(token_worker.__file__)"]
     where = subprocess.run(found, capture_output=True, text=True, check=True, cwd="/").stdout
     assert Path(where.strip()).is_relative_to(home)
+    write = [command, "deploy-files", str(tmp_path)]
+    subprocess.run(write, check=True, capture_output=True, timeout=60, cwd="/")
+    assert "path" in (tmp_path / "vault" / "master-key-only.hcl").read_text()
     worker = subprocess.Popen([command, "run"], env=stack.environment(), cwd="/", stderr=subprocess.DEVNULL)
     try:
         done = subprocess.run(

@@ -10,13 +10,13 @@ from typing import Any
 import hvac
 import pytest
 
-from harness.servers import OpenBao, Valkey, free_port
+from harness.servers import DEPLOY_FILES, OpenBao, Valkey, free_port
 from harness.stack import Stack, wait_until
 from token_worker.acra.owner import Owner
 from token_worker.keys.store import new_key, wrap
 
 CLIENT = "shop-frontend"
-POLICY = Path(__file__).parents[2] / "scripts" / "vault" / "master-key-only.hcl"
+POLICY = DEPLOY_FILES / "vault" / "master-key-only.hcl"
 
 
 def examine(stack: Stack, **more: str) -> tuple[int, dict[str, dict[str, str]]]:

@@ -16,7 +16,7 @@ import pytest
 
 from harness.direct import Vectors
 from harness.key_places import Fuse, InRedis, InVault, Killed, Place, fingerprint, keys_command, killed_command
-from harness.servers import OpenBao
+from harness.servers import DEPLOY_FILES, OpenBao
 from harness.stack import Stack, wait_until
 from token_worker.acra.key_name import parse_name
 from token_worker.acra.owner import Owner
@@ -321,7 +321,7 @@ def test_policy_is_enough(stack: Stack, openbao_server: OpenBao) -> None:
     """With the policy for key admins, and no other, each command works on keys and a master key in Vault."""
     secret = MasterKeyInVault(openbao_server, stack)
     place = InVault(openbao_server)
-    policy = (ROOT / "scripts" / "vault" / "key-admin.hcl").read_text()
+    policy = (DEPLOY_FILES / "vault" / "key-admin.hcl").read_text()
     policy = policy.replace("acra/transport", secret.path).replace(".acrakeys", place.folder)
     name = f"key-admin-{secrets.token_hex(4)}"
     place.api("POST", f"sys/policies/acl/{name}", {"policy": policy})

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from harness.servers import OpenBao, free_port
+from harness.servers import DEPLOY_FILES, OpenBao, free_port
 from token_worker.errors import MasterKeyError, Unavailable
 from token_worker.keys import vault as vault_module
 from token_worker.keys.master import from_vault
@@ -29,7 +29,7 @@ from token_worker.keys.vault import Vault
 from token_worker.settings.vault import VaultSettings
 
 MASTER_KEY = os.urandom(32)
-POLICIES = Path(__file__).parents[2] / "scripts" / "vault"
+POLICIES = DEPLOY_FILES / "vault"
 FOLDER = ".acrakeys"
 KV1_LINES = """# path "secret/acra/transport" {
 #   capabilities = ["read"]

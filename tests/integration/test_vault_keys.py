@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from harness.servers import OpenBao, Valkey
+from harness.servers import DEPLOY_FILES, OpenBao, Valkey
 from harness.stack import Stack, wait_until
 from token_worker.acra.owner import Owner
 from token_worker.errors import Unavailable
@@ -19,7 +19,7 @@ from token_worker.keys.store import VaultKeyStore, new_key, wrap
 from token_worker.keys.vault import Vault
 from token_worker.settings.vault import VaultSettings
 
-POLICY = Path(__file__).parents[2] / "scripts" / "vault" / "all-keys.hcl"
+POLICY = DEPLOY_FILES / "vault" / "all-keys.hcl"
 OWNER = Owner("client", "shop-frontend")
 MASTER_KEY = os.urandom(32)
 

@@ -7,13 +7,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 from prometheus_client import CollectorRegistry
 
+from harness.servers import DEPLOY_FILES
 from token_worker.admin.lag import GroupLag, Measured
 from token_worker.admin.lag_exporter import LagCollector
+from token_worker.cli import app
+from token_worker.errors import CheckFailed
 from token_worker.telemetry.metrics import Metrics
 
-DEPLOY = Path(__file__).parents[2] / "scripts" / "deploy"
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
 def exported() -> set[str]:
@@ -42,7 +46,7 @@ def exported() -> set[str]:
 
 def test_dashboard_is_whole(tmp_path: Path) -> None:
     """Every panel says what it shows and what to do, asks the chosen data source, and has a place of its own."""
-    dashboard = json.loads((DEPLOY / "dashboard.json").read_text())
+    dashboard = json.loads((DEPLOY_FILES / "dashboard.json").read_text())
     assert [it["name"] for it in dashboard["templating"]["list"]] == ["datasource"]
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
@@ -67,10 +71,14 @@ def test_dashboard_is_whole(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["alerts.yml", "keda.yml", "dashboard.json", "../../docs/operations.md"])
-def test_metrics_that_are_named_exist(name: str) -> None:
+@pytest.mark.parametrize(
+    "file",
+    [*(DEPLOY_FILES / name for name in ("alerts.yml", "keda.yml", "dashboard.json")), OPERATIONS],
+    ids=lambda file: file.name,
+)
+def test_metrics_that_are_named_exist(file: Path) -> None:
     """Every metric in the alert rules, the scaler, the dashboard and the page for operators is exported."""
-    used = set(re.findall(r"\b(?:token_worker|acra)_[a-z_]+", (DEPLOY / name).read_text()))
+    used = set(re.findall(r"\b(?:token_worker|acra)_[a-z_]+", file.read_text()))
     assert used
     # What a dashboard asks of a histogram are its series; the uid of its data source is no metric.
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in used} <= exported()
@@ -82,17 +90,54 @@ def test_alert_rules_are_valid() -> None:
     if promtool is None:
         pytest.skip("promtool of Debian's package prometheus is not installed")
     done = subprocess.run(
-        [promtool, "check", "rules", DEPLOY / "alerts.yml"], capture_output=True, text=True, check=False
+        [promtool, "check", "rules", DEPLOY_FILES / "alerts.yml"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_images_and_units_run_without_rights() -> None:
     """The image has a user without rights; the unit has time to drain, and may nothing it does not need."""
-    image = (DEPLOY / "Dockerfile").read_text()
+    image = (DEPLOY_FILES / "Dockerfile").read_text()
     assert re.search(r"^USER 65532:65532$", image, re.MULTILINE)
-    unit = (DEPLOY / "token-worker.service").read_text()
+    unit = (DEPLOY_FILES / "token-worker.service").read_text()
     assert {"NoNewPrivileges=yes", "ProtectSystem=strict", "CapabilityBoundingSet="} <= set(unit.splitlines())
     stop = re.search(r"TimeoutStopSec=(\d+)", unit)
     assert stop is not None
     assert int(stop[1]) > 25
+
+
+def write_files(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["deploy-files", *arguments])
+
+
+def test_files_are_written(tmp_path: Path) -> None:
+    """``token-worker deploy-files FOLDER`` writes what the package holds, and the same again."""
+    in_package = {
+        str(file.relative_to(DEPLOY_FILES)): file.read_bytes() for file in DEPLOY_FILES.rglob("*") if file.is_file()
+    }
+    assert {"alerts.yml", "vault/master-key-only.hcl"} <= in_package.keys()
+    assert write_files().output.split() == sorted(in_package)
+    folder = tmp_path / "new" / "folder"
+    for _ in range(2):
+        done = write_files(str(folder))
+        assert done.exit_code == 0
+        assert {Path(line) for line in done.output.splitlines()} == {folder / name for name in in_package}
+    assert all((folder / name).read_bytes() == text for name, text in in_package.items())
+
+
+def test_files_that_were_changed_are_kept(tmp_path: Path) -> None:
+    """A file that a user has changed is replaced only with ``--force``; without it, nothing is written."""
+    (tmp_path / "keda.yml").write_text("mine")
+    done = write_files(str(tmp_path))
+    assert isinstance(done.exception, CheckFailed)
+    assert "keda.yml" in str(done.exception)
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
+    assert write_files(str(tmp_path), "--force").exit_code == 0
+    assert (tmp_path / "keda.yml").read_bytes() == (DEPLOY_FILES / "keda.yml").read_bytes()
+
+
+def test_files_that_cannot_be_written_are_wrong_usage(tmp_path: Path) -> None:
+    """A folder below a file, or an option without effect, is wrong usage."""
+    (tmp_path / "file").touch()
+    assert write_files(str(tmp_path / "file" / "folder")).exit_code == 2
+    assert write_files("--force").exit_code == 2

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.servers import DEPLOY_FILES
 from token_worker.errors import Code
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "operations.md").read_text()
-ALERTS = (ROOT / "scripts" / "deploy" / "alerts.yml").read_text()
+ALERTS = (DEPLOY_FILES / "alerts.yml").read_text()
 CODE = ROOT / "worker" / "token_worker"
 
 LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical"})

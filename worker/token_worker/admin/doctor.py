@@ -381,9 +381,10 @@ def _vault(access: AdminAccess, settings: Settings) -> Iterator[Check]:
         return
     excess = [f"{right} on {where}" for where, may in rights.items() for right in may if _is_excess(where, right, path)]
     if "read" not in rights[path] and "root" not in rights[path]:
-        yield Check("Vault token: rights", "finding", f"may not read {path}", "grant scripts/vault/master-key-only.hcl")
+        remedy = "grant the policy master-key-only.hcl, which token-worker deploy-files writes"
+        yield Check("Vault token: rights", "finding", f"may not read {path}", remedy)
     elif excess:
-        remedy = "scripts/vault/master-key-only.hcl is all a worker needs"
+        remedy = "the policy master-key-only.hcl, which token-worker deploy-files writes, is all a worker needs"
         yield Check("Vault token: rights", "finding", f"may do more than read: {', '.join(excess)}", remedy)
     else:
         yield Check("Vault token: rights", "ok", f"may read {path}, and nothing else that was tried")

@@ -21,7 +21,20 @@ _CONFIG = click.Path(exists=True, dir_okay=False, path_type=Path)
 class _Commands(click.Group):
     """Each in the module of its name, which is imported when it is asked for: a worker carries no other command."""
 
-    NAMES = ("acl", "dead-letters", "doctor", "file", "keys", "lag", "replay", "request", "run", "schemas", "tokens")
+    NAMES = (
+        "acl",
+        "dead-letters",
+        "deploy-files",
+        "doctor",
+        "file",
+        "keys",
+        "lag",
+        "replay",
+        "request",
+        "run",
+        "schemas",
+        "tokens",
+    )
 
     def list_commands(self, _context: click.Context) -> list[str]:
         return list(self.NAMES)

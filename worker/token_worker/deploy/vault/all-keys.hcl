@@ -1,7 +1,7 @@
 # For workers with TOKEN_WORKER_KEYS_SOURCE=vault: the master key and every other key, read only. A worker never writes
 # a key; who generates or rotates keys needs a policy of their own.
 #
-#   vault policy write token-worker-all-keys scripts/vault/all-keys.hcl
+#   vault policy write token-worker-all-keys all-keys.hcl
 #
 # Change the paths if TOKEN_WORKER_VAULT_SECRET or TOKEN_WORKER_KEYS_FOLDER are others. The lines are for KV version 2;
 # on a mount of version 1 leave out data/ and metadata/, and give the folder both `read` and `list`.

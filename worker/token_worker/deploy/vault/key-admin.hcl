@@ -1,6 +1,6 @@
 # For operators who use `token-worker keys` with the master key, or all keys, in Vault. Not for workers: they only read.
 #
-#   vault policy write token-worker-key-admin scripts/vault/key-admin.hcl
+#   vault policy write token-worker-key-admin key-admin.hcl
 #
 # Change the paths if TOKEN_WORKER_VAULT_SECRET or TOKEN_WORKER_KEYS_FOLDER are others. KV version 2 only: version 1 has
 # no check-and-set.

@@ -1,6 +1,6 @@
 # For workers that take the master key from Vault and every other key from Redis: one secret, read only.
 #
-#   vault policy write token-worker scripts/vault/master-key-only.hcl
+#   vault policy write token-worker master-key-only.hcl
 #
 # Change the path if TOKEN_WORKER_VAULT_SECRET is another one. Nothing is needed to find out the version of the KV
 # engine: Vault tells it (sys/internal/ui/mounts/<mount>) to any token that has a right below the mount.
