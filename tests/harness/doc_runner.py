@@ -24,8 +24,10 @@ COMMAND_SECONDS: Final = 60
 ROLE_ID: Final = "the role id that was printed"
 """What a page has in a file of settings in place of the role id that Vault made."""
 
+_STREAM_ID: Final = r"\b\d{13}-\d+\b"
+
 _VARYING: Final = {
-    r"\b\d{13}-\d+\b": "STREAM-ID",
+    _STREAM_ID: "STREAM-ID",
     r"\bcli-[0-9a-f]{16}\b": "REQUEST-ID",
     r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?": "TIME",
 }
@@ -68,6 +70,8 @@ class Reader:
     def __init__(self, folder: Path, environment: Mapping[str, str], places: Mapping[str, str]) -> None:
         self._folder = folder
         self._places = dict(places)
+        self._ids: dict[str, str] = {}
+        self._shown_as: dict[str, str] = {}
         self._running: list[subprocess.Popen[bytes]] = []
         tools = folder / "bin"
         tools.mkdir()
@@ -113,6 +117,16 @@ class Reader:
             self._places[ROLE_ID] = printed.strip()
         if command.printed.strip():
             check_printed(command, self._as_on_the_page(printed))
+            self._check_ids(command, printed)
+
+    def _check_ids(self, command: Command, printed: str) -> None:
+        """See that an id that the page shows twice is one id, and two are two: a reply names its request."""
+        shown, found = (re.findall(_STREAM_ID, text) for text in (command.printed, printed))
+        if len(shown) == len(found):
+            for on_the_page, here in zip(shown, found, strict=True):
+                is_the_same = self._ids.setdefault(on_the_page, here) == here
+                is_the_same &= self._shown_as.setdefault(here, on_the_page) == on_the_page
+                assert is_the_same, f"{command.line} printed {printed}"
 
     def _run_python(self, block: Block) -> None:
         (self._folder / "example.py").write_text(self._put_in_place(block.text))
@@ -177,11 +191,8 @@ def check_printed(command: Command, printed: str) -> None:
         AssertionError: the page shows something else.
     """
     shown = _json(command.printed)
-    if shown is not None:
-        assert _shape(_json(printed)) == _shape(shown), f"{command.line} printed {printed}"
-        return
-    pattern = re.escape(_plain(command.printed)).replace("…", r"(?:.|\n)*?")
-    assert re.fullmatch(pattern, _plain(printed)), f"{command.line} printed {printed}"
+    matches = _matches_text(command.printed, printed) if shown is None else _matches(shown, _json(printed))
+    assert matches, f"{command.line} printed {printed}"
 
 
 def _json(text: str) -> Any:
@@ -191,13 +202,23 @@ def _json(text: str) -> Any:
         return None
 
 
-def _shape(message: Any) -> Any:
-    """A message without what differs from run to run."""
-    if isinstance(message, dict):
-        return {name: _shape_of_value(it) if name == "value" else _shape(it) for name, it in message.items()}
-    if isinstance(message, list):
-        return [_shape(it) for it in message]
-    return _plain(message) if isinstance(message, str) else message
+def _matches(shown: Any, printed: Any) -> bool:
+    """Compare two messages, without what differs from run to run."""
+    if isinstance(shown, dict) and isinstance(printed, dict):
+        return shown.keys() == printed.keys() and all(
+            _shape_of_value(it) == _shape_of_value(printed[name]) if name == "value" else _matches(it, printed[name])
+            for name, it in shown.items()
+        )
+    if isinstance(shown, list) and isinstance(printed, list):
+        return len(shown) == len(printed) and all(map(_matches, shown, printed))
+    if isinstance(shown, str) and isinstance(printed, str):
+        return _matches_text(shown, printed)
+    return bool(shown == printed)
+
+
+def _matches_text(shown: str, printed: str) -> bool:
+    pattern = re.escape(_plain(shown)).replace("…", r"(?:.|\n)*?")
+    return re.fullmatch(pattern, _plain(printed)) is not None
 
 
 def _shape_of_value(value: int | str) -> int | str:

@@ -82,6 +82,7 @@ def test_prose_is_what_people_read(read: Page) -> None:
         ("id 1795486782194-0\n", "id 1795985550983-12\n"),
         ('{"value": "abc", "n": 1}', '{"value": "xyz", "n": 1}'),
         ('{"value": "123"}', '{"value": "-123456"}'),
+        ('{"items": [{"value": 1, "message": "…"}]}', '{"items": [{"message": "any", "value": 2}]}'),
     ],
 )
 def test_what_varies_may_differ(shown: str, printed: str) -> None:
@@ -98,6 +99,8 @@ def test_what_varies_may_differ(shown: str, printed: str) -> None:
         ('{"value": "abc"}', '{"error": "abc"}'),
         ('{"status": "ok"}', '{"status": "error"}'),
         ('{"status": "ok"}', "no JSON"),
+        ('{"items": [1]}', '{"items": [1, 1]}'),
+        ('{"items": [{"code": "a", "message": "…"}]}', '{"items": [{"code": "b", "message": "any"}]}'),
     ],
 )
 def test_all_else_is_compared(shown: str, printed: str) -> None:

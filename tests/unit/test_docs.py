@@ -18,6 +18,7 @@ from token_worker.settings.load import load
 from token_worker.settings.options import describe
 
 PAGES = page_names()
+ALL_PAGES = sorted({*PAGES, *(path.name for path in ROOT.glob("*.md"))})
 INDEX = "docs/README.md"
 ARCHITECTURE = "docs/architecture.md"
 PACKAGE = ROOT / "worker" / "token_worker"
@@ -51,14 +52,14 @@ def test_readme_is_short() -> None:
     assert len(page(README).text.splitlines()) <= README_LINES
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", ALL_PAGES)
 def test_lines_can_be_read(name: str) -> None:
     """Lines of prose have at most 120 characters; tables, code and targets of links may be longer."""
     too_long = [(number, line) for number, line in page(name).prose if len(line) > PROSE_CHARACTERS]
     assert not too_long
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", ALL_PAGES)
 def test_links_lead_somewhere(name: str) -> None:
     """A link within the repository leads to a file that exists, and its fragment to a heading of that page."""
     for link in page(name).links:
@@ -125,7 +126,7 @@ def test_settings_are_all_there() -> None:
     assert [[f"`{name}`", default, meaning] for name, default, meaning in describe()] == table
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", ALL_PAGES)
 def test_settings_exist(name: str) -> None:
     """Every setting that a page names is one of the code."""
     known = {variable for variable, _, _ in describe()}
