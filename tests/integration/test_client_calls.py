@@ -211,7 +211,7 @@ def test_room_that_comes_as_a_task_is_cancelled_is_not_lost(streams_server: Valk
 
 
 def test_calls_gather_in_few_requests(streams_server: Valkey, kind: Kind, desk: Desk) -> None:
-    """With ``batch_ms`` small calls of one owner share requests, those of others and with other options never."""
+    """With ``batch_ms`` small calls for one owner share requests, calls of others and with other options never."""
     options: list[dict[str, Any]] = [{}, {"client_id": "other-client"}, {"zone_id": "zone-one"}, {"consistent": False}]
 
     def take_all() -> None:

@@ -52,7 +52,7 @@ def test_closing_ends_calls_that_wait(streams_server: Valkey, desk: Desk) -> Non
 
     waiting = [start(wait) for _ in range(5)]
     desk.take(2)
-    wait_until(lambda: len(client._core._open._by_tick) and _waiters(client) == 5, "all to wait for room")
+    wait_until(lambda: len(client._engine._open._by_tick) and _waiters(client) == 5, "all to wait for room")
     client.close()
     for thread in waiting:
         thread.join()
@@ -125,9 +125,9 @@ def test_own_stream_is_made_with_a_time_to_live_and_removed(streams_server: Valk
         answering = start(lambda: answer(5))
         for value in "abcd":
             assert client.tokenize(value) == value.upper()
-        [lane] = client_of._core._lanes.values()
+        [channel] = client_of._engine._channels.values()
         assert desk.streams.xlen(names[0]) == 4
-        lane._replies._tidied_at = -1e9  # as if the time for it had come
+        channel._replies._tidied_at = -1e9  # as if the time for it had come
         assert client.tokenize("e") == "E"
         answering.join()
         wait_until(lambda: desk.streams.xlen(names[0]) == 1, "what was read to be trimmed")
@@ -179,8 +179,8 @@ def test_unclosed_client_is_told_and_closed(streams_server: Valkey, desk: Desk) 
         answering = start(lambda: desk.answer(desk.take(1)))
         assert client.tokenize("a") == "A"
         answering.join()
-        [lane] = client._core._lanes.values()
-        with lane._lock, client._core._open._lock:  # a collection can come at any time, in any thread
+        [channel] = client._engine._channels.values()
+        with channel._lock, client._engine._open._lock:  # a collection can come at any time, in any thread
             del client
         wait_until(lambda: not threads(), "its threads to end")
         wait_until(lambda: desk.streams.keys("*client-*") == [], "its stream to go")

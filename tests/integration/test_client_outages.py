@@ -223,6 +223,6 @@ def test_slot_of_a_cluster_moves_under_load(storage_server: Valkey) -> None:
             cluster.move_slot(slot_of(name), target)
             calls.check()
             assert not {key for key in stack.streams.keys("*", target_nodes="primaries") if b"client-" in key} - {
-                client._core._lanes[route]._replies.name.encode()
+                client._engine._channels[route]._replies.name.encode()
             }
         assert cluster.primary_of(slot_of(name)) is target

@@ -86,8 +86,8 @@ def test_span_of_a_request_ends_with_its_client(sdk: Sdk) -> None:
     """A client that is closed while no server is there leaves no span open."""
     with TokenClient(f"redis://127.0.0.1:{free_port()}", client_id=CLIENT) as client:
         future = client.submit("tokenize", [("str", "grace")], timeout_seconds=60)
-        [lane] = client._core._lanes.values()
-        wait_until(lambda: lane._away["send"] == "ConnectionRefusedError", "a try to send")
+        [channel] = client._engine._channels.values()
+        wait_until(lambda: channel._away["send"] == "ConnectionRefusedError", "a try to send")
     assert isinstance(future.exception(), ClientClosed)
     [send] = sdk.named(SEND)
     assert (send.attributes or {})["error.type"] == "unconfirmed"

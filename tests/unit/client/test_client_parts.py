@@ -23,9 +23,9 @@ from token_worker.client import (
     TokenNotFound,
 )
 from token_worker.client.calls import Call
+from token_worker.client.deadline_table import DeadlineTable
 from token_worker.client.errors import refusal
-from token_worker.client.items import OVERHEAD_BYTES, Limits, encode, type_of
-from token_worker.client.open_calls import OpenCalls
+from token_worker.client.items import OVERHEAD_BYTES, RequestLimits, encode, type_of
 from token_worker.client.replies import Replies
 from token_worker.contract.messages import Op, TypeName
 from token_worker.errors import Code
@@ -52,7 +52,7 @@ def test_type_follows_from_the_value(value: object, name: str) -> None:
 def test_value_of_no_type_is_a_mistake_in_the_program(value: Any) -> None:
     """What only looks like a value is a ``TypeError`` where it is given, without the value in it."""
     with pytest.raises(TypeError, match="expected int, str or bytes, got"):
-        encode(Item("str", value), Limits())
+        encode(Item("str", value), RequestLimits())
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_value_of_no_type_is_a_mistake_in_the_program(value: Any) -> None:
 )
 def test_value_that_no_request_can_carry_is_refused(item: tuple[Any, Any], code: Code) -> None:
     """It is refused with the code that a worker would have for it, and nothing of it is told."""
-    found = encode(item, Limits(bytes=OVERHEAD_BYTES + 5000))
+    found = encode(item, RequestLimits(bytes=OVERHEAD_BYTES + 5000))
     assert isinstance(found, RequestRefused)
     assert found.code == code
     assert MARKER not in repr(found)
@@ -76,7 +76,7 @@ def test_value_that_no_request_can_carry_is_refused(item: tuple[Any, Any], code:
 def test_item_is_encoded_as_the_contract_has_it() -> None:
     """Numbers of 64 bits and bytes are what they are in MessagePack."""
     for type_name, value in (("int64", -(2**63)), ("int64", 2**64 - 1), ("bytes", b"\xff\x00"), ("str", "ü")):
-        encoded = encode((type_name, value), Limits())  # type: ignore[arg-type]  # a literal in a tuple is a str
+        encoded = encode((type_name, value), RequestLimits())  # type: ignore[arg-type]  # a literal in a tuple is a str
         assert isinstance(encoded, bytes)
         assert msgspec.msgpack.decode(encoded) == {"type": type_name, "value": value}
 
@@ -84,11 +84,11 @@ def test_item_is_encoded_as_the_contract_has_it() -> None:
 def test_item_asks_for_bytes() -> None:
     """An item may say that its value stands as bytes; anything else it says of that is a mistake in the program."""
     for kind in (TypeName.STR, TypeName.EMAIL):
-        encoded = encode(Item(kind, b"\xff", "bytes"), Limits())
+        encoded = encode(Item(kind, b"\xff", "bytes"), RequestLimits())
         assert isinstance(encoded, bytes)
         assert msgspec.msgpack.decode(encoded) == {"type": kind, "as": "bytes", "value": b"\xff"}
     with pytest.raises(TypeError):
-        encode(Item("str", "x", "hex"), Limits())  # type: ignore[arg-type]  # the mistake
+        encode(Item("str", "x", "hex"), RequestLimits())  # type: ignore[arg-type]  # the mistake
 
 
 # Errors
@@ -128,7 +128,7 @@ def call_until(deadline: float) -> Call:
 
 def test_call_is_taken_once() -> None:
     """Of all that would end a call, one does."""
-    calls, call = OpenCalls(), call_until(5.0)
+    calls, call = DeadlineTable(), call_until(5.0)
     assert calls.add(call)
     assert calls.take(call)
     assert not calls.take(call)
@@ -137,7 +137,7 @@ def test_call_is_taken_once() -> None:
 
 def test_overdue_calls_are_those_whose_time_is_up() -> None:
     """A deadline is kept to 10 ms, never early."""
-    calls = OpenCalls()
+    calls = DeadlineTable()
     early, late = call_until(5.001), call_until(6.0)
     for call in (early, late):
         assert calls.add(call)
@@ -148,17 +148,17 @@ def test_overdue_calls_are_those_whose_time_is_up() -> None:
 
 def test_closed_takes_no_more_and_gives_all_back() -> None:
     """Calls that are open at the end are handed out to be ended; later ones are not taken."""
-    calls, call = OpenCalls(), call_until(5.0)
+    calls, call = DeadlineTable(), call_until(5.0)
     assert calls.add(call)
     assert calls.close() == [call]
     assert not calls.add(call_until(5.0))
     assert calls.wait_for_overdue(0.0) == []
 
 
-@pytest.mark.parametrize("wake", [OpenCalls.wake, OpenCalls.close, lambda calls: calls.add(call_until(50.0))])
-def test_who_waits_for_deadlines_is_woken(wake: Callable[[OpenCalls], object]) -> None:
+@pytest.mark.parametrize("wake", [DeadlineTable.wake, DeadlineTable.close, lambda calls: calls.add(call_until(50.0))])
+def test_who_waits_for_deadlines_is_woken(wake: Callable[[DeadlineTable], object]) -> None:
     """By an earlier deadline, by the end, and on demand; also where that came before the wait."""
-    calls = OpenCalls()
+    calls = DeadlineTable()
     assert calls.add(call_until(1e6))
     done = threading.Event()
 
@@ -301,7 +301,7 @@ def test_call_that_could_not_be_sent_is_refused_at_once(options: dict[str, Any])
     client = TokenClient("redis://127.0.0.1:1", client_id="shop-frontend")
     with pytest.raises(ValueError, match=next(iter(options))):
         client.submit("tokenize", [("str", MARKER)], **options)
-    assert not client._core.needs_closing
+    assert not client._engine.needs_closing
 
 
 def test_client_shows_where_it_sends_to_and_no_password() -> None:
@@ -316,7 +316,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("TOKEN_WORKER_MAX_ITEMS", "7")
     client = TokenClient(client_id="shop-frontend")
     assert repr(client) == "TokenClient('elsewhere:7001', client_id='shop-frontend')"
-    assert client._core._limits.items == 7
+    assert client._engine._limits.items == 7
 
 
 # What importing it costs

@@ -10,29 +10,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from token_worker.client import BadReply, ClientClosed, TimedOut, TokenClientError, TokenNotFound, UnknownClient
-from token_worker.client.calls import Call, Outcome, Owner, Part, Request, Requests
+from token_worker.client.calls import Call, CallKey, CallOutcome, Part, Requests, StreamRequest
 from token_worker.client.errors import RequestRefused
-from token_worker.client.items import OVERHEAD_BYTES, Limits, encode, split
+from token_worker.client.items import OVERHEAD_BYTES, RequestLimits, encode, split
 from token_worker.contract.messages import Op
 
-OWNER = Owner(Op.TOKENIZE, "shop-frontend", None, consistent=True)
+KEY = CallKey(Op.TOKENIZE, "shop-frontend", None, consistent=True)
 MARKER = "4242-4242"
 
 
 class Caller:
     """Makes calls, and keeps what came of them."""
 
-    def __init__(self, limits: Limits | None = None, gather_seconds: float = 0.0) -> None:
-        self.limits = limits or Limits()
+    def __init__(self, limits: RequestLimits | None = None, gather_seconds: float = 0.0) -> None:
+        self.limits = limits or RequestLimits()
         self.requests = Requests(self.limits, gather_seconds)
-        self.outcomes: dict[int, Outcome] = {}
+        self.outcomes: dict[int, CallOutcome] = {}
         self.calls: list[Call] = []
         self.parts = self.released = 0
 
-    def call(self, values: Sequence[Any], owner: Owner = OWNER, now: float = 0.0, deadline: float = 10.0) -> Call:
+    def call(self, values: Sequence[Any], key: CallKey = KEY, now: float = 0.0, deadline: float = 10.0) -> Call:
         number = len(self.calls)
 
-        def finish(outcome: Outcome) -> None:
+        def finish(outcome: CallOutcome) -> None:
             assert number not in self.outcomes
             self.outcomes[number] = outcome
 
@@ -41,29 +41,29 @@ class Caller:
         items = [encode(("str", value), self.limits) for value in values]
         encoded = [item for item in items if isinstance(item, bytes)]
         for where in split([len(item) for item in encoded], self.limits):
-            self.requests.add(Part(call, where.start, encoded[where], owner, None, self._release), now)
+            self.requests.add(Part(call, where.start, encoded[where], key, None, self._release), now)
             self.parts += 1
         return call
 
     def _release(self) -> None:
         self.released += 1
 
-    def take(self, most: int = 1000) -> list[Request]:
+    def take(self, most: int = 1000) -> list[StreamRequest]:
         return self.requests.take(most, "replies")
 
     def reply(self, payload: bytes) -> None:
         self.end(self.requests.reply(payload))
 
-    def answer(self, request: Request, **more: Any) -> None:
+    def answer(self, request: StreamRequest, **more: Any) -> None:
         """Reply with tokens that are the values in capitals."""
         self.reply(reply_to(request, items=[{"value": value.upper()} for value in values_of(request)], **more))
 
-    def end(self, over: Iterable[tuple[Call, Outcome]]) -> None:
+    def end(self, over: Iterable[tuple[Call, CallOutcome]]) -> None:
         for call, outcome in over:
             call.end(outcome)
 
 
-def payload_of(request: Request) -> dict[str, Any]:
+def payload_of(request: StreamRequest) -> dict[str, Any]:
     fields = request.fields(lambda at: round(at * 1000))
     payload = dict(zip(fields[::2], fields[1::2], strict=True))["payload"]
     assert isinstance(payload, bytes)
@@ -71,19 +71,19 @@ def payload_of(request: Request) -> dict[str, Any]:
     return found
 
 
-def values_of(request: Request) -> list[str]:
+def values_of(request: StreamRequest) -> list[str]:
     return [item["value"] for item in payload_of(request)["items"]]
 
 
-def reply_to(request: Request, **members: Any) -> bytes:
+def reply_to(request: StreamRequest, **members: Any) -> bytes:
     return msgspec.msgpack.encode({"id": request.id, "op": "tokenize", "request_entry": "1-0", **members})
 
 
 def test_request_says_what_the_call_said() -> None:
-    """Owner, deadline, stream for the reply and items stand in the payload; what is as by default is left out."""
+    """CallKey, deadline, stream for the reply and items stand in the payload; what is as by default is left out."""
     caller = Caller()
     caller.call(["a"])
-    caller.call(["b"], Owner(Op.DETOKENIZE, None, "zone-one", consistent=False))
+    caller.call(["b"], CallKey(Op.DETOKENIZE, None, "zone-one", consistent=False))
     plain, other = map(payload_of, caller.take())
     assert plain.pop("id") != other.pop("id")
     common = {"reply_to": "replies", "expires_at": 10_000}
@@ -108,12 +108,12 @@ texts = st.lists(st.text(string.ascii_lowercase, min_size=1, max_size=40), max_s
 @given(calls=st.lists(texts, max_size=8), gather=st.booleans(), items=st.integers(1, 7), data=st.data())
 def test_each_value_gets_its_own_answer(calls: list[list[str]], gather: bool, items: int, data: st.DataObject) -> None:
     """However calls are split and gathered, and in whatever order replies come: each call has its answers in order."""
-    caller = Caller(Limits(items, OVERHEAD_BYTES + 200), 0.001 if gather else 0.0)
-    owners = [OWNER, OWNER._replace(client_id="other-client")]
-    of: dict[str, Owner] = {}
+    caller = Caller(RequestLimits(items, OVERHEAD_BYTES + 200), 0.001 if gather else 0.0)
+    keys = [KEY, KEY._replace(client_id="other-client")]
+    of: dict[str, CallKey] = {}
     for number, values in enumerate(calls):
-        owner = of[str(number)] = data.draw(st.sampled_from(owners))
-        caller.call([f"{number}:{value}" for value in values], owner)
+        key = of[str(number)] = data.draw(st.sampled_from(keys))
+        caller.call([f"{number}:{value}" for value in values], key)
     requests = caller.take()
     for request in requests:
         values = values_of(request)
@@ -133,7 +133,7 @@ def test_each_value_gets_its_own_answer(calls: list[list[str]], gather: bool, it
 @given(sizes=st.lists(st.integers(1, 60), max_size=40), items=st.integers(1, 10))
 def test_split_takes_each_once_in_order(sizes: list[int], items: int) -> None:
     """Pieces follow on each other, keep both limits, and none could have taken the next one's first item."""
-    limits = Limits(items, OVERHEAD_BYTES + 60)
+    limits = RequestLimits(items, OVERHEAD_BYTES + 60)
     pieces = [*split(sizes, limits)]
     assert [at for piece in pieces for at in range(piece.start, piece.stop)] == [*range(len(sizes))]
     for piece in pieces:
@@ -170,7 +170,7 @@ def test_shared_request_is_good_as_long_as_any_of_its_calls(ends: tuple[float, .
 
 def test_full_request_does_not_wait() -> None:
     """As many items as one request takes go at once, whatever the time to gather."""
-    caller = Caller(Limits(items=3), gather_seconds=60.0)
+    caller = Caller(RequestLimits(items=3), gather_seconds=60.0)
     caller.call(["a", "b"], now=1.0)
     assert caller.requests.next_at() == 61.0
     caller.call(["c"], now=1.0)
@@ -179,7 +179,7 @@ def test_full_request_does_not_wait() -> None:
 
 def test_call_answered_in_parts_ends_with_the_last() -> None:
     """A list of several requests has one outcome, when all of it is there."""
-    caller = Caller(Limits(items=1))
+    caller = Caller(RequestLimits(items=1))
     caller.call(["a", "b", "c"])
     first, second, third = caller.take()
     caller.answer(third)
@@ -219,7 +219,7 @@ def test_refused_request_ends_all_its_calls_each_with_an_error_of_its_own() -> N
 
 def test_rest_of_a_call_that_failed_is_let_go_of() -> None:
     """Where one of a call's requests was refused, the next sweep makes room of the others."""
-    caller = Caller(Limits(items=1))
+    caller = Caller(RequestLimits(items=1))
     caller.call(["a", "b", "c"])
     first, _ = caller.take(2)
     caller.reply(reply_to(first, error={"code": "internal", "message": "failed"}))
@@ -236,14 +236,14 @@ def test_request_in_doubt_is_sent_again_as_it_was_while_somebody_waits() -> None
     caller.call(["b"])
     one, other = caller.take()
     caller.call(["c"])
-    caller.requests.send_again([one, other])
+    caller.requests.requeue([one, other])
     assert caller.requests.next_at() == 0.0
     caller.answer(other)
     again, new = caller.take()
     assert again is one
     assert values_of(new) == ["c"]
     caller.answer(again)
-    caller.requests.send_again([one, other])
+    caller.requests.requeue([one, other])
     assert caller.requests.next_at() is None
     assert [caller.outcomes[number] for number in (0, 1)] == [["A"], ["B"]]
 
@@ -252,7 +252,7 @@ def test_swept_request_is_not_sent_again_nor_kept() -> None:
     """What waited to be sent again when its call ended otherwise is forgotten with it, payload and all."""
     caller = Caller()
     call = caller.call([MARKER])
-    caller.requests.send_again(caller.take())
+    caller.requests.requeue(caller.take())
     call.end(TimedOut("late"))
     caller.requests.sweep()
     assert caller.requests.next_at() is None
@@ -291,7 +291,7 @@ def test_reply_that_comes_too_late_is_passed_over() -> None:
     caller = Caller()
     call = caller.call(["a"])
     [request] = caller.take()
-    call.end(call.too_late())
+    call.end(call.timeout_error())
     caller.answer(request)
     assert isinstance(caller.outcomes[0], TimedOut)
     assert call.answers == []

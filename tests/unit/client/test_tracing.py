@@ -13,15 +13,15 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFl
 
 from harness.traces import Sdk
 from token_worker.client import tracing
-from token_worker.client.calls import Call, Owner, Part, Request, Requests
+from token_worker.client.calls import Call, CallKey, Part, Requests, StreamRequest
 from token_worker.client.errors import StreamsRefused, TimedOut
-from token_worker.client.items import Limits
+from token_worker.client.items import RequestLimits
 from token_worker.contract.messages import Op
 from token_worker.errors import ServerError
 from token_worker.redis.address import parse
 from token_worker.telemetry.trace_context import trace_parent
 
-OWNER = Owner(Op.TOKENIZE, "shop", None, consistent=True)
+KEY = CallKey(Op.TOKENIZE, "shop", None, consistent=True)
 REMOTE = SpanContext(
     0x4BF92F3577B34DA6A3CE929D0E0E4736, 0xF067AA0BA902B7, True, TraceFlags(1), TraceState([("k", "v")])
 )
@@ -36,14 +36,16 @@ def sdk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sdk]:
 
 
 def requests(gather_seconds: float = 0.0) -> Requests:
-    return Requests(Limits(), gather_seconds, tracing.Sends("requests", parse("redis://streams.example:6400")))
+    return Requests(
+        RequestLimits(), gather_seconds, tracing.SendSpans("requests", parse("redis://streams.example:6400"))
+    )
 
 
 def add(subject: Requests, count: int = 1) -> None:
     """Calls of one value each, as the current context has them."""
     for _ in range(count):
         call = Call(1, 1e9, lambda: TimedOut("late"), lambda _: None)
-        subject.add(Part(call, 0, [b"\xc0"], OWNER, tracing.caller(), lambda: None), 0.0)
+        subject.add(Part(call, 0, [b"\xc0"], KEY, tracing.caller(), lambda: None), 0.0)
 
 
 def traceparent(context: SpanContext | None) -> str:
@@ -51,7 +53,7 @@ def traceparent(context: SpanContext | None) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
-def headers(request: Request) -> tuple[str | bytes, ...]:
+def headers(request: StreamRequest) -> tuple[str | bytes, ...]:
     return request.fields(lambda _: None)[2:]
 
 
@@ -106,12 +108,12 @@ def test_span_ends_when_its_request_is_not_sent_again(sdk: Sdk) -> None:
     refused.sending.end(ServerError("streams", "NOPERM"))
     subject.fail(refused, StreamsRefused("NOPERM"))
     subject.reply(encode({"id": answered.id, "items": [{"value": "token"}]}))
-    given_up.parts[0].call.is_over = True
+    given_up.parts[0].call.has_ended = True
     subject.sweep()
     assert len(sdk.spans) == 1
-    subject.send_again([answered, given_up, swept])
+    subject.requeue([answered, given_up, swept])
     assert len(sdk.spans) == 3
-    swept.parts[0].call.is_over = True
+    swept.parts[0].call.has_ended = True
     subject.sweep()
     errors = [(span.attributes or {}).get("error.type") for span in sdk.spans]
     assert errors == ["NOPERM", None, "unconfirmed", "unconfirmed"]
@@ -124,7 +126,7 @@ def test_request_that_is_sent_again_keeps_its_span(sdk: Sdk) -> None:
     subject = requests()
     add(subject)
     first = subject.take(10, None)
-    subject.send_again(first)
+    subject.requeue(first)
     assert subject.take(10, None) == first
     assert sdk.spans == []
 
@@ -134,7 +136,7 @@ def test_request_answered_while_it_waits_to_be_sent_again_is_no_error(sdk: Sdk) 
     subject = requests()
     add(subject)
     [request] = subject.take(10, None)
-    subject.send_again([request])
+    subject.requeue([request])
     subject.reply(encode({"id": request.id, "items": [{"value": "token"}]}))
     assert subject.take(10, None) == []
     [span] = sdk.spans
@@ -168,9 +170,9 @@ class NoSpans(trace.NoOpTracer):
 @pytest.mark.parametrize("tracer", [trace.NoOpTracer(), NoSpans()])
 def test_trace_of_the_caller_is_passed_on_without_a_provider(tracer: trace.Tracer) -> None:
     """Where nobody made a provider, but a trace came from elsewhere, it goes on as it is, with its ``tracestate``."""
-    sends = tracing.Sends("requests", parse("redis://localhost"))
+    sends = tracing.SendSpans("requests", parse("redis://localhost"))
     sends._tracer = tracer
-    subject = Requests(Limits(), 0.0, sends)
+    subject = Requests(RequestLimits(), 0.0, sends)
     with use_span(NonRecordingSpan(REMOTE)):
         add(subject)
     [request] = subject.take(10, None)
@@ -221,7 +223,7 @@ sys.modules["opentelemetry"] = None
 import token_worker.client
 from token_worker.client import tracing
 from token_worker.redis.address import parse
-tracing.Sends("requests", parse("redis://localhost"))
+tracing.SendSpans("requests", parse("redis://localhost"))
 sys.exit(tracing.caller() is not None or any(name in sys.modules for name in ("hvac", "opentelemetry.trace")))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)

@@ -8,8 +8,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack, overload
 
-from token_worker.client.base import Asked, BaseClient, CallOptions
-from token_worker.client.calls import Outcome
+from token_worker.client.base import BaseClient, CallOptions, CallValues
+from token_worker.client.calls import CallOutcome
 from token_worker.client.errors import TokenClientError
 from token_worker.client.items import Answer, Item, Type, Value
 from token_worker.client.synchronous import V
@@ -33,7 +33,7 @@ class AsyncTokenClient(BaseClient):
     def _make_room(self, max_in_flight: int) -> None:
         self._room = asyncio.Semaphore(max_in_flight)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: deque[tuple[asyncio.Future[Outcome], Outcome] | None] = deque()
+        self._waiting: deque[tuple[asyncio.Future[CallOutcome], CallOutcome] | None] = deque()
         self._is_woken = False
 
     @overload
@@ -48,7 +48,7 @@ class AsyncTokenClient(BaseClient):
     ) -> list[V | None]: ...
     async def tokenize(self, value: Any, *, type: Type | None = None, **options: Unpack[CallOptions]) -> Any:
         """As ``TokenClient.tokenize``."""
-        asked = Asked(value, type)
+        asked = CallValues(value, type)
         return asked.result(await self.request(Op.TOKENIZE, asked.items, **options))
 
     @overload
@@ -63,7 +63,7 @@ class AsyncTokenClient(BaseClient):
     ) -> list[V | None]: ...
     async def detokenize(self, value: Any, *, type: Type | None = None, **options: Unpack[CallOptions]) -> Any:
         """As ``TokenClient.detokenize``."""
-        asked = Asked(value, type)
+        asked = CallValues(value, type)
         return asked.result(await self.request(Op.DETOKENIZE, asked.items, **options))
 
     async def request(
@@ -78,8 +78,8 @@ class AsyncTokenClient(BaseClient):
         if self._loop not in (None, loop):
             raise RuntimeError("the client belongs to another event loop; make one for each")
         self._loop = loop
-        future: asyncio.Future[Outcome] = loop.create_future()
-        call, lane, parts = self._prepare(
+        future: asyncio.Future[CallOutcome] = loop.create_future()
+        call, channel, parts = self._prepare(
             op,
             items,
             options,
@@ -90,17 +90,17 @@ class AsyncTokenClient(BaseClient):
             for part in parts:
                 if not await self._take_room(future):
                     break
-                lane.put(part)
+                channel.put(part)
             outcome = await future
             if isinstance(outcome, TokenClientError):
                 raise outcome
             return outcome
         finally:
-            self._core.drop(call)
+            self._engine.drop(call)
             outcome = []  # an error that is raised holds on to this frame
             del future
 
-    async def _take_room(self, future: asyncio.Future[Outcome]) -> bool:
+    async def _take_room(self, future: asyncio.Future[CallOutcome]) -> bool:
         """Wait for room for a request; False if the call is over before there is."""
         if not self._room.locked():
             await self._room.acquire()
@@ -115,10 +115,10 @@ class AsyncTokenClient(BaseClient):
                 self._room.release()
         return is_taken
 
-    def _end(self, future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    def _end(self, future: asyncio.Future[CallOutcome], outcome: CallOutcome) -> None:
         self._pass_on((future, outcome))
 
-    def _pass_on(self, event: tuple[asyncio.Future[Outcome], Outcome] | None) -> None:
+    def _pass_on(self, event: tuple[asyncio.Future[CallOutcome], CallOutcome] | None) -> None:
         """Have the loop end a call, or make room for a request; wakes it once for all that come up meanwhile."""
         self._waiting.append(event)
         if not self._is_woken and self._loop is not None:
@@ -139,7 +139,7 @@ class AsyncTokenClient(BaseClient):
 
     async def close(self) -> None:
         """Close the connections; calls that still wait get ``ClientClosed``."""
-        await asyncio.get_running_loop().run_in_executor(None, self._core.close)
+        await asyncio.get_running_loop().run_in_executor(None, self._engine.close)
 
     async def __aenter__(self) -> Self:
         return self

@@ -9,10 +9,10 @@ from contextlib import suppress
 from itertools import compress
 from typing import Any, Final, TypedDict
 
-from token_worker.client.calls import Outcome, Owner
-from token_worker.client.core import Core, Prepared
+from token_worker.client.call_engine import CallEngine, PreparedCall
+from token_worker.client.calls import CallKey, CallOutcome
 from token_worker.client.errors import RequestRefused, SomeFailed
-from token_worker.client.items import Answer, Item, Limits, Type, Value, type_of
+from token_worker.client.items import Answer, Item, RequestLimits, Type, Value, type_of
 from token_worker.contract.messages import Op
 from token_worker.contract.values import is_utf8
 from token_worker.redis.address import RedisSettings, parse
@@ -93,17 +93,17 @@ class BaseClient:
             raise ValueError(f"batch_ms: expected 0 to {MAX_BATCH_MS}")
         if streams is None:
             streams = load(os.environ, None)
-        limits = Limits()
+        limits = RequestLimits()
         of_settings: tuple[Route, ...] = DEFAULT_ROUTES
         if isinstance(streams, Settings):
-            limits, of_settings = Limits(streams.max_items, streams.max_request_bytes), streams.routes
+            limits, of_settings = RequestLimits(streams.max_items, streams.max_request_bytes), streams.routes
             streams = streams.streams
         self._streams = parse(streams) if isinstance(streams, str) else streams
         self._client_id = client_id
         self._zone_id = zone_id
         self._consistent = consistent
         self._timeout_seconds = timeout_seconds
-        self._core = Core(
+        self._engine = CallEngine(
             self._streams,
             of_settings if routes is None else routes,
             limits=limits,
@@ -122,18 +122,18 @@ class BaseClient:
     def __del__(
         self, _warn: Callable[..., None] = warnings.warn, _is_ending: Callable[[], bool] = sys.is_finalizing
     ) -> None:
-        core: Core | None = getattr(self, "_core", None)
-        if core is not None and core.needs_closing:
+        engine: CallEngine | None = getattr(self, "_engine", None)
+        if engine is not None and engine.needs_closing:
             # By a thread of its own: this one, whatever it is, may hold a lock of the client, and must not wait.
             if not _is_ending():  # no thread starts any more then, and Python 3.11 waits for it
                 with suppress(RuntimeError):
-                    threading.Thread(target=core.close, name="token-client close", daemon=True).start()
+                    threading.Thread(target=engine.close, name="token-client close", daemon=True).start()
             _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
     @property
     def away(self) -> str | None:
         """Why the Redis of the streams cannot be used now, as far as calls have found out; None while it can be."""
-        return self._core.away
+        return self._engine.away
 
     def _prepare(
         self,
@@ -141,13 +141,13 @@ class BaseClient:
         items: Sequence[Item | tuple[Type, Value]],
         options: CallOptions,
         *,
-        finish: Callable[[Outcome], None],
+        finish: Callable[[CallOutcome], None],
         release: Callable[[], None],
-    ) -> Prepared:
-        """A call, as ``Core.prepare`` has it."""
+    ) -> PreparedCall:
+        """A call, as ``CallEngine.prepare`` has it."""
         client_id, zone_id = options.get("client_id"), options.get("zone_id")
         consistent, seconds = options.get("consistent"), options.get("timeout_seconds")
-        owner = Owner(
+        key = CallKey(
             Op(op),
             self._client_id if client_id is None else client_id,
             self._zone_id if client_id is None and zone_id is None else zone_id,
@@ -155,10 +155,10 @@ class BaseClient:
         )
         seconds = self._timeout_seconds if seconds is None else seconds
         _check_seconds(seconds)
-        for name, given in (("client_id", owner.client_id), ("zone_id", owner.zone_id)):
+        for name, given in (("client_id", key.client_id), ("zone_id", key.zone_id)):
             if given is not None and not (len(given) <= MAX_OWNER_ID and is_utf8(given)):
                 raise ValueError(f"{name}: expected text of at most {MAX_OWNER_ID} characters")
-        return self._core.prepare(items, owner, seconds, finish=finish, release=release)
+        return self._engine.prepare(items, key, seconds, finish=finish, release=release)
 
 
 def _check_seconds(seconds: float) -> None:
@@ -166,7 +166,7 @@ def _check_seconds(seconds: float) -> None:
         raise ValueError(f"timeout_seconds: expected more than 0, and at most {MAX_TIMEOUT_SECONDS}")
 
 
-class Asked:
+class CallValues:
     """The value, or the list of values, of one call.
 
     Args:

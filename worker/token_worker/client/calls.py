@@ -19,22 +19,22 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 import msgspec
 
 from token_worker.client.errors import BadReply, RequestRefused, TokenClientError, refusal
-from token_worker.client.items import OVERHEAD_BYTES, Answer, Limits
-from token_worker.client.tracing import Sending, Sends
+from token_worker.client.items import OVERHEAD_BYTES, Answer, RequestLimits
+from token_worker.client.tracing import SendSpan, SendSpans
 from token_worker.contract.messages import Op
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-Outcome = list[Answer] | TokenClientError
-Finish = Callable[[Outcome], None]
+CallOutcome = list[Answer] | TokenClientError
+Finish = Callable[[CallOutcome], None]
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder().decode
 _VALUES: Final = frozenset({int, str, bytes})
 
 
-class Owner(NamedTuple):
+class CallKey(NamedTuple):
     """Whose key is used, and how: parts that share a request agree in it."""
 
     op: Op
@@ -49,19 +49,21 @@ class Call:
     Args:
         count: how many answers there are to be.
         deadline: when it is over, in seconds of the monotonic clock.
-        too_late: what to end it with at its deadline.
+        timeout_error: what to end it with at its deadline.
         finish: takes the outcome, once.
     """
 
-    __slots__ = ("answers", "deadline", "finish", "is_over", "missing", "too_late")
+    __slots__ = ("answers", "deadline", "finish", "has_ended", "missing", "timeout_error")
 
-    def __init__(self, count: int, deadline: float, too_late: Callable[[], TokenClientError], finish: Finish) -> None:
+    def __init__(
+        self, count: int, deadline: float, timeout_error: Callable[[], TokenClientError], finish: Finish
+    ) -> None:
         self.answers: list[Any] = [None] * count
         self.missing = count
         self.deadline = deadline
-        self.too_late = too_late
+        self.timeout_error = timeout_error
         self.finish: Finish | None = finish
-        self.is_over = False
+        self.has_ended = False
 
     def answer(self, at: int, answers: Sequence[Answer]) -> bool:
         """Take the answers from position ``at`` on; whether all are there."""
@@ -69,9 +71,9 @@ class Call:
         self.missing -= len(answers)
         return not self.missing
 
-    def end(self, outcome: Outcome | None) -> None:
-        """It is over, with an outcome unless nobody wants to know it; only for who took it from ``OpenCalls``."""
-        self.is_over = True
+    def end(self, outcome: CallOutcome | None) -> None:
+        """It is over, with an outcome unless nobody wants to know it; only for who took it from ``DeadlineTable``."""
+        self.has_ended = True
         finish, self.finish = self.finish, None  # and nothing of it is kept here
         self.answers = []
         if finish is not None and outcome is not None:
@@ -85,38 +87,38 @@ class Part:
         call: whose.
         at: position of the first item in the call.
         items: as ``items.encode`` gives them.
-        owner: whose key.
+        key: whose key.
         caller: the caller's span, if there is something to trace.
         release: called once when the part is over, with or without an answer.
     """
 
-    __slots__ = ("at", "call", "caller", "items", "owner", "queued_at", "release")
+    __slots__ = ("at", "call", "caller", "items", "key", "queued_at", "release")
 
     def __init__(
         self,
         call: Call,
         at: int,
         items: list[bytes],
-        owner: Owner,
+        key: CallKey,
         caller: "Span | None",
         release: Callable[[], None],
     ) -> None:
         self.call = call
         self.at = at
         self.items = items
-        self.owner = owner
+        self.key = key
         self.caller = caller
         self.release = release
         self.queued_at = 0.0
 
 
-class Request(NamedTuple):
+class StreamRequest(NamedTuple):
     """One entry for the stream: its id, the parts in it, the stream for the reply, and its span if any."""
 
     id: str
     parts: list[Part]
     reply_to: str | None
-    sending: Sending | None = None
+    sending: SendSpan | None = None
 
     def fields(self, unix_ms: Callable[[float], int | None]) -> tuple[str | bytes, ...]:
         """Names and values of the entry in turn, each time it is sent: servers differ in what time it is.
@@ -124,7 +126,7 @@ class Request(NamedTuple):
         Args:
             unix_ms: the time of a deadline by the server's clock, in Unix milliseconds; None where that is not known.
         """
-        op, client_id, zone_id, consistent = self.parts[0].owner
+        op, client_id, zone_id, consistent = self.parts[0].key
         message: dict[str, Any] = {"id": self.id, "op": op}
         expires_at = unix_ms(max(part.call.deadline for part in self.parts))
         given = {"client_id": client_id, "zone_id": zone_id, "reply_to": self.reply_to, "expires_at": expires_at}
@@ -138,7 +140,7 @@ class Request(NamedTuple):
     @property
     def is_wanted(self) -> bool:
         """Whether somebody still waits for it."""
-        return any(not part.call.is_over for part in self.parts)
+        return any(not part.call.has_ended for part in self.parts)
 
 
 class Requests:
@@ -150,7 +152,7 @@ class Requests:
         sends: makes the spans.
     """
 
-    def __init__(self, limits: Limits, gather_seconds: float = 0.0, sends: Sends | None = None) -> None:
+    def __init__(self, limits: RequestLimits, gather_seconds: float = 0.0, sends: SendSpans | None = None) -> None:
         self._limits = limits
         self._sends = sends
         self._gather_seconds = gather_seconds
@@ -158,8 +160,8 @@ class Requests:
         self._count = 0
         self._parts: deque[Part] = deque()
         self._items = 0  # in the parts above
-        self._again: deque[Request] = deque()
-        self._open: dict[str, Request] = {}
+        self._again: deque[StreamRequest] = deque()
+        self._open: dict[str, StreamRequest] = {}
 
     @property
     def is_idle(self) -> bool:
@@ -183,12 +185,12 @@ class Requests:
             return 0.0
         return self._parts[0].queued_at + self._gather_seconds if self._parts else None
 
-    def take(self, most: int, reply_to: str | None) -> list[Request]:
+    def take(self, most: int, reply_to: str | None) -> list[StreamRequest]:
         """At most so many requests to send now, with replies to be had on the stream ``reply_to``.
 
         What has to be sent again comes first, as it was.
         """
-        taken: list[Request] = []
+        taken: list[StreamRequest] = []
         while self._again and len(taken) < most:
             taken += self._wanted([self._again.popleft()])
         while self._parts and len(taken) < most:
@@ -204,32 +206,32 @@ class Requests:
         count, room = 0, self._limits.bytes - OVERHEAD_BYTES
         while self._parts:
             part = self._parts[0]
-            if part.call.is_over:
+            if part.call.has_ended:
                 part.release()
             else:
                 count += len(part.items)
                 room -= sum(map(len, part.items)) if self._gather_seconds else 0
                 if taken and not (self._gather_seconds and count <= self._limits.items and room >= 0):
                     break
-                if taken and (part.owner, part.caller) != (taken[0].owner, taken[0].caller):
+                if taken and (part.key, part.caller) != (taken[0].key, taken[0].caller):
                     break
                 taken.append(part)
             self._items -= len(self._parts.popleft().items)
         return taken
 
-    def _make(self, parts: list[Part], reply_to: str | None) -> Request:
+    def _make(self, parts: list[Part], reply_to: str | None) -> StreamRequest:
         self._count += 1
         request_id, caller = f"{self._prefix}{self._count}", parts[0].caller
         sending = self._sends.begin(caller, request_id) if caller and self._sends else None
-        return Request(request_id, parts, reply_to, sending)
+        return StreamRequest(request_id, parts, reply_to, sending)
 
-    def send_again(self, requests: Iterable[Request]) -> None:
+    def requeue(self, requests: Iterable[StreamRequest]) -> None:
         """These did not arrive, or it is not known whether they did."""
         self._again.extend(self._wanted(requests))
 
-    def _wanted(self, requests: Iterable[Request]) -> list[Request]:
+    def _wanted(self, requests: Iterable[StreamRequest]) -> list[StreamRequest]:
         """Those that somebody still waits for; the others will not be sent again."""
-        wanted: list[Request] = []
+        wanted: list[StreamRequest] = []
         for request in requests:
             if request.id in self._open:
                 wanted.append(request)
@@ -237,7 +239,7 @@ class Requests:
                 request.sending.end(None)
         return wanted
 
-    def reply(self, payload: bytes) -> list[tuple[Call, Outcome]]:
+    def reply(self, payload: bytes) -> list[tuple[Call, CallOutcome]]:
         """Take what a stream of replies has; the calls that are over by it."""
         if payload[:1] in b"{[ \t\r\n":  # JSON is never ours
             return []
@@ -255,25 +257,25 @@ class Requests:
             answers = BadReply("the reply is none of the contract's")
         return self._close(request, answers)
 
-    def reply_among(self, payloads: Iterable[bytes]) -> list[tuple[Call, Outcome]]:
+    def reply_among(self, payloads: Iterable[bytes]) -> list[tuple[Call, CallOutcome]]:
         """Take those that are ours of a stream that others read, too; the calls that are over by them."""
         mark = self._prefix.encode()
         return [over for payload in payloads if mark in payload for over in self.reply(payload)]
 
-    def fail(self, request: Request, error: TokenClientError) -> list[tuple[Call, Outcome]]:
+    def fail(self, request: StreamRequest, error: TokenClientError) -> list[tuple[Call, CallOutcome]]:
         """The request can not be sent at all; the calls that are over by it."""
         return self._close(request, error) if request.id in self._open else []
 
-    def _close(self, request: Request, answers: Outcome) -> list[tuple[Call, Outcome]]:
+    def _close(self, request: StreamRequest, answers: CallOutcome) -> list[tuple[Call, CallOutcome]]:
         del self._open[request.id]
         if request.sending:
             request.sending.is_answered = True
-        over: list[tuple[Call, Outcome]] = []
+        over: list[tuple[Call, CallOutcome]] = []
         at = 0
         for part in request.parts:
             part.release()
             call, count = part.call, len(part.items)
-            if not call.is_over:
+            if not call.has_ended:
                 if isinstance(answers, TokenClientError):
                     over.append((call, copy.copy(answers)))  # each caller raises one of its own
                 elif call.answer(part.at, answers[at : at + count]):
@@ -288,15 +290,15 @@ class Requests:
             for part in request.parts:
                 part.release()
         self._again = deque(self._wanted(self._again))
-        kept = [part for part in self._parts if not part.call.is_over]
+        kept = [part for part in self._parts if not part.call.has_ended]
         for part in self._parts:
-            if part.call.is_over:
+            if part.call.has_ended:
                 part.release()
         self._parts = deque(kept)
         self._items = sum(len(part.items) for part in kept)
 
 
-def _answers(message: dict[str, Any], count: int) -> Outcome:
+def _answers(message: dict[str, Any], count: int) -> CallOutcome:
     """What a reply holds: an answer for each of so many items, or the error of the request as a whole."""
     items = message.get("items")
     if items is None:

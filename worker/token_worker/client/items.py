@@ -24,7 +24,7 @@ REQUEST_BYTES: Final = PlainOptions().max_request_bytes
 """The same for the bytes of a payload."""
 
 OVERHEAD_BYTES: Final = 4096
-"""Room in a payload for all but its items: id, owner and stream for the reply, at their longest."""
+"""Room in a payload for all but its items: id, key and stream for the reply, at their longest."""
 
 _TYPES: Final[dict[type, TypeName]] = {int: TypeName.INT64, str: TypeName.STR, bytes: TypeName.BYTES}
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -47,7 +47,7 @@ class Item(NamedTuple):
     as_: Literal["bytes"] | None = None
 
 
-class Limits(NamedTuple):
+class RequestLimits(NamedTuple):
     """How much one request may carry."""
 
     items: int = MAX_ITEMS
@@ -66,7 +66,7 @@ def type_of(value: object) -> TypeName:
     return found
 
 
-def encode(item: Item | tuple[Type, Value], limits: Limits) -> bytes | RequestRefused:
+def encode(item: Item | tuple[Type, Value], limits: RequestLimits) -> bytes | RequestRefused:
     """An item as it stands in a payload, or why no request can carry it.
 
     Raises:
@@ -91,7 +91,7 @@ def encode(item: Item | tuple[Type, Value], limits: Limits) -> bytes | RequestRe
     return encoded
 
 
-def split(sizes: Sequence[int], limits: Limits) -> Iterator[slice]:
+def split(sizes: Sequence[int], limits: RequestLimits) -> Iterator[slice]:
     """Which items go into a request together: as many as may, in order; each fits into one alone."""
     start = size = 0
     most, room = limits.items, limits.bytes - OVERHEAD_BYTES

@@ -8,9 +8,9 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
-from token_worker.client.base import Asked, BaseClient, CallOptions
-from token_worker.client.calls import Call, Outcome
-from token_worker.client.core import Core, Prepared
+from token_worker.client.base import BaseClient, CallOptions, CallValues
+from token_worker.client.call_engine import CallEngine, PreparedCall
+from token_worker.client.calls import Call, CallOutcome
 from token_worker.client.items import Answer, Item, Type, Value
 from token_worker.contract.messages import Op
 
@@ -62,7 +62,7 @@ class TokenClient(BaseClient):
             ClientClosed: the client was closed.
             TypeError, ValueError: the arguments are none that could be sent.
         """
-        asked = Asked(value, type)
+        asked = CallValues(value, type)
         return asked.result(self.request(Op.TOKENIZE, asked.items, **options))
 
     @overload
@@ -79,7 +79,7 @@ class TokenClient(BaseClient):
         >>> client.detokenize(client.tokenize(42, type="int32"), type="int32")
         42
         """
-        asked = Asked(value, type)
+        asked = CallValues(value, type)
         return asked.result(self.request(Op.DETOKENIZE, asked.items, **options))
 
     def request(
@@ -94,7 +94,7 @@ class TokenClient(BaseClient):
 
         Raises: as ``tokenize``, but for ``SomeFailed``.
         """
-        if self._core.is_own_thread:
+        if self._engine.is_own_thread:
             raise RuntimeError("a callback of a future must not wait for the client that runs it; use submit")
         future = self.submit(op, items, **options)
         try:
@@ -125,27 +125,29 @@ class TokenClient(BaseClient):
         try:
             self._put(prepared)
         except BaseException:  # Ctrl-C while it waits for room
-            self._core.drop(prepared.call)
+            self._engine.drop(prepared.call)
             raise
-        future.add_done_callback(partial(_let_go, self._core, prepared.call))  # and not the items, as long as it lives
+        future.add_done_callback(
+            partial(_let_go, self._engine, prepared.call)
+        )  # and not the items, as long as it lives
         return future
 
-    def _put(self, prepared: Prepared) -> None:
-        call, lane, parts = prepared
+    def _put(self, prepared: PreparedCall) -> None:
+        call, channel, parts = prepared
         for part in parts:
-            if call.is_over:
+            if call.has_ended:
                 return
             seconds = call.deadline - time.monotonic()
-            if self._core.is_own_thread:
+            if self._engine.is_own_thread:
                 seconds = 0.0  # what makes room is this very thread
             if not self._room.acquire(timeout=max(seconds, 0.0)):
-                self._core.time_out(call)
+                self._engine.time_out(call)
                 return
-            lane.put(part)
+            channel.put(part)
 
     def close(self) -> None:
         """Close the connections; calls that still wait get ``ClientClosed``."""
-        self._core.close()
+        self._engine.close()
 
     def __enter__(self) -> Self:
         return self
@@ -154,12 +156,12 @@ class TokenClient(BaseClient):
         self.close()
 
 
-def _let_go(core: Core, call: Call, future: Future[list[Answer]]) -> None:
-    if future.cancelled() and core.drop(call):
+def _let_go(engine: CallEngine, call: Call, future: Future[list[Answer]]) -> None:
+    if future.cancelled() and engine.drop(call):
         future.set_running_or_notify_cancel()  # who waits for several with ``wait`` or ``as_completed`` is told by this
 
 
-def _resolve(future: Future[list[Answer]], outcome: Outcome) -> None:
+def _resolve(future: Future[list[Answer]], outcome: CallOutcome) -> None:
     if future.set_running_or_notify_cancel():
         if isinstance(outcome, list):
             future.set_result(outcome)

@@ -40,7 +40,7 @@ def caller() -> "Span | None":
     return span
 
 
-class Sending:
+class SendSpan:
     """One request on its way.
 
     Attributes:
@@ -69,7 +69,7 @@ class Sending:
             self._span.end()
 
 
-class Sends:
+class SendSpans:
     """Makes the spans of one route's requests."""
 
     def __init__(self, stream: str, server: RedisSettings) -> None:
@@ -77,12 +77,12 @@ class Sends:
         self._attributes = describe("send", stream, server)
         self._tracer = trace.get_tracer("token_worker.client") if _IS_INSTALLED else None
 
-    def begin(self, parent: "Span", request_id: str) -> Sending | None:
+    def begin(self, parent: "Span", request_id: str) -> SendSpan | None:
         """A request is about to be sent for this caller; None where its provider fails."""
         if self._tracer is None:
             return None
         attributes = {**self._attributes, "messaging.message.conversation_id": request_id}
         with suppress(Exception):  # of a provider, which must not cost a call
             context = trace.set_span_in_context(parent, Context())
-            return Sending(self._tracer.start_span(self._name, context, trace.SpanKind.PRODUCER, attributes), parent)
+            return SendSpan(self._tracer.start_span(self._name, context, trace.SpanKind.PRODUCER, attributes), parent)
         return None

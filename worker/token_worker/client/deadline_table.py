@@ -10,7 +10,7 @@ _TICK: Final = 0.01
 """Seconds to which deadlines are rounded up."""
 
 
-class OpenCalls:
+class DeadlineTable:
     """All calls of a client that are not over; for many threads."""
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """One route of a client: a connection and a thread to send, another of each to read replies.
 
-Two connections, since one alone would hold up what is to be sent while it waits for something to read. Sending goes in
+Two connections, since one alone would hold up what is to be sent while it waits for something to read. SendSpan goes in
 rounds: all that has come up meanwhile is sent together. Nothing is read, and no time is spent, while no call waits.
 
 What waits for a server that is away is told only when the call's time is up; until then both threads try again. Threads
@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from token_worker.client.calls import Call, Outcome, Part, Request, Requests
+from token_worker.client.calls import Call, CallOutcome, Part, Requests, StreamRequest
 from token_worker.client.errors import NotAnswered, StreamsRefused, StreamsUnavailable, TimedOut
-from token_worker.client.items import Limits
+from token_worker.client.items import RequestLimits
 from token_worker.client.replies import Replies
-from token_worker.client.tracing import Sends
+from token_worker.client.tracing import SendSpans
 from token_worker.errors import ServerError, TokenWorkerError, Unavailable
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.connect import make_link
@@ -40,10 +40,10 @@ BLOCK_MS: Final = 500
 BACK_OFF_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Pauses between tries of a server that is away, with up to half as much by chance."""
 
-Over = Callable[[list[tuple[Call, Outcome]]], None]
+OnEnded = Callable[[list[tuple[Call, CallOutcome]]], None]
 
 
-class Lane:
+class RouteChannel:
     """Calls on one route.
 
     Args:
@@ -53,7 +53,7 @@ class Lane:
         limits: of one request.
         gather_seconds: as for ``Requests``.
         shared: read replies on the route's own response stream.
-        over: takes calls that are over, with their outcomes; called by this lane's threads.
+        on_ended: takes calls that have ended, with their outcomes. The threads of this channel call it.
 
     Raises:
         ValueError: the route allows no stream for the reply.
@@ -65,15 +65,15 @@ class Lane:
         routes: Iterable[Route],
         streams: RedisSettings,
         *,
-        limits: Limits,
+        limits: RequestLimits,
         gather_seconds: float,
         shared: bool,
-        over: Over,
+        on_ended: OnEnded,
     ) -> None:
         self._route = route
         self._streams = streams
-        self._over = over
-        self._requests = Requests(limits, gather_seconds, Sends(route.requests, streams))
+        self._on_ended = on_ended
+        self._requests = Requests(limits, gather_seconds, SendSpans(route.requests, streams))
         self._replies = Replies(route, routes, shared=shared)
         self._strays = None if shared else Strays(route.responses)
         self._clock = ServerClock()
@@ -85,7 +85,7 @@ class Lane:
         self._threads: list[threading.Thread] = []
         self._away: dict[str, str] = {}
         """Why the server cannot be used now, by which of the threads says so."""
-        self.too_late = self._too_late
+        self.timeout_error = self._timeout_error
         """What to end a call with at its deadline. One object for all: one for each costs a fifth, in collections."""
 
     @property
@@ -94,15 +94,15 @@ class Lane:
         away = [*self._away.values()]
         return f"streams: {away[0]}" if away else None
 
-    def _too_late(self) -> NotAnswered:
+    def _timeout_error(self) -> NotAnswered:
         if away := self.away:
             return StreamsUnavailable(away)
         return TimedOut("no reply came in time; does a worker run, with these routes in its settings?")
 
     def put(self, part: Part) -> None:
-        """A part that is to be sent, unless its call is over: all are, once the lane is closed."""
+        """A part that is to be sent, unless its call is over: all are, once the channel is closed."""
         with self._lock:
-            if part.call.is_over:
+            if part.call.has_ended:
                 part.release()
                 return
             now = time.monotonic()
@@ -143,7 +143,7 @@ class Lane:
         self.sweep()  # of what was being sent
 
     def owns_thread(self) -> bool:
-        """Whether the caller is one of this lane's threads, on which nothing may wait for the lane."""
+        """Whether the caller is one of this channel's threads, on which nothing may wait for the channel."""
         return threading.current_thread() in self._threads
 
     def _work(self, name: str, one_round: Callable[[Link], None], end: Callable[[Link], None]) -> None:
@@ -181,11 +181,11 @@ class Lane:
             outcomes = self._send_all(link, requests)
         except TokenWorkerError:
             with self._lock:
-                self._requests.send_again(requests)
+                self._requests.requeue(requests)
             raise
         self._take_outcomes(requests, outcomes)
 
-    def _wait_for_requests(self) -> list[Request]:
+    def _wait_for_requests(self) -> list[StreamRequest]:
         while not self._is_closed:
             at = self._requests.next_at()
             wait = None if at is None else at - time.monotonic()
@@ -202,7 +202,7 @@ class Lane:
             self._replies.take_last(found)
             self._to_read.notify()
 
-    def _send_all(self, link: Link, requests: Sequence[Request]) -> list[Any]:
+    def _send_all(self, link: Link, requests: Sequence[StreamRequest]) -> list[Any]:
         outcomes: list[Any] = []
         commands: list[tuple[Any, ...]] = []
         size = 0
@@ -220,9 +220,9 @@ class Lane:
             self._clock.learn_from_id(outcomes[0], sent_at)
         return outcomes
 
-    def _take_outcomes(self, requests: Sequence[Request], outcomes: Sequence[Any]) -> None:
-        doubtful: list[Request] = []
-        over: list[tuple[Call, Outcome]] = []
+    def _take_outcomes(self, requests: Sequence[StreamRequest], outcomes: Sequence[Any]) -> None:
+        doubtful: list[StreamRequest] = []
+        ended: list[tuple[Call, CallOutcome]] = []
         error: Unavailable | None = None
         with self._lock:
             for request, outcome in zip(requests, outcomes, strict=True):
@@ -232,11 +232,11 @@ class Lane:
                     error = outcome
                     doubtful.append(request)
                 elif isinstance(outcome, ServerError):
-                    over += self._requests.fail(request, StreamsRefused(outcome.code))
-            self._requests.send_again(doubtful)
+                    ended += self._requests.fail(request, StreamsRefused(outcome.code))
+            self._requests.requeue(doubtful)
         if error is None:
             self._away.pop("send", None)
-        self._over(over)
+        self._on_ended(ended)
         if error is not None:
             raise error
 
@@ -254,13 +254,13 @@ class Lane:
             self._look_for_strays(link)
             raise
         self._away.pop("read", None)
-        over: list[tuple[Call, Outcome]] = []
+        ended: list[tuple[Call, CallOutcome]] = []
         with self._lock:
             now = time.monotonic()
             for payload in self._replies.take(found, now):
-                over += self._requests.reply(payload)
+                ended += self._requests.reply(payload)
             tidy = self._replies.tidy_commands(now)
-        self._over(over)
+        self._on_ended(ended)
         self._look_for_strays(link)
         for command in tidy:
             with suppress(ServerError):  # no right to: it goes by its time to live
@@ -291,8 +291,8 @@ class Lane:
             self._strays.rest(now, REFUSED_SECONDS)
             return
         with self._lock:
-            over = self._requests.reply_among(found)
-        self._over(over)
+            ended = self._requests.reply_among(found)
+        self._on_ended(ended)
 
     def _end(self, link: Link) -> None:
         for command in self._replies.end_commands():
