@@ -154,6 +154,14 @@ def code_of(of: Page) -> list[str]:
     return [*in_blocks, *(code.content for it in of.inline for code in it.children or () if code.type == "code_inline")]
 
 
+def test_tests_that_pages_name_exist() -> None:
+    """A word after ``scripts/test -k`` chooses tests: it is a part of the name of a file with tests."""
+    words = {word for name in PAGES for word in re.findall(r"scripts/test -k (\w+)", page(name).text)}
+    assert words
+    names = [path.stem for path in (ROOT / "tests").rglob("test_*.py")]
+    assert not {word for word in words if not any(word in name for name in names)}
+
+
 def test_files_in_the_architecture_exist() -> None:
     """Whoever follows the page to a file finds it: in the package, or from the root of the repository."""
     named = {code for code in code_of(page(ARCHITECTURE)) if re.fullmatch(r"[\w./]+(/|\.\w+)", code)}
