@@ -3,7 +3,7 @@
 Each damaged value is asked for beside good neighbours. Right is the right answer, where the damage did not matter, or
 an error that names the damage; never another answer, never that there is no such token. What is damaged is not
 overwritten, but for the time of last use of an entry that still opens. Whole entries of one client that stand in each
-other's place are beyond what the format can tell (the README says so): there just nothing may break.
+other's place are beyond what the format can tell (docs/security.md says so): there just nothing may break.
 """
 
 import binascii

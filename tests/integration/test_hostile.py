@@ -20,10 +20,10 @@ GARBAGE = 3000
 """Entries of a few bytes that are no requests: as many as a worker reads at once, again and again."""
 
 MEMORY_MIB = 80
-"""What the README says of requests within the default limits."""
+"""What docs/start.md says of requests within the default limits."""
 
 GIANTS_MIB = 130
-"""What the README says, and a few times an entry of 10 MB, which comes alone."""
+"""What docs/start.md says, and a few times an entry of 10 MB, which comes alone."""
 
 
 @pytest.fixture
