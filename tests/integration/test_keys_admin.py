@@ -19,7 +19,7 @@ from harness.servers import OpenBao, Valkey, free_port
 from harness.stack import Stack
 from token_worker.acra.key_name import parse_name, stamp_of
 from token_worker.acra.owner import Owner
-from token_worker.admin.destroy import KEPT_SECONDS, SETTLED_SECONDS, Retirement, scan_entries
+from token_worker.admin.destroy import KEPT_SECONDS, SETTLED_SECONDS, Destruction, scan_entries
 from token_worker.admin.rotate import rotate
 from token_worker.errors import CheckFailed
 from token_worker.keys.cache import AGE_SECONDS, KeyCache
@@ -465,9 +465,9 @@ def test_key_too_short_in_the_history(in_redis: InRedis, stack: Stack) -> None:
     assert in_redis.names(".acrakeys.scans") == []
 
 
-def retirement(place: Place, stack: Stack, fuse: Fuse | None = None) -> Retirement:
+def destruction(place: Place, stack: Stack, fuse: Fuse | None = None) -> Destruction:
     tokens = RedisLink("tokens", RedisSettings(url=stack.settings["TOKEN_WORKER_KEYS_URL"]), refusals=True)
-    return Retirement(place.store(fuse), masters(stack), tokens)
+    return Destruction(place.store(fuse), masters(stack), tokens)
 
 
 def test_destruction_cut_short_anywhere_and_done_again(place: Place, stack: Stack, old_key: str) -> None:
@@ -478,7 +478,7 @@ def test_destruction_cut_short_anywhere_and_done_again(place: Place, stack: Stac
         for step in ("step", "restore"):
             done = False
             with contextlib.suppress(Killed):
-                getattr(retirement(place, stack, Fuse(at)), step)(name)
+                getattr(destruction(place, stack, Fuse(at)), step)(name)
                 done = True
             cut += not done
             stored = place.store().read([f"{place.folder}/{old_key}", f"{place.folder}.retired/{old_key}"])
@@ -488,7 +488,7 @@ def test_destruction_cut_short_anywhere_and_done_again(place: Place, stack: Stac
                 fingerprint(bytes(range(32)))
             }
             with contextlib.suppress(CheckFailed):  # it was done
-                getattr(retirement(place, stack), step)(name)
+                getattr(destruction(place, stack), step)(name)
             folder = f"{place.folder}.retired" if step == "step" else place.folder
             assert old_key in place.names(folder), at
             assert len(history(place) + place.names(f"{place.folder}.retired")) == 1
@@ -526,12 +526,12 @@ def test_nothing_is_moved_over_another_key(in_redis: InRedis, stack: Stack) -> N
     """A key is not restored where there is another one of its name by now."""
     old_key = aged(SETTLED_SECONDS + 60)
     in_redis.put(f".acrakeys/{old_key}", wrap(bytes(range(32)), stack.master_key, OWNER))
-    assert retirement(in_redis, stack).step(parse_name(old_key)).what == "scanned"
+    assert destruction(in_redis, stack).step(parse_name(old_key)).what == "scanned"
     make_due(in_redis, old_key)
-    assert retirement(in_redis, stack).step(parse_name(old_key)).what == "retired"
+    assert destruction(in_redis, stack).step(parse_name(old_key)).what == "retired"
     in_redis.put(f".acrakeys/{old_key}", wrap(bytes(32), stack.master_key, OWNER))
     with pytest.raises(CheckFailed, match="another key"):
-        retirement(in_redis, stack).restore(parse_name(old_key))
+        destruction(in_redis, stack).restore(parse_name(old_key))
     assert in_redis.names(".acrakeys.retired") == [old_key]
 
 

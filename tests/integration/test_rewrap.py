@@ -18,9 +18,9 @@ from harness.direct import Vectors
 from harness.key_places import Fuse, InRedis, InVault, Killed, Place, fingerprint, keys_command, killed_command
 from harness.servers import DEPLOY_FILES, OpenBao
 from harness.stack import Stack, wait_until
-from token_worker.acra.key_name import parse_name
+from token_worker.acra.key_name import KeyName, parse_name
 from token_worker.acra.owner import Owner
-from token_worker.admin import keys as admin
+from token_worker.admin.keys import classify, open_key
 from token_worker.admin.rewrap import rewrap, survey
 from token_worker.admin.rotate import rotate
 from token_worker.errors import CheckFailed
@@ -55,6 +55,10 @@ def place(request: pytest.FixtureRequest, stack: Stack, openbao_server: OpenBao)
     return found
 
 
+def is_public(name: KeyName) -> bool:
+    return name.kind is not None and name.kind.form == "public"
+
+
 def opened(place: Place, master_key: bytes) -> dict[str, str]:
     """The fingerprint of every key by its name, sealed ones opened with this master key."""
     found = {}
@@ -62,7 +66,7 @@ def opened(place: Place, master_key: bytes) -> dict[str, str]:
         for name in map(parse_name, place.names(folder)):
             stored = place.get(f"{folder}/{name.name}")
             assert stored is not None
-            key = admin.open_key(name, stored, MasterKeys(master_key))[0] if name.is_sealed else stored
+            key = stored if is_public(name) else open_key(name, stored, MasterKeys(master_key))[0]
             found[name.name] = fingerprint(key)
     return found
 
@@ -115,13 +119,13 @@ def test_what_is_not_understood_stops_it_before_it_starts(
     with pytest.raises(CheckFailed, match=name):
         survey(place.store(), BOTH)
     assert all(place.get(f"{place.folder}/{key}") is not None for key in before)
-    assert {judge(place, key) for key in before} == {"previous", "public"}
+    assert {status(place, key) for key in before} == {"previous", "public"}
 
 
-def judge(place: Place, name: str) -> str:
+def status(place: Place, name: str) -> str:
     stored = place.get(f"{place.folder}/{name}")
     assert stored is not None
-    return admin.judge(parse_name(name), stored, BOTH)
+    return classify(parse_name(name), stored, BOTH)
 
 
 def test_cut_short_anywhere_and_done_again(place: Place) -> None:
@@ -174,7 +178,7 @@ def test_rotations_meanwhile_lose_nothing(place: Place) -> None:
             name = parse_name(OWNER.key_name)
             [stored] = place.store().read([f"{place.folder}/{name.name}"])
             if stored is not None:
-                seen.add(fingerprint(admin.open_key(name, stored.text, BOTH)[0]))
+                seen.add(fingerprint(open_key(name, stored.text, BOTH)[0]))
 
     def rotate_with(number: int) -> None:
         with contextlib.suppress(CheckFailed):  # the old master key alone does not open what is sealed with the new one

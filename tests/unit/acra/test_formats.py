@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import independent_reader as reader
-from token_worker.acra import acra_block, secure_cell
-from token_worker.acra import token_entry as layout
+from token_worker.acra import acra_block, secure_cell, token_entry
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import TYPES
 from token_worker.errors import CorruptData
@@ -97,9 +96,9 @@ def test_every_damage_of_a_block_is_an_error() -> None:
         lambda data: secure_cell.open_cell(KEY, data, b"c"),
         acra_block.parse,
         Keyring(OWNER, KEY, DataKeyCache()).open,
-        layout.decode_entry,
-        lambda data: layout.decode_entry(data.hex().encode()),
-        layout.decode_token_value,
+        token_entry.decode_entry,
+        lambda data: token_entry.decode_entry(data.hex().encode()),
+        token_entry.decode_token_value,
         lambda data: unwrap(data, KEY, OWNER),
         lambda data: unwrap(base64.b64encode(data), KEY, OWNER),
     ],
@@ -117,17 +116,17 @@ def test_arbitrary_bytes_are_damaged_and_nothing_worse(read: Callable[[bytes], o
 
 def test_truncated_and_repeated_fields_are_damage() -> None:
     """Every truncation of an entry's protobuf is an error, unless it is an entry of fewer fields."""
-    whole = bytes.fromhex(layout.encode_entry(layout.Entry(b"block", 300, 400, disabled=True)).decode())
+    whole = bytes.fromhex(token_entry.encode_entry(token_entry.Entry(b"block", 300, 400, disabled=True)).decode())
     for length in range(len(whole)):
         try:
-            entry = layout.decode_entry(whole[:length].hex().encode())
+            entry = token_entry.decode_entry(whole[:length].hex().encode())
         except CorruptData:
             continue
-        assert layout.encode_entry(entry) == whole[:length].hex().encode()
+        assert token_entry.encode_entry(entry) == whole[:length].hex().encode()
     with pytest.raises(CorruptData):
-        layout.decode_entry((whole + whole[:2]).hex().encode())
+        token_entry.decode_entry((whole + whole[:2]).hex().encode())
     with pytest.raises(CorruptData):
-        layout.decode_entry((whole + b"\x28\x01").hex().encode())
+        token_entry.decode_entry((whole + b"\x28\x01").hex().encode())
 
 
 @pytest.mark.parametrize("name", ["types", "rotated", "zones", "disabled"])
@@ -151,8 +150,8 @@ def test_entries_of_acra_are_written_again_byte_for_byte(name: str) -> None:
     opened = 0
     for key, text in data["redis"].items():
         if key.startswith("tokens/"):
-            entry = layout.decode_entry(text.encode())
-            assert layout.encode_entry(entry) == text.encode()
+            entry = token_entry.decode_entry(text.encode())
+            assert token_entry.encode_entry(entry) == text.encode()
             for ring in rings.values():
                 try:
                     inside = ring.open(entry.block)
@@ -160,8 +159,8 @@ def test_entries_of_acra_are_written_again_byte_for_byte(name: str) -> None:
                     continue
                 opened += 1
                 if bytes.fromhex(key.split("/")[2])[:2] == b"t.":
-                    value, number = layout.decode_token_value(inside)
-                    assert layout.encode_token_value(value, number) == inside
+                    value, number = token_entry.decode_token_value(inside)
+                    assert token_entry.encode_token_value(value, number) == inside
     assert opened == sum(key.startswith("tokens/") for key in data["redis"])
 
 
@@ -177,7 +176,7 @@ def test_entry_names_are_those_of_acra() -> None:
                 kind.encode(base64.b64decode(case[part]) if case["type"] == "bytes" else case[part])
                 for part in ("value", "token")
             )
-            names = layout.Names(owner)
+            names = token_entry.Names(owner)
             assert names.of_value(value, kind.number).decode() in data["redis"]
             assert names.of_token(token, kind.number).decode() in data["redis"]
 

@@ -15,9 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import second_derivation
-from token_worker.acra import value_types as types
 from token_worker.acra.owner import Owner
-from token_worker.acra.value_types import EMAIL_BYTES, TYPES, TokenType
+from token_worker.acra.value_types import BYTES, EMAIL, EMAIL_BYTES, STR, TYPES, TokenType
 from token_worker.tokens import derivation
 from token_worker.tokens.derivation import Deriver, Origin
 
@@ -146,8 +145,8 @@ def biased(alphabet: bytes) -> Callable[..., bytes]:
 
 def test_text_is_uniform() -> None:
     """Each of 62 characters is equally likely; taking bytes modulo 62 would be found out."""
-    assert abs(chi_square(collections.Counter(characters(types.STR, 40, 5000)), 62)) < LIMIT
-    naive = collections.Counter(characters(types.STR, 40, 5000, biased(derivation.LETTERS)))
+    assert abs(chi_square(collections.Counter(characters(STR, 40, 5000)), 62)) < LIMIT
+    naive = collections.Counter(characters(STR, 40, 5000, biased(derivation.LETTERS)))
     assert chi_square(naive, 62) > 10 * LIMIT
 
 
@@ -158,7 +157,7 @@ def test_emails_are_uniform() -> None:
     endings: dict[int, collections.Counter[bytes]] = {7: collections.Counter(), 40: collections.Counter()}
     for length, counted in endings.items():
         for number in range(30_000):
-            local, _, domain = DERIVER.token(types.EMAIL, number.to_bytes(length, "big"), 0).partition(b"@")
+            local, _, domain = DERIVER.token(EMAIL, number.to_bytes(length, "big"), 0).partition(b"@")
             counted[domain[domain.rindex(b".") :]] += 1
             if number < 5000 and length == 40:
                 locals_.update(local)
@@ -167,9 +166,9 @@ def test_emails_are_uniform() -> None:
     assert abs(chi_square(labels, 36)) < LIMIT
     assert abs(chi_square(endings[40], 11)) < LIMIT
     assert abs(chi_square(endings[7], 6)) < LIMIT
-    naive = collections.Counter(characters(types.EMAIL, 40, 5000, biased(derivation.EMAIL_LETTERS)))
+    naive = collections.Counter(characters(EMAIL, 40, 5000, biased(derivation.EMAIL_LETTERS)))
     assert chi_square(naive, 36) > 2 * LIMIT
-    heads = collections.Counter(byte % 11 for byte in characters(types.BYTES, 40, 30_000))
+    heads = collections.Counter(byte % 11 for byte in characters(BYTES, 40, 30_000))
     assert chi_square(heads, 11) > LIMIT
 
 
@@ -177,7 +176,7 @@ def test_emails_are_uniform() -> None:
 def test_every_email_token_is_a_valid_address(length: int) -> None:
     """An e-mail token of every length there is passes a strict validator, and keeps its length."""
     for counter in range(4):
-        token = DERIVER.token(types.EMAIL, b"x" * length, counter)
+        token = DERIVER.token(EMAIL, b"x" * length, counter)
         assert len(token) == length
         validate_email(token.decode(), check_deliverability=False)
 

@@ -91,11 +91,6 @@ class KeyName(NamedTuple):
         return self.base.encode() if self.owner is None else self.owner.context
 
     @property
-    def is_sealed(self) -> bool:
-        """Whether a master key is needed to read it."""
-        return self.kind is not None and self.kind.form != "public"
-
-    @property
     def is_of_version_2(self) -> bool:
         """Whether Acra's keystore version 2 makes this name: its own version, lock or one of its key rings."""
         return self.kind is None and (self.name in ("version", ".lock") or self.name.endswith(".keyring"))

@@ -41,20 +41,20 @@ KEPT_SECONDS = 7 * 86400.0
 """How long a key stays where ``restore`` finds it."""
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class DestroyRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a key on its way: when a scan found nothing, and when the key was moved aside (Unix seconds)."""
 
     scanned_at: float
     retired_at: float | None = None
 
 
-def record_of(store: AdminStore, name: KeyName) -> Record | None:
+def read_record(store: AdminStore, name: KeyName) -> DestroyRecord | None:
     """How far a key is on its way."""
     [stored] = store.read([record_path(store.folder, name.name)])
     return _decode(stored)
 
 
-class Scan(NamedTuple):
+class EntryScan(NamedTuple):
     """What a scan of the owner's token entries found.
 
     Attributes:
@@ -68,15 +68,15 @@ class Scan(NamedTuple):
     damaged: int
 
 
-class Step(NamedTuple):
+class DestroyStep(NamedTuple):
     """A step that was done, or with a dry run would be, and from when on there is another."""
 
     what: Literal["scanned", "retired", "deleted", "restored"]
-    again_at: float | None = None
-    scan: Scan | None = None
+    due_at: float | None = None
+    scan: EntryScan | None = None
 
 
-def scan_entries(link: RedisLink, owner: Owner, key: bytes) -> Scan:
+def scan_entries(link: RedisLink, owner: Owner, key: bytes) -> EntryScan:
     """Try the key on every token entry of its owner."""
     context = owner.context
     key_id = acra_block.key_id(key, context)
@@ -92,10 +92,10 @@ def scan_entries(link: RedisLink, owner: Owner, key: bytes) -> Scan:
                 continue
             if block.key_id == key_id:
                 opened += _opens(key, block.sealed_data_key, context)
-    return Scan(entries, opened, damaged)
+    return EntryScan(entries, opened, damaged)
 
 
-class Retirement:
+class Destruction:
     """Takes keys of the history step by step to their end.
 
     Args:
@@ -147,7 +147,7 @@ class Retirement:
         _not_before(since + KEPT_SECONDS, now, f"{name.name}: moved aside, --restore brings it back")
         return "deleted"
 
-    def step(self, name: KeyName, *, dry_run: bool = False) -> Step:
+    def step(self, name: KeyName, *, dry_run: bool = False) -> DestroyStep:
         """Do what is due.
 
         Raises:
@@ -178,17 +178,19 @@ class Retirement:
         now = self._now()
         if due == "scanned":
             if not dry_run:
-                self._write_record(name, record_stored, Record(scanned_at=now))
-            return Step("scanned", now + self._settled_seconds, scan)
+                self._write_record(name, record_stored, DestroyRecord(scanned_at=now))
+            return DestroyStep("scanned", now + self._settled_seconds, scan)
         if due == "retired":
             if not dry_run:
-                self._retire(name, live, key, Record(scanned_at=record.scanned_at if record else now, retired_at=now))
-            return Step("retired", now + KEPT_SECONDS, scan)
+                self._retire(
+                    name, live, key, DestroyRecord(scanned_at=record.scanned_at if record else now, retired_at=now)
+                )
+            return DestroyStep("retired", now + KEPT_SECONDS, scan)
         if not dry_run and not self._store.remove(self._retired_path(name), stored, self._record_path(name)):
             raise _changed(name)
-        return Step("deleted", None, scan)
+        return DestroyStep("deleted", None, scan)
 
-    def restore(self, name: KeyName, *, dry_run: bool = False) -> Step:
+    def restore(self, name: KeyName, *, dry_run: bool = False) -> DestroyStep:
         """Bring a key back that was moved aside.
 
         Raises:
@@ -201,7 +203,7 @@ class Retirement:
             if live is not None and record is not None and record.retired_at is not None and record_stored is not None:
                 if not dry_run:  # it was cut short when only the record was left
                     self._store.remove(self._record_path(name), record_stored, self._record_path(name))
-                return Step("restored")
+                return DestroyStep("restored")
             raise CheckFailed(f"{name.name}: is not among the keys that were moved aside")
         text = self._fresh(name, retired.text)
         if live is not None:
@@ -213,9 +215,9 @@ class Retirement:
             self._retired_path(name), retired, self._path(name), text, self._record_path(name), b""
         ):
             raise _changed(name)
-        return Step("restored")
+        return DestroyStep("restored")
 
-    def _retire(self, name: KeyName, live: Stored | None, key: bytes, record: Record) -> None:
+    def _retire(self, name: KeyName, live: Stored | None, key: bytes, record: DestroyRecord) -> None:
         path, record_text = self._record_path(name), msgspec.json.encode(record)
         if live is None:  # the key is moved already; what is left of it goes, too
             [old] = self._store.read([path])
@@ -225,13 +227,13 @@ class Retirement:
         if not self._store.move(self._path(name), live, self._retired_path(name), text, path, record_text):
             raise _changed(name)
 
-    def _write_record(self, name: KeyName, old: Stored | None, record: Record) -> None:
+    def _write_record(self, name: KeyName, old: Stored | None, record: DestroyRecord) -> None:
         path, text = self._record_path(name), msgspec.json.encode(record)
         written = self._store.create(path, text) if old is None else self._store.replace(path, old, text)
         if not written:
             raise _changed(name)
 
-    def _read(self, name: KeyName) -> tuple[Stored | None, Stored | None, Record | None, Stored | None]:
+    def _read(self, name: KeyName) -> tuple[Stored | None, Stored | None, DestroyRecord | None, Stored | None]:
         """The key in the history, the one moved aside, the record, and the record as it is stored."""
         live, retired, stored = self._store.read([self._path(name), self._retired_path(name), self._record_path(name)])
         return live, retired, _decode(stored), stored
@@ -255,9 +257,9 @@ class Retirement:
         return record_path(self._store.folder, name.name)
 
 
-def _decode(stored: Stored | None) -> Record | None:
+def _decode(stored: Stored | None) -> DestroyRecord | None:
     try:
-        return None if stored is None else msgspec.json.decode(stored.text, type=Record)
+        return None if stored is None else msgspec.json.decode(stored.text, type=DestroyRecord)
     except msgspec.MsgspecError:
         return None  # then scans begin anew
 

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import msgspec
 
 from token_worker import __version__
-from token_worker.admin import keys as admin
 from token_worker.admin.access import AdminAccess
+from token_worker.admin.keys import BAD_STATUSES, classify, locate_keys, read_keys
 from token_worker.admin.lag import ALIVE_SECONDS, look
 from token_worker.contract.messages import Op
 from token_worker.errors import OperatorError, ServerError, SettingsError, TokenWorkerError, Unavailable
@@ -340,12 +340,12 @@ def _guarded(name: str, checks: Callable[[], Iterator[Check]]) -> Iterator[Check
 
 
 def _sample(master_keys: MasterKeys, store: Any) -> Iterator[Check]:
-    found = admin.locate(store)
+    found = locate_keys(store)
     sample = random.sample(found, min(SAMPLE, len(found)))
     bad = [
         f"{key.name.name} ({verdict})"
-        for key, stored in admin.read(store, sample)
-        if (verdict := admin.judge(key.name, stored.text, master_keys)) in admin.FINDINGS
+        for key, stored in read_keys(store, sample)
+        if (verdict := classify(key.name, stored.text, master_keys)) in BAD_STATUSES
     ]
     readable = [key for key in found if not key.name.is_of_version_2]
     if not readable and found:

@@ -25,14 +25,14 @@ _PRIVATE_KEY = b"REC2"
 
 _PUBLIC_KEY = b"UEC2"
 
-Verdict = Literal["current", "previous", "public", "version_2", "unknown", "unreadable"]
+KeyStatus = Literal["current", "previous", "public", "version_2", "unknown", "unreadable"]
 """What a key is sealed with: the current or the previous master key, or nothing since it is public.
 
 ``version_2``: it is of Acra's keystore version 2. ``unknown``: its name is none of Acra's. ``unreadable``: no master
 key at hand opens it, or it is damaged.
 """
 
-FINDINGS: tuple[Verdict, ...] = ("previous", "version_2", "unknown", "unreadable")
+BAD_STATUSES: tuple[KeyStatus, ...] = ("previous", "version_2", "unknown", "unreadable")
 """Verdicts that somebody has to do something about."""
 
 
@@ -65,7 +65,7 @@ class Located(NamedTuple):
     state: State
 
 
-def locate(store: AdminStore) -> list[Located]:
+def locate_keys(store: AdminStore) -> list[Located]:
     """All keys there are, in order of their names: Acra's folder first, then what was moved aside."""
     found = [
         Located(name, f"{store.folder}/{name.name}", "current" if name.stamp is None else "rotated")
@@ -75,7 +75,7 @@ def locate(store: AdminStore) -> list[Located]:
     return found + [Located(name, f"{retired}/{name.name}", "retired") for name in _names(store, retired)]
 
 
-def read(store: AdminStore, keys: Sequence[Located]) -> Iterator[tuple[Located, Stored]]:
+def read_keys(store: AdminStore, keys: Sequence[Located]) -> Iterator[tuple[Located, Stored]]:
     """What is stored for these keys; without those that have gone meanwhile."""
     for start in range(0, len(keys), KEYS_AT_ONCE):
         part = keys[start : start + KEYS_AT_ONCE]
@@ -98,7 +98,7 @@ def describe(key: Located) -> Listed:
     )
 
 
-def judge(name: KeyName, text: bytes, master_keys: MasterKeys) -> Verdict:
+def classify(name: KeyName, text: bytes, master_keys: MasterKeys) -> KeyStatus:
     """What a stored key is sealed with."""
     if name.kind is None:
         return "version_2" if name.is_of_version_2 else "unknown"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from token_worker.admin.key_store import AdminStore
-from token_worker.admin.keys import FINDINGS, Verdict, judge, locate, open_key, read, seal_key
+from token_worker.admin.keys import BAD_STATUSES, KeyStatus, classify, locate_keys, open_key, read_keys, seal_key
 from token_worker.errors import CheckFailed
 from token_worker.keys.master import MasterKeys
 
@@ -28,18 +28,18 @@ class Rewrapped(NamedTuple):
     passes: int
 
 
-def survey(store: AdminStore, master_keys: MasterKeys) -> Counter[Verdict]:
+def survey(store: AdminStore, master_keys: MasterKeys) -> Counter[KeyStatus]:
     """How many keys are sealed with which master key.
 
     Raises:
         CheckFailed: a key is of unknown kind, or opened by no master key at hand; names them.
     """
-    counts: Counter[Verdict] = Counter()
+    counts: Counter[KeyStatus] = Counter()
     bad: list[str] = []
-    for key, stored in read(store, locate(store)):
-        verdict = judge(key.name, stored.text, master_keys)
+    for key, stored in read_keys(store, locate_keys(store)):
+        verdict = classify(key.name, stored.text, master_keys)
         counts[verdict] += 1
-        if verdict in FINDINGS and verdict != "previous":
+        if verdict in BAD_STATUSES and verdict != "previous":
             bad.append(f"{key.name.name}: {_WHY[verdict]}")
     if bad:
         more = [f"and {len(bad) - NAMED} more"] if len(bad) > NAMED else []
@@ -47,7 +47,7 @@ def survey(store: AdminStore, master_keys: MasterKeys) -> Counter[Verdict]:
     return counts
 
 
-_WHY: dict[Verdict, str] = {
+_WHY: dict[KeyStatus, str] = {
     "version_2": "of Acra's keystore version 2; move it to a folder of its own",
     "unknown": "no kind of key that Acra 0.96 makes; move it out of the folder",
     "unreadable": "opened by no master key at hand, or damaged",
@@ -78,10 +78,10 @@ def rewrap(store: AdminStore, master_keys: MasterKeys, progress: Progress) -> Re
 
 def _pass(store: AdminStore, master_keys: MasterKeys, progress: Progress) -> int:
     """How many keys needed sealing, whether it was we or another who changed them."""
-    keys = locate(store)
+    keys = locate_keys(store)
     found = 0
-    for number, (key, stored) in enumerate(read(store, keys), 1):
-        verdict = judge(key.name, stored.text, master_keys)
+    for number, (key, stored) in enumerate(read_keys(store, keys), 1):
+        verdict = classify(key.name, stored.text, master_keys)
         if verdict in _WHY:
             raise CheckFailed(f"{key.name.name}: {_WHY[verdict]}; stopped, start again when that is mended")
         if verdict == "previous":

@@ -202,7 +202,7 @@ class TokenAdmin:
             read = iter(self._read([t_key for *_, t_keys in opened for t_key in t_keys]))
             for key, raw, entry, t_keys in opened:
                 there = [(t_key, t_raw) for t_key in t_keys if (t_raw := next(read)) is not None]
-                what = self._judge(key, entry, there)
+                what = self._check_pair(key, entry, there)
                 if what is not None:
                     yield Half(what, key, raw, entry, t_keys)
 
@@ -345,7 +345,7 @@ class TokenAdmin:
             if chosen.takes(whole):
                 yield whole
 
-    def _judge(
+    def _check_pair(
         self, h_key: bytes, entry: Entry, there: list[tuple[bytes, bytes]]
     ) -> Literal["value_alone", "disabled_alone", "mismatch"] | None:
         if not there:

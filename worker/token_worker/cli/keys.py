@@ -8,10 +8,9 @@ import msgspec
 from rich import box
 from rich.table import Table
 
-from token_worker.admin import keys as admin
 from token_worker.admin.access import AdminAccess
-from token_worker.admin.destroy import record_of
-from token_worker.admin.keys import FINDINGS, Listed, Verdict
+from token_worker.admin.destroy import read_record
+from token_worker.admin.keys import BAD_STATUSES, KeyStatus, Listed, classify, describe, locate_keys, read_keys
 from token_worker.cli.keys_change import destroy, owner_of, rewrap, rotate
 from token_worker.cli.terminal import table_console
 from token_worker.errors import CheckFailed
@@ -22,7 +21,7 @@ from token_worker.settings.load import load
 class Verified(Listed, frozen=True, kw_only=True):
     """A key, and what it is sealed with."""
 
-    sealed_with: Verdict
+    sealed_with: KeyStatus
 
 
 class Shown(Verified, frozen=True, kw_only=True):
@@ -71,7 +70,7 @@ def list_(config: Path | None, *, as_json: bool) -> None:
     The creation time of a key of the history is the time when it was replaced.
     """
     with AdminAccess(load(os.environ, config)) as access:
-        listed = [admin.describe(key) for key in admin.locate(access.connect_names())]
+        listed = [describe(key) for key in locate_keys(access.connect_names())]
     _print(listed, as_json=as_json)
 
 
@@ -88,13 +87,13 @@ def verify(config: Path | None, *, as_json: bool) -> None:
         master_keys, store = access.connect_admin()
         rows = [
             Verified(
-                **msgspec.structs.asdict(admin.describe(key)),
-                sealed_with=admin.judge(key.name, stored.text, master_keys),
+                **msgspec.structs.asdict(describe(key)),
+                sealed_with=classify(key.name, stored.text, master_keys),
             )
-            for key, stored in admin.read(store, admin.locate(store))
+            for key, stored in read_keys(store, locate_keys(store))
         ]
     _print(rows, as_json=as_json)
-    bad = [f"{row.name}: {_WORDS[row.sealed_with]}" for row in rows if row.sealed_with in FINDINGS]
+    bad = [f"{row.name}: {_WORDS[row.sealed_with]}" for row in rows if row.sealed_with in BAD_STATUSES]
     if bad:
         raise CheckFailed("\n".join(bad))
 
@@ -110,15 +109,15 @@ def show(config: Path | None, name: str, *, as_json: bool) -> None:
     """
     with AdminAccess(load(os.environ, config)) as access:
         master_keys, store = access.connect_admin()
-        all_keys = admin.locate(store)
-        found = list(admin.read(store, [key for key in all_keys if key.name.name == name]))
+        all_keys = locate_keys(store)
+        found = list(read_keys(store, [key for key in all_keys if key.name.name == name]))
         if not found:
             raise CheckFailed(f"{name}: there is no such key")
         key, stored = found[0]
-        record = record_of(store, key.name)
+        record = read_record(store, key.name)
         shown = Shown(
-            **msgspec.structs.asdict(admin.describe(key)),
-            sealed_with=admin.judge(key.name, stored.text, master_keys),
+            **msgspec.structs.asdict(describe(key)),
+            sealed_with=classify(key.name, stored.text, master_keys),
             history=[it.name.name for it in all_keys if it.state == "rotated" and it.name.base == name][::-1],
             scanned_at=record.scanned_at if record is not None else None,
             retired_at=record.retired_at if record is not None else None,
@@ -133,7 +132,7 @@ def show(config: Path | None, name: str, *, as_json: bool) -> None:
     table_console().print(table)
 
 
-_WORDS: dict[Verdict, str] = {
+_WORDS: dict[KeyStatus, str] = {
     "current": "master key",
     "previous": "previous master key",
     "public": "not sealed (public)",

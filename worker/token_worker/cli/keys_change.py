@@ -15,7 +15,7 @@ from token_worker.acra.owner import Owner
 from token_worker.admin import rewrap as rewrapping
 from token_worker.admin import rotate as rotation
 from token_worker.admin.access import AdminAccess
-from token_worker.admin.destroy import Retirement
+from token_worker.admin.destroy import Destruction
 from token_worker.cli.terminal import confirm
 from token_worker.keys.history import replaced_at
 from token_worker.redis.connect import make_primary_link
@@ -117,11 +117,11 @@ def destroy(
     with AdminAccess(settings) as access:
         master_keys, store = access.connect_admin()
         tokens = make_primary_link("tokens", settings.tokens, refusals=True)
-        retirement = Retirement(store, master_keys, tokens, settling_seconds=settings.key_settling_seconds)
+        destruction = Destruction(store, master_keys, tokens, settling_seconds=settings.key_settling_seconds)
         if restore:
-            done = retirement.restore(key, dry_run=dry_run)
+            done = destruction.restore(key, dry_run=dry_run)
         else:
-            if retirement.next_step(key) != "scanned" and not dry_run:
+            if destruction.next_step(key) != "scanned" and not dry_run:
                 confirm(
                     acra_restarted,
                     f"Were AcraServer and AcraTranslator restarted since {key.stamp}, or is there none?",
@@ -132,7 +132,7 @@ def destroy(
                     "Is there no database with data that Acra encrypted with this key (columns, searchable or not)?",
                     "--unused-elsewhere",
                 )
-            done = retirement.step(key, dry_run=dry_run)
+            done = destruction.step(key, dry_run=dry_run)
     words = {
         "scanned": "no token entry is sealed with it",
         "retired": "no token entry is sealed with it; moved aside, --restore brings it back",
@@ -142,8 +142,8 @@ def destroy(
     would = "would be: " if dry_run else ""
     scanned = f" (entries seen: {done.scan.entries}, damaged: {done.scan.damaged})" if done.scan is not None else ""
     click.echo(f"{key.name}: {would}{words[done.what]}{scanned}")
-    if done.again_at is not None:
-        click.echo(f"next step: {_utc(done.again_at)}")
+    if done.due_at is not None:
+        click.echo(f"next step: {_utc(done.due_at)}")
 
 
 @click.command(epilog="Example: token-worker keys rewrap --new-master-key")
