@@ -38,7 +38,7 @@ main()
 HELD_SECONDS = 4.0
 """How long a look at the history is held up: less than its connection waits for an answer."""
 
-KEPT = "OWNERS_KEPT"
+KEPT = "OWNERS_MAX"
 
 SMALL = f"""
 import os, sys

@@ -154,7 +154,7 @@ def test_undelivered_entries_trimmed_away(desk: Desk) -> None:
 
 def test_past_the_bound_it_is_at_least(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counting ends at a bound, and says so."""
-    monkeypatch.setattr(lag, "COUNT_LIMIT", 200)
+    monkeypatch.setattr(lag, "COUNT_ENTRIES_MAX", 200)
     ids = desk.add(1000)
     desk.client.xgroup_create("in", GROUP, id=ids[3].decode())
     row = desk.lag()

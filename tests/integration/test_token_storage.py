@@ -16,7 +16,7 @@ from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
 from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Store, Touch
-from token_worker.storage.tokens import KEYS_A_COMMAND, TokenStorage
+from token_worker.storage.tokens import KEYS_PER_COMMAND, TokenStorage
 from token_worker.tokens.engine import Engine, Item
 
 ROW = Row(b"tokens/h1", b"tokens/t1", b"h value", b"t value")
@@ -259,7 +259,7 @@ def test_keys_a_command(server: Valkey, client: redis.Redis) -> None:
     again = storage.perform(Adopt([row._replace(t_value=b"new " + row.t_value) for row in rows]))
 
     assert again == [Outcome("value", row.h_value) for row in rows]
-    assert KEYS_A_COMMAND == 1000
+    assert KEYS_PER_COMMAND == 1000
     assert max(link.keys) == 1000
     link.close()
 

@@ -15,7 +15,7 @@ from token_worker.keys.cache import (
     AGE_SECONDS,
     GRACE_SECONDS,
     LATE_SECONDS,
-    REFRESH_AT_ONCE,
+    REFRESH_OWNERS_MAX,
     REFRESH_SECONDS,
     RETRY_SECONDS,
     KeyCache,
@@ -114,14 +114,14 @@ def test_loop_goes_on_with_the_key_at_hand(cache: KeyCache, store: FakeStore, cl
 
 def test_many_keys_are_looked_up_in_parts(cache: KeyCache, store: FakeStore, clock: Clock, aside: ByHand) -> None:
     """What the loop waits for comes after a part of the keys that are refreshed, not after all of them."""
-    owners = clients(store, 3 * REFRESH_AT_ONCE)
+    owners = clients(store, 3 * REFRESH_OWNERS_MAX)
     known(cache, aside, *owners)
     store.looked_up.clear()
     clock.advance(REFRESH_SECONDS)
     cache.rings(owners)
     cache.rings([SHOP])
     aside.do()
-    assert store.looked_up == [*owners[:REFRESH_AT_ONCE], SHOP]
+    assert store.looked_up == [*owners[:REFRESH_OWNERS_MAX], SHOP]
 
 
 def test_key_past_its_age_serves_until_there_is_an_answer(cache: KeyCache, clock: Clock, aside: ByHand) -> None:

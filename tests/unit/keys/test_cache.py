@@ -14,7 +14,7 @@ from token_worker.acra.owner import Owner
 from token_worker.errors import Code, Refused, Unavailable
 from token_worker.keys.cache import (
     ABSENCE_SECONDS,
-    ABSENT_KEPT,
+    ABSENT_OWNERS_MAX,
     AGE_SECONDS,
     GRACE_SECONDS,
     RECHECK_SECONDS,
@@ -251,10 +251,10 @@ def test_names_of_nobody_push_out_no_key(store: FakeStore, clock: Clock) -> None
     cache = KeyCache(store, MASTER_KEY, size=3, clock=clock)
     store.put(BILLING, new_key())
     rings = cache.rings([SHOP, BILLING])
-    for start in range(0, 3 * ABSENT_KEPT, 1000):
+    for start in range(0, 3 * ABSENT_OWNERS_MAX, 1000):
         for found in cache.rings([Owner("client", f"nobody-{start + number}") for number in range(1000)]).values():
             assert isinstance(found, Refused)
-        assert len(cache._absent) <= ABSENT_KEPT
+        assert len(cache._absent) <= ABSENT_OWNERS_MAX
     store.is_away = True
 
     clock.advance(AGE_SECONDS + GRACE_SECONDS - 1)
@@ -289,7 +289,7 @@ def test_number_of_data_keys() -> None:
 def test_life_of_a_data_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """A data key seals a bounded number of blocks for a bounded time, then another takes its place."""
     now = 5.0
-    monkeypatch.setattr("token_worker.keys.keyring.DATA_KEY_BLOCKS", 3)
+    monkeypatch.setattr("token_worker.keys.keyring.DATA_KEY_BLOCKS_MAX", 3)
     monkeypatch.setattr("token_worker.keys.keyring.time.monotonic", lambda: now)
     ring = Keyring(SHOP, new_key(), DataKeyCache())
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from token_worker.errors import MasterKeyError
-from token_worker.keys.master import MIN_BYTES, decode_master_key, from_environment
+from token_worker.keys.master import MASTER_KEY_BYTES_MIN, decode_master_key, from_environment
 
-KEY = os.urandom(MIN_BYTES)
+KEY = os.urandom(MASTER_KEY_BYTES_MIN)
 TEXT = base64.b64encode(KEY).decode()
 LONG_KEY = os.urandom(96)
 

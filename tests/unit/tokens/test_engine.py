@@ -251,7 +251,7 @@ def test_data_key_seals_a_bounded_number_of_entries(
 ) -> None:
     """Every entry that is sealed counts: batch by batch a data key comes to its bound, and another takes its place."""
     bound = 12
-    monkeypatch.setattr("token_worker.keys.keyring.DATA_KEY_BLOCKS", bound)
+    monkeypatch.setattr("token_worker.keys.keyring.DATA_KEY_BLOCKS_MAX", bound)
     for batch in range(20):
         run(memory, [tokenize(ring, b"value %d of batch %d" % (number, batch)) for number in range(at_once)])
 

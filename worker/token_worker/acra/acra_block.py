@@ -29,10 +29,10 @@ _LENGTH_BYTES = 8  # count in the length themselves
 _SECURE_CELL = 0
 DATA_KEY_BYTES = 32
 
-_CIPHERS_KEPT = 1024
+CIPHERS_MAX = 1024
 """Ciphers kept, of about 3 KB, one for each key and length of data: mostly those that open data keys."""
 
-_cipher = lru_cache(_CIPHERS_KEPT)(secure_cell.cipher)
+_cipher = lru_cache(CIPHERS_MAX)(secure_cell.cipher)
 
 
 def data_key_cipher(key: bytes, context: bytes) -> AESGCM:

@@ -31,7 +31,7 @@ class AdminAccess(KeyAccess):
             Unavailable: Vault is away; a new one may have been stored.
             MasterKeyError: a right is missing, or it is another by now.
         """
-        vault, new = required(self._vault), os.urandom(master.MIN_BYTES)
+        vault, new = required(self._vault), os.urandom(master.MASTER_KEY_BYTES_MIN)
         if not master.store_in_vault(vault, current, new) or master.from_vault(vault) != new:
             raise MasterKeyError("the master key in Vault was changed by somebody else meanwhile; look again")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from token_worker.admin.replay import PAGE, read_message
+from token_worker.admin.replay import PAGE_ENTRIES, read_message
 from token_worker.redis.exchange import Exchange
 from token_worker.streams.routes import Route
 
@@ -42,7 +42,7 @@ class DeadLetter(msgspec.Struct, kw_only=True):
 
 def read_page(route: Route, start: str, now_ms: int) -> Exchange[list[tuple[DeadLetter, bytes]]]:
     """The next dead letters and their payloads, from the id ``start`` on; of shared streams those of all routes."""
-    page = yield "XRANGE", route.dead_letters, start, "+", "COUNT", PAGE
+    page = yield "XRANGE", route.dead_letters, start, "+", "COUNT", PAGE_ENTRIES
     return [_describe(route, entry_id.decode(), raw, now_ms) for entry_id, raw in page]
 
 

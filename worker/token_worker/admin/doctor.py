@@ -30,16 +30,16 @@ from token_worker.settings.options import Settings
 from token_worker.storage.durability import Durability, examine_fsync
 from token_worker.streams.routes import Route
 
-CLOCK_SECONDS = 1.0
+CLOCK_OFFSET_SECONDS_MAX = 1.0
 """How far this host's clock may be from a server's: tokens note when they were used by this host's."""
 
-SAMPLE = 50
+SAMPLE_KEYS = 50
 """Keys the master key is tried on."""
 
-SOON_SECONDS = 600.0
+TOKEN_SECONDS_MIN = 600.0
 """A Vault token that cannot be renewed and ends sooner than this is a finding."""
 
-OLDEST = {"valkey": (7, 2), "redis": (7, 0)}
+OLDEST_VERSIONS = {"valkey": (7, 2), "redis": (7, 0)}
 """Oldest servers that are served."""
 
 LIBRARIES = ("redis", "hvac", "cryptography", "msgspec", "structlog")
@@ -163,8 +163,8 @@ def _version(use: str, info: Fields) -> Check:
     text = info.get(f"{kind}_version", "0.0")
     found = re.match(r"(\d+)\.(\d+)", text)
     number = (int(found[1]), int(found[2])) if found else (0, 0)
-    least = ".".join(map(str, OLDEST[kind]))
-    if number < OLDEST[kind]:
+    least = ".".join(map(str, OLDEST_VERSIONS[kind]))
+    if number < OLDEST_VERSIONS[kind]:
         return Check(f"{use}: version", "finding", f"{kind} {text}", f"{kind} {least} or later")
     return Check(f"{use}: version", "ok", f"reachable, {kind} {text}")
 
@@ -224,7 +224,7 @@ def _clock(use: str, link: Link) -> Check:
     after = time.time()
     theirs = int(seconds) + int(micros) / 1e6
     off = max(before - theirs, theirs - after, 0.0)
-    if off > CLOCK_SECONDS:
+    if off > CLOCK_OFFSET_SECONDS_MAX:
         return Check(name, "finding", f"differs from this host's by {off:.1f} seconds", "synchronize both by NTP")
     return Check(name, "ok", "the same as this host's, within a second")
 
@@ -341,7 +341,7 @@ def _guarded(name: str, checks: Callable[[], Iterator[Check]]) -> Iterator[Check
 
 def _sample(master_keys: MasterKeys, store: Any) -> Iterator[Check]:
     found = locate_keys(store)
-    sample = random.sample(found, min(SAMPLE, len(found)))
+    sample = random.sample(found, min(SAMPLE_KEYS, len(found)))
     bad = [
         f"{key.name.name} ({verdict})"
         for key, stored in read_keys(store, sample)
@@ -369,7 +369,7 @@ def _vault(access: AdminAccess, settings: Settings) -> Iterator[Check]:
     if vault is None or settings.vault is None:
         return
     seconds = vault.seconds_left
-    if seconds is not None and seconds < SOON_SECONDS and not vault.is_renewable:
+    if seconds is not None and seconds < TOKEN_SECONDS_MIN and not vault.is_renewable:
         remedy = "use a token that can be renewed, or TOKEN_WORKER_VAULT_AUTH approle or jwt"
         yield Check("Vault token: time", "finding", f"expires in {seconds:.0f} seconds and cannot be renewed", remedy)
     else:

@@ -12,7 +12,7 @@ that was cut short is finished by doing it again, and of two rotations at once t
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from token_worker.keys.store import KEYS_A_COMMAND, MOVED_FIELD, VAULT_FIELD
+from token_worker.keys.store import KEYS_PER_COMMAND, MOVED_FIELD, VAULT_FIELD
 from token_worker.redis.link import RedisLink
 from token_worker.redis.scan import escape_pattern, scan
 from token_worker.redis.script import Script
@@ -98,8 +98,8 @@ class RedisAdminStore:
 
     def read(self, paths: Sequence[str]) -> list[Stored | None]:
         texts: list[bytes | None] = []
-        for start in range(0, len(paths), KEYS_A_COMMAND):
-            texts += self._link.call("MGET", *paths[start : start + KEYS_A_COMMAND])
+        for start in range(0, len(paths), KEYS_PER_COMMAND):
+            texts += self._link.call("MGET", *paths[start : start + KEYS_PER_COMMAND])
         return [None if text is None else Stored(text) for text in texts]
 
     def create(self, path: str, text: bytes) -> bool:

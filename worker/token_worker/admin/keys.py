@@ -17,7 +17,7 @@ from token_worker.errors import CorruptData
 from token_worker.keys.keyring import KEY_BYTES
 from token_worker.keys.master import MasterKeys
 
-KEYS_AT_ONCE = 500
+KEYS_PER_READ = 500
 """Keys read together."""
 
 _PRIVATE_KEY = b"REC2"
@@ -77,8 +77,8 @@ def locate_keys(store: AdminStore) -> list[Located]:
 
 def read_keys(store: AdminStore, keys: Sequence[Located]) -> Iterator[tuple[Located, Stored]]:
     """What is stored for these keys; without those that have gone meanwhile."""
-    for start in range(0, len(keys), KEYS_AT_ONCE):
-        part = keys[start : start + KEYS_AT_ONCE]
+    for start in range(0, len(keys), KEYS_PER_READ):
+        part = keys[start : start + KEYS_PER_READ]
         for key, stored in zip(part, store.read([key.path for key in part]), strict=True):
             if stored is not None:
                 yield key, stored

@@ -29,17 +29,17 @@ from token_worker.streams.stream_ids import FIRST_ID, MOST, after, order
 LOOK = Script(__package__, "look.lua", is_read_only=True)
 COUNT = Script(__package__, "count.lua", is_read_only=True)
 
-COUNT_LIMIT = 10_000
+COUNT_ENTRIES_MAX = 10_000
 """Entries counted one by one at most."""
 
-COUNT_BYTES = 8 << 20
+COUNT_BYTES_MAX = 8 << 20
 """Bytes of entries that the server looks through for counting at most."""
 
-PAGE = 1000
+PAGE_ENTRIES = 1000
 PAGE_BYTES = 256 << 10
 """Entries and bytes that one script counts, about: others wait for so long."""
 
-PENDING_LIMIT = 10_000
+PENDING_ENTRIES_MAX = 10_000
 """Pending entries looked at for the one with most deliveries."""
 
 ALIVE_SECONDS = 60
@@ -302,7 +302,7 @@ def _undelivered(
         return lag, True
     counted = size = 0
     count, start = 1, after(delivered)
-    while counted < COUNT_LIMIT and size < COUNT_BYTES:
+    while counted < COUNT_ENTRIES_MAX and size < COUNT_BYTES_MAX:
         if start is None:
             return counted, True
         found, last, found_bytes = yield RunScript(COUNT, (stream,), (start, count))
@@ -310,14 +310,16 @@ def _undelivered(
         if found < count:
             return counted, True
         size += found_bytes
-        count = max(1, min(PAGE, 4 * count, COUNT_LIMIT - counted, PAGE_BYTES * found // max(found_bytes, 1)))
+        count = max(
+            1, min(PAGE_ENTRIES, 4 * count, COUNT_ENTRIES_MAX - counted, PAGE_BYTES * found // max(found_bytes, 1))
+        )
         start = after(last)
     return counted, False
 
 
 def _worst(stream: str, group: str) -> Exchange[int]:
     worst, start = 0, after(FIRST_ID)
-    for _ in range(0, PENDING_LIMIT, 1000):
+    for _ in range(0, PENDING_ENTRIES_MAX, 1000):
         page = yield "XPENDING", stream, group, start, "+", 1000
         worst = max([worst, *(deliveries for _, _, _, deliveries in page)])
         if len(page) < 1000 or (start := after(page[-1][0])) is None:

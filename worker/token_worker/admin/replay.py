@@ -30,7 +30,7 @@ from token_worker.streams.stream_ids import FIRST_ID, LAST_ID, MOST, after, befo
 
 _RESEND = Script(__package__, "resend.lua")
 
-PAGE = 100
+PAGE_ENTRIES = 100
 """Entries read, and sent, in one go."""
 
 RECORD_SECONDS = 7 * 86_400
@@ -196,7 +196,7 @@ class Replay:
             start = after(max(self.progress.done, before(selection.first), key=order))
             if start is None or order(start) > order(selection.last):
                 return None
-            entries = yield "XRANGE", selection.stream, start, selection.last, "COUNT", PAGE
+            entries = yield "XRANGE", selection.stream, start, selection.last, "COUNT", PAGE_ENTRIES
         if not entries:
             return None
         self.progress.done = entries[-1][0].decode()
@@ -256,7 +256,7 @@ class Replay:
             if not found:
                 self.missing.add(entry_id)
             entries += found
-            if len(entries) == PAGE:
+            if len(entries) == PAGE_ENTRIES:
                 break
         return entries
 
@@ -264,7 +264,7 @@ class Replay:
         """How often each request was replayed before, as far as the stream still tells."""
         self._earlier[""] = 0
         start: str | None = self.progress.selection.first
-        while start and (page := (yield "XRANGE", self.progress.selection.stream, start, "+", "COUNT", PAGE)):
+        while start and (page := (yield "XRANGE", self.progress.selection.stream, start, "+", "COUNT", PAGE_ENTRIES)):
             for _, raw in page:
                 payload = _map(raw).get(b"payload", b"")
                 if b"replay_of" in payload:
@@ -329,9 +329,9 @@ class Replay:
         pending: set[str] = set()
         start: str | None = candidates[0].entry
         while reached is not None and start is not None:
-            page = yield "XPENDING", stream, self._group, start, candidates[-1].entry, PAGE
+            page = yield "XPENDING", stream, self._group, start, candidates[-1].entry, PAGE_ENTRIES
             pending.update(entry_id.decode() for entry_id, *_ in page)
-            if len(page) < PAGE:
+            if len(page) < PAGE_ENTRIES:
                 break
             start = after(page[-1][0])
         looked: list[Candidate] = []
@@ -428,7 +428,7 @@ def _page_of(stream: str, position: str | None) -> Exchange[list[Any]]:
     if position is None:  # no entry comes after the last id
         return []
     try:
-        page: list[Any] = yield "XRANGE", stream, position, "+", "COUNT", PAGE
+        page: list[Any] = yield "XRANGE", stream, position, "+", "COUNT", PAGE_ENTRIES
     except ServerError as error:
         if error.code != "WRONGTYPE":
             raise

@@ -17,7 +17,7 @@ from token_worker.keys.master import MasterKeys
 Progress = Callable[[int, int], object]
 """Is called with the number of keys seen in this pass, and of all."""
 
-NAMED = 10
+KEYS_NAMED_MAX = 10
 """How many keys an error names."""
 
 
@@ -42,8 +42,8 @@ def survey(store: AdminStore, master_keys: MasterKeys) -> Counter[KeyStatus]:
         if verdict in BAD_STATUSES and verdict != "previous":
             bad.append(f"{key.name.name}: {_WHY[verdict]}")
     if bad:
-        more = [f"and {len(bad) - NAMED} more"] if len(bad) > NAMED else []
-        raise CheckFailed("\n".join([*bad[:NAMED], *more, "nothing was changed"]))
+        more = [f"and {len(bad) - KEYS_NAMED_MAX} more"] if len(bad) > KEYS_NAMED_MAX else []
+        raise CheckFailed("\n".join([*bad[:KEYS_NAMED_MAX], *more, "nothing was changed"]))
     return counts
 
 

@@ -15,7 +15,7 @@ from token_worker.errors import CheckFailed, CorruptData
 from token_worker.keys.master import MasterKeys
 from token_worker.keys.store import new_key
 
-TRIES = 100
+ROTATE_ATTEMPTS_MAX = 100
 """How often a key may be changed by others while we rotate it, before we give up."""
 
 
@@ -34,7 +34,7 @@ def rotate(store: AdminStore, master_keys: MasterKeys, owner: Owner, clock: Call
     """
     name = parse_name(owner.key_name)
     path = f"{store.folder}/{name.name}"
-    for _ in range(TRIES):
+    for _ in range(ROTATE_ATTEMPTS_MAX):
         [old] = store.read([path])
         if old is None:
             raise CheckFailed(f"{name.name}: there is no such key; make one with `token-worker keys generate`")

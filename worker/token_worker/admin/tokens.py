@@ -24,10 +24,10 @@ from token_worker.redis.script import Script
 
 _CHANGE = Script(__package__, "change.lua")
 
-PAGE = 200
+PAGE_ENTRIES = 200
 """COUNT of a SCAN, and entries worked on in one go."""
 
-TRIES = 5
+CHANGE_ATTEMPTS_MAX = 5
 """How often a change is tried again that met a change by another."""
 
 _KINDS = {kind.number: kind for kind in TYPES.values()}
@@ -276,7 +276,7 @@ class TokenAdmin:
 
     def _change(self, token: Token, change: Callable[[Entry], bytes], is_due: Callable[[Token], bool]) -> bool:
         now: Token | Unreadable | None = token
-        for _ in range(TRIES):
+        for _ in range(CHANGE_ATTEMPTS_MAX):
             if now is None or isinstance(now, Unreadable):
                 return now is None
             if not is_due(now):
@@ -304,11 +304,11 @@ class TokenAdmin:
         folder = self._names.of_token(b"", 0).rpartition(b"/")[0].decode()
         pattern = f"{escape_pattern(folder)}/{side.hex()}*"
         seen, due = 0, time.monotonic()
-        for keys in scan(self._link, pattern, PAGE):
+        for keys in scan(self._link, pattern, PAGE_ENTRIES):
             time.sleep(max(0.0, due - time.monotonic()))
             due = time.monotonic() + len(keys) / self._rate
-            for start in range(0, len(keys), PAGE):
-                part = keys[start : start + PAGE]
+            for start in range(0, len(keys), PAGE_ENTRIES):
+                part = keys[start : start + PAGE_ENTRIES]
                 yield [(key, raw) for key, raw in zip(part, self._read(part), strict=True) if raw is not None]
             seen += len(keys)
             self._progress(seen)

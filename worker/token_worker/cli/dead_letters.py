@@ -13,7 +13,7 @@ from rich.table import Table
 
 from token_worker.admin import dead_letters as letters_module
 from token_worker.admin.dead_letters import DeadLetter
-from token_worker.admin.replay import PAGE, Selection
+from token_worker.admin.replay import PAGE_ENTRIES, Selection
 from token_worker.cli.replay import Runner
 from token_worker.cli.terminal import check_reach, confirm, table_console
 from token_worker.errors import CheckFailed, Unavailable
@@ -164,8 +164,8 @@ def drop(
     dropped = 0
     for stream in {it.dead_stream: None for it in chosen}:
         names = [it.id for it in chosen if it.dead_stream == stream]
-        for start in range(0, len(names), PAGE):
-            part = names[start : start + PAGE]
+        for start in range(0, len(names), PAGE_ENTRIES):
+            part = names[start : start + PAGE_ENTRIES]
             dropped += len(part) if dry_run else drive(letters_module.drop(stream, part), link)
     click.echo(f"{'would be dropped' if dry_run else 'dropped'}: {dropped}")
     if missing:

@@ -34,7 +34,7 @@ AGE_SECONDS = 60.0
 REFRESH_SECONDS = AGE_SECONDS / 2
 """Age at which a key that was used is looked up again beside the loop."""
 
-REFRESH_AT_ONCE = 50
+REFRESH_OWNERS_MAX = 50
 """Keys of one such look-up: what the loop waits for comes after it."""
 
 GRACE_SECONDS = 900.0
@@ -49,8 +49,8 @@ RECHECK_SECONDS = 1.0
 LATE_SECONDS = 5.0
 """How long an answer to that counts which came when the loop waited for it no more."""
 
-OWNERS_KEPT = 10_000
-ABSENT_KEPT = 10_000
+OWNERS_MAX = 10_000
+ABSENT_OWNERS_MAX = 10_000
 """Names without a key that are remembered."""
 
 WAIT_SECONDS = 0.25
@@ -96,7 +96,7 @@ class KeyCache:
         master_key: bytes,
         *,
         previous_master_key: bytes | None = None,
-        size: int = OWNERS_KEPT,
+        size: int = OWNERS_MAX,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         lookups: Beside | None = None,
@@ -265,7 +265,7 @@ class KeyCache:
         if now < self._ask_again_at or (self._refresh is not None and not self._refresh.done()):
             return
         owners: list[Owner] = []
-        while self._due and len(owners) < REFRESH_AT_ONCE and now - self._due[0][0] >= REFRESH_SECONDS:
+        while self._due and len(owners) < REFRESH_OWNERS_MAX and now - self._due[0][0] >= REFRESH_SECONDS:
             checked_at, owner = self._due.popleft()
             slot = self._slots.get(owner)
             if slot is None or slot.checked_at != checked_at:
@@ -311,7 +311,7 @@ class KeyCache:
             self._absent[owner] = until
             self._absent.move_to_end(owner)
             self._allowance -= 1
-            if len(self._absent) > ABSENT_KEPT:
+            if len(self._absent) > ABSENT_OWNERS_MAX:
                 self._absent.popitem(last=False)
             return
         self._absent.pop(owner, None)

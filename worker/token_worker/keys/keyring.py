@@ -12,7 +12,7 @@ from token_worker.errors import CorruptData, Unavailable
 KEY_BYTES = 32
 """Length of a symmetric storage key in Acra."""
 
-DATA_KEY_BLOCKS = 1 << 20
+DATA_KEY_BLOCKS_MAX = 1 << 20
 """Blocks sealed with one data key: far below the 2^32 at which random 96-bit IVs become unsafe."""
 
 DATA_KEY_SECONDS = 3600
@@ -92,7 +92,7 @@ class Keyring:
     def sealing_key(self, blocks: int) -> DataKey:
         """The data key, sealed under the current key, for the next ``blocks`` blocks, far fewer than its bound."""
         now = time.monotonic()
-        if self._sealing is None or self._sealed_blocks >= DATA_KEY_BLOCKS or now > self._sealing_until:
+        if self._sealing is None or self._sealed_blocks >= DATA_KEY_BLOCKS_MAX or now > self._sealing_until:
             self._sealing = DataKey.generate(self.current, self.context)
             self._sealed_blocks = 0
             self._sealing_until = now + DATA_KEY_SECONDS

@@ -14,13 +14,13 @@ from token_worker.errors import CorruptData, MasterKeyError
 if TYPE_CHECKING:
     from token_worker.keys.vault import Vault
 
-MIN_BYTES = 32
+MASTER_KEY_BYTES_MIN = 32
 """Least length of a master key."""
 
 FIELD = "acra_master_key"
 """Field of the secret in Vault."""
 
-VERSIONS_LOOKED_AT = 10
+VERSIONS_SEARCHED_MAX = 10
 """Versions of the secret in which the previous master key is looked for: as many as Vault keeps by default."""
 
 
@@ -57,8 +57,8 @@ def decode_master_key(text: str, where: str) -> bytes:
         key = base64.b64decode(text.strip().replace("\r", "").replace("\n", ""), validate=True)
     except ValueError:
         raise MasterKeyError(f"{where}: not base64") from None
-    if len(key) < MIN_BYTES:
-        raise MasterKeyError(f"{where}: {len(key)} bytes, needs at least {MIN_BYTES}")
+    if len(key) < MASTER_KEY_BYTES_MIN:
+        raise MasterKeyError(f"{where}: {len(key)} bytes, needs at least {MASTER_KEY_BYTES_MIN}")
     return key
 
 
@@ -115,7 +115,7 @@ def previous_from_vault(vault: "Vault", current: bytes) -> bytes | None:
     newest = vault.read_version(mount, path)
     if newest is None:
         return None
-    for version in range(newest.number - 1, max(0, newest.number - VERSIONS_LOOKED_AT), -1):
+    for version in range(newest.number - 1, max(0, newest.number - VERSIONS_SEARCHED_MAX), -1):
         older = vault.read_version(mount, path, version)
         if older is None:
             continue

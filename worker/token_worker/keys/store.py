@@ -29,13 +29,13 @@ VAULT_FIELD = "key"
 MOVED_FIELD = "moved_to"
 """Stands in a KV secret in place of the key while that is on its way to another name, or to its end."""
 
-KEYS_A_COMMAND = 1000
+KEYS_PER_COMMAND = 1000
 """Keys one MGET asks for."""
 
 SCAN_PAUSE_SECONDS = 0.01
 """Longest pause of a worker between two steps of a scan: as long as the step took, so that others get their turn."""
 
-SCAN_REST = 20
+SCAN_REST_FACTOR = 20
 """A scan is followed by a rest of this many times its length (at least a second): it serves all owners."""
 
 
@@ -131,8 +131,8 @@ class RedisKeyStore:
 
     def _read(self, link: RedisLink, names: Sequence[str]) -> list[bytes | None]:
         found: list[bytes | None] = []
-        for start in range(0, len(names), KEYS_A_COMMAND):
-            part = names[start : start + KEYS_A_COMMAND]
+        for start in range(0, len(names), KEYS_PER_COMMAND):
+            part = names[start : start + KEYS_PER_COMMAND]
             found += link.call("MGET", *(f"{self._folder}/{name}" for name in part))
         return found
 
@@ -160,7 +160,7 @@ class RedisKeyStore:
         spent = time.monotonic() - begin
         self._names = {name: sorted(set(old), reverse=True) for name, old in found.items()}
         self._names_since = begin
-        self._rest_until = time.monotonic() + max(1.0, SCAN_REST * spent)
+        self._rest_until = time.monotonic() + max(1.0, SCAN_REST_FACTOR * spent)
 
     def _collect(self, names: Iterable[bytes], found: dict[str, list[str]]) -> None:
         for raw in names:

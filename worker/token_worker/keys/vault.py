@@ -39,10 +39,10 @@ from token_worker.settings.vault import VaultSettings, read_file
 TIMEOUT_SECONDS = 5
 """For connecting, and again for the answer."""
 
-IDLE_SECONDS = 60
+IDLE_CHECK_SECONDS = 60
 """How often to look whether a token that never ends has been replaced by one that does."""
 
-LONGEST_BACK_OFF_SECONDS = 30
+BACK_OFF_SECONDS_MAX = 30
 """Between two tries of the thread to keep the token valid; the first comes after one second."""
 
 _log = structlog.get_logger("vault")
@@ -460,9 +460,9 @@ class Vault:
 
     def _pause(self, failures: int) -> float:
         if failures:
-            return float(min(2 ** (failures - 1), LONGEST_BACK_OFF_SECONDS))
+            return float(min(2 ** (failures - 1), BACK_OFF_SECONDS_MAX))
         left = self.seconds_left
-        return IDLE_SECONDS if left is None else max(left / 2, 1.0)
+        return IDLE_CHECK_SECONDS if left is None else max(left / 2, 1.0)
 
     def _prolong(self) -> None:
         """Renew the token; log in again if Vault refuses, or grants less than before (its maximum time is near)."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from hvac.adapters import JSONAdapter
 
-READERS = 8
+READER_THREADS_MAX = 8
 """Requests at the same time."""
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class Readers:
                     errors.append(error)
             self._idle.append(session)
 
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(READERS, len(paths)))]
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(READER_THREADS_MAX, len(paths)))]
         for thread in threads:
             thread.start()
         for thread in threads:

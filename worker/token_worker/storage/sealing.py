@@ -22,7 +22,7 @@ from token_worker.acra.acra_block import DATA_KEY_BYTES, DataKey
 from token_worker.acra.token_entry import Times, block_start, decode_entry, decode_times, used_since
 from token_worker.keys.keyring import Keyring
 
-HEADS_KEPT = 4096
+HEADS_MAX = 4096
 """Heads kept in each direction; each has an AES key of about 3 KB."""
 
 _START_BYTES = len(block_start(1 << 13))  # blocks of 128 bytes to 16 KiB: all but those of long values
@@ -51,7 +51,7 @@ V = TypeVar("V")
 class Sealing:
     """Seals and opens entries of all clients and zones."""
 
-    def __init__(self, size: int = HEADS_KEPT) -> None:
+    def __init__(self, size: int = HEADS_MAX) -> None:
         self._size = size
         self._to_seal: OrderedDict[tuple[DataKey, int], tuple[bytes, _Crypt]] = OrderedDict()
         self._to_open: OrderedDict[bytes, _Known] = OrderedDict()

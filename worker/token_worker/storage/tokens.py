@@ -13,10 +13,10 @@ from token_worker.redis.script import Script
 from token_worker.storage.durability import Safety
 from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store, Touch
 
-KEYS_A_COMMAND = 1000
+KEYS_PER_COMMAND = 1000
 """Keys one command or script may touch: no other user of the server waits for more than a few milliseconds."""
 
-BYTES_A_COMMAND = 4 << 20
+BYTES_PER_COMMAND = 4 << 20
 """Bytes of values one script may bring."""
 
 _STORE = Script(__package__, "store.lua")
@@ -60,8 +60,8 @@ class TokenStorage:
 
     def _look_up(self, keys: list[bytes]) -> list[bytes | None]:
         found: list[bytes | None] = []
-        for start in range(0, len(keys), KEYS_A_COMMAND):
-            found += self._link.call("MGET", *keys[start : start + KEYS_A_COMMAND])
+        for start in range(0, len(keys), KEYS_PER_COMMAND):
+            found += self._link.call("MGET", *keys[start : start + KEYS_PER_COMMAND])
         return found
 
     def _store(self, rows: list[Row]) -> Iterable[Outcome]:
@@ -84,8 +84,8 @@ class TokenStorage:
             yield Outcome(_OUTCOMES[raw[:1]], raw[1:]) if raw else _WRITTEN
 
     def _touch(self, rows: list[tuple[bytes, bytes, bytes]]) -> None:
-        for start in range(0, len(rows), KEYS_A_COMMAND):
-            part = rows[start : start + KEYS_A_COMMAND]
+        for start in range(0, len(rows), KEYS_PER_COMMAND):
+            part = rows[start : start + KEYS_PER_COMMAND]
             try:
                 self._link.run(
                     _TOUCH, [key for key, _, _ in part], [value for _, old, new in part for value in (old, new)]
@@ -97,14 +97,18 @@ class TokenStorage:
 
 
 def _parts(rows: list[Row]) -> Iterator[list[Row]]:
-    if rows and len(rows) * 2 <= KEYS_A_COMMAND and sum([len(row[2]) + len(row[3]) for row in rows]) <= BYTES_A_COMMAND:
+    if (
+        rows
+        and len(rows) * 2 <= KEYS_PER_COMMAND
+        and sum([len(row[2]) + len(row[3]) for row in rows]) <= BYTES_PER_COMMAND
+    ):
         yield rows
         return
     part: list[Row] = []
     size = 0
     for row in rows:
         size += len(row.h_value) + len(row.t_value)
-        if part and (len(part) * 2 >= KEYS_A_COMMAND or size > BYTES_A_COMMAND):
+        if part and (len(part) * 2 >= KEYS_PER_COMMAND or size > BYTES_PER_COMMAND):
             yield part
             part, size = [], len(row.h_value) + len(row.t_value)
         part.append(row)
