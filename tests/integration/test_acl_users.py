@@ -136,7 +136,7 @@ def test_everybody_can_do_what_they_have_to(desk: Desk) -> None:
 @pytest.mark.parametrize("shared", [False, True])
 def test_client_can_do_what_it_has_to(desk: Desk, monkeypatch: pytest.MonkeyPatch, *, shared: bool) -> None:
     """Who has the rights of a client sends, reads replies and keeps its own stream short, and leaves none behind."""
-    monkeypatch.setattr("token_worker.client.replies.TIDY_SECONDS", 0.0)
+    monkeypatch.setattr("token_worker.client.replies.TRIM_SECONDS", 0.0)
     password = (desk.folder / "streams-client:in[1]").read_text().strip()
     url = f"redis://client%3Ain%5B1%5D:{password}@127.0.0.1:{desk.servers['streams'].port}"
     routes = msgspec.json.decode(desk.routes, type=tuple[Route, ...])

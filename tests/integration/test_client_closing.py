@@ -127,7 +127,7 @@ def test_own_stream_is_made_with_a_time_to_live_and_removed(streams_server: Valk
             assert client.tokenize(value) == value.upper()
         [channel] = client_of._engine._channels.values()
         assert desk.streams.xlen(names[0]) == 4
-        channel._replies._tidied_at = -1e9  # as if the time for it had come
+        channel._replies._trimmed_at = -1e9  # as if the time for it had come
         assert client.tokenize("e") == "E"
         answering.join()
         wait_until(lambda: desk.streams.xlen(names[0]) == 1, "what was read to be trimmed")

@@ -199,10 +199,10 @@ def test_own_stream_is_read_from_where_the_last_read_ended() -> None:
     assert replies.read_command(9) == ("XREAD", "COUNT", 1000, "BLOCK", 9, "STREAMS", replies.name, "0-0")
     entries = [(b"1-0", [b"payload", b"a"]), (b"2-0", [b"other", b"x"]), (b"3-0", [b"x", b"y", b"payload", b"b"])]
     assert replies.take([[name, entries]], 1.0) == [b"a", b"b"]
-    assert replies.last == b"3-0"
+    assert replies.last_id == b"3-0"
     assert replies.take([[b"out:client-before", [(b"9-0", [b"payload", b"c"])]]], 1.0) == []
     assert replies.take(None, 1.0) == []
-    assert replies.last == b"3-0"
+    assert replies.last_id == b"3-0"
 
 
 def test_own_stream_changes_only_after_a_rest_in_which_it_may_have_expired() -> None:
@@ -212,22 +212,22 @@ def test_own_stream_changes_only_after_a_rest_in_which_it_may_have_expired() -> 
     first = replies.name
     replies.take([[first.encode(), [(b"1-0", [b"payload", b"a"])]]], 110.0)
     replies.start(130.0)
-    assert (replies.name, replies.last) == (first, b"1-0")
+    assert (replies.name, replies.last_id) == (first, b"1-0")
     replies.start(150.1)
     assert replies.name != first
-    assert replies.last == "0-0"
-    assert replies.end_commands() == [("UNLINK", replies.name)]
+    assert replies.last_id == "0-0"
+    assert replies.removal_commands() == [("UNLINK", replies.name)]
 
 
 def test_own_stream_is_kept_short_and_alive_now_and_then() -> None:
     """What was read is trimmed and the time to live begins anew, every ten seconds at most."""
     replies = Replies(ROUTE, [ROUTE], shared=False)
-    assert replies.end_commands() == []
+    assert replies.removal_commands() == []
     replies.start(0.0)
-    assert replies.tidy_commands(9.0) == []
+    assert replies.trim_commands(9.0) == []
     replies.take([[replies.name.encode(), [(b"1-0", [b"payload", b"a"])]]], 10.0)
-    assert replies.tidy_commands(10.0) == [("XTRIM", replies.name, "MINID", b"1-0"), ("EXPIRE", replies.name, 60)]
-    assert replies.tidy_commands(19.0) == []
+    assert replies.trim_commands(10.0) == [("XTRIM", replies.name, "MINID", b"1-0"), ("EXPIRE", replies.name, 60)]
+    assert replies.trim_commands(19.0) == []
 
 
 def test_shared_stream_is_read_from_its_end_and_left_as_it_is() -> None:
@@ -235,15 +235,15 @@ def test_shared_stream_is_read_from_its_end_and_left_as_it_is() -> None:
     replies = Replies(ROUTE, [ROUTE], shared=True)
     assert replies.reply_to is None
     replies.start(0.0)
-    assert replies.last is None
-    assert replies.last_command() == ("XREVRANGE", "out", "+", "-", "COUNT", 1)
-    replies.take_last([])
+    assert replies.last_id is None
+    assert replies.last_id_command() == ("XREVRANGE", "out", "+", "-", "COUNT", 1)
+    replies.take_last_id([])
     assert replies.read_command(9)[-1] == "0-0"
     replies.start(1.0)
     assert replies.read_command(9)[-1] is None
-    replies.take_last([(b"7-0", [b"payload", b"a"])])
+    replies.take_last_id([(b"7-0", [b"payload", b"a"])])
     assert replies.read_command(9)[-1] == b"7-0"
-    assert replies.tidy_commands(1e6) == replies.end_commands() == []
+    assert replies.trim_commands(1e6) == replies.removal_commands() == []
 
 
 # Routes

@@ -52,7 +52,7 @@ class Caller:
         return self.requests.take(most, "replies")
 
     def reply(self, payload: bytes) -> None:
-        self.end(self.requests.reply(payload))
+        self.end(self.requests.take_reply(payload))
 
     def answer(self, request: StreamRequest, **more: Any) -> None:
         """Reply with tokens that are the values in capitals."""
@@ -256,7 +256,7 @@ def test_swept_request_is_not_sent_again_nor_kept() -> None:
     call.end(TimedOut("late"))
     caller.requests.sweep()
     assert caller.requests.next_at() is None
-    assert not caller.requests._again
+    assert not caller.requests._requeued
     assert caller.released == 1
 
 

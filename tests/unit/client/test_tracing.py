@@ -63,8 +63,8 @@ def test_send_span_is_the_parent_that_workers_see(sdk: Sdk) -> None:
     with sdk.provider.get_tracer("shop").start_as_current_span("import") as parent:
         add(subject)
     [request] = subject.take(10, None)
-    assert request.sending is not None
-    request.sending.end(b"7-1")
+    assert request.span is not None
+    request.span.end(b"7-1")
     *_, span = sdk.spans
     assert (span.name, span.kind) == ("send requests", SpanKind.PRODUCER)
     assert span.parent == parent.get_span_context()
@@ -94,8 +94,8 @@ def test_calls_share_a_request_only_below_one_span(sdk: Sdk) -> None:
     taken = subject.take(10, None)
     assert [len(request.parts) for request in taken] == [3, 3, 2]
     for request in taken:
-        assert request.sending is not None
-        request.sending.end(b"7-1")
+        assert request.span is not None
+        request.span.end(b"7-1")
     assert [span.parent for span in sdk.spans] == [*(parent.get_span_context() for parent in parents), None]
 
 
@@ -104,10 +104,10 @@ def test_span_ends_when_its_request_is_not_sent_again(sdk: Sdk) -> None:
     subject = requests()
     add(subject, 4)
     refused, answered, given_up, swept = subject.take(10, None)
-    assert refused.sending is not None
-    refused.sending.end(ServerError("streams", "NOPERM"))
+    assert refused.span is not None
+    refused.span.end(ServerError("streams", "NOPERM"))
     subject.fail(refused, StreamsRefused("NOPERM"))
-    subject.reply(encode({"id": answered.id, "items": [{"value": "token"}]}))
+    subject.take_reply(encode({"id": answered.id, "items": [{"value": "token"}]}))
     given_up.parts[0].call.has_ended = True
     subject.sweep()
     assert len(sdk.spans) == 1
@@ -137,7 +137,7 @@ def test_request_answered_while_it_waits_to_be_sent_again_is_no_error(sdk: Sdk) 
     add(subject)
     [request] = subject.take(10, None)
     subject.requeue([request])
-    subject.reply(encode({"id": request.id, "items": [{"value": "token"}]}))
+    subject.take_reply(encode({"id": request.id, "items": [{"value": "token"}]}))
     assert subject.take(10, None) == []
     [span] = sdk.spans
     assert span.status.is_unset
@@ -155,8 +155,8 @@ def test_unsampled_trace_is_passed_on_without_a_span(sdk: Sdk) -> None:
     assert passed_on is not None
     assert (name, passed_on.trace_id) == ("traceparent", f"{parent.get_span_context().trace_id:032x}")
     assert not passed_on.is_sampled
-    assert request.sending is not None
-    request.sending.end(b"7-1")
+    assert request.span is not None
+    request.span.end(b"7-1")
     assert sdk.spans == []
 
 
@@ -184,7 +184,7 @@ def test_entry_has_no_more_fields_where_nothing_is_traced() -> None:
     subject = requests()
     add(subject)
     [request] = subject.take(10, None)
-    assert (headers(request), request.sending) == ((), None)
+    assert (headers(request), request.span) == ((), None)
 
 
 def test_provider_that_fails_costs_no_request(sdk: Sdk) -> None:
@@ -210,9 +210,9 @@ def test_provider_that_fails_costs_no_request(sdk: Sdk) -> None:
         subject = requests()
         add(subject)
         [request] = subject.take(10, None)
-        assert (request.sending is None) == (name == "start")
-        if request.sending is not None:
-            request.sending.end(b"7-1")
+        assert (request.span is None) == (name == "start")
+        if request.span is not None:
+            request.span.end(b"7-1")
 
 
 def test_client_needs_no_opentelemetry() -> None:

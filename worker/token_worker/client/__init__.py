@@ -1,16 +1,33 @@
-"""Clients for producers: values in, tokens out, by the workers behind the streams; and the way back.
+"""Clients for producers: send values, get tokens back from the workers; and detokenize.
 
-``TokenClient`` for threads, ``AsyncTokenClient`` for an event loop. Neither needs keys, nor any server but the Redis of
-the streams; importing this loads neither ``hvac`` nor the ciphers of ``cryptography``.
+``TokenClient`` is for threads, ``AsyncTokenClient`` for an event loop. Neither needs keys, and the only server that
+they use is the Redis of the streams. Importing this package loads neither ``hvac`` nor the ciphers of ``cryptography``.
 
-- A call waits for its reply up to its time-out and then says what was wrong. A reply that comes later is passed over.
-- A connection that breaks is made anew, and what may not have arrived is sent again. Of a value tokenized with
-  ``consistent=False`` there may then be a second token, that nobody got.
-- No more than ``max_in_flight`` requests wait for their replies; further calls wait for room.
-- Replies come on a stream that only this client reads, made by the first of them. It is trimmed while it is read and
-  removed at the end, as far as the client's rights go, and has a time to live.
+- A call waits for its reply up to its time-out. Then it raises an error that says what is wrong. Later replies are
+  dropped.
+- If a connection breaks, the client connects again and repeats each request that may not have arrived. A value that is
+  tokenized with ``consistent=False`` may then have a second token, which no caller got.
+- At most ``max_in_flight`` requests wait for their replies. Further calls wait for room.
+- Replies arrive on a stream that only this client reads. The first reply creates the stream, with a time to live. The
+  client trims the stream while it reads, and removes it at the end, if its ACL user may do so.
 
-See ``BaseClient`` for what can be set, ``TokenClient.tokenize`` for what can be raised.
+``BaseClient`` documents the settings, ``TokenClient.tokenize`` the errors.
+
+The states of a call::
+
+    prepare            put                        reply, or an error for the request
+    -------> OPEN -----------> parts QUEUED --------> parts IN FLIGHT --------> parts DONE
+              |                     ^                        |                      |
+              |                     |        requeue         |                      | the last part is done,
+              |                     +------------------------+                      | or a part has failed
+              |                  the connection broke before                        |
+              |                  the server confirmed the XADD                      v
+              +-------------------------------------------------------------->  ENDED
+                time-out, cancellation, close
+
+A call is open as long as it is in the ``DeadlineTable``. The thread that takes the call from the table is the one that
+ends it, so that a call ends once: ``Call.end`` passes the outcome to the caller. Parts of an ended call that are still
+queued or in flight are released by the next ``sweep``, which makes room for other requests.
 """
 
 from token_worker.client.asynchronous import AsyncTokenClient

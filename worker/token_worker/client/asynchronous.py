@@ -1,4 +1,4 @@
-"""The client for programs with an event loop; threads do the work, so that a busy loop delays no other call."""
+"""Client for programs with an event loop. Threads do the work, so that a busy loop does not delay other calls."""
 
 import asyncio
 from collections import deque
@@ -17,7 +17,7 @@ from token_worker.contract.messages import Op
 
 
 class AsyncTokenClient(BaseClient):
-    """Has values tokenized and tokens turned back, by the workers behind the streams; for one event loop.
+    """Tokenizes and detokenizes values with the help of the workers; for one event loop.
 
     >>> async def main() -> str:
     ...     async with AsyncTokenClient(streams, client_id="shop-frontend") as client:
@@ -26,8 +26,8 @@ class AsyncTokenClient(BaseClient):
     >>> asyncio.run(main())
     '4242 4242 4242 4242'
 
-    Arguments are those of ``BaseClient``. Thousands of calls may wait at once; a task that is cancelled lets go of its
-    request. Connections are made by the first call.
+    Takes the arguments of ``BaseClient``. Thousands of calls may wait at once. Cancelling a task gives up its request.
+    The first call makes the connections.
     """
 
     def _make_room(self, max_in_flight: int) -> None:
@@ -47,7 +47,7 @@ class AsyncTokenClient(BaseClient):
         self, value: list[V | None], *, type: Type | None = None, **options: Unpack[CallOptions]
     ) -> list[V | None]: ...
     async def tokenize(self, value: Any, *, type: Type | None = None, **options: Unpack[CallOptions]) -> Any:
-        """As ``TokenClient.tokenize``."""
+        """Do as ``TokenClient.tokenize`` does."""
         asked = CallValues(value, type)
         return asked.result(await self.request(Op.TOKENIZE, asked.items, **options))
 
@@ -62,21 +62,21 @@ class AsyncTokenClient(BaseClient):
         self, value: list[V | None], *, type: Type | None = None, **options: Unpack[CallOptions]
     ) -> list[V | None]: ...
     async def detokenize(self, value: Any, *, type: Type | None = None, **options: Unpack[CallOptions]) -> Any:
-        """As ``TokenClient.detokenize``."""
+        """Do as ``TokenClient.detokenize`` does."""
         asked = CallValues(value, type)
         return asked.result(await self.request(Op.DETOKENIZE, asked.items, **options))
 
     async def request(
         self, op: Op | str, items: Sequence[Item | tuple[Type, Value]], **options: Unpack[CallOptions]
     ) -> list[Answer]:
-        """As ``TokenClient.request``; for many at once, gather them: each waits for room by itself.
+        """Do as ``TokenClient.request`` does. To send many requests at once, gather them: each waits for room itself.
 
         Raises:
             RuntimeError: the client was used in another event loop before.
         """
         loop = asyncio.get_running_loop()
         if self._loop not in (None, loop):
-            raise RuntimeError("the client belongs to another event loop; make one for each")
+            raise RuntimeError("the client belongs to another event loop; make a client for each loop")
         self._loop = loop
         future: asyncio.Future[CallOutcome] = loop.create_future()
         call, channel, parts = self._prepare(
@@ -97,11 +97,11 @@ class AsyncTokenClient(BaseClient):
             return outcome
         finally:
             self._engine.drop(call)
-            outcome = []  # an error that is raised holds on to this frame
+            outcome = []  # a raised error keeps this frame alive
             del future
 
     async def _take_room(self, future: asyncio.Future[CallOutcome]) -> bool:
-        """Wait for room for a request; False if the call is over before there is."""
+        """Wait for room for a request. Return False if the call ends first."""
         if not self._room.locked():
             await self._room.acquire()
             return True
@@ -111,7 +111,7 @@ class AsyncTokenClient(BaseClient):
             await asyncio.wait((room, future), return_when=asyncio.FIRST_COMPLETED)
             is_taken = room.done() and not future.done()
         finally:
-            if not is_taken and not room.cancel():  # there was room, and nobody for it: cancelled, say
+            if not is_taken and not room.cancel():  # there was room, but the call has ended meanwhile
                 self._room.release()
         return is_taken
 
@@ -119,14 +119,14 @@ class AsyncTokenClient(BaseClient):
         self._pass_on((future, outcome))
 
     def _pass_on(self, event: tuple[asyncio.Future[CallOutcome], CallOutcome] | None) -> None:
-        """Have the loop end a call, or make room for a request; wakes it once for all that come up meanwhile."""
+        """Let the loop end a call, or make room for a request. One wake-up serves all events that are waiting."""
         self._waiting.append(event)
         if not self._is_woken and self._loop is not None:
             self._is_woken = True
-            with suppress(RuntimeError):  # the loop is closed: nobody waits there
-                self._loop.call_soon_threadsafe(self._work_off)
+            with suppress(RuntimeError):  # the loop is closed: no task waits there
+                self._loop.call_soon_threadsafe(self._handle_events)
 
-    def _work_off(self) -> None:
+    def _handle_events(self) -> None:
         self._is_woken = False
         while self._waiting:
             event = self._waiting.popleft()
@@ -134,11 +134,11 @@ class AsyncTokenClient(BaseClient):
                 self._room.release()
                 continue
             future, outcome = event
-            if not future.done():  # else its task was cancelled
+            if not future.done():  # otherwise its task was cancelled
                 future.set_result(outcome)
 
     async def close(self) -> None:
-        """Close the connections; calls that still wait get ``ClientClosed``."""
+        """Close the connections. Calls that still wait raise ``ClientClosed``."""
         await asyncio.get_running_loop().run_in_executor(None, self._engine.close)
 
     async def __aenter__(self) -> Self:

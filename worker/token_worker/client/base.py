@@ -1,4 +1,4 @@
-"""What both clients share: their settings, and what a call may say in place of them."""
+"""Settings that both clients share, and options of a call that override them."""
 
 import os
 import sys
@@ -21,28 +21,28 @@ from token_worker.settings.options import Settings
 from token_worker.streams.routes import DEFAULT_ROUTES, Route
 
 TIMEOUT_SECONDS: Final = 10.0
-"""How long a call waits for its reply, unless told otherwise."""
+"""Default time-out of a call."""
 
 MAX_TIMEOUT_SECONDS: Final = 365 * 86_400
-"""Longest time-out; far longer ones are none that a thread can wait for."""
+"""Longest time-out. Threads cannot wait for much longer times."""
 
 MAX_BATCH_MS: Final = 60_000
-"""Longest time to gather."""
+"""Largest value of ``batch_ms``."""
 
-MAX_OWNER_ID: Final = 256
-"""Longest id of a client or zone, in characters."""
+MAX_OWNER_ID_CHARACTERS: Final = 256
+"""Longest id of a client or zone."""
 
 MAX_IN_FLIGHT: Final = 1000
-"""Requests that wait for their replies, unless told otherwise: what a worker takes in two batches."""
+"""Default number of requests that may wait for their replies: a worker reads this many in two batches."""
 
 
 class CallOptions(TypedDict, total=False):
-    """What a call may say for itself; what it leaves out, or sets to None, is as the client says.
+    """Options of one call. An option that is missing or None has the value that the client was given.
 
     Attributes:
-        client_id: whose keys are used; then the client's own zone has no meaning.
+        client_id: the client whose keys are used. If it is set, the zone of the client object is ignored.
         zone_id: the zone whose key is used.
-        consistent: whether the same value gets the same token each time.
+        consistent: True if the same value shall get the same token each time.
         timeout_seconds: how long to wait for the reply.
     """
 
@@ -56,21 +56,22 @@ class BaseClient:
     """Settings of a client.
 
     Args:
-        streams: address of the Redis of the streams, with the password in it where one is needed; or its settings; or
-            all settings of a worker, as ``token_worker.settings.load`` gives them. None: those of the environment.
-        client_id: whose keys are used, unless a call says otherwise. Can be left out on a route pinned to one client.
-        zone_id: the same for a zone (Acra 0.94 and earlier).
-        consistent: whether the same value gets the same token each time, unless a call says otherwise.
-        routes: where requests go; those of the settings, else ``tokenize:requests`` and ``detokenize:requests``.
-        timeout_seconds: how long a call waits for its reply, unless it says otherwise.
-        max_in_flight: how many requests may wait for their replies; further ones wait until there are fewer.
-        batch_ms: how long a call may wait for others to share its request. None: each has a request of its own.
-        shared_replies: have the replies on the route's own response stream, beside those of everybody else, in
-            place of a stream that only this client reads.
+        streams: address of the Redis of the streams, with its password if one is needed; or the settings of this Redis;
+            or all settings of a worker, from ``token_worker.settings.load.load``. Default: settings of the environment.
+        client_id: the client whose keys are used, unless a call has its own. Not needed if a route is pinned to one.
+        zone_id: the zone whose key is used, unless a call has its own (Acra 0.94 and earlier).
+        consistent: True if the same value shall get the same token each time, unless a call has its own option.
+        routes: routes of the requests. Default: the routes of the settings, or ``tokenize:requests`` and
+            ``detokenize:requests``.
+        timeout_seconds: how long a call waits for its reply, unless the call has its own time-out.
+        max_in_flight: how many requests may wait for their replies. Further requests wait until there are fewer.
+        batch_ms: how long a call may wait for other calls to share its request. None: each call has its own request.
+        shared_replies: read the replies from the response stream of the route, among the replies to other producers,
+            instead of from a stream that only this client reads.
 
     Raises:
-        SettingsError: the environment has wrong settings.
-        ValueError: the address is none, or another argument is out of range.
+        SettingsError: the settings of the environment are wrong.
+        ValueError: the address is malformed, or another argument is out of range.
     """
 
     def __init__(
@@ -94,9 +95,9 @@ class BaseClient:
         if streams is None:
             streams = load(os.environ, None)
         limits = RequestLimits()
-        of_settings: tuple[Route, ...] = DEFAULT_ROUTES
+        configured_routes: tuple[Route, ...] = DEFAULT_ROUTES
         if isinstance(streams, Settings):
-            limits, of_settings = RequestLimits(streams.max_items, streams.max_request_bytes), streams.routes
+            limits, configured_routes = RequestLimits(streams.max_items, streams.max_request_bytes), streams.routes
             streams = streams.streams
         self._streams = parse(streams) if isinstance(streams, str) else streams
         self._client_id = client_id
@@ -105,7 +106,7 @@ class BaseClient:
         self._timeout_seconds = timeout_seconds
         self._engine = CallEngine(
             self._streams,
-            of_settings if routes is None else routes,
+            configured_routes if routes is None else routes,
             limits=limits,
             gather_seconds=(batch_ms or 0) / 1000,
             shared=shared_replies,
@@ -113,7 +114,7 @@ class BaseClient:
         self._make_room(max_in_flight)
 
     def _make_room(self, max_in_flight: int) -> None:
-        """Have what keeps requests in flight to so many."""
+        """Make the semaphore that limits the requests in flight."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -124,15 +125,15 @@ class BaseClient:
     ) -> None:
         engine: CallEngine | None = getattr(self, "_engine", None)
         if engine is not None and engine.needs_closing:
-            # By a thread of its own: this one, whatever it is, may hold a lock of the client, and must not wait.
-            if not _is_ending():  # no thread starts any more then, and Python 3.11 waits for it
+            # Another thread closes the client: the current thread may hold a lock of the client, and must not wait.
+            if not _is_ending():  # a new thread cannot start then, and Python 3.11 would wait for it
                 with suppress(RuntimeError):
                     threading.Thread(target=engine.close, name="token-client close", daemon=True).start()
             _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
     @property
     def away(self) -> str | None:
-        """Why the Redis of the streams cannot be used now, as far as calls have found out; None while it can be."""
+        """Reason why the Redis of the streams cannot be used now, as seen by the last calls. None if it can be used."""
         return self._engine.away
 
     def _prepare(
@@ -144,7 +145,7 @@ class BaseClient:
         finish: Callable[[CallOutcome], None],
         release: Callable[[], None],
     ) -> PreparedCall:
-        """A call, as ``CallEngine.prepare`` has it."""
+        """Prepare a call; see ``CallEngine.prepare``."""
         client_id, zone_id = options.get("client_id"), options.get("zone_id")
         consistent, seconds = options.get("consistent"), options.get("timeout_seconds")
         key = CallKey(
@@ -156,8 +157,8 @@ class BaseClient:
         seconds = self._timeout_seconds if seconds is None else seconds
         _check_seconds(seconds)
         for name, given in (("client_id", key.client_id), ("zone_id", key.zone_id)):
-            if given is not None and not (len(given) <= MAX_OWNER_ID and is_utf8(given)):
-                raise ValueError(f"{name}: expected text of at most {MAX_OWNER_ID} characters")
+            if given is not None and not (len(given) <= MAX_OWNER_ID_CHARACTERS and is_utf8(given)):
+                raise ValueError(f"{name}: expected text of at most {MAX_OWNER_ID_CHARACTERS} characters")
         return self._engine.prepare(items, key, seconds, finish=finish, release=release)
 
 
@@ -170,29 +171,29 @@ class CallValues:
     """The value, or the list of values, of one call.
 
     Args:
-        value: as it was given. None in a list is no value: it is not sent, and stays None.
-        type_name: of each; the one that is meant where it is left out.
+        value: argument of the call. None in a list is not sent, and stays None in the result.
+        type_name: type of each value. Default: see ``type_of``.
 
     Attributes:
-        items: what to send.
+        items: the items to send.
 
     Raises:
-        TypeError: a value is of no type that can be sent.
+        TypeError: a value has a type that cannot be sent.
     """
 
     def __init__(self, value: Value | list[Any], type_name: Type | None) -> None:
         self._is_list = isinstance(value, list)
         values = [*value] if isinstance(value, list) else [value]
-        self._is_there = [it is not None or not self._is_list for it in values]
+        self._is_there = [value is not None or not self._is_list for value in values]
         there = compress(values, self._is_there)
-        self.items = [Item(type_of(it) if type_name is None else type_name, it) for it in there]
+        self.items = [Item(type_of(value) if type_name is None else type_name, value) for value in there]
 
     def result(self, answers: list[Answer]) -> Any:
-        """What the call returns.
+        """Return the result of the call.
 
         Raises:
             RequestRefused: the value was refused.
-            SomeFailed: one of a list was.
+            SomeFailed: values of a list were refused.
         """
         if self._is_list:
             all_answers: list[Answer | None] = [*answers]
@@ -207,5 +208,5 @@ class CallValues:
             try:
                 raise answer
             finally:
-                del answer  # what is raised holds on to this frame, which must not hold on to it
+                del answer  # the raised error keeps this frame alive; the frame must not keep the error
         return answer

@@ -1,6 +1,6 @@
-"""The calls of a client from their items to their end, over the channels of its routes; for many threads.
+"""Run the calls of a client, from their items to their end, over one channel for each route. Safe for many threads.
 
-Apart from the client itself, so that the threads do not keep a client alive that nobody has any more.
+The engine is an object of its own, so that its threads do not keep a client alive that the program has dropped.
 """
 
 import os
@@ -20,12 +20,12 @@ from token_worker.streams.routes import Route, route_for
 
 
 class PreparedCall(NamedTuple):
-    """A call that can be started.
+    """A call that is ready to start.
 
     Attributes:
-        call: what ends it.
-        channel: where its parts go.
-        parts: to be put there, each as soon as there is room for one more request in flight.
+        call: the call.
+        channel: the channel for its parts.
+        parts: its parts. Put each part into the channel when there is room for one more request in flight.
     """
 
     call: Call
@@ -34,14 +34,14 @@ class PreparedCall(NamedTuple):
 
 
 class CallEngine:
-    """What does the work of a client.
+    """Does the work of a client.
 
     Args:
         streams: the Redis of the streams.
-        routes: where requests go.
-        limits: of one request.
-        gather_seconds: as for ``Requests``.
-        shared: as for ``RouteChannel``.
+        routes: the routes for requests.
+        limits: limits of one request.
+        gather_seconds: see ``Requests``.
+        shared: see ``RouteChannel``.
     """
 
     def __init__(
@@ -63,21 +63,21 @@ class CallEngine:
         self._open = DeadlineTable()
         self._clock = threading.Thread(target=self._watch, name="token-client clock", daemon=True)
         self._process: int | None = None
-        """The process that has the threads, once there are any."""
+        """Process that owns the threads. None before the first thread."""
 
     @property
     def needs_closing(self) -> bool:
-        """Whether threads run."""
-        return self._is_at_home and self._clock.ident is not None and not self._open.is_closed
+        """True while threads run."""
+        return self._is_in_own_process and self._clock.ident is not None and not self._open.is_closed
 
     @property
-    def _is_at_home(self) -> bool:
-        """False after a fork: no thread came along, and locks may be held by those that did not."""
+    def _is_in_own_process(self) -> bool:
+        """False after a fork: the threads stay in the old process, and may hold locks there."""
         return self._process in (None, os.getpid())
 
     @property
     def is_own_thread(self) -> bool:
-        """Whether the caller is one of the client's threads, on which nothing may wait for an answer."""
+        """True if the current thread belongs to the client. Such a thread must not wait for an answer."""
         return threading.current_thread() is self._clock or any(
             channel.owns_thread() for channel in [*self._channels.values()]
         )
@@ -91,32 +91,32 @@ class CallEngine:
         finish: Callable[[CallOutcome], None],
         release: Callable[[], None],
     ) -> PreparedCall:
-        """A call, open from now on.
+        """Make a call. It is open from now on.
 
         Args:
-            items: its values.
-            key: whose key, and what to do.
-            timeout_seconds: how long it may last.
+            items: the items of the call.
+            key: operation, client, zone and consistency.
+            timeout_seconds: how long the call may last.
             finish: takes the outcome, once, in any thread: an answer for each item, or an error.
-            release: called once for each part when its request is not in flight any more.
+            release: called once for each part, when its request is no longer in flight.
 
         Raises:
             ValueError: no route takes such requests.
-            TypeError: a value is of no type that can be sent.
+            TypeError: a value has a type that cannot be sent.
             ClientClosed: the client was closed.
-            RuntimeError: the client was used before a fork, in the other process.
+            RuntimeError: the process was forked after the first call.
         """
-        if not self._is_at_home:
-            raise RuntimeError("the client belongs to another process; after a fork, make a new one")
+        if not self._is_in_own_process:
+            raise RuntimeError("the client belongs to another process; after a fork, make a new client")
         encoded = [encode(item, self._limits) for item in items]
-        sendable = [it for it in encoded if type(it) is bytes]
+        sendable = [item for item in encoded if type(item) is bytes]
         refused: dict[int, RequestRefused] = {}
         if len(sendable) < len(encoded):
-            refused = {at: it for at, it in enumerate(encoded) if isinstance(it, RequestRefused)}
+            refused = {at: item for at, item in enumerate(encoded) if isinstance(item, RequestRefused)}
         route = route_for(self._routes, key.op, key.client_id)
         channel = self._channel(route)
         deadline = time.monotonic() + timeout_seconds
-        finish = _merging(refused, finish) if refused else finish
+        finish = _with_refused(refused, finish) if refused else finish
         call = Call(len(sendable), deadline, channel.timeout_error, finish)
         if not self._open.add(call):
             raise ClientClosed("the client is closed")
@@ -147,13 +147,13 @@ class CallEngine:
 
     @property
     def away(self) -> str | None:
-        """Why the Redis of the streams cannot be used now, as far as is known; None while it can be."""
+        """Reason why the Redis of the streams cannot be used now, as seen by the threads. None if it can be used."""
         with self._lock:
             channels = [*self._channels.values()]
         return next((why for channel in channels if (why := channel.away)), None)
 
     def drop(self, call: Call) -> bool:
-        """Nobody waits for this call any more; whether it was open until now."""
+        """Drop a call whose caller does not wait any more. Return True if the call was open until now."""
         if not self._open.take(call):
             return False
         call.end(None)
@@ -161,13 +161,13 @@ class CallEngine:
         return True
 
     def time_out(self, call: Call) -> None:
-        """The time of this call is up."""
+        """End a call, because its time-out is over."""
         self._end(call, call.timeout_error())
         self._open.wake()
 
     def close(self) -> None:
-        """End all calls that are open, with ``ClientClosed``, and all threads; of another process: nothing."""
-        if not self._is_at_home:
+        """End all open calls with ``ClientClosed``, and all threads. After a fork, the new process does nothing."""
+        if not self._is_in_own_process:
             return
         try:
             text = "the client was closed before the reply came"
@@ -180,7 +180,7 @@ class CallEngine:
             channels = [*self._channels.values()]
         for channel in channels:
             channel.close()
-        if self.is_own_thread:  # a callback closes the client: another of the threads may be about to, as well
+        if self.is_own_thread:  # a callback closes the client: two threads that do so must not wait for each other
             return
         for channel in channels:
             channel.join()
@@ -193,19 +193,20 @@ class CallEngine:
             for channel in [*self._channels.values()]:
                 channel.sweep()
 
-    def _end_all(self, over: list[tuple[Call, CallOutcome]]) -> None:
-        self._end_each((call, outcome) for call, outcome in over if self._open.take(call))
-        if any(isinstance(outcome, TokenClientError) for _, outcome in over):
-            self._open.wake()  # other requests of the same calls
+    def _end_all(self, outcomes: list[tuple[Call, CallOutcome]]) -> None:
+        self._end_each((call, outcome) for call, outcome in outcomes if self._open.take(call))
+        if any(isinstance(outcome, TokenClientError) for _, outcome in outcomes):
+            self._open.wake()  # sweep the other requests of these calls
 
     def _end(self, call: Call, outcome: CallOutcome) -> None:
         if self._open.take(call):
             call.end(outcome)
 
     def _end_each(self, taken: Iterable[tuple[Call, CallOutcome]]) -> None:
-        """End calls that were taken out. What a callback raises (SystemExit, say) costs no other call its end.
+        """End calls that were taken from the table. If a callback raises, the other calls are still ended.
 
-        Futures let through what is no ``Exception``. A thread of ours lives on after it, as all calls need it.
+        Futures catch every ``Exception`` of a callback, but not ``SystemExit``. A thread of the client survives such an
+        error, because all calls need the thread.
         """
         raised: BaseException | None = None
         for call, outcome in taken:
@@ -221,13 +222,13 @@ class CallEngine:
                     threading.ExceptHookArgs((type(raised), raised, raised.__traceback__, threading.current_thread()))
                 )
         finally:
-            del raised  # it holds on to this frame
+            del raised  # a raised error keeps this frame alive
 
 
-def _merging(
+def _with_refused(
     refused: dict[int, RequestRefused], finish: Callable[[CallOutcome], None]
 ) -> Callable[[CallOutcome], None]:
-    """Puts what was refused here among the answers to the others."""
+    """Return a ``finish`` that puts the items that were refused here among the answers to the other items."""
 
     def merge(outcome: CallOutcome) -> None:
         if isinstance(outcome, list):

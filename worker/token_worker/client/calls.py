@@ -1,13 +1,13 @@
-"""Calls, the requests they go out in, and the replies they wait for: the client's protocol without sockets or threads.
+"""Calls, their requests and their replies: the protocol of the client, without sockets or threads.
 
-A *call* is what one caller waits for. Its items go out in one *part*, or in several where they are too many for one
-request; with a time to gather, parts of several calls share a request. A *request* is one entry of the stream, known by
-its id until its reply is there.
+One caller waits for one *call*. The items of a call are sent in one *part*, or in several parts if they are too many
+for one request. If the client has ``batch_ms``, parts of several calls share a request. A *request* is one entry of the
+request stream. The client knows a request by its id until the reply is there.
 
-- A request whose arrival is in doubt (the connection broke before the server's answer) is sent again, with the same id.
-  Of two replies the first counts, and any that nobody waits for is passed over.
-- A request that nobody waits for any more is not sent.
-- Nothing is kept of a call once it is over.
+- If a connection breaks before the server has confirmed a request, the same request is sent again, with the same id.
+  If there are two replies, the first one counts. Replies that no call waits for are dropped.
+- A request that no call waits for any more is not sent.
+- Nothing of a call is kept after its end.
 """
 
 import copy
@@ -35,7 +35,7 @@ _VALUES: Final = frozenset({int, str, bytes})
 
 
 class CallKey(NamedTuple):
-    """Whose key is used, and how: parts that share a request agree in it."""
+    """The members of a request that apply to all its items. Parts share a request only if these are equal."""
 
     op: Op
     client_id: str | None
@@ -44,12 +44,12 @@ class CallKey(NamedTuple):
 
 
 class Call:
-    """What one caller waits for.
+    """One call. One caller waits for its outcome.
 
     Args:
-        count: how many answers there are to be.
-        deadline: when it is over, in seconds of the monotonic clock.
-        timeout_error: what to end it with at its deadline.
+        count: number of answers that the call needs.
+        deadline: end of its time-out, in seconds of the monotonic clock.
+        timeout_error: makes the error to end the call with at its deadline.
         finish: takes the outcome, once.
     """
 
@@ -66,30 +66,33 @@ class Call:
         self.has_ended = False
 
     def answer(self, at: int, answers: Sequence[Answer]) -> bool:
-        """Take the answers from position ``at`` on; whether all are there."""
+        """Take the answers from position ``at`` on. Return True if no answer is missing any more."""
         self.answers[at : at + len(answers)] = answers
         self.missing -= len(answers)
         return not self.missing
 
     def end(self, outcome: CallOutcome | None) -> None:
-        """It is over, with an outcome unless nobody wants to know it; only for who took it from ``DeadlineTable``."""
+        """End the call, and pass an outcome to the caller unless it is None.
+
+        Only the thread that took the call from the ``DeadlineTable`` may end the call.
+        """
         self.has_ended = True
-        finish, self.finish = self.finish, None  # and nothing of it is kept here
+        finish, self.finish = self.finish, None  # keep no reference to the caller
         self.answers = []
         if finish is not None and outcome is not None:
             finish(outcome)
 
 
 class Part:
-    """Items of a call that go into one request.
+    """Items of one call that are sent in one request.
 
     Args:
-        call: whose.
+        call: the call.
         at: position of the first item in the call.
-        items: as ``items.encode`` gives them.
-        key: whose key.
-        caller: the caller's span, if there is something to trace.
-        release: called once when the part is over, with or without an answer.
+        items: the items, encoded by ``items.encode``.
+        key: the members that all items of a request share.
+        caller: the caller's span, if tracing is on.
+        release: called once when the part is done, with or without an answer.
     """
 
     __slots__ = ("at", "call", "caller", "items", "key", "queued_at", "release")
@@ -113,86 +116,88 @@ class Part:
 
 
 class StreamRequest(NamedTuple):
-    """One entry for the stream: its id, the parts in it, the stream for the reply, and its span if any."""
+    """One entry for the request stream: its id, its parts, the stream for the reply, and its span if tracing is on."""
 
     id: str
     parts: list[Part]
     reply_to: str | None
-    sending: SendSpan | None = None
+    span: SendSpan | None = None
 
     def fields(self, unix_ms: Callable[[float], int | None]) -> tuple[str | bytes, ...]:
-        """Names and values of the entry in turn, each time it is sent: servers differ in what time it is.
+        """Return the fields of the entry, names and values in turn.
+
+        The fields are made each time that the request is sent, because the clocks of servers differ.
 
         Args:
-            unix_ms: the time of a deadline by the server's clock, in Unix milliseconds; None where that is not known.
+            unix_ms: converts a deadline to Unix milliseconds of the server's clock. Returns None if that is unknown.
         """
         op, client_id, zone_id, consistent = self.parts[0].key
         message: dict[str, Any] = {"id": self.id, "op": op}
         expires_at = unix_ms(max(part.call.deadline for part in self.parts))
-        given = {"client_id": client_id, "zone_id": zone_id, "reply_to": self.reply_to, "expires_at": expires_at}
-        message |= {name: it for name, it in given.items() if it is not None}
+        optional = {"client_id": client_id, "zone_id": zone_id, "reply_to": self.reply_to, "expires_at": expires_at}
+        message |= {name: member for name, member in optional.items() if member is not None}
         if not consistent:
             message["consistent"] = False
         message["items"] = [msgspec.Raw(item) for part in self.parts for item in part.items]
-        headers = self.sending.headers if self.sending else ()
+        headers = self.span.headers if self.span else ()
         return ("payload", _encode(message), *headers)
 
     @property
     def is_wanted(self) -> bool:
-        """Whether somebody still waits for it."""
+        """True as long as a call waits for the reply."""
         return any(not part.call.has_ended for part in self.parts)
 
 
 class Requests:
-    """The requests of one route, from the call to the reply. Not thread-safe; times are seconds of one clock.
+    """The requests of one route, from the call to the reply. Not thread-safe. All times are seconds of one clock.
 
     Args:
-        limits: of one request.
-        gather_seconds: how long a part waits for others to share its request; 0: each has one of its own.
-        sends: makes the spans.
+        limits: limits of one request.
+        gather_seconds: how long a part waits for other parts to share its request. 0: each part has its own request.
+        spans: makes the spans.
     """
 
-    def __init__(self, limits: RequestLimits, gather_seconds: float = 0.0, sends: SendSpans | None = None) -> None:
+    def __init__(self, limits: RequestLimits, gather_seconds: float = 0.0, spans: SendSpans | None = None) -> None:
         self._limits = limits
-        self._sends = sends
+        self._spans = spans
         self._gather_seconds = gather_seconds
         self._prefix = f"{secrets.token_hex(8)}-"
         self._count = 0
         self._parts: deque[Part] = deque()
-        self._items = 0  # in the parts above
-        self._again: deque[StreamRequest] = deque()
+        self._items = 0  # number of items in the parts above
+        self._requeued: deque[StreamRequest] = deque()
         self._open: dict[str, StreamRequest] = {}
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody waits for anything."""
+        """True if no call waits for a reply."""
         return not (self._parts or self._open)
 
     @property
     def waiting_since(self) -> float | None:
-        """When the oldest request without a reply was asked for; None: there is none."""
+        """Time when the oldest request without a reply was queued. None if there is no such request."""
         return next((request.parts[0].queued_at for request in self._open.values()), None)
 
     def add(self, part: Part, now: float) -> None:
-        """A part that is to be sent."""
+        """Queue a part."""
         part.queued_at = now
         self._parts.append(part)
         self._items += len(part.items)
 
     def next_at(self) -> float | None:
-        """When there is something to send; None: not before something is added."""
-        if self._again or self._items >= self._limits.items:
+        """Time when a request can be sent. None: not before a part is added."""
+        if self._requeued or self._items >= self._limits.items:
             return 0.0
         return self._parts[0].queued_at + self._gather_seconds if self._parts else None
 
     def take(self, most: int, reply_to: str | None) -> list[StreamRequest]:
-        """At most so many requests to send now, with replies to be had on the stream ``reply_to``.
+        """Return at most so many requests to send now. Their replies shall come on the stream ``reply_to``.
 
-        What has to be sent again comes first, as it was.
+        Requests that are sent again come first, unchanged.
         """
         taken: list[StreamRequest] = []
-        while self._again and len(taken) < most:
-            taken += self._wanted([self._again.popleft()])
+        while self._requeued and len(taken) < most:
+            taken += self._wanted([self._requeued.popleft()])
         while self._parts and len(taken) < most:
             if parts := self._take_parts():
                 request = self._make(parts, reply_to)
@@ -201,7 +206,7 @@ class Requests:
         return taken
 
     def _take_parts(self) -> list[Part]:
-        """Parts for one request: the first, and with a time to gather those behind it that agree and fit."""
+        """Take the parts for one request: the first part, and with ``gather_seconds`` the next parts that fit."""
         taken: list[Part] = []
         count, room = 0, self._limits.bytes - OVERHEAD_BYTES
         while self._parts:
@@ -222,26 +227,26 @@ class Requests:
     def _make(self, parts: list[Part], reply_to: str | None) -> StreamRequest:
         self._count += 1
         request_id, caller = f"{self._prefix}{self._count}", parts[0].caller
-        sending = self._sends.begin(caller, request_id) if caller and self._sends else None
-        return StreamRequest(request_id, parts, reply_to, sending)
+        span = self._spans.begin(caller, request_id) if caller and self._spans else None
+        return StreamRequest(request_id, parts, reply_to, span)
 
     def requeue(self, requests: Iterable[StreamRequest]) -> None:
-        """These did not arrive, or it is not known whether they did."""
-        self._again.extend(self._wanted(requests))
+        """Queue requests again that did not arrive, or may not have arrived."""
+        self._requeued.extend(self._wanted(requests))
 
     def _wanted(self, requests: Iterable[StreamRequest]) -> list[StreamRequest]:
-        """Those that somebody still waits for; the others will not be sent again."""
+        """Return the requests that a call still waits for. End the spans of the others: they are not sent again."""
         wanted: list[StreamRequest] = []
         for request in requests:
             if request.id in self._open:
                 wanted.append(request)
-            elif request.sending:
-                request.sending.end(None)
+            elif request.span:
+                request.span.end(None)
         return wanted
 
-    def reply(self, payload: bytes) -> list[tuple[Call, CallOutcome]]:
-        """Take what a stream of replies has; the calls that are over by it."""
-        if payload[:1] in b"{[ \t\r\n":  # JSON is never ours
+    def take_reply(self, payload: bytes) -> list[tuple[Call, CallOutcome]]:
+        """Take the payload of a reply. Return the calls to end, with their outcomes."""
+        if payload[:1] in b"{[ \t\r\n":  # the client's own requests are never JSON, nor are the replies to them
             return []
         try:
             message = _decode(payload)
@@ -254,42 +259,42 @@ class Requests:
         try:
             answers = _answers(message, sum(len(part.items) for part in request.parts))
         except (TypeError, LookupError, AttributeError, ValueError):
-            answers = BadReply("the reply is none of the contract's")
+            answers = BadReply("the reply does not follow the contract")
         return self._close(request, answers)
 
-    def reply_among(self, payloads: Iterable[bytes]) -> list[tuple[Call, CallOutcome]]:
-        """Take those that are ours of a stream that others read, too; the calls that are over by them."""
+    def take_shared_replies(self, payloads: Iterable[bytes]) -> list[tuple[Call, CallOutcome]]:
+        """Take the client's own replies from a stream that others read, too. Return the calls to end."""
         mark = self._prefix.encode()
-        return [over for payload in payloads if mark in payload for over in self.reply(payload)]
+        return [ended for payload in payloads if mark in payload for ended in self.take_reply(payload)]
 
     def fail(self, request: StreamRequest, error: TokenClientError) -> list[tuple[Call, CallOutcome]]:
-        """The request can not be sent at all; the calls that are over by it."""
+        """Take the error of a request that cannot be sent. Return the calls to end, with this error."""
         return self._close(request, error) if request.id in self._open else []
 
     def _close(self, request: StreamRequest, answers: CallOutcome) -> list[tuple[Call, CallOutcome]]:
         del self._open[request.id]
-        if request.sending:
-            request.sending.is_answered = True
-        over: list[tuple[Call, CallOutcome]] = []
+        if request.span:
+            request.span.is_answered = True
+        ended: list[tuple[Call, CallOutcome]] = []
         at = 0
         for part in request.parts:
             part.release()
             call, count = part.call, len(part.items)
             if not call.has_ended:
                 if isinstance(answers, TokenClientError):
-                    over.append((call, copy.copy(answers)))  # each caller raises one of its own
+                    ended.append((call, copy.copy(answers)))  # each caller raises its own copy
                 elif call.answer(part.at, answers[at : at + count]):
-                    over.append((call, call.answers))
+                    ended.append((call, call.answers))
             at += count
-        return over
+        return ended
 
     def sweep(self) -> None:
-        """Let go of requests and parts whose calls are over in another way: too late, cancelled, closed."""
+        """Release requests and parts whose calls have ended without a reply: by time-out, cancellation or closing."""
         for request in [request for request in self._open.values() if not request.is_wanted]:
             del self._open[request.id]
             for part in request.parts:
                 part.release()
-        self._again = deque(self._wanted(self._again))
+        self._requeued = deque(self._wanted(self._requeued))
         kept = [part for part in self._parts if not part.call.has_ended]
         for part in self._parts:
             if part.call.has_ended:
@@ -299,23 +304,23 @@ class Requests:
 
 
 def _answers(message: dict[str, Any], count: int) -> CallOutcome:
-    """What a reply holds: an answer for each of so many items, or the error of the request as a whole."""
+    """Read a reply: an answer for each of so many items, or the error for the whole request."""
     items = message.get("items")
     if items is None:
         return _refusal(message["error"])
     if len(items) != count:
-        raise ValueError("another number of items")
+        raise ValueError("wrong number of items")
     return [_value(item["value"]) if "value" in item else _refusal(item["error"]) for item in items]
 
 
 def _value(value: Any) -> Answer:
     if type(value) not in _VALUES:
-        raise TypeError("no value of any type")
+        raise TypeError("not a value of any type")
     return cast("Answer", value)
 
 
 def _refusal(error: Any) -> RequestRefused:
     code, message = error["code"], error["message"]
     if not (isinstance(code, str) and isinstance(message, str)):
-        raise TypeError("no error of the contract's")
+        raise TypeError("not an error of the contract")
     return refusal(code, message)

@@ -1,4 +1,4 @@
-"""The calls that are open, by when their time is up. Who takes a call from here is the one that ends it."""
+"""The open calls, sorted by deadline. The thread that takes a call out of the table is the one that ends the call."""
 
 import math
 import threading
@@ -6,12 +6,12 @@ from typing import Final
 
 from token_worker.client.calls import Call
 
-_TICK: Final = 0.01
-"""Seconds to which deadlines are rounded up."""
+_TICK_SECONDS: Final = 0.01
+"""Deadlines are rounded up to a multiple of this time."""
 
 
 class DeadlineTable:
-    """All calls of a client that are not over; for many threads."""
+    """All open calls of a client. Safe for many threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -22,8 +22,8 @@ class DeadlineTable:
         self._is_closed = False
 
     def add(self, call: Call) -> bool:
-        """A new one; whether it was taken: none is, once it is closed."""
-        tick = math.ceil(call.deadline / _TICK)
+        """Add a call. Return False if the table is closed."""
+        tick = math.ceil(call.deadline / _TICK_SECONDS)
         with self._lock:
             if self._is_closed:
                 return False
@@ -33,8 +33,8 @@ class DeadlineTable:
         return True
 
     def take(self, call: Call) -> bool:
-        """Take a call out; whether it was still there, and so is the caller's to end."""
-        tick = math.ceil(call.deadline / _TICK)
+        """Take a call out. Return True if the call was in the table: then the caller has to end it."""
+        tick = math.ceil(call.deadline / _TICK_SECONDS)
         with self._lock:
             calls = self._by_tick.get(tick)
             if calls is None or call not in calls:
@@ -45,27 +45,27 @@ class DeadlineTable:
             return True
 
     def wake(self) -> None:
-        """Have ``wait_for_overdue`` return: there is something else to do."""
+        """Make ``wait_for_overdue`` return, because its thread has something else to do."""
         with self._lock:
             self._is_woken = True
             self._changed.notify()
 
     def wait_for_overdue(self, now: float) -> list[Call]:
-        """Take out the calls whose time is up; waits, until there is at least a chance of one, or it is woken.
+        """Wait until a call may be overdue, or until ``wake``; then take out all calls whose deadline has passed.
 
         Args:
             now: seconds of the monotonic clock.
         """
         with self._lock:
             self._next = min(self._by_tick, default=math.inf)
-            if not (self._is_woken or self._is_closed) and self._next * _TICK > now:
-                self._changed.wait(None if self._next == math.inf else self._next * _TICK - now)
+            if not (self._is_woken or self._is_closed) and self._next * _TICK_SECONDS > now:
+                self._changed.wait(None if self._next == math.inf else self._next * _TICK_SECONDS - now)
             self._is_woken = False
-            due = [tick for tick in self._by_tick if tick * _TICK <= now]
+            due = [tick for tick in self._by_tick if tick * _TICK_SECONDS <= now]
             return [call for tick in due for call in self._by_tick.pop(tick)]
 
     def close(self) -> list[Call]:
-        """Take all out, and take no more."""
+        """Take all calls out. No call can be added any more."""
         with self._lock:
             self._is_closed = True
             left = [call for calls in self._by_tick.values() for call in calls]
@@ -75,5 +75,5 @@ class DeadlineTable:
 
     @property
     def is_closed(self) -> bool:
-        """Whether it takes no more."""
+        """True after ``close``."""
         return self._is_closed

@@ -1,7 +1,7 @@
-"""What can go wrong with a call: no answer came (and why), or the workers refused it. All are ``TokenClientError``.
+"""Errors of a call: there is no reply, for a known reason, or the workers refused it. All are ``TokenClientError``.
 
-There is a class for each code of the contract, so that a caller can catch the one it knows what to do about. No message
-holds a value or a token.
+Each code of the contract has its own class, so that a caller can catch just the error that it can handle. No message
+contains a value or a token.
 """
 
 from collections.abc import Sequence
@@ -15,22 +15,22 @@ class TokenClientError(TokenWorkerError):
 
 
 class NotAnswered(TokenClientError):
-    """No reply came. Whether the request was worked on is not known; a consistent one can simply be sent again."""
+    """No reply came. A worker may have handled the request, or not. It is safe to repeat a consistent request."""
 
 
 class TimedOut(NotAnswered):
-    """The request was sent, and no reply came in time: no worker runs, or all are too busy or wait for a server."""
+    """The request was sent, and no reply came in time: no worker runs, or all workers are busy or wait for a server."""
 
 
 class StreamsUnavailable(NotAnswered):
-    """The Redis of the streams could not be used until the time was up; the text says why."""
+    """The Redis of the streams could not be used before the time-out. The text says why."""
 
 
 class StreamsRefused(TokenClientError):
-    """The Redis of the streams refuses the request: a right is missing, say, or the stream's name is taken.
+    """The Redis of the streams refuses the request, for example because the ACL user lacks a permission.
 
     Attributes:
-        code: first word of the server's answer (``NOPERM``, ``WRONGTYPE``).
+        code: first word of the server's error (``NOPERM``, ``WRONGTYPE``).
     """
 
     def __init__(self, code: str) -> None:
@@ -42,19 +42,19 @@ class StreamsRefused(TokenClientError):
 
 
 class ClientClosed(TokenClientError):
-    """The client was closed, before the call or while it waited."""
+    """The client was closed, before the call or while the call waited."""
 
 
 class BadReply(TokenClientError):
-    """A reply that is none of the contract's: what answers there is no token worker, or a newer one."""
+    """A reply does not follow the contract. Its sender is not a token worker, or is a newer one."""
 
 
 class RequestRefused(TokenClientError):
-    """The workers answered with an error: for one value, or for the request as a whole.
+    """The workers answered with an error, for one value or for the whole request.
 
     Attributes:
-        code: one of the contract's; text where a newer worker has a code that is not known here.
-        message: the path of the member and what was expected there; nothing of the value.
+        code: a code of the contract, or plain text if a newer worker sends a code that this version does not know.
+        message: path of the member and what was expected there, without any of the value.
     """
 
     def __init__(self, code: Code | str, message: str) -> None:
@@ -67,7 +67,7 @@ class RequestRefused(TokenClientError):
 
     @property
     def retry(self) -> Retry:
-        """Whether it makes sense to send the request again."""
+        """Advice about sending the request again."""
         return RETRY[self.code] if isinstance(self.code, Code) else Retry.AFTER_A_FIX
 
 
@@ -80,15 +80,15 @@ class UnknownType(RequestRefused):
 
 
 class ValueOutOfRange(RequestRefused):
-    """The value is no value of its type: too large or too small a number, or empty."""
+    """The value is out of range for its type: the number is too large or too small, or the value is empty."""
 
 
 class ValueTooLarge(RequestRefused):
-    """The value is longer than workers take."""
+    """The value is longer than the workers accept."""
 
 
 class InvalidEmail(RequestRefused):
-    """The value is no e-mail address that a token of the same length can be made for."""
+    """The value is not an e-mail address, or no token of the same length exists for it."""
 
 
 class UnknownClient(RequestRefused):
@@ -104,7 +104,7 @@ class Forbidden(RequestRefused):
 
 
 class TokenNotFound(RequestRefused):
-    """There is no such token of this client and type."""
+    """This client has no such token of this type."""
 
 
 class TokenDisabled(RequestRefused):
@@ -116,30 +116,30 @@ class TokenSpaceExhausted(RequestRefused):
 
 
 class KeyUnreadable(RequestRefused):
-    """The client's key cannot be opened with the master key."""
+    """The master key does not open the client's key."""
 
 
 class EntryUnreadable(RequestRefused):
-    """The stored entry is damaged, or sealed with a key that is not there."""
+    """The stored entry is damaged, or it is sealed with a key that does not exist any more."""
 
 
 class ValueNotText(RequestRefused):
-    """The value is whole but no UTF-8 text: ask for it ``as`` bytes, with an ``Item``."""
+    """The value exists but is not UTF-8 text. Ask for it ``as`` bytes, with an ``Item``."""
 
 
 class Expired(RequestRefused):
-    """The request was read only when its time was up already."""
+    """A worker read the request only after its time-out."""
 
 
 class Internal(RequestRefused):
-    """The workers failed on this request again and again."""
+    """The workers failed on this request several times."""
 
 
 class SomeFailed(TokenClientError):
-    """Some values of a list were refused; the others were answered.
+    """Some values of a list were refused. The others were answered.
 
     Attributes:
-        answers: one for each value in the order of the list: the result, or the ``RequestRefused``; None for None.
+        answers: one for each value, in the order of the list: the result, or a ``RequestRefused``. None stays None.
     """
 
     def __init__(self, answers: "Sequence[int | str | bytes | RequestRefused | None]") -> None:
@@ -176,7 +176,7 @@ _BY_CODE: Final[dict[Code, type[RequestRefused]]] = {
 
 
 def refusal(code: str, message: str) -> RequestRefused:
-    """The error of a code, in the class of that code."""
+    """Make the error for a code, in the class of this code."""
     try:
         known = Code(code)
     except ValueError:

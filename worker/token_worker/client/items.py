@@ -1,4 +1,4 @@
-"""Values on their way into requests: their types, their bytes in MessagePack, how many go into one. Pure."""
+"""Encode values for requests: their types, their bytes in MessagePack, and how many fit into one request. Pure."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final, Literal, NamedTuple
@@ -13,18 +13,18 @@ from token_worker.settings.options import PlainOptions
 
 Value = int | str | bytes
 Answer = int | str | bytes | RequestRefused
-"""What came of one value: its token (or the value turned back), or the error."""
+"""Result of one value: its token (or the detokenized value), or the error."""
 
 Type = Literal["int32", "int64", "str", "bytes", "email"] | TypeName
 
 MAX_ITEMS: Final = PlainOptions().max_items
-"""Items a request may have where the settings of the workers are not known."""
+"""Most items in a request, if the settings of the workers are unknown."""
 
 REQUEST_BYTES: Final = PlainOptions().max_request_bytes
-"""The same for the bytes of a payload."""
+"""Most bytes in a payload, if the settings of the workers are unknown."""
 
 OVERHEAD_BYTES: Final = 4096
-"""Room in a payload for all but its items: id, key and stream for the reply, at their longest."""
+"""Room in a payload for everything except items: the longest ids and stream name fit into it."""
 
 _TYPES: Final[dict[type, TypeName]] = {int: TypeName.INT64, str: TypeName.STR, bytes: TypeName.BYTES}
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -33,13 +33,13 @@ _HEADS: Final[dict[tuple[str, str | None], bytes]] = {
     for name in TypeName
     for as_ in (None, "bytes")
 }
-"""An item up to its value, by its type and form: the last byte is what None is in MessagePack."""
+"""Bytes of an item before its value, by ``type`` and ``as``. The byte of None in MessagePack is cut off."""
 
 
 class Item(NamedTuple):
-    """A value and the name of its type; a tuple ``(type, value)`` is the same.
+    """A value and the name of its type. A tuple ``(type, value)`` means the same.
 
-    With ``as_="bytes"`` the value of a ``str`` or ``email`` is given, or answered, as ``bytes``: it may be no UTF-8.
+    With ``as_="bytes"``, the value of a ``str`` or ``email`` is given and returned as ``bytes``. It need not be UTF-8.
     """
 
     type: Type
@@ -48,17 +48,17 @@ class Item(NamedTuple):
 
 
 class RequestLimits(NamedTuple):
-    """How much one request may carry."""
+    """Limits of one request."""
 
     items: int = MAX_ITEMS
     bytes: int = REQUEST_BYTES
 
 
 def type_of(value: object) -> TypeName:
-    """The type that is meant where none is named: ``int64``, ``str`` or ``bytes``.
+    """Return the default type of a value: ``int64``, ``str`` or ``bytes``.
 
     Raises:
-        TypeError: the value is none of them.
+        TypeError: the value has another Python type.
     """
     found = _TYPES.get(type(value))
     if found is None:
@@ -67,10 +67,10 @@ def type_of(value: object) -> TypeName:
 
 
 def encode(item: Item | tuple[Type, Value], limits: RequestLimits) -> bytes | RequestRefused:
-    """An item as it stands in a payload, or why no request can carry it.
+    """Encode an item for a payload. Return the refusal if no request can carry the item.
 
     Raises:
-        TypeError: the value is of no type that can be sent at all; a mistake in the program.
+        TypeError: the value has a type that cannot be sent: a mistake in the program.
     """
     type_name, value = item[0], item[1]
     as_ = item[2] if len(item) > 2 else None
@@ -85,14 +85,14 @@ def encode(item: Item | tuple[Type, Value], limits: RequestLimits) -> bytes | Re
     try:
         encoded = head + _encode(value)
     except OverflowError:
-        return refusal(Code.VALUE_OUT_OF_RANGE, "value: expected a whole number of 64 bits at most")
+        return refusal(Code.VALUE_OUT_OF_RANGE, "value: expected a whole number of at most 64 bits")
     if len(encoded) > limits.bytes - OVERHEAD_BYTES:
-        return refusal(Code.VALUE_TOO_LARGE, "value: longer than a request may be")
+        return refusal(Code.VALUE_TOO_LARGE, "value: too long for a request")
     return encoded
 
 
 def split(sizes: Sequence[int], limits: RequestLimits) -> Iterator[slice]:
-    """Which items go into a request together: as many as may, in order; each fits into one alone."""
+    """Yield the slices of items that share a request, as large as the limits allow. Each item fits on its own."""
     start = size = 0
     most, room = limits.items, limits.bytes - OVERHEAD_BYTES
     for at, more in enumerate(sizes):

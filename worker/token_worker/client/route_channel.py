@@ -1,10 +1,10 @@
-"""One route of a client: a connection and a thread to send, another of each to read replies.
+"""The connections of one route of a client: one with a thread that sends, and one with a thread that reads replies.
 
-Two connections, since one alone would hold up what is to be sent while it waits for something to read. SendSpan goes in
-rounds: all that has come up meanwhile is sent together. Nothing is read, and no time is spent, while no call waits.
+There are two connections because a connection that waits for replies cannot send at the same time. The send thread
+works in rounds: one round sends all requests that were queued meanwhile. While no call waits, no thread does anything.
 
-What waits for a server that is away is told only when the call's time is up; until then both threads try again. Threads
-are started by the first call, and are daemons: they never keep a program from ending.
+If the server is away, both threads try again until the calls reach their time-outs. Only then do the calls raise an
+error. The first call starts the threads. They are daemons, so that they do not keep a program from ending.
 """
 
 import math
@@ -28,35 +28,35 @@ from token_worker.streams.clock import ServerClock
 from token_worker.streams.routes import Route
 from token_worker.streams.strays import EARLIER_MS, REFUSED_SECONDS, Strays
 
-ROUND: Final = 200
-"""Requests that are sent together."""
+ROUND_REQUESTS: Final = 200
+"""Most requests that are sent together."""
 
 ROUND_BYTES: Final = 1_048_576
-"""Bytes that are sent together; a request that is longer goes alone."""
+"""Most bytes that are sent together. A longer request is sent on its own."""
 
 BLOCK_MS: Final = 500
-"""How long one read waits: also how long closing takes at most, while calls wait."""
+"""Longest wait of one read. Closing takes as long, while calls wait."""
 
 BACK_OFF_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""Pauses between tries of a server that is away, with up to half as much by chance."""
+"""Pauses between tries while the server is away. Each pause is up to one half longer, at random."""
 
 OnEnded = Callable[[list[tuple[Call, CallOutcome]]], None]
 
 
 class RouteChannel:
-    """Calls on one route.
+    """Sends the requests of one route and reads their replies.
 
     Args:
-        route: which.
+        route: the route.
         routes: all routes of the settings.
-        streams: where they are.
-        limits: of one request.
-        gather_seconds: as for ``Requests``.
-        shared: read replies on the route's own response stream.
+        streams: the Redis of the streams.
+        limits: limits of one request.
+        gather_seconds: see ``Requests``.
+        shared: read replies from the response stream of the route.
         on_ended: takes calls that have ended, with their outcomes. The threads of this channel call it.
 
     Raises:
-        ValueError: the route allows no stream for the reply.
+        ValueError: the route does not allow a reply stream of the client's own.
     """
 
     def __init__(
@@ -84,13 +84,14 @@ class RouteChannel:
         self._is_closed = False
         self._threads: list[threading.Thread] = []
         self._away: dict[str, str] = {}
-        """Why the server cannot be used now, by which of the threads says so."""
+        """Reason why the server cannot be used now, by the name of the thread that has found out."""
         self.timeout_error = self._timeout_error
-        """What to end a call with at its deadline. One object for all: one for each costs a fifth, in collections."""
+        """Makes the error of a call at its deadline. One bound method for all calls: it is kept, because making one for
+        each call costs a fifth of the speed, in garbage collections."""
 
     @property
     def away(self) -> str | None:
-        """Why the server cannot be used now; None while it can be."""
+        """Reason why the server cannot be used now. None if it can be used."""
         away = [*self._away.values()]
         return f"streams: {away[0]}" if away else None
 
@@ -100,7 +101,7 @@ class RouteChannel:
         return TimedOut("no reply came in time; does a worker run, with these routes in its settings?")
 
     def put(self, part: Part) -> None:
-        """A part that is to be sent, unless its call is over: all are, once the channel is closed."""
+        """Queue a part. If its call has ended, release it instead: after ``close``, all calls have ended."""
         with self._lock:
             if part.call.has_ended:
                 part.release()
@@ -112,24 +113,24 @@ class RouteChannel:
             self._requests.add(part, now)
             self._to_send.notify()
             if not self._threads and not self._is_closed:
-                self._start("send", self._send, lambda _: None)
-                self._start("read", self._read, self._end)
+                self._start("send", self._send_round, lambda _: None)
+                self._start("read", self._read_round, self._remove_reply_stream)
 
-    def _start(self, name: str, one_round: Callable[[Link], None], end: Callable[[Link], None]) -> None:
+    def _start(self, name: str, one_round: Callable[[Link], None], clean_up: Callable[[Link], None]) -> None:
         thread = threading.Thread(
-            target=self._work, args=(name, one_round, end), name=f"token-client {name}", daemon=True
+            target=self._run_thread, args=(name, one_round, clean_up), name=f"token-client {name}", daemon=True
         )
         self._away[name] = "no connection yet"
         thread.start()
         self._threads.append(thread)
 
     def sweep(self) -> None:
-        """Let go of what nobody waits for any more."""
+        """Release requests and parts that no call waits for any more."""
         with self._lock:
             self._requests.sweep()
 
     def close(self) -> None:
-        """Have the threads end; what was in flight is not waited for. All calls must be over."""
+        """Tell the threads to end, without waiting for requests in flight. All calls must have ended before."""
         with self._lock:
             self._is_closed = True
             self._requests.sweep()
@@ -137,16 +138,16 @@ class RouteChannel:
                 condition.notify_all()
 
     def join(self) -> None:
-        """Wait for the threads to end."""
+        """Wait until the threads have ended."""
         for thread in self._threads:
             thread.join()
-        self.sweep()  # of what was being sent
+        self.sweep()  # requests that were being sent
 
     def owns_thread(self) -> bool:
-        """Whether the caller is one of this channel's threads, on which nothing may wait for the channel."""
+        """Return True if the current thread belongs to this channel. Such a thread must not wait for the channel."""
         return threading.current_thread() in self._threads
 
-    def _work(self, name: str, one_round: Callable[[Link], None], end: Callable[[Link], None]) -> None:
+    def _run_thread(self, name: str, one_round: Callable[[Link], None], clean_up: Callable[[Link], None]) -> None:
         link = make_link("streams", self._streams, refusals=True)
         tries = 0
         while not self._is_closed:
@@ -162,21 +163,21 @@ class RouteChannel:
             else:
                 tries = 0
         if name not in self._away:
-            with suppress(TokenWorkerError):  # what is left behind goes by its time to live
-                end(link)
+            with suppress(TokenWorkerError):  # a stream that is left behind expires
+                clean_up(link)
         link.close()
 
-    # Each of these two does one round on its own link, and raises what keeps it from that.
+    # _send_round and _read_round do one round on the link of their thread. They raise the errors of the server.
 
-    def _send(self, link: Link) -> None:
+    def _send_round(self, link: Link) -> None:
         with self._lock:
             requests = self._wait_for_requests()
-            is_lost = self._replies.last is None
+            needs_last_id = self._replies.last_id is None
         if not requests:
             return
         try:
-            if is_lost:
-                self._find_end(link)
+            if needs_last_id:
+                self._find_last_id(link)
             self._clock.refresh(link)
             outcomes = self._send_all(link, requests)
         except TokenWorkerError:
@@ -188,18 +189,18 @@ class RouteChannel:
     def _wait_for_requests(self) -> list[StreamRequest]:
         while not self._is_closed:
             at = self._requests.next_at()
-            wait = None if at is None else at - time.monotonic()
-            if wait is not None and wait <= 0:
-                return self._requests.take(ROUND, self._replies.reply_to)
-            self._to_send.wait(wait)
+            wait_seconds = None if at is None else at - time.monotonic()
+            if wait_seconds is not None and wait_seconds <= 0:
+                return self._requests.take(ROUND_REQUESTS, self._replies.reply_to)
+            self._to_send.wait(wait_seconds)
         return []
 
-    def _find_end(self, link: Link) -> None:
+    def _find_last_id(self, link: Link) -> None:
         with self._lock:
-            command = self._replies.last_command()
+            command = self._replies.last_id_command()
         found = link.call(*command)
         with self._lock:
-            self._replies.take_last(found)
+            self._replies.take_last_id(found)
             self._to_read.notify()
 
     def _send_all(self, link: Link, requests: Sequence[StreamRequest]) -> list[Any]:
@@ -226,8 +227,8 @@ class RouteChannel:
         error: Unavailable | None = None
         with self._lock:
             for request, outcome in zip(requests, outcomes, strict=True):
-                if request.sending and not isinstance(outcome, Unavailable):
-                    request.sending.end(outcome)
+                if request.span and not isinstance(outcome, Unavailable):
+                    request.span.end(outcome)
                 if isinstance(outcome, Unavailable):
                     error = outcome
                     doubtful.append(request)
@@ -240,17 +241,17 @@ class RouteChannel:
         if error is not None:
             raise error
 
-    def _read(self, link: Link) -> None:
+    def _read_round(self, link: Link) -> None:
         with self._lock:
-            while not self._is_closed and (self._requests.is_idle or self._replies.last is None):
+            while not self._is_closed and (self._requests.is_idle or self._replies.last_id is None):
                 self._to_read.wait()
             if self._is_closed:
                 return
-            is_away = "read" in self._away  # whether it still is, is to be known at once
+            is_away = "read" in self._away  # then do not block: find out at once if the server is back
             command = self._replies.read_command(1 if is_away else self._block_ms())
         try:
             found = link.call(*command)
-        except ServerError:  # our stream is none any more, say: then workers could not write to it, either
+        except ServerError:  # if the key is not a stream any more, workers cannot write to it either
             self._look_for_strays(link)
             raise
         self._away.pop("read", None)
@@ -258,16 +259,16 @@ class RouteChannel:
         with self._lock:
             now = time.monotonic()
             for payload in self._replies.take(found, now):
-                ended += self._requests.reply(payload)
-            tidy = self._replies.tidy_commands(now)
+                ended += self._requests.take_reply(payload)
+            trim_commands = self._replies.trim_commands(now)
         self._on_ended(ended)
         self._look_for_strays(link)
-        for command in tidy:
-            with suppress(ServerError):  # no right to: it goes by its time to live
+        for command in trim_commands:
+            with suppress(ServerError):  # without permission to trim, the stream still expires
                 link.call(*command)
 
     def _block_ms(self) -> int:
-        """How long to wait for replies, before one that is not there yet is looked for elsewhere."""
+        """Return how long to wait for replies before late ones are looked for on the shared stream."""
         if self._strays is None:
             return BLOCK_MS
         now = time.monotonic()
@@ -276,24 +277,24 @@ class RouteChannel:
         return min(max(math.ceil(seconds * 1000), 1), BLOCK_MS)
 
     def _look_for_strays(self, link: Link) -> None:
-        """Look on the shared stream for replies that could not come on ours, if one is late."""
+        """If a reply is late, look for it on the shared stream: the worker may have put it there."""
         with self._lock:
             since, now = self._requests.waiting_since, time.monotonic()
             if self._strays is None or since is None or now < self._strays.next_at(since):
                 return
             since_ms = self._clock.unix_ms(since)
         self._strays.rest(now)
-        if since_ms is None:  # nothing was sent yet
+        if since_ms is None:  # no request was sent yet
             return
         try:
             found = self._strays.look(link, since_ms - EARLIER_MS)
-        except ServerError:  # no right to, say
+        except ServerError:  # for example, no permission to read the shared stream
             self._strays.rest(now, REFUSED_SECONDS)
             return
         with self._lock:
-            ended = self._requests.reply_among(found)
+            ended = self._requests.take_shared_replies(found)
         self._on_ended(ended)
 
-    def _end(self, link: Link) -> None:
-        for command in self._replies.end_commands():
+    def _remove_reply_stream(self, link: Link) -> None:
+        for command in self._replies.removal_commands():
             link.call(*command)

@@ -1,4 +1,4 @@
-"""The client for programs without an event loop; many threads may use one."""
+"""Client for programs without an event loop. Many threads may share one client."""
 
 import threading
 import time
@@ -18,14 +18,14 @@ V = TypeVar("V", int, str, bytes)
 
 
 class TokenClient(BaseClient):
-    """Has values tokenized and tokens turned back, by the workers behind the streams.
+    """Tokenizes and detokenizes values with the help of the workers.
 
     >>> with TokenClient(streams, client_id="shop-frontend") as client:
     ...     token = client.tokenize("4242 4242 4242 4242")
     ...     client.detokenize(token)
     '4242 4242 4242 4242'
 
-    Arguments are those of ``BaseClient``. Connections are made by the first call; after a fork, make a new client.
+    Takes the arguments of ``BaseClient``. The first call makes the connections. After a fork, make a new client.
     """
 
     def _make_room(self, max_in_flight: int) -> None:
@@ -40,7 +40,7 @@ class TokenClient(BaseClient):
         self, value: list[V | None], *, type: Type | None = None, **options: Unpack[CallOptions]
     ) -> list[V | None]: ...
     def tokenize(self, value: Any, *, type: Type | None = None, **options: Unpack[CallOptions]) -> Any:
-        """The token of a value, or the tokens of a list of values, in order.
+        """Return the token of a value, or the tokens of a list of values, in order.
 
         >>> client.tokenize(["grace@navy.example", "ada@navy.example"], type="email") == client.tokenize(
         ...     ["grace@navy.example", "ada@navy.example"], type="email"
@@ -48,19 +48,19 @@ class TokenClient(BaseClient):
         True
 
         Args:
-            value: what to tokenize; a list may be of any length. None in a list (an empty column) stays None there.
-            type: of the value, or of each in the list: ``int64``, ``str`` or ``bytes`` where it is left out.
-            options: what this call says for itself: ``client_id``, ``zone_id``, ``consistent``, ``timeout_seconds``.
+            value: the value to tokenize, or a list of any length. None in a list (an empty column) stays None.
+            type: type of the value, or of each value in the list. Default: ``int64``, ``str`` or ``bytes``.
+            options: options for this call: ``client_id``, ``zone_id``, ``consistent``, ``timeout_seconds``.
 
         Raises:
-            RequestRefused: the value was refused, or the request as a whole; each code has a class of its own.
-            SomeFailed: values of a list were refused; the others' tokens are in it.
+            RequestRefused: the value, or the whole request, was refused. Each code has its own subclass.
+            SomeFailed: some values of a list were refused. The error has the tokens of the other values.
             TimedOut: no reply came in time.
-            StreamsUnavailable: the Redis of the streams could not be used until the time was up.
-            StreamsRefused: it refuses the request.
-            BadReply: what answers is no token worker.
+            StreamsUnavailable: the Redis of the streams could not be used before the time-out.
+            StreamsRefused: the Redis of the streams refuses the request.
+            BadReply: the reply does not come from a token worker.
             ClientClosed: the client was closed.
-            TypeError, ValueError: the arguments are none that could be sent.
+            TypeError, ValueError: the arguments cannot be sent.
         """
         asked = CallValues(value, type)
         return asked.result(self.request(Op.TOKENIZE, asked.items, **options))
@@ -74,7 +74,7 @@ class TokenClient(BaseClient):
         self, value: list[V | None], *, type: Type | None = None, **options: Unpack[CallOptions]
     ) -> list[V | None]: ...
     def detokenize(self, value: Any, *, type: Type | None = None, **options: Unpack[CallOptions]) -> Any:
-        """The value of a token, or the values of a list of tokens; otherwise as ``tokenize``.
+        """Return the value of a token, or the values of a list of tokens; otherwise like ``tokenize``.
 
         >>> client.detokenize(client.tokenize(42, type="int32"), type="int32")
         42
@@ -85,46 +85,46 @@ class TokenClient(BaseClient):
     def request(
         self, op: Op | str, items: Sequence[Item | tuple[Type, Value]], **options: Unpack[CallOptions]
     ) -> list[Answer]:
-        """What came of each item, in order: the result, or the ``RequestRefused``, which is not raised.
+        """Return the result of each item, in order. A refused item has a ``RequestRefused`` there, which is not raised.
 
         >>> record = [("email", "grace@navy.example"), ("int64", 2**40)]
         >>> tokens = client.request("tokenize", record)
         >>> client.request("detokenize", [("email", tokens[0]), ("int64", tokens[1])])
         ['grace@navy.example', 1099511627776]
 
-        Raises: as ``tokenize``, but for ``SomeFailed``.
+        Raises: the same errors as ``tokenize``, except ``SomeFailed``.
         """
         if self._engine.is_own_thread:
-            raise RuntimeError("a callback of a future must not wait for the client that runs it; use submit")
+            raise RuntimeError("a callback of a future must not wait for its own client; use submit")
         future = self.submit(op, items, **options)
         try:
             return future.result()
         finally:
-            future.cancel()  # Ctrl-C while it waits; at any other time it is done
-            del future  # an error that is raised holds on to this frame, and the future to the error
+            future.cancel()  # has an effect only after Ctrl-C; otherwise the future is done
+            del future  # a raised error keeps this frame alive, and the future keeps the error
 
     def submit(
         self, op: Op | str, items: Sequence[Item | tuple[Type, Value]], **options: Unpack[CallOptions]
     ) -> Future[list[Answer]]:
-        """Send items without waiting for their answers; waits only while ``max_in_flight`` requests are in flight.
+        """Send items without waiting for their answers. Wait only while ``max_in_flight`` requests are in flight.
 
-        In a callback of a future, which must not wait, there is ``TimedOut`` in place of that.
+        A callback of a future must not wait. There, the future gets ``TimedOut`` if there is no room.
 
         >>> futures = [client.submit("tokenize", [("str", name)]) for name in ("Grace", "Ada")]
         >>> [len(future.result()) for future in futures]
         [1, 1]
 
-        The future has what ``request`` returns, or raises the same. Cancelled, it lets go of the request.
+        The future has the result of ``request``, or its error. Cancelling the future gives up the request.
 
         Raises:
             ClientClosed: the client was closed.
-            TypeError, ValueError: the arguments are none that could be sent.
+            TypeError, ValueError: the arguments cannot be sent.
         """
         future: Future[list[Answer]] = Future()
         prepared = self._prepare(op, items, options, finish=partial(_resolve, future), release=self._room.release)
         try:
             self._put(prepared)
-        except BaseException:  # Ctrl-C while it waits for room
+        except BaseException:  # Ctrl-C while the call waits for room
             self._engine.drop(prepared.call)
             raise
         future.add_done_callback(
@@ -139,14 +139,14 @@ class TokenClient(BaseClient):
                 return
             seconds = call.deadline - time.monotonic()
             if self._engine.is_own_thread:
-                seconds = 0.0  # what makes room is this very thread
+                seconds = 0.0  # only this thread could make room
             if not self._room.acquire(timeout=max(seconds, 0.0)):
                 self._engine.time_out(call)
                 return
             channel.put(part)
 
     def close(self) -> None:
-        """Close the connections; calls that still wait get ``ClientClosed``."""
+        """Close the connections. Calls that still wait raise ``ClientClosed``."""
         self._engine.close()
 
     def __enter__(self) -> Self:
@@ -158,7 +158,7 @@ class TokenClient(BaseClient):
 
 def _let_go(engine: CallEngine, call: Call, future: Future[list[Answer]]) -> None:
     if future.cancelled() and engine.drop(call):
-        future.set_running_or_notify_cancel()  # who waits for several with ``wait`` or ``as_completed`` is told by this
+        future.set_running_or_notify_cancel()  # this wakes callers of ``wait`` and ``as_completed``
 
 
 def _resolve(future: Future[list[Answer]], outcome: CallOutcome) -> None:

@@ -1,8 +1,9 @@
-"""Spans of OpenTelemetry for what a client sends: ``send <stream>``, of kind PRODUCER, one for each request.
+"""OpenTelemetry spans of the requests that a client sends: ``send <stream>``, of kind PRODUCER, one for each request.
 
-Its parent is the span that is current at the call, and workers get its context as ``traceparent`` and ``tracestate`` of
-the entry. It lasts until the server has the entry. Calls share a request only where they share their parent, too.
-Without OpenTelemetry, or where nobody has set a tracer provider and no span is current, there is nothing of this.
+The parent of a span is the current span of the caller. Workers get the context of the span from the fields
+``traceparent`` and ``tracestate`` of the entry. The span ends when the server has confirmed the entry. Calls share a
+request only if they have the same parent. There are no spans without OpenTelemetry, or if no tracer provider is set and
+no span is current.
 """
 
 from contextlib import suppress
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 UNCONFIRMED = "unconfirmed"
-"""``error.type`` where nobody waits any more for a request, and the server has not said that it has it."""
+"""``error.type`` of a request that no call waits for any more, before the server has confirmed the entry."""
 
 
 def caller() -> "Span | None":
-    """The span that is current where this is called, or one that is none; None where there is nothing to trace."""
+    """Return the caller's current span, or None if tracing is off. The span may be invalid."""
     if not _IS_INSTALLED:
         return None
     span = trace.get_current_span()
@@ -41,11 +42,11 @@ def caller() -> "Span | None":
 
 
 class SendSpan:
-    """One request on its way.
+    """Span of one request.
 
     Attributes:
-        headers: further fields of its entry, names and values in turn.
-        is_answered: its reply is there, so it arrived.
+        headers: trace fields of the entry: names and values in turn.
+        is_answered: True if the reply is there, so that the entry has arrived.
     """
 
     __slots__ = ("_span", "headers", "is_answered")
@@ -53,14 +54,19 @@ class SendSpan:
     def __init__(self, span: "Span", parent: "Span") -> None:
         self._span = span
         fields: dict[str, str] = {}
-        told = span if span.get_span_context().is_valid else parent  # not every provider that makes none passes it on
-        _PROPAGATOR.inject(fields, trace.set_span_in_context(told, Context()))
+        # Some providers make no span, and do not pass on the context of the parent either.
+        valid = span if span.get_span_context().is_valid else parent
+        _PROPAGATOR.inject(fields, trace.set_span_in_context(valid, Context()))
         self.headers = tuple(chain.from_iterable(fields.items()))
         self.is_answered = False
 
     def end(self, outcome: bytes | ServerError | None) -> None:
-        """It is not sent again: the server has it, with this entry id, or refused it; None: it has not said."""
-        with suppress(Exception):  # of a provider, which must not cost a call
+        """End the span: the request is not sent again.
+
+        Args:
+            outcome: id of the entry, or the server's error. None: the server has not answered.
+        """
+        with suppress(Exception):  # a failing provider must not fail the call
             if isinstance(outcome, bytes):
                 self._span.set_attribute("messaging.message.id", outcome.decode())
             elif outcome is not None or not self.is_answered:
@@ -70,7 +76,7 @@ class SendSpan:
 
 
 class SendSpans:
-    """Makes the spans of one route's requests."""
+    """Makes the spans for the requests of one route."""
 
     def __init__(self, stream: str, server: RedisSettings) -> None:
         self._name = f"send {stream}"
@@ -78,11 +84,11 @@ class SendSpans:
         self._tracer = trace.get_tracer("token_worker.client") if _IS_INSTALLED else None
 
     def begin(self, parent: "Span", request_id: str) -> SendSpan | None:
-        """A request is about to be sent for this caller; None where its provider fails."""
+        """Start the span of a request of this caller. Return None if the tracer provider fails."""
         if self._tracer is None:
             return None
         attributes = {**self._attributes, "messaging.message.conversation_id": request_id}
-        with suppress(Exception):  # of a provider, which must not cost a call
+        with suppress(Exception):  # a failing provider must not fail the call
             context = trace.set_span_in_context(parent, Context())
             return SendSpan(self._tracer.start_span(self._name, context, trace.SpanKind.PRODUCER, attributes), parent)
         return None
