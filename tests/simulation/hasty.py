@@ -8,7 +8,7 @@ from simulation.handling import PuppetHandler
 from token_worker.errors import Unavailable
 from token_worker.redis.link import RedisLink
 from token_worker.service.handler import Result
-from token_worker.service.loop import Worker
+from token_worker.service.worker import Worker
 from token_worker.storage.durability import Durability, Safety
 from token_worker.streams.delivery import Answer, Entry
 from token_worker.telemetry.audit import Audit
@@ -25,10 +25,10 @@ class _NoAudit:
 class AuditsAfterwards(Worker):
     """Writes the lines of a batch after its commit."""
 
-    def _answer(self, entries: list[Entry], *, alone: bool, more: bool) -> None:
+    def _answer(self, entries: list[Entry], *, isolated: bool, more: bool) -> None:
         audit, self._audit = self._audit, cast(Audit, _NoAudit())
         self._later = audit
-        super()._answer(entries, alone=alone, more=more)
+        super()._answer(entries, isolated=isolated, more=more)
         self._audit = audit
 
     def _commit(self, answers: Sequence[Answer], *, more: bool) -> None:
@@ -43,11 +43,11 @@ class AuditsNoneAlone(Worker):
     def _is_left_out(self, _entry: Entry) -> bool:
         return True
 
-    def _answer(self, entries: list[Entry], *, alone: bool, more: bool) -> None:
+    def _answer(self, entries: list[Entry], *, isolated: bool, more: bool) -> None:
         audit = self._audit
-        if alone and self._is_left_out(entries[0]):
+        if isolated and self._is_left_out(entries[0]):
             self._audit = cast(Audit, _NoAudit())
-        super()._answer(entries, alone=alone, more=more)
+        super()._answer(entries, isolated=isolated, more=more)
         self._audit = audit
 
 
@@ -72,9 +72,9 @@ class _LenientAudit:
 class RepliesUnaudited(Worker):
     """Replies while the audit file cannot be written."""
 
-    def _answer(self, entries: list[Entry], *, alone: bool, more: bool) -> None:
+    def _answer(self, entries: list[Entry], *, isolated: bool, more: bool) -> None:
         audit, self._audit = self._audit, cast(Audit, _LenientAudit(self._audit))
-        super()._answer(entries, alone=alone, more=more)
+        super()._answer(entries, isolated=isolated, more=more)
         self._audit = audit
 
 

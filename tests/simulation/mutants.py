@@ -21,7 +21,8 @@ from simulation.hasty import (
 from simulation.model import Model, Note
 from token_worker.errors import ServerError, Unavailable
 from token_worker.redis.exchange import Exchange, RunScript, drive
-from token_worker.service.loop import Worker
+from token_worker.service.committer import Committer, T
+from token_worker.service.worker import Worker
 from token_worker.streams.delivery import COMMIT, Answer, Batch, Committed, Delivery, Entry
 from token_worker.streams.pending import Candidate
 from token_worker.streams.routes import Route
@@ -314,14 +315,21 @@ class _SweepsHolders(Model):
         return super()._sweep(keys, args)
 
 
-class _ForgetsItsCommit(Worker):
-    """Takes a commit for done that was on its way when the connection broke."""
+class _ForgetsItsCommit(Committer):
+    """Takes a commit for done that was in flight when the connection broke."""
 
-    def _settle(self) -> None:
-        sent, self._sent = self._sent, None
-        if sent is not None:
+    def finish(self) -> None:
+        in_flight, self._in_flight = self._in_flight, None
+        if in_flight is not None:
             with suppress(Unavailable):
-                drive(sent.commit, self._streams, is_begun=True)
+                drive(in_flight.exchange, self._link, is_started=True)
+
+
+class _AsksTooSoon(Committer):
+    """Asks the streams while a commit is in flight."""
+
+    def drive(self, exchange: Exchange[T]) -> T:
+        return drive(exchange, self._link)
 
 
 class Mutant(NamedTuple):
@@ -332,6 +340,7 @@ class Mutant(NamedTuple):
     server: type[Model] = Model
     worker: type[Worker] = Worker
     handler: type[PuppetHandler] = PuppetHandler
+    committer: type[Committer] = Committer
 
 
 def _worker(delivery: type[Delivery], seeds: int) -> Mutant:
@@ -371,7 +380,8 @@ MUTANTS: dict[str, Mutant] = {
     "arrivals ignored": Mutant(50, server=_GoesByIdsAlone),
     "arrivals noted too early": Mutant(50, server=_NotesOfTheFuture),
     "consumers swept with what they hold": Mutant(100, server=_SweepsHolders),
-    "commit on its way forgotten": Mutant(150, worker=_ForgetsItsCommit),
+    "commit in flight forgotten": Mutant(150, committer=_ForgetsItsCommit),
+    "streams asked before the commit in flight is finished": Mutant(50, committer=_AsksTooSoon),
     "audit after the commit": Mutant(20, worker=AuditsAfterwards),
     "no audit of what is tried alone": Mutant(50, worker=AuditsNoneAlone),
     "no audit of what is given up": Mutant(100, worker=AuditsNoneGivenUp),

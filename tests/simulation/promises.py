@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
+from simulation.broken import Broken
 from simulation.commands import ZERO, format_id, parse_id
 from simulation.events import (
     Acknowledged,
@@ -45,10 +46,6 @@ from token_worker.streams.routes import Route
 
 NO_ID = "no_id"
 """Reason of a dead letter whose producer cannot be answered."""
-
-
-class Broken(AssertionError):  # noqa: N818 - reads as what it says: a promise is broken
-    """A promise is broken: which, and the entry."""
 
 
 @dataclass

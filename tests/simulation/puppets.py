@@ -14,14 +14,18 @@ from unittest.mock import patch
 
 from structlog.typing import FilteringBoundLogger
 
+from simulation.broken import Broken
 from simulation.handling import PuppetAudit, PuppetHandler, Services
 from token_worker.errors import ServerError, Unavailable
 from token_worker.redis.exchange import BoundedCommand, Command, RunScript
 from token_worker.redis.link import RedisLink
 from token_worker.redis.script import Script
-from token_worker.service import loop, outage
-from token_worker.service.outage import Drain
+from token_worker.service import outage, worker
+from token_worker.service.committer import Committer
+from token_worker.service.maintenance import Maintenance
+from token_worker.service.outage import Drain, Outage
 from token_worker.service.runtime import Runtime
+from token_worker.service.worker import Worker
 from token_worker.settings.options import Settings
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams import answering, give_backs, pending
@@ -32,6 +36,7 @@ from token_worker.streams.retention import Retention
 from token_worker.streams.routes import Route
 from token_worker.telemetry.health import Health
 from token_worker.telemetry.metrics import Metrics
+from token_worker.telemetry.telemetry import Telemetry
 
 UNIT_ITEMS = 2
 COMMIT_ENTRIES = UNCOUNT_ENTRIES = 3
@@ -67,12 +72,13 @@ class Stage(Services, Protocol):
 
 
 class Terms(NamedTuple):
-    """How the workers of a world are set up; ``worker``, ``delivery`` and ``handler`` are other classes in mutants.
+    """How the workers of a world are set up. Mutants have other classes here.
 
     With ``is_apart`` they serve each route by itself, as if it were in another slot of a cluster.
     """
 
-    worker: type[loop.Worker]
+    worker: type[Worker]
+    committer: type[Committer]
     delivery: type[Delivery]
     handler: type[PuppetHandler]
     is_apart: bool
@@ -110,7 +116,7 @@ class Puppet:
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
         self._thread.start()
 
-    def _make(self, terms: Terms, rng: random.Random, runtime: Runtime) -> loop.Worker:
+    def _make(self, terms: Terms, rng: random.Random, runtime: Runtime) -> Worker:
         def make(routes: Sequence[Route]) -> Delivery:
             return terms.delivery(
                 routes,
@@ -125,12 +131,15 @@ class Puppet:
         subject = Deliveries([[route] for route in terms.routes], make) if terms.is_apart else make(terms.routes)
         retention = Retention(terms.routes, terms.group, self.name)
         silent, audit = _Silent(), PuppetAudit(self.name, self._stage)
-        telemetry = loop.Telemetry(cast(Metrics, silent), cast(Health, silent), audit)
+        telemetry = Telemetry(cast(Metrics, silent), cast(Health, silent), audit)
         link, tokens = cast(RedisLink, _Link(self, rng)), cast(TokenStorage, self._stage)
         handler = terms.handler(self._stage)
         settings = cast(Settings, terms)
         clock = ServerClock(lambda: self._stage.seconds)
-        return terms.worker(settings, link, subject, handler, tokens, retention, self.drain, telemetry, clock, runtime)
+        outage = Outage(self.drain, telemetry.health, runtime)
+        committer = terms.committer(link, subject, clock, outage, telemetry, runtime)
+        maintenance = Maintenance(retention, subject, committer, runtime)
+        return terms.worker(settings, subject, handler, tokens, committer, maintenance, outage, telemetry, runtime)
 
     def _live(self) -> None:
         self._go.acquire()
@@ -222,7 +231,7 @@ class _Link:
 
     def _ask(self, command: Command) -> Any:
         if self._end is not None:
-            raise RuntimeError("the reply to what was begun has to be taken first")
+            raise Broken("the streams were asked before the commit in flight was finished")
         return self._puppet.ask(command)
 
 
@@ -265,7 +274,7 @@ def small_bounds() -> Iterator[None]:
     """Have few entries be taken apart as many are in production."""
     with ExitStack() as changes:
         for module, name, value in (
-            (loop, "UNIT_ITEMS", UNIT_ITEMS),
+            (worker, "UNIT_ITEMS", UNIT_ITEMS),
             (outage, "NAP_SECONDS", NAP_SECONDS),
             (answering, "COMMIT_ENTRIES", COMMIT_ENTRIES),
             (give_backs, "UNCOUNT_ENTRIES", UNCOUNT_ENTRIES),

@@ -56,7 +56,7 @@ def test_planted_bug_is_found(name: str, say: Say) -> None:
 def _first_failure(mutant: Mutant) -> tuple[int, str]:
     for seed in range(mutant.seeds):
         try:
-            World(seed, mutant.delivery, mutant.server, mutant.worker, mutant.handler).run()
+            World(seed, mutant.delivery, mutant.server, mutant.worker, mutant.handler, mutant.committer).run()
         except Failure as failure:
             return seed, str(failure)
     pytest.fail(f"not found by {mutant.seeds} seeds")

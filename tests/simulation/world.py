@@ -11,19 +11,21 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from simulation import faults, requests
+from simulation.broken import Broken
 from simulation.commands import LARGEST, START_MS, Stream, after, parse_id
 from simulation.events import Id
 from simulation.faults import Climate
 from simulation.handling import PuppetHandler, RunItems
 from simulation.model import Model
-from simulation.promises import Books, Broken
+from simulation.promises import Books
 from simulation.puppets import Crash, Puppet, Terms, Wait, small_bounds
 from simulation.trace import Step, Trace, ids_of
 from token_worker.contract.messages import Op
 from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
 from token_worker.redis.exchange import BoundedCommand, Command, RunScript
+from token_worker.service.committer import Committer
 from token_worker.service.handler import Postponed, Result
-from token_worker.service.loop import Worker
+from token_worker.service.worker import Worker
 from token_worker.streams.delivery import COMMIT, Answer, Delivery, Entry
 from token_worker.streams.routes import Route
 from token_worker.tokens.engine import Item
@@ -86,6 +88,7 @@ class World:
         server: type[Model] = Model,
         worker: type[Worker] = Worker,
         handler: type[PuppetHandler] = PuppetHandler,
+        committer: type[Committer] = Committer,
     ) -> None:
         self.seconds = 0.0
         self.storage_life = 1
@@ -94,7 +97,7 @@ class World:
         self._rng = rng = random.Random(seed)
         is_apart, batch_size, max_deliveries = rng.random() < 0.2, rng.choice([1, 4, 8]), rng.choice([2, 3, 5])
         self._terms = Terms(
-            worker, delivery, handler, is_apart, ROUTES, GROUP, batch_size, CLAIM_IDLE_MS, max_deliveries
+            worker, committer, delivery, handler, is_apart, ROUTES, GROUP, batch_size, CLAIM_IDLE_MS, max_deliveries
         )
         self._model = server()
         self._books = Books(self._model, self._terms)

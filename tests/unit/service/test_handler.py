@@ -12,7 +12,7 @@ from token_worker.acra.token_entry import Names, decode_entry, encode_entry
 from token_worker.acra.value_types import TYPES
 from token_worker.contract.messages import Format
 from token_worker.service.handler import Handler
-from token_worker.service.loop import UNIT_ITEMS, _units
+from token_worker.service.worker import UNIT_ITEMS, _units
 from token_worker.streams.delivery import Answer, Entry
 from token_worker.testing.memory import MemoryTokens
 

@@ -39,13 +39,21 @@ Command = tuple[Any, ...] | RunScript | BoundedCommand
 Exchange = Generator[Command, Any, T]
 
 
-def drive(exchange: Exchange[T], link: Link, *, is_begun: bool = False, log: FilteringBoundLogger = _LOG) -> T:
+def start(exchange: Exchange[Any], link: Link) -> None:
+    """Send the first command of an exchange, which is a script. ``drive`` with ``is_started`` does the rest."""
+    first = next(exchange)
+    if not isinstance(first, RunScript):
+        raise TypeError("an exchange is started by a script")
+    link.begin(*first)
+
+
+def drive(exchange: Exchange[T], link: Link, *, is_started: bool = False, log: FilteringBoundLogger = _LOG) -> T:
     """Run an exchange on a server: send the commands that it yields, give it the replies, throw in the errors.
 
     Args:
         exchange: what to run.
         link: connection to the server.
-        is_begun: whether the first command was sent already, by ``Link.begin``.
+        is_started: whether ``start`` has sent the first command.
         log: is told of a reply that was given up because it is too large.
     """
     reply: Any = None
@@ -53,7 +61,7 @@ def drive(exchange: Exchange[T], link: Link, *, is_begun: bool = False, log: Fil
     command: Command | None = None
     while True:
         try:
-            if not is_begun:
+            if not is_started:
                 command = exchange.send(reply) if error is None else exchange.throw(error)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]  # StopIteration is not generic
@@ -61,7 +69,7 @@ def drive(exchange: Exchange[T], link: Link, *, is_begun: bool = False, log: Fil
             reply = error = None  # an error holds this frame: if that held it too, megabytes of commands would stay
         try:
             if command is None:
-                is_begun = False
+                is_started = False
                 reply = link.end()
             elif isinstance(command, RunScript):
                 reply = link.run(*command)

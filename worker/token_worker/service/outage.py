@@ -75,3 +75,18 @@ class Drain:
     def is_over(self) -> bool:
         """Whether the time for the batch in hand is over, too."""
         return self._deadline is not None and self._runtime.monotonic() >= self._deadline
+
+
+class Outage:
+    """How one worker waits for a server that is unavailable.
+
+    Attributes:
+        drain: the request to drain. It ends all waits.
+        idle: waits with nothing in hand. They end when the worker is asked to drain.
+        in_hand: waits with entries in hand. They end when the time for these entries is over, too.
+    """
+
+    def __init__(self, drain: Drain, health: Health, runtime: Runtime = REAL) -> None:
+        self.drain = drain
+        self.idle = BackOff(lambda: drain.is_asked, health, runtime)
+        self.in_hand = BackOff(lambda: drain.is_over, health, runtime)

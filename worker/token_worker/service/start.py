@@ -13,9 +13,11 @@ from token_worker.keys.beside import OneThread
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.store import KeyStore
 from token_worker.redis.connect import make_link, make_primary_link
+from token_worker.service.committer import Committer
 from token_worker.service.handler import Handler
-from token_worker.service.loop import Telemetry, Worker
-from token_worker.service.outage import BackOff, Drain
+from token_worker.service.maintenance import Maintenance
+from token_worker.service.outage import BackOff, Drain, Outage
+from token_worker.service.worker import Worker
 from token_worker.settings.options import Settings
 from token_worker.storage.durability import Durability, Safety
 from token_worker.storage.tokens import TokenStorage
@@ -28,6 +30,7 @@ from token_worker.telemetry.audit import Audit
 from token_worker.telemetry.health import Health
 from token_worker.telemetry.health import serve as serve_http
 from token_worker.telemetry.metrics import Metrics
+from token_worker.telemetry.telemetry import Telemetry
 from token_worker.telemetry.tracing import find_tracer
 
 if TYPE_CHECKING:
@@ -79,30 +82,19 @@ def serve(settings: Settings) -> None:
             return
         access.keep_alive()
         master_key, key_store = connected
-        streams = make_link("streams", settings.streams, refusals=True)
         tokens = _token_storage(settings)
         if tokens.safety is not None and _wait_for(tokens.safety.examine, drain, health) is None:
             return
-        delivery = _delivery(settings)
         if access.previous_master_key is not None:
             log.warning("two master keys loaded: keys sealed with the previous one are read, too")
         keys = _key_cache(settings, key_store, master_key, access.previous_master_key)
-        metrics.watch("token_worker_key_cache_hits", "Look-ups of keys that were cached.", lambda: keys.hits)
-        metrics.watch("token_worker_key_cache_misses", "Look-ups of keys that were not.", lambda: keys.misses)
-        if access.vault is not None:
-            vault = access.vault
-            seconds = "Seconds left of the Vault token; NaN where it does not end."
-            metrics.watch("token_worker_vault_token_seconds", seconds, lambda: vault.seconds_left or float("nan"))
-        clock = ServerClock()
-        handler = Handler(settings, keys, tokens, server_now=clock.now)
-        is_apart = settings.streams.kind == "cluster"
-        retention = Retention(settings.routes, settings.group, settings.consumer, is_apart=is_apart)
-        telemetry = Telemetry(metrics, health, audit, _spans(settings))
+        _add_gauges(metrics, keys, access)
+        worker = _worker(settings, keys, tokens, drain, Telemetry(metrics, health, audit, _spans(settings)))
         log.info("worker is ready")
         gc.collect()
         gc.freeze()  # what is here now stays
         gc.set_threshold(GARBAGE_OBJECTS, *gc.get_threshold()[1:])
-        Worker(settings, streams, delivery, handler, tokens, retention, drain, telemetry, clock).run()
+        worker.run()
     finally:
         if keys is not None:
             keys.close()
@@ -119,6 +111,28 @@ def _key_cache(settings: Settings, store: KeyStore, master_key: bytes, previous:
         absent_a_second=ABSENT_A_SECOND if settings.keys_source == "vault" else float("inf"),
         settling_seconds=settings.key_settling_seconds,
     )
+
+
+def _add_gauges(metrics: Metrics, keys: KeyCache, access: KeyAccess) -> None:
+    metrics.watch("token_worker_key_cache_hits", "Look-ups of keys that were cached.", lambda: keys.hits)
+    metrics.watch("token_worker_key_cache_misses", "Look-ups of keys that were not.", lambda: keys.misses)
+    if access.vault is not None:
+        vault = access.vault
+        seconds = "Seconds left of the Vault token; NaN where it does not end."
+        metrics.watch("token_worker_vault_token_seconds", seconds, lambda: vault.seconds_left or float("nan"))
+
+
+def _worker(settings: Settings, keys: KeyCache, tokens: TokenStorage, drain: Drain, telemetry: Telemetry) -> Worker:
+    clock = ServerClock()
+    delivery = _delivery(settings)
+    is_apart = settings.streams.kind == "cluster"
+    retention = Retention(settings.routes, settings.group, settings.consumer, is_apart=is_apart)
+    outage = Outage(drain, telemetry.health)
+    streams = make_link("streams", settings.streams, refusals=True)
+    committer = Committer(streams, delivery, clock, outage, telemetry)
+    maintenance = Maintenance(retention, delivery, committer)
+    handler = Handler(settings, keys, tokens, server_now=clock.now)
+    return Worker(settings, delivery, handler, tokens, committer, maintenance, outage, telemetry)
 
 
 def _delivery(settings: Settings) -> Delivery | Deliveries:

@@ -1,0 +1,207 @@
+"""Replies, dead letters and entries left pending, on a connection without a server."""
+
+import ast
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from token_worker import service
+from token_worker.contract.messages import Op
+from token_worker.errors import Unavailable
+from token_worker.redis.exchange import RunScript
+from token_worker.redis.link import Link
+from token_worker.redis.script import Script
+from token_worker.service.committer import Committer
+from token_worker.service.outage import Drain, Outage
+from token_worker.service.runtime import Runtime
+from token_worker.streams.clock import ServerClock
+from token_worker.streams.delivery import BURY, COMMIT, Answer, Delivery, Entry
+from token_worker.streams.routes import Route
+from token_worker.telemetry.audit import Audit
+from token_worker.telemetry.health import Health
+from token_worker.telemetry.metrics import Metrics
+from token_worker.telemetry.telemetry import Telemetry
+
+ROUTE = Route("in", "out", frozenset({Op.TOKENIZE}))
+FIRST, SECOND = Entry(ROUTE, b"1-0", {b"payload": b""}), Entry(ROUTE, b"2-0", {b"payload": b""})
+REPLIES: dict[str, Any] = {"TIME": [b"1700000000", b"0"], "XPENDING": [], "uncount.lua": 1, "bury.lua": 1}
+
+
+class FakeLink(Link):
+    """Answers by ``REPLIES``, and fails for as many commands as ``outages`` says; refuses what comes too soon.
+
+    Attributes:
+        events: each command or script; ``sent`` and ``finished`` before a script that was begun and ended.
+    """
+
+    name = "streams"
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.outages = 0
+        self._begun: RunScript | None = None
+
+    def connect(self) -> int:
+        assert self._begun is None
+        return 1
+
+    def call(self, *command: Any) -> Any:
+        return self._do(command[0])
+
+    def call_bounded(self, most_bytes: int, *command: Any) -> Any:
+        return self._do(command[0])
+
+    def call_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        raise NotImplementedError
+
+    def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+        return self._do(script.name)
+
+    def begin(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> None:
+        assert self._begun is None
+        self._begun = RunScript(script, keys, args)
+        self.events.append(f"sent {script.name}")
+
+    def end(self) -> Any:
+        begun, self._begun = self._begun, None
+        assert begun is not None
+        return self._do(begun.script.name, f"finished {begun.script.name}")
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def _do(self, name: str, event: str = "") -> Any:
+        assert self._begun is None, f"{name} was asked while a commit was in flight"
+        self.events.append(event or name)
+        if self.outages:
+            self.outages -= 1
+            raise Unavailable("streams", "ConnectionError")
+        return [1] if name == COMMIT.name else REPLIES[name]
+
+
+class Desk:
+    """A committer on a ``FakeLink``, in a time that passes by waits alone."""
+
+    def __init__(self) -> None:
+        self.link = FakeLink()
+        self.seconds = 0.0
+        runtime = Runtime(monotonic=lambda: self.seconds, sleep=self._sleep)
+        self.drain = Drain(10, runtime)
+        health = Health(30)
+        self.delivery = Delivery([ROUTE], "group", "me", batch_size=10, claim_idle_ms=30_000, max_deliveries=3)
+        telemetry = Telemetry(Metrics(CollectorRegistry()), health, cast(Audit, None))
+        outage = Outage(self.drain, health, runtime)
+        self.committer = Committer(
+            self.link, self.delivery, ServerClock(lambda: self.seconds), outage, telemetry, runtime
+        )
+
+    def _sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+    def begin(self) -> None:
+        """Have a commit in flight."""
+        self.committer.begin([_answer(FIRST)], 0)
+        assert self.committer.is_in_flight
+
+
+def _answer(entry: Entry) -> Answer:
+    facts: Any = _Facts()
+    return Answer(entry, b"reply", account=facts)
+
+
+class _Facts:
+    op, status, outcomes = "tokenize", "ok", (("str", "ok"),)
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+Ask = Callable[[Desk], None]
+
+
+def _drive(desk: Desk) -> None:
+    desk.committer.drive(desk.delivery.renew([SECOND]))
+
+
+def _refresh_clock(desk: Desk) -> None:
+    desk.committer.refresh_clock()
+
+
+def _begin(desk: Desk) -> None:
+    desk.committer.begin([_answer(SECOND)], 0)
+
+
+def _commit(desk: Desk) -> None:
+    desk.committer.commit([_answer(SECOND)], 0)
+
+
+def _dead_letter(desk: Desk) -> None:
+    desk.committer.dead_letter(SECOND, "no_id", None, 0)
+
+
+def _leave_pending(desk: Desk) -> None:
+    desk.committer.leave_pending([SECOND])
+
+
+WAYS: dict[Ask, str] = {
+    _drive: "XPENDING",
+    _refresh_clock: "TIME",
+    _begin: f"sent {COMMIT.name}",
+    _commit: f"sent {COMMIT.name}",
+    _dead_letter: BURY.name,
+    _leave_pending: "uncount.lua",
+}
+"""All public ways to ask the streams, and the first thing that each of them asks."""
+
+
+@pytest.mark.parametrize(("ask", "first"), WAYS.items())
+def test_commit_in_flight_is_finished_before_anything_is_asked(desk: Desk, ask: Ask, first: str) -> None:
+    """Whatever is asked of the streams, the reply to the commit in flight is read first."""
+    desk.begin()
+    ask(desk)
+    assert desk.link.events[:3] == [f"sent {COMMIT.name}", f"finished {COMMIT.name}", first]
+
+
+def test_commit_in_flight_is_finished_through_an_outage_before_anything_is_asked(desk: Desk) -> None:
+    """If the reply to the commit in flight is lost, the commit is repeated until it is done; only then others ask."""
+    desk.begin()
+    desk.link.outages = 2
+    _drive(desk)
+    assert desk.link.events == [
+        f"sent {COMMIT.name}",
+        f"finished {COMMIT.name}",
+        COMMIT.name,
+        COMMIT.name,
+        "XPENDING",
+    ]
+    assert not desk.committer.is_in_flight
+
+
+def test_every_public_method_of_the_committer_is_tried() -> None:
+    """A new way to ask the streams has to be added to the ways that are tested here."""
+    public = {name for name in vars(Committer) if not name.startswith("_")} - {"is_in_flight", "finish"}
+    assert public == {way.__name__.removeprefix("_") for way in WAYS}
+
+
+MEANS = {
+    "token_worker.redis.exchange.drive",
+    "token_worker.redis.exchange.start",
+    "token_worker.redis.link.Link",
+    "token_worker.redis.link.RedisLink",
+}
+"""Names by which a module could ask the streams itself."""
+
+
+def test_no_other_part_of_the_worker_can_ask_the_streams() -> None:
+    """Only the committer has what it takes to use a connection: no other module of the room imports it."""
+    users = set()
+    for path in Path(service.__path__[0]).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and MEANS & {f"{node.module}.{alias.name}" for alias in node.names}:
+                users.add(path.stem)
+    assert users == {"committer"}

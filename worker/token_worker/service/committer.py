@@ -1,0 +1,219 @@
+"""Ends the work on entries: writes replies and dead letters, or leaves entries pending.
+
+``Committer`` owns the only connection to the streams' server, and the commit in flight on it. A commit is in flight
+while its script was sent and its reply was not read: the worker handles its next batch meanwhile. The server answers
+in order, so the reply to that script has to be read before anything else is asked. Every part of the worker asks the
+streams through ``Committer.drive``, which finishes the commit in flight first. No other part has the connection.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+from token_worker.errors import Code, Unavailable
+from token_worker.redis.exchange import Exchange, drive, start
+from token_worker.redis.link import Link
+from token_worker.service.outage import Outage
+from token_worker.service.runtime import REAL, Runtime
+from token_worker.streams.clock import ServerClock
+from token_worker.streams.cluster_delivery import Deliveries
+from token_worker.streams.delivery import Answer, Committed, Delivery, Entry
+from token_worker.telemetry.telemetry import Telemetry
+from token_worker.telemetry.trace_context import names_of
+
+T = TypeVar("T")
+
+
+class _InFlightCommit(NamedTuple):
+    """A commit whose first script was sent.
+
+    Attributes:
+        answers: the answers that it writes.
+        taken_ns: time at which their batch was read, in Unix nanoseconds.
+        exchange: the commit; the next thing that it is sent is the reply to the script.
+    """
+
+    answers: Sequence[Answer]
+    taken_ns: int
+    exchange: Exchange[Committed]
+
+
+class Committer:
+    """Commits answers, moves entries to the dead letters, and leaves entries pending.
+
+    Args:
+        link: connection to the streams' server. Nobody else may use it.
+        delivery: knows how to commit.
+        clock: clock of the streams' server.
+        outage: waits while the streams are unavailable.
+        telemetry: told what became of the answers.
+        runtime: time and log.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        delivery: Delivery | Deliveries,
+        clock: ServerClock,
+        outage: Outage,
+        telemetry: Telemetry,
+        runtime: Runtime = REAL,
+    ) -> None:
+        self._link = link
+        self._delivery = delivery
+        self._clock = clock
+        self._outage = outage
+        self._metrics, self._spans = telemetry.metrics, telemetry.spans
+        self._monotonic, self._log = runtime.monotonic, runtime.log
+        self._in_flight: _InFlightCommit | None = None
+
+    # -- asking the streams
+
+    @property
+    def is_in_flight(self) -> bool:
+        """Whether a commit was sent and is not finished."""
+        return self._in_flight is not None
+
+    def drive(self, exchange: Exchange[T]) -> T:
+        """Finish the commit in flight, then run an exchange on the streams' server."""
+        self.finish()
+        return drive(exchange, self._link, log=self._log)
+
+    def refresh_clock(self) -> None:
+        """Finish the commit in flight, then ask for the server's time if the last answer is too old.
+
+        Raises:
+            Unavailable: the server is unavailable.
+        """
+        self.finish()
+        self._clock.refresh(self._link)
+
+    # -- replies
+
+    def commit(self, answers: Sequence[Answer], taken_ns: int) -> None:
+        """Acknowledge entries and write their replies, through outages of the streams."""
+        self.begin(answers, taken_ns)
+        self.finish()
+
+    def begin(self, answers: Sequence[Answer], taken_ns: int) -> None:
+        """Finish the commit in flight, then send the first script of another one. ``finish`` does the rest.
+
+        Args:
+            answers: what to commit; not empty.
+            taken_ns: time at which their batch was read, in Unix nanoseconds.
+        """
+        self.finish()
+        exchange = self._delivery.commit(answers, self._monotonic())
+        start(exchange, self._link)
+        self._in_flight = _InFlightCommit(answers, taken_ns, exchange)
+
+    def finish(self) -> None:
+        """Finish the commit in flight if there is one, through outages of the streams."""
+        if self._in_flight is None:
+            return
+        (answers, taken_ns, exchange), self._in_flight = self._in_flight, None
+        done = self._persist(
+            [answer.entry for answer in answers],
+            exchange,
+            lambda: self._delivery.commit(answers, self._monotonic()),
+            is_started=True,
+        )
+        if done is None:
+            return
+        self._outage.in_hand.reset()
+        self._metrics.committed(answers, done)
+        if self._spans is not None:
+            self._spans.answered(answers, done, taken_ns)
+        if done.suppressed or done.forbidden:
+            self._log.info(
+                "some replies were suppressed or refused", suppressed=done.suppressed, forbidden=len(done.forbidden)
+            )
+        self._leave_stuck(done)
+        self._log.debug("batch answered", answers=len(answers), written=done.written)
+
+    # -- dead letters
+
+    def dead_letter(self, entry: Entry, reason: str, reply: Answer | None, taken_ns: int) -> None:
+        """Move an entry to the dead letters, through outages of the streams; with a reply to its producer if given."""
+
+        def attempt() -> Exchange[Committed]:
+            return self._delivery.bury(entry, reason, reply, self._monotonic())
+
+        self.finish()
+        if self._outage.drain.is_over:
+            return
+        done = self._persist([entry], attempt(), attempt)
+        if done is None:
+            return
+        self._leave_stuck(done)
+        if done.written:
+            self._metrics.dead_letter(reason)
+            self._log.warning(
+                "entry moved to the dead letters", reason=reason, deliveries=entry.deliveries, **names_of(entry)
+            )
+            if self._spans is not None:
+                self._spans.buried(entry, Code.INTERNAL.value if reply else reason, taken_ns)
+
+    # -- entries that stay pending
+
+    def leave_pending(self, entries: Sequence[Entry]) -> None:
+        """Leave entries pending that failed for no fault of their own. They are tried again.
+
+        This delivery of them is not counted as a try. If the streams are unavailable, it is uncounted later.
+        """
+        if not entries:
+            return
+        try:
+            self.drive(self._delivery.put_off(entries, self._monotonic()))
+        except Unavailable as error:
+            self._log.warning(
+                "entries will be given back when the server is available", entries=len(entries), reason=error.reason
+            )
+
+    def _leave_stuck(self, done: Committed) -> None:
+        """Leave entries pending if a stream of their route cannot be written."""
+        for stream, reason in done.refused.items() if done.stuck else ():
+            self._log.error(
+                "entries stay pending: a stream of their route cannot be written",
+                stream=stream,
+                reason=reason,
+                entries=len(done.stuck),
+            )
+        self.leave_pending(done.stuck)
+
+    def _persist(
+        self,
+        entries: Sequence[Entry],
+        exchange: Exchange[Committed],
+        again: Callable[[], Exchange[Committed]],
+        *,
+        is_started: bool = False,
+    ) -> Committed | None:
+        """Run an exchange, and run it again while the streams are unavailable.
+
+        Args:
+            entries: the entries that it is about. They are left pending when the patience of the delivery is over.
+            exchange: the first attempt.
+            again: makes the next attempt.
+            is_started: whether the first script of ``exchange`` was sent.
+
+        Returns:
+            What the exchange did; None if there was no time for it.
+        """
+        leave_at = self._monotonic() + self._delivery.patience_seconds
+        while True:
+            try:
+                return drive(exchange, self._link, is_started=is_started, log=self._log)
+            except Unavailable as error:
+                if self._monotonic() > leave_at:
+                    self._log.warning(
+                        "entries left pending for a retry",
+                        entries=len(entries),
+                        server=error.server,
+                        reason=error.reason,
+                    )
+                    self.leave_pending(entries)
+                    return None
+                self._outage.in_hand.wait(error)
+            if self._outage.drain.is_over:
+                return None
+            exchange, is_started = again(), False
