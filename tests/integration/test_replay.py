@@ -15,7 +15,7 @@ import pytest
 
 from harness.servers import Valkey
 from harness.stack import Stack, wait_until
-from token_worker.admin.replay import Comparison, Sent
+from token_worker.admin.reply_comparison import ReplyComparison, ResentRequest
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.exchange import drive
 from token_worker.redis.link import RedisLink
@@ -367,9 +367,9 @@ def test_entries_with_the_largest_id_are_read_like_others(stack: Stack) -> None:
     assert (listed.returncode, json.loads(listed.stdout)["id"]) == (0, LAST_ID), listed.stderr
     reply = {"id": "r0", "request_entry": "2-0", "status": "ok", "value": "x"}
     stack.streams.xadd("tokenize:responses", {"payload": json.dumps(reply)}, id=LAST_ID)
-    comparison = Comparison([Sent("1-0", "1-0", "2-0", "r0", ("tokenize:responses",), was_answered=True)])
+    comparison = ReplyComparison([ResentRequest("1-0", "1-0", "2-0", "r0", ("tokenize:responses",), was_answered=True)])
     with closing(RedisLink("streams", RedisSettings(url=stack.settings["TOKEN_WORKER_STREAMS_URL"]))) as link:
-        assert [drive(comparison.look(), link) for _ in range(2)] == [0, 0]
+        assert [drive(comparison.read_replies(), link) for _ in range(2)] == [0, 0]
 
 
 def _payloads_there(stack: Stack) -> list[bytes]:

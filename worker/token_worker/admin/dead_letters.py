@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from token_worker.admin.replay import PAGE_ENTRIES, read_message
+from token_worker.admin.payloads import read_message
+from token_worker.admin.replay import PAGE_ENTRIES
 from token_worker.redis.exchange import Exchange
 from token_worker.streams.routes import Route
 

@@ -1,28 +1,28 @@
-"""Replay: requests that were answered, or became dead letters, are sent again. Sans-IO like ``delivery``.
+"""Replay: sends requests again that were answered, or that became dead letters. Sans-IO like ``delivery``.
 
-A replayed request is a new entry of the same request stream. It carries ``replay`` (a count) and ``replay_of`` (id of
-the original, so that an inconsistent token is the same again), and no ``expires_at``. What is still undelivered or
-pending is not sent, since it will be answered anyway; nor, in a range, what is a replay itself.
+A replayed request is a new entry of the same request stream. It carries ``replay`` (a count) and ``replay_of`` (the id
+of the original entry, so that an inconsistent token is the same again). It has no ``expires_at``. Entries that are
+undelivered or pending are not sent, because a worker will answer them anyway. Of a range, entries that are replays
+themselves are not sent either.
 
-The record of a replay (``<stream>:replay``, beside the stream that is read) holds what was asked for and how far it has
-come. It is written by the script that sends, and compared there: a replay that was cut short goes on exactly where it
-stopped, and two that go on with it do not send anything twice.
+The record of a replay holds what was asked for and how far the replay has come. Its key is ``<stream>:replay``, named
+after the stream that is read. The script that sends requests compares the record first and writes the new one. So an
+interrupted replay continues exactly where it stopped, and two that continue at the same time send nothing twice.
 
-Touches the request and dead-letter streams of the routes and these records; ``Comparison`` reads the replies.
+Touches the request and dead-letter streams of the routes, and these records. ``reply_comparison`` reads the replies.
 """
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from token_worker.admin.lag import look
-from token_worker.contract.codec import sniff, without_mark
-from token_worker.contract.messages import MAX_ID_CHARACTERS, Format, Op
-from token_worker.errors import CheckFailed, ServerError
+from token_worker.admin.payloads import encode_like, read_message, replay_count, replay_origin, text_member
+from token_worker.admin.reply_comparison import ResentRequest
+from token_worker.contract.messages import Op
+from token_worker.errors import CheckFailed
 from token_worker.redis.exchange import Exchange, RunScript
 from token_worker.redis.script import Script
 from token_worker.streams.routes import Route, replay_key
@@ -31,26 +31,31 @@ from token_worker.streams.stream_ids import FIRST_ID, LAST_ID, MOST, after, befo
 _RESEND = Script(__package__, "resend.lua")
 
 PAGE_ENTRIES = 100
-"""Entries read, and sent, in one go."""
+"""Entries that are read by one command, and sent by one script."""
 
 RECORD_SECONDS = 7 * 86_400
-"""How long a replay that was cut short can be gone on with."""
+"""How long an interrupted replay can be continued."""
 
 Decision = Literal["send", "undelivered", "pending", "replay", "unreadable"]
-"""What becomes of an entry: sent; left, since it will be answered anyway; or is a replay; or has no readable id."""
+"""What happens to a selected entry: it is sent, or the reason why not.
+
+``undelivered`` and ``pending``: a worker will answer it anyway. ``replay``: it is a replay itself. ``unreadable``: its
+payload cannot be read.
+"""
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """What to replay from one stream.
+    """The entries of one stream that are to be replayed. An entry is selected if all filters take it.
 
     Attributes:
         stream: request stream, or dead-letter stream.
         first, last: ids of the range, both included.
-        ids: these entries alone; empty: all of the range.
-        origins: dead letters from these request streams alone; empty: from any.
-        client, op, reason: only such; the reason is that of dead letters.
-        force: also what is undelivered or pending.
-        keep: leave dead letters where they are; else each is deleted as it is sent.
+        ids: only these entries; empty: all of the range.
+        origins: only dead letters from these request streams; empty: from any.
+        client, op: only requests of this client, with this operation.
+        reason: only dead letters with this reason.
+        force: also entries that are undelivered or pending.
+        keep: leave dead letters in their stream; else each is deleted when it is sent.
     """
 
     stream: str
@@ -65,8 +70,8 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     keep: bool = False
 
 
-class Progress(msgspec.Struct, kw_only=True):
-    """The record of a replay.
+class ReplayRecord(msgspec.Struct, kw_only=True):
+    """The record of a replay, as it is stored.
 
     Attributes:
         done: the last entry that was dealt with.
@@ -78,15 +83,17 @@ class Progress(msgspec.Struct, kw_only=True):
     sent: int = 0
 
 
-class Candidate(NamedTuple):
-    """An entry that was selected, and what becomes of it; nothing of a value in it, but for the payload to send.
+class ReplayCandidate(NamedTuple):
+    """A selected entry and what happens to it. Only ``payload`` and ``fields`` hold values.
 
     Attributes:
         entry: id in the stream that is read.
-        original: id of the request that was first sent.
-        request_id, op, client_id: as the payload has them; empty where it has none.
-        replays: its ``replay`` when it is sent.
+        original: id of the entry that was sent first.
+        request_id, op, client_id: as in the payload; empty if absent.
         reply_to: stream that the request names for its reply.
+        decision: see ``Decision``.
+        payload: the payload to send.
+        fields: the fields of the entry.
     """
 
     route: Route
@@ -95,30 +102,10 @@ class Candidate(NamedTuple):
     request_id: str
     op: str
     client_id: str
-    replays: int
     reply_to: str | None
     decision: Decision
     payload: bytes
     fields: dict[bytes, bytes]
-
-
-class Sent(NamedTuple):
-    """A request sent again, as far as its reply is to be found and compared.
-
-    Attributes:
-        read: its id in the stream that was read.
-        original: id of the request that was first sent.
-        entry: id of its new entry.
-        streams: where its reply can be: the route's responses, and the stream it names.
-        was_answered: whether the original had a reply of its own; a dead letter had none, or one that says so.
-    """
-
-    read: str
-    original: str
-    entry: str
-    request_id: str
-    streams: tuple[str, ...]
-    was_answered: bool
 
 
 class Replay:
@@ -126,19 +113,21 @@ class Replay:
 
     Args:
         routes: the routes whose requests are in the stream: one, or those that share a dead-letter stream.
-        group: the group of the workers.
-        selection: what to replay.
+        group: the consumer group of the workers.
+        selection: the entries to replay.
     """
 
     def __init__(self, routes: Sequence[Route], group: str, selection: Selection) -> None:
         self._routes = {route.requests: route for route in routes}
         self._group = group
-        self._of_dead = selection.stream not in self._routes
-        self.progress = Progress(selection=selection)
+        self._reads_dead_letters = selection.stream not in self._routes
+        self.progress = ReplayRecord(selection=selection)
         self.missing: set[str] = set()
-        """Of the ``ids`` selected, those that are not there, as far as the pages read tell."""
+        """Selected ``ids`` that do not exist, of the pages read so far."""
         self._raw = b""
+        """The record as it is stored."""
         self._earlier: dict[str, int] = {}
+        """By original entry: how often it was replayed before."""
 
     @property
     def record(self) -> str:
@@ -148,50 +137,53 @@ class Replay:
     # -- the record
 
     def begin(self) -> Exchange[None]:
-        """Fix the ends of the range, and note the replay.
+        """Fix the ends of the range, and store the record.
 
         Raises:
-            CheckFailed: one of this stream was cut short.
+            CheckFailed: an earlier replay of this stream was interrupted, or is running.
         """
         yield from self.prepare()
         raw = msgspec.json.encode(self.progress)
         if (yield "SET", self.record, raw, "NX", "EX", RECORD_SECONDS) is None:
             raise CheckFailed(
-                f"{self.progress.selection.stream}: a replay is running, or was cut short: go on with it by --resume,"
+                f"{self.progress.selection.stream}: a replay is running, or was interrupted: continue it by --resume,"
                 " or forget it by --forget"
             )
         self._raw = raw
 
     def prepare(self) -> Exchange[None]:
-        """Fix the ends of the range at what is there: what is sent from now on is not in it."""
+        """Fix the ends of the range to the entries that exist now, so that the replay never reads its own requests."""
         selection = self.progress.selection
-        first, last = yield from _ends(next(iter(self._routes.values())), selection.stream)
+        ends = yield from look(next(iter(self._routes.values())), selection.stream)
+        first = FIRST_ID if ends.first is None else ends.first.decode()
         self.progress.selection = msgspec.structs.replace(
-            selection, first=max(selection.first, first, key=order), last=min(selection.last, last, key=order)
+            selection,
+            first=max(selection.first, first, key=order),
+            last=min(selection.last, ends.last_given.decode(), key=order),
         )
 
     def resume(self) -> Exchange[bool]:
-        """Go on with the replay of this stream that was cut short; False where there is none."""
+        """Continue the interrupted replay of this stream. Returns False if there is none."""
         raw = yield "GET", self.record
         if raw is None:
             return False
-        self.progress = msgspec.json.decode(raw, type=Progress)
+        self.progress = msgspec.json.decode(raw, type=ReplayRecord)
         self._raw = raw
         return True
 
     def forget(self) -> Exchange[bool]:
-        """Delete the record of a replay that was cut short; False where there is none."""
+        """Delete the record of an interrupted replay. Returns False if there is none."""
         return bool((yield "DEL", self.record))
 
     # -- the entries
 
-    def next_page(self) -> Exchange[list[Candidate] | None]:
-        """The next entries that were selected, to be sent or not; None at the end. Sends nothing."""
+    def next_page(self) -> Exchange[list[ReplayCandidate] | None]:
+        """Read the next selected entries and decide what happens to each; None at the end. Sends nothing."""
         selection = self.progress.selection
-        if not self._earlier and not self._of_dead:
+        if not self._earlier and not self._reads_dead_letters:
             yield from self._count_earlier()
         if selection.ids:
-            entries = yield from self._named()
+            entries = yield from self._read_ids()
         else:
             start = after(max(self.progress.done, before(selection.first), key=order))
             if start is None or order(start) > order(selection.last):
@@ -200,43 +192,43 @@ class Replay:
         if not entries:
             return None
         self.progress.done = entries[-1][0].decode()
-        found = [self._look_at(entry_id.decode(), raw) for entry_id, raw in entries]
-        candidates = [candidate for candidate in found if candidate is not None and self._is_meant(candidate)]
-        if self._of_dead or selection.force:
+        found = [self._examine(entry_id.decode(), raw) for entry_id, raw in entries]
+        candidates = [candidate for candidate in found if candidate is not None and self._is_selected(candidate)]
+        if self._reads_dead_letters or selection.force:
             return candidates
-        return (yield from self._leave_open_ones(candidates))
+        return (yield from self._except_open(candidates))
 
-    def send(self, candidates: Sequence[Candidate]) -> Exchange[list[Sent]]:
-        """Send those of a page that are to be sent, and note how far the replay has come.
+    def send(self, candidates: Sequence[ReplayCandidate]) -> Exchange[list[ResentRequest]]:
+        """Send the candidates of a page that are to be sent, and store how far the replay has come.
 
         Raises:
-            CheckFailed: somebody else goes on with this replay.
-            Unavailable: thrown in; perhaps they were sent. ``resume`` knows.
+            CheckFailed: another command continued this replay, or forgot it.
+            Unavailable: thrown in by the caller. Perhaps they were sent; after ``resume``, the record tells.
         """
         reached = self.progress.done
         chosen = [candidate for candidate in candidates if candidate.decision == "send"]
-        sent: list[Sent] = []
-        for _, part in groupby(chosen, key=lambda candidate: candidate.route.requests):
-            left = list(part)
+        resent: list[ResentRequest] = []
+        for _, group in groupby(chosen, key=lambda candidate: candidate.route.requests):
+            waiting = list(group)
             has_ids = False
-            while left:  # one, until its new id tells that those of the stream are not about to be used up
-                now, left = (left, []) if has_ids else (left[:1], left[1:])
-                self.progress.done = now[-1].entry
-                went = yield from self._send(now)
-                sent += went
-                has_ids = any(order(it.entry)[0] < MOST for it in went)
+            while waiting:  # one at a time, until a new id shows that the ids of the stream are not nearly used up
+                part, waiting = (waiting, []) if has_ids else (waiting[:1], waiting[1:])
+                self.progress.done = part[-1].entry
+                added = yield from self._send(part)
+                resent += added
+                has_ids = any(order(request.entry)[0] < MOST for request in added)
         self.progress.done = reached
-        return sent
+        return resent
 
     def end(self) -> Exchange[None]:
-        """All was sent: there is nothing left to go on with."""
+        """Delete the record: the replay is complete."""
         yield "DEL", self.record
 
-    def _send(self, chosen: Sequence[Candidate]) -> Exchange[list[Sent]]:
+    def _send(self, chosen: Sequence[ReplayCandidate]) -> Exchange[list[ResentRequest]]:
         selection = self.progress.selection
         self.progress.sent += len(chosen)
         raw = msgspec.json.encode(self.progress)
-        is_moved = self._of_dead and not selection.keep
+        is_moved = self._reads_dead_letters and not selection.keep
         args: list[Any] = [self._raw, raw, RECORD_SECONDS, int(is_moved)]
         for candidate in chosen:
             fields = candidate.fields
@@ -244,14 +236,15 @@ class Replay:
             args += (fields.get(b"traceparent", b""), fields.get(b"tracestate", b""))
         new_ids = yield RunScript(_RESEND, (chosen[0].route.requests, self.record, selection.stream), args)
         if new_ids is None:
-            raise CheckFailed(f"{selection.stream}: somebody else has gone on with this replay, or forgot it")
+            raise CheckFailed(f"{selection.stream}: another command has continued this replay, or forgot it")
         self._raw = raw
-        return [_sent(it, new.decode()) for it, new in zip(chosen, new_ids, strict=True) if new]
+        return [_resent(candidate, new.decode()) for candidate, new in zip(chosen, new_ids, strict=True) if new]
 
-    def _named(self) -> Exchange[list[Any]]:
+    def _read_ids(self) -> Exchange[list[Any]]:
+        """Read the next entries of the selected ``ids``, and note those that do not exist."""
         selection, done = self.progress.selection, order(self.progress.done)
         entries: list[Any] = []
-        for entry_id in sorted((it for it in selection.ids if order(it) > done), key=order):
+        for entry_id in sorted((entry_id for entry_id in selection.ids if order(entry_id) > done), key=order):
             found = yield "XRANGE", selection.stream, entry_id, entry_id
             if not found:
                 self.missing.add(entry_id)
@@ -261,54 +254,55 @@ class Replay:
         return entries
 
     def _count_earlier(self) -> Exchange[None]:
-        """How often each request was replayed before, as far as the stream still tells."""
+        """Count how often each request was replayed before, by the replays that are still in the stream."""
         self._earlier[""] = 0
         start: str | None = self.progress.selection.first
         while start and (page := (yield "XRANGE", self.progress.selection.stream, start, "+", "COUNT", PAGE_ENTRIES)):
             for _, raw in page:
-                payload = _map(raw).get(b"payload", b"")
+                payload = _fields(raw).get(b"payload", b"")
                 if b"replay_of" in payload:
                     message = read_message(payload) or {}
-                    original = _original(message)
-                    self._earlier[original] = max(self._earlier.get(original, 0), _count(message))
+                    original = replay_origin(message)
+                    self._earlier[original] = max(self._earlier.get(original, 0), replay_count(message))
             start = after(page[-1][0])
 
-    def _look_at(self, entry_id: str, raw: list[bytes]) -> Candidate | None:
-        fields = _map(raw)
-        route = self._routes.get(fields.get(b"dead_stream", b"").decode(errors="replace"))
-        if not self._of_dead:
-            route = self._routes[self.progress.selection.stream]
+    def _examine(self, entry_id: str, raw: list[bytes]) -> ReplayCandidate | None:
+        """Make a candidate of an entry. None for a dead letter of a route that other workers serve."""
+        fields = _fields(raw)
+        selection = self.progress.selection
+        requests, original = selection.stream, entry_id
+        if self._reads_dead_letters:
+            requests = fields.get(b"dead_stream", b"").decode(errors="replace")
+            original = fields.get(b"dead_entry", b"").decode(errors="replace")
+        route = self._routes.get(requests)
         if route is None:
-            return None  # a dead letter of a route that others serve
-        original = fields.get(b"dead_entry", b"").decode(errors="replace") if self._of_dead else entry_id
+            return None
         message = read_message(fields.get(b"payload", b""))
         if message is None or not is_id(original):
-            return Candidate(route, entry_id, original, "", "", "", 0, None, "unreadable", b"", fields)
-        is_replay = bool(_original(message))
-        original = _original(message) or original
-        count = max(_count(message), self._earlier.get(original, 0)) + 1
-        selection = self.progress.selection
-        skipped = is_replay and not self._of_dead and not selection.ids
+            return ReplayCandidate(route, entry_id, original, "", "", "", None, "unreadable", b"", fields)
+        is_replay = bool(replay_origin(message))
+        original = replay_origin(message) or original
+        count = max(replay_count(message), self._earlier.get(original, 0)) + 1
+        is_skipped = is_replay and not self._reads_dead_letters and not selection.ids
         changed = {name: member for name, member in message.items() if name != "expires_at"}
         try:
-            payload = _encode({**changed, "replay": count, "replay_of": original}, fields[b"payload"])
-        except OverflowError:  # a number too large for any value, which no worker accepts either
-            return Candidate(route, entry_id, original, message["id"], "", "", 0, None, "unreadable", b"", fields)
-        return Candidate(
+            payload = encode_like(fields[b"payload"], {**changed, "replay": count, "replay_of": original})
+        except OverflowError:  # an integer that is too large for any value: no worker accepts it either
+            return ReplayCandidate(route, entry_id, original, message["id"], "", "", None, "unreadable", b"", fields)
+        return ReplayCandidate(
             route,
             entry_id,
             original,
             message["id"],
-            _text(message.get("op")),
-            _text(message.get("client_id")) or route.client_id or "",
-            count,
-            _text(message.get("reply_to")) or None,
-            "replay" if skipped else "send",
+            text_member(message, "op"),
+            text_member(message, "client_id") or route.client_id or "",
+            text_member(message, "reply_to") or None,
+            "replay" if is_skipped else "send",
             payload,
             fields,
         )
 
-    def _is_meant(self, candidate: Candidate) -> bool:
+    def _is_selected(self, candidate: ReplayCandidate) -> bool:
         selection = self.progress.selection
         return (
             selection.client in (None, candidate.client_id)
@@ -317,10 +311,11 @@ class Replay:
             and selection.reason in (None, candidate.fields.get(b"dead_reason", b"").decode(errors="replace"))
         )
 
-    def _leave_open_ones(self, candidates: list[Candidate]) -> Exchange[list[Candidate]]:
-        """The same, without a decision to send what is undelivered or pending.
+    def _except_open(self, candidates: list[ReplayCandidate]) -> Exchange[list[ReplayCandidate]]:
+        """Change the decision for candidates that a worker will answer anyway: undelivered or pending.
 
-        First what was delivered, then what of it is pending: what is delivered in between counts as undelivered.
+        The last delivered id is read before the pending entries. So an entry that is delivered in between counts as
+        undelivered.
         """
         if not candidates:
             return candidates
@@ -334,150 +329,36 @@ class Replay:
             if len(page) < PAGE_ENTRIES:
                 break
             start = after(page[-1][0])
-        looked: list[Candidate] = []
+        decided: list[ReplayCandidate] = []
         for candidate in candidates:
             decision = candidate.decision
             if reached is None or order(candidate.entry) > order(reached):
                 decision = "undelivered"
             elif candidate.entry in pending:
                 decision = "pending"
-            looked.append(candidate._replace(decision=decision))
-        return looked
+            decided.append(candidate._replace(decision=decision))
+        return decided
 
     def _last_delivered(self, stream: str) -> Exchange[str | None]:
+        """The last id that was delivered to the group; None if the group does not exist."""
         for raw in (yield "XINFO", "GROUPS", stream):
-            group = _map(raw)
+            group = _fields(raw)
             if group[b"name"] == self._group.encode():
                 return str(group[b"last-delivered-id"].decode())
         return None
 
 
-# -- replies
-
-
-@dataclass
-class Compared:
-    """How the replies to replayed requests compare with those to the originals.
-
-    Attributes:
-        same: they say the same.
-        different: original, new entry and request id of those that say something else.
-        no_original: there is no first reply to compare with: not retained, or that of a dead letter.
-        missing: new entries without a reply so far.
-    """
-
-    same: int = 0
-    different: list[tuple[str, str, str]] = field(default_factory=list)
-    no_original: int = 0
-    missing: list[str] = field(default_factory=list)
-
-
-class Comparison:
-    """Looks for the replies to what was sent, and to the originals; keeps hashes of them, no values.
-
-    Args:
-        sent: at least one.
-    """
-
-    def __init__(self, sent: Sequence[Sent]) -> None:
-        self._sent = sent
-        self._wanted = {it.entry for it in sent} | {it.original for it in sent}
-        first = min((it.original for it in sent), key=order)
-        self._read_to: dict[str, str | None] = {stream: first for it in sent for stream in it.streams}
-        self._found: dict[str, bytes] = {}
-
-    def look(self) -> Exchange[int]:
-        """Read what was replied since the last look; how many of the replies that are waited for are still to come."""
-        for stream in self._read_to:
-            while page := (yield from _page_of(stream, self._read_to[stream])):
-                for _, raw in page:
-                    self._note(_map(raw).get(b"payload", b""))
-                self._read_to[stream] = after(page[-1][0])
-        return sum(it.entry not in self._found for it in self._sent)
-
-    def result(self) -> Compared:
-        """What was found so far."""
-        compared = Compared()
-        for it in self._sent:
-            if it.entry not in self._found:
-                compared.missing.append(it.entry)
-            elif not it.was_answered or it.original not in self._found:
-                compared.no_original += 1
-            elif self._found[it.entry] == self._found[it.original]:
-                compared.same += 1
-            else:
-                compared.different.append((it.original, it.entry, it.request_id))
-        return compared
-
-    def _note(self, payload: bytes) -> None:
-        reply = read_message(payload)
-        if reply is None or reply.get("request_entry") not in self._wanted:
-            return
-        said = [reply.get(name) for name in ("status", "value", "items", "error")]
-        self._found[reply["request_entry"]] = hashlib.sha256(msgspec.msgpack.encode(said)).digest()
-
-
-def _sent(candidate: Candidate, entry: str) -> Sent:
+def _resent(candidate: ReplayCandidate, entry: str) -> ResentRequest:
     named = () if candidate.reply_to is None else (candidate.reply_to,)
-    was_answered = b"dead_entry" not in candidate.fields
-    streams = (candidate.route.responses, *named)
-    return Sent(candidate.entry, candidate.original, entry, candidate.request_id, streams, was_answered)
+    return ResentRequest(
+        candidate.entry,
+        candidate.original,
+        entry,
+        candidate.request_id,
+        (candidate.route.responses, *named),
+        was_answered=b"dead_entry" not in candidate.fields,
+    )
 
 
-def _page_of(stream: str, position: str | None) -> Exchange[list[Any]]:
-    if position is None:  # no entry comes after the last id
-        return []
-    try:
-        page: list[Any] = yield "XRANGE", stream, position, "+", "COUNT", PAGE_ENTRIES
-    except ServerError as error:
-        if error.code != "WRONGTYPE":
-            raise
-        return []  # a reply_to that could take no reply
-    return page
-
-
-def _ends(route: Route, stream: str) -> Exchange[tuple[str, str]]:
-    """The first id that is there, and the last that ever was."""
-    ends = yield from look(route, stream)
-    return FIRST_ID if ends.first is None else ends.first.decode(), ends.last_given.decode()
-
-
-# -- payloads
-
-
-def read_message(payload: bytes) -> dict[str, Any] | None:
-    """The members of a request or reply; None where it cannot be read or has no readable id."""
-    try:
-        decode = msgspec.json.decode if sniff(payload) is Format.JSON else msgspec.msgpack.decode
-        message = decode(without_mark(payload))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
-        return None
-    if not isinstance(message, dict):
-        return None
-    request_id = message.get("id")
-    return message if isinstance(request_id, str) and 1 <= len(request_id) <= MAX_ID_CHARACTERS else None
-
-
-def _encode(message: dict[str, Any], like: bytes) -> bytes:
-    if sniff(like) is Format.JSON:
-        return msgspec.json.encode(message)
-    return msgspec.msgpack.encode(message)
-
-
-def _original(message: dict[str, Any]) -> str:
-    """Id of the request that a replay is of; empty for what is none."""
-    original = _text(message.get("replay_of"))
-    return original if is_id(original) else ""
-
-
-def _count(message: dict[str, Any]) -> int:
-    count = message.get("replay")
-    return count if isinstance(count, int) and count > 0 else 0
-
-
-def _text(member: object) -> str:
-    return member if isinstance(member, str) else ""
-
-
-def _map(raw: Sequence[Any]) -> dict[bytes, Any]:
+def _fields(raw: Sequence[Any]) -> dict[bytes, Any]:
     return dict(zip(raw[::2], raw[1::2], strict=True))

@@ -12,14 +12,8 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from token_worker.admin.replay import (
-    Candidate,
-    Compared,
-    Comparison,
-    Replay,
-    Selection,
-    Sent,
-)
+from token_worker.admin.replay import Replay, ReplayCandidate, Selection
+from token_worker.admin.reply_comparison import ComparisonResult, ReplyComparison, ResentRequest
 from token_worker.contract.messages import Op
 from token_worker.errors import CheckFailed, OperatorError
 from token_worker.redis.connect import make_link
@@ -148,7 +142,7 @@ class Runner:
         self._rate = rate
         self._wait = wait
         self._counts: Counter[str] = Counter()
-        self._sent: list[Sent] = []
+        self._sent: list[ResentRequest] = []
 
     def start(self, selections: Sequence[Selection]) -> None:
         """Replay these; raises ``CheckFailed`` as the command does."""
@@ -172,7 +166,7 @@ class Runner:
             if drive(replay.forget() if forget else replay.resume(), self._link):
                 found.append(replay)
         if not found:
-            raise CheckFailed("no replay was cut short")
+            raise CheckFailed("no replay was interrupted")
         if forget:
             click.echo(f"forgotten: {', '.join(replay.progress.selection.stream for replay in found)}")
             return
@@ -193,7 +187,7 @@ class Runner:
             raise CheckFailed(f"stopped; sent so far: {self._counts['send']}; --resume goes on") from None
         compared = None
         if self._sent:
-            comparison = Comparison(self._sent)
+            comparison = ReplyComparison(self._sent)
             try:
                 self._wait_for_replies(comparison, console)
             except KeyboardInterrupt:
@@ -215,7 +209,7 @@ class Runner:
             for part in parts:
                 started = time.monotonic()
                 sent = [] if self._dry_run else drive(replay.send(part), self._link)
-                self._note(selection.stream, part, {it.read: it.entry for it in sent})
+                self._note(selection.stream, part, {request.read_entry: request.entry for request in sent})
                 if self._wait:
                     self._sent += sent
                 if self._rate and sent:
@@ -224,33 +218,34 @@ class Runner:
         if not self._dry_run:
             drive(replay.end(), self._link)
 
-    def _note(self, stream: str, page: Sequence[Candidate], new_entries: dict[str, str]) -> None:
-        for it in page:
-            self._counts[it.decision] += 1
+    def _note(self, stream: str, page: Sequence[ReplayCandidate], new_entries: dict[str, str]) -> None:
+        for candidate in page:
+            self._counts[candidate.decision] += 1
             if self._as_json:
                 line = {
                     "stream": stream,
-                    "entry": it.entry,
-                    "original": it.original,
-                    "request_id": it.request_id,
-                    "op": it.op,
-                    "client_id": it.client_id,
-                    "decision": it.decision,
-                    "new_entry": new_entries.get(it.entry),
+                    "entry": candidate.entry,
+                    "original": candidate.original,
+                    "request_id": candidate.request_id,
+                    "op": candidate.op,
+                    "client_id": candidate.client_id,
+                    "decision": candidate.decision,
+                    "new_entry": new_entries.get(candidate.entry),
                 }
                 click.echo(msgspec.json.encode(line))
             elif self._dry_run:
-                click.echo(f"{it.decision:<12}{stream}  {it.entry}  {it.request_id}  {it.op}  {it.client_id}")
+                identity = f"{candidate.request_id}  {candidate.op}  {candidate.client_id}"
+                click.echo(f"{candidate.decision:<12}{stream}  {candidate.entry}  {identity}")
 
-    def _wait_for_replies(self, comparison: Comparison, console: Console) -> None:
+    def _wait_for_replies(self, comparison: ReplyComparison, console: Console) -> None:
         deadline, before = time.monotonic() + WAIT_SECONDS, -1
         with console.status("waiting for the replies"):
-            while (missing := drive(comparison.look(), self._link)) and time.monotonic() < deadline:
+            while (missing := drive(comparison.read_replies(), self._link)) and time.monotonic() < deadline:
                 if missing != before:
                     deadline, before = time.monotonic() + WAIT_SECONDS, missing
                 time.sleep(LOOK_SECONDS)
 
-    def _tell(self, compared: Compared | None, not_there: Sequence[str]) -> None:
+    def _tell(self, compared: ComparisonResult | None, not_there: Sequence[str]) -> None:
         counts = self._counts
         different = compared.different if compared is not None else []
         missing = compared.missing if compared is not None else []
