@@ -117,13 +117,13 @@ def test_age_is_that_of_the_last_use_either_way(stack: Stack) -> None:
 
 
 def test_remove_takes_only_what_is_meant(stack: Stack) -> None:
-    """--only-disabled removes no enabled token, and a value entry that names another token stays."""
+    """``--state disabled`` removes no enabled token, and a value entry that names another token stays."""
     stack.start_worker()
     kept, gone = tokens_of(stack, 2)
     run(stack, "disable", CLIENT, "--type", "str", "--token", value=gone)
-    assert run(stack, "remove", CLIENT, "--only-disabled", "--dry-run").stdout == "would be removed: 1 tokens\n"
-    assert run(stack, "remove", CLIENT, "--only-disabled", "--yes").stdout == "removed: 1 tokens\n"
-    assert run(stack, "remove", CLIENT, "--only-disabled", "--yes").stdout == "removed: 0 tokens\n"
+    assert run(stack, "remove", CLIENT, "--state", "disabled", "--dry-run").stdout == "would be removed: 1 tokens\n"
+    assert run(stack, "remove", CLIENT, "--state", "disabled", "--yes").stdout == "removed: 1 tokens\n"
+    assert run(stack, "remove", CLIENT, "--state", "disabled", "--yes").stdout == "removed: 0 tokens\n"
     assert len(stack.storage.keys("tokens/*")) == 2
     # An inconsistent token of the same value: its t. goes, the h. of the consistent one does not.
     other = stack.ask([request(0, consistent=False)])["tokenize-0"]["value"]

@@ -14,7 +14,6 @@ TOKENS = ("--type=email", "--older-than=9", "--state=disabled", "--value", "--to
         *(("tokens", command, "shop-frontend", option) for command in ("verify", "reencrypt") for option in TOKENS),
         ("tokens", "verify", "shop-frontend", "--dry-run"),
         ("tokens", "verify", "shop-frontend", "--min-age-seconds=0"),
-        ("tokens", "remove", "shop-frontend", "--only-disabled", "--state=enabled"),
         ("keys", "destroy", "shop-frontend_storage_sym.old/2026-01-31T08:15:30", "--restore", "--acra-restarted"),
         ("keys", "rewrap", "--new-master-key", "--workers-have-both"),
         ("lag", "--watch", "--max-lag=1"),

@@ -24,8 +24,6 @@ from token_worker.streams.strays import EARLIER_MS, REFUSED_SECONDS, Strays
 WAIT_MS = 1000
 """How long one read waits: below the socket's time-out."""
 
-"""Not all that ``int()`` takes: the value has to come back as it was given."""
-
 
 @click.command(
     # \b keeps click from breaking the line: an example is there to be pasted

@@ -261,23 +261,18 @@ def enable(asked: Asked, *, dry_run: bool, yes: bool) -> None:
 
 
 @tokens.command(
-    epilog="\b\nExample: token-worker tokens remove shop-frontend --only-disabled --older-than 365 --dry-run"
+    epilog="\b\nExample: token-worker tokens remove shop-frontend --state disabled --older-than 365 --dry-run"
 )
 @_choosing
-@click.option("--only-disabled", is_flag=True, help="Only tokens that are disabled. The same as --state disabled.")
 @_DRY_RUN
 @_YES
-def remove(asked: Asked, *, only_disabled: bool, dry_run: bool, yes: bool) -> None:
+def remove(asked: Asked, *, dry_run: bool, yes: bool) -> None:
     """Delete tokens for good. Nobody can detokenize them any more.
 
     Until the client's key is rotated, the same value gets the same token again. To revoke a token, disable it.
 
     Exit status 1: the same as for `disable`.
     """
-    if only_disabled:
-        if asked.state == "enabled":
-            raise click.UsageError("--only-disabled is --state disabled: leave --state enabled out")
-        asked = msgspec.structs.replace(asked, state="disabled")
     chosen = asked.filter
     _change(asked, "removed", lambda admin, it: admin.remove(it, chosen), dry_run=dry_run, yes=yes)
 
