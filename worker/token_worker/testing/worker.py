@@ -16,7 +16,7 @@ from token_worker.contract.decoded import Decoded, Limits, Unanswerable
 from token_worker.contract.messages import Op
 from token_worker.errors import Code
 from token_worker.keys.cache import KeyCache
-from token_worker.service.handler import Handler
+from token_worker.service.handler import Buried, Handler
 from token_worker.settings.load import load
 from token_worker.streams.delivery import Answer, Entry
 from token_worker.streams.routes import DEFAULT_ROUTES, Route, check_routes
@@ -213,8 +213,8 @@ class InProcessWorker:
                 if plan is not None and decoded is not None:
                     result = msgspec.structs.replace(result, payload=plan.change(result.payload, decoded))
                 self._reply(result)
-            else:
-                self._bury(entry, getattr(result, "reason", "unavailable"))
+            elif isinstance(result, Buried):
+                self._dead_letter(entry, result.reason)
         self._redis.xack(entry.route.requests, self._group, entry.id)
 
     def _plan_for(self, request: ReceivedRequest) -> Plan | None:
@@ -239,6 +239,6 @@ class InProcessWorker:
                 return
         self._redis.xadd(route.responses, fields)
 
-    def _bury(self, entry: Entry, reason: str) -> None:
+    def _dead_letter(self, entry: Entry, reason: str) -> None:
         fields: dict[Any, Any] = {"dead_reason": reason, "dead_stream": entry.route.requests, "dead_entry": entry.id}
         self._redis.xadd(entry.route.dead_letters, {**fields, "dead_deliveries": entry.deliveries, **entry.fields})
