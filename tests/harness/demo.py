@@ -32,8 +32,8 @@ from harness.stack import Reply, Stack, wait_until
 from token_worker.contract.messages import Op, TypeName
 from token_worker.errors import CheckFailed, OperatorError
 from token_worker.files import columns as files
-from token_worker.files.inputs import FORMS, Input, open_input
-from token_worker.files.progress import Asked
+from token_worker.files.inputs import FORMATS_BY_ENDING, Input, open_input
+from token_worker.files.progress import JobOptions
 
 ROOT = Path(__file__).parents[2]
 VECTORS = ROOT / "tests" / "vectors" / "acra-types.json"
@@ -252,12 +252,12 @@ def looked_at(file: Path, columns: Sequence[Column]) -> Iterator[Input]:
     """A file as ``token-worker file`` sees it."""
     pairs = tuple((column.name, column.type) for column in columns)
     with file.open("rb") as source:
-        yield open_input(Asked(op=Op.TOKENIZE, columns=pairs, form=form_of(file)), source, again=True)
+        yield open_input(JobOptions(op=Op.TOKENIZE, columns=pairs, format=form_of(file)), source, again=True)
 
 
 def form_of(file: Path) -> str:
     """Its format, CSV where the name does not tell."""
-    return FORMS.get(file.suffix.lower(), "csv")
+    return FORMATS_BY_ENDING.get(file.suffix.lower(), "csv")
 
 
 def count_rows(file: Path, columns: Sequence[Column]) -> int:

@@ -23,9 +23,9 @@ from token_worker.client.errors import refusal
 from token_worker.contract.messages import Op
 from token_worker.errors import Code
 from token_worker.files import job, rows
-from token_worker.files.columns import Sent
-from token_worker.files.job import Job, Places
-from token_worker.files.progress import Asked
+from token_worker.files.columns import SentItem
+from token_worker.files.job import Job, OutputPaths
+from token_worker.files.progress import JobOptions
 
 ROWS = 40
 KILLED = 9
@@ -36,12 +36,12 @@ STRIDE = {"csv": 1, "csv.gz": 2, "jsonl": 2, "parquet": 4}
 class Client:
     """Answers each item by itself."""
 
-    def submit(self, _op: Op, items: Sequence[Sent]) -> Future[list[Answer]]:
+    def submit(self, _op: Op, items: Sequence[SentItem]) -> Future[list[Answer]]:
         future: Future[list[Answer]] = Future()
         future.set_result([self._answer(item) for item in items])
         return future
 
-    def _answer(self, item: Sent) -> Answer:
+    def _answer(self, item: SentItem) -> Answer:
         text = str(item[1])
         return refusal(Code.INVALID_EMAIL, "told") if text.endswith("7") else text[::-1]
 
@@ -87,7 +87,7 @@ def make_input(folder: Path, form: str) -> Path:
     return path
 
 
-def run(source: Path, places: Places, last: int, *, resume: bool) -> int:
+def run(source: Path, places: OutputPaths, last: int, *, resume: bool) -> int:
     """Take the file through in a process that ends at step ``last``; how it ended."""
     child = os.fork()
     if child:
@@ -96,8 +96,8 @@ def run(source: Path, places: Places, last: int, *, resume: bool) -> int:
     job.SAVE_SECONDS = 0
     rows.CHUNK_ITEMS = 20
     form = source.suffixes[0][1:]
-    asked = Asked(op=Op.TOKENIZE, columns=(("a", "str"),), form=form, errors=str(places.errors))
-    task = Job(asked, Client(), stopping=threading.Event(), wait_seconds=1)
+    options = JobOptions(op=Op.TOKENIZE, columns=(("a", "str"),), format=form, errors=str(places.errors))
+    task = Job(options, Client(), stopping=threading.Event(), wait_seconds=1)
     task.run(source, places, resume=resume, force=not resume)
     os._exit(0)
 
@@ -106,7 +106,7 @@ def main(folder: Path, form: str) -> int:
     """All kills."""
     source = make_input(folder, form)
     ending = ".gz" if form.endswith(".gz") else ""
-    whole = Places(folder / f"whole{ending}", folder / "whole-errors")
+    whole = OutputPaths(folder / f"whole{ending}", folder / "whole-errors")
     if run(source, whole, -1, resume=False):
         raise SystemExit("the undisturbed run failed")
     expected = {path.name.removeprefix("whole"): path.read_bytes() for path in folder.glob("whole*")}
@@ -115,7 +115,7 @@ def main(folder: Path, form: str) -> int:
     for kills in range(1, 1000, STRIDE[form]):
         into = folder / str(kills)
         into.mkdir()
-        places = Places(into / f"out{ending}", into / "out-errors")
+        places = OutputPaths(into / f"out{ending}", into / "out-errors")
         first = status = run(source, places, kills, resume=False)
         for last in (kills // 2 + 1, kills // 3 + 1, -1):
             if status:

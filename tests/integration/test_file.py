@@ -18,7 +18,7 @@ import pytest
 from harness import file_kills
 from harness.stack import Stack, WorkerProcess, wait_until
 from token_worker.files import compressed
-from token_worker.files.progress import Progress, load
+from token_worker.files.progress import JobProgress, load
 
 CLIENT = ("--client", "shop-frontend")
 COLUMNS = ("--column", "email=email", "--column", "card=str")
@@ -297,7 +297,7 @@ def test_runs_that_are_killed_anywhere_give_the_same_bytes(tmp_path: Path, form:
     assert int(done.stdout) > 15
 
 
-def progress(out: Path) -> Progress:
+def progress(out: Path) -> JobProgress:
     """Where a run is, once it has saved that."""
     place = out.with_name(out.name + ".progress")
     wait_until(place.exists, "progress")

@@ -21,7 +21,7 @@ from token_worker.files.columns import READ, WRITE, Column, RowError
 from token_worker.files.delimited import Delimited, Dialect
 from token_worker.files.json_lines import JsonLines
 from token_worker.files.records import BLOCK_BYTES, ROW_BYTES, Encoding, Records
-from token_worker.files.rows import CHUNK_ITEMS, Finished, Format, chunks
+from token_worker.files.rows import CHUNK_ITEMS, Finished, RowFormat, chunks
 from token_worker.files.suggest import Sample, mask, suggest
 
 UTF8 = Encoding(None, b"")
@@ -33,7 +33,7 @@ def rows(data: bytes, dialect: Dialect = COMMA) -> list[bytes]:
     return [*chain.from_iterable(Records(io.BytesIO(data), dialect.encoding, dialect.cut).blocks())]
 
 
-def through(form: Format, lines: Sequence[bytes], answer: Callable[[Any], Any], *, dedupe: bool = True) -> Finished:
+def through(form: RowFormat, lines: Sequence[bytes], answer: Callable[[Any], Any], *, dedupe: bool = True) -> Finished:
     """All rows changed, as one."""
     output, problems, lost, empty = b"", [], 0, 0
     for chunk in chunks(form, [lines], 0, dedupe=dedupe):
@@ -341,7 +341,7 @@ def test_hostile_rows_take_linear_time(data: bytes) -> None:
     form, _ = delimited(b"a,b\n", "b=str")
     for record in rows(data):
         with pytest.raises(RowError):
-            form.open(record)
+            form.split_row(record)
 
 
 def test_long_rows_are_read_in_blocks() -> None:
@@ -474,7 +474,7 @@ def test_members_of_nested_objects_are_changed(dedupe: bool) -> None:
 
 
 def test_each_element_gets_its_answer() -> None:
-    """Cells of a list are answered in order, in inconsistent runs too; a refusal costs the row, and is told once."""
+    """Cells of a list get their answers in order, also in inconsistent runs. A refusal costs the row, told once."""
     lines = [b'{"l":["x","x","y"],"m":[[1],[2,3]]}\n', b'{"l":["x","bad","bad"]}\n', b'{"l":["x"]}\n']
     form = json_form("l[]=str", "m[][]=int32", some=lines)
     [chunk] = chunks(form, [lines], 0, dedupe=False)
@@ -501,7 +501,7 @@ def test_values_of_another_shape_are_not_passed_over(line: bytes, told: str) -> 
     done = through(form, [line], lambda _: "new")
     assert (done.output, done.lost) == (b"", 1)
     with pytest.raises(RowError, match=told):
-        form.open(line)
+        form.split_row(line)
 
 
 def test_names_with_dots_are_quoted() -> None:

@@ -17,8 +17,8 @@ from token_worker.errors import CheckFailed, OperatorError
 from token_worker.files import compressed, job, rows
 from token_worker.files.columns import Column
 from token_worker.files.inputs import open_input
-from token_worker.files.job import Job, Places
-from token_worker.files.progress import Asked, Counts
+from token_worker.files.job import Job, OutputPaths
+from token_worker.files.progress import Counts, JobOptions
 
 
 def take(
@@ -27,8 +27,8 @@ def take(
     """The output, the problems and what was told."""
     told: list[str] = []
     pairs = tuple((name, kind) for name, _, kind in (text.rpartition("=") for text in columns))
-    asked = Asked(**{"op": Op.TOKENIZE, "columns": pairs, "form": "csv"} | more)
-    it = open_input(asked, io.BufferedReader(io.BytesIO(data)), again=False, tell=told.append)
+    options = JobOptions(**{"op": Op.TOKENIZE, "columns": pairs, "form": "csv"} | more)
+    it = open_input(options, io.BufferedReader(io.BytesIO(data)), again=False, tell=told.append)
     output, problems = it.head.data, []
     for chunk in it.chunks([Column(*pair) for pair in pairs], it.head.offset, it.head.rows, dedupe=True):
         done = chunk.finish([answer(value) for _, value in chunk.items])
@@ -134,9 +134,9 @@ TEXT = b"a,b\r\n" + b"".join(b"value %d,x\r\n" % number for number in range(5000
 
 
 def run(folder: Path, source: str, out: str, **more: Any) -> Counts:
-    asked = Asked(op=Op.TOKENIZE, columns=(("a", "str"),), form="csv")
-    task = Job(asked, file_kills.Client(), stopping=more.pop("stopping", threading.Event()), wait_seconds=1)
-    return task.run(folder / source, Places(folder / out, None), resume=more.pop("resume", False), force=False)
+    options = JobOptions(op=Op.TOKENIZE, columns=(("a", "str"),), format="csv")
+    task = Job(options, file_kills.Client(), stopping=more.pop("stopping", threading.Event()), wait_seconds=1)
+    return task.run(folder / source, OutputPaths(folder / out, None), resume=more.pop("resume", False), force=False)
 
 
 @pytest.mark.parametrize("ending", ["gz", "zst"])
@@ -211,9 +211,9 @@ def test_members_far_in_a_compressed_file_are_found(tmp_path: Path) -> None:
     """A member that the first rows do not have is looked for in the text, not in its compressed bytes."""
     path = tmp_path / "in.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"x":1}\n' * 2000 + b'{"a":"y"}\n'))
-    asked = Asked(op=Op.TOKENIZE, columns=(("a", "str"),), form="jsonl")
-    task = Job(asked, file_kills.Client(), stopping=threading.Event(), wait_seconds=1)
-    assert task.run(path, Places(tmp_path / "out.jsonl", None), resume=False, force=False).rows == 2001
+    options = JobOptions(op=Op.TOKENIZE, columns=(("a", "str"),), format="jsonl")
+    task = Job(options, file_kills.Client(), stopping=threading.Event(), wait_seconds=1)
+    assert task.run(path, OutputPaths(tmp_path / "out.jsonl", None), resume=False, force=False).rows == 2001
 
 
 def test_how_far_a_compressed_file_is(tmp_path: Path) -> None:
@@ -221,11 +221,11 @@ def test_how_far_a_compressed_file_is(tmp_path: Path) -> None:
     path = tmp_path / "in.csv.gz"
     path.write_bytes(gzip.compress(TEXT))
     far: list[tuple[int, int | None]] = []
-    asked = Asked(op=Op.TOKENIZE, columns=(("a", "str"),), form="csv")
+    options = JobOptions(op=Op.TOKENIZE, columns=(("a", "str"),), format="csv")
     task = Job(
-        asked, file_kills.Client(), stopping=threading.Event(), wait_seconds=1, watch=lambda _, *it: far.append(it)
+        options, file_kills.Client(), stopping=threading.Event(), wait_seconds=1, watch=lambda _, *it: far.append(it)
     )
-    task.run(path, Places(tmp_path / "out", None), resume=False, force=False)
+    task.run(path, OutputPaths(tmp_path / "out", None), resume=False, force=False)
     size = path.stat().st_size
     assert far[-1] == (size, size)
 

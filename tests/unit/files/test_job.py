@@ -14,14 +14,14 @@ from token_worker.contract.messages import Op
 from token_worker.errors import CheckFailed, OperatorError
 from token_worker.files import job, progress, rows
 from token_worker.files.inputs import open_input
-from token_worker.files.job import Job, Places
-from token_worker.files.progress import Asked
+from token_worker.files.job import Job, OutputPaths
+from token_worker.files.progress import JobOptions
 
 
-def run(source: Path, places: Places, *, resume: bool = False, force: bool = False, **more: Any) -> None:
+def run(source: Path, places: OutputPaths, *, resume: bool = False, force: bool = False, **more: Any) -> None:
     """Take the file through, chunk by chunk."""
-    asked = Asked(op=Op.TOKENIZE, columns=(("a", "str"),), form="csv", errors=str(places.errors))
-    task = Job(asked, file_kills.Client(), stopping=threading.Event(), wait_seconds=1, **more)
+    options = JobOptions(op=Op.TOKENIZE, columns=(("a", "str"),), format="csv", errors=str(places.errors))
+    task = Job(options, file_kills.Client(), stopping=threading.Event(), wait_seconds=1, **more)
     task.run(source, places, resume=resume, force=force)
 
 
@@ -33,15 +33,15 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
-    return Places(tmp_path / "out", tmp_path / "errors")
+def places(tmp_path: Path) -> OutputPaths:
+    return OutputPaths(tmp_path / "out", tmp_path / "errors")
 
 
 def test_an_exit_between_accounts_is_gone_on_from(
-    source: Path, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, places: OutputPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ended by a second Ctrl-C while a chunk is booked, only what was booked before counts."""
-    whole = Places(tmp_path / "whole", tmp_path / "whole-errors")
+    whole = OutputPaths(tmp_path / "whole", tmp_path / "whole-errors")
     run(source, whole)
     calls = 0
 
@@ -66,7 +66,7 @@ def test_an_exit_between_accounts_is_gone_on_from(
     assert places.errors.read_bytes() == whole.errors.read_bytes()
 
 
-def test_an_output_that_came_meanwhile_is_kept(source: Path, places: Places) -> None:
+def test_an_output_that_came_meanwhile_is_kept(source: Path, places: OutputPaths) -> None:
     """What another program wrote at the output's place is not replaced; told to, the run ends there."""
 
     def watch(*_: Any) -> None:
@@ -79,11 +79,11 @@ def test_an_output_that_came_meanwhile_is_kept(source: Path, places: Places) -> 
     assert places.out.read_text().count("\n") == file_kills.ROWS + 1 - 4  # those that end with a 7
 
 
-def test_progress_holds_no_value(source: Path, places: Places) -> None:
+def test_progress_holds_no_value(source: Path, places: OutputPaths) -> None:
     """What is saved beside the output says how far it is, and nothing of what is in the file; told from the start."""
     told: list[int] = []
 
-    def watch(far: progress.Progress, *_: Any) -> None:
+    def watch(far: progress.JobProgress, *_: Any) -> None:
         told.append(far.counts.rows)
         if far.counts.rows:
             raise CheckFailed("far enough")
@@ -95,7 +95,7 @@ def test_progress_holds_no_value(source: Path, places: Places) -> None:
     assert "value " not in places.progress.read_text()
 
 
-def test_progress_is_the_last_to_go(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_the_last_to_go(places: OutputPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ended while it tidies up, a run leaves what the next one knows of, and can remove."""
     for path in (places.partial, places.assembled, places.progress):
         path.touch()
@@ -114,7 +114,9 @@ def test_progress_is_the_last_to_go(places: Places, monkeypatch: pytest.MonkeyPa
     assert not [*places.out.parent.iterdir()]
 
 
-def test_links_in_place_of_the_partial_output_are_not_followed(source: Path, places: Places, tmp_path: Path) -> None:
+def test_links_in_place_of_the_partial_output_are_not_followed(
+    source: Path, places: OutputPaths, tmp_path: Path
+) -> None:
     """What a link of that name leads to is no output of ours, and stays as it is."""
     other = tmp_path / "other"
     other.write_text("precious")
@@ -124,7 +126,7 @@ def test_links_in_place_of_the_partial_output_are_not_followed(source: Path, pla
     assert other.read_text() == "precious"
 
 
-def test_an_errors_file_of_another_run_is_left_to_it(source: Path, places: Places) -> None:
+def test_an_errors_file_of_another_run_is_left_to_it(source: Path, places: OutputPaths) -> None:
     """Two runs do not write one file; the one that finds it taken leaves nothing of its own."""
     assert places.errors is not None
     places.errors.write_text("of another")
@@ -137,7 +139,7 @@ def test_an_errors_file_of_another_run_is_left_to_it(source: Path, places: Place
 
 
 @pytest.mark.parametrize("name", ["in.csv", "errors"])
-def test_links_in_a_circle_are_told(source: Path, places: Places, tmp_path: Path, name: str) -> None:
+def test_links_in_a_circle_are_told(source: Path, places: OutputPaths, tmp_path: Path, name: str) -> None:
     """They lead nowhere, which is an error as of any file that cannot be opened."""
     path = tmp_path / name
     path.unlink(missing_ok=True)
@@ -152,8 +154,8 @@ def test_a_pipe_does_not_end_in_its_own_input(
 ) -> None:
     """An input that standard output is appended to would have no end; it is refused, and stays as it was."""
     before = source.read_bytes()
-    asked = Asked(op=Op.TOKENIZE, columns=(("a", "str"),), form="csv")
-    task = Job(asked, file_kills.Client(), stopping=threading.Event(), wait_seconds=1)
+    options = JobOptions(op=Op.TOKENIZE, columns=(("a", "str"),), format="csv")
+    task = Job(options, file_kills.Client(), stopping=threading.Event(), wait_seconds=1)
     with (source if same == "out" else tmp_path / "out").open("a") as out:
         monkeypatch.setattr(sys, "stdout", out)
         with pytest.raises(OperatorError, match="different files"):
@@ -181,8 +183,8 @@ class Trickle(io.RawIOBase):
 def test_byte_order_marks_come_through_pipes_in_parts(encoding: str) -> None:
     """A writer that has given one byte so far has still a mark to give."""
     data = "a\nx\n".encode(encoding)
-    asked = Asked(op=Op.TOKENIZE, columns=(), form="csv")
-    it = open_input(asked, io.BufferedReader(Trickle(data)), again=False)
+    options = JobOptions(op=Op.TOKENIZE, columns=(), format="csv")
+    it = open_input(options, io.BufferedReader(Trickle(data)), again=False)
     assert it.head.data == "a\n".encode(encoding)
     rest = it.chunks([], it.head.offset, it.head.rows, dedupe=True)
     assert it.head.offset + sum(chunk.size for chunk in rest) == len(data)

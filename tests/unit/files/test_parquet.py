@@ -18,10 +18,10 @@ from harness.parquet_files import changed, write_encrypted
 from token_worker.client import Answer
 from token_worker.contract.messages import Op
 from token_worker.errors import CheckFailed, OperatorError, TokenWorkerError
-from token_worker.files.columns import Sent
-from token_worker.files.job import Job, Places
+from token_worker.files.columns import SentItem
+from token_worker.files.job import Job, OutputPaths
 from token_worker.files.parquet_footer import ChunkField, Footer, GroupField, MetaField
-from token_worker.files.progress import Asked, Counts
+from token_worker.files.progress import Counts, JobOptions
 from token_worker.files.thrift import Items, Struct
 
 FILES = Path(__file__).parents[2] / "parquet"
@@ -31,10 +31,10 @@ VALUES = ["one", "two", "3", None]
 
 def through(folder: Path, table: Any, *, column: str = "a", **manner: Any) -> tuple[Counts, Any]:
     """A table written in this manner, taken through; what became of it."""
-    source, places = folder / "in.parquet", Places(folder / "out.parquet", folder / "errors")
+    source, places = folder / "in.parquet", OutputPaths(folder / "out.parquet", folder / "errors")
     pq.write_table(table, source, **manner)
-    asked = Asked(op=Op.TOKENIZE, columns=((column, "str"),), form="parquet", errors=str(places.errors))
-    job = Job(asked, file_kills.Client(), stopping=threading.Event(), wait_seconds=1)
+    options = JobOptions(op=Op.TOKENIZE, columns=((column, "str"),), format="parquet", errors=str(places.errors))
+    job = Job(options, file_kills.Client(), stopping=threading.Event(), wait_seconds=1)
     return job.run(source, places, resume=False, force=False), pq.ParquetFile(places.out)
 
 
@@ -90,9 +90,9 @@ class Tokens:
     """Gives other values of the same types, and counts those that were sent."""
 
     def __init__(self) -> None:
-        self.sent: list[Sent] = []
+        self.sent: list[SentItem] = []
 
-    def submit(self, _op: Op, items: Sequence[Sent]) -> Future[list[Answer]]:
+    def submit(self, _op: Op, items: Sequence[SentItem]) -> Future[list[Answer]]:
         self.sent += items
         future: Future[list[Answer]] = Future()
         future.set_result([~value if isinstance(value, int) else value[::-1] for _, value in items])
@@ -101,9 +101,9 @@ class Tokens:
 
 def run(source: Path, out: Path, kind: str, client: Tokens, *, column: str = "a") -> Counts:
     """Take a column through."""
-    asked = Asked(op=Op.TOKENIZE, columns=((column, kind),), form="parquet")
-    return Job(asked, client, stopping=threading.Event(), wait_seconds=1).run(
-        source, Places(out, None), resume=False, force=True
+    options = JobOptions(op=Op.TOKENIZE, columns=((column, kind),), format="parquet")
+    return Job(options, client, stopping=threading.Event(), wait_seconds=1).run(
+        source, OutputPaths(out, None), resume=False, force=True
     )
 
 

@@ -19,9 +19,9 @@ from token_worker.client import Answer
 from token_worker.client.errors import refusal
 from token_worker.contract.messages import Op
 from token_worker.errors import Code
-from token_worker.files.columns import Sent
-from token_worker.files.job import Job, Places
-from token_worker.files.progress import Asked
+from token_worker.files.columns import SentItem
+from token_worker.files.job import Job, OutputPaths
+from token_worker.files.progress import JobOptions
 
 FILES = Path(__file__).parents[2] / "parquet"
 
@@ -79,7 +79,7 @@ class Reversing:
         self._losing = losing
         self._count = 0
 
-    def submit(self, _op: Op, items: Sequence[Sent]) -> Future[list[Answer]]:
+    def submit(self, _op: Op, items: Sequence[SentItem]) -> Future[list[Answer]]:
         future: Future[list[Answer]] = Future()
         future.set_result([self._answer(value) for _, value in items])
         return future
@@ -103,9 +103,9 @@ def written(name: str, folder: Path) -> Path:
 
 def through(source: Path, out: Path, column: tuple[str, str], *, losing: bool = False) -> set[int]:
     """Take a file through; numbers of the rows that were left out."""
-    places = Places(out, out.with_suffix(".errors"))
-    asked = Asked(op=Op.TOKENIZE, columns=(column,), form="parquet", errors=str(places.errors))
-    job = Job(asked, Reversing(losing=losing), stopping=threading.Event(), wait_seconds=1)
+    places = OutputPaths(out, out.with_suffix(".errors"))
+    options = JobOptions(op=Op.TOKENIZE, columns=(column,), format="parquet", errors=str(places.errors))
+    job = Job(options, Reversing(losing=losing), stopping=threading.Event(), wait_seconds=1)
     counts = job.run(source, places, resume=False, force=False)
     lines = (out.with_suffix(".errors")).read_bytes().splitlines()
     assert counts.lost == len(lines)

@@ -12,7 +12,7 @@ from token_worker.client.errors import refusal
 from token_worker.contract.messages import Op
 from token_worker.errors import CheckFailed, Unavailable
 from token_worker.files import sending
-from token_worker.files.columns import Column, Sent
+from token_worker.files.columns import Column, SentItem
 from token_worker.files.delimited import Delimited, Dialect
 from token_worker.files.records import Encoding
 from token_worker.files.rows import Chunk, chunks
@@ -22,13 +22,15 @@ from token_worker.files.sending import IN_FLIGHT, TRIES, Sender, Stopped
 class Client:
     """Answers as it is told, request by request, or at once by the value itself."""
 
-    def __init__(self, *outcomes: Callable[[Sequence[Sent]], list[Answer]] | Exception, holds: bool = False) -> None:
+    def __init__(
+        self, *outcomes: Callable[[Sequence[SentItem]], list[Answer]] | Exception, holds: bool = False
+    ) -> None:
         self.sent: list[list[Any]] = []
         self.held: list[tuple[Future[list[Answer]], list[Answer]]] = []
         self._outcomes = list(outcomes)
         self._holds = holds
 
-    def submit(self, _op: Op, items: Sequence[Sent]) -> Future[list[Answer]]:
+    def submit(self, _op: Op, items: Sequence[SentItem]) -> Future[list[Answer]]:
         self.sent.append([value for _, value in items])
         future: Future[list[Answer]] = Future()
         outcome = self._outcomes.pop(0) if self._outcomes else echo
@@ -41,7 +43,7 @@ class Client:
         return future
 
 
-def echo(items: Sequence[Sent]) -> list[Answer]:
+def echo(items: Sequence[SentItem]) -> list[Answer]:
     return [value for _, value in items]
 
 
@@ -91,7 +93,7 @@ def test_answers_that_may_change_are_asked_for_again() -> None:
     assert answers(client, some("abc")) == [["A", "B", "c"]]
     assert client.sent == [["a", "b", "c"], ["b", "c"], ["c"]]
 
-    def refuse(_items: Sequence[Sent]) -> list[Answer]:
+    def refuse(_items: Sequence[SentItem]) -> list[Answer]:
         return [internal]
 
     client = Client(*[refuse] * TRIES)
@@ -110,13 +112,13 @@ def test_answers_that_stay_are_not_asked_for_again() -> None:
 def test_requests_that_are_too_large_are_made_smaller() -> None:
     """A request refused for its form is halved, until one value is left, whose error it is."""
 
-    def at_most_one(items: Sequence[Sent]) -> list[Answer]:
+    def at_most_one(items: Sequence[SentItem]) -> list[Answer]:
         if len(items) > 1 or items[0][1] == "c":
             raise refusal("invalid_request", "told")
         return echo(items)
 
     class Small(Client):
-        def submit(self, _op: Op, items: Sequence[Sent]) -> Future[list[Answer]]:
+        def submit(self, _op: Op, items: Sequence[SentItem]) -> Future[list[Answer]]:
             future: Future[list[Answer]] = Future()
             try:
                 future.set_result(at_most_one(items))
@@ -194,7 +196,7 @@ def test_requests_that_are_given_up_are_told_once() -> None:
 
 
 def test_a_run_can_be_stopped_while_it_waits() -> None:
-    """Asked to stop, it does not wait for the answers that are missing."""
+    """Asked to stop, the sender does not wait for the answers that are missing."""
     stopping = threading.Event()
     client = Client(holds=True)
 

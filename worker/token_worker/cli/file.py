@@ -23,12 +23,12 @@ from token_worker.contract.values import is_utf8
 from token_worker.errors import CheckFailed, OperatorError, Unavailable
 from token_worker.files import compressed as compression
 from token_worker.files import progress as progress_module
-from token_worker.files.columns import listed
+from token_worker.files.columns import format_names
 from token_worker.files.compressed import compression_of, without_ending
 from token_worker.files.delimited import DELIMITERS
-from token_worker.files.inputs import FORMS
-from token_worker.files.job import Job, Places, resolved
-from token_worker.files.progress import Asked, Counts
+from token_worker.files.inputs import FORMATS_BY_ENDING
+from token_worker.files.job import Job, OutputPaths, resolved
+from token_worker.files.progress import Counts, JobOptions
 from token_worker.files.sending import IN_FLIGHT, Stopped
 from token_worker.settings.load import load
 from token_worker.streams.routes import route_for
@@ -82,7 +82,10 @@ def read_seconds(_context: click.Context, _option: click.Parameter, given: float
     "--inconsistent", is_flag=True, help="Make a new token for every value. Rows that are done again get other tokens."
 )
 @click.option(
-    "--format", "form", type=click.Choice(sorted(set(FORMS.values()))), help="Default: by the names of the files."
+    "--format",
+    "form",
+    type=click.Choice(sorted(set(FORMATS_BY_ENDING.values()))),
+    help="Default: by the names of the files.",
 )
 @click.option("--encoding", help="Encoding of text. Default: what a byte order mark says, or UTF-8.")
 @click.option("--delimiter", help="Delimiter of CSV and TSV, one character.")
@@ -155,24 +158,24 @@ def file(  # noqa: C901, PLR0912, PLR0915 - one place says which options exclude
         raise click.UsageError("--inconsistent is about new tokens: leave it out of detokenize")
     if resume and PIPE in (source, out):
         raise click.UsageError("what goes through a pipe cannot be resumed")
-    asked = Asked(
-        op=Op(op), columns=columns, client_id=client, zone_id=zone, consistent=not inconsistent, form=form,
+    options = JobOptions(
+        op=Op(op), columns=columns, client_id=client, zone_id=zone, consistent=not inconsistent, format=form,
         encoding=encoding, delimiter=delimiter, quotes=not no_quotes, header=not no_header, nulls=nulls,
         numbers=numbers,
         errors=None if errors is None else os.fsencode(resolved(errors)).decode("utf-8", "backslashreplace"),
     )  # fmt: skip
     if suggest:
-        asked = msgspec.structs.replace(asked, columns=file_suggest.ask(asked, source, out))
+        options = msgspec.structs.replace(options, columns=file_suggest.ask(options, source, out))
     if out is None:
         raise click.UsageError("say where to: OUT")
-    if not asked.columns:
+    if not options.columns:
         raise click.UsageError("say which columns: --column NAME=TYPE, or --suggest")
-    if numbers and "int64" not in dict(asked.columns).values():
+    if numbers and "int64" not in dict(options.columns).values():
         raise click.UsageError("--numbers is about columns of type int64")
     gc.set_threshold(COLLECT_AFTER)
     settings = load(os.environ, config)
     try:
-        route_for(settings.routes, asked.op, client)
+        route_for(settings.routes, options.op, client)
     except ValueError as error:
         raise OperatorError(str(error)) from None
     pipe = out == PIPE or not Path(source).is_file()
@@ -186,7 +189,7 @@ def file(  # noqa: C901, PLR0912, PLR0915 - one place says which options exclude
         view,
     ):  # fmt: skip
         job = Job(
-            asked,
+            options,
             tokens,
             stopping=stopping,
             wait_seconds=wait_seconds,
@@ -195,7 +198,7 @@ def file(  # noqa: C901, PLR0912, PLR0915 - one place says which options exclude
             watch=view.show,
         )
         path = None if source == PIPE else Path(source)
-        places = None if out == PIPE else Places(Path(out), errors)
+        places = None if out == PIPE else OutputPaths(Path(out), errors)
         try:
             if places is None:
                 counts = job.pipe(path, errors, force=force)
@@ -221,7 +224,7 @@ def summary(counts: Counts, errors: Path | None) -> str:
     codes = ", ".join(f"{code} {count:,}" for code, count in sorted(counts.problems.items()))
     lines = [f"{counts.lost:,} rows could not be done and are left out: {codes}"]
     for reason in sorted(counts.reasons, key=lambda it: -it.count)[:REASONS_SHOWN]:
-        where = "the row" if reason.column is None else f"column {listed([reason.column])}"
+        where = "the row" if reason.column is None else f"column {format_names([reason.column])}"
         first = ", ".join(map(str, reason.rows))
         which = f"row {first}" if reason.count == 1 else f"{reason.count:,} rows"
         which += f", {first}" if 1 < reason.count <= len(reason.rows) else ""
@@ -235,7 +238,7 @@ def summary(counts: Counts, errors: Path | None) -> str:
 
 def form_of(name: str) -> str | None:
     """The format that the end of a file's name tells; of a compressed file the end before."""
-    return FORMS.get(without_ending(name).suffix.lower())
+    return FORMATS_BY_ENDING.get(without_ending(name).suffix.lower())
 
 
 def check_names(source: str, out: str | None, form: str, delimiter: str | None) -> None:
@@ -257,7 +260,7 @@ def check_names(source: str, out: str | None, form: str, delimiter: str | None) 
         )
 
 
-def _hint(places: Places | None) -> str:
+def _hint(places: OutputPaths | None) -> str:
     with suppress(OSError):  # a name that is too long
         return "; --resume goes on" if places is not None and places.progress.exists() else ""
     return ""
@@ -277,7 +280,7 @@ class View:
         self._before: int | None = None
         self._rows = 0
 
-    def show(self, progress: progress_module.Progress, far: int, total: int | None) -> None:
+    def show(self, progress: progress_module.JobProgress, far: int, total: int | None) -> None:
         """Where it begins, and then that another chunk is done."""
         if self._before is None:
             self._before = progress.counts.rows
@@ -316,18 +319,18 @@ def _stopping(*, at_once: bool) -> Iterator[_Stopping]:
 
     A signal that is ignored stays so: Ctrl-C is not meant for what a script has put into the background.
     """
-    asked = _Stopping()
+    stopping = _Stopping()
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if asked.is_set() or at_once:
+        if stopping.is_set() or at_once:
             raise SystemExit(128 + number)
-        asked.number = number
-        asked.set()
+        stopping.number = number
+        stopping.set()
 
     numbers = [it for it in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(it) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in numbers}
     try:
-        yield asked
+        yield stopping
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -14,9 +14,9 @@ from rich.table import Table
 from token_worker.cli.terminal import table_console
 from token_worker.contract.messages import TypeName
 from token_worker.errors import CheckFailed
-from token_worker.files.columns import listed
+from token_worker.files.columns import format_names
 from token_worker.files.inputs import open_input
-from token_worker.files.progress import Asked
+from token_worker.files.progress import JobOptions
 from token_worker.files.suggest import Suggestion, suggest
 
 PIPE = "-"
@@ -24,7 +24,7 @@ PIPE = "-"
 Columns = tuple[tuple[str, str], ...]
 
 
-def ask(asked: Asked, source: str, out: str | None) -> Columns:
+def ask(options: JobOptions, source: str, out: str | None) -> Columns:
     """Show what the columns seem to be; those that the user wants, on a terminal.
 
     Raises:
@@ -33,9 +33,9 @@ def ask(asked: Asked, source: str, out: str | None) -> Columns:
     """
     if out == PIPE:
         raise click.UsageError("--suggest shows its table on standard output: leave OUT out, or name a file")
-    with ExitStack() as left:
-        file = sys.stdin.buffer if source == PIPE else left.enter_context(_readable(source))
-        found = suggest(open_input(asked, file, again=False).sample())
+    with ExitStack() as stack:
+        file = sys.stdin.buffer if source == PIPE else stack.enter_context(_readable(source))
+        found = suggest(open_input(options, file, again=False).sample())
     _show(found)
     offered = {it.name: it.type.value for it in found if it.is_offered and it.type is not None}
     if offered:
@@ -44,10 +44,10 @@ def ask(asked: Asked, source: str, out: str | None) -> Columns:
         click.echo("No column looks like personal data; --column NAME=TYPE says which to take.")
     if out is None or source == PIPE or not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise SystemExit(0)
-    default = ",".join(_as_answer(name, found) for name in [*dict(asked.columns)] or [*offered])
+    default = ",".join(_as_answer(name, found) for name in [*dict(options.columns)] or [*offered])
     while True:
-        answer = str(click.prompt(f"Which columns to {asked.op}, by name or number, with commas", default=default))
-        columns, wrong = chosen(answer, found, dict(asked.columns))
+        answer = str(click.prompt(f"Which columns to {options.op}, by name or number, with commas", default=default))
+        columns, wrong = chosen(answer, found, dict(options.columns))
         if not wrong:
             return columns
         for line in wrong:
@@ -59,7 +59,7 @@ def _show(found: Sequence[Suggestion]) -> None:
     for number, it in enumerate(found, 1):
         kind = it.type or it.kind or "-"
         table.add_row(
-            str(number), listed([it.name]), kind, "yes" if it.is_offered else "", it.why, "  ".join(it.examples)
+            str(number), format_names([it.name]), kind, "yes" if it.is_offered else "", it.why, "  ".join(it.examples)
         )
     table_console().print(table)
 
@@ -89,14 +89,14 @@ def chosen(answer: str, found: Sequence[Suggestion], types: Mapping[str, str]) -
         if name not in names and name.isdecimal() and 0 < int(name[:9]) <= len(names):
             name = names[int(name[:9]) - 1]
         if name not in names:
-            wrong.append(f"There is no column {listed([name])}; there are {listed(names)}.")
+            wrong.append(f"There is no column {format_names([name])}; there are {format_names(names)}.")
             continue
         it = found[names.index(name)]
         kind = kind or types.get(name) or (None if it.type is None else it.type.value)
         if kind is None:
-            wrong.append(f"Column {listed([name])}: {it.why}.")
+            wrong.append(f"Column {format_names([name])}: {it.why}.")
         elif name in columns:
-            wrong.append(f"Column {listed([name])} is named twice.")
+            wrong.append(f"Column {format_names([name])} is named twice.")
         else:
             columns[name] = kind
     if not columns and not wrong:

@@ -16,7 +16,7 @@ from token_worker.errors import Code, TokenWorkerError
 
 Value = int | str | bytes
 
-Sent = tuple[TypeName, Value]
+SentItem = tuple[TypeName, Value]
 """An item of a request."""
 
 _WHOLE_NUMBER = re.compile("0|-?[1-9][0-9]{0,99}")
@@ -54,7 +54,7 @@ class RowError(TokenWorkerError):
         self.message = message
 
 
-def listed(names: Iterable[str]) -> str:
+def format_names(names: Iterable[str]) -> str:
     """Names of columns for a message; what a terminal would obey is not among them."""
     return ", ".join("".join(it if it.isprintable() else "?" for it in name) for name in islice(names, NAMES_SHOWN))
 

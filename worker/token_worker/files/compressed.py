@@ -37,7 +37,7 @@ def without_ending(name: str | Path) -> Path:
     return path.with_suffix("") if path.suffix.lower() in ENDINGS else path
 
 
-class Text:
+class DecompressedFile:
     """What is in a compressed file, to be read from the front; ``seek`` reads on to a place.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import Any
 
 from token_worker.contract.messages import TypeName
 from token_worker.errors import OperatorError
-from token_worker.files.columns import READ, WRITE, Column, RowCode, RowError, Value, listed
+from token_worker.files.columns import READ, WRITE, Column, RowCode, RowError, Value, format_names
 from token_worker.files.records import Encoding
 from token_worker.files.rows import ABSENT
 
@@ -135,7 +135,7 @@ class Dialect:
 
 
 class Delimited:
-    """Rows of a file of which some columns are to be changed; see ``rows.Format``.
+    """Rows of a file of which some columns are to be changed; see ``rows.RowFormat``.
 
     Args:
         dialect: of the file.
@@ -166,7 +166,7 @@ class Delimited:
                 if header and any(_VALUE.search(name) for name in names):  # these are not to be shown
                     hint = other or "; is the first row one of values: --no-header?"
                     raise OperatorError(f"there is not one column {column.name}{hint}")
-                there = listed(names) if header else f"1 to {len(names)}"
+                there = format_names(names) if header else f"1 to {len(names)}"
                 is_there = "more than one" if count else "no"
                 raise OperatorError(f"there is {is_there} column {column.name}; there are {there}{other}")
         places = sorted((names.index(column.name), column) for column in columns)
@@ -178,18 +178,18 @@ class Delimited:
         self._nothing = (ABSENT,) * (2 * len(columns))
         self._read = [READ[column.type] for column in self.columns]
         self._write: list[Any] = [WRITE[column.type] for column in self.columns]
-        self.size = dialect.encoding.size
+        self.input_size = dialect.encoding.size
         self._is_exact = dialect.encoding.is_exact
         self._nulls = frozenset(_null(dialect, text) for text in nulls)
         self._met = met
 
-    cells = slice(1, None, 2)
+    cell_slice = slice(1, None, 2)
     """A row is what stands before, between and after its cells, and these."""
 
-    weight = staticmethod(len)
+    memory_bytes = staticmethod(len)
 
-    def open(self, record: bytes) -> tuple[Any, ...] | None:
-        """See ``rows.Format``."""
+    def split_row(self, record: bytes) -> tuple[Any, ...] | None:
+        """See ``rows.RowFormat``."""
         if record[0] in b"\r\n":
             return None
         found = self._row.match(record)
@@ -197,12 +197,12 @@ class Delimited:
             raise RowError(RowCode.WRONG_FIELDS, f"expected {self._count} fields")
         return found.groups()
 
-    def keep(self, record: bytes) -> tuple[Any, ...]:
-        """See ``rows.Format``."""
+    def whole_row(self, record: bytes) -> tuple[Any, ...]:
+        """See ``rows.RowFormat``."""
         return (record, *self._nothing)
 
-    def read(self, cell: bytes, column: int) -> Value | None:
-        """See ``rows.Format``."""
+    def read_cell(self, cell: bytes, column: int) -> Value | None:
+        """See ``rows.RowFormat``."""
         if self._nulls and cell in self._nulls:
             return None
         text = self._dialect.text(cell)
@@ -214,15 +214,15 @@ class Delimited:
             raise RowError(RowCode.WRONG_FORM, "expected a cell as it would be written, with nothing behind its quotes")
         return self._read[column](text)
 
-    def write(self, value: Value, cell: bytes, column: int) -> bytes:
-        """See ``rows.Format``."""
+    def write_cell(self, value: Value, cell: bytes, column: int) -> bytes:
+        """See ``rows.RowFormat``."""
         written = self._dialect.written(self._write[column](value), cell)
         if self._nulls and written in self._nulls:  # of millions of short texts it is one, by chance
             raise RowError(RowCode.WRONG_FORM, "the answer reads as --null says that no value does")
         return written
 
-    def join(self, columns: Sequence[Sequence[Any]], done: Sequence[bool]) -> bytes:
-        """See ``rows.Format``."""
+    def encode_rows(self, columns: Sequence[Sequence[Any]], done: Sequence[bool]) -> bytes:
+        """See ``rows.RowFormat``."""
         rows = compress(zip(*columns, strict=True), done)
         return self._dialect.encoding.written(b"".join(filter(None, chain.from_iterable(rows))))
 

@@ -10,16 +10,16 @@ from typing import BinaryIO, Protocol
 
 from token_worker.errors import OperatorError
 from token_worker.files import json_lines
-from token_worker.files.columns import Column, RowError, listed
-from token_worker.files.compressed import Text, compression_of
+from token_worker.files.columns import Column, RowError, format_names
+from token_worker.files.compressed import DecompressedFile, compression_of
 from token_worker.files.delimited import DELIMITERS, Delimited, Dialect
 from token_worker.files.json_lines import JsonLines
-from token_worker.files.progress import Asked
+from token_worker.files.progress import JobOptions
 from token_worker.files.records import MARK_BYTES, Encoding, Records
-from token_worker.files.rows import SAMPLE_ROWS, Chunk, Format, Head, chunks
+from token_worker.files.rows import SAMPLE_ROWS, Chunk, Head, RowFormat, chunks
 from token_worker.files.suggest import Sample
 
-FORMS = {
+FORMATS_BY_ENDING = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".tab": "tsv",
@@ -60,11 +60,13 @@ class Input(Protocol):
         """Make the output of what was written, where that is another; raises ``Stopped``."""
 
 
-def open_input(asked: Asked, file: BinaryIO, *, again: bool, tell: Callable[[str], object] = lambda _: None) -> Input:
+def open_input(
+    options: JobOptions, file: BinaryIO, *, again: bool, tell: Callable[[str], object] = lambda _: None
+) -> Input:
     """Look at the beginning of a file.
 
     Args:
-        asked: what to do with it.
+        options: what to do with it.
         file: at its start.
         again: whether it can be read more than once.
         tell: takes a line for the user, while the rows are read.
@@ -72,43 +74,43 @@ def open_input(asked: Asked, file: BinaryIO, *, again: bool, tell: Callable[[str
     Raises:
         OperatorError: it cannot be read as it was asked for.
     """
-    if asked.form == "parquet":
+    if options.format == "parquet":
         from token_worker.files.parquet import ParquetInput  # noqa: PLC0415 - pyarrow is large, and may not be there
 
         return ParquetInput(file)
-    return TextInput(asked, file, again=again, tell=tell)
+    return TextInput(options, file, again=again, tell=tell)
 
 
 class TextInput:
     """CSV, TSV or JSON Lines."""
 
-    def __init__(self, asked: Asked, file: BinaryIO, *, again: bool, tell: Callable[[str], object]) -> None:
-        self._asked = asked
+    def __init__(self, options: JobOptions, file: BinaryIO, *, again: bool, tell: Callable[[str], object]) -> None:
+        self._options = options
         self._raw = file
         name = getattr(file, "name", None)
         kind = compression_of(name) if isinstance(name, str) else None
-        self._file = file if kind is None else Text(file, kind)
+        self._file = file if kind is None else DecompressedFile(file, kind)
         self._is_compressed = kind is not None
         self._again = again
         self._tell = tell
         self._met: set[tuple[str, str]] = set()
         start = self._file.read(START_BYTES)
-        self._encoding = Encoding(asked.encoding, start[:MARK_BYTES])
+        self._encoding = Encoding(options.encoding, start[:MARK_BYTES])
         start = start[len(self._encoding.mark) :]
         self._dialect: Dialect | None = None
         self._cut = json_lines.cut
         directive: str | None = None
-        if asked.form in DELIMITERS:
+        if options.format in DELIMITERS:
             directive = self._directive(start)
-            given = directive if asked.delimiter is None else asked.delimiter
+            given = directive if options.delimiter is None else options.delimiter
             if directive not in (None, given):
                 raise OperatorError("--delimiter is another than the one that the first line of the input says: sep=")
-            delimiter = DELIMITERS[asked.form] if given is None else given
-            self._dialect = Dialect(self._encoding, delimiter, quotes=asked.quotes)
+            delimiter = DELIMITERS[options.format] if given is None else given
+            self._dialect = Dialect(self._encoding, delimiter, quotes=options.quotes)
             self._cut = self._dialect.cut
         self.total = Path(file.name).stat().st_size if again else None
         self._records = Records(self._file, self._encoding, self._cut, start=start)
-        self._has_header = asked.header and self._dialect is not None
+        self._has_header = options.header and self._dialect is not None
         self._first, rows = b"", 0
         if self._dialect is not None:
             skipped = int(directive is not None)
@@ -137,13 +139,13 @@ class TextInput:
 
     def chunks(self, columns: Sequence[Column], offset: int, row: int, *, dedupe: bool) -> Iterator[Chunk]:
         """See ``Input``."""
-        form: Format
+        form: RowFormat
         if self._dialect is None:
-            form = JsonLines(self._encoding, columns, self._some(), op=self._asked.op, numbers=self._asked.numbers)
+            form = JsonLines(self._encoding, columns, self._some(), op=self._options.op, numbers=self._options.numbers)
         else:
             form = Delimited(
                 self._dialect, columns, self._first,
-                header=self._has_header, nulls=self._asked.nulls, met=self._met_marker,
+                header=self._has_header, nulls=self._options.nulls, met=self._met_marker,
             )  # fmt: skip
         if offset != self.head.offset:
             self._file.seek(offset)
@@ -155,7 +157,7 @@ class TextInput:
         if (column, text) not in self._met:
             self._met.add((column, text))
             self._tell(
-                f"column {listed([column])}: a cell says {text} and is taken for a value; where that stands for no"
+                f"column {format_names([column])}: a cell says {text} and is taken for a value; where that means no"
                 f" value, --null {shlex.quote(text)} keeps it as it is"
             )
 
@@ -169,7 +171,7 @@ class TextInput:
     def _more(self) -> Iterator[bytes]:
         with Path(self._raw.name).open("rb") as raw:
             kind = compression_of(self._raw.name)
-            file = raw if kind is None else Text(raw, kind)
+            file = raw if kind is None else DecompressedFile(raw, kind)
             file.seek(self.head.offset)
             yield from islice(chain.from_iterable(Records(file, self._encoding, self._cut).blocks()), MORE_ROWS)
 

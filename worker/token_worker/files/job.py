@@ -25,7 +25,7 @@ from token_worker.files import progress as progress_module
 from token_worker.files.columns import Column
 from token_worker.files.compressed import compress, compression_of
 from token_worker.files.inputs import Input, open_input
-from token_worker.files.progress import Asked, Counts, Progress, source_of, sync_folder
+from token_worker.files.progress import Counts, JobOptions, JobProgress, source_of, sync_folder
 from token_worker.files.rows import Problem
 from token_worker.files.sending import Client, Sender
 
@@ -33,7 +33,7 @@ SAVE_SECONDS = 1.0
 """How often progress is saved, and so how much a killed run does again."""
 
 
-class Places:
+class OutputPaths:
     """The files of a run whose output is a file.
 
     Attributes:
@@ -85,7 +85,7 @@ class Job:
     """One run.
 
     Args:
-        asked: what to do.
+        options: what to do.
         client: sends to the workers.
         stopping: set when the run is to stop after the rows in hand.
         wait_seconds: how long there may be no answer at all.
@@ -96,18 +96,18 @@ class Job:
 
     def __init__(
         self,
-        asked: Asked,
+        options: JobOptions,
         client: Client,
         *,
         stopping: threading.Event,
         wait_seconds: float,
         tell: Callable[[str], object] = lambda _: None,
         away: Callable[[], str | None] = lambda: None,
-        watch: Callable[[Progress, int, int | None], object] = lambda _progress, _far, _total: None,
+        watch: Callable[[JobProgress, int, int | None], object] = lambda _progress, _far, _total: None,
     ) -> None:
-        self._asked = asked
-        self._columns = [Column(*column) for column in asked.columns]
-        self._sender = Sender(client, asked.op, wait_seconds, stopping, tell, away)
+        self._options = options
+        self._columns = [Column(*column) for column in options.columns]
+        self._sender = Sender(client, options.op, wait_seconds, stopping, tell, away)
         self._stopping = stopping
         self._watch = watch
         self._tell = tell
@@ -123,25 +123,25 @@ class Job:
         Raises: as ``run``.
         """
         out = _standard(sys.stdout)
-        with ExitStack() as left:
-            file = _standard(sys.stdin) if source is None else left.enter_context(source.open("rb"))
+        with ExitStack() as stack:
+            file = _standard(sys.stdin) if source is None else stack.enter_context(source.open("rb"))
             about = os.fstat(file.fileno())
             others = [os.fstat(out.fileno())] + ([] if errors is None or not errors.exists() else [errors.stat()])
             if stat.S_ISREG(about.st_mode) and any(os.path.samestat(about, other) for other in others):
                 raise OperatorError("input, output and errors are to be different files")
             _check_new(errors, force=force)
-            it = open_input(self._asked, file, again=source is not None and source.is_file(), tell=self._tell)
+            input_ = open_input(self._options, file, again=source is not None and source.is_file(), tell=self._tell)
             progress = self._begin(None)
-            errors_file = None if errors is None else left.enter_context(_open(errors, 0))
-            self._take_through(it, progress, out, errors_file, out.flush)
+            errors_file = None if errors is None else stack.enter_context(_open(errors, 0))
+            self._process(input_, progress, out, errors_file, out.flush)
         return progress.counts
 
-    def _begin(self, file: BinaryIO | None) -> Progress:
+    def _begin(self, file: BinaryIO | None) -> JobProgress:
         """The progress of a new run, which can be resumed if it is about a file."""
         source = progress_module.Source(0, 0, "") if file is None else source_of(file)
-        return Progress(asked=self._asked, source=source, counts=Counts())
+        return JobProgress(options=self._options, source=source, counts=Counts())
 
-    def run(self, source: Path | None, places: Places, *, resume: bool, force: bool) -> Counts:
+    def run(self, source: Path | None, places: OutputPaths, *, resume: bool, force: bool) -> Counts:
         """Take the input to a file.
 
         Args:
@@ -158,12 +158,12 @@ class Job:
         """
         places.check(source)
         resumable = source is not None and source.is_file()
-        with ExitStack() as left:
-            file = _standard(sys.stdin) if source is None else left.enter_context(source.open("rb"))
+        with ExitStack() as stack:
+            file = _standard(sys.stdin) if source is None else stack.enter_context(source.open("rb"))
             progress = self._begin(file if resumable else None)
             saved = None if force and not resume else progress_module.load(places.progress)
             if resume:
-                progress = _the_same(saved, progress, places)
+                progress = _require_same_job(saved, progress, places)
             elif saved is not None:
                 raise CheckFailed(f"a run was cut short: --resume goes on, --force starts anew ({places.progress})")
             if progress.is_over and places.out.exists() and not self._last(places).exists():
@@ -172,13 +172,13 @@ class Job:
             _check_new(places.out, force=force)
             if not resume:
                 _check_new(places.errors, force=force)
-            it = open_input(self._asked, file, again=resumable, tell=self._tell)
-            out = left.enter_context(_open(places.partial, progress.output, os.O_NOFOLLOW))
+            input_ = open_input(self._options, file, again=resumable, tell=self._tell)
+            out = stack.enter_context(_open(places.partial, progress.output, os.O_NOFOLLOW))
             errors = None
             try:
                 if places.errors is not None:
-                    errors = left.enter_context(_open(places.errors, progress.errors))
-                self._to_file(it, progress, places, out, errors, resumable=resumable, force=force)
+                    errors = stack.enter_context(_open(places.errors, progress.errors))
+                self._to_file(input_, progress, places, out, errors, resumable=resumable, force=force)
             except BaseException:
                 if not resumable or not progress.counts.rows:
                     places.clear()
@@ -187,16 +187,16 @@ class Job:
                 raise
         return progress.counts
 
-    def _last(self, places: Places) -> Path:
+    def _last(self, places: OutputPaths) -> Path:
         """What gets the output's name."""
-        is_made_at_the_end = self._asked.form == "parquet" or places.compression is not None
+        is_made_at_the_end = self._options.format == "parquet" or places.compression is not None
         return places.assembled if is_made_at_the_end else places.partial
 
     def _to_file(
         self,
-        it: Input,
-        progress: Progress,
-        places: Places,
+        input_: Input,
+        progress: JobProgress,
+        places: OutputPaths,
         out: BinaryIO,
         errors: BinaryIO | None,
         *,
@@ -210,8 +210,8 @@ class Job:
             if resumable:
                 progress_module.save(places.progress, progress)
 
-        self._take_through(it, progress, out, errors, save)
-        it.complete(places.partial, places.assembled, self._stopping)
+        self._process(input_, progress, out, errors, save)
+        input_.complete(places.partial, places.assembled, self._stopping)
         if places.compression is not None:
             compress(places.partial, places.assembled, places.compression, self._stopping)
         _check_new(places.out, force=force)  # it may have come meanwhile
@@ -221,20 +221,20 @@ class Job:
         sync_folder(places.out)
         places.clear()
 
-    def _take_through(
-        self, it: Input, progress: Progress, out: BinaryIO, errors: BinaryIO | None, save: Callable[[], object]
+    def _process(
+        self, input_: Input, progress: JobProgress, out: BinaryIO, errors: BinaryIO | None, save: Callable[[], object]
     ) -> None:
         """All rows that are left, with their progress saved now and then, and at the end, whatever that is."""
         if not progress.offset:
-            progress.offset, progress.row = it.head.offset, it.head.rows
-            chunks = it.chunks(self._columns, progress.offset, progress.row, dedupe=self._dedupe)
-            _write(out, it.head.data)
-            progress.output = len(it.head.data)
+            progress.offset, progress.row = input_.head.offset, input_.head.rows
+            chunks = input_.chunks(self._columns, progress.offset, progress.row, dedupe=self._dedupe)
+            _write(out, input_.head.data)
+            progress.output = len(input_.head.data)
         else:
-            chunks = it.chunks(self._columns, progress.offset, progress.row, dedupe=self._dedupe)
+            chunks = input_.chunks(self._columns, progress.offset, progress.row, dedupe=self._dedupe)
         save()
         saved_at = time.monotonic()
-        self._watch(progress, it.far(progress.offset), it.total)
+        self._watch(progress, input_.far(progress.offset), input_.total)
         try:
             for chunk, answers in self._sender.answered(chunks):
                 finished = chunk.finish(answers)
@@ -245,7 +245,7 @@ class Job:
                 progress.output += len(finished.output)
                 progress.offset += chunk.size
                 progress.row += chunk.rows
-                self._watch(progress, it.far(progress.offset), it.total)
+                self._watch(progress, input_.far(progress.offset), input_.total)
                 if time.monotonic() - saved_at >= SAVE_SECONDS:
                     save()
                     saved_at = time.monotonic()
@@ -257,15 +257,15 @@ class Job:
 
     @property
     def _dedupe(self) -> bool:
-        return self._asked.consistent or self._asked.op == Op.DETOKENIZE
+        return self._options.consistent or self._options.op == Op.DETOKENIZE
 
 
-def _the_same(saved: Progress | None, new: Progress, places: Places) -> Progress:
+def _require_same_job(saved: JobProgress | None, new: JobProgress, places: OutputPaths) -> JobProgress:
     """The saved progress, if it is about what is asked for now."""
     if saved is None:
         raise CheckFailed(f"there is nothing to resume: no {places.progress}")
-    if (saved.asked, saved.source) != (new.asked, new.source):
-        what = "other options" if saved.asked != new.asked else "another input"
+    if (saved.options, saved.source) != (new.options, new.source):
+        what = "other options" if saved.options != new.options else "another input"
         raise CheckFailed(f"the run that was cut short had {what}; --force without --resume starts anew")
     return saved
 
@@ -284,7 +284,7 @@ def resolved(path: Path) -> Path:
 
 
 def _standard(stream: TextIO | None) -> BinaryIO:
-    """The bytes of standard input or output, if the process was started with it."""
+    """The bytes of standard input or output, if the process was started with input_."""
     if stream is None:
         raise CheckFailed("standard input or output is closed")
     return stream.buffer
@@ -318,7 +318,7 @@ def _line(problem: Problem) -> bytes:
     return msgspec.json.encode(problem._asdict()) + b"\n"
 
 
-def _count(progress: Progress, rows: int, empty: int, lost: int, problems: Sequence[Problem]) -> None:
+def _count(progress: JobProgress, rows: int, empty: int, lost: int, problems: Sequence[Problem]) -> None:
     counts = progress.counts
     counts.rows += rows
     counts.empty += empty

@@ -17,10 +17,20 @@ import msgspec
 
 from token_worker.contract.messages import Op, TypeName
 from token_worker.errors import OperatorError
-from token_worker.files.columns import NAMES_SHOWN, READ, WRITE, Column, RowCode, RowError, Value, check_number, listed
-from token_worker.files.json_paths import Node, joined, tree
+from token_worker.files.columns import (
+    NAMES_SHOWN,
+    READ,
+    WRITE,
+    Column,
+    RowCode,
+    RowError,
+    Value,
+    check_number,
+    format_names,
+)
+from token_worker.files.json_paths import PathNode, joined, tree
 from token_worker.files.records import Encoding
-from token_worker.files.rows import ABSENT, Cells
+from token_worker.files.rows import ABSENT, CellGroup
 from token_worker.files.suggest import Sample
 
 _TEXT = rb'"(?:[^"\\]++|\\.)*+"'
@@ -115,7 +125,7 @@ def _elements(record: bytes, at: int) -> Iterator[tuple[int, int]]:
         at = comma.end()
 
 
-def _find(record: bytes, start: int, end: int, node: Node, found: list[tuple[int, int, int]]) -> None:
+def _find(record: bytes, start: int, end: int, node: PathNode, found: list[tuple[int, int, int]]) -> None:
     """Add the cells in a value, in the order of the line: where each stands, and its column.
 
     Raises:
@@ -133,11 +143,11 @@ def _find(record: bytes, start: int, end: int, node: Node, found: list[tuple[int
             _find(record, inner_start, inner_end, node.elements, found)
     elif record[start:end] != b"null":
         kind = "a list" if node.elements else "an object"
-        raise RowError(RowCode.WRONG_FORM, f"{listed([node.path])}: expected {kind} or null")
+        raise RowError(RowCode.WRONG_FORM, f"{format_names([node.path])}: expected {kind} or null")
 
 
 class JsonLines:
-    """Rows of a file of which some values are to be changed; see ``rows.Format``.
+    """Rows of a file of which some values are to be changed; see ``rows.RowFormat``.
 
     Args:
         encoding: of the file.
@@ -157,7 +167,7 @@ class JsonLines:
             raise OperatorError("JSON Lines are UTF-8, or UTF-16 or UTF-32")
         self.columns = columns
         self.types = [TypeName(column.type) for column in columns]
-        self.size = encoding.size
+        self.input_size = encoding.size
         self._encoding = encoding
         self._root = tree(columns)
         keeps = [numbers or kind is not TypeName.INT64 for kind in self.types]
@@ -183,7 +193,7 @@ class JsonLines:
             )
         if missing and not is_empty:
             names = ", ".join(self.columns[place].name for place in sorted(missing))
-            raise OperatorError(f"no row has a member {names}; there are {listed(there) or 'none'}")
+            raise OperatorError(f"no row has a member {names}; there are {format_names(there) or 'none'}")
 
     def _columns_in(self, record: bytes) -> set[int]:
         found: list[tuple[int, int, int]] = []
@@ -195,13 +205,13 @@ class JsonLines:
                     continue
         return {column for _, _, column in found}
 
-    cells = slice(1, None)
+    cell_slice = slice(1, None)
     """A row begins with what stands around its cells, and their columns in the order of the line."""
 
-    weight = staticmethod(len)
+    memory_bytes = staticmethod(len)
 
-    def open(self, record: bytes) -> tuple[Any, ...] | None:
-        """See ``rows.Format``."""
+    def split_row(self, record: bytes) -> tuple[Any, ...] | None:
+        """See ``rows.RowFormat``."""
         if not record.strip():
             return None
         found: list[tuple[int, int, int]] = []
@@ -226,15 +236,15 @@ class JsonLines:
                 cells[place] = record[start:end]
             at = end
         for place, those in lists.items():
-            cells[place] = Cells(those)
+            cells[place] = CellGroup(those)
         return ((*around, record[at:]), columns), *cells
 
-    def keep(self, record: bytes) -> tuple[Any, ...]:
-        """See ``rows.Format``."""
+    def whole_row(self, record: bytes) -> tuple[Any, ...]:
+        """See ``rows.RowFormat``."""
         return ((record,), ()), *[ABSENT] * len(self.columns)
 
-    def read(self, cell: bytes, column: int) -> Value | None:
-        """See ``rows.Format``."""
+    def read_cell(self, cell: bytes, column: int) -> Value | None:
+        """See ``rows.RowFormat``."""
         kind = self.types[column]
         if cell[:1] == b'"':
             text: str = msgspec.json.decode(cell)
@@ -251,19 +261,19 @@ class JsonLines:
             raise RowError(RowCode.WRONG_FORM, "expected a whole number")
         return check_number(int(cell), kind)
 
-    def write(self, value: Value, cell: bytes, column: int) -> bytes:
-        """See ``rows.Format``."""
+    def write_cell(self, value: Value, cell: bytes, column: int) -> bytes:
+        """See ``rows.RowFormat``."""
         text = WRITE[self.types[column]](value)
         if (is_text := self._is_text[column]) is None:
             is_text = cell[:1] == b'"'
         return msgspec.json.encode(text) if is_text else text.encode()
 
-    def join(self, columns: Sequence[Sequence[Any]], done: Sequence[bool]) -> bytes:
-        """See ``rows.Format``."""
+    def encode_rows(self, columns: Sequence[Sequence[Any]], done: Sequence[bool]) -> bytes:
+        """See ``rows.RowFormat``."""
         pieces: list[bytes] = []
         for (around, places), *cells in compress(zip(*columns, strict=True), done):
             if self._several:
-                left = [iter(cell) if type(cell) is Cells else iter((cell,)) for cell in cells]
+                left = [iter(cell) if type(cell) is CellGroup else iter((cell,)) for cell in cells]
                 for before, place in zip(around, places, strict=False):
                     pieces += (before, next(left[place]))
             else:

@@ -14,7 +14,7 @@ from token_worker.files.columns import Column
 _STEP = re.compile(r'(?:("(?:[^"\\]|\\.)*")|([^.\[\]"]+))((?:\[\])*)(?:\.(?!$)|$)', re.DOTALL)
 
 
-class Node:
+class PathNode:
     """What is to be changed in a value: the value itself, members of it, or elements.
 
     Attributes:
@@ -27,26 +27,26 @@ class Node:
     def __init__(self, path: str) -> None:
         self.path = path
         self.column: int | None = None
-        self.members: dict[str, Node] = {}
-        self.elements: Node | None = None
+        self.members: dict[str, PathNode] = {}
+        self.elements: PathNode | None = None
 
-    def member(self, name: str) -> "Node":
+    def member(self, name: str) -> "PathNode":
         """The node of a member."""
-        return self.members.setdefault(name, Node(joined(self.path, name)))
+        return self.members.setdefault(name, PathNode(joined(self.path, name)))
 
-    def element(self) -> "Node":
+    def element(self) -> "PathNode":
         """The node of all elements."""
-        self.elements = self.elements or Node(self.path + "[]")
+        self.elements = self.elements or PathNode(self.path + "[]")
         return self.elements
 
 
-def tree(columns: Sequence[Column]) -> Node:
+def tree(columns: Sequence[Column]) -> PathNode:
     """What is to be changed in a row.
 
     Raises:
         OperatorError: a name that is none, or that leads to the same value as another or into it.
     """
-    root = Node("")
+    root = PathNode("")
     for place, column in enumerate(columns):
         node, at = root, 0
         passed = []

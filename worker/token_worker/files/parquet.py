@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Self
 
 from token_worker.contract.messages import TypeName
 from token_worker.errors import CheckFailed, OperatorError
-from token_worker.files.columns import Column, RowError, Value, listed
+from token_worker.files.columns import Column, RowError, Value, format_names
 from token_worker.files.rows import SAMPLE_ROWS, Chunk, Head, chunks
 from token_worker.files.sending import Stopped
 from token_worker.files.suggest import Sample
@@ -28,7 +28,7 @@ try:
 except ImportError:
     raise OperatorError("Parquet needs pyarrow: pip install 'token-worker[parquet]'") from None
 
-from token_worker.files.parquet_cells import Cells, cells_of, why_not
+from token_worker.files.parquet_cells import CellCodec, codec_for, why_unsupported
 from token_worker.files.parquet_footer import Footer, GroupField, Top
 from token_worker.files.parquet_output import Output, Piece, check, rewritten
 
@@ -81,7 +81,7 @@ class ParquetInput:
 
     def sample(self) -> dict[str, Sample]:
         """See ``Input``."""
-        kinds = [{name: cells_of(self._footer, top, name) for name in _SUGGESTED} for top in self._footer.tops]
+        kinds = [{name: codec_for(self._footer, top, name) for name in _SUGGESTED} for top in self._footer.tops]
         types = [[name for name, cells in those.items() if cells is not None] for those in kinds]
         shown = [place for place, names in enumerate(types) if names]
         batch = None
@@ -148,49 +148,51 @@ class ParquetRows:
         self.columns = columns
         self.types = [TypeName(column.type) for column in columns]
         self.tops: list[Top] = []
-        self._cells: list[Cells] = []
+        self._cells: list[CellCodec] = []
         for column in columns:
             found = [top for top in footer.tops if top.name == column.name]
             if len(found) != 1:
-                there = listed(top.name for top in footer.tops)
+                there = format_names(top.name for top in footer.tops)
                 raise OperatorError(
                     f"there is {'more than one' if found else 'no'} column {column.name}; there are {there}"
                 )
-            cells = cells_of(footer, found[0], TypeName(column.type))
+            cells = codec_for(footer, found[0], TypeName(column.type))
             if cells is None:
-                raise OperatorError(f"column {column.name} is {why_not(footer, found[0], TypeName(column.type))}")
+                raise OperatorError(
+                    f"column {column.name} is {why_unsupported(footer, found[0], TypeName(column.type))}"
+                )
             self.tops.append(found[0])
             self._cells.append(cells)
         fields = [(str(place), cells.arrow) for place, cells in enumerate(self._cells)]
         self.new_schema = pa.schema([*fields, ("done", pa.bool_())])
 
-    cells = slice(None)
+    cell_slice = slice(None)
 
-    def size(self, _record: tuple[Any, ...]) -> int:
+    def input_size(self, _record: tuple[Any, ...]) -> int:
         """See ``rows.Format``."""
         return 1
 
-    def weight(self, record: tuple[Any, ...]) -> int:
+    def memory_bytes(self, record: tuple[Any, ...]) -> int:
         """See ``rows.Format``."""
         return sum(len(cell) if isinstance(cell, bytes) else 8 for cell in record)
 
-    def open(self, record: tuple[Any, ...]) -> tuple[Any, ...]:
+    def split_row(self, record: tuple[Any, ...]) -> tuple[Any, ...]:
         """See ``rows.Format``."""
         return record
 
-    def keep(self, record: tuple[Any, ...]) -> tuple[Any, ...]:
+    def whole_row(self, record: tuple[Any, ...]) -> tuple[Any, ...]:
         """See ``rows.Format``."""
         return record
 
-    def read(self, cell: Any, column: int) -> Value | None:
+    def read_cell(self, cell: Any, column: int) -> Value | None:
         """See ``rows.Format``."""
         return None if cell is None else self._cells[column].read(cell)
 
-    def write(self, value: Value, _cell: Any, column: int) -> Any:
+    def write_cell(self, value: Value, _cell: Any, column: int) -> Any:
         """See ``rows.Format``."""
         return self._cells[column].write(value)
 
-    def join(self, columns: Sequence[Sequence[Any]], done: Sequence[bool]) -> bytes:
+    def encode_rows(self, columns: Sequence[Sequence[Any]], done: Sequence[bool]) -> bytes:
         """See ``rows.Format``."""
         arrays = [
             pa.array([cell if is_done else None for cell, is_done in zip(cells, done, strict=True)], kind)
@@ -274,7 +276,7 @@ def _writing() -> Iterator[None]:
         ) from None
 
 
-def _text(cells: Cells, cell: Any) -> str | None:
+def _text(cells: CellCodec, cell: Any) -> str | None:
     try:
         value = None if cell is None else cells.read(cell)
     except RowError:

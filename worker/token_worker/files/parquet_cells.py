@@ -23,7 +23,7 @@ _HOLD = {
 _NUMBERS = ("int", "uint", "decimal")
 
 
-class Cells(NamedTuple):
+class CellCodec(NamedTuple):
     """Cells of a column.
 
     Attributes:
@@ -37,7 +37,7 @@ class Cells(NamedTuple):
     write: Callable[[Any], Any]
 
 
-def cells_of(footer: Footer, top: Top, type_name: TypeName) -> Cells | None:
+def codec_for(footer: Footer, top: Top, type_name: TypeName) -> CellCodec | None:
     """Tell how a column holds values of a type; None where it does not hold every token."""
     leaf = footer.leaves[top.leaves.start] if top.is_flat else None
     if leaf is None:
@@ -46,12 +46,14 @@ def cells_of(footer: Footer, top: Top, type_name: TypeName) -> Cells | None:
         return _numbers(leaf, type_name)
     if type_name is TypeName.BYTES:
         is_bytes = leaf.kind in ("binary", "uuid") or leaf.kind.startswith("fixed_size_binary")
-        return Cells(_arrow(leaf), lambda cell: cell or None, lambda value: _fixed(value, leaf)) if is_bytes else None
+        return (
+            CellCodec(_arrow(leaf), lambda cell: cell or None, lambda value: _fixed(value, leaf)) if is_bytes else None
+        )
     is_text = leaf.kind == "string" and leaf.physical == Physical.BYTE_ARRAY and top.name not in footer.enumerations
-    return Cells(_arrow(leaf), _decoded, str.encode) if is_text else None
+    return CellCodec(_arrow(leaf), _decoded, str.encode) if is_text else None
 
 
-def why_not(footer: Footer, top: Top, type_name: TypeName) -> str:
+def why_unsupported(footer: Footer, top: Top, type_name: TypeName) -> str:
     """Complete the sentence "column NAME is"."""
     if not top.is_flat:
         return f"nested, and tokens of type {type_name} are not"
@@ -69,16 +71,16 @@ def _arrow(leaf: Leaf) -> Any:
     return pa.binary(leaf.width) if leaf.width else pa.binary()
 
 
-def _numbers(leaf: Leaf, type_name: TypeName) -> Cells | None:
+def _numbers(leaf: Leaf, type_name: TypeName) -> CellCodec | None:
     if leaf.kind == "int64" or (leaf.kind, type_name) == ("int32", TypeName.INT32):
         is_native = leaf.physical == (Physical.INT64 if leaf.kind == "int64" else Physical.INT32)
-        return Cells(_arrow(leaf), lambda cell: check_number(cell, type_name), int) if is_native else None
+        return CellCodec(_arrow(leaf), lambda cell: check_number(cell, type_name), int) if is_native else None
     if leaf.kind != "decimal" or leaf.scale or leaf.precision < _DIGITS[type_name]:
         return None
     if leaf.physical == Physical.INT64:
-        return Cells(_arrow(leaf), lambda cell: check_number(cell, type_name), int)
+        return CellCodec(_arrow(leaf), lambda cell: check_number(cell, type_name), int)
     if leaf.physical == Physical.BYTE_ARRAY or leaf.width * 8 >= _BITS[type_name]:
-        return Cells(
+        return CellCodec(
             _arrow(leaf),
             lambda cell: check_number(int.from_bytes(cell, "big", signed=True), type_name),
             lambda value: _big_endian(value, leaf.width),

@@ -58,7 +58,7 @@ def _is_address_of_a_machine(text: str) -> bool:
     return not text.isdecimal()
 
 
-FORMS: dict[str, Callable[[str], bool]] = {
+DETECTORS: dict[str, Callable[[str], bool]] = {
     "e-mail addresses": is_email,
     "card numbers, whose checksums hold": _is_card,
     "IBANs, whose checksums hold": _is_iban,
@@ -115,7 +115,7 @@ _SPLIT = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-zà-ÿß]+|\d+")
 
 def by_values(values: Sequence[str]) -> str | None:
     """Which form nearly all of these have."""
-    for form, has in FORMS.items():
+    for form, has in DETECTORS.items():
         if values and sum(map(has, values)) >= ENOUGH * len(values):
             return form
     return None

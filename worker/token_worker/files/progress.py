@@ -18,16 +18,16 @@ END_BYTES = 1 << 16
 """Of each end of the input, for the digest."""
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class JobOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What a run is asked to do: what has to be the same when it goes on.
 
     Attributes:
         op: tokenize or detokenize.
         columns: name and type of each.
         client_id, zone_id, consistent: as in requests.
-        form: ``csv``, ``tsv``, ``jsonl`` or ``parquet``.
+        format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``.
         encoding: None: as the byte order mark says, else UTF-8.
-        delimiter: None: that of the form.
+        delimiter: None: that of the format.
         quotes: whether fields may be quoted.
         header: whether the first row has the names of the columns.
         numbers: whether ``int64`` tokens of JSON numbers are numbers.
@@ -40,7 +40,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     client_id: str | None = None
     zone_id: str | None = None
     consistent: bool = True
-    form: str
+    format: str
     encoding: str | None = None
     delimiter: str | None = None
     quotes: bool = True
@@ -109,7 +109,7 @@ class Counts(msgspec.Struct):
             reason.rows.append(row)
 
 
-class Progress(msgspec.Struct, kw_only=True):
+class JobProgress(msgspec.Struct, kw_only=True):
     """How far a run got.
 
     Attributes:
@@ -119,7 +119,7 @@ class Progress(msgspec.Struct, kw_only=True):
         is_over: all rows are done, and the output may have its name already.
     """
 
-    asked: Asked
+    options: JobOptions
     source: Source
     offset: int = 0
     row: int = 0
@@ -139,21 +139,21 @@ def source_of(file: BinaryIO) -> Source:
     return Source(about.st_size, about.st_mtime_ns, digest.hexdigest())
 
 
-def load(path: Path) -> Progress | None:
+def load(path: Path) -> JobProgress | None:
     """What was saved; None where nothing was.
 
     Raises:
         CheckFailed: it cannot be read.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Progress)
+        return msgspec.json.decode(path.read_bytes(), type=JobProgress)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError):
         raise CheckFailed(f"{path} cannot be read; --force starts anew") from None
 
 
-def save(path: Path, progress: Progress) -> None:
+def save(path: Path, progress: JobProgress) -> None:
     """Replace what was saved; it is on disk when this returns."""
     temporary = path.with_name(path.name + ".new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)

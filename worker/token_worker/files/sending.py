@@ -23,7 +23,7 @@ from token_worker.client import (
 )
 from token_worker.contract.messages import Op
 from token_worker.errors import CheckFailed, Code, Retry, TokenWorkerError, Unavailable
-from token_worker.files.columns import Sent
+from token_worker.files.columns import SentItem
 from token_worker.files.rows import Chunk
 
 IN_FLIGHT = 16
@@ -53,7 +53,7 @@ _FOR_ALL = frozenset({Code.UNKNOWN_CLIENT, Code.UNKNOWN_ZONE, Code.FORBIDDEN, Co
 class Client(Protocol):
     """What is needed of ``token_worker.client.TokenClient``."""
 
-    def submit(self, op: Op, items: Sequence[Sent]) -> Future[list[Answer]]:
+    def submit(self, op: Op, items: Sequence[SentItem]) -> Future[list[Answer]]:
         """Send items."""
 
 
@@ -112,7 +112,7 @@ class Sender:
             first, future = window.popleft()
             yield first, self._settle(first.items, future)
 
-    def _settle(self, items: Sequence[Sent], future: Future[list[Answer]] | None) -> list[Answer]:
+    def _settle(self, items: Sequence[SentItem], future: Future[list[Answer]] | None) -> list[Answer]:
         """The last word on each item."""
         if self._stopping.is_set():
             raise Stopped
@@ -133,7 +133,7 @@ class Sender:
                 answers[place] = answer
         return answers
 
-    def _outcome(self, items: Sequence[Sent], future: Future[list[Answer]]) -> list[Answer]:
+    def _outcome(self, items: Sequence[SentItem], future: Future[list[Answer]]) -> list[Answer]:
         """What came of a request, once something did."""
         times, since = 0, time.monotonic()
         while True:
@@ -171,7 +171,7 @@ class Sender:
             self._told = None
             self._tell("answers come again")
 
-    def _refused(self, items: Sequence[Sent], refused: RequestRefused) -> list[Answer]:
+    def _refused(self, items: Sequence[SentItem], refused: RequestRefused) -> list[Answer]:
         """The request as a whole was: if not that any would be, it may be too large for the workers' settings."""
         if refused.code in _FOR_ALL:
             raise CheckFailed(f"the workers refuse: {refused}")
