@@ -11,15 +11,18 @@ import re
 import shlex
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from harness.doc_pages import ROOT, Block, Command, Page
-from harness.servers import bao_binary
+from harness.servers import bao_binary, free_port
+from harness.stack import wait_until
 
-COMMAND_SECONDS: Final = 60
+COMMAND_SECONDS: Final = 120
 
 ROLE_ID: Final = "the role id that was printed"
 """What a page has in a file of settings in place of the role id that Vault made."""
@@ -154,13 +157,16 @@ class Reader:
         self._environment = {name: value for name, _, value in pairs}
 
     def _start(self, line: str) -> None:
-        """Start a worker, which runs until the page is through."""
-        command = shlex.split(line)
-        quiet = subprocess.DEVNULL
-        started = subprocess.Popen(
-            command, env=self._environment, cwd=self._folder, stdin=quiet, stdout=quiet, stderr=quiet
-        )
+        """Start a worker, which runs until the page is through, and wait until it can answer."""
+        address = f"127.0.0.1:{free_port()}"
+        environment = {**self._environment, "TOKEN_WORKER_HTTP_ADDRESS": address}
+        with (self._folder / "worker.log").open("ab") as log:
+            started = subprocess.Popen(
+                shlex.split(line), env=environment, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         self._running.append(started)
+        wait_until(lambda: started.poll() is not None or _is_ready(address), f"the worker of {line}")
+        assert started.poll() is None, f"{line} ended with {started.returncode}"
 
     def _put_in_place(self, text: str) -> str:
         for on_the_page, here in self._places.items():
@@ -180,6 +186,14 @@ class Reader:
             process.terminate()
         for process in self._running:
             process.wait(30)
+
+
+def _is_ready(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{address}/readyz", timeout=5) as answer:
+            return bool(answer.status == HTTPStatus.OK)
+    except OSError:  # not there yet, or not ready
+        return False
 
 
 def check_printed(command: Command, printed: str) -> None:

@@ -56,6 +56,7 @@ def demo(stack: Stack, tmp_path: Path) -> Stack:
     owner = Owner("client", "demo-client")
     stack.storage.set(f".acrakeys/{owner.key_name}", wrap(DEMO_KEY, stack.master_key, owner))
     stack.start_worker()
+    stack.ask([FIRST_REQUEST])  # from here on it answers at once
     (tmp_path / "people.csv").write_bytes(PEOPLE)
     return stack
 
@@ -71,7 +72,6 @@ def reader(demo: Stack, tmp_path: Path) -> Iterator[Reader]:
 @pytest.fixture
 def operator(demo: Stack, openbao_server: OpenBao, tmp_path: Path) -> Iterator[Reader]:
     """Somebody who may read and replace the master key, which is in Vault; a client has a token."""
-    demo.ask([FIRST_REQUEST])
     master_key = demo.settings.pop("ACRA_MASTER_KEY")
     openbao_server.call("POST", "secret/data/acra/transport", data={"acra_master_key": master_key})
     vault = {"VAULT_ADDR": openbao_server.url, "VAULT_TOKEN": openbao_server.root_token}
