@@ -133,20 +133,19 @@ def test_everybody_can_do_what_they_have_to(desk: Desk) -> None:
     assert stack.streams.xinfo_consumers("in[1]", "token-workers") == []
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_client_can_do_what_it_has_to(desk: Desk, monkeypatch: pytest.MonkeyPatch, *, shared: bool) -> None:
+def test_client_can_do_what_it_has_to(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has the rights of a client sends, reads replies and keeps its own stream short, and leaves none behind."""
     monkeypatch.setattr("token_worker.client.replies.TRIM_SECONDS", 0.0)
     password = (desk.folder / "streams-client:in[1]").read_text().strip()
     url = f"redis://client%3Ain%5B1%5D:{password}@127.0.0.1:{desk.servers['streams'].port}"
     routes = msgspec.json.decode(desk.routes, type=tuple[Route, ...])
     desk.stack.start_worker(log=None, **desk.settings_as("token-worker"))
-    with TokenClient(url, routes=routes, client_id=CLIENT, shared_replies=shared) as tokens:
+    with TokenClient(url, routes=routes, client_id=CLIENT) as tokens:
         for _ in range(2):
             assert tokens.detokenize(tokens.tokenize("Grace")) == "Grace"
     # The library that connects tells its name, and does without where it may not.
     assert {row["object"] for row in desk.stack.streams.acl_log()} <= {"client|setinfo"}
-    assert desk.stack.streams.keys("out*") == ([b"out[1]"] if shared else [])
+    assert desk.stack.streams.keys("out*") == []
 
 
 @pytest.mark.parametrize(

@@ -117,18 +117,17 @@ def test_disabled_and_damaged_tokens(client: Any, served: Stack) -> None:
             client.detokenize(token)
 
 
-def test_two_clients_at_once_on_the_shared_stream(served: Stack, kind: Kind) -> None:
-    """Each takes its own replies from among those of the other and of producers that write JSON, old ones and new."""
+def test_two_clients_at_once(served: Stack, kind: Kind) -> None:
+    """Each client gets its own replies, beside the other one and producers that read the route's response stream."""
     url = served.settings["TOKEN_WORKER_STREAMS_URL"]
 
     def asked(number: int) -> dict[str, Any]:
         return {"id": f"{number}", "op": "tokenize", "client_id": CLIENT, "type": "str", "value": f"json {number}"}
 
     served.ask([asked(number) for number in range(50)])
-    with TokenClient(url, client_id=CLIENT, shared_replies=True, timeout_seconds=LONG_SECONDS) as beside:
+    with TokenClient(url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as beside:
         futures = [beside.submit("tokenize", [("str", f"beside {number}")]) for number in range(200)]
-        with kind(url, client_id=CLIENT, shared_replies=True, timeout_seconds=LONG_SECONDS) as client:
-            served.streams.xadd("tokenize:responses", {"payload": b"\x81\xa2id\xa1\xff"})
+        with kind(url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client:
             served.send([asked(number) for number in range(50, 100)])
             tokens = client.tokenize([f"value {number}" for number in range(1500)])
             assert client.detokenize(tokens) == [f"value {number}" for number in range(1500)]

@@ -181,19 +181,19 @@ def test_who_waits_for_deadlines_is_woken(wake: Callable[[DeadlineTable], object
 
 def test_own_stream_is_one_that_the_route_allows() -> None:
     """A name of its own for each client, below the route's response stream; none where the route has no room for it."""
-    names = [Replies(route, DEFAULT_ROUTES, shared=False).name for route in (*DEFAULT_ROUTES, DEFAULT_ROUTES[0])]
+    names = [Replies(route, DEFAULT_ROUTES).name for route in (*DEFAULT_ROUTES, DEFAULT_ROUTES[0])]
     assert len({*names}) == 3
     assert names[0].startswith("tokenize:responses:client-")
     odd = Route("in", "out", frozenset({Op.TOKENIZE}), reply_to="replies-?:*:*")
     assert own_reply_stream(odd, [odd], "me") == "replies--:me:"
     for pattern in ("out:fixed", "out:?"):
         with pytest.raises(ValueError, match="needs a \\*"):
-            Replies(Route("in", "out", frozenset({Op.TOKENIZE}), reply_to=pattern), [], shared=False)
+            Replies(Route("in", "out", frozenset({Op.TOKENIZE}), reply_to=pattern), [])
 
 
 def test_own_stream_is_read_from_where_the_last_read_ended() -> None:
     """What was read is not read again, and an answer about another stream changes nothing."""
-    replies = Replies(ROUTE, [ROUTE], shared=False)
+    replies = Replies(ROUTE, [ROUTE])
     replies.start(0.0)
     name = replies.name.encode()
     assert replies.read_command(9) == ("XREAD", "COUNT", 1000, "BLOCK", 9, "STREAMS", replies.name, "0-0")
@@ -207,7 +207,7 @@ def test_own_stream_is_read_from_where_the_last_read_ended() -> None:
 
 def test_own_stream_changes_only_after_a_rest_in_which_it_may_have_expired() -> None:
     """A third of its time to live is safe; after more, another name is taken, and read from its beginning."""
-    replies = Replies(ROUTE, [ROUTE], shared=False)
+    replies = Replies(ROUTE, [ROUTE])
     replies.start(100.0)
     first = replies.name
     replies.take([[first.encode(), [(b"1-0", [b"payload", b"a"])]]], 110.0)
@@ -221,29 +221,13 @@ def test_own_stream_changes_only_after_a_rest_in_which_it_may_have_expired() -> 
 
 def test_own_stream_is_kept_short_and_alive_now_and_then() -> None:
     """What was read is trimmed and the time to live begins anew, every ten seconds at most."""
-    replies = Replies(ROUTE, [ROUTE], shared=False)
+    replies = Replies(ROUTE, [ROUTE])
     assert replies.removal_commands() == []
     replies.start(0.0)
     assert replies.trim_commands(9.0) == []
     replies.take([[replies.name.encode(), [(b"1-0", [b"payload", b"a"])]]], 10.0)
     assert replies.trim_commands(10.0) == [("XTRIM", replies.name, "MINID", b"1-0"), ("EXPIRE", replies.name, 60)]
     assert replies.trim_commands(19.0) == []
-
-
-def test_shared_stream_is_read_from_its_end_and_left_as_it_is() -> None:
-    """Its last entry is asked for each time calls begin; nothing of it is trimmed, kept alive or removed."""
-    replies = Replies(ROUTE, [ROUTE], shared=True)
-    assert replies.reply_to is None
-    replies.start(0.0)
-    assert replies.last_id is None
-    assert replies.last_id_command() == ("XREVRANGE", "out", "+", "-", "COUNT", 1)
-    replies.take_last_id([])
-    assert replies.read_command(9)[-1] == "0-0"
-    replies.start(1.0)
-    assert replies.read_command(9)[-1] is None
-    replies.take_last_id([(b"7-0", [b"payload", b"a"])])
-    assert replies.read_command(9)[-1] == b"7-0"
-    assert replies.trim_commands(1e6) == replies.removal_commands() == []
 
 
 # Routes

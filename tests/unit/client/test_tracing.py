@@ -62,7 +62,7 @@ def test_send_span_is_the_parent_that_workers_see(sdk: Sdk) -> None:
     subject = requests()
     with sdk.provider.get_tracer("shop").start_as_current_span("import") as parent:
         add(subject)
-    [request] = subject.take(10, None)
+    [request] = subject.take(10, "replies")
     assert request.span is not None
     request.span.end(b"7-1")
     *_, span = sdk.spans
@@ -91,7 +91,7 @@ def test_calls_share_a_request_only_below_one_span(sdk: Sdk) -> None:
         with use_span(parent):
             add(subject, 3)
     add(subject, 2)
-    taken = subject.take(10, None)
+    taken = subject.take(10, "replies")
     assert [len(request.parts) for request in taken] == [3, 3, 2]
     for request in taken:
         assert request.span is not None
@@ -103,7 +103,7 @@ def test_span_ends_when_its_request_is_not_sent_again(sdk: Sdk) -> None:
     """Refused by the server, or in doubt and then answered, given up before it could be sent again, or meanwhile."""
     subject = requests()
     add(subject, 4)
-    refused, answered, given_up, swept = subject.take(10, None)
+    refused, answered, given_up, swept = subject.take(10, "replies")
     assert refused.span is not None
     refused.span.end(ServerError("streams", "NOPERM"))
     subject.fail(refused, StreamsRefused("NOPERM"))
@@ -118,16 +118,16 @@ def test_span_ends_when_its_request_is_not_sent_again(sdk: Sdk) -> None:
     errors = [(span.attributes or {}).get("error.type") for span in sdk.spans]
     assert errors == ["NOPERM", None, "unconfirmed", "unconfirmed"]
     assert [span.status.is_unset for span in sdk.spans] == [error is None for error in errors]
-    assert subject.take(10, None) == []
+    assert subject.take(10, "replies") == []
 
 
 def test_request_that_is_sent_again_keeps_its_span(sdk: Sdk) -> None:
     """However often it takes, it is one span, and workers see the same one each time."""
     subject = requests()
     add(subject)
-    first = subject.take(10, None)
+    first = subject.take(10, "replies")
     subject.requeue(first)
-    assert subject.take(10, None) == first
+    assert subject.take(10, "replies") == first
     assert sdk.spans == []
 
 
@@ -135,10 +135,10 @@ def test_request_answered_while_it_waits_to_be_sent_again_is_no_error(sdk: Sdk) 
     """It had arrived, though the server's answer was lost."""
     subject = requests()
     add(subject)
-    [request] = subject.take(10, None)
+    [request] = subject.take(10, "replies")
     subject.requeue([request])
     subject.take_reply(encode({"id": request.id, "items": [{"value": "token"}]}))
-    assert subject.take(10, None) == []
+    assert subject.take(10, "replies") == []
     [span] = sdk.spans
     assert span.status.is_unset
 
@@ -149,7 +149,7 @@ def test_unsampled_trace_is_passed_on_without_a_span(sdk: Sdk) -> None:
     subject = requests()
     with provider.get_tracer("shop").start_as_current_span("import") as parent:
         add(subject)
-    [request] = subject.take(10, None)
+    [request] = subject.take(10, "replies")
     name, value = headers(request)
     passed_on = trace_parent({b"traceparent": str(value).encode()})
     assert passed_on is not None
@@ -175,7 +175,7 @@ def test_trace_of_the_caller_is_passed_on_without_a_provider(tracer: trace.Trace
     subject = Requests(RequestLimits(), 0.0, sends)
     with use_span(NonRecordingSpan(REMOTE)):
         add(subject)
-    [request] = subject.take(10, None)
+    [request] = subject.take(10, "replies")
     assert headers(request) == ("traceparent", traceparent(REMOTE), "tracestate", "k=v")
 
 
@@ -183,7 +183,7 @@ def test_entry_has_no_more_fields_where_nothing_is_traced() -> None:
     """Neither a provider nor a span: a request is its payload."""
     subject = requests()
     add(subject)
-    [request] = subject.take(10, None)
+    [request] = subject.take(10, "replies")
     assert (headers(request), request.span) == ((), None)
 
 
@@ -209,7 +209,7 @@ def test_provider_that_fails_costs_no_request(sdk: Sdk) -> None:
         sdk.provider.add_span_processor(Broken(name))
         subject = requests()
         add(subject)
-        [request] = subject.take(10, None)
+        [request] = subject.take(10, "replies")
         assert (request.span is None) == (name == "start")
         if request.span is not None:
             request.span.end(b"7-1")

@@ -66,8 +66,6 @@ class BaseClient:
         timeout_seconds: how long a call waits for its reply, unless the call has its own time-out.
         max_in_flight: how many requests may wait for their replies. Further requests wait until there are fewer.
         batch_ms: how long a call may wait for other calls to share its request. None: each call has its own request.
-        shared_replies: read the replies from the response stream of the route, among the replies to other producers,
-            instead of from a stream that only this client reads.
 
     Raises:
         SettingsError: the settings of the environment are wrong.
@@ -85,7 +83,6 @@ class BaseClient:
         timeout_seconds: float = TIMEOUT_SECONDS,
         max_in_flight: int = MAX_IN_FLIGHT,
         batch_ms: float | None = None,
-        shared_replies: bool = False,
     ) -> None:
         if max_in_flight < 1:
             raise ValueError("max_in_flight: expected at least 1")
@@ -109,7 +106,6 @@ class BaseClient:
             configured_routes if routes is None else routes,
             limits=limits,
             gather_seconds=(batch_ms or 0) / 1000,
-            shared=shared_replies,
         )
         self._make_room(max_in_flight)
 

@@ -41,7 +41,6 @@ class CallEngine:
         routes: the routes for requests.
         limits: limits of one request.
         gather_seconds: see ``Requests``.
-        shared: see ``RouteChannel``.
     """
 
     def __init__(
@@ -51,13 +50,11 @@ class CallEngine:
         *,
         limits: RequestLimits,
         gather_seconds: float,
-        shared: bool,
     ) -> None:
         self._streams = streams
         self._routes = tuple(routes)
         self._limits = limits
         self._gather_seconds = gather_seconds
-        self._shared = shared
         self._lock = threading.Lock()
         self._channels: dict[Route, RouteChannel] = {}
         self._open = DeadlineTable()
@@ -140,7 +137,6 @@ class CallEngine:
                     self._streams,
                     limits=self._limits,
                     gather_seconds=self._gather_seconds,
-                    shared=self._shared,
                     on_ended=self._end_all,
                 )
             return self._channels[route]

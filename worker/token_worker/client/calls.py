@@ -120,7 +120,7 @@ class StreamRequest(NamedTuple):
 
     id: str
     parts: list[Part]
-    reply_to: str | None
+    reply_to: str
     span: SendSpan | None = None
 
     def fields(self, unix_ms: Callable[[float], int | None]) -> tuple[str | bytes, ...]:
@@ -190,7 +190,7 @@ class Requests:
             return 0.0
         return self._parts[0].queued_at + self._gather_seconds if self._parts else None
 
-    def take(self, most: int, reply_to: str | None) -> list[StreamRequest]:
+    def take(self, most: int, reply_to: str) -> list[StreamRequest]:
         """Return at most so many requests to send now. Their replies shall come on the stream ``reply_to``.
 
         Requests that are sent again come first, unchanged.
@@ -224,7 +224,7 @@ class Requests:
             self._items -= len(self._parts.popleft().items)
         return taken
 
-    def _make(self, parts: list[Part], reply_to: str | None) -> StreamRequest:
+    def _make(self, parts: list[Part], reply_to: str) -> StreamRequest:
         self._count += 1
         request_id, caller = f"{self._prefix}{self._count}", parts[0].caller
         span = self._spans.begin(caller, request_id) if caller and self._spans else None

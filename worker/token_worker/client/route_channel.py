@@ -52,7 +52,6 @@ class RouteChannel:
         streams: the Redis of the streams.
         limits: limits of one request.
         gather_seconds: see ``Requests``.
-        shared: read replies from the response stream of the route.
         on_ended: takes calls that have ended, with their outcomes. The threads of this channel call it.
 
     Raises:
@@ -67,15 +66,14 @@ class RouteChannel:
         *,
         limits: RequestLimits,
         gather_seconds: float,
-        shared: bool,
         on_ended: OnEnded,
     ) -> None:
         self._route = route
         self._streams = streams
         self._on_ended = on_ended
         self._requests = Requests(limits, gather_seconds, SendSpans(route.requests, streams))
-        self._replies = Replies(route, routes, shared=shared)
-        self._strays = None if shared else Strays(route.responses)
+        self._replies = Replies(route, routes)
+        self._strays = Strays(route.responses)
         self._clock = ServerClock()
         self._lock = threading.Lock()
         self._to_send = threading.Condition(self._lock)
@@ -172,12 +170,9 @@ class RouteChannel:
     def _send_round(self, link: Link) -> None:
         with self._lock:
             requests = self._wait_for_requests()
-            needs_last_id = self._replies.last_id is None
         if not requests:
             return
         try:
-            if needs_last_id:
-                self._find_last_id(link)
             self._clock.refresh(link)
             outcomes = self._send_all(link, requests)
         except TokenWorkerError:
@@ -191,17 +186,9 @@ class RouteChannel:
             at = self._requests.next_at()
             wait_seconds = None if at is None else at - time.monotonic()
             if wait_seconds is not None and wait_seconds <= 0:
-                return self._requests.take(ROUND_REQUESTS, self._replies.reply_to)
+                return self._requests.take(ROUND_REQUESTS, self._replies.name)
             self._to_send.wait(wait_seconds)
         return []
-
-    def _find_last_id(self, link: Link) -> None:
-        with self._lock:
-            command = self._replies.last_id_command()
-        found = link.call(*command)
-        with self._lock:
-            self._replies.take_last_id(found)
-            self._to_read.notify()
 
     def _send_all(self, link: Link, requests: Sequence[StreamRequest]) -> list[Any]:
         outcomes: list[Any] = []
@@ -243,7 +230,7 @@ class RouteChannel:
 
     def _read_round(self, link: Link) -> None:
         with self._lock:
-            while not self._is_closed and (self._requests.is_idle or self._replies.last_id is None):
+            while not self._is_closed and self._requests.is_idle:
                 self._to_read.wait()
             if self._is_closed:
                 return
@@ -269,8 +256,6 @@ class RouteChannel:
 
     def _block_ms(self) -> int:
         """Return how long to wait for replies before late ones are looked for on the shared stream."""
-        if self._strays is None:
-            return BLOCK_MS
         now = time.monotonic()
         since = self._requests.waiting_since
         seconds = self._strays.next_at(now if since is None else since) - now
@@ -280,7 +265,7 @@ class RouteChannel:
         """If a reply is late, look for it on the shared stream: the worker may have put it there."""
         with self._lock:
             since, now = self._requests.waiting_since, time.monotonic()
-            if self._strays is None or since is None or now < self._strays.next_at(since):
+            if since is None or now < self._strays.next_at(since):
                 return
             since_ms = self._clock.unix_ms(since)
         self._strays.rest(now)
