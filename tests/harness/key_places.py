@@ -13,7 +13,7 @@ import requests
 from harness.servers import OpenBao
 from harness.stack import Stack
 from token_worker.admin.key_store import AdminStore, RedisAdminStore, VaultAdminStore
-from token_worker.keys.vault import Vault
+from token_worker.keys.vault_kv import VaultKv
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
 from token_worker.settings.vault import VaultSettings
@@ -119,7 +119,7 @@ class InVault:
             "TOKEN_WORKER_MASTER_KEY_SOURCE": "env",
             "TOKEN_WORKER_KEYS_FOLDER": self.folder,
         }
-        self._vault = Vault(VaultSettings(address=server.url, token=server.root_token))
+        self._vault = VaultKv(VaultSettings(address=server.url, token=server.root_token))
         self._server = server
 
     def put(self, path: str, text: bytes | str) -> None:
@@ -134,7 +134,7 @@ class InVault:
         return sorted(self.store().names(folder))
 
     def store(self, fuse: Fuse | None = None) -> AdminStore:
-        vault = Vault(VaultSettings(address=self._server.url, token=self._server.root_token))
+        vault = VaultKv(VaultSettings(address=self._server.url, token=self._server.root_token))
         if fuse is not None:
             fuse.wire(vault, *VAULT_CALLS)
         return VaultAdminStore(vault, "secret", self.folder)
@@ -172,11 +172,11 @@ KILLED_AT_CALL = """
 import os, signal, sys
 from harness.key_places import VAULT_CALLS, Fuse
 from token_worker.cli import main
-from token_worker.keys.vault import Vault
+from token_worker.keys.vault_kv import VaultKv
 from token_worker.redis.link import RedisLink
 fuse = Fuse(int(sys.argv.pop(1)), lambda: os.kill(os.getpid(), signal.SIGKILL))
 fuse.wire(RedisLink, "call")
-fuse.wire(Vault, *VAULT_CALLS)
+fuse.wire(VaultKv, *VAULT_CALLS)
 main()
 """
 

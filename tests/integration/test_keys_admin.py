@@ -26,7 +26,7 @@ from token_worker.keys.cache import AGE_SECONDS, KeyCache
 from token_worker.keys.keyring import Keyring
 from token_worker.keys.master import MasterKeys
 from token_worker.keys.store import RedisKeyStore, VaultKeyStore, unwrap, wrap
-from token_worker.keys.vault import Vault
+from token_worker.keys.vault_kv import VaultKv
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
 from token_worker.settings.vault import VaultSettings
@@ -500,7 +500,7 @@ def test_key_on_its_way_is_none_for_workers(stack: Stack, openbao_server: OpenBa
     """What Vault holds between the two steps of a move is no key to a worker, and no damaged one either."""
     vault = InVault(openbao_server)
     vault.api("POST", f"secret/data/{vault.folder}/{NAME}", {"data": {"moved_to": "elsewhere"}})
-    session = Vault(VaultSettings(address=openbao_server.url, token=openbao_server.root_token))
+    session = VaultKv(VaultSettings(address=openbao_server.url, token=openbao_server.root_token))
     assert VaultKeyStore(session, "secret", vault.folder).current([OWNER]) == [None]
     assert vault.store().read([f"{vault.folder}/{NAME}"]) == [None]
 

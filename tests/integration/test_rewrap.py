@@ -27,7 +27,7 @@ from token_worker.errors import CheckFailed
 from token_worker.keys import master
 from token_worker.keys.master import MasterKeys
 from token_worker.keys.store import wrap
-from token_worker.keys.vault import Vault
+from token_worker.keys.vault_kv import VaultKv
 from token_worker.settings.vault import VaultSettings
 
 VECTORS = Vectors("acra-keystore")
@@ -283,7 +283,7 @@ def test_new_master_key_is_stored_by_check_and_set(
 ) -> None:
     """Of several who replace the master key at once one does; all others change nothing and are told."""
     vaults = [
-        Vault(
+        VaultKv(
             VaultSettings(address=openbao_server.url, token=openbao_server.root_token, secret=f"secret/{secret.path}")
         )
         for _ in range(6)

@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from harness.servers import DEPLOY_FILES, OpenBao, free_port
 from token_worker.errors import MasterKeyError, Unavailable
-from token_worker.keys import vault as vault_module
+from token_worker.keys import vault_session
 from token_worker.keys.master import from_vault
-from token_worker.keys.vault import Vault
+from token_worker.keys.vault_kv import VaultKv
 from token_worker.settings.vault import VaultSettings
 
 MASTER_KEY = os.urandom(32)
@@ -130,14 +130,14 @@ def admin(openbao_server: OpenBao) -> Admin:
 
 
 @pytest.fixture
-def session(admin: Admin) -> Iterator[Callable[..., Vault]]:
+def session(admin: Admin) -> Iterator[Callable[..., VaultKv]]:
     """Makes sessions, with the root token if nothing else is said; all are closed at the end."""
-    sessions: list[Vault] = []
+    sessions: list[VaultKv] = []
 
-    def make(**settings: object) -> Vault:
+    def make(**settings: object) -> VaultKv:
         if "auth" not in settings:
             settings.setdefault("token", admin.root_token)
-        sessions.append(Vault(msgspec.convert({"address": admin.url, **settings}, VaultSettings)))
+        sessions.append(VaultKv(msgspec.convert({"address": admin.url, **settings}, VaultSettings)))
         return sessions[-1]
 
     yield make
@@ -145,7 +145,7 @@ def session(admin: Admin) -> Iterator[Callable[..., Vault]]:
         vault.close()
 
 
-Session = Callable[..., Vault]
+Session = Callable[..., VaultKv]
 
 
 def error_text(error: BaseException) -> str:
@@ -404,7 +404,7 @@ class TestPolicies:
         policy = self.policy(admin, "master-key-only.hcl", mount, version)
         token = admin.token(policy, no_default_policy=no_default_policy)
         vault = session(token=token, secret=f"{mount}/acra/transport")
-        vault.connect()
+        vault.session.connect()
         assert from_vault(vault) == MASTER_KEY
         for path in (*self.OTHERS, "none"):
             with pytest.raises(MasterKeyError, match="does not permit reading"):
@@ -429,7 +429,7 @@ class TestPolicies:
         mount = self.mount(admin, 2)
         token = admin.token(self.policy(admin, "all-keys.hcl", mount, 2), no_default_policy=True)
         vault = session(token=token, secret=f"{mount}/acra/transport")
-        vault.connect()
+        vault.session.connect()
         assert from_vault(vault) == MASTER_KEY
         name = f"{FOLDER}/shop1_storage_sym"
         assert vault.read_secret(mount, name) == {"key": "x"}
@@ -471,24 +471,24 @@ class TestLogIn:
     def test_token(self, admin: Admin, session: Session, mount: str, policy: str) -> None:
         """A given token is used as it is, and the time it has left is known."""
         vault = session(token=admin.token(policy, ttl="1h"))
-        vault.connect()
+        vault.session.connect()
         assert vault.read_secret(mount, "a") == {"key": "x"}
-        assert vault.seconds_left is not None
-        assert 3000 < vault.seconds_left <= 3600
+        assert vault.session.seconds_left is not None
+        assert 3000 < vault.session.seconds_left <= 3600
 
     def test_token_that_never_ends(self, session: Session) -> None:
         """A root token has no time left to count."""
         vault = session()
-        vault.connect()
-        assert vault.seconds_left is None
+        vault.session.connect()
+        assert vault.session.seconds_left is None
 
     def test_method(self, session: Session, mount: str, log_in: dict[str, Any]) -> None:
         """AppRole and JWT log in at their mount, and the time of the token they get is known."""
         vault = session(**log_in)
-        vault.connect()
+        vault.session.connect()
         assert vault.read_secret(mount, "a") == {"key": "x"}
-        assert vault.seconds_left is not None
-        assert 500 < vault.seconds_left <= 600
+        assert vault.session.seconds_left is not None
+        assert 500 < vault.session.seconds_left <= 600
 
     def test_method_at_its_own_name(
         self, openbao_server: OpenBao, admin: Admin, session: Session, mount: str, policy: str, tmp_path: Path
@@ -497,7 +497,7 @@ class TestLogIn:
         settings = admin.approle("approle", tmp_path, token_policies=[policy])
         try:
             vault = session(**{**settings, "auth_mount": None})
-            vault.connect()
+            vault.session.connect()
             assert vault.read_secret(mount, "a") == {"key": "x"}
         finally:
             admin.do("DELETE", "sys/auth/approle")
@@ -511,26 +511,26 @@ class TestLogIn:
     ) -> None:
         """A read that is refused because the token has ended logs in once more and is answered."""
         vault = session(**log_in)
-        vault.connect()
-        first = vault._adapter.token
+        vault.session.connect()
+        first = vault.session.adapter.token
         admin.do("POST", "auth/token/revoke", token=first)
         assert vault.read_secret(mount, "a") == {"key": "x"}
-        assert vault._adapter.token != first
+        assert vault.session.adapter.token != first
 
     def test_no_permission_does_not_log_in_again(self, session: Session, mount: str, log_in: dict[str, Any]) -> None:
         """A read that is refused for want of a right keeps the token it has: no storm of log-ins."""
         vault = session(**log_in)
-        vault.connect()
-        first = vault._adapter.token
+        vault.session.connect()
+        first = vault.session.adapter.token
         with pytest.raises(MasterKeyError, match="does not permit reading"):
             vault.read_secret(mount, "b")
-        assert vault._adapter.token == first
+        assert vault.session.adapter.token == first
 
     def test_given_token_that_ended(self, admin: Admin, session: Session, mount: str, policy: str) -> None:
         """A read with a given token that has ended says so: there is nothing to log in with."""
         token = admin.token(policy)
         vault = session(token=token)
-        vault.connect()
+        vault.session.connect()
         admin.do("POST", "auth/token/revoke", token=token)
         with pytest.raises(MasterKeyError, match="the token has ended: set VAULT_TOKEN") as caught:
             vault.read_secret(mount, "a")
@@ -543,11 +543,11 @@ class TestLogIn:
         auth = f"approle-{os.urandom(4).hex()}"
         settings = admin.approle(auth, tmp_path, token_policies=[policy])
         vault = session(**settings)
-        vault.connect()
+        vault.session.connect()
         file = Path(settings["secret_id_file"])
         admin.do("POST", f"auth/{auth}/role/worker/secret-id/destroy", secret_id=file.read_text().strip())
         file.write_text(admin.secret_id(auth))
-        admin.do("POST", "auth/token/revoke", token=vault._adapter.token)
+        admin.do("POST", "auth/token/revoke", token=vault.session.adapter.token)
         assert vault.read_secret(mount, "a") == {"key": "x"}
 
     def test_log_in_that_fails_keeps_the_token(
@@ -555,11 +555,11 @@ class TestLogIn:
     ) -> None:
         """A new log-in that is refused leaves the old token in use for as long as it is good."""
         vault = session(**log_in)
-        vault.connect()
+        vault.session.connect()
         (file,) = (tmp_path / name for name in ("secret-id", "jwt") if (tmp_path / name).exists())
         file.write_text("wrong")
         with pytest.raises(MasterKeyError, match="refuses the log-in"):
-            vault.connect()
+            vault.session.connect()
         assert vault.read_secret(mount, "a") == {"key": "x"}
 
     def test_role_without_secret_id(
@@ -598,7 +598,7 @@ class TestLogIn:
     def test_refused(self, session: Session, settings: dict[str, Any], complaint: str) -> None:
         """A log-in that cannot work says which setting to change, without the token or id it was given."""
         with pytest.raises(MasterKeyError) as caught:
-            session(**settings).connect()
+            session(**settings).session.connect()
         assert complaint in str(caught.value)
         assert "canar" not in error_text(caught.value)
 
@@ -608,7 +608,7 @@ class TestLogIn:
         file.write_text("canary")
         name = "secret_id_file" if log_in["auth"] == "approle" else "jwt_file"
         with pytest.raises(MasterKeyError) as caught:
-            session(**{**log_in, name: str(file)}).connect()
+            session(**{**log_in, name: str(file)}).session.connect()
         assert f"refuses the log-in at auth/{log_in['auth_mount']}" in str(caught.value)
         assert f"TOKEN_WORKER_VAULT_{name.upper()}" in str(caught.value)
         assert "canary" not in error_text(caught.value)
@@ -619,27 +619,27 @@ class TestLogIn:
         """A token that has ended while several secrets are read is replaced, and each of them comes."""
         vault = session(**log_in)
         assert vault.read_secrets(mount, ["a"] * 20) == [{"key": "x"}] * 20
-        first = vault._adapter.token
+        first = vault.session.adapter.token
         admin.do("POST", "auth/token/revoke", token=first)
         assert vault.read_secrets(mount, ["a"] * 20) == [{"key": "x"}] * 20
-        assert vault._adapter.token != first
+        assert vault.session.adapter.token != first
         assert vault.read_secrets(mount, ["a"] * 20) == [{"key": "x"}] * 20
 
     def test_nothing_is_read_after_the_end(self, session: Session, mount: str, log_in: dict[str, Any]) -> None:
         """A session that was closed logs in no more, so that it leaves no token behind."""
         vault = session(**log_in)
-        vault.connect()
+        vault.session.connect()
         vault.close()
         for paths in (["a"], ["a", "a"]):
             with pytest.raises(Unavailable):
                 vault.read_secrets(mount, paths)
-        assert vault._adapter.token is None
+        assert vault.session.adapter.token is None
 
     def test_close_revokes_what_a_log_in_got(self, admin: Admin, session: Session, log_in: dict[str, Any]) -> None:
         """The token of a log-in does not outlive the session."""
         vault = session(**log_in)
-        vault.connect()
-        token = vault._adapter.token
+        vault.session.connect()
+        token = vault.session.adapter.token
         assert admin.token_lives(token)
         vault.close()
         assert not admin.token_lives(token)
@@ -648,7 +648,7 @@ class TestLogIn:
         """A token that was given may serve others, and outlives the session."""
         token = admin.token(policy)
         vault = session(token=token)
-        vault.connect()
+        vault.session.connect()
         vault.close()
         assert admin.token_lives(token)
 
@@ -656,8 +656,8 @@ class TestLogIn:
         """A given token is renewed again and again, past the time it was made for."""
         token = admin.token(policy, ttl="2s")
         vault = session(token=token)
-        vault.connect()
-        vault.keep_alive()
+        vault.session.connect()
+        vault.session.keep_alive()
 
         def renewed_twice() -> bool:
             data = admin.do("POST", "auth/token/lookup", token=token)["data"]
@@ -674,10 +674,10 @@ class TestLogIn:
             f"approle-{os.urandom(4).hex()}", tmp_path, token_policies=[policy], token_ttl="2s", token_max_ttl="4s"
         )
         vault = session(**settings)
-        vault.connect()
-        first = vault._adapter.token
-        vault.keep_alive()
-        wait_until(lambda: vault._adapter.token not in {None, first})
+        vault.session.connect()
+        first = vault.session.adapter.token
+        vault.session.keep_alive()
+        wait_until(lambda: vault.session.adapter.token not in {None, first})
         wait_until(lambda: not admin.token_lives(first))
         assert vault.read_secret(mount, "a") == {"key": "x"}
 
@@ -689,13 +689,13 @@ class TestLogIn:
             f"approle-{os.urandom(4).hex()}", tmp_path, token_policies=[policy], token_ttl="10m", token_max_ttl="1h"
         )
         vault = session(**settings)
-        vault.connect()
-        first = vault._adapter.token
-        vault._prolong()
-        assert vault._adapter.token == first
+        vault.session.connect()
+        first = vault.session.adapter.token
+        vault.session._renew()
+        assert vault.session.adapter.token == first
         admin.do("POST", f"auth/{settings['auth_mount']}/role/worker", token_ttl="5m", token_max_ttl="5m")
-        vault._prolong()
-        assert vault._adapter.token != first
+        vault.session._renew()
+        assert vault.session.adapter.token != first
         assert admin.token_lives(first)
 
     def test_reads_go_on_while_tokens_change(
@@ -706,13 +706,13 @@ class TestLogIn:
             f"jwt-{os.urandom(4).hex()}", tmp_path, token_policies=[policy], token_ttl="2s", token_max_ttl="2s"
         )
         vault = session(**settings)
-        vault.connect()
-        vault.keep_alive()
+        vault.session.connect()
+        vault.session.keep_alive()
         tokens = set()
 
         def reads() -> bool:
             assert vault.read_secret(mount, "a") == {"key": "x"}
-            tokens.add(vault._adapter.token)
+            tokens.add(vault.session.adapter.token)
             return len(tokens) >= 4
 
         wait_until(reads)
@@ -721,10 +721,10 @@ class TestLogIn:
         """When Vault renews a given token no further, an error in the log says what to do, and the thread ends."""
         token = admin.token(policy, ttl="2s", renewable=False)
         vault = session(token=token)
-        vault.connect()
+        vault.session.connect()
         with structlog.testing.capture_logs() as logs:
-            vault.keep_alive()
-            wait_until(lambda: vault._thread is not None and not vault._thread.is_alive())
+            vault.session.keep_alive()
+            wait_until(lambda: vault.session._thread is not None and not vault.session._thread.is_alive())
         (line,) = logs
         assert line["log_level"] == "error"
         assert "set VAULT_TOKEN to a new one" in line["reason"]
@@ -734,15 +734,15 @@ class TestLogIn:
         """The thread outlives a Vault that is away: it says so, and logs in once Vault is back."""
         with OpenBao() as server:
             settings = Admin(server).approle("approle", tmp_path, token_ttl="2s")
-            vault = Vault(VaultSettings(address=server.url, **settings))
-            vault.connect()
+            vault = VaultKv(VaultSettings(address=server.url, **settings))
+            vault.session.connect()
             with structlog.testing.capture_logs() as logs:
                 server.kill()
-                vault.keep_alive()
+                vault.session.keep_alive()
                 wait_until(lambda: logs)
                 server.start()  # in memory: it knows nothing of before
                 settings.update(Admin(server).approle("approle", tmp_path, token_ttl="2s"))
-                role_id = vault.settings.role_id
+                role_id = vault.session.settings.role_id
                 Admin(server).do("POST", "auth/approle/role/worker/role-id", role_id=role_id)
                 wait_until(lambda: any(line["event"] == "logged in to Vault again" for line in logs))
             vault.close()
@@ -755,34 +755,34 @@ class TestAway:
 
     def test_nothing_listens(self) -> None:
         """A server that is not there is unavailable, at log-in and at a read, not when a session is made."""
-        vault = Vault(VaultSettings(address=f"http://127.0.0.1:{free_port()}", token="t"))
+        vault = VaultKv(VaultSettings(address=f"http://127.0.0.1:{free_port()}", token="t"))
         with pytest.raises(Unavailable, match=r"^vault: ConnectionError$"):
-            vault.connect()
+            vault.session.connect()
         with pytest.raises(Unavailable, match=r"^vault: ConnectionError$"):
             vault.read_secret("secret", "a")
 
     def test_does_not_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A server that takes the connection and stays silent is unavailable after the time-out."""
-        monkeypatch.setattr(vault_module, "TIMEOUT_SECONDS", 0.2)
+        monkeypatch.setattr(vault_session, "TIMEOUT_SECONDS", 0.2)
         with socket.create_server(("127.0.0.1", 0)) as silent:
-            vault = Vault(VaultSettings(address=f"http://127.0.0.1:{silent.getsockname()[1]}", token="t"))
+            vault = VaultKv(VaultSettings(address=f"http://127.0.0.1:{silent.getsockname()[1]}", token="t"))
             with pytest.raises(Unavailable, match=r"^vault: ReadTimeout$"):
-                vault.connect()
+                vault.session.connect()
             vault.close()
 
     def test_sealed(self) -> None:
         """A sealed Vault is unavailable, by that name, for a log-in, a read, and a session that had a token."""
         with OpenBao() as server:
             settings = VaultSettings(address=server.url, token=server.root_token)
-            before, after = Vault(settings), Vault(settings)
-            before.connect()
+            before, after = VaultKv(settings), VaultKv(settings)
+            before.session.connect()
             Admin(server).do("PUT", "sys/seal")
-            for request in (after.connect, lambda: from_vault(before)):
+            for request in (after.session.connect, lambda: from_vault(before)):
                 with pytest.raises(Unavailable, match=r"^vault: sealed$"):
                     request()
-            approle = Vault(VaultSettings(address=server.url, auth="approle", role_id="r"))
+            approle = VaultKv(VaultSettings(address=server.url, auth="approle", role_id="r"))
             with pytest.raises(Unavailable, match=r"^vault: sealed$"):
-                approle.connect()
+                approle.session.connect()
             for vault in (before, after, approle):
                 vault.close()
 
@@ -799,9 +799,9 @@ class TestAway:
     def test_fails_inside(self, status: int, body: dict[str, object], reason: str) -> None:
         """A Vault on standby, overloaded or failing is unavailable, by a word that holds nothing of its answer."""
         with answering(status, json.dumps(body), "application/json") as address:
-            vault = Vault(VaultSettings(address=address, token="t"))
+            vault = VaultKv(VaultSettings(address=address, token="t"))
             with pytest.raises(Unavailable) as caught:
-                vault.connect()
+                vault.session.connect()
             vault.close()
         assert caught.value.reason == reason
         assert "canary" not in error_text(caught.value)
@@ -819,9 +819,9 @@ class TestAway:
     def test_not_a_vault(self, status: int, body: str, kind: str) -> None:
         """Something else than Vault at the address is an error that a person has to mend."""
         with answering(status, body, kind) as address:
-            vault = Vault(VaultSettings(address=address, token="t"))
+            vault = VaultKv(VaultSettings(address=address, token="t"))
             with pytest.raises(MasterKeyError) as caught:
-                vault.connect()
+                vault.session.connect()
             vault.close()
         assert address in str(caught.value)
         assert "canary" not in error_text(caught.value)
@@ -830,7 +830,7 @@ class TestAway:
     def test_not_an_address(self, address: str) -> None:
         """An address that is no URL is an error that names VAULT_ADDR."""
         with pytest.raises(MasterKeyError, match="VAULT_ADDR"):
-            Vault(VaultSettings(address=address, token="t")).connect()
+            VaultKv(VaultSettings(address=address, token="t")).session.connect()
 
 
 class answering:  # noqa: N801 - reads as a context: "with answering(...)"
@@ -897,9 +897,9 @@ class TestTls:
 
     def connect(self, server: TlsOpenBao, **settings: object) -> None:
         given = {"address": server.url, "token": server.root_token, **settings}
-        vault = Vault(msgspec.convert(given, VaultSettings))
+        vault = VaultKv(msgspec.convert(given, VaultSettings))
         try:
-            vault.connect()
+            vault.session.connect()
         finally:
             vault.close()
 
@@ -922,7 +922,7 @@ class TestTls:
         """An https:// address of a server that speaks http is a failure of TLS, not a server that is away."""
         address = f"https://127.0.0.1:{openbao_server.port}"
         with pytest.raises(MasterKeyError, match=r"TLS with Vault at .* failed"):
-            Vault(VaultSettings(address=address, token="t")).connect()
+            VaultKv(VaultSettings(address=address, token="t")).session.connect()
 
     def test_http_to_a_server_with_tls(self, tls_server: TlsOpenBao) -> None:
         """An http:// address of a server that speaks TLS is an error that says so."""
@@ -954,9 +954,9 @@ class TestTls:
 
             thread = threading.Thread(target=hang_up)
             thread.start()
-            vault = Vault(VaultSettings(address=f"https://127.0.0.1:{server.getsockname()[1]}", token="t"))
+            vault = VaultKv(VaultSettings(address=f"https://127.0.0.1:{server.getsockname()[1]}", token="t"))
             with pytest.raises(Unavailable, match=r"^vault: ConnectionError$"):
-                vault.connect()
+                vault.session.connect()
             thread.join()
 
 
@@ -990,7 +990,7 @@ def test_several_secrets_are_read_at_the_same_time() -> None:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        vault = Vault(VaultSettings(address=f"http://127.0.0.1:{server.server_port}", token="t"))
+        vault = VaultKv(VaultSettings(address=f"http://127.0.0.1:{server.server_port}", token="t"))
         found = vault.read_secrets("secret", names)
         assert found == [{"name": name} for name in names]
         vault.close()

@@ -16,7 +16,7 @@ from token_worker.errors import Unavailable
 from token_worker.keys.cache import KeyCache, KeySearch
 from token_worker.keys.keyring import Keyring
 from token_worker.keys.store import VaultKeyStore, new_key, wrap
-from token_worker.keys.vault import Vault
+from token_worker.keys.vault_kv import VaultKv
 from token_worker.settings.vault import VaultSettings
 
 POLICY = DEPLOY_FILES / "vault" / "all-keys.hcl"
@@ -63,8 +63,8 @@ def bao(openbao_server: OpenBao) -> Iterator[Bao]:
 
 
 def store(bao: Bao, token: str) -> VaultKeyStore:
-    vault = Vault(VaultSettings(address=bao.url, token=token))
-    vault.connect()
+    vault = VaultKv(VaultSettings(address=bao.url, token=token))
+    vault.session.connect()
     return VaultKeyStore(vault, "secret", ".acrakeys")
 
 

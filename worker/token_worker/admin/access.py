@@ -21,7 +21,7 @@ class AdminAccess(KeyAccess):
     def connect_names(self) -> AdminStore:
         """The key storage for a command that needs no master key; errors as by ``connect``."""
         if self._settings.keys_source == "vault":
-            required(self._vault).connect()
+            required(self._vault).session.connect()
         return self._admin_store()
 
     def replace_master_key(self, current: bytes) -> None:
@@ -39,6 +39,6 @@ class AdminAccess(KeyAccess):
         settings = self._settings
         if settings.keys_source == "vault":
             vault = required(self._vault)
-            mount, _ = vault.split(vault.settings.secret)
+            mount, _ = vault.split(vault.session.settings.secret)
             return VaultAdminStore(vault, mount, settings.keys_folder)
         return RedisAdminStore(make_primary_link("keys", settings.keys, refusals=True), settings.keys_folder)

@@ -368,8 +368,8 @@ def _vault(access: AdminAccess, settings: Settings) -> Iterator[Check]:
     vault = access.vault
     if vault is None or settings.vault is None:
         return
-    seconds = vault.seconds_left
-    if seconds is not None and seconds < TOKEN_SECONDS_MIN and not vault.is_renewable:
+    seconds = vault.session.seconds_left
+    if seconds is not None and seconds < TOKEN_SECONDS_MIN and not vault.session.is_renewable:
         remedy = "use a token that can be renewed, or TOKEN_WORKER_VAULT_AUTH approle or jwt"
         yield Check("Vault token: time", "finding", f"expires in {seconds:.0f} seconds and cannot be renewed", remedy)
     else:

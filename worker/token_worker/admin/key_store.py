@@ -18,7 +18,7 @@ from token_worker.redis.scan import escape_pattern, scan
 from token_worker.redis.script import Script
 
 if TYPE_CHECKING:
-    from token_worker.keys.vault import Vault
+    from token_worker.keys.vault_kv import VaultKv
 
 _REPLACE = Script(__package__, "replace.lua")
 _ROTATE = Script(__package__, "rotate.lua")
@@ -124,7 +124,7 @@ class RedisAdminStore:
 class VaultAdminStore:
     """The same names as KV secrets of one mount."""
 
-    def __init__(self, vault: "Vault", mount: str, folder: str) -> None:
+    def __init__(self, vault: "VaultKv", mount: str, folder: str) -> None:
         self.folder = folder
         self._vault = vault
         self._mount = mount

@@ -8,42 +8,42 @@ from token_worker.keys import master
 from token_worker.keys.store import KeyStore, RedisKeyStore, VaultKeyStore
 from token_worker.redis.connect import make_primary_link
 from token_worker.settings.options import Settings
+from token_worker.settings.vault import VaultSettings
 
 if TYPE_CHECKING:
-    from token_worker.keys.vault import Vault
+    from token_worker.keys.vault_kv import VaultKv
 
 T = TypeVar("T")
 
 
 class KeyAccess:
-    """The master key and the key storage, from wherever the settings say they are."""
+    """The master key and the key storage, from the places that the settings name.
+
+    Attributes:
+        previous_master_key: the master key before the one that ``connect`` returned, while one replaces the other.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.previous_master_key: bytes | None = None
-        """The master key before the one that ``connect`` gave, while one is replaced by the other."""
-        self._vault: Vault | None = None
-        if settings.vault is not None:
-            from token_worker.keys import vault  # noqa: PLC0415 - 7 MiB that only workers with Vault need
-
-            self._vault = vault.Vault(settings.vault)
+        self._vault = None if settings.vault is None else _vault_kv(settings.vault)
 
     @property
-    def vault(self) -> "Vault | None":
-        """The session with Vault, where the master key or keys come from there."""
+    def vault(self) -> "VaultKv | None":
+        """Vault, if the master key or the keys come from there."""
         is_used = "vault" in (self._settings.master_key_source, self._settings.keys_source)
         return self._vault if is_used else None
 
     def connect(self, progress: Callable[[int], object] | None = None) -> tuple[bytes, KeyStore]:
-        """The master key, and where the sealed keys are; ``progress`` as by ``RedisKeyStore``.
+        """Return the master key and the storage of the sealed keys; ``progress`` as by ``RedisKeyStore``.
 
         Raises:
             Unavailable: Vault is away.
-            MasterKeyError, SettingsError: a person has to mend something.
+            MasterKeyError, SettingsError: a person has to change something.
         """
         settings, vault = self._settings, self._vault
         if self.vault is not None:
-            self.vault.connect()
+            self.vault.session.connect()
         if settings.master_key_source == "vault":
             master_key = master.from_vault(required(vault))
         else:
@@ -60,12 +60,12 @@ class KeyAccess:
         return master_key, RedisKeyStore(link, settings.keys_folder, history=history, progress=progress)
 
     def keep_alive(self) -> None:
-        """Renew the Vault token in the background, where keys are read from Vault later on."""
+        """Renew the Vault token in the background, if Vault is used."""
         if self.vault is not None:
-            self.vault.keep_alive()
+            self.vault.session.keep_alive()
 
     def close(self) -> None:
-        """Give back what was got by log-in."""
+        """End the session with Vault; a token from a log-in is revoked."""
         if self._vault is not None:
             self._vault.close()
 
@@ -77,7 +77,13 @@ class KeyAccess:
 
 
 def required(setting: T | None) -> T:
-    """The setting, or an error that names the missing address of Vault."""
+    """Return a setting that is set; else raise an error that names the missing address of Vault."""
     if setting is None:
-        raise SettingsError("VAULT_ADDR: is needed where the master key or keys are in Vault")
+        raise SettingsError("VAULT_ADDR: is needed if the master key or the keys are in Vault")
     return setting
+
+
+def _vault_kv(settings: VaultSettings) -> "VaultKv":
+    from token_worker.keys.vault_kv import VaultKv  # noqa: PLC0415 - 7 MiB that only workers with Vault need
+
+    return VaultKv(settings)

@@ -12,7 +12,7 @@ from token_worker.acra import secure_cell
 from token_worker.errors import CorruptData, MasterKeyError
 
 if TYPE_CHECKING:
-    from token_worker.keys.vault import Vault
+    from token_worker.keys.vault_kv import VaultKv
 
 MASTER_KEY_BYTES_MIN = 32
 """Least length of a master key."""
@@ -85,14 +85,14 @@ def from_environment(value: str | None, file: str | None) -> bytes:
     return decode_master_key(content.decode("latin-1"), where)  # whatever is not ASCII is not base64 either
 
 
-def from_vault(vault: "Vault") -> bytes:
+def from_vault(vault: "VaultKv") -> bytes:
     """Master key from the field ``acra_master_key`` of the secret that the settings of ``vault`` name.
 
     Raises:
         Unavailable: Vault is away, sealed or on standby.
         MasterKeyError: the secret or its field is not there, may not be read, or holds no master key.
     """
-    mount, path = vault.split(vault.settings.secret)
+    mount, path = vault.split(vault.session.settings.secret)
     secret = vault.read_secret(mount, path)
     if secret is None:
         raise MasterKeyError(
@@ -102,7 +102,7 @@ def from_vault(vault: "Vault") -> bytes:
     return _in_secret(secret, mount, path)
 
 
-def previous_from_vault(vault: "Vault", current: bytes) -> bytes | None:
+def previous_from_vault(vault: "VaultKv", current: bytes) -> bytes | None:
     """The master key before ``current``, from the versions of its secret; None where there is no other.
 
     Versions that do not hold a master key, or were deleted, are passed over. On KV 1 there is only one version.
@@ -111,7 +111,7 @@ def previous_from_vault(vault: "Vault", current: bytes) -> bytes | None:
         Unavailable: Vault is away, sealed or on standby.
         MasterKeyError: the secret may not be read.
     """
-    mount, path = vault.split(vault.settings.secret)
+    mount, path = vault.split(vault.session.settings.secret)
     newest = vault.read_version(mount, path)
     if newest is None:
         return None
@@ -128,14 +128,14 @@ def previous_from_vault(vault: "Vault", current: bytes) -> bytes | None:
     return None
 
 
-def store_in_vault(vault: "Vault", current: bytes, new: bytes) -> bool:
+def store_in_vault(vault: "VaultKv", current: bytes, new: bytes) -> bool:
     """Replace the master key in its secret by check-and-set; all other fields stay. False if it is another by now.
 
     Raises:
         Unavailable: Vault is away, sealed or on standby; it may have been stored.
         MasterKeyError: it may not be read or written, or the mount is KV 1, which has no check-and-set.
     """
-    mount, path = vault.split(vault.settings.secret)
+    mount, path = vault.split(vault.session.settings.secret)
     found = vault.read_version(mount, path)
     if found is None or _in_secret(found.fields, mount, path) != current:
         return False

@@ -23,7 +23,7 @@ from token_worker.redis.link import RedisLink
 from token_worker.redis.scan import SCAN_COUNT, escape_pattern, scan
 
 if TYPE_CHECKING:
-    from token_worker.keys.vault import Vault
+    from token_worker.keys.vault_kv import VaultKv
 
 VAULT_FIELD = "key"
 MOVED_FIELD = "moved_to"
@@ -173,7 +173,7 @@ class RedisKeyStore:
 class VaultKeyStore:
     """Keys as KV secrets of one mount: ``<folder>/<name>``, field ``key``."""
 
-    def __init__(self, vault: "Vault", mount: str, folder: str) -> None:
+    def __init__(self, vault: "VaultKv", mount: str, folder: str) -> None:
         self._vault = vault
         self._mount = mount
         self._folder = folder

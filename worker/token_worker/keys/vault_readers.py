@@ -1,12 +1,12 @@
-"""Several requests to Vault at the same time, each thread with a session of its own, since sessions cannot be shared.
+"""Several requests to Vault at the same time. Each thread has a connection of its own, because they cannot be shared.
 
-The threads live as long as one call; sessions, and with them connections, are kept for the next one.
+The threads end with each call. The connections are kept for the next one.
 """
 
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from hvac.adapters import JSONAdapter
 
@@ -17,41 +17,44 @@ T = TypeVar("T")
 
 
 class AskAgain(NamedTuple):
-    """Stands for an answer that was refused: the token may have ended meanwhile."""
+    """Stands for an answer that Vault refused: perhaps the token ended meanwhile."""
 
 
 class Readers:
-    """Does a job with a session for each of many paths.
+    """Does one job for each of many paths, several at the same time.
 
     Args:
-        make: a new session.
+        make_adapter: makes a connection.
     """
 
-    def __init__(self, make: Callable[[], JSONAdapter]) -> None:
-        self._make = make
+    def __init__(self, make_adapter: Callable[[], JSONAdapter]) -> None:
+        self._make_adapter = make_adapter
         self._idle: deque[JSONAdapter] = deque()
 
     def read(self, paths: Sequence[str], job: Callable[[JSONAdapter, str], T]) -> list[T]:
-        """What the job gives for each path; once it raises an error, no more are begun, and that is raised."""
-        left = deque(enumerate(paths))
-        found: dict[int, T] = {}
+        """Do the job for each path, and return the results in order.
+
+        After the first error no further job begins, and that error is raised.
+        """
+        waiting = deque(enumerate(paths))
+        results: dict[int, T] = {}
         errors: list[Exception] = []
 
         def work() -> None:
             try:
-                session: Any = self._idle.pop()
+                adapter = self._idle.pop()
             except IndexError:
-                session = self._make()
+                adapter = self._make_adapter()
             while not errors:
                 try:
-                    number, path = left.popleft()
+                    number, path = waiting.popleft()
                 except IndexError:
                     break
                 try:
-                    found[number] = job(session, path)
-                except Exception as error:  # noqa: BLE001 - raised where it can be handled
+                    results[number] = job(adapter, path)
+                except Exception as error:  # noqa: BLE001 - raised in the caller's thread
                     errors.append(error)
-            self._idle.append(session)
+            self._idle.append(adapter)
 
         threads = [threading.Thread(target=work, daemon=True) for _ in range(min(READER_THREADS_MAX, len(paths)))]
         for thread in threads:
@@ -60,7 +63,7 @@ class Readers:
             thread.join()
         if errors:
             raise errors[0]
-        return [found[number] for number in range(len(paths))]
+        return [results[number] for number in range(len(paths))]
 
     def close(self) -> None:
         """Close the connections."""

@@ -119,7 +119,7 @@ def _add_gauges(metrics: Metrics, keys: KeyCache, access: KeyAccess) -> None:
     if access.vault is not None:
         vault = access.vault
         seconds = "Seconds left of the Vault token; NaN where it does not end."
-        metrics.watch("token_worker_vault_token_seconds", seconds, lambda: vault.seconds_left or float("nan"))
+        metrics.watch("token_worker_vault_token_seconds", seconds, lambda: vault.session.seconds_left or float("nan"))
 
 
 def _worker(settings: Settings, keys: KeyCache, tokens: TokenStorage, drain: Drain, telemetry: Telemetry) -> Worker:

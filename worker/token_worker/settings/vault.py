@@ -1,4 +1,4 @@
-"""Where Vault is and how to log in: apart from ``keys.vault``, which a worker without Vault does not load."""
+"""Where Vault is and how to log in: apart from ``keys.vault_session``, which a worker without Vault does not load."""
 
 from pathlib import Path
 from typing import Literal
