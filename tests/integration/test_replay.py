@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,15 @@ import pytest
 
 from harness.servers import Valkey
 from harness.stack import Stack, wait_until
+from token_worker.admin.dead_letters import DeadLetters
+from token_worker.admin.replay import Replay, Selection
 from token_worker.admin.reply_comparison import ReplyComparison, ResentRequest
+from token_worker.contract.messages import Op
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.exchange import drive
 from token_worker.redis.link import RedisLink
+from token_worker.streams.delivery import READ_BYTES
+from token_worker.streams.routes import Route
 from token_worker.streams.stream_ids import LAST_ID
 
 CLIENT = "shop-frontend"
@@ -278,6 +284,27 @@ def test_dead_letters_are_listed_shown_and_replayed(stack: Stack) -> None:
     assert [entry_id.decode() for entry_id, _ in stack.streams.xrange(f"{STREAM}:dead")] == [unreadable]
 
 
+def test_age_of_a_dead_letter_whose_id_is_ahead_of_the_clock(stack: Stack) -> None:
+    """An id ahead of the clock is no age of 0: it is told as such, or the age by what workers noted of its arrival."""
+    seconds = stack.streams.time()[0]
+    dead = {"dead_reason": "a reason", "dead_stream": STREAM, "dead_entry": "5-0", "dead_deliveries": 6, "payload": "{"}
+    ids = ["5-0", f"{(seconds - 100) * 1000}-0", f"{(seconds + 86_400) * 1000}-0", f"{(seconds + 86_400) * 1000}-1"]
+    for entry_id in ids[:3]:
+        stack.streams.xadd(f"{STREAM}:dead", dead, id=entry_id)
+    rows = [json.loads(line) for line in stack.run("dead-letters", "list", "--json").stdout.splitlines()]
+    assert [row["age_seconds"] is None for row in rows] == [True, False, True]
+    assert 100 <= rows[1]["age_seconds"] < 200
+    assert (rows[0]["ahead_seconds"], rows[1]["ahead_seconds"]) == (0, 0)
+    assert 86_000 < rows[2]["ahead_seconds"] <= 86_400
+    table = stack.run("dead-letters", "list", COLUMNS="200").stdout
+    assert ("ahead of the clock" in table, "unknown" in table) == (True, True)
+    # With a note that all was there before that last one arrived, an age is told.
+    stack.streams.set(f"{STREAM}:arrivals:dead-letters", f"{(seconds - 50) * 1000} {ids[2]}")
+    stack.streams.xadd(f"{STREAM}:dead", dead, id=ids[3])
+    shown = json.loads(stack.run("dead-letters", "show", ids[3], "--json").stdout)
+    assert 50 <= shown["age_seconds"] < 150
+
+
 def test_revealed_payload_is_audited_first(stack: Stack, tmp_path: Path) -> None:
     """--reveal asks, leaves a line without the value in the audit log, and only then shows the payload."""
     letter = bury(stack, {**requests(1)[0], "value": "a canary"}).decode()
@@ -353,6 +380,81 @@ def test_dead_letters_stay_where_the_ids_of_their_stream_are_used_up(stack: Stac
     sent += [it["id"] for it in payloads(stack)]
     assert sent == [f"r{number}" for number in range(4)]
     assert stack.streams.xlen(f"{STREAM}:dead") == 0
+
+
+class Scale(RedisLink):
+    """A link that tells how many bytes of entries its largest reply had."""
+
+    most_bytes = 0
+
+    def call(self, *command: Any) -> Any:
+        reply = super().call(*command)
+        if command[0] == "XRANGE":
+            self.most_bytes = max(self.most_bytes, sum(len(it) for _, fields in reply for it in fields))
+        return reply
+
+
+@pytest.fixture
+def scale(streams_server: Valkey) -> Iterator[Scale]:
+    """A link to the streams' server."""
+    with closing(Scale("streams", RedisSettings(url=streams_server.url), refusals=True)) as link:
+        yield link
+
+
+LARGE = "x" * (1 << 20)
+ROUTE = Route(STREAM, "tokenize:responses", frozenset({Op.TOKENIZE}))
+PAYLOADS = [json.dumps({"id": f"r{number}", "value": LARGE if number % 5 else "x"}) for number in range(60)]
+"""Small ones among the large ones: COUNT grows in between."""
+
+
+def test_pages_of_a_replay_are_bounded_in_bytes(scale: Scale) -> None:
+    """A replay holds a few of many large requests at a time, also while it looks for earlier replays."""
+    for payload in PAYLOADS:
+        scale.call("XADD", STREAM, "*", "payload", payload)
+    replay = Replay([ROUTE], "token-workers", Selection(stream=STREAM, force=True))
+    drive(replay.prepare(), scale)
+    found = []
+    while page := drive(replay.next_page(), scale):
+        assert sum(len(it.payload) for it in page) <= READ_BYTES
+        found += [it.request_id for it in page]
+    assert found == [f"r{number}" for number in range(60)]
+    assert scale.most_bytes <= READ_BYTES
+
+
+def test_named_entries_of_a_replay_are_bounded_in_bytes(scale: Scale) -> None:
+    """Large requests that are named by their ids are read and sent a few at a time."""
+    ids = [scale.call("XADD", STREAM, "*", "payload", payload).decode() for payload in PAYLOADS]
+    replay = Replay([ROUTE], "token-workers", Selection(stream=STREAM, force=True, ids=(*ids, "7-7")))
+    found = []
+    while page := drive(replay.next_page(), scale):
+        assert sum(len(it.payload) for it in page) <= READ_BYTES
+        found += [it.request_id for it in page]
+    assert found == [f"r{number}" for number in range(60)]
+    assert replay.missing == {"7-7"}
+
+
+def test_pages_of_replies_are_bounded_in_bytes(scale: Scale) -> None:
+    """The replies to what was replayed are compared a few at a time."""
+    for number in range(60):
+        reply = {"id": f"r{number}", "request_entry": f"{number}-1", "status": "ok", "value": LARGE}
+        scale.call("XADD", "tokenize:responses", f"{number}-2", "payload", json.dumps(reply))
+    sent = [
+        ResentRequest("1-0", "0-1", f"{number}-1", f"r{number}", ("tokenize:responses",), was_answered=True)
+        for number in range(60)
+    ]
+    assert drive(ReplyComparison(sent).read_replies(), scale) == 0
+    assert scale.most_bytes <= READ_BYTES
+
+
+def test_pages_of_dead_letters_are_bounded_in_bytes(scale: Scale) -> None:
+    """Large dead letters are listed a few at a time."""
+    for payload in PAYLOADS:
+        scale.call("XADD", f"{STREAM}:dead", "*", "dead_reason", "a reason", "payload", payload)
+    letters, found = DeadLetters(ROUTE), []
+    while page := drive(letters.next_page(), scale):
+        found += [letter.request_id for letter, _ in page]
+    assert found == [f"r{number}" for number in range(60)]
+    assert scale.most_bytes <= READ_BYTES
 
 
 def test_entries_with_the_largest_id_are_read_like_others(stack: Stack) -> None:

@@ -9,10 +9,13 @@ from typing import Any
 
 import msgspec
 
+from token_worker.admin.lag import Ends, age_seconds, look
+from token_worker.admin.pages import Pages
 from token_worker.admin.payloads import read_message
-from token_worker.admin.replay import PAGE_ENTRIES
 from token_worker.redis.exchange import Exchange
+from token_worker.streams.retention import AHEAD_MS
 from token_worker.streams.routes import Route
+from token_worker.streams.stream_ids import FIRST_ID, after, order
 
 
 class DeadLetter(msgspec.Struct, kw_only=True):
@@ -23,7 +26,8 @@ class DeadLetter(msgspec.Struct, kw_only=True):
         stream, entry: the request stream and the id it had there.
         reason: why it could not be answered.
         deliveries: how often it was delivered.
-        age_seconds: since it became a dead letter, by the server's clock.
+        age_seconds: since it became a dead letter, by the server's clock; None where that cannot be told.
+        ahead_seconds: how far its id lies ahead of that clock; 0 where it does not.
         request_id, op, client_id: as far as the payload can be read.
         payload_bytes: length of the payload.
     """
@@ -34,62 +38,84 @@ class DeadLetter(msgspec.Struct, kw_only=True):
     entry: str
     reason: str
     deliveries: int
-    age_seconds: float
+    age_seconds: float | None
+    ahead_seconds: float
     request_id: str | None
     op: str | None
     client_id: str | None
     payload_bytes: int
 
 
-def read_page(route: Route, start: str, now_ms: int) -> Exchange[list[tuple[DeadLetter, bytes]]]:
-    """The next dead letters and their payloads, from the id ``start`` on; of shared streams those of all routes."""
-    page = yield "XRANGE", route.dead_letters, start, "+", "COUNT", PAGE_ENTRIES
-    return [_describe(route, entry_id.decode(), raw, now_ms) for entry_id, raw in page]
+class DeadLetters:
+    """The dead letters of one stream. A stream that routes share holds those of all of them.
 
+    Args:
+        route: a route that has this dead-letter stream.
 
-def find(routes: Sequence[Route], letter: str, now_ms: int) -> Exchange[list[tuple[DeadLetter, bytes]]]:
-    """The dead letters with this id: one, but for a chance in several streams."""
-    found = []
-    for route in {route.dead_letters: route for route in routes}.values():
-        for entry_id, raw in (yield "XRANGE", route.dead_letters, letter, letter):
-            found.append(_describe(route, entry_id.decode(), raw, now_ms))
-    return found
+    Attributes:
+        stream: its name.
+    """
+
+    def __init__(self, route: Route) -> None:
+        self.stream = route.dead_letters
+        self._route = route
+        self._pages = Pages()
+        self._start: str | None = FIRST_ID
+        self._ends: Ends | None = None
+        self._now_ms = 0
+
+    def next_page(self) -> Exchange[list[tuple[DeadLetter, bytes]]]:
+        """The next dead letters and their payloads, empty at the end."""
+        yield from self._look()
+        if self._start is None:
+            return []
+        page = yield from self._pages.read(self.stream, self._start)
+        self._start = after(page[-1][0]) if page else None
+        return [self._describe(entry_id, raw) for entry_id, raw in page]
+
+    def find(self, letter: str) -> Exchange[list[tuple[DeadLetter, bytes]]]:
+        """The dead letter with this id, if it is in this stream."""
+        yield from self._look()
+        found = yield "XRANGE", self.stream, letter, letter
+        return [self._describe(entry_id, raw) for entry_id, raw in found]
+
+    def _look(self) -> Exchange[None]:
+        """Learn what is needed to tell ages."""
+        if self._ends is None:
+            seconds, micros = yield ("TIME",)
+            self._now_ms = int(seconds) * 1000 + int(micros) // 1000
+            self._ends = yield from look(self._route, self.stream)
+
+    def _describe(self, entry_id: bytes, raw: Sequence[bytes]) -> tuple[DeadLetter, bytes]:
+        fields = dict(zip(raw[::2], raw[1::2], strict=True))
+        payload = fields.get(b"payload", b"")
+        message: dict[str, Any] = read_message(payload) or {}
+
+        def text(name: bytes) -> str:
+            return fields.get(name, b"").decode(errors="replace")
+
+        def member(name: str) -> str | None:
+            found = message.get(name)
+            return found if isinstance(found, str) and len(found) <= 256 else None
+
+        ahead_ms = order(entry_id)[0] - self._now_ms
+        letter = DeadLetter(
+            dead_stream=self.stream,
+            id=entry_id.decode(),
+            stream=text(b"dead_stream"),
+            entry=text(b"dead_entry"),
+            reason=text(b"dead_reason"),
+            deliveries=int(text(b"dead_deliveries") or 0) if text(b"dead_deliveries").isdecimal() else 0,
+            age_seconds=age_seconds(entry_id, self._ends or Ends(), self._now_ms),
+            ahead_seconds=ahead_ms / 1000 if ahead_ms > AHEAD_MS else 0.0,
+            request_id=member("id"),
+            op=member("op"),
+            client_id=member("client_id"),
+            payload_bytes=len(payload),
+        )
+        return letter, payload
 
 
 def drop(dead_stream: str, letters: Sequence[str]) -> Exchange[int]:
     """Delete dead letters for good; how many there were."""
     return int((yield "XDEL", dead_stream, *letters))
-
-
-def server_ms() -> Exchange[int]:
-    """The server's clock, Unix milliseconds."""
-    seconds, micros = yield ("TIME",)
-    return int(seconds) * 1000 + int(micros) // 1000
-
-
-def _describe(route: Route, entry_id: str, raw: Sequence[bytes], now_ms: int) -> tuple[DeadLetter, bytes]:
-    fields = dict(zip(raw[::2], raw[1::2], strict=True))
-    payload = fields.get(b"payload", b"")
-    message: dict[str, Any] = read_message(payload) or {}
-
-    def text(name: bytes) -> str:
-        return fields.get(name, b"").decode(errors="replace")
-
-    def member(name: str) -> str | None:
-        found = message.get(name)
-        return found if isinstance(found, str) and len(found) <= 256 else None
-
-    letter = DeadLetter(
-        dead_stream=route.dead_letters,
-        id=entry_id,
-        stream=text(b"dead_stream"),
-        entry=text(b"dead_entry"),
-        reason=text(b"dead_reason"),
-        deliveries=int(text(b"dead_deliveries") or 0) if text(b"dead_deliveries").isdecimal() else 0,
-        age_seconds=max(0, now_ms - int(entry_id.partition("-")[0])) / 1000,
-        request_id=member("id"),
-        op=member("op"),
-        client_id=member("client_id"),
-        payload_bytes=len(payload),
-    )
-    return letter, payload

@@ -237,7 +237,7 @@ def _stream(
         row = yield from _group(stream, ends, group, following, server)
         rows.append(msgspec.structs.replace(row, dead_letters=dead, ids_ahead_seconds=ahead))
     if ours is not None and not any(row.group == ours for row in rows):
-        oldest = _age(ends.first, ends, server)
+        oldest = age_seconds(ends.first, ends, server.now_ms)
         known = {"undelivered": ends.length, "oldest_undelivered_age_seconds": oldest}
         rows.append(_row(stream, ours, **known, dead_letters=dead, ids_ahead_seconds=ahead))
     found.rows.extend(rows)
@@ -266,11 +266,11 @@ def _group(
     name = group["name"].decode()
     lag = None if server.is_misled else group.get("lag")
     undelivered, exact = yield from _undelivered(stream, ends, group["last-delivered-id"], following, lag)
-    oldest = _age(following, ends, server)
+    oldest = age_seconds(following, ends, server.now_ms)
     oldest_pending, worst = None, 0
     if group["pending"]:
         summary = yield "XPENDING", stream, name
-        oldest_pending = _age(summary[1], ends, server)
+        oldest_pending = age_seconds(summary[1], ends, server.now_ms)
         worst = yield from _worst(stream, name)
     idle = [_map(raw)["idle"] for raw in (yield "XINFO", "CONSUMERS", stream, name)]
     alive = sum(ms < ALIVE_SECONDS * 1000 for ms in idle)
@@ -331,11 +331,11 @@ def _map(raw: list[Any]) -> dict[str, Any]:
     return {name.decode(): value for name, value in zip(raw[::2], raw[1::2], strict=True)}
 
 
-def _age(entry_id: bytes | None, ends: Ends, server: _Server) -> float | None:
-    """Age of an entry, None where there is none or the age cannot be told."""
+def age_seconds(entry_id: bytes | None, ends: Ends, now_ms: int) -> float | None:
+    """Age of an entry by its id and what is noted of arrivals, None where there is no entry or it cannot be told."""
     if entry_id is None:
         return None
-    ms, now_ms = order(entry_id)[0], server.now_ms
+    ms = order(entry_id)[0]
     notes = [(at_ms, noted) for at_ms, noted in ends.notes if at_ms <= now_ms and _is_of(noted, ends)]
     here_by = min([at_ms for at_ms, noted in notes if order(entry_id) <= order(noted)], default=None)
     if _FIRST_TIME_MS <= ms <= now_ms + AHEAD_MS:

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from token_worker.admin.lag import look
+from token_worker.admin.pages import PAGE_BYTES, PAGE_ENTRIES, Pages, size_of
 from token_worker.admin.payloads import encode_like, read_message, replay_count, replay_origin, text_member
 from token_worker.admin.reply_comparison import ResentRequest
 from token_worker.contract.messages import Op
@@ -29,9 +30,6 @@ from token_worker.streams.routes import Route, replay_key
 from token_worker.streams.stream_ids import FIRST_ID, LAST_ID, MOST, after, before, is_id, order
 
 _RESEND = Script(__package__, "resend.lua")
-
-PAGE_ENTRIES = 100
-"""Entries that are read by one command, and sent by one script."""
 
 RECORD_SECONDS = 7 * 86_400
 """How long an interrupted replay can be continued."""
@@ -128,6 +126,7 @@ class Replay:
         """The record as it is stored."""
         self._earlier: dict[str, int] = {}
         """By original entry: how often it was replayed before."""
+        self._pages = Pages()
 
     @property
     def record(self) -> str:
@@ -182,13 +181,14 @@ class Replay:
         selection = self.progress.selection
         if not self._earlier and not self._reads_dead_letters:
             yield from self._count_earlier()
+        entries: list[Any]
         if selection.ids:
             entries = yield from self._read_ids()
         else:
             start = after(max(self.progress.done, before(selection.first), key=order))
             if start is None or order(start) > order(selection.last):
                 return None
-            entries = yield "XRANGE", selection.stream, start, selection.last, "COUNT", PAGE_ENTRIES
+            entries = yield from self._pages.read(selection.stream, start, selection.last)
         if not entries:
             return None
         self.progress.done = entries[-1][0].decode()
@@ -249,7 +249,7 @@ class Replay:
             if not found:
                 self.missing.add(entry_id)
             entries += found
-            if len(entries) == PAGE_ENTRIES:
+            if len(entries) == PAGE_ENTRIES or size_of(entries) >= PAGE_BYTES:
                 break
         return entries
 
@@ -257,7 +257,7 @@ class Replay:
         """Count how often each request was replayed before, by the replays that are still in the stream."""
         self._earlier[""] = 0
         start: str | None = self.progress.selection.first
-        while start and (page := (yield "XRANGE", self.progress.selection.stream, start, "+", "COUNT", PAGE_ENTRIES)):
+        while start and (page := (yield from self._pages.read(self.progress.selection.stream, start))):
             for _, raw in page:
                 payload = _fields(raw).get(b"payload", b"")
                 if b"replay_of" in payload:

@@ -11,13 +11,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from token_worker.admin.pages import Pages
 from token_worker.admin.payloads import read_message
 from token_worker.errors import ServerError
 from token_worker.redis.exchange import Exchange
 from token_worker.streams.stream_ids import after, order
-
-PAGE_ENTRIES = 100
-"""Replies read by one command."""
 
 
 class ResentRequest(NamedTuple):
@@ -72,12 +70,13 @@ class ReplyComparison:
         """By stream: where to read on, None after its last id."""
         self._digests: dict[str, bytes] = {}
         """By request entry: the hash of the reply that was found."""
+        self._pages = Pages()
 
     def read_replies(self) -> Exchange[int]:
         """Read what was added to the streams since the last call. Returns how many replies are still missing."""
         for stream in self._positions:
             while position := self._positions[stream]:
-                page = yield from _read_page(stream, position)
+                page = yield from self._read_page(stream, position)
                 if not page:
                     break
                 for _, raw in page:
@@ -100,19 +99,17 @@ class ReplyComparison:
                 result.different.append((request.original, request.entry, request.request_id))
         return result
 
+    def _read_page(self, stream: str, position: str) -> Exchange[list[Any]]:
+        try:
+            return (yield from self._pages.read(stream, position))
+        except ServerError as error:
+            if error.code != "WRONGTYPE":
+                raise
+            return []  # a reply_to that is not a stream, and so got no reply
+
     def _note(self, payload: bytes) -> None:
         reply = read_message(payload)
         if reply is None or reply.get("request_entry") not in self._wanted:
             return
         answer = [reply.get(name) for name in ("status", "value", "items", "error")]
         self._digests[reply["request_entry"]] = hashlib.sha256(msgspec.msgpack.encode(answer)).digest()
-
-
-def _read_page(stream: str, position: str) -> Exchange[list[Any]]:
-    try:
-        page: list[Any] = yield "XRANGE", stream, position, "+", "COUNT", PAGE_ENTRIES
-    except ServerError as error:
-        if error.code != "WRONGTYPE":
-            raise
-        return []  # a reply_to that is not a stream, and so got no reply
-    return page

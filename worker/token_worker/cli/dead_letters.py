@@ -12,8 +12,9 @@ from rich import box
 from rich.table import Table
 
 from token_worker.admin import dead_letters as letters_module
-from token_worker.admin.dead_letters import DeadLetter
-from token_worker.admin.replay import PAGE_ENTRIES, Selection
+from token_worker.admin.dead_letters import DeadLetter, DeadLetters
+from token_worker.admin.pages import PAGE_ENTRIES
+from token_worker.admin.replay import Selection
 from token_worker.cli.replay import Runner
 from token_worker.cli.terminal import check_reach, confirm, table_console
 from token_worker.errors import CheckFailed, Unavailable
@@ -22,7 +23,7 @@ from token_worker.redis.exchange import drive
 from token_worker.redis.link import Link
 from token_worker.settings.load import load
 from token_worker.settings.options import Settings
-from token_worker.streams.stream_ids import FIRST_ID, after, check_id
+from token_worker.streams.stream_ids import check_id
 from token_worker.telemetry.audit import Audit
 
 
@@ -61,7 +62,7 @@ def list_(config: Path | None, *, reason: str | None, as_json: bool) -> None:
             letter.entry,
             letter.reason,
             str(letter.deliveries),
-            f"{letter.age_seconds:,.0f} s",
+            _age(letter),
             letter.request_id or "",
             letter.op or "",
         )
@@ -82,8 +83,8 @@ def show(config: Path | None, letter: str, *, reveal: bool, yes: bool, as_json: 
     """
     settings = load(os.environ, config)
     link = _link(settings)
-    now_ms = drive(letters_module.server_ms(), link)
-    found = drive(letters_module.find(settings.routes, _letter_id(letter), now_ms), link)
+    letter_id = _letter_id(letter)
+    found = [it for letters in _streams(settings) for it in drive(letters.find(letter_id), link)]
     if not found:
         raise CheckFailed(f"{letter}: there is no such dead letter")
     if reveal:
@@ -172,6 +173,12 @@ def drop(
         raise CheckFailed(f"no such dead letters: {', '.join(sorted(missing))}")
 
 
+def _age(letter: DeadLetter) -> str:
+    if letter.age_seconds is not None:
+        return f"{letter.age_seconds:,.0f} s"
+    return "ahead of the clock" if letter.ahead_seconds else "unknown"
+
+
 def _link(settings: Settings) -> Link:
     return make_link("streams", settings.streams, refusals=True)
 
@@ -180,17 +187,19 @@ def _all(
     settings: Settings, link: Link, reason: str | None, unknown: dict[str, str] | None = None
 ) -> Iterator[DeadLetter]:
     """Those of all streams; ``unknown`` takes the streams that are out of reach, with why, else that is raised."""
-    now_ms = drive(letters_module.server_ms(), link)
-    for route in {route.dead_letters: route for route in settings.routes}.values():
-        start: str | None = FIRST_ID
+    for letters in _streams(settings):
         try:
-            while start and (page := drive(letters_module.read_page(route, start, now_ms), link)):
+            while page := drive(letters.next_page(), link):
                 yield from (letter for letter, _ in page if reason in (None, letter.reason))
-                start = after(page[-1][0].id)
         except Unavailable as error:
             if unknown is None:
                 raise
-            unknown[route.dead_letters] = error.reason
+            unknown[letters.stream] = error.reason
+
+
+def _streams(settings: Settings) -> list[DeadLetters]:
+    """The dead-letter streams of all routes, each once."""
+    return [DeadLetters(route) for route in {route.dead_letters: route for route in settings.routes}.values()]
 
 
 def _check_selection(ids: tuple[str, ...], *, everything: bool, reason: str | None) -> None:

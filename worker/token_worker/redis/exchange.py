@@ -78,7 +78,7 @@ def drive(exchange: Exchange[T], link: Link, *, is_started: bool = False, log: F
             else:
                 reply = link.call(*command)
         except ReplyTooLarge as raised:
-            log.info("read aborted: entries too large, claiming them in small parts")
+            log.info("read aborted: entries too large, taking them in small parts")
             error = raised.with_traceback(None)  # its frames hold what was read
         except (Unavailable, ServerError) as raised:
             error = raised
