@@ -10,7 +10,7 @@ from typing import Any
 from bench.subject import CLIENT, Subject
 from token_worker.acra.acra_block import DataKey
 from token_worker.acra.owner import Owner
-from token_worker.acra.token_entry import Entry, Names, encode_entry, encode_token_value
+from token_worker.acra.token_entry import EntryNames, TokenEntry, encode_entry, encode_token_value
 from token_worker.keys.store import new_key, unwrap, wrap
 
 STR = 3
@@ -27,7 +27,7 @@ def acras(subject: Subject, count: int) -> list[Token]:
     owner = Owner("client", CLIENT)
     key = _key(subject, owner)
     made = [(value, _random_token(subject.rng)) for value in subject.values(count)]
-    names = Names(owner)
+    names = EntryNames(owner)
 
     def seal(data: bytes) -> bytes:
         return DataKey.generate(key, owner.context).seal(data)
@@ -39,7 +39,7 @@ def acras(subject: Subject, count: int) -> list[Token]:
 def stored(subject: Subject, count: int, wanted: int) -> list[Token]:
     """So many tokens of one client that share a data key; of these the ``wanted`` ones that are asked for later."""
     owner = Owner("client", CLIENT)
-    names = Names(owner)
+    names = EntryNames(owner)
     seal = DataKey.generate(_key(subject, owner), owner.context).seal
     chosen = set(subject.rng.sample(range(count), wanted))
     made: list[Token] = []
@@ -67,7 +67,7 @@ def clients(subject: Subject, count: int) -> list[tuple[str, Token]]:
             yield f".acrakeys/{owner.key_name}".encode(), wrap(key, subject.stack.master_key, owner)
             value, token = f"{number:016}", _random_token(subject.rng)
             made.append((owner.id, (value, token)))
-            yield from _entries(Names(owner), DataKey.generate(key, owner.context).seal, value, token)
+            yield from _entries(EntryNames(owner), DataKey.generate(key, owner.context).seal, value, token)
 
     _write(subject, entries())
     subject.rng.shuffle(made)
@@ -82,11 +82,11 @@ def _random_token(rng: random.Random) -> str:
     return "".join(rng.choices(string.ascii_letters + string.digits, k=16))
 
 
-def _entries(names: Names, seal: Any, value: str, token: str) -> Iterator[tuple[bytes, bytes]]:
+def _entries(names: EntryNames, seal: Any, value: str, token: str) -> Iterator[tuple[bytes, bytes]]:
     now = int(time.time())
     plain, drawn = value.encode(), token.encode()
-    yield names.of_value(plain, STR), encode_entry(Entry(seal(drawn), now, now))
-    yield names.of_token(drawn, STR), encode_entry(Entry(seal(encode_token_value(plain, STR)), now, now))
+    yield names.of_value(plain, STR), encode_entry(TokenEntry(seal(drawn), now, now))
+    yield names.of_token(drawn, STR), encode_entry(TokenEntry(seal(encode_token_value(plain, STR)), now, now))
 
 
 def _write(subject: Subject, pairs: Iterable[tuple[bytes, bytes]]) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from chaos.ledger import Item, Kind, Ledger, Place, Trouble, order
 from token_worker.acra.owner import Owner
-from token_worker.acra.token_entry import Names
+from token_worker.acra.token_entry import EntryNames
 from token_worker.acra.value_types import TYPES
 
 NAMES_SHOWN = 20
@@ -144,6 +144,6 @@ def _is_up_to(entry: Place | None, ids: Mapping[str, str]) -> bool:
 
 def _names(item: Item) -> tuple[bytes, bytes]:
     """The entries of an item, as if it were a value and as if it were a token."""
-    names, kind = Names(Owner("client", item.client_id)), TYPES[item.kind]
+    names, kind = EntryNames(Owner("client", item.client_id)), TYPES[item.kind]
     data = kind.encode(item.content)
     return names.of_value(data, kind.number), names.of_token(data, kind.number)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from token_worker.acra.owner import Owner
-from token_worker.acra.token_entry import Entry, Names, encode_entry, encode_token_value
+from token_worker.acra.token_entry import EntryNames, TokenEntry, encode_entry, encode_token_value
 from token_worker.acra.value_types import STR
 from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.tokens.derivation import Deriver
@@ -23,7 +23,7 @@ class Planter:
     def __init__(self, storage: Any, client_id: str, key: bytes) -> None:
         owner = Owner("client", client_id)
         self._storage = storage
-        self._names = Names(owner)
+        self._names = EntryNames(owner)
         self._ring = Keyring(owner, key, DataKeyCache())
         self._deriver = Deriver(key, owner)
 
@@ -49,4 +49,4 @@ class Planter:
         return name, self._entry(encode_token_value(content, STR.number))
 
     def _entry(self, inside: bytes) -> bytes:
-        return encode_entry(Entry(self._ring.seal(inside), LONG_AGO, LONG_AGO))
+        return encode_entry(TokenEntry(self._ring.seal(inside), LONG_AGO, LONG_AGO))

@@ -13,7 +13,7 @@ from chaos.messages import KINDS, Native, Request, value_of
 from chaos.plan import Fault, Plan
 from chaos.report import report
 from token_worker.acra.owner import Owner
-from token_worker.acra.token_entry import Names
+from token_worker.acra.token_entry import EntryNames
 from token_worker.acra.value_types import STR
 
 CLIENT = "shop-frontend"
@@ -223,7 +223,7 @@ def again(entry_id: str, reply: Place = REPLY) -> Trouble:
 
 
 ITEM = Item(CLIENT, "str", "text")
-NAMES = Names(Owner("client", CLIENT))
+NAMES = EntryNames(Owner("client", CLIENT))
 OF_VALUE, OF_TOKEN = NAMES.of_value(b"text", STR.number), NAMES.of_token(b"text", STR.number)
 LAST, MARKS = {REQUESTS: "10-5"}, {REQUESTS: "9-7"}
 

@@ -15,7 +15,7 @@ import msgspec
 
 from token_worker.acra.key_name import HISTORY_INFIX
 from token_worker.acra.owner import Owner
-from token_worker.acra.token_entry import Names
+from token_worker.acra.token_entry import EntryNames
 from token_worker.acra.value_types import TYPES
 from token_worker.contract.messages import Format, Op, Reply
 from token_worker.errors import TokenWorkerError
@@ -158,7 +158,7 @@ class World:
     def _singles(self) -> Iterator[Good]:
         for format_ in Format:
             for owner, kind, value, token in self._tokens:
-                names, type_ = Names(owner), TYPES[kind]
+                names, type_ = EntryNames(owner), TYPES[kind]
                 keys = (
                     names.of_value(type_.encode(value), type_.number),
                     names.of_token(type_.encode(token), type_.number),

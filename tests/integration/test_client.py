@@ -11,7 +11,7 @@ import pytest
 from harness.clients import CLIENT, LONG_SECONDS, Kind
 from harness.stack import Stack
 from token_worker.acra.owner import Owner
-from token_worker.acra.token_entry import Names
+from token_worker.acra.token_entry import EntryNames
 from token_worker.acra.value_types import TYPES
 from token_worker.client import (
     EntryUnreadable,
@@ -111,7 +111,7 @@ def test_disabled_and_damaged_tokens(client: Any, served: Stack) -> None:
     disabled, damaged = client.tokenize(["one value", "other value"])
     done = served.run("tokens", "disable", CLIENT, "--type", "str", "--token", value=disabled)
     assert done.returncode == 0, done.stderr
-    served.storage.set(Names(Owner("client", CLIENT)).of_token(damaged.encode(), TYPES["str"].number), b"damaged")
+    served.storage.set(EntryNames(Owner("client", CLIENT)).of_token(damaged.encode(), TYPES["str"].number), b"damaged")
     for token, error in ((disabled, TokenDisabled), (damaged, EntryUnreadable)):
         with pytest.raises(error):
             client.detokenize(token)

@@ -11,7 +11,7 @@ from harness.ledger import GROUP, NONE, Ledger
 from harness.servers import Valkey
 from harness.stack import Stack, WorkerProcess, wait_until
 from token_worker.acra.owner import Owner
-from token_worker.acra.token_entry import Names
+from token_worker.acra.token_entry import EntryNames
 from token_worker.acra.value_types import TYPES
 
 CLIENT = "shop-frontend"
@@ -27,7 +27,7 @@ class Keeper:
         self.deaths = 0
         self._stack = stack
         self._tokens = tokens
-        self._poisonous = Names(Owner("client", CLIENT)).of_value(POISON.encode(), TYPES["str"].number)
+        self._poisonous = EntryNames(Owner("client", CLIENT)).of_value(POISON.encode(), TYPES["str"].number)
         tokens.hook = self._hook
         self._worker = self._start()
 

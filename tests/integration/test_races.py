@@ -14,8 +14,8 @@ from harness.servers import Valkey
 from harness.stack import Stack
 from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import (
-    Entry,
-    Names,
+    EntryNames,
+    TokenEntry,
     decode_entry,
     decode_token_value,
     encode_entry,
@@ -28,7 +28,7 @@ from token_worker.storage.steps import Adopt, Step, Store
 from token_worker.tokens.derivation import LETTERS, Deriver
 
 SHOP = Owner("client", "shop-frontend")
-NAMES = Names(SHOP)
+NAMES = EntryNames(SHOP)
 MASTER_KEY = bytes(range(32))
 KEY = bytes(range(32, 64))
 SEED = 20_260_101
@@ -62,7 +62,7 @@ class Acra:
         self._random = random.Random(SEED)
 
     def _entry(self, inside: bytes) -> bytes:
-        return encode_entry(Entry(self._ring.seal(inside), 1_800_000_000, 1_800_000_000))
+        return encode_entry(TokenEntry(self._ring.seal(inside), 1_800_000_000, 1_800_000_000))
 
     def open(self, raw: bytes) -> bytes:
         """What is inside an entry."""

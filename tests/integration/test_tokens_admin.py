@@ -13,12 +13,12 @@ import pytest
 
 from harness.stack import Stack, wait_until
 from token_worker.acra.owner import Owner
-from token_worker.acra.token_entry import Entry, Names, decode_entry, encode_entry, encode_token_value
+from token_worker.acra.token_entry import EntryNames, TokenEntry, decode_entry, encode_entry, encode_token_value
 from token_worker.acra.value_types import TYPES
 from token_worker.keys.keyring import DataKeyCache, Keyring
 
 CLIENT = "shop-frontend"
-NAMES = Names(Owner("client", CLIENT))
+NAMES = EntryNames(Owner("client", CLIENT))
 STR = TYPES["str"].number
 
 
@@ -160,7 +160,7 @@ def test_values_that_are_none_of_their_type_cannot_be_read(stack: Stack) -> None
     """A stored number of another length, or an empty value, cannot be read by commands either, as by workers."""
     ring = Keyring(Owner("client", CLIENT), stack.generate_key(CLIENT), DataKeyCache())
     for number, value in ((TYPES["int32"].number, b"\1\2\3"), (TYPES["int64"].number, b"\1\2\3\4"), (STR, b"")):
-        entry = Entry(ring.seal(encode_token_value(value, number)), 1, 1)
+        entry = TokenEntry(ring.seal(encode_token_value(value, number)), 1, 1)
         stack.storage.set(NAMES.of_token(b"token %d" % number, number), encode_entry(entry))
     done = run(stack, "verify", CLIENT, "--json")
     assert (done.returncode, json.loads(done.stdout)["unreadable"]) == (1, 3)

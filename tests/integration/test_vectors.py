@@ -11,7 +11,7 @@ import pytest
 from harness.direct import Desk, Message, Vectors
 from harness.servers import Valkey
 from harness.stack import Stack
-from token_worker.acra.token_entry import Entry, decode_entry, encode_entry
+from token_worker.acra.token_entry import TokenEntry, decode_entry, encode_entry
 
 READABLE = ["acra-types", "acra-rotated", "acra-zones"]
 WRITTEN_AT = 1_795_473_500
@@ -184,7 +184,7 @@ def test_damaged_entries(storage_server: Valkey, desk_on: Callable[..., Desk]) -
     assert dump(storage_server) == {**vectors.redis, **damaged}
 
 
-def _with_damage(entry: Entry) -> str:
+def _with_damage(entry: TokenEntry) -> str:
     middle = len(entry.block) - 3
     block = entry.block[:middle] + bytes([entry.block[middle] ^ 0x40]) + entry.block[middle + 1 :]
     return encode_entry(entry._replace(block=block)).decode()

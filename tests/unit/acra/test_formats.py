@@ -116,7 +116,7 @@ def test_arbitrary_bytes_are_damaged_and_nothing_worse(read: Callable[[bytes], o
 
 def test_truncated_and_repeated_fields_are_damage() -> None:
     """Every truncation of an entry's protobuf is an error, unless it is an entry of fewer fields."""
-    whole = bytes.fromhex(token_entry.encode_entry(token_entry.Entry(b"block", 300, 400, disabled=True)).decode())
+    whole = bytes.fromhex(token_entry.encode_entry(token_entry.TokenEntry(b"block", 300, 400, disabled=True)).decode())
     for length in range(len(whole)):
         try:
             entry = token_entry.decode_entry(whole[:length].hex().encode())
@@ -176,7 +176,7 @@ def test_entry_names_are_those_of_acra() -> None:
                 kind.encode(base64.b64decode(case[part]) if case["type"] == "bytes" else case[part])
                 for part in ("value", "token")
             )
-            names = token_entry.Names(owner)
+            names = token_entry.EntryNames(owner)
             assert names.of_value(value, kind.number).decode() in data["redis"]
             assert names.of_token(token, kind.number).decode() in data["redis"]
 

@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from fuzz.world import ROUTE, SHOP, World
-from token_worker.acra.token_entry import Names, decode_entry, encode_entry
+from token_worker.acra.token_entry import EntryNames, decode_entry, encode_entry
 from token_worker.acra.value_types import TYPES
 from token_worker.contract.messages import Format
 from token_worker.service.handler import Handler
@@ -133,7 +133,7 @@ def test_bad_values_as_bytes(desk: Desk, kind: str, form: Format) -> None:
 
 def test_damaged_entries_are_still_told(desk: Desk) -> None:
     """An entry of another type, or one that is cut, is damage, also where bytes are asked for, and told in the log."""
-    names = Names(SHOP)
+    names = EntryNames(SHOP)
     token = desk.ask("tokenize", Format.JSON, type="str", value="some text")["value"]
     as_number = int.from_bytes(token.encode()[:4], "little", signed=True)
     t_key = names.of_token(token.encode(), TYPES["str"].number)

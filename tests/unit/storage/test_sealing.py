@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from token_worker.acra.acra_block import DataKey, key_id
 from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import (
-    Entry,
     Times,
+    TokenEntry,
     accessed_number,
     decode_entry,
     decode_times,
@@ -64,7 +64,7 @@ def outcome(call: Any) -> Any:
 
 
 def entry_with(data_key: DataKey, inside: bytes, times: Times = IN_USE) -> bytes:
-    return encode_entry(Entry(data_key.seal(inside), *times))
+    return encode_entry(TokenEntry(data_key.seal(inside), *times))
 
 
 @pytest.mark.parametrize("length", [1, 2, 16, 127, 128, 1000, 16_200, 16_240, 16_300, 70_000])

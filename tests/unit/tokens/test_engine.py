@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from token_worker.acra.acra_block import parse
 from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import (
-    Entry,
-    Names,
+    EntryNames,
+    TokenEntry,
     decode_entry,
     decode_token_value,
     encode_entry,
@@ -29,13 +29,13 @@ from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.storage.steps import Adopt, Lookup, Store, Touch
 from token_worker.testing.memory import MemoryTokens
 from token_worker.tokens.derivation import LETTERS, Deriver, Origin
-from token_worker.tokens.engine import TOUCH_SECONDS, Engine, FindKeys, Item, Result, Steps
+from token_worker.tokens.engine import TOUCH_SECONDS, Engine, FindKeys, Item, ItemResult, Steps
 
 NOW = 1_800_000_000
 SHOP = Owner("client", "shop-frontend")
 KEY = bytes(range(32))
 OLD_KEY = bytes(range(32, 64))
-NAMES = Names(SHOP)
+NAMES = EntryNames(SHOP)
 DERIVER = Deriver(KEY, SHOP)
 ORIGIN = Origin(b"tokenize:requests", b"1-1", 0)
 
@@ -76,7 +76,7 @@ class Memory(MemoryTokens):
 
 
 def entry_of(ring: Keyring, inside: bytes, accessed: int = NOW, *, disabled: bool = False) -> bytes:
-    return encode_entry(Entry(ring.seal(inside), accessed, accessed, disabled=disabled))
+    return encode_entry(TokenEntry(ring.seal(inside), accessed, accessed, disabled=disabled))
 
 
 def new_ring(*keys: bytes) -> Keyring:
@@ -117,7 +117,7 @@ def drive(steps: Steps, memory: Memory, more: MoreOf = no_more) -> None:
     pytest.fail("the engine does not come to an end")
 
 
-def run(memory: Memory, items: Iterable[Item], *, now: int = NOW, more: MoreOf = no_more) -> list[Result]:
+def run(memory: Memory, items: Iterable[Item], *, now: int = NOW, more: MoreOf = no_more) -> list[ItemResult]:
     items = list(items)
     drive(Engine().run(items, now), memory, more)
     results = [item.result for item in items]
@@ -137,7 +137,7 @@ def candidate(value: bytes, counter: int = 0, kind: TokenType = STR, origin: Ori
     return DERIVER.token(kind, value, counter, origin)
 
 
-def code(result: Result) -> Code:
+def code(result: ItemResult) -> Code:
     assert isinstance(result, Refused), type(result)
     return result.code
 
@@ -321,7 +321,7 @@ def test_collision_in_one_batch(memory: Memory, ring: Keyring) -> None:
 def test_one_character_until_exhaustion(memory: Memory, ring: Keyring, batch: int) -> None:
     """62 values of one character get the 62 tokens there are; each further one gets a named error."""
     values = [bytes([byte]) for byte in range(32, 127)]
-    results: list[Result] = []
+    results: list[ItemResult] = []
     for start in range(0, len(values), batch):
         results += run(memory, [tokenize(ring, value) for value in values[start : start + batch]])
 
@@ -779,7 +779,7 @@ def test_interleavings(values: list[bytes], turns: list[int]) -> None:
     def inside(t_key: bytes) -> tuple[bytes, int]:
         return decode_token_value(ring.open(decode_entry(memory.entries[t_key]).block))
 
-    by_value: dict[bytes, set[Result | None]] = {}
+    by_value: dict[bytes, set[ItemResult | None]] = {}
     for number, value in enumerate(values):
         by_value.setdefault(value, set()).update({batch[number].result for batch in batches}, {acras[number].result})
     assert [len(tokens) for tokens in by_value.values()] == [1] * len(by_value)

@@ -27,14 +27,14 @@ from token_worker.acra.owner import Owner
 
 HISTORY_INFIX = ".old/"
 
-State = Literal["current", "rotated", "retired"]
+KeyState = Literal["current", "rotated", "retired"]
 """``retired``: a rotated key on its way to be destroyed; moved aside, out of Acra's sight."""
 
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
-class Kind(NamedTuple):
+class KeyKind(NamedTuple):
     """A kind of key.
 
     Attributes:
@@ -46,20 +46,20 @@ class Kind(NamedTuple):
     form: Literal["symmetric", "private", "public"]
 
 
-_OF_AN_OWNER: dict[str, tuple[Literal["client", "zone"], Kind]] = {
-    "_storage_sym": ("client", Kind("storage_sym_key", "symmetric")),
-    "_storage.pub": ("client", Kind("public_storage", "public")),
-    "_storage": ("client", Kind("private_storage", "private")),
-    "_hmac": ("client", Kind("search_hmac", "symmetric")),
-    "_zone_sym": ("zone", Kind("zone_sym_key", "symmetric")),
-    "_zone.pub": ("zone", Kind("public_zone", "public")),
-    "_zone": ("zone", Kind("private_zone", "private")),
+_OF_AN_OWNER: dict[str, tuple[Literal["client", "zone"], KeyKind]] = {
+    "_storage_sym": ("client", KeyKind("storage_sym_key", "symmetric")),
+    "_storage.pub": ("client", KeyKind("public_storage", "public")),
+    "_storage": ("client", KeyKind("private_storage", "private")),
+    "_hmac": ("client", KeyKind("search_hmac", "symmetric")),
+    "_zone_sym": ("zone", KeyKind("zone_sym_key", "symmetric")),
+    "_zone.pub": ("zone", KeyKind("public_zone", "public")),
+    "_zone": ("zone", KeyKind("private_zone", "private")),
 }
 _OF_ACRA_ITSELF = {
-    ".poison_key/poison_key": Kind("poison_key", "private"),
-    ".poison_key/poison_key.pub": Kind("poison_key", "public"),
-    ".poison_key/poison_key_sym": Kind("poison_sym_key", "symmetric"),
-    "secure_log_key": Kind("audit_log", "symmetric"),
+    ".poison_key/poison_key": KeyKind("poison_key", "private"),
+    ".poison_key/poison_key.pub": KeyKind("poison_key", "public"),
+    ".poison_key/poison_key_sym": KeyKind("poison_sym_key", "symmetric"),
+    "secure_log_key": KeyKind("audit_log", "symmetric"),
 }
 
 
@@ -77,7 +77,7 @@ class KeyName(NamedTuple):
     name: str
     base: str
     stamp: str | None
-    kind: Kind | None
+    kind: KeyKind | None
     owner: Owner | None
 
     @property
@@ -134,7 +134,7 @@ def seconds_of(stamp: str) -> float | None:
     return moment.timestamp() + int((match[2] or "").ljust(9, "0")) / 1e9
 
 
-def _kind_of(base: str) -> tuple[Kind | None, Owner | None]:
+def _kind_of(base: str) -> tuple[KeyKind | None, Owner | None]:
     if base in _OF_ACRA_ITSELF:
         return _OF_ACRA_ITSELF[base], None
     for ending, (kind_of_owner, kind) in _OF_AN_OWNER.items():

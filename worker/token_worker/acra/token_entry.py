@@ -36,7 +36,7 @@ _sha256 = hashlib.sha256
 _from_bytes = int.from_bytes
 
 
-class Names:
+class EntryNames:
     """The Redis keys of one client's or zone's entries; what is constant for the owner is computed once."""
 
     __slots__ = ("_h", "_t", "_tail")
@@ -65,7 +65,7 @@ class Times(NamedTuple):
     disabled: bool = False
 
 
-class Entry(NamedTuple):
+class TokenEntry(NamedTuple):
     """A MetadataContainer: an AcraBlock, when it was made and last used (Unix seconds), and whether it is disabled."""
 
     block: bytes
@@ -74,14 +74,14 @@ class Entry(NamedTuple):
     disabled: bool = False
 
 
-def encode_entry(entry: Entry) -> bytes:
+def encode_entry(entry: TokenEntry) -> bytes:
     """The Redis value: hex of the protobuf."""
     block, created, accessed, disabled = entry
     times = encode_times(Times(created, accessed, disabled))
     return binascii.hexlify((block_start(len(block)) + block if block else b"") + times)
 
 
-def decode_entry(raw: bytes) -> Entry:
+def decode_entry(raw: bytes) -> TokenEntry:
     """Read a Redis value.
 
     Raises:
@@ -95,7 +95,7 @@ def decode_entry(raw: bytes) -> Entry:
     block = fields.get(1, b"")
     if not isinstance(block, bytes) or not block:
         raise CorruptData("entry: no block")
-    return Entry(block, *_times(fields))
+    return TokenEntry(block, *_times(fields))
 
 
 def block_start(length: int) -> bytes:

@@ -21,8 +21,8 @@ from token_worker.acra import acra_block
 from token_worker.acra.acra_block import open_data_key
 from token_worker.acra.key_name import KeyName
 from token_worker.acra.owner import Owner
-from token_worker.acra.token_entry import Names, decode_entry
-from token_worker.admin.key_store import AdminStore, Stored, record_path, retired_folder
+from token_worker.acra.token_entry import EntryNames, decode_entry
+from token_worker.admin.key_store import AdminStore, StoredText, record_path, retired_folder
 from token_worker.admin.keys import open_key, seal_key
 from token_worker.errors import CheckFailed, CorruptData
 from token_worker.keys.cache import AGE_SECONDS, GRACE_SECONDS
@@ -80,7 +80,7 @@ def scan_entries(link: RedisLink, owner: Owner, key: bytes) -> EntryScan:
     """Try the key on every token entry of its owner."""
     context = owner.context
     key_id = acra_block.key_id(key, context)
-    folder = Names(owner).of_token(b"", 0).decode().rpartition("/")[0]
+    folder = EntryNames(owner).of_token(b"", 0).decode().rpartition("/")[0]
     entries = opened = damaged = 0
     for names in scan(link, f"{escape_pattern(folder)}/*"):
         entries += len(names)
@@ -93,6 +93,22 @@ def scan_entries(link: RedisLink, owner: Owner, key: bytes) -> EntryScan:
             if block.key_id == key_id:
                 opened += _opens(key, block.sealed_data_key, context)
     return EntryScan(entries, opened, damaged)
+
+
+class _Found(NamedTuple):
+    """What is stored of a key that is being destroyed.
+
+    Attributes:
+        live: the key in the history.
+        retired: the key that was moved aside.
+        record: the record, None if it is absent or damaged.
+        stored_record: the record as it is stored.
+    """
+
+    live: StoredText | None
+    retired: StoredText | None
+    record: DestroyRecord | None
+    stored_record: StoredText | None
 
 
 class Destruction:
@@ -217,7 +233,7 @@ class Destruction:
             raise _changed(name)
         return DestroyStep("restored")
 
-    def _retire(self, name: KeyName, live: Stored | None, key: bytes, record: DestroyRecord) -> None:
+    def _retire(self, name: KeyName, live: StoredText | None, key: bytes, record: DestroyRecord) -> None:
         path, record_text = self._record_path(name), msgspec.json.encode(record)
         if live is None:  # the key is moved already; what is left of it goes, too
             [old] = self._store.read([path])
@@ -227,13 +243,15 @@ class Destruction:
         if not self._store.move(self._path(name), live, self._retired_path(name), text, path, record_text):
             raise _changed(name)
 
-    def _write_record(self, name: KeyName, old: Stored | None, record: DestroyRecord) -> None:
+    def _write_record(self, name: KeyName, old: StoredText | None, record: DestroyRecord) -> None:
         path, text = self._record_path(name), msgspec.json.encode(record)
         written = self._store.create(path, text) if old is None else self._store.replace(path, old, text)
         if not written:
             raise _changed(name)
 
-    def _read(self, name: KeyName) -> tuple[Stored | None, Stored | None, DestroyRecord | None, Stored | None]:
+    def _read(
+        self, name: KeyName
+    ) -> tuple[StoredText | None, StoredText | None, DestroyRecord | None, StoredText | None]:
         """The key in the history, the one moved aside, the record, and the record as it is stored."""
         live, retired, stored = self._store.read([self._path(name), self._retired_path(name), self._record_path(name)])
         return live, retired, _decode(stored), stored
@@ -257,7 +275,7 @@ class Destruction:
         return record_path(self._store.folder, name.name)
 
 
-def _decode(stored: Stored | None) -> DestroyRecord | None:
+def _decode(stored: StoredText | None) -> DestroyRecord | None:
     try:
         return None if stored is None else msgspec.json.decode(stored.text, type=DestroyRecord)
     except msgspec.MsgspecError:

@@ -26,7 +26,7 @@ _MOVE = Script(__package__, "move.lua")
 _REMOVE = Script(__package__, "remove.lua")
 
 
-class Stored(NamedTuple):
+class StoredText(NamedTuple):
     """A stored text, and the version of its KV secret (0 in Redis, which compares the text)."""
 
     text: bytes
@@ -45,7 +45,7 @@ class AdminStore(Protocol):
         """All names below a folder; one may come twice, and one that is made meanwhile may be missed."""
         ...
 
-    def read(self, paths: Sequence[str]) -> list[Stored | None]:
+    def read(self, paths: Sequence[str]) -> list[StoredText | None]:
         """What is stored at these paths."""
         ...
 
@@ -53,19 +53,19 @@ class AdminStore(Protocol):
         """Store where nothing is; False, and nothing changed, where there is something."""
         ...
 
-    def replace(self, path: str, old: Stored, text: bytes) -> bool:
+    def replace(self, path: str, old: StoredText, text: bytes) -> bool:
         """Replace what is still as it was read; else False, and nothing changed."""
         ...
 
-    def rotate(self, path: str, old: Stored, history: str, history_text: bytes, text: bytes) -> bool:
+    def rotate(self, path: str, old: StoredText, history: str, history_text: bytes, text: bytes) -> bool:
         """Replace a key and keep the old one under ``history``; False where it is another by now."""
         ...
 
-    def move(self, path: str, old: Stored, to: str, text: bytes, record: str, record_text: bytes) -> bool:
+    def move(self, path: str, old: StoredText, to: str, text: bytes, record: str, record_text: bytes) -> bool:
         """Move a key and write its record (delete it where ``record_text`` is empty); False where it is another."""
         ...
 
-    def remove(self, path: str, old: Stored, record: str) -> bool:
+    def remove(self, path: str, old: StoredText, record: str) -> bool:
         """Delete a key for good, and its record; False where it is another by now."""
         ...
 
@@ -96,25 +96,25 @@ class RedisAdminStore:
             for raw in page:
                 yield raw.decode(errors="replace").removeprefix(f"{folder}/")
 
-    def read(self, paths: Sequence[str]) -> list[Stored | None]:
+    def read(self, paths: Sequence[str]) -> list[StoredText | None]:
         texts: list[bytes | None] = []
         for start in range(0, len(paths), KEYS_PER_COMMAND):
             texts += self._link.call("MGET", *paths[start : start + KEYS_PER_COMMAND])
-        return [None if text is None else Stored(text) for text in texts]
+        return [None if text is None else StoredText(text) for text in texts]
 
     def create(self, path: str, text: bytes) -> bool:
         return self._link.call("SET", path, text, "NX") is not None
 
-    def replace(self, path: str, old: Stored, text: bytes) -> bool:
+    def replace(self, path: str, old: StoredText, text: bytes) -> bool:
         return bool(self._link.run(_REPLACE, [path], [old.text, text]))
 
-    def rotate(self, path: str, old: Stored, history: str, history_text: bytes, text: bytes) -> bool:
+    def rotate(self, path: str, old: StoredText, history: str, history_text: bytes, text: bytes) -> bool:
         return bool(self._link.run(_ROTATE, [path, history], [old.text, history_text, text]))
 
-    def move(self, path: str, old: Stored, to: str, text: bytes, record: str, record_text: bytes) -> bool:
+    def move(self, path: str, old: StoredText, to: str, text: bytes, record: str, record_text: bytes) -> bool:
         return bool(self._link.run(_MOVE, [path, to, record], [old.text, text, record_text]))
 
-    def remove(self, path: str, old: Stored, record: str) -> bool:
+    def remove(self, path: str, old: StoredText, record: str) -> bool:
         return bool(self._link.run(_REMOVE, [path, record], [old.text]))
 
     def tidy(self, paths: Sequence[str]) -> None:
@@ -139,16 +139,16 @@ class VaultAdminStore:
                 else:
                     yield inside + name
 
-    def read(self, paths: Sequence[str]) -> list[Stored | None]:
+    def read(self, paths: Sequence[str]) -> list[StoredText | None]:
         return [self._read(path) for path in paths]
 
     def create(self, path: str, text: bytes) -> bool:
         return self._write(path, text, 0)
 
-    def replace(self, path: str, old: Stored, text: bytes) -> bool:
+    def replace(self, path: str, old: StoredText, text: bytes) -> bool:
         return self._write(path, text, old.version)
 
-    def rotate(self, path: str, old: Stored, history: str, history_text: bytes, text: bytes) -> bool:
+    def rotate(self, path: str, old: StoredText, history: str, history_text: bytes, text: bytes) -> bool:
         folder, _, stamp = history.rpartition("/")
         stamps = sorted(self._vault.list_secrets(self._mount, folder))
         newest = self._read(f"{folder}/{stamps[-1]}") if stamps else None
@@ -157,7 +157,7 @@ class VaultAdminStore:
             return False
         return self._write(path, text, old.version)
 
-    def move(self, path: str, old: Stored, to: str, text: bytes, record: str, record_text: bytes) -> bool:
+    def move(self, path: str, old: StoredText, to: str, text: bytes, record: str, record_text: bytes) -> bool:
         found = self._vault.read_version(self._mount, to)
         if not self._write(to, text, 0 if found is None else found.number):
             return False
@@ -172,7 +172,7 @@ class VaultAdminStore:
             self._vault.delete_secret(self._mount, record)
         return True
 
-    def remove(self, path: str, old: Stored, record: str) -> bool:
+    def remove(self, path: str, old: StoredText, record: str) -> bool:
         if not self._vault.write_version(self._mount, path, {MOVED_FIELD: ""}, old.version):
             return False
         self.tidy([path])
@@ -186,11 +186,11 @@ class VaultAdminStore:
             if found is not None and MOVED_FIELD in found.fields:
                 self._vault.delete_secret(self._mount, path)
 
-    def _read(self, path: str) -> Stored | None:
+    def _read(self, path: str) -> StoredText | None:
         found = self._vault.read_version(self._mount, path)
         if found is None or MOVED_FIELD in found.fields:
             return None
-        return Stored(str(found.fields.get(VAULT_FIELD, "")).encode(), found.number)
+        return StoredText(str(found.fields.get(VAULT_FIELD, "")).encode(), found.number)
 
     def _write(self, path: str, text: bytes, version: int) -> bool:
         return self._vault.write_version(self._mount, path, {VAULT_FIELD: text.decode()}, version)

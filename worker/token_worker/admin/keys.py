@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from token_worker.acra import secure_cell
-from token_worker.acra.key_name import KeyName, State, parse_name
-from token_worker.admin.key_store import AdminStore, Stored, retired_folder
+from token_worker.acra.key_name import KeyName, KeyState, parse_name
+from token_worker.admin.key_store import AdminStore, StoredText, retired_folder
 from token_worker.errors import CorruptData
 from token_worker.keys.keyring import KEY_BYTES
 from token_worker.keys.master import MasterKeys
@@ -36,7 +36,7 @@ BAD_STATUSES: tuple[KeyStatus, ...] = ("previous", "version_2", "unknown", "unre
 """Verdicts that somebody has to do something about."""
 
 
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
+class ListedKey(msgspec.Struct, frozen=True, kw_only=True):
     """A key as ``keys list`` shows it.
 
     Attributes:
@@ -52,30 +52,30 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     purpose: str | None
     client_id: str | None
     zone_id: str | None
-    state: State
+    state: KeyState
     creation_time: str | None
     name: str
 
 
-class Located(NamedTuple):
+class LocatedKey(NamedTuple):
     """A name and where in the key storage it is."""
 
     name: KeyName
     path: str
-    state: State
+    state: KeyState
 
 
-def locate_keys(store: AdminStore) -> list[Located]:
+def locate_keys(store: AdminStore) -> list[LocatedKey]:
     """All keys there are, in order of their names: Acra's folder first, then what was moved aside."""
     found = [
-        Located(name, f"{store.folder}/{name.name}", "current" if name.stamp is None else "rotated")
+        LocatedKey(name, f"{store.folder}/{name.name}", "current" if name.stamp is None else "rotated")
         for name in _names(store, store.folder)
     ]
     retired = retired_folder(store.folder)
-    return found + [Located(name, f"{retired}/{name.name}", "retired") for name in _names(store, retired)]
+    return found + [LocatedKey(name, f"{retired}/{name.name}", "retired") for name in _names(store, retired)]
 
 
-def read_keys(store: AdminStore, keys: Sequence[Located]) -> Iterator[tuple[Located, Stored]]:
+def read_keys(store: AdminStore, keys: Sequence[LocatedKey]) -> Iterator[tuple[LocatedKey, StoredText]]:
     """What is stored for these keys; without those that have gone meanwhile."""
     for start in range(0, len(keys), KEYS_PER_READ):
         part = keys[start : start + KEYS_PER_READ]
@@ -84,10 +84,10 @@ def read_keys(store: AdminStore, keys: Sequence[Located]) -> Iterator[tuple[Loca
                 yield key, stored
 
 
-def describe(key: Located) -> Listed:
+def describe(key: LocatedKey) -> ListedKey:
     """What there is to say of a key without opening it."""
     name, owner = key.name, key.name.owner
-    return Listed(
+    return ListedKey(
         key_id=name.key_id,
         purpose=name.kind.purpose if name.kind is not None else None,
         client_id=owner.id if owner is not None and owner.kind == "client" else None,

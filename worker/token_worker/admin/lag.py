@@ -130,7 +130,7 @@ class Measured(NamedTuple):
 def measure(routes: Sequence[Route], group: str) -> Exchange[Measured]:
     """All groups of the request streams, ours also where it does not exist yet, and of the response streams."""
     seconds, micros = yield ("TIME",)
-    server = _Server(int(seconds) * 1000 + int(micros) // 1000, (yield from _counts_trimmed_entries()))
+    server = _ServerFacts(int(seconds) * 1000 + int(micros) // 1000, (yield from _counts_trimmed_entries()))
     found = Measured([], {}, {}, {})
     for route in routes:
         try:
@@ -150,7 +150,7 @@ def measure(routes: Sequence[Route], group: str) -> Exchange[Measured]:
     return found
 
 
-class _Server(NamedTuple):
+class _ServerFacts(NamedTuple):
     now_ms: int
     is_misled: bool
 
@@ -205,11 +205,11 @@ def look(route: Route, stream: str) -> Exchange[Ends]:
     return Ends(length, first, last, last_given, notes, tuple((_map(group), following) for group, following in groups))
 
 
-def _ahead(route: Route, server: _Server, found: Measured) -> Exchange[None]:
+def _ahead(route: Route, server: _ServerFacts, found: Measured) -> Exchange[None]:
     _note_ids(route.dead_letters, (yield from look(route, route.dead_letters)), server, found)
 
 
-def _note_ids(stream: str, ends: Ends, server: _Server, found: Measured) -> None:
+def _note_ids(stream: str, ends: Ends, server: _ServerFacts, found: Measured) -> None:
     found.ahead_seconds[stream] = ends.ahead_seconds(server.now_ms)
     finding = ends.ids(server.now_ms)
     if finding is not None:
@@ -227,7 +227,7 @@ def _counts_trimmed_entries() -> Exchange[bool]:
 
 
 def _stream(
-    route: Route, stream: str, server: _Server, ours: str | None, dead: int | None, found: Measured
+    route: Route, stream: str, server: _ServerFacts, ours: str | None, dead: int | None, found: Measured
 ) -> Exchange[None]:
     ends = yield from look(route, stream)
     _note_ids(stream, ends, server, found)
@@ -261,7 +261,7 @@ def _row(stream: str, group: str, **known: Any) -> GroupLag:
 
 
 def _group(
-    stream: str, ends: Ends, group: dict[str, Any], following: bytes | None, server: _Server
+    stream: str, ends: Ends, group: dict[str, Any], following: bytes | None, server: _ServerFacts
 ) -> Exchange[GroupLag]:
     name = group["name"].decode()
     lag = None if server.is_misled else group.get("lag")

@@ -14,7 +14,7 @@ from token_worker.admin.keys import BAD_STATUSES, KeyStatus, classify, locate_ke
 from token_worker.errors import CheckFailed
 from token_worker.keys.master import MasterKeys
 
-Progress = Callable[[int, int], object]
+ReportProgress = Callable[[int, int], object]
 """Is called with the number of keys seen in this pass, and of all."""
 
 KEYS_NAMED_MAX = 10
@@ -54,7 +54,7 @@ _WHY: dict[KeyStatus, str] = {
 }
 
 
-def rewrap(store: AdminStore, master_keys: MasterKeys, progress: Progress) -> Rewrapped:
+def rewrap(store: AdminStore, master_keys: MasterKeys, progress: ReportProgress) -> Rewrapped:
     """Seal every key with the current master key, in passes until one finds nothing to do.
 
     Args:
@@ -76,7 +76,7 @@ def rewrap(store: AdminStore, master_keys: MasterKeys, progress: Progress) -> Re
             return Rewrapped(sealed, passes)
 
 
-def _pass(store: AdminStore, master_keys: MasterKeys, progress: Progress) -> int:
+def _pass(store: AdminStore, master_keys: MasterKeys, progress: ReportProgress) -> int:
     """How many keys needed sealing, whether it was we or another who changed them."""
     keys = locate_keys(store)
     found = 0

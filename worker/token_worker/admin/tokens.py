@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 from token_worker.acra.owner import Owner
-from token_worker.acra.token_entry import Entry, Names, decode_entry, decode_token_value, encode_entry
+from token_worker.acra.token_entry import EntryNames, TokenEntry, decode_entry, decode_token_value, encode_entry
 from token_worker.acra.value_types import TYPES, TokenType
 from token_worker.errors import CheckFailed, CorruptData, Refused, Unavailable
 from token_worker.keys.cache import KeyCache, KeySearch
@@ -32,7 +32,7 @@ CHANGE_ATTEMPTS_MAX = 5
 
 _KINDS = {kind.number: kind for kind in TYPES.values()}
 
-State = Literal["enabled", "disabled"]
+TokenState = Literal["enabled", "disabled"]
 
 
 class Token(NamedTuple):
@@ -51,10 +51,10 @@ class Token(NamedTuple):
     token: bytes | None
     t_key: bytes
     t_raw: bytes
-    t_entry: Entry
+    t_entry: TokenEntry
     h_key: bytes
     h_raw: bytes
-    h_entry: Entry | None
+    h_entry: TokenEntry | None
 
     @property
     def is_text(self) -> bool:
@@ -62,12 +62,12 @@ class Token(NamedTuple):
         return _reads(self.kind, self.value)
 
     @property
-    def state(self) -> State:
+    def state(self) -> TokenState:
         """Disabled where either entry is."""
         return "disabled" if any(entry.disabled for entry in self.entries) else "enabled"
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[TokenEntry]:
         """The entries there are."""
         return [self.t_entry] if self.h_entry is None else [self.t_entry, self.h_entry]
 
@@ -77,7 +77,7 @@ class Token(NamedTuple):
         return max(entry.accessed for entry in self.entries)
 
 
-class Filter(NamedTuple):
+class TokenFilter(NamedTuple):
     """Which tokens are meant.
 
     Attributes:
@@ -87,7 +87,7 @@ class Filter(NamedTuple):
     """
 
     kind: TokenType | None = None
-    state: State | None = None
+    state: TokenState | None = None
     unused_since: float | None = None
 
     def takes(self, token: Token) -> bool:
@@ -105,7 +105,7 @@ class Unreadable(NamedTuple):
     key: bytes
 
 
-class Half(NamedTuple):
+class BrokenPair(NamedTuple):
     """What ``verify`` finds wrong with entries that can be read.
 
     Attributes:
@@ -118,7 +118,7 @@ class Half(NamedTuple):
     what: Literal["value_alone", "disabled_alone", "mismatch"]
     key: bytes
     raw: bytes
-    entry: Entry
+    entry: TokenEntry
     t_keys: tuple[bytes, ...]
 
 
@@ -149,14 +149,14 @@ class TokenAdmin:
         self._link = link
         self._keys = keys
         self._owner = owner
-        self._names = Names(owner)
+        self._names = EntryNames(owner)
         self._rate = rate
         self._progress = progress
         self._ring()
 
     # -- reading
 
-    def tokens(self, chosen: Filter) -> Iterator[Token | Unreadable]:
+    def tokens(self, chosen: TokenFilter) -> Iterator[Token | Unreadable]:
         """All tokens that are meant, and every ``t.`` entry that cannot be read; one may come twice."""
         for page in self._pages(b"t."):
             found = [self._token(key, raw) for key, raw in page]
@@ -184,13 +184,13 @@ class TokenAdmin:
         found = self._token(t_key, raw)
         if isinstance(found, Unreadable):
             return found
-        [whole] = self._with_values([found], Filter())
+        [whole] = self._with_values([found], TokenFilter())
         return whole._replace(token=token)
 
-    def halves(self) -> Iterator[Half | Unreadable]:
+    def broken_pairs(self) -> Iterator[BrokenPair | Unreadable]:
         """What is wrong with entries, from their ``h.`` side; ``tokens`` tells of the other."""
         for page in self._pages(b"h."):
-            opened: list[tuple[bytes, bytes, Entry, tuple[bytes, ...]]] = []
+            opened: list[tuple[bytes, bytes, TokenEntry, tuple[bytes, ...]]] = []
             for key, raw in page:
                 try:
                     entry = decode_entry(raw)
@@ -204,7 +204,7 @@ class TokenAdmin:
                 there = [(t_key, t_raw) for t_key in t_keys if (t_raw := next(read)) is not None]
                 what = self._check_pair(key, entry, there)
                 if what is not None:
-                    yield Half(what, key, raw, entry, t_keys)
+                    yield BrokenPair(what, key, raw, entry, t_keys)
 
     # -- changing
 
@@ -216,17 +216,17 @@ class TokenAdmin:
             lambda now: now.state != _state(disabled),
         )
 
-    def remove(self, token: Token, chosen: Filter) -> bool:
+    def remove(self, token: Token, chosen: TokenFilter) -> bool:
         """Delete both entries at once, if it is still among those meant; False where others kept changing them.
 
         An ``h.`` that names another token stays.
         """
         return self._change(token, lambda _: b"", chosen.takes)
 
-    def drop_half(self, half: Half) -> bool:
+    def delete_lone_value(self, pair: BrokenPair) -> bool:
         """Delete an ``h.`` whose ``t.`` is gone, if both are still so; never a ``t.``."""
-        keys = [half.key, *half.t_keys]
-        args = [half.raw, b"", *(b"" for _ in half.t_keys for _ in range(2))]
+        keys = [pair.key, *pair.t_keys]
+        args = [pair.raw, b"", *(b"" for _ in pair.t_keys for _ in range(2))]
         return bool(self._link.run(_CHANGE, keys, args))
 
     def reencrypt(self, *, dry_run: bool = False) -> "Reencrypted":
@@ -274,7 +274,7 @@ class TokenAdmin:
             self._link.run(_CHANGE, [key], [raw, encode_entry(entry._replace(block=ring.seal(data)))])
         return True
 
-    def _change(self, token: Token, change: Callable[[Entry], bytes], is_due: Callable[[Token], bool]) -> bool:
+    def _change(self, token: Token, change: Callable[[TokenEntry], bytes], is_due: Callable[[Token], bool]) -> bool:
         now: Token | Unreadable | None = token
         for _ in range(CHANGE_ATTEMPTS_MAX):
             if now is None or isinstance(now, Unreadable):
@@ -295,7 +295,7 @@ class TokenAdmin:
         if raw is None:
             return None
         found = self._token(token.t_key, raw)
-        return found if isinstance(found, Unreadable) else next(self._with_values([found], Filter()))
+        return found if isinstance(found, Unreadable) else next(self._with_values([found], TokenFilter()))
 
     # -- entries
 
@@ -329,7 +329,7 @@ class TokenAdmin:
             return Unreadable(t_key)
         return Token(kind, value, None, t_key, raw, entry, self._names.of_value(value, number), b"", None)
 
-    def _with_values(self, tokens: list[Token], chosen: Filter) -> Iterator[Token]:
+    def _with_values(self, tokens: list[Token], chosen: TokenFilter) -> Iterator[Token]:
         """The same with the ``h.`` entries that name them, and only those meant."""
         for token, raw in zip(tokens, self._read([token.h_key for token in tokens]), strict=True):
             whole = token
@@ -346,7 +346,7 @@ class TokenAdmin:
                 yield whole
 
     def _check_pair(
-        self, h_key: bytes, entry: Entry, there: list[tuple[bytes, bytes]]
+        self, h_key: bytes, entry: TokenEntry, there: list[tuple[bytes, bytes]]
     ) -> Literal["value_alone", "disabled_alone", "mismatch"] | None:
         if not there:
             return "value_alone"
@@ -358,7 +358,7 @@ class TokenAdmin:
                 return "disabled_alone" if found.t_entry.disabled != entry.disabled else None
         return "mismatch"
 
-    def _open(self, entry: Entry) -> bytes:
+    def _open(self, entry: TokenEntry) -> bytes:
         """What is in an entry's block; looks for older keys where none at hand opens it.
 
         Raises:
@@ -398,5 +398,5 @@ def _reads(kind: TokenType, value: bytes) -> bool:
     return True
 
 
-def _state(disabled: bool) -> State:
+def _state(disabled: bool) -> TokenState:
     return "disabled" if disabled else "enabled"

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from token_worker.admin.access import AdminAccess
 from token_worker.admin.destroy import read_record
-from token_worker.admin.keys import BAD_STATUSES, KeyStatus, Listed, classify, describe, locate_keys, read_keys
+from token_worker.admin.keys import BAD_STATUSES, KeyStatus, ListedKey, classify, describe, locate_keys, read_keys
 from token_worker.cli.keys_change import destroy, owner_of, rewrap, rotate
 from token_worker.cli.terminal import table_console
 from token_worker.errors import CheckFailed
@@ -18,7 +18,7 @@ from token_worker.keys.store import new_key, wrap
 from token_worker.settings.load import load
 
 
-class Verified(Listed, frozen=True, kw_only=True):
+class Verified(ListedKey, frozen=True, kw_only=True):
     """A key, and what it is sealed with."""
 
     sealed_with: KeyStatus
@@ -142,7 +142,7 @@ _WORDS: dict[KeyStatus, str] = {
 }
 
 
-def _print(rows: list[Listed] | list[Verified], *, as_json: bool) -> None:
+def _print(rows: list[ListedKey] | list[Verified], *, as_json: bool) -> None:
     if as_json:
         for row in rows:
             click.echo(msgspec.json.encode(row).decode())

@@ -214,7 +214,7 @@ def _history_name(name: str) -> KeyName:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[rewrapping.Progress]:
+def _progress(what: str) -> Iterator[rewrapping.ReportProgress]:
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(what)

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import TYPES
-from token_worker.admin.tokens import Filter, State, Token, TokenAdmin, Unreadable
+from token_worker.admin.tokens import Token, TokenAdmin, TokenFilter, TokenState, Unreadable
 from token_worker.cli.keys_change import owner_of
 from token_worker.cli.terminal import LookingThrough, confirm, parse_text, read_text, table_console
 from token_worker.contract.messages import Format, TypeName
@@ -56,7 +56,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     as_json: bool
     type_name: str | None = None
     older_than: float | None = None
-    state: State | None = None
+    state: TokenState | None = None
     by_value: bool = False
     by_token: bool = False
 
@@ -65,9 +65,9 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         return owner_of(self.owner_id, zone=self.zone)
 
     @property
-    def filter(self) -> Filter:
+    def filter(self) -> TokenFilter:
         since = None if self.older_than is None else time.time() - self.older_than * DAY_SECONDS
-        return Filter(None if self.type_name is None else TYPES[self.type_name], self.state, since)
+        return TokenFilter(None if self.type_name is None else TYPES[self.type_name], self.state, since)
 
     @property
     def names_one(self) -> bool:
@@ -300,18 +300,18 @@ def verify(asked: Asked, *, repair: bool, min_age_seconds: float | None, dry_run
     min_age_seconds = REPAIR_AGE_SECONDS if min_age_seconds is None else min_age_seconds
     counts: Counter[str] = Counter()
     with _admin(asked) as admin:
-        for it in admin.tokens(Filter()):
+        for it in admin.tokens(TokenFilter()):
             counts["unreadable"] += isinstance(it, Unreadable)
             counts["not_text"] += isinstance(it, Token) and not it.is_text
-        for half in admin.halves():
-            if isinstance(half, Unreadable):
+        for pair in admin.broken_pairs():
+            if isinstance(pair, Unreadable):
                 counts["unreadable"] += 1
                 continue
-            is_old = time.time() - max(half.entry.accessed, half.entry.created) >= min_age_seconds
-            if repair and half.what == "value_alone" and is_old and (dry_run or admin.drop_half(half)):
+            is_old = time.time() - max(pair.entry.accessed, pair.entry.created) >= min_age_seconds
+            if repair and pair.what == "value_alone" and is_old and (dry_run or admin.delete_lone_value(pair)):
                 counts["repaired"] += 1
             else:
-                counts[half.what] += 1
+                counts[pair.what] += 1
     words = {
         "value_alone": "value entries whose token entry is gone",
         "disabled_alone": "tokens with one entry disabled and the other not",

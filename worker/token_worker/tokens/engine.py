@@ -20,7 +20,7 @@ import msgspec
 
 from token_worker.acra import secure_cell
 from token_worker.acra.token_entry import (
-    Names,
+    EntryNames,
     Times,
     accessed_number,
     decode_entry,
@@ -55,7 +55,7 @@ _EXHAUSTED = Refused(Code.TOKEN_SPACE_EXHAUSTED, "no free token of this type and
 _UNREADABLE = Refused(Code.ENTRY_UNREADABLE, "the stored entry cannot be read")
 _KEY_UNREADABLE = Refused(Code.KEY_UNREADABLE, "a key in the history of this client or zone cannot be read")
 
-Result = bytes | Refused | Unavailable
+ItemResult = bytes | Refused | Unavailable
 """Encoded token or value; why there is none; or that it cannot be known now."""
 
 
@@ -81,7 +81,7 @@ class Item(msgspec.Struct, eq=False):
     data: bytes
     tokenize: bool
     origin: Origin | None = None
-    result: Result | None = None
+    result: ItemResult | None = None
     form: Any = None
 
     # The engine's own: the name of the entry to find; ...
@@ -98,7 +98,7 @@ class _OwnerCache:
     __slots__ = ("_deriver", "_key", "_owner", "of_token", "of_value")
 
     def __init__(self, ring: Keyring) -> None:
-        names = Names(ring.owner)
+        names = EntryNames(ring.owner)
         self.of_value = names.of_value
         self.of_token = names.of_token
         self._key, self._owner = ring.current, ring.owner
@@ -373,7 +373,7 @@ def _check_candidate(item: Item, token: bytes, raw: bytes, content: _Content) ->
         item.token, item.existing = token, raw
 
 
-def _token_from(content: _Content) -> Result:
+def _token_from(content: _Content) -> ItemResult:
     """The token in an ``h.`` entry."""
     if not isinstance(content, tuple):
         return content
@@ -381,7 +381,7 @@ def _token_from(content: _Content) -> Result:
     return _DISABLED if times is not None and times.disabled else inside
 
 
-def _value_from(item: Item, content: _Content) -> Result:
+def _value_from(item: Item, content: _Content) -> ItemResult:
     """The value in a ``t.`` entry."""
     if not isinstance(content, tuple):
         return content
@@ -389,7 +389,7 @@ def _value_from(item: Item, content: _Content) -> Result:
     return _DISABLED if times is not None and times.disabled else _decode_value(item, inside)
 
 
-def _decode_value(item: Item, inside: bytes) -> Result:
+def _decode_value(item: Item, inside: bytes) -> ItemResult:
     try:
         value, number = decode_token_value(inside)
     except CorruptData:
