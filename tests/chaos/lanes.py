@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import redis
 
-from chaos.commands import CLAIM, COMMIT, LABELS, UNCOUNT, label
 from chaos.ledger import Kind, Ledger
 from chaos.plan import Fault, Plan
-from chaos.proxy import Command, Moment, Proxy, Relay, Verdict
+from harness.commands import CLAIM, COMMIT, LABELS, UNCOUNT, label
+from harness.proxy import Command, Moment, Proxy, Relay, Verdict
 from harness.stack import Stack, WorkerProcess
 from token_worker.streams.routes import DEFAULT_ROUTES
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from chaos.messages import Failed, Native, Request, decode
+from harness.messages import Failed, Native, Request, decode
 
 LATE_SECONDS = 60.0
 """A reply that took longer is counted as late. It is no trouble: requests may wait for a server."""

@@ -21,9 +21,9 @@ from typing import Any
 from chaos.judge import Outcome, Permit, groups_gone, judge, nothing, streams_behind, streams_gone, tokens_behind
 from chaos.ledger import Place, order
 from chaos.plan import Fault
-from chaos.proxy import Proxy, Relay
 from chaos.scene import GROUP, KEPT, Scene
 from chaos.traffic import DEAD_LETTERS, REQUESTS, RESPONSES
+from harness.proxy import Proxy, Relay
 from harness.servers import SYNC_AT_ONCE, Valkey
 from harness.stack import wait_until
 from token_worker.streams.routes import DEFAULT_ROUTES

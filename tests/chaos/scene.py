@@ -10,9 +10,9 @@ from typing import Any, Self
 import redis
 
 from chaos.ledger import Ledger, order
-from chaos.planted import Planter
 from chaos.traffic import REQUESTS, Collector, Producer
 from harness.ending import uninterrupted
+from harness.planter import Planter
 from harness.servers import Valkey
 from harness.stack import Stack, wait_until
 

@@ -13,11 +13,11 @@ from contextlib import ExitStack
 
 from chaos.judge import Outcome, judge
 from chaos.lanes import Lane, Roles, lane_faults
-from chaos.openbao import KeptOpenBao
 from chaos.plan import Fault, Plan
 from chaos.scene import KEPT, Scene
 from chaos.servers import ServerFaults, server_faults
 from chaos.vault import VaultFaults, vault_faults
+from harness.openbao import KeptOpenBao
 from harness.servers import Valkey
 
 RATE = 300

@@ -9,9 +9,9 @@ import pytest
 
 from chaos.judge import Count, Outcome, Permit, groups_gone, judge, nothing, streams_behind, streams_gone, tokens_behind
 from chaos.ledger import LATE_SECONDS, Item, Kind, Ledger, Place, Trouble
-from chaos.messages import KINDS, Native, Request, value_of
 from chaos.plan import Fault, Plan
 from chaos.report import report
+from harness.messages import KINDS, Native, Request, value_of
 from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import EntryNames
 from token_worker.acra.value_types import STR

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import redis
 
 from chaos.ledger import Ledger, Place, order
-from chaos.messages import KINDS, Native, Request, value_of
-from chaos.planted import Planter
+from harness.messages import KINDS, Native, Request, value_of
+from harness.planter import Planter
 
 REQUESTS = ("tokenize:requests", "detokenize:requests")
 REPLY_STREAMS = tuple(f"tokenize:responses:{number}" for number in range(7))

@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 
-from chaos.commands import CLAIM, label
 from chaos.judge import Outcome, judge
 from chaos.plan import Fault
-from chaos.proxy import Command, Moment, Proxy, Verdict
 from chaos.scene import CLIENTS, KEPT, Scene
+from harness.commands import CLAIM, label
+from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey
 from harness.stack import wait_until
 from token_worker.streams.routes import DEFAULT_ROUTES

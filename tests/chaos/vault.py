@@ -16,10 +16,10 @@ from pathlib import Path
 import redis
 import requests
 
-from chaos.openbao import KeptOpenBao
 from chaos.plan import Fault, Plan
-from chaos.planted import Planter
 from chaos.scene import CLIENTS, Scene
+from harness.openbao import KeptOpenBao
+from harness.planter import Planter
 from harness.servers import DEPLOY_FILES, free_port
 from token_worker.acra.owner import Owner
 

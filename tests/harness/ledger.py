@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, NamedTuple
 
-from chaos.messages import KINDS, Native, Request, decode, is_answer, values
+from harness.messages import KINDS, Native, Request, decode, is_answer, values
 from harness.stack import Stack, wait_until
 
 GROUP = "token-workers"

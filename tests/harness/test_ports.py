@@ -10,8 +10,8 @@ from typing import cast
 
 import pytest
 
-from chaos.openbao import KeptOpenBao
 from harness import ports
+from harness.openbao import KeptOpenBao
 from harness.server_process import ServerProcess
 from harness.servers import Cluster, ClusterServer, OpenBao, Sentinel, Valkey, Watched, redis_binary
 

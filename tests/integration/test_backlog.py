@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import pytest
 
-from chaos.proxy import Command, Moment, Proxy, Verdict
 from conftest import Say
 from harness.ledger import GROUP, NONE, Ledger
+from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey
 from harness.stack import Stack, WorkerProcess, wait_until
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from chaos.proxy import Command, Moment, Proxy, Verdict
 from harness.clients import CLIENT, LONG_SECONDS, Desk, Kind
 from harness.load import running
+from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Cluster, Valkey, Watched
 from harness.stack import Stack, wait_until
 from token_worker.client import ClientClosed, NotAnswered, StreamsRefused, StreamsUnavailable, TokenClient

@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from chaos.proxy import Command, Moment, Proxy, Verdict
 from harness.ledger import NONE, Ledger
+from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey, redis_binary, valkey_binary
 from harness.stack import Stack, wait_until
 

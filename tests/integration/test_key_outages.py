@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import pytest
 
-from chaos.proxy import Command, Moment, Proxy, Relay, Verdict
 from harness.key_places import InRedis, InVault, Place
 from harness.ledger import GROUP, NONE, Ledger
+from harness.proxy import Command, Moment, Proxy, Relay, Verdict
 from harness.servers import OpenBao, Valkey
 from harness.stack import Stack, wait_until
 from token_worker.acra.owner import Owner

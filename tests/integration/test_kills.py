@@ -13,11 +13,11 @@ from functools import partial
 
 import pytest
 
-from chaos.commands import label
-from chaos.messages import values
-from chaos.planted import Planter
-from chaos.proxy import Command, Moment, Proxy, Verdict
+from harness.commands import label
 from harness.ledger import NONE, Ledger
+from harness.messages import values
+from harness.planter import Planter
+from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey
 from harness.stack import Stack, WorkerProcess, wait_until
 from token_worker.acra.owner import Owner

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from chaos.messages import values
-from chaos.proxy import Command, Moment, Proxy, Verdict
 from harness.ledger import GROUP, NONE, Ledger
+from harness.messages import values
+from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey
 from harness.stack import Stack, wait_until
 

@@ -10,9 +10,9 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from chaos.proxy import Command, Moment, Proxy, Verdict
 from harness.ledger import GROUP, NONE, Ledger
 from harness.load import running
+from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey
 from harness.stack import Stack, wait_until
 from token_worker.acra.owner import Owner

@@ -17,8 +17,8 @@ from typing import Self
 import pytest
 import redis
 
-from chaos.proxy import Command, Moment, Proxy, Verdict
 from harness.ledger import GROUP, NONE, Ledger
+from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey, redis_binary, valkey_binary
 from harness.stack import Stack, wait_until
 

@@ -18,8 +18,8 @@ import pytest
 from bench import preload
 from bench.footprint import peak_mib
 from bench.subject import CLIENT, Subject, payloads
-from chaos.proxy import Command, Moment, Proxy, Verdict
 from harness.ledger import GROUP
+from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey
 from harness.stack import Stack, wait_until
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from chaos.proxy import Command, Hook, Moment, Proxy, Verdict
 from harness.ledger import GROUP, NONE, Ledger
 from harness.load import running
+from harness.proxy import Command, Hook, Moment, Proxy, Verdict
 from harness.servers import Valkey
 from harness.stack import Stack
 from token_worker.streams.delivery import COMMIT, FIRST_COUNT

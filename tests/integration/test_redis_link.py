@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from chaos.proxy import Command, Moment, Proxy, Relay, Verdict
+from harness.proxy import Command, Moment, Proxy, Relay, Verdict
 from harness.servers import Valkey, free_port
 from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
 from token_worker.redis import link as redis_link

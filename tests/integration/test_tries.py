@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from chaos.proxy import Command, Moment, Proxy, Verdict
 from harness.ledger import GROUP, NONE, Ledger
+from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey
 from harness.stack import Stack
 

@@ -5,7 +5,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from chaos.proxy import Command, Moment, Proxy, Relay, Verdict
+from harness.proxy import Command, Moment, Proxy, Relay, Verdict
 from harness.servers import Valkey
 
 

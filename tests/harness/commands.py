@@ -1,6 +1,6 @@
 """Names of the commands that a worker sends, as faults are aimed at them and counted."""
 
-from chaos.proxy import Command
+from harness.proxy import Command
 from token_worker.redis.script import Script
 from token_worker.streams import answering, delivery, give_backs, retention
 
