@@ -17,7 +17,7 @@ import redis
 from msgspec import UNSET
 
 from token_worker.contract.messages import Reply, ReplyItem, Request
-from token_worker.streams.delivery import COMMIT
+from token_worker.streams.commit import COMMIT
 
 GROUP = "token-workers"
 BATCH = 500

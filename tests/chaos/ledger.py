@@ -47,7 +47,7 @@ class Kind(StrEnum):
     UNASKED = "reply to no request"
     UNEQUAL = "value with two tokens"
     FORGOTTEN = "token that cannot be turned back"
-    BURIED = "request given up as a dead letter"
+    DEAD_LETTERED = "request given up as a dead letter"
     ENDED = "worker that ended by itself"
 
 
@@ -197,7 +197,7 @@ class Ledger:
     def _check(self, entry: Place, request: Request | None, reply: Place, payload: bytes) -> None:
         """Whether a reply is the right one."""
         if request is not None and not payload:
-            self._note(Kind.BURIED, entry)
+            self._note(Kind.DEAD_LETTERED, entry)
             return
         outcomes = request.outcomes(reply.stream, payload) if request is not None else None
         if request is None or outcomes is None:

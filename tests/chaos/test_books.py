@@ -186,7 +186,7 @@ def test_request_given_up_is_found() -> None:
     ledger.sent(ENTRY, request)
     ledger.dead_letter(LETTER, {b"dead_stream": REQUESTS.encode(), b"dead_entry": b"1-0"})
     ledger.reply(REPLY, reply_to(request, ENTRY, "!internal"))
-    assert [kind for kind, _ in troubles(ledger)] == [Kind.BURIED, Kind.AGAIN]
+    assert [kind for kind, _ in troubles(ledger)] == [Kind.DEAD_LETTERED, Kind.AGAIN]
 
 
 @pytest.mark.parametrize(("letters", "expected"), [(0, [Kind.LOST]), (1, []), (2, [Kind.AGAIN])])

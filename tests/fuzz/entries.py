@@ -22,8 +22,9 @@ from token_worker.acra.value_types import TYPES
 from token_worker.contract.codec import sniff
 from token_worker.contract.messages import Format, Reply, ReplyError
 from token_worker.contract.schemas import documents
-from token_worker.service.handler import Account, Buried, Result
-from token_worker.streams.delivery import Answer, Entry
+from token_worker.service.handler import DeadLettered, Result
+from token_worker.streams.entry import Answer, Entry
+from token_worker.streams.reply_facts import ReplyFacts
 from token_worker.telemetry.audit import Audit
 
 A_BATCH = 24
@@ -106,7 +107,7 @@ class Entries:
         self._audit.lines.clear()
 
     def _judge(self, result: Result, entry: Entry, ids: set[str], number: int) -> None:
-        if isinstance(result, Buried):
+        if isinstance(result, DeadLettered):
             if result.reason not in REASONS:
                 raise Fault("the reason of a dead letter is none of the known ones", number)
             if _id_of(entry) is not None:
@@ -143,12 +144,12 @@ class Entries:
         if reply.id != (_id_of(entry) or reply.id):
             return "an answer has another id than its request"
         ids.add(reply.id)
-        self.outcomes.update({code for _, code in answer.account.outcomes})
+        self.outcomes.update({code for _, code in answer.facts.outcomes})
         if any(
             it is not None and not it.startswith(f"{ROUTE.responses}:") for it in (answer.reply_to, given_up.reply_to)
         ):
             return "an answer goes to a stream that the route does not allow"
-        return _problem_of_account(answer.account)
+        return _problem_of_facts(answer.facts)
 
     def _problem_of_reply(self, reply: Reply, entry: Entry) -> str | None:
         if reply.request_entry != entry.id.decode():
@@ -189,12 +190,12 @@ class _Lines(Audit):
             self.lines.append(line)
 
 
-def _problem_of_account(account: Account) -> str | None:
-    if account.op not in {"tokenize", "detokenize", "unknown"}:
+def _problem_of_facts(facts: ReplyFacts) -> str | None:
+    if facts.op not in {"tokenize", "detokenize", "unknown"}:
         return "an operation is counted that is none"
-    if {account.client_id, account.zone_id} - _KNOWN - {None}:
+    if {facts.client_id, facts.zone_id} - _KNOWN - {None}:
         return "a client or zone is counted that is not known to exist"
-    if any(kind not in _TYPE_NAMES for kind, _ in account.outcomes):
+    if any(kind not in _TYPE_NAMES for kind, _ in facts.outcomes):
         return "a type is counted that is none"
     return None
 

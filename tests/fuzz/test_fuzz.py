@@ -21,10 +21,11 @@ from fuzz.world import MARK
 from token_worker.errors import Code, CorruptData, Refused
 from token_worker.keys.keyring import Keyring
 from token_worker.service import handler
-from token_worker.service.handler import Buried, Handler, Postponed, Result
+from token_worker.service.handler import DeadLettered, Handler, Postponed, Result
 from token_worker.storage.sealing import Sealing
 from token_worker.storage.steps import Lookup
-from token_worker.streams.delivery import Answer, Entry
+from token_worker.streams.entry import Answer, Entry
+from token_worker.streams.reply_facts import NO_FACTS
 from token_worker.testing.memory import MemoryTokens
 from token_worker.tokens import engine
 
@@ -185,17 +186,17 @@ def twice(results: list[Result]) -> list[Result]:
 
 
 def postponed(results: list[Result]) -> list[Result]:
-    return [Postponed(result.entry, None) if isinstance(result, Buried) else result for result in results]  # type: ignore[arg-type]  # a defect
+    return [Postponed(result.entry, None) if isinstance(result, DeadLettered) else result for result in results]  # type: ignore[arg-type]  # a defect
 
 
 def reason(results: list[Result]) -> list[Result]:
-    return [Buried(result.entry, "new") if isinstance(result, Buried) else result for result in results]
+    return [DeadLettered(result.entry, "new") if isinstance(result, DeadLettered) else result for result in results]
 
 
 def unheard(results: list[Result]) -> list[Result]:
     """Nobody is answered who sent what is wrong."""
     return [
-        Buried(it.entry, "no_readable_id") if isinstance(it, Answer) and b"invalid_request" in it.payload else it
+        DeadLettered(it.entry, "no_readable_id") if isinstance(it, Answer) and b"invalid_request" in it.payload else it
         for it in results
     ]
 
@@ -205,13 +206,13 @@ def mixed_up(results: list[Result]) -> list[Result]:
     at = _answers(results)
     payloads = [result.payload for result in results if isinstance(result, Answer)]
     for number, payload in zip(at, [*payloads[1:], payloads[0]], strict=True):
-        results[number] = Answer(results[number].entry, payload, account=getattr(results[number], "account", None))
+        results[number] = Answer(results[number].entry, payload, facts=getattr(results[number], "facts", NO_FACTS))
     return results
 
 
 def broken(results: list[Result]) -> list[Result]:
     for number in _answers(results):
-        results[number] = Answer(results[number].entry, b"{}", account=getattr(results[number], "account", None))
+        results[number] = Answer(results[number].entry, b"{}", facts=getattr(results[number], "facts", NO_FACTS))
     return results
 
 

@@ -2,12 +2,12 @@
 
 from harness.proxy import Command
 from token_worker.redis.script import Script
-from token_worker.streams import answering, delivery, give_backs, retention
+from token_worker.streams import commit, delivery, retention, uncounted
 
 SCRIPTS = {
     script.sha.encode(): script.name.removesuffix(".lua")
     for script in (
-        *(answering.COMMIT, answering.BURY, give_backs.UNCOUNT, delivery.GROUP),
+        *(commit.COMMIT, commit.DEAD_LETTER, uncounted.UNCOUNT, delivery.GROUP),
         *(retention.TURN, retention.TRIM, retention.SWEEP),
         *(Script("token_worker.storage", name) for name in ("store.lua", "adopt.lua", "touch.lua")),
     )
@@ -25,7 +25,7 @@ LABELS = (
     CLAIM,
     COMMIT,
     UNCOUNT,
-    "streams EVALSHA bury",
+    "streams EVALSHA dead_letter",
     "streams EVALSHA turn",
     "streams EVALSHA trim",
     "streams EVALSHA sweep",

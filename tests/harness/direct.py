@@ -20,7 +20,7 @@ from token_worker.service.handler import Handler
 from token_worker.settings.load import load
 from token_worker.storage.steps import Step
 from token_worker.storage.tokens import TokenStorage
-from token_worker.streams.delivery import Answer, Entry
+from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.routes import Route
 
 Message = dict[str, Any]

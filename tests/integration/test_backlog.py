@@ -40,7 +40,10 @@ class Setting(NamedTuple):
 
 @pytest.fixture
 def setting(streams_server: Valkey, storage_server: Valkey) -> Iterator[Setting]:
-    """Keys of two clients, one of which the worker has at hand; a second try alone that counts would bury an entry."""
+    """Keys of two clients, one of which the worker has cached.
+
+    A second isolated try that counts would make an entry a dead letter.
+    """
     with (
         Proxy(storage_server.port) as keys,
         Proxy(streams_server.port) as streams,

@@ -23,7 +23,9 @@ from token_worker.redis.cluster import ClusterLink
 from token_worker.redis.connect import make_link
 from token_worker.redis.exchange import drive
 from token_worker.redis.link import Link
-from token_worker.streams.delivery import COMMIT, Answer, Delivery
+from token_worker.streams.commit import COMMIT
+from token_worker.streams.delivery import Delivery
+from token_worker.streams.entry import Answer
 from token_worker.streams.routes import Route, slot_of
 
 CLIENT = "shop-frontend"

@@ -20,7 +20,7 @@ from harness.stack import Stack, wait_until
 ALWAYS = ("appendonly yes", "appendfsync always")
 SETTINGS = {
     "TOKEN_WORKER_CLAIM_IDLE_MS": "1000",
-    "TOKEN_WORKER_MAX_DELIVERIES": "1",  # the second try alone that is counted would bury an entry
+    "TOKEN_WORKER_MAX_DELIVERIES": "1",  # the second isolated try that counts would make an entry a dead letter
 }
 
 DETOKENIZE = '[{"requests": "detokenize:requests", "responses": "detokenize:responses", "ops": ["detokenize"]}]'

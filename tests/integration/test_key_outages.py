@@ -61,7 +61,7 @@ class Setting(NamedTuple):
 def setting(
     request: pytest.FixtureRequest, streams_server: Valkey, storage_server: Valkey, openbao_server: OpenBao
 ) -> Iterator[Setting]:
-    """Keys of two clients, in Redis or in Vault; the second try alone that is counted would bury an entry."""
+    """Keys of two clients, in Redis or in Vault. A second isolated try that counts makes an entry a dead letter."""
     with Stack(streams_server, storage_server, settings={"TOKEN_WORKER_MAX_DELIVERIES": "1"}) as stack:
         stack.settings["TOKEN_WORKER_TOKENS_URL"] = storage_server.url
         place: Place

@@ -26,7 +26,8 @@ from token_worker.service.handler import Handler
 from token_worker.settings.load import load
 from token_worker.storage.durability import MARK, Safety
 from token_worker.storage.tokens import TokenStorage
-from token_worker.streams.delivery import FIRST_COUNT, Answer, Entry
+from token_worker.streams.delivery import FIRST_COUNT
+from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.routes import Route
 
 CLIENTS = ("client-one", "client-two")

@@ -108,7 +108,7 @@ def test_token_storage_away_while_workers_restart_costs_no_entry(
     """However often workers are killed or stopped while the token storage is away, no entry is given up or lost."""
     settings = {
         "TOKEN_WORKER_CLAIM_IDLE_MS": "1000",
-        "TOKEN_WORKER_MAX_DELIVERIES": "1",  # the second try alone that is counted would bury an entry
+        "TOKEN_WORKER_MAX_DELIVERIES": "1",  # the second isolated try that counts would make an entry a dead letter
         "TOKEN_WORKER_DRAIN_SECONDS": "1",
     }
     with (
@@ -140,7 +140,7 @@ def test_token_storage_away_while_workers_restart_costs_no_entry(
                 break
         assert ledger.replies_written() == 0
 
-        # Then, when it is back, every request is answered, and none was buried.
+        # Then, when it is back, every request is answered, and none is a dead letter.
         if how == "refuses":
             proxy.come_back()
         else:
@@ -153,7 +153,8 @@ def test_token_storage_away_while_workers_restart_costs_no_entry(
 
 def test_token_storage_that_is_full_costs_no_entry(streams_server: Valkey, storage: Valkey, tmp_path: Path) -> None:
     """While the token storage has no memory left, entries wait, also through restarts; then all are answered."""
-    # Given a token storage that cannot take a token, and workers that would bury an entry at its second try alone
+    # Given a token storage that cannot take a token,
+    # and workers that would make an entry a dead letter at its second isolated try
     settings = {"TOKEN_WORKER_CLAIM_IDLE_MS": "1000", "TOKEN_WORKER_MAX_DELIVERIES": "1"}
     with running(Stack(streams_server, storage, settings={**settings, "TOKEN_WORKER_DRAIN_SECONDS": "1"})) as stack:
         stack.storage.config_set("maxmemory", 1)
@@ -165,7 +166,7 @@ def test_token_storage_that_is_full_costs_no_entry(streams_server: Valkey, stora
             wait_until(lambda log=log: has_said(log, "server unavailable", "tokens", "OOM"), "the worker to notice")  # type: ignore[misc]  # a default binds
             worker.signal(signal.SIGTERM)
             assert worker.wait() == 0
-        # Then, when there is memory again, every request is answered, and none was buried.
+        # Then, when there is memory again, every request is answered, and none is a dead letter.
         stack.storage.config_set("maxmemory", 0)
         stack.start_worker()
         assert ledger.settle() == NONE
@@ -208,7 +209,7 @@ def test_streams_are_trimmed_while_the_token_storage_is_away(
 
 def test_key_storage_away_holds_up_only_who_needs_it(streams_server: Valkey, storage_server: Valkey) -> None:
     """While the key storage is away, clients whose keys are at hand are served; others' entries wait, uncounted."""
-    # Given a worker that has one client's key at hand, and would bury an entry at its second try alone
+    # Given a worker that has one client's key at hand, and would make an entry a dead letter at its second isolated try
     settings = {"TOKEN_WORKER_MAX_DELIVERIES": "1"}
     with (
         Proxy(storage_server.port) as proxy,

@@ -83,7 +83,7 @@ def test_poison_among_others_is_the_only_dead_letter(stack: Stack, storage_serve
         wait_until(is_settled, "every request to be acknowledged")
     # Then it has killed a whole batch's worker once and then, alone, as many as it may,
     assert sum(keeper.deaths for keeper in keepers) == 1 + MAX_DELIVERIES
-    # is buried,
+    # becomes a dead letter,
     [(_, dead)] = stack.streams.xrange("tokenize:requests:dead")
     assert (entry, b"deliveries_exhausted") == (dead[b"dead_entry"], dead[b"dead_reason"])
     assert msgspec.json.decode(dead[b"payload"])["id"] == "poison"

@@ -12,7 +12,8 @@ from harness.load import running
 from harness.proxy import Command, Hook, Moment, Proxy, Verdict
 from harness.servers import Valkey
 from harness.stack import Stack
-from token_worker.streams.delivery import COMMIT, FIRST_COUNT
+from token_worker.streams.commit import COMMIT
+from token_worker.streams.delivery import FIRST_COUNT
 
 BATCH = FIRST_COUNT  # so that the first batch is a full one
 BATCHES = 10

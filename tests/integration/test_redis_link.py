@@ -22,7 +22,7 @@ from token_worker.redis import link as redis_link
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
 from token_worker.redis.script import Script
-from token_worker.streams.delivery import COMMIT
+from token_worker.streams.commit import COMMIT
 
 SECRET = "a-password-nobody-may-read"
 

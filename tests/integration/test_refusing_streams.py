@@ -18,7 +18,8 @@ from token_worker.redis.address import RedisSettings
 from token_worker.redis.exchange import drive
 from token_worker.redis.link import RedisLink
 from token_worker.streams import pending as pending_module
-from token_worker.streams.delivery import Answer, Committed, Delivery, Entry
+from token_worker.streams.delivery import Delivery
+from token_worker.streams.entry import Answer, Committed, Entry
 from token_worker.streams.routes import Route
 from token_worker.streams.stream_ids import LAST_ID
 
@@ -125,7 +126,7 @@ def test_unreadable_entry_waits_where_the_ids_of_the_dead_letters_are_used_up(st
     wait_until(lambda: has_said(log, "cannot be written", "tokenize:requests:dead", USED_UP), "the worker to say so")
     assert pending(stack) == 1
     stack.streams.delete("tokenize:requests:dead")
-    wait_until(lambda: pending(stack) == 0, "the burial")
+    wait_until(lambda: pending(stack) == 0, "the dead letter")
     [(_, dead)] = stack.streams.xrange("tokenize:requests:dead")
     assert dead[b"dead_entry"] == entry
 
@@ -218,11 +219,13 @@ def test_given_up_entry_stays_where_its_producer_cannot_be_told(link: RedisLink)
     subject, [entry] = delivered(link, 1)
     internal = Answer(entry, b"internal")
     link.call("XADD", "out", f"{LAST}-{LAST}", "x", "y")
-    assert drive(subject.bury(entry, "why", internal, 0.0), link) == Committed(stuck=[entry], refused={"out": USED_UP})
+    assert drive(subject.dead_letter(entry, "why", internal, 0.0), link) == Committed(
+        stuck=[entry], refused={"out": USED_UP}
+    )
     assert (still_pending(link), link.call("XLEN", "in:dead"), subject.paused) == (1, 0, [ROUTE])
     link.call("DEL", "out")
-    assert drive(subject.bury(entry, "why", internal, 0.0), link) == Committed(written=1)
-    assert drive(subject.bury(entry, "why", internal, 0.0), link) == Committed(suppressed=1)
+    assert drive(subject.dead_letter(entry, "why", internal, 0.0), link) == Committed(written=1)
+    assert drive(subject.dead_letter(entry, "why", internal, 0.0), link) == Committed(suppressed=1)
     assert (still_pending(link), link.call("XLEN", "in:dead"), link.call("XLEN", "out")) == (0, 1, 1)
 
 
@@ -234,7 +237,7 @@ def test_given_up_entry_is_answered_where_the_request_asked(link: RedisLink, nam
         link.call("XADD", "out:mine", f"{LAST}-{LAST}", "payload", "internal")
     elif named == "text":
         link.call("SET", "out:mine", "x")
-    done = drive(subject.bury(entry, "why", Answer(entry, b"internal", "out:mine", b"internal"), 0.0), link)
+    done = drive(subject.dead_letter(entry, "why", Answer(entry, b"internal", "out:mine", b"internal"), 0.0), link)
     assert done == Committed(written=1)
     [(_, fields)] = link.call("XRANGE", "out:mine" if named == "free" else "out", "-", "+")
     assert fields == [b"payload", b"internal"]
@@ -261,7 +264,7 @@ def test_refused_replies_leave_everything_as_it_is(link: RedisLink, spoil: Calla
     assert (done.written, done.suppressed, done.stuck) == (0, 0, entries)
     assert list(done.refused.values()) == [reason]
     assert (still_pending(link), subject.paused) == (3, [ROUTE])
-    done = drive(subject.bury(entries[0], "why", Answer(entries[0], b"internal"), 0.0), link)
+    done = drive(subject.dead_letter(entries[0], "why", Answer(entries[0], b"internal"), 0.0), link)
     assert (done.stuck, list(done.refused.values())) == ([entries[0]], [reason])
     assert (still_pending(link), link.call("XLEN", "in:dead")) == (3, 0)
 
@@ -278,12 +281,12 @@ def test_server_that_refuses_writes_gets_the_commit_again(
     link.call("CONFIG", "SET", setting, value)
     if reason is None:
         assert drive(subject.commit(answers[1:], 0.0), link) == Committed(written=2)
-        assert drive(subject.bury(entries[0], "why", Answer(entries[0], b"internal"), 0.0), link) == Committed(
+        assert drive(subject.dead_letter(entries[0], "why", Answer(entries[0], b"internal"), 0.0), link) == Committed(
             written=1
         )
         assert (link.call("XLEN", "out"), link.call("XLEN", "out:mine"), link.call("XLEN", "in:dead")) == (2, 1, 1)
         return
-    for protocol in (subject.commit(answers, 0.0), subject.bury(entries[0], "why", answers[0], 0.0)):
+    for protocol in (subject.commit(answers, 0.0), subject.dead_letter(entries[0], "why", answers[0], 0.0)):
         with pytest.raises(Unavailable, match=reason):
             drive(protocol, link)
     assert (still_pending(link), link.call("EXISTS", "out", "out:mine", "in:dead")) == (3, 0)
@@ -291,13 +294,13 @@ def test_server_that_refuses_writes_gets_the_commit_again(
     assert drive(subject.commit(answers, 0.0), link) == Committed(written=3)
 
 
-def test_entry_of_another_worker_is_neither_answered_nor_buried(link: RedisLink) -> None:
+def test_entry_of_another_worker_is_neither_answered_nor_moved(link: RedisLink) -> None:
     """Of a batch that was answered before nothing is written, and no stream is made for it."""
     subject, entries = delivered(link, 2)
     answers = [Answer(entry, b"reply", "out:mine", b"no") for entry in entries]
     link.call("XACK", "in", "group", *(entry.id for entry in entries))
     assert drive(subject.commit(answers, 0.0), link) == Committed(suppressed=2)
-    assert drive(subject.bury(entries[0], "why", answers[0], 0.0), link) == Committed(suppressed=1)
+    assert drive(subject.dead_letter(entries[0], "why", answers[0], 0.0), link) == Committed(suppressed=1)
     link.call("XGROUP", "DESTROY", "in", "group")
     assert drive(subject.commit(answers, 0.0), link) == Committed(suppressed=2)
     assert link.call("EXISTS", "out", "out:mine", "in:dead") == 0

@@ -245,8 +245,10 @@ def test_reply_to_streams_are_compared(stack: Stack) -> None:
     assert "1 as before" in done.stdout
 
 
-def bury(stack: Stack, request: dict[str, Any], reason: str = "deliveries_exhausted", entry: str = "5-0") -> bytes:
-    """A dead letter as ``bury.lua`` writes it."""
+def dead_letter(
+    stack: Stack, request: dict[str, Any], reason: str = "deliveries_exhausted", entry: str = "5-0"
+) -> bytes:
+    """A dead letter as ``dead_letter.lua`` writes it."""
     fields: dict[str, Any] = {"dead_reason": reason, "dead_stream": STREAM, "dead_entry": entry, "dead_deliveries": 6}
     letter: bytes = stack.streams.xadd(f"{STREAM}:dead", {**fields, "payload": json.dumps(request)})
     return letter
@@ -255,7 +257,7 @@ def bury(stack: Stack, request: dict[str, Any], reason: str = "deliveries_exhaus
 def test_dead_letters_are_listed_shown_and_replayed(stack: Stack) -> None:
     """A dead letter is listed and shown without its value, and sent again under the id it first had."""
     stack.start_worker()
-    letter = bury(stack, {**requests(1)[0], "value": "a canary"}).decode()
+    letter = dead_letter(stack, {**requests(1)[0], "value": "a canary"}).decode()
     said = {"id": "r0", "request_entry": "5-0", "status": "error", "error": {"code": "internal", "message": "-"}}
     stack.streams.xadd("tokenize:responses", {"payload": json.dumps(said)})
     unreadable = stack.streams.xadd(
@@ -307,7 +309,7 @@ def test_age_of_a_dead_letter_whose_id_is_ahead_of_the_clock(stack: Stack) -> No
 
 def test_revealed_payload_is_audited_first(stack: Stack, tmp_path: Path) -> None:
     """--reveal asks, leaves a line without the value in the audit log, and only then shows the payload."""
-    letter = bury(stack, {**requests(1)[0], "value": "a canary"}).decode()
+    letter = dead_letter(stack, {**requests(1)[0], "value": "a canary"}).decode()
     audit = tmp_path / "audit.log"
     options = ("dead-letters", "show", letter, "--reveal")
     unasked = stack.run(*options, TOKEN_WORKER_AUDIT_FILE=str(audit))
@@ -326,8 +328,8 @@ def test_revealed_payload_is_audited_first(stack: Stack, tmp_path: Path) -> None
 
 def test_dropped_dead_letters_are_gone(stack: Stack) -> None:
     """``drop`` deletes those that were named, asks before, and says when one is not there."""
-    kept = bury(stack, requests(1)[0], "id_missing").decode()
-    gone = bury(stack, requests(1)[0]).decode()
+    kept = dead_letter(stack, requests(1)[0], "id_missing").decode()
+    gone = dead_letter(stack, requests(1)[0]).decode()
     assert stack.run("dead-letters", "drop", gone, "--dry-run").stdout == "would be dropped: 1\n"
     assert stack.run("dead-letters", "drop", gone).returncode == 2
     assert stack.streams.xlen(f"{STREAM}:dead") == 2
@@ -343,7 +345,7 @@ def test_dropped_dead_letters_are_gone(stack: Stack) -> None:
 def test_replayed_dead_letters_may_be_kept(stack: Stack) -> None:
     """With --keep a dead letter is sent and stays; `replay --dead-letters` does the same without."""
     stack.start_worker()
-    letter = bury(stack, requests(1)[0]).decode()
+    letter = dead_letter(stack, requests(1)[0]).decode()
     assert stack.run("dead-letters", "replay", letter, "--keep").returncode == 0
     assert stack.streams.xlen(f"{STREAM}:dead") == 1
     done = stack.run("replay", "--dead-letters", "--reason", "deliveries_exhausted")
@@ -354,7 +356,7 @@ def test_replayed_dead_letters_may_be_kept(stack: Stack) -> None:
 
 def test_dead_letter_that_cannot_be_sent_stays(stack: Stack) -> None:
     """Where the request stream cannot take it, a dead letter is not lost: it stays, and the command says so."""
-    letter = bury(stack, requests(1)[0]).decode()
+    letter = dead_letter(stack, requests(1)[0]).decode()
     stack.streams.set(STREAM, "no stream")
     done = stack.run("dead-letters", "replay", letter, "--no-wait")
     assert done.returncode == 2
@@ -368,7 +370,7 @@ def test_dead_letter_that_cannot_be_sent_stays(stack: Stack) -> None:
 @pytest.mark.parametrize("left", [0, 2])
 def test_dead_letters_stay_where_the_ids_of_their_stream_are_used_up(stack: Stack, left: int) -> None:
     """What was sent is not sent again, what could not be is still there; --resume sends it when it can be."""
-    letters = [bury(stack, request).decode() for request in requests(4)]
+    letters = [dead_letter(stack, request).decode() for request in requests(4)]
     stack.streams.xadd(STREAM, {"x": "y"}, id=f"{2**64 - 1}-{2**64 - 1 - left}")
     done = stack.run("dead-letters", "replay", "--all", "--no-wait")
     assert done.returncode == 2
@@ -480,7 +482,7 @@ def _payloads_there(stack: Stack) -> list[bytes]:
 
 def test_named_entries_that_are_not_there_are_told(stack: Stack) -> None:
     """An id that was named and is not there is a finding that names it; the others are sent."""
-    letter = bury(stack, requests(1)[0]).decode()
+    letter = dead_letter(stack, requests(1)[0]).decode()
     done = stack.run("dead-letters", "replay", letter, "1-1", "--no-wait")
     assert done.returncode == 1
     assert "sent: 1" in done.stdout
@@ -512,7 +514,7 @@ def test_dead_letters_of_one_request_stream_alone(stack: Stack) -> None:
 def test_full_server_loses_no_dead_letter(redis82_server: Valkey, storage_server: Valkey) -> None:
     """At the server's memory limit nothing is sent and nothing deleted; with memory again --resume goes on."""
     with Stack(redis82_server, storage_server) as stack:
-        letter = bury(stack, requests(1)[0]).decode()
+        letter = dead_letter(stack, requests(1)[0]).decode()
         begun = stack.run("dead-letters", "replay", letter, "--dry-run")
         assert "would be sent: 1" in begun.stdout
         stack.streams.config_set("maxmemory", 1)
@@ -532,7 +534,7 @@ def test_ids_that_are_none_break_nothing(stack: Stack) -> None:
     done = stack.run("replay", "--ids", odd, "--stream", STREAM)
     assert done.returncode == 1
     assert f"differs: {odd} replayed as" in done.stdout  # a first entry like any other, and now well formed
-    bury(stack, requests(1)[0], entry="first")
+    dead_letter(stack, requests(1)[0], entry="first")
     done = stack.run("dead-letters", "replay", "--all")
     assert done.returncode == 1
     assert "1 entries cannot be read" in done.stderr

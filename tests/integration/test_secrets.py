@@ -81,7 +81,7 @@ def test_no_secret_is_in_any_output(watched: tuple[Stack, Path]) -> None:
         "tokenize:requests", {"payload": msgspec.json.encode(GOOD), "traceparent": CANARY, "tracestate": CANARY}
     )
     stack.streams.xadd("tokenize:requests", {CANARY: CANARY})
-    wait_until(lambda: _is_done(stack, len(payloads) + 2), "all entries to be answered or buried")
+    wait_until(lambda: _is_done(stack, len(payloads) + 2), "all entries to be answered or moved")
 
     replies = [*stack.replies(), *stack.replies(f"tokenize:responses:{CANARY}")]
     tokens = [reply["value"] for reply in replies if isinstance(reply.get("value"), str)]

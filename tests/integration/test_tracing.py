@@ -29,7 +29,7 @@ def add(stack: Stack, request: dict[str, Any] | bytes, stream: str = "tokenize:r
 
 
 def exhaust(stack: Stack, request: dict[str, Any], **trace: str) -> str:
-    """Send a request whose tries are used up: a worker that finds it tells its producer, and buries it."""
+    """Send a request whose tries are used up: a worker that finds it tells its producer, and makes it a dead letter."""
     stack.streams.xgroup_create("tokenize:requests", GROUP, id="0", mkstream=True)
     entry = add(stack, request, **trace)
     stack.streams.xreadgroup(GROUP, "dead", {"tokenize:requests": ">"})

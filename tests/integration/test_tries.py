@@ -16,7 +16,7 @@ OUTAGES = 10
 OUTAGE_SECONDS = 0.5
 STREAM = "tokenize:requests"
 SETTINGS = {"TOKEN_WORKER_CLAIM_IDLE_MS": "1000", "TOKEN_WORKER_MAX_DELIVERIES": "1"}
-"""The second try alone that is counted would bury an entry."""
+"""The second isolated try that counts would make an entry a dead letter."""
 
 
 @pytest.fixture

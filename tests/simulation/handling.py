@@ -11,7 +11,7 @@ from token_worker.redis.link import RedisLink
 from token_worker.service.handler import Handler, Result
 from token_worker.storage.durability import Durability, Safety
 from token_worker.storage.tokens import TokenStorage
-from token_worker.streams.delivery import Answer, Entry
+from token_worker.streams.entry import Answer, Entry
 from token_worker.telemetry.audit import Audit
 from token_worker.tokens.engine import Engine, Item
 

@@ -40,7 +40,7 @@ class Model(Commands):
     def __init__(self) -> None:
         super().__init__()
         self._scripts: dict[str, Callable[[list[bytes], list[bytes]], Any]] = {
-            "bury.lua": self._bury,
+            "dead_letter.lua": self._dead_letter,
             "commit.lua": self._commit,
             "group.lua": self._make_ours,
             "sweep.lua": self._sweep,
@@ -105,14 +105,14 @@ class Model(Commands):
         if is_new or self._expires.get(key, self.now_ms + ttl_ms) < self.now_ms + ttl_ms:
             self._expires[key] = self.now_ms + ttl_ms
 
-    def _bury(self, keys: list[bytes], args: list[bytes]) -> int | list[Any]:
+    def _dead_letter(self, keys: list[bytes], args: list[bytes]) -> int | list[Any]:
         name, raw, reason, deliveries, ttl, reply = args[:6]
         stream, entry = self.stream(keys[0]), parse_id(raw)
         if stream is None or not self._is_pending(keys, name, raw):
             return 0
         fields = stream.entries.get(entry)
         target = keys[3] if len(keys) > 3 and not self.why_unfit(keys[3]) else keys[2]
-        if why := self._why_unfit_to_bury(keys, target, is_there=fields is not None, is_told=bool(reply)):
+        if why := self._why_no_dead_letter(keys, target, is_there=fields is not None, is_told=bool(reply)):
             return why
         self._xack(keys[0], name, raw)
         if fields is not None:
@@ -124,7 +124,7 @@ class Model(Commands):
             self._reply_elsewhere(target, reply, args[6:8], int(ttl) * 1000)
         return 2 if fields is None else 1
 
-    def _why_unfit_to_bury(
+    def _why_no_dead_letter(
         self, keys: list[bytes], target: bytes, *, is_there: bool, is_told: bool
     ) -> list[Any] | None:
         """Types are looked at first, of all streams; ids only of those that are written to."""

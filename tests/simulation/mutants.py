@@ -23,7 +23,9 @@ from token_worker.errors import ServerError, Unavailable
 from token_worker.redis.exchange import Exchange, RunScript, drive
 from token_worker.service.committer import Committer, T
 from token_worker.service.worker import Worker
-from token_worker.streams.delivery import COMMIT, Answer, Batch, Committed, Delivery, Entry
+from token_worker.streams.commit import COMMIT
+from token_worker.streams.delivery import Delivery
+from token_worker.streams.entry import Answer, Batch, Committed, Entry
 from token_worker.streams.pending import Candidate
 from token_worker.streams.routes import Route
 
@@ -113,7 +115,7 @@ class _TakesBackOnce(Delivery):
         try:
             yield from super().put_off(entries, now)
         except Unavailable:
-            self._give_backs._open.clear()
+            self._uncounted._open.clear()
             raise
 
 
@@ -124,7 +126,7 @@ class _ForgetsClaimsInDoubt(Delivery):
         try:
             return (yield from super()._fetch_older(now))
         except Unavailable:
-            self._give_backs._open.clear()
+            self._uncounted._open.clear()
             raise
 
 
@@ -186,15 +188,15 @@ class _GivesUpEarly(Delivery):
 class _InternalToAll(Delivery):
     """Answers an entry that is given up on its route's stream, whatever the request asked."""
 
-    def bury(self, entry: Entry, reason: str, reply: Answer | None, now: float) -> Exchange[Committed]:
+    def dead_letter(self, entry: Entry, reason: str, reply: Answer | None, now: float) -> Exchange[Committed]:
         reply = reply and Answer(reply.entry, reply.payload)
-        return (yield from super().bury(entry, reason, reply, now))
+        return (yield from super().dead_letter(entry, reason, reply, now))
 
 
-class _BuriesWithoutCopy(Model):
+class _DropsDeadLetters(Model):
     """Acknowledges an entry that is given up, and keeps no dead letter."""
 
-    def _bury(self, keys: list[bytes], args: list[bytes]) -> int | list[Any]:
+    def _dead_letter(self, keys: list[bytes], args: list[bytes]) -> int | list[Any]:
         return self._xack(keys[0], args[0], args[1])
 
 
@@ -212,14 +214,14 @@ class _AcknowledgesFirst(Model):
         return [status for status in statuses if isinstance(status, int)]
 
 
-class _BuriesFirst(Model):
+class _AcknowledgesDeadLettersFirst(Model):
     """Acknowledges an entry whose dead letter, or reply beside it, is then refused."""
 
-    def _bury(self, keys: list[bytes], args: list[bytes]) -> int | list[Any]:
-        buried = super()._bury(keys, args)
-        if isinstance(buried, list):
+    def _dead_letter(self, keys: list[bytes], args: list[bytes]) -> int | list[Any]:
+        moved = super()._dead_letter(keys, args)
+        if isinstance(moved, list):
             self._xack(keys[0], args[0], args[1])
-        return buried
+        return moved
 
 
 class _RepliesAlways(Model):
@@ -236,15 +238,15 @@ class _RepliesAlways(Model):
         return statuses
 
 
-class _BuriesAlways(Model):
+class _WritesDeadLettersAlways(Model):
     """Writes a dead letter whether or not this call acknowledged the entry."""
 
-    def _bury(self, keys: list[bytes], args: list[bytes]) -> int | list[Any]:
-        buried = super()._bury(keys, args)
-        if buried == 0:
+    def _dead_letter(self, keys: list[bytes], args: list[bytes]) -> int | list[Any]:
+        moved = super()._dead_letter(keys, args)
+        if moved == 0:
             why = [b"dead_reason", args[2], b"dead_stream", keys[0], b"dead_entry", args[1]]
             self._add(keys[1], why)
-        return buried
+        return moved
 
 
 class _MarksTooFar(Model):
@@ -367,11 +369,11 @@ MUTANTS: dict[str, Mutant] = {
     "entry of another worker renewed": _worker(_RenewsBlindly, 100),
     "tries without end": _worker(_TriesForEver, 20),
     "given up too early": _worker(_GivesUpEarly, 50),
-    "acknowledged without a dead letter": Mutant(20, server=_BuriesWithoutCopy),
+    "acknowledged without a dead letter": Mutant(20, server=_DropsDeadLetters),
     "acknowledged before a reply that is refused": Mutant(100, server=_AcknowledgesFirst),
-    "acknowledged before a dead letter that is refused": Mutant(200, server=_BuriesFirst),
+    "acknowledged before a dead letter that is refused": Mutant(200, server=_AcknowledgesDeadLettersFirst),
     "internal on the route's stream alone": _worker(_InternalToAll, 100),
-    "unconditional dead letter": Mutant(100, server=_BuriesAlways),
+    "unconditional dead letter": Mutant(100, server=_WritesDeadLettersAlways),
     "low-water mark too far": Mutant(20, server=_MarksTooFar),
     "pending entries trimmed": Mutant(20, server=_TrimsPending),
     "requests trimmed while their group is gone": Mutant(50, server=_TrimsWithoutGroup),

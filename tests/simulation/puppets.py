@@ -28,9 +28,9 @@ from token_worker.service.runtime import Runtime
 from token_worker.service.worker import Worker
 from token_worker.settings.options import Settings
 from token_worker.storage.tokens import TokenStorage
-from token_worker.streams import answering, give_backs, pending
+from token_worker.streams import commit, pending, uncounted
 from token_worker.streams.clock import ServerClock
-from token_worker.streams.cluster_delivery import Deliveries
+from token_worker.streams.cluster_delivery import ClusterDelivery
 from token_worker.streams.delivery import Delivery
 from token_worker.streams.retention import Retention
 from token_worker.streams.routes import Route
@@ -128,7 +128,7 @@ class Puppet:
                 rng=random.Random(rng.random()),
             )
 
-        subject = Deliveries([[route] for route in terms.routes], make) if terms.is_apart else make(terms.routes)
+        subject = ClusterDelivery([[route] for route in terms.routes], make) if terms.is_apart else make(terms.routes)
         retention = Retention(terms.routes, terms.group, self.name)
         silent, audit = _Silent(), PuppetAudit(self.name, self._stage)
         telemetry = Telemetry(cast(Metrics, silent), cast(Health, silent), audit)
@@ -276,8 +276,8 @@ def small_bounds() -> Iterator[None]:
         for module, name, value in (
             (worker, "UNIT_ITEMS", UNIT_ITEMS),
             (outage, "NAP_SECONDS", NAP_SECONDS),
-            (answering, "COMMIT_ENTRIES", COMMIT_ENTRIES),
-            (give_backs, "UNCOUNT_ENTRIES", UNCOUNT_ENTRIES),
+            (commit, "COMMIT_ENTRIES", COMMIT_ENTRIES),
+            (uncounted, "UNCOUNT_ENTRIES", UNCOUNT_ENTRIES),
             (pending, "OWN_AT_ONCE", OWN_AT_ONCE),
             (pending, "FOUND_AT_ONCE", FOUND_AT_ONCE),
         ):

@@ -11,8 +11,9 @@ from token_worker.acra.value_types import TYPES
 from token_worker.contract.messages import Op
 from token_worker.errors import Unavailable
 from token_worker.keys.keyring import Keyring
-from token_worker.service.handler import Account, Buried, Postponed, Result
-from token_worker.streams.delivery import Answer, Entry
+from token_worker.service.handler import DeadLettered, Postponed, Result
+from token_worker.streams.entry import Answer, Entry
+from token_worker.streams.reply_facts import ReplyFacts
 from token_worker.tokens.derivation import Origin
 from token_worker.tokens.engine import Item
 
@@ -25,16 +26,16 @@ KINDS = {
     "no_id": 4,
     "defect": 3,
     "killer": 3,
-    "burial_killer": 2,
+    "last_killer": 2,
 }
 """Kinds with their weights: answered on the route's own stream, by a token of its own where it asks for one, or on a
 stream that it names; has to wait for a key; is refused; has no readable id; makes the handler fail; kills whoever
-handles it; and even who would bury it."""
+handles it; and even the worker that would make it a dead letter."""
 
 ELSEWHERE = frozenset({"elsewhere", "defect"})
 """Kinds that name a stream for their reply."""
 
-POISON = frozenset({"defect", "killer", "burial_killer"})
+POISON = frozenset({"defect", "killer", "last_killer"})
 """Kinds that make every try fail."""
 
 
@@ -58,7 +59,7 @@ def handle(entries: Sequence[Entry], run: RunItems, *, has_keys: bool) -> list[R
     """
     read = [_read(entry) for entry in entries]
     kinds = {kind for kind, _ in read}
-    if kinds & {"killer", "burial_killer"}:
+    if kinds & {"killer", "last_killer"}:
         raise Crash
     if "defect" in kinds:
         raise RuntimeError("a defect")
@@ -66,7 +67,7 @@ def handle(entries: Sequence[Entry], run: RunItems, *, has_keys: bool) -> list[R
     items: list[Item] = []
     for entry, (kind, target) in zip(entries, read, strict=True):
         if kind == "no_id":
-            results.append(Buried(entry, NO_ID))
+            results.append(DeadLettered(entry, NO_ID))
         elif kind == "later" and not has_keys:
             results.append(Postponed(entry, Unavailable("vault", "ConnectionError")))
         elif kind == "refused":
@@ -85,7 +86,7 @@ def internal(entry: Entry) -> Answer:
         Crash: the entry kills even who gives it up.
     """
     kind, target = _read(entry)
-    if kind == "burial_killer":
+    if kind == "last_killer":
         raise Crash
     if kind == "no_id":
         return Answer(entry, b"")
@@ -104,12 +105,12 @@ def _op(entry: Entry) -> Op:
 
 
 def _answer(how: bytes, entry: Entry, target: str) -> Answer:
-    account = Account(_op(entry).value, "", "", None, None, (("", CODES[how]),))
+    facts = ReplyFacts(_op(entry).value, "", "", None, None, (("", CODES[how]),))
     payload = _payload(how, entry)
     if target == entry.route.responses:
-        return Answer(entry, payload, account=account)
+        return Answer(entry, payload, facts=facts)
     instead = payload if how == INTERNAL else _payload(INSTEAD, entry)
-    return Answer(entry, payload, target, instead, account)
+    return Answer(entry, payload, target, instead, facts)
 
 
 def _read(entry: Entry) -> tuple[str, str]:

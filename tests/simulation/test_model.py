@@ -15,10 +15,10 @@ from token_worker.errors import ServerError, Unavailable
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
 from token_worker.redis.script import Script
-from token_worker.streams.delivery import BURY, COMMIT
+from token_worker.streams.commit import COMMIT, DEAD_LETTER
 from token_worker.streams.delivery import GROUP as GROUP_SCRIPT
-from token_worker.streams.give_backs import UNCOUNT
 from token_worker.streams.retention import SWEEP, TRIM, TURN
+from token_worker.streams.uncounted import UNCOUNT
 
 UNIT_MS = 10_000_000
 """Idle times are set to multiples of it, which no test takes; limits lie half-way between."""
@@ -212,10 +212,10 @@ class ModelAndServer(RuleBasedStateMachine):
         self.run(COMMIT, [key, "out", *targets], args)
 
     @rule(key=streams, data=st.data(), payload=payloads, trace=traces)
-    def bury(self, key: str, data: st.DataObject, payload: bytes, trace: tuple[str, str]) -> None:
+    def dead_letter(self, key: str, data: st.DataObject, payload: bytes, trace: tuple[str, str]) -> None:
         named = data.draw(st.sampled_from([[], ["out:a"], [NO_STREAM]]))
         args = [GROUP, self.some(data, key)[0], "why", 3, TTL_SECONDS, payload, *trace]
-        self.run(BURY, [key, "dead", "out", *named], args)
+        self.run(DEAD_LETTER, [key, "dead", "out", *named], args)
 
     @rule(key=streams, consumer=consumers, data=st.data())
     def uncount(self, key: str, consumer: str, data: st.DataObject) -> None:

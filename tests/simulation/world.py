@@ -26,7 +26,9 @@ from token_worker.redis.exchange import BoundedCommand, Command, RunScript
 from token_worker.service.committer import Committer
 from token_worker.service.handler import Postponed, Result
 from token_worker.service.worker import Worker
-from token_worker.streams.delivery import COMMIT, Answer, Delivery, Entry
+from token_worker.streams.commit import COMMIT
+from token_worker.streams.delivery import Delivery
+from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.routes import Route
 from token_worker.tokens.engine import Item
 

@@ -18,7 +18,10 @@ from token_worker.service.committer import Committer
 from token_worker.service.outage import Drain, Outage
 from token_worker.service.runtime import Runtime
 from token_worker.streams.clock import ServerClock
-from token_worker.streams.delivery import BURY, COMMIT, Answer, Delivery, Entry
+from token_worker.streams.commit import COMMIT, DEAD_LETTER
+from token_worker.streams.delivery import Delivery
+from token_worker.streams.entry import Answer, Entry
+from token_worker.streams.reply_facts import ReplyFacts
 from token_worker.streams.routes import Route
 from token_worker.telemetry.audit import Audit
 from token_worker.telemetry.health import Health
@@ -27,7 +30,7 @@ from token_worker.telemetry.telemetry import Telemetry
 
 ROUTE = Route("in", "out", frozenset({Op.TOKENIZE}))
 FIRST, SECOND = Entry(ROUTE, b"1-0", {b"payload": b""}), Entry(ROUTE, b"2-0", {b"payload": b""})
-REPLIES: dict[str, Any] = {"TIME": [b"1700000000", b"0"], "XPENDING": [], "uncount.lua": 1, "bury.lua": 1}
+REPLIES: dict[str, Any] = {"TIME": [b"1700000000", b"0"], "XPENDING": [], "uncount.lua": 1, "dead_letter.lua": 1}
 
 
 class FakeLink(Link):
@@ -108,12 +111,7 @@ class Desk:
 
 
 def _answer(entry: Entry) -> Answer:
-    facts: Any = _Facts()
-    return Answer(entry, b"reply", account=facts)
-
-
-class _Facts:
-    op, status, outcomes = "tokenize", "ok", (("str", "ok"),)
+    return Answer(entry, b"reply", facts=ReplyFacts("tokenize", "ok", "r-1", "shop", None, (("str", "ok"),)))
 
 
 @pytest.fixture
@@ -153,7 +151,7 @@ WAYS: dict[Ask, str] = {
     _refresh_clock: "TIME",
     _begin: f"sent {COMMIT.name}",
     _commit: f"sent {COMMIT.name}",
-    _dead_letter: BURY.name,
+    _dead_letter: DEAD_LETTER.name,
     _leave_pending: "uncount.lua",
 }
 """All public ways to ask the streams, and the first thing that each of them asks."""

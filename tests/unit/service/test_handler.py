@@ -13,7 +13,7 @@ from token_worker.acra.value_types import TYPES
 from token_worker.contract.messages import Format
 from token_worker.service.handler import Handler
 from token_worker.service.worker import UNIT_ITEMS, _units
-from token_worker.streams.delivery import Answer, Entry
+from token_worker.streams.entry import Answer, Entry
 from token_worker.testing.memory import MemoryTokens
 
 LATIN = "André Marie Ampère".encode("latin-1")
@@ -167,8 +167,7 @@ def test_broken_item_costs_itself(desk: Desk, value: bytes) -> None:
     failed = [item for item in reply["items"] if "error" in item]
     assert [(item["ref"], item["error"]["code"]) for item in failed] == [("7", "invalid_request")]
     assert failed[0]["error"]["message"].startswith("$.items[7].value: ")
-    assert answer.account is not None
-    assert [outcome for _, outcome in answer.account.outcomes].count("ok") == 99
+    assert [outcome for _, outcome in answer.facts.outcomes].count("ok") == 99
 
 
 def test_only_broken_items(desk: Desk) -> None:

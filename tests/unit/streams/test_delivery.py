@@ -16,23 +16,13 @@ from token_worker.contract.messages import Op
 from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
 from token_worker.redis.exchange import BoundedCommand, Exchange, RunScript, drive
 from token_worker.redis.link import RedisLink
-from token_worker.streams.cluster_delivery import LONGEST_REST_SECONDS, REST_SECONDS, ROUND_MS, Deliveries
-from token_worker.streams.delivery import (
-    BATCH_BYTES,
-    BURY,
-    COMMIT,
-    FIRST_COUNT,
-    GROUP,
-    PAUSE_SECONDS,
-    Answer,
-    Batch,
-    Committed,
-    Delivery,
-    Entry,
-)
-from token_worker.streams.give_backs import UNCOUNT, UNCOUNT_ENTRIES
+from token_worker.streams.cluster_delivery import LONGEST_REST_SECONDS, REST_SECONDS, ROUND_MS, ClusterDelivery
+from token_worker.streams.commit import COMMIT, DEAD_LETTER
+from token_worker.streams.delivery import BATCH_BYTES, FIRST_COUNT, GROUP, PAUSE_SECONDS, Delivery
+from token_worker.streams.entry import Answer, Batch, Committed, Entry
 from token_worker.streams.pending import FOUND_AT_ONCE, MOST_DOUBTS, OWN_AT_ONCE, RETRY_OWN_SECONDS
 from token_worker.streams.routes import Route
+from token_worker.streams.uncounted import UNCOUNT, UNCOUNT_ENTRIES
 
 ROUTE = Route("in", "out", frozenset({Op.TOKENIZE}))
 SECOND = Route("in2", "out2", frozenset({Op.DETOKENIZE}))
@@ -155,7 +145,7 @@ def test_new_entries_come_as_one_batch() -> None:
     """New entries of all routes are one batch; they are delivered for the first time."""
     replies = iter([[[b"in", entries(2)], [b"in2", entries(1)]], []])  # the first may have more, and is asked again
     batch, _ = run(delivery(ROUTE, SECOND).fetch(0.0, 1000), Scripted(XREADGROUP=lambda command: next(replies)))
-    assert not batch.alone
+    assert not batch.isolated
     assert [(entry.route.requests, entry.id, entry.deliveries) for entry in batch.entries] == [
         ("in", b"1-0", 1),
         ("in", b"2-0", 1),
@@ -194,7 +184,7 @@ def test_read_that_brings_too_much_is_claimed_entry_by_entry() -> None:
     subject = delivery()
     run(subject.fetch(0.0, 1000), Scripted(XREADGROUP=lambda command: [[b"in", entries(8)]]))
     batch, _ = run(subject.fetch(1.0, 1000), Scripted(XREADGROUP=ReplyTooLarge()))
-    assert batch == Batch([], alone=False)
+    assert batch == Batch([], isolated=False)
     assert subject.has_older(1.0)
     batch, commands = run(subject.fetch(1.0, 1000), PutOff(b"9-0"))
     assert RunScript(UNCOUNT, ("in",), ("group", "me", b"9-0", 1)) in commands
@@ -273,7 +263,7 @@ def test_after_a_lost_read_own_pending_entries_come_first() -> None:
         run(subject.fetch(1.0, 1000), Scripted(XREADGROUP=Unavailable("streams", "ConnectionError")))
     server = PutOff(b"5-0", b"6-0")
     batch, _ = run(subject.fetch(2.0, 1000), server)
-    assert not batch.alone
+    assert not batch.isolated
     assert [(entry.id, entry.deliveries) for entry in batch.entries] == [(b"5-0", 1), (b"6-0", 1)]
     assert server.named("XCLAIM") == [("XCLAIM", "in", "group", "me", 70, b"5-0", b"6-0")]
     assert server.named("XREADGROUP") == []
@@ -289,7 +279,7 @@ def test_own_entries_that_something_speaks_against_are_tried_alone(why: str) -> 
         subject.suspect([Entry(ROUTE, b"5-0", {}), Entry(ROUTE, b"6-0", {})], 1.0)
     for _ in range(2):
         batch, commands = run(subject.fetch(1.0, 0), server)
-        assert batch.alone
+        assert batch.isolated
         assert [command for command in commands if isinstance(command, RunScript) and command.script is UNCOUNT] == []
 
 
@@ -306,18 +296,18 @@ def test_claim_that_another_worker_won_is_passed_over() -> None:
     assert [entry.id for entry in batch.entries] == [b"6-0"]
 
 
-def test_tries_are_counted_alone_and_end() -> None:
-    """After as many tries alone as allowed an entry is exhausted; one that kills even its burial is buried unseen."""
+def test_isolated_tries_are_counted_and_end() -> None:
+    """An entry is exhausted after the allowed isolated tries. After one more it is moved without being read."""
     outcomes = []
     for deliveries in (1, 2, 3, 4):
         server = Scripted(
             XPENDING=lambda command, n=deliveries: [[b"5-0", b"dead", 40_000, n]] if "IDLE" in command else [],
             XCLAIM=lambda command: [b"5-0"] if command[-1] == "JUSTID" else [[b"5-0", [b"payload", b"x"]]],
-            bury=1,
+            dead_letter=1,
         )
         batch, commands = run(delivery(max_deliveries=2).fetch(0.0, 0), server)
-        buried = [command for command in commands if isinstance(command, RunScript) and command.script is BURY]
-        outcomes.append(([entry.exhausted for entry in batch.entries], len(buried)))
+        moved = [command for command in commands if isinstance(command, RunScript) and command.script is DEAD_LETTER]
+        outcomes.append(([entry.exhausted for entry in batch.entries], len(moved)))
     assert outcomes == [([False], 0), ([False], 0), ([True], 0), ([], 1)]
 
 
@@ -383,13 +373,13 @@ def test_entries_that_were_put_off_come_as_one_batch(mine: bool) -> None:
     found = pending((b"5-0", 0), (b"6-0", 1), (b"7-0", 0), mine=mine)
     server = Scripted(XPENDING=found, XCLAIM=claimed)
     batch, _ = run(subject.fetch(0.0, 1000), server)
-    assert not batch.alone
+    assert not batch.isolated
     assert [(entry.id, entry.deliveries) for entry in batch.entries] == [(b"5-0", 1), (b"7-0", 1)]
     assert server.named("XCLAIM") == [("XCLAIM", "in", "group", "me", 40_000, b"5-0", b"7-0")]
     assert ("XCLAIM", True) in server.bounds
     run(subject.fetch(0.0, 1000), server)  # new ones have their turn
     batch, _ = run(subject.fetch(0.0, 1000), server)
-    assert batch.alone
+    assert batch.isolated
     assert [(entry.id, entry.deliveries) for entry in batch.entries] == [(b"6-0", 2)]
 
 
@@ -412,7 +402,7 @@ def test_claim_that_brings_too_much_counts_nothing() -> None:
     run(subject.put_off([Entry(ROUTE, b"5-0", {}), Entry(ROUTE, b"6-0", {})], 0.0), Scripted())
     found = pending((b"5-0", 0), (b"6-0", 0))
     batch, _ = run(subject.fetch(RETRY_OWN_SECONDS, 1000), Scripted(XPENDING=found, XCLAIM=ReplyTooLarge()))
-    assert batch == Batch([], alone=False)
+    assert batch == Batch([], isolated=False)
     assert subject.has_older(RETRY_OWN_SECONDS)
     server = PutOff(b"5-0", b"6-0")
     batch, commands = run(subject.fetch(RETRY_OWN_SECONDS, 1000), server)
@@ -612,22 +602,24 @@ def test_answers_that_their_stream_refused_are_stuck_and_others_counted() -> Non
 def test_refused_target_of_an_entry_that_is_given_up_costs_it_no_dead_letter() -> None:
     """A script that an ACL refuses for the stream that the request named is run without it."""
 
-    def bury(command: RunScript) -> Any:
+    def dead_letter(command: RunScript) -> Any:
         if "out:secret" in command.keys:
             raise ServerError("streams", "NOPERM")
         return 1
 
     given_up = answer(1, "out:secret")
-    done, commands = run(delivery().bury(given_up.entry, "why", given_up, 0.0), Scripted(bury=bury))
+    done, commands = run(
+        delivery().dead_letter(given_up.entry, "why", given_up, 0.0), Scripted(dead_letter=dead_letter)
+    )
     assert done == Committed(written=1)
     assert [command.keys for command in commands] == [("in", "in:dead", "out", "out:secret"), ("in", "in:dead", "out")]
 
 
 @pytest.mark.parametrize(("said", "refused"), [([2, b"WRONGTYPE"], "in:dead"), ([3, b"ids used up"], "out")])
-def test_entry_that_cannot_be_buried_is_stuck(said: list[Any], refused: str) -> None:
+def test_entry_without_a_dead_letter_is_stuck(said: list[Any], refused: str) -> None:
     """The stream at fault is named, and the route rests."""
     subject, entry = delivery(), Entry(ROUTE, b"5-0", {})
-    done, _ = run(subject.bury(entry, "why", Answer(entry, b"internal"), 0.0), Scripted(bury=said))
+    done, _ = run(subject.dead_letter(entry, "why", Answer(entry, b"internal"), 0.0), Scripted(dead_letter=said))
     assert done == Committed(stuck=[entry], refused={refused: said[1].decode()})
     assert subject.paused == [ROUTE]
 
@@ -681,7 +673,7 @@ def test_new_entries_get_their_turn_between_tries_alone() -> None:
         XREADGROUP=lambda command: [[b"in", entries(1, start=1000)]],
     )
     batches: list[Batch] = [run(subject.fetch(0.0, 1000), server)[0] for _ in range(60)]
-    assert [batch.alone for batch in batches].count(False) == 1
+    assert [batch.isolated for batch in batches].count(False) == 1
     [read] = server.named("XREADGROUP")
     assert "BLOCK" not in read
 
@@ -689,9 +681,9 @@ def test_new_entries_get_their_turn_between_tries_alone() -> None:
 # -- several slots
 
 
-def deliveries() -> Deliveries:
+def deliveries() -> ClusterDelivery:
     """Two slots, the first with two routes; their groups are made."""
-    subject = Deliveries(
+    subject = ClusterDelivery(
         [[ROUTE, Route("in1", "out1", frozenset({Op.TOKENIZE}))], [SECOND]], lambda group: delivery(*group)
     )
     run(subject.fetch(0.0, 0), Scripted())
@@ -711,7 +703,7 @@ def test_slots_are_read_apart_and_waited_for_shortly() -> None:
     server = Scripted()
     batch, _ = run(deliveries().fetch(1.0, 3 * ROUND_MS), server)
     one, two = {"in", "in1"}, {"in2"}
-    assert batch == Batch([], alone=False)
+    assert batch == Batch([], isolated=False)
     assert [(streams, wait) for streams, wait in read_streams(server) if wait] == [
         (streams, ROUND_MS) for streams in (two, one, two)
     ]
@@ -721,7 +713,7 @@ def test_slots_are_read_apart_and_waited_for_shortly() -> None:
 def test_no_slot_is_waited_for_while_another_has_entries_to_take() -> None:
     """Entries that were put off in one slot are taken at once, also when it is not that slot's turn."""
     routes = [Route(f"in{n}", f"out{n}", frozenset({Op.TOKENIZE})) for n in range(3)]
-    subject = Deliveries([[route] for route in routes], lambda group: delivery(*group, batch_size=1))
+    subject = ClusterDelivery([[route] for route in routes], lambda group: delivery(*group, batch_size=1))
     run(subject.fetch(0.0, 0), Scripted())
     entry = Entry(routes[0], b"1-0", {})
     run(subject.put_off([entry], 0.0), Scripted())
@@ -809,14 +801,14 @@ def test_slot_whose_node_hangs_rests_ever_longer() -> None:
 
 
 def test_entries_are_answered_in_their_slot() -> None:
-    """Commits, burials and leases go by the delivery of the entry's slot, whose routes rest for a bad stream."""
+    """Commits, dead letters and leases go by the delivery of the entry's slot, whose routes rest for a bad stream."""
     subject = deliveries()
     entry = Entry(SECOND, b"5-0", {})
     refused = Scripted(commit=ServerError("streams", "NOPERM"))
     done, _ = run(subject.commit([Answer(entry, b"reply")], 1.0), refused)
     assert (done.stuck, done.refused) == ([entry], {"in2": "NOPERM"})
     assert subject.paused == [SECOND]
-    _, commands = run(subject.bury(entry, "why", None, 1.0), Scripted(bury=1))
+    _, commands = run(subject.dead_letter(entry, "why", None, 1.0), Scripted(dead_letter=1))
     assert commands[0].keys[0] == "in2"
     kept, _ = run(subject.renew([entry]), Scripted(XPENDING=[[b"5-0", b"me", 500, 1]], XCLAIM=[b"5-0"]))
     assert kept == [entry]

@@ -2,8 +2,8 @@
 
 from prometheus_client import CollectorRegistry
 
-from token_worker.service.handler import Account
-from token_worker.streams.delivery import Answer, Committed, Entry
+from token_worker.streams.entry import Answer, Committed, Entry
+from token_worker.streams.reply_facts import ReplyFacts
 from token_worker.streams.routes import DEFAULT_ROUTES
 from token_worker.telemetry.metrics import Metrics
 
@@ -11,8 +11,8 @@ ROUTE = DEFAULT_ROUTES[0]
 
 
 def answers_of(count: int) -> list[Answer]:
-    account = Account("tokenize", "ok", "r", "shop", None, (("str", "ok"),))
-    return [Answer(Entry(ROUTE, b"%d-0" % number, {}), b"{}", account=account) for number in range(1, count + 1)]
+    facts = ReplyFacts("tokenize", "ok", "r", "shop", None, (("str", "ok"),))
+    return [Answer(Entry(ROUTE, b"%d-0" % number, {}), b"{}", facts=facts) for number in range(1, count + 1)]
 
 
 def test_every_suppressed_reply_counts() -> None:

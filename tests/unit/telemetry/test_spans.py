@@ -15,9 +15,9 @@ from structlog.testing import capture_logs
 from harness.traces import Sdk
 from token_worker.contract.messages import Op
 from token_worker.redis.address import parse
-from token_worker.service.handler import Account
 from token_worker.settings.load import load
-from token_worker.streams.delivery import Answer, Committed, Entry
+from token_worker.streams.entry import Answer, Committed, Entry
+from token_worker.streams.reply_facts import ReplyFacts
 from token_worker.telemetry.spans import Spans
 from token_worker.telemetry.tracing import describe
 
@@ -62,7 +62,9 @@ class Made:
 def answer(status: str, *codes: str, trace: bytes = PARENT, state: bytes = b"") -> Answer:
     fields = {b"payload": b"...", b"traceparent": trace, b"tracestate": state}
     outcomes = tuple(("str", code) for code in codes)
-    return Answer(Entry(ROUTE, b"17-3", fields), b"", account=Account("tokenize", status, "id", "shop", None, outcomes))
+    return Answer(
+        Entry(ROUTE, b"17-3", fields), b"", facts=ReplyFacts("tokenize", status, "id", "shop", None, outcomes)
+    )
 
 
 def test_span_of_a_request_follows_the_conventions_for_messaging() -> None:
@@ -132,7 +134,7 @@ def test_request_that_its_producer_does_not_trace_has_no_span(trace: bytes) -> N
     """No ``traceparent``, none that is valid, or one that is not sampled."""
     made = Made()
     made.subject.answered([answer("ok", "ok", trace=trace)], Committed(written=1), TAKEN)
-    made.subject.buried(answer("ok", trace=trace).entry, "internal", TAKEN)
+    made.subject.dead_lettered(answer("ok", trace=trace).entry, "internal", TAKEN)
     assert made.spans == []
 
 

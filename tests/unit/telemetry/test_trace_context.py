@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from token_worker.contract.messages import Op
-from token_worker.streams.delivery import Entry
+from token_worker.streams.entry import Entry
 from token_worker.streams.routes import Route
 from token_worker.telemetry.trace_context import TraceParent, names_of, trace_parent
 

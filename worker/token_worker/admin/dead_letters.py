@@ -1,7 +1,7 @@
 """Dead letters: entries that could not be answered, as an operator sees them. Sans-IO like ``delivery``.
 
-Written by ``bury.lua``: the fields ``dead_reason``, ``dead_stream``, ``dead_entry`` and ``dead_deliveries``, then those
-of the entry. ``replay`` sends them again.
+Written by ``dead_letter.lua``: the fields ``dead_reason``, ``dead_stream``, ``dead_entry`` and ``dead_deliveries``,
+then those of the entry. ``replay`` sends them again.
 """
 
 from collections.abc import Sequence

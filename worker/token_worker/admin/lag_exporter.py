@@ -25,7 +25,7 @@ _GAUGES: dict[str, tuple[str, Callable[[GroupLag], float | None]]] = {
     ),
     "lag_known": ("Whether the server tells a lag of its own.", lambda row: row.lag_known),
     "undelivered_exact": ("Whether the undelivered entries are exactly so many, not at least.", lambda row: row.exact),
-    "max_deliveries": ("Deliveries of the worst pending entry.", lambda row: row.max_deliveries),
+    "max_deliveries": ("ClusterDelivery of the worst pending entry.", lambda row: row.max_deliveries),
     "consumers": ("Consumers that asked for entries within a minute.", lambda row: row.consumers),
 }
 

@@ -15,8 +15,8 @@ from token_worker.redis.link import Link
 from token_worker.service.outage import Outage
 from token_worker.service.runtime import REAL, Runtime
 from token_worker.streams.clock import ServerClock
-from token_worker.streams.cluster_delivery import Deliveries
-from token_worker.streams.delivery import Answer, Committed, Delivery, Entry
+from token_worker.streams.delivery_protocol import DeliveryProtocol
+from token_worker.streams.entry import Answer, Committed, Entry
 from token_worker.telemetry.telemetry import Telemetry
 from token_worker.telemetry.trace_context import names_of
 
@@ -52,7 +52,7 @@ class Committer:
     def __init__(
         self,
         link: Link,
-        delivery: Delivery | Deliveries,
+        delivery: DeliveryProtocol,
         clock: ServerClock,
         outage: Outage,
         telemetry: Telemetry,
@@ -136,7 +136,7 @@ class Committer:
         """Move an entry to the dead letters, through outages of the streams; with a reply to its producer if given."""
 
         def attempt() -> Exchange[Committed]:
-            return self._delivery.bury(entry, reason, reply, self._monotonic())
+            return self._delivery.dead_letter(entry, reason, reply, self._monotonic())
 
         self.finish()
         if self._outage.drain.is_over:
@@ -151,7 +151,7 @@ class Committer:
                 "entry moved to the dead letters", reason=reason, deliveries=entry.deliveries, **names_of(entry)
             )
             if self._spans is not None:
-                self._spans.buried(entry, Code.INTERNAL.value if reply else reason, taken_ns)
+                self._spans.dead_lettered(entry, Code.INTERNAL.value if reply else reason, taken_ns)
 
     # -- entries that stay pending
 

@@ -31,7 +31,8 @@ from token_worker.keys.keyring import Keyring
 from token_worker.settings.options import Settings
 from token_worker.storage.durability import MARK
 from token_worker.storage.tokens import TokenStorage
-from token_worker.streams.delivery import Answer, Entry
+from token_worker.streams.entry import Answer, Entry
+from token_worker.streams.reply_facts import ReplyFacts
 from token_worker.streams.routes import Route, keys_of, may_reply_to
 from token_worker.telemetry.trace_context import names_of
 from token_worker.tokens.derivation import Origin
@@ -46,7 +47,7 @@ _TOKENIZE = Op.TOKENIZE
 _INTERNAL = Refused(Code.INTERNAL, "the request could not be handled; it is kept as a dead letter")
 
 
-class Buried(NamedTuple):
+class DeadLettered(NamedTuple):
     """An entry that nobody can be answered for: it goes to the dead letters, with this reason."""
 
     entry: Entry
@@ -60,24 +61,7 @@ class Postponed(NamedTuple):
     why: Unavailable
 
 
-Result = Answer | Buried | Postponed
-
-
-class Account(msgspec.Struct, gc=False):
-    """What is counted and audited of an answer.
-
-    Attributes:
-        op: ``tokenize`` or ``detokenize``, ``unknown`` where the request names none of the two.
-        client_id, zone_id: only those that are known to exist.
-        outcomes: type and outcome of each item, ``ok`` or a code; of a request refused as a whole just its code.
-    """
-
-    op: str
-    status: str
-    request_id: str
-    client_id: str | None
-    zone_id: str | None
-    outcomes: tuple[tuple[str, str], ...]
+Result = Answer | DeadLettered | Postponed
 
 
 class _Form(NamedTuple):
@@ -86,7 +70,7 @@ class _Form(NamedTuple):
     Attributes:
         read, encode: from the member of a request to the stored bytes.
         decode, write: from the stored bytes to the member of a reply; ``write`` None: there is no more to do.
-        ok: see ``Account.outcomes``; and all of them of a request for one value.
+        ok: see ``ReplyFacts.outcomes``; and all of them of a request for one value.
     """
 
     kind: TokenType
@@ -192,7 +176,7 @@ class Handler:
             try:
                 decoded = decode(entry.fields.get(b"payload"), self._limits)
             except Unanswerable as unanswerable:
-                results.append(Buried(entry, unanswerable.reason))
+                results.append(DeadLettered(entry, unanswerable.reason))
             else:
                 cases.append(self._admit(entry, decoded, grants))
         self._find_keys(grants)
@@ -219,10 +203,10 @@ class Handler:
             decoded = decode(entry.fields.get(b"payload"), self._limits)
         except Unanswerable:
             return Answer(entry, b"")
-        payload, account = _encode_error(entry, decoded, _INTERNAL), _refused_account(decoded, _INTERNAL)
+        payload, facts = _encode_error(entry, decoded, _INTERNAL), _refused_facts(decoded, _INTERNAL)
         if decoded.reply_to is None or not self._may_reply_to(entry.route, decoded.reply_to):
-            return Answer(entry, payload, account=account)
-        return Answer(entry, payload, decoded.reply_to, payload, account)
+            return Answer(entry, payload, facts=facts)
+        return Answer(entry, payload, decoded.reply_to, payload, facts)
 
     def _may_reply_to(self, route: Route, name: str) -> bool:
         """Whether the route allows it; never a key of keys or tokens, which may be on the same server."""
@@ -356,8 +340,8 @@ def _result(case: _Case) -> Result:
             pass
         else:
             reply.value = answer if form.write is None else form.write(answer)
-            account = Account(op, "ok", decoded.id, owners[0].id, zone_id, form.all_ok)
-            return _answer(case, encode_reply(reply, decoded.format), account)
+            facts = ReplyFacts(op, "ok", decoded.id, owners[0].id, zone_id, form.all_ok)
+            return _answer(case, encode_reply(reply, decoded.format), facts)
     answers: list[Any] = []
     outcomes: list[tuple[str, str]] = []
     failed = 0
@@ -395,8 +379,8 @@ def _result(case: _Case) -> Result:
         reply.error = _error(answers[0])
     else:
         reply.value = answers[0]
-    account = Account(op, reply.status, decoded.id, owners[0].id, zone_id, tuple(outcomes))
-    return _answer(case, encode_reply(reply, decoded.format), account)
+    facts = ReplyFacts(op, reply.status, decoded.id, owners[0].id, zone_id, tuple(outcomes))
+    return _answer(case, encode_reply(reply, decoded.format), facts)
 
 
 def _report(case: _Case, refused: Refused) -> None:
@@ -429,16 +413,16 @@ def _encode_error(entry: Entry, decoded: Decoded, refused: Refused) -> bytes:
 
 
 def _refusal(case: _Case, refused: Refused) -> Answer:
-    account = _refused_account(case.decoded, refused)
-    return _answer(case, _encode_error(case.entry, case.decoded, refused), account)
+    facts = _refused_facts(case.decoded, refused)
+    return _answer(case, _encode_error(case.entry, case.decoded, refused), facts)
 
 
-def _refused_account(decoded: Decoded, refused: Refused) -> Account:
-    return Account(_OP_NAMES[decoded.op], "error", decoded.id, None, None, (("unknown", refused.code.value),))
+def _refused_facts(decoded: Decoded, refused: Refused) -> ReplyFacts:
+    return ReplyFacts(_OP_NAMES[decoded.op], "error", decoded.id, None, None, (("unknown", refused.code.value),))
 
 
-def _answer(case: _Case, payload: bytes, account: Account) -> Answer:
+def _answer(case: _Case, payload: bytes, facts: ReplyFacts) -> Answer:
     if case.reply_to is None:
-        return Answer(case.entry, payload, account=account)
+        return Answer(case.entry, payload, facts=facts)
     unable = Refused(Code.FORBIDDEN, "$.reply_to: this stream cannot take the reply")
-    return Answer(case.entry, payload, case.reply_to, _encode_error(case.entry, case.decoded, unable), account)
+    return Answer(case.entry, payload, case.reply_to, _encode_error(case.entry, case.decoded, unable), facts)

@@ -3,8 +3,7 @@
 from token_worker.errors import Unavailable
 from token_worker.service.committer import Committer
 from token_worker.service.runtime import REAL, Runtime
-from token_worker.streams.cluster_delivery import Deliveries
-from token_worker.streams.delivery import Delivery
+from token_worker.streams.delivery_protocol import DeliveryProtocol
 from token_worker.streams.retention import AHEAD_MS, Retention, Trimmed
 
 TRIM_SECONDS = 0.02
@@ -21,7 +20,7 @@ class Maintenance:
     def __init__(
         self,
         retention: Retention,
-        delivery: Delivery | Deliveries,
+        delivery: DeliveryProtocol,
         committer: Committer,
         runtime: Runtime = REAL,
     ) -> None:

@@ -22,8 +22,9 @@ from token_worker.settings.options import Settings
 from token_worker.storage.durability import Durability, Safety
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.clock import ServerClock
-from token_worker.streams.cluster_delivery import Deliveries
+from token_worker.streams.cluster_delivery import ClusterDelivery
 from token_worker.streams.delivery import Delivery
+from token_worker.streams.delivery_protocol import DeliveryProtocol
 from token_worker.streams.retention import Retention
 from token_worker.streams.routes import Route, by_slot
 from token_worker.telemetry.audit import Audit
@@ -135,7 +136,7 @@ def _worker(settings: Settings, keys: KeyCache, tokens: TokenStorage, drain: Dra
     return Worker(settings, delivery, handler, tokens, committer, maintenance, outage, telemetry)
 
 
-def _delivery(settings: Settings) -> Delivery | Deliveries:
+def _delivery(settings: Settings) -> DeliveryProtocol:
     def of(routes: Sequence[Route]) -> Delivery:
         return Delivery(
             routes,
@@ -147,7 +148,7 @@ def _delivery(settings: Settings) -> Delivery | Deliveries:
         )
 
     groups = by_slot(settings.routes) if settings.streams.kind == "cluster" else [settings.routes]
-    return of(*groups) if len(groups) == 1 else Deliveries(groups, of)
+    return of(*groups) if len(groups) == 1 else ClusterDelivery(groups, of)
 
 
 def _token_storage(settings: Settings) -> TokenStorage:

@@ -24,14 +24,15 @@ from collections.abc import Iterator, Sequence
 from token_worker.contract.codec import items_at_most
 from token_worker.errors import ServerError, Unavailable
 from token_worker.service.committer import Committer
-from token_worker.service.handler import Buried, Handler, Postponed
+from token_worker.service.handler import DeadLettered, Handler, Postponed
 from token_worker.service.maintenance import Maintenance
 from token_worker.service.outage import BackOff, Outage
 from token_worker.service.runtime import REAL, Runtime
 from token_worker.settings.options import Settings
 from token_worker.storage.tokens import TokenStorage
-from token_worker.streams.cluster_delivery import Deliveries
-from token_worker.streams.delivery import EXHAUSTED, Answer, Batch, Delivery, Entry
+from token_worker.streams.delivery import EXHAUSTED
+from token_worker.streams.delivery_protocol import DeliveryProtocol
+from token_worker.streams.entry import Answer, Batch, Entry
 from token_worker.streams.parts import split
 from token_worker.streams.routes import Route
 from token_worker.telemetry.telemetry import Telemetry
@@ -65,7 +66,7 @@ class Worker:
     def __init__(
         self,
         settings: Settings,
-        delivery: Delivery | Deliveries,
+        delivery: DeliveryProtocol,
         handler: Handler,
         tokens: TokenStorage,
         committer: Committer,
@@ -97,7 +98,7 @@ class Worker:
                 continue
             self._health.turn(in_batch=True)
             leased_at = self._monotonic()
-            isolated, more, units = batch.alone, batch.more, deque(_units(batch.entries))
+            isolated, more, units = batch.isolated, batch.more, deque(_units(batch.entries))
             del batch  # payloads are freed as they are answered, not with the next read
             while units:
                 if self._monotonic() - leased_at > self._lease_seconds:
@@ -135,7 +136,7 @@ class Worker:
             self._log.warning("missing consumer groups were created again", times=self._groups_made_again)
         self._log_paused_routes()
         self._outage.idle.reset()
-        if batch.alone:
+        if batch.isolated:
             self._metrics.redelivery(batch.entries[0].route.requests)
         return self._taken(batch)
 
@@ -212,7 +213,7 @@ class Worker:
                     self._log.debug("entry waits for a key", server=why.server, reason=why.reason, **names_of(entry))
                 self._committer.leave_pending([entry for entry, _ in postponed])
                 for result in results:
-                    if isinstance(result, Buried):
+                    if isinstance(result, DeadLettered):
                         self._committer.dead_letter(result.entry, result.reason, None, self._taken_ns)
                 return
         self._committer.leave_pending(entries)  # there is no time left for them

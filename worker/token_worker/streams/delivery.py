@@ -1,25 +1,27 @@
-"""The delivery protocol of one worker, sans-IO: see ``protocol``.
+"""The delivery protocol of one worker, sans-IO: see ``redis.exchange``.
 
-How entries come to a worker:
+Entries come to a worker in three ways:
 
-- *new* ones by ``XREADGROUP … >``, many at a time, bounded in number and bytes over all routes;
-- *put off* (a key, or a server that it needs, was away), or never seen (the reply to a read was lost): not counted as
-  delivered, and claimed many at a time, bounded like new ones. So a backlog that had to wait drains as fast as a new
-  one;
-- *delivered before* (to a worker that died, or in a batch that failed): each is claimed by itself and tried alone. Only
-  that ``XCLAIM`` counts as a try. After ``max_deliveries`` tries an entry goes to the dead-letter stream.
+- *New* entries are read by ``XREADGROUP … >``, many at a time, bounded in number and bytes over all routes.
+- Entries that were *put off* (a key or a server that they need was unavailable), or that the worker never saw (the
+  reply to a read was lost), do not count as delivered. They are claimed many at a time, bounded like new entries. So a
+  backlog that had to wait drains as fast as a new one.
+- Entries that were *delivered before* (to a worker that died, or in a batch that failed) are isolated: each is claimed
+  and tried by itself. Only this ``XCLAIM`` counts as a try. After ``max_deliveries`` tries an entry goes to the
+  dead-letter stream.
 
-Both of the latter are found by ``XPENDING``, which counts nothing; they differ in the delivery count that the server
-keeps: 0 after a delivery was taken back. A claim is conditional on the idle time seen, so one of several workers gets
-the entry. What must not count is taken back before the next claim, see ``give_backs``.
+Put-off entries and delivered entries are found by ``XPENDING``, which counts nothing. They differ in the delivery
+count that the server keeps: it is 0 after a delivery was uncounted. A claim is conditional on the idle time that was
+seen, so one of several workers gets the entry. Deliveries that must not count are uncounted before the next claim, see
+``uncounted``.
 
-Memory: entries are asked for by number, and Redis does not tell their size before. After large entries COUNT is small.
-Where many were asked for since those before were small, and large ones come, the read is given up past
-``READ_BYTES``; its entries are then pending here, and are claimed, one at first. So a batch is ``BATCH_BYTES`` and
-``READ_BYTES`` of requests at most, or one entry, however large its producer made it. The server knows no such bound: it
-has made the whole reply by then, up to ``batch_size`` requests.
+Memory: entries are asked for by number, and Redis does not tell their size beforehand. After large entries COUNT is
+small. If small entries raised COUNT and large entries follow, the read is aborted at ``READ_BYTES``. Its entries are
+then pending here, and are claimed, one at first. So a batch is at most ``BATCH_BYTES`` plus ``READ_BYTES`` of requests,
+or one entry of any size. The server knows no such bound: it has made the whole reply by then, up to ``batch_size``
+requests.
 
-Redis counts a delivery for all entries of a batch alike, so a batch says nothing about one entry. Tries alone do.
+Redis counts a delivery for all entries of a batch alike, so a batch says nothing about one entry. Isolated tries do.
 
 Touches: the request streams and their group, the dead-letter, response and reply streams.
 """
@@ -29,61 +31,56 @@ import random
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import NamedTuple
 
 from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
 from token_worker.redis.exchange import BoundedCommand, Exchange, RunScript
 from token_worker.redis.script import Script
-from token_worker.streams.answering import BURY, COMMIT, Answer, Answering, Committed, Entry
-from token_worker.streams.give_backs import GiveBacks
+from token_worker.streams.commit import CommitScripts
+from token_worker.streams.entry import Batch, Entry
 from token_worker.streams.pending import OWN_AT_ONCE, Candidate, Pending
 from token_worker.streams.routes import Route
 from token_worker.streams.stream_ids import order
-
-__all__ = ["BURY", "COMMIT", "Answer", "Batch", "Committed", "Delivery", "Entry"]
+from token_worker.streams.uncounted import UncountedTries
 
 GROUP = Script(__package__, "group.lua")
 
 EXHAUSTED = "deliveries_exhausted"
-"""Reason of a dead letter whose tries alone all failed."""
+"""Reason of a dead letter whose isolated tries all failed."""
 
 BATCH_BYTES = 1 << 20
-"""Payload bytes a batch aims at; COUNT is set by the size of the entries before."""
+"""Payload bytes that a batch aims at. COUNT is set by the size of the entries before."""
 
 READ_BYTES = 6 << 20
-"""Most bytes of one read, if it can bring several entries. So far above the aim that sizes which just vary stay below:
-what is given up was sent in vain."""
+"""Most bytes of one read that can bring several entries. This is far above the aim, so that reads of sizes that just
+vary are not aborted: an aborted read was sent in vain."""
 
 FIRST_COUNT = 4
-"""COUNT never grows to more than twice what the last read brought, or this."""
+"""COUNT grows to this, or to twice the number of entries that the last read brought, whichever is more."""
 
-ALONE_IN_A_ROW = 50
-"""Tries alone before new entries get their turn; a batch of entries that were put off counts as so many."""
+OLDER_IN_A_ROW = 50
+"""Isolated tries before new entries get their turn. A batch of put-off entries counts as that many."""
 
 PAUSE_SECONDS = 5.0
-"""How long a route rests whose streams cannot be used: neighbours go on."""
+"""How long a route is paused whose streams cannot be used. The other routes go on."""
 
 _GROUP_GONE = frozenset({"NOGROUP", "UNBLOCKED"})
 
 
-class Batch(NamedTuple):
-    """Entries to handle now.
+class Delivery(CommitScripts):
+    """State of one worker between its commands. Its streams are read by one command.
 
-    Attributes:
-        alone: one that was delivered before, and was not put off then.
-        more: a stream gave as many as were asked for, so there may be more.
+    Args:
+        routes: the routes to serve.
+        group: consumer group of all workers.
+        consumer: name of this worker in the group.
+        batch_size: most entries of a batch.
+        claim_idle_ms: idle time after which an entry of another worker is taken over.
+        max_deliveries: isolated tries of an entry before it becomes a dead letter.
+        rng: spreads the times at which workers look for old entries.
     """
 
-    entries: list[Entry]
-    alone: bool
-    more: bool = False
-
-
-class Delivery(Answering):
-    """State of one worker between its commands; ``now`` is monotonic time in seconds, from the caller's clock."""
-
     patience_seconds = float("inf")
-    """How long to try a commit or a burial again: as long as it takes, nothing else could be done meanwhile."""
+    """A commit is repeated as long as it takes: nothing else could be done meanwhile."""
 
     def __init__(
         self,
@@ -102,32 +99,26 @@ class Delivery(Answering):
         self._batch_size = batch_size
         self._max_deliveries = max_deliveries
         rng = rng or random.Random()  # noqa: S311 - spreads the workers' times, guards nothing
-        self._give_backs = GiveBacks(group, consumer)
-        self._pending = Pending(group, consumer, claim_idle_ms, self._give_backs, rng)
+        self._uncounted = UncountedTries(group, consumer)
+        self._pending = Pending(group, consumer, claim_idle_ms, self._uncounted, rng)
         self._groups_to_make = dict.fromkeys(routes)
-        self._alone_in_a_row = 0
+        self._older_in_a_row = 0
         self._room = min(FIRST_COUNT, batch_size)
         self._paused: dict[Route, float] = {}
-        self.groups_made_again = 0
+        self._groups_made_again = 0
 
     # -- reading
 
     def has_older(self, now: float) -> bool:
-        """Whether ``fetch`` may claim an entry that was delivered before, which counts as a try."""
-        return bool(self._give_backs) or now >= self._pending.due
+        return bool(self._uncounted) or now >= self._pending.due
 
     def fetch(self, now: float, block_ms: int) -> Exchange[Batch]:
-        """The next entries to handle, perhaps none after ``block_ms``; all are then pending for this consumer.
-
-        Raises:
-            Unavailable: thrown in, or the groups cannot be made; the next call looks at own pending entries first.
-        """
         try:
             self._resume(now)
             yield from self._make_groups(now)
             if not self._active():
                 raise Unavailable("streams", "no route can be served")  # noqa: TRY301 - waits as for a server
-            yield from self._give_backs.settle()
+            yield from self._uncounted.settle()
             older = yield from self._fetch_older(now)
             if older is not None:
                 return older
@@ -135,22 +126,21 @@ class Delivery(Answering):
         except Unavailable:
             self._pending.look_at_own(now)
             raise
-        except ServerError as error:  # the group is gone, or a stream is none any more: find out which
+        except ServerError as error:  # a group is gone, or a key is no stream any more: find out which
             self._groups_to_make = dict.fromkeys(self._routes)
             self._pending.start_anew(now)
             if error.code in _GROUP_GONE:
-                self.groups_made_again += 1
+                self._groups_made_again += 1
             raise Unavailable("streams", error.code) from None
 
     def _block_ms(self, now: float, most_ms: int) -> int:
-        """How long a read may wait for new entries: no longer than until there is something else to do."""
+        """Milliseconds that a read may wait for new entries: until there is something else to do, at most."""
         if not most_ms or self.has_older(now):
             return 0
         due = min([self._pending.due, *self._paused.values()])
         return min(most_ms, max(1, math.ceil(min(due - now, most_ms) * 1000)))
 
     def suspect(self, entries: Sequence[Entry], now: float) -> None:
-        """Have ``fetch`` try these entries alone: one of them made its batch fail."""
         for entry in entries:
             self._pending.suspect(entry.route, [entry.id])
         self._pending.look_at_own_next(now)
@@ -163,7 +153,7 @@ class Delivery(Answering):
                 self._pause(route, now)
 
     def _make_group(self, route: Route) -> Exchange[bool]:
-        """Whether the route's group is there now."""
+        """Make the route's group if it is missing; False if that is impossible now."""
         keys = (route.requests, route.low_water_mark, route.arrivals(route.requests))
         try:
             try:
@@ -191,13 +181,16 @@ class Delivery(Answering):
 
     @property
     def paused(self) -> list[Route]:
-        """Routes that rest since a stream of theirs is none, or refused by ACL."""
         return list(self._paused)
 
     @property
     def away(self) -> dict[Route, str]:
-        """Routes whose server is away while that of others is there, with the reason: none, they have one server."""
+        """Always empty: all routes of a ``Delivery`` share one server."""
         return {}
+
+    @property
+    def groups_made_again(self) -> int:
+        return self._groups_made_again
 
     def _read_new(self, now: float, block_ms: int) -> Exchange[Batch]:
         routes = self._active()
@@ -210,7 +203,7 @@ class Delivery(Answering):
             except ReplyTooLarge:
                 self._pending.look_at_own(now)
                 self._room = 1
-                return Batch(entries, alone=False)
+                return Batch(entries, isolated=False)
             full = []
             for route, found in got:
                 entries += found
@@ -221,7 +214,7 @@ class Delivery(Answering):
         self._routes.rotate(-1)
         if entries:
             self._pace(len(entries), size)
-        return Batch(entries, alone=False, more=bool(routes))
+        return Batch(entries, isolated=False, more=bool(routes))
 
     def _pace(self, count: int, size: int) -> None:
         fitting = BATCH_BYTES * count // max(size, 1)
@@ -243,7 +236,7 @@ class Delivery(Answering):
                 self._pause(routes[0], now)
                 return []
             apart = []
-            for route in routes:  # one of them is at fault, the others go on
+            for route in routes:  # one of them is at fault; the others go on
                 apart += yield from self._read([route], count, 0, now)
             return apart
         by_name = {route.requests.encode(): route for route in routes}
@@ -255,38 +248,38 @@ class Delivery(Answering):
     # -- entries delivered before
 
     def _fetch_older(self, now: float) -> Exchange[Batch | None]:
-        if self._alone_in_a_row >= ALONE_IN_A_ROW:
-            self._alone_in_a_row = 0
+        if self._older_in_a_row >= OLDER_IN_A_ROW:
+            self._older_in_a_row = 0
             return None
         yield from self._pending.find(self._active(), now)
         while found := self._pending.take(self._room):
             if found[0].deliveries:
                 entry = yield from self._claim(found[0], now)
                 if entry is not None:
-                    self._alone_in_a_row += 1
-                    return Batch([entry], alone=True)
+                    self._older_in_a_row += 1
+                    return Batch([entry], isolated=True)
             else:
                 entries = yield from self._claim_many(found, now)
                 if entries:
-                    self._alone_in_a_row += ALONE_IN_A_ROW
-                    return Batch(entries, alone=False)
-        self._alone_in_a_row = 0
+                    self._older_in_a_row += OLDER_IN_A_ROW
+                    return Batch(entries, isolated=False)
+        self._older_in_a_row = 0
         return None
 
     def _claim(self, candidate: Candidate, now: float) -> Exchange[Entry | None]:
-        """The entry, if nobody touched it since it was found; this counts as a try alone."""
+        """Claim an entry if nobody touched it since it was found. This counts as an isolated try."""
         route, entry_id, idle_ms, tries = candidate
         claim = ("XCLAIM", route.requests, self._group, self._consumer, idle_ms, entry_id)
-        if tries > self._max_deliveries + 1:  # it killed even the worker that was about to bury it: do not look at it
+        if tries > self._max_deliveries + 1:  # it killed even the worker that gave it up: do not read it
             if (yield (*claim, "JUSTID")):
-                yield from self.bury(Entry(route, entry_id, {}, tries), EXHAUSTED, None, now)
+                yield from self.dead_letter(Entry(route, entry_id, {}, tries), EXHAUSTED, None, now)
             return None
         self._pending.suspect(route, [entry_id])
         try:
-            claimed = yield from self._give_backs.claim(route, {entry_id: tries + 1}, claim)
+            claimed = yield from self._uncounted.claim(route, {entry_id: tries + 1}, claim)
         except Unavailable as error:
             if self._pending.doubt(route, [entry_id], error.reason):
-                self._give_backs.forget(route, entry_id)
+                self._uncounted.forget(route, entry_id)
             raise
         if not claimed or claimed[0] is None or claimed[0][1] is None:
             return None  # another worker has it, or it was deleted
@@ -294,7 +287,7 @@ class Delivery(Answering):
         return Entry(route, entry_id, fields, tries + 1, exhausted=tries > self._max_deliveries)
 
     def _claim_many(self, found: Sequence[Candidate], now: float) -> Exchange[list[Entry]]:
-        """The entries of one route, put off before, that nobody touched since they were found."""
+        """Claim put-off entries of one route that nobody touched since they were found."""
         route = found[0].route
         ids = [candidate.id for candidate in found]
         idle_ms = min(candidate.idle_ms for candidate in found)
@@ -314,22 +307,15 @@ class Delivery(Answering):
         return entries
 
     def put_off(self, entries: Sequence[Entry], now: float) -> Exchange[None]:
-        """Leave entries for later that failed for no fault of their own: this delivery of them does not count.
-
-        Raises:
-            Unavailable: thrown in; what could not be taken back is, before the next claim.
-        """
         for entry in entries:
-            self._give_backs.add(entry.route, {entry.id: entry.deliveries})
+            self._uncounted.add(entry.route, {entry.id: entry.deliveries})
         self._pending.look_again(now)
-        yield from self._give_backs.settle()
+        yield from self._uncounted.settle()
 
     def settle(self) -> Exchange[None]:
-        """Take back what must not count, as far as that is still to be done; ``Unavailable`` as by ``put_off``."""
-        return self._give_backs.settle()
+        return self._uncounted.settle()
 
     def renew(self, entries: Sequence[Entry]) -> Exchange[list[Entry]]:
-        """Keep entries that wait in this worker from being taken over; the ones that are still its own."""
         kept: list[Entry] = []
         for route in {entry.route: None for entry in entries}:
             mine = {entry.id: entry for entry in entries if entry.route == route}

@@ -1,11 +1,11 @@
-"""Finds entries that were delivered before: by ``XPENDING``, which counts nothing. Sans-IO.
+"""Finds entries that were delivered before, by ``XPENDING``, which counts nothing. Sans-IO.
 
-The worker's own pending entries are looked for after a command whose reply was lost, and again some time after entries
-were put off. Entries of other workers are looked for now and then: those that nobody touched for the claim time. A look
-goes over the pending entries in order, page by page; the next page is read when the entries of this one are taken.
+The worker looks for its own pending entries after a command whose reply was lost, and again some time after it put
+entries off. Now and then it looks for entries of other workers that nobody touched for the claim time. A search goes
+over the pending entries in order, page by page. The next page is read when the entries of the last page are taken.
 
-An own entry that was delivered once since this worker started, and that the worker has never seen, is one of a read
-whose reply was lost. Nothing speaks against it, so it is taken back like an entry that was put off.
+An own entry that was delivered once since this worker started, and that the worker has never seen, belongs to a read
+whose reply was lost. Nothing speaks against the entry, so its delivery is uncounted, as for an entry that was put off.
 
 Touches: the request streams and their group.
 """
@@ -16,40 +16,38 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from token_worker.redis.exchange import Exchange
-from token_worker.streams.give_backs import GiveBacks
 from token_worker.streams.routes import Route
 from token_worker.streams.stream_ids import after
+from token_worker.streams.uncounted import UncountedTries
 
 OWN_AT_ONCE = 1000
 """Own pending entries in one page."""
 
 FOUND_AT_ONCE = 500
-"""Pending entries of other workers in one page: several workers may find the same ones, and one of them gets each."""
+"""Pending entries of other workers in one page. Several workers may find the same ones; one of them gets each."""
 
 RETRY_OWN_SECONDS = 2.0
-"""When entries that had to wait (a key is out of reach) are tried again."""
+"""How long after entries were put off (a key is unavailable, say) they are tried again."""
 
 LONGEST_RETRY_SECONDS = 15.0
-"""While servers are away, all entries that were put off are tried again and again. The more there are the longer that
-takes, and the longer is the rest after it, up to this: twice as long as the tries took."""
-
+"""While servers are unavailable, all put-off entries are tried again and again. The rest after that is twice as long as
+the tries took, and at most this."""
 
 SUSPECTS_KEPT = 10_000
-"""Entries known to have failed here; one that is forgotten fails a batch once more."""
-
+"""Entries that are remembered because they failed here. A forgotten entry makes a batch fail once more."""
 
 UNREADABLE = "InvalidResponse"
-"""Reason of a command whose reply came and could not be taken in, as one that is larger than this process may be."""
+"""Reason of a command whose reply arrived and could not be read: it is too large for this process, say."""
 
 MOST_DOUBTS = 20
-"""Claims of one entry whose replies may be lost before that speaks against it: its size may be what loses them."""
+"""Claims of one entry whose replies may be lost before the entry is suspected: its size may be the cause."""
 
 
 class Candidate(NamedTuple):
     """A pending entry.
 
     Attributes:
-        deliveries: as the server has counted; 0 if it was put off and nothing speaks against it.
+        deliveries: as counted by the server; 0 if the entry was put off and nothing speaks against it.
     """
 
     route: Route
@@ -59,7 +57,7 @@ class Candidate(NamedTuple):
 
 
 class _Page(NamedTuple):
-    """Pending entries to be looked at next, from ``start`` on."""
+    """A page of pending entries to be read, from ``start`` on."""
 
     route: Route
     is_own: bool
@@ -67,15 +65,15 @@ class _Page(NamedTuple):
 
 
 class Pending:
-    """What one worker knows of pending entries; ``now`` is monotonic time in seconds."""
+    """Pending entries that one worker knows, and when it looks for more. ``now`` is monotonic time in seconds."""
 
     def __init__(
-        self, group: str, consumer: str, claim_idle_ms: int, give_backs: GiveBacks, rng: random.Random
+        self, group: str, consumer: str, claim_idle_ms: int, uncounted: UncountedTries, rng: random.Random
     ) -> None:
         self._group = group
         self._consumer = consumer
         self._claim_idle_ms = claim_idle_ms
-        self._give_backs = give_backs
+        self._uncounted = uncounted
         self._rng = rng
         self._looked_through: set[Route] = set()
         self._own_due = self._others_due = float("-inf")
@@ -91,23 +89,23 @@ class Pending:
 
     @property
     def due(self) -> float:
-        """When there is something to take or to look for."""
+        """Time at which there is something to take or to look for."""
         if self._untried or self._tried or self._pages:
             return float("-inf")
         return min(self._own_due, self._retry_due, self._others_due)
 
     def suspect(self, route: Route, ids: Iterable[bytes]) -> None:
-        """Have these entries tried alone, if they have to be tried again."""
+        """Have these entries isolated if they have to be tried again."""
         for entry_id in ids:
             self._suspects[route, entry_id] = None
         while len(self._suspects) > SUSPECTS_KEPT:
             self._suspects.popitem(last=False)
 
     def doubt(self, route: Route, ids: Sequence[bytes], reason: str) -> bool:
-        """A claim of these entries failed, and nobody knows whether it was done.
+        """Note that a claim of these entries failed, and that nobody knows whether it was done.
 
         Returns:
-            Whether that speaks against them: then they are tried alone, and it counts as a try.
+            Whether this speaks against the entries. If it does, they are isolated, and it counts as a try.
         """
         if len(self._doubts) > SUSPECTS_KEPT:
             self._doubts.clear()
@@ -118,11 +116,11 @@ class Pending:
         return against
 
     def look_at_own(self, now: float) -> None:
-        """Look for own entries before all else: nobody knows what was delivered."""
+        """Look for own entries before all else, because nobody knows which entries were delivered."""
         self._own_due = min(self._own_due, now)
 
     def look_at_own_next(self, now: float) -> None:
-        """Look for own entries when those that are known are taken."""
+        """Look for own entries when the known ones are taken."""
         self._retry_due = min(self._retry_due, now)
 
     def look_at_own_of(self, route: Route) -> None:
@@ -130,7 +128,7 @@ class Pending:
         self._pages.appendleft(_Page(route, is_own=True))
 
     def look_again(self, now: float) -> None:
-        """Entries were put off: look for them when a rest is over, which begins when all have been tried once."""
+        """Look for put-off entries after a rest, which begins when all of them have been tried once."""
         if self._looking_since is None:
             self._retry_due = min(self._retry_due, now + RETRY_OWN_SECONDS)
         else:
@@ -138,7 +136,7 @@ class Pending:
             self._retry_due = now + max(RETRY_OWN_SECONDS, rest)
 
     def start_anew(self, now: float) -> None:
-        """A group is gone, and whatever was found with it: look for everything."""
+        """Forget all entries that were found, because a group is gone, and look for everything."""
         self._forget()
         self._own_due = self._others_due = now
 
@@ -148,13 +146,16 @@ class Pending:
         self._tried.clear()
 
     def drop(self, route: Route) -> None:
-        """Leave the entries of a route alone."""
+        """Forget the entries of a route."""
         self._pages = deque(page for page in self._pages if page.route != route)
         self._untried = deque(found for found in self._untried if found.route != route)
         self._tried = deque(found for found in self._tried if found.route != route)
 
     def take(self, most: int) -> list[Candidate]:
-        """Up to so many entries of one route that were put off, or one that must be tried alone; empty: find more."""
+        """Take the next entries: up to ``most`` put-off entries of one route, or one entry to isolate.
+
+        Empty if none is known; ``find`` looks for more.
+        """
         if not self._untried:
             return [self._tried.popleft()] if self._tried else []
         first = self._untried[0]
@@ -164,16 +165,16 @@ class Pending:
         return taken
 
     def _is_like(self, one: Candidate, other: Candidate) -> bool:
-        """Whether one claim may take both: it is conditional on the shorter of their idle times.
+        """Whether one claim may take both entries. A claim is conditional on the shortest idle time of its entries.
 
-        Else it could take an entry away from a worker that got it since it was found.
+        If their idle times differ much, it could take an entry away from a worker that got it after it was found.
         """
         half_ms = self._claim_idle_ms / 2
         return one.route == other.route and (one.idle_ms < half_ms) == (other.idle_ms < half_ms)
 
     def find(self, routes: Sequence[Route], now: float) -> Exchange[None]:
-        """Look for entries on these routes, unless some are known, until a page has some or nothing is due."""
-        if self._is_stale(now):  # others may have got what was found, and a claim could take it away from them
+        """Look for entries of these routes until a page has some or nothing is due; not at all if some are known."""
+        if self._is_stale(now):  # other workers may have these entries by now; a claim could take them away
             self._own_due = now
         if now >= self._own_due:
             self._forget()
@@ -201,15 +202,15 @@ class Pending:
         return bool(self._untried or self._tried) and now - self._found_at > self._claim_idle_ms / 2000
 
     def _read(self, page: _Page, now: float) -> Exchange[None]:
-        """Read a page; one of those to be looked at stays the first of them if it cannot be read."""
+        """Read a page. If it is the first of ``_pages`` and cannot be read, it stays there."""
         if page.is_own and page.route not in self._looked_through:
             found = yield from self._suspect_earlier(page)
         else:
             found = yield from self._look(page)
         unseen = [candidate.id for candidate in found if page.is_own and self._is_unseen(candidate)]
         if unseen:
-            self._give_backs.add(page.route, dict.fromkeys(unseen, 1))
-            yield from self._give_backs.settle()
+            self._uncounted.add(page.route, dict.fromkeys(unseen, 1))
+            yield from self._uncounted.settle()
             found = yield from self._look(page)
         if self._pages and self._pages[0] is page:
             self._pages.popleft()
@@ -231,14 +232,14 @@ class Pending:
         return OWN_AT_ONCE if page.is_own else FOUND_AT_ONCE
 
     def _following(self, page: _Page, found: Sequence[Candidate]) -> _Page | None:
-        """The page after a full one."""
+        """The page after a full one; None after the last page."""
         start = after(found[-1].id) if len(found) >= self._page_size(page) else None
         return page._replace(start=start) if start is not None else None
 
     def _suspect_earlier(self, page: _Page) -> Exchange[list[Candidate]]:
-        """Read a page; suspect what this consumer was given before this process has read anything of the route.
+        """Read a page, and suspect all entries that this consumer held before this process read the route.
 
-        A process of the same name before may have died of it.
+        An earlier process of the same name may have died of one of them.
         """
         first: list[Candidate] | None = None
         following: _Page | None = page

@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from token_worker.errors import SettingsError, Unavailable
-from token_worker.streams.delivery import Answer
+from token_worker.streams.entry import Answer
 from token_worker.telemetry.trace_context import trace_parent
 
 _encode = msgspec.json.Encoder().encode
@@ -83,21 +83,21 @@ class Audit:
         Raises:
             Unavailable: the lines cannot be written now; there must be no reply then.
         """
-        audited = [answer for answer in answers if answer.account is not None and answer.account.op == "detokenize"]
+        audited = [answer for answer in answers if answer.facts.op == "detokenize"]
         if not audited:
             return
         lines = bytearray()
         now = dt.datetime.now(dt.UTC).isoformat()
         for answer in audited:
-            account = answer.account
+            facts = answer.facts
             parent = trace_parent(answer.entry.fields) if len(answer.entry.fields) > 1 else None
             line = _Line(
                 stream=answer.entry.route.requests,
                 entry=answer.entry.id.decode(),
-                request_id=account.request_id,
-                client_id=account.client_id,
-                zone_id=account.zone_id,
-                items=_numbers([outcome for _, outcome in account.outcomes]),
+                request_id=facts.request_id,
+                client_id=facts.client_id,
+                zone_id=facts.zone_id,
+                items=_numbers([outcome for _, outcome in facts.outcomes]),
                 worker=self._worker,
                 trace_id=msgspec.UNSET if parent is None else parent.trace_id,
                 timestamp=now,

@@ -18,18 +18,18 @@ from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from token_worker.errors import Code
-from token_worker.streams.delivery import Answer, Committed
+from token_worker.streams.entry import Answer, Committed
 
 LATENCY_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 BATCH_ENTRIES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
 
-_TOLD = attrgetter("entry.route.requests", "account.op", "account.status", "account.outcomes")
+_TOLD = attrgetter("entry.route.requests", "facts.op", "facts.status", "facts.outcomes")
 _Told = tuple[str, str, str, tuple[tuple[str, str], ...]]
 _FORBIDDEN = (("unknown", Code.FORBIDDEN.value),)
 
 
 def _forbidden(answer: Answer) -> _Told:
-    return answer.entry.route.requests, answer.account.op, "error", _FORBIDDEN
+    return answer.entry.route.requests, answer.facts.op, "error", _FORBIDDEN
 
 
 class _Latency(Collector):

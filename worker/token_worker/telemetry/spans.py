@@ -21,7 +21,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from token_worker.errors import Code
 from token_worker.settings.options import Settings
-from token_worker.streams.delivery import Answer, Committed, Entry
+from token_worker.streams.entry import Answer, Committed, Entry
 from token_worker.telemetry.trace_context import TraceParent, names_of, trace_parent
 from token_worker.telemetry.tracing import Attributes, describe
 
@@ -47,19 +47,19 @@ class Spans:
         ended_ns = time.time_ns()
         stuck, forbidden = set(map(id, done.stuck)), set(map(id, done.forbidden))
         for answer in answers:
-            entry, account = answer.entry, answer.account
+            entry, facts = answer.entry, answer.facts
             parent = trace_parent(entry.fields) if len(entry.fields) > 1 else None
             if parent is None or not parent.is_sampled or id(entry) in stuck:
                 continue
             error = Code.FORBIDDEN.value if id(entry) in forbidden else _error_of(answer)
-            facts: Attributes = {
-                "messaging.message.conversation_id": account.request_id,
-                "token_worker.op": account.op,
-                "token_worker.status": account.status if error is None else "error",
+            attributes: Attributes = {
+                "messaging.message.conversation_id": facts.request_id,
+                "token_worker.op": facts.op,
+                "token_worker.status": facts.status if error is None else "error",
             }
-            self._make(entry, parent, facts, error, (taken_ns, ended_ns))
+            self._make(entry, parent, attributes, error, (taken_ns, ended_ns))
 
-    def buried(self, entry: Entry, error: str, taken_ns: int) -> None:
+    def dead_lettered(self, entry: Entry, error: str, taken_ns: int) -> None:
         """An entry became a dead letter; ``taken_ns`` as for ``answered``."""
         parent = trace_parent(entry.fields)
         if parent is not None and parent.is_sampled:
@@ -93,7 +93,7 @@ class Spans:
 
 def _error_of(answer: Answer) -> str | None:
     """The code of a reply that is an error as a whole."""
-    if answer.account.status != "error":
+    if answer.facts.status != "error":
         return None
-    codes = {outcome for _, outcome in answer.account.outcomes}
+    codes = {outcome for _, outcome in answer.facts.outcomes}
     return codes.pop() if len(codes) == 1 else _SEVERAL

@@ -16,9 +16,9 @@ from token_worker.contract.decoded import Decoded, Limits, Unanswerable
 from token_worker.contract.messages import Op
 from token_worker.errors import Code
 from token_worker.keys.cache import KeyCache
-from token_worker.service.handler import Buried, Handler
+from token_worker.service.handler import DeadLettered, Handler
 from token_worker.settings.load import load
-from token_worker.streams.delivery import Answer, Entry
+from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.routes import DEFAULT_ROUTES, Route, check_routes
 from token_worker.testing.memory import MASTER_KEY, KeysForEverybody, MemoryTokens
 from token_worker.testing.plans import Plan
@@ -213,7 +213,7 @@ class InProcessWorker:
                 if plan is not None and decoded is not None:
                     result = msgspec.structs.replace(result, payload=plan.change(result.payload, decoded))
                 self._reply(result)
-            elif isinstance(result, Buried):
+            elif isinstance(result, DeadLettered):
                 self._dead_letter(entry, result.reason)
         self._redis.xack(entry.route.requests, self._group, entry.id)
 

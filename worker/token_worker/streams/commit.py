@@ -1,23 +1,22 @@
-"""Replies and dead letters: scripts write these, and acknowledge the entries they belong to. Sans-IO: see ``protocol``.
+"""Commits answers and dead letters: scripts write them, and acknowledge the entries they belong to. Sans-IO.
 
 Touches: the request streams and their group, the dead-letter, response and reply streams.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
-
-from msgspec import Struct
 
 from token_worker.errors import ServerError
 from token_worker.redis.exchange import Exchange, RunScript
 from token_worker.redis.script import Script
+from token_worker.streams.delivery_protocol import DeliveryProtocol
+from token_worker.streams.entry import Answer, Committed, Entry
 from token_worker.streams.parts import split
 from token_worker.streams.routes import Route
 
 COMMIT = Script(__package__, "commit.lua", before="replies.lua")
-BURY = Script(__package__, "bury.lua", before="replies.lua")
+DEAD_LETTER = Script(__package__, "dead_letter.lua", before="replies.lua")
 
 COMMIT_ENTRIES = 500
 COMMIT_BYTES = 2 << 20
@@ -26,73 +25,17 @@ COMMIT_BYTES = 2 << 20
 _TARGET_REFUSED = frozenset({"NOPERM", "CROSSSLOT"})
 
 
-class Entry(Struct, frozen=True, gc=False):
-    """One entry of a request stream, delivered to this worker.
-
-    Attributes:
-        deliveries: how often it was delivered, this time included, and not counting when it was put off; tries alone
-            are one less.
-        exhausted: its tries are used up: bury it.
-    """
-
-    route: Route
-    id: bytes
-    fields: dict[bytes, bytes]
-    deliveries: int = 1
-    exhausted: bool = False
-
-
-class Answer(Struct, frozen=True, gc=False):
-    """The reply to an entry.
-
-    Attributes:
-        reply_to: stream that the request named, None for the route's own.
-        forbidden: the reply for the route's own stream where ``reply_to`` cannot take it; empty without ``reply_to``.
-        account: what the caller wants to remember of it; not looked at here.
-    """
-
-    entry: Entry
-    payload: bytes
-    reply_to: str | None = None
-    forbidden: bytes = b""
-    account: Any = None
-
-
-@dataclass
-class Committed:
-    """What became of answers.
-
-    Attributes:
-        written: replies written.
-        suppressed: entries that were not ours to answer any more.
-        forbidden: entries answered on their route's stream, since their ``reply_to`` could not take the reply.
-        stuck: entries that stay pending, since a stream of their route cannot be used.
-        refused: such streams, and why: ``ids used up``, or the code of an error (``WRONGTYPE``, ``NOPERM``). The
-            request stream stands for one that is not known.
-    """
-
-    written: int = 0
-    suppressed: int = 0
-    forbidden: list[Entry] = field(default_factory=list)
-    stuck: list[Entry] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)
-
-
-class Answering(ABC):
-    """Acknowledges for one consumer group."""
+class CommitScripts(DeliveryProtocol):
+    """The part of a delivery that acknowledges entries of one consumer group."""
 
     def __init__(self, group: str) -> None:
         self._group = group
 
     @abstractmethod
     def _pause(self, route: Route, now: float) -> None:
-        """Let a route rest, a stream of which cannot be written."""
+        """Pause a route, because one of its streams cannot be written."""
 
     def commit(self, answers: Sequence[Answer], now: float) -> Exchange[Committed]:
-        """Acknowledge entries and write their replies; to be repeated as a whole after ``Unavailable``.
-
-        The answers of one of ``parts`` take one script, if the server refuses none of it.
-        """
         total = Committed()
         for part in self.parts(answers):
             route, stuck = part[0].entry.route, len(total.stuck)
@@ -106,11 +49,10 @@ class Answering(ABC):
         return total
 
     def parts(self, answers: Sequence[Answer]) -> list[list[Answer]]:
-        """Answers by the scripts that commit them: each for one route, and bounded."""
         by_route: dict[str, list[Answer]] = {}
         for answer in answers:
             by_route.setdefault(answer.entry.route.requests, []).append(answer)
-        return [part for mine in by_route.values() for part in _parts(mine)]
+        return [part for of_route in by_route.values() for part in _parts(of_route)]
 
     def _commit(self, route: Route, answers: Sequence[Answer], total: Committed) -> Exchange[None]:
         targets: dict[str, int] = {}
@@ -136,7 +78,7 @@ class Answering(ABC):
             if targets:
                 total.forbidden += [it.entry for it, status in zip(answers, statuses, strict=True) if status == 2]
             return
-        # The script was refused as a whole for one of its targets, before anything was done.
+        # The server refused the script as a whole because of one of its targets, before anything was done.
         if len(answers) == 1:
             instead = Committed()
             yield from self._commit(route, [Answer(answers[0].entry, answers[0].forbidden)], instead)
@@ -148,18 +90,10 @@ class Answering(ABC):
         for answer in answers:
             yield from self._commit(route, [answer], total)
 
-    def bury(self, entry: Entry, reason: str, reply: Answer | None, now: float) -> Exchange[Committed]:
-        """Move an entry to its dead-letter stream, and answer its producer if there is a reply.
-
-        Repeated as ``commit`` is.
-        The reply goes to the stream that the request named; to the route's own where that cannot take it.
-
-        Returns:
-            What became of the entry: written stands for moved, with a reply or without.
-        """
+    def dead_letter(self, entry: Entry, reason: str, reply: Answer | None, now: float) -> Exchange[Committed]:
         route = entry.route
         try:
-            moved = yield from self._bury(entry, reason, reply)
+            moved = yield from self._dead_letter(entry, reason, reply)
         except ServerError as error:
             refused = route.requests, error.code
         else:
@@ -170,24 +104,24 @@ class Answering(ABC):
         self._pause(route, now)
         return Committed(stuck=[entry], refused=dict([refused]))
 
-    def _bury(self, entry: Entry, reason: str, reply: Answer | None) -> Exchange[Any]:
+    def _dead_letter(self, entry: Entry, reason: str, reply: Answer | None) -> Exchange[Any]:
         route = entry.route
         payload, reply_to = (b"", None) if reply is None else (reply.payload, reply.reply_to)
         keys = (route.requests, route.dead_letters, route.responses)
         args = (self._group, entry.id, reason, entry.deliveries, route.response_seconds, payload, *_trace(entry))
         if reply_to is None:
-            return (yield RunScript(BURY, keys, args))
+            return (yield RunScript(DEAD_LETTER, keys, args))
         try:
-            return (yield RunScript(BURY, (*keys, reply_to), args))
+            return (yield RunScript(DEAD_LETTER, (*keys, reply_to), args))
         except ServerError as error:
             if error.code not in _TARGET_REFUSED:
                 raise
-        return (yield RunScript(BURY, keys, args))
+        return (yield RunScript(DEAD_LETTER, keys, args))
 
 
 def _trace(entry: Entry) -> tuple[bytes, bytes]:
     parent = entry.fields.get(b"traceparent", b"")
-    return parent, entry.fields.get(b"tracestate", b"") if parent else b""  # which means nothing by itself
+    return parent, entry.fields.get(b"tracestate", b"") if parent else b""  # ``tracestate`` alone means nothing
 
 
 def _parts(answers: Sequence[Answer]) -> Iterable[list[Answer]]:

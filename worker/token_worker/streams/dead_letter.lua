@@ -41,7 +41,7 @@ local function copy_of(fields)
 end
 
 -- Writes the copy. Returns its id; or nil, and why the stream cannot take it.
-local function bury(fields)
+local function copy_to_dead_letters(fields)
   local copy = copy_of(fields)
   local copied, why = add(KEYS[2], copy)
   if why == 'too large' then
@@ -76,7 +76,7 @@ end
 local found = redis.call('XRANGE', KEYS[1], id, id)[1]
 local copied, why
 if found then
-  copied, why = bury(found[2])
+  copied, why = copy_to_dead_letters(found[2])
   if not copied then
     return { 2, why }
   end

@@ -1,11 +1,11 @@
-"""Tries that must not count, until the server has taken them back. Sans-IO.
+"""Tries that must not count, until the server has uncounted them. Sans-IO.
 
-A try must not count if a server was away, and the server that has to take it back may be the same one. So each is
-remembered, and settled before the next claim. A claim whose reply was lost is one of them: the server may have counted
-a try that never began.
+A try must not count if a server was unavailable. The server that has to uncount it may be the same one. So each such
+try is remembered, and uncounted before the next claim. A claim whose reply was lost is one of them: the server may have
+counted a try that never began.
 
-Redis counts a delivery of each entry in a batch. An entry that was put off out of a batch has a count of 0 afterwards,
-which tells every worker that nothing speaks against it: such entries are claimed many at once.
+Redis counts a delivery for each entry of a batch. An entry that was put off out of a batch has a count of 0 afterwards.
+This tells every worker that nothing speaks against it: such entries are claimed many at once.
 
 Touches: the request streams and their group.
 """
@@ -21,11 +21,11 @@ from token_worker.streams.routes import Route
 UNCOUNT = Script(__package__, "uncount.lua")
 
 UNCOUNT_ENTRIES = 500
-"""Bound of one script: it takes a few milliseconds of the server."""
+"""Most entries of one script: it takes a few milliseconds of the server."""
 
 
-class GiveBacks:
-    """Tries of one worker that must not count."""
+class UncountedTries:
+    """Tries of one worker that must not count and that the server still counts."""
 
     def __init__(self, group: str, consumer: str) -> None:
         self._group = group
@@ -36,16 +36,16 @@ class GiveBacks:
         return any(self._open.values())
 
     def add(self, route: Route, deliveries: Mapping[bytes, int]) -> None:
-        """Remember tries by entry id, with the delivery count that each try made."""
+        """Remember tries by entry id, each with the delivery count that it made."""
         self._open.setdefault(route, {}).update(deliveries)
 
     def claim(self, route: Route, deliveries: Mapping[bytes, int], command: Command) -> Exchange[list[Any]]:
-        """Send a claim that counts a try, and remember the claim until its reply is here."""
+        """Send a claim that counts a try. The try is remembered here until the reply arrives."""
         self.add(route, deliveries)
         reply = yield command
-        mine = self._open[route]
+        open_tries = self._open[route]
         for entry_id in deliveries:
-            del mine[entry_id]
+            del open_tries[entry_id]
         return list(reply)
 
     def forget(self, route: Route, entry_id: bytes) -> None:
@@ -53,10 +53,10 @@ class GiveBacks:
         self._open.get(route, {}).pop(entry_id, None)
 
     def settle(self) -> Exchange[None]:
-        """Take back all that are remembered, except where another worker has the entry by now.
+        """Uncount all remembered tries, except of entries that another worker has by now.
 
         Raises:
-            Unavailable: thrown in; the rest stays remembered.
+            Unavailable: thrown in. The rest stays remembered.
         """
         for route, tries in self._open.items():
             while tries:
@@ -64,7 +64,7 @@ class GiveBacks:
                 args = [argument for entry in part for argument in entry]
                 try:
                     yield RunScript(UNCOUNT, (route.requests,), (self._group, self._consumer, *args))
-                except ServerError:  # no such group or stream any more: its counts are gone, too
+                except ServerError:  # there is no such group or stream any more, and no count
                     tries.clear()
                     break
                 for entry_id, _ in part:
