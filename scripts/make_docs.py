@@ -26,6 +26,7 @@ A setting is an environment variable, or a line of a TOML file (`token-worker --
 it has the same name in lower case and without `TOKEN_WORKER_`: `TOKEN_WORKER_BATCH_SIZE` is `batch_size`. If both are
 there, the environment wins. An empty variable counts as not set. A name that does not exist is an error. A worker
 reports all problems with its settings at once, and never the value of one.
+[Routes](routes.md) have a page of their own.
 """
 
 _ADDRESSES = """\
@@ -71,7 +72,7 @@ Exit status of all commands:
 | status | meaning |
 | --- | --- |
 | 0 | fine |
-| 1 | a finding: an error reply, a key that exists, a limit that is broken |
+| 1 | a finding: an error reply, a key that exists, a limit that is exceeded |
 | 2 | wrong usage or settings |
 | 3 | a server cannot be reached |
 | 130, 143 | ended by SIGINT or SIGTERM before it was done |

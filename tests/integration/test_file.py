@@ -314,7 +314,7 @@ def test_a_run_that_is_stopped_goes_on(stack: Stack, worker: WorkerProcess, tmp_
     arguments = ("tokenize", str(source), str(out), *COLUMNS, "--errors", str(errors))
     done = cut_short(stack, *arguments)
     assert done.returncode == 1
-    assert done.stderr.endswith("File too large; --resume goes on\n")
+    assert done.stderr.endswith("File too large; --resume continues\n")
     before = progress(out)
     assert 0 < before.output <= 150_000
     worker.signal(signal.SIGSTOP)  # so that it cannot end before it is stopped
@@ -329,7 +329,7 @@ def test_a_run_that_is_stopped_goes_on(stack: Stack, worker: WorkerProcess, tmp_
         running.wait()
         worker.signal(signal.SIGCONT)
     assert running.returncode == (-number if number == signal.SIGKILL else 128 + number)
-    assert number == signal.SIGKILL or told.endswith("stopped; --resume goes on\n")
+    assert number == signal.SIGKILL or told.endswith("stopped; --resume continues\n")
     assert not out.exists()
     assert progress(out) == before
     for path in (out.with_name("out.csv.partial"), errors):
@@ -365,7 +365,9 @@ def test_a_run_that_gives_up_says_how_it_goes_on(stack: Stack, worker: WorkerPro
     before = progress(out)
     worker.stop()
     done = stack.run("file", *arguments, "--resume", "--wait", "0", "--timeout", "0.5", *CLIENT)
-    assert (done.returncode, done.stderr.endswith("waited for 0 seconds; --resume goes on\n")) == (3, True), done.stderr
+    assert (done.returncode, done.stderr.endswith("waited for 0 seconds; --resume continues\n")) == (3, True), (
+        done.stderr
+    )
     assert progress(out) == before
 
 
@@ -388,7 +390,7 @@ def test_other_runs_are_not_gone_on_with(stack: Stack, worker: WorkerProcess, tm
         running.communicate()
         worker.signal(signal.SIGCONT)
     for more, told in (
-        ((), "a run was cut short: --resume goes on, --force starts anew"),
+        ((), "a run was interrupted: --resume continues, --force starts anew"),
         (("--resume", "--column", "name=str"), "had other options"),
     ):
         done = stack.run("file", *arguments, *more, *CLIENT)
@@ -408,7 +410,7 @@ def test_other_runs_are_not_gone_on_with(stack: Stack, worker: WorkerProcess, tm
         (("in.csv", "out.csv", "--column", "mail=email"), 2, "no column mail; there are id, email, name, card"),
         (("in.csv", "out.csv", "--column", "email=text"), 2, "expected NAME=TYPE"),
         (("in.csv", "out.csv", "--column", "id=str", "--column", "id=int32"), 2, "named twice"),
-        (("in.csv", "out.csv"), 2, "say which columns"),
+        (("in.csv", "out.csv"), 2, "name the columns"),
         (("in.csv", "in.csv", *COLUMNS, "--force"), 2, "are to be different files"),
         (("in.csv", "link.csv", *COLUMNS, "--force"), 2, "are to be different files"),
         (("in.csv", "out.csv", *COLUMNS, "--errors", "in.csv", "--force"), 2, "are to be different files"),
@@ -421,28 +423,28 @@ def test_other_runs_are_not_gone_on_with(stack: Stack, worker: WorkerProcess, tm
         (("in.csv", "out.csv", *COLUMNS, "--encoding", "idna"), 2, "does not hold ASCII"),
         (("in.csv", "out.csv", *COLUMNS, "--timeout", "nan"), 2, "less than 100,000,000 seconds"),
         (("in.csv", "out.csv", *COLUMNS, "--wait", "inf"), 2, "less than 100,000,000 seconds"),
-        (("in.csv", "out.csv", *COLUMNS, "--zone", "\udcff"), 2, "names are to be UTF-8"),
+        (("in.csv", "out.csv", *COLUMNS, "--zone", "\udcff"), 2, "names must be UTF-8"),
         (("in.csv", "x" * 250, *COLUMNS), 1, "File name too long"),
         (("none.csv", "out.csv", *COLUMNS), 1, "none.csv: No such file or directory"),
         (("in.csv", "no/out.csv", *COLUMNS), 1, "No such file or directory"),
         (("in.csv", "out.csv", *COLUMNS, "--encoding", "cp037"), 2, "does not hold ASCII"),
         (("in.csv", "out.csv", *COLUMNS, "--delimiter", "ab"), 2, "one character"),
         (("in.csv", "out.parquet", *COLUMNS, "--format", "parquet"), 2, "no Parquet file"),
-        (("in.csv", "out.parquet", *COLUMNS), 2, "OUT out.parquet would hold csv, as IN or --format says"),
+        (("in.csv", "out.parquet", *COLUMNS), 2, "OUT out.parquet would hold csv, the format of IN or --format"),
         (("in.csv", "out.jsonl.gz", *COLUMNS), 2, "OUT out.jsonl.gz would hold csv"),
         (("in.csv", "out.tsv", *COLUMNS), 2, "OUT out.tsv would hold csv"),
         (("in.csv", "out.csv", *COLUMNS, "--format", "jsonl"), 2, "OUT out.csv would hold jsonl"),
-        (("broken.parquet", "out.parquet.gz", "--column", "s=str"), 2, "Parquet is compressed within"),
+        (("broken.parquet", "out.parquet.gz", "--column", "s=str"), 2, "Parquet has its own compression"),
         (("in.csv", "out.csv", *COLUMNS, "--null", ""), 2, "--null: expected the text of a cell"),
-        (("in.jsonl", "out.jsonl", "--column", "a.b=str", "--null", "x"), 2, "are about CSV and TSV"),
+        (("in.jsonl", "out.jsonl", "--column", "a.b=str", "--null", "x"), 2, "are only for CSV and TSV"),
         (("in.csv", "out.csv", "--column", "email=email", "--delimiter", ";"), 2, "--delimiter ',' would find it"),
-        (("in.csv", "-", *COLUMNS, "--format", "parquet"), 2, "in files alone"),
+        (("in.csv", "-", *COLUMNS, "--format", "parquet"), 2, "needs files, not pipes"),
         (("empty.csv", "out.csv", *COLUMNS), 2, "has no header"),
         (("open.csv", "out.csv", "--column", "a=str"), 1, "row 2: a quote is opened and never closed"),
         (("values.csv", "out.csv", "--column", "email=email"), 2, "is the first row one of values: --no-header?"),
-        (("in.csv", "out.jsonl", "--format", "jsonl", "--no-header", *COLUMNS), 2, "are about CSV and TSV"),
-        (("in.csv", "out.csv", "--numbers", *COLUMNS), 2, "--numbers is about JSON Lines"),
-        (("in.jsonl", "out.jsonl", "--numbers", *COLUMNS), 2, "--numbers is about columns of type int64"),
+        (("in.csv", "out.jsonl", "--format", "jsonl", "--no-header", *COLUMNS), 2, "are only for CSV and TSV"),
+        (("in.csv", "out.csv", "--numbers", *COLUMNS), 2, "--numbers is only for JSON Lines"),
+        (("in.jsonl", "out.jsonl", "--numbers", *COLUMNS), 2, "--numbers is only for columns of type int64"),
         (("in.jsonl", "out.jsonl", "--column", "a[0]=str"), 2, "a[0] is no name of a member: expected one such as"),
         (("in.jsonl", "out.jsonl", "--column", "a.c=str"), 2, "no row has a member a.c; there are a.b"),
         (("broken.parquet", "out.parquet", "--column", "s=str"), 1, "the input cannot be read: it is damaged"),

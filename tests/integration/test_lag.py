@@ -320,7 +320,7 @@ def test_age_that_cannot_be_told_is_a_finding(stack: Stack) -> None:
     stack.streams.xadd("tokenize:requests", {"payload": "x"}, id="5-1")
     no_time = command(stack, "--max-age-seconds", "1")
     assert no_time.returncode == 1
-    assert "cannot be checked: ids are no times" in no_time.stderr
+    assert "cannot be checked: ids are not times" in no_time.stderr
 
 
 def command(stack: Stack, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -352,8 +352,8 @@ def test_command_is_a_check(stack: Stack) -> None:
     assert command(stack, "--max-lag", "7", "--max-pending", "0", "--max-age-seconds", "3600").returncode == 0
     broken = command(stack, "--max-lag", "6", "--max-age-seconds", "0")
     assert broken.returncode == 1
-    assert "--max-lag 6 is broken: 7" in broken.stderr
-    assert "--max-age-seconds 0 is broken" in broken.stderr
+    assert "--max-lag 6 is exceeded: 7" in broken.stderr
+    assert "--max-age-seconds 0 is exceeded" in broken.stderr
     away = command(stack, TOKEN_WORKER_STREAMS_URL=f"redis://127.0.0.1:{free_port()}/0")
     assert away.returncode == 3
 

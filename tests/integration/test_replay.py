@@ -512,7 +512,7 @@ def test_dead_letters_of_one_request_stream_alone(stack: Stack) -> None:
 
 
 def test_full_server_loses_no_dead_letter(redis82_server: Valkey, storage_server: Valkey) -> None:
-    """At the server's memory limit nothing is sent and nothing deleted; with memory again --resume goes on."""
+    """At the server's memory limit nothing is sent and nothing deleted; with memory again --resume continues."""
     with Stack(redis82_server, storage_server) as stack:
         letter = dead_letter(stack, requests(1)[0]).decode()
         begun = stack.run("dead-letters", "replay", letter, "--dry-run")

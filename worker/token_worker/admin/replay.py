@@ -145,8 +145,8 @@ class Replay:
         raw = msgspec.json.encode(self.progress)
         if (yield "SET", self.record, raw, "NX", "EX", RECORD_SECONDS) is None:
             raise CheckFailed(
-                f"{self.progress.selection.stream}: a replay is running, or was interrupted: continue it by --resume,"
-                " or forget it by --forget"
+                f"{self.progress.selection.stream}: a replay is running, or was interrupted: continue it with --resume,"
+                " or forget it with --forget"
             )
         self._raw = raw
 

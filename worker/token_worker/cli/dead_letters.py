@@ -204,7 +204,7 @@ def _streams(settings: Settings) -> list[DeadLetters]:
 
 def _check_selection(ids: tuple[str, ...], *, everything: bool, reason: str | None) -> None:
     if sum((bool(ids), everything, reason is not None)) != 1:
-        raise click.UsageError("say which: ids, --reason or --all")
+        raise click.UsageError("name the dead letters: ids, --reason or --all")
 
 
 def _letter_id(text: str) -> str:

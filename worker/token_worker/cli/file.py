@@ -140,24 +140,24 @@ def file(  # noqa: C901, PLR0912, PLR0915 - one place says which options exclude
     """
     form = form or form_of(source) or form_of(out or "")
     if form is None:
-        raise click.UsageError("neither name tells the format: say --format")
+        raise click.UsageError("the format is in neither file name: give --format")
     if form == "parquet" and PIPE in (source, out):
-        raise click.UsageError("Parquet is read and written in files alone")
+        raise click.UsageError("Parquet needs files, not pipes")
     if form not in DELIMITERS and (delimiter is not None or no_quotes or no_header or nulls):
-        raise click.UsageError("--delimiter, --null, --no-quotes and --no-header are about CSV and TSV")
+        raise click.UsageError("--delimiter, --null, --no-quotes and --no-header are only for CSV and TSV")
     check_names(source, out, form, delimiter)
     if form != "jsonl" and numbers:
-        raise click.UsageError("--numbers is about JSON Lines")
+        raise click.UsageError("--numbers is only for JSON Lines")
     if form == "parquet" and encoding is not None:
-        raise click.UsageError("--encoding is about text")
+        raise click.UsageError("--encoding is only for text")
     if not all(is_utf8(text) for text in (client or "", zone or "", *dict(columns), *nulls)):
-        raise click.UsageError("names are to be UTF-8")
+        raise click.UsageError("names must be UTF-8")
     if suggest and columns:
         raise click.UsageError("--suggest asks which columns to take: leave --column out")
     if inconsistent and op == Op.DETOKENIZE:
-        raise click.UsageError("--inconsistent is about new tokens: leave it out of detokenize")
+        raise click.UsageError("--inconsistent is only for tokenize")
     if resume and PIPE in (source, out):
-        raise click.UsageError("what goes through a pipe cannot be resumed")
+        raise click.UsageError("a run through a pipe cannot be resumed")
     options = JobOptions(
         op=Op(op), columns=columns, client_id=client, zone_id=zone, consistent=not inconsistent, format=form,
         encoding=encoding, delimiter=delimiter, quotes=not no_quotes, header=not no_header, nulls=nulls,
@@ -167,11 +167,11 @@ def file(  # noqa: C901, PLR0912, PLR0915 - one place says which options exclude
     if suggest:
         options = msgspec.structs.replace(options, columns=file_suggest.ask(options, source, out))
     if out is None:
-        raise click.UsageError("say where to: OUT")
+        raise click.UsageError("name the output: OUT")
     if not options.columns:
-        raise click.UsageError("say which columns: --column NAME=TYPE, or --suggest")
+        raise click.UsageError("name the columns: --column NAME=TYPE, or --suggest")
     if numbers and "int64" not in dict(options.columns).values():
-        raise click.UsageError("--numbers is about columns of type int64")
+        raise click.UsageError("--numbers is only for columns of type int64")
     gc.set_threshold(COLLECT_AFTER)
     settings = load(os.environ, config)
     try:
@@ -250,19 +250,19 @@ def check_names(source: str, out: str | None, form: str, delimiter: str | None) 
     """
     for name in (source, out or ""):
         if form == "parquet" and compression_of(name):
-            raise click.UsageError("Parquet is compressed within: no .gz or .zst")
+            raise click.UsageError("Parquet has its own compression: use no .gz or .zst")
         compression.check(compression_of(name))
     told = form_of(out or "")
     between = DELIMITERS.get(form) if delimiter is None else delimiter
     if told not in (None, form) and (form not in DELIMITERS or DELIMITERS.get(told) != between):
         raise click.UsageError(
-            f"OUT {out} would hold {form}, as IN or --format says: formats are not turned into one another"
+            f"OUT {out} would hold {form}, the format of IN or --format: no file is converted to another format"
         )
 
 
 def _hint(places: OutputPaths | None) -> str:
     with suppress(OSError):  # a name that is too long
-        return "; --resume goes on" if places is not None and places.progress.exists() else ""
+        return "; --resume continues" if places is not None and places.progress.exists() else ""
     return ""
 
 
@@ -297,7 +297,7 @@ class View:
 
     def end(self, counts: Counts) -> None:
         """Sum up."""
-        self.say(f"{self._told(counts.rows)}; {counts.empty:,} cells empty and left so; {counts.lost:,} rows not done")
+        self.say(f"{self._told(counts.rows)}; {counts.empty:,} empty cells kept; {counts.lost:,} rows left out")
 
     def __enter__(self) -> Self:
         self._bar.start()

@@ -41,7 +41,7 @@ def ask(options: JobOptions, source: str, out: str | None) -> Columns:
     if offered:
         click.echo(" ".join(f"--column {shlex.quote(f'{name}={kind}')}" for name, kind in offered.items()))
     else:
-        click.echo("No column looks like personal data; --column NAME=TYPE says which to take.")
+        click.echo("No column looks like personal data. Choose columns with --column NAME=TYPE.")
     if out is None or source == PIPE or not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise SystemExit(0)
     default = ",".join(_as_answer(name, found) for name in [*dict(options.columns)] or [*offered])

@@ -104,14 +104,17 @@ def destroy(
 ) -> None:
     """Destroy the key NAME of the history, one step at a time. Run the command again when the next step is due.
 
-    NAME is one of the names of `keys list --json`. First step: a scan must find no token entry that is sealed with the
-    key. Second step, about two hours later: another scan, then the key is moved aside. Third step, a week later: the
-    key is deleted. Until then, --restore brings it back. What is sealed with a deleted key is lost for good.
+    NAME is one of the names of `keys list --json`. Each step begins with a scan that must find no token entry that is
+    sealed with the key. The first step is due about two hours after the rotation. The second one, two hours later,
+    moves the key aside. The third one, a week later, deletes it. Until then, --restore brings it back. What is sealed
+    with a deleted key is lost for good.
 
     Exit status 1: no step is due yet, or entries are sealed with the key.
     """
     if restore and (acra_restarted or unused_elsewhere):
-        raise click.UsageError("--acra-restarted and --unused-elsewhere confirm steps to the end: leave them out")
+        raise click.UsageError(
+            "--acra-restarted and --unused-elsewhere confirm the destruction: leave them out of --restore"
+        )
     key = _history_name(name)
     settings = load(os.environ, config)
     with AdminAccess(settings) as access:
@@ -196,7 +199,7 @@ def rewrap(config: Path | None, *, new_master_key: bool, workers_have_both: bool
             )
         with _progress("sealing keys") as progress:
             done = rewrapping.rewrap(store, master_keys, progress)
-    click.echo(f"sealed with the master key: {done.sealed} keys, in {done.passes} passes; all others were already")
+    click.echo(f"sealed with the master key: {done.sealed} keys, in {done.passes} passes; the others already were")
 
 
 def _utc(moment: float) -> str:

@@ -58,7 +58,7 @@ def lag(
     if serve is not None and (watch or as_json or has_limits):
         raise click.UsageError("--serve exports metrics and checks no limits: leave the other options out")
     if watch and has_limits:
-        raise click.UsageError("limits are for a single look: leave --watch, or --max-..., out")
+        raise click.UsageError("--watch checks no limits: leave it or the --max options out")
     settings = load(os.environ, config)
     link = make_link("streams", settings.streams, refusals=True)
 
@@ -104,9 +104,9 @@ def _broken(
             ("--max-age-seconds", oldest, max_age_seconds),
         ):
             if limit is not None and figure > limit:
-                lines.append(f"{row.stream}: {name} {limit:g} is broken: {figure:g}")
+                lines.append(f"{row.stream}: {name} {limit:g} is exceeded: {figure:g}")
         if max_age_seconds is not None and oldest <= max_age_seconds and row.has_unknown_age:
-            why = found.ids[row.stream].message if row.stream in found.ids else "ids are no times"
+            why = found.ids[row.stream].message if row.stream in found.ids else "ids are not times"
             lines.append(f"{row.stream}: --max-age-seconds {max_age_seconds:g} cannot be checked: {why}")
     return lines
 

@@ -81,23 +81,21 @@ def replay(
     """
     selects = any(given is not None for given in (first, last, ids, client, op, reason)) or dead_letters or force
     if (resume or forget) and (selects or (resume and forget) or dry_run):
-        raise click.UsageError(
-            "--resume and --forget go on with, or end, what was asked for before: leave the rest out"
-        )
+        raise click.UsageError("--resume continues and --forget ends an earlier replay: leave the other options out")
     if not (resume or forget) and not (first or last or ids or dead_letters):
-        raise click.UsageError("say what to replay: --from, --to, --ids or --dead-letters")
+        raise click.UsageError("name what to replay: --from, --to, --ids or --dead-letters")
     if forget and (rate or no_wait or as_json):
         raise click.UsageError("--forget sends nothing: leave --rate, --no-wait and --json out")
     if force and dead_letters:
-        raise click.UsageError("--force is about a request stream: leave it out of --dead-letters")
+        raise click.UsageError("--force is only for request streams: leave it out of --dead-letters")
     if ids and (first or last):
         raise click.UsageError("--ids names entries: leave --from and --to out")
     if reason is not None and not dead_letters:
-        raise click.UsageError("--reason is that of dead letters: add --dead-letters")
+        raise click.UsageError("--reason is only for dead letters: add --dead-letters")
     settings = load(os.environ, config)
     routes = _routes(settings, streams, op)
     if ids and not dead_letters and len(routes) > 1:
-        raise click.UsageError("--ids is about one stream: name it by --stream")
+        raise click.UsageError("--ids needs one stream: name it with --stream")
     link = make_link("streams", settings.streams, refusals=True)
     runner = Runner(settings, link, dry_run=dry_run, as_json=as_json, rate=rate, wait=not no_wait)
     if forget or resume:
@@ -184,7 +182,7 @@ class Runner:
                 for replay in replays:
                     self._one(replay, bar)
         except KeyboardInterrupt:
-            raise CheckFailed(f"stopped; sent so far: {self._counts['send']}; --resume goes on") from None
+            raise CheckFailed(f"stopped; sent so far: {self._counts['send']}; --resume continues") from None
         compared = None
         if self._sent:
             comparison = ReplyComparison(self._sent)
@@ -296,7 +294,7 @@ def _routes(settings: Settings, streams: Sequence[str], op: str | None) -> list[
 
 
 def _no_route(op: str | None) -> list[Route]:
-    raise OperatorError(f"--op: no route of these serves {op}")
+    raise OperatorError(f"--op: no chosen route serves {op}")
 
 
 def _id(text: str, option: str, *, end: bool) -> str:

@@ -68,7 +68,7 @@ def request(
     Exit status 1: the reply is an error.
     """
     if inconsistent and op == Op.DETOKENIZE:
-        raise click.UsageError("--inconsistent is about new tokens: leave it out of detokenize")
+        raise click.UsageError("--inconsistent is only for tokenize")
     if as_bytes and TYPES[type_name].is_number:
         raise click.UsageError("--as-bytes is for str, email and bytes")
     settings = load(os.environ, config)

@@ -112,7 +112,7 @@ def _with_options(
         def with_asked(config: Path | None, **given: Any) -> None:
             asked = Asked(config=config, **{name: given.pop(name) for name in names})
             if asked.by_value and asked.by_token:
-                raise click.UsageError("either --value or --token")
+                raise click.UsageError("give --value or --token, not both")
             if asked.names_one and asked.type_name is None:
                 raise click.UsageError("--value and --token need --type")
             command(asked, **given)
@@ -296,7 +296,7 @@ def verify(asked: Asked, *, repair: bool, min_age_seconds: float | None, dry_run
     Exit status 1: something was found and not repaired.
     """
     if not repair and (dry_run or min_age_seconds is not None):
-        raise click.UsageError("--dry-run and --min-age-seconds are about --repair: add it, or leave them out")
+        raise click.UsageError("--dry-run and --min-age-seconds are only for --repair: add it, or leave them out")
     min_age_seconds = REPAIR_AGE_SECONDS if min_age_seconds is None else min_age_seconds
     counts: Counter[str] = Counter()
     with _admin(asked) as admin:
@@ -360,16 +360,16 @@ def reencrypt(asked: Asked, *, dry_run: bool, yes: bool) -> None:
     else:
         would = "would be sealed" if dry_run else "sealed"
         click.echo(
-            f"{would} with the newest key: {done.sealed} entries, in {done.passes} passes; all others were already"
+            f"{would} with the newest key: {done.sealed} entries, in {done.passes} passes; the others already were"
         )
         if done.sealed and not dry_run:
-            click.echo("restart every AcraServer and AcraTranslator now that was not, and has its key cache on")
+            click.echo("now restart every AcraServer and AcraTranslator that has a key cache and was not restarted yet")
     _report(done.unreadable)
 
 
 def _change(asked: Asked, done: str, change: Callable[[TokenAdmin, Token], bool], *, dry_run: bool, yes: bool) -> None:
     if not dry_run and not asked.names_one:
-        confirm(yes, f"Are all tokens of {asked.owner_id} that were chosen to be {done}?")
+        confirm(yes, f"The chosen tokens of {asked.owner_id} will be {done}. Go on?")
     changed = unreadable = busy = 0
     with _admin(asked) as admin:
         for it in _chosen(admin, asked):

@@ -165,7 +165,7 @@ class Job:
             if resume:
                 progress = _require_same_job(saved, progress, places)
             elif saved is not None:
-                raise CheckFailed(f"a run was cut short: --resume goes on, --force starts anew ({places.progress})")
+                raise CheckFailed(f"a run was interrupted: --resume continues, --force starts anew ({places.progress})")
             if progress.is_over and places.out.exists() and not self._last(places).exists():
                 places.clear()  # it was killed between its last two steps
                 return progress.counts
@@ -266,7 +266,7 @@ def _require_same_job(saved: JobProgress | None, new: JobProgress, places: Outpu
         raise CheckFailed(f"there is nothing to resume: no {places.progress}")
     if (saved.options, saved.source) != (new.options, new.source):
         what = "other options" if saved.options != new.options else "another input"
-        raise CheckFailed(f"the run that was cut short had {what}; --force without --resume starts anew")
+        raise CheckFailed(f"the interrupted run had {what}; --force without --resume starts anew")
     return saved
 
 
