@@ -12,9 +12,9 @@ from token_worker.acra.acra_block import parse
 from token_worker.acra.key_name import HISTORY_INFIX
 from token_worker.acra.owner import Owner
 from token_worker.errors import Code, Refused, Unavailable
+from token_worker.keys.absent_owners import ABSENT_OWNERS_MAX
 from token_worker.keys.cache import (
     ABSENCE_SECONDS,
-    ABSENT_OWNERS_MAX,
     AGE_SECONDS,
     GRACE_SECONDS,
     RECHECK_SECONDS,
@@ -236,11 +236,11 @@ def test_number_of_owners(store: FakeStore, clock: Clock) -> None:
         store.put(owner, new_key())
         ring_of(cache, owner)
         assert ring_of(cache) is ring
-        assert len(cache._slots) <= 3
+        assert len(cache._cached) <= 3
 
     cache.rings(others[:10])
 
-    assert len(cache._slots) <= 3
+    assert len(cache._cached) <= 3
     looked_up = len(store.looked_up)
     ring_of(cache)
     assert len(store.looked_up) == looked_up + 1

@@ -1,16 +1,15 @@
-"""Keys of clients and zones, unwrapped and kept for a minute, so that rotated keys are seen and outages bridged.
+"""The cache of unwrapped keys. It sees rotated keys within a minute, and bridges outages of the key storage.
 
-Bounded in number: memory does not grow with the clients there are. Names without a key are remembered apart, so that
-they never push out a key. While key storage or Vault is away, keys already here serve for 15 minutes past their age; a
-key that is not here is ``Unavailable``, not unknown.
+The number of owners is bounded, so memory does not grow with the number of clients. Owners without a key are remembered
+apart, so they never push out a key. While the key storage or Vault is away, cached keys serve for 15 minutes past their
+age. An owner whose key is not in the cache is ``Unavailable`` then, not unknown.
 
-The key storage is asked beside the loop (``Beside``): keys that are in use are asked for anew when half of their age is
-over, and the loop goes on with those it has. Only for a key that is not here, or too old, the loop waits, for a short
-time in one batch; what has not come by then is ``Unavailable``, and is taken in when it comes. All that this class
-holds is the loop's alone.
+The key storage is asked in a background thread (see ``background``). A key in use is looked up again after half of its
+age, while the loop goes on with the cached one. The loop waits only for keys that are not in the cache, or too old, and
+only for a short time in one batch. Keys that have not come by then are ``Unavailable``; they are cached when they come.
+Everything in this class belongs to the loop's thread.
 """
 
-import sys
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
@@ -22,53 +21,55 @@ import structlog
 
 from token_worker.acra.owner import Owner
 from token_worker.errors import Code, CorruptData, Refused, Unavailable
-from token_worker.keys.beside import Beside, InPlace, Patience
-from token_worker.keys.history import Look, look
+from token_worker.keys.absent_owners import AbsentOwners
+from token_worker.keys.background import Executor, InlineExecutor, WaitBudget
+from token_worker.keys.cached_keys import CachedKeys, HistorySearch
+from token_worker.keys.history import HistoryPage, search_history
 from token_worker.keys.keyring import DataKeyCache, Keyring
-from token_worker.keys.slot import Asked, Slot
 from token_worker.keys.store import KeyStore, unwrap
 
 AGE_SECONDS = 60.0
-"""How long a key serves before it is looked up again: a rotation is seen after at most this long."""
+"""How long a key serves before it is looked up again. So a rotation is seen after at most this time."""
 
 REFRESH_SECONDS = AGE_SECONDS / 2
-"""Age at which a key that was used is looked up again beside the loop."""
+"""Age at which a key in use is looked up again in the background."""
 
 REFRESH_OWNERS_MAX = 50
-"""Keys of one such look-up: what the loop waits for comes after it."""
+"""Owners of one such look-up. Keys that the loop waits for come after it."""
 
 GRACE_SECONDS = 900.0
-"""How much longer it serves while the key storage is away."""
+"""How long a key serves past its age while the key storage is away."""
 
 ABSENCE_SECONDS = 1.0
-"""How long it is remembered that there is no key, or none that the master key opens."""
+"""How long the cache remembers that an owner has no key, or none that the master key opens."""
 
 RECHECK_SECONDS = 1.0
-"""How often at most an entry that no key opens makes us look for a rotated key of its owner, in vain."""
+"""Shortest time between two look-ups of one owner's key because no cached key opens an entry."""
 
 LATE_SECONDS = 5.0
-"""How long an answer to that counts which came when the loop waited for it no more."""
+"""How long an answer counts that came after the loop stopped waiting for it."""
 
 OWNERS_MAX = 10_000
-ABSENT_OWNERS_MAX = 10_000
-"""Names without a key that are remembered."""
+"""Owners whose keys are cached. The least recently used are dropped first."""
 
 WAIT_SECONDS = 0.25
-"""How long the loop waits in one batch for keys that are not here: several hundred of them in Vault."""
+"""Longest wait of the loop, in one batch, for keys that are not cached: enough for several hundred keys in Vault."""
 
 HISTORY_WAIT_SECONDS = 0.02
-"""The same for keys of the history: enough where few names are to be looked through."""
+"""Longest wait of the loop, in one batch, for keys of the history: enough to scan a few names."""
 
 RETRY_SECONDS = (0.5, 15.0)
-"""Shortest and longest wait before a key storage that was away is asked again."""
+"""Shortest and longest pause before a key storage that was away is asked again."""
 
 log = structlog.get_logger("keys")
 
 Found = Keyring | Refused | Unavailable
 
+_Answer = Future[list[bytes | None]]
+
 
 class KeySearch(Enum):
-    """What looking for more keys of an owner has brought."""
+    """The result of a search for more keys of an owner."""
 
     ADDED = auto()
     EXHAUSTED = auto()
@@ -80,14 +81,19 @@ class KeyCache:
     Args:
         store: the key storage.
         master_key: opens its keys.
-        previous_master_key: the one before it, while it is being replaced.
-        size: owners whose keys are kept.
+        previous_master_key: the master key before it, while one replaces the other.
+        size: owners whose keys are cached.
         clock: monotonic seconds.
         wall: Unix seconds.
-        lookups, history: who asks the storage; in place, and so never before a key is too old, where left out.
-        absent_a_second: names without a key that the storage is asked for; more have to wait.
+        lookups, history: do the look-ups in the background. By default they are done at once, and only when a key is
+            too old.
+        absent_a_second: owners without a key that the key storage is asked for in a second; more have to wait.
         settling_seconds: how long after a rotation the key before still seals.
-        history_seconds: how long a look at the history counts.
+        history_seconds: how long a search of the history counts.
+
+    Attributes:
+        hits: owners whose keys were cached.
+        misses: owners whose keys had to be looked up.
     """
 
     def __init__(
@@ -99,8 +105,8 @@ class KeyCache:
         size: int = OWNERS_MAX,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
-        lookups: Beside | None = None,
-        history: Beside | None = None,
+        lookups: Executor | None = None,
+        history: Executor | None = None,
         absent_a_second: float = float("inf"),
         settling_seconds: float = 0,
         history_seconds: float = AGE_SECONDS,
@@ -111,33 +117,28 @@ class KeyCache:
         self._clock = clock
         self._wall = wall
         self._refreshes = lookups is not None
-        self._lookups = lookups or InPlace()
-        self._history = history or InPlace()
-        self._absent_a_second = absent_a_second
+        self._lookups = lookups or InlineExecutor()
+        self._history = history or InlineExecutor()
         self._settling_seconds = settling_seconds
         self._history_seconds = history_seconds
-        self._slots: OrderedDict[Owner, Slot] = OrderedDict()
-        self._absent: OrderedDict[Owner, float] = OrderedDict()
+        self._cached: OrderedDict[Owner, CachedKeys] = OrderedDict()
+        self._absent = AbsentOwners(absent_a_second)
         self._data_keys = DataKeyCache()
-        self._jobs: deque[tuple[list[Owner], float, Future[list[bytes | None]]]] = deque()
-        self._asked: dict[Owner, Future[list[bytes | None]]] = {}
+        self._jobs: deque[tuple[list[Owner], float, _Answer]] = deque()
+        self._asked: dict[Owner, _Answer] = {}
         self._due: deque[tuple[float, Owner]] = deque()
-        self._refresh: Future[list[bytes | None]] | None = None
-        self._patience = Patience(WAIT_SECONDS)
-        self._history_patience = Patience(HISTORY_WAIT_SECONDS)
-        self._allowance = absent_a_second
-        self._allowance_at = float("-inf")
+        self._refresh: _Answer | None = None
+        self._budget = WaitBudget(WAIT_SECONDS)
+        self._history_budget = WaitBudget(HISTORY_WAIT_SECONDS)
         self.hits = 0
-        """Owners whose keys were here."""
         self.misses = 0
-        """Owners that had to be looked up."""
         self._away: Unavailable | None = None
-        self._wait_seconds = RETRY_SECONDS[0]
+        self._retry_seconds = RETRY_SECONDS[0]
         self._ask_again_at = float("-inf")
 
     @property
     def away(self) -> Unavailable | None:
-        """Why the key storage is out of reach, since it was last asked."""
+        """Why the key storage is away; None if it answered the last question."""
         return self._away
 
     def close(self) -> None:
@@ -146,94 +147,95 @@ class KeyCache:
         self._history.close()
 
     def rings(self, owners: Iterable[Owner]) -> dict[Owner, Found]:
-        """The keys of each owner: a keyring, why it has none, or that this cannot be known now."""
+        """The keys of each owner: a keyring, or why there is none, or ``Unavailable`` if that cannot be known now."""
         now = self._clock()
-        self._patience.renew()
-        self._history_patience.renew()
+        self._budget.renew()
+        self._history_budget.renew()
         self._collect()
         found: dict[Owner, Found] = {}
         missing = []
         for owner in owners:
-            at_hand = self._at_hand(owner, now)
-            if at_hand is None:
+            known = self._known(owner, now)
+            if known is None:
                 missing.append(owner)
             else:
                 self.hits += owner.is_valid
-                found[owner] = at_hand
+                found[owner] = known
         if missing:
             self.misses += len(missing)
             self._look_up(missing, now)
             for owner in missing:
-                found[owner] = self._at_hand(owner, now) or self._past_its_age(owner, now)
+                found[owner] = self._known(owner, now) or self._past_age(owner, now)
         if self._refreshes:
             self._refresh_used(now)
-        while len(self._slots) > self._size:
-            self._slots.popitem(last=False)
+        while len(self._cached) > self._size:
+            self._cached.popitem(last=False)
         return found
 
     def find_keys(self, ring: Keyring) -> KeySearch | Unavailable:
-        """Look for a key of the ring's owner that is not in it: a rotated one, then the history."""
+        """Search for a key of the ring's owner that is not in the ring: first a rotated key, then the history."""
         now = self._clock()
-        slot = self._slots.setdefault(ring.owner, Slot())
+        cached = self._cached.setdefault(ring.owner, CachedKeys())
         try:
-            found = self._find_keys(ring, slot, now)
+            found = self._find_keys(ring, cached, now)
         except Unavailable as error:
             return error.with_traceback(None)
-        if found is KeySearch.EXHAUSTED and now - slot.rechecked_at >= RECHECK_SECONDS:
-            slot.rechecked_at = now  # where a key was found, another rotation may follow at once
+        if found is KeySearch.EXHAUSTED and now - cached.rechecked_at >= RECHECK_SECONDS:
+            cached.rechecked_at = now  # not if a key was added: another rotation may follow at once
         return found
 
     def settling_seconds_left(self, owner: Owner) -> float:
-        """How long another key than the newest one still seals; as of the last call of ``rings``."""
-        slot = self._slots.get(owner)
-        return 0.0 if slot is None or not slot.outgoing else slot.outgoing[-1][0] - self._clock()
+        """How long a replaced key of the owner still seals, as of the last call of ``rings``."""
+        cached = self._cached.get(owner)
+        return 0.0 if cached is None or not cached.outgoing else cached.outgoing[-1][0] - self._clock()
 
     # -- the newest keys
 
-    def _at_hand(self, owner: Owner, now: float) -> Found | None:
-        """What is known of an owner and still good."""
-        slot = self._slots.get(owner)
-        if slot is not None:
-            age = now - slot.checked_at
-            if now >= slot.refused_until if slot.ring is None else age >= AGE_SECONDS:
+    def _known(self, owner: Owner, now: float) -> Found | None:
+        """The answer for an owner, if the cache has one that is not too old."""
+        cached = self._cached.get(owner)
+        if cached is not None:
+            age = now - cached.checked_at
+            if now >= cached.refused_until if cached.ring is None else age >= AGE_SECONDS:
                 return None
-            if age >= REFRESH_SECONDS and not slot.is_due and self._refreshes:
-                slot.is_due = True
-                self._due.appendleft((slot.checked_at, owner))
-            return self._use(owner, slot, now)
-        if not owner.is_valid or now < self._absent.get(owner, float("-inf")):
+            if age >= REFRESH_SECONDS and not cached.is_due and self._refreshes:
+                cached.is_due = True
+                self._due.appendleft((cached.checked_at, owner))
+            return self._use(owner, cached, now)
+        if not owner.is_valid or self._absent.includes(owner, now):
             return _unknown(owner)
         return None
 
-    def _past_its_age(self, owner: Owner, now: float) -> Found:
-        """What is to be done without an answer of the key storage."""
-        slot = self._slots.get(owner)
-        if slot is not None and slot.ring is not None and now - slot.checked_at < AGE_SECONDS + GRACE_SECONDS:
-            return self._use(owner, slot, now)
+    def _past_age(self, owner: Owner, now: float) -> Found:
+        """The answer for an owner if the key storage has not answered in time."""
+        cached = self._cached.get(owner)
+        if cached is not None and cached.ring is not None and now - cached.checked_at < AGE_SECONDS + GRACE_SECONDS:
+            return self._use(owner, cached, now)
         return self._away or Unavailable("keys", "not looked up yet")
 
-    def _use(self, owner: Owner, slot: Slot, now: float) -> Found:
-        slot.used_at = now
-        self._slots.move_to_end(owner)
-        if slot.ring is None:
-            return slot.refusal or Refused(Code.INTERNAL, "no key")
+    def _use(self, owner: Owner, cached: CachedKeys, now: float) -> Found:
+        cached.used_at = now
+        self._cached.move_to_end(owner)
+        if cached.ring is None:
+            return cached.refusal or Refused(Code.INTERNAL, "no key")
         if self._settling_seconds:
-            self._settle(owner, slot, now)
-        return slot.ring
+            self._settle(owner, cached, now)
+        return cached.ring
 
     def _look_up(self, owners: list[Owner], now: float) -> None:
-        """Ask for keys that are not here or too old: all together, but for names that may be nobody's."""
-        if now < self._ask_again_at or self._patience.is_late:
+        """Look up keys that are not cached or too old: all at once, except for owners that perhaps have no key."""
+        if now < self._ask_again_at or self._budget.is_late:
             return
-        portion = [owner for owner in owners if owner in self._slots]
-        strangers = [owner for owner in owners if owner not in self._slots]
+        portion = [owner for owner in owners if owner in self._cached]
+        strangers = [owner for owner in owners if owner not in self._cached]
         while True:
-            allowed = self._allowed(now)
+            allowed = self._absent.allowed(now)
             portion += strangers[:allowed]
             strangers = strangers[allowed:]
             self._ask([owner for owner in portion if owner not in self._asked], now)
-            # Those that have a key can go on with it while the storage is away.
-            is_done = self._wait_for(portion if self._away is None else [it for it in portion if it not in self._slots])
+            # While the storage is away, owners with a cached key can go on with that.
+            awaited = portion if self._away is None else [owner for owner in portion if owner not in self._cached]
+            is_done = self._wait_for(awaited)
             if not is_done or self._away is not None or not strangers or not allowed:
                 return
             portion = []
@@ -246,39 +248,31 @@ class KeyCache:
         self._asked |= dict.fromkeys(owners, answer)
 
     def _wait_for(self, owners: list[Owner]) -> bool:
-        """Wait for what was asked for; whether it has come."""
+        """Wait for the answers about these owners. Returns False if one has not come in time."""
         answers = {id(answer): answer for owner in owners if (answer := self._asked.get(owner)) is not None}
-        late = [answer for answer in answers.values() if not self._patience.wait(answer)]
+        late = [answer for answer in answers.values() if not self._budget.wait(answer)]
         self._collect()
         return not late
 
-    def _allowed(self, now: float) -> int:
-        """How many names may be asked for that may be nobody's."""
-        if self._absent_a_second == float("inf"):
-            return sys.maxsize
-        earned = (now - self._allowance_at) * self._absent_a_second
-        self._allowance, self._allowance_at = min(self._allowance + earned, self._absent_a_second), now
-        return max(int(self._allowance), 0)
-
     def _refresh_used(self, now: float) -> None:
-        """Ask for keys that were used since they were looked up, before they are too old."""
+        """Look up, before they are too old, the keys that were used since their last look-up."""
         if now < self._ask_again_at or (self._refresh is not None and not self._refresh.done()):
             return
         owners: list[Owner] = []
         while self._due and len(owners) < REFRESH_OWNERS_MAX and now - self._due[0][0] >= REFRESH_SECONDS:
             checked_at, owner = self._due.popleft()
-            slot = self._slots.get(owner)
-            if slot is None or slot.checked_at != checked_at:
+            cached = self._cached.get(owner)
+            if cached is None or cached.checked_at != checked_at:
                 continue
-            slot.is_due = False
-            if slot.used_at >= checked_at and owner not in self._asked:
+            cached.is_due = False
+            if cached.used_at >= checked_at and owner not in self._asked:
                 owners.append(owner)
         if owners:
             self._ask(owners, now)
             self._refresh = self._jobs[-1][2]
 
     def _collect(self) -> None:
-        """Take in what the key storage has answered."""
+        """Take the answers that the key storage has given meanwhile."""
         while self._jobs and self._jobs[0][2].done():
             owners, asked_at, answer = self._jobs.popleft()
             for owner in owners:
@@ -287,56 +281,52 @@ class KeyCache:
             try:
                 texts = answer.result()
             except Unavailable as error:
-                self._lose(error)
+                self._note_outage(error)
                 continue
             if self._away is not None:
                 log.info("key storage available again")
-            self._away, self._wait_seconds, self._ask_again_at = None, RETRY_SECONDS[0], float("-inf")
+            self._away, self._retry_seconds, self._ask_again_at = None, RETRY_SECONDS[0], float("-inf")
             for owner, sealed in zip(owners, texts, strict=True):
                 self._install(owner, sealed, asked_at)
 
-    def _lose(self, error: Unavailable) -> None:
+    def _note_outage(self, error: Unavailable) -> None:
         if self._away is None:
             log.warning("key storage unavailable: cached keys are used", server=error.server, reason=error.reason)
         self._away = error
-        self._ask_again_at = self._clock() + self._wait_seconds
-        self._wait_seconds = min(self._wait_seconds * 2, RETRY_SECONDS[1])
+        self._ask_again_at = self._clock() + self._retry_seconds
+        self._retry_seconds = min(self._retry_seconds * 2, RETRY_SECONDS[1])
 
     def _install(self, owner: Owner, sealed: bytes | None, asked_at: float) -> None:
         now = self._clock()
-        # Whoever asked may be gone when an answer is late: it has to be there still when he comes again.
+        # If the answer is late, the request that asked may have to come again, and must find the answer then.
         until = asked_at + ABSENCE_SECONDS if now - asked_at <= WAIT_SECONDS else now + LATE_SECONDS
         if sealed is None:
-            self._slots.pop(owner, None)
-            self._absent[owner] = until
-            self._absent.move_to_end(owner)
-            self._allowance -= 1
-            if len(self._absent) > ABSENT_OWNERS_MAX:
-                self._absent.popitem(last=False)
+            self._cached.pop(owner, None)
+            self._absent.add(owner, until)
             return
-        self._absent.pop(owner, None)
-        slot = self._slots.setdefault(owner, Slot())
-        slot.checked_at, slot.refused_until = asked_at, until
+        self._absent.discard(owner)
+        cached = self._cached.setdefault(owner, CachedKeys())
+        cached.checked_at, cached.refused_until = asked_at, until
         if self._refreshes:
-            slot.is_due = True
+            cached.is_due = True
             self._due.append((asked_at, owner))
-        if sealed == slot.sealed:
+        if sealed == cached.sealed:
             return
-        slot.sealed, slot.changed_at = sealed, self._clock()
+        cached.sealed, cached.changed_at = sealed, self._clock()
         try:
             key = self._unwrap(sealed, owner)
         except CorruptData:
             log.error("key cannot be unwrapped with the master key", key=owner.key_name)
-            slot.refuse(Refused(Code.KEY_UNREADABLE, f"the key of this {owner.kind} cannot be read"))
+            cached.refuse(Refused(Code.KEY_UNREADABLE, f"the key of this {owner.kind} cannot be read"))
             return
-        if slot.newest == key:  # sealed anew, with another master key
+        if cached.newest == key:  # the same key, sealed with another master key
             return
-        if slot.newest is not None:
+        if cached.newest is not None:
             log.info("key was rotated", key=owner.key_name)
-        slot.renew(owner, key, self._data_keys, slot.changed_at, self._settling_seconds)
+        cached.renew(owner, key, self._data_keys, cached.changed_at, self._settling_seconds)
 
     def _unwrap(self, sealed: bytes, owner: Owner) -> bytes:
-        """The key in a stored text; while the master key is replaced, either of the two may open it."""
+        """Open a sealed key. While the master key is replaced, either of the two may open it."""
         for master_key in self._master_keys[:-1]:
             try:
                 return unwrap(sealed, master_key, owner)
@@ -346,94 +336,94 @@ class KeyCache:
 
     # -- keys that were replaced
 
-    def _find_keys(self, ring: Keyring, slot: Slot, now: float) -> KeySearch:
+    def _find_keys(self, ring: Keyring, cached: CachedKeys, now: float) -> KeySearch:
         known = len(ring.keys)
-        if now - slot.rechecked_at >= RECHECK_SECONDS:
-            self._check_again(ring.owner, slot, now)
-            if len(ring.keys) > known:  # it is still the one that seals
+        if now - cached.rechecked_at >= RECHECK_SECONDS:
+            self._check_again(ring.owner, cached, now)
+            if len(ring.keys) > known:  # the cache still holds this ring, and has added the new key to it
                 return KeySearch.ADDED
-        if slot.ring is not None and slot.ring is not ring and _add(ring, slot.ring.keys):
+        if cached.ring is not None and cached.ring is not ring and _add(ring, cached.ring.keys):
             return KeySearch.ADDED
-        if _add(ring, slot.history.values()):
+        if _add(ring, cached.history.values()):
             return KeySearch.ADDED
-        if slot.history_at > slot.changed_at and now - slot.history_at < self._history_seconds:
+        if cached.history_at > cached.changed_at and now - cached.history_at < self._history_seconds:
             return KeySearch.EXHAUSTED
-        return self._search(ring, slot, now)
+        return self._search(ring, cached, now)
 
-    def _check_again(self, owner: Owner, slot: Slot, now: float) -> None:
-        """Ask for the newest key once more.
+    def _check_again(self, owner: Owner, cached: CachedKeys, now: float) -> None:
+        """Look up the newest key once more.
 
         Raises:
             Unavailable: the key storage is away, or has not answered in time.
         """
         self._collect()
-        awaited_since, slot.awaited_since = slot.awaited_since, None
-        if awaited_since is not None and awaited_since <= slot.checked_at and now - awaited_since < LATE_SECONDS:
+        awaited_since, cached.awaited_since = cached.awaited_since, None
+        if awaited_since is not None and awaited_since <= cached.checked_at and now - awaited_since < LATE_SECONDS:
             return
         if now >= self._ask_again_at:
-            if not self._patience.is_late:
+            if not self._budget.is_late:
                 self._ask([owner], now)
-            if self._patience.is_late or not self._wait_for([owner]):
-                slot.awaited_since = now
+            if self._budget.is_late or not self._wait_for([owner]):
+                cached.awaited_since = now
                 raise Unavailable("keys", "not looked up yet")
         if self._away is not None:
             raise self._away
 
-    def _settle(self, owner: Owner, slot: Slot, now: float) -> None:
-        """Find out which key seals; see ``Slot``."""
-        slot.change_over(owner, self._data_keys, now)
-        if slot.is_settled or slot.ring is None:
+    def _settle(self, owner: Owner, cached: CachedKeys, now: float) -> None:
+        """Find out which key seals; see ``CachedKeys``."""
+        cached.change_over(owner, self._data_keys, now)
+        if cached.is_settled or cached.ring is None:
             return
         try:
-            while self._search(slot.ring, slot, now) is not KeySearch.EXHAUSTED:
+            while self._search(cached.ring, cached, now) is not KeySearch.EXHAUSTED:
                 pass
         except Unavailable as error:
-            if slot.ring.unsettled is not None:
-                slot.ring.unsettled = error.with_traceback(None)
+            if cached.ring.unsettled is not None:
+                cached.ring.unsettled = error.with_traceback(None)
             return
-        slot.settle(owner, self._data_keys, now, self._wall(), self._settling_seconds)
+        cached.settle(owner, self._data_keys, now, self._wall(), self._settling_seconds)
 
-    def _search(self, ring: Keyring, slot: Slot, now: float) -> KeySearch:
-        """Look at the history until a key is added, or until all of it is known.
+    def _search(self, ring: Keyring, cached: CachedKeys, now: float) -> KeySearch:
+        """Search the history until a key is added, or until all of it is known.
 
         Raises:
-            Unavailable: that is not known yet.
+            Unavailable: the result is not known yet.
         """
         tried: set[str] = set()
         while True:
-            asked = slot.asked or self._ask_history(ring.owner, slot, tried, now)
-            slot.asked = asked
-            if not self._history_patience.wait(asked.answer):
+            search = cached.search or self._begin_search(ring.owner, cached, tried, now)
+            cached.search = search
+            if not self._history_budget.wait(search.answer):
                 raise Unavailable("keys", "the history of keys is being looked up")
-            slot.asked = None
-            found = asked.answer.result()
-            tried.update(name for name, _ in found.keys)
-            if self._take(found, ring, slot):
+            cached.search = None
+            page = search.answer.result()
+            tried.update(name for name, _ in page.keys)
+            if self._add_page(page, ring, cached):
                 return KeySearch.ADDED
-            is_of_now = asked.changed_at == slot.changed_at and now - asked.at < self._history_seconds
-            if found.is_complete and is_of_now:
-                slot.history_at = self._clock()
+            is_recent = search.changed_at == cached.changed_at and now - search.at < self._history_seconds
+            if page.is_complete and is_recent:
+                cached.history_at = self._clock()
                 return KeySearch.EXHAUSTED
 
-    def _ask_history(self, owner: Owner, slot: Slot, tried: set[str], now: float) -> Asked:
-        since = max(slot.changed_at, now - self._history_seconds)
-        job = partial(look, self._store, owner, {*slot.history, *tried}, since, slot.changed_at)
-        return Asked(self._history.submit(job), now, slot.changed_at)
+    def _begin_search(self, owner: Owner, cached: CachedKeys, tried: set[str], now: float) -> HistorySearch:
+        since = max(cached.changed_at, now - self._history_seconds)
+        job = partial(search_history, self._store, owner, {*cached.history, *tried}, since, cached.changed_at)
+        return HistorySearch(self._history.submit(job), now, cached.changed_at)
 
-    def _take(self, found: Look, ring: Keyring, slot: Slot) -> bool:
-        """Put keys of the history into the ring, and into the owner's own if that is another; whether any was new."""
-        for name, sealed in found.keys:
+    def _add_page(self, page: HistoryPage, ring: Keyring, cached: CachedKeys) -> bool:
+        """Add keys of the history to the ring, and to the cached ring if that is another. True if any key is new."""
+        for name, sealed in page.keys:
             if sealed is None:
                 continue
             try:
-                slot.history[name] = self._unwrap(sealed, ring.owner)
+                cached.history[name] = self._unwrap(sealed, ring.owner)
             except CorruptData:
                 if not ring.some_unreadable:
                     log.error("key of the history cannot be unwrapped with the master key", key=name)
                 ring.some_unreadable = True
-        if slot.ring is not None and slot.ring is not ring:
-            _add(slot.ring, slot.history.values())
-        return _add(ring, slot.history.values())
+        if cached.ring is not None and cached.ring is not ring:
+            _add(cached.ring, cached.history.values())
+        return _add(ring, cached.history.values())
 
 
 def _add(ring: Keyring, keys: Iterable[bytes]) -> bool:

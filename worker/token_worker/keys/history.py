@@ -1,7 +1,7 @@
-"""Looks for keys that were replaced: done beside the loop, since a SCAN of a large storage takes seconds.
+"""The history of an owner's key: keys that were replaced. Read in a background thread, because a SCAN takes seconds.
 
-A look takes what is known of the history already, if that brings a key that was not tried yet; only then the storage is
-looked through anew.
+A search first uses the names that are known already, if they include a key that was not tried yet. Only then it scans
+the key storage again.
 """
 
 from collections.abc import Set as AbstractSet
@@ -13,30 +13,34 @@ from token_worker.errors import Unavailable
 from token_worker.keys.store import KeyStore
 
 
-class Look(NamedTuple):
-    """What a look at an owner's history has brought.
+class HistoryPage(NamedTuple):
+    """The result of one search in an owner's history.
 
     Attributes:
-        keys: names and sealed keys that were not tried yet, newest first; None where one has gone meanwhile.
-        is_complete: there are no others, as of the time in question.
+        keys: names and sealed keys that were not tried yet, newest first. A sealed key is None if it was deleted
+            meanwhile.
+        is_complete: True if there are no other keys.
     """
 
     keys: list[tuple[str, bytes | None]]
     is_complete: bool
 
 
-def look(store: KeyStore, owner: Owner, tried: AbstractSet[str], since: float, changed_at: float) -> Look:
-    """Look for keys in the history of an owner.
+def search_history(
+    store: KeyStore, owner: Owner, tried: AbstractSet[str], since: float, changed_at: float
+) -> HistoryPage:
+    """Search the history of an owner for keys.
 
     Args:
         store: the key storage.
         owner: client or zone.
-        tried: names whose keys are known.
-        since: a history that was looked up after this counts as new (monotonic seconds).
-        changed_at: one that was looked up before this may lack the key that was replaced then.
+        tried: names whose keys are known already.
+        since: names that were listed after this time count as new (monotonic seconds).
+        changed_at: when the owner's key was seen to change. Names that were listed before this time may lack the key
+            that was replaced then.
 
     Raises:
-        Unavailable: the key storage is away, or was looked through a moment ago.
+        Unavailable: the key storage is away, or was scanned a moment ago.
     """
     names, is_new = store.history_names(owner, since)
     untried = [name for name in names if name not in tried]
@@ -44,11 +48,11 @@ def look(store: KeyStore, owner: Owner, tried: AbstractSet[str], since: float, c
         store.refresh_history()
         names, is_new = store.history_names(owner, changed_at)
         untried = [name for name in names if name not in tried]
-    if not is_new and not untried:  # begun before the rotation, it may have missed the key before it
+    if not is_new and not untried:  # the scan began before the rotation: it may have missed the key that was replaced
         raise Unavailable("keys", "the history of keys is being looked up")
-    return Look(list(zip(untried, store.read(untried), strict=True)), is_new)
+    return HistoryPage(list(zip(untried, store.read(untried), strict=True)), is_new)
 
 
 def replaced_at(name: str) -> float | None:
-    """When the key of a name in the history was replaced, in Unix seconds; None where the name has no time."""
+    """Unix seconds at which the key of a name in the history was replaced. None if the name has no time."""
     return seconds_of(name.partition(HISTORY_INFIX)[2])

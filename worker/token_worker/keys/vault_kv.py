@@ -144,8 +144,8 @@ class VaultKv:
         """
         mount, below = self.split(secret)
         path = self._api_path(mount, "data", below)
-        beside = self._api_path(mount, "data", f"{below.rpartition('/')[0]}/any-other-secret".lstrip("/"))
-        paths = [path, beside, "sys/policies/acl/any", "auth/token/create"]
+        background = self._api_path(mount, "data", f"{below.rpartition('/')[0]}/any-other-secret".lstrip("/"))
+        paths = [path, background, "sys/policies/acl/any", "auth/token/create"]
         request = partial(self.session.adapter.post, "/v1/sys/capabilities-self", json={"paths": paths})
         found = self.session.ask_about_token(request)
         if found is None:

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from token_worker.errors import Unavailable
 from token_worker.keys.access import KeyAccess
-from token_worker.keys.beside import OneThread
+from token_worker.keys.background import ThreadExecutor
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.store import KeyStore
 from token_worker.redis.connect import make_link, make_primary_link
@@ -107,8 +107,8 @@ def _key_cache(settings: Settings, store: KeyStore, master_key: bytes, previous:
         store,
         master_key,
         previous_master_key=previous,
-        lookups=OneThread("keys"),
-        history=OneThread("key history"),
+        lookups=ThreadExecutor("keys"),
+        history=ThreadExecutor("key history"),
         absent_a_second=ABSENT_A_SECOND if settings.keys_source == "vault" else float("inf"),
         settling_seconds=settings.key_settling_seconds,
     )

@@ -9,7 +9,7 @@ import structlog
 from harness.fake_keys import AWAY, MASTER_KEY, ByHand, Clock, FakeStore
 from token_worker.acra.owner import Owner
 from token_worker.errors import Code, Refused, Unavailable
-from token_worker.keys.beside import OneThread, Patience
+from token_worker.keys.background import ThreadExecutor, WaitBudget
 from token_worker.keys.cache import (
     ABSENCE_SECONDS,
     AGE_SECONDS,
@@ -254,7 +254,7 @@ def test_what_an_old_look_found_does_not_say_that_there_is_no_key(
 
 def test_patience_is_for_a_batch() -> None:
     """The loop waits once for what does not come, and not again before that has come."""
-    patience = Patience(0.01)
+    patience = WaitBudget(0.01)
     first: Future[None] = Future()
     second: Future[None] = Future()
     assert not patience.wait(first)
@@ -270,7 +270,7 @@ def test_patience_is_for_a_batch() -> None:
 
 def test_one_thread_does_jobs_in_order_and_ends() -> None:
     """Jobs are done one after the other in one thread, also after one that failed; it ends when it is told to."""
-    aside = OneThread("for a test")
+    aside = ThreadExecutor("for a test")
     names: list[str] = []
 
     def fail() -> None:

@@ -1,9 +1,9 @@
-"""The keys of one owner in the cache, and which of them seals.
+"""The cached keys of one owner, and which of them seals.
 
-A new key opens at once. It seals when its settling time is over, counted from when the key before it went into the
-history, by the time in the name there: so all workers change over together. Until then the key seals that was in use
-that long ago: an Acra that runs on, and knows no other, can read all that workers write. A time in the future counts as
-the time at which this worker saw it. Tokens are derived from the key that seals.
+A new key opens entries at once. It seals only after its settling time. That time begins when the key before it went
+into the history, by the time in the name there, so all workers change over at the same moment. Until then, the key
+before it seals. So an Acra that has not seen the new key yet can read all that workers write. A time in the future
+counts as the time when this worker first saw it. Tokens are derived from the key that seals.
 """
 
 from concurrent.futures import Future
@@ -11,44 +11,49 @@ from typing import NamedTuple
 
 from token_worker.acra.owner import Owner
 from token_worker.errors import Refused, Unavailable
-from token_worker.keys.history import Look, replaced_at
+from token_worker.keys.history import HistoryPage, replaced_at
 from token_worker.keys.keyring import DataKeyCache, Keyring
 
 UNSETTLED = Unavailable("keys", "the history of keys is being looked up")
 
 
-class Asked(NamedTuple):
-    """A look at the history that is under way: since when, and when the key had changed."""
+class HistorySearch(NamedTuple):
+    """A search in the history that is under way. Times are monotonic seconds.
 
-    answer: "Future[Look]"
+    Attributes:
+        answer: gets the result.
+        at: when the search began.
+        changed_at: when the owner's key had been seen to change, as of then.
+    """
+
+    answer: "Future[HistoryPage]"
     at: float
     changed_at: float
 
 
-class Slot:
-    """What is known of one owner. Times are monotonic seconds.
+class CachedKeys:
+    """The keys of one owner, and what is known about them. Times are monotonic seconds.
 
     Attributes:
-        ring: its keys; None where ``refusal`` says why there are none.
-        sealed: the stored text of the newest key.
-        newest: that key.
-        checked_at: the storage was asked for it.
-        refused_until: without a ring, it is not asked again before.
-        used_at: it was last asked for by the loop.
-        changed_at: it was seen to be another.
-        rechecked_at: it was looked for since no key opened a block.
-        awaited_since: when that was asked for, if the loop did not wait for the answer.
-        history_at: the history was looked up to its end.
+        ring: the keys; None if they cannot be used, for the reason in ``refusal``.
+        sealed: stored text of the newest key.
+        newest: the newest key.
+        checked_at: when the key storage was last asked for the newest key.
+        refused_until: without a ring, the key storage is not asked again before this time.
+        used_at: when the loop last used the keys.
+        changed_at: when the newest key was seen to be another.
+        rechecked_at: when the key storage was last asked because no key opened a block.
+        awaited_since: when that question was asked, if the loop did not wait for the answer.
+        history_at: when the last complete search of the history ended.
         history: keys of the history, by name.
-        asked: a look at the history.
-        is_due: it is among those to be refreshed.
-        is_settled: whether ``outgoing`` is what the history says.
-        outgoing: keys that still seal, until when; the next to go first.
+        search: a search of the history that is under way.
+        is_due: True if the owner is in the queue of keys to refresh.
+        is_settled: True if ``outgoing`` agrees with the history.
+        outgoing: replaced keys that still seal, each with the time until when; the next to go is first.
     """
 
     __slots__ = (
-        "_seen",
-        "asked",
+        "_first_seen",
         "awaited_since",
         "changed_at",
         "checked_at",
@@ -63,6 +68,7 @@ class Slot:
         "refused_until",
         "ring",
         "sealed",
+        "search",
         "used_at",
     )
 
@@ -79,14 +85,14 @@ class Slot:
         self.awaited_since: float | None = None
         self.history_at = float("-inf")
         self.history: dict[str, bytes] = {}
-        self.asked: Asked | None = None
+        self.search: HistorySearch | None = None
         self.is_due = False
         self.is_settled = True
         self.outgoing: list[tuple[float, bytes]] = []
-        self._seen: dict[str, float] = {}
+        self._first_seen: dict[str, float] = {}
 
     def refuse(self, refusal: Refused) -> None:
-        """There is no key to use."""
+        """Drop the keys: there is no key that can be used."""
         self.ring, self.newest, self.outgoing, self.refusal = None, None, [], refusal
 
     def renew(self, owner: Owner, key: bytes, data_keys: DataKeyCache, now: float, settling_seconds: float) -> None:
@@ -94,7 +100,7 @@ class Slot:
         previous, self.newest, self.refusal = self.newest, key, None
         if settling_seconds:
             self.is_settled = False
-            if previous is not None:  # until the history says better
+            if previous is not None:  # until the history is known
                 self.outgoing.append((now + settling_seconds, previous))
         is_first = self.ring is None
         ring = self._arrange(owner, data_keys, now)
@@ -102,25 +108,25 @@ class Slot:
             ring.unsettled = UNSETTLED
 
     def settle(self, owner: Owner, data_keys: DataKeyCache, now: float, wall: float, settling_seconds: float) -> None:
-        """Take from the history, which is known by now, which key seals until when; ``wall`` are Unix seconds."""
+        """Decide by the history, which is complete now, which key seals and until when; ``wall`` is in Unix seconds."""
         outgoing = [(until, key) for until, key in self.outgoing if key not in self.history.values()]
         for name, key in self.history.items():
             stamp = replaced_at(name)
             if stamp is None:
                 continue
-            left = min(stamp, self._seen.setdefault(name, wall)) + settling_seconds - wall
-            if left > 0:
-                outgoing.append((now + left, key))
+            seconds_left = min(stamp, self._first_seen.setdefault(name, wall)) + settling_seconds - wall
+            if seconds_left > 0:
+                outgoing.append((now + seconds_left, key))
         self.outgoing, self.is_settled = sorted(outgoing), True
         self._arrange(owner, data_keys, now).unsettled = None
 
     def change_over(self, owner: Owner, data_keys: DataKeyCache, now: float) -> None:
-        """Seal with the next key if the time of the one before is over."""
+        """Seal with the next key if the time of the key before it is over."""
         if self.outgoing and now >= self.outgoing[0][0]:
             self._arrange(owner, data_keys, now)
 
     def _arrange(self, owner: Owner, data_keys: DataKeyCache, now: float) -> Keyring:
-        """Have a keyring that seals with the right key; a new one if that is another, so that its data key goes."""
+        """Make sure that the keyring seals with the right key. A new keyring drops the data key of the old one."""
         self.outgoing = [(until, key) for until, key in self.outgoing if until > now]
         newest = self.newest or b""
         sealing = self.outgoing[0][1] if self.outgoing else newest
