@@ -16,6 +16,7 @@ import pytest
 
 from harness.servers import Valkey
 from harness.stack import Stack, wait_until
+from token_worker.admin import replay as replay_module
 from token_worker.admin.dead_letters import DeadLetters
 from token_worker.admin.replay import Replay, Selection
 from token_worker.admin.reply_comparison import ReplyComparison, ResentRequest
@@ -29,6 +30,7 @@ from token_worker.streams.stream_ids import LAST_ID
 
 CLIENT = "shop-frontend"
 STREAM = "tokenize:requests"
+ROUTE = Route(STREAM, "tokenize:responses", frozenset({Op.TOKENIZE}))
 
 
 def requests(count: int, **more: Any) -> list[dict[str, Any]]:
@@ -40,6 +42,25 @@ def requests(count: int, **more: Any) -> list[dict[str, Any]]:
 
 def payloads(stack: Stack, stream: str = STREAM) -> list[dict[str, Any]]:
     return [json.loads(fields[b"payload"]) for _, fields in stack.streams.xrange(stream)]
+
+
+class Scale(RedisLink):
+    """A link that tells how many bytes of entries its largest reply had."""
+
+    most_bytes = 0
+
+    def call(self, *command: Any) -> Any:
+        reply = super().call(*command)
+        if command[0] == "XRANGE":
+            self.most_bytes = max(self.most_bytes, sum(len(it) for _, fields in reply for it in fields))
+        return reply
+
+
+@pytest.fixture
+def scale(streams_server: Valkey) -> Iterator[Scale]:
+    """A link to the streams' server."""
+    with closing(Scale("streams", RedisSettings(url=streams_server.url), refusals=True)) as link:
+        yield link
 
 
 def test_replay_of_a_range_twice_gives_the_same_tokens(stack: Stack) -> None:
@@ -257,7 +278,7 @@ def dead_letter(
 def test_dead_letters_are_listed_shown_and_replayed(stack: Stack) -> None:
     """A dead letter is listed and shown without its value, and sent again under the id it first had."""
     stack.start_worker()
-    letter = dead_letter(stack, {**requests(1)[0], "value": "a canary"}).decode()
+    letter = dead_letter(stack, {**requests(1)[0], "value": "a canary", "expires_at": 1}).decode()
     said = {"id": "r0", "request_entry": "5-0", "status": "error", "error": {"code": "internal", "message": "-"}}
     stack.streams.xadd("tokenize:responses", {"payload": json.dumps(said)})
     unreadable = stack.streams.xadd(
@@ -384,27 +405,33 @@ def test_dead_letters_stay_where_the_ids_of_their_stream_are_used_up(stack: Stac
     assert stack.streams.xlen(f"{STREAM}:dead") == 0
 
 
-class Scale(RedisLink):
-    """A link that tells how many bytes of entries its largest reply had."""
+def test_count_of_a_replay_is_one_more_than_the_largest(scale: Scale) -> None:
+    """Earlier replays are counted by the largest count among them, in whatever order they are in the stream."""
+    first = scale.call("XADD", STREAM, "*", "payload", json.dumps(requests(1)[0])).decode()
+    for count in (1, 3, 2):
+        again = {**requests(1)[0], "replay": count, "replay_of": first}
+        scale.call("XADD", STREAM, "*", "payload", json.dumps(again))
+    replay = Replay([ROUTE], "token-workers", Selection(stream=STREAM, force=True))
+    drive(replay.prepare(), scale)
+    page = drive(replay.next_page(), scale)
+    assert page is not None
+    assert (page[0].decision, json.loads(page[0].payload)["replay"]) == ("send", 4)
 
-    most_bytes = 0
 
-    def call(self, *command: Any) -> Any:
-        reply = super().call(*command)
-        if command[0] == "XRANGE":
-            self.most_bytes = max(self.most_bytes, sum(len(it) for _, fields in reply for it in fields))
-        return reply
-
-
-@pytest.fixture
-def scale(streams_server: Valkey) -> Iterator[Scale]:
-    """A link to the streams' server."""
-    with closing(Scale("streams", RedisSettings(url=streams_server.url), refusals=True)) as link:
-        yield link
+def test_all_that_is_pending_is_left_however_much_lies_between(scale: Scale, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of entries that are named, those at the end of many pending ones are found to be pending, too."""
+    monkeypatch.setattr(replay_module, "PAGE_ENTRIES", 2)
+    ids = [scale.call("XADD", STREAM, "*", "payload", json.dumps(it)).decode() for it in requests(7)]
+    scale.call("XGROUP", "CREATE", STREAM, "token-workers", "0")
+    scale.call("XREADGROUP", "GROUP", "token-workers", "me", "STREAMS", STREAM, ">")
+    replay = Replay([ROUTE], "token-workers", Selection(stream=STREAM, ids=(ids[0], ids[6])))
+    decisions: dict[str, str] = {}
+    while page := drive(replay.next_page(), scale):
+        decisions |= {it.entry: it.decision for it in page}
+    assert decisions == {ids[0]: "pending", ids[6]: "pending"}
 
 
 LARGE = "x" * (1 << 20)
-ROUTE = Route(STREAM, "tokenize:responses", frozenset({Op.TOKENIZE}))
 PAYLOADS = [json.dumps({"id": f"r{number}", "value": LARGE if number % 5 else "x"}) for number in range(60)]
 """Small ones among the large ones: COUNT grows in between."""
 

@@ -167,6 +167,18 @@ def test_killed_and_done_again(place: Place, stack: Stack) -> None:
     assert opened(place, NEW) == before, at
 
 
+def test_rotation_under_both_master_keys_leaves_nothing_to_the_previous_one(place: Place) -> None:
+    """A key that the previous master key seals goes to the history sealed with the current one, as the new key is."""
+    before = place.get(f"{place.folder}/{OWNER.key_name}")
+    assert before is not None
+    history = rotate(place.store(), BOTH, OWNER)
+    for name in (history, OWNER.key_name):
+        assert status(place, name) == "current"
+    kept = place.get(f"{place.folder}/{history}")
+    assert kept is not None
+    assert open_key(parse_name(history), kept, BOTH)[0] == open_key(parse_name(OWNER.key_name), before, BOTH)[0]
+
+
 def test_rotations_meanwhile_lose_nothing(place: Place) -> None:
     """Keys that are rotated meanwhile, with either master key, are all there, sealed with the new one."""
     first = opened(place, OLD)[OWNER.key_name]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -15,7 +16,12 @@ from harness.stack import Stack, wait_until
 from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import EntryNames, TokenEntry, decode_entry, encode_entry, encode_token_value
 from token_worker.acra.value_types import TYPES
+from token_worker.admin.tokens import Filter, Token, TokenAdmin
+from token_worker.keys.cache import KeyCache
 from token_worker.keys.keyring import DataKeyCache, Keyring
+from token_worker.keys.store import RedisKeyStore
+from token_worker.redis.address import RedisSettings
+from token_worker.redis.link import RedisLink
 
 CLIENT = "shop-frontend"
 NAMES = EntryNames(Owner("client", CLIENT))
@@ -128,9 +134,54 @@ def test_remove_takes_only_what_is_meant(stack: Stack) -> None:
     # An inconsistent token of the same value: its t. goes, the h. of the consistent one does not.
     other = stack.ask([request(0, consistent=False)])["tokenize-0"]["value"]
     assert other != kept
+    h_key = NAMES.of_value(b"value 0", STR)
+    h_raw = stack.storage.get(h_key)
     assert run(stack, "remove", CLIENT, "--type", "str", "--token", value=other).stdout == "removed: 1 tokens\n"
+    assert stack.storage.get(h_key) == h_raw
     assert tokens_of(stack, 1) == [kept]
     assert stack.ask([request("k", "detokenize", value=kept)], "detokenize")["detokenize-k"]["value"] == "value 0"
+
+
+def test_filters_choose_also_what_is_named(stack: Stack) -> None:
+    """A token of another type, state or age than the filters say is not removed, whether it is named or found."""
+    stack.start_worker()
+    [token] = tokens_of(stack, 1)
+    number = stack.ask([request("int", type="int32", value=7)])["tokenize-int"]["value"]
+    nothing = "removed: 0 tokens\n"
+    assert run(stack, "remove", CLIENT, "--type", "email", "--yes").stdout == nothing
+    for option, value in (("--token", token), ("--value", "value 0")):
+        for chosen in (("--state", "disabled"), ("--older-than", "1")):
+            assert run(stack, "remove", CLIENT, "--type", "str", option, *chosen, value=value).stdout == nothing
+    assert run(stack, "remove", CLIENT, "--type", "int32", "--yes").stdout == "removed: 1 tokens\n"
+    assert tokens_of(stack, 1) == [token]
+    left = {NAMES.of_token(token.encode(), STR), NAMES.of_value(b"value 0", STR)}
+    assert set(stack.storage.keys("tokens/*")) == left
+    back = stack.ask([request("b", "detokenize", type="int32", value=number)], "detokenize")["detokenize-b"]
+    assert back["error"]["code"] == "token_not_found"
+
+
+def test_token_that_is_no_longer_meant_is_not_removed(stack: Stack) -> None:
+    """A token that was enabled again after it was found among the disabled ones stays."""
+    stack.start_worker()
+    tokens_of(stack, 1)
+    run(stack, "disable", CLIENT, "--type", "str", "--value", value="value 0")
+    url = stack.settings["TOKEN_WORKER_KEYS_URL"]
+    with (
+        closing(RedisLink("keys", RedisSettings(url=url))) as keys,
+        closing(RedisLink("tokens", RedisSettings(url=url))) as link,
+    ):
+        cache = KeyCache(RedisKeyStore(keys, ".acrakeys"), stack.master_key)
+        admin = TokenAdmin(link, cache, Owner("client", CLIENT), rate=1e9)
+        chosen = Filter(state="disabled")
+        [found] = admin.tokens(chosen)
+        assert isinstance(found, Token)
+        assert run(stack, "enable", CLIENT, "--yes").stdout == "enabled: 1 tokens\n"
+        assert admin.remove(found, chosen)
+        assert len(stack.storage.keys("tokens/*")) == 2
+        [now] = admin.tokens(Filter())
+        assert isinstance(now, Token)
+        assert admin.remove(now, Filter())
+        assert stack.storage.keys("tokens/*") == []
 
 
 def test_values_that_are_no_text_are_told_from_damage(stack: Stack) -> None:
@@ -193,6 +244,27 @@ def test_halves_are_found_and_repaired_only_when_old(stack: Stack) -> None:
     assert stack.storage.keys("tokens/*") == [t_key]
 
 
+def test_one_token_of_two_types_is_no_finding(stack: Stack) -> None:
+    """Where values of two types have a token of the same bytes, ``verify`` looks at the token entry of each type."""
+    ring = Keyring(Owner("client", CLIENT), stack.generate_key(CLIENT), DataKeyCache())
+    now = int(time.time())
+    for name in ("str", "bytes", "email"):
+        value, number = f"{name}@b.example".encode(), TYPES[name].number
+        entry = Entry(ring.seal(encode_token_value(value, number)), now, now)
+        stack.storage.set(NAMES.of_token(b"a@b.example", number), encode_entry(entry))
+        stack.storage.set(NAMES.of_value(value, number), encode_entry(Entry(ring.seal(b"a@b.example"), now, now)))
+    done = run(stack, "verify", CLIENT, "--json")
+    assert done.returncode == 0, done.stdout
+    t_key = NAMES.of_token(b"a@b.example", TYPES["bytes"].number)
+    stack.storage.set(t_key, encode_entry(decode_entry(stack.storage.get(t_key))._replace(disabled=True)))
+    done = run(stack, "verify", CLIENT, "--json")
+    assert (done.returncode, json.loads(done.stdout)["disabled_alone"], json.loads(done.stdout)["mismatch"]) == (
+        1,
+        1,
+        0,
+    )
+
+
 def test_unreadable_entries_are_told_and_left(stack: Stack) -> None:
     """What no key opens is a finding of every command, and stays byte for byte."""
     stack.start_worker()
@@ -243,6 +315,18 @@ def test_reencrypt_under_load_changes_no_token_and_fails_no_request(stack: Stack
     assert all(stack.storage.get(key) != raw for key, raw in old.items())
     done = run(stack, "reencrypt", CLIENT, "--dry-run", "--json")
     assert json.loads(done.stdout) == {"dry_run": True, "sealed": 0, "passes": 1, "unreadable": 0}
+
+
+def test_reencrypt_counts_entries(stack: Stack) -> None:
+    """Both entries of a consistent token count, and the one of an inconsistent token."""
+    stack.start_worker()
+    tokens_of(stack, 3)
+    stack.ask([request("i", consistent=False)])
+    assert stack.run("keys", "rotate", CLIENT, "--yes").returncode == 0
+    dry = run(stack, "reencrypt", CLIENT, "--dry-run", "--json")
+    assert json.loads(dry.stdout) == {"dry_run": True, "sealed": 7, "passes": 1, "unreadable": 0}
+    done = run(stack, "reencrypt", CLIENT, "--yes", "--json")
+    assert json.loads(done.stdout) == {"dry_run": False, "sealed": 7, "passes": 2, "unreadable": 0}
 
 
 @pytest.mark.parametrize(
