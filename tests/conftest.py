@@ -15,10 +15,11 @@ from harness.servers import OpenBao, Valkey, redis_binary
 from harness.stack import Stack
 from harness.toolchains import SharedFolders
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # In the background of a script SIGINT is ignored, and what tests start would inherit that. What has a handler here
-    # has the default in processes that we start.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+for _signal, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    # A shell starts programs in the background with SIGINT ignored, nohup starts them with SIGHUP ignored. What tests
+    # start would inherit that. A signal that has a handler here has its default action in processes that we start.
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, _usual)
 
 os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # programs that tests start import the harness, too
 
