@@ -1,4 +1,4 @@
-"""The keys of one client or zone, unwrapped: what opens and seals its blocks."""
+"""The unwrapped keys of one client or zone. They seal and open its blocks."""
 
 import time
 from collections import OrderedDict
@@ -13,20 +13,20 @@ KEY_BYTES = 32
 """Length of a symmetric storage key in Acra."""
 
 DATA_KEY_BLOCKS_MAX = 1 << 20
-"""Blocks sealed with one data key: far below the 2^32 at which random 96-bit IVs become unsafe."""
+"""Most blocks sealed with one data key: far below the 2^32 at which random 96-bit IVs become unsafe."""
 
 DATA_KEY_SECONDS = 3600
 """Age at which a data key is replaced."""
 
 
 class NoMatchingKey(CorruptData):
-    """A block that none of the keys at hand opens; another key of the owner may."""
+    """None of the keys in the ring opens the block. Another key of the owner may open it."""
 
 
 class DataKeyCache:
-    """A bounded cache of unsealed data keys, least recently used out first; one for all owners.
+    """A bounded cache of unsealed data keys for all owners. The least recently used are dropped first.
 
-    Entries that this worker wrote share data keys, those of Acra have one each.
+    Entries that a worker wrote share data keys; each entry that Acra wrote has one of its own.
     """
 
     def __init__(self, size: int = 4096) -> None:
@@ -34,10 +34,10 @@ class DataKeyCache:
         self._data_keys: OrderedDict[tuple[bytes, bytes], DataKey] = OrderedDict()
 
     def get(self, key: bytes, sealed: bytes, context: bytes) -> DataKey:
-        """The data key sealed under ``key``.
+        """Unseal a data key that is sealed under ``key``.
 
         Raises:
-            CorruptData: it does not open.
+            CorruptData: the key does not open it.
         """
         name = (key, sealed)
         data_key = self._data_keys.get(name)
@@ -52,16 +52,16 @@ class DataKeyCache:
 
 
 class Keyring:
-    """The key of an owner that seals, and others that open: a newer one, and those of its history that were needed."""
+    """The key of an owner that seals, and keys that only open: a newer one, and needed keys of the history."""
 
     def __init__(self, owner: Owner, current: bytes, data_keys: DataKeyCache) -> None:
         self.owner = owner
         self.context = owner.context
         self.current = current
         self.some_unreadable = False
-        """Whether the history holds a key that the master key does not open."""
+        """True if the history holds a key that the master key does not open."""
         self.unsettled: Unavailable | None = None
-        """Set while it is not known whether ``current`` may seal yet; all keys open."""
+        """Set while it is not known yet whether ``current`` may seal. Opening works all the same."""
         self.prepared: Any = None
         """What the token engine computed from owner and current key: kept, and gone, with them."""
         self._data_keys = data_keys
@@ -77,11 +77,11 @@ class Keyring:
 
     @property
     def keys(self) -> list[bytes]:
-        """All keys at hand, in the order they are tried."""
+        """All keys of the ring, in the order in which they are tried."""
         return [key for _, key in self._keys]
 
     def add(self, key: bytes) -> bool:
-        """Take one more key for reading; False where it is here already."""
+        """Add a key that opens. Returns False if it is in the ring already."""
         entry = (acra_block.key_id(key, self.context), key)
         if entry in self._keys:
             return False
@@ -90,7 +90,7 @@ class Keyring:
         return True
 
     def sealing_key(self, blocks: int) -> DataKey:
-        """The data key, sealed under the current key, for the next ``blocks`` blocks, far fewer than its bound."""
+        """The data key for the next blocks, sealed under the current key; ``blocks`` is far below its bound."""
         now = time.monotonic()
         if self._sealing is None or self._sealed_blocks >= DATA_KEY_BLOCKS_MAX or now > self._sealing_until:
             self._sealing = DataKey.generate(self.current, self.context)
@@ -100,33 +100,33 @@ class Keyring:
         return self._sealing
 
     def seal(self, data: bytes) -> bytes:
-        """An AcraBlock of ``data`` under the current key; one data key serves many blocks of a bounded time."""
+        """Seal ``data`` in an AcraBlock under the current key. One data key serves many blocks, for a bounded time."""
         return self.sealing_key(1).seal(data)
 
     def key_with(self, id_digits: bytes) -> bytes | None:
-        """The first key with this id, in hex digits; None where none has it."""
+        """The first key with this id (in hex digits), or None."""
         return self._by_id.get(id_digits)
 
     def unseal(self, block: Block) -> DataKey:
-        """The data key of a block of this owner.
+        """Unseal the data key of a block of this owner.
 
         Raises:
-            NoMatchingKey: none of the keys at hand opens it.
+            NoMatchingKey: none of the keys in the ring opens it.
         """
         for key_id, key in self._keys:
             if key_id == block.key_id:
                 try:
                     return self._data_keys.get(key, block.sealed_data_key, self.context)
                 except CorruptData:
-                    continue  # two keys may have the same id: it is two bytes long
+                    continue  # ids are only two bytes long: two keys may have the same id
         raise NoMatchingKey("block: no key at hand opens it")
 
     def open(self, block: bytes) -> bytes:
-        """What is inside an AcraBlock of this owner.
+        """The data in an AcraBlock of this owner.
 
         Raises:
-            NoMatchingKey: none of the keys at hand opens its data key.
-            CorruptData: it is no block, or its data does not open.
+            NoMatchingKey: none of the keys in the ring opens its data key.
+            CorruptData: the bytes are not a block, or its data does not open.
         """
         parts = acra_block.parse(block)
         return self.unseal(parts).open(parts.sealed_data)

@@ -1,7 +1,7 @@
-"""The master key: the one key that opens all others, from the environment, a file, or a secret in Vault.
+"""The master key: the key that opens all other keys. It comes from the environment, a file, or a secret in Vault.
 
-It is base64 text of 32 bytes or more, as Acra wants it; the bytes are used as they are. Line breaks in the text are
-passed over, as Acra does. No error holds any of the text or of the key.
+It is base64 text of at least 32 bytes, as Acra requires. The bytes are used as they are. Line breaks in the text are
+ignored, as Acra does. No error contains any part of the text or of the key.
 """
 
 import base64
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from token_worker.keys.vault_kv import VaultKv
 
 MASTER_KEY_BYTES_MIN = 32
-"""Least length of a master key."""
+"""Shortest length of a master key."""
 
 FIELD = "acra_master_key"
 """Field of the secret in Vault."""
 
 VERSIONS_SEARCHED_MAX = 10
-"""Versions of the secret in which the previous master key is looked for: as many as Vault keeps by default."""
+"""Versions of the secret in which the previous master key is searched: as many as Vault keeps by default."""
 
 
 class MasterKeys(NamedTuple):
@@ -34,10 +34,10 @@ class MasterKeys(NamedTuple):
         return f"MasterKeys({'one' if self.previous is None else 'two'})"
 
     def open(self, cell: bytes, context: bytes) -> tuple[bytes, bool]:
-        """What is inside a cell, and whether it is sealed with the current one.
+        """Open a cell. Returns the data, and True if the current master key opened it.
 
         Raises:
-            CorruptData: neither opens it.
+            CorruptData: neither master key opens the cell.
         """
         try:
             return secure_cell.open_cell(self.current, cell, context), True
@@ -48,10 +48,10 @@ class MasterKeys(NamedTuple):
 
 
 def decode_master_key(text: str, where: str) -> bytes:
-    """Bytes of a master key in base64; ``where`` names its place (a variable, a file, a secret and its field).
+    """Decode a master key; ``where`` names its place (a variable, a file, a secret and its field) for errors.
 
     Raises:
-        MasterKeyError: it is not base64, or shorter than 32 bytes.
+        MasterKeyError: the text is not base64, or the key is shorter than 32 bytes.
     """
     try:
         key = base64.b64decode(text.strip().replace("\r", "").replace("\n", ""), validate=True)
@@ -63,7 +63,7 @@ def decode_master_key(text: str, where: str) -> bytes:
 
 
 def from_environment(value: str | None, file: str | None) -> bytes:
-    """Master key from the value of ``ACRA_MASTER_KEY``, or from the file that ``ACRA_MASTER_KEY_FILE`` names.
+    """The master key from the value of ``ACRA_MASTER_KEY``, or from the file that ``ACRA_MASTER_KEY_FILE`` names.
 
     Raises:
         MasterKeyError: both or neither is given, the file cannot be read, or it holds no master key.
@@ -75,22 +75,22 @@ def from_environment(value: str | None, file: str | None) -> bytes:
     if file is None:
         raise MasterKeyError(
             "no master key: set ACRA_MASTER_KEY to it (base64), ACRA_MASTER_KEY_FILE to a file that holds it, or"
-            " VAULT_ADDR to have it from Vault"
+            " VAULT_ADDR to read it from Vault"
         )
     where = f"ACRA_MASTER_KEY_FILE ({file})"
     try:
         content = Path(file).read_bytes()
     except OSError as error:
         raise MasterKeyError(f"{where}: cannot be read ({error.strerror})") from None
-    return decode_master_key(content.decode("latin-1"), where)  # whatever is not ASCII is not base64 either
+    return decode_master_key(content.decode("latin-1"), where)  # text that is not ASCII is not base64 either
 
 
 def from_vault(vault: "VaultKv") -> bytes:
-    """Master key from the field ``acra_master_key`` of the secret that the settings of ``vault`` name.
+    """The master key from the field ``acra_master_key`` of the secret that the settings of ``vault`` name.
 
     Raises:
         Unavailable: Vault is away, sealed or on standby.
-        MasterKeyError: the secret or its field is not there, may not be read, or holds no master key.
+        MasterKeyError: the secret or its field does not exist, may not be read, or does not hold a master key.
     """
     mount, path = vault.split(vault.session.settings.secret)
     secret = vault.read_secret(mount, path)
@@ -103,9 +103,9 @@ def from_vault(vault: "VaultKv") -> bytes:
 
 
 def previous_from_vault(vault: "VaultKv", current: bytes) -> bytes | None:
-    """The master key before ``current``, from the versions of its secret; None where there is no other.
+    """The master key before ``current``, from the older versions of its secret. None if there is no other key.
 
-    Versions that do not hold a master key, or were deleted, are passed over. On KV 1 there is only one version.
+    Versions that do not hold a master key, or were deleted, are skipped. KV 1 has only one version.
 
     Raises:
         Unavailable: Vault is away, sealed or on standby.
@@ -129,11 +129,13 @@ def previous_from_vault(vault: "VaultKv", current: bytes) -> bytes | None:
 
 
 def store_in_vault(vault: "VaultKv", current: bytes, new: bytes) -> bool:
-    """Replace the master key in its secret by check-and-set; all other fields stay. False if it is another by now.
+    """Replace the master key in its secret by check-and-set. All other fields stay.
+
+    Returns False, and changes nothing, if the secret does not hold ``current`` any more.
 
     Raises:
-        Unavailable: Vault is away, sealed or on standby; it may have been stored.
-        MasterKeyError: it may not be read or written, or the mount is KV 1, which has no check-and-set.
+        Unavailable: Vault is away, sealed or on standby. The new key may have been stored.
+        MasterKeyError: the secret may not be read or written, or the mount is KV 1, which has no check-and-set.
     """
     mount, path = vault.split(vault.session.settings.secret)
     found = vault.read_version(mount, path)

@@ -1,4 +1,4 @@
-"""Where sealed keys are kept: Acra's key storage in Redis, or KV secrets in Vault. Workers only read.
+"""The storage of sealed keys: Acra's key storage in Redis, or KV secrets in Vault. Workers only read it.
 
 Redis: string ``<folder>/<name>``, its value base64(Secure Cell(master key, key, context)); the history of a key under
 ``<folder>/<name>.old/<UTC timestamp>``. Vault: the same names as KV secrets of one mount, the same text in field
@@ -27,23 +27,29 @@ if TYPE_CHECKING:
 
 VAULT_FIELD = "key"
 MOVED_FIELD = "moved_to"
-"""Stands in a KV secret in place of the key while that is on its way to another name, or to its end."""
+"""Field of a KV secret that replaces the key while the key is moved to another name, or deleted."""
 
 KEYS_PER_COMMAND = 1000
-"""Keys one MGET asks for."""
+"""Most keys of one MGET."""
 
 SCAN_PAUSE_SECONDS = 0.01
-"""Longest pause of a worker between two steps of a scan: as long as the step took, so that others get their turn."""
+"""Longest pause of a worker between two steps of a scan.
+
+The pause is as long as the step took, so that other clients of the server get their turn.
+"""
 
 SCAN_REST_FACTOR = 20
-"""A scan is followed by a rest of this many times its length (at least a second): it serves all owners."""
+"""After a scan, a worker does not scan again for this many times the length of the scan (at least a second).
+
+One scan serves all owners.
+"""
 
 
 def unwrap(sealed: bytes, master_key: bytes, owner: Owner) -> bytes:
-    """The key in a stored text.
+    """Open the stored text of a key.
 
     Raises:
-        CorruptData: not base64, not opened by this master key, or not 32 bytes.
+        CorruptData: the text is not base64, this master key does not open it, or the key has not 32 bytes.
     """
     try:
         cell = binascii.a2b_base64(sealed.strip(), strict_mode=True)
@@ -56,43 +62,44 @@ def unwrap(sealed: bytes, master_key: bytes, owner: Owner) -> bytes:
 
 
 def wrap(key: bytes, master_key: bytes, owner: Owner) -> bytes:
-    """The text to store for a key."""
+    """Seal a key with the master key. Returns the text to store."""
     return base64.b64encode(secure_cell.seal(master_key, key, owner.context))
 
 
 def new_key() -> bytes:
-    """A random symmetric key."""
+    """Make a random symmetric key."""
     return os.urandom(KEY_BYTES)
 
 
 class KeyStore(Protocol):
-    """What the key cache and ``keys generate`` need of a key storage. All methods raise ``Unavailable``.
+    """A key storage, as the key cache and ``keys generate`` use it. All methods raise ``Unavailable``.
 
-    What is about the history (``history_names``, ``refresh_history``, ``read``) may be called in one thread while
-    ``current`` is in another.
+    The methods for the history (``history_names``, ``refresh_history``, ``read``) may be called in one thread while
+    ``current`` is called in another.
     """
 
     def current(self, owners: Sequence[Owner]) -> list[bytes | None]:
-        """The sealed current key of each owner, None where there is none."""
+        """The sealed current key of each owner, or None."""
         ...
 
     def history_names(self, owner: Owner, since: float) -> tuple[list[str], bool]:
-        """Names of the history of an owner's key, newest first, and whether they were looked up after ``since``.
+        """The names in the history of an owner's key, newest first, and True if they were listed after ``since``.
 
-        Names found before ``since`` (monotonic seconds) are given first, with False: they cost nothing.
+        If the store still has names that it listed before ``since`` (monotonic seconds), it returns those, with False,
+        and asks no server.
         """
         ...
 
     def refresh_history(self) -> None:
-        """Look the history up anew; ``Unavailable`` if that is too soon."""
+        """List the history again. Raises ``Unavailable`` if the last time was a moment ago."""
         ...
 
     def read(self, names: Sequence[str]) -> list[bytes | None]:
-        """The sealed keys of these names."""
+        """The sealed keys with these names, each or None."""
         ...
 
     def create(self, owner: Owner, sealed: bytes) -> bool:
-        """Store the first key of an owner; False, and nothing changed, where there is one."""
+        """Store the first key of an owner. Returns False, and changes nothing, if the owner has a key."""
         ...
 
 
@@ -100,11 +107,12 @@ class RedisKeyStore:
     """Acra's key storage, version 1.
 
     Args:
-        link: for keys in use.
+        link: connection for keys in use.
         folder: prefix of all keys.
-        history: another connection, for the history; without one that is asked in the same thread.
-        progress: for commands: is told how many names were looked at. A scan then is as fast as can be, and another
-            one may follow at once; for a worker it takes half of the time at most, and a long rest follows.
+        history: another connection, for the history, if that is asked in another thread.
+        progress: for commands: is called with the number of names scanned so far. Then a scan is as fast as possible,
+            and another may follow at once. Without it, as in workers, a scan uses at most half of the time, and the
+            next one has to wait.
     """
 
     def __init__(
@@ -121,7 +129,7 @@ class RedisKeyStore:
         self._progress = progress
         self._names: dict[str, list[str]] = {}
         self._names_since = float("-inf")
-        self._rest_until = float("-inf")
+        self._next_scan_at = float("-inf")
 
     def current(self, owners: Sequence[Owner]) -> list[bytes | None]:
         return self._read(self._link, [owner.key_name for owner in owners])
@@ -143,9 +151,9 @@ class RedisKeyStore:
         return self._names.get(owner.key_name, []), self._names_since > since
 
     def refresh_history(self) -> None:
-        """One SCAN for all owners: names in the history cannot be guessed, and KEYS would stop the server."""
+        """Scan once for all owners. Names in the history cannot be guessed, and KEYS would block the server."""
         begin = time.monotonic()
-        if self._progress is None and begin < self._rest_until:
+        if self._progress is None and begin < self._next_scan_at:
             raise Unavailable("keys", "the history of keys was looked up a moment ago")
         found: dict[str, list[str]] = defaultdict(list)
         page_at, looked_at = begin, 0
@@ -160,7 +168,7 @@ class RedisKeyStore:
         spent = time.monotonic() - begin
         self._names = {name: sorted(set(old), reverse=True) for name, old in found.items()}
         self._names_since = begin
-        self._rest_until = time.monotonic() + max(1.0, SCAN_REST_FACTOR * spent)
+        self._next_scan_at = time.monotonic() + max(1.0, SCAN_REST_FACTOR * spent)
 
     def _collect(self, names: Iterable[bytes], found: dict[str, list[str]]) -> None:
         for raw in names:
@@ -190,14 +198,14 @@ class VaultKeyStore:
         path = f"{self._folder}/{owner.key_name}"
         return self._vault.create_secret(self._mount, path, {VAULT_FIELD: sealed.decode()})
 
-    def history_names(self, owner: Owner, since: float) -> tuple[list[str], bool]:  # noqa: ARG002 - always looked up anew
+    def history_names(self, owner: Owner, since: float) -> tuple[list[str], bool]:  # noqa: ARG002 - always listed again
         base = owner.key_name + HISTORY_INFIX
         with _refusal_is_unavailable():
             stamps = self._vault.list_secrets(self._mount, f"{self._folder}/{base.rstrip('/')}")
         return [base + stamp for stamp in sorted(stamps, reverse=True)], True
 
     def refresh_history(self) -> None:
-        """Nothing to do: Vault lists one owner's history at once."""
+        """Nothing to do: ``history_names`` always asks Vault, which lists the history of one owner at once."""
 
 
 def _text_of(secret: dict[str, object] | None) -> bytes | None:
@@ -208,7 +216,7 @@ def _text_of(secret: dict[str, object] | None) -> bytes | None:
 
 @contextmanager
 def _refusal_is_unavailable() -> Iterator[None]:
-    """A right or token that Vault takes away while workers run is an outage: entries wait, cached keys go on."""
+    """Treat a refusal by Vault as an outage: while workers run, entries wait, and cached keys are used."""
     try:
         yield
     except MasterKeyError as error:
