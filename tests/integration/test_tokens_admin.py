@@ -250,9 +250,9 @@ def test_one_token_of_two_types_is_no_finding(stack: Stack) -> None:
     now = int(time.time())
     for name in ("str", "bytes", "email"):
         value, number = f"{name}@b.example".encode(), TYPES[name].number
-        entry = Entry(ring.seal(encode_token_value(value, number)), now, now)
+        entry = TokenEntry(ring.seal(encode_token_value(value, number)), now, now)
         stack.storage.set(NAMES.of_token(b"a@b.example", number), encode_entry(entry))
-        stack.storage.set(NAMES.of_value(value, number), encode_entry(Entry(ring.seal(b"a@b.example"), now, now)))
+        stack.storage.set(NAMES.of_value(value, number), encode_entry(TokenEntry(ring.seal(b"a@b.example"), now, now)))
     done = run(stack, "verify", CLIENT, "--json")
     assert done.returncode == 0, done.stdout
     t_key = NAMES.of_token(b"a@b.example", TYPES["bytes"].number)
