@@ -16,7 +16,7 @@ from harness.stack import Stack, wait_until
 from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import EntryNames, TokenEntry, decode_entry, encode_entry, encode_token_value
 from token_worker.acra.value_types import TYPES
-from token_worker.admin.tokens import Filter, Token, TokenAdmin
+from token_worker.admin.tokens import Token, TokenAdmin, TokenFilter
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.keys.store import RedisKeyStore
@@ -172,15 +172,15 @@ def test_token_that_is_no_longer_meant_is_not_removed(stack: Stack) -> None:
     ):
         cache = KeyCache(RedisKeyStore(keys, ".acrakeys"), stack.master_key)
         admin = TokenAdmin(link, cache, Owner("client", CLIENT), rate=1e9)
-        chosen = Filter(state="disabled")
+        chosen = TokenFilter(state="disabled")
         [found] = admin.tokens(chosen)
         assert isinstance(found, Token)
         assert run(stack, "enable", CLIENT, "--yes").stdout == "enabled: 1 tokens\n"
         assert admin.remove(found, chosen)
         assert len(stack.storage.keys("tokens/*")) == 2
-        [now] = admin.tokens(Filter())
+        [now] = admin.tokens(TokenFilter())
         assert isinstance(now, Token)
-        assert admin.remove(now, Filter())
+        assert admin.remove(now, TokenFilter())
         assert stack.storage.keys("tokens/*") == []
 
 
