@@ -9,7 +9,7 @@ prepare() {  # EXTRA: one of pyproject.toml, or "" for the dependencies alone. I
   if [ ! "$stamp" -nt pyproject.toml ] || [ ! "$stamp" -nt scripts/constraints.txt ] ||
     ! compgen -G '.venv/lib/python3*/site-packages/__editable__.token_worker-*' >/dev/null; then
     .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-      --only-binary atheris --constraint scripts/constraints.txt --editable ".$extra"
+      --only-binary atheris --constraint scripts/constraints.txt --editable ".$extra" || return
     rm -rf build worker/*.egg-info
     touch "$stamp"
   fi
