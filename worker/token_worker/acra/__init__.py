@@ -1,4 +1,4 @@
-"""Every byte format of Acra's, and nothing else.
+"""Every byte format of Acra, and nothing else.
 
-Secure Cell and AcraBlock (how values are encrypted), token entries, names of keys, owners, and the five value types.
+Secure Cell and AcraBlock encrypt values. Besides them: token entries, names of keys, owners, and the five value types.
 """

@@ -1,7 +1,7 @@
-"""The names of Acra's key storage (keystore version 1): what a name says of its key, and what the key is sealed with.
+"""The names in Acra's key storage (keystore version 1). A name tells the kind and owner of a key, and its context.
 
-A name is ``<base>``, or ``<base>.old/<time>`` for a key that was replaced at that time (UTC, to the nanosecond, zeros
-at the end dropped). These are the bases of Acra 0.96, and of zones (Acra 0.94 and earlier):
+A name is ``<base>``, or ``<base>.old/<time>`` for a key that was replaced at that time (UTC, in nanoseconds, without
+zeros at the end). These are the bases of Acra 0.96, and of zones (Acra 0.94 and earlier):
 
 ========================================  =============================================  ===============================
 base                                      key                                            sealed with the context
@@ -28,7 +28,7 @@ from token_worker.acra.owner import Owner
 HISTORY_INFIX = ".old/"
 
 KeyState = Literal["current", "rotated", "retired"]
-"""``retired``: a rotated key on its way to be destroyed; moved aside, out of Acra's sight."""
+"""``retired``: a rotated key that is being destroyed. It is in another folder, where Acra does not see it."""
 
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -38,8 +38,8 @@ class KeyKind(NamedTuple):
     """A kind of key.
 
     Attributes:
-        purpose: as Acra's own listing calls it.
-        form: how the key looks once opened; a public key is not sealed.
+        purpose: its name in Acra's own listing.
+        form: what kind of bytes the opened key has; a public key is not sealed.
     """
 
     purpose: str
@@ -64,14 +64,14 @@ _OF_ACRA_ITSELF = {
 
 
 class KeyName(NamedTuple):
-    """What a name in the key storage says.
+    """The parts of a name in the key storage.
 
     Attributes:
-        name: all of it, without the folder.
-        base: without the history's part: the name of the key that is in use.
-        stamp: the time in the history's part, None for a key in use.
-        kind: None where it is none of Acra's.
-        owner: the client or zone, None where the key has none.
+        name: the whole name, without the folder.
+        base: the name of the key in use, without the part of the history.
+        stamp: the time in the part of the history; None for a key in use.
+        kind: the kind of key; None if Acra makes no such name.
+        owner: the client or zone; None if the key belongs to none.
     """
 
     name: str
@@ -82,32 +82,32 @@ class KeyName(NamedTuple):
 
     @property
     def key_id(self) -> str:
-        """As Acra lists it: without the folder of the poison keys."""
+        """The id in Acra's listing: the base without the folder of the poison keys."""
         return self.base.rpartition("/")[2]
 
     @property
     def context(self) -> bytes:
-        """Associated context of the seal; meaningless for public keys and unknown kinds."""
+        """Associated context of the seal. It has no meaning for public keys and unknown kinds."""
         return self.base.encode() if self.owner is None else self.owner.context
 
     @property
     def is_of_version_2(self) -> bool:
-        """Whether Acra's keystore version 2 makes this name: its own version, lock or one of its key rings."""
+        """True for names of Acra's keystore version 2: its version, its lock, and its key rings."""
         return self.kind is None and (self.name in ("version", ".lock") or self.name.endswith(".keyring"))
 
     @property
     def seals_tokens(self) -> bool:
-        """Whether it is a key of the kind that token entries are sealed with."""
+        """True for keys of the kind that seals token entries."""
         return self.owner is not None and self.base == self.owner.key_name
 
     @property
     def replaced_at(self) -> float | None:
-        """When it went into the history, in Unix seconds; None for a key in use."""
+        """Unix seconds at which the key was replaced; None for a key in use."""
         return None if self.stamp is None else seconds_of(self.stamp)
 
 
 def parse_name(name: str) -> KeyName:
-    """What a name says; of one that Acra does not make, ``kind`` is None."""
+    """Parse a name. If Acra makes no such name, ``kind`` is None."""
     base, infix, stamp = name.partition(HISTORY_INFIX)
     kind, owner = _kind_of(base)
     if infix and (not _STAMP.fullmatch(stamp) or seconds_of(stamp) is None):
@@ -116,14 +116,14 @@ def parse_name(name: str) -> KeyName:
 
 
 def stamp_of(nanoseconds: int) -> str:
-    """A time (Unix nanoseconds) as Acra writes it in the names of the history."""
+    """Format a time (Unix nanoseconds) as Acra does in the names of the history."""
     seconds, rest = divmod(nanoseconds, 10**9)
     moment = (_EPOCH + dt.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{moment}.{rest:09d}".rstrip("0").removesuffix(".") if rest else moment
 
 
 def seconds_of(stamp: str) -> float | None:
-    """Unix seconds of such a time, None where it is none."""
+    """Parse such a time into Unix seconds. None if the text is not such a time."""
     match = _STAMP.fullmatch(stamp)
     if match is None:
         return None

@@ -1,12 +1,12 @@
-"""Themis Secure Cell in Seal mode with a symmetric key: AES-256-GCM under a key derived for each length.
+"""Themis Secure Cell in Seal mode with a symmetric key: AES-256-GCM under a key that is derived for each length.
 
-Layout and key derivation are those of the Themis specification (Secure Cell, symmetric-key Seal mode)::
+Layout and key derivation follow the Themis specification (Secure Cell, symmetric-key Seal mode)::
 
     LE32 algorithm | LE32 IV length | LE32 tag length | LE32 message length n | IV (12) | tag (16) | ciphertext (n)
 
     AES key = HMAC-SHA256(key, 00 00 00 01 || "Themis secure cell message key" || 00 || LE32(n) || context)
 
-The context is also GCM's additional data. Pure functions; every byte of a cell is either checked or authenticated.
+The context is also the additional data of GCM. Pure. Every byte of a cell is checked or authenticated.
 """
 
 import hmac
@@ -27,39 +27,39 @@ HEADER_BYTES = _HEADER.size
 IV_BYTES = 12
 TAG_BYTES = 16
 OVERHEAD_BYTES = HEADER_BYTES + IV_BYTES + TAG_BYTES
-"""How much longer a cell is than its message."""
+"""Bytes of a cell besides its message."""
 
 _KDF_PREFIX = b"\x00\x00\x00\x01Themis secure cell message key\x00"
 
 
 def cipher(key: bytes, length: int, context: bytes) -> AESGCM:
-    """The AES-GCM that seals and opens messages of ``length`` bytes; may be kept for more of that length."""
+    """The cipher that seals and opens messages of ``length`` bytes. It may be used again for that length."""
     return AESGCM(hmac.digest(key, _KDF_PREFIX + length.to_bytes(4, "little") + context, "sha256"))
 
 
 def _cipher_of_old_themis(key: bytes, length: int, context: bytes) -> AESGCM:
-    """As 64-bit Themis 0.9.6 and earlier derived it: the length as LE64."""
+    """The cipher as 64-bit Themis 0.9.6 and earlier derived it: with the length as LE64."""
     return AESGCM(hmac.digest(key, _KDF_PREFIX + length.to_bytes(8, "little") + context, "sha256"))
 
 
 def random_ivs(count: int) -> Iterator[bytes]:
-    """So many new random IVs, drawn at once."""
+    """Draw ``count`` random IVs at once."""
     drawn = os.urandom(count * IV_BYTES)
     return (drawn[at : at + IV_BYTES] for at in range(0, len(drawn), IV_BYTES))
 
 
 def header(length: int) -> bytes:
-    """How the cell of a message of ``length`` bytes begins; IV, tag and ciphertext follow."""
+    """The beginning of the cell of a message of ``length`` bytes. IV, tag and ciphertext follow."""
     return _HEADER.pack(_ALGORITHM, IV_BYTES, TAG_BYTES, length)
 
 
 def seal(key: bytes, message: bytes, context: bytes) -> bytes:
-    """Seal a message of at least one byte; a new random IV each time."""
+    """Seal a message of at least one byte with a new random IV."""
     return seal_with(cipher(key, len(message), context), message, context)
 
 
 def seal_with(gcm: AESGCM, message: bytes, context: bytes) -> bytes:
-    """As ``seal``, with the ``cipher`` for messages of this length at hand."""
+    """Seal as ``seal`` does, with the ``cipher`` for messages of this length."""
     if not message:
         raise ValueError("Secure Cell seals messages of at least one byte")
     iv = os.urandom(IV_BYTES)
@@ -68,10 +68,10 @@ def seal_with(gcm: AESGCM, message: bytes, context: bytes) -> bytes:
 
 
 def message_length(cell: bytes) -> int:
-    """Length of the message inside, read from the header.
+    """Read the length of the message from the header.
 
     Raises:
-        CorruptData: this is no complete cell.
+        CorruptData: the bytes are not a complete cell.
     """
     if len(cell) <= OVERHEAD_BYTES:
         raise CorruptData("cell: too short")
@@ -84,10 +84,10 @@ def message_length(cell: bytes) -> int:
 
 
 def open_with(gcm: AESGCM, cell: bytes, context: bytes) -> bytes:
-    """Open a cell with the ``cipher`` for its ``message_length``, which must have been read before.
+    """Open a cell with the ``cipher`` for its ``message_length``, which checks the header.
 
     Raises:
-        CorruptData: another key, another context, or changed bytes.
+        CorruptData: the key or the context is another one, or bytes were changed.
     """
     iv, tag, ciphertext = cell[16:28], cell[28:44], cell[44:]
     try:
@@ -97,10 +97,10 @@ def open_with(gcm: AESGCM, cell: bytes, context: bytes) -> bytes:
 
 
 def open_cell(key: bytes, cell: bytes, context: bytes) -> bytes:
-    """Open a cell, also one of Themis 0.9.6 and earlier.
+    """Open a cell, also a cell of Themis 0.9.6 and earlier.
 
     Raises:
-        CorruptData: no cell, another key, another context, or changed bytes.
+        CorruptData: the bytes are not a cell, the key or the context is another one, or bytes were changed.
     """
     length = message_length(cell)
     try:

@@ -11,7 +11,8 @@ Two Redis strings a value::
 
 Each is the hex of a protobuf MetadataContainer: 1 bytes block, 2 varint created, 3 varint accessed (Unix seconds),
 4 bool disabled. TokenValue: 1 bytes value, 2 varint type number. proto3: zero values are left out. Reading is strict:
-a field that is unknown, repeated or of another wire type is damage, since rewriting the entry would lose it.
+an unknown field, a repeated field, or a field with another wire type makes an entry corrupt. To rewrite such an entry
+would lose the field.
 """
 
 import binascii
@@ -29,7 +30,7 @@ _TIMES = {2: _VARINT, 3: _VARINT, 4: _VARINT}
 _BLOCK_TAG = bytes((1 << 3 | _BYTES,))
 _NUMBER_TAG = 2 << 3 | _VARINT
 _SHORT = [bytes((1 << 3 | _BYTES, length)) for length in range(0x80)]
-"""How the field of a value begins that is shorter than 128 bytes."""
+"""By length: the beginning of the field of a value that is shorter than 128 bytes."""
 _NUMBER_FIELDS = [bytes((_NUMBER_TAG, number)) if number else b"" for number in range(len(_NUMBERS))]
 
 _sha256 = hashlib.sha256
@@ -37,7 +38,7 @@ _from_bytes = int.from_bytes
 
 
 class EntryNames:
-    """The Redis keys of one client's or zone's entries; what is constant for the owner is computed once."""
+    """The Redis keys of the entries of one client or zone. Their constant parts are computed once."""
 
     __slots__ = ("_h", "_t", "_tail")
 
@@ -49,16 +50,16 @@ class EntryNames:
         self._tail = identity + _DELIMITER
 
     def of_value(self, value: bytes, number: int) -> bytes:
-        """Key of the ``h.`` entry: the value's token."""
+        """The key of the ``h.`` entry, which holds the token of a value."""
         return self._h + _sha256(_DELIMITER + value + self._tail + _NUMBERS[number]).hexdigest().encode()
 
     def of_token(self, token: bytes, number: int) -> bytes:
-        """Key of the ``t.`` entry: the token's value."""
+        """The key of the ``t.`` entry, which holds the value of a token."""
         return self._t + _sha256(_DELIMITER + token + self._tail + _NUMBERS[number]).hexdigest().encode()
 
 
 class Times(NamedTuple):
-    """What a MetadataContainer holds besides its block: made and last used (Unix seconds), and whether disabled."""
+    """The fields of a MetadataContainer after its block: created, last used (both Unix seconds), and its state."""
 
     created: int
     accessed: int
@@ -66,7 +67,7 @@ class Times(NamedTuple):
 
 
 class TokenEntry(NamedTuple):
-    """A MetadataContainer: an AcraBlock, when it was made and last used (Unix seconds), and whether it is disabled."""
+    """A MetadataContainer: an AcraBlock, when it was created and last used (Unix seconds), and its state."""
 
     block: bytes
     created: int
@@ -75,17 +76,17 @@ class TokenEntry(NamedTuple):
 
 
 def encode_entry(entry: TokenEntry) -> bytes:
-    """The Redis value: hex of the protobuf."""
+    """Encode an entry as its Redis value: the hex of the protobuf."""
     block, created, accessed, disabled = entry
     times = encode_times(Times(created, accessed, disabled))
     return binascii.hexlify((block_start(len(block)) + block if block else b"") + times)
 
 
 def decode_entry(raw: bytes) -> TokenEntry:
-    """Read a Redis value.
+    """Decode the Redis value of an entry.
 
     Raises:
-        CorruptData: not hex, or no MetadataContainer.
+        CorruptData: the value is not hex, or not a MetadataContainer.
     """
     try:
         message = binascii.unhexlify(raw)
@@ -99,21 +100,21 @@ def decode_entry(raw: bytes) -> TokenEntry:
 
 
 def block_start(length: int) -> bytes:
-    """What comes before a block of so many bytes, not 0, in a MetadataContainer."""
+    """The bytes before a block in a MetadataContainer; ``length`` is that of the block, at least 1."""
     return _BLOCK_TAG + _varint(length)
 
 
 def encode_times(times: Times) -> bytes:
-    """What comes after the block in a MetadataContainer."""
+    """Encode the fields after the block in a MetadataContainer."""
     created, accessed, disabled = times
     return _varint_field(2, created) + _varint_field(3, accessed) + _varint_field(4, int(disabled))
 
 
 def decode_times(message: bytes) -> Times:
-    """Read what comes after the block.
+    """Decode the fields after the block.
 
     Raises:
-        CorruptData: there is anything else.
+        CorruptData: there are other fields, or the bytes are malformed.
     """
     return _times(_fields(message, _TIMES))
 
@@ -125,8 +126,9 @@ def _times(fields: dict[int, bytes | int]) -> Times:
     return Times(int(fields.get(2, 0)), int(fields.get(3, 0)), disabled=bool(disabled))
 
 
-# Both times take five bytes from 1978 to 3058. As one little-endian number they have a shape of their own (which bytes
-# are tags, which are followed by another), and the second one's bytes, as a number, are in the order of the times.
+# From 1978 to 3058, each of the two times takes five bytes. Read as one little-endian number, they have a fixed shape:
+# which bytes are tags, and which are followed by another byte. The bytes of the second time, read as a number, sort as
+# the times do.
 _TIMES_BYTES = 12
 _TIMES_SHAPE = int.from_bytes(bytes.fromhex("108080808000188080808000"), "little")
 _TIMES_MASK = int.from_bytes(bytes.fromhex("ff8080808080ff8080808080"), "little")
@@ -134,33 +136,33 @@ _ACCESSED_SHIFT = 7 * 8
 
 
 def used_since(times: bytes, accessed: int) -> bool:
-    """Whether these bytes, which come after a block, certainly tell of an enabled entry used at ``accessed`` or later.
+    """True if the fields after a block are certainly those of an enabled entry that was used at ``accessed`` or later.
 
     Args:
-        times: as ``encode_times`` gives them; anything else is False.
-        accessed: of ``accessed_number``.
+        times: the fields as ``encode_times`` makes them; False for any other bytes.
+        accessed: a time, from ``accessed_number``.
     """
     number = _from_bytes(times, "little")
     return len(times) == _TIMES_BYTES and number & _TIMES_MASK == _TIMES_SHAPE and number >> _ACCESSED_SHIFT >= accessed
 
 
 def accessed_number(seconds: int) -> int:
-    """A time in Unix seconds for ``used_since``."""
+    """Convert a time in Unix seconds for ``used_since``."""
     return int.from_bytes(_varint(max(seconds, 1 << 28)), "little")
 
 
 def encode_token_value(value: bytes, number: int) -> bytes:
-    """What a ``t.`` entry's block holds."""
+    """Encode the content of the block in a ``t.`` entry."""
     if 0 < len(value) < 0x80:
         return _SHORT[len(value)] + value + _NUMBER_FIELDS[number]
     return _bytes_field(1, value) + _varint_field(2, number)
 
 
 def decode_token_value(message: bytes) -> tuple[bytes, int]:
-    """Value and type number.
+    """Decode the content of the block in a ``t.`` entry into value and type number.
 
     Raises:
-        CorruptData: no TokenValue.
+        CorruptData: the bytes are not a TokenValue.
     """
     length = len(message) - 4
     if 0 < length < 0x80 and message[:2] == _SHORT[length] and message[-2] == _NUMBER_TAG and message[-1] < 0x80:

@@ -1,7 +1,7 @@
 """The five value types: their numbers and encodings in Acra's storage.
 
-A value or token is encoded as bytes: ``int32`` and ``int64`` little-endian two's complement, ``str`` and ``email``
-UTF-8, ``bytes`` as they are. A token has the type of its value, and the encoded length of its value.
+A value or token is encoded as bytes: ``int32`` and ``int64`` in little-endian two's complement, ``str`` and ``email``
+in UTF-8, ``bytes`` as they are. A token has the same type and the same encoded length as its value.
 """
 
 import struct
@@ -15,17 +15,17 @@ Value = int | str | bytes
 
 
 EMAIL_BYTES = range(6, 255)
-"""Lengths of an ``email`` for which there is a valid address of the same length."""
+"""Lengths that a valid address can have. Only an ``email`` of such a length can get a token."""
 
 
 class TokenType(NamedTuple):
     """One of the five types.
 
     Attributes:
-        name: as in the contract.
-        number: as in Acra's storage.
-        encode: gives the bytes that stand in storage for a value, which must be of this type and in its range.
-        read: as ``decode``, but raises ``ValueError``.
+        name: its name in the contract.
+        number: its number in Acra's storage.
+        encode: encodes a value, which must be of this type and in its range, as bytes for the storage.
+        read: decodes as ``decode`` does, but raises ``ValueError``.
     """
 
     name: str
@@ -35,25 +35,25 @@ class TokenType(NamedTuple):
 
     @property
     def is_number(self) -> bool:
-        """Whether its values are numbers: all of one length, where other types take any bytes there are."""
+        """True if the values are numbers. They all have the same length."""
         return self in (INT32, INT64)
 
     def decode(self, data: bytes) -> Value:
-        """The value in bytes from storage.
+        """Decode bytes from the storage.
 
         Raises:
-            CorruptData: a number of the wrong length, or text that is not UTF-8.
+            CorruptData: a number has the wrong length, or text is not UTF-8.
         """
         try:
             return self.read(data)
         except ValueError:
-            raise CorruptData(f"stored {self.name} is none") from None
+            raise CorruptData(f"stored {self.name} is malformed") from None
 
     def check_new(self, data: bytes) -> None:
-        """Whether there can be a new token for this encoded value.
+        """Check that a new token can be made for this encoded value.
 
         Raises:
-            Refused: an ``email`` without ``@``, or of a length that no valid address has.
+            Refused: an ``email`` has no ``@``, or a length that no valid address has.
         """
         if self is EMAIL and (b"@" not in data or len(data) not in EMAIL_BYTES):
             raise Refused(Code.INVALID_EMAIL, "expected an address with @ of 6 to 254 bytes")
@@ -76,4 +76,4 @@ BYTES = TokenType("bytes", 4, bytes, bytes)
 EMAIL = TokenType("email", 5, str.encode, bytes.decode)
 
 TYPES: dict[str, TokenType] = {kind.name: kind for kind in (INT32, INT64, STR, BYTES, EMAIL)}
-"""All types by the contract's name."""
+"""All types, by their names in the contract."""
