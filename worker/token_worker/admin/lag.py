@@ -26,7 +26,9 @@ from token_worker.streams.retention import AHEAD_MS
 from token_worker.streams.routes import Route
 from token_worker.streams.stream_ids import FIRST_ID, MOST, after, order
 
-LOOK = Script(__package__, "look.lua", is_read_only=True)
+LOOK = Script(
+    __package__, "look.lua", before="stream_info.lua", before_package="token_worker.streams", is_read_only=True
+)
 COUNT = Script(__package__, "count.lua", is_read_only=True)
 
 COUNT_ENTRIES_MAX = 10_000

@@ -6,14 +6,6 @@
 --          Each group is a list: what XINFO GROUPS says, and the first id after what was delivered to it last, nil for none
 --          nil where there is no such key
 -- Errors   as those of XINFO STREAM, where the key is no stream
-local function map(list)
-  local found = {}
-  for i = 1, #list, 2 do
-    found[list[i]] = list[i + 1]
-  end
-  return found
-end
-
 local function id(entry)
   return entry and entry[1]
 end

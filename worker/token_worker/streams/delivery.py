@@ -42,7 +42,7 @@ from token_worker.streams.routes import Route
 from token_worker.streams.stream_ids import order
 from token_worker.streams.uncounted import UncountedTries
 
-GROUP = Script(__package__, "group.lua")
+GROUP = Script(__package__, "group.lua", before="stream_info.lua")
 
 EXHAUSTED = "deliveries_exhausted"
 """Reason of a dead letter whose isolated tries all failed."""

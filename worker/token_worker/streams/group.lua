@@ -14,21 +14,9 @@
 -- The flag lets the script write at the memory limit of the server: without its group nothing is answered or trimmed.
 local stream, mark, arrivals = KEYS[1], KEYS[2], KEYS[3]
 
-local function less(a, b)
-  local a1, a2 = a:match('^(%d+)%-(%d+)$')
-  local b1, b2 = b:match('^(%d+)%-(%d+)$')
-  if a1 ~= b1 then
-    return #a1 < #b1 or (#a1 == #b1 and a1 < b1)
-  end
-  return #a2 < #b2 or (#a2 == #b2 and a2 < b2)
-end
-
 local function find(groups)
   for _, raw in ipairs(groups) do
-    local group = {}
-    for i = 1, #raw, 2 do
-      group[raw[i]] = raw[i + 1]
-    end
+    local group = map(raw)
     if group.name == ARGV[1] then
       return group
     end

@@ -27,8 +27,8 @@ from token_worker.redis.script import Script
 from token_worker.streams.routes import Route
 
 TURN = Script(__package__, "turn.lua")
-TRIM = Script(__package__, "trim.lua")
-SWEEP = Script(__package__, "sweep.lua")
+TRIM = Script(__package__, "trim.lua", before="stream_info.lua")
+SWEEP = Script(__package__, "sweep.lua", before="stream_info.lua")
 
 INTERVAL_SECONDS = 10
 """How often the streams of a route are trimmed."""

@@ -11,10 +11,7 @@ if found.err then
 end
 local removed = 0
 for _, raw in ipairs(found) do
-  local consumer = {}
-  for i = 1, #raw, 2 do
-    consumer[raw[i]] = raw[i + 1]
-  end
+  local consumer = map(raw)
   local is_meant = ARGV[3] == '' or consumer.name == ARGV[3]
   if is_meant and consumer.pending == 0 and consumer.idle >= tonumber(ARGV[2]) then
     redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer.name)

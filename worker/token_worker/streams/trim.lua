@@ -26,16 +26,6 @@ local MOST = '18446744073709551615'
 local LAST = MOST .. '-' .. MOST
 local NOTES_MS = 3600000 -- notes that are younger stay for those who ask how old an entry is
 
--- Ids are two numbers of up to 64 bits, which Lua's doubles cannot hold: compared as text, by length first.
-local function less(a, b)
-  local a1, a2 = a:match('^(%d+)%-(%d+)$')
-  local b1, b2 = b:match('^(%d+)%-(%d+)$')
-  if a1 ~= b1 then
-    return #a1 < #b1 or (#a1 == #b1 and a1 < b1)
-  end
-  return #a2 < #b2 or (#a2 == #b2 and a2 < b2)
-end
-
 local function plus_one(number)
   local head, nines = number:match('^(.-)(9*)$')
   local zeros = string.rep('0', #nines)
@@ -48,14 +38,6 @@ local function after(id)
     return ms .. '-' .. plus_one(seq)
   end
   return ms ~= MOST and plus_one(ms) .. '-0' or id
-end
-
-local function map(list)
-  local found = {}
-  for i = 1, #list, 2 do
-    found[list[i]] = list[i + 1]
-  end
-  return found
 end
 
 if redis.call('TYPE', stream).ok ~= 'stream' then
