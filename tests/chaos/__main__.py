@@ -32,8 +32,8 @@ from harness.ending import end_by_signals
 def main(seconds: float, seed: int | None, *, as_json: bool) -> None:
     """Bring about every fault at least once, and show that what is promised holds.
 
-    Exits 0 only if no request was lost, answered twice or wrongly, no value got two tokens, every token turned back,
-    except as the data that was lost permits; and if every kind of fault has happened.
+    The exit status is 0 only if every kind of fault has happened, no request was lost, answered twice or answered
+    wrongly, no value got two tokens, and every token could be detokenized. Lost data excuses what it explains.
     """
     seed = random.randrange(1 << 32) if seed is None else seed
     rng = random.Random(seed)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Container, Mapping
 
 import msgspec
 
-from chaos.ledger import Item, Kind, Ledger, Place, Trouble, order
+from harness.ledger import Item, Kind, Ledger, Place, Trouble, order
 from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import EntryNames
 from token_worker.acra.value_types import TYPES
@@ -37,7 +37,7 @@ class Outcome(msgspec.Struct):
     """The books of one act.
 
     Attributes:
-        tokens_turned_back: every token that went out, and those that were asked for meanwhile.
+        tokens_detokenized: every token that went out, and those that were asked for meanwhile.
         late: replies that took longer than a minute.
         refused: requests that a full server did not take.
         entries: the first of those that went wrong and may not have, by stream and id.
@@ -46,7 +46,7 @@ class Outcome(msgspec.Struct):
     act: str
     requests: int
     replies: int
-    tokens_turned_back: int
+    tokens_detokenized: int
     late: int
     slowest_seconds: float
     refused: int
@@ -64,7 +64,7 @@ def judge(act: str, ledger: Ledger, permit: Permit | None, refused: int = 0) -> 
         subject = (trouble.kind, trouble.item or trouble.entry)
         if permit is None:
             count.promised += 1
-        elif trouble.kind is Kind.FORGOTTEN and subject in used:
+        elif trouble.kind is Kind.UNKNOWN_TOKEN and subject in used:
             continue  # a token that was asked for several times
         elif permit(trouble) and subject not in used:
             used.add(subject)
@@ -77,7 +77,7 @@ def judge(act: str, ledger: Ledger, permit: Permit | None, refused: int = 0) -> 
         act=act,
         requests=ledger.requests,
         replies=ledger.replies,
-        tokens_turned_back=ledger.turned_back,
+        tokens_detokenized=ledger.detokenized,
         late=ledger.late,
         slowest_seconds=round(ledger.slowest_seconds, 2),
         refused=refused,
@@ -104,7 +104,7 @@ def groups_gone(last: Mapping[str, str], marks: Mapping[str, str]) -> Permit:
     """Groups were lost: requests above the low-water ``marks``, up to the ``last`` ones, may be answered again."""
 
     def permit(trouble: Trouble) -> bool:
-        is_again = trouble.kind is Kind.AGAIN and _is_up_to(trouble.entry, last)
+        is_again = trouble.kind is Kind.DUPLICATE and _is_up_to(trouble.entry, last)
         return is_again and not _is_up_to(trouble.entry, marks)
 
     return permit
@@ -116,7 +116,7 @@ def streams_behind(held: Container[Place | None]) -> Permit:
     def permit(trouble: Trouble) -> bool:
         if trouble.kind is Kind.LOST:
             return trouble.entry not in held
-        return trouble.kind is Kind.AGAIN and trouble.first not in held
+        return trouble.kind is Kind.DUPLICATE and trouble.first not in held
 
     return permit
 
@@ -131,7 +131,7 @@ def tokens_behind(held: Container[bytes]) -> Permit:
         if trouble.item is None:
             return False
         of_value, of_token = _names(trouble.item)
-        if trouble.kind is Kind.FORGOTTEN:
+        if trouble.kind is Kind.UNKNOWN_TOKEN:
             return of_token not in held
         return trouble.kind is Kind.UNEQUAL and of_value not in held
 

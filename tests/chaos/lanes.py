@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import redis
 
-from chaos.ledger import Kind, Ledger
 from chaos.plan import Fault, Plan
 from harness.commands import CLAIM, COMMIT, LABELS, UNCOUNT, label
+from harness.ledger import Kind, Ledger
 from harness.proxy import Command, Moment, Proxy, Relay, Verdict
 from harness.stack import Stack, WorkerProcess
 from token_worker.streams.routes import DEFAULT_ROUTES
@@ -159,7 +159,7 @@ class Lane:
         """Have a worker."""
         if self._worker is not None and not self._worker.is_alive:
             status = self._worker.wait()
-            self._ledger.note(Kind.ENDED, f"one with exit status {status}")
+            self._ledger.note(Kind.WORKER_ENDED, f"one with exit status {status}")
             self._worker = None
         if self._worker is None:
             self._worker = self._stack.start_worker(log=self.log, **self._settings)

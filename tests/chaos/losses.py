@@ -6,7 +6,7 @@ What is permitted is found out at the moment of the loss, while nothing is sent:
 - *groups destroyed*: a second reply to requests above the low-water mark, as it stood in that very transaction;
 - *promotion of a replica of the streams*: the loss of requests that the replica does not hold, and a second reply to
   those whose first reply it does not hold;
-- *promotion of a replica of the token storage*: a token that cannot be turned back, or is not the same again, where the
+- *promotion of a replica of the token storage*: a token that cannot be detokenized, or is not the same again, where the
   replica does not hold its entry. With ``replicas:1`` nothing is permitted.
 
 Replicas fall behind for certain: their link goes through a proxy that goes away some time before the master is killed.
@@ -19,13 +19,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from chaos.judge import Outcome, Permit, groups_gone, judge, nothing, streams_behind, streams_gone, tokens_behind
-from chaos.ledger import Place, order
 from chaos.plan import Fault
-from chaos.scene import GROUP, KEPT, Scene
+from chaos.scene import KEPT, Scene
 from chaos.traffic import DEAD_LETTERS, REQUESTS, RESPONSES
+from harness.ledger import Place, order
 from harness.proxy import Proxy, Relay
 from harness.servers import SYNC_AT_ONCE, Valkey
-from harness.stack import wait_until
+from harness.stack import GROUP, wait_until
 from token_worker.streams.routes import DEFAULT_ROUTES
 
 LOSS = "data lost"

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from chaos.judge import Count, Outcome
-from chaos.ledger import Kind
 from chaos.plan import Fault
+from harness.ledger import Kind
 
 
 class Report(msgspec.Struct):
@@ -88,9 +88,9 @@ def _faults(theme: str, counts: Counter[Fault], total: int) -> Table:
 
 
 def _acts(acts: Iterable[Outcome]) -> Table:
-    table = _table("acts", "", ["requests", "replies", "turned back", "refused", "later than 60 s", "slowest, s"])
+    table = _table("acts", "", ["requests", "replies", "detokenized", "refused", "later than 60 s", "slowest, s"])
     for act in acts:
-        numbers = (act.requests, act.replies, act.tokens_turned_back, act.refused, act.late)
+        numbers = (act.requests, act.replies, act.tokens_detokenized, act.refused, act.late)
         table.add_row(act.act, *(f"{number:,}" for number in numbers), f"{act.slowest_seconds:g}")
     return table
 

@@ -9,14 +9,13 @@ from typing import Any, Self
 
 import redis
 
-from chaos.ledger import Ledger, order
-from chaos.traffic import REQUESTS, Collector, Producer
+from chaos.traffic import REQUESTS, Collector, SteadyProducer
 from harness.ending import uninterrupted
+from harness.ledger import Ledger, order
 from harness.planter import Planter
 from harness.servers import Valkey
-from harness.stack import Stack, wait_until
+from harness.stack import GROUP, Stack, wait_until
 
-GROUP = "token-workers"
 CLIENTS = ("shop-frontend", "shop-backoffice")
 
 KEPT = ("appendonly yes", "appendfsync always")
@@ -100,7 +99,7 @@ class Scene:
         self.storage_server = storage
         self.stack = Stack(streams, storage, settings={**SETTINGS, **(settings or {})})
         self.ledger = Ledger(keep_requests=keep_requests)
-        self.producer = Producer(self.ledger, self.connect, rng, rate)
+        self.producer = SteadyProducer(self.ledger, self.connect, rng, rate)
         self.collector = Collector(self.ledger, self.connect)
         for client_id in CLIENTS:
             self.producer.add_client(client_id, self.make_client(client_id))
@@ -115,7 +114,7 @@ class Scene:
 
     @contextmanager
     def traffic(self) -> Iterator[Crew]:
-        """Requests for as long as the body runs, and longer until all of them are answered and turned back."""
+        """Requests for as long as the body runs, and longer until all of them are answered and detokenized."""
         with Crew() as collecting, Crew() as producing:
             collecting.start(self.collector.work)
             producing.start(self.producer.work)
@@ -124,7 +123,7 @@ class Scene:
             wait_until(lambda: self.producer.send([]), "the server of the streams")  # nothing is in doubt then
             self.settle()
             self.ledger.close()
-            self.producer.turn_back(collecting.over)
+            self.producer.detokenize_all(collecting.over)
             self.settle()
             collecting.stop()
         self.ledger.close()

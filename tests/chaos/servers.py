@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from chaos.ledger import order
 from chaos.plan import Fault, Plan
 from chaos.scene import Scene
+from harness.ledger import order
 from harness.servers import Valkey
 from token_worker.streams.routes import DEFAULT_ROUTES
 

@@ -74,7 +74,7 @@ def play(seconds: float, rng: random.Random, progress: Callable[[str], None]) ->
                 if left < 0 and (not plan.missing or left < -EXTRA_SECONDS):
                     break
                 progress(_tell(left, plan, scene))
-            progress("nothing lost: what is left is answered, and turned back")
+            progress("nothing lost: what is left is answered and detokenized")
         return judge("nothing is lost", scene.ledger, None, scene.producer.refused), plan.counts
 
 

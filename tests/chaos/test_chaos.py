@@ -32,14 +32,14 @@ def test_every_fault_happens_and_what_is_promised_holds(tmp_path: Path, say: Cal
     kept, lossy = made.acts[:-6], made.acts[-6:]
     assert len(kept) == 4
     assert all(act.requests == act.replies > 0 for act in kept)
-    assert all(act.requests > 0 and act.tokens_turned_back > 0 for act in made.acts)
+    assert all(act.requests > 0 and act.tokens_detokenized > 0 for act in made.acts)
     # The acts with losses do lose something, except where none is permitted.
     permitted = {act.act: {kind for kind, count in act.counts.items() if count.permitted} for act in lossy}
     assert "request lost" in permitted["FLUSHALL of the streams"]
     assert "request lost" in permitted["streams deleted"]
     assert permitted["groups destroyed"] == {"request answered twice"}
     assert "request lost" in permitted["replica of the streams promoted"]
-    assert permitted["replica of the tokens promoted"] >= {"token that cannot be turned back"}
+    assert permitted["replica of the tokens promoted"] >= {"token that cannot be detokenized"}
     assert permitted["replica of the tokens promoted, replicas:1"] == set()
 
 

@@ -1,7 +1,8 @@
 """Steady requests of every sort to the default routes, and their replies, for a ledger.
 
-Producer and collector talk to the server itself, not through a proxy. An XADD whose answer got lost with its server is
-in doubt: as soon as the server is back it is looked up in the stream, and counts as sent if it is there.
+Producer and collector talk to the server itself, not through a proxy. If the answer to an XADD is lost with its server,
+the request is in doubt. As soon as the server is back, the producer looks for it in the stream, and counts it as sent
+if it is there.
 """
 
 import random
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 import redis
 
-from chaos.ledger import Ledger, Place, order
+from harness.ledger import Ledger, Place, order
 from harness.messages import KINDS, Native, Request, value_of
 from harness.planter import Planter
 
@@ -33,7 +34,7 @@ UNREADABLE = 0.02
 
 TOKENS_A_REQUEST = 100
 REQUESTS_AT_ONCE = 50
-"""For turning everything back at the end."""
+"""Size of the requests that detokenize everything at the end."""
 
 BLOCK_MS = 200
 PAGE = 500
@@ -47,7 +48,7 @@ class _Sent(NamedTuple):
     request: Request | None
 
 
-class Producer:
+class SteadyProducer:
     """Sends requests at a steady rate; one thread at a time.
 
     Args:
@@ -117,20 +118,20 @@ class Producer:
             self._client.close()
         self._client = None
 
-    def turn_back(self, over: threading.Event) -> None:
+    def detokenize_all(self, over: threading.Event) -> None:
         """Ask for the value of every token that went out, to be called when ``work`` has ended.
 
         Raises:
             ConnectionError: the server is away.
         """
-        requests = self._turning_back()
+        requests = self._detokenizing()
         while part := list(islice(requests, REQUESTS_AT_ONCE)):
             while self._ledger.open > REQUESTS_AT_ONCE and not over.is_set():
                 over.wait(TICK_SECONDS / 5)
             if over.is_set():
                 return
             if not self.send(part):
-                raise ConnectionError("the server of the streams went away while tokens were turned back")
+                raise ConnectionError("the server of the streams went away while tokens were detokenized")
 
     def _enter(self, sent: _Sent, entry_id: bytes) -> None:
         self._last[sent.stream] = entry_id.decode()
@@ -155,7 +156,7 @@ class Producer:
         """Any request, some sorts more often than others; now and then one that cannot be read."""
         if self._rng.random() < UNREADABLE:
             return None
-        makers = (self._new, self._known, self._turned_back, self._items, self._inconsistent, self._planted)
+        makers = (self._new, self._known, self._detokenized, self._items, self._inconsistent, self._planted)
         [make] = self._rng.choices(makers, (30, 20, 22, 8, 8, 10))
         return make() or self._new()
 
@@ -181,7 +182,7 @@ class Producer:
         (client_id, kind, value), _ = found
         return self._request("tokenize", kind, [value], client_id=client_id)
 
-    def _turned_back(self) -> Request | None:
+    def _detokenized(self) -> Request | None:
         if (found := self._ledger.sample(self._rng)) is None:
             return None
         (client_id, kind, value), token = found
@@ -208,7 +209,7 @@ class Producer:
             return None
         return self._request("tokenize", "str", [value], client_id=client_id)
 
-    def _turning_back(self) -> Iterator[Request]:
+    def _detokenizing(self) -> Iterator[Request]:
         groups: dict[tuple[str, str], list[tuple[Native, Native]]] = {}
         for (client_id, kind, token), value in self._ledger.handed_out():
             pairs = groups.setdefault((client_id, kind), [])

@@ -1,181 +1,255 @@
-"""A producer that keeps books: what it sent, and whether exactly the right replies have come.
+"""The ledger of a test: every request that got into a stream, against every reply that came out of one.
 
-Values of all types, in JSON and MessagePack, to several streams. Whatever it reports names entries by stream and id,
-never by what is in them.
+A request is *open* until its reply has come. After that the ledger keeps only the id of the entry, which is enough to
+notice a second reply. Of values the ledger keeps their tokens, some 300 bytes for each, so that a test can detokenize
+all of them at the end. A ``Trouble`` is written down for everything that does not add up. It names entries by stream
+and id, and never shows a value or a token. Which troubles a loss of data explains, ``chaos/judge.py`` decides.
+
+Threads may share one ledger.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import Any, NamedTuple
+import random
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import StrEnum
+from typing import NamedTuple
 
-from harness.messages import KINDS, Native, Request, decode, is_answer, values
-from harness.stack import Stack, wait_until
+from harness.messages import Failed, Native, Request, decode
 
-GROUP = "token-workers"
+LATE_SECONDS = 60.0
+"""A reply that took longer is counted as late, without a trouble: requests may wait for a server."""
+
+
+class Place(NamedTuple):
+    """An entry of a stream."""
+
+    stream: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.stream} {self.id}"
+
+
+def order(entry_id: str) -> tuple[int, int]:
+    """The two numbers of an entry id, for comparing ids."""
+    first, _, second = entry_id.partition("-")
+    return int(first), int(second)
+
+
+class Kind(StrEnum):
+    """The kinds of trouble."""
+
+    LOST = "request lost"
+    DUPLICATE = "request answered twice"
+    WRONG = "wrong reply"
+    UNEXPECTED = "reply to no request"
+    UNEQUAL = "value with two tokens"
+    UNKNOWN_TOKEN = "token that cannot be detokenized"
+    DEAD_LETTERED = "request moved to the dead letters"
+    WORKER_ENDED = "worker that ended by itself"
+
+
+class Item(NamedTuple):
+    """A value or a token of a client."""
+
+    client_id: str
+    kind: str
+    content: Native
 
 
 class Trouble(NamedTuple):
-    """What does not add up: entries as ``<request stream> <entry id>``. Equal to ``NONE`` when all is well."""
+    """Something that does not add up.
 
-    lost: list[str]
-    duplicate: list[str]
-    wrong: list[str]
+    Attributes:
+        what: the request's entry, or another subject; safe to show.
+        entry: the request's entry.
+        first: of a second reply, the first one.
+        item: the value or token; never shown.
+    """
+
+    kind: Kind
+    what: str
+    entry: Place | None = None
+    first: Place | None = None
+    item: Item | None = None
+
+    def __repr__(self) -> str:
+        """The trouble as a failed assertion shows it: without the item."""
+        return f"<{self.kind}: {self.what}>"
 
 
-NONE = Trouble([], [], [])
+def count_kinds(troubles: Iterable[Trouble]) -> Counter[Kind]:
+    """Count troubles by their kind."""
+    return Counter(trouble.kind for trouble in troubles)
 
 
-@dataclass
-class _Request(Request):
-    entry: str = ""
-    replies: list[tuple[str, bytes]] = field(default_factory=list)
+class _Open(NamedTuple):
+    request: Request | None
+    sent_at: float
 
-    def only_answer(self) -> list[Native] | None:
-        """What the reply brings for each value; None where it is not the reply to this request."""
-        [(stream, payload)] = self.replies
-        return self.answer(stream, payload)
+
+class _Settled(NamedTuple):
+    reply: Place
+    request: Request | None
 
 
 class Ledger:
-    """Requests of one client on the streams of a stack; their ids begin with a prefix."""
+    """Requests and replies of one test, or of one act of the chaos tests.
 
-    def __init__(self, stack: Stack, client_id: str = "shop-frontend", prefix: str = "r") -> None:
-        self.stack = stack
-        self._client_id = client_id
-        self._prefix = prefix
-        self._unsent: list[_Request] = []
-        self._sent: list[_Request] = []
+    Args:
+        keep_requests: check the second reply to a request like the first. This takes memory; it is for tests in which
+            second replies can be permitted.
+        clock: monotonic seconds.
 
-    def __len__(self) -> int:
-        return len(self._sent)
+    Attributes:
+        requests: number of requests that got into a stream.
+        replies: number of first replies, and of first dead letters for unreadable entries.
+        detokenized: number of tokens that gave the right value back.
+        late: number of replies that took longer than ``LATE_SECONDS``.
+        slowest_seconds: the longest time from a request to its reply.
+    """
 
-    def add(
-        self,
-        op: str,
-        kind: str,
-        values: Sequence[Native],
-        *,
-        expected: Sequence[Native] | None = None,
-        route: str | None = None,
-        packed: bool = False,
-        as_items: bool = False,
-        **members: Any,
-    ) -> None:
-        """Write a request down: one value, or several (sent as ``items``), and what has to come back, if known."""
-        members = {"client_id": self._client_id, **members}
-        number = len(self._sent) + len(self._unsent)
-        items = as_items or len(values) > 1
-        name = f"{self._prefix}{number}"
-        self._unsent.append(_Request(name, op, route or op, kind, values, expected, packed, items, members))
+    def __init__(self, *, keep_requests: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self.troubles: list[Trouble] = []
+        self.requests = 0
+        self.replies = 0
+        self.detokenized = 0
+        self.late = 0
+        self.slowest_seconds = 0.0
+        self._keep_requests = keep_requests
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._open: dict[Place, _Open] = {}
+        self._settled: dict[Place, _Settled] = {}
+        self._early: defaultdict[Place, list[tuple[Place, bytes]]] = defaultdict(list)
+        self._tokens: dict[Item, Native] = {}
+        self._values: list[Item] = []
+        self._further: list[tuple[Item, Native]] = []
 
-    def add_new(self, count: int, start: int = 0, route: str | None = None) -> None:
-        """Write down so many requests to tokenize one value each: all types in turn, every other one MessagePack."""
-        number = 0
-        sources = [islice(values(kind, start), count) for kind in KINDS]
-        while number < count:
-            kind = number % len(KINDS)
-            self.add("tokenize", KINDS[kind], [next(sources[kind])], route=route, packed=number % 2 == 1)
-            number += 1
+    @property
+    def open(self) -> int:
+        """Number of requests without a reply so far."""
+        with self._lock:
+            return len(self._open)
 
-    def add_turning_back(self, ledger: "Ledger", a_request: int = 100, routes: Sequence[str] = ("detokenize",)) -> None:
-        """Write down requests that turn every token of another ledger back into its value, so many in each."""
-        for kind in KINDS:
-            pairs = list({token: value for of, token, value in ledger.tokens() if of == kind}.items())
-            for start in range(0, len(pairs), a_request):
-                part = pairs[start : start + a_request]
-                tokens, expected = [token for token, _ in part], [value for _, value in part]
-                route = routes[len(self._unsent) % len(routes)]
-                self.add("detokenize", kind, tokens, expected=expected, route=route, packed=start % 200 == 0)
+    def sent(self, entry: Place, request: Request | None) -> None:
+        """Note a request that got into its stream; None is an unreadable entry, which must become a dead letter."""
+        with self._lock:
+            self.requests += 1
+            self._open[entry] = _Open(request, self._clock())
+            for reply, payload in self._early.pop(entry, ()):
+                self._settle(entry, reply, payload)
 
-    def send(self) -> None:
-        """Send what was written down since."""
-        for route in dict.fromkeys(request.route for request in self._unsent):
-            requests = [request for request in self._unsent if request.route == route]
-            stream = f"{route}:requests"
-            ids = self.stack.send((request.payload() for request in requests), stream)
-            for request, entry in zip(requests, ids, strict=True):
-                request.entry = f"{stream} {entry.decode()}"
-        self._sent += self._unsent
-        self._unsent = []
+    def reply(self, reply: Place, payload: bytes, stream: str | None = None) -> None:
+        """Note a reply. ``stream`` is that of the request, by default the default stream for the operation."""
+        message = decode(payload)
+        with self._lock:
+            self._settle(Place(stream or f"{message['op']}:requests", message["request_entry"]), reply, payload)
 
-    def take_stock(self) -> list[str]:
-        """Go by what the streams hold now, after sends that failed and servers that lost data.
+    def dead_letter(self, letter: Place, fields: dict[bytes, bytes]) -> None:
+        """Note a dead letter."""
+        with self._lock:
+            self._settle(Place(fields[b"dead_stream"].decode(), fields[b"dead_entry"].decode()), letter, b"")
 
-        From now on every entry that is there is expected to be answered, those that were sent twice twice; nothing
-        else is. The ids of requests that are not there.
-        """
-        by_id = {request.id: request for request in [*self._sent, *self._unsent]}
-        found = []
-        for route in {request.route for request in by_id.values()}:
-            stream = f"{route}:requests"
-            for entry, fields in self.stack.streams.xrange(stream):
-                request = by_id.get(decode(fields[b"payload"])["id"])
-                if request is not None:
-                    found.append(replace(request, entry=f"{stream} {entry.decode()}", replies=[]))
-        self._sent, self._unsent = found, []
-        return sorted(by_id.keys() - {request.id for request in found})
+    def close(self) -> None:
+        """Close the ledger when no reply can come any more: open requests are lost."""
+        with self._lock:
+            for entry in self._open:
+                self._note(Kind.LOST, entry)
+            for entry, replies in self._early.items():
+                self.troubles += [Trouble(Kind.UNEXPECTED, str(reply), entry) for reply, _ in replies]
+            self._open.clear()
+            self._early.clear()
 
-    def replies_written(self) -> int:
-        """Entries of all streams that replies go to."""
-        targets = {request.target for request in self._sent}
-        return sum(self.stack.streams.xlen(target) for target in targets)
+    def note(self, kind: Kind, what: str) -> None:
+        """Write down a trouble that has no entry."""
+        with self._lock:
+            self.troubles.append(Trouble(kind, what))
 
-    def is_settled(self) -> bool:
-        """Whether every entry has been delivered and acknowledged."""
-        for stream in {f"{request.route}:requests" for request in self._sent}:
-            groups = self.stack.streams.xinfo_groups(stream)
-            if [(group["pending"], group["lag"]) for group in groups] != [(0, 0)]:
-                return False
-        return True
+    def sample(self, rng: random.Random) -> tuple[Item, Native] | None:
+        """A random value and its token; None before the first."""
+        with self._lock:
+            if not self._values:
+                return None
+            value = rng.choice(self._values)
+            return value, self._tokens[value]
 
-    def settle(self, seconds: float = 60.0) -> Trouble:
-        """Wait until every entry is acknowledged, so that no reply can come any more, then compare."""
-        wait_until(self.is_settled, "every request to be acknowledged", seconds)
-        return self.compare()
+    def handed_out(self) -> Iterator[tuple[Item, Native]]:
+        """Every token that was handed out so far, with its value."""
+        with self._lock:
+            pairs = [*((Item(*value[:2], token), value.content) for value, token in self._tokens.items())]
+            return iter(pairs + self._further)
 
-    def compare(self) -> Trouble:
-        """Requests without a reply, with more than one, or with a reply that is not right."""
-        by_entry = {request.entry: request for request in self._sent}
-        for request in self._sent:
-            request.replies.clear()
-        requests_of = {request.target: f"{request.route}:requests" for request in self._sent}
-        for target, stream in requests_of.items():
-            for raw, payload in self._payloads(target):
-                entry = f"{stream} {raw['request_entry']}"
-                if entry in by_entry:  # else it answers another producer
-                    by_entry[entry].replies.append((target, payload))
-        lost = [request.entry for request in self._sent if not request.replies]
-        duplicate = [request.entry for request in self._sent if len(request.replies) > 1]
-        once = [request for request in self._sent if len(request.replies) == 1]
-        wrong = [request.entry for request in once if not self._is_right(request)]
-        return Trouble(lost, duplicate, wrong + self._unequal(once))
+    def _note(self, kind: Kind, entry: Place, first: Place | None = None, item: Item | None = None) -> None:
+        self.troubles.append(Trouble(kind, str(entry), entry, first, item))
 
-    def tokens(self) -> Iterator[tuple[str, Native, Native]]:
-        """Type, token and value of all that has been tokenized; after ``compare``."""
-        for request in self._sent:
-            if request.op == "tokenize" and len(request.replies) == 1:
-                for token, value in zip(request.only_answer() or (), request.values, strict=True):
-                    yield request.kind, token, value
+    def _settle(self, entry: Place, reply: Place, payload: bytes) -> None:
+        opened = self._open.pop(entry, None)
+        if opened is not None:
+            self.replies += 1
+            took = self._clock() - opened.sent_at
+            self.slowest_seconds = max(self.slowest_seconds, took)
+            self.late += took > LATE_SECONDS
+            self._settled[entry] = _Settled(reply, opened.request if self._keep_requests else None)
+            if opened.request is not None or payload:
+                self._check(entry, opened.request, reply, payload)
+            return
+        settled = self._settled.get(entry)
+        if settled is None:
+            self._early[entry].append((reply, payload))
+            return
+        self._note(Kind.DUPLICATE, entry, settled.reply)
+        if settled.request is not None:
+            self._check(entry, settled.request, reply, payload)
 
-    def _payloads(self, stream: str) -> Iterator[tuple[dict[str, Any], bytes]]:
-        entries = self.stack.streams.xrange(stream)
-        for (_, fields), reply in zip(entries, self.stack.replies(stream), strict=True):
-            yield reply, fields[b"payload"]
+    def _check(self, entry: Place, request: Request | None, reply: Place, payload: bytes) -> None:
+        """Check the content of a reply."""
+        if request is not None and not payload:
+            self._note(Kind.DEAD_LETTERED, entry)
+            return
+        outcomes = request.outcomes(reply.stream, payload) if request is not None else None
+        if request is None or outcomes is None:
+            self._note(Kind.WRONG, entry)
+        elif request.op == "detokenize":
+            self._check_values(entry, request, outcomes)
+        else:
+            self._check_tokens(entry, request, outcomes)
 
-    @staticmethod
-    def _is_right(request: _Request) -> bool:
-        answer = request.only_answer()
-        return answer is not None and is_answer(request, answer)
+    def _check_values(self, entry: Place, request: Request, outcomes: Iterable[Native | Failed]) -> None:
+        is_wrong = False
+        for token, expected, outcome in zip(request.values, request.expected or (), outcomes, strict=True):
+            if outcome == Failed("token_not_found"):
+                self._note(Kind.UNKNOWN_TOKEN, entry, item=Item(request.members["client_id"], request.kind, token))
+            elif outcome == expected and type(outcome) is type(expected):
+                self.detokenized += 1
+            else:
+                is_wrong = True
+        if is_wrong:
+            self._note(Kind.WRONG, entry)
 
-    @staticmethod
-    def _unequal(requests: list[_Request]) -> list[str]:
-        """Entries whose consistent tokens are not those that another entry got for the same value."""
-        seen: dict[tuple[str, Native], tuple[Native, str]] = {}
-        found = []
-        for request in requests:
-            if request.op == "tokenize" and request.members.get("consistent", True):
-                for value, token in zip(request.values, request.only_answer() or (), strict=False):
-                    if seen.setdefault((request.kind, value), (token, request.entry))[0] != token:
-                        found.append(request.entry)
-        return found
+    def _check_tokens(self, entry: Place, request: Request, outcomes: Iterable[Native | Failed]) -> None:
+        is_wrong = False
+        expected: Sequence[Native | None] = request.expected or [None] * len(request.values)
+        for value, known, token in zip(request.values, expected, outcomes, strict=True):
+            if (
+                isinstance(token, Failed)
+                or type(token) is not type(value)
+                or token == value
+                or known not in (None, token)
+            ):
+                is_wrong = True
+                continue
+            item = Item(request.members["client_id"], request.kind, value)
+            if not request.members.get("consistent", True):
+                self._further.append((item._replace(content=token), value))
+            elif item not in self._tokens:
+                self._tokens[item] = token
+                self._values.append(item)
+            elif self._tokens[item] != token:
+                self._note(Kind.UNEQUAL, entry, item=item)
+                self._further.append((item._replace(content=self._tokens[item]), value))
+                self._tokens[item] = token  # a third one would be another trouble
+        if is_wrong:
+            self._note(Kind.WRONG, entry)

@@ -98,14 +98,6 @@ class Request:
         status = "ok" if not failed else "error" if failed == len(found) else "partial"
         return found if reply["status"] == status else None
 
-    def answer(self, stream: str, payload: bytes) -> list[Native] | None:
-        """The same where every value went well; None else."""
-        found = self.outcomes(stream, payload)
-        if found is None:
-            return None
-        answer = [outcome for outcome in found if not isinstance(outcome, Failed)]
-        return answer if len(answer) == len(found) else None
-
     def _wire(self, value: Native) -> Native:
         return base64.b64encode(value).decode() if isinstance(value, bytes) and not self.packed else value
 
@@ -113,10 +105,3 @@ class Request:
         if self.kind == "bytes" and not self.packed:
             return base64.b64decode(value)
         return int(value) if self.kind == "int64" else value
-
-
-def is_answer(request: Request, answer: Sequence[Native]) -> bool:
-    """Whether these can be the answer: what is expected, of the type that was asked for, and never the value itself."""
-    if request.expected is not None and list(answer) != list(request.expected):
-        return False
-    return all(type(got) is type(value) and got != value for got, value in zip(answer, request.values, strict=True))

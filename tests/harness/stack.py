@@ -21,6 +21,10 @@ from token_worker.keys.store import new_key, wrap
 
 Reply = dict[str, Any]
 PROGRAM = ("-m", "token_worker")
+
+GROUP = "token-workers"
+"""The default consumer group of the workers."""
+
 COMMAND_SECONDS = 120
 """How long a command of the product may take."""
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import pytest
 
 from conftest import Say
-from harness.ledger import GROUP, NONE, Ledger
+from harness.producer import BatchProducer
 from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey
-from harness.stack import Stack, WorkerProcess, wait_until
+from harness.stack import GROUP, Stack, WorkerProcess, wait_until
 
 KNOWN, OTHER = "shop-frontend", "another-client"
 DEPTHS = (1000, 5000, 20_000) if os.environ.get("LONG_TESTS") else (5000,)
@@ -57,16 +57,16 @@ def setting(streams_server: Valkey, storage_server: Valkey) -> Iterator[Setting]
             TOKEN_WORKER_KEYS_URL=keys.url,
             TOKEN_WORKER_TOKENS_URL=storage_server.url,
         )
-        assert requests(stack, 10, KNOWN, 0).settle() == NONE
+        assert requests(stack, 10, KNOWN, 0).settle() == []
         yield Setting(stack, keys, streams, worker)
         worker.kill()
 
 
-def requests(stack: Stack, count: int, client: str, start: int) -> Ledger:
-    ledger = Ledger(stack, client)
-    ledger.add_new(count, start=start)
-    ledger.send()
-    return ledger
+def requests(stack: Stack, count: int, client: str, start: int) -> BatchProducer:
+    producer = BatchProducer(stack, client)
+    producer.add_new(count, start=start)
+    producer.send()
+    return producer
 
 
 def duration_ms(stack: Stack, replies: int) -> int:
@@ -78,9 +78,9 @@ def duration_ms(stack: Stack, replies: int) -> int:
 def drain_fresh(setting: Setting, depth: int, start: int) -> int:
     """Measure how long a worker takes for a backlog that it has not seen before."""
     setting.worker.signal(signal.SIGSTOP)
-    ledger = requests(setting.stack, depth, KNOWN, start)
+    producer = requests(setting.stack, depth, KNOWN, start)
     setting.worker.signal(signal.SIGCONT)
-    assert ledger.settle() == NONE
+    assert producer.settle() == []
     return duration_ms(setting.stack, depth)
 
 
@@ -91,10 +91,10 @@ def test_backlog_put_off_for_keys_drains_like_a_fresh_one(setting: Setting, dept
     stack, keys, *_ = setting
     fresh_ms = drain_fresh(setting, depth, 1000)
     keys.go_away()
-    ledger = requests(stack, depth, OTHER, 1_000_000)
+    producer = requests(stack, depth, OTHER, 1_000_000)
     wait_until(lambda: stack.streams.xpending("tokenize:requests", GROUP)["pending"] == depth, "all to be put off")
     keys.come_back()
-    assert ledger.settle(600) == NONE
+    assert producer.settle(600) == []
     put_off_ms = duration_ms(stack, depth)
     say(f"{depth:,} entries: fresh {fresh_ms} ms, put off {put_off_ms} ms")
     assert stack.streams.xlen("tokenize:requests:dead") == 0
@@ -108,11 +108,11 @@ def test_backlog_of_a_response_stream_that_cannot_be_used_drains_like_a_fresh_on
     fresh_ms = drain_fresh(setting, depth, 1000)
     stack.streams.rename("tokenize:responses", "elsewhere")
     stack.streams.set("tokenize:responses", "no stream")
-    ledger = requests(stack, depth, KNOWN, 1_000_000)
+    producer = requests(stack, depth, KNOWN, 1_000_000)
     wait_until(lambda: stack.streams.xpending("tokenize:requests", GROUP)["pending"], "some to be read")
     wait_until(lambda: calls(stack, "xclaim"), "them to be put off")
     stack.streams.delete("tokenize:responses")
-    assert ledger.settle(600) == NONE
+    assert producer.settle(600) == []
     stuck_ms = duration_ms(stack, depth)
     say(f"{depth:,} entries: fresh {fresh_ms} ms, after their response stream was mended {stuck_ms} ms")
     assert stack.streams.xlen("tokenize:requests:dead") == 0
@@ -136,10 +136,10 @@ def test_backlog_after_lost_reads_drains_like_a_fresh_one(setting: Setting, say:
         return Verdict.CUT
 
     worker.signal(signal.SIGSTOP)
-    ledger = requests(stack, depth, KNOWN, 1_000_000)
+    producer = requests(stack, depth, KNOWN, 1_000_000)
     streams.hook = hook
     worker.signal(signal.SIGCONT)
-    assert ledger.settle(600) == NONE
+    assert producer.settle(600) == []
     lost_ms = duration_ms(stack, depth)
     say(f"{depth:,} entries: fresh {fresh_ms} ms, with reads lost of {sum(lost)} entries {lost_ms} ms")
     assert stack.streams.xlen("tokenize:requests:dead") == 0

@@ -12,10 +12,10 @@ import pytest
 import redis
 from redis.cluster import ClusterNode
 
-from harness.ledger import GROUP, NONE, Ledger
 from harness.load import Load, running
+from harness.producer import BatchProducer
 from harness.servers import Cluster, Valkey, redis_binary, valkey_binary
-from harness.stack import Stack, wait_until
+from harness.stack import GROUP, Stack, wait_until
 from token_worker.contract.messages import Op
 from token_worker.errors import ServerError, Unavailable
 from token_worker.redis.address import parse
@@ -85,23 +85,23 @@ def test_slot_moves_under_load(storage_server: Valkey, binary: Callable[[], str]
         slot = slot_of(FIRST)
         source = cluster.primary_of(slot)
         target = next(it for it in cluster.members if it not in (source, cluster.primary_of(slot_of(SECOND))))
-        ledger = Ledger(stack)
-        with Load(ledger, [FIRST, SECOND]) as load:
+        producer = BatchProducer(stack)
+        with Load(producer, [FIRST, SECOND]) as load:
             load.wait_for_replies()
             # When the keys of one go to a server that has none of them yet
             cluster.move_slot(slot, target, amid=lambda: load.go_on(2))
             assert cluster.primary_of(slot) is target
             load.go_on()
         # Then all that came was answered once, rightly,
-        assert ledger.take_stock() == []
-        assert ledger.settle() == NONE
+        assert producer.take_stock() == []
+        assert producer.settle() == []
         # while servers sent commands on: scripts, which workers alone use, met keys in both places.
         found = errors(cluster)
         assert all(found[code] for code in ("ASK", "MOVED", "TRYAGAIN")), found
-        back = Ledger(stack, prefix="back-")
-        back.add_turning_back(ledger, routes=[FIRST, SECOND])
+        back = BatchProducer(stack, prefix="back-")
+        back.add_tokens_of(producer, routes=[FIRST, SECOND])
         back.send()
-        assert back.settle() == NONE
+        assert back.settle() == []
 
 
 def test_entries_of_a_slot_on_its_way_are_not_given_up(storage_server: Valkey, tmp_path: Path) -> None:
@@ -110,23 +110,23 @@ def test_entries_of_a_slot_on_its_way_are_not_given_up(storage_server: Valkey, t
     with Cluster(replicas=0) as cluster, serving(cluster, storage_server, workers=0) as stack:
         log = tmp_path / "log"
         stack.start_worker(log=log, TOKEN_WORKER_MAX_DELIVERIES="1")
-        ledger = Ledger(stack)
-        ledger.add_new(5, route=FIRST)
-        ledger.send()
-        assert ledger.settle() == NONE
+        producer = BatchProducer(stack)
+        producer.add_new(5, route=FIRST)
+        producer.send()
+        assert producer.settle() == []
         target = cluster.primary_of(slot_of(SECOND))
 
         def amid() -> None:
             with target.client() as client:
                 found: Any = client.keys("*")
-            if len(streams & {*found}) == 1 and len(ledger) == 5:
-                ledger.add_new(1, start=1, route=FIRST)
-                ledger.send()
+            if len(streams & {*found}) == 1 and len(producer) == 5:
+                producer.add_new(1, start=1, route=FIRST)
+                producer.send()
                 wait_until(lambda: log.read_text().count("entries left pending for a retry") > 2, "tries that fail")
 
         cluster.move_slot(slot_of(FIRST), target, amid)
-        assert ledger.settle() == NONE
-        assert len(ledger) == 6
+        assert producer.settle() == []
+        assert len(producer) == 6
         assert not stack.streams.exists(f"{FIRST}:requests:dead")
 
 
@@ -134,8 +134,8 @@ def test_fail_over_under_load() -> None:
     """What the promoted server has is answered once, on demand or after a kill; other slots never wait for it."""
     with Cluster(ONLY_WHAT_IS_DOWN) as cluster, Valkey() as storage, serving(cluster, storage, workers=3) as stack:
         slot = slot_of(FIRST)
-        ledger = Ledger(stack)
-        with Load(ledger, [FIRST, SECOND]) as load:
+        producer = BatchProducer(stack)
+        with Load(producer, [FIRST, SECOND]) as load:
             load.wait_for_replies()
             # When a replica takes over on demand
             old = cluster.primary_of(slot)
@@ -145,15 +145,15 @@ def test_fail_over_under_load() -> None:
             wait_until(lambda: cluster.all_know(slot, new), "the replica to take over")
             load.go_on()
         # Then nothing is lost, and all is answered once.
-        assert ledger.take_stock() == []
-        assert ledger.settle() == NONE
+        assert producer.take_stock() == []
+        assert producer.settle() == []
 
         # When that server dies as all workers have entries of it in hand, and none takes over yet
         wait_until(lambda: old.info("replication").get("master_link_status") == "up", "the old one to be a replica")
         with old.client() as client:
             client.config_set("cluster-replica-no-failover", "yes")
         storage.signal(signal.SIGSTOP)
-        unlucky = Ledger(stack, prefix="unlucky-")
+        unlucky = BatchProducer(stack, prefix="unlucky-")
         unlucky.add_new(1000, route=FIRST)
         unlucky.send()
         wait_until(
@@ -165,17 +165,17 @@ def test_fail_over_under_load() -> None:
         new.kill()
         storage.signal(signal.SIGCONT)
         # Then requests in the other slot are answered all the same.
-        lucky = Ledger(stack, prefix="lucky-")
+        lucky = BatchProducer(stack, prefix="lucky-")
         lucky.add_new(200, route=SECOND)
         lucky.send()
-        assert lucky.settle() == NONE
+        assert lucky.settle() == []
         # When the replica takes over
         with old.client() as client:
             client.config_set("cluster-replica-no-failover", "no")
         wait_until(lambda: cluster.all_know(slot, old), "the replica to take over")
         # Then nothing is lost, and all of it is answered once.
         assert unlucky.take_stock() == []
-        assert unlucky.settle() == NONE
+        assert unlucky.settle() == []
         assert unlucky.replies_written() == stack.streams.xlen(f"{FIRST}:requests")
 
 
@@ -246,11 +246,11 @@ def test_worker_without_a_node(storage_server: Valkey, tmp_path: Path) -> None:
     with Cluster(ONLY_WHAT_IS_DOWN, replicas=0) as cluster, serving(cluster, storage_server, 0, settings) as stack:
         log = tmp_path / "log"
         stack.start_worker(log=log)
-        ledger = Ledger(stack)
-        ledger.add_new(2, route=FIRST)
-        ledger.add_new(2, start=2, route=SECOND)
-        ledger.send()
-        assert ledger.settle() == NONE
+        producer = BatchProducer(stack)
+        producer.add_new(2, route=FIRST)
+        producer.add_new(2, start=2, route=SECOND)
+        producer.send()
+        assert producer.settle() == []
         down, other = cluster.primary_of(slot_of(FIRST)), cluster.primary_of(slot_of(SECOND))
 
         def told(event: str) -> list[tuple[str, str | None]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness.ledger import NONE, Ledger
+from harness.producer import BatchProducer
 from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey, redis_binary, valkey_binary
 from harness.stack import Stack, wait_until
@@ -68,34 +68,34 @@ def test_reply_waits_for_the_replica(streams_server: Valkey, tmp_path: Path, bin
         # Given a worker, and tokens that its replica has
         stack.restrict(tmp_path / "passwords")
         stack.start_worker(log=tmp_path / "first.log")
-        old = Ledger(stack)
+        old = BatchProducer(stack)
         old.add_new(50)
         old.send()
-        assert old.settle() == NONE
+        assert old.settle() == []
         # When the replica does not answer any more
         replica.signal(signal.SIGSTOP)
-        ledger = Ledger(stack)
-        ledger.add_new(50, start=1000)
-        ledger.send()
+        producer = BatchProducer(stack)
+        producer.add_new(50, start=1000)
+        producer.send()
         wait_until(lambda: has_said(tmp_path / "first.log", "0 of 1 replicas confirmed"), "the worker to say so")
         # Then nothing is answered, also by a worker that is started now and finds what the first one has written,
         stack.workers[0].kill()
         stack.start_worker(log=tmp_path / "second.log")
         wait_until(lambda: has_said(tmp_path / "second.log", "0 of 1 replicas confirmed"), "the second worker")
-        assert ledger.replies_written() == old.replies_written() == 50
+        assert producer.replies_written() == old.replies_written() == 50
         [group] = stack.streams.xinfo_groups("tokenize:requests")
         assert group["pending"] + group["lag"] == 50
         # but for requests whose replies bring no token;
         stack.workers[1].kill()
-        back = Ledger(stack)
-        back.add_turning_back(old)
+        back = BatchProducer(stack)
+        back.add_tokens_of(old)
         back.send()
         stack.start_worker(TOKEN_WORKER_ROUTES=DETOKENIZE)
-        assert back.settle() == NONE
+        assert back.settle() == []
         # and all are answered when it is back.
         replica.signal(signal.SIGCONT)
         stack.start_worker()
-        assert ledger.settle() == NONE
+        assert producer.settle() == []
         assert deaths(stack) == 0
 
 
@@ -105,21 +105,21 @@ def test_token_that_another_worker_wrote_is_held_back_too(streams_server: Valkey
         # Given tokens that were written while the replica did not answer
         replica.signal(signal.SIGSTOP)
         stack.start_worker()
-        ledger = Ledger(stack)
-        ledger.add_new(5)
-        ledger.send()
-        assert ledger.settle() == NONE
+        producer = BatchProducer(stack)
+        producer.add_new(5)
+        producer.send()
+        assert producer.settle() == []
         stack.workers[0].kill()
         # When a worker that has to wait for the replica is asked for the same
-        ledger.add_new(5)
-        ledger.send()
+        producer.add_new(5)
+        producer.send()
         log = tmp_path / "log"
         stack.start_worker(log=log, TOKEN_WORKER_DURABILITY="replicas:1")
         wait_until(lambda: has_said(log, "0 of 1 replicas confirmed"), "the worker to say so")
         # Then it answers as soon as the replica does, and not before.
-        assert ledger.replies_written() == 5
+        assert producer.replies_written() == 5
         replica.signal(signal.SIGCONT)
-        assert ledger.settle() == NONE
+        assert producer.settle() == []
 
 
 @pytest.mark.parametrize("binary", [valkey_binary, redis_binary])
@@ -145,20 +145,20 @@ def test_server_killed_right_after_the_reply_has_its_tokens(
 
         # When the storage is killed as soon as a reply is written, and is started again
         proxy.hook = kill_storage
-        ledger = Ledger(stack)
-        ledger.add_new(60)
-        ledger.send()
+        producer = BatchProducer(stack)
+        producer.add_new(60)
+        producer.send()
         log = tmp_path / "worker.log"
         stack.start_worker(log=log, TOKEN_WORKER_STREAMS_URL=proxy.url)
         assert storage_is_killed.wait(90)
-        assert not ledger.is_settled()
+        assert not producer.is_settled()
         storage.start()
         # Then every token of a reply turns back, and the rest is answered.
-        assert ledger.settle() == NONE
-        back = Ledger(stack)
-        back.add_turning_back(ledger)
+        assert producer.settle() == []
+        back = BatchProducer(stack)
+        back.add_tokens_of(producer)
         back.send()
-        assert back.settle() == NONE
+        assert back.settle() == []
 
 
 @pytest.mark.parametrize(
@@ -176,10 +176,10 @@ def test_rights_that_are_printed_are_enough_for_fsync(
         stack.restrict(tmp_path / "passwords")
         log = tmp_path / "log"
         stack.start_worker(log=log)
-        ledger = Ledger(stack)
-        ledger.add_new(10)
-        ledger.send()
-        assert ledger.settle() == NONE
+        producer = BatchProducer(stack)
+        producer.add_new(10)
+        producer.send()
+        assert producer.settle() == []
         assert has_said(log, "fsync requires appendfsync always") == (binary is valkey_binary)
 
 

@@ -11,9 +11,8 @@ import pytest
 import redis
 
 from bench.footprint import peak_mib
-from harness.ledger import GROUP
 from harness.servers import Valkey, redis_binary, valkey_binary
-from harness.stack import Stack, wait_until
+from harness.stack import GROUP, Stack, wait_until
 
 CLIENT = "shop-frontend"
 LIMIT_BYTES = 20 << 20

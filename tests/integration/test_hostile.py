@@ -10,7 +10,7 @@ import pytest
 from bench.footprint import peak_mib
 from fuzz.mutations import Fields, Mutator, giants
 from fuzz.world import MARK, MARK_DIGITS, OWNERS, World
-from harness.ledger import NONE, Ledger
+from harness.producer import BatchProducer
 from harness.servers import Valkey
 from harness.stack import Stack
 
@@ -72,15 +72,15 @@ def test_hostile_entries_cost_neither_the_worker_nor_their_neighbours(
     # Given hostile entries, garbage, and good requests among them
     mutator = Mutator(world.good, random.Random(SEED))
     hostile = [mutator.fields() for _ in range(HOSTILE)] + [{b"payload": b"no"}] * GARBAGE
-    ledger = Ledger(stack)
+    producer = BatchProducer(stack)
     for number, start in enumerate(range(0, len(hostile), 500)):
         send(stack, hostile[start : start + 500])
-        ledger.add_new(50, start=number * 50)
-        ledger.send()
+        producer.add_new(50, start=number * 50)
+        producer.send()
     # When a worker serves them
     worker = stack.start_worker(log=tmp_path / "log")
     # Then the good ones are answered, and each other one has an outcome,
-    assert ledger.settle() == NONE
+    assert producer.settle() == []
     assert outcomes(stack) == all_sent(stack)
     # within the memory that is promised,
     assert worker.is_alive
@@ -91,13 +91,13 @@ def test_hostile_entries_cost_neither_the_worker_nor_their_neighbours(
 
 def test_giant_entries_cost_neither_the_worker_nor_their_neighbours(stack: Stack, world: World, tmp_path: Path) -> None:
     """Fields of 10 MB and entries of 10,000 fields have an outcome each; good ones between them are answered."""
-    ledger = Ledger(stack)
+    producer = BatchProducer(stack)
     for number, fields in enumerate(giants(world.good) * 2):
         send(stack, [fields])
-        ledger.add_new(10, start=number * 10)
-        ledger.send()
+        producer.add_new(10, start=number * 10)
+        producer.send()
     worker = stack.start_worker(log=tmp_path / "log")
-    assert ledger.settle() == NONE
+    assert producer.settle() == []
     assert outcomes(stack) == all_sent(stack)
     assert worker.is_alive
     assert peak_mib(worker.pid) < GIANTS_MIB

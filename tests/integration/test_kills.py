@@ -14,9 +14,9 @@ from functools import partial
 import pytest
 
 from harness.commands import label
-from harness.ledger import NONE, Ledger
 from harness.messages import values
 from harness.planter import Planter
+from harness.producer import BatchProducer
 from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey
 from harness.stack import Stack, WorkerProcess, wait_until
@@ -108,15 +108,15 @@ def lanes(streams_server: Valkey, storage_server: Valkey) -> Iterator[tuple[Stac
             worker.kill()
 
 
-def known(stack: Stack, lane: Lane, number: int) -> Ledger:
+def known(stack: Stack, lane: Lane, number: int) -> BatchProducer:
     """Values that have tokens before anything goes wrong."""
-    ledger = Ledger(stack)
-    ledger.add_new(number, start=1_000_000)
-    ledger.send()
+    producer = BatchProducer(stack)
+    producer.add_new(number, start=1_000_000)
+    producer.send()
     worker = lane.run(Killer(None, Moment.BEFORE))
-    assert ledger.settle() == NONE
+    assert producer.settle() == []
     worker.kill()
-    return ledger
+    return producer
 
 
 def planter(stack: Stack, client_id: str) -> Planter:
@@ -125,23 +125,23 @@ def planter(stack: Stack, client_id: str) -> Planter:
     return Planter(stack.storage, client_id, key)
 
 
-def write_down(ledger: Ledger, old: Ledger, rng: random.Random) -> None:
+def write_down(producer: BatchProducer, old: BatchProducer, rng: random.Random) -> None:
     """Requests of every sort: new and known values, items, inconsistent ones, tokens, reply streams of their own."""
     pairs = list(old.tokens())
-    plant = planter(ledger.stack, "shop-frontend")
+    plant = planter(producer.stack, "shop-frontend")
     for number in range(0, REQUESTS, 10):
-        ledger.add_new(3, start=number)
-        ledger.add("tokenize", "str", [f"beaten to it {number}"])
+        producer.add_new(3, start=number)
+        producer.add("tokenize", "str", [f"beaten to it {number}"])
         plant.take_candidate(f"beaten to it {number}")
         for _ in range(2):
             kind, token, value = rng.choice(pairs)
-            ledger.add("tokenize", kind, [value], expected=[token], packed=rng.random() < 0.5)
+            producer.add("tokenize", kind, [value], expected=[token], packed=rng.random() < 0.5)
         for _ in range(2):
             kind, token, value = rng.choice(pairs)
-            ledger.add("detokenize", kind, [token], expected=[value], packed=rng.random() < 0.5)
+            producer.add("detokenize", kind, [token], expected=[value], packed=rng.random() < 0.5)
         fresh = values("email", 2_000_000 + number)
-        ledger.add("tokenize", "email", [next(fresh) for _ in range(5)], reply_to=f"tokenize:responses:{number % 7}")
-        ledger.add("tokenize", "str", [next(values("str", number))], consistent=False, packed=True)
+        producer.add("tokenize", "email", [next(fresh) for _ in range(5)], reply_to=f"tokenize:responses:{number % 7}")
+        producer.add("tokenize", "str", [next(values("str", number))], consistent=False, packed=True)
 
 
 def kill_everywhere(lanes: Sequence[Lane], commands: set[str], commits: int, **settings: str) -> None:
@@ -184,10 +184,10 @@ def test_workers_killed_at_every_command_answer_every_request_once(lanes: tuple[
     stack, both = lanes
     rng = random.Random(7)
     old = known(stack, both[0], 300)
-    ledger = Ledger(stack)
-    write_down(ledger, old, rng)
-    ledger.send()
-    assert len(ledger) == REQUESTS
+    producer = BatchProducer(stack)
+    write_down(producer, old, rng)
+    producer.send()
+    assert len(producer) == REQUESTS
 
     # When workers are killed before and after each command of reading, handling and answering two batches,
     kill_everywhere(both, BATCH, 3, TOKEN_WORKER_CLAIM_IDLE_MS=NEVER_MS)
@@ -195,24 +195,24 @@ def test_workers_killed_at_every_command_answer_every_request_once(lanes: tuple[
     kill_everywhere(both, ALONE, 1)
     # and wherever it may be, as more requests come,
     for number in range(RANDOM_KILLS // LANES):
-        ledger.add_new(100, start=3_000_000 + 100 * number)
-        ledger.send()
+        producer.add_new(100, start=3_000_000 + 100 * number)
+        producer.send()
         killers = [Killer(rng.randrange(1, 300), rng.choice(list(Moment))) for _ in both]
         for worker in [lane.run(killer) for lane, killer in zip(both, killers, strict=True)]:
-            wait_until(lambda worker=worker: not worker.is_alive or ledger.is_settled(), "the kill")  # type: ignore[misc]
+            wait_until(lambda worker=worker: not worker.is_alive or producer.is_settled(), "the kill")  # type: ignore[misc]
             worker.kill()
     # and then two are left alone,
     for lane in both:
         lane.run(Killer(None, Moment.BEFORE))
 
     # Then every request has exactly one reply, the right one, no entry was given up,
-    assert ledger.settle() == NONE
+    assert producer.settle() == []
     assert not stack.streams.exists("tokenize:requests:dead", "detokenize:requests:dead")
     # and every token that went out turns back into its value.
-    back = Ledger(stack)
-    back.add_turning_back(ledger)
+    back = BatchProducer(stack)
+    back.add_tokens_of(producer)
     back.send()
-    assert back.settle() == NONE
+    assert back.settle() == []
 
 
 CUTS = [
@@ -269,13 +269,13 @@ def test_connections_cut_at_any_command_are_made_good_by_the_same_worker(
         # When its connection is cut at the command (to be found pending, entries must have been delivered in vain)
         detour = [("streams XREADGROUP", Moment.AFTER, Verdict.CUT)] if command in FOR_PENDING else []
         cutter.left = [*detour, (command, moment, verdict)]
-        ledger = Ledger(stack, f"client-{number}")  # whose key is not at hand yet
-        ledger.add_new(40)
+        producer = BatchProducer(stack, f"client-{number}")  # whose key is not at hand yet
+        producer.add_new(40)
         if command == "tokens EVALSHA store":
             planter(stack, f"client-{number}").take_candidate("beaten to it")
-            ledger.add("tokenize", "str", ["beaten to it"])
-        ledger.send()
+            producer.add("tokenize", "str", ["beaten to it"])
+        producer.send()
         # Then each of them has one reply, from that worker.
-        assert ledger.settle() == NONE
+        assert producer.settle() == []
         assert cutter.left == []
     assert worker.is_alive

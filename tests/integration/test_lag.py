@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from harness.servers import Valkey, free_port, redis_binary, valkey_binary
-from harness.stack import Stack, wait_until
+from harness.stack import GROUP, Stack, wait_until
 from token_worker.admin import lag
 from token_worker.admin.lag import GroupLag, measure
 from token_worker.contract.messages import Op
@@ -23,7 +23,6 @@ from token_worker.redis.link import RedisLink
 from token_worker.streams.routes import Route
 from token_worker.streams.stream_ids import LAST_ID
 
-GROUP = "token-workers"
 ROUTE = Route("in", "out", frozenset({Op.TOKENIZE}))
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness.ledger import GROUP, NONE, Ledger
 from harness.messages import values
+from harness.producer import BatchProducer
 from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey
-from harness.stack import Stack, wait_until
+from harness.stack import GROUP, Stack, wait_until
 
 ROUTES = 20
 REQUESTS_A_ROUTE = 4
@@ -78,27 +78,27 @@ def slow_scripts(server: Valkey) -> list[tuple[str, int]]:
 def test_large_requests_on_many_routes_are_a_burden_to_nobody(stack: Stack, servers: tuple[Valkey, Valkey]) -> None:
     """Under large requests on 20 routes memory is bounded, no script is slow, no worker is robbed of its entries."""
     # Given small requests on every route, which make workers read many at a time, and large ones behind them
-    ledger = Ledger(stack)
+    producer = BatchProducer(stack)
     for number in range(ROUTES * 50):
-        ledger.add("tokenize", "int32", [number], route=f"route-{number % ROUTES}")
+        producer.add("tokenize", "int32", [number], route=f"route-{number % ROUTES}")
     sources = {kind: values(kind) for kind in ("str", "email")}
     for number in range(ROUTES * REQUESTS_A_ROUTE):
         kind = ("str", "email")[number % 2]
         items = [next(sources[kind]) for _ in range(ITEMS)]
-        ledger.add("tokenize", kind, items, route=f"route-{number % ROUTES}", packed=number % 3 == 0)
-    ledger.send()
+        producer.add("tokenize", kind, items, route=f"route-{number % ROUTES}", packed=number % 3 == 0)
+    producer.send()
     # When two workers serve them whose entries are soon idle enough to be taken over
     claims = Claims()
     with Proxy(servers[0].port, claims.hook) as proxy:
         workers = [
             stack.start_worker(TOKEN_WORKER_STREAMS_URL=proxy.url, TOKEN_WORKER_CLAIM_IDLE_MS="2500") for _ in range(2)
         ]
-        assert ledger.settle() == NONE
+        assert producer.settle() == []
         # and turn all of it back,
-        back = Ledger(stack)
-        back.add_turning_back(ledger, ITEMS, [f"route-{number}" for number in range(ROUTES)])
+        back = BatchProducer(stack)
+        back.add_tokens_of(producer, ITEMS, [f"route-{number}" for number in range(ROUTES)])
         back.send()
-        assert back.settle() == NONE
+        assert back.settle() == []
     # Then no entry was taken from one by the other, their memory stayed small, and no script was slow.
     assert claims.of_others == 0
     assert max(highest_memory_mib(worker.pid) for worker in workers) < MEMORY_MIB
@@ -108,18 +108,18 @@ def test_large_requests_on_many_routes_are_a_burden_to_nobody(stack: Stack, serv
 def test_deep_backlog_of_one_route_does_not_starve_another(stack: Stack) -> None:
     """A request on a quiet route is answered within a few batches, however many entries wait on another route."""
     # Given a worker amid a backlog
-    backlog = Ledger(stack)
+    backlog = BatchProducer(stack)
     for number in range(20_000):
         backlog.add("tokenize", "int32", [number % 50], route="route-3")
     backlog.send()
     stack.start_worker(TOKEN_WORKER_BATCH_SIZE=str(BATCH))
     wait_until(lambda: stack.streams.xlen("route-3:responses") > 1000, "the worker to be amid the backlog")
     # When a request comes on another route
-    quiet = Ledger(stack)
+    quiet = BatchProducer(stack)
     quiet.add("tokenize", "int32", [1], route="route-7")
     quiet.send()
     # Then it is answered after no more of the backlog than the two batches in hand, and what comes in its own.
-    assert quiet.settle() == NONE
+    assert quiet.settle() == []
     [(asked, _)] = stack.streams.xrange("route-7:requests")
     [(answered, _)] = stack.streams.xrange("route-7:responses")
     between = stack.streams.xrange("route-3:responses", min=asked, max=answered)

@@ -10,11 +10,11 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from harness.ledger import GROUP, NONE, Ledger
 from harness.load import running
+from harness.producer import BatchProducer
 from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey
-from harness.stack import Stack, wait_until
+from harness.stack import GROUP, Stack, wait_until
 from token_worker.acra.owner import Owner
 from token_worker.contract.messages import Op
 from token_worker.errors import Unavailable
@@ -220,15 +220,15 @@ def test_lease_of_what_was_read_ahead_is_renewed(streams_server: Valkey, storage
             "TOKEN_WORKER_BATCH_SIZE": str(FIRST_COUNT),
         }
         with running(Stack(streams_server, storage_server, settings=settings), workers=0) as stack:
-            ledger = Ledger(stack)
-            ledger.add_new(FIRST_COUNT)
+            producer = BatchProducer(stack)
+            producer.add_new(FIRST_COUNT)
             for _ in range(FIRST_COUNT):
-                ledger.add("tokenize", "str", [f"value {number}" for number in range(1000)])
-            ledger.send()
+                producer.add("tokenize", "str", [f"value {number}" for number in range(1000)])
+            producer.send()
             stack.start_worker()
-            wait_until(ledger.is_settled, "all to be answered")
+            wait_until(producer.is_settled, "all to be answered")
             is_over.set()
-            assert ledger.compare() == NONE
+            assert producer.compare() == []
             entries = [entry for entry, _ in stack.streams.xrange("tokenize:requests")]
     # Then of the second batch, too, what had to wait was renewed.
     assert renewed & set(entries[FIRST_COUNT:])

@@ -17,10 +17,10 @@ from typing import Self
 import pytest
 import redis
 
-from harness.ledger import GROUP, NONE, Ledger
+from harness.producer import BatchProducer
 from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey, redis_binary, valkey_binary
-from harness.stack import Stack, wait_until
+from harness.stack import GROUP, Stack, wait_until
 
 CLIENT = "shop-frontend"
 KEPT = ("appendonly yes", "appendfsync always")
@@ -55,12 +55,12 @@ def running(stack: Stack) -> Iterator[Stack]:
             worker.kill()
 
 
-def requests(stack: Stack, count: int, *, client_id: str = CLIENT, start: int = 0) -> Ledger:
+def requests(stack: Stack, count: int, *, client_id: str = CLIENT, start: int = 0) -> BatchProducer:
     """So many requests, sent."""
-    ledger = Ledger(stack, client_id)
-    ledger.add_new(count, start=start)
-    ledger.send()
-    return ledger
+    producer = BatchProducer(stack, client_id)
+    producer.add_new(count, start=start)
+    producer.send()
+    return producer
 
 
 def deaths(stack: Stack) -> int:
@@ -117,7 +117,7 @@ def test_token_storage_away_while_workers_restart_costs_no_entry(
         running(Stack(streams_server, storage, settings={**settings, "TOKEN_WORKER_TOKENS_URL": proxy.url})) as stack,
     ):
         # Given a worker with a batch in hand
-        ledger = requests(stack, 300)
+        producer = requests(stack, 300)
         first = stack.start_worker()
         assert gate.is_held.wait(90)
 
@@ -138,7 +138,7 @@ def test_token_storage_away_while_workers_restart_costs_no_entry(
             assert worker.wait() == (0 if ending is signal.SIGTERM else -signal.SIGKILL)
             if time.monotonic() > end:
                 break
-        assert ledger.replies_written() == 0
+        assert producer.replies_written() == 0
 
         # Then, when it is back, every request is answered, and none is a dead letter.
         if how == "refuses":
@@ -147,7 +147,7 @@ def test_token_storage_away_while_workers_restart_costs_no_entry(
             storage.signal(signal.SIGCONT)
         for _ in range(2):
             stack.start_worker()
-        assert ledger.settle() == NONE
+        assert producer.settle() == []
         assert deaths(stack) == 0
 
 
@@ -158,7 +158,7 @@ def test_token_storage_that_is_full_costs_no_entry(streams_server: Valkey, stora
     settings = {"TOKEN_WORKER_CLAIM_IDLE_MS": "1000", "TOKEN_WORKER_MAX_DELIVERIES": "1"}
     with running(Stack(streams_server, storage, settings={**settings, "TOKEN_WORKER_DRAIN_SECONDS": "1"})) as stack:
         stack.storage.config_set("maxmemory", 1)
-        ledger = requests(stack, 60)
+        producer = requests(stack, 60)
         # When one worker has the entries in hand, and the next ones try some of them alone
         for number in range(3):
             log = tmp_path / f"{number}.log"
@@ -169,7 +169,7 @@ def test_token_storage_that_is_full_costs_no_entry(streams_server: Valkey, stora
         # Then, when there is memory again, every request is answered, and none is a dead letter.
         stack.storage.config_set("maxmemory", 0)
         stack.start_worker()
-        assert ledger.settle() == NONE
+        assert producer.settle() == []
         assert deaths(stack) == 0
 
 
@@ -185,7 +185,7 @@ def test_streams_are_trimmed_while_the_token_storage_is_away(
         running(Stack(streams_server, storage, settings={"TOKEN_WORKER_TOKENS_URL": proxy.url})) as stack,
     ):
         # Given a worker that waits for the token storage, and has entries in hand or looks for pending ones
-        ledger = requests(stack, 10)
+        producer = requests(stack, 10)
         if has_batch:
             stack.start_worker(log=log)
             assert gate.is_held.wait(90)
@@ -198,10 +198,10 @@ def test_streams_are_trimmed_while_the_token_storage_is_away(
         # When there are entries of long ago, then they go,
         for stream in ("tokenize:responses", "tokenize:requests:dead"):
             stack.streams.xadd(stream, {"payload": "x"}, id="1-0")
-        wait_until(lambda: ledger.replies_written() == 0 and deaths(stack) == 0, "the streams to be trimmed")
+        wait_until(lambda: producer.replies_written() == 0 and deaths(stack) == 0, "the streams to be trimmed")
         # and when it is back, the requests are answered.
         proxy.come_back()
-        assert ledger.settle() == NONE
+        assert producer.settle() == []
 
 
 # -- key storage
@@ -217,20 +217,20 @@ def test_key_storage_away_holds_up_only_who_needs_it(streams_server: Valkey, sto
     ):
         stack.generate_key("another-client")
         stack.start_worker(TOKEN_WORKER_KEYS_URL=proxy.url, TOKEN_WORKER_TOKENS_URL=storage_server.url)
-        assert requests(stack, 10).settle() == NONE
+        assert requests(stack, 10).settle() == []
         # When the key storage goes away
         proxy.go_away()
         other = requests(stack, 50, client_id="another-client")
         one = requests(stack, 50, start=100)
         # Then the one client is served, the other's entries are put off more often than they could be if it counted,
         wait_until(lambda: one.replies_written() == 60, "one client's replies")
-        assert one.compare() == NONE
+        assert one.compare() == []
         tries = calls(stack, "xclaim")  # one of all entries, then one of each to take that back
         wait_until(lambda: calls(stack, "xclaim") > tries + 300, "six tries of each")
         assert other.replies_written() == 60
         # and are answered when it is back.
         proxy.come_back()
-        assert other.settle() == NONE
+        assert other.settle() == []
         assert deaths(stack) == 0
 
 
@@ -245,19 +245,19 @@ def calls(stack: Stack, command: str) -> int:
 def test_streams_server_killed_under_load_loses_nothing(kept_streams: Valkey, storage_server: Valkey) -> None:
     """Each time the server of the streams is killed and started again, workers go on; every request has one reply."""
     with running(Stack(kept_streams, storage_server)) as stack:
-        ledger = Ledger(stack)
+        producer = BatchProducer(stack)
         for _ in range(2):
             stack.start_worker()
         kills = 0
         while kills < 3:
-            answered = len(ledger)
-            ledger.add_new(3000, start=answered)
-            ledger.send()
-            wait_until(lambda answered=answered: ledger.replies_written() > answered, "a reply to the new ones")  # type: ignore[misc]  # a default binds
+            answered = len(producer)
+            producer.add_new(3000, start=answered)
+            producer.send()
+            wait_until(lambda answered=answered: producer.replies_written() > answered, "a reply to the new ones")  # type: ignore[misc]  # a default binds
             kept_streams.kill()
             kept_streams.start()
-            kills += not ledger.is_settled()  # else it came too late
-        assert ledger.settle() == NONE
+            kills += not producer.is_settled()  # else it came too late
+        assert producer.settle() == []
 
 
 def flush(client: redis.Redis) -> None:
@@ -278,12 +278,12 @@ def test_lost_groups_are_made_again(stack: Stack, lose: Callable[[redis.Redis], 
     """After a flush, or the loss of groups or streams, workers that were waiting serve new requests."""
     for _ in range(2):
         stack.start_worker()
-    assert requests(stack, 50).settle() == NONE
+    assert requests(stack, 50).settle() == []
     wait_until(lambda: blocked(stack) == 2, "both workers to wait for entries")
     lose(stack.streams)
     wait_until(lambda: blocked(stack) == 2, "both workers to wait for entries")
     after = requests(stack, 50, start=100)
-    assert after.settle() == NONE
+    assert after.settle() == []
     for worker in stack.workers:
         assert worker.is_alive
         worker.kill()
@@ -297,7 +297,7 @@ def test_streams_that_are_none_are_waited_for(stack: Stack, tmp_path: Path) -> N
     worker = stack.start_worker(log=log)
     wait_until(lambda: has_said(log, "no route can be served"), "the worker to say so")
     flush(stack.streams)
-    assert requests(stack, 10).settle() == NONE
+    assert requests(stack, 10).settle() == []
     worker.kill()
 
 
@@ -317,7 +317,7 @@ def test_backlog_is_answered_while_streams_are_full(storage_server: Valkey, bina
     ):
         # Given a group, a backlog, an unreadable entry in it, and entries of a worker that died
         stack.streams.xgroup_create("tokenize:requests", GROUP, "0", mkstream=True)
-        ledger = requests(stack, BACKLOG)
+        producer = requests(stack, BACKLOG)
         unreadable = stack.streams.xadd("tokenize:requests", {"payload": "no"})
         dead = stack.start_worker(TOKEN_WORKER_TOKENS_URL=proxy.url)
         assert gate.is_held.wait(90)
@@ -331,7 +331,7 @@ def test_backlog_is_answered_while_streams_are_full(storage_server: Valkey, bina
         for _ in range(2):
             stack.start_worker(TOKEN_WORKER_TOKENS_URL=storage_server.url)
         # Then they answer all of it.
-        assert ledger.settle() == NONE
+        assert producer.settle() == []
         [(_, letter)] = stack.streams.xrange("tokenize:requests:dead")
         assert letter[b"dead_entry"] == unreadable
 
@@ -347,11 +347,11 @@ def test_server_away_at_start_is_waited_for(
         stack.settings["TOKEN_WORKER_TOKENS_URL"] = storage_server.url
         stack.settings[f"TOKEN_WORKER_{role.upper()}_URL"] = proxy.url
         proxy.go_away()
-        ledger = requests(stack, 10)
+        producer = requests(stack, 10)
         worker = stack.start_worker(log=log)
         wait_until(lambda: has_said(log, "unavailable", f'"{role}"'), "the worker to say so")
         proxy.come_back()
-        assert ledger.settle() == NONE
+        assert producer.settle() == []
         assert worker.is_alive
 
 
@@ -369,7 +369,7 @@ def test_batch_in_hand_is_answered_before_a_worker_ends(
         running(Stack(streams_server, storage_server)) as stack,
     ):
         # Given a worker with a batch in hand
-        ledger = requests(stack, 1000)
+        producer = requests(stack, 1000)
         worker = stack.start_worker(TOKEN_WORKER_TOKENS_URL=proxy.url)
         assert gate.is_held.wait(90)
         in_hand = stack.streams.xpending("tokenize:requests", GROUP)["pending"]
@@ -379,10 +379,10 @@ def test_batch_in_hand_is_answered_before_a_worker_ends(
         gate.open()
         # Then it ends well, what it had is answered, and the rest is there for the next one.
         assert worker.wait() == 0
-        assert ledger.replies_written() == in_hand
+        assert producer.replies_written() == in_hand
         assert stack.streams.xpending("tokenize:requests", GROUP)["pending"] == 0
         stack.start_worker()
-        assert ledger.settle() == NONE
+        assert producer.settle() == []
 
 
 def times_slept(pid: int) -> int:
@@ -398,7 +398,7 @@ def test_second_signal_ends_a_worker_at_once(streams_server: Valkey, storage_ser
         Gate(proxy, "MGET") as gate,
         running(Stack(streams_server, storage_server, settings={"TOKEN_WORKER_CLAIM_IDLE_MS": "1000"})) as stack,
     ):
-        ledger = requests(stack, 100)
+        producer = requests(stack, 100)
         worker = stack.start_worker(TOKEN_WORKER_TOKENS_URL=proxy.url)
         assert gate.is_held.wait(90)
         slept = times_slept(worker.pid)
@@ -406,9 +406,9 @@ def test_second_signal_ends_a_worker_at_once(streams_server: Valkey, storage_ser
         wait_until(lambda: times_slept(worker.pid) > slept, "the worker to take the signal and to wait on")
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 128 + signal.SIGTERM
-        assert ledger.replies_written() == 0
+        assert producer.replies_written() == 0
         stack.start_worker(TOKEN_WORKER_TOKENS_URL=storage_server.url)
-        assert ledger.settle() == NONE
+        assert producer.settle() == []
 
 
 def test_rolling_restart_takes_nothing_over(stack: Stack) -> None:
@@ -416,16 +416,16 @@ def test_rolling_restart_takes_nothing_over(stack: Stack) -> None:
     # Given workers under load
     old = [stack.start_worker() for _ in range(3)]
     claims = calls(stack, "xclaim")
-    ledger = Ledger(stack)
+    producer = BatchProducer(stack)
 
     def is_so_under_load(condition: Callable[[], bool]) -> bool:
-        ledger.add_new(20, start=len(ledger))
-        ledger.send()
+        producer.add_new(20, start=len(producer))
+        producer.send()
         return condition()
 
     def replies_after(count: int) -> Callable[[], bool]:
-        before = ledger.replies_written() if len(ledger) else 0
-        return lambda: ledger.replies_written() > before + count
+        before = producer.replies_written() if len(producer) else 0
+        return lambda: producer.replies_written() > before + count
 
     wait_until(lambda: is_so_under_load(lambda: consumers(stack) == 3), "all to read")
     # When one after the other is asked to end, and another takes its place
@@ -439,7 +439,7 @@ def test_rolling_restart_takes_nothing_over(stack: Stack) -> None:
         busy = replies_after(100)
         wait_until(lambda busy=busy: is_so_under_load(busy), "it to be busy")  # type: ignore[misc]  # defaults bind
     # Then every request is answered once, none of them was claimed from anybody,
-    assert ledger.settle() == NONE
+    assert producer.settle() == []
     assert calls(stack, "xclaim") == claims
     # and when all have ended, nothing of them is left.
     for worker in stack.workers:

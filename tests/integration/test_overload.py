@@ -18,10 +18,9 @@ import pytest
 from bench import preload
 from bench.footprint import peak_mib
 from bench.subject import CLIENT, Subject, payloads
-from harness.ledger import GROUP
 from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey
-from harness.stack import Stack, wait_until
+from harness.stack import GROUP, Stack, wait_until
 
 LONG = bool(os.environ.get("LONG_TESTS"))
 LOOKS = 60 if LONG else 4

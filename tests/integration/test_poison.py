@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from harness.ledger import GROUP, NONE, Ledger
+from harness.producer import BatchProducer
 from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey
-from harness.stack import Stack, WorkerProcess, wait_until
+from harness.stack import GROUP, Stack, WorkerProcess, wait_until
 from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import EntryNames
 from token_worker.acra.value_types import TYPES
@@ -64,13 +64,13 @@ def stack(streams_server: Valkey, storage_server: Valkey) -> Iterator[Stack]:
 def test_poison_among_others_is_the_only_dead_letter(stack: Stack, storage_server: Valkey) -> None:
     """Of 501 entries only the one that kills its worker becomes a dead letter; all others are answered once."""
     # Given a poisonous request amid 500 others
-    ledger = Ledger(stack)
-    ledger.add_new(OTHERS // 2)
-    ledger.send()
+    producer = BatchProducer(stack)
+    producer.add_new(OTHERS // 2)
+    producer.send()
     poison = {"id": "poison", "op": "tokenize", "client_id": CLIENT, "type": "str", "value": POISON}
     [entry] = stack.send([poison])
-    ledger.add_new(OTHERS // 2, start=OTHERS)
-    ledger.send()
+    producer.add_new(OTHERS // 2, start=OTHERS)
+    producer.send()
     # When two workers, restarted whenever they die, serve the stream
     with Proxy(storage_server.port) as one, Proxy(storage_server.port) as two:
         keepers = [Keeper(stack, proxy) for proxy in (one, two)]
@@ -78,7 +78,7 @@ def test_poison_among_others_is_the_only_dead_letter(stack: Stack, storage_serve
         def is_settled() -> bool:
             for keeper in keepers:
                 keeper.look()
-            return ledger.is_settled()
+            return producer.is_settled()
 
         wait_until(is_settled, "every request to be acknowledged")
     # Then it has killed a whole batch's worker once and then, alone, as many as it may,
@@ -91,7 +91,7 @@ def test_poison_among_others_is_the_only_dead_letter(stack: Stack, storage_serve
     [reply] = [reply for reply in stack.replies() if reply["id"] == "poison"]
     assert (reply["status"], reply["error"]["code"]) == ("error", "internal")
     # and all others have their reply.
-    assert ledger.compare() == NONE
+    assert producer.compare() == []
 
 
 def good(number: int) -> bytes:

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from harness.ledger import GROUP, NONE, Ledger
 from harness.load import running
+from harness.producer import BatchProducer
 from harness.proxy import Command, Hook, Moment, Proxy, Verdict
 from harness.servers import Valkey
-from harness.stack import Stack
+from harness.stack import GROUP, Stack
 from token_worker.streams.commit import COMMIT
 from token_worker.streams.delivery import FIRST_COUNT
 
@@ -29,15 +29,15 @@ def is_commit(command: Command) -> bool:
 
 
 @contextmanager
-def backlog(streams: Valkey, storage: Valkey, hook: Hook, storage_hook: Hook | None = None) -> Iterator[Ledger]:
+def backlog(streams: Valkey, storage: Valkey, hook: Hook, storage_hook: Hook | None = None) -> Iterator[BatchProducer]:
     """Requests for many batches, sent before any worker runs, with proxies between those and the servers."""
     with Proxy(streams.port, hook) as streams_proxy, Proxy(storage.port, storage_hook) as storage_proxy:
         urls = {"TOKEN_WORKER_STREAMS_URL": streams_proxy.url, "TOKEN_WORKER_TOKENS_URL": storage_proxy.url}
         with running(Stack(streams, storage, settings=SETTINGS | urls), workers=0) as stack:
-            ledger = Ledger(stack)
-            ledger.add_new(BATCH * BATCHES)
-            ledger.send()
-            yield ledger
+            producer = BatchProducer(stack)
+            producer.add_new(BATCH * BATCHES)
+            producer.send()
+            yield producer
 
 
 def test_next_batch_is_handled_while_a_commit_is_on_its_way(streams_server: Valkey, storage_server: Valkey) -> None:
@@ -58,9 +58,9 @@ def test_next_batch_is_handled_while_a_commit_is_on_its_way(streams_server: Valk
             was_meanwhile.append(next_one.wait(60))
         return Verdict.PASS
 
-    with backlog(streams_server, storage_server, streams, storage) as ledger:
-        ledger.stack.start_worker()
-        assert ledger.settle() == NONE
+    with backlog(streams_server, storage_server, streams, storage) as producer:
+        producer.stack.start_worker()
+        assert producer.settle() == []
     assert was_meanwhile == [True]
 
 
@@ -83,9 +83,9 @@ def test_commits_that_break_off_cost_nothing(
             verdict if len(commits) % 3 == 1 else Verdict.PASS
         )  # two in a row pass: a script may have to be sent whole
 
-    with backlog(streams_server, storage_server, hook) as ledger:
-        ledger.stack.start_worker()
-        assert ledger.settle() == NONE
+    with backlog(streams_server, storage_server, hook) as producer:
+        producer.stack.start_worker()
+        assert producer.settle() == []
     assert len(commits) > BATCHES
     assert claims == []
 
@@ -101,17 +101,17 @@ def test_worker_that_drains_answers_what_it_has_read_ahead(streams_server: Valke
             is_signalled.wait()
         return Verdict.PASS
 
-    with backlog(streams_server, storage_server, hook) as ledger:
-        streams = ledger.stack.streams
-        worker = ledger.stack.start_worker()
+    with backlog(streams_server, storage_server, hook) as producer:
+        streams = producer.stack.streams
+        worker = producer.stack.start_worker()
         assert first_commit.wait(90)
         worker.signal(signal.SIGTERM)
         is_signalled.set()
         assert worker.wait() == 0
-        ledger.stack.workers.remove(worker)
+        producer.stack.workers.remove(worker)
         [group] = streams.xinfo_groups("tokenize:requests")
         assert (group["name"], group["pending"], group["consumers"]) == (GROUP.encode(), 0, 0)
         assert 2 * BATCH <= streams.xlen("tokenize:responses") < BATCHES * BATCH
         # Then another worker answers the rest.
-        ledger.stack.start_worker()
-        assert ledger.settle() == NONE
+        producer.stack.start_worker()
+        assert producer.settle() == []

@@ -9,9 +9,8 @@ import msgspec
 import pytest
 import redis
 
-from harness.ledger import GROUP
 from harness.servers import Valkey, redis_binary, valkey_binary
-from harness.stack import Stack, wait_until
+from harness.stack import GROUP, Stack, wait_until
 from token_worker.contract.messages import Op
 from token_worker.errors import Unavailable
 from token_worker.redis.address import RedisSettings

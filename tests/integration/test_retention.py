@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from harness.servers import Valkey, redis_binary, valkey_binary
-from harness.stack import Stack, wait_until
+from harness.stack import GROUP, Stack, wait_until
 from token_worker.contract.messages import Op
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.exchange import drive
@@ -22,7 +22,6 @@ from token_worker.streams.delivery import GROUP as MAKE_GROUP
 from token_worker.streams.retention import HOLD_SECONDS, Retention, Trimmed
 from token_worker.streams.routes import Route
 
-GROUP = "token-workers"
 HOUR_MS = 3_600_000
 LONG = bool(os.environ.get("LONG_TESTS"))
 

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 import redis
 
-from harness.ledger import NONE, Ledger
 from harness.load import Load, running
+from harness.producer import BatchProducer
 from harness.servers import Sentinel, Valkey, Watched, redis_binary, valkey_binary
 from harness.stack import Stack, wait_until
 from token_worker.errors import Unavailable
@@ -45,8 +45,8 @@ def test_primary_of_the_streams_killed_under_load(storage_server: Valkey, watche
     """Every entry that the promoted server has is answered exactly once; the old primary comes back as a replica."""
     with running(Stack(watched, storage_server), workers=3) as stack:
         # Given workers under load, and an amount of it that the replicas have
-        ledger = Ledger(stack)
-        with Load(ledger) as load:
+        producer = BatchProducer(stack)
+        with Load(producer) as load:
             load.wait_for_replies()
             old = watched.primary()
             # When the primary dies, and producers go on as soon as they can
@@ -57,10 +57,10 @@ def test_primary_of_the_streams_killed_under_load(storage_server: Valkey, watche
             old.start()
             load.go_on()
         # Then all that the new primary has was answered once, rightly, and nothing else was,
-        lost = ledger.take_stock()
-        assert ledger.settle() == NONE
-        assert ledger.replies_written() == len(ledger)
-        assert len(lost) < len(ledger)  # those that the dead one alone had
+        lost = producer.take_stock()
+        assert producer.settle() == []
+        assert producer.replies_written() == len(producer)
+        assert len(lost) < len(producer)  # those that the dead one alone had
         assert not stack.streams.exists("tokenize:requests:dead")
         # and the old one is a replica.
         wait_until(lambda: is_replica_of(old, watched.primary()), "the old primary to be a replica")
@@ -70,33 +70,33 @@ def test_primary_that_dies_with_replicas_in_step_loses_nothing(storage_server: V
     """Of requests that the replicas have when the primary dies none is lost, and none answered twice; on Redis, too."""
     with Watched(binary=redis_binary()) as watched, running(Stack(watched, storage_server), workers=0) as stack:
         # Given a backlog that the replicas have, and workers amid it
-        ledger = Ledger(stack)
-        ledger.add_new(20_000)
-        ledger.send()
+        producer = BatchProducer(stack)
+        producer.add_new(20_000)
+        producer.send()
         wait_until(watched.are_replicas_in_step, "the replicas to be in step")
         for _ in range(2):
             stack.start_worker(TOKEN_WORKER_BATCH_SIZE="50")
         old = watched.primary()
-        wait_until(lambda: ledger.replies_written() > 1000, "replies")
+        wait_until(lambda: producer.replies_written() > 1000, "replies")
         # When the primary dies
         old.kill()
         # Then every request gets its one reply.
         wait_until(lambda: watched.primary() is not old, "another primary")
-        assert not ledger.is_settled()
-        assert ledger.take_stock() == []
-        assert ledger.settle() == NONE
+        assert not producer.is_settled()
+        assert producer.take_stock() == []
+        assert producer.settle() == []
 
 
 def test_primary_of_keys_and_tokens_killed_under_load(streams_server: Valkey) -> None:
     """Nothing is lost while another takes over, and what it had is turned back; the same values keep their tokens."""
     with Watched(replicas=1) as watched, running(Stack(streams_server, watched), workers=2) as stack:
         # Given tokens that the replica has, and load
-        before = Ledger(stack)
+        before = BatchProducer(stack)
         before.add_new(500)
         before.send()
-        assert before.settle() == NONE
+        assert before.settle() == []
         wait_until(watched.are_replicas_in_step, "the replica to be in step")
-        during = Ledger(stack, prefix="during-")
+        during = BatchProducer(stack, prefix="during-")
         with Load(during) as load:
             load.wait_for_replies()
             old = watched.primary()
@@ -106,14 +106,14 @@ def test_primary_of_keys_and_tokens_killed_under_load(streams_server: Valkey) ->
             load.go_on()
         # Then every request is answered once,
         assert during.take_stock() == []
-        assert during.settle() == NONE
+        assert during.settle() == []
         # known values still have their tokens, and each turns back into its value.
-        again = Ledger(stack)
+        again = BatchProducer(stack)
         for kind, token, value in before.tokens():
             again.add("tokenize", kind, [value], expected=[token])
-        again.add_turning_back(before)
+        again.add_tokens_of(before)
         again.send()
-        assert again.settle() == NONE
+        assert again.settle() == []
 
 
 def test_users_of_acl_work_behind_sentinels(tmp_path: Path) -> None:

@@ -8,14 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness.stack import Stack, wait_until
+from harness.stack import GROUP, Stack, wait_until
 from harness.traces import lines_of, start_traced_worker
 
 CLIENT = "shop-frontend"
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED = f"00-{TRACE}-{SPAN}-01"
 INVALID = f"00-{TRACE}-{SPAN}-01-hunter2canary"
-GROUP = "token-workers"
 TOKENIZE = {"op": "tokenize", "client_id": CLIENT, "type": "str", "value": "grace"}
 DETOKENIZE = {"op": "detokenize", "client_id": CLIENT, "type": "str", "value": "no such token"}
 ITEMS = {"op": "tokenize", "client_id": CLIENT}

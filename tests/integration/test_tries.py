@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.ledger import GROUP, NONE, Ledger
+from harness.producer import BatchProducer
 from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey
-from harness.stack import Stack
+from harness.stack import GROUP, Stack
 
 ENTRIES = 12
 OUTAGES = 10
@@ -29,23 +29,23 @@ def stack(streams_server: Valkey) -> Iterator[Stack]:
             worker.kill()
 
 
-def requests_of_a_dead_worker(stack: Stack, count: int, *, put_off: bool) -> Ledger:
+def requests_of_a_dead_worker(stack: Stack, count: int, *, put_off: bool) -> BatchProducer:
     """So many requests, delivered to a worker that is no more; ``put_off``: it had put them off before."""
-    ledger = Ledger(stack)
-    ledger.add_new(count)
-    ledger.send()
+    producer = BatchProducer(stack)
+    producer.add_new(count)
+    producer.send()
     stack.streams.xgroup_create(STREAM, GROUP, "0")
     [(_, found)] = stack.streams.xreadgroup(GROUP, "dead", {STREAM: ">"})
     if put_off:
         ids = [entry for entry, _ in found]
         stack.streams.xclaim(STREAM, GROUP, "dead", 0, ids, retrycount=0, justid=True)
-    return ledger
+    return producer
 
 
 @pytest.mark.parametrize("put_off", [False, True], ids=["tried alone", "put off"])
 def test_claims_whose_replies_are_lost_count_as_no_try(stack: Stack, streams_server: Valkey, put_off: bool) -> None:
     """Each entry's claim is done and its reply lost: the entries are claimed again, and none is given up."""
-    ledger = requests_of_a_dead_worker(stack, ENTRIES, put_off=put_off)
+    producer = requests_of_a_dead_worker(stack, ENTRIES, put_off=put_off)
     lost: Counter[bytes] = Counter()
 
     def hook(moment: Moment, command: Command) -> Verdict:
@@ -57,14 +57,14 @@ def test_claims_whose_replies_are_lost_count_as_no_try(stack: Stack, streams_ser
 
     with Proxy(streams_server.port, hook) as proxy:
         stack.start_worker(TOKEN_WORKER_STREAMS_URL=proxy.url)
-        assert ledger.settle() == NONE
+        assert producer.settle() == []
     assert len(lost) == ENTRIES if not put_off else len(lost) > 1
     assert stack.streams.xlen(f"{STREAM}:dead") == 0
 
 
 def test_server_of_everything_that_goes_away_during_tries_costs_no_try(stack: Stack, streams_server: Valkey) -> None:
     """A try that failed for an outage is taken back even where that needs the very server that is away."""
-    ledger = requests_of_a_dead_worker(stack, 2, put_off=False)
+    producer = requests_of_a_dead_worker(stack, 2, put_off=False)
     timers: list[threading.Timer] = []
 
     def hook(moment: Moment, command: Command) -> Verdict:
@@ -79,7 +79,7 @@ def test_server_of_everything_that_goes_away_during_tries_costs_no_try(stack: St
     with Proxy(streams_server.port, hook) as proxy:
         stack.settings |= {f"TOKEN_WORKER_{use}_URL": proxy.url for use in ("STREAMS", "KEYS", "TOKENS")}
         stack.start_worker()
-        assert ledger.settle(120) == NONE
+        assert producer.settle(120) == []
         for timer in timers:
             timer.join()
     assert len(timers) == OUTAGES
