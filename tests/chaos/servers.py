@@ -1,4 +1,4 @@
-"""What happens to the Redis of the streams and to that of keys and tokens, while both keep their data."""
+"""Faults of the Redis of the streams and of the Redis of keys and tokens, while both keep their data."""
 
 import random
 import signal
@@ -34,14 +34,14 @@ RESTARTED = "killed, started again"
 
 
 def server_faults() -> dict[Fault, float]:
-    """What can happen to each server, and how often it should."""
+    """All faults of the servers, with their weights."""
     weights = {RESTARTED: 10.0, "hangs": 0.15, "memory full": 1.0, "scripts flushed": 1.0, "clients cut off": 1.0}
     faults = {Fault(SERVER, place, what): weight for place in PLACES for what, weight in weights.items()}
     return {**faults, Fault(SERVER, PLACES[0], USED_UP): 1.0}
 
 
 class ServerFaults:
-    """Brings them about, one after the other."""
+    """Brings the faults of servers about, one after the other."""
 
     def __init__(self, scene: Scene, plan: Plan, rng: random.Random) -> None:
         self._plan = plan
@@ -58,7 +58,7 @@ class ServerFaults:
         }
 
     def work(self, over: threading.Event) -> None:
-        """One fault after the other, until told to stop; both servers are well then."""
+        """Bring about one fault after the other until ``over`` is set; both servers are well afterwards."""
         self._over = over
         while not over.wait(self._plan.rest(SERVER, REST_SECONDS)):
             fault = self._plan.take(lambda fault: fault.theme == SERVER)

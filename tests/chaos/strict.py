@@ -1,7 +1,7 @@
 """The act in which nothing may be lost: workers are killed, stopped and cut, servers restart and keep their data.
 
-Streams and token storage each are a Valkey that syncs every write; Vault is an OpenBao. Six lanes of workers: one
-whose worker is never killed and has all keys from Vault, one with the master key from Vault, four with it in their
+Streams and token storage are two Valkeys that sync every write; Vault is an OpenBao. Six workers run at any time. The
+first has all keys from Vault, and is never killed. The second has the master key from Vault, the others from their
 environment.
 """
 
@@ -12,11 +12,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from chaos.judge import Outcome, judge
-from chaos.lanes import Lane, Roles, lane_faults
 from chaos.plan import Fault, Plan
 from chaos.scene import KEPT, Scene
 from chaos.servers import ServerFaults, server_faults
 from chaos.vault import VaultFaults, vault_faults
+from chaos.workers import Roles, WorkerFaults, worker_faults
 from harness.openbao import KeptOpenBao
 from harness.servers import Valkey
 
@@ -25,12 +25,12 @@ RATE = 300
 EXTRA_SECONDS = 180.0
 """How much longer the act goes on for faults that have not happened yet."""
 
-LANES = 6
+WORKERS = 6
 
 
 def play(seconds: float, rng: random.Random, progress: Callable[[str], None]) -> tuple[Outcome, Counter[Fault]]:
     """Faults for so many seconds, longer only if some have not happened; the books, and how often each happened."""
-    plan = Plan(lane_faults() | server_faults() | vault_faults(), rng)
+    plan = Plan(worker_faults() | server_faults() | vault_faults(), rng)
 
     def fork() -> random.Random:
         return random.Random(rng.random())
@@ -47,10 +47,10 @@ def play(seconds: float, rng: random.Random, progress: Callable[[str], None]) ->
         kinds = [
             (ports._replace(vault=bao.port, all_keys=True), vault.all_by_vault),
             (ports._replace(vault=bao.port), vault.by_vault),
-            *[(ports, vault.by_environment)] * (LANES - 2),
+            *[(ports, vault.by_environment)] * (WORKERS - 2),
         ]
-        lanes = [
-            Lane(
+        workers = [
+            WorkerFaults(
                 scene.stack,
                 scene.ledger,
                 plan,
@@ -63,10 +63,10 @@ def play(seconds: float, rng: random.Random, progress: Callable[[str], None]) ->
             )
             for number, (roles, settings) in enumerate(kinds)
         ]
-        vault.watch(lanes[0].log, lanes[1].log)
-        lanes[0].start()
+        vault.watch(workers[0].log, workers[1].log)
+        workers[0].start()
         with scene.traffic() as crew:
-            for work in (*(lane.work for lane in lanes), ServerFaults(scene, plan, fork()).work, vault.work):
+            for work in (*(worker.work for worker in workers), ServerFaults(scene, plan, fork()).work, vault.work):
                 crew.start(work)
             begin = time.monotonic()
             while not crew.over.wait(0.2):

@@ -1,7 +1,7 @@
-"""What happens to Vault (here OpenBao) while workers run: they go on with what they have, say so, and recover.
+"""Faults of Vault (here OpenBao) while workers run: workers go on with cached keys, log the fault, and recover.
 
-A fault counts once the lane whose worker is never killed, and has all its keys in Vault, has said so in its log, and
-has answered requests meanwhile. A client that is new to it makes it ask.
+A fault counts as soon as the worker that is never killed, and has all its keys in Vault, has logged it and has answered
+requests meanwhile. Requests of a new client make that worker ask Vault.
 """
 
 import os
@@ -53,17 +53,17 @@ POLICY = DEPLOY_FILES / "vault" / "all-keys.hcl"
 
 
 def vault_faults() -> dict[Fault, float]:
-    """What can happen to Vault, and how often it should."""
+    """All faults of Vault, with their weights."""
     return {Fault(VAULT, what): weight for what, weight in FAULTS.items()}
 
 
 class VaultFaults:
-    """Brings them about, one after the other; made before the lanes, since it knows their settings.
+    """Brings the faults of Vault about, one after the other.
 
     Attributes:
         by_vault: settings of workers that have the master key from Vault.
-        all_by_vault: of those that have all keys from there; one that runs on ``metrics_port``.
-        by_environment: of those that have the master key from their environment.
+        all_by_vault: settings of a worker that has all keys from Vault.
+        by_environment: settings of workers that have the master key from their environment.
     """
 
     def __init__(self, bao: KeptOpenBao, scene: Scene, plan: Plan, rng: random.Random) -> None:

@@ -1,4 +1,4 @@
-"""Clients of the producer's side in tests: both behind one face, and a worker that answers only when it is told to."""
+"""Both Python clients behind one interface, and a fake worker that answers when the test says so."""
 
 import asyncio
 import threading
@@ -53,8 +53,8 @@ Kind = type[TokenClient] | type[InLoop]
 KINDS: list[Kind] = [TokenClient, InLoop]
 
 
-class Desk:
-    """Takes requests as a worker does, and answers those it is told to; tokens are the values in capitals.
+class FakeWorker:
+    """A worker that the test moves by hand; its tokens are the values in capitals.
 
     Args:
         streams: a client of redis-py.

@@ -41,7 +41,7 @@ class _Watched(TokenStorage):
         return super().perform(step)
 
 
-class Desk:
+class DirectHandler:
     """One worker's handler, with connections and caches of its own.
 
     Args:

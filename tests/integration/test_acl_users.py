@@ -26,8 +26,8 @@ ROUTES = [
 ]
 
 
-class Desk:
-    """Servers of their own with the users of the routes, and the files with their passwords."""
+class ServersWithUsers:
+    """Servers with the users that ``token-worker acl`` prints for the routes, and the files with their passwords."""
 
     def __init__(self, streams: Valkey, storage: Valkey, folder: Path) -> None:
         self.servers = {"streams": streams, "keys": storage, "tokens": storage}
@@ -69,13 +69,13 @@ class Desk:
 
 
 @pytest.fixture(params=[valkey_binary, redis_binary])
-def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
+def secured(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServersWithUsers]:
     """Users of the routes, on servers of this test's own."""
     binary: Callable[[], str] = request.param
     with Valkey(binary=binary()) as streams, Valkey(binary=binary()) as storage:
-        desk = Desk(streams, storage, tmp_path / "passwords")
-        with desk.stack:
-            yield desk
+        secured = ServersWithUsers(streams, storage, tmp_path / "passwords")
+        with secured.stack:
+            yield secured
 
 
 def payload(number: int, **more: Any) -> dict[str, Any]:
@@ -83,15 +83,15 @@ def payload(number: int, **more: Any) -> dict[str, Any]:
     return {"payload": json.dumps({**request, **more})}
 
 
-def test_everybody_can_do_what_they_have_to(desk: Desk) -> None:
+def test_everybody_can_do_what_they_have_to(secured: ServersWithUsers) -> None:
     """Producer, worker, reader, monitor and operator, each as a user of its own, do all of their work."""
-    stack = desk.stack
-    producer, reader = desk.client_as("producer:in[1]"), desk.client_as("reader:out[1]")
+    stack = secured.stack
+    producer, reader = secured.client_as("producer:in[1]"), secured.client_as("reader:out[1]")
     for number in range(20):
         producer.xadd("in[1]", payload(number))
     producer.xadd("in[1]", payload(20, reply_to="out[1]:mine"))
     producer.xadd("in[1]", {"no": "payload"})  # becomes a dead letter
-    worker = stack.start_worker(**desk.settings_as("token-worker"), log=desk.folder / "worker.log")
+    worker = stack.start_worker(**secured.settings_as("token-worker"), log=secured.folder / "worker.log")
     wait_until(lambda: reader.xread({"out[1]:mine": "0"}), "the reply on a stream of its own")
     wait_until(lambda: stack.streams.xlen("in[1]:dead"), "the dead letter")
     reader.xgroup_create("out[1]", "readers", id="0")
@@ -102,12 +102,12 @@ def test_everybody_can_do_what_they_have_to(desk: Desk) -> None:
     wait_until(lambda: stack.streams.exists("in[1]:low-water"), "the low-water mark, kept by trimming")
     assert stack.streams.exists("in[1]:trimmed")
 
-    lag = desk.stack.run("lag", "--json", **desk.settings_as("token-monitor"))
+    lag = secured.stack.run("lag", "--json", **secured.settings_as("token-monitor"))
     assert lag.returncode == 0, lag.stderr
     rows = {json.loads(line)["stream"]: json.loads(line) for line in lag.stdout.splitlines()}
     assert (rows["in[1]"]["undelivered"], rows["in[1]"]["dead_letters"]) == (0, 1)
 
-    as_operator = desk.settings_as("token-operator")
+    as_operator = secured.settings_as("token-operator")
     for arguments, status in (
         (("replay", "--from", "0-0"), 1),  # the entry without a payload is a finding
         (("dead-letters", "list"), 0),
@@ -124,40 +124,40 @@ def test_everybody_can_do_what_they_have_to(desk: Desk) -> None:
         (("tokens", "reencrypt", CLIENT, "--yes"), 0),
         (("tokens", "remove", CLIENT, "--yes"), 0),
     ):
-        done = desk.stack.run(*arguments, **as_operator)
+        done = secured.stack.run(*arguments, **as_operator)
         assert done.returncode == status, (arguments, done.stdout, done.stderr)
         assert "NOPERM" not in done.stdout + done.stderr
     assert not stack.storage.keys("tokens/*")
     assert worker.stop() == 0
-    assert "NOPERM" not in (desk.folder / "worker.log").read_text()
+    assert "NOPERM" not in (secured.folder / "worker.log").read_text()
     assert stack.streams.xinfo_consumers("in[1]", "token-workers") == []
 
 
-def test_client_can_do_what_it_has_to(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_can_do_what_it_has_to(secured: ServersWithUsers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has the rights of a client sends, reads replies and keeps its own stream short, and leaves none behind."""
     monkeypatch.setattr("token_worker.client.replies.TRIM_SECONDS", 0.0)
-    password = (desk.folder / "streams-client:in[1]").read_text().strip()
-    url = f"redis://client%3Ain%5B1%5D:{password}@127.0.0.1:{desk.servers['streams'].port}"
-    routes = msgspec.json.decode(desk.routes, type=tuple[Route, ...])
-    desk.stack.start_worker(log=None, **desk.settings_as("token-worker"))
+    password = (secured.folder / "streams-client:in[1]").read_text().strip()
+    url = f"redis://client%3Ain%5B1%5D:{password}@127.0.0.1:{secured.servers['streams'].port}"
+    routes = msgspec.json.decode(secured.routes, type=tuple[Route, ...])
+    secured.stack.start_worker(log=None, **secured.settings_as("token-worker"))
     with TokenClient(url, routes=routes, client_id=CLIENT) as tokens:
         for _ in range(2):
             assert tokens.detokenize(tokens.tokenize("Grace")) == "Grace"
     # The library that connects tells its name, and does without where it may not.
-    assert {row["object"] for row in desk.stack.streams.acl_log()} <= {"client|setinfo"}
-    assert desk.stack.streams.keys("out*") == []
+    assert {row["object"] for row in secured.stack.streams.acl_log()} <= {"client|setinfo"}
+    assert secured.stack.streams.keys("out*") == []
 
 
 @pytest.mark.parametrize(
     "user", ["producer:in[1]", "reader:out[1]", "client:in[1]", "token-monitor", "token-operator", "token-worker"]
 )
-def test_nobody_can_do_more(desk: Desk, user: str) -> None:
+def test_nobody_can_do_more(secured: ServersWithUsers, user: str) -> None:
     """Deleting, trimming, scripts on other keys, listing keys, and another tenant's streams are refused."""
-    stack = desk.stack
+    stack = secured.stack
     for stream in ("in[1]", "out[1]", "tenant:in", "tenant:out", "in1"):
         stack.streams.xadd(stream, {"payload": "x"})
     stack.streams.set("something:else", "1")
-    client = desk.client_as(user)
+    client = secured.client_as(user)
     tries: list[tuple[Any, ...]] = [
         ("DEL", "in[1]"),
         ("DEL", "out[1]"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from harness.clients import CLIENT, LONG_SECONDS, SHORT_SECONDS, Desk, Kind, in_loop, send, start, sync, threads
+from harness.clients import CLIENT, LONG_SECONDS, SHORT_SECONDS, FakeWorker, Kind, in_loop, send, start, sync, threads
 from harness.servers import Valkey
 from harness.stack import wait_until
 from token_worker.client import (
@@ -26,9 +26,9 @@ from token_worker.client import (
 
 
 @pytest.fixture
-def desk(streams_server: Valkey) -> Iterator[Desk]:
+def fake_worker(streams_server: Valkey) -> Iterator[FakeWorker]:
     with streams_server.client() as streams:
-        yield Desk(streams)
+        yield FakeWorker(streams)
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def _nothing_is_left() -> Iterator[None]:
     wait_until(lambda: not threads(), "the clients' threads to end")
 
 
-def test_closing_ends_calls_that_wait(streams_server: Valkey, desk: Desk) -> None:
+def test_closing_ends_calls_that_wait(streams_server: Valkey, fake_worker: FakeWorker) -> None:
     """Calls in flight, and threads that wait for room, get ``ClientClosed``; nothing is left of the client."""
     client = sync(streams_server, max_in_flight=2)
     futures = [send(client, value) for value in "ab"]
@@ -51,7 +51,7 @@ def test_closing_ends_calls_that_wait(streams_server: Valkey, desk: Desk) -> Non
             errors.append(error)
 
     waiting = [start(wait) for _ in range(5)]
-    desk.take(2)
+    fake_worker.take(2)
     wait_until(lambda: len(client._engine._open._by_tick) and _waiters(client) == 5, "all to wait for room")
     client.close()
     for thread in waiting:
@@ -63,20 +63,20 @@ def test_closing_ends_calls_that_wait(streams_server: Valkey, desk: Desk) -> Non
     with pytest.raises(ClientClosed):
         client.tokenize("d")
     client.close()
-    assert desk.streams.xlen("tokenize:requests") == 2
+    assert fake_worker.streams.xlen("tokenize:requests") == 2
 
 
 def _waiters(client: TokenClient) -> int:
     return len(client._room._cond._waiters)  # type: ignore[attr-defined]  # as CPython has it
 
 
-def test_closing_ends_calls_that_wait_in_a_loop(streams_server: Valkey, desk: Desk) -> None:
+def test_closing_ends_calls_that_wait_in_a_loop(streams_server: Valkey, fake_worker: FakeWorker) -> None:
     """The same for tasks, those that wait for room too."""
 
     async def main() -> None:
         client = in_loop(streams_server, max_in_flight=2)
         tasks = [asyncio.create_task(client.tokenize(f"v{number}")) for number in range(50)]
-        await asyncio.to_thread(desk.take, 2)
+        await asyncio.to_thread(fake_worker.take, 2)
         await client.close()
         found = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(error) for error in found} == {ClientClosed}
@@ -86,7 +86,7 @@ def test_closing_ends_calls_that_wait_in_a_loop(streams_server: Valkey, desk: De
     asyncio.run(main())
 
 
-def test_closing_while_threads_begin_calls(streams_server: Valkey, desk: Desk) -> None:
+def test_closing_while_threads_begin_calls(streams_server: Valkey, fake_worker: FakeWorker) -> None:
     """Whatever races with the end: each call has an outcome, and no thread of the client outlives it."""
     for _ in range(20):
         client = sync(streams_server, max_in_flight=5)
@@ -110,7 +110,9 @@ def test_closing_while_threads_begin_calls(streams_server: Valkey, desk: Desk) -
         wait_until(lambda: not threads(), "the threads to end")
 
 
-def test_own_stream_is_made_with_a_time_to_live_and_removed(streams_server: Valkey, kind: Kind, desk: Desk) -> None:
+def test_own_stream_is_made_with_a_time_to_live_and_removed(
+    streams_server: Valkey, kind: Kind, fake_worker: FakeWorker
+) -> None:
     """While it lives it is trimmed up to what was read; at the end it is gone."""
     with kind(streams_server.url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client:
         client_of = client if isinstance(client, TokenClient) else client.client
@@ -118,32 +120,32 @@ def test_own_stream_is_made_with_a_time_to_live_and_removed(streams_server: Valk
 
         def answer(count: int) -> None:
             for _ in range(count):
-                [request] = desk.take(1)
+                [request] = fake_worker.take(1)
                 names.append(request["reply_to"])
-                desk.answer([request])
+                fake_worker.answer([request])
 
         answering = start(lambda: answer(5))
         for value in "abcd":
             assert client.tokenize(value) == value.upper()
         [channel] = client_of._engine._channels.values()
-        assert desk.streams.xlen(names[0]) == 4
+        assert fake_worker.streams.xlen(names[0]) == 4
         channel._replies._trimmed_at = -1e9  # as if the time for it had come
         assert client.tokenize("e") == "E"
         answering.join()
-        wait_until(lambda: desk.streams.xlen(names[0]) == 1, "what was read to be trimmed")
-        wait_until(lambda: 0 < desk.streams.ttl(names[0]) <= 86_400, "its time to live")
+        wait_until(lambda: fake_worker.streams.xlen(names[0]) == 1, "what was read to be trimmed")
+        wait_until(lambda: 0 < fake_worker.streams.ttl(names[0]) <= 86_400, "its time to live")
         assert {*names} == {names[0]}
         assert names[0].startswith("tokenize:responses:client-")
-    assert not desk.streams.exists(names[0])
+    assert not fake_worker.streams.exists(names[0])
 
 
-def test_unclosed_client_of_a_loop_is_told_and_closed(streams_server: Valkey, desk: Desk) -> None:
+def test_unclosed_client_of_a_loop_is_told_and_closed(streams_server: Valkey, fake_worker: FakeWorker) -> None:
     """The same for one whose event loop is gone."""
 
     async def main() -> None:
         client = in_loop(streams_server)
         calling = asyncio.create_task(client.tokenize("a"))
-        await asyncio.to_thread(lambda: desk.answer(desk.take(1)))
+        await asyncio.to_thread(lambda: fake_worker.answer(fake_worker.take(1)))
         assert await calling == "A"
 
     def is_gone() -> bool:
@@ -171,19 +173,19 @@ except NotAnswered:
     assert (done.returncode, done.stdout) == (0, "the end\n")
 
 
-def test_unclosed_client_is_told_and_closed(streams_server: Valkey, desk: Desk) -> None:
+def test_unclosed_client_is_told_and_closed(streams_server: Valkey, fake_worker: FakeWorker) -> None:
     """A client that nobody has any more warns, ends its threads and removes its stream; others are quiet."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         client = sync(streams_server)
-        answering = start(lambda: desk.answer(desk.take(1)))
+        answering = start(lambda: fake_worker.answer(fake_worker.take(1)))
         assert client.tokenize("a") == "A"
         answering.join()
         [channel] = client._engine._channels.values()
         with channel._lock, client._engine._open._lock:  # a collection can come at any time, in any thread
             del client
         wait_until(lambda: not threads(), "its threads to end")
-        wait_until(lambda: desk.streams.keys("*client-*") == [], "its stream to go")
+        wait_until(lambda: fake_worker.streams.keys("*client-*") == [], "its stream to go")
         assert [(it.category, "unclosed TokenClient" in str(it.message)) for it in caught] == [(ResourceWarning, True)]
         caught.clear()
         sync(streams_server)
@@ -243,14 +245,14 @@ def _holders(marker: bytes) -> list[object]:
     return [holder for holder in gc.get_objects() if any(map(is_marked, gc.get_referents(holder)))]
 
 
-def test_nothing_is_kept_of_a_call_that_is_over(streams_server: Valkey, kind: Kind, desk: Desk) -> None:
+def test_nothing_is_kept_of_a_call_that_is_over(streams_server: Valkey, kind: Kind, fake_worker: FakeWorker) -> None:
     """No object of the client has value or token after a reply, a refusal, a time-out or cancelling."""
     marker = os.urandom(8).hex().encode()
 
     def use(client: Any) -> Any:
         def serve() -> None:
-            desk.answer(desk.take(1))
-            desk.answer(desk.take(1), error={"code": "unknown_client", "message": "there is no key"})
+            fake_worker.answer(fake_worker.take(1))
+            fake_worker.answer(fake_worker.take(1), error={"code": "unknown_client", "message": "there is no key"})
 
         value = f"value {marker.decode()}"
         serving = start(serve)
@@ -262,7 +264,7 @@ def test_nothing_is_kept_of_a_call_that_is_over(streams_server: Valkey, kind: Ki
             client.tokenize(value, timeout_seconds=SHORT_SECONDS)
         if isinstance(client, TokenClient):
             kept = send(client, f"kept {value}")
-            desk.take_until(f"kept {value}")
+            fake_worker.take_until(f"kept {value}")
             kept.cancel()
             return kept
         return None
@@ -280,7 +282,9 @@ def _is_of_the_test(holder: object) -> bool:
 
 @pytest.mark.parametrize("is_of_the_request", [False, True])
 @pytest.mark.parametrize("has_loop", [False, True])
-def test_errors_hold_no_cycle(streams_server: Valkey, desk: Desk, has_loop: bool, is_of_the_request: bool) -> None:
+def test_errors_hold_no_cycle(
+    streams_server: Valkey, fake_worker: FakeWorker, has_loop: bool, is_of_the_request: bool
+) -> None:
     """A value is free as soon as the error of its call is: no cycle keeps it until there is a collection."""
     error = {"code": "unknown_client", "message": "there is no key"}
     answer: dict[str, Any] = {"error": error} if is_of_the_request else {"items": [{"error": error}]}
@@ -291,7 +295,7 @@ def test_errors_hold_no_cycle(streams_server: Valkey, desk: Desk, has_loop: bool
             with pytest.raises(UnknownClient):
                 await client.tokenize(value)
 
-    answering = start(lambda: desk.answer(desk.take(1), **answer))
+    answering = start(lambda: fake_worker.answer(fake_worker.take(1), **answer))
     gc.collect()
     gc.disable()
     try:
@@ -312,8 +316,8 @@ def test_closing_without_the_server(kind: Kind) -> None:
     with Valkey() as server:
         client = kind(server.url, client_id=CLIENT, timeout_seconds=SHORT_SECONDS)
         with server.client() as streams:
-            desk = Desk(streams)
-            answering = start(lambda: desk.answer(desk.take_until("a")[-1:]))
+            fake_worker = FakeWorker(streams)
+            answering = start(lambda: fake_worker.answer(fake_worker.take_until("a")[-1:]))
             assert client.tokenize("a", timeout_seconds=LONG_SECONDS) == "A"
             answering.join()
         server.kill()

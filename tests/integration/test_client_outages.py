@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.clients import CLIENT, LONG_SECONDS, Desk, Kind
+from harness.clients import CLIENT, LONG_SECONDS, FakeWorker, Kind
 from harness.load import running
 from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Cluster, Valkey, Watched
@@ -156,16 +156,16 @@ def test_request_sent_twice_has_one_result(streams_server: Valkey, kind: Kind) -
         return Verdict.PASS
 
     with streams_server.client() as streams, Proxy(streams_server.port, hook) as proxy:
-        desk = Desk(streams)
+        fake_worker = FakeWorker(streams)
 
         def answer_both() -> None:
-            one, other = desk.take(2)
+            one, other = fake_worker.take(2)
             for request in (one, other):
                 del request["expires_at"]  # by the clock of the server that it is sent to
             assert one == other
-            desk.answer([one])
-            desk.answer([other], error={"code": "internal", "message": "x"})
-            desk.answer(desk.take(1))
+            fake_worker.answer([one])
+            fake_worker.answer([other], error={"code": "internal", "message": "x"})
+            fake_worker.answer(fake_worker.take(1))
 
         answering = threading.Thread(target=answer_both, daemon=True)
         answering.start()

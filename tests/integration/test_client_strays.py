@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness.clients import CLIENT, LONG_SECONDS, SHORT_SECONDS, Desk, Kind, send, start, sync
+from harness.clients import CLIENT, LONG_SECONDS, SHORT_SECONDS, FakeWorker, Kind, send, start, sync
 from harness.servers import Cluster, Valkey
 from harness.stack import Stack
 from token_worker.client import Forbidden, Internal, TimedOut, TokenClient
@@ -25,19 +25,19 @@ SHARED = "tokenize:responses"
 
 
 @pytest.fixture
-def desk(streams_server: Valkey) -> Iterator[Desk]:
+def fake_worker(streams_server: Valkey) -> Iterator[FakeWorker]:
     with streams_server.client() as streams:
-        yield Desk(streams)
+        yield FakeWorker(streams)
 
 
-def refuse(desk: Desk, requests: list[dict[str, Any]], **members: Any) -> None:
+def refuse(fake_worker: FakeWorker, requests: list[dict[str, Any]], **members: Any) -> None:
     """Answer on the shared stream, as a worker does that may not use the one which was asked for."""
-    desk.answer(({**request, "reply_to": SHARED} for request in requests), **(members or FORBIDDEN))
+    fake_worker.answer(({**request, "reply_to": SHARED} for request in requests), **(members or FORBIDDEN))
 
 
-def fill(desk: Desk, count: int, size: int = 10, first_id: str = "*") -> None:
+def fill(fake_worker: FakeWorker, count: int, size: int = 10, first_id: str = "*") -> None:
     """Replies to others on the shared stream; the first with this id."""
-    with desk.streams.pipeline(transaction=False) as pipe:
+    with fake_worker.streams.pipeline(transaction=False) as pipe:
         for number in range(count):
             reply = {"id": f"other-{number}", "op": "tokenize", "status": "ok", "value": "x" * size}
             pipe.xadd(SHARED, {"payload": msgspec.msgpack.encode(reply)}, id="*" if number else first_id)
@@ -93,99 +93,99 @@ def test_cluster(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, 0), (PAGE + 1, PAGE - 1), (0, PAGE * (PAGES + 3)), (PAGE, PAGE)])
-def test_among_replies_to_others(streams_server: Valkey, desk: Desk, before: int, after: int) -> None:
+def test_among_replies_to_others(streams_server: Valkey, fake_worker: FakeWorker, before: int, after: int) -> None:
     """However many others got their replies before and since: it is found, an old one never is taken for it."""
-    fill(desk, PAGE * 3)
+    fill(fake_worker, PAGE * 3)
     with sync(streams_server) as client:
         future = send(client, "a")
-        requests = desk.take(1)
-        fill(desk, before)
-        refuse(desk, requests)
-        fill(desk, after)
+        requests = fake_worker.take(1)
+        fill(fake_worker, before)
+        refuse(fake_worker, requests)
+        fill(fake_worker, after)
         with pytest.raises(Forbidden):
             future.result()
 
 
 @pytest.mark.parametrize("stream", ["tokenize:requests", SHARED])
-def test_ids_ahead_of_the_clock(streams_server: Valkey, desk: Desk, stream: str) -> None:
+def test_ids_ahead_of_the_clock(streams_server: Valkey, fake_worker: FakeWorker, stream: str) -> None:
     """Ids of requests or of replies that are a day ahead hide no reply, new or known."""
-    desk.streams.xadd(stream, {"other": "entry"}, id=ahead())
-    desk._last = f"({ahead()}"
+    fake_worker.streams.xadd(stream, {"other": "entry"}, id=ahead())
+    fake_worker._last = f"({ahead()}"
     if stream == SHARED:
-        desk._last = "-"
-        fill(desk, PAGE * 3)
+        fake_worker._last = "-"
+        fill(fake_worker, PAGE * 3)
     with sync(streams_server) as client:
         for value in "abc":
             future = send(client, value)
-            refuse(desk, desk.take(1))
+            refuse(fake_worker, fake_worker.take(1))
             with pytest.raises(Forbidden):
                 future.result()
 
 
-def test_nothing_is_looked_for_after_the_largest_id(streams_server: Valkey, desk: Desk) -> None:
+def test_nothing_is_looked_for_after_the_largest_id(streams_server: Valkey, fake_worker: FakeWorker) -> None:
     """The reply with the last id of all is found, and the next look finds nothing."""
-    desk.streams.xadd(SHARED, {"payload": "the reply"}, id=LAST_ID)
+    fake_worker.streams.xadd(SHARED, {"payload": "the reply"}, id=LAST_ID)
     strays = Strays(SHARED)
     with closing(RedisLink("streams", RedisSettings(url=streams_server.url), refusals=True)) as link:
         assert strays.look(link, 0) == [b"the reply"]
         assert strays.look(link, 0) == []
 
 
-def test_large_replies_to_others(streams_server: Valkey, desk: Desk) -> None:
+def test_large_replies_to_others(streams_server: Valkey, fake_worker: FakeWorker) -> None:
     """Replies that are larger together than a look may hold are passed in smaller steps."""
     with sync(streams_server) as client:
         future = send(client, "a")
-        requests = desk.take(1)
-        fill(desk, 12, PAGE_BYTES // 5)
-        refuse(desk, requests)
-        fill(desk, 3, PAGE_BYTES + 1)
+        requests = fake_worker.take(1)
+        fill(fake_worker, 12, PAGE_BYTES // 5)
+        refuse(fake_worker, requests)
+        fill(fake_worker, 3, PAGE_BYTES + 1)
         with pytest.raises(Forbidden):
             future.result()
 
 
-def test_request_that_was_given_up(streams_server: Valkey, desk: Desk) -> None:
+def test_request_that_was_given_up(streams_server: Valkey, fake_worker: FakeWorker) -> None:
     """``internal`` on the shared stream ends the call, too; the calls beside it go on."""
     internal = {"status": "error", "error": {"code": "internal", "message": "the request could not be handled"}}
     with sync(streams_server) as client:
         given_up, answered = send(client, "a"), send(client, "b")
-        first, second = desk.take(2)
-        refuse(desk, [first], **internal)
+        first, second = fake_worker.take(2)
+        refuse(fake_worker, [first], **internal)
         with pytest.raises(Internal):
             given_up.result()
-        desk.answer([second])
+        fake_worker.answer([second])
         assert answered.result() == ["B"]
 
 
-def test_looks_are_few(streams_server: Valkey, desk: Desk) -> None:
+def test_looks_are_few(streams_server: Valkey, fake_worker: FakeWorker) -> None:
     """However many requests wait, there are two looks a second; none for calls that are answered at once."""
-    desk.streams.config_resetstat()
+    fake_worker.streams.config_resetstat()
     with sync(streams_server) as client:
         for _ in range(100):
-            answering = start(lambda: desk.answer(desk.take(1)))
+            answering = start(lambda: fake_worker.answer(fake_worker.take(1)))
             client.tokenize("a")
             answering.join()
-        desk.streams.config_resetstat()
+        fake_worker.streams.config_resetstat()
         began = time.monotonic()
         futures = [send(client, f"v{number}", timeout_seconds=3) for number in range(900)]
         for future in futures:
             assert isinstance(future.exception(), TimedOut)
-        looks = desk.streams.info("commandstats").get("cmdstat_xrevrange", {"calls": 0})["calls"]
+        looks = fake_worker.streams.info("commandstats").get("cmdstat_xrevrange", {"calls": 0})["calls"]
         assert 2 <= looks <= (time.monotonic() - began) / LOOK_SECONDS + 2
 
 
-def test_client_without_the_right_to_look(desk: Desk) -> None:
+def test_client_without_the_right_to_look(fake_worker: FakeWorker) -> None:
     """A server that refuses the look is asked again only after a while; replies on the own stream come as ever."""
     with Valkey() as server, server.client() as admin:
         rules = ["on", ">secret", f"~{SHARED}:*", "~tokenize:requests", "+@all"]
         admin.execute_command("ACL", "SETUSER", "narrow", *rules)
         url = server.url.replace("//", "//narrow:secret@")
-        desk = Desk(admin)
+        fake_worker = FakeWorker(admin)
         with TokenClient(url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client:
             with pytest.raises(TimedOut):
                 client.tokenize("a", timeout_seconds=5 * LOOK_SECONDS)
             assert [row["count"] for row in admin.acl_log() if row["object"] == SHARED] == [1]
-            desk.take(1)
-            answering = start(lambda: desk.answer(desk.take(1)))
+            fake_worker.take(1)
+            answering = start(lambda: fake_worker.answer(fake_worker.take(1)))
             assert client.tokenize("b") == "B"
             answering.join()
 

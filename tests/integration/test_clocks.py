@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness.clients import CLIENT, KINDS, LONG_SECONDS, Desk, start
+from harness.clients import CLIENT, KINDS, LONG_SECONDS, FakeWorker, start
 from harness.servers import Valkey
 from harness.stack import Stack
 from token_worker.client import Expired, TokenClient
@@ -85,12 +85,12 @@ def test_client_that_may_not_ask_for_the_time() -> None:
     """Its first request never expires, the others by the time that the server gives to its entries."""
     with Valkey() as server, server.client() as admin:
         admin.execute_command("ACL", "SETUSER", "narrow", "on", ">secret", "~*", "+@all", "-time")
-        desk = Desk(admin)
+        fake_worker = FakeWorker(admin)
         found: list[dict[str, Any]] = []
 
         def answer() -> None:
-            found.extend(desk.take(1))
-            desk.answer(found[-1:])
+            found.extend(fake_worker.take(1))
+            fake_worker.answer(found[-1:])
 
         with (
             clock_off(-HOUR),

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness.direct import Desk, Vectors
+from harness.direct import DirectHandler, Vectors
 from harness.key_places import Fuse, InRedis, InVault, Killed, Place, fingerprint, keys_command, killed_command
 from harness.servers import OpenBao, Valkey, free_port
 from harness.stack import Stack
@@ -392,8 +392,8 @@ def test_key_that_is_needed_is_not_destroyed(in_redis: InRedis, stack: Stack, st
     text = in_redis.get(f".acrakeys/{NAME}")
     assert text is not None
     name = aged(SETTLED_SECONDS + 60)
-    with Desk(storage_server, stack.master_key) as desk:
-        desk.ask([tokenize("sealed with the old key"), tokenize("another")])
+    with DirectHandler(storage_server, stack.master_key) as handler:
+        handler.ask([tokenize("sealed with the old key"), tokenize("another")])
     in_redis.put(f".acrakeys/{name}", text)
     stack.generate_key(OWNER.id)
     done = keys_command(stack, in_redis, "destroy", name)
@@ -417,8 +417,8 @@ def test_key_that_is_needed_again_is_not_deleted(place: Place, stack: Stack, sto
     current = place.get(f"{place.folder}/{NAME}")
     assert current is not None
     in_redis.put(f".acrakeys/{NAME}", wrap(key, stack.master_key, OWNER))
-    with Desk(storage_server, stack.master_key) as desk:
-        [reply] = desk.ask([tokenize("sealed with the old key")])
+    with DirectHandler(storage_server, stack.master_key) as handler:
+        [reply] = handler.ask([tokenize("sealed with the old key")])
     in_redis.put(f".acrakeys/{NAME}", current)
     entries = {entry: stack.storage.getdel(entry) for entry in stack.storage.keys("tokens/*")}
     place.put(f"{place.folder}/{name}", wrap(key, stack.master_key, OWNER))
@@ -436,16 +436,16 @@ def test_key_that_is_needed_again_is_not_deleted(place: Place, stack: Stack, sto
     assert keys_command(stack, place, "destroy", name, "--restore").returncode == 0
     assert key_of(stack, place, name) == fingerprint(key)
     if isinstance(place, InRedis):
-        with Desk(storage_server, stack.master_key) as desk:
-            back = desk.ask([{**tokenize(reply["value"]), "op": "detokenize"}])
+        with DirectHandler(storage_server, stack.master_key) as handler:
+            back = handler.ask([{**tokenize(reply["value"]), "op": "detokenize"}])
         assert back[0]["value"] == "sealed with the old key"
 
 
 def test_scan_counts_what_the_key_opens(stack: Stack, storage_server: Valkey) -> None:
     """A scan counts what the key opens, of its own client alone, and what is damaged."""
     other = stack.generate_key("other_client")
-    with Desk(storage_server, stack.master_key) as desk:
-        desk.ask([tokenize("a value"), {**tokenize("a value"), "client_id": "other_client"}])
+    with DirectHandler(storage_server, stack.master_key) as handler:
+        handler.ask([tokenize("a value"), {**tokenize("a value"), "client_id": "other_client"}])
     some = stack.storage.keys("tokens/*")[0]
     stack.storage.set(some.rsplit(b"/", 1)[0] + b"/damaged", b"no entry")
     link = RedisLink("tokens", RedisSettings(url=stack.settings["TOKEN_WORKER_KEYS_URL"]), refusals=True)

@@ -23,7 +23,7 @@ from harness.stack import Stack, WorkerProcess, wait_until
 from token_worker.acra.owner import Owner
 from token_worker.keys.store import unwrap
 
-LANES = 2
+WORKERS = 2
 """Workers that run, and are killed, at the same time: one before its commands, one after."""
 
 REQUESTS = 2000
@@ -71,15 +71,15 @@ class Killer:
 RoleHook = Callable[[str, Moment, Command], Verdict]
 
 
-class Lane:
-    """One worker after the other, each behind proxies of its own."""
+class ProxiedWorker:
+    """Starts one worker after the other behind the same proxies, one for each server."""
 
     def __init__(self, stack: Stack, servers: dict[str, int], exits: ExitStack) -> None:
         self._stack = stack
         self._proxies = {role: exits.enter_context(Proxy(port)) for role, port in servers.items()}
 
     def watch(self, hook: RoleHook, **settings: str) -> WorkerProcess:
-        """Start a worker, with a hook on all its connections."""
+        """Start a worker, with this hook on all its connections."""
         urls = {}
         for role, proxy in self._proxies.items():
             proxy.hook = partial(hook, role)
@@ -87,14 +87,14 @@ class Lane:
         return self._stack.start_worker(log=None, **urls, **settings)
 
     def run(self, killer: Killer, **settings: str) -> WorkerProcess:
-        """Start a worker with a killer at its heels."""
+        """Start a worker that this killer is going to kill."""
         worker = self.watch(killer.hook, **settings)
         killer.aim(worker)
         return worker
 
 
 @pytest.fixture
-def lanes(streams_server: Valkey, storage_server: Valkey) -> Iterator[tuple[Stack, list[Lane]]]:
+def proxied(streams_server: Valkey, storage_server: Valkey) -> Iterator[tuple[Stack, list[ProxiedWorker]]]:
     settings = {
         "TOKEN_WORKER_CLAIM_IDLE_MS": "1000",
         "TOKEN_WORKER_BATCH_SIZE": "20",
@@ -103,17 +103,17 @@ def lanes(streams_server: Valkey, storage_server: Valkey) -> Iterator[tuple[Stac
     ports = {"streams": streams_server.port, "keys": storage_server.port, "tokens": storage_server.port}
     with Stack(streams_server, storage_server, settings=settings) as stack, ExitStack() as exits:
         stack.generate_key("shop-frontend")
-        yield stack, [Lane(stack, ports, exits) for _ in range(LANES)]
+        yield stack, [ProxiedWorker(stack, ports, exits) for _ in range(WORKERS)]
         for worker in stack.workers:
             worker.kill()
 
 
-def known(stack: Stack, lane: Lane, number: int) -> BatchProducer:
+def known(stack: Stack, one: ProxiedWorker, number: int) -> BatchProducer:
     """Values that have tokens before anything goes wrong."""
     producer = BatchProducer(stack)
     producer.add_new(number, start=1_000_000)
     producer.send()
-    worker = lane.run(Killer(None, Moment.BEFORE))
+    worker = one.run(Killer(None, Moment.BEFORE))
     assert producer.settle() == []
     worker.kill()
     return producer
@@ -144,15 +144,15 @@ def write_down(producer: BatchProducer, old: BatchProducer, rng: random.Random) 
         producer.add("tokenize", "str", [next(values("str", number))], consistent=False, packed=True)
 
 
-def kill_everywhere(lanes: Sequence[Lane], commands: set[str], commits: int, **settings: str) -> None:
-    """Kill each lane's worker at its first, second, third… command.
+def kill_everywhere(proxied: Sequence[ProxiedWorker], commands: set[str], commits: int, **settings: str) -> None:
+    """Kill each worker at its first, second, third… command.
 
     Ends when all of these commands were hit from both sides, and workers have got as far as so many commits.
     """
     missing = {(moment, command) for moment in Moment for command in commands}
     for number in range(1, MOST_COMMANDS):
         killers = [Killer(number, moment) for moment in Moment]
-        workers = [lane.run(killer, **settings) for lane, killer in zip(lanes, killers, strict=True)]
+        workers = [one.run(killer, **settings) for one, killer in zip(proxied, killers, strict=True)]
         for worker, killer in zip(workers, killers, strict=True):
             assert worker.wait() == -signal.SIGKILL
             missing.discard((killer.moment, killer.labels[-1]))
@@ -178,10 +178,10 @@ ALONE = {"streams XPENDING", "streams XCLAIM", "streams EVALSHA commit", "tokens
 
 
 @pytest.mark.timeout(1800 if LONG else 300)
-def test_workers_killed_at_every_command_answer_every_request_once(lanes: tuple[Stack, list[Lane]]) -> None:
+def test_workers_killed_at_every_command_answer_every_request_once(proxied: tuple[Stack, list[ProxiedWorker]]) -> None:
     """Whatever command a worker is killed before or after, each of 2,000 requests and more gets exactly one reply."""
     # Given requests of every sort in the streams
-    stack, both = lanes
+    stack, both = proxied
     rng = random.Random(7)
     old = known(stack, both[0], 300)
     producer = BatchProducer(stack)
@@ -194,16 +194,16 @@ def test_workers_killed_at_every_command_answer_every_request_once(lanes: tuple[
     # and each command of taking over, one by one, what those have left behind,
     kill_everywhere(both, ALONE, 1)
     # and wherever it may be, as more requests come,
-    for number in range(RANDOM_KILLS // LANES):
+    for number in range(RANDOM_KILLS // WORKERS):
         producer.add_new(100, start=3_000_000 + 100 * number)
         producer.send()
         killers = [Killer(rng.randrange(1, 300), rng.choice(list(Moment))) for _ in both]
-        for worker in [lane.run(killer) for lane, killer in zip(both, killers, strict=True)]:
+        for worker in [one.run(killer) for one, killer in zip(both, killers, strict=True)]:
             wait_until(lambda worker=worker: not worker.is_alive or producer.is_settled(), "the kill")  # type: ignore[misc]
             worker.kill()
     # and then two are left alone,
-    for lane in both:
-        lane.run(Killer(None, Moment.BEFORE))
+    for one in both:
+        one.run(Killer(None, Moment.BEFORE))
 
     # Then every request has exactly one reply, the right one, no entry was given up,
     assert producer.settle() == []
@@ -254,16 +254,16 @@ class Cutter:
     ],
 )
 def test_connections_cut_at_any_command_are_made_good_by_the_same_worker(
-    lanes: tuple[Stack, list[Lane]], command: str
+    proxied: tuple[Stack, list[ProxiedWorker]], command: str
 ) -> None:
     """A worker whose connection is cut answers every entry once, whether or not the server has done the command.
 
     It waits for no take-over to find what it was given without knowing.
     """
     # Given one worker, and entries that nobody takes over
-    stack, [lane, _] = lanes
+    stack, [one, _] = proxied
     cutter = Cutter()
-    worker = lane.watch(cutter.hook, TOKEN_WORKER_CLAIM_IDLE_MS=NEVER_MS)
+    worker = one.watch(cutter.hook, TOKEN_WORKER_CLAIM_IDLE_MS=NEVER_MS)
     for number, (moment, verdict) in enumerate(CUTS):
         stack.generate_key(f"client-{number}")
         # When its connection is cut at the command (to be found pending, entries must have been delivered in vain)

@@ -41,8 +41,8 @@ def process(request: pytest.FixtureRequest) -> Iterator[Valkey]:
         yield server
 
 
-class Desk:
-    """A server, and what is true about its stream ``in``."""
+class MeasuredServer:
+    """A server with the true lag of its stream ``in``."""
 
     def __init__(self, server: Valkey) -> None:
         self.server = server
@@ -72,232 +72,234 @@ class Desk:
 
 
 @pytest.fixture
-def desk(process: Valkey) -> Desk:
+def measured(process: Valkey) -> MeasuredServer:
     """A server without any stream."""
-    return Desk(process)
+    return MeasuredServer(process)
 
 
-def test_nothing_was_sent_yet(desk: Desk) -> None:
+def test_nothing_was_sent_yet(measured: MeasuredServer) -> None:
     """A stream that does not exist is no lag, and known not to be there rather than an error."""
-    row = desk.lag()
+    row = measured.lag()
     assert (row.undelivered, row.exact, row.pending, row.lag_known) == (0, True, 0, False)
     assert row.oldest_undelivered_age_seconds is None
 
 
-def test_group_that_does_not_exist_has_everything_before_it(desk: Desk) -> None:
+def test_group_that_does_not_exist_has_everything_before_it(measured: MeasuredServer) -> None:
     """Without the group every entry is undelivered."""
-    desk.add(5)
-    row = desk.lag()
+    measured.add(5)
+    row = measured.lag()
     assert (row.undelivered, row.exact, row.lag_known) == (5, True, False)
     assert row.oldest_undelivered_age_seconds is not None
 
 
-def test_plain_reading(desk: Desk) -> None:
+def test_plain_reading(measured: MeasuredServer) -> None:
     """Undelivered, pending, deliveries and consumers while all is well."""
-    desk.client.xgroup_create("in", GROUP, id="0", mkstream=True)
-    desk.add(10)
-    ids = desk.read(4)
-    desk.client.xack("in", GROUP, ids[0])
-    desk.client.xclaim("in", GROUP, "me", 0, [ids[2]])
-    desk.client.xadd("in:dead", {"payload": "x"})
-    row = desk.lag()
+    measured.client.xgroup_create("in", GROUP, id="0", mkstream=True)
+    measured.add(10)
+    ids = measured.read(4)
+    measured.client.xack("in", GROUP, ids[0])
+    measured.client.xclaim("in", GROUP, "me", 0, [ids[2]])
+    measured.client.xadd("in:dead", {"payload": "x"})
+    row = measured.lag()
     assert (row.undelivered, row.exact, row.pending, row.lag_known) == (6, True, 3, True)
     assert (row.max_deliveries, row.consumers, row.dead_consumers, row.dead_letters) == (2, 1, 0, 1)
     assert row.oldest_pending_age_seconds is not None
-    desk.read(10)
-    assert desk.lag().undelivered == 0
+    measured.read(10)
+    assert measured.lag().undelivered == 0
 
 
-def test_deleted_entries_make_the_servers_lag_unknown(desk: Desk) -> None:
+def test_deleted_entries_make_the_servers_lag_unknown(measured: MeasuredServer) -> None:
     """After XDEL of an undelivered entry the server does not know: it is counted, never shown as 0."""
-    desk.client.xgroup_create("in", GROUP, id="0", mkstream=True)
-    ids = desk.add(10)
-    desk.read(3)
-    desk.client.xdel("in", ids[6])
-    row = desk.lag()
+    measured.client.xgroup_create("in", GROUP, id="0", mkstream=True)
+    ids = measured.add(10)
+    measured.read(3)
+    measured.client.xdel("in", ids[6])
+    row = measured.lag()
     assert not row.lag_known
     assert (row.undelivered, row.exact) == (6, True)
 
 
-def test_group_made_at_an_id(desk: Desk) -> None:
+def test_group_made_at_an_id(measured: MeasuredServer) -> None:
     """A group made in the middle of a stream: the server does not know, we count."""
-    ids = desk.add(10)
-    desk.client.xgroup_create("in", GROUP, id=ids[3].decode())
-    row = desk.lag()
+    ids = measured.add(10)
+    measured.client.xgroup_create("in", GROUP, id=ids[3].decode())
+    row = measured.lag()
     assert (row.undelivered, row.exact) == (6, True)
     assert not row.lag_known
 
 
-def test_newer_entries_deleted_before_older_ones(desk: Desk) -> None:
+def test_newer_entries_deleted_before_older_ones(measured: MeasuredServer) -> None:
     """Entries acknowledged and deleted out of order do not hide what is undelivered."""
-    desk.client.xgroup_create("in", GROUP, id="0", mkstream=True)
-    desk.add(10)
-    ids = desk.read(6)
-    desk.client.xack("in", GROUP, ids[5])
-    desk.client.xdel("in", ids[5])
-    desk.client.xack("in", GROUP, ids[0])
-    desk.client.xdel("in", ids[0])
-    row = desk.lag()
+    measured.client.xgroup_create("in", GROUP, id="0", mkstream=True)
+    measured.add(10)
+    ids = measured.read(6)
+    measured.client.xack("in", GROUP, ids[5])
+    measured.client.xdel("in", ids[5])
+    measured.client.xack("in", GROUP, ids[0])
+    measured.client.xdel("in", ids[0])
+    row = measured.lag()
     assert (row.undelivered, row.exact) == (4, True)
 
 
-def test_undelivered_entries_trimmed_away(desk: Desk) -> None:
+def test_undelivered_entries_trimmed_away(measured: MeasuredServer) -> None:
     """After XTRIM of undelivered entries only what is still there counts, also where the server's lag is wrong."""
-    desk.client.xgroup_create("in", GROUP, id="0", mkstream=True)
-    desk.add(10)
-    desk.read(2)
-    desk.client.xtrim("in", maxlen=3, approximate=False)
-    row = desk.lag()
+    measured.client.xgroup_create("in", GROUP, id="0", mkstream=True)
+    measured.add(10)
+    measured.read(2)
+    measured.client.xtrim("in", maxlen=3, approximate=False)
+    row = measured.lag()
     assert (row.undelivered, row.exact) == (3, True)
 
 
-def test_past_the_bound_it_is_at_least(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_past_the_bound_it_is_at_least(measured: MeasuredServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counting ends at a bound, and says so."""
     monkeypatch.setattr(lag, "COUNT_ENTRIES_MAX", 200)
-    ids = desk.add(1000)
-    desk.client.xgroup_create("in", GROUP, id=ids[3].decode())
-    row = desk.lag()
+    ids = measured.add(1000)
+    measured.client.xgroup_create("in", GROUP, id=ids[3].decode())
+    row = measured.lag()
     assert (row.undelivered, row.exact) == (200, False)
 
 
 @pytest.mark.parametrize("seed", range(15))
-def test_whatever_happens_it_is_the_truth(desk: Desk, seed: int) -> None:
+def test_whatever_happens_it_is_the_truth(measured: MeasuredServer, seed: int) -> None:
     """After any sequence of adding, reading, acknowledging, deleting, trimming and setting the group, lag is exact."""
     rng = random.Random(seed)
-    desk.client.xgroup_create("in", GROUP, id="0", mkstream=True)
+    measured.client.xgroup_create("in", GROUP, id="0", mkstream=True)
     alive: list[bytes] = []
     delivered: list[bytes] = []
     for _ in range(60):
         action = rng.choice("aaarrrkdtsg")
         if action == "a":
-            alive += desk.add(rng.randrange(1, 8))
+            alive += measured.add(rng.randrange(1, 8))
         elif action == "r":
-            delivered += desk.read(rng.randrange(1, 6))
+            delivered += measured.read(rng.randrange(1, 6))
         elif action == "k" and delivered:
-            desk.client.xack("in", GROUP, rng.choice(delivered))
+            measured.client.xack("in", GROUP, rng.choice(delivered))
         elif action == "d" and alive:
-            desk.client.xdel("in", rng.choice(alive))
+            measured.client.xdel("in", rng.choice(alive))
         elif action == "t":
-            desk.client.xtrim("in", maxlen=rng.randrange(30), approximate=False)
+            measured.client.xtrim("in", maxlen=rng.randrange(30), approximate=False)
         elif action == "s" and alive:
-            desk.client.xgroup_setid("in", GROUP, rng.choice(alive).decode())
+            measured.client.xgroup_setid("in", GROUP, rng.choice(alive).decode())
         elif action == "g" and alive:
-            desk.client.xgroup_destroy("in", GROUP)
-            desk.client.xgroup_create("in", GROUP, id=rng.choice([b"0", b"$", *alive[-3:]]).decode())
-        row = desk.lag()
+            measured.client.xgroup_destroy("in", GROUP)
+            measured.client.xgroup_create("in", GROUP, id=rng.choice([b"0", b"$", *alive[-3:]]).decode())
+        row = measured.lag()
         assert row.exact
-        assert row.undelivered == desk.truth()
+        assert row.undelivered == measured.truth()
 
 
-def test_readers_of_replies_are_shown(desk: Desk) -> None:
+def test_readers_of_replies_are_shown(measured: MeasuredServer) -> None:
     """Groups of response streams have rows of their own."""
-    desk.client.xgroup_create("out", "producers", id="0", mkstream=True)
-    desk.client.xadd("out", {"payload": "x"})
-    rows = {(row.stream, row.group): row for row in drive(measure([ROUTE], GROUP), desk.link).rows}
+    measured.client.xgroup_create("out", "producers", id="0", mkstream=True)
+    measured.client.xadd("out", {"payload": "x"})
+    rows = {(row.stream, row.group): row for row in drive(measure([ROUTE], GROUP), measured.link).rows}
     assert rows["out", "producers"].undelivered == 1
     assert rows["out", "producers"].dead_letters is None
 
 
-def test_ids_that_are_no_times_have_no_age(desk: Desk) -> None:
+def test_ids_that_are_no_times_have_no_age(measured: MeasuredServer) -> None:
     """An id that somebody chose is not taken for a time."""
-    desk.client.xadd("in", {"payload": "x"}, id="5-1")
-    assert desk.lag().oldest_undelivered_age_seconds is None
+    measured.client.xadd("in", {"payload": "x"}, id="5-1")
+    assert measured.lag().oldest_undelivered_age_seconds is None
 
 
 # Ids that lie ahead of the clock
 
 
-def ahead_id(desk: Desk, number: int) -> str:
+def ahead_id(measured: MeasuredServer, number: int) -> str:
     """An id that lies a day ahead."""
-    return f"{now_ms(desk) + 86_400_000}-{number}"
+    return f"{now_ms(measured) + 86_400_000}-{number}"
 
 
-def now_ms(desk: Desk) -> int:
-    seconds, micros = desk.client.time()
+def now_ms(measured: MeasuredServer) -> int:
+    seconds, micros = measured.client.time()
     return int(seconds * 1000 + micros // 1000)
 
 
-def test_age_of_an_id_ahead_is_not_known_without_workers(desk: Desk) -> None:
+def test_age_of_an_id_ahead_is_not_known_without_workers(measured: MeasuredServer) -> None:
     """Where ids are ahead of the clock and nobody has noted when entries arrived, an age is unknown, never 0."""
-    desk.client.xgroup_create("in", GROUP, id="0", mkstream=True)
-    desk.client.xadd("in", {"payload": "x"}, id=ahead_id(desk, 0))
-    desk.add(1)
+    measured.client.xgroup_create("in", GROUP, id="0", mkstream=True)
+    measured.client.xadd("in", {"payload": "x"}, id=ahead_id(measured, 0))
+    measured.add(1)
     for _ in range(3):
-        row = desk.lag()
+        row = measured.lag()
         assert row.has_unknown_age
         assert (row.oldest_undelivered_age_seconds, row.oldest_pending_age_seconds) == (None, None)
         assert 86_000 < row.ids_ahead_seconds <= 86_400
-        desk.read(1)
+        measured.read(1)
 
 
-def test_age_of_an_id_ahead_is_told_by_what_workers_have_noted(desk: Desk) -> None:
+def test_age_of_an_id_ahead_is_told_by_what_workers_have_noted(measured: MeasuredServer) -> None:
     """An entry is at most as old as the last note before its id, and at least as old as the first after it."""
-    desk.client.xgroup_create("in", GROUP, id="0", mkstream=True)
-    first, second, third = (desk.client.xadd("in", {"payload": "x"}, id=ahead_id(desk, n)).decode() for n in (1, 2, 3))
-    now = now_ms(desk)
+    measured.client.xgroup_create("in", GROUP, id="0", mkstream=True)
+    first, second, third = (
+        measured.client.xadd("in", {"payload": "x"}, id=ahead_id(measured, n)).decode() for n in (1, 2, 3)
+    )
+    now = now_ms(measured)
     for notes, age in (
         (f"{now - 90_000} 5-0 {now - 50_000} {first} {now - 20_000} {third}", 90),
         (f"{now - 50_000} {first}", 50),
         (f"{now - 90_000} 5-0 {now + 50_000} {first}", 90),  # of before the clock was set back
         (f"{now - 90_000} 5-0 {now - 50_000} {third}1", 90),  # of a stream that was deleted
     ):
-        desk.client.set("in:arrivals", notes)
-        row = desk.lag()
+        measured.client.set("in:arrivals", notes)
+        row = measured.lag()
         assert age <= (row.oldest_undelivered_age_seconds or 0) < age + 10
-    desk.client.set("in:arrivals", f"{now - 90_000} 5-0 {now - 50_000} {second}")
-    desk.read(2)
-    assert 50 <= (desk.lag().oldest_undelivered_age_seconds or 0) < 60
-    assert 90 <= (desk.lag().oldest_pending_age_seconds or 0) < 100
+    measured.client.set("in:arrivals", f"{now - 90_000} 5-0 {now - 50_000} {second}")
+    measured.read(2)
+    assert 50 <= (measured.lag().oldest_undelivered_age_seconds or 0) < 60
+    assert 90 <= (measured.lag().oldest_pending_age_seconds or 0) < 100
 
 
-def test_ids_ahead_are_told_for_each_stream(desk: Desk) -> None:
+def test_ids_ahead_are_told_for_each_stream(measured: MeasuredServer) -> None:
     """Of requests, replies and dead letters it is told whose ids lie ahead, also where nobody reads them."""
     for stream in ("out", "in:dead"):
-        desk.client.xadd(stream, {"payload": "x"}, id=ahead_id(desk, 0))
-    desk.add(1)
-    found = drive(measure([ROUTE], GROUP), desk.link).ahead_seconds
+        measured.client.xadd(stream, {"payload": "x"}, id=ahead_id(measured, 0))
+    measured.add(1)
+    found = drive(measure([ROUTE], GROUP), measured.link).ahead_seconds
     assert found.keys() == {"in", "out", "in:dead"}
     assert found["in"] == 0
     assert 86_000 < found["out"] <= found["in:dead"] <= 86_400
 
 
-def test_entry_with_the_largest_id_is_counted(desk: Desk) -> None:
+def test_entry_with_the_largest_id_is_counted(measured: MeasuredServer) -> None:
     """It is undelivered, then pending, then done: after it no entry can come, and the stream says so."""
-    desk.client.xadd("in", {"payload": "x"}, id="1-1")
-    gone = desk.client.xadd("in", {"payload": "x"}, id="1-2")
-    desk.client.xgroup_create("in", GROUP, id="0")
-    desk.read(1)
-    desk.client.xdel("in", gone)  # so the server tells no lag of its own
-    desk.client.xadd("in", {"payload": "x"}, id=LAST_ID)
-    assert (desk.lag().undelivered, desk.lag().exact, desk.lag().pending) == (1, True, 1)
-    desk.read(1)
-    assert (desk.lag().undelivered, desk.lag().pending) == (0, 2)
-    desk.client.xack("in", GROUP, "1-1", LAST_ID)
-    assert (desk.lag().undelivered, desk.lag().pending) == (0, 0)
-    assert "used up" in drive(measure([ROUTE], GROUP), desk.link).ids["in"].message
+    measured.client.xadd("in", {"payload": "x"}, id="1-1")
+    gone = measured.client.xadd("in", {"payload": "x"}, id="1-2")
+    measured.client.xgroup_create("in", GROUP, id="0")
+    measured.read(1)
+    measured.client.xdel("in", gone)  # so the server tells no lag of its own
+    measured.client.xadd("in", {"payload": "x"}, id=LAST_ID)
+    assert (measured.lag().undelivered, measured.lag().exact, measured.lag().pending) == (1, True, 1)
+    measured.read(1)
+    assert (measured.lag().undelivered, measured.lag().pending) == (0, 2)
+    measured.client.xack("in", GROUP, "1-1", LAST_ID)
+    assert (measured.lag().undelivered, measured.lag().pending) == (0, 0)
+    assert "used up" in drive(measure([ROUTE], GROUP), measured.link).ids["in"].message
 
 
-def test_page_of_pending_entries_may_end_with_the_largest_id(desk: Desk) -> None:
+def test_page_of_pending_entries_may_end_with_the_largest_id(measured: MeasuredServer) -> None:
     """The most deliveries are told where the last of a thousand pending entries has the largest id of all."""
     for number in range(1, 1000):
-        desk.client.xadd("in", {"payload": "x"}, id=f"1-{number}")
-    desk.client.xadd("in", {"payload": "x"}, id=LAST_ID)
-    desk.client.xgroup_create("in", GROUP, id="0")
-    desk.read(1000)
-    desk.client.xclaim("in", GROUP, "me", 0, [LAST_ID], retrycount=7)
-    assert (desk.lag().pending, desk.lag().max_deliveries) == (1000, 7)
+        measured.client.xadd("in", {"payload": "x"}, id=f"1-{number}")
+    measured.client.xadd("in", {"payload": "x"}, id=LAST_ID)
+    measured.client.xgroup_create("in", GROUP, id="0")
+    measured.read(1000)
+    measured.client.xclaim("in", GROUP, "me", 0, [LAST_ID], retrycount=7)
+    assert (measured.lag().pending, measured.lag().max_deliveries) == (1000, 7)
 
 
-def test_large_entries_are_not_read_to_measure_lag(desk: Desk) -> None:
+def test_large_entries_are_not_read_to_measure_lag(measured: MeasuredServer) -> None:
     """What is undelivered is counted, and its age is told, without one entry on its way."""
-    ids = [desk.client.xadd("in", {"payload": b"x" * 2_000_000}) for _ in range(6)]
-    desk.client.xgroup_create("in", GROUP, id=ids[1].decode())
-    desk.client.xdel("in", ids[3])
-    before = desk.client.info("stats")["total_net_output_bytes"]
-    row = desk.lag()
+    ids = [measured.client.xadd("in", {"payload": b"x" * 2_000_000}) for _ in range(6)]
+    measured.client.xgroup_create("in", GROUP, id=ids[1].decode())
+    measured.client.xdel("in", ids[3])
+    before = measured.client.info("stats")["total_net_output_bytes"]
+    row = measured.lag()
     assert (row.undelivered, row.exact, row.lag_known) == (3, True, False)
     assert row.oldest_undelivered_age_seconds is not None
-    assert desk.client.info("stats")["total_net_output_bytes"] - before < 100_000
+    assert measured.client.info("stats")["total_net_output_bytes"] - before < 100_000
 
 
 def test_age_that_cannot_be_told_is_a_finding(stack: Stack) -> None:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from harness.direct import Desk, Message
+from harness.direct import DirectHandler, Message
 from harness.servers import Valkey
 from token_worker.acra.owner import Owner
 from token_worker.keys.store import new_key, wrap
@@ -91,8 +91,8 @@ def fits(kind: str, value: Value, token: Value) -> bool:
 class Model:
     """What was asked and answered so far, in one example: two clients of its own, and what the answers must be."""
 
-    def __init__(self, desk: Desk, clients: list[str]) -> None:
-        self.desk = desk
+    def __init__(self, handler: DirectHandler, clients: list[str]) -> None:
+        self.handler = handler
         self.clients = clients
         self.tokens: dict[tuple[int, str, Value], Value] = {}
         """The consistent token of a value, for a client and type."""
@@ -106,8 +106,8 @@ class Model:
 
     def tokenize(self, batch: Batch, *, in_json: bool, redelivered_at: int) -> None:
         """Ask for tokens twice, as after a worker's death, and check both answers."""
-        replies = self.desk.ask(batch.requests, redelivered_at, in_json=in_json)
-        again = self.desk.ask(batch.requests, redelivered_at, in_json=in_json)
+        replies = self.handler.ask(batch.requests, redelivered_at, in_json=in_json)
+        again = self.handler.ask(batch.requests, redelivered_at, in_json=in_json)
         assert replies == again
         for reply, (client, is_consistent, items) in zip(replies, batch.asked, strict=True):
             for answer, (kind, value) in zip(_answers(reply), items, strict=True):
@@ -131,7 +131,7 @@ class Model:
         """Turn tokens back for a client, its own and the other's, and check the answers."""
         items = [(one.kind, one.token) for one in held]
         request = self.request(client, "detokenize", items, single=single)
-        (reply,) = self.desk.ask([request], in_json=in_json)
+        (reply,) = self.handler.ask([request], in_json=in_json)
         for answer, (kind, token) in zip(_answers(reply), items, strict=True):
             value = self.values.get(Held(client, kind, token))
             if value is None:
@@ -158,17 +158,17 @@ def requests_of(draw: st.DrawFn) -> tuple[int, bool, list[tuple[str, Value]], bo
 
 
 @pytest.fixture(scope="module")
-def desk(_storage_process: Valkey) -> Iterator[Desk]:
+def handler(_storage_process: Valkey) -> Iterator[DirectHandler]:
     """One for the whole module: each example has clients of its own."""
-    with Desk(_storage_process, MASTER_KEY, lambda: NOW) as desk:
-        yield desk
+    with DirectHandler(_storage_process, MASTER_KEY, lambda: NOW) as handler:
+        yield handler
 
 
 numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def example(_storage_process: Valkey, desk: Desk) -> Iterator[Any]:
+def example(_storage_process: Valkey, handler: DirectHandler) -> Iterator[Any]:
     """Makes the model of an example: two new clients, with a key each."""
     with _storage_process.client() as client:
 
@@ -176,7 +176,7 @@ def example(_storage_process: Valkey, desk: Desk) -> Iterator[Any]:
             example = next(numbers)
             owners = [Owner("client", f"{name}-{example}") for name in ("shop-frontend", "billing_service")]
             client.mset({f".acrakeys/{owner.key_name}": wrap(new_key(), MASTER_KEY, owner) for owner in owners})
-            return Model(desk, [owner.id for owner in owners])
+            return Model(handler, [owner.id for owner in owners])
 
         yield make
 
@@ -269,7 +269,7 @@ def test_bad_values(example: Any, kind: str, value: object, code: str) -> None:
     model: Model = example()
     items = [{"type": kind, "value": value}, {"type": "str", "value": "fine"}]
 
-    (reply,) = model.desk.ask([{"op": "tokenize", "client_id": model.clients[0], "items": items}])
+    (reply,) = model.handler.ask([{"op": "tokenize", "client_id": model.clients[0], "items": items}])
 
     assert reply["status"] == "partial"
     assert reply["items"][0]["error"]["code"] == code

@@ -9,7 +9,7 @@ from typing import Any, Self
 import pytest
 import redis
 
-from harness.direct import Desk, Message
+from harness.direct import DirectHandler, Message
 from harness.servers import Valkey
 from harness.stack import Stack
 from token_worker.acra.owner import Owner
@@ -149,7 +149,7 @@ def test_at_every_step(server: Valkey, key: bytes) -> None:
     chance = random.Random(SEED)
     random.Random(SEED).shuffle(values)
     seen: list[str] = []
-    with server.client() as client, Acra(server, key) as acra, Desk(server, MASTER_KEY) as other:
+    with server.client() as client, Acra(server, key) as acra, DirectHandler(server, MASTER_KEY) as other:
         under_way = {value: acra.steps(value) for value in values}
 
         def before(step: Step) -> None:
@@ -159,10 +159,10 @@ def test_at_every_step(server: Valkey, key: bytes) -> None:
             if isinstance(step, Store | Adopt):
                 other.ask(tokenize(chance.sample(values, 10)))
 
-        with Desk(server, MASTER_KEY, before=before) as desk:
+        with DirectHandler(server, MASTER_KEY, before=before) as handler:
             ours: list[str] = []
             for start in range(0, len(values), 25):
-                ours += values_of(desk.ask(tokenize(values[start : start + 25])))
+                ours += values_of(handler.ask(tokenize(values[start : start + 25])))
         for steps in under_way.values():
             for _ in steps:
                 pass
@@ -179,14 +179,14 @@ def test_at_every_step(server: Valkey, key: bytes) -> None:
 def test_crash_of_acra(server: Valkey, key: bytes) -> None:
     """Where Acra died between its two writes, the value gets a token of ours; Acra's t. entry stays as it was."""
     value = b"value number 1"
-    with Acra(server, key) as acra, Desk(server, MASTER_KEY) as desk, server.client() as client:
+    with Acra(server, key) as acra, DirectHandler(server, MASTER_KEY) as handler, server.client() as client:
         steps = acra.steps(value)
         next(steps)
         next(steps)
         (orphan,) = client.scan_iter(b"tokens/*", count=1000)
         raw = acra.get(orphan)
 
-        (token,) = values_of(desk.ask(tokenize([value])))
+        (token,) = values_of(handler.ask(tokenize([value])))
         next(steps, None)  # Acra was not dead, but slow
 
         assert token == Deriver(key, SHOP).token(STR, value, 0).decode() == acra.token(value)
@@ -202,11 +202,11 @@ def test_threads(server: Valkey, key: bytes) -> None:
     def worker(seed: int) -> dict[bytes, str]:
         found: dict[bytes, str] = {}
         order = random.Random(seed)
-        with Desk(server, MASTER_KEY) as desk:
+        with DirectHandler(server, MASTER_KEY) as handler:
             for group in groups:
                 values = order.sample(group, len(group))
                 start.wait()
-                found |= zip(values, values_of(desk.ask(tokenize(values))), strict=True)
+                found |= zip(values, values_of(handler.ask(tokenize(values))), strict=True)
         return found
 
     def acra_server() -> dict[bytes, str]:

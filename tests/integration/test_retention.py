@@ -40,7 +40,7 @@ def tend(retention: Retention, link: RedisLink) -> Trimmed:
     return done
 
 
-class Desk:
+class AgedStreams:
     """One route's streams, with entries of chosen ages."""
 
     def __init__(self, server: Valkey, **members: Any) -> None:
@@ -78,125 +78,125 @@ def server(request: pytest.FixtureRequest, streams_server: Valkey, redis82_serve
 
 def test_acknowledged_requests_past_their_time_go(server: Valkey) -> None:
     """Exactly what is older than the retention is deleted, if it is acknowledged."""
-    desk = Desk(server, request_retention_seconds=3600)
-    ids = desk.add([2 * HOUR_MS, HOUR_MS + 5000, HOUR_MS - 60_000, 0])
-    desk.client.xack("in", GROUP, *desk.read(10))
-    assert desk.tend().deleted == 2
-    assert desk.ids() == ids[2:]
+    aged = AgedStreams(server, request_retention_seconds=3600)
+    ids = aged.add([2 * HOUR_MS, HOUR_MS + 5000, HOUR_MS - 60_000, 0])
+    aged.client.xack("in", GROUP, *aged.read(10))
+    assert aged.tend().deleted == 2
+    assert aged.ids() == ids[2:]
 
 
 @pytest.mark.parametrize("state", ["undelivered", "pending"])
 def test_nothing_that_is_needed_is_trimmed(server: Valkey, state: str) -> None:
     """An entry that is undelivered or pending stays, and all after it, however old."""
-    desk = Desk(server, request_retention_seconds=3600)
-    ids = desk.add([9 * HOUR_MS, 8 * HOUR_MS, 7 * HOUR_MS, 6 * HOUR_MS])
+    aged = AgedStreams(server, request_retention_seconds=3600)
+    ids = aged.add([9 * HOUR_MS, 8 * HOUR_MS, 7 * HOUR_MS, 6 * HOUR_MS])
     if state == "pending":
-        desk.client.xack("in", GROUP, *[entry for entry in desk.read(4) if entry != ids[2]])
+        aged.client.xack("in", GROUP, *[entry for entry in aged.read(4) if entry != ids[2]])
     else:
-        desk.client.xack("in", GROUP, *desk.read(2))
-    assert desk.tend().deleted == 2
-    assert desk.ids() == ids[2:]
+        aged.client.xack("in", GROUP, *aged.read(2))
+    assert aged.tend().deleted == 2
+    assert aged.ids() == ids[2:]
 
 
 def test_a_second_group_that_is_behind_is_waited_for(server: Valkey) -> None:
     """Of two groups the one that is behind decides."""
-    desk = Desk(server, request_retention_seconds=3600)
-    desk.client.xgroup_create("in", "auditors", id="0")
-    ids = desk.add([9 * HOUR_MS, 8 * HOUR_MS, 7 * HOUR_MS])
-    desk.client.xack("in", GROUP, *desk.read(3))
-    desk.client.xack("in", "auditors", *desk.read(1, "auditors"))
-    assert desk.tend().deleted == 1
-    assert desk.ids() == ids[1:]
+    aged = AgedStreams(server, request_retention_seconds=3600)
+    aged.client.xgroup_create("in", "auditors", id="0")
+    ids = aged.add([9 * HOUR_MS, 8 * HOUR_MS, 7 * HOUR_MS])
+    aged.client.xack("in", GROUP, *aged.read(3))
+    aged.client.xack("in", "auditors", *aged.read(1, "auditors"))
+    assert aged.tend().deleted == 1
+    assert aged.ids() == ids[1:]
 
 
 @pytest.mark.parametrize("seconds", [0, 3600])
 def test_nothing_is_trimmed_while_the_group_is_gone(server: Valkey, seconds: int) -> None:
     """Requests that a lost group had not acknowledged stay until it is made again, and answers them."""
-    desk = Desk(server, request_retention_seconds=seconds)
-    ids = desk.add([9 * HOUR_MS, 8 * HOUR_MS, 7 * HOUR_MS])
-    desk.client.xack("in", GROUP, desk.read(2)[0])
-    desk.client.xgroup_destroy("in", GROUP)
-    drive(desk.retention.clear(), desk.link)
-    assert desk.tend().deleted == 0
-    assert desk.ids() == ids
+    aged = AgedStreams(server, request_retention_seconds=seconds)
+    ids = aged.add([9 * HOUR_MS, 8 * HOUR_MS, 7 * HOUR_MS])
+    aged.client.xack("in", GROUP, aged.read(2)[0])
+    aged.client.xgroup_destroy("in", GROUP)
+    drive(aged.retention.clear(), aged.link)
+    assert aged.tend().deleted == 0
+    assert aged.ids() == ids
 
 
 def test_zero_deletes_at_once_after_the_acknowledgement(server: Valkey) -> None:
     """A retention of 0 keeps nothing that is acknowledged, and all that is not."""
-    desk = Desk(server, request_retention_seconds=0)
-    ids = desk.add([2000, 1000, 0, 0])
-    desk.client.xack("in", GROUP, *desk.read(2))
-    drive(desk.retention.clear(), desk.link)
-    assert desk.ids() == ids[2:]
+    aged = AgedStreams(server, request_retention_seconds=0)
+    ids = aged.add([2000, 1000, 0, 0])
+    aged.client.xack("in", GROUP, *aged.read(2))
+    drive(aged.retention.clear(), aged.link)
+    assert aged.ids() == ids[2:]
 
 
 def test_bytes_are_bounded_as_well(server: Valkey) -> None:
     """With a bound in bytes the oldest acknowledged entries go until the stream fits; unread ones stay."""
-    desk = Desk(server, retention_bytes=300_000)
-    desk.add(list(range(2_000_000, 0, -1000)), size=1000)
-    desk.client.xack("in", GROUP, *desk.read(1500))
+    aged = AgedStreams(server, retention_bytes=300_000)
+    aged.add(list(range(2_000_000, 0, -1000)), size=1000)
+    aged.client.xack("in", GROUP, *aged.read(1500))
     for _ in range(10):
-        desk.tend()
-    assert 500 <= desk.client.xlen("in") <= 520  # 500 are undelivered
-    desk.client.xack("in", GROUP, *desk.read(1500))
+        aged.tend()
+    assert 500 <= aged.client.xlen("in") <= 520  # 500 are undelivered
+    aged.client.xack("in", GROUP, *aged.read(1500))
     for _ in range(10):
-        desk.tend()
-    assert 0 < desk.client.memory_usage("in", samples=0) <= 300_000
+        aged.tend()
+    assert 0 < aged.client.memory_usage("in", samples=0) <= 300_000
 
 
 def test_responses_wait_for_readers_that_read(server: Valkey) -> None:
     """Replies past their time stay for a group that reads, and go where there is none."""
-    desk = Desk(server, response_retention_seconds=60)
-    ids = desk.add([3 * HOUR_MS, 2 * HOUR_MS, 1000], "out")
-    desk.client.xgroup_create("out", "readers", id="0")
-    desk.read(1, "readers", "out", "reader")
-    assert desk.tend().deleted == 0
-    desk.client.xack("out", "readers", ids[0])
-    assert desk.tend().deleted == 1
-    desk.client.xgroup_destroy("out", "readers")
-    assert desk.tend().deleted == 1
-    assert desk.ids("out") == ids[2:]
+    aged = AgedStreams(server, response_retention_seconds=60)
+    ids = aged.add([3 * HOUR_MS, 2 * HOUR_MS, 1000], "out")
+    aged.client.xgroup_create("out", "readers", id="0")
+    aged.read(1, "readers", "out", "reader")
+    assert aged.tend().deleted == 0
+    aged.client.xack("out", "readers", ids[0])
+    assert aged.tend().deleted == 1
+    aged.client.xgroup_destroy("out", "readers")
+    assert aged.tend().deleted == 1
+    assert aged.ids("out") == ids[2:]
 
 
 def test_readers_that_have_gone_are_not_waited_for_ever(server: Valkey) -> None:
     """A group of readers without live consumers holds replies for a limited time, and that is told."""
-    desk = Desk(server, response_retention_seconds=60)
-    ids = desk.add([(HOLD_SECONDS + 3600) * 1000, 2 * HOUR_MS, 0], "out")
-    desk.client.xgroup_create("out", "gone", id="0")
-    done = desk.tend()
+    aged = AgedStreams(server, response_retention_seconds=60)
+    ids = aged.add([(HOLD_SECONDS + 3600) * 1000, 2 * HOUR_MS, 0], "out")
+    aged.client.xgroup_create("out", "gone", id="0")
+    done = aged.tend()
     assert (done.deleted, done.given_up) == (1, 1)
-    assert desk.ids("out") == ids[1:]
+    assert aged.ids("out") == ids[1:]
 
 
 def test_dead_letters_have_a_time_of_their_own(server: Valkey) -> None:
     """Dead letters are kept for their own retention."""
-    desk = Desk(server, dead_letter_retention_seconds=3600)
-    ids = desk.add([2 * HOUR_MS, HOUR_MS // 2], "in:dead")
-    assert desk.tend().deleted == 1
-    assert desk.ids("in:dead") == ids[1:]
+    aged = AgedStreams(server, dead_letter_retention_seconds=3600)
+    ids = aged.add([2 * HOUR_MS, HOUR_MS // 2], "in:dead")
+    assert aged.tend().deleted == 1
+    assert aged.ids("in:dead") == ids[1:]
 
 
 def test_low_water_mark_is_what_is_acknowledged(server: Valkey) -> None:
     """The mark is before the oldest pending entry, else at the last delivered: nothing unanswered lies below it."""
-    desk = Desk(server)
-    ids = desk.add([5000, 4000, 3000])
-    desk.client.xack("in", GROUP, *[entry for entry in desk.read(3) if entry != ids[1]])
-    desk.tend()
-    mark = desk.client.get("in:low-water").decode()
-    assert [entry for entry, _ in desk.client.xrange("in", min=f"({mark}")] == ids[1:]
-    desk.client.xack("in", GROUP, ids[1])
-    desk.tend()
-    assert desk.client.get("in:low-water") == ids[2]
+    aged = AgedStreams(server)
+    ids = aged.add([5000, 4000, 3000])
+    aged.client.xack("in", GROUP, *[entry for entry in aged.read(3) if entry != ids[1]])
+    aged.tend()
+    mark = aged.client.get("in:low-water").decode()
+    assert [entry for entry, _ in aged.client.xrange("in", min=f"({mark}")] == ids[1:]
+    aged.client.xack("in", GROUP, ids[1])
+    aged.tend()
+    assert aged.client.get("in:low-water") == ids[2]
 
 
 def test_one_worker_at_a_time_trims(server: Valkey) -> None:
     """Within an interval a route is tended once, whoever asks."""
-    desk = Desk(server, request_retention_seconds=1)
-    desk.client.xack("in", GROUP, *[*desk.add([HOUR_MS])][:0] or [b"0-1"])
-    desk.tend()
-    desk.client.xack("in", GROUP, *(desk.read(5) or [b"0-1"]))
-    assert tend(Retention([desk.route], GROUP, "another"), desk.link) == Trimmed()
-    assert desk.tend().deleted == 1
+    aged = AgedStreams(server, request_retention_seconds=1)
+    aged.client.xack("in", GROUP, *[*aged.add([HOUR_MS])][:0] or [b"0-1"])
+    aged.tend()
+    aged.client.xack("in", GROUP, *(aged.read(5) or [b"0-1"]))
+    assert tend(Retention([aged.route], GROUP, "another"), aged.link) == Trimmed()
+    assert aged.tend().deleted == 1
 
 
 def test_random_streams_lose_nothing_that_is_needed(server: Valkey) -> None:
@@ -204,35 +204,35 @@ def test_random_streams_lose_nothing_that_is_needed(server: Valkey) -> None:
     rng = random.Random(5)
     for _ in range(30):
         server.client().flushall()
-        desk = Desk(server, request_retention_seconds=3600)
-        desk.client.xgroup_create("in", "others", id="0")
-        ids = desk.add(sorted((rng.randrange(3 * HOUR_MS) for _ in range(rng.randrange(1, 400))), reverse=True))
+        aged = AgedStreams(server, request_retention_seconds=3600)
+        aged.client.xgroup_create("in", "others", id="0")
+        ids = aged.add(sorted((rng.randrange(3 * HOUR_MS) for _ in range(rng.randrange(1, 400))), reverse=True))
         needed = set()
         for group in (GROUP, "others"):
-            got = desk.read(rng.randrange(1, len(ids) + 50), group)
+            got = aged.read(rng.randrange(1, len(ids) + 50), group)
             acked = [entry for entry in got if rng.random() < 0.97]
             if acked:
-                desk.client.xack("in", group, *acked)
+                aged.client.xack("in", group, *acked)
             needed |= set(ids) - set(acked)
-        desk.tend()
-        left = set(desk.ids())
-        old = {entry for entry in ids if int(entry.split(b"-")[0]) < desk.now_ms - HOUR_MS}
+        aged.tend()
+        left = set(aged.ids())
+        old = {entry for entry in ids if int(entry.split(b"-")[0]) < aged.now_ms - HOUR_MS}
         assert needed <= left
         first = min((ids.index(entry) for entry in needed), default=len(ids))
-        a_moment_ago = desk.now_ms - HOUR_MS - 5000  # the server's clock has gone on since
+        a_moment_ago = aged.now_ms - HOUR_MS - 5000  # the server's clock has gone on since
         assert not [entry for entry in old & left & set(ids[:first]) if int(entry.split(b"-")[0]) < a_moment_ago]
 
 
 def test_idle_consumers_go_if_they_hold_nothing(server: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent consumer is removed; one that holds an entry stays, since removing it would drop that."""
-    desk = Desk(server)
-    desk.add([1000])
-    desk.client.xgroup_createconsumer("in", GROUP, "empty")
-    desk.read(1, consumer="holding")
+    aged = AgedStreams(server)
+    aged.add([1000])
+    aged.client.xgroup_createconsumer("in", GROUP, "empty")
+    aged.read(1, consumer="holding")
     monkeypatch.setattr(retention, "CONSUMER_IDLE_SECONDS", 0)
-    assert desk.tend().consumers == 1
-    assert [consumer["name"] for consumer in desk.client.xinfo_consumers("in", GROUP)] == [b"holding"]
-    assert desk.client.xpending("in", GROUP)["pending"] == 1
+    assert aged.tend().consumers == 1
+    assert [consumer["name"] for consumer in aged.client.xinfo_consumers("in", GROUP)] == [b"holding"]
+    assert aged.client.xpending("in", GROUP)["pending"] == 1
 
 
 # Ids that lie ahead of the clock
@@ -247,87 +247,87 @@ def test_ids_ahead_of_the_clock_do_not_keep_entries(
 ) -> None:
     """After an id ahead of the clock entries go by when they arrived: not before their time, and soon after."""
     monkeypatch.setattr(retention, "INTERVAL_SECONDS", 1)
-    desk = Desk(server, **{f"{seconds}_retention_seconds": 1})
-    desk.client.xadd(stream, {"payload": "x"}, id=f"{desk.now_ms + ahead_ms}-7")
-    desk.client.xadd(stream, {"payload": "x"})
+    aged = AgedStreams(server, **{f"{seconds}_retention_seconds": 1})
+    aged.client.xadd(stream, {"payload": "x"}, id=f"{aged.now_ms + ahead_ms}-7")
+    aged.client.xadd(stream, {"payload": "x"})
     if stream == "in":
-        desk.client.xack("in", GROUP, *desk.read(5))
-    done = desk.tend()
-    assert (done.deleted, desk.client.xlen(stream)) == (0, 2)
+        aged.client.xack("in", GROUP, *aged.read(5))
+    done = aged.tend()
+    assert (done.deleted, aged.client.xlen(stream)) == (0, 2)
     assert ahead_ms - 60_000 < done.ahead_ms[stream] <= ahead_ms
     assert [ms for other, ms in done.ahead_ms.items() if other != stream] in ([0], [0, 0], [])
-    wait_until(lambda: desk.tend().deleted == 2, "their time to be over")
+    wait_until(lambda: aged.tend().deleted == 2, "their time to be over")
 
 
 def test_ids_ahead_hold_replies_no_longer_for_readers_that_have_gone(server: Valkey) -> None:
     """A group that nobody reads for is waited for by the time that entries arrived, too."""
-    desk = Desk(server, response_retention_seconds=60)
-    old_ms = desk.now_ms - (HOLD_SECONDS + 3600) * 1000
-    first, second, third = (desk.client.xadd("out", {"payload": "x"}, id=f"{9 * 10**12}-{n}") for n in (1, 2, 3))
-    desk.client.xgroup_create("out", "gone", id="0")
-    notes = f"{old_ms} {first.decode()} {desk.now_ms - 120_000} {second.decode()}"
-    desk.client.set("in:arrivals:responses", notes)
-    done = desk.tend()
+    aged = AgedStreams(server, response_retention_seconds=60)
+    old_ms = aged.now_ms - (HOLD_SECONDS + 3600) * 1000
+    first, second, third = (aged.client.xadd("out", {"payload": "x"}, id=f"{9 * 10**12}-{n}") for n in (1, 2, 3))
+    aged.client.xgroup_create("out", "gone", id="0")
+    notes = f"{old_ms} {first.decode()} {aged.now_ms - 120_000} {second.decode()}"
+    aged.client.set("in:arrivals:responses", notes)
+    done = aged.tend()
     assert (done.deleted, done.given_up) == (1, 1)
-    desk.client.xgroup_destroy("out", "gone")
-    assert desk.tend().deleted == 1
-    assert desk.ids("out") == [third]
+    aged.client.xgroup_destroy("out", "gone")
+    assert aged.tend().deleted == 1
+    assert aged.ids("out") == [third]
 
 
 def test_arrivals_of_another_stream_or_of_the_future_are_forgotten(server: Valkey) -> None:
     """A note beyond the stream's last id is of one that was deleted; one of the future is of a clock set back."""
-    desk = Desk(server, response_retention_seconds=60)
-    entry = desk.client.xadd("out", {"payload": "x"}, id=f"{9 * 10**12}-1")
-    desk.client.set("in:arrivals:responses", f"5 {9 * 10**12 + 1}-0 {desk.now_ms + HOUR_MS} {entry.decode()}")
-    assert desk.tend().deleted == 0
-    [at_ms, noted] = desk.client.get("in:arrivals:responses").split()
-    assert (noted, desk.now_ms <= int(at_ms) < desk.now_ms + HOUR_MS) == (entry, True)
+    aged = AgedStreams(server, response_retention_seconds=60)
+    entry = aged.client.xadd("out", {"payload": "x"}, id=f"{9 * 10**12}-1")
+    aged.client.set("in:arrivals:responses", f"5 {9 * 10**12 + 1}-0 {aged.now_ms + HOUR_MS} {entry.decode()}")
+    assert aged.tend().deleted == 0
+    [at_ms, noted] = aged.client.get("in:arrivals:responses").split()
+    assert (noted, aged.now_ms <= int(at_ms) < aged.now_ms + HOUR_MS) == (entry, True)
 
 
 def test_group_that_is_made_again_forgets_arrivals(server: Valkey) -> None:
     """A stream whose group is gone may be another one: what was noted of its entries says nothing any more."""
-    desk = Desk(server)
-    entry = desk.client.xadd("in", {"payload": "x"}, id=f"{9 * 10**12}-1")
-    desk.client.set("in:arrivals", f"5 {entry.decode()}")
-    desk.client.xgroup_destroy("in", GROUP)
-    assert desk.link.run(MAKE_GROUP, ["in", "in:low-water", "in:arrivals"], [GROUP]) == 1
-    assert desk.client.get("in:arrivals") == b""
+    aged = AgedStreams(server)
+    entry = aged.client.xadd("in", {"payload": "x"}, id=f"{9 * 10**12}-1")
+    aged.client.set("in:arrivals", f"5 {entry.decode()}")
+    aged.client.xgroup_destroy("in", GROUP)
+    assert aged.link.run(MAKE_GROUP, ["in", "in:low-water", "in:arrivals"], [GROUP]) == 1
+    assert aged.client.get("in:arrivals") == b""
 
 
 def test_arrivals_take_little_room(server: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """Notes are thinned out as they grow old: of a week there are some hundred, each near enough to the next."""
-    desk = Desk(server, response_retention_seconds=7 * 86_400)
-    times = range(desk.now_ms - 8 * 86_400_000, desk.now_ms - 10_000, 60_000)
+    aged = AgedStreams(server, response_retention_seconds=7 * 86_400)
+    times = range(aged.now_ms - 8 * 86_400_000, aged.now_ms - 10_000, 60_000)
     notes = " ".join(f"{at_ms} {9 * 10**12}-{number}" for number, at_ms in enumerate(times, start=1))
-    desk.client.set("in:arrivals:responses", notes)
-    desk.client.xadd("out", {"payload": "x"}, id=f"{9 * 10**12}-{len(times) + 1}")
+    aged.client.set("in:arrivals:responses", notes)
+    aged.client.xadd("out", {"payload": "x"}, id=f"{9 * 10**12}-{len(times) + 1}")
     monkeypatch.setattr(retention, "HOLD_SECONDS", 0)
-    desk.tend()
-    kept = [int(word) for word in desk.client.get("in:arrivals:responses").split()[::2]]
+    aged.tend()
+    kept = [int(word) for word in aged.client.get("in:arrivals:responses").split()[::2]]
     assert len(kept) < 300
-    assert kept[0] <= desk.now_ms - 7 * 86_400_000
+    assert kept[0] <= aged.now_ms - 7 * 86_400_000
     for before, after in pairwise(kept):
         assert after - before <= max(120_000, (kept[-1] - after) / 8)
 
 
 def test_ids_that_are_used_up_stop_no_trim(server: Valkey) -> None:
     """An entry with the very last id does not stop what came before from going; nor does it go before its time."""
-    desk = Desk(server, request_retention_seconds=3600)
-    desk.add([2 * HOUR_MS, HOUR_MS + 5000])
-    desk.client.xadd("in", {"payload": "x"}, id=f"{2**64 - 1}-{2**64 - 1}")
-    desk.client.xack("in", GROUP, *desk.read(10))
-    assert desk.tend().deleted == 2
-    assert desk.client.xlen("in") == 1
+    aged = AgedStreams(server, request_retention_seconds=3600)
+    aged.add([2 * HOUR_MS, HOUR_MS + 5000])
+    aged.client.xadd("in", {"payload": "x"}, id=f"{2**64 - 1}-{2**64 - 1}")
+    aged.client.xack("in", GROUP, *aged.read(10))
+    assert aged.tend().deleted == 2
+    assert aged.client.xlen("in") == 1
 
 
 def test_bytes_are_bounded_where_ids_are_ahead(server: Valkey) -> None:
     """Of entries whose ids all lie in one millisecond no more go than have to, for the bound in bytes."""
-    desk = Desk(server, retention_bytes=300_000)
+    aged = AgedStreams(server, retention_bytes=300_000)
     for number in range(1, 501):
-        desk.client.xadd("in", {"payload": b"x" * 1000}, id=f"{9 * 10**12}-{number}")
-    desk.client.xack("in", GROUP, *desk.read(500))
-    desk.tend()
-    assert 250_000 < desk.client.memory_usage("in", samples=0) <= 300_000
+        aged.client.xadd("in", {"payload": b"x" * 1000}, id=f"{9 * 10**12}-{number}")
+    aged.client.xack("in", GROUP, *aged.read(500))
+    aged.tend()
+    assert 250_000 < aged.client.memory_usage("in", samples=0) <= 300_000
 
 
 def test_worker_says_that_ids_are_ahead_and_when_that_is_over(stack: Stack, tmp_path: Path) -> None:
@@ -362,14 +362,14 @@ def test_no_trim_keeps_the_server_for_long(
     """
     count = min(1_000_000 if LONG else 100_000, 100_000_000 // size)
     with Valkey(binary=binary()) as server:
-        desk = Desk(server, request_retention_seconds=3600)
-        desk.client.config_set("stream-node-max-entries", entries_a_node)
-        desk.client.config_set("stream-node-max-bytes", bytes_a_node)
+        aged = AgedStreams(server, request_retention_seconds=3600)
+        aged.client.config_set("stream-node-max-entries", entries_a_node)
+        aged.client.config_set("stream-node-max-bytes", bytes_a_node)
         for start in range(0, count, 5000):
-            desk.client.eval(FILL, 1, "in", start + 1, min(start + 5000, count), size)
-        desk.client.xgroup_setid("in", GROUP, "$")
-        clocked = Clocked(desk.client, desk.link)
-        assert tend(desk.retention, cast(RedisLink, clocked)).deleted == count
+            aged.client.eval(FILL, 1, "in", start + 1, min(start + 5000, count), size)
+        aged.client.xgroup_setid("in", GROUP, "$")
+        clocked = Clocked(aged.client, aged.link)
+        assert tend(aged.retention, cast(RedisLink, clocked)).deleted == count
         say(f"{count:,} entries of {size:,} bytes: {len(clocked.ms)} scripts, {max(clocked.ms):.1f} ms at most")
         assert max(clocked.ms) < 10
 
@@ -399,33 +399,33 @@ class Clocked:
 def test_trim_goes_on_between_batches(server: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left of a trim is due again at once, unless it is told to rest; then other work has its turn."""
     monkeypatch.setattr(retention, "SCRIPT_MS", 0)  # each script deletes as little as it can
-    desk = Desk(server, request_retention_seconds=3600)
-    desk.client.xack("in", GROUP, *(desk.add([2 * HOUR_MS] * 1000, size=400) and desk.read(1000)))
-    subject = Retention([desk.route], GROUP, "me")
+    aged = AgedStreams(server, request_retention_seconds=3600)
+    aged.client.xack("in", GROUP, *(aged.add([2 * HOUR_MS] * 1000, size=400) and aged.read(1000)))
+    subject = Retention([aged.route], GROUP, "me")
     assert subject.is_due(0.0)
-    drive(subject.tend(), desk.link)
-    assert 0 < desk.client.xlen("in") < 1000
+    drive(subject.tend(), aged.link)
+    assert 0 < aged.client.xlen("in") < 1000
     assert subject.is_due(0.1)
     subject.rest(5.0)
     assert not subject.is_due(4.9)
     while subject.is_due(5.0):
-        assert desk.client.get("in:trimmed") == b"me"
-        drive(subject.tend(), desk.link)
-    assert desk.client.xlen("in") == 0
+        assert aged.client.get("in:trimmed") == b"me"
+        drive(subject.tend(), aged.link)
+    assert aged.client.xlen("in") == 0
     assert not subject.is_due(9.9)
 
 
 def test_missing_rights_on_one_route_do_not_stop_the_others(server: Valkey) -> None:
     """A route whose streams cannot be trimmed is told, and the others are trimmed."""
-    desk = Desk(server, request_retention_seconds=1)
-    desk.add([HOUR_MS])
-    desk.client.xack("in", GROUP, *desk.read(1))
-    desk.client.set("bad:trimmed:not", "x")
-    desk.client.execute_command("ACL", "SETUSER", "half", "on", "nopass", "~in*", "~out*", "+@all")
+    aged = AgedStreams(server, request_retention_seconds=1)
+    aged.add([HOUR_MS])
+    aged.client.xack("in", GROUP, *aged.read(1))
+    aged.client.set("bad:trimmed:not", "x")
+    aged.client.execute_command("ACL", "SETUSER", "half", "on", "nopass", "~in*", "~out*", "+@all")
     link = RedisLink("streams", RedisSettings(url=server.url.replace("//", "//half:x@")), refusals=True)
     bad = Route("bad", "out", frozenset({Op.TOKENIZE}))
-    done = tend(Retention([bad, desk.route], GROUP, "me"), link)
-    desk.client.execute_command("ACL", "DELUSER", "half")
+    done = tend(Retention([bad, aged.route], GROUP, "me"), link)
+    aged.client.execute_command("ACL", "DELUSER", "half")
     assert done.deleted == 1
     assert done.refused == [("bad", "NOPERM")]
 

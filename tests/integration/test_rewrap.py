@@ -364,44 +364,44 @@ def test_policy_is_enough(stack: Stack, openbao_server: OpenBao) -> None:
 
 
 @pytest.fixture
-def load(stack: Stack) -> Iterator["Load"]:
-    with Load(stack) as load:
+def load(stack: Stack) -> Iterator["RequestRounds"]:
+    with RequestRounds(stack) as load:
         yield load
 
 
-class Load:
-    """Requests without a pause, from a thread; every reply must be good, and the same value keeps its token."""
+class RequestRounds:
+    """Rounds of requests without a pause, from a thread. Every reply must be ok, and a value must keep its token."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(1)
-        self.turns = 0
+        self.rounds = 0
         self.tokens: dict[str, str] = {}
 
     def start(self) -> None:
         self._served = self._pool.submit(self._serve)
 
     def stop(self) -> None:
-        """Raises what went wrong."""
+        """Stop; raise the error of a round that failed."""
         self._stop.set()
         self._served.result()
 
-    def turn(self) -> None:
-        """Wait until all that was sent by now, and as much again, is answered."""
-        turn = self.turns
-        wait_until(lambda: self.turns > turn + 1 or self._served.done(), "two turns of requests")
+    def wait_for_round(self) -> None:
+        """Wait until the round under way is answered, and a whole further one."""
+        rounds = self.rounds
+        wait_until(lambda: self.rounds > rounds + 1 or self._served.done(), "two rounds of requests")
 
     def _serve(self) -> None:
         while not self._stop.is_set():
-            numbers = [*range(100), *range(100 * self.turns, 100 * self.turns + 100)]
-            requests = [{"id": f"{self.turns}-{index}", **tokenize(it)} for index, it in enumerate(numbers)]
+            numbers = [*range(100), *range(100 * self.rounds, 100 * self.rounds + 100)]
+            requests = [{"id": f"{self.rounds}-{index}", **tokenize(number)} for index, number in enumerate(numbers)]
             replies = self._stack.ask(requests)
             assert not [reply["error"] for reply in replies.values() if reply["status"] != "ok"]
             for request in requests:
                 token = replies[request["id"]]["value"]
                 assert self.tokens.setdefault(request["value"], token) == token
-            self.turns += 1
+            self.rounds += 1
 
     def __enter__(self) -> Self:
         return self
@@ -412,7 +412,7 @@ class Load:
 
 
 def test_master_key_is_replaced_under_load(
-    stack: Stack, in_redis: InRedis, secret: MasterKeyInVault, load: Load, tmp_path: Path
+    stack: Stack, in_redis: InRedis, secret: MasterKeyInVault, load: RequestRounds, tmp_path: Path
 ) -> None:
     """While workers serve, are restarted with both, and with the new one alone: no failed request, no changed token."""
     stack.settings["TOKEN_WORKER_CLAIM_IDLE_MS"] = "1000"
@@ -432,17 +432,17 @@ def test_master_key_is_replaced_under_load(
     for _ in range(2):
         stack.start_worker(log=next(logs))
     load.start()
-    load.turn()
+    load.wait_for_round()
     assert keys_command(stack, in_redis, "rewrap", "--new-master-key").returncode == 0
-    load.turn()
+    load.wait_for_round()
     assert all("two master keys loaded" in log.read_text() for log in restart())
-    load.turn()
+    load.wait_for_round()
     assert keys_command(stack, in_redis, "rotate", OWNER.id, "--yes").returncode == 0
     assert keys_command(stack, in_redis, "rewrap", "--workers-have-both").returncode == 0
-    load.turn()
+    load.wait_for_round()
     secret.bao.api("POST", f"secret/destroy/{secret.path}", {"versions": [1]})
     assert all("two master keys" not in log.read_text() for log in restart())
-    load.turn()
+    load.wait_for_round()
     load.stop()
     assert keys_command(stack, in_redis, "verify").returncode == 0
     for worker in stack.workers:

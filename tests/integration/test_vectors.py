@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.direct import Desk, Message, Vectors
+from harness.direct import DirectHandler, Message, Vectors
 from harness.servers import Valkey
 from harness.stack import Stack
 from token_worker.acra.token_entry import TokenEntry, decode_entry, encode_entry
@@ -19,18 +19,18 @@ WRITTEN_AT = 1_795_473_500
 
 
 @pytest.fixture
-def desk_on(storage_server: Valkey) -> Iterator[Callable[..., Desk]]:
+def handler_on(storage_server: Valkey) -> Iterator[Callable[..., DirectHandler]]:
     """Loads vectors onto a server, and answers requests there."""
-    desks: list[Desk] = []
+    handlers: list[DirectHandler] = []
 
-    def make(vectors: Vectors, now: float = WRITTEN_AT) -> Desk:
+    def make(vectors: Vectors, now: float = WRITTEN_AT) -> DirectHandler:
         vectors.load(storage_server)
-        desks.append(Desk(storage_server, vectors.master_key, lambda: now))
-        return desks[-1]
+        handlers.append(DirectHandler(storage_server, vectors.master_key, lambda: now))
+        return handlers[-1]
 
     yield make
-    for desk in desks:
-        desk.close()
+    for handler in handlers:
+        handler.close()
 
 
 def dump(server: Valkey) -> dict[str, str]:
@@ -60,12 +60,12 @@ def wrong(cases: list[Message], replies: list[Message], op: str) -> list[int]:
 
 @pytest.mark.parametrize("op", ["tokenize", "detokenize"])
 @pytest.mark.parametrize("name", READABLE)
-def test_acra_wrote(storage_server: Valkey, desk_on: Callable[..., Desk], name: str, op: str) -> None:
+def test_acra_wrote(storage_server: Valkey, handler_on: Callable[..., DirectHandler], name: str, op: str) -> None:
     """Every value keeps the token that Acra gave it, every token of Acra is turned back; nothing is written."""
     vectors = Vectors(name)
-    desk = desk_on(vectors)
+    handler = handler_on(vectors)
 
-    replies = desk.ask([request_of(case, op) for case in vectors.cases])
+    replies = handler.ask([request_of(case, op) for case in vectors.cases])
 
     assert wrong(vectors.cases, replies, op) == []
     assert {reply["status"] for reply in replies} == {"ok"}
@@ -83,14 +83,14 @@ def test_vectors_are_rich() -> None:
 
 
 @pytest.mark.parametrize("op", ["tokenize", "detokenize"])
-def test_disabled(storage_server: Valkey, desk_on: Callable[..., Desk], op: str) -> None:
+def test_disabled(storage_server: Valkey, handler_on: Callable[..., DirectHandler], op: str) -> None:
     """Disabled tokens are token_disabled both ways, and nothing is made in their place; the others serve on."""
     vectors = Vectors("acra-disabled")
-    desk = desk_on(vectors)
+    handler = handler_on(vectors)
     disabled = [case for case in vectors.cases if case["disabled"]]
     enabled = [case for case in vectors.cases if not case["disabled"]]
 
-    replies = desk.ask([request_of(case, op) for case in disabled + enabled])
+    replies = handler.ask([request_of(case, op) for case in disabled + enabled])
 
     assert {reply["error"]["code"] for reply in replies[: len(disabled)]} == {"token_disabled"}
     assert wrong(enabled, replies[len(disabled) :], op) == []
@@ -98,7 +98,7 @@ def test_disabled(storage_server: Valkey, desk_on: Callable[..., Desk], op: str)
     assert dump(storage_server) == vectors.redis
 
 
-def test_tokens_belong_to_their_owner_and_type(desk_on: Callable[..., Desk]) -> None:
+def test_tokens_belong_to_their_owner_and_type(handler_on: Callable[..., DirectHandler]) -> None:
     """A token of Acra is not found for another client, another zone, or as another type."""
     vectors = Vectors("acra-zones")
     texts = [case for case in vectors.cases if case["type"] == "str" and len(case["token"]) > 4]
@@ -109,46 +109,46 @@ def test_tokens_belong_to_their_owner_and_type(desk_on: Callable[..., Desk]) -> 
         others += [{**request, "zone_id": zone} for zone in zones - {case.get("zone_id")}]
         others.append({**request, "type": "email"})
 
-    replies = desk_on(vectors).ask(others)
+    replies = handler_on(vectors).ask(others)
 
     assert {reply["error"]["code"] for reply in replies} == {"token_not_found"}
 
 
-def test_history_among_many_keys(storage_server: Valkey, desk_on: Callable[..., Desk]) -> None:
+def test_history_among_many_keys(storage_server: Valkey, handler_on: Callable[..., DirectHandler]) -> None:
     """Keys of the history are found among 20,000 other keys, at the first request that needs one."""
     vectors = Vectors("acra-rotated")
     with storage_server.client() as client:
         client.mset({f"tokens/of-others/{number}": "x" for number in range(20_000)})
     oldest = [case for case in vectors.cases if case["key_generation"] == 0]
 
-    replies = desk_on(vectors).ask([request_of(case, "detokenize") for case in oldest])
+    replies = handler_on(vectors).ask([request_of(case, "detokenize") for case in oldest])
 
     assert wrong(oldest, replies, "detokenize") == []
 
 
-def test_new_values_after_a_rotation(storage_server: Valkey, desk_on: Callable[..., Desk]) -> None:
+def test_new_values_after_a_rotation(storage_server: Valkey, handler_on: Callable[..., DirectHandler]) -> None:
     """A value that comes after Acra rotated the key gets a token that another worker turns back with the newest key."""
     vectors = Vectors("acra-rotated")
     request = {"op": "tokenize", "client_id": "shop-frontend", "type": "str", "value": "came after the rotation"}
-    (reply,) = desk_on(vectors).ask([request])
+    (reply,) = handler_on(vectors).ask([request])
     with storage_server.client() as client:
         history = list(client.scan_iter("*.old/*", count=1000))
         assert len(history) == 2
         client.delete(*history)
 
-    with closing(Desk(storage_server, vectors.master_key)) as other:
+    with closing(DirectHandler(storage_server, vectors.master_key)) as other:
         (back,) = other.ask([{**request, "op": "detokenize", "value": reply["value"]}])
 
     assert back["value"] == request["value"]
 
 
 @pytest.mark.parametrize("name", READABLE)
-def test_time_of_last_use(storage_server: Valkey, desk_on: Callable[..., Desk], name: str) -> None:
+def test_time_of_last_use(storage_server: Valkey, handler_on: Callable[..., DirectHandler], name: str) -> None:
     """Entries that were last used over a day ago get the new time, and keep all else; keys are left alone."""
     vectors = Vectors(name)
     now = WRITTEN_AT + 100_000
 
-    desk_on(vectors, now).ask([request_of(case, op) for case in vectors.cases for op in ("tokenize", "detokenize")])
+    handler_on(vectors, now).ask([request_of(case, op) for case in vectors.cases for op in ("tokenize", "detokenize")])
 
     after = dump(storage_server)
     assert after.keys() == vectors.redis.keys()
@@ -160,10 +160,10 @@ def test_time_of_last_use(storage_server: Valkey, desk_on: Callable[..., Desk], 
             assert after[name_of_key] == text
 
 
-def test_damaged_entries(storage_server: Valkey, desk_on: Callable[..., Desk]) -> None:
+def test_damaged_entries(storage_server: Valkey, handler_on: Callable[..., DirectHandler]) -> None:
     """A damaged entry is entry_unreadable for its item alone, and stays as it is."""
     vectors = Vectors("acra-types")
-    desk = desk_on(vectors)
+    handler = handler_on(vectors)
     numbers = count()
     damaged: dict[str, str] = {}
     for key, text in vectors.redis.items():
@@ -175,7 +175,7 @@ def test_damaged_entries(storage_server: Valkey, desk_on: Callable[..., Desk]) -
 
     requests = [request_of(case, op) for case in vectors.cases for op in ("tokenize", "detokenize")]
     wanted = [expected(case, op) for case in vectors.cases for op in ("tokenize", "detokenize")]
-    replies = desk.ask(requests)
+    replies = handler.ask(requests)
 
     failed = [reply for reply in replies if reply["status"] == "error"]
     assert len(failed) == len(damaged)
@@ -195,8 +195,8 @@ def test_another_master_key(storage_server: Valkey) -> None:
     vectors = Vectors("acra-types")
     vectors.load(storage_server)
 
-    with closing(Desk(storage_server, bytes(32))) as desk:
-        replies = desk.ask([request_of(case, op) for case in vectors.cases for op in ("tokenize", "detokenize")])
+    with closing(DirectHandler(storage_server, bytes(32))) as handler:
+        replies = handler.ask([request_of(case, op) for case in vectors.cases for op in ("tokenize", "detokenize")])
 
     assert {reply["error"]["code"] for reply in replies} == {"key_unreadable"}
     assert dump(storage_server) == vectors.redis
@@ -220,13 +220,13 @@ def test_workers(streams_server: Valkey, storage_server: Valkey, name: str) -> N
             assert right == cases.keys() - disabled
 
 
-def test_bytes_in_messagepack(desk_on: Callable[..., Desk]) -> None:
+def test_bytes_in_messagepack(handler_on: Callable[..., DirectHandler]) -> None:
     """Bytes that Acra tokenized come back as binary to a request in MessagePack."""
     vectors = Vectors("acra-types")
     cases = [case for case in vectors.cases if case["type"] == "bytes"]
     requests = [request_of(case, "detokenize") for case in cases]
 
     in_binary = [{**request, "value": base64.b64decode(request["value"])} for request in requests]
-    replies = desk_on(vectors).ask(in_binary, in_json=False)
+    replies = handler_on(vectors).ask(in_binary, in_json=False)
 
     assert [reply["value"] for reply in replies] == [base64.b64decode(case["value"]) for case in cases]

@@ -85,8 +85,8 @@ class FakeLink(Link):
         return [1] if name == COMMIT.name else REPLIES[name]
 
 
-class Desk:
-    """A committer on a ``FakeLink``, in a time that passes by waits alone."""
+class CommitterSetup:
+    """A committer on a ``FakeLink``; its time passes only while it waits."""
 
     def __init__(self) -> None:
         self.link = FakeLink()
@@ -115,35 +115,35 @@ def _answer(entry: Entry) -> Answer:
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def setup() -> CommitterSetup:
+    return CommitterSetup()
 
 
-Ask = Callable[[Desk], None]
+Ask = Callable[[CommitterSetup], None]
 
 
-def _drive(desk: Desk) -> None:
-    desk.committer.drive(desk.delivery.renew([SECOND]))
+def _drive(setup: CommitterSetup) -> None:
+    setup.committer.drive(setup.delivery.renew([SECOND]))
 
 
-def _refresh_clock(desk: Desk) -> None:
-    desk.committer.refresh_clock()
+def _refresh_clock(setup: CommitterSetup) -> None:
+    setup.committer.refresh_clock()
 
 
-def _begin(desk: Desk) -> None:
-    desk.committer.begin([_answer(SECOND)], 0)
+def _begin(setup: CommitterSetup) -> None:
+    setup.committer.begin([_answer(SECOND)], 0)
 
 
-def _commit(desk: Desk) -> None:
-    desk.committer.commit([_answer(SECOND)], 0)
+def _commit(setup: CommitterSetup) -> None:
+    setup.committer.commit([_answer(SECOND)], 0)
 
 
-def _dead_letter(desk: Desk) -> None:
-    desk.committer.dead_letter(SECOND, "no_id", None, 0)
+def _dead_letter(setup: CommitterSetup) -> None:
+    setup.committer.dead_letter(SECOND, "no_id", None, 0)
 
 
-def _leave_pending(desk: Desk) -> None:
-    desk.committer.leave_pending([SECOND])
+def _leave_pending(setup: CommitterSetup) -> None:
+    setup.committer.leave_pending([SECOND])
 
 
 WAYS: dict[Ask, str] = {
@@ -158,26 +158,26 @@ WAYS: dict[Ask, str] = {
 
 
 @pytest.mark.parametrize(("ask", "first"), WAYS.items())
-def test_commit_in_flight_is_finished_before_anything_is_asked(desk: Desk, ask: Ask, first: str) -> None:
+def test_commit_in_flight_is_finished_before_anything_is_asked(setup: CommitterSetup, ask: Ask, first: str) -> None:
     """Whatever is asked of the streams, the reply to the commit in flight is read first."""
-    desk.begin()
-    ask(desk)
-    assert desk.link.events[:3] == [f"sent {COMMIT.name}", f"finished {COMMIT.name}", first]
+    setup.begin()
+    ask(setup)
+    assert setup.link.events[:3] == [f"sent {COMMIT.name}", f"finished {COMMIT.name}", first]
 
 
-def test_commit_in_flight_is_finished_through_an_outage_before_anything_is_asked(desk: Desk) -> None:
+def test_commit_in_flight_is_finished_through_an_outage_before_anything_is_asked(setup: CommitterSetup) -> None:
     """If the reply to the commit in flight is lost, the commit is repeated until it is done; only then others ask."""
-    desk.begin()
-    desk.link.outages = 2
-    _drive(desk)
-    assert desk.link.events == [
+    setup.begin()
+    setup.link.outages = 2
+    _drive(setup)
+    assert setup.link.events == [
         f"sent {COMMIT.name}",
         f"finished {COMMIT.name}",
         COMMIT.name,
         COMMIT.name,
         "XPENDING",
     ]
-    assert not desk.committer.is_in_flight
+    assert not setup.committer.is_in_flight
 
 
 def test_every_public_method_of_the_committer_is_tried() -> None:

@@ -21,8 +21,8 @@ LATIN_EMAIL = "andré@navy.example".encode("latin-1")
 formats = pytest.mark.parametrize("form", Format)
 
 
-class Desk:
-    """A handler, and the storage that it works on."""
+class HandlerInMemory:
+    """A handler on token storage in memory."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -52,8 +52,8 @@ def world() -> World:
 
 
 @pytest.fixture
-def desk(world: World) -> Desk:
-    return Desk(world)
+def handler(world: World) -> HandlerInMemory:
+    return HandlerInMemory(world)
 
 
 def wire(value: bytes, form: Format) -> object:
@@ -62,17 +62,19 @@ def wire(value: bytes, form: Format) -> object:
 
 @formats
 @pytest.mark.parametrize(("kind", "value"), [("str", LATIN), ("email", LATIN_EMAIL)])
-def test_value_that_is_no_text_has_a_code_of_its_own(desk: Desk, kind: str, value: bytes, form: Format) -> None:
+def test_value_that_is_no_text_has_a_code_of_its_own(
+    handler: HandlerInMemory, kind: str, value: bytes, form: Format
+) -> None:
     """A stored text that is no UTF-8 is ``value_not_text``, no damage; asked for as bytes, it is answered."""
-    token = desk.token(value, kind)
+    token = handler.token(value, kind)
     with structlog.testing.capture_logs() as lines:
-        reply = desk.ask("detokenize", form, type=kind, value=token)
+        reply = handler.ask("detokenize", form, type=kind, value=token)
         assert reply["error"]["code"] == "value_not_text"
         assert '"as": "bytes"' in reply["error"]["message"]
-        reply = desk.ask("detokenize", form, type=kind, value=token, **{"as": "bytes"})
+        reply = handler.ask("detokenize", form, type=kind, value=token, **{"as": "bytes"})
         assert (reply["status"], reply["value"]) == ("ok", wire(value, form))
         items = [{"type": kind, "value": token}, {"type": kind, "value": token, "as": "bytes"}]
-        reply = desk.ask("detokenize", form, items=items)
+        reply = handler.ask("detokenize", form, items=items)
         assert reply["status"] == "partial"
         assert reply["items"][0]["error"]["code"] == "value_not_text"
         assert reply["items"][1] == {"value": wire(value, form)}
@@ -81,70 +83,70 @@ def test_value_that_is_no_text_has_a_code_of_its_own(desk: Desk, kind: str, valu
 
 @formats
 @pytest.mark.parametrize(("kind", "text"), [("str", "grün"), ("email", "grün@navy.example")])
-def test_value_as_bytes_is_the_same_value(desk: Desk, kind: str, text: str, form: Format) -> None:
+def test_value_as_bytes_is_the_same_value(handler: HandlerInMemory, kind: str, text: str, form: Format) -> None:
     """A text given as bytes has the token that it has as text, and its token gives either back."""
-    given = desk.ask("tokenize", form, type=kind, value=text)["value"]
+    given = handler.ask("tokenize", form, type=kind, value=text)["value"]
     as_bytes = {"type": kind, "value": wire(text.encode(), form), "as": "bytes"}
-    assert desk.ask("tokenize", form, **as_bytes)["value"] == given
-    assert desk.ask("tokenize", form, items=[as_bytes])["items"] == [{"value": given}]
-    assert desk.ask("detokenize", form, type=kind, value=given)["value"] == text
-    assert desk.ask("detokenize", form, type=kind, value=given, **{"as": "bytes"})["value"] == as_bytes["value"]
+    assert handler.ask("tokenize", form, **as_bytes)["value"] == given
+    assert handler.ask("tokenize", form, items=[as_bytes])["items"] == [{"value": given}]
+    assert handler.ask("detokenize", form, type=kind, value=given)["value"] == text
+    assert handler.ask("detokenize", form, type=kind, value=given, **{"as": "bytes"})["value"] == as_bytes["value"]
 
 
 @formats
 @pytest.mark.parametrize(("kind", "value"), [("str", LATIN), ("email", LATIN_EMAIL)])
-def test_inconsistent_value_as_bytes(desk: Desk, kind: str, value: bytes, form: Format) -> None:
+def test_inconsistent_value_as_bytes(handler: HandlerInMemory, kind: str, value: bytes, form: Format) -> None:
     """Bytes of a text get inconsistent tokens, too, which are text of their length."""
-    reply = desk.ask("tokenize", form, type=kind, value=wire(value, form), consistent=False, **{"as": "bytes"})
+    reply = handler.ask("tokenize", form, type=kind, value=wire(value, form), consistent=False, **{"as": "bytes"})
     assert len(reply["value"].encode()) == len(value)
-    again = desk.ask("detokenize", form, type=kind, value=reply["value"], **{"as": "bytes"})
+    again = handler.ask("detokenize", form, type=kind, value=reply["value"], **{"as": "bytes"})
     assert again["value"] == wire(value, form)
 
 
 @formats
-def test_as_bytes_is_refused_where_it_has_no_meaning(desk: Desk, form: Format) -> None:
+def test_as_bytes_is_refused_where_it_has_no_meaning(handler: HandlerInMemory, form: Format) -> None:
     """``as`` beside a number is refused by its path; beside ``bytes`` it says what is so anyway."""
     refused = "expected only with str, email or bytes"
     for kind in ("int32", "int64"):
         for op in ("tokenize", "detokenize"):
-            error = desk.ask(op, form, type=kind, value=5, **{"as": "bytes"})["error"]
+            error = handler.ask(op, form, type=kind, value=5, **{"as": "bytes"})["error"]
             assert error == {"code": "invalid_request", "message": f"$.as: {refused}"}
-            reply = desk.ask(op, form, items=[{"type": kind, "value": 5, "as": "bytes"}])
+            reply = handler.ask(op, form, items=[{"type": kind, "value": 5, "as": "bytes"}])
             assert reply["items"][0]["error"]["message"] == f"$.items[0].as: {refused}"
-    plain = desk.ask("tokenize", form, type="bytes", value=wire(b"\xff\0", form))["value"]
-    assert desk.ask("tokenize", form, type="bytes", value=wire(b"\xff\0", form), **{"as": "bytes"})["value"] == plain
-    error = desk.ask("tokenize", form, type="float", value=5, **{"as": "bytes"})["error"]
+    plain = handler.ask("tokenize", form, type="bytes", value=wire(b"\xff\0", form))["value"]
+    assert handler.ask("tokenize", form, type="bytes", value=wire(b"\xff\0", form), **{"as": "bytes"})["value"] == plain
+    error = handler.ask("tokenize", form, type="float", value=5, **{"as": "bytes"})["error"]
     assert error["code"] == "unknown_type"
 
 
 @formats
 @pytest.mark.parametrize("kind", ["str", "email"])
-def test_bad_values_as_bytes(desk: Desk, kind: str, form: Format) -> None:
+def test_bad_values_as_bytes(handler: HandlerInMemory, kind: str, form: Format) -> None:
     """A value as bytes keeps to the form of bytes and to the bounds of its type; a token stays text."""
-    error = desk.ask("tokenize", form, type=kind, value="é", **{"as": "bytes"})["error"]
+    error = handler.ask("tokenize", form, type=kind, value="é", **{"as": "bytes"})["error"]
     assert error["message"] == f"$.value: expected {'base64 text' if form is Format.JSON else 'binary'}"
-    error = desk.ask("tokenize", form, type=kind, value=wire(b"", form), **{"as": "bytes"})["error"]
+    error = handler.ask("tokenize", form, type=kind, value=wire(b"", form), **{"as": "bytes"})["error"]
     assert error["code"] == "value_out_of_range"
-    error = desk.ask("detokenize", form, type=kind, value=5, **{"as": "bytes"})["error"]
+    error = handler.ask("detokenize", form, type=kind, value=5, **{"as": "bytes"})["error"]
     assert error["message"] == "$.value: expected text"
-    error = desk.ask("tokenize", form, type="email", value=wire(b"no address", form), **{"as": "bytes"})["error"]
+    error = handler.ask("tokenize", form, type="email", value=wire(b"no address", form), **{"as": "bytes"})["error"]
     assert error["code"] == "invalid_email"
 
 
-def test_damaged_entries_are_still_told(desk: Desk) -> None:
+def test_damaged_entries_are_still_told(handler: HandlerInMemory) -> None:
     """An entry of another type, or one that is cut, is damage, also where bytes are asked for, and told in the log."""
     names = EntryNames(SHOP)
-    token = desk.ask("tokenize", Format.JSON, type="str", value="some text")["value"]
+    token = handler.ask("tokenize", Format.JSON, type="str", value="some text")["value"]
     as_number = int.from_bytes(token.encode()[:4], "little", signed=True)
     t_key = names.of_token(token.encode(), TYPES["str"].number)
-    entry = decode_entry(desk.tokens.entries[t_key])
+    entry = decode_entry(handler.tokens.entries[t_key])
     cut = entry._replace(block=entry.block[:-1])
-    desk.tokens.entries[names.of_token(TYPES["int32"].encode(as_number), 1)] = encode_entry(entry)
+    handler.tokens.entries[names.of_token(TYPES["int32"].encode(as_number), 1)] = encode_entry(entry)
     with structlog.testing.capture_logs() as lines:
-        error = desk.ask("detokenize", Format.JSON, type="int32", value=as_number)["error"]
+        error = handler.ask("detokenize", Format.JSON, type="int32", value=as_number)["error"]
         assert error["code"] == "entry_unreadable"
-        desk.tokens.entries[t_key] = encode_entry(cut)
-        error = desk.ask("detokenize", Format.JSON, type="str", value=token, **{"as": "bytes"})["error"]
+        handler.tokens.entries[t_key] = encode_entry(cut)
+        error = handler.ask("detokenize", Format.JSON, type="str", value=token, **{"as": "bytes"})["error"]
         assert error["code"] == "entry_unreadable"
     assert [line["code"] for line in lines] == ["entry_unreadable"] * 2
 
@@ -155,12 +157,12 @@ def test_damaged_entries_are_still_told(desk: Desk) -> None:
 @pytest.mark.parametrize(
     "value", [b"NaN", b"Infinity", b'"a\tb"', b"nul", b'"\xff"', b"1e400", b"[" * 3000 + b"]" * 3000]
 )
-def test_broken_item_costs_itself(desk: Desk, value: bytes) -> None:
+def test_broken_item_costs_itself(handler: HandlerInMemory, value: bytes) -> None:
     """One broken item among a hundred: 99 have their tokens, and it has an error with its path and its ref."""
     items = [b'{"type":"int64","value":%d,"ref":"%d"}' % (n, n) for n in range(100)]
     items[7] = b'{"type":"int64","value":%s,"ref":"7"}' % value
     payload = b'{"items":[%s],"client_id":"%s","op":"tokenize","id":"r-1"}' % (b",".join(items), SHOP.id.encode())
-    answer = desk.send(payload)
+    answer = handler.send(payload)
     reply = msgspec.json.decode(answer.payload)
     assert (reply["id"], reply["status"]) == ("r-1", "partial")
     assert [item["ref"] for item in reply["items"]] == [str(number) for number in range(100)]
@@ -170,10 +172,10 @@ def test_broken_item_costs_itself(desk: Desk, value: bytes) -> None:
     assert [outcome for _, outcome in answer.facts.outcomes].count("ok") == 99
 
 
-def test_only_broken_items(desk: Desk) -> None:
+def test_only_broken_items(handler: HandlerInMemory) -> None:
     """A request whose items are all broken is an error, with a reason for each."""
     reply = msgspec.json.decode(
-        desk.send(
+        handler.send(
             b'{"id":"r-1","op":"detokenize","client_id":"shop-frontend","items":[{"type":"str","value":NaN},{}]}'
         ).payload
     )

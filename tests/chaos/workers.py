@@ -1,7 +1,7 @@
-"""Lanes: one worker after the other, behind proxies of its own, which strike at a command that was chosen before.
+"""Faults of workers: a worker is killed, stopped or cut off at a command that was chosen before.
 
-A strike is a kill, a stop, or something done to a connection. A lane whose worker is not to be killed keeps it for the
-whole act.
+Proxies between the worker and its servers see every command, and strike at the chosen one. A killed worker is replaced
+by a new one behind the same proxies.
 """
 
 import random
@@ -31,7 +31,7 @@ BY_CLOCK = Fault(KILL, "anything", "by the clock")
 """A kill that looks at no command."""
 
 ALIVE_SECONDS = (0.0, 2.0)
-"""When it comes."""
+"""How long a worker lives before such a kill."""
 
 STOPS = ("streams XREADGROUP", CLAIM, "tokens MGET", "tokens MSETNX", COMMIT)
 STOP_SECONDS = (1.3, 2.5)
@@ -49,28 +49,28 @@ CUT_PLACES = ("streams", COMMIT, "keys", "tokens", "tokens MSETNX", "vault")
 DELAY_SECONDS = (0.5, 2.0)
 
 SKIPPED = {ANYWHERE: 150, "streams": 10, "tokens": 10}
-"""A strike at such a place lets fewer commands than this pass, at random; at others none."""
+"""Upper limits for the random number of commands that a strike at such a place lets pass; elsewhere it lets none."""
 
 WAIT_SECONDS = 5.0
 """How long a strike may take to find its command."""
 
 SEES_NOTHING = frozenset({"streams XREADGROUP", CLAIM, "streams XPENDING"})
-"""Commands after whose empty reply a strike would hit a worker with nothing in hand."""
+"""Commands with possibly empty replies. A strike after an empty reply would hit a worker without any entries."""
 
 
 RETENTION = frozenset({"streams EVALSHA turn", "streams EVALSHA trim", "streams EVALSHA sweep"})
-"""What a worker sends when it trims the streams: after its first batch, then every ten seconds, if it is its turn."""
+"""Commands that trim the streams: sent after a worker's first batch, then every ten seconds, if it is its turn."""
 
 AT_START = (
     RETENTION
     | {"streams CLIENT", "streams EVALSHA group", "tokens CLIENT", "vault"}
     | {place for place in (*LABELS, *CUT_PLACES) if place.startswith("keys")}
 )
-"""What a worker seldom sends later: it is started anew for that."""
+"""Commands that a worker seldom sends later: a new worker is started for them."""
 
 
 class Roles(NamedTuple):
-    """Where a worker finds its servers: ports, and whether the master key, or all keys, are in Vault."""
+    """Ports of a worker's servers, and whether all keys are in Vault; without a port of Vault no key is."""
 
     streams: int
     storage: int
@@ -78,8 +78,8 @@ class Roles(NamedTuple):
     all_keys: bool = False
 
 
-def lane_faults() -> dict[Fault, float]:
-    """What lanes can do to workers, and how often they should."""
+def worker_faults() -> dict[Fault, float]:
+    """All faults of workers, with their weights."""
     faults: dict[Fault, float] = {}
     for place in (*LABELS, "vault"):
         for moment in (BEFORE, AFTER):
@@ -93,13 +93,13 @@ def lane_faults() -> dict[Fault, float]:
 
 
 class _Strike(NamedTuple):
-    """What waits for its command.
+    """A fault that waits for its command.
 
     Attributes:
-        place: whose commands, or which; empty for any.
-        skip: how many of these to let pass.
-        act: does it, and says what the proxy is to do.
-        struck: set when it is done.
+        place: a server or a command; empty for any command.
+        skip: number of such commands to let pass.
+        act: brings the fault about, and returns what the proxy has to do.
+        struck: set when the fault has happened.
     """
 
     place: str
@@ -109,13 +109,13 @@ class _Strike(NamedTuple):
     struck: threading.Event
 
 
-class Lane:
-    """A worker, the proxies before its servers, and what is done to both.
+class WorkerFaults:
+    """Faults of one worker after the other, behind the same proxies.
 
     Args:
-        settings: of this lane's workers.
-        log: takes what they print.
-        keeps: whether its worker is never killed.
+        settings: of these workers.
+        log: file for the workers' output.
+        keeps: the worker is never killed; the same one runs for the whole act.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Lane:
             self._roles.add("vault")
 
     def start(self) -> None:
-        """Have a worker."""
+        """Start a worker, unless one runs."""
         if self._worker is not None and not self._worker.is_alive:
             status = self._worker.wait()
             self._ledger.note(Kind.WORKER_ENDED, f"one with exit status {status}")
@@ -165,7 +165,7 @@ class Lane:
             self._worker = self._stack.start_worker(log=self.log, **self._settings)
 
     def work(self, over: threading.Event) -> None:
-        """Strike again and again until told to stop; a worker runs then."""
+        """Bring about one fault after the other until ``over`` is set; a worker runs afterwards."""
         self._over = over
         while not over.is_set():
             self.start()
@@ -216,12 +216,12 @@ class Lane:
             self._plan.happened(BY_CLOCK)
 
     def _have_a_turn(self) -> None:
-        """Make the worker that is about to ask for it the one to trim the streams."""
+        """Make the next worker that asks the one to trim the streams."""
         with suppress(redis.RedisError):
             self._stack.streams.delete(*(route.requests + ":trimmed" for route in DEFAULT_ROUTES))
 
     def _wait(self, strike: _Strike) -> bool:
-        """Whether the strike found its command."""
+        """Wait until the strike has found its command; False if it found none in time."""
         deadline = time.monotonic() + WAIT_SECONDS
         while not strike.struck.wait(0.1):
             with self._lock:
@@ -270,7 +270,7 @@ class Lane:
         return verdict
 
     def _lead_to(self, place: str, name: str) -> bool:
-        """Have the worker come to where it seldom is; whether its connection is to be cut for that."""
+        """Bring the worker to a rare command; True if its connection has to be cut for that."""
         if name == "streams EVALSHA turn" and place in RETENTION:
             self._have_a_turn()
         is_alone, self._is_alone = self._is_alone, name == CLAIM  # after a claim it looks up what one entry needs
