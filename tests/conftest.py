@@ -10,9 +10,9 @@ import pytest
 from hypothesis import settings
 
 import token_worker
-from harness.clients import KINDS, Kind
+from harness.clients import KINDS, FakeWorker, Kind, threads
 from harness.servers import OpenBao, Valkey, redis_binary
-from harness.stack import Stack
+from harness.stack import Stack, wait_until
 from harness.toolchains import SharedFolders
 
 for _signal, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -84,31 +84,29 @@ def _redis82_process() -> Iterator[Valkey]:
         yield server
 
 
+def _emptied(server: Valkey) -> Valkey:
+    with server.client() as client:
+        client.flushall()
+        client.script_flush()
+    return server
+
+
 @pytest.fixture
 def streams_server(_streams_process: Valkey) -> Valkey:
     """An empty Valkey for streams, shared by the session; never kill or reconfigure this one."""
-    with _streams_process.client() as client:
-        client.flushall()
-        client.script_flush()
-    return _streams_process
+    return _emptied(_streams_process)
 
 
 @pytest.fixture
 def storage_server(_storage_process: Valkey) -> Valkey:
     """An empty Valkey for keys and tokens, shared by the session; never kill or reconfigure this one."""
-    with _storage_process.client() as client:
-        client.flushall()
-        client.script_flush()
-    return _storage_process
+    return _emptied(_storage_process)
 
 
 @pytest.fixture
 def redis82_server(_redis82_process: Valkey) -> Valkey:
     """An empty Redis 8.2, shared by the session; never kill or reconfigure this one."""
-    with _redis82_process.client() as client:
-        client.flushall()
-        client.script_flush()
-    return _redis82_process
+    return _emptied(_redis82_process)
 
 
 @pytest.fixture(scope="session")
@@ -146,3 +144,17 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     """Each kind of client for producers."""
     found: Kind = request.param
     return found
+
+
+@pytest.fixture
+def fake_worker(streams_server: Valkey) -> Iterator[FakeWorker]:
+    """A worker that answers when the test says so, on the server of the streams."""
+    with streams_server.client() as streams:
+        yield FakeWorker(streams)
+
+
+@pytest.fixture
+def all_clients_closed() -> Iterator[None]:
+    """Fails a test that leaves a thread of a client behind."""
+    yield
+    wait_until(lambda: not threads(), "the clients' threads to end")

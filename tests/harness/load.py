@@ -10,7 +10,7 @@ from typing import Self
 import redis
 
 from harness.producer import BatchProducer
-from harness.stack import Stack, wait_until
+from harness.stack import Stack, wait_until, workers_killed
 
 AT_ONCE = 20
 PAUSE_SECONDS = 0.02
@@ -19,14 +19,11 @@ PAUSE_SECONDS = 0.02
 @contextmanager
 def running(stack: Stack, workers: int) -> Iterator[Stack]:
     """Start workers on a stack with a client's key. At the end every worker must still run, and is killed."""
-    with stack:
-        stack.generate_key("shop-frontend")
+    with workers_killed(stack):
         for _ in range(workers):
             stack.start_worker()
         yield stack
-        for worker in stack.workers:
-            assert worker.is_alive
-            worker.kill()
+        assert all(worker.is_alive for worker in stack.workers)
 
 
 class Load:

@@ -134,3 +134,11 @@ class BatchProducer:
         assert self._ledger is not None, "tokens are known after compare"
         for (_, kind, token), value in self._ledger.handed_out():
             yield kind, token, value
+
+
+def sent_requests(stack: Stack, count: int, client_id: str = "shop-frontend", start: int = 0) -> BatchProducer:
+    """A producer that has sent requests to tokenize this many new values."""
+    producer = BatchProducer(stack, client_id)
+    producer.add_new(count, start=start)
+    producer.send()
+    return producer

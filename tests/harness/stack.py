@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -40,6 +40,11 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 90.0
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:g} seconds for {what}")
         time.sleep(0.01)
+
+
+def has_logged(log: Path, *words: str) -> bool:
+    """Tell whether one line of a worker's log has all these words."""
+    return log.exists() and any(all(word in line for word in words) for line in log.read_text().splitlines())
 
 
 class Stack:
@@ -154,6 +159,14 @@ class Stack:
                 yield msgspec.json.decode(payload) if payload[:1] == b"{" else msgspec.msgpack.decode(payload)
             start = f"({page[-1][0].decode()}"
 
+    def dead_letters(self) -> int:
+        """Count the dead letters of the default routes."""
+        return sum(self.streams.xlen(f"{op}:requests:dead") for op in ("tokenize", "detokenize"))
+
+    def calls(self, command: str) -> int:
+        """Count how often the server of the streams has done a command."""
+        return int(self.streams.info("commandstats").get(f"cmdstat_{command.lower()}", {}).get("calls", 0))
+
     def wait_for_replies(self, count: int, stream: str = "tokenize:responses", seconds: float = 60.0) -> list[Reply]:
         """The replies of a stream, as soon as there are so many."""
         wait_until(lambda: self.streams.xlen(stream) >= count, f"{count} replies on {stream}", seconds)
@@ -248,3 +261,13 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             self.kill()
             raise
+
+
+@contextmanager
+def workers_killed(stack: Stack) -> Iterator[Stack]:
+    """Use a stack with a client's key, and kill its workers at the end, since a drain takes a second each."""
+    with stack:
+        stack.generate_key("shop-frontend")
+        yield stack
+        for worker in stack.workers:
+            worker.kill()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from conftest import Say
-from harness.producer import BatchProducer
+from harness.producer import sent_requests
 from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey
 from harness.stack import GROUP, Stack, WorkerProcess, wait_until
@@ -57,16 +57,9 @@ def setting(streams_server: Valkey, storage_server: Valkey) -> Iterator[Setting]
             TOKEN_WORKER_KEYS_URL=keys.url,
             TOKEN_WORKER_TOKENS_URL=storage_server.url,
         )
-        assert requests(stack, 10, KNOWN, 0).settle() == []
+        assert sent_requests(stack, 10, KNOWN, 0).settle() == []
         yield Setting(stack, keys, streams, worker)
         worker.kill()
-
-
-def requests(stack: Stack, count: int, client: str, start: int) -> BatchProducer:
-    producer = BatchProducer(stack, client)
-    producer.add_new(count, start=start)
-    producer.send()
-    return producer
 
 
 def duration_ms(stack: Stack, replies: int) -> int:
@@ -78,7 +71,7 @@ def duration_ms(stack: Stack, replies: int) -> int:
 def drain_fresh(setting: Setting, depth: int, start: int) -> int:
     """Measure how long a worker takes for a backlog that it has not seen before."""
     setting.worker.signal(signal.SIGSTOP)
-    producer = requests(setting.stack, depth, KNOWN, start)
+    producer = sent_requests(setting.stack, depth, KNOWN, start)
     setting.worker.signal(signal.SIGCONT)
     assert producer.settle() == []
     return duration_ms(setting.stack, depth)
@@ -91,7 +84,7 @@ def test_backlog_put_off_for_keys_drains_like_a_fresh_one(setting: Setting, dept
     stack, keys, *_ = setting
     fresh_ms = drain_fresh(setting, depth, 1000)
     keys.go_away()
-    producer = requests(stack, depth, OTHER, 1_000_000)
+    producer = sent_requests(stack, depth, OTHER, 1_000_000)
     wait_until(lambda: stack.streams.xpending("tokenize:requests", GROUP)["pending"] == depth, "all to be put off")
     keys.come_back()
     assert producer.settle(600) == []
@@ -108,9 +101,9 @@ def test_backlog_of_a_response_stream_that_cannot_be_used_drains_like_a_fresh_on
     fresh_ms = drain_fresh(setting, depth, 1000)
     stack.streams.rename("tokenize:responses", "elsewhere")
     stack.streams.set("tokenize:responses", "no stream")
-    producer = requests(stack, depth, KNOWN, 1_000_000)
+    producer = sent_requests(stack, depth, KNOWN, 1_000_000)
     wait_until(lambda: stack.streams.xpending("tokenize:requests", GROUP)["pending"], "some to be read")
-    wait_until(lambda: calls(stack, "xclaim"), "them to be put off")
+    wait_until(lambda: stack.calls("xclaim"), "them to be put off")
     stack.streams.delete("tokenize:responses")
     assert producer.settle(600) == []
     stuck_ms = duration_ms(stack, depth)
@@ -136,7 +129,7 @@ def test_backlog_after_lost_reads_drains_like_a_fresh_one(setting: Setting, say:
         return Verdict.CUT
 
     worker.signal(signal.SIGSTOP)
-    producer = requests(stack, depth, KNOWN, 1_000_000)
+    producer = sent_requests(stack, depth, KNOWN, 1_000_000)
     streams.hook = hook
     worker.signal(signal.SIGCONT)
     assert producer.settle(600) == []
@@ -144,8 +137,3 @@ def test_backlog_after_lost_reads_drains_like_a_fresh_one(setting: Setting, say:
     say(f"{depth:,} entries: fresh {fresh_ms} ms, with reads lost of {sum(lost)} entries {lost_ms} ms")
     assert stack.streams.xlen("tokenize:requests:dead") == 0
     assert lost_ms <= SLOWER * fresh_ms + MARGIN_MS
-
-
-def calls(stack: Stack, command: str) -> int:
-    """Count how often the server of the streams has done a command."""
-    return int(stack.streams.info("commandstats").get(f"cmdstat_{command}", {}).get("calls", 0))

@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, as_completed, wait
 from typing import Any
 
@@ -24,7 +23,6 @@ from harness.clients import (
     send,
     start,
     sync,
-    threads,
     values_of,
 )
 from harness.servers import Valkey
@@ -38,18 +36,7 @@ from token_worker.client import (
     UnknownClient,
 )
 
-
-@pytest.fixture
-def fake_worker(streams_server: Valkey) -> Iterator[FakeWorker]:
-    with streams_server.client() as streams:
-        yield FakeWorker(streams)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_left() -> Iterator[None]:
-    """Every test has closed its clients, and nothing of them runs on."""
-    yield
-    wait_until(lambda: not threads(), "the clients' threads to end")
+pytestmark = pytest.mark.usefixtures("all_clients_closed")
 
 
 # Time-outs

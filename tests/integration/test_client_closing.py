@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,18 +23,7 @@ from token_worker.client import (
     UnknownClient,
 )
 
-
-@pytest.fixture
-def fake_worker(streams_server: Valkey) -> Iterator[FakeWorker]:
-    with streams_server.client() as streams:
-        yield FakeWorker(streams)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_left() -> Iterator[None]:
-    """Every test has closed its clients, and nothing of them runs on."""
-    yield
-    wait_until(lambda: not threads(), "the clients' threads to end")
+pytestmark = pytest.mark.usefixtures("all_clients_closed")
 
 
 def test_closing_ends_calls_that_wait(streams_server: Valkey, fake_worker: FakeWorker) -> None:

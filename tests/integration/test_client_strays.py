@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -22,12 +21,6 @@ from token_worker.streams.stream_ids import LAST_ID
 
 FORBIDDEN = {"status": "error", "error": {"code": "forbidden", "message": "$.reply_to: this stream is not allowed"}}
 SHARED = "tokenize:responses"
-
-
-@pytest.fixture
-def fake_worker(streams_server: Valkey) -> Iterator[FakeWorker]:
-    with streams_server.client() as streams:
-        yield FakeWorker(streams)
 
 
 def refuse(fake_worker: FakeWorker, requests: list[dict[str, Any]], **members: Any) -> None:

@@ -15,7 +15,7 @@ import pytest
 from harness.producer import BatchProducer
 from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey, redis_binary, valkey_binary
-from harness.stack import Stack, wait_until
+from harness.stack import Stack, has_logged, wait_until, workers_killed
 
 ALWAYS = ("appendonly yes", "appendfsync always")
 SETTINGS = {
@@ -39,24 +39,6 @@ def is_synchronous(replica: Valkey) -> bool:
         return bool(client.info("replication").get("master_link_status") == "up")
 
 
-@contextmanager
-def workers_killed(stack: Stack) -> Iterator[Stack]:
-    """The stack with a client's key; at the end its workers are killed, since a drain takes a second each."""
-    with stack:
-        stack.generate_key("shop-frontend")
-        yield stack
-        for worker in stack.workers:
-            worker.kill()
-
-
-def deaths(stack: Stack) -> int:
-    return int(stack.streams.xlen("tokenize:requests:dead"))
-
-
-def has_said(log: Path, *words: str) -> bool:
-    return log.exists() and any(all(word in line for word in words) for line in log.read_text().splitlines())
-
-
 @pytest.mark.parametrize("binary", [valkey_binary, redis_binary])
 def test_reply_waits_for_the_replica(streams_server: Valkey, tmp_path: Path, binary: Callable[[], str]) -> None:
     """While no replica confirms, requests for tokens wait, uncounted; tokens are turned back all the same."""
@@ -77,11 +59,11 @@ def test_reply_waits_for_the_replica(streams_server: Valkey, tmp_path: Path, bin
         producer = BatchProducer(stack)
         producer.add_new(50, start=1000)
         producer.send()
-        wait_until(lambda: has_said(tmp_path / "first.log", "0 of 1 replicas confirmed"), "the worker to say so")
+        wait_until(lambda: has_logged(tmp_path / "first.log", "0 of 1 replicas confirmed"), "the worker to say so")
         # Then nothing is answered, also by a worker that is started now and finds what the first one has written,
         stack.workers[0].kill()
         stack.start_worker(log=tmp_path / "second.log")
-        wait_until(lambda: has_said(tmp_path / "second.log", "0 of 1 replicas confirmed"), "the second worker")
+        wait_until(lambda: has_logged(tmp_path / "second.log", "0 of 1 replicas confirmed"), "the second worker")
         assert producer.replies_written() == old.replies_written() == 50
         [group] = stack.streams.xinfo_groups("tokenize:requests")
         assert group["pending"] + group["lag"] == 50
@@ -96,7 +78,7 @@ def test_reply_waits_for_the_replica(streams_server: Valkey, tmp_path: Path, bin
         replica.signal(signal.SIGCONT)
         stack.start_worker()
         assert producer.settle() == []
-        assert deaths(stack) == 0
+        assert stack.dead_letters() == 0
 
 
 def test_token_that_another_worker_wrote_is_held_back_too(streams_server: Valkey, tmp_path: Path) -> None:
@@ -115,7 +97,7 @@ def test_token_that_another_worker_wrote_is_held_back_too(streams_server: Valkey
         producer.send()
         log = tmp_path / "log"
         stack.start_worker(log=log, TOKEN_WORKER_DURABILITY="replicas:1")
-        wait_until(lambda: has_said(log, "0 of 1 replicas confirmed"), "the worker to say so")
+        wait_until(lambda: has_logged(log, "0 of 1 replicas confirmed"), "the worker to say so")
         # Then it answers as soon as the replica does, and not before.
         assert producer.replies_written() == 5
         replica.signal(signal.SIGCONT)
@@ -180,7 +162,7 @@ def test_rights_that_are_printed_are_enough_for_fsync(
         producer.add_new(10)
         producer.send()
         assert producer.settle() == []
-        assert has_said(log, "fsync requires appendfsync always") == (binary is valkey_binary)
+        assert has_logged(log, "fsync requires appendfsync always") == (binary is valkey_binary)
 
 
 def test_worker_without_a_right_that_durability_needs_names_it(streams_server: Valkey, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from harness.key_places import InRedis, InVault, Place
 from harness.ledger import Kind, count_kinds
-from harness.producer import BatchProducer
+from harness.producer import sent_requests
 from harness.proxy import Command, Moment, Proxy, Relay, Verdict
 from harness.servers import OpenBao, Valkey
 from harness.stack import GROUP, Stack, wait_until
@@ -82,19 +82,8 @@ def setting(
                 worker.kill()
 
 
-def requests(stack: Stack, count: int, client: str, start: int) -> BatchProducer:
-    producer = BatchProducer(stack, client)
-    producer.add_new(count, start=start)
-    producer.send()
-    return producer
-
-
 def pending(stack: Stack) -> int:
     return int(stack.streams.xpending("tokenize:requests", GROUP)["pending"])
-
-
-def claims(stack: Stack) -> int:
-    return int(stack.streams.info("commandstats").get("cmdstat_xclaim", {}).get("calls", 0))
 
 
 def test_keys_at_hand_serve_past_their_age_and_no_longer(setting: Setting, tmp_path: Path) -> None:
@@ -113,12 +102,12 @@ def test_keys_at_hand_serve_past_their_age_and_no_longer(setting: Setting, tmp_p
     # Given a worker that has one client's key at hand
     put_clock(0)
     stack.start_worker(log=log, program=("-c", AHEAD), **{AHEAD_FILE: str(ahead)})
-    assert requests(stack, 10, KNOWN, 0).settle() == []
+    assert sent_requests(stack, 10, KNOWN, 0).settle() == []
     # When the keys go away, and that key's age is over
     keys.go_away()
     put_clock(AGE_SECONDS + 1)
-    other = requests(stack, 50, OTHER, 0)
-    known = requests(stack, BACKLOG, KNOWN, 1000)
+    other = sent_requests(stack, 50, OTHER, 0)
+    known = sent_requests(stack, BACKLOG, KNOWN, 1000)
     # Then its client is served, the other one's requests wait,
     wait_until(lambda: stack.streams.xlen("tokenize:responses") == 10 + BACKLOG, "the known client's replies")
     assert known.compare() == []
@@ -126,15 +115,15 @@ def test_keys_at_hand_serve_past_their_age_and_no_longer(setting: Setting, tmp_p
     assert "cached keys are used" in log.read_text()
     # the same to the end of its grace;
     put_clock(AGE_SECONDS + GRACE_SECONDS - 60)
-    known = requests(stack, BACKLOG, KNOWN, 10_000)
+    known = sent_requests(stack, BACKLOG, KNOWN, 10_000)
     wait_until(lambda: stack.streams.xlen("tokenize:responses") == 10 + 2 * BACKLOG, "the known client's replies")
     assert known.compare() == []
     # and after that nobody is served, however often they are tried,
     put_clock(AGE_SECONDS + GRACE_SECONDS + 60)
-    late = requests(stack, 50, KNOWN, 20_000)
+    late = sent_requests(stack, 50, KNOWN, 20_000)
     wait_until(lambda: pending(stack) == 100, "all to be read")
-    tries = claims(stack)  # one of all entries, then one of each to take that back
-    wait_until(lambda: claims(stack) > tries + 600, "six tries of each", 60)
+    tries = stack.calls("xclaim")  # one of all entries, then one of each to take that back
+    wait_until(lambda: stack.calls("xclaim") > tries + 600, "six tries of each", 60)
     assert stack.streams.xlen("tokenize:responses") == 10 + 2 * BACKLOG
     # until the keys are back.
     keys.come_back()
@@ -149,14 +138,14 @@ def test_names_of_nobody_push_out_no_key(setting: Setting, tmp_path: Path) -> No
     log = tmp_path / "log"
     count = 300 if "VAULT_ADDR" in stack.settings else 12_000  # in Vault each name is a request
     stack.start_worker(log=log, program=("-c", SMALL), **{KEPT: str(count - 100)})
-    assert requests(stack, 10, KNOWN, 0).settle() == []
+    assert sent_requests(stack, 10, KNOWN, 0).settle() == []
     names = [{"id": str(number), "op": "tokenize", "client_id": f"nobody-{number}"} for number in range(count)]
     replies = stack.ask([{**it, "type": "str", "value": "some value"} for it in names])
     assert {reply["error"]["code"] for reply in replies.values()} == {"unknown_client"}
     keys.go_away()
-    other = requests(stack, 5, OTHER, 0)
+    other = sent_requests(stack, 5, OTHER, 0)
     wait_until(lambda: "cached keys are used" in log.read_text(), "the outage to be met")
-    known = requests(stack, 100, KNOWN, 1000)
+    known = sent_requests(stack, 100, KNOWN, 1000)
     wait_until(lambda: stack.streams.xlen("tokenize:responses") == 10 + count + 100, "the known client's replies")
     assert known.compare() == []
     assert count_kinds(other.compare()) == {Kind.LOST: 5}
@@ -178,7 +167,7 @@ def test_loop_does_not_wait_for_the_history(streams_server: Valkey, storage_serv
         for client in (KNOWN, OTHER):
             stack.generate_key(client)
         stack.start_worker()
-        old = requests(stack, 5, OTHER, 0)
+        old = sent_requests(stack, 5, OTHER, 0)
         assert old.settle() == []
         rotated = stack.run("keys", "rotate", OTHER, "--yes")
         assert rotated.returncode == 0, rotated.stderr
@@ -190,11 +179,11 @@ def test_loop_does_not_wait_for_the_history(streams_server: Valkey, storage_serv
         stack.settings["TOKEN_WORKER_TOKENS_URL"] = storage_server.url
         stack.settings["TOKEN_WORKER_KEYS_URL"] = keys.url
         stack.start_worker(log=tmp_path / "log")
-        assert requests(stack, 10, KNOWN, 0).settle() == []
-        waiting = requests(stack, 5, OTHER, 0)
+        assert sent_requests(stack, 10, KNOWN, 0).settle() == []
+        waiting = sent_requests(stack, 5, OTHER, 0)
         assert begun.wait(60)
         # Then others are served while that lasts,
-        known = requests(stack, 100, KNOWN, 1000)
+        known = sent_requests(stack, 100, KNOWN, 1000)
         wait_until(lambda: stack.streams.xlen("tokenize:responses") == 115, "the known client's replies")
         assert known.compare() == []
         assert count_kinds(waiting.compare()) == {Kind.LOST: 5}

@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 from types import TracebackType
@@ -17,10 +16,10 @@ from typing import Self
 import pytest
 import redis
 
-from harness.producer import BatchProducer
+from harness.producer import BatchProducer, sent_requests
 from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey, redis_binary, valkey_binary
-from harness.stack import GROUP, Stack, wait_until
+from harness.stack import GROUP, Stack, has_logged, wait_until, workers_killed
 
 CLIENT = "shop-frontend"
 KEPT = ("appendonly yes", "appendfsync always")
@@ -43,33 +42,6 @@ def storage() -> Iterator[Valkey]:
     """A server for keys and tokens of this test alone."""
     with Valkey() as server:
         yield server
-
-
-@contextmanager
-def running(stack: Stack) -> Iterator[Stack]:
-    """The stack with a client's key; at the end its workers are killed, since a drain takes a second each."""
-    with stack:
-        stack.generate_key(CLIENT)
-        yield stack
-        for worker in stack.workers:
-            worker.kill()
-
-
-def requests(stack: Stack, count: int, *, client_id: str = CLIENT, start: int = 0) -> BatchProducer:
-    """So many requests, sent."""
-    producer = BatchProducer(stack, client_id)
-    producer.add_new(count, start=start)
-    producer.send()
-    return producer
-
-
-def deaths(stack: Stack) -> int:
-    return sum(stack.streams.xlen(f"{op}:requests:dead") for op in ("tokenize", "detokenize"))
-
-
-def has_said(log: Path, *words: str) -> bool:
-    """Whether a line of a worker's log has all these words."""
-    return log.exists() and any(all(word in line for word in words) for line in log.read_text().splitlines())
 
 
 class Gate:
@@ -114,10 +86,12 @@ def test_token_storage_away_while_workers_restart_costs_no_entry(
     with (
         Proxy(storage.port) as proxy,
         Gate(proxy, "MGET") as gate,
-        running(Stack(streams_server, storage, settings={**settings, "TOKEN_WORKER_TOKENS_URL": proxy.url})) as stack,
+        workers_killed(
+            Stack(streams_server, storage, settings={**settings, "TOKEN_WORKER_TOKENS_URL": proxy.url})
+        ) as stack,
     ):
         # Given a worker with a batch in hand
-        producer = requests(stack, 300)
+        producer = sent_requests(stack, 300)
         first = stack.start_worker()
         assert gate.is_held.wait(90)
 
@@ -133,7 +107,7 @@ def test_token_storage_away_while_workers_restart_costs_no_entry(
             log = tmp_path / f"{number}.log"
             worker = stack.start_worker(log=log)
             notice = "worker is ready" if ending is signal.SIGKILL else "server unavailable"
-            wait_until(lambda log=log, notice=notice: has_said(log, notice), notice)  # type: ignore[misc]  # defaults bind
+            wait_until(lambda log=log, notice=notice: has_logged(log, notice), notice)  # type: ignore[misc]  # defaults bind
             worker.signal(ending)
             assert worker.wait() == (0 if ending is signal.SIGTERM else -signal.SIGKILL)
             if time.monotonic() > end:
@@ -148,7 +122,7 @@ def test_token_storage_away_while_workers_restart_costs_no_entry(
         for _ in range(2):
             stack.start_worker()
         assert producer.settle() == []
-        assert deaths(stack) == 0
+        assert stack.dead_letters() == 0
 
 
 def test_token_storage_that_is_full_costs_no_entry(streams_server: Valkey, storage: Valkey, tmp_path: Path) -> None:
@@ -156,21 +130,23 @@ def test_token_storage_that_is_full_costs_no_entry(streams_server: Valkey, stora
     # Given a token storage that cannot take a token,
     # and workers that would make an entry a dead letter at its second isolated try
     settings = {"TOKEN_WORKER_CLAIM_IDLE_MS": "1000", "TOKEN_WORKER_MAX_DELIVERIES": "1"}
-    with running(Stack(streams_server, storage, settings={**settings, "TOKEN_WORKER_DRAIN_SECONDS": "1"})) as stack:
+    with workers_killed(
+        Stack(streams_server, storage, settings={**settings, "TOKEN_WORKER_DRAIN_SECONDS": "1"})
+    ) as stack:
         stack.storage.config_set("maxmemory", 1)
-        producer = requests(stack, 60)
+        producer = sent_requests(stack, 60)
         # When one worker has the entries in hand, and the next ones try some of them alone
         for number in range(3):
             log = tmp_path / f"{number}.log"
             worker = stack.start_worker(log=log)
-            wait_until(lambda log=log: has_said(log, "server unavailable", "tokens", "OOM"), "the worker to notice")  # type: ignore[misc]  # a default binds
+            wait_until(lambda log=log: has_logged(log, "server unavailable", "tokens", "OOM"), "the worker to notice")  # type: ignore[misc]  # a default binds
             worker.signal(signal.SIGTERM)
             assert worker.wait() == 0
         # Then, when there is memory again, every request is answered, and none is a dead letter.
         stack.storage.config_set("maxmemory", 0)
         stack.start_worker()
         assert producer.settle() == []
-        assert deaths(stack) == 0
+        assert stack.dead_letters() == 0
 
 
 @pytest.mark.parametrize("has_batch", [True, False], ids=["batch in hand", "nothing in hand"])
@@ -182,10 +158,10 @@ def test_streams_are_trimmed_while_the_token_storage_is_away(
     with (
         Proxy(storage.port) as proxy,
         Gate(proxy, "MGET") as gate,
-        running(Stack(streams_server, storage, settings={"TOKEN_WORKER_TOKENS_URL": proxy.url})) as stack,
+        workers_killed(Stack(streams_server, storage, settings={"TOKEN_WORKER_TOKENS_URL": proxy.url})) as stack,
     ):
         # Given a worker that waits for the token storage, and has entries in hand or looks for pending ones
-        producer = requests(stack, 10)
+        producer = sent_requests(stack, 10)
         if has_batch:
             stack.start_worker(log=log)
             assert gate.is_held.wait(90)
@@ -194,11 +170,11 @@ def test_streams_are_trimmed_while_the_token_storage_is_away(
             proxy.go_away()
             stack.start_worker(log=log)
         gate.open()
-        wait_until(lambda: has_said(log, "server unavailable", "tokens"), "the worker to notice")
+        wait_until(lambda: has_logged(log, "server unavailable", "tokens"), "the worker to notice")
         # When there are entries of long ago, then they go,
         for stream in ("tokenize:responses", "tokenize:requests:dead"):
             stack.streams.xadd(stream, {"payload": "x"}, id="1-0")
-        wait_until(lambda: producer.replies_written() == 0 and deaths(stack) == 0, "the streams to be trimmed")
+        wait_until(lambda: producer.replies_written() == 0 and stack.dead_letters() == 0, "the streams to be trimmed")
         # and when it is back, the requests are answered.
         proxy.come_back()
         assert producer.settle() == []
@@ -213,30 +189,25 @@ def test_key_storage_away_holds_up_only_who_needs_it(streams_server: Valkey, sto
     settings = {"TOKEN_WORKER_MAX_DELIVERIES": "1"}
     with (
         Proxy(storage_server.port) as proxy,
-        running(Stack(streams_server, storage_server, settings=settings)) as stack,
+        workers_killed(Stack(streams_server, storage_server, settings=settings)) as stack,
     ):
         stack.generate_key("another-client")
         stack.start_worker(TOKEN_WORKER_KEYS_URL=proxy.url, TOKEN_WORKER_TOKENS_URL=storage_server.url)
-        assert requests(stack, 10).settle() == []
+        assert sent_requests(stack, 10).settle() == []
         # When the key storage goes away
         proxy.go_away()
-        other = requests(stack, 50, client_id="another-client")
-        one = requests(stack, 50, start=100)
+        other = sent_requests(stack, 50, client_id="another-client")
+        one = sent_requests(stack, 50, start=100)
         # Then the one client is served, the other's entries are put off more often than they could be if it counted,
         wait_until(lambda: one.replies_written() == 60, "one client's replies")
         assert one.compare() == []
-        tries = calls(stack, "xclaim")  # one of all entries, then one of each to take that back
-        wait_until(lambda: calls(stack, "xclaim") > tries + 300, "six tries of each")
+        tries = stack.calls("xclaim")  # one of all entries, then one of each to take that back
+        wait_until(lambda: stack.calls("xclaim") > tries + 300, "six tries of each")
         assert other.replies_written() == 60
         # and are answered when it is back.
         proxy.come_back()
         assert other.settle() == []
-        assert deaths(stack) == 0
-
-
-def calls(stack: Stack, command: str) -> int:
-    """How often the server of the streams has done a command."""
-    return int(stack.streams.info("commandstats").get(f"cmdstat_{command}", {}).get("calls", 0))
+        assert stack.dead_letters() == 0
 
 
 # -- streams
@@ -244,7 +215,7 @@ def calls(stack: Stack, command: str) -> int:
 
 def test_streams_server_killed_under_load_loses_nothing(kept_streams: Valkey, storage_server: Valkey) -> None:
     """Each time the server of the streams is killed and started again, workers go on; every request has one reply."""
-    with running(Stack(kept_streams, storage_server)) as stack:
+    with workers_killed(Stack(kept_streams, storage_server)) as stack:
         producer = BatchProducer(stack)
         for _ in range(2):
             stack.start_worker()
@@ -278,11 +249,11 @@ def test_lost_groups_are_made_again(stack: Stack, lose: Callable[[redis.Redis], 
     """After a flush, or the loss of groups or streams, workers that were waiting serve new requests."""
     for _ in range(2):
         stack.start_worker()
-    assert requests(stack, 50).settle() == []
+    assert sent_requests(stack, 50).settle() == []
     wait_until(lambda: blocked(stack) == 2, "both workers to wait for entries")
     lose(stack.streams)
     wait_until(lambda: blocked(stack) == 2, "both workers to wait for entries")
-    after = requests(stack, 50, start=100)
+    after = sent_requests(stack, 50, start=100)
     assert after.settle() == []
     for worker in stack.workers:
         assert worker.is_alive
@@ -295,9 +266,9 @@ def test_streams_that_are_none_are_waited_for(stack: Stack, tmp_path: Path) -> N
     for op in ("tokenize", "detokenize"):
         stack.streams.set(f"{op}:requests", "no stream")
     worker = stack.start_worker(log=log)
-    wait_until(lambda: has_said(log, "no route can be served"), "the worker to say so")
+    wait_until(lambda: has_logged(log, "no route can be served"), "the worker to say so")
     flush(stack.streams)
-    assert requests(stack, 10).settle() == []
+    assert sent_requests(stack, 10).settle() == []
     worker.kill()
 
 
@@ -313,11 +284,11 @@ def test_backlog_is_answered_while_streams_are_full(storage_server: Valkey, bina
         Valkey(binary=binary()) as streams,
         Proxy(storage_server.port) as proxy,
         Gate(proxy, "MGET") as gate,
-        running(Stack(streams, storage_server, settings={"TOKEN_WORKER_CLAIM_IDLE_MS": "1000"})) as stack,
+        workers_killed(Stack(streams, storage_server, settings={"TOKEN_WORKER_CLAIM_IDLE_MS": "1000"})) as stack,
     ):
         # Given a group, a backlog, an unreadable entry in it, and entries of a worker that died
         stack.streams.xgroup_create("tokenize:requests", GROUP, "0", mkstream=True)
-        producer = requests(stack, BACKLOG)
+        producer = sent_requests(stack, BACKLOG)
         unreadable = stack.streams.xadd("tokenize:requests", {"payload": "no"})
         dead = stack.start_worker(TOKEN_WORKER_TOKENS_URL=proxy.url)
         assert gate.is_held.wait(90)
@@ -327,7 +298,7 @@ def test_backlog_is_answered_while_streams_are_full(storage_server: Valkey, bina
         # When the server is full, and workers start
         stack.streams.config_set("maxmemory", 1)
         with pytest.raises(redis.OutOfMemoryError):
-            requests(stack, 1)
+            sent_requests(stack, 1)
         for _ in range(2):
             stack.start_worker(TOKEN_WORKER_TOKENS_URL=storage_server.url)
         # Then they answer all of it.
@@ -343,13 +314,13 @@ def test_server_away_at_start_is_waited_for(
     """A worker that finds a server away says which, waits, and serves when it is there."""
     server = streams_server if role == "streams" else storage_server
     log = tmp_path / "log"
-    with Proxy(server.port) as proxy, running(Stack(streams_server, storage_server)) as stack:
+    with Proxy(server.port) as proxy, workers_killed(Stack(streams_server, storage_server)) as stack:
         stack.settings["TOKEN_WORKER_TOKENS_URL"] = storage_server.url
         stack.settings[f"TOKEN_WORKER_{role.upper()}_URL"] = proxy.url
         proxy.go_away()
-        producer = requests(stack, 10)
+        producer = sent_requests(stack, 10)
         worker = stack.start_worker(log=log)
-        wait_until(lambda: has_said(log, "unavailable", f'"{role}"'), "the worker to say so")
+        wait_until(lambda: has_logged(log, "unavailable", f'"{role}"'), "the worker to say so")
         proxy.come_back()
         assert producer.settle() == []
         assert worker.is_alive
@@ -366,10 +337,10 @@ def test_batch_in_hand_is_answered_before_a_worker_ends(
     with (
         Proxy(storage_server.port) as proxy,
         Gate(proxy, "MGET") as gate,
-        running(Stack(streams_server, storage_server)) as stack,
+        workers_killed(Stack(streams_server, storage_server)) as stack,
     ):
         # Given a worker with a batch in hand
-        producer = requests(stack, 1000)
+        producer = sent_requests(stack, 1000)
         worker = stack.start_worker(TOKEN_WORKER_TOKENS_URL=proxy.url)
         assert gate.is_held.wait(90)
         in_hand = stack.streams.xpending("tokenize:requests", GROUP)["pending"]
@@ -396,9 +367,9 @@ def test_second_signal_ends_a_worker_at_once(streams_server: Valkey, storage_ser
     with (
         Proxy(storage_server.port) as proxy,
         Gate(proxy, "MGET") as gate,
-        running(Stack(streams_server, storage_server, settings={"TOKEN_WORKER_CLAIM_IDLE_MS": "1000"})) as stack,
+        workers_killed(Stack(streams_server, storage_server, settings={"TOKEN_WORKER_CLAIM_IDLE_MS": "1000"})) as stack,
     ):
-        producer = requests(stack, 100)
+        producer = sent_requests(stack, 100)
         worker = stack.start_worker(TOKEN_WORKER_TOKENS_URL=proxy.url)
         assert gate.is_held.wait(90)
         slept = times_slept(worker.pid)
@@ -415,7 +386,7 @@ def test_rolling_restart_takes_nothing_over(stack: Stack) -> None:
     """Workers are replaced one by one under load: each answers what it has; nothing is ever claimed, or left behind."""
     # Given workers under load
     old = [stack.start_worker() for _ in range(3)]
-    claims = calls(stack, "xclaim")
+    claims = stack.calls("xclaim")
     producer = BatchProducer(stack)
 
     def is_so_under_load(condition: Callable[[], bool]) -> bool:
@@ -440,7 +411,7 @@ def test_rolling_restart_takes_nothing_over(stack: Stack) -> None:
         wait_until(lambda busy=busy: is_so_under_load(busy), "it to be busy")  # type: ignore[misc]  # defaults bind
     # Then every request is answered once, none of them was claimed from anybody,
     assert producer.settle() == []
-    assert calls(stack, "xclaim") == claims
+    assert stack.calls("xclaim") == claims
     # and when all have ended, nothing of them is left.
     for worker in stack.workers:
         worker.signal(signal.SIGTERM)

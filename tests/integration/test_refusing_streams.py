@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from harness.servers import Valkey, redis_binary, valkey_binary
-from harness.stack import GROUP, Stack, wait_until
+from harness.stack import GROUP, Stack, has_logged, wait_until
 from token_worker.contract.messages import Op
 from token_worker.errors import Unavailable
 from token_worker.redis.address import RedisSettings
@@ -69,10 +69,6 @@ def pending(stack: Stack, stream: str = "tokenize:requests") -> int:
         return -1
 
 
-def has_said(log: Path, *words: str) -> bool:
-    return log.exists() and any(all(word in line for word in words) for line in log.read_text().splitlines())
-
-
 def replies(stack: Stack, stream: str) -> list[dict[str, Any]]:
     return [
         msgspec.json.decode(fields[b"payload"]) for _, fields in stack.streams.xrange(stream) if b"payload" in fields
@@ -88,7 +84,7 @@ def test_replies_wait_where_the_ids_of_their_stream_are_used_up(stack: Stack, tm
     log = tmp_path / "log"
     worker = stack.start_worker(log=log)
     # When a worker serves them
-    wait_until(lambda: has_said(log, "cannot be written", "tokenize:responses", USED_UP), "the worker to say so")
+    wait_until(lambda: has_logged(log, "cannot be written", "tokenize:responses", USED_UP), "the worker to say so")
     # Then only those are acknowledged that were answered,
     before = replies(stack, "tokenize:responses")
     assert (len(before), pending(stack)) == (left, 5 - left)
@@ -122,7 +118,7 @@ def test_unreadable_entry_waits_where_the_ids_of_the_dead_letters_are_used_up(st
     [entry] = stack.send([b"no message"])
     log = tmp_path / "log"
     stack.start_worker(log=log)
-    wait_until(lambda: has_said(log, "cannot be written", "tokenize:requests:dead", USED_UP), "the worker to say so")
+    wait_until(lambda: has_logged(log, "cannot be written", "tokenize:requests:dead", USED_UP), "the worker to say so")
     assert pending(stack) == 1
     stack.streams.delete("tokenize:requests:dead")
     wait_until(lambda: pending(stack) == 0, "the dead letter")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.producer import BatchProducer
+from harness.producer import BatchProducer, sent_requests
 from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey
 from harness.stack import GROUP, Stack
@@ -31,9 +31,7 @@ def stack(streams_server: Valkey) -> Iterator[Stack]:
 
 def requests_of_a_dead_worker(stack: Stack, count: int, *, put_off: bool) -> BatchProducer:
     """So many requests, delivered to a worker that is no more; ``put_off``: it had put them off before."""
-    producer = BatchProducer(stack)
-    producer.add_new(count)
-    producer.send()
+    producer = sent_requests(stack, count)
     stack.streams.xgroup_create(STREAM, GROUP, "0")
     [(_, found)] = stack.streams.xreadgroup(GROUP, "dead", {STREAM: ">"})
     if put_off:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from harness.servers import DEPLOY_FILES, OpenBao, free_port
+from harness.stack import wait_until
 from token_worker.errors import MasterKeyError, Unavailable
 from token_worker.keys import vault_session
 from token_worker.keys.master import from_vault
@@ -34,14 +35,6 @@ FOLDER = ".acrakeys"
 KV1_LINES = """# path "secret/acra/transport" {
 #   capabilities = ["read"]
 # }"""
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 90) -> None:
-    """Wait for a condition; a failure says only that it never came."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.02)
 
 
 class Admin:
@@ -66,7 +59,7 @@ class Admin:
         name = name or f"kv-{os.urandom(4).hex()}"
         self.do("POST", f"sys/mounts/{name}", type=kind, options={"version": str(version)} if kind == "kv" else {})
         if (kind, version) == ("kv", 2):  # the server prepares a new KV 2 mount in the background
-            wait_until(lambda: self.call("GET", f"{name}/config").ok)
+            wait_until(lambda: self.call("GET", f"{name}/config").ok, "the mount")
         return name
 
     def put(self, mount: str, version: int, path: str, **data: object) -> None:
@@ -663,7 +656,7 @@ class TestLogIn:
             data = admin.do("POST", "auth/token/lookup", token=token)["data"]
             return bool(data.get("last_renewal_time", 0) - data["creation_time"] >= 2)
 
-        wait_until(renewed_twice)
+        wait_until(renewed_twice, "two renewals")
         assert vault.read_secret(mount, "a") == {"key": "x"}
 
     def test_logs_in_again_at_the_maximum_time(
@@ -677,8 +670,8 @@ class TestLogIn:
         vault.session.connect()
         first = vault.session.adapter.token
         vault.session.keep_alive()
-        wait_until(lambda: vault.session.adapter.token not in {None, first})
-        wait_until(lambda: not admin.token_lives(first))
+        wait_until(lambda: vault.session.adapter.token not in {None, first}, "a new token")
+        wait_until(lambda: not admin.token_lives(first), "the end of the first token")
         assert vault.read_secret(mount, "a") == {"key": "x"}
 
     def test_logs_in_again_before_the_token_ends(
@@ -715,7 +708,7 @@ class TestLogIn:
             tokens.add(vault.session.adapter.token)
             return len(tokens) >= 4
 
-        wait_until(reads)
+        wait_until(reads, "a read that succeeds")
 
     def test_end_of_a_given_token_is_told(self, admin: Admin, session: Session, policy: str) -> None:
         """When Vault renews a given token no further, an error in the log says what to do, and the thread ends."""
@@ -724,7 +717,10 @@ class TestLogIn:
         vault.session.connect()
         with structlog.testing.capture_logs() as logs:
             vault.session.keep_alive()
-            wait_until(lambda: vault.session._thread is not None and not vault.session._thread.is_alive())
+            wait_until(
+                lambda: vault.session._thread is not None and not vault.session._thread.is_alive(),
+                "the end of the renewing thread",
+            )
         (line,) = logs
         assert line["log_level"] == "error"
         assert "set VAULT_TOKEN to a new one" in line["reason"]
@@ -739,12 +735,12 @@ class TestLogIn:
             with structlog.testing.capture_logs() as logs:
                 server.kill()
                 vault.session.keep_alive()
-                wait_until(lambda: logs)
+                wait_until(lambda: logs, "a log line")
                 server.start()  # in memory: it knows nothing of before
                 settings.update(Admin(server).approle("approle", tmp_path, token_ttl="2s"))
                 role_id = vault.session.settings.role_id
                 Admin(server).do("POST", "auth/approle/role/worker/role-id", role_id=role_id)
-                wait_until(lambda: any(line["event"] == "logged in to Vault again" for line in logs))
+                wait_until(lambda: any(line["event"] == "logged in to Vault again" for line in logs), "the next log-in")
             vault.close()
         assert logs[0]["log_level"] == "warning"
         assert logs[0]["reason"] == "ConnectionError"

@@ -212,20 +212,12 @@ def test_inconsistent_tokens_differ_and_turn_back(served: Stack) -> None:
         assert back["value"] == "again and again"
 
 
+TO_TOKENIZE = {"id": "r", "op": "tokenize", "client_id": CLIENT, "type": "str", "value": "x"}
+
+
 def test_reply_to_gets_the_reply_and_a_time_to_live(served: Stack) -> None:
     """A reply goes to the stream its request names; made by that reply, the stream has a time to live."""
-    served.send(
-        [
-            {
-                "id": "r",
-                "op": "tokenize",
-                "client_id": CLIENT,
-                "type": "str",
-                "value": "x",
-                "reply_to": "tokenize:responses:me",
-            }
-        ]
-    )
+    served.send([{**TO_TOKENIZE, "reply_to": "tokenize:responses:me"}])
     wait_until(lambda: served.streams.exists("tokenize:responses:me"), "the reply")
     [reply] = served.replies("tokenize:responses:me")
     assert reply["status"] == "ok"
@@ -236,18 +228,7 @@ def test_reply_to_gets_the_reply_and_a_time_to_live(served: Stack) -> None:
 def test_reply_to_of_the_producer_keeps_no_time_to_live(served: Stack) -> None:
     """A stream that its producer made is never given a time to live."""
     served.streams.xgroup_create("tokenize:responses:mine", "readers", mkstream=True)
-    served.send(
-        [
-            {
-                "id": "r",
-                "op": "tokenize",
-                "client_id": CLIENT,
-                "type": "str",
-                "value": "x",
-                "reply_to": "tokenize:responses:mine",
-            }
-        ]
-    )
+    served.send([{**TO_TOKENIZE, "reply_to": "tokenize:responses:mine"}])
     served.wait_for_replies(1, "tokenize:responses:mine")
     assert served.streams.ttl("tokenize:responses:mine") == -1
 

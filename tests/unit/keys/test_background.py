@@ -28,18 +28,6 @@ SHOP = Owner("client", "shop-frontend")
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(clock: Clock) -> FakeStore:
-    made = FakeStore(clock)
-    made.put(SHOP, new_key())
-    return made
-
-
-@pytest.fixture
 def aside() -> ByHand:
     return ByHand()
 

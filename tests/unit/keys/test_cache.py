@@ -32,18 +32,6 @@ BILLING = Owner("client", "billing_service")
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(clock: Clock) -> FakeStore:
-    made = FakeStore(clock)
-    made.put(SHOP, new_key())
-    return made
-
-
-@pytest.fixture
 def cache(store: FakeStore, clock: Clock) -> KeyCache:
     return KeyCache(store, MASTER_KEY, clock=clock)
 

@@ -48,18 +48,6 @@ class Worker:
         return self.ring.current
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(clock: Clock) -> FakeStore:
-    made = FakeStore(clock)
-    made.put(SHOP, new_key())
-    return made
-
-
 def rotate(store: FakeStore, clock: Clock, *, ahead: float = 0) -> bytes:
     """Rotate as the time is now, by a clock that may be ahead; the new key."""
     key = new_key()
