@@ -249,12 +249,9 @@ class Destruction:
         if not written:
             raise _changed(name)
 
-    def _read(
-        self, name: KeyName
-    ) -> tuple[StoredText | None, StoredText | None, DestroyRecord | None, StoredText | None]:
-        """The key in the history, the one moved aside, the record, and the record as it is stored."""
+    def _read(self, name: KeyName) -> _Found:
         live, retired, stored = self._store.read([self._path(name), self._retired_path(name), self._record_path(name)])
-        return live, retired, _decode(stored), stored
+        return _Found(live, retired, _decode(stored), stored)
 
     def _open(self, name: KeyName, text: bytes) -> bytes:
         try:
