@@ -124,7 +124,7 @@ class _AnyConnection(Safety):
         try:
             super().confirm()
         except Unavailable as error:
-            if error.reason != "connection was made anew":
+            if error.reason != "connection was replaced":
                 raise
 
 

@@ -87,12 +87,12 @@ def test_too_few_confirmations_are_no_reply(durability: Durability, answers: dic
 
 
 def test_batch_that_had_two_connections_is_no_reply() -> None:
-    """A connection made anew may lead to a server that has lost what the one before was told: nothing is confirmed."""
+    """A new connection may lead to a server that lost what the old one had confirmed: then nothing is confirmed."""
     server = Server(SET=b"OK", WAIT=1)
     safety = Safety(server.link, Durability(replicas=1), 500)
     safety.begin()
     server.connections += 1
-    with pytest.raises(Unavailable, match="made anew"):
+    with pytest.raises(Unavailable, match="connection was replaced"):
         safety.confirm()
     safety.begin()
     safety.confirm()

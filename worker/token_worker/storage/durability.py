@@ -1,36 +1,37 @@
-"""What has to be true of token entries before a reply may name them: ``TOKEN_WORKER_DURABILITY``.
+"""How safe token entries must be before a reply names them: ``TOKEN_WORKER_DURABILITY``.
 
-- ``server``: they are written. How safe they are then is as the server is set.
-- ``fsync``: they are on the server's disk.
-- ``replicas:N``: so many replicas have them. A promotion loses none where no more than N replicas may be promoted.
+- ``server``: they are written. How safe that is depends on the configuration of the server.
+- ``fsync``: they are on the disk of the server.
+- ``replicas:N``: N replicas have them. A failover loses none if no more than N replicas can be promoted.
 
-WAIT and WAITAOF vouch for the writes of their own connection, up to its last one. A batch may answer from entries that
-others wrote a moment ago, so it writes a mark after its look-ups, then waits: what is ordered before the mark, whoever
-wrote it, is as safe as the mark. That holds while the batch has one connection. A server that was started anew, or
-another that was promoted, may have lost what the connection before was told; then the whole batch is done again.
+WAIT and WAITAOF confirm the writes of their own connection, up to its last write. But a batch may answer from entries
+that other clients wrote a moment ago. So it writes a mark after its look-ups, and then waits. Everything that the
+server ordered before the mark is as safe as the mark, whoever wrote it. This holds as long as the batch has one
+connection. A server that was restarted, or a replica that was promoted, may have lost what the earlier connection had
+confirmed; then the whole batch is done again.
 
-What is sound for ``fsync``, by server and version:
+When ``fsync`` is sound, by server and version:
 
 - Redis 8.0 or later: WAITAOF is answered after the append-only file was synced, under ``appendfsync everysec`` and
   ``always`` alike (traced on 8.2: ``fdatasync`` returns, then the answer is sent). Under ``everysec`` that takes a
-  second or two a batch. Under ``no`` it is never answered, so that is refused where it can be looked at.
+  second or two for each batch. Under ``no`` it is never answered, so that setting is refused if it can be read.
 - Redis from 7.2, and Valkey: under ``everysec`` WAITAOF may be answered before the sync (redis/redis#13793, repaired in
   8.0; repairs of older releases are not relied on. Traced on Valkey 9.1: an answer within 100 ms and no ``fdatasync``).
-  So ``appendfsync always`` is required. The server then syncs before it answers any client of the same turn of its
-  loop, those that only read included (traced on both: ``write`` to the file, ``fdatasync``, ``write`` to the client),
-  and ends itself where that fails. ``no-appendfsync-on-rewrite`` leaves syncs out, so it has to be ``no``. WAITAOF is
-  sent here, too: it is refused where there is no append-only file.
+  So ``appendfsync always`` is required. Then the server syncs before it answers any client of the same turn of its
+  event loop, readers included (traced on both: ``write`` to the file, ``fdatasync``, ``write`` to the client). If the
+  sync fails, the server ends itself. ``no-appendfsync-on-rewrite`` omits syncs, so it must be ``no``. WAITAOF is
+  sent here, too: the server refuses it if there is no append-only file.
 - Before 7.2 there is no WAITAOF, and no ``fsync``.
 
-Whether ``always`` is set can be looked at only by a user with CONFIG GET, which shows passwords as well, so workers
-should not have it. Then it is said at start that it rests on the operator; ``token-worker doctor`` run as an
-administrator looks at it.
+Only a user with CONFIG GET can read ``appendfsync``. CONFIG GET shows passwords as well, so workers should not have it.
+Then a worker logs at start that the operator has to make sure of the setting. ``token-worker doctor``, run as an
+administrator, checks it.
 
-Neither does the other's part: what ``fsync`` has put on one server's disk a promoted replica may not have. While too
-few confirm, a worker stops reading as if the storage were away, also routes whose replies bring no token: these go on
-in workers of their own.
+``fsync`` and ``replicas:N`` do not replace each other: a promoted replica may lack entries that ``fsync`` has put on
+the disk of one server. While too few confirm, a worker stops reading, as if the storage were away. That includes routes
+whose replies bring no token; to keep those going, serve them by workers of their own.
 
-Touches ``token-worker:mark``, outside of Acra's names.
+Touches ``token-worker:mark``, which is not one of Acra's names.
 """
 
 import re
@@ -42,13 +43,13 @@ from token_worker.errors import ServerError, SettingsError, Unavailable
 from token_worker.redis.link import Link, RedisLink
 
 MARK = "token-worker:mark"
-"""Key that a batch writes before it waits; it holds nothing."""
+"""Key that a batch writes before it waits. Its value is empty."""
 
 CONFIRM_MS = 3000
-"""Longest wait for disk or replicas: below the socket's time-out, and longer than a sync every second takes."""
+"""Longest wait for disk or replicas: shorter than the socket time-out, longer than a sync under ``everysec``."""
 
 _TRUSTED = ("redis", 8)
-"""Server and first version whose WAITAOF waits for the disk under ``appendfsync everysec``, too."""
+"""The server, and its first version, whose WAITAOF waits for the disk under ``appendfsync everysec``, too."""
 
 _NO_RIGHT = "NOPERM"
 
@@ -56,14 +57,14 @@ log = structlog.get_logger("durability")
 
 
 class Durability(NamedTuple):
-    """The setting: ``fsync``, or a number of replicas, or neither."""
+    """The parsed setting: ``fsync``, or a number of replicas, or neither."""
 
     fsync: bool = False
     replicas: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """``server``, ``fsync`` or ``replicas:N``, as the settings have checked it."""
+        """Parse ``server``, ``fsync`` or ``replicas:N``; the settings have checked the text."""
         return cls(fsync=text == "fsync", replicas=int(text.partition(":")[2] or 0))
 
 
@@ -127,17 +128,17 @@ class Safety:
                 link.name, "not on disk yet" if fsync else f"{confirmed} of {replicas} replicas confirmed"
             )
         if link.connections != self._connection:
-            raise Unavailable(link.name, "connection was made anew")
+            raise Unavailable(link.name, "connection was replaced")
 
 
 def examine_fsync(link: Link) -> bool:
-    """Whether ``fsync`` is known to be sound on this server; False where this user may not look.
+    """Check that ``fsync`` is sound on this server. Returns False if this user may not check it.
 
     Raises:
-        SettingsError: it is not.
+        SettingsError: ``fsync`` is not sound on this server, as it is configured.
         Unavailable: the server is away.
     """
-    if _call(link, {"ERR", "WAITAOF"}, "WAITAOF", 1, 0, 1) is None:  # an error's code is its first word after ERR
+    if _call(link, {"ERR", "WAITAOF"}, "WAITAOF", 1, 0, 1) is None:  # the code of an error is its first word after ERR
         raise SettingsError("TOKEN_WORKER_DURABILITY=fsync: needs WAITAOF (Redis or Valkey 7.2) and appendonly yes")
     hello = _pairs(link.call("HELLO"))
     version = int((re.match(r"\d+", hello["version"]) or ["0"])[0])
@@ -157,10 +158,10 @@ def examine_fsync(link: Link) -> bool:
 
 
 def _call(link: Link, refusals: set[str], *command: str | int) -> Any:
-    """What the server answers, None where it refuses with one of these codes.
+    """Send a command and return the answer. Returns None if the server refuses it with one of these codes.
 
     Raises:
-        SettingsError: the user may not, and this is none of the codes.
+        SettingsError: a right is missing, and its code is not among ``refusals``.
         Unavailable: the server is away.
     """
     try:

@@ -1,13 +1,14 @@
-"""Token entries sealed and opened, each with as little work as it needs.
+"""Seals and opens token entries, each with as little work as possible.
 
-Entries that share a data key and have data of one length are alike up to the IV: container, block and cell begin with
-the same bytes, the sealed data key among them. This *head* is made, or checked, once. After that a new entry is the
-head, IV, tag, ciphertext and times, and an entry whose head was met before is opened by its AES key alone. Entries that
-have a data key each, as Acra writes them, and those of different clients share the *frame*: the head without the key id
-and what is random of the sealed data key. An entry of any other form, and one that does not open so, is read part by
-part: the answer, or the error, is the same.
+Entries with the same data key and the same length of data have the same bytes up to the IV: container, block and cell
+begin alike, and the sealed data key is among these bytes. This *head* is made, or checked, once. After that, a new
+entry is head, IV, tag, ciphertext and times; and an entry with a known head is opened by its AES key alone.
 
-Pure. Bounded: the heads least recently made go first.
+Acra gives each entry a data key of its own. Such entries, and those of different clients, still share the *frame*: the
+head without the key id and without the random bytes of the sealed data key. Any other entry is read part by part, and
+also an entry that does not open in the short way. The result, or the error, is the same.
+
+Pure. The number of heads is bounded: the oldest are dropped first.
 """
 
 from binascii import hexlify, unhexlify
@@ -23,33 +24,35 @@ from token_worker.acra.token_entry import Times, block_start, decode_entry, deco
 from token_worker.keys.keyring import Keyring
 
 HEADS_MAX = 4096
-"""Heads kept in each direction; each has an AES key of about 3 KB."""
+"""Heads that are cached for sealing, and again for opening. Each has an AES key of about 3 KB."""
 
-_START_BYTES = len(block_start(1 << 13))  # blocks of 128 bytes to 16 KiB: all but those of long values
+_START_BYTES = len(block_start(1 << 13))  # blocks of 128 bytes to 16 KiB: all except those of long values
 _SEALED_KEY_BYTES = secure_cell.OVERHEAD_BYTES + DATA_KEY_BYTES
 _KEY_ID = 2 * (_START_BYTES + acra_block.KEY_ID_AT)
 _KEY_ID_END = _KEY_ID + 2 * acra_block.KEY_ID_BYTES
 _SEALED_KEY = 2 * (_START_BYTES + acra_block.HEADER_BYTES + secure_cell.HEADER_BYTES)
 _SEALED_KEY_END = 2 * (_START_BYTES + acra_block.HEADER_BYTES + _SEALED_KEY_BYTES)
 _HEAD = _SEALED_KEY_END + 2 * secure_cell.HEADER_BYTES
-"""Hex digits: up to the key id, its end, up to what is random of the sealed data key, its end, up to the data's IV."""
+"""Positions in hex digits: begin and end of the key id, begin and end of the random bytes of the sealed data key, and
+the end of the head, where the IV of the data begins.
+"""
 _TAG = secure_cell.IV_BYTES
 _DATA = _TAG + secure_cell.TAG_BYTES
-"""Bytes of a cell before its tag, and before its ciphertext, not counting its header."""
+"""Position of the tag and of the ciphertext in a cell, counted from the end of its header."""
 
 Opened = tuple[bytes, Times | None]
-"""What is inside an entry; and its times, or None where it is enabled and was used since the time in question."""
+"""The data of an entry, and its times. The times are None if it is enabled and was used since the time in question."""
 
 _Crypt = Callable[[bytes, bytes, bytes], bytes]
 _Known = tuple[Keyring | None, int, _Crypt]
-"""Whose entries begin so, where their data end after the head, and what opens the data."""
+"""For one known head: its keyring, the end of the data counted from the head's end, and the decrypt function."""
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 class Sealing:
-    """Seals and opens entries of all clients and zones."""
+    """Seals and opens the entries of all clients and zones."""
 
     def __init__(self, size: int = HEADS_MAX) -> None:
         self._size = size
@@ -58,13 +61,13 @@ class Sealing:
         self._frames: OrderedDict[bytes, int] = OrderedDict()
 
     def seal(self, data_key: DataKey, data: bytes, iv: bytes, times: bytes) -> bytes:
-        """A new entry, as Redis holds it.
+        """Make a new entry, as it is stored in Redis.
 
         Args:
-            data_key: of ``Keyring.sealing_key``, which counts what it seals.
+            data_key: from ``Keyring.sealing_key``, which counts the blocks that it seals.
             data: at least one byte.
-            iv: 12 random bytes that never serve again.
-            times: hex of ``encode_times``.
+            iv: 12 random bytes that are never used again.
+            times: the result of ``encode_times``, in hex.
         """
         head, encrypt = self._to_seal.get((data_key, len(data))) or self._new_head(data_key, len(data))
         sealed = encrypt(iv, data, data_key.context)
@@ -79,16 +82,16 @@ class Sealing:
         return self._keep(self._to_seal, (data_key, length), (head, data_key.cipher(length).encrypt))
 
     def open(self, ring: Keyring, raw: bytes, accessed: int) -> Opened:
-        """What is inside an entry of the ring's owner, and its times where they are of interest.
+        """Open an entry of the ring's owner. Returns its data, and its times if they are of interest.
 
         Args:
             ring: keys of the owner.
-            raw: the entry, as Redis holds it.
-            accessed: of ``accessed_number``.
+            raw: the entry, as it is stored in Redis.
+            accessed: a time, from ``accessed_number``.
 
         Raises:
             NoMatchingKey: none of the ring's keys opens its data key.
-            CorruptData: it is no entry, or its data does not open.
+            CorruptData: the bytes are not an entry, or its data does not open.
         """
         known_ring, end, decrypt = self._to_open.get(raw[:_HEAD], _UNKNOWN)
         if known_ring is not ring:
@@ -96,13 +99,13 @@ class Sealing:
         try:
             rest = unhexlify(raw[_HEAD:])
             inside = decrypt(rest[:_TAG], rest[_DATA:end] + rest[_TAG:_DATA], ring.context)
-        except (InvalidTag, ValueError):  # damaged, or of an old Themis
+        except (InvalidTag, ValueError):  # damaged, or an old Themis wrote it
             return self._open_parts(ring, raw)
         times = rest[end:]
         return inside, None if used_since(times, accessed) else decode_times(times)
 
     def _open_framed(self, ring: Keyring, raw: bytes, accessed: int) -> Opened:
-        """Open an entry whose data key was not met before, if all that is around its key id and data key was."""
+        """Open an entry with a new data key, if its frame is known."""
         end = self._frames.get(_frame(raw))
         key = ring.key_with(raw[_KEY_ID:_KEY_ID_END])
         if end is None or key is None:
@@ -111,7 +114,7 @@ class Sealing:
             sealed = unhexlify(raw[_SEALED_KEY:_SEALED_KEY_END])
             unseal = acra_block.data_key_cipher(key, ring.context).decrypt
             data_key = unseal(sealed[:_TAG], sealed[_DATA:] + sealed[_TAG:_DATA], ring.context)
-        except (InvalidTag, ValueError):  # damaged, of an old Themis, or two keys have one id
+        except (InvalidTag, ValueError):  # damaged, an old Themis wrote it, or two keys have the same id
             return self._open_parts(ring, raw)
         decrypt = secure_cell.cipher(data_key, end - _DATA, ring.context).decrypt
         self._keep(self._to_open, raw[:_HEAD], (ring, end, decrypt))

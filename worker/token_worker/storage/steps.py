@@ -1,16 +1,16 @@
-"""What the token engine asks of the token storage: data, no server. ``storage.tokens`` performs them."""
+"""Steps that the token engine asks of the token storage. They are data; ``storage.tokens`` executes them."""
 
 from typing import Literal, NamedTuple
 
 
 class Lookup(NamedTuple):
-    """Read these entries. Answer: a list of their values, None where there is none."""
+    """Read these entries. Answer: a list of their values, each or None."""
 
     keys: list[bytes]
 
 
 class Row(NamedTuple):
-    """A new token: its two entries. ``h_key`` and ``h_value`` are empty for an inconsistent one."""
+    """The two entries of a new token. ``h_key`` and ``h_value`` are empty for an inconsistent token."""
 
     h_key: bytes
     t_key: bytes
@@ -19,23 +19,27 @@ class Row(NamedTuple):
 
 
 class Store(NamedTuple):
-    """Write these rows where there is nothing yet, each wholly or not. Answer: a list of ``Outcome``."""
+    """Write these rows, each completely or not at all, and only if none of its keys exists.
+
+    Answer: a list of ``Outcome``.
+    """
 
     rows: list[Row]
 
 
 class Adopt(NamedTuple):
-    """Write ``h_value`` where ``t_key`` still holds ``t_value`` as it was read. Answer: a list of ``Outcome``."""
+    """Write ``h_value`` of each row if its ``t_key`` still holds ``t_value``. Answer: a list of ``Outcome``."""
 
     rows: list[Row]
 
 
 class Outcome(NamedTuple):
-    """What became of a row.
+    """The result of one row.
 
     Attributes:
-        what: ``written``; ``value`` or ``token``: that entry existed, ``raw`` is what it holds; ``changed``: the
-            token's entry is not what was read any more; ``broken``: a key of the row holds no string.
+        what: ``written``. ``value``: the ``h.`` entry existed, and ``raw`` is its content; ``token``: the same of the
+            ``t.`` entry. ``changed``: the ``t.`` entry has changed since it was read. ``broken``: a key of the row does
+            not hold a string.
         raw: see above, else empty.
     """
 
@@ -44,10 +48,10 @@ class Outcome(NamedTuple):
 
 
 class Touch(NamedTuple):
-    """Replace entries that have not changed: (key, value as read, new value). Answer: None."""
+    """Replace entries that have not changed. Each row: key, value as it was read, new value. Answer: None."""
 
     rows: list[tuple[bytes, bytes, bytes]]
 
 
 Step = Lookup | Store | Adopt | Touch
-"""Any of them."""
+"""Any of the steps."""

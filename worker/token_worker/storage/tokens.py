@@ -1,7 +1,7 @@
-"""Performs the engine's steps on the Redis that holds the tokens, in few round trips and short scripts.
+"""Executes the engine's steps on the Redis that holds the tokens, in few round trips and short scripts.
 
-Touches ``tokens/…`` keys only. New entries are written by MSETNX, which writes all or, where one exists, none; then the
-script looks at each. The invariants stand in ``store.lua``, ``adopt.lua`` and ``touch.lua``.
+Touches only ``tokens/…`` keys. New entries are written by MSETNX. It writes all of them, or none if one of them exists;
+then a script writes them row by row. The invariants are described in ``store.lua``, ``adopt.lua`` and ``touch.lua``.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,10 +14,10 @@ from token_worker.storage.durability import Safety
 from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store, Touch
 
 KEYS_PER_COMMAND = 1000
-"""Keys one command or script may touch: no other user of the server waits for more than a few milliseconds."""
+"""Most keys of one command or script, so that other clients of the server wait for a few milliseconds at most."""
 
 BYTES_PER_COMMAND = 4 << 20
-"""Bytes of values one script may bring."""
+"""Most bytes of values that one script is sent."""
 
 _STORE = Script(__package__, "store.lua")
 _ADOPT = Script(__package__, "adopt.lua")
@@ -28,10 +28,10 @@ _OUTCOMES: dict[bytes, Any] = {b"h": "value", b"t": "token", b"c": "changed", b"
 
 
 class TokenStorage:
-    """Token storage in Acra's layout.
+    """The token storage in Acra's layout.
 
     Attributes:
-        safety: what a batch has to wait for before its reply, None where the server as it is set is safe enough.
+        safety: makes a batch wait until its tokens are safe; None if the server as it is configured is safe enough.
     """
 
     def __init__(self, link: RedisLink, safety: Safety | None = None) -> None:
@@ -39,14 +39,15 @@ class TokenStorage:
         self.safety = safety
 
     def ping(self) -> None:
-        """Raises ``Unavailable`` where the storage is away."""
+        """Check that the storage answers; raises ``Unavailable`` if not."""
         self._link.call("PING")
 
     def perform(self, step: Step) -> Any:
-        """Do a step and give its answer.
+        """Execute a step and return its answer.
 
         Raises:
-            Unavailable: the storage is away or out of memory. What was written is whole, and found again next time.
+            Unavailable: the storage is away or out of memory. Rows that were written are complete, and the next try
+                finds them.
         """
         match step:
             case Lookup(keys):
@@ -65,7 +66,7 @@ class TokenStorage:
         return found
 
     def _store(self, rows: list[Row]) -> Iterable[Outcome]:
-        """Write all rows by one MSETNX, for half of a script's cost; by the script, where any of their keys exists."""
+        """Write all rows by one MSETNX, which costs half of the script. If one of their keys exists, use the script."""
         entries: list[bytes] = []
         for h_key, t_key, h_value, t_value in rows:
             entries += (h_key, h_value, t_key, t_value) if h_value else (t_key, t_value)
@@ -93,7 +94,7 @@ class TokenStorage:
             except Unavailable as error:
                 if error.reason not in {"OOM", "NOPERM", "READONLY", "MISCONF"}:
                     raise
-                return  # reading goes on where writing is refused; the time of last use moves another day
+                return  # reading works without this write; the time of last use is moved another day
 
 
 def _parts(rows: list[Row]) -> Iterator[list[Row]]:
