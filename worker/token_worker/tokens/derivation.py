@@ -61,7 +61,10 @@ _LABEL = b"token-worker token derivation v1 "
 
 
 class Origin(NamedTuple):
-    """What makes an inconsistent token different from others of the same value, and a redelivery's the same."""
+    """The place of an item in the requests.
+
+    It makes inconsistent tokens of one value differ, while a redelivered request gets the same token again.
+    """
 
     stream: bytes
     entry: bytes
@@ -69,7 +72,7 @@ class Origin(NamedTuple):
 
 
 def tries(length: int) -> int:
-    """How many candidates are looked at for a token of ``length`` bytes; at length 1 enough to meet all there are."""
+    """The number of candidates for a token of ``length`` bytes. For one byte, it is enough to meet every token."""
     return 4096 if length == 1 else 256
 
 
@@ -78,18 +81,21 @@ def _lp(data: bytes) -> bytes:
 
 
 LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-"""What a ``str`` token is made of."""
+"""Characters of a ``str`` token."""
 
 
 EMAIL_LETTERS = b"abcdefghijklmnopqrstuvwxyz0123456789"
-"""What both parts of an ``email`` token are made of: mail systems fold case, a folded token must still turn back."""
+"""Characters of both parts of an ``email`` token.
+
+There are no capital letters: mail systems may change the case, and the token must still be known then.
+"""
 
 
 TWO_LETTER_DOMAINS = (b".au", b".br", b".de", b".jp", b".et", b".us")
 
 
 DOMAINS = (b".com", b".net", b".org", b".edu", b".info", *TWO_LETTER_DOMAINS)
-"""Top-level domains of ``email`` tokens, those of Acra in its order; under 8 bytes only those of two letters fit."""
+"""Top-level domains of ``email`` tokens, in Acra's order. Below 8 bytes only those of two letters fit."""
 
 
 _LOCAL_PART_LIMIT = 64
@@ -99,7 +105,7 @@ _LABEL_LIMIT = 63
 
 
 def _take_rejecting(stream: Callable[[int], bytes], skip: int, count: int, alphabet: bytes) -> bytes:
-    """``count`` characters from the bytes of ``stream`` after the first ``skip``, each equally likely."""
+    """Draw ``count`` characters, each equally likely, from the bytes of ``stream`` after the first ``skip`` bytes."""
     table, rejected = _TABLES[alphabet]
     wanted = skip + count + count // 16 + 16
     while True:
@@ -110,7 +116,7 @@ def _take_rejecting(stream: Callable[[int], bytes], skip: int, count: int, alpha
 
 
 def _table(alphabet: bytes) -> tuple[bytes, bytes]:
-    """For ``bytes.translate``: byte to character, and the bytes that would favour some characters."""
+    """Arguments of ``bytes.translate``: a character for each byte, and the bytes to drop against bias."""
     limit = 256 - 256 % len(alphabet)
     return bytes(alphabet[byte % len(alphabet)] for byte in range(256)), bytes(range(limit, 256))
 
@@ -126,7 +132,7 @@ def _draw_bytes(stream: Callable[[int], bytes], length: int) -> bytes:
 
 
 def _draw_letters(stream: Callable[[int], bytes], length: int) -> bytes:
-    chosen = stream(length + length // 16 + 16).translate(*_LETTERS)  # enough, nearly always
+    chosen = stream(length + length // 16 + 16).translate(*_LETTERS)  # nearly always enough
     if len(chosen) >= length:
         return chosen[:length]
     return _take_rejecting(stream, 0, length, LETTERS)
@@ -152,7 +158,7 @@ def _draw_email(stream: Callable[[int], bytes], length: int) -> bytes:
 
 
 def label_lengths(room: int) -> list[int]:
-    """Lengths of the fewest labels that, with dots between them, fill ``room`` bytes; the first ones are the longer."""
+    """Lengths of the fewest labels that fill ``room`` bytes with dots between them, the longer ones first."""
     count = -(-(room + 1) // (_LABEL_LIMIT + 1))
     each, longer = divmod(room - (count - 1), count)
     return [each + 1] * longer + [each] * (count - longer)
@@ -165,7 +171,7 @@ _DRAWS: dict[str, Callable[[Callable[[int], bytes], int], bytes]] = {
     "bytes": _draw_bytes,
     "email": _draw_email,
 }
-"""Draws a token of a length in bytes from a stream: a function that returns its first n bytes, for any n."""
+"""By type: draws a token of a given length in bytes. The stream is a function that returns its first n bytes."""
 
 _TYPES = {name: (_lp(name.encode()), _DRAWS[name]) for name in TYPES}
 
@@ -181,7 +187,7 @@ class Deriver:
         self._inconsistent = HMAC(_derivation_key(key, b"inconsistent" + identity), SHA256())
 
     def token(self, kind: TokenType, value: bytes, counter: int, origin: Origin | None = None) -> bytes:
-        """The candidate with this counter for an encoded value; with ``origin`` an inconsistent one."""
+        """Derive the candidate with this counter for an encoded value. With ``origin`` the token is inconsistent."""
         name, draw = _TYPES[kind.name]
         message = name + len(value).to_bytes(4, "big") + value
         if origin is None:

@@ -1,14 +1,17 @@
-"""Turns a batch of items into tokens or values. Pure: it yields the steps it wants done, and is sent their answers.
+"""Tokenizes and detokenizes a batch of items. Pure: it yields the steps that it needs, and is sent their answers.
 
-Steps are those of ``storage.steps`` and ``FindKeys``. A batch takes one look-up, one conditional write for what is new,
-and seldom more: where a token is taken by another value, where another worker was faster, or where a key is missing.
+Steps are those of ``storage.steps``, and ``FindKeys``. A batch takes one look-up, and one conditional write for new
+values. It seldom takes more: if a token is taken by another value, if another worker was faster, or if a key is
+missing.
 
-What it promises, whatever others do to the same entries between two steps:
+The engine promises, whatever others do to the same entries between two steps:
 
-- the same value gives the same token, also several times in one batch; two values never share one;
-- ``h.`` is only written for a ``t.`` that holds this very value, is enabled, and was written with it or read before;
-- who loses a race answers with the winner's token;
-- an entry that is disabled, unreadable or of another value is a named error or passed over, never overwritten.
+- The same value gets the same token, also several times in one batch. Two values never share a token.
+- An ``h.`` entry is written only if its ``t.`` entry holds this very value and is enabled. The ``t.`` entry is written
+  together with it, or was read before and has not changed.
+- If two workers race for a value, the loser answers with the winner's token.
+- An entry that is disabled, unreadable, or of another value is never overwritten. It is a named error, or the next
+  candidate is tried.
 """
 
 from collections import Counter
@@ -38,16 +41,16 @@ from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store,
 from token_worker.tokens.derivation import LETTERS, Deriver, Origin, tries
 
 TOUCH_SECONDS = 24 * 3600
-"""A read moves an entry's time of last use when it is older than this, as Acra does."""
+"""A read updates an entry's time of last use if that is older than this, as Acra does."""
 
 WRITE_ROUNDS_MAX = 32
-"""Conditional writes a value may need before it is given back for later: only constant interference needs more."""
+"""Conditional writes for one value before the item is postponed. Only constant interference needs so many."""
 
 _PROBE_CANDIDATES = 64
-"""Candidates of one value looked up at once, after its first one was taken."""
+"""Candidates of one value that are looked up at once, after its first one was taken."""
 
 _TOKENS_OF_ONE_BYTE = {STR: len(LETTERS), BYTES: 256}
-"""How many tokens there are; looking for the one that is free ends when all have come."""
+"""By type: the number of tokens of one byte. The search for a free one ends when all were tried."""
 
 _NOT_FOUND = Refused(Code.TOKEN_NOT_FOUND, "there is no such token of this type for this client or zone")
 _DISABLED = Refused(Code.TOKEN_DISABLED, "the token is disabled")
@@ -56,24 +59,28 @@ _UNREADABLE = Refused(Code.ENTRY_UNREADABLE, "the stored entry cannot be read")
 _KEY_UNREADABLE = Refused(Code.KEY_UNREADABLE, "a key in the history of this client or zone cannot be read")
 
 ItemResult = bytes | Refused | Unavailable
-"""Encoded token or value; why there is none; or that it cannot be known now."""
+"""The encoded token or value, the error, or ``Unavailable`` if the result cannot be known now."""
 
 
 class FindKeys(NamedTuple):
-    """Look for further keys of these rings. Answer: for each a ``KeySearch``, or ``Unavailable``."""
+    """Search more keys for these rings. Answer: for each a ``KeySearch``, or ``Unavailable``."""
 
     rings: list[Keyring]
 
 
 class Item(msgspec.Struct, eq=False):
-    """One value to tokenize, or one token to turn back.
+    """One value to tokenize, or one token to detokenize.
 
     Attributes:
-        ring: keys of the zone where one is given, else of the client.
+        ring: keys of the zone if the request names one, else of the client.
         data: the encoded value or token, at least one byte.
-        origin: only for an inconsistent token.
+        origin: set for an inconsistent token only.
         result: None until the engine is done.
-        form: the caller's own, for the result; the engine does not look at it.
+        form: belongs to the caller, who needs it for the result.
+        key: belongs to the engine, like the attributes below: the key of the entry to look up.
+        candidates: further candidates for the token.
+        token: the candidate to try now; empty if it has to be found first.
+        existing: the ``t.`` entry of that candidate, if it was read and holds this value.
     """
 
     ring: Keyring
@@ -84,16 +91,17 @@ class Item(msgspec.Struct, eq=False):
     result: ItemResult | None = None
     form: Any = None
 
-    # The engine's own: the name of the entry to find; ...
     key: bytes = b""
-    # ... while a token is made: further candidates, the one to try now, and its t. entry if that was read.
     candidates: Iterator[bytes] | None = None
     token: bytes = b""
     existing: bytes = b""
 
 
 class _OwnerCache:
-    """What is computed once for a keyring, and kept with it; it does not hold the keyring, so that both go at once."""
+    """Values that are computed once for a keyring and kept in it.
+
+    They do not refer to the keyring, so that both are freed at once.
+    """
 
     __slots__ = ("_deriver", "_key", "_owner", "of_token", "of_value")
 
@@ -124,7 +132,10 @@ Steps = Generator[Step | FindKeys, Any, None]
 
 
 class Engine:
-    """Keeps what is worth keeping from batch to batch: AES keys, and with each keyring names and derivation keys."""
+    """Tokenizes and detokenizes batches.
+
+    Keeps AES ciphers from batch to batch. Names and derivation keys are kept in each keyring.
+    """
 
     def __init__(self) -> None:
         self._sealing = Sealing()
@@ -172,7 +183,7 @@ class Engine:
             item.result = first.result
 
     def _classify(self, items: Iterable[Item]) -> tuple[dict[bytes, Item], list[Item], list[tuple[Item, Item]]]:
-        """Items to look up, by key; inconsistent ones, to be made; and those that want the same as another item."""
+        """Split the items into three: those to look up (by key), inconsistent ones to make, and duplicates of another item."""
         consistent: list[Item] = []
         inconsistent: list[Item] = []
         for item in items:
@@ -191,7 +202,7 @@ class Engine:
         return by_key, inconsistent, duplicates
 
     def _open(self, entries: list[tuple[Item, bytes]], accessed: int) -> Generator[FindKeys, Any, list[_Content]]:
-        """Open stored entries, with keys that are not at hand, too."""
+        """Open stored entries. If a ring lacks the key, search more keys."""
         opened: list[_Content] = []
         locked: list[int] = []
         for item, raw in entries:
@@ -209,7 +220,7 @@ class Engine:
         return opened
 
     def _unlock(self, entries: list[tuple[Item, bytes]], accessed: int) -> Generator[FindKeys, Any, list[_Content]]:
-        """Open entries that no key at hand opens, once more with each key that is found."""
+        """Open entries that no key in their ring opens: search more keys, and try again after each that is found."""
         opened: list[_Content] = [_UNREADABLE] * len(entries)
         locked = list(range(len(entries)))
         while locked:
@@ -234,7 +245,7 @@ class Engine:
         return opened
 
     def _make(self, items: list[Item], now: int, accessed: int) -> Steps:
-        """Make a token for each value that has none."""
+        """Make a token for each value that has no token."""
         for item in items:
             item.candidates, item.existing = None, b""
             if item.ring.unsettled is not None:
@@ -243,7 +254,9 @@ class Engine:
             try:
                 item.kind.check_new(item.data)
             except Refused as refused:
-                item.result = refused.with_traceback(None)  # its frames hold the values of the whole batch
+                item.result = refused.with_traceback(
+                    None
+                )  # the frames of its traceback hold the values of the whole batch
             else:
                 item.token = _prepared(item.ring).deriver.token(item.kind, item.data, 0, item.origin)
                 if item.token == item.data:
@@ -263,7 +276,7 @@ class Engine:
                 item.result = Unavailable("tokens", "entries keep changing")
 
     def _write(self, items: list[Item], now: int, accessed: int, *, adopt: bool) -> Steps:
-        """Write the entries of each item's candidate; what was there already decides how the item goes on."""
+        """Write the entries of each item's candidate. If entries exist already, they decide how the item goes on."""
         if not items:
             return
         rows = self._rows(items, now)
@@ -282,7 +295,7 @@ class Engine:
                 item.result = _UNREADABLE
 
     def _rows(self, items: list[Item], now: int) -> list[Row]:
-        """The two entries of each item, each encrypted anew: an IV is never used twice."""
+        """The two entries of each item. Each is encrypted with a new IV: an IV is never used twice."""
         blocks = Counter([item.ring for item in items])
         data_keys = {ring: ring.sealing_key(2 * count) for ring, count in blocks.items()}
         times = encode_times(Times(now, now)).hex().encode()
@@ -298,7 +311,7 @@ class Engine:
         return rows
 
     def _probe(self, items: list[Item], accessed: int) -> Steps:
-        """For items whose candidate was taken: choose the first of the next ones that is free or holds the value."""
+        """Choose the next candidate of items whose candidate was taken: the first that is free, or holds the same value."""
         if not items:
             return
         groups = [(item, list(islice(_candidates(item), _PROBE_CANDIDATES))) for item in items]
@@ -317,27 +330,27 @@ class Engine:
                 else:
                     item.token = token
                 if item.token or item.result is not None:
-                    item.candidates = chain(group[number:], _candidates(item))  # should this one be taken meanwhile
+                    item.candidates = chain(group[number:], _candidates(item))  # in case this one is taken meanwhile
                     break
 
 
 def _candidates(item: Item) -> Iterator[bytes]:
-    """Candidates that the item has not tried yet."""
+    """The candidates that the item has not tried yet."""
     if item.candidates is None:
         item.candidates = _derived(_prepared(item.ring).deriver.token, item.kind, item.data, item.origin)
-        next(item.candidates)  # was derived by itself, since most items need no other
+        next(item.candidates)  # the first one was derived alone, because most items need no other
     return item.candidates
 
 
 def _derived(
     derive: Callable[[TokenType, bytes, int, Origin | None], bytes], kind: TokenType, data: bytes, origin: Origin | None
 ) -> Iterator[bytes]:
-    """Candidates in the order of their counters, each once; the value itself last, if it is one at all."""
+    """Derive the candidates in the order of their counters, each once. If the value is a candidate, it comes last."""
     derived: set[bytes] = set()
     token_count = _TOKENS_OF_ONE_BYTE.get(kind) if len(data) == 1 else None
     for counter in range(tries(len(data))):
         if len(derived) == token_count:
-            break  # all that follow came before
+            break  # there are no other tokens
         token = derive(kind, data, counter, origin)
         if token not in derived:
             derived.add(token)
@@ -352,7 +365,11 @@ def _token_key(item: Item, token: bytes) -> bytes:
 
 
 def _check_candidate(item: Item, token: bytes, raw: bytes, content: _Content) -> None:
-    """The candidate's ``t.`` exists: ours to adopt, disabled, unreadable, or (``token`` emptied) of another value."""
+    """Decide how an item goes on whose candidate has a ``t.`` entry already.
+
+    The entry can hold this value, so that it is adopted. It can be disabled or unreadable, which is an error. If it holds
+    another value, ``token`` is emptied, so that another candidate is tried.
+    """
     item.token = b""
     if not isinstance(content, tuple):
         item.result = content
@@ -374,7 +391,7 @@ def _check_candidate(item: Item, token: bytes, raw: bytes, content: _Content) ->
 
 
 def _token_from(content: _Content) -> ItemResult:
-    """The token in an ``h.`` entry."""
+    """The token in an opened ``h.`` entry, or the error."""
     if not isinstance(content, tuple):
         return content
     inside, times = content
@@ -382,7 +399,7 @@ def _token_from(content: _Content) -> ItemResult:
 
 
 def _value_from(item: Item, content: _Content) -> ItemResult:
-    """The value in a ``t.`` entry."""
+    """The value in an opened ``t.`` entry, or the error."""
     if not isinstance(content, tuple):
         return content
     inside, times = content
