@@ -183,7 +183,7 @@ class Engine:
             item.result = first.result
 
     def _classify(self, items: Iterable[Item]) -> tuple[dict[bytes, Item], list[Item], list[tuple[Item, Item]]]:
-        """Split the items into three: those to look up (by key), inconsistent ones to make, and duplicates of another item."""
+        """Split the items: those to look up (by key), inconsistent ones to make, and duplicates of another item."""
         consistent: list[Item] = []
         inconsistent: list[Item] = []
         for item in items:
@@ -311,7 +311,7 @@ class Engine:
         return rows
 
     def _probe(self, items: list[Item], accessed: int) -> Steps:
-        """Choose the next candidate of items whose candidate was taken: the first that is free, or holds the same value."""
+        """Choose the next candidate of each item: the first that is free, or holds the same value."""
         if not items:
             return
         groups = [(item, list(islice(_candidates(item), _PROBE_CANDIDATES))) for item in items]
@@ -367,7 +367,7 @@ def _token_key(item: Item, token: bytes) -> bytes:
 def _check_candidate(item: Item, token: bytes, raw: bytes, content: _Content) -> None:
     """Decide how an item goes on whose candidate has a ``t.`` entry already.
 
-    The entry can hold this value, so that it is adopted. It can be disabled or unreadable, which is an error. If it holds
+    The entry can hold this value; then it is adopted. It can be disabled or unreadable; that is an error. If it holds
     another value, ``token`` is emptied, so that another candidate is tried.
     """
     item.token = b""
