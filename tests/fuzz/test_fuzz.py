@@ -98,7 +98,7 @@ def stored() -> Stored:
     rng=st.randoms(use_true_random=False),
 )
 @settings(max_examples=100, deadline=None)
-def test_any_fields(entries: Entries, cases: list[Fields], rng: Any) -> None:
+def test_any_fields_of_an_entry_have_one_result(entries: Entries, cases: list[Fields], rng: Any) -> None:
     """Whatever stands in an entry's fields, it has one result, and its neighbours are answered."""
     entries.begin(rng)
     entries.check(cases)
@@ -129,7 +129,7 @@ MEMBERS = [
     rng=st.randoms(use_true_random=False),
 )
 @settings(max_examples=50, deadline=None)
-def test_any_members(entries: Entries, cases: list[dict[str, Any]], rng: Any) -> None:
+def test_any_members_of_a_request_have_one_result(entries: Entries, cases: list[dict[str, Any]], rng: Any) -> None:
     """Whatever a request's members are, in either format, it has one result, and its neighbours are answered."""
     entries.begin(rng)
     good = {"id": "any", "op": "tokenize", "client_id": "shop-frontend", "type": "str"}

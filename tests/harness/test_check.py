@@ -56,7 +56,7 @@ def test_tests_of_the_nearest_user(find: Find, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["alone.py", "one.py"])
-def test_no_test(find: Find, name: str) -> None:
+def test_module_without_a_test_of_its_own_has_none(find: Find, name: str) -> None:
     """A module that only integration tests reach has no test here; modules that import each other end the search."""
     assert find(f"worker/token_worker/streams/{name}") == []
 
@@ -104,7 +104,7 @@ def test_all_forms_of_imports_are_found() -> None:
     ],
     ids=["right", "lint", "types", "test"],
 )
-def test_each_step_counts(
+def test_exit_status_is_1_if_any_step_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, test: str, expected: int
 ) -> None:
     """The exit status is 1 if lint, types or a test of the file fail, and else 0."""

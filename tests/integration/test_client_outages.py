@@ -121,7 +121,9 @@ CUTS = {
 
 
 @pytest.mark.parametrize("name", CUTS)
-def test_connections_cut(served: Stack, streams_server: Valkey, name: str) -> None:
+def test_every_call_has_its_one_result_when_connections_are_cut(
+    served: Stack, streams_server: Valkey, name: str
+) -> None:
     """Wherever connections are cut, of sending and of reading: every call has its result, once and the right one."""
     moment, verdict = CUTS[name]
     seen = {b"TIME": 0, b"XADD": 0, b"XREAD": 0}

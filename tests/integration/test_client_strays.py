@@ -70,7 +70,7 @@ def sync_of(url: str) -> TokenClient:
     return TokenClient(url, client_id=CLIENT, timeout_seconds=LONG_SECONDS)
 
 
-def test_cluster(stack: Stack) -> None:
+def test_shared_stream_of_a_cluster_is_looked_at(stack: Stack) -> None:
     """The shared stream is in the slot of the route: there, too."""
     with Cluster(replicas=0) as cluster:
         routes = [{"requests": "{a}in", "responses": "{a}out", "ops": ["tokenize"], "reply_to": "{a}answers:*"}]
@@ -149,7 +149,7 @@ def test_request_that_was_given_up(streams_server: Valkey, fake_worker: FakeWork
         assert answered.result() == ["B"]
 
 
-def test_looks_are_few(streams_server: Valkey, fake_worker: FakeWorker) -> None:
+def test_shared_stream_is_looked_at_twice_a_second_at_most(streams_server: Valkey, fake_worker: FakeWorker) -> None:
     """However many requests wait, there are two looks a second; none for calls that are answered at once."""
     fake_worker.streams.config_resetstat()
     with sync(streams_server) as client:
@@ -183,7 +183,7 @@ def test_client_without_the_right_to_look(fake_worker: FakeWorker) -> None:
             answering.join()
 
 
-def test_short_time_out(stack: Stack) -> None:
+def test_call_with_a_short_time_out_is_told(stack: Stack) -> None:
     """Even a call that waits for less than a second is told, if the worker is as quick."""
     routes = [{"requests": "in", "responses": "out", "ops": [*Op], "reply_to": "answers:*"}]
     stack.start_worker(TOKEN_WORKER_ROUTES=json.dumps(routes))

@@ -155,7 +155,7 @@ def test_request_needs_no_right_to_remove_its_reply(stack: Stack) -> None:
         ("nothing",),
     ],
 )
-def test_wrong_usage(stack: Stack, arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_is_exit_status_2_and_does_nothing(stack: Stack, arguments: tuple[str, ...]) -> None:
     """Wrong arguments, a value among them, are exit status 2 with a hint; nothing is done."""
     done = stack.run(*arguments)
     assert done.returncode == 2

@@ -191,7 +191,7 @@ def test_a_file_of_duckdb_goes_there_and_back(stack: Stack, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("worker")
-def test_pipes(stack: Stack, tmp_path: Path) -> None:
+def test_file_goes_from_standard_input_to_standard_output(stack: Stack, tmp_path: Path) -> None:
     """From standard input to standard output, and what was left out is counted: exit status 1."""
     data = "email,id\r\nada@example.org,1\r\nnone,2\r\n"
     arguments = ("tokenize", "-", "-", "--format", "csv", "--column", "email=email", *CLIENT)
@@ -451,7 +451,7 @@ def test_other_runs_are_not_gone_on_with(stack: Stack, worker: WorkerProcess, tm
         (("broken.parquet", "out.parquet", "--column", "i=str"), 2, "is int32, and tokens of type str are not"),
     ],
 )  # fmt: skip
-def test_what_it_refuses(
+def test_mistake_is_refused_in_one_line_and_leaves_nothing_behind(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], status: int, told: str
 ) -> None:
     """Each mistake is said in a line, and leaves nothing behind and everything as it was."""
@@ -541,7 +541,7 @@ def test_routes_that_do_not_serve_it_are_told(stack: Stack, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("worker")
-def test_inconsistent_tokens(stack: Stack, tmp_path: Path) -> None:
+def test_inconsistent_rows_have_tokens_of_their_own(stack: Stack, tmp_path: Path) -> None:
     """With --inconsistent the same value gets a token of its own in each row, and each turns back."""
     source, out, back = (tmp_path / name for name in ("in.csv", "out.csv", "back.csv"))
     source.write_text("a\n" + "same\n" * 20)

@@ -158,7 +158,7 @@ def test_list_does_not_stop_the_server(in_redis: InRedis, stack: Stack) -> None:
     assert commands["cmdstat_scan"]["calls"] < 20
 
 
-def test_rotation_is_acras(place: Place, stack: Stack) -> None:
+def test_rotation_moves_keys_as_acra_does(place: Place, stack: Stack) -> None:
     """The old key goes into the history under the time, unchanged; a new one takes its place."""
     before, old = place.get(f"{place.folder}/{NAME}"), key_of(stack, place)
     done = keys_command(stack, place, "rotate", OWNER.id, "--yes")
@@ -269,7 +269,7 @@ def test_running_cache_sees_rotation_within_its_age(in_redis: InRedis, stack: St
     link.close()
 
 
-def test_rotation_under_load(place: Place, stack: Stack) -> None:
+def test_rotation_under_load_fails_no_request(place: Place, stack: Stack) -> None:
     """While workers serve, old and new ones, rotations fail no request and change no token."""
     stack.settings |= {**place.settings, "TOKEN_WORKER_CLAIM_IDLE_MS": "1000"}
     tokens: dict[str, str] = {}
@@ -560,7 +560,9 @@ def test_destruction_killed_and_done_again(place: Place, stack: Stack, old_key: 
         ("list", "more"),
     ],
 )
-def test_wrong_usage(in_redis: InRedis, stack: Stack, arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_is_exit_status_2_and_changes_nothing(
+    in_redis: InRedis, stack: Stack, arguments: tuple[str, ...]
+) -> None:
     """Wrong arguments are exit status 2 with a hint; nothing is changed."""
     before = stack.storage.dbsize()
     done = keys_command(stack, in_redis, *arguments)

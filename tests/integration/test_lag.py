@@ -92,7 +92,7 @@ def test_group_that_does_not_exist_has_everything_before_it(measured: MeasuredSe
     assert row.oldest_undelivered_age_seconds is not None
 
 
-def test_plain_reading(measured: MeasuredServer) -> None:
+def test_figures_are_right_while_all_is_well(measured: MeasuredServer) -> None:
     """Undelivered, pending, deliveries and consumers while all is well."""
     measured.client.xgroup_create("in", GROUP, id="0", mkstream=True)
     measured.add(10)

@@ -196,7 +196,9 @@ BATCHES = st.lists(
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=BATCHES)
-def test_any_sequence(example: Any, batches: list[tuple[bool, list[Any], int, list[int]]]) -> None:
+def test_any_sequence_of_batches_keeps_the_promises(
+    example: Any, batches: list[tuple[bool, list[Any], int, list[int]]]
+) -> None:
     """Round trip, consistency, no token for two values, type and length kept; for a redelivery the same answer."""
     model: Model = example()
     for in_json, drawn, client_turning_back, picked in batches:
@@ -231,7 +233,7 @@ def test_token_that_nobody_gave_out(example: Any, item: tuple[str, Value], *, in
     [("int32", 2**31 - 1), ("int32", -(2**31)), ("int64", 2**63 - 1), ("int64", -(2**63)), ("int64", 2**53 + 1)],
 )
 @pytest.mark.parametrize("in_json", [True, False])
-def test_extreme_numbers(example: Any, kind: str, value: int, *, in_json: bool) -> None:
+def test_extreme_numbers_come_back(example: Any, kind: str, value: int, *, in_json: bool) -> None:
     """The smallest and largest numbers of a type go there and back, in both formats."""
     model: Model = example()
     request = model.request(0, "tokenize", [(kind, value)], single=True)
@@ -264,7 +266,7 @@ def test_extreme_numbers(example: Any, kind: str, value: int, *, in_json: bool) 
         ("phone", "x", "unknown_type"),
     ],
 )
-def test_bad_values(example: Any, kind: str, value: object, code: str) -> None:
+def test_bad_value_is_an_error_of_its_item_alone(example: Any, kind: str, value: object, code: str) -> None:
     """A value that cannot be tokenized is a named error of its item, never cut to fit; its neighbour gets a token."""
     model: Model = example()
     items = [{"type": kind, "value": value}, {"type": "str", "value": "fine"}]

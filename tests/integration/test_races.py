@@ -142,7 +142,7 @@ def check_storage(client: redis.Redis, acra: Acra, key: bytes, tokens: dict[byte
     assert written == len(tokens)
 
 
-def test_at_every_step(server: Valkey, key: bytes) -> None:
+def test_race_at_every_step_gives_one_token(server: Valkey, key: bytes) -> None:
     """Whatever Acra and another worker do between any two steps of a worker, all of them give the same tokens."""
     values = [b"value number %d" % number for number in range(200)] + [b"%02d" % number for number in range(40)]
     values += [letter.encode() for letter in "abcdefghij"]
@@ -176,7 +176,7 @@ def test_at_every_step(server: Valkey, key: bytes) -> None:
         assert 50 < len(derived.intersection(ours)) < len(values) - 50  # both sides have won
 
 
-def test_crash_of_acra(server: Valkey, key: bytes) -> None:
+def test_half_written_value_of_acra_gets_a_token_of_ours(server: Valkey, key: bytes) -> None:
     """Where Acra died between its two writes, the value gets a token of ours; Acra's t. entry stays as it was."""
     value = b"value number 1"
     with Acra(server, key) as acra, DirectHandler(server, MASTER_KEY) as handler, server.client() as client:
@@ -194,7 +194,7 @@ def test_crash_of_acra(server: Valkey, key: bytes) -> None:
         assert client.dbsize() == 4
 
 
-def test_threads(server: Valkey, key: bytes) -> None:
+def test_threads_of_workers_and_acra_agree_on_every_token(server: Valkey, key: bytes) -> None:
     """Two workers and AcraServer, each in a thread of its own on the same values, agree on every token."""
     groups = [[b"group %d value %d" % (group, number) for number in range(12)] for group in range(20)]
     start = threading.Barrier(3, timeout=60)
@@ -227,7 +227,7 @@ def test_threads(server: Valkey, key: bytes) -> None:
         check_storage(client, acra, key, first)
 
 
-def test_processes(streams_server: Valkey, storage_server: Valkey) -> None:
+def test_worker_processes_and_acra_agree_on_every_token(streams_server: Valkey, storage_server: Valkey) -> None:
     """Two worker processes that get every value in requests of their own, and AcraServer, agree on every token."""
     key = store_key(storage_server)
     values = [b"value number %d" % number for number in range(300)]

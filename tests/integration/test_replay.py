@@ -153,7 +153,7 @@ def test_nothing_is_sent_without_a_group(stack: Stack) -> None:
     assert stack.streams.xlen(STREAM) == 3
 
 
-def test_filters_and_times(stack: Stack) -> None:
+def test_client_op_and_times_choose_requests(stack: Stack) -> None:
     """--client, --op and ISO times choose among the requests."""
     stack.generate_key("other-client")
     stack.start_worker()

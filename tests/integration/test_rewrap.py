@@ -333,7 +333,7 @@ def test_new_master_key_killed_and_done_again(stack: Stack, in_redis: InRedis, s
     assert opened(in_redis, base64.b64decode(secret.fields()["acra_master_key"])) == before, at
 
 
-def test_policy_is_enough(stack: Stack, openbao_server: OpenBao) -> None:
+def test_policy_for_key_admins_permits_every_command(stack: Stack, openbao_server: OpenBao) -> None:
     """With the policy for key admins, and no other, each command works on keys and a master key in Vault."""
     secret = MasterKeyInVault(openbao_server, stack)
     place = InVault(openbao_server)
@@ -462,7 +462,7 @@ def test_worker_serves_keys_of_both_master_keys(stack: Stack, tmp_path: Path) ->
     assert text(NEW) not in log
 
 
-def test_wrong_previous_master_key(stack: Stack, in_redis: InRedis) -> None:
+def test_wrong_previous_master_key_is_named_and_not_shown(stack: Stack, in_redis: InRedis) -> None:
     """A previous master key that is none is exit status 2 and named, without its text."""
     done = keys_command(stack, in_redis, "verify", ACRA_MASTER_KEY_PREVIOUS="hunter2canary")
     assert done.returncode == 2

@@ -82,7 +82,7 @@ def test_redeliveries_and_suppressed_replies_are_counted(stack: Stack) -> None:
     wait_until(lambda: metrics(port).get(("token_worker_redeliveries_total", "tokenize:requests")) == 1, "the count")
 
 
-def test_health_and_readiness(storage_server: Valkey) -> None:
+def test_worker_is_ready_only_while_all_is_well(storage_server: Valkey) -> None:
     """Alive and ready while all is well; not ready, with the reason, while a server is away or the worker drains."""
     port = free_port()
     with Valkey() as streams, Stack(streams, storage_server) as stack:

@@ -63,7 +63,7 @@ def content(client: redis.Redis) -> dict[bytes, bytes | None]:
 # Store
 
 
-def test_store(storage: TokenStorage, client: redis.Redis) -> None:
+def test_row_is_stored_as_two_entries(storage: TokenStorage, client: redis.Redis) -> None:
     """A row is written as its two entries, without a time to live."""
     assert storage.perform(Store([ROW, OTHER])) == [WRITTEN, WRITTEN]
 
@@ -77,7 +77,7 @@ def test_store(storage: TokenStorage, client: redis.Redis) -> None:
     assert storage.perform(Lookup([b"tokens/t2", b"tokens/none", b"tokens/h1"])) == [b"t value 2", None, b"h value"]
 
 
-def test_store_inconsistent(storage: TokenStorage, client: redis.Redis) -> None:
+def test_inconsistent_token_is_stored_once_and_without_its_value(storage: TokenStorage, client: redis.Redis) -> None:
     """An inconsistent token is its t. entry alone, and is written once."""
     assert storage.perform(Store([INCONSISTENT])) == [WRITTEN]
     assert storage.perform(Store([INCONSISTENT._replace(t_value=b"other")])) == [Outcome("token", b"t value")]
@@ -140,7 +140,7 @@ def test_store_at_a_key_of_another_type(storage: TokenStorage, client: redis.Red
 # Adopt
 
 
-def test_adopt(storage: TokenStorage, client: redis.Redis) -> None:
+def test_adopting_writes_the_entry_of_the_value(storage: TokenStorage, client: redis.Redis) -> None:
     """The value's entry is written where the token's is what was read; the token's stays."""
     client.set("tokens/t1", b"t value", ex=1000)
 
@@ -162,7 +162,7 @@ def test_adopt_what_has_changed(storage: TokenStorage, client: redis.Redis, now:
     assert content(client) == before
 
 
-def test_adopt_too_late(storage: TokenStorage, client: redis.Redis) -> None:
+def test_adopting_too_late_returns_the_token_that_is_there(storage: TokenStorage, client: redis.Redis) -> None:
     """Where the value has got a token meanwhile, that one comes back and stays."""
     client.set("tokens/t1", b"t value")
     client.set("tokens/h1", b"the winner's")
@@ -185,7 +185,7 @@ def test_adopt_at_a_key_of_another_type(storage: TokenStorage, client: redis.Red
 # Touch
 
 
-def test_touch(storage: TokenStorage, client: redis.Redis) -> None:
+def test_touching_replaces_an_entry_and_keeps_its_time_to_live(storage: TokenStorage, client: redis.Redis) -> None:
     """An entry is replaced where it is what was read; its time to live stays, and none is added."""
     client.set("tokens/a", b"old", ex=1000)
     client.set("tokens/b", b"old")
@@ -197,7 +197,7 @@ def test_touch(storage: TokenStorage, client: redis.Redis) -> None:
     assert client.ttl("tokens/b") == -1
 
 
-def test_touch_undoes_nothing(storage: TokenStorage, client: redis.Redis) -> None:
+def test_touching_leaves_changed_entries_alone(storage: TokenStorage, client: redis.Redis) -> None:
     """An entry that was disabled, removed or replaced meanwhile stays so; others are touched."""
     client.set("tokens/a", b"disabled")
     client.rpush("tokens/c", "an element")
@@ -211,7 +211,7 @@ def test_touch_undoes_nothing(storage: TokenStorage, client: redis.Redis) -> Non
 # Scripts and their cost
 
 
-def test_scripts_forgotten(storage: TokenStorage, client: redis.Redis) -> None:
+def test_server_that_forgot_the_scripts_gets_them_again(storage: TokenStorage, client: redis.Redis) -> None:
     """A server that has forgotten the scripts gets them again."""
     storage.perform(Store([ROW]))
     client.script_flush()
@@ -247,7 +247,7 @@ class CountingLink(RedisLink):
         return super().call(*command)
 
 
-def test_keys_a_command(server: Valkey, client: redis.Redis) -> None:
+def test_no_command_gets_more_than_1000_keys(server: Valkey, client: redis.Redis) -> None:
     """No command and no script gets more than 1,000 keys, whatever the batch; all that was asked is done, in order."""
     link = CountingLink(server)
     storage = TokenStorage(link)
@@ -264,7 +264,7 @@ def test_keys_a_command(server: Valkey, client: redis.Redis) -> None:
     link.close()
 
 
-def test_bytes_a_command(server: Valkey, client: redis.Redis) -> None:
+def test_large_entries_are_written_by_several_scripts(server: Valkey, client: redis.Redis) -> None:
     """Large entries are written by several scripts, so that none takes long."""
     link = CountingLink(server)
     large = b"x" * 400_000
@@ -324,7 +324,7 @@ def fill(client: redis.Redis) -> None:
 
 
 @pytest.mark.parametrize("binary", [None, redis_binary()], ids=["valkey", "redis82"])
-def test_out_of_memory(binary: str | None) -> None:
+def test_full_server_leaves_nothing_half_written(binary: str | None) -> None:
     """A server that is out of memory makes the storage unavailable and leaves nothing half-written; reading goes on."""
     with Valkey("maxmemory 8mb", "maxmemory-policy noeviction", binary=binary) as server, server.client() as client:
         storage = storage_on(server)
@@ -373,7 +373,7 @@ def test_full_in_the_middle(server: Valkey, client: redis.Redis) -> None:
     storage_link.close()
 
 
-def test_away() -> None:
+def test_storage_goes_on_once_the_server_is_back() -> None:
     """While the server is away every step is unavailable; once it is back the same storage goes on."""
     with Valkey() as server:
         storage = storage_on(server)

@@ -167,14 +167,14 @@ class TestSecrets:
         assert vault.read_secret(mount, "acra/transport") == {"acra_master_key": "x"}
 
     @pytest.mark.parametrize("version", [1, 2])
-    def test_reads_without_split(self, admin: Admin, session: Session, version: int) -> None:
+    def test_first_read_finds_the_version_of_the_mount(self, admin: Admin, session: Session, version: int) -> None:
         """The version of a mount is found by the first read if nothing was split before."""
         mount = admin.mount(version)
         admin.put(mount, version, "a", key="x")
         assert session().read_secret(mount, "a") == {"key": "x"}
 
     @pytest.mark.parametrize("version", [1, 2])
-    def test_absent(self, admin: Admin, session: Session, version: int) -> None:
+    def test_absent_secret_reads_as_none(self, admin: Admin, session: Session, version: int) -> None:
         """A secret that never was reads as None, a folder that never was lists as empty."""
         mount = admin.mount(version)
         vault = session()
@@ -182,7 +182,7 @@ class TestSecrets:
         assert vault.list_secrets(mount, "none") == []
 
     @pytest.mark.parametrize("version", [1, 2])
-    def test_reads_several(self, admin: Admin, session: Session, version: int) -> None:
+    def test_secrets_come_in_the_order_asked_for(self, admin: Admin, session: Session, version: int) -> None:
         """Secrets that are read together come in the order they were asked for, None for each that is not there."""
         mount = admin.mount(version)
         for number in range(0, 40, 2):
@@ -204,7 +204,7 @@ class TestSecrets:
         with pytest.raises(MasterKeyError, match=f"`read` on {mount}/data/b"):
             vault.read_secrets(mount, ["a", "b", "c"])
 
-    def test_deleted_version(self, admin: Admin, session: Session) -> None:
+    def test_deleted_version_reads_as_none(self, admin: Admin, session: Session) -> None:
         """A KV 2 secret whose newest version was deleted or destroyed reads as None."""
         mount = admin.mount(2)
         vault = session()
@@ -216,7 +216,9 @@ class TestSecrets:
 
     @pytest.mark.parametrize("version", [1, 2])
     @pytest.mark.parametrize("name", ["a client_storage_sym", "shop.old/2026-01-02T15:04:05.999999999"])
-    def test_names(self, admin: Admin, session: Session, version: int, name: str) -> None:
+    def test_names_of_acras_keys_are_written_read_and_listed(
+        self, admin: Admin, session: Session, version: int, name: str
+    ) -> None:
         """Names that Acra gives to keys, with spaces and colons, are written, read and listed."""
         mount = admin.mount(version)
         vault = session()
@@ -226,7 +228,7 @@ class TestSecrets:
         assert vault.list_secrets(mount, folder) == [last]
 
     @pytest.mark.parametrize("version", [1, 2])
-    def test_lists(self, admin: Admin, session: Session, version: int) -> None:
+    def test_listing_has_names_and_folders_directly_below(self, admin: Admin, session: Session, version: int) -> None:
         """A listing holds the names directly below, folders with a slash."""
         mount = admin.mount(version)
         for path in (f"{FOLDER}/one", f"{FOLDER}/two", f"{FOLDER}/one.old/t"):
@@ -260,7 +262,7 @@ class TestSecrets:
         admin.do("DELETE", f"{mount}/data/a")
         assert session().create_secret(mount, "a", {"key": "second"}) is False
 
-    def test_namespace(self, admin: Admin, session: Session) -> None:
+    def test_namespace_has_its_own_mounts_and_secrets(self, admin: Admin, session: Session) -> None:
         """With a namespace, mounts and secrets are those of the namespace."""
         name = f"ns-{os.urandom(4).hex()}"
         admin.do("POST", f"sys/namespaces/{name}")
@@ -291,7 +293,7 @@ class TestMasterKey:
             pytest.param({"acra_master_key": "Y2FuYXJ5"}, "6 bytes, needs at least 32", id="too-short"),
         ],
     )
-    def test_wrong_content(
+    def test_wrong_master_key_is_refused_and_not_shown(
         self, admin: Admin, session: Session, version: int, data: dict[str, object], complaint: str
     ) -> None:
         """Content that is no master key is refused by place and reason, and never shown."""
@@ -303,7 +305,9 @@ class TestMasterKey:
         assert not any(str(value) in error_text(caught.value) for value in data.values())
 
     @pytest.mark.parametrize("version", [1, 2])
-    def test_no_such_secret(self, admin: Admin, session: Session, version: int) -> None:
+    def test_missing_secret_is_named_with_the_command_that_puts_it(
+        self, admin: Admin, session: Session, version: int
+    ) -> None:
         """A secret that is not there is named, with the command that puts it there."""
         mount = admin.mount(version)
         with pytest.raises(MasterKeyError) as caught:
@@ -311,12 +315,12 @@ class TestMasterKey:
         assert f"Vault has no secret {mount}/acra/transport" in str(caught.value)
         assert f"vault kv put -mount={mount} acra/transport acra_master_key=-" in str(caught.value)
 
-    def test_no_such_mount(self, session: Session) -> None:
+    def test_missing_mount_is_an_error(self, session: Session) -> None:
         """A mount that is not there is a clear error."""
         with pytest.raises(MasterKeyError, match="no-such-mount/a: it has no such mount"):
             from_vault(session(secret="no-such-mount/a"))
 
-    def test_mount_alone(self, admin: Admin, session: Session) -> None:
+    def test_path_without_a_secret_is_an_error(self, admin: Admin, session: Session) -> None:
         """A path that names a mount and no secret is a clear error."""
         mount = admin.mount(2)
         with pytest.raises(MasterKeyError, match=f"{mount} is a mount of Vault: name a secret below it"):
@@ -329,7 +333,9 @@ class TestMasterKey:
             from_vault(session(secret=f"{mount}/acra/transport"))
 
     @pytest.mark.parametrize("version", [1, 2])
-    def test_no_permission(self, admin: Admin, session: Session, version: int) -> None:
+    def test_missing_permission_names_the_policy_that_is_needed(
+        self, admin: Admin, session: Session, version: int
+    ) -> None:
         """A secret that the token may not read is an error that says what the policy must permit, and where."""
         mount = admin.mount(version)
         elsewhere = f"{mount}/data/else" if version == 2 else f"{mount}/else"
@@ -391,7 +397,9 @@ class TestPolicies:
 
     @pytest.mark.parametrize("version", [1, 2])
     @pytest.mark.parametrize("no_default_policy", [True, False])
-    def test_master_key_only(self, admin: Admin, session: Session, version: int, *, no_default_policy: bool) -> None:
+    def test_first_policy_permits_the_master_key_only(
+        self, admin: Admin, session: Session, version: int, *, no_default_policy: bool
+    ) -> None:
         """A token with the first policy reads the master key, keeps itself alive, and nothing else."""
         mount = self.mount(admin, version)
         policy = self.policy(admin, "master-key-only.hcl", mount, version)
@@ -417,7 +425,7 @@ class TestPolicies:
         assert admin.call("POST", "auth/token/renew-self", token=token).ok
         assert admin.call("POST", "auth/token/revoke-self", token=token).ok
 
-    def test_all_keys(self, admin: Admin, session: Session) -> None:
+    def test_second_policy_permits_reading_every_key(self, admin: Admin, session: Session) -> None:
         """A token with the second policy reads the master key and every key with its history, and writes nothing."""
         mount = self.mount(admin, 2)
         token = admin.token(self.policy(admin, "all-keys.hcl", mount, 2), no_default_policy=True)
@@ -461,7 +469,7 @@ class TestLogIn:
         enable = admin.approle if request.param == "approle" else admin.jwt
         return enable(f"team/{os.urandom(4).hex()}", tmp_path, token_policies=[policy], token_ttl="10m")
 
-    def test_token(self, admin: Admin, session: Session, mount: str, policy: str) -> None:
+    def test_given_token_is_used_as_it_is(self, admin: Admin, session: Session, mount: str, policy: str) -> None:
         """A given token is used as it is, and the time it has left is known."""
         vault = session(token=admin.token(policy, ttl="1h"))
         vault.session.connect()
@@ -475,7 +483,7 @@ class TestLogIn:
         vault.session.connect()
         assert vault.session.seconds_left is None
 
-    def test_method(self, session: Session, mount: str, log_in: dict[str, Any]) -> None:
+    def test_approle_and_jwt_log_in(self, session: Session, mount: str, log_in: dict[str, Any]) -> None:
         """AppRole and JWT log in at their mount, and the time of the token they get is known."""
         vault = session(**log_in)
         vault.session.connect()
@@ -588,14 +596,18 @@ class TestLogIn:
             ({"auth": "jwt", "role": "r", "jwt_file": "/dev/null"}, "JWT_FILE: /dev/null is empty"),
         ],
     )
-    def test_refused(self, session: Session, settings: dict[str, Any], complaint: str) -> None:
+    def test_impossible_log_in_names_the_setting(
+        self, session: Session, settings: dict[str, Any], complaint: str
+    ) -> None:
         """A log-in that cannot work says which setting to change, without the token or id it was given."""
         with pytest.raises(MasterKeyError) as caught:
             session(**settings).session.connect()
         assert complaint in str(caught.value)
         assert "canar" not in error_text(caught.value)
 
-    def test_wrong_credentials(self, session: Session, log_in: dict[str, Any], tmp_path: Path) -> None:
+    def test_refused_credentials_name_the_file_and_show_nothing(
+        self, session: Session, log_in: dict[str, Any], tmp_path: Path
+    ) -> None:
         """A secret id or JWT that Vault refuses is an error that names the file and shows none of its content."""
         file = tmp_path / "wrong"
         file.write_text("canary")
@@ -645,7 +657,9 @@ class TestLogIn:
         vault.close()
         assert admin.token_lives(token)
 
-    def test_renews(self, admin: Admin, session: Session, mount: str, policy: str) -> None:
+    def test_given_token_is_renewed_past_its_time(
+        self, admin: Admin, session: Session, mount: str, policy: str
+    ) -> None:
         """A given token is renewed again and again, past the time it was made for."""
         token = admin.token(policy, ttl="2s")
         vault = session(token=token)
@@ -749,7 +763,7 @@ class TestLogIn:
 class TestAway:
     """Vault that cannot be used now, or not with these settings."""
 
-    def test_nothing_listens(self) -> None:
+    def test_absent_server_is_unavailable(self) -> None:
         """A server that is not there is unavailable, at log-in and at a read, not when a session is made."""
         vault = VaultKv(VaultSettings(address=f"http://127.0.0.1:{free_port()}", token="t"))
         with pytest.raises(Unavailable, match=r"^vault: ConnectionError$"):
@@ -757,7 +771,7 @@ class TestAway:
         with pytest.raises(Unavailable, match=r"^vault: ConnectionError$"):
             vault.read_secret("secret", "a")
 
-    def test_does_not_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_silent_server_is_unavailable_after_the_time_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A server that takes the connection and stays silent is unavailable after the time-out."""
         monkeypatch.setattr(vault_session, "TIMEOUT_SECONDS", 0.2)
         with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -766,7 +780,7 @@ class TestAway:
                 vault.session.connect()
             vault.close()
 
-    def test_sealed(self) -> None:
+    def test_sealed_vault_is_unavailable_by_that_name(self) -> None:
         """A sealed Vault is unavailable, by that name, for a log-in, a read, and a session that had a token."""
         with OpenBao() as server:
             settings = VaultSettings(address=server.url, token=server.root_token)
@@ -792,7 +806,9 @@ class TestAway:
             (429, {"errors": ["canary"]}, "RateLimitExceeded"),
         ],
     )
-    def test_fails_inside(self, status: int, body: dict[str, object], reason: str) -> None:
+    def test_failing_vault_is_unavailable_by_a_safe_word(
+        self, status: int, body: dict[str, object], reason: str
+    ) -> None:
         """A Vault on standby, overloaded or failing is unavailable, by a word that holds nothing of its answer."""
         with answering(status, json.dumps(body), "application/json") as address:
             vault = VaultKv(VaultSettings(address=address, token="t"))
@@ -812,7 +828,7 @@ class TestAway:
             (401, "canary", "text/html"),
         ],
     )
-    def test_not_a_vault(self, status: int, body: str, kind: str) -> None:
+    def test_another_server_at_the_address_is_an_error(self, status: int, body: str, kind: str) -> None:
         """Something else than Vault at the address is an error that a person has to mend."""
         with answering(status, body, kind) as address:
             vault = VaultKv(VaultSettings(address=address, token="t"))
@@ -823,7 +839,7 @@ class TestAway:
         assert "canary" not in error_text(caught.value)
 
     @pytest.mark.parametrize("address", ["127.0.0.1:8200", "vault", "ftp://vault", "http://"])
-    def test_not_an_address(self, address: str) -> None:
+    def test_wrong_address_names_its_variable(self, address: str) -> None:
         """An address that is no URL is an error that names VAULT_ADDR."""
         with pytest.raises(MasterKeyError, match="VAULT_ADDR"):
             VaultKv(VaultSettings(address=address, token="t")).session.connect()
@@ -899,16 +915,16 @@ class TestTls:
         finally:
             vault.close()
 
-    def test_trusted(self, tls_server: TlsOpenBao) -> None:
+    def test_certificate_of_the_given_authority_is_trusted(self, tls_server: TlsOpenBao) -> None:
         """A server whose authority stands in VAULT_CACERT is believed."""
         self.connect(tls_server, ca_cert=tls_server.authority)
 
-    def test_not_trusted(self, tls_server: TlsOpenBao) -> None:
+    def test_certificate_of_another_authority_is_refused(self, tls_server: TlsOpenBao) -> None:
         """A server with a certificate that nobody vouches for is refused, and the text names VAULT_CACERT."""
         with pytest.raises(MasterKeyError, match=r"TLS with Vault at .* failed: set VAULT_CACERT"):
             self.connect(tls_server)
 
-    def test_not_checked(self, tls_server: TlsOpenBao) -> None:
+    def test_skipped_verification_is_logged(self, tls_server: TlsOpenBao) -> None:
         """With VAULT_SKIP_VERIFY any certificate will do, and the log says so."""
         with structlog.testing.capture_logs() as logs:
             self.connect(tls_server, skip_verify=True)

@@ -60,7 +60,9 @@ def wrong(cases: list[Message], replies: list[Message], op: str) -> list[int]:
 
 @pytest.mark.parametrize("op", ["tokenize", "detokenize"])
 @pytest.mark.parametrize("name", READABLE)
-def test_acra_wrote(storage_server: Valkey, handler_on: Callable[..., DirectHandler], name: str, op: str) -> None:
+def test_tokens_of_acra_are_kept_and_detokenized(
+    storage_server: Valkey, handler_on: Callable[..., DirectHandler], name: str, op: str
+) -> None:
     """Every value keeps the token that Acra gave it, every token of Acra is turned back; nothing is written."""
     vectors = Vectors(name)
     handler = handler_on(vectors)
@@ -83,7 +85,9 @@ def test_vectors_are_rich() -> None:
 
 
 @pytest.mark.parametrize("op", ["tokenize", "detokenize"])
-def test_disabled(storage_server: Valkey, handler_on: Callable[..., DirectHandler], op: str) -> None:
+def test_disabled_tokens_stay_disabled(
+    storage_server: Valkey, handler_on: Callable[..., DirectHandler], op: str
+) -> None:
     """Disabled tokens are token_disabled both ways, and nothing is made in their place; the others serve on."""
     vectors = Vectors("acra-disabled")
     handler = handler_on(vectors)
@@ -160,7 +164,9 @@ def test_time_of_last_use(storage_server: Valkey, handler_on: Callable[..., Dire
             assert after[name_of_key] == text
 
 
-def test_damaged_entries(storage_server: Valkey, handler_on: Callable[..., DirectHandler]) -> None:
+def test_damaged_entry_is_unreadable_for_its_item_alone(
+    storage_server: Valkey, handler_on: Callable[..., DirectHandler]
+) -> None:
     """A damaged entry is entry_unreadable for its item alone, and stays as it is."""
     vectors = Vectors("acra-types")
     handler = handler_on(vectors)
@@ -190,7 +196,7 @@ def _with_damage(entry: TokenEntry) -> str:
     return encode_entry(entry._replace(block=block)).decode()
 
 
-def test_another_master_key(storage_server: Valkey) -> None:
+def test_another_master_key_makes_every_key_unreadable(storage_server: Valkey) -> None:
     """With another master key every request is key_unreadable, and nothing is written."""
     vectors = Vectors("acra-types")
     vectors.load(storage_server)
@@ -203,7 +209,7 @@ def test_another_master_key(storage_server: Valkey) -> None:
 
 
 @pytest.mark.parametrize("name", [*READABLE, "acra-disabled"])
-def test_workers(streams_server: Valkey, storage_server: Valkey, name: str) -> None:
+def test_workers_answer_every_case_of_the_vectors(streams_server: Valkey, storage_server: Valkey, name: str) -> None:
     """Worker processes, given Acra's master key, answer every case of the vectors from XADD to reply."""
     vectors = Vectors(name)
     vectors.load(storage_server)
@@ -220,7 +226,7 @@ def test_workers(streams_server: Valkey, storage_server: Valkey, name: str) -> N
             assert right == cases.keys() - disabled
 
 
-def test_bytes_in_messagepack(handler_on: Callable[..., DirectHandler]) -> None:
+def test_bytes_of_acra_come_back_as_binary_in_messagepack(handler_on: Callable[..., DirectHandler]) -> None:
     """Bytes that Acra tokenized come back as binary to a request in MessagePack."""
     vectors = Vectors("acra-types")
     cases = [case for case in vectors.cases if case["type"] == "bytes"]

@@ -482,7 +482,7 @@ GOOD_VALUES: list[tuple[str, Format, object, int | str | bytes]] = [
 
 
 @pytest.mark.parametrize(("type_name", "format", "value", "expected"), GOOD_VALUES)
-def test_value_in(type_name: str, format: Format, value: object, expected: object) -> None:
+def test_every_form_of_a_value_is_read(type_name: str, format: Format, value: object, expected: object) -> None:
     """Every value of a type is read from the forms its format has for it."""
     read = decode_value(type_name, value, format, "$.value")
     assert expected == read
@@ -576,7 +576,7 @@ def test_bad_value_is_refused(type_name: str, format: Format, value: object, cod
 
 @formats
 @pytest.mark.parametrize("type_name", [CANARY, "", "INT32", "int", "float"])
-def test_unknown_type(type_name: str, format: Format) -> None:
+def test_unknown_type_is_refused_by_its_path(type_name: str, format: Format) -> None:
     """A type that is none of the five is refused by the path of the type, whatever the value."""
     with pytest.raises(Refused) as caught:
         decode_value(type_name, CANARY, format, "$.items[3].value")

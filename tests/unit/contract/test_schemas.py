@@ -62,7 +62,7 @@ def test_checked_in_files_are_in_step() -> None:
     assert documents() == {path.name: path.read_text(encoding="utf-8") for path in files}
 
 
-def test_write(tmp_path: Path) -> None:
+def test_every_document_is_written_into_the_folder(tmp_path: Path) -> None:
     """Every document is written into the folder, which is made where there is none, and again over the last."""
     folder = tmp_path / "new" / "schemas"
     for _ in range(2):

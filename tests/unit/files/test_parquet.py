@@ -194,7 +194,7 @@ def test_an_enumeration_of_polars(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("plaintext_footer", [False, True])
-def test_encrypted_files(tmp_path: Path, plaintext_footer: bool) -> None:
+def test_encrypted_files_are_refused(tmp_path: Path, plaintext_footer: bool) -> None:
     """Are refused as such."""
     write_encrypted(tmp_path / "in", plaintext_footer=plaintext_footer)
     with pytest.raises(OperatorError, match="the input is encrypted Parquet"):
@@ -211,7 +211,7 @@ def test_encrypted_files(tmp_path: Path, plaintext_footer: bool) -> None:
         ("int64_decimal", r"decimal\(10, 2\)"),
     ],
 )
-def test_decimals_however_stored(tmp_path: Path, name: str, told: str) -> None:
+def test_decimals_with_a_fraction_are_refused_however_stored(tmp_path: Path, name: str, told: str) -> None:
     """Are refused where they have a fraction, by a type that does not depend on how they are stored."""
     with pytest.raises(OperatorError, match=f"column value is {told}, which does not hold all tokens of type int64"):
         run(FILES / f"{name}.parquet", tmp_path / "out", "int64", Tokens(), column="value")

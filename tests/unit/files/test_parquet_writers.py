@@ -138,7 +138,7 @@ def test_all_but_the_column_is_as_it_was(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_the_way_back(tmp_path: Path, name: str) -> None:
+def test_detokenized_table_is_the_original_one(tmp_path: Path, name: str) -> None:
     """What is turned back is the same table, in types, too."""
     source, out, back = written(name, tmp_path), tmp_path / "out.parquet", tmp_path / "back.parquet"
     column = NAMED[name]

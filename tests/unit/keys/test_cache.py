@@ -55,7 +55,7 @@ def is_away(cache: KeyCache, owner: Owner) -> bool:
 # Age
 
 
-def test_age(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+def test_key_is_looked_up_again_after_a_minute(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
     """A key serves for a minute, then it is looked up again."""
     ring = ring_of(cache)
     clock.advance(AGE_SECONDS - 1)
@@ -82,7 +82,9 @@ def test_one_look_up_for_all(cache: KeyCache, store: FakeStore) -> None:
     assert store.looked_up == [SHOP, BILLING, Owner("zone", "DDDDDDDDzone")]
 
 
-def test_unwrapped_once(cache: KeyCache, store: FakeStore, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchanged_key_is_unwrapped_once(
+    cache: KeyCache, store: FakeStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As long as the sealed text is the same, a key is not unwrapped again; nor is one that cannot be unwrapped."""
     store.sealed[BILLING.key_name] = wrap(new_key(), new_key(), BILLING)
     calls: list[Owner] = []
@@ -99,7 +101,7 @@ def test_unwrapped_once(cache: KeyCache, store: FakeStore, clock: Clock, monkeyp
     assert calls == [SHOP, BILLING]
 
 
-def test_rotation(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+def test_rotated_key_seals_from_the_next_look_up_on(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
     """A rotated key seals from the next look-up on, with a new data key; what the old one sealed still opens."""
     old = ring_of(cache)
     block = old.seal(b"before")
@@ -116,7 +118,7 @@ def test_rotation(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
         old.open(ring.seal(b"after"))
 
 
-def test_removed_key(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+def test_client_is_unknown_after_its_key_was_removed(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
     """A client whose key was removed is unknown from the next look-up on."""
     ring_of(cache)
     store.sealed.clear()
@@ -129,7 +131,7 @@ def test_removed_key(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
 # Absence
 
 
-def test_absence(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+def test_absent_key_is_remembered_for_a_second_at_most(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
     """That there is no key is remembered for a second at most: a new client can start at once."""
     assert code_of(cache, BILLING) is Code.UNKNOWN_CLIENT
     assert code_of(cache, BILLING) is Code.UNKNOWN_CLIENT
@@ -150,7 +152,7 @@ def test_absence(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
         (Owner("zone", SHOP.id), Code.UNKNOWN_ZONE),
     ],
 )
-def test_unknown(cache: KeyCache, owner: Owner, code: Code) -> None:
+def test_owner_without_a_key_is_unknown(cache: KeyCache, owner: Owner, code: Code) -> None:
     """An owner without a key is unknown, also where a client has the id of the zone."""
     assert code_of(cache, owner) is code
 
@@ -158,7 +160,7 @@ def test_unknown(cache: KeyCache, owner: Owner, code: Code) -> None:
 @pytest.mark.parametrize(
     "owner_id", ["", "four", "x" * 257, "shop/../billing", "shop*frontend", "shop\nfrontend", "żółć1"]
 )
-def test_invalid_id(cache: KeyCache, store: FakeStore, owner_id: str) -> None:
+def test_invalid_id_is_never_looked_for(cache: KeyCache, store: FakeStore, owner_id: str) -> None:
     """An id that Acra would not accept is unknown, and never looked for."""
     assert code_of(cache, Owner("client", owner_id)) is Code.UNKNOWN_CLIENT
     assert store.looked_up == []
@@ -167,7 +169,7 @@ def test_invalid_id(cache: KeyCache, store: FakeStore, owner_id: str) -> None:
 # Key storage away
 
 
-def test_grace(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+def test_keys_at_hand_serve_15_minutes_past_their_age(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
     """While the key storage is away, keys at hand serve 15 minutes past their age, not longer."""
     ring = ring_of(cache)
     store.is_away = True
@@ -215,7 +217,7 @@ def test_back_off_and_return(cache: KeyCache, store: FakeStore, clock: Clock) ->
 # Bounds
 
 
-def test_number_of_owners(store: FakeStore, clock: Clock) -> None:
+def test_cache_keeps_the_owners_used_last(store: FakeStore, clock: Clock) -> None:
     """The cache keeps the keys of the owners used last, and no more than it is to keep."""
     cache = KeyCache(store, MASTER_KEY, size=3, clock=clock)
     ring = ring_of(cache)
@@ -302,7 +304,7 @@ def test_life_of_a_data_key(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=["another master key", "another client's", "16 bytes", "not base64", "empty"],
 )
-def test_unreadable_key(cache: KeyCache, store: FakeStore, sealed: bytes) -> None:
+def test_key_that_cannot_be_unwrapped_is_unreadable(cache: KeyCache, store: FakeStore, sealed: bytes) -> None:
     """A key that cannot be unwrapped is key_unreadable for its owner alone; the log has its name and nothing else."""
     store.put(BILLING, new_key())
     store.sealed[SHOP.key_name] = sealed
@@ -366,7 +368,7 @@ def test_rotations_right_after_a_look_up(cache: KeyCache, store: FakeStore) -> N
     assert store.scans == 1
 
 
-def test_previous_master_key(store: FakeStore, clock: Clock) -> None:
+def test_key_sealed_with_the_previous_master_key_is_opened(store: FakeStore, clock: Clock) -> None:
     """While the master key is replaced, a key sealed with either is opened, in use or in the history."""
     replaced = bytes(range(32, 64))
     store.put(BILLING, new_key(), "2026-01-01T00:00:00")
@@ -394,7 +396,7 @@ def test_key_sealed_anew_is_no_rotation(store: FakeStore, clock: Clock) -> None:
     assert not events
 
 
-def test_history(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
+def test_block_of_an_older_key_makes_the_history_be_looked_up(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
     """A block of an older key makes the history be looked up; all its keys are then at hand, newest first."""
     keys = [new_key() for _ in range(3)]
     store.put(SHOP, keys[0])
@@ -618,7 +620,7 @@ def test_connection_lost_while_the_last_page_is_worked_on_is_told() -> None:
         next(pages)
 
 
-def test_scan_rests() -> None:
+def test_scans_are_a_second_apart() -> None:
     """After a scan the next one is a second away at least."""
     store = RedisKeyStore(_Link({b"0": (b"0", [])}), ".acrakeys")
     store.refresh_history()

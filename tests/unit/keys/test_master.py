@@ -24,7 +24,7 @@ LONG_KEY = os.urandom(96)
         pytest.param(base64.encodebytes(LONG_KEY).decode().replace("\n", "\r\n"), LONG_KEY, id="dos-lines"),
     ],
 )
-def test_decodes(text: str, expected: bytes) -> None:
+def test_base64_of_32_bytes_or_more_is_a_master_key(text: str, expected: bytes) -> None:
     """Base64 of 32 bytes or more is a master key, with whitespace around it and line breaks in it."""
     assert decode_master_key(text, "here") == expected
 
@@ -40,7 +40,7 @@ def test_decodes(text: str, expected: bytes) -> None:
         pytest.param("ключ" * 12, id="not-ascii"),
     ],
 )
-def test_not_base64(text: str) -> None:
+def test_text_that_is_not_base64_is_refused_and_not_shown(text: str) -> None:
     """Text that is not strictly base64 is refused, and the message names the place and holds none of the text."""
     with pytest.raises(MasterKeyError) as caught:
         decode_master_key(text, "here")
@@ -49,31 +49,31 @@ def test_not_base64(text: str) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 16, 31])
-def test_too_short(size: int) -> None:
+def test_short_key_is_refused_with_both_numbers(size: int) -> None:
     """A key under 32 bytes is refused with both numbers."""
     with pytest.raises(MasterKeyError, match=f"^here: {size} bytes, needs at least 32$"):
         decode_master_key(base64.b64encode(bytes(size)).decode(), "here")
 
 
-def test_from_variable() -> None:
+def test_master_key_is_read_from_its_variable() -> None:
     """ACRA_MASTER_KEY holds the key itself."""
     assert from_environment(TEXT, None) == KEY
 
 
-def test_from_file(tmp_path: Path) -> None:
+def test_master_key_is_read_from_its_file(tmp_path: Path) -> None:
     """ACRA_MASTER_KEY_FILE names a file with the key, with a line break at its end as editors leave it."""
     file = tmp_path / "master"
     file.write_text(TEXT + "\n")
     assert from_environment(None, str(file)) == KEY
 
 
-def test_neither() -> None:
+def test_missing_master_key_names_every_variable() -> None:
     """Without a master key the message names every variable that could bring one."""
     with pytest.raises(MasterKeyError, match=r"ACRA_MASTER_KEY .*ACRA_MASTER_KEY_FILE .*VAULT_ADDR"):
         from_environment(None, None)
 
 
-def test_both(tmp_path: Path) -> None:
+def test_two_places_for_the_master_key_are_refused(tmp_path: Path) -> None:
     """Two places for one key are refused rather than ranked."""
     with pytest.raises(MasterKeyError, match="both ACRA_MASTER_KEY and ACRA_MASTER_KEY_FILE"):
         from_environment(TEXT, str(tmp_path / "master"))

@@ -39,7 +39,7 @@ def secret(tmp_path: Path) -> Path:
 
 
 class TestSources:
-    def test_defaults(self) -> None:
+    def test_defaults_serve_one_redis_on_this_machine(self) -> None:
         """With nothing set, there are working defaults for one Redis on this machine."""
         settings = load({})
 
@@ -80,7 +80,7 @@ class TestSources:
         """Two processes, or two runs of one, never share a consumer name by default."""
         assert load({}).consumer != load({}).consumer
 
-    def test_described(self) -> None:
+    def test_every_option_is_described(self) -> None:
         """The table for people has every option under its variable, each with a meaning."""
         lines = {name: (default, meaning) for name, default, meaning in describe()}
 
@@ -119,7 +119,7 @@ class TestRefusals:
             ),
         ],
     )
-    def test_wrong_values(self, variable: str, value: str, said: str) -> None:
+    def test_wrong_value_is_refused_with_its_variable(self, variable: str, value: str, said: str) -> None:
         """A wrong value is refused with the variable, what is expected and what to set."""
         environ = {variable: value}
         if variable == "VAULT_API_TOKEN":
@@ -127,7 +127,7 @@ class TestRefusals:
 
         assert any(line.startswith(f"{variable}: {said}") for line in problems(environ))
 
-    def test_all_at_once(self, config: Path) -> None:
+    def test_all_problems_are_reported_together(self, config: Path) -> None:
         """All problems are reported together, those of the file with its name and the name used there."""
         config.write_text("batch_size = 0\nmax_items = true\n")
 
@@ -149,7 +149,7 @@ class TestRefusals:
         assert CANARY not in "\n".join(problems({"TOKEN_WORKER_BATCH_SIZE": "0", name: value}))
         assert CANARY not in "\n".join(problems({}, config))
 
-    def test_unknown_names(self, config: Path) -> None:
+    def test_unknown_name_is_refused_with_the_nearest_one(self, config: Path) -> None:
         """An unknown name is refused with the nearest right one, in the file and in the environment."""
         config.write_text("batchsize = 7\n[vault_adr]\n")
 
@@ -173,7 +173,7 @@ class TestRefusals:
             "TOKEN_WORKER_METRICS_PORT_9090_TCP_PORT",
         ],
     )
-    def test_kubernetes(self, name: str) -> None:
+    def test_variables_that_kubernetes_makes_are_ignored(self, name: str) -> None:
         """Variables that Kubernetes makes for a Service of our name are no mistake of anybody's."""
         assert isinstance(load({name: "tcp://10.0.0.1:9090"}), Settings)
 
@@ -181,20 +181,20 @@ class TestRefusals:
         "name",
         ["TOKEN_WORKER_PORT_TCP", "TOKEN_WORKER_PORTS", "TOKEN_WORKER_SERVICE_HOSTS", "TOKEN_WORKER_PORT_9_TCP_X"],
     )
-    def test_not_kubernetes(self, name: str) -> None:
+    def test_names_like_those_of_kubernetes_are_refused(self, name: str) -> None:
         """Names that only look like those are refused as any other."""
         assert problems({name: "x"})[0].startswith(f"{name}: there is no such option")
 
-    def test_available_values(self) -> None:
+    def test_default_values_may_be_given(self) -> None:
         """The values that those options have by default may be given, too."""
         assert load({"TOKEN_WORKER_HTTP_ADDRESS": "off", "TOKEN_WORKER_DURABILITY": "server"})
 
     @pytest.mark.parametrize("durability", ["server", "fsync", "replicas:1", "replicas:9"])
-    def test_durability(self, durability: str) -> None:
+    def test_durability_is_one_of_three(self, durability: str) -> None:
         """What tokens have to be before a reply is one of three, replicas with their number."""
         assert load({"TOKEN_WORKER_DURABILITY": durability}).durability == durability
 
-    def test_broken_file(self, config: Path) -> None:
+    def test_broken_file_is_refused_with_the_place_and_no_text(self, config: Path) -> None:
         """A file that is no TOML is refused with the place of the mistake and nothing of its text."""
         config.write_text(f'group = "g"\npassword = {CANARY}\n')
 
@@ -203,7 +203,7 @@ class TestRefusals:
         assert line.startswith(f"{config}: expected TOML in UTF-8, but not so at line 2, column ")
         assert CANARY not in line
 
-    def test_missing_file(self, config: Path) -> None:
+    def test_missing_file_is_refused(self, config: Path) -> None:
         """A file that cannot be read is refused, as a worker without it would do something else."""
         (line,) = problems({}, config)
 
@@ -250,7 +250,7 @@ class TestRedis:
             ("unix://app:pw@/run/redis.sock", "unix://app@/run/redis.sock", "pw"),
         ],
     )
-    def test_addresses(self, given: str, url: str, password: str | None) -> None:
+    def test_password_is_taken_out_of_the_address(self, given: str, url: str, password: str | None) -> None:
         """A password is taken out of the address, so that the address can be shown."""
         streams = load({"TOKEN_WORKER_STREAMS_URL": given}).streams
 
@@ -278,7 +278,7 @@ class TestRedis:
             "unix:///run/redis.sock?password=p",
         ],
     )
-    def test_bad_addresses(self, url: str) -> None:
+    def test_ambiguous_address_is_refused(self, url: str) -> None:
         """An address that redis-py would read as something else is refused with the forms there are."""
         (line,) = problems({"TOKEN_WORKER_KEYS_URL": url})
 
@@ -300,7 +300,7 @@ class TestRedis:
             ("redis+cluster://app@a:1,[fe::1]:2", "redis://app@a:1/0", "[fe::1]:2,a:1", [("a", 1), ("fe::1", 2)]),
         ],
     )
-    def test_several_servers(
+    def test_addresses_of_sentinels_and_clusters_are_read(
         self, monkeypatch: pytest.MonkeyPatch, given: str, url: str, server: str | None, nodes: list[Any] | None
     ) -> None:
         """Addresses of Sentinels and clusters: a login of the servers, ports by default, IPv6 hosts in brackets."""
@@ -416,7 +416,7 @@ class TestRedis:
             ),
         ]
 
-    def test_two_passwords(self, secret: Path) -> None:
+    def test_two_passwords_for_one_address_are_refused(self, secret: Path) -> None:
         """Two passwords for one address are a contradiction."""
         environ = {
             "TOKEN_WORKER_STREAMS_URL": "redis://:pw@host",
@@ -427,7 +427,7 @@ class TestRedis:
 
         assert line.startswith("TOKEN_WORKER_STREAMS_PASSWORD_FILE: is set, and the address has a password")
 
-    def test_empty_password_file(self, secret: Path) -> None:
+    def test_empty_password_file_is_refused(self, secret: Path) -> None:
         """An empty password file is refused: without its password the worker would ask as somebody else."""
         secret.write_text("\n")
 
@@ -435,7 +435,7 @@ class TestRedis:
 
         assert line.startswith("TOKEN_WORKER_TOKENS_PASSWORD_FILE: names a file that is empty")
 
-    def test_key_without_certificate(self, secret: Path) -> None:
+    def test_key_without_certificate_is_refused(self, secret: Path) -> None:
         """A private key without its certificate is refused."""
         environ = {"TOKEN_WORKER_STREAMS_URL": "rediss://host", "TOKEN_WORKER_STREAMS_KEY_FILE": str(secret)}
 
@@ -457,7 +457,9 @@ class TestRedis:
             ("redis+sentinel://a,b/main", "redis+sentinel://a,b/other", "redis://c", False),
         ],
     )
-    def test_shared_server(self, streams: str, keys: str, tokens: str, shared: bool) -> None:
+    def test_server_of_both_streams_and_storage_is_noticed(
+        self, streams: str, keys: str, tokens: str, shared: bool
+    ) -> None:
         """Streams and storage on one server are noticed, whatever database or user they are reached by."""
         settings = load(
             {"TOKEN_WORKER_STREAMS_URL": streams, "TOKEN_WORKER_KEYS_URL": keys, "TOKEN_WORKER_TOKENS_URL": tokens}
@@ -474,13 +476,13 @@ class TestMasterKey:
         assert load(environ).master_key_source == "vault"
         assert load(environ | {"TOKEN_WORKER_MASTER_KEY_SOURCE": "env"}).master_key_source == "env"
 
-    def test_two_master_keys(self) -> None:
+    def test_two_master_keys_are_refused(self) -> None:
         """A master key and a file with one are a contradiction."""
         (line,) = problems({"ACRA_MASTER_KEY": CANARY, "ACRA_MASTER_KEY_FILE": "/x"})
 
         assert line == "ACRA_MASTER_KEY: is set as well as ACRA_MASTER_KEY_FILE; set one of them"
 
-    def test_vault_settings(self) -> None:
+    def test_vault_settings_come_from_both_names_of_a_variable(self) -> None:
         """Vault's settings come from the variables of its command line and from our own."""
         vault = load(
             {
@@ -512,7 +514,7 @@ class TestMasterKey:
         assert (vault.skip_verify, vault.auth_mount, vault.role, vault.role_id) == (True, "kubernetes", "r", "i")
         assert (vault.secret_id_file, vault.jwt_file, vault.secret) == ("/sid", "/jwt", "kv/worker/key")
 
-    def test_token_fallbacks(self, tmp_path: Path) -> None:
+    def test_token_falls_back_to_acras_variable_and_the_file(self, tmp_path: Path) -> None:
         """Without VAULT_TOKEN the token is that of Acra's variable, else the one that the Vault command line keeps."""
         environ = {"VAULT_ADDR": "http://vault", "HOME": str(tmp_path)}
         api_token = {"VAULT_API_TOKEN": base64.b64encode(b"of-acra").decode()}
@@ -532,20 +534,20 @@ class TestMasterKey:
 
 
 class TestRoutes:
-    def test_from_the_environment(self) -> None:
+    def test_routes_come_from_the_environment(self) -> None:
         """Routes come from the environment as a JSON list."""
         text = '[{"requests": "in", "responses": "out", "ops": ["tokenize"], "client_id": "shop1", "zones": null}]'
 
         assert load({"TOKEN_WORKER_ROUTES": text}).routes == (Route("in", "out", frozenset({Op.TOKENIZE}), "shop1"),)
 
-    def test_from_the_file(self, config: Path) -> None:
+    def test_routes_come_from_the_file(self, config: Path) -> None:
         """Routes come from the file as tables."""
         config.write_text('[[routes]]\nrequests = "in"\nresponses = "out"\nops = ["tokenize", "detokenize"]\n')
 
         assert load({}, config).routes == (Route("in", "out", frozenset(Op)),)
 
     @pytest.mark.parametrize("text", ["{", "{}", "5", '"x"', "\udcff", "[" * 5000])
-    def test_no_list(self, text: str) -> None:
+    def test_routes_that_are_no_list_are_refused(self, text: str) -> None:
         """Anything but a list is refused with an example."""
         (line,) = problems({"TOKEN_WORKER_ROUTES": text})
 
@@ -569,7 +571,7 @@ class TestRoutes:
             f"{where}[1].ops: is missing; expected a list of tokenize or detokenize",
         ]
 
-    def test_routes_that_contradict(self) -> None:
+    def test_routes_that_contradict_are_refused(self) -> None:
         """Routes that are well formed, but cannot be served together, are refused."""
         text = '[{"requests": "in", "responses": "in", "ops": ["tokenize"]}]'
 

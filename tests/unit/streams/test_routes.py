@@ -11,6 +11,7 @@ from token_worker.streams.routes import (
     check_slots,
     keys_of,
     may_reply_to,
+    route_for,
     streams_of,
 )
 
@@ -42,7 +43,7 @@ def test_replies_with_values_are_kept_shorter() -> None:
     assert Route("in", "out", TOKENIZE | DETOKENIZE).response_seconds == 600
 
 
-def test_streams_of() -> None:
+def test_streams_of_routes_have_all_three_roles() -> None:
     """The streams of routes are those of all three roles."""
     assert streams_of([Route("a", "b", TOKENIZE), Route("c", "b", TOKENIZE, dead_letters="d")]) == {
         "a",
@@ -141,7 +142,7 @@ def test_own_keys_are_all_that_is_kept_beside_the_streams() -> None:
         ("*", "free", True),
     ],
 )
-def test_reply_to(pattern: str, name: str, allowed: bool) -> None:
+def test_reply_goes_only_to_streams_that_the_route_allows(pattern: str, name: str, allowed: bool) -> None:
     """A reply goes to streams that match the route's pattern, where only * and ? are special, and to no route's key."""
     route = Route("in", "out", TOKENIZE, reply_to=pattern)
     all_keys = keys_of([route, Route("other", "others", TOKENIZE)])
@@ -195,3 +196,21 @@ def test_route_in_several_slots(route: Route, problems: list[str]) -> None:
 
     assert len(found) == len(problems)
     assert all(text.startswith(f"routes[1].{problem}") for text, problem in zip(found, problems, strict=True))
+
+
+def test_route_is_that_of_the_client_before_one_for_all() -> None:
+    """A pinned route is taken for its client; without a client only where there is no doubt."""
+    ops = frozenset({Op.TOKENIZE})
+    one, two = (Route(f"{name}:in", f"{name}:out", ops, client_id=f"{name}-client") for name in ("one", "two"))
+    rest = Route("rest:in", "rest:out", ops)
+    assert route_for([rest, one, two], Op.TOKENIZE, "two-client") is two
+    assert route_for([rest, one, two], Op.TOKENIZE, "third-client") is rest
+    assert route_for([one], Op.TOKENIZE, None) is one
+    for routes, op, client_id in (
+        ([rest], Op.TOKENIZE, None),
+        ([one, two], Op.TOKENIZE, None),
+        ([one], Op.TOKENIZE, "two-client"),
+        ([one, rest], Op.DETOKENIZE, "one-client"),
+    ):
+        with pytest.raises(ValueError, match=r"name a client|no route"):
+            route_for(routes, op, client_id)

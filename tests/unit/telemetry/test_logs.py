@@ -38,7 +38,7 @@ def events(code: str, level: str = "debug") -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_our_events() -> None:
+def test_event_is_a_json_line() -> None:
     """An event is a JSON line with its ids, level, time in UTC and the name of the part that logs."""
     (event,) = events("log.info('entry refused', entry='1-0', route=2, ops=('tokenize',), code=Code.EXPIRED)")
 
@@ -55,7 +55,7 @@ def test_our_events() -> None:
     }
 
 
-def test_level() -> None:
+def test_events_below_the_level_are_not_written() -> None:
     """Events below the level are not written; a second call changes the level of loggers that exist."""
     code = "log.info('no'); log.warning('yes'); configure('info', 'json'); log.info('now')"
 
@@ -76,7 +76,7 @@ log.info("x", raw=CANARY.encode(), thing=Thing(), nested=nested, ours=Unavailabl
     assert event["nested"] == {"a": ["<ValueError>", "<Thing>"]}
 
 
-def test_exceptions() -> None:
+def test_exception_is_written_without_messages_of_others() -> None:
     """An exception is written as types and places along its causes; only the messages of our own are."""
     code = """
 def inner():
@@ -130,7 +130,7 @@ log.error("three", exc_info=True)
     assert "exception" not in three
 
 
-def test_endless_recursion() -> None:
+def test_deep_exception_is_written_with_its_innermost_frames() -> None:
     """Of a very deep exception only the innermost frames are written."""
     code = """
 def deep(number):
@@ -149,7 +149,7 @@ except ValueError:
 
 
 @pytest.mark.parametrize("name", ["urllib3.connectionpool", "redis.connection", "hvac.adapters", "requests", "other"])
-def test_libraries(name: str) -> None:
+def test_libraries_log_only_the_origin_of_a_warning(name: str) -> None:
     """Of what libraries log, only the warning's origin gets out, whatever their level or ours."""
     code = f"""
 library = logging.getLogger({name!r})
@@ -176,7 +176,7 @@ def test_libraries_below_our_level() -> None:
     assert events("logging.getLogger('redis').warning(CANARY)", "error") == []
 
 
-def test_warnings() -> None:
+def test_warning_is_written_without_its_text() -> None:
     """A warning is written as its kind and place, without its text."""
     (event,) = events("warnings.warn(CANARY, ResourceWarning)")
 
@@ -184,7 +184,7 @@ def test_warnings() -> None:
     assert event["at"].startswith("<string>:")
 
 
-def test_uncaught() -> None:
+def test_uncaught_exception_is_a_json_line() -> None:
     """An exception nobody caught is written as any other instead of a traceback."""
     (event,) = events("raise ValueError(CANARY)")
 
@@ -205,7 +205,7 @@ thread = threading.Thread(target=sys.exit); thread.start(); thread.join()
     assert event["exception"][0]["frames"][-1].endswith(" in body")
 
 
-def test_unraisable() -> None:
+def test_exception_in_a_finalizer_is_a_json_line() -> None:
     """So is one in a finalizer."""
     code = """
 class Thing:
@@ -219,7 +219,7 @@ Thing()
     assert event["exception"][0]["frames"][0].endswith(" in Thing.__del__")
 
 
-def test_console() -> None:
+def test_console_shows_the_same_as_text() -> None:
     """On a console the same is told as text, exceptions without payload, and ids bring no control characters."""
     code = """
 log.info("entry refused", id="a\\x1b[2Jb\\nc", raw=CANARY.encode())

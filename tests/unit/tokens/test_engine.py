@@ -156,7 +156,9 @@ def code(result: ItemResult) -> Code:
         (EMAIL, b"ada@example.com"),
     ],
 )
-def test_round_trip(memory: Memory, ring: Keyring, kind: TokenType, value: bytes) -> None:
+def test_value_gets_the_derived_token_and_comes_back(
+    memory: Memory, ring: Keyring, kind: TokenType, value: bytes
+) -> None:
     """A value's token is the derived one, as long as the value, and is turned back to it."""
     (token,) = run(memory, [tokenize(ring, value, kind)])
 
@@ -261,7 +263,7 @@ def test_data_key_seals_a_bounded_number_of_entries(
     assert min(blocks.values()) > 1  # and no entry needs one of its own
 
 
-def test_collision(memory: Memory, ring: Keyring) -> None:
+def test_candidate_of_another_value_is_passed_over(memory: Memory, ring: Keyring) -> None:
     """A candidate that is another value's token is passed over, by every engine in the same way."""
     for counter in range(3):
         memory.put_t(ring, STR, candidate(b"a value", counter), b"v%d" % counter)
@@ -294,7 +296,7 @@ def test_collision_of_more_than_a_round(memory: Memory, ring: Keyring) -> None:
 
 
 @pytest.mark.parametrize("origin", [None, ORIGIN], ids=["consistent", "inconsistent"])
-def test_bounded_tries(memory: Memory, ring: Keyring, origin: Origin | None) -> None:
+def test_256_taken_candidates_are_a_named_error(memory: Memory, ring: Keyring, origin: Origin | None) -> None:
     """After 256 candidates that are all taken there is a named error, and nothing is written."""
     for counter in range(256):
         memory.put_t(ring, STR, candidate(b"a value", counter, origin=origin), b"v%d" % counter)
@@ -361,7 +363,7 @@ def test_first_candidate_is_the_value() -> None:
 # Entries that are already there
 
 
-def test_token_of_acra(memory: Memory, ring: Keyring) -> None:
+def test_value_keeps_the_token_that_it_has(memory: Memory, ring: Keyring) -> None:
     """A value that has a token, whatever it is, keeps it."""
     memory.put_t(ring, STR, b"random of Acra", b"value of a man")
     memory.put_h(ring, STR, b"value of a man", b"random of Acra")
@@ -372,7 +374,7 @@ def test_token_of_acra(memory: Memory, ring: Keyring) -> None:
     assert memory.entries == before
 
 
-def test_unknown_token(memory: Memory, ring: Keyring) -> None:
+def test_unknown_token_is_not_found(memory: Memory, ring: Keyring) -> None:
     """An unknown token, one of another type and one of another owner are not found; nothing is written."""
     (token,) = run(memory, [tokenize(ring, b"abcdefgh")])
     assert isinstance(token, bytes)
@@ -386,7 +388,7 @@ def test_unknown_token(memory: Memory, ring: Keyring) -> None:
 
 
 @pytest.mark.parametrize("which", ["t", "h"])
-def test_disabled(memory: Memory, ring: Keyring, which: str) -> None:
+def test_disabled_token_is_named_and_not_replaced(memory: Memory, ring: Keyring, which: str) -> None:
     """A disabled entry is token_disabled, not absent: no second token is made, nothing changes."""
     memory.put_t(ring, STR, b"token of it", b"the value it", disabled=which == "t")
     memory.put_h(ring, STR, b"the value it", b"token of it", disabled=which == "h")
@@ -439,7 +441,9 @@ def damaged(raw: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [damaged, lambda raw: b"no hex", lambda raw: b"", lambda raw: raw[:-2]])
-def test_unreadable_entries(memory: Memory, ring: Keyring, damage: Callable[[bytes], bytes]) -> None:
+def test_unreadable_entry_is_an_error_of_its_item_alone(
+    memory: Memory, ring: Keyring, damage: Callable[[bytes], bytes]
+) -> None:
     """An entry that cannot be read is an error for its item alone: not overwritten, not treated as absent."""
     value_key = memory.put_h(ring, STR, b"first value", b"first token")
     token_key = memory.put_t(ring, STR, b"other token", b"other value")
@@ -545,7 +549,9 @@ def test_more_keys_out_of_reach(memory: Memory, ring: Keyring) -> None:
 
 
 @pytest.mark.parametrize(("age", "is_moved"), [(TOUCH_SECONDS, False), (TOUCH_SECONDS + 1, True)])
-def test_touch(memory: Memory, ring: Keyring, age: int, *, is_moved: bool) -> None:
+def test_read_moves_the_time_of_last_use_after_a_day(
+    memory: Memory, ring: Keyring, age: int, *, is_moved: bool
+) -> None:
     """A read moves the time of last use once it is over 24 hours old, and nothing else of the entry."""
     keys = [
         memory.put_t(ring, STR, b"some token", b"some value"),
@@ -574,7 +580,7 @@ def test_touch_and_a_concurrent_disable(memory: Memory, ring: Keyring) -> None:
 # Inconsistent tokens
 
 
-def test_inconsistent(memory: Memory, ring: Keyring) -> None:
+def test_inconsistent_token_differs_by_entry_and_item(memory: Memory, ring: Keyring) -> None:
     """An inconsistent token has a t. entry alone, and differs by stream, entry and item."""
     origins = [ORIGIN, ORIGIN._replace(item=1), ORIGIN._replace(entry=b"1-2"), ORIGIN._replace(stream=b"other")]
 
@@ -586,7 +592,7 @@ def test_inconsistent(memory: Memory, ring: Keyring) -> None:
     assert back == [b"a value"] * 4
 
 
-def test_inconsistent_again(memory: Memory, ring: Keyring) -> None:
+def test_redelivered_inconsistent_request_gets_the_same_token(memory: Memory, ring: Keyring) -> None:
     """A request that is delivered again, even twice in one batch, gets the same token, after a collision too."""
     memory.put_t(ring, STR, candidate(b"a value", 0, origin=ORIGIN), b"another")
     (token,) = run(memory, [tokenize(ring, b"a value", origin=ORIGIN)])
@@ -620,7 +626,7 @@ def once(memory: Memory, kind: type[Any], action: Callable[[], object]) -> None:
     memory.meddle = meddle
 
 
-def test_acra_is_faster(memory: Memory, ring: Keyring) -> None:
+def test_lost_race_answers_with_the_token_of_acra(memory: Memory, ring: Keyring) -> None:
     """Who loses the race for a value answers with AcraServer's random token and leaves nothing behind."""
 
     def acra() -> None:
@@ -764,7 +770,7 @@ class _Run:
     values=st.lists(st.sampled_from([b"a", b"b", b"ab", b"cd", b"long value"]), min_size=1, max_size=4),
     turns=st.lists(st.integers(0, 5), max_size=60),
 )
-def test_interleavings(values: list[bytes], turns: list[int]) -> None:
+def test_any_interleaving_gives_a_value_one_token(values: list[bytes], turns: list[int]) -> None:
     """However workers and AcraServer interleave, a value has one token for all, and our t. entries all have an h."""
     ring, memory, chance = new_ring(), Memory(), random.Random(7)
     batches = [[tokenize(ring, value) for value in values] for _ in range(2)]

@@ -88,7 +88,7 @@ def test_what_workers_seal_is_read_with_the_old_key_alone(store: FakeStore, cloc
     assert Keyring(SHOP, key, DataKeyCache()).open(block) == b"data"
 
 
-def test_rotations_in_a_row(store: FakeStore, clock: Clock) -> None:
+def test_rotations_in_a_row_settle_one_after_the_other(store: FakeStore, clock: Clock) -> None:
     """At each moment the key seals that was in use a settling time ago, for old workers and new ones."""
     running = Worker(store, clock)
     keys = [running.seals_with]
@@ -198,7 +198,7 @@ def test_more_keys_while_a_key_settles(store: FakeStore, clock: Clock) -> None:
     assert worker.seals_with == old
 
 
-def test_seconds_left(store: FakeStore, clock: Clock) -> None:
+def test_seconds_until_the_newest_key_seals_are_known(store: FakeStore, clock: Clock) -> None:
     """How long the newest key does not seal yet is known, so that nothing is sealed anew with it before."""
     worker = Worker(store, clock)
     assert worker.ring
