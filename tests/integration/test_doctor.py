@@ -187,5 +187,5 @@ def test_keystore_version_2_is_named(stack: Stack) -> None:
     assert "keystore version 2" in findings(stack, **folder)["keys"]
     verified = stack.run("keys", "verify", **folder)
     assert verified.returncode == 1
-    assert "storage-sym.keyring: of keystore version 2" in verified.stderr
-    assert "no kind of key" not in verified.stderr
+    assert "storage-sym.keyring: keystore version 2" in verified.stderr
+    assert "not a key that" not in verified.stderr

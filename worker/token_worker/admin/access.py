@@ -11,29 +11,29 @@ from token_worker.redis.connect import make_primary_link
 
 
 class AdminAccess(KeyAccess):
-    """``KeyAccess`` for operators: it can also change keys, and replace the master key."""
+    """``KeyAccess`` for operators, who can also change keys and replace the master key."""
 
     def connect_admin(self) -> tuple[MasterKeys, AdminStore]:
-        """The master keys, and the key storage for commands that change keys; errors as by ``connect``."""
+        """Return the master keys, and the key storage for commands that change keys. Errors as by ``connect``."""
         current, _ = self.connect()
         return MasterKeys(current, self.previous_master_key), self._admin_store()
 
     def connect_names(self) -> AdminStore:
-        """The key storage for a command that needs no master key; errors as by ``connect``."""
+        """Return the key storage for a command that needs no master key. Errors as by ``connect``."""
         if self._settings.keys_source == "vault":
             required(self._vault).session.connect()
         return self._admin_store()
 
     def replace_master_key(self, current: bytes) -> None:
-        """Put a new master key into its secret in Vault, and see that it is there.
+        """Store a new master key in its secret in Vault, and read it back.
 
         Raises:
-            Unavailable: Vault is away; a new one may have been stored.
-            MasterKeyError: a right is missing, or it is another by now.
+            Unavailable: Vault is away. The new key may have been stored.
+            MasterKeyError: a right is missing, or the secret does not hold ``current`` any more.
         """
         vault, new = required(self._vault), os.urandom(master.MASTER_KEY_BYTES_MIN)
         if not master.store_in_vault(vault, current, new) or master.from_vault(vault) != new:
-            raise MasterKeyError("the master key in Vault was changed by somebody else meanwhile; look again")
+            raise MasterKeyError("the master key in Vault was changed meanwhile; run the command again")
 
     def _admin_store(self) -> AdminStore:
         settings = self._settings

@@ -1,14 +1,16 @@
-"""The end of a key in the history: shown to be unused, moved aside, kept for a while, then deleted for good.
+"""Destroys a key of the history: it is shown to be unused, moved aside, kept for a while, and then deleted for good.
 
-One step each time it is asked for, so that whoever does it has time to look:
+Each call does one step, so that a person has time to check:
 
-1. *scanned*: no token entry is sealed with it. The time of the scan is kept in a record.
-2. *retired*: a second scan, ``SETTLED_SECONDS`` later, found none either. The key goes to ``<folder>.retired/<name>``.
-3. *deleted*: a third scan, ``KEPT_SECONDS`` later, found none. Until then ``restore`` brings it back.
+1. *scanned*: no token entry is sealed with the key. The time of the scan is kept in a record.
+2. *retired*: a second scan, ``SETTLED_SECONDS`` later, found none either. The key moves to ``<folder>.retired/<name>``.
+3. *deleted*: a third scan, ``KEPT_SECONDS`` later, found none. Until then, ``restore`` brings the key back.
 
-The key must have been in the history for ``SETTLED_SECONDS`` and the settling time before the first scan: so long a
-worker may go on with a key that it has cached. Scans see the token storage alone. Data in databases that Acra encrypted
-with the key, and what AcraServer and AcraTranslator have cached, only a person can know of.
+Before the first scan, the key must have been in the history for ``SETTLED_SECONDS`` and the settling time. For so long
+a worker may still use a key that it has cached.
+
+A scan sees only the token storage. It does not see data in databases that Acra encrypted with the key, nor keys that
+AcraServer and AcraTranslator have cached. Only a person knows about those.
 """
 
 import time
@@ -32,35 +34,40 @@ from token_worker.redis.link import RedisLink
 from token_worker.redis.scan import escape_pattern, scan
 
 MARGIN_SECONDS = 1800.0
-"""For clocks that differ, and workers that stood still."""
+"""Margin for clocks that differ, and for workers that were suspended."""
 
 SETTLED_SECONDS = AGE_SECONDS + GRACE_SECONDS + DATA_KEY_SECONDS + MARGIN_SECONDS
-"""After this long no running worker seals with a replaced key any more, where keys have no settling time."""
+"""Time after which no running worker seals with a replaced key any more, if keys have no settling time."""
 
 KEPT_SECONDS = 7 * 86400.0
-"""How long a key stays where ``restore`` finds it."""
+"""Time for which ``restore`` can bring a key back."""
 
 
 class DestroyRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a key on its way: when a scan found nothing, and when the key was moved aside (Unix seconds)."""
+    """The record of a key that is being destroyed. Its members are stored as JSON.
+
+    Attributes:
+        scanned_at: when the first scan found no entry (Unix seconds).
+        retired_at: when the key was moved aside (Unix seconds).
+    """
 
     scanned_at: float
     retired_at: float | None = None
 
 
 def read_record(store: AdminStore, name: KeyName) -> DestroyRecord | None:
-    """How far a key is on its way."""
+    """Read the record of a key; None if there is no record, or it is damaged."""
     [stored] = store.read([record_path(store.folder, name.name)])
     return _decode(stored)
 
 
 class EntryScan(NamedTuple):
-    """What a scan of the owner's token entries found.
+    """The result of a scan of the owner's token entries.
 
     Attributes:
-        entries: how many were looked at; one may be counted twice while the storage grows or shrinks.
-        opened: how many the key opens.
-        damaged: how many are none: no key opens those.
+        entries: entries that were read; an entry may count twice while the storage grows or shrinks.
+        opened: entries that are sealed with the key.
+        damaged: entries that are corrupt: no key opens them.
     """
 
     entries: int
@@ -69,7 +76,11 @@ class EntryScan(NamedTuple):
 
 
 class DestroyStep(NamedTuple):
-    """A step that was done, or with a dry run would be, and from when on there is another."""
+    """A step that was done, or with a dry run would be done.
+
+    Attributes:
+        due_at: when the next step is due (Unix seconds); None if there is none.
+    """
 
     what: Literal["scanned", "retired", "deleted", "restored"]
     due_at: float | None = None
@@ -77,7 +88,7 @@ class DestroyStep(NamedTuple):
 
 
 def scan_entries(link: RedisLink, owner: Owner, key: bytes) -> EntryScan:
-    """Try the key on every token entry of its owner."""
+    """Try the key on all token entries of its owner."""
     context = owner.context
     key_id = acra_block.key_id(key, context)
     folder = EntryNames(owner).of_token(b"", 0).decode().rpartition("/")[0]
@@ -96,7 +107,7 @@ def scan_entries(link: RedisLink, owner: Owner, key: bytes) -> EntryScan:
 
 
 class _Found(NamedTuple):
-    """What is stored of a key that is being destroyed.
+    """Everything that is stored of a key that is being destroyed.
 
     Attributes:
         live: the key in the history.
@@ -112,14 +123,14 @@ class _Found(NamedTuple):
 
 
 class Destruction:
-    """Takes keys of the history step by step to their end.
+    """Destroys keys of the history, step by step.
 
     Args:
         store: the key storage.
-        master_keys: to open the key.
+        master_keys: open the keys.
         tokens: the token storage.
-        now: Unix seconds.
-        settling_seconds: how long workers seal with a replaced key besides.
+        now: the clock, in Unix seconds.
+        settling_seconds: time for which workers still seal with a replaced key.
     """
 
     def __init__(
@@ -138,37 +149,37 @@ class Destruction:
         self._settled_seconds = SETTLED_SECONDS + settling_seconds
 
     def next_step(self, name: KeyName) -> Literal["scanned", "retired", "deleted"]:
-        """What is due for a key.
+        """The step that is due for a key.
 
         Raises:
-            CheckFailed: nothing yet (says when), or there is no such key.
+            CheckFailed: no step is due yet (the text says when), or there is no such key.
         """
         live, retired, record, _ = self._read(name)
         now = self._now()
         if live is not None:
             _not_before(
-                (name.replaced_at or now) + self._settled_seconds, now, f"{name.name}: too short in the history"
+                (name.replaced_at or now) + self._settled_seconds,
+                now,
+                f"{name.name}: was replaced not long ago",
             )
             if record is None or record.retired_at is not None:
                 return "scanned"
-            _not_before(
-                record.scanned_at + self._settled_seconds, now, f"{name.name}: scanned a while ago, nothing found"
-            )
+            _not_before(record.scanned_at + self._settled_seconds, now, f"{name.name}: the first scan found no entry")
             return "retired"
         if retired is None:
             raise CheckFailed(f"{name.name}: there is no such key")
         if record is not None and record.retired_at is None:
-            return "retired"  # a move in Vault that was cut short
+            return "retired"  # a move in Vault was interrupted
         since = now if record is None or record.retired_at is None else record.retired_at
         _not_before(since + KEPT_SECONDS, now, f"{name.name}: moved aside, --restore brings it back")
         return "deleted"
 
     def step(self, name: KeyName, *, dry_run: bool = False) -> DestroyStep:
-        """Do what is due.
+        """Do the step that is due.
 
         Raises:
-            CheckFailed: nothing is due yet, entries are sealed with the key, or somebody changed it meanwhile.
-            Unavailable: a server is away; the same may be asked for again.
+            CheckFailed: no step is due yet, entries are sealed with the key, or it was changed meanwhile.
+            Unavailable: a server is away. The step may be repeated.
         """
         if not dry_run:
             self._store.tidy([self._path(name), self._retired_path(name)])
@@ -177,16 +188,13 @@ class Destruction:
         stored = live or retired
         if stored is None or name.owner is None:
             raise _changed(name)
-        try:
-            key, _ = open_key(name, stored.text, self._master_keys)
-        except CorruptData:
-            raise CheckFailed(f"{name.name}: the master key does not open it; nothing was changed") from None
+        key = self._open(name, stored.text)
         scan = scan_entries(self._tokens, name.owner, key)
         if scan.opened:
             if record_stored is not None and live is not None and not dry_run:
                 self._store.remove(self._record_path(name), record_stored, self._record_path(name))
             remedy = (
-                "seal them anew first (`token-worker tokens reencrypt`)" if live else "bring it back with --restore"
+                "encrypt them again first (`token-worker tokens reencrypt`)" if live else "bring it back with --restore"
             )
             raise CheckFailed(
                 f"{name.name}: {scan.opened} of {scan.entries} token entries are sealed with it; {remedy}"
@@ -210,21 +218,21 @@ class Destruction:
         """Bring a key back that was moved aside.
 
         Raises:
-            CheckFailed: it is not there, or there is another key of this name.
+            CheckFailed: no such key was moved aside, or there is another key with this name.
         """
         if not dry_run:
             self._store.tidy([self._path(name), self._retired_path(name)])
         live, retired, record, record_stored = self._read(name)
         if retired is None:
             if live is not None and record is not None and record.retired_at is not None and record_stored is not None:
-                if not dry_run:  # it was cut short when only the record was left
+                if not dry_run:  # an earlier restore was interrupted: only the record is left
                     self._store.remove(self._record_path(name), record_stored, self._record_path(name))
                 return DestroyStep("restored")
-            raise CheckFailed(f"{name.name}: is not among the keys that were moved aside")
-        text = self._fresh(name, retired.text)
+            raise CheckFailed(f"{name.name}: no such key was moved aside")
+        text = self._sealed_again(name, retired.text)
         if live is not None:
             if self._open(name, live.text) != self._open(name, retired.text):
-                raise CheckFailed(f"{name.name}: there is another key of this name; nothing was changed")
+                raise CheckFailed(f"{name.name}: there is another key with this name; nothing was changed")
             if not dry_run and not self._store.remove(self._retired_path(name), retired, self._record_path(name)):
                 raise _changed(name)
         elif not dry_run and not self._store.move(
@@ -235,7 +243,7 @@ class Destruction:
 
     def _retire(self, name: KeyName, live: StoredText | None, key: bytes, record: DestroyRecord) -> None:
         path, record_text = self._record_path(name), msgspec.json.encode(record)
-        if live is None:  # the key is moved already; what is left of it goes, too
+        if live is None:  # an earlier move was interrupted: only the record is missing
             [old] = self._store.read([path])
             self._write_record(name, old, record)
             return
@@ -259,7 +267,7 @@ class Destruction:
         except CorruptData:
             raise CheckFailed(f"{name.name}: the master key does not open it; nothing was changed") from None
 
-    def _fresh(self, name: KeyName, text: bytes) -> bytes:
+    def _sealed_again(self, name: KeyName, text: bytes) -> bytes:
         return seal_key(name, self._open(name, text), self._master_keys)
 
     def _path(self, name: KeyName) -> str:
@@ -276,7 +284,7 @@ def _decode(stored: StoredText | None) -> DestroyRecord | None:
     try:
         return None if stored is None else msgspec.json.decode(stored.text, type=DestroyRecord)
     except msgspec.MsgspecError:
-        return None  # then scans begin anew
+        return None  # then scans begin again
 
 
 def _opens(key: bytes, sealed_data_key: bytes, context: bytes) -> bool:
@@ -294,4 +302,4 @@ def _not_before(moment: float, now: float, text: str) -> None:
 
 
 def _changed(name: KeyName) -> CheckFailed:
-    return CheckFailed(f"{name.name}: was changed by somebody else meanwhile; look again")
+    return CheckFailed(f"{name.name}: was changed meanwhile; run the command again")

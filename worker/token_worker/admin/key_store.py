@@ -1,12 +1,12 @@
-"""What the ``keys`` commands do to the key storage, in Redis or in Vault: every change is a compare-and-set.
+"""The key storage for the ``keys`` commands, in Redis or in Vault. Every change is a compare-and-set.
 
 Paths are Redis keys, or paths of KV secrets in the mount of the master key (field ``key``). ``<folder>/<name>`` are
-Acra's own; beside them, where Acra does not look, ``<folder>.retired/<name>`` are keys on their way to be destroyed,
-and ``<folder>.scans/<name>`` the records of that (JSON).
+Acra's own keys. Two more folders are out of Acra's sight: ``<folder>.retired/<name>`` holds keys that are being
+destroyed, and ``<folder>.scans/<name>`` the records of that (JSON).
 
-Redis: each change is one script. Vault: check-and-set of KV version 2 (on version 1 every change is refused). Vault
-knows no change of two secrets at once, so what must not be lost is written before it is taken away elsewhere; a change
-that was cut short is finished by doing it again, and of two rotations at once the history may have a key twice.
+Redis: each change is one script. Vault: check-and-set of KV version 2; on version 1 every change is refused. Vault
+cannot change two secrets at once. So a key is written to its new place before it is deleted from the old one. A change
+that was interrupted is completed by the same command. After two rotations at once, the history may have a key twice.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,60 +27,63 @@ _REMOVE = Script(__package__, "remove.lua")
 
 
 class StoredText(NamedTuple):
-    """A stored text, and the version of its KV secret (0 in Redis, which compares the text)."""
+    """A stored text, and the version of its KV secret; 0 in Redis, which compares the text."""
 
     text: bytes
     version: int = 0
 
 
 class AdminStore(Protocol):
-    """The key storage as the commands see it.
+    """The key storage, as the commands use it.
 
-    All methods raise ``Unavailable``, and ``ServerError`` or ``MasterKeyError`` where a right is missing.
+    All methods raise ``Unavailable``, and ``ServerError`` or ``MasterKeyError`` if a right is missing.
     """
 
     folder: str
 
     def names(self, folder: str) -> Iterator[str]:
-        """All names below a folder; one may come twice, and one that is made meanwhile may be missed."""
+        """All names below a folder. A name may come twice; a name that is added meanwhile may be missed."""
         ...
 
     def read(self, paths: Sequence[str]) -> list[StoredText | None]:
-        """What is stored at these paths."""
+        """Read the texts at these paths, each or None."""
         ...
 
     def create(self, path: str, text: bytes) -> bool:
-        """Store where nothing is; False, and nothing changed, where there is something."""
+        """Store a text. Returns False, and changes nothing, if the path holds one already."""
         ...
 
     def replace(self, path: str, old: StoredText, text: bytes) -> bool:
-        """Replace what is still as it was read; else False, and nothing changed."""
+        """Replace a text. Returns False, and changes nothing, if it is not ``old`` any more."""
         ...
 
     def rotate(self, path: str, old: StoredText, history: str, history_text: bytes, text: bytes) -> bool:
-        """Replace a key and keep the old one under ``history``; False where it is another by now."""
+        """Replace a key, and keep the old one under ``history``. Returns False if it is not ``old`` any more."""
         ...
 
     def move(self, path: str, old: StoredText, to: str, text: bytes, record: str, record_text: bytes) -> bool:
-        """Move a key and write its record (delete it where ``record_text`` is empty); False where it is another."""
+        """Move a key, and write its record, or delete it if ``record_text`` is empty.
+
+        Returns False if the key is not ``old`` any more.
+        """
         ...
 
     def remove(self, path: str, old: StoredText, record: str) -> bool:
-        """Delete a key for good, and its record; False where it is another by now."""
+        """Delete a key for good, and its record. Returns False if the key is not ``old`` any more."""
         ...
 
     def tidy(self, paths: Sequence[str]) -> None:
-        """Take away what a ``move`` or ``remove`` that was cut short has left at these paths; never a key."""
+        """Clean up after an interrupted ``move`` or ``remove`` at these paths. Never deletes a key."""
         ...
 
 
 def retired_folder(folder: str) -> str:
-    """Where keys are that are to be destroyed."""
+    """The folder of keys that are being destroyed."""
     return f"{folder}.retired"
 
 
 def record_path(folder: str, name: str) -> str:
-    """Where the record of a key's destruction is."""
+    """The path of the record of a key that is being destroyed."""
     return f"{folder}.scans/{name}"
 
 
@@ -118,11 +121,11 @@ class RedisAdminStore:
         return bool(self._link.run(_REMOVE, [path, record], [old.text]))
 
     def tidy(self, paths: Sequence[str]) -> None:
-        """Nothing to do: a script leaves nothing half done."""
+        """Nothing to do: a script does all or nothing."""
 
 
 class VaultAdminStore:
-    """The same names as KV secrets of one mount."""
+    """Acra's key storage as KV secrets of one mount, with the same names."""
 
     def __init__(self, vault: "VaultKv", mount: str, folder: str) -> None:
         self.folder = folder

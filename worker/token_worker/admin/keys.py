@@ -1,6 +1,6 @@
-"""The keys of the key storage as an operator sees them: what there is, and whether the master key opens it.
+"""The keys of the key storage for operators: lists them, and checks that the master key opens them.
 
-Never gives out a key. Reads ``<folder>/*`` and ``<folder>.retired/*``.
+Never prints a key. Reads ``<folder>/*`` and ``<folder>.retired/*``.
 """
 
 import base64
@@ -18,34 +18,35 @@ from token_worker.keys.keyring import KEY_BYTES
 from token_worker.keys.master import MasterKeys
 
 KEYS_PER_READ = 500
-"""Keys read together."""
+"""Keys that are read at once."""
 
 _PRIVATE_KEY = b"REC2"
-"""How Themis' private keys (of elliptic curves) begin."""
+"""The beginning of private keys of Themis (elliptic curves)."""
 
 _PUBLIC_KEY = b"UEC2"
 
 KeyStatus = Literal["current", "previous", "public", "version_2", "unknown", "unreadable"]
-"""What a key is sealed with: the current or the previous master key, or nothing since it is public.
+"""The state of a stored key.
 
-``version_2``: it is of Acra's keystore version 2. ``unknown``: its name is none of Acra's. ``unreadable``: no master
-key at hand opens it, or it is damaged.
+``current``, ``previous``: it is sealed with the current, or the previous master key. ``public``: it is a public key,
+which is not sealed. ``version_2``: it belongs to Acra's keystore version 2. ``unknown``: Acra makes no such name.
+``unreadable``: no master key opens it, or it is damaged.
 """
 
 BAD_STATUSES: tuple[KeyStatus, ...] = ("previous", "version_2", "unknown", "unreadable")
-"""Verdicts that somebody has to do something about."""
+"""States that an operator has to do something about."""
 
 
 class ListedKey(msgspec.Struct, frozen=True, kw_only=True):
     """A key as ``keys list`` shows it.
 
     Attributes:
-        key_id: as Acra lists it.
-        purpose: as Acra calls it; None where the name is none of Acra's.
-        state: in use, in the history, or on its way to be destroyed.
-        creation_time: as Acra lists it, of a key in the history: when it got there, as its name has it. None for
-            others.
-        name: in the key storage, without the folder.
+        key_id: the id in Acra's listing.
+        purpose: the purpose in Acra's listing; None if Acra makes no such name.
+        state: in use, in the history, or being destroyed.
+        creation_time: of a key in the history, as in Acra's listing: the time in its name, when it was replaced. None
+            for others.
+        name: the name in the key storage, without the folder.
     """
 
     key_id: str
@@ -58,7 +59,7 @@ class ListedKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LocatedKey(NamedTuple):
-    """A name and where in the key storage it is."""
+    """A key's name, and its place in the key storage."""
 
     name: KeyName
     path: str
@@ -66,7 +67,7 @@ class LocatedKey(NamedTuple):
 
 
 def locate_keys(store: AdminStore) -> list[LocatedKey]:
-    """All keys there are, in order of their names: Acra's folder first, then what was moved aside."""
+    """All keys, sorted by name: first those in Acra's folder, then those that were moved aside."""
     found = [
         LocatedKey(name, f"{store.folder}/{name.name}", "current" if name.stamp is None else "rotated")
         for name in _names(store, store.folder)
@@ -76,7 +77,7 @@ def locate_keys(store: AdminStore) -> list[LocatedKey]:
 
 
 def read_keys(store: AdminStore, keys: Sequence[LocatedKey]) -> Iterator[tuple[LocatedKey, StoredText]]:
-    """What is stored for these keys; without those that have gone meanwhile."""
+    """Read these keys. Keys that were deleted meanwhile are skipped."""
     for start in range(0, len(keys), KEYS_PER_READ):
         part = keys[start : start + KEYS_PER_READ]
         for key, stored in zip(part, store.read([key.path for key in part]), strict=True):
@@ -85,7 +86,7 @@ def read_keys(store: AdminStore, keys: Sequence[LocatedKey]) -> Iterator[tuple[L
 
 
 def describe(key: LocatedKey) -> ListedKey:
-    """What there is to say of a key without opening it."""
+    """Describe a key without opening it."""
     name, owner = key.name, key.name.owner
     return ListedKey(
         key_id=name.key_id,
@@ -99,7 +100,7 @@ def describe(key: LocatedKey) -> ListedKey:
 
 
 def classify(name: KeyName, text: bytes, master_keys: MasterKeys) -> KeyStatus:
-    """What a stored key is sealed with."""
+    """Find the state of a stored key."""
     if name.kind is None:
         return "version_2" if name.is_of_version_2 else "unknown"
     try:
@@ -113,20 +114,20 @@ def classify(name: KeyName, text: bytes, master_keys: MasterKeys) -> KeyStatus:
 
 
 def open_key(name: KeyName, text: bytes, master_keys: MasterKeys) -> tuple[bytes, bool]:
-    """A sealed key, and whether it is the current master key that opens it.
+    """Open a sealed key. Returns the key, and True if the current master key opened it.
 
     Raises:
-        CorruptData: no master key at hand opens it, or it does not look like a key of its kind.
+        CorruptData: no master key opens it, or it does not look like a key of its kind.
     """
     key, is_current = master_keys.open(_cell_of(text), name.context)
     form = name.kind.form if name.kind is not None else None
     if (form == "symmetric" and len(key) != KEY_BYTES) or (form == "private" and not key.startswith(_PRIVATE_KEY)):
-        raise CorruptData("key: not of its kind")
+        raise CorruptData("key: wrong length or header for its kind")
     return key, is_current
 
 
 def seal_key(name: KeyName, key: bytes, master_keys: MasterKeys) -> bytes:
-    """The text to store for a key, sealed with the current master key."""
+    """Seal a key with the current master key. Returns the text to store."""
     return base64.b64encode(secure_cell.seal(master_keys.current, key, name.context))
 
 

@@ -1,8 +1,8 @@
 """Replaces the master key under all keys: each is opened with the previous one and sealed with the current one.
 
-Every change is a compare-and-set, so a rotation at the same time loses nothing; what a rotation left behind is found by
-the next pass, and it ends with a pass that found nothing to do. It may be stopped at any time and started again.
-Nothing begins while a key is of unknown kind, or is opened by neither master key.
+Every change is a compare-and-set, so a rotation at the same time loses nothing. The next pass finds keys that a
+rotation left behind; the last pass finds nothing to do. The command may be stopped at any time and run again. It does
+not begin if a key is of unknown kind, or if neither master key opens it.
 """
 
 from collections import Counter
@@ -15,24 +15,24 @@ from token_worker.errors import CheckFailed
 from token_worker.keys.master import MasterKeys
 
 ReportProgress = Callable[[int, int], object]
-"""Is called with the number of keys seen in this pass, and of all."""
+"""Is called with the number of keys that were read in this pass, and the number of all keys."""
 
 KEYS_NAMED_MAX = 10
-"""How many keys an error names."""
+"""Most keys that an error names."""
 
 
 class Rewrapped(NamedTuple):
-    """What was done: keys sealed anew, and passes over all keys."""
+    """The result: keys that were sealed again, and passes over all keys."""
 
     sealed: int
     passes: int
 
 
 def survey(store: AdminStore, master_keys: MasterKeys) -> Counter[KeyStatus]:
-    """How many keys are sealed with which master key.
+    """Count the keys by their state.
 
     Raises:
-        CheckFailed: a key is of unknown kind, or opened by no master key at hand; names them.
+        CheckFailed: a key is of unknown kind, or no master key opens it. The text names such keys.
     """
     counts: Counter[KeyStatus] = Counter()
     bad: list[str] = []
@@ -48,23 +48,23 @@ def survey(store: AdminStore, master_keys: MasterKeys) -> Counter[KeyStatus]:
 
 
 _WHY: dict[KeyStatus, str] = {
-    "version_2": "of Acra's keystore version 2; move it to a folder of its own",
-    "unknown": "no kind of key that Acra 0.96 makes; move it out of the folder",
-    "unreadable": "opened by no master key at hand, or damaged",
+    "version_2": "belongs to Acra's keystore version 2; move it to another folder",
+    "unknown": "is not a key that Acra 0.96 makes; move it out of the folder",
+    "unreadable": "no master key opens it, or it is damaged",
 }
 
 
 def rewrap(store: AdminStore, master_keys: MasterKeys, progress: ReportProgress) -> Rewrapped:
-    """Seal every key with the current master key, in passes until one finds nothing to do.
+    """Seal every key with the current master key. Repeats passes until one finds nothing to do.
 
     Args:
         store: the key storage.
-        master_keys: both, or the current one where the work is done already.
-        progress: is told of each key.
+        master_keys: both master keys, or the current one if all keys are sealed with it.
+        progress: is called for each key.
 
     Raises:
-        CheckFailed: as by ``survey``, before anything is changed; or such a key came up meanwhile.
-        Unavailable: a server is away; what was done stays.
+        CheckFailed: as by ``survey``, before anything is changed; or such a key was added meanwhile.
+        Unavailable: a server is away. Keys that were sealed again stay so.
     """
     survey(store, master_keys)
     sealed = passes = 0
@@ -77,13 +77,13 @@ def rewrap(store: AdminStore, master_keys: MasterKeys, progress: ReportProgress)
 
 
 def _pass(store: AdminStore, master_keys: MasterKeys, progress: ReportProgress) -> int:
-    """How many keys needed sealing, whether it was we or another who changed them."""
+    """Do one pass. Returns how many keys had to be sealed again, whoever did it."""
     keys = locate_keys(store)
     found = 0
     for number, (key, stored) in enumerate(read_keys(store, keys), 1):
         verdict = classify(key.name, stored.text, master_keys)
         if verdict in _WHY:
-            raise CheckFailed(f"{key.name.name}: {_WHY[verdict]}; stopped, start again when that is mended")
+            raise CheckFailed(f"{key.name.name}: {_WHY[verdict]}; stopped: correct that, then run the command again")
         if verdict == "previous":
             opened, _ = open_key(key.name, stored.text, master_keys)
             store.replace(key.path, stored, seal_key(key.name, opened, master_keys))

@@ -1,7 +1,7 @@
-"""Rotation of a client's or zone's symmetric key, as Acra does it: the old one goes to the history, a new one is made.
+"""Rotates the symmetric key of a client or zone as Acra does: the old key moves to the history, a new one is made.
 
-Entries stay readable with the history, and the same value keeps its token, since entries are looked up first. Running
-workers see the new key within the age of their cache. Two rotations at once are two rotations, one after the other.
+Entries stay readable with the keys of the history. The same value keeps its token, because entries are looked up first.
+Running workers see the new key within the age of their cache. Two rotations at once are done one after the other.
 """
 
 import time
@@ -16,21 +16,21 @@ from token_worker.keys.master import MasterKeys
 from token_worker.keys.store import new_key
 
 ROTATE_ATTEMPTS_MAX = 100
-"""How often a key may be changed by others while we rotate it, before we give up."""
+"""Attempts to rotate a key that others keep changing."""
 
 
 def rotate(store: AdminStore, master_keys: MasterKeys, owner: Owner, clock: Callable[[], int] = time.time_ns) -> str:
-    """Rotate once; the name of the old key in the history.
+    """Rotate the key of an owner once. Returns the name of the old key in the history.
 
     Args:
         store: the key storage.
-        master_keys: the new key is sealed with the current one.
+        master_keys: the current one seals the new key.
         owner: a client or zone with a valid id.
-        clock: Unix nanoseconds.
+        clock: the clock, in Unix nanoseconds.
 
     Raises:
         CheckFailed: there is no key, or the master key does not open it. Nothing was changed.
-        Unavailable: the key storage is away; it may have been rotated.
+        Unavailable: the key storage is away. The key may have been rotated.
     """
     name = parse_name(owner.key_name)
     path = f"{store.folder}/{name.name}"

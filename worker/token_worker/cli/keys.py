@@ -136,9 +136,9 @@ _WORDS: dict[KeyStatus, str] = {
     "current": "master key",
     "previous": "previous master key",
     "public": "not sealed (public)",
-    "version_2": "of keystore version 2, which workers do not read",
-    "unknown": "no kind of key that Acra makes",
-    "unreadable": "not opened by the master key",
+    "version_2": "keystore version 2, which workers do not read",
+    "unknown": "not a key that Acra makes",
+    "unreadable": "the master key does not open it",
 }
 
 
