@@ -2,7 +2,6 @@
 
 import time
 from collections import OrderedDict
-from typing import Any
 
 from token_worker.acra import acra_block
 from token_worker.acra.acra_block import Block, DataKey
@@ -51,6 +50,12 @@ class DataKeyCache:
         return data_key
 
 
+class OwnerCache:
+    """Base of what is computed from the owner and the current key of a keyring; kept with it, and gone with it."""
+
+    __slots__ = ()
+
+
 class Keyring:
     """The key of an owner that seals, and keys that only open: a newer one, and needed keys of the history."""
 
@@ -62,8 +67,8 @@ class Keyring:
         """True if the history holds a key that the master key does not open."""
         self.unsettled: Unavailable | None = None
         """Set while it is not known yet whether ``current`` may seal. Opening works all the same."""
-        self.prepared: Any = None
-        """What the token engine computed from owner and current key: kept, and gone, with them."""
+        self.owner_cache: OwnerCache | None = None
+        """Set by the token engine."""
         self._data_keys = data_keys
         self._keys: list[tuple[bytes, bytes]] = []
         self._by_id: dict[bytes, bytes] = {}

@@ -35,7 +35,7 @@ from token_worker.acra.token_entry import (
 from token_worker.acra.value_types import BYTES, STR, TokenType
 from token_worker.errors import Code, CorruptData, Refused, Unavailable
 from token_worker.keys.cache import KeySearch
-from token_worker.keys.keyring import Keyring, NoMatchingKey
+from token_worker.keys.keyring import Keyring, NoMatchingKey, OwnerCache
 from token_worker.storage.sealing import Opened, Sealing
 from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store, Touch
 from token_worker.tokens.derivation import LETTERS, Deriver, Origin, tries
@@ -97,7 +97,7 @@ class Item(msgspec.Struct, eq=False):
     existing: bytes = b""
 
 
-class _OwnerCache:
+class _OwnerCache(OwnerCache):
     """Values that are computed once for a keyring and kept in it.
 
     They do not refer to the keyring, so that both are freed at once.
@@ -119,11 +119,11 @@ class _OwnerCache:
         return self._deriver
 
 
-def _prepared(ring: Keyring) -> _OwnerCache:
-    made: _OwnerCache | None = ring.prepared
-    if made is None:
-        made = ring.prepared = _OwnerCache(ring)
-    return made
+def _owner_cache(ring: Keyring) -> _OwnerCache:
+    cache = ring.owner_cache
+    if not isinstance(cache, _OwnerCache):
+        cache = ring.owner_cache = _OwnerCache(ring)
+    return cache
 
 
 _Content = Opened | Refused | Unavailable
@@ -186,13 +186,16 @@ class Engine:
         """Split the items: those to look up (by key), inconsistent ones to make, and duplicates of another item."""
         consistent: list[Item] = []
         inconsistent: list[Item] = []
+        ring: Keyring | None = None
+        cache: _OwnerCache
         for item in items:
             item.result = None
             if item.origin is not None:
                 inconsistent.append(item)
                 continue
-            prepared = item.ring.prepared or _prepared(item.ring)
-            name = prepared.of_value if item.tokenize else prepared.of_token
+            if item.ring is not ring:
+                ring, cache = item.ring, _owner_cache(item.ring)
+            name = cache.of_value if item.tokenize else cache.of_token
             item.key = name(item.data, item.kind.number)
             consistent.append(item)
         by_key = {item.key: item for item in consistent}
@@ -258,9 +261,9 @@ class Engine:
                     None
                 )  # the frames of its traceback hold the values of the whole batch
             else:
-                item.token = _prepared(item.ring).deriver.token(item.kind, item.data, 0, item.origin)
+                item.token = _owner_cache(item.ring).deriver.token(item.kind, item.data, 0, item.origin)
                 if item.token == item.data:
-                    item.candidates = _derived(_prepared(item.ring).deriver.token, item.kind, item.data, item.origin)
+                    item.candidates = _derived(_owner_cache(item.ring).deriver.token, item.kind, item.data, item.origin)
                     item.token = next(item.candidates)
         for _ in range(WRITE_ROUNDS_MAX):
             waiting = [item for item in items if item.result is None]
@@ -337,7 +340,7 @@ class Engine:
 def _candidates(item: Item) -> Iterator[bytes]:
     """The candidates that the item has not tried yet."""
     if item.candidates is None:
-        item.candidates = _derived(_prepared(item.ring).deriver.token, item.kind, item.data, item.origin)
+        item.candidates = _derived(_owner_cache(item.ring).deriver.token, item.kind, item.data, item.origin)
         next(item.candidates)  # the first one was derived alone, because most items need no other
     return item.candidates
 
@@ -361,7 +364,7 @@ def _derived(
 
 
 def _token_key(item: Item, token: bytes) -> bytes:
-    return _prepared(item.ring).of_token(token, item.kind.number)
+    return _owner_cache(item.ring).of_token(token, item.kind.number)
 
 
 def _check_candidate(item: Item, token: bytes, raw: bytes, content: _Content) -> None:
