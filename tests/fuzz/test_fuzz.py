@@ -276,15 +276,15 @@ def _not_authenticated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _written_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every entry that is asked for is replaced by nothing."""
-    perform = MemoryTokens.perform
+    execute = MemoryTokens.execute
 
     def spoilt(self: MemoryTokens, step: Any) -> Any:
-        answer = perform(self, step)
+        answer = execute(self, step)
         if isinstance(step, Lookup) and len(step.keys) > 1:
             self.entries[step.keys[0]] = b""
         return answer
 
-    monkeypatch.setattr(MemoryTokens, "perform", spoilt)
+    monkeypatch.setattr(MemoryTokens, "execute", spoilt)
 
 
 @pytest.mark.parametrize("break_it", [_taken_for_absent, _not_authenticated, _written_over])

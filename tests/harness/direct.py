@@ -36,9 +36,9 @@ class _Watched(TokenStorage):
         super().__init__(link)
         self._before = before
 
-    def perform(self, step: Step) -> Any:
+    def execute(self, step: Step) -> Any:
         self._before(step)
-        return super().perform(step)
+        return super().execute(step)
 
 
 class DirectHandler:

@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
@@ -24,7 +24,7 @@ from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
 from token_worker.service.handler import Handler
 from token_worker.settings.load import load
-from token_worker.storage.durability import MARK, Safety
+from token_worker.storage.durability import MARK, DurabilityBarrier, NoBarrier
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.delivery import FIRST_COUNT
 from token_worker.streams.entry import Answer, Entry
@@ -36,19 +36,17 @@ PINNED = Route("pinned:in", "pinned:out", frozenset({Op.TOKENIZE}), client_id="c
 
 Message = dict[str, Any]
 Ask = Callable[..., dict[str, Answer]]
-Make = Callable[[Safety | None], Handler]
+Make = Callable[[DurabilityBarrier], Handler]
 
 
-class Unsafe:
-    """A token storage that confirms nothing."""
+class Unsafe(NoBarrier):
+    """A barrier that never opens: the token storage confirms nothing."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.asked = 0
 
-    def begin(self) -> None:
-        """Nothing is done."""
-
-    def confirm(self) -> None:
+    def wait(self) -> None:
         self.asked += 1
         raise Unavailable("tokens", "0 of 1 replicas confirmed")
 
@@ -77,9 +75,9 @@ def make(storage_server: Valkey) -> Iterator[Make]:
         }
     )
 
-    def make(safety: Safety | None) -> Handler:
+    def make(barrier: DurabilityBarrier) -> Handler:
         keys = KeyCache(RedisKeyStore(links[0], settings.keys_folder), master_key)
-        return Handler(settings, keys, TokenStorage(links[1], safety))
+        return Handler(settings, keys, TokenStorage(links[1], barrier))
 
     yield make
     for link in links:
@@ -88,8 +86,8 @@ def make(storage_server: Valkey) -> Iterator[Make]:
 
 @pytest.fixture
 def handler(make: Make) -> Handler:
-    """One that holds nothing back."""
-    return make(None)
+    """A handler that holds nothing back."""
+    return make(NoBarrier())
 
 
 @pytest.fixture
@@ -101,7 +99,7 @@ def ask(make: Make, unsafe: Unsafe) -> Ask:
             Entry(route, b"1-%d" % number, {b"payload": msgspec.json.encode({"id": str(number), **request})})
             for number, (route, request) in enumerate(requests, 1)
         ]
-        results = make(cast(Safety, unsafe) if is_unsafe else None).handle(entries)
+        results = make(unsafe if is_unsafe else NoBarrier()).handle(entries)
         answers = [result for result in results if isinstance(result, Answer)]
         assert len(answers) == len(requests)
         return {msgspec.json.decode(answer.payload)["id"]: answer for answer in answers}

@@ -65,7 +65,7 @@ def content(client: redis.Redis) -> dict[bytes, bytes | None]:
 
 def test_row_is_stored_as_two_entries(storage: TokenStorage, client: redis.Redis) -> None:
     """A row is written as its two entries, without a time to live."""
-    assert storage.perform(Store([ROW, OTHER])) == [WRITTEN, WRITTEN]
+    assert storage.execute(Store([ROW, OTHER])) == [WRITTEN, WRITTEN]
 
     assert content(client) == {
         b"tokens/h1": b"h value",
@@ -74,13 +74,13 @@ def test_row_is_stored_as_two_entries(storage: TokenStorage, client: redis.Redis
         b"tokens/t2": b"t value 2",
     }
     assert client.ttl("tokens/h1") == client.ttl("tokens/t1") == -1
-    assert storage.perform(Lookup([b"tokens/t2", b"tokens/none", b"tokens/h1"])) == [b"t value 2", None, b"h value"]
+    assert storage.execute(Lookup([b"tokens/t2", b"tokens/none", b"tokens/h1"])) == [b"t value 2", None, b"h value"]
 
 
 def test_inconsistent_token_is_stored_once_and_without_its_value(storage: TokenStorage, client: redis.Redis) -> None:
     """An inconsistent token is its t. entry alone, and is written once."""
-    assert storage.perform(Store([INCONSISTENT])) == [WRITTEN]
-    assert storage.perform(Store([INCONSISTENT._replace(t_value=b"other")])) == [Outcome("token", b"t value")]
+    assert storage.execute(Store([INCONSISTENT])) == [WRITTEN]
+    assert storage.execute(Store([INCONSISTENT._replace(t_value=b"other")])) == [Outcome("token", b"t value")]
 
     assert content(client) == {b"tokens/t1": b"t value"}
 
@@ -93,16 +93,16 @@ def test_store_where_one_exists(storage: TokenStorage, client: redis.Redis, key:
     """Where one of the two entries exists, neither is written, and it comes back; other rows are written."""
     client.set(key, b"of Acra")
 
-    assert storage.perform(Store([ROW, OTHER])) == [outcome, WRITTEN]
+    assert storage.execute(Store([ROW, OTHER])) == [outcome, WRITTEN]
 
     assert content(client) == {key.encode(): b"of Acra", b"tokens/h2": b"h value 2", b"tokens/t2": b"t value 2"}
 
 
 def test_store_where_both_exist(storage: TokenStorage, client: redis.Redis) -> None:
     """The value's entry decides where both exist: its token is the answer."""
-    storage.perform(Store([ROW]))
+    storage.execute(Store([ROW]))
 
-    assert storage.perform(Store([ROW._replace(h_value=b"x", t_value=b"y")])) == [Outcome("value", b"h value")]
+    assert storage.execute(Store([ROW._replace(h_value=b"x", t_value=b"y")])) == [Outcome("value", b"h value")]
     assert content(client) == {b"tokens/h1": b"h value", b"tokens/t1": b"t value"}
 
 
@@ -111,7 +111,7 @@ def test_store_of_empty_entries(storage: TokenStorage, client: redis.Redis) -> N
     client.set("tokens/h1", b"")
     client.set("tokens/t2", b"")
 
-    assert storage.perform(Store([ROW, OTHER])) == [Outcome("value", b""), Outcome("token", b"")]
+    assert storage.execute(Store([ROW, OTHER])) == [Outcome("value", b""), Outcome("token", b"")]
     assert content(client) == {b"tokens/h1": b"", b"tokens/t2": b""}
 
 
@@ -120,7 +120,7 @@ def test_store_of_rows_that_meet(storage: TokenStorage, client: redis.Redis, sec
     """Of two rows of one call that want the same entry the first is written, and the second finds it."""
     expected = Outcome("token", ROW.t_value) if second.h_key != ROW.h_key else Outcome("value", ROW.h_value)
 
-    first, outcome = storage.perform(Store([ROW, second]))
+    first, outcome = storage.execute(Store([ROW, second]))
 
     assert first == WRITTEN
     assert outcome in (expected, Outcome("token", ROW.t_value))
@@ -132,7 +132,7 @@ def test_store_at_a_key_of_another_type(storage: TokenStorage, client: redis.Red
     """A row with a key that is no string is broken: nothing of it is written; other rows are written."""
     client.rpush(key, "an element")
 
-    assert storage.perform(Store([ROW, OTHER])) == [Outcome("broken"), WRITTEN]
+    assert storage.execute(Store([ROW, OTHER])) == [Outcome("broken"), WRITTEN]
 
     assert content(client) == {key.encode(): None, b"tokens/h2": b"h value 2", b"tokens/t2": b"t value 2"}
 
@@ -144,7 +144,7 @@ def test_adopting_writes_the_entry_of_the_value(storage: TokenStorage, client: r
     """The value's entry is written where the token's is what was read; the token's stays."""
     client.set("tokens/t1", b"t value", ex=1000)
 
-    assert storage.perform(Adopt([ROW])) == [WRITTEN]
+    assert storage.execute(Adopt([ROW])) == [WRITTEN]
 
     assert content(client) == {b"tokens/h1": b"h value", b"tokens/t1": b"t value"}
     assert client.ttl("tokens/t1") > 0
@@ -157,7 +157,7 @@ def test_adopt_what_has_changed(storage: TokenStorage, client: redis.Redis, now:
         client.set("tokens/t1", now)
     before = content(client)
 
-    assert storage.perform(Adopt([ROW])) == [Outcome("changed")]
+    assert storage.execute(Adopt([ROW])) == [Outcome("changed")]
 
     assert content(client) == before
 
@@ -167,7 +167,7 @@ def test_adopting_too_late_returns_the_token_that_is_there(storage: TokenStorage
     client.set("tokens/t1", b"t value")
     client.set("tokens/h1", b"the winner's")
 
-    assert storage.perform(Adopt([ROW])) == [Outcome("value", b"the winner's")]
+    assert storage.execute(Adopt([ROW])) == [Outcome("value", b"the winner's")]
     assert content(client) == {b"tokens/h1": b"the winner's", b"tokens/t1": b"t value"}
 
 
@@ -178,7 +178,7 @@ def test_adopt_at_a_key_of_another_type(storage: TokenStorage, client: redis.Red
     client.rpush("tokens/t2", "an element")
     before = content(client)
 
-    assert storage.perform(Adopt([ROW, OTHER])) == [Outcome("broken"), Outcome("changed")]
+    assert storage.execute(Adopt([ROW, OTHER])) == [Outcome("broken"), Outcome("changed")]
     assert content(client) == before
 
 
@@ -190,7 +190,7 @@ def test_touching_replaces_an_entry_and_keeps_its_time_to_live(storage: TokenSto
     client.set("tokens/a", b"old", ex=1000)
     client.set("tokens/b", b"old")
 
-    storage.perform(Touch([(b"tokens/a", b"old", b"new"), (b"tokens/b", b"old", b"new")]))
+    storage.execute(Touch([(b"tokens/a", b"old", b"new"), (b"tokens/b", b"old", b"new")]))
 
     assert content(client) == {b"tokens/a": b"new", b"tokens/b": b"new"}
     assert 900 < client.ttl("tokens/a") <= 1000
@@ -203,7 +203,7 @@ def test_touching_leaves_changed_entries_alone(storage: TokenStorage, client: re
     client.rpush("tokens/c", "an element")
     client.set("tokens/d", b"old")
 
-    storage.perform(Touch([(b"tokens/" + name, b"old", b"new") for name in (b"a", b"b", b"c", b"d")]))
+    storage.execute(Touch([(b"tokens/" + name, b"old", b"new") for name in (b"a", b"b", b"c", b"d")]))
 
     assert content(client) == {b"tokens/a": b"disabled", b"tokens/c": None, b"tokens/d": b"new"}
 
@@ -213,15 +213,15 @@ def test_touching_leaves_changed_entries_alone(storage: TokenStorage, client: re
 
 def test_server_that_forgot_the_scripts_gets_them_again(storage: TokenStorage, client: redis.Redis) -> None:
     """A server that has forgotten the scripts gets them again."""
-    storage.perform(Store([ROW]))
+    storage.execute(Store([ROW]))
     client.script_flush()
-    assert storage.perform(Store([OTHER])) == [WRITTEN]
+    assert storage.execute(Store([OTHER])) == [WRITTEN]
     client.script_flush()
-    storage.perform(Touch([(b"tokens/t1", b"t value", b"new")]))
+    storage.execute(Touch([(b"tokens/t1", b"t value", b"new")]))
     client.script_flush()
     client.delete("tokens/h1")
 
-    assert storage.perform(Adopt([ROW._replace(t_value=b"new")])) == [WRITTEN]
+    assert storage.execute(Adopt([ROW._replace(t_value=b"new")])) == [WRITTEN]
     assert client.get("tokens/h1") == b"h value"
 
 
@@ -253,10 +253,10 @@ def test_no_command_gets_more_than_1000_keys(server: Valkey, client: redis.Redis
     storage = TokenStorage(link)
     rows = [Row(b"tokens/h%d" % n, b"tokens/t%d" % n, b"h%d" % n, b"t%d" % n) for n in range(1234)]
 
-    assert storage.perform(Store(rows)) == [WRITTEN] * 1234
-    assert storage.perform(Lookup([row.h_key for row in rows])) == [row.h_value for row in rows]
-    storage.perform(Touch([(row.t_key, row.t_value, b"new " + row.t_value) for row in rows]))
-    again = storage.perform(Adopt([row._replace(t_value=b"new " + row.t_value) for row in rows]))
+    assert storage.execute(Store(rows)) == [WRITTEN] * 1234
+    assert storage.execute(Lookup([row.h_key for row in rows])) == [row.h_value for row in rows]
+    storage.execute(Touch([(row.t_key, row.t_value, b"new " + row.t_value) for row in rows]))
+    again = storage.execute(Adopt([row._replace(t_value=b"new " + row.t_value) for row in rows]))
 
     assert again == [Outcome("value", row.h_value) for row in rows]
     assert KEYS_PER_COMMAND == 1000
@@ -270,19 +270,19 @@ def test_large_entries_are_written_by_several_scripts(server: Valkey, client: re
     large = b"x" * 400_000
     rows = [Row(b"tokens/h%d" % n, b"tokens/t%d" % n, large, large) for n in range(12)]
 
-    assert TokenStorage(link).perform(Store(rows)) == [WRITTEN] * 12
+    assert TokenStorage(link).execute(Store(rows)) == [WRITTEN] * 12
 
     assert client.dbsize() == 24
     assert link.keys == [10, 10, 4]
     link.close()
 
 
-def perform_all(storage: TokenStorage, items: list[Item], now: int = 1_800_000_000) -> None:
+def execute_all(storage: TokenStorage, items: list[Item], now: int = 1_800_000_000) -> None:
     steps = Engine().run(items, now)
     answer = None
     while True:
         try:
-            answer = storage.perform(steps.send(answer))  # type: ignore[arg-type]  # one key: no step asks for more
+            answer = storage.execute(steps.send(answer))  # type: ignore[arg-type]  # one key: no step asks for more
         except StopIteration:
             return
 
@@ -295,19 +295,19 @@ def items_of(kind: TokenType, values: list[bytes], *, tokenize: bool) -> list[It
 def test_round_trips_of_a_batch(storage: TokenStorage, client: redis.Redis) -> None:
     """A batch of 500 new values costs an MGET and an MSETNX, one of known values or tokens an MGET."""
     new = items_of(STR, [b"value %d" % number for number in range(500)], tokenize=True)
-    perform_all(storage, new)  # the first time, the server has to be told the script
+    execute_all(storage, new)  # the first time, the server has to be told the script
     client.flushdb()
     client.config_resetstat()
 
-    perform_all(storage, new)
+    execute_all(storage, new)
     stats = calls(client)
     assert (stats["mget"], stats["msetnx"], stats.get("evalsha", 0), stats.get("eval", 0)) == (1, 1, 0, 0)
     assert client.dbsize() == 1000
 
     client.config_resetstat()
     tokens = [item.result for item in new if isinstance(item.result, bytes)]
-    perform_all(storage, items_of(STR, tokens, tokenize=False))
-    perform_all(storage, items_of(STR, [b"value %d" % number for number in range(500)], tokenize=True))
+    execute_all(storage, items_of(STR, tokens, tokenize=False))
+    execute_all(storage, items_of(STR, [b"value %d" % number for number in range(500)], tokenize=True))
     stats = calls(client)
     assert (stats["mget"], stats.get("evalsha", 0)) == (2, 0)
 
@@ -328,23 +328,23 @@ def test_full_server_leaves_nothing_half_written(binary: str | None) -> None:
     """A server that is out of memory makes the storage unavailable and leaves nothing half-written; reading goes on."""
     with Valkey("maxmemory 8mb", "maxmemory-policy noeviction", binary=binary) as server, server.client() as client:
         storage = storage_on(server)
-        storage.perform(Store([ROW]))
+        storage.execute(Store([ROW]))
         fill(client)
         rows = [Row(b"tokens/h%d" % n, b"tokens/t%d" % n, b"x" * 100, b"y" * 100) for n in range(10, 500)]
 
         with pytest.raises(Unavailable) as raised:
-            storage.perform(Store(rows))
+            storage.execute(Store(rows))
         assert (raised.value.server, raised.value.reason) == ("tokens", "OOM")
         with pytest.raises(Unavailable):
-            storage.perform(Adopt([OTHER._replace(t_key=ROW.t_key, t_value=ROW.t_value)]))
+            storage.execute(Adopt([OTHER._replace(t_key=ROW.t_key, t_value=ROW.t_value)]))
 
         assert sorted(client.scan_iter("tokens/*", count=10_000)) == [b"tokens/h1", b"tokens/t1"]
-        assert storage.perform(Lookup([b"tokens/t1"])) == [b"t value"]
-        storage.perform(Touch([(b"tokens/t1", b"t value", b"new")]))
+        assert storage.execute(Lookup([b"tokens/t1"])) == [b"t value"]
+        storage.execute(Touch([(b"tokens/t1", b"t value", b"new")]))
         assert client.get("tokens/t1") == b"t value"
 
         client.config_set("maxmemory", 0)
-        assert storage.perform(Store(rows)) == [WRITTEN] * len(rows)
+        assert storage.execute(Store(rows)) == [WRITTEN] * len(rows)
 
 
 def test_full_in_the_middle(server: Valkey, client: redis.Redis) -> None:
@@ -358,14 +358,14 @@ def test_full_in_the_middle(server: Valkey, client: redis.Redis) -> None:
 
     rows = [Row(b"tokens/h%d" % n, b"tokens/t%d" % n, b"h%d" % n, b"t%d" % n) for n in range(1234)]
     link = FailingLink(server)
-    TokenStorage(storage_link := CountingLink(server)).perform(Store([]))
+    TokenStorage(storage_link := CountingLink(server)).execute(Store([]))
     with pytest.raises(Unavailable):
-        TokenStorage(link).perform(Store(rows))
+        TokenStorage(link).execute(Store(rows))
     written = content(client)
     assert 0 < len(written) < 2 * 1234
     assert all((row.h_key in written) == (row.t_key in written) for row in rows)
 
-    outcomes = TokenStorage(storage_link).perform(Store(rows))
+    outcomes = TokenStorage(storage_link).execute(Store(rows))
 
     assert {outcome.what for outcome in outcomes} == {"written", "value"}
     assert client.dbsize() == 2 * 1234
@@ -382,10 +382,10 @@ def test_storage_goes_on_once_the_server_is_back() -> None:
 
         for step in (Lookup([b"tokens/t1"]), Store([ROW]), Adopt([ROW]), Touch([(b"tokens/t1", b"a", b"b")])):
             with pytest.raises(Unavailable) as raised:
-                storage.perform(step)
+                storage.execute(step)
             assert raised.value.server == "tokens"
         with pytest.raises(Unavailable):
             storage.ping()
 
         server.start()
-        assert storage.perform(Store([ROW])) == [WRITTEN]
+        assert storage.execute(Store([ROW])) == [WRITTEN]

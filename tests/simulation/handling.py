@@ -1,6 +1,6 @@
 """The handler and the audit of a puppet: they do before a reply what they do in production, on servers of the world.
 
-Tokens are held back by ``Handler`` and ``Safety`` as they are, and lines are made by ``Audit`` as it is.
+Tokens are held back by ``Handler`` and ``DurabilityBarrier`` as they are, and lines are made by ``Audit`` as it is.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 
 from token_worker.redis.link import RedisLink
 from token_worker.service.handler import Handler, Result
-from token_worker.storage.durability import Durability, Safety
+from token_worker.storage.durability import Durability, DurabilityBarrier
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.entry import Answer, Entry
 from token_worker.telemetry.audit import Audit
@@ -48,12 +48,12 @@ class PuppetHandler(Handler):
     def __init__(self, services: Services) -> None:
         self._services = services
         link = cast(RedisLink, _StorageLink(services))
-        self._tokens = cast(TokenStorage, SimpleNamespace(safety=self._make_safety(link)))
+        self._tokens = cast(TokenStorage, SimpleNamespace(barrier=self._make_barrier(link)))
         self._engine = cast(Engine, SimpleNamespace(run=lambda items, _now: items))
         self._now = lambda: 0.0
 
-    def _make_safety(self, link: RedisLink) -> Safety:
-        return Safety(link, Durability(replicas=1), 1)
+    def _make_barrier(self, link: RedisLink) -> DurabilityBarrier:
+        return DurabilityBarrier(link, Durability(replicas=1), 1)
 
     def handle(self, entries: Iterable[Entry]) -> list[Result]:
         """As ``Handler.handle``."""
@@ -63,7 +63,7 @@ class PuppetHandler(Handler):
         """As ``Handler.internal``."""
         return self._services.internal(entry)
 
-    def _perform(self, items: Any) -> None:
+    def _execute(self, items: Any) -> None:
         self._services.find(items)
 
 

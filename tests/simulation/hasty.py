@@ -9,7 +9,7 @@ from token_worker.errors import Unavailable
 from token_worker.redis.link import RedisLink
 from token_worker.service.handler import Result
 from token_worker.service.worker import Worker
-from token_worker.storage.durability import Durability, Safety
+from token_worker.storage.durability import Durability, DurabilityBarrier, NoBarrier
 from token_worker.streams.entry import Answer, Entry
 from token_worker.telemetry.audit import Audit
 from token_worker.tokens.engine import Item
@@ -82,11 +82,11 @@ class _NotAlways(PuppetHandler):
     """Does not confirm every batch."""
 
     def _run_unconfirmed(self, items: list[Item]) -> None:
-        safety, self._tokens.safety = self._tokens.safety, None
+        barrier, self._tokens.barrier = self._tokens.barrier, NoBarrier()
         try:
             super()._run(items)
         finally:
-            self._tokens.safety = safety
+            self._tokens.barrier = barrier
 
 
 class ConfirmsFirstTries(_NotAlways):
@@ -115,14 +115,14 @@ class ConfirmsAllTokens(_NotAlways):
 class TrustsAnyConnection(PuppetHandler):
     """Takes the confirmation of a connection that was made anew."""
 
-    def _make_safety(self, link: RedisLink) -> Safety:
+    def _make_barrier(self, link: RedisLink) -> DurabilityBarrier:
         return _AnyConnection(link, Durability(replicas=1), 1)
 
 
-class _AnyConnection(Safety):
-    def confirm(self) -> None:
+class _AnyConnection(DurabilityBarrier):
+    def wait(self) -> None:
         try:
-            super().confirm()
+            super().wait()
         except Unavailable as error:
             if error.reason != "connection was replaced":
                 raise
@@ -136,5 +136,5 @@ class TrustsTheFirstTime(PuppetHandler):
             return super().handle(entries)
         except Unavailable as error:
             if error.reason.endswith("replicas confirmed"):
-                self._tokens.safety = None
+                self._tokens.barrier = NoBarrier()
             raise

@@ -6,7 +6,7 @@ import pytest
 
 from token_worker.errors import ServerError, SettingsError, Unavailable
 from token_worker.redis.link import RedisLink
-from token_worker.storage.durability import CONFIRM_MS, MARK, Durability, Safety, examine_fsync
+from token_worker.storage.durability import CONFIRM_MS, MARK, Durability, DurabilityBarrier, examine_fsync
 
 
 class Server:
@@ -54,19 +54,19 @@ def test_setting_is_read(text: str, expected: Durability) -> None:
 def test_mark_is_written_before_every_wait() -> None:
     """WAIT vouches for its own connection's writes, so each batch makes one of its own, whatever it has written."""
     server = Server(SET=b"OK", WAIT=2)
-    safety = Safety(server.link, Durability(replicas=2), 500)
+    barrier = DurabilityBarrier(server.link, Durability(replicas=2), 500)
     for _ in range(2):
-        safety.begin()
-        safety.confirm()
+        barrier.open()
+        barrier.wait()
     assert server.commands == [("SET", MARK, ""), ("WAIT", 0, 1), *[("SET", MARK, ""), ("WAIT", 2, 500)] * 2]
 
 
 def test_wait_ends_before_the_socket_does() -> None:
     """However long entries may be held, a wait for replicas is bounded below the socket's time-out."""
     server = Server(SET=b"OK", WAIT=1)
-    safety = Safety(server.link, Durability(replicas=1), 10**6)
-    safety.begin()
-    safety.confirm()
+    barrier = DurabilityBarrier(server.link, Durability(replicas=1), 10**6)
+    barrier.open()
+    barrier.wait()
     assert server.commands[-1] == ("WAIT", 1, CONFIRM_MS)
 
 
@@ -80,22 +80,22 @@ def test_wait_ends_before_the_socket_does() -> None:
 def test_too_few_confirmations_are_no_reply(durability: Durability, answers: dict[str, Any]) -> None:
     """Where fewer than asked for have confirmed in time, the batch is to be done again."""
     server = Server(SET=b"OK", **answers)
-    safety = Safety(server.link, durability, 500)
-    safety.begin()
+    barrier = DurabilityBarrier(server.link, durability, 500)
+    barrier.open()
     with pytest.raises(Unavailable, match="tokens"):
-        safety.confirm()
+        barrier.wait()
 
 
 def test_batch_that_had_two_connections_is_no_reply() -> None:
     """A new connection may lead to a server that lost what the old one had confirmed: then nothing is confirmed."""
     server = Server(SET=b"OK", WAIT=1)
-    safety = Safety(server.link, Durability(replicas=1), 500)
-    safety.begin()
+    barrier = DurabilityBarrier(server.link, Durability(replicas=1), 500)
+    barrier.open()
     server.connections += 1
     with pytest.raises(Unavailable, match="connection was replaced"):
-        safety.confirm()
-    safety.begin()
-    safety.confirm()
+        barrier.wait()
+    barrier.open()
+    barrier.wait()
 
 
 @pytest.mark.parametrize(
@@ -147,24 +147,24 @@ def test_right_that_is_missing_is_named(durability: Durability, refused: str, ri
     """A user made for another durability is an error that names the right, and not an outage."""
     server = Server(**{"SET": b"OK", "WAIT": 1, "WAITAOF": [1, 0], refused: Unavailable("tokens", "NOPERM")})
     with pytest.raises(SettingsError, match=right):
-        Safety(server.link, durability, 500).examine()
+        DurabilityBarrier(server.link, durability, 500).check_server()
 
 
 def test_server_is_looked_at_again_after_each_new_connection() -> None:
     """Who answers now may be set otherwise: looked at once a connection, and after a refusal."""
     server = Server(WAITAOF=[1, 0], HELLO=hello("valkey", "9.1"), CONFIG=policy("always"), SET=b"OK")
-    safety = Safety(server.link, Durability(fsync=True), 500)
-    safety.begin()
-    safety.begin()
+    barrier = DurabilityBarrier(server.link, Durability(fsync=True), 500)
+    barrier.open()
+    barrier.open()
     assert sum(command[0] == "CONFIG" for command in server.commands) == 1
     server.connections += 1
     server.answers["CONFIG"] = policy("everysec")
     with pytest.raises(Unavailable, match="appendfsync always"):
-        safety.begin()
+        barrier.open()
     server.answers["CONFIG"] = policy("always")
-    safety.begin()
+    barrier.open()
     server.answers["WAITAOF"] = Unavailable("tokens", "ERR")
     with pytest.raises(Unavailable):
-        safety.confirm()
+        barrier.wait()
     with pytest.raises(Unavailable, match="appendonly yes"):
-        safety.begin()
+        barrier.open()

@@ -54,10 +54,10 @@ class Memory(MemoryTokens):
     def step_names(self) -> list[str]:
         return [type(step).__name__ for step in self.steps]
 
-    def perform(self, step: Any) -> Any:
+    def execute(self, step: Any) -> Any:
         self.meddle(step)
         self.steps.append(step)
-        return super().perform(step)
+        return super().execute(step)
 
     def put_t(self, ring: Keyring, kind: TokenType, token: bytes, value: bytes, *, disabled: bool = False) -> bytes:
         """Put a ``t.`` entry as AcraServer would; its key."""
@@ -113,7 +113,7 @@ def drive(steps: Steps, memory: Memory, more: MoreOf = no_more) -> None:
             memory.steps.append(step)
             answer = [more(ring) for ring in step.rings]
         else:
-            answer = memory.perform(step)
+            answer = memory.execute(step)
     pytest.fail("the engine does not come to an end")
 
 
@@ -761,7 +761,7 @@ class _Run:
             step = self._steps.send(self._answer)
         except StopIteration:
             return False
-        self._answer = self._memory.perform(step)
+        self._answer = self._memory.execute(step)
         return True
 
 

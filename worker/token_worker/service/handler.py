@@ -213,16 +213,15 @@ class Handler:
         return may_reply_to(route, name, self._all_keys) and not name.startswith(self._of_storage)
 
     def _run(self, items: list[Item]) -> None:
-        """Run the engine, and hold its tokens back until they are as safe as they have to be."""
-        safety = self._tokens.safety
-        if safety is not None:
-            safety.begin()
-        self._perform(self._engine.run(items, int(self._now())))
-        if safety is not None and any(item.tokenize and isinstance(item.result, bytes) for item in items):
-            safety.confirm()
+        """Run the engine, and hold its tokens back until they are as safe as the settings ask for."""
+        barrier = self._tokens.barrier
+        barrier.open()
+        self._execute(self._engine.run(items, int(self._now())))
+        if any(item.tokenize and isinstance(item.result, bytes) for item in items):
+            barrier.wait()
 
-    def _perform(self, steps: Steps) -> None:
-        """Perform the engine's steps."""
+    def _execute(self, steps: Steps) -> None:
+        """Execute the steps of the engine."""
         answer: Any = None
         while True:
             try:
@@ -232,7 +231,7 @@ class Handler:
             if isinstance(step, FindKeys):
                 answer = [self._keys.find_keys(ring) for ring in step.rings]
             else:
-                answer = self._tokens.perform(step)
+                answer = self._tokens.execute(step)
 
     def _admit(self, entry: Entry, decoded: Decoded, grants: _Grants) -> _Case:
         """Check a request against its route."""

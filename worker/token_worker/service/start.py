@@ -19,7 +19,7 @@ from token_worker.service.maintenance import Maintenance
 from token_worker.service.outage import BackOff, Drain, Outage
 from token_worker.service.worker import Worker
 from token_worker.settings.options import Settings
-from token_worker.storage.durability import Durability, Safety
+from token_worker.storage.durability import Durability, DurabilityBarrier, NoBarrier
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.clock import ServerClock
 from token_worker.streams.cluster_delivery import ClusterDelivery
@@ -78,14 +78,10 @@ def serve(settings: Settings) -> None:
     if settings.http_address is not None:
         serve_http(settings.http_address, health, metrics.registry)
     try:
-        connected = _wait_for(access.connect, drain, health)
-        if connected is None:
-            return
+        master_key, key_store = _wait_for(access.connect, drain, health)
         access.keep_alive()
-        master_key, key_store = connected
         tokens = _token_storage(settings)
-        if tokens.safety is not None and _wait_for(tokens.safety.examine, drain, health) is None:
-            return
+        _wait_for(tokens.barrier.check_server, drain, health)
         if access.previous_master_key is not None:
             log.warning("two master keys loaded: keys sealed with the previous one are read, too")
         keys = _key_cache(settings, key_store, master_key, access.previous_master_key)
@@ -96,6 +92,8 @@ def serve(settings: Settings) -> None:
         gc.freeze()  # what is here now stays
         gc.set_threshold(GARBAGE_OBJECTS, *gc.get_threshold()[1:])
         worker.run()
+    except _DrainedAtStart:
+        pass  # there is no worker to stop
     finally:
         if keys is not None:
             keys.close()
@@ -154,7 +152,8 @@ def _delivery(settings: Settings) -> DeliveryProtocol:
 def _token_storage(settings: Settings) -> TokenStorage:
     link = make_primary_link("tokens", settings.tokens)
     durability = Durability.parse(settings.durability)
-    return TokenStorage(link, Safety(link, durability, settings.claim_idle_ms // 3) if any(durability) else None)
+    barrier = DurabilityBarrier(link, durability, settings.claim_idle_ms // 3) if any(durability) else NoBarrier()
+    return TokenStorage(link, barrier)
 
 
 def _spans(settings: Settings) -> "Spans | None":
@@ -167,12 +166,20 @@ def _spans(settings: Settings) -> "Spans | None":
     return Spans(tracer, settings)
 
 
-def _wait_for(connect: Callable[[], T], drain: Drain, health: Health) -> T | None:
-    """What ``connect`` gives, as soon as it does; None when asked to drain before."""
+class _DrainedAtStart(Exception):  # noqa: N818 - no error: somebody asked for it
+    """The worker was asked to drain before all servers were available."""
+
+
+def _wait_for(connect: Callable[[], T], drain: Drain, health: Health) -> T:
+    """Call ``connect`` until the server is available, and return its result.
+
+    Raises:
+        _DrainedAtStart: the worker was asked to drain meanwhile.
+    """
     back_off = BackOff(lambda: drain.is_asked, health)
     while not drain.is_asked:
         try:
             return connect()
         except Unavailable as error:
             back_off.wait(error)
-    return None
+    raise _DrainedAtStart

@@ -68,50 +68,57 @@ class Durability(NamedTuple):
         return cls(fsync=text == "fsync", replicas=int(text.partition(":")[2] or 0))
 
 
-class Safety:
-    """Holds a batch back until its tokens are as safe as they have to be."""
+class DurabilityBarrier:
+    """Holds a batch back until its tokens are as safe as the settings ask for.
+
+    Call ``open`` before the first look-up of a batch, and ``wait`` after its last write.
+
+    Args:
+        link: connection to the token storage.
+        durability: the setting.
+        most_ms: longest wait for the confirmation of one batch.
+    """
 
     def __init__(self, link: RedisLink, durability: Durability, most_ms: int) -> None:
         self._link = link
         self._durability = durability
         self._wait_ms = max(1, min(CONFIRM_MS, most_ms))
         self._connection = 0
-        self._examined = 0
+        self._checked_connection = 0
 
-    def examine(self) -> bool:
-        """Look whether the server is set as it has to be; to be done at start. Always True, if it does not raise.
+    def check_server(self) -> None:
+        """Check that the server can confirm writes as the setting needs it.
 
         Raises:
-            SettingsError: it is not.
-            Unavailable: the storage is away.
+            SettingsError: the server cannot, or the user may not ask for it.
+            Unavailable: the storage is unavailable.
         """
         connection = self._link.connect()
-        if connection != self._examined:
+        if connection != self._checked_connection:
             _call(self._link, set(), "SET", MARK, "")
             if self._durability.fsync:
                 examine_fsync(self._link)
             else:
                 _call(self._link, set(), "WAIT", 0, 1)
-            self._examined = connection
-        return True
+            self._checked_connection = connection
 
-    def begin(self) -> None:
-        """Before the first look-up of a batch.
+    def open(self) -> None:
+        """Begin a batch.
 
         Raises:
-            Unavailable: the storage is away, or not set as it has to be any more.
+            Unavailable: the storage is unavailable, or its server can no longer confirm writes.
         """
         try:
-            self.examine()
+            self.check_server()
         except SettingsError as error:
             raise Unavailable(self._link.name, str(error)) from None
         self._connection = self._link.connections
 
-    def confirm(self) -> None:
-        """After the last write of a batch whose reply brings tokens.
+    def wait(self) -> None:
+        """Wait until everything that the batch has read or written is confirmed.
 
         Raises:
-            Unavailable: too few have confirmed in time; the batch is to be done again.
+            Unavailable: it was not confirmed in time. Handle the whole batch again.
         """
         link, (fsync, replicas) = self._link, self._durability
         try:
@@ -121,7 +128,7 @@ class Safety:
             else:
                 confirmed = link.call("WAIT", replicas, self._wait_ms)
         except Unavailable:
-            self._examined = 0  # the append-only file was switched off, or a right taken: look before the next batch
+            self._checked_connection = 0  # the append-only file was switched off, or a right taken: check again
             raise
         if confirmed < (1 if fsync else replicas):
             raise Unavailable(
@@ -129,6 +136,22 @@ class Safety:
             )
         if link.connections != self._connection:
             raise Unavailable(link.name, "connection was replaced")
+
+
+class NoBarrier(DurabilityBarrier):
+    """The barrier of ``server``: entries are safe enough once they are written, so no batch waits."""
+
+    def __init__(self) -> None:
+        """Need no connection."""
+
+    def check_server(self) -> None:
+        """Accept any server."""
+
+    def open(self) -> None:
+        """Begin a batch."""
+
+    def wait(self) -> None:
+        """Return at once."""
 
 
 def examine_fsync(link: Link) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from token_worker.errors import Unavailable
 from token_worker.redis.link import RedisLink
 from token_worker.redis.script import Script
-from token_worker.storage.durability import Safety
+from token_worker.storage.durability import DurabilityBarrier, NoBarrier
 from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store, Touch
 
 KEYS_PER_COMMAND = 1000
@@ -31,19 +31,19 @@ class TokenStorage:
     """The token storage in Acra's layout.
 
     Attributes:
-        safety: makes a batch wait until its tokens are safe; None if the server as it is configured is safe enough.
+        barrier: holds a batch back until its tokens are safe.
     """
 
-    def __init__(self, link: RedisLink, safety: Safety | None = None) -> None:
+    def __init__(self, link: RedisLink, barrier: DurabilityBarrier | None = None) -> None:
         self._link = link
-        self.safety = safety
+        self.barrier = barrier or NoBarrier()
 
     def ping(self) -> None:
         """Check that the storage answers; raises ``Unavailable`` if not."""
         self._link.call("PING")
 
-    def perform(self, step: Step) -> Any:
-        """Execute a step and return its answer.
+    def execute(self, step: Step) -> Any:
+        """Execute a step of the engine, and return its answer.
 
         Raises:
             Unavailable: the storage is away or out of memory. Rows that were written are complete, and the next try

@@ -7,6 +7,7 @@ from typing import Any, Final
 from token_worker.acra.key_name import HISTORY_INFIX
 from token_worker.acra.owner import Owner
 from token_worker.keys.store import wrap
+from token_worker.storage.durability import NoBarrier
 from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store, Touch
 from token_worker.storage.tokens import TokenStorage
 
@@ -18,13 +19,13 @@ class MemoryTokens(TokenStorage):
     """A token storage that does each step at once, with the outcomes that the scripts have."""
 
     def __init__(self) -> None:
-        self.safety = None
+        self.barrier = NoBarrier()
         self.entries: dict[bytes, bytes] = {}
 
     def ping(self) -> None:
         """It is never away."""
 
-    def perform(self, step: Step) -> Any:
+    def execute(self, step: Step) -> Any:
         """Do a step and give its answer."""
         match step:
             case Lookup(keys):
