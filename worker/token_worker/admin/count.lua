@@ -1,8 +1,8 @@
--- Counts entries of a stream; they stay here.
+-- Counts entries of a stream. The entries stay here.
 --
 -- KEYS[1]  the stream
--- ARGV     where to begin, as for XRANGE, and how many to count at most
--- Returns  {entries, id of the last of them (nil for none), bytes of their fields}
+-- ARGV     the start as for XRANGE, the most entries to count
+-- Returns  {entries, id of the last one or nil, bytes of their fields}
 local page = redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])
 local bytes = 0
 for _, entry in ipairs(page) do

@@ -1,7 +1,7 @@
-"""Dead letters: entries that could not be answered, as an operator sees them. Sans-IO like ``delivery``.
+"""Dead letters for operators: entries that could not be answered. Sans-IO like ``delivery``.
 
-Written by ``dead_letter.lua``: the fields ``dead_reason``, ``dead_stream``, ``dead_entry`` and ``dead_deliveries``,
-then those of the entry. ``replay`` sends them again.
+``dead_letter.lua`` writes the fields ``dead_reason``, ``dead_stream``, ``dead_entry`` and ``dead_deliveries``, then the
+fields of the entry. ``replay`` sends dead letters again.
 """
 
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from token_worker.admin.lag import Ends, age_seconds, look
 from token_worker.admin.pages import Pages
-from token_worker.admin.payloads import read_message
+from token_worker.admin.payloads import fields_of, read_message
+from token_worker.admin.stream_ends import StreamEnds, age_seconds, read_ends
 from token_worker.redis.exchange import Exchange
 from token_worker.streams.retention import AHEAD_MS
 from token_worker.streams.routes import Route
@@ -19,16 +19,16 @@ from token_worker.streams.stream_ids import FIRST_ID, after, order
 
 
 class DeadLetter(msgspec.Struct, kw_only=True):
-    """A dead letter; members are those of ``dead-letters list --json``. Holds no value.
+    """A dead letter. Members are those of ``dead-letters list --json``. Holds no value.
 
     Attributes:
-        dead_stream, id: where it is.
-        stream, entry: the request stream and the id it had there.
+        dead_stream, id: its stream and its id there.
+        stream, entry: the request stream, and the id that the entry had there.
         reason: why it could not be answered.
         deliveries: how often it was delivered.
-        age_seconds: since it became a dead letter, by the server's clock; None where that cannot be told.
-        ahead_seconds: how far its id lies ahead of that clock; 0 where it does not.
-        request_id, op, client_id: as far as the payload can be read.
+        age_seconds: time since it became a dead letter, by the server's clock; None if it is unknown.
+        ahead_seconds: how far its id lies ahead of that clock; 0 if it does not.
+        request_id, op, client_id: as in the payload; None if absent or unreadable.
         payload_bytes: length of the payload.
     """
 
@@ -47,13 +47,13 @@ class DeadLetter(msgspec.Struct, kw_only=True):
 
 
 class DeadLetters:
-    """The dead letters of one stream. A stream that routes share holds those of all of them.
+    """The dead letters of one stream. If several routes share the stream, it has the dead letters of all of them.
 
     Args:
         route: a route that has this dead-letter stream.
 
     Attributes:
-        stream: its name.
+        stream: name of the stream.
     """
 
     def __init__(self, route: Route) -> None:
@@ -61,12 +61,12 @@ class DeadLetters:
         self._route = route
         self._pages = Pages()
         self._start: str | None = FIRST_ID
-        self._ends: Ends | None = None
+        self._ends: StreamEnds | None = None
         self._now_ms = 0
 
     def next_page(self) -> Exchange[list[tuple[DeadLetter, bytes]]]:
-        """The next dead letters and their payloads, empty at the end."""
-        yield from self._look()
+        """Read the next dead letters and their payloads; empty at the end."""
+        yield from self._prepare()
         if self._start is None:
             return []
         page = yield from self._pages.read(self.stream, self._start)
@@ -74,25 +74,25 @@ class DeadLetters:
         return [self._describe(entry_id, raw) for entry_id, raw in page]
 
     def find(self, letter: str) -> Exchange[list[tuple[DeadLetter, bytes]]]:
-        """The dead letter with this id, if it is in this stream."""
-        yield from self._look()
+        """Read the dead letter with this id, if it is in this stream."""
+        yield from self._prepare()
         found = yield "XRANGE", self.stream, letter, letter
         return [self._describe(entry_id, raw) for entry_id, raw in found]
 
-    def _look(self) -> Exchange[None]:
-        """Learn what is needed to tell ages."""
+    def _prepare(self) -> Exchange[None]:
+        """Read the clock and the ends of the stream once; ages need them."""
         if self._ends is None:
             seconds, micros = yield ("TIME",)
             self._now_ms = int(seconds) * 1000 + int(micros) // 1000
-            self._ends = yield from look(self._route, self.stream)
+            self._ends = yield from read_ends(self._route, self.stream)
 
     def _describe(self, entry_id: bytes, raw: Sequence[bytes]) -> tuple[DeadLetter, bytes]:
-        fields = dict(zip(raw[::2], raw[1::2], strict=True))
+        fields = fields_of(raw)
         payload = fields.get(b"payload", b"")
         message: dict[str, Any] = read_message(payload) or {}
 
         def text(name: bytes) -> str:
-            return fields.get(name, b"").decode(errors="replace")
+            return str(fields.get(name, b"").decode(errors="replace"))
 
         def member(name: str) -> str | None:
             found = message.get(name)
@@ -106,7 +106,7 @@ class DeadLetters:
             entry=text(b"dead_entry"),
             reason=text(b"dead_reason"),
             deliveries=int(text(b"dead_deliveries") or 0) if text(b"dead_deliveries").isdecimal() else 0,
-            age_seconds=age_seconds(entry_id, self._ends or Ends(), self._now_ms),
+            age_seconds=age_seconds(entry_id, self._ends or StreamEnds(), self._now_ms),
             ahead_seconds=ahead_ms / 1000 if ahead_ms > AHEAD_MS else 0.0,
             request_id=member("id"),
             op=member("op"),
@@ -117,5 +117,5 @@ class DeadLetters:
 
 
 def drop(dead_stream: str, letters: Sequence[str]) -> Exchange[int]:
-    """Delete dead letters for good; how many there were."""
+    """Delete dead letters for good. Returns how many there were."""
     return int((yield "XDEL", dead_stream, *letters))

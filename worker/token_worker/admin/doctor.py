@@ -17,7 +17,8 @@ import msgspec
 from token_worker import __version__
 from token_worker.admin.access import AdminAccess
 from token_worker.admin.keys import BAD_STATUSES, classify, locate_keys, read_keys
-from token_worker.admin.lag import ALIVE_SECONDS, look
+from token_worker.admin.lag import ALIVE_SECONDS
+from token_worker.admin.stream_ends import by_name, read_ends
 from token_worker.contract.messages import Op
 from token_worker.errors import OperatorError, ServerError, SettingsError, TokenWorkerError, Unavailable
 from token_worker.keys.master import MasterKeys
@@ -259,10 +260,12 @@ def _route(route: Route, group: str, link: Link) -> Iterator[Check]:
 def _group(route: Route, group: str, link: Link) -> Check:
     name = f"{route.requests}: group"
     try:
-        groups = {bytes(_map(raw)["name"]).decode(): _map(raw) for raw in link.call("XINFO", "GROUPS", route.requests)}
+        groups = {
+            bytes(by_name(raw)["name"]).decode(): by_name(raw) for raw in link.call("XINFO", "GROUPS", route.requests)
+        }
         if group not in groups:
             return Check(name, "finding", f"there is no group {group}", "start a worker: it makes the group")
-        consumers = [_map(raw) for raw in link.call("XINFO", "CONSUMERS", route.requests, group)]
+        consumers = [by_name(raw) for raw in link.call("XINFO", "CONSUMERS", route.requests, group)]
     except ServerError as error:
         if error.code == "NOPERM":
             return _unknown(name, error, "+xinfo|groups +xinfo|consumers")
@@ -279,7 +282,7 @@ def _ids(route: Route, link: Link) -> Check:
     try:
         seconds, micros = link.call("TIME")
         now_ms = int(seconds) * 1000 + int(micros) // 1000
-        found = {stream: drive(look(route, stream), link).ids(now_ms) for stream in route.streams}
+        found = {stream: drive(read_ends(route, stream), link).ids_finding(now_ms) for stream in route.streams}
     except ServerError as error:
         return _unknown(name, error, "the rights that `token-worker acl` prints")
     findings = {stream: finding for stream, finding in found.items() if finding is not None}
@@ -297,7 +300,7 @@ def _writers(route: Route, link: Link) -> Check:
     try:
         for raw in link.call("ACL", "USERS"):
             user = bytes(raw).decode(errors="replace")
-            details = _map(link.call("ACL", "GETUSER", user))
+            details = by_name(link.call("ACL", "GETUSER", user))
             if b"on" not in details["flags"]:
                 continue
             if link.call("ACL", "DRYRUN", user, "XADD", route.requests, "*", "payload", "") == b"OK":
@@ -396,7 +399,3 @@ def _is_excess(where: str, right: str, path: str) -> bool:
 
 def _unknown(name: str, error: ServerError, right: str) -> Check:
     return Check(name, "unknown", f"this user may not look at it ({error.code})", f"give this user {right}")
-
-
-def _map(raw: Any) -> dict[str, Any]:
-    return {bytes(name).decode(): value for name, value in zip(raw[::2], raw[1::2], strict=True)}

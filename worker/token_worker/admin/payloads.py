@@ -1,9 +1,10 @@
-"""Payloads of requests and replies, read without checking them against the contract. Pure.
+"""Fields of entries, and payloads of requests and replies, read without checking them against the contract. Pure.
 
 Commands of operators meet payloads that no worker could answer. They need a few members of those, in JSON and
 MessagePack alike.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -11,6 +12,11 @@ import msgspec
 from token_worker.contract.codec import sniff, without_mark
 from token_worker.contract.messages import MAX_ID_CHARACTERS, Format
 from token_worker.streams.stream_ids import is_id
+
+
+def fields_of(raw: Sequence[Any]) -> dict[bytes, Any]:
+    """Make a dictionary of the fields and values that Redis sends as one list."""
+    return dict(zip(raw[::2], raw[1::2], strict=True))
 
 
 def read_message(payload: bytes) -> dict[str, Any] | None:
@@ -50,6 +56,6 @@ def replay_origin(message: dict[str, Any]) -> str:
 
 
 def replay_count(message: dict[str, Any]) -> int:
-    """How often the request had been replayed when this replay was sent; 0 if it is not a replay."""
+    """The number of this replay of the request; 0 if the request is not a replay."""
     count = message.get("replay")
     return count if isinstance(count, int) and count > 0 else 0

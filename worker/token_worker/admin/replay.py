@@ -18,10 +18,10 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from token_worker.admin.lag import look
 from token_worker.admin.pages import PAGE_BYTES, PAGE_ENTRIES, Pages, size_of
-from token_worker.admin.payloads import encode_like, read_message, replay_count, replay_origin, text_member
+from token_worker.admin.payloads import encode_like, fields_of, read_message, replay_count, replay_origin, text_member
 from token_worker.admin.reply_comparison import ResentRequest
+from token_worker.admin.stream_ends import read_ends
 from token_worker.contract.messages import Op
 from token_worker.errors import CheckFailed
 from token_worker.redis.exchange import Exchange, RunScript
@@ -153,7 +153,7 @@ class Replay:
     def prepare(self) -> Exchange[None]:
         """Fix the ends of the range to the entries that exist now, so that the replay never reads its own requests."""
         selection = self.progress.selection
-        ends = yield from look(next(iter(self._routes.values())), selection.stream)
+        ends = yield from read_ends(next(iter(self._routes.values())), selection.stream)
         first = FIRST_ID if ends.first is None else ends.first.decode()
         self.progress.selection = msgspec.structs.replace(
             selection,
@@ -259,7 +259,7 @@ class Replay:
         start: str | None = self.progress.selection.first
         while start and (page := (yield from self._pages.read(self.progress.selection.stream, start))):
             for _, raw in page:
-                payload = _fields(raw).get(b"payload", b"")
+                payload = fields_of(raw).get(b"payload", b"")
                 if b"replay_of" in payload:
                     message = read_message(payload) or {}
                     original = replay_origin(message)
@@ -268,7 +268,7 @@ class Replay:
 
     def _examine(self, entry_id: str, raw: list[bytes]) -> ReplayCandidate | None:
         """Make a candidate of an entry. None for a dead letter of a route that other workers serve."""
-        fields = _fields(raw)
+        fields = fields_of(raw)
         selection = self.progress.selection
         requests, original = selection.stream, entry_id
         if self._reads_dead_letters:
@@ -342,7 +342,7 @@ class Replay:
     def _last_delivered(self, stream: str) -> Exchange[str | None]:
         """The last id that was delivered to the group; None if the group does not exist."""
         for raw in (yield "XINFO", "GROUPS", stream):
-            group = _fields(raw)
+            group = fields_of(raw)
             if group[b"name"] == self._group.encode():
                 return str(group[b"last-delivered-id"].decode())
         return None
@@ -358,7 +358,3 @@ def _resent(candidate: ReplayCandidate, entry: str) -> ResentRequest:
         (candidate.route.responses, *named),
         was_answered=b"dead_entry" not in candidate.fields,
     )
-
-
-def _fields(raw: Sequence[Any]) -> dict[bytes, Any]:
-    return dict(zip(raw[::2], raw[1::2], strict=True))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from token_worker.admin.pages import Pages
-from token_worker.admin.payloads import read_message
+from token_worker.admin.payloads import fields_of, read_message
 from token_worker.errors import ServerError
 from token_worker.redis.exchange import Exchange
 from token_worker.streams.stream_ids import after, order
@@ -80,7 +80,7 @@ class ReplyComparison:
                 if not page:
                     break
                 for _, raw in page:
-                    self._note(dict(zip(raw[::2], raw[1::2], strict=True)).get(b"payload", b""))
+                    self._note(fields_of(raw).get(b"payload", b""))
                 self._positions[stream] = after(page[-1][0])
         return sum(request.entry not in self._digests for request in self._resent)
 

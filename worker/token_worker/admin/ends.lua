@@ -1,11 +1,11 @@
--- Tells where a stream begins and ends, and where its groups stand, by ids alone: entries can be large, and stay here.
+-- Tells the first and last ids of a stream and the positions of its groups. Entries can be large, and stay here.
 --
 -- KEYS[1]  the stream
--- KEYS[2]  when its entries arrived, see trim.lua
--- Returns  {entries, first id, last id, the last id that was ever given, KEYS[2], groups}; ids are nil where there is no entry.
---          Each group is a list: what XINFO GROUPS says, and the first id after what was delivered to it last, nil for none
---          nil where there is no such key
--- Errors   as those of XINFO STREAM, where the key is no stream
+-- KEYS[2]  the notes of arrivals, see trim.lua
+-- Returns  {number of entries, first id, last id, the largest id ever given, KEYS[2], groups}; ids are nil if there is no entry.
+--          Each group is a list: what XINFO GROUPS says, and the first id after the last delivered one, or nil.
+--          nil if the stream does not exist
+-- Errors   those of XINFO STREAM, if the key is not a stream
 local function id(entry)
   return entry and entry[1]
 end
