@@ -58,7 +58,7 @@ def say(record_property: Callable[[str, object], None]) -> Say:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what tests had to say, in whatever process they ran."""
-    reports = [it for kind in ("passed", "failed") for it in terminalreporter.stats.get(kind, [])]
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
     lines = [f"{report.nodeid}: {line}" for report in reports for name, line in report.user_properties if name == _SAID]
     if lines:
         terminalreporter.section("what tests had to say")

@@ -37,46 +37,46 @@ Kind = tuple[str, int]
 def measure(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     """A fresh worker each round, the null worker in between; a worker opens each of Acra's blocks once."""
     rounds: dict[Kind, list[Measured]] = defaultdict(list)
-    with subject() as it:
-        acras = {items: preload.acras(it, sizes.acra) for items in (1, ITEMS)}
+    with subject() as system:
+        acras = {items: preload.acras(system, sizes.acra) for items in (1, ITEMS)}
         for number in range(sizes.rounds):
             tell(f"cpu, round {number + 1} of {sizes.rounds}")
-            worker, null = it.start_worker(), it.start_null()
-            it.warm_up("null", "tokenize", "detokenize")
+            worker, null = system.start_worker(), system.start_null()
+            system.warm_up("null", "tokenize", "detokenize")
             singles = []
             for items in (1, ITEMS):
-                singles.append(_null(it, null.pid, sizes.requests))
-                for name, measured in _kinds(it, worker.pid, sizes.requests, items):
+                singles.append(_null(system, null.pid, sizes.requests))
+                for name, measured in _kinds(system, worker.pid, sizes.requests, items):
                     rounds[name, items].append(measured)
-                singles.append(_null(it, null.pid, sizes.requests))
-                for name, measured in _acras(it, worker.pid, acras[items], items):
+                singles.append(_null(system, null.pid, sizes.requests))
+                for name, measured in _acras(system, worker.pid, acras[items], items):
                     rounds[name, items].append(measured)
-            values = it.values(sizes.requests)
-            rounds[NULL, ITEMS].append(it.measure_checked(null.pid, "null", values, values, items=ITEMS)[0])
-            singles.append(_null(it, null.pid, sizes.requests))
+            values = system.values(sizes.requests)
+            rounds[NULL, ITEMS].append(system.measure_checked(null.pid, "null", values, values, items=ITEMS)[0])
+            singles.append(_null(system, null.pid, sizes.requests))
             rounds[NULL, 1].append(median(singles))
             worker.kill()
             null.kill()
     return rows(rounds)
 
 
-def _null(it: Subject, pid: int, count: int) -> Measured:
-    values = it.values(count)
-    return it.measure_checked(pid, "null", values, values)[0]
+def _null(system: Subject, pid: int, count: int) -> Measured:
+    values = system.values(count)
+    return system.measure_checked(pid, "null", values, values)[0]
 
 
-def _kinds(it: Subject, pid: int, count: int, items: int) -> list[tuple[str, Measured]]:
-    values = it.values(count)
-    new, tokens = it.measure_checked(pid, "tokenize", values, None, items=items)
-    known, _ = it.measure_checked(pid, "tokenize", values, tokens, items=items)
-    back, _ = it.measure_checked(pid, "detokenize", tokens, values, items=items)
+def _kinds(system: Subject, pid: int, count: int, items: int) -> list[tuple[str, Measured]]:
+    values = system.values(count)
+    new, tokens = system.measure_checked(pid, "tokenize", values, None, items=items)
+    known, _ = system.measure_checked(pid, "tokenize", values, tokens, items=items)
+    back, _ = system.measure_checked(pid, "detokenize", tokens, values, items=items)
     return [(NEW, new), (KNOWN, known), (DETOKENIZE, back)]
 
 
-def _acras(it: Subject, pid: int, acra: list[preload.Token], items: int) -> list[tuple[str, Measured]]:
+def _acras(system: Subject, pid: int, acra: list[preload.Token], items: int) -> list[tuple[str, Measured]]:
     values, tokens = [value for value, _ in acra], [token for _, token in acra]
-    known, _ = it.measure_checked(pid, "tokenize", values, tokens, items=items)
-    back, _ = it.measure_checked(pid, "detokenize", tokens, values, items=items)
+    known, _ = system.measure_checked(pid, "tokenize", values, tokens, items=items)
+    back, _ = system.measure_checked(pid, "detokenize", tokens, values, items=items)
     return [(ACRA_KNOWN, known), (ACRA_DETOKENIZE, back)]
 
 
@@ -135,22 +135,22 @@ def two_workers(sizes: Sizes, tell: Callable[[str], None], cores: list[int]) -> 
     """The same backlog of new values for one worker and for two; cores for the servers, then for the workers."""
     one: list[float] = []
     two: list[float] = []
-    with subject() as it:
-        os.sched_setaffinity(it.streams.pid, {cores[0]})
-        os.sched_setaffinity(it.storage.pid, {cores[1]})
+    with subject() as system:
+        os.sched_setaffinity(system.streams.pid, {cores[0]})
+        os.sched_setaffinity(system.storage.pid, {cores[1]})
         for number in range(sizes.rounds):
             tell(f"two workers, round {number + 1} of {sizes.rounds}")
             workers = []
             for count, rates in ((1, one), (2, two)):
-                worker = it.start_worker()
+                worker = system.start_worker()
                 os.sched_setaffinity(worker.pid, {cores[1 + count]})
                 workers.append(worker)
-                it.wait_for_consumers("tokenize", count)
-                it.warm_up("tokenize")
-                requests = payloads("tokenize", it.values(sizes.requests * count))
+                system.wait_for_consumers("tokenize", count)
+                system.warm_up("tokenize")
+                requests = payloads("tokenize", system.values(sizes.requests * count))
                 pids = [worker.pid for worker in workers]
-                rates.append(it.measure(pids, "tokenize", requests, len(requests)).rate)
-                it.answers("tokenize", len(requests))
+                rates.append(system.measure(pids, "tokenize", requests, len(requests)).rate)
+                system.answers("tokenize", len(requests))
             for worker in workers:
                 worker.stop()
     section, unit = "two workers", "requests/s"

@@ -38,21 +38,21 @@ class Done(NamedTuple):
 def measure(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     """New values each round, the same again, and back."""
     rounds: dict[str, list[Done]] = defaultdict(list)
-    with subject() as it, subject() as other, TemporaryDirectory() as name:
+    with subject() as system, subject() as other, TemporaryDirectory() as name:
         folder = Path(name)
-        worker = it.start_worker()
-        it.warm_up("tokenize", "detokenize")
+        worker = system.start_worker()
+        system.warm_up("tokenize", "detokenize")
         other.start_null("client", route="tokenize")
         for number in range(sizes.few_rounds):
             tell(f"files, round {number + 1} of {sizes.few_rounds}")
             source, tokens, back = (folder / f"{number}-{step}.csv" for step in ("in", "tokens", "back"))
-            write(it, source, sizes.rows)
+            write(system, source, sizes.rows)
             rounds[NULL].append(run(other, "tokenize", source, back, sizes.rows))
             compare(source, back)
-            rounds[NEW].append(run(it, "tokenize", source, tokens, sizes.rows))
-            rounds[KNOWN].append(run(it, "tokenize", source, back, sizes.rows))
+            rounds[NEW].append(run(system, "tokenize", source, tokens, sizes.rows))
+            rounds[KNOWN].append(run(system, "tokenize", source, back, sizes.rows))
             compare(tokens, back)
-            rounds[DETOKENIZE].append(run(it, "detokenize", tokens, back, sizes.rows))
+            rounds[DETOKENIZE].append(run(system, "detokenize", tokens, back, sizes.rows))
             compare(source, back)
             for path in (source, tokens, back):
                 path.unlink()
@@ -70,16 +70,16 @@ def measure(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     return made
 
 
-def write(it: Subject, path: Path, rows: int) -> None:
+def write(system: Subject, path: Path, rows: int) -> None:
     """A file with values that nobody has seen."""
     with path.open("w") as file:
         file.write("id,email,name,card\n")
         for number in range(rows):
-            at = it.rng.randrange(10**12)
-            file.write(f'{number},u{at}@navy.example,"Hopper, Grace",{it.rng.randrange(10**16):016}\n')
+            at = system.rng.randrange(10**12)
+            file.write(f'{number},u{at}@navy.example,"Hopper, Grace",{system.rng.randrange(10**16):016}\n')
 
 
-def run(it: Subject, op: str, source: Path, out: Path, rows: int) -> Done:
+def run(system: Subject, op: str, source: Path, out: Path, rows: int) -> Done:
     """Take a file through."""
     columns = ("--column", "email=email", "--column", "card=str")
     command = ("file", op, str(source), str(out), *columns, "--client", CLIENT, "--force", "--wait", "60")
@@ -87,7 +87,7 @@ def run(it: Subject, op: str, source: Path, out: Path, rows: int) -> Done:
     with uninterrupted():
         process = subprocess.Popen(
             [sys.executable, "-m", "token_worker", *command],
-            env=it.stack.environment(), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            env=system.stack.environment(), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
     try:
         _, status, usage = os.wait4(process.pid, 0)

@@ -42,11 +42,11 @@ def measure_memory(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     for number in range(sizes.few_rounds):
         tell(f"memory, round {number + 1} of {sizes.few_rounds}")
         for small, found in peaks.items():
-            with subject() as it:
-                worker = it.start_worker()
-                it.warm_up("tokenize", count=1)
+            with subject() as system:
+                worker = system.start_worker()
+                system.warm_up("tokenize", count=1)
                 rest.append(peak_mib(worker.pid))
-                _large(it, worker.pid, small, sizes.large)
+                _large(system, worker.pid, small, sizes.large)
                 found.append(peak_mib(worker.pid))
     section, name = "resident peak of the worker", f"requests of 1 MiB and {LARGE_ITEMS:,} items"
     return [
@@ -56,16 +56,16 @@ def measure_memory(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     ]
 
 
-def _large(it: Subject, pid: int, small: int, count: int) -> None:
+def _large(system: Subject, pid: int, small: int, count: int) -> None:
     length = (LARGE_BYTES - 200) // LARGE_ITEMS - ITEM_OVERHEAD
-    before = it.values(small)
-    values = [(value * (length // 16 + 1))[:length] for value in it.values(count * LARGE_ITEMS)]
+    before = system.values(small)
+    values = [(value * (length // 16 + 1))[:length] for value in system.values(count * LARGE_ITEMS)]
     asked: list[str] = [*before, *values]
     for route in ("tokenize", "detokenize"):
         requests = payloads(route, asked[:small])
         requests += payloads(route, asked[small:], items=LARGE_ITEMS, first=small)
-        it.measure([pid], route, requests, len(requests))
-        asked = it.answers(route, len(requests))
+        system.measure([pid], route, requests, len(requests))
+        asked = system.answers(route, len(requests))
     if asked != [*before, *values]:
         raise click.ClickException("tokens of large requests did not turn back into their values")
 
@@ -73,12 +73,12 @@ def _large(it: Subject, pid: int, small: int, count: int) -> None:
 def measure_start(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     """From the start of the process until the reply to a request that was waiting can be read."""
     seconds: dict[str, list[float]] = {"null": [], "tokenize": []}
-    with subject() as it:
-        it.make_group("tokenize:requests")
+    with subject() as system:
+        system.make_group("tokenize:requests")
         for number in range(sizes.rounds):
             tell(f"start, round {number + 1} of {sizes.rounds}")
             for route, found in seconds.items():
-                found.append(_start(it, route))
+                found.append(_start(system, route))
     section, null = "start to first reply", seconds["null"]
     name = f"{NULL} with the same imports"
     return [
@@ -87,17 +87,17 @@ def measure_start(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     ]
 
 
-def _start(it: Subject, route: str) -> float:
-    it.clear(route)
-    values = it.values(1)
-    it.stack.send(payloads("tokenize", values), f"{route}:requests")
+def _start(system: Subject, route: str) -> float:
+    system.clear(route)
+    values = system.values(1)
+    system.stack.send(payloads("tokenize", values), f"{route}:requests")
     started = time.monotonic()
-    process = it.start_worker() if route == "tokenize" else it.start_null("everything")
+    process = system.start_worker() if route == "tokenize" else system.start_null("everything")
     reply = None
     while not reply and time.monotonic() - started < START_SECONDS:
-        reply = it.stack.streams.xread({f"{route}:responses": "0"}, block=1000)
+        reply = system.stack.streams.xread({f"{route}:responses": "0"}, block=1000)
     seconds = time.monotonic() - started
-    it.answers(route, 1)
+    system.answers(route, 1)
     process.kill()
     process.wait()
     return seconds

@@ -26,12 +26,12 @@ def measure_stored(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
         tokens = {few: preload.stored(small, few, wanted), sizes.stored: preload.stored(large, sizes.stored, wanted)}
         bytes_a_token = (_used_memory(large) - empty) / sizes.stored
         workers = {few: (small, small.start_worker().pid), sizes.stored: (large, large.start_worker().pid)}
-        for it, _ in workers.values():
-            it.warm_up("tokenize", "detokenize")
+        for system, _ in workers.values():
+            system.warm_up("tokenize", "detokenize")
         for number in range(sizes.few_rounds):
             tell(f"{sizes.stored:,} tokens, round {number + 1} of {sizes.few_rounds}")
-            for count, (it, pid) in workers.items():
-                for name, measured in _work(it, pid, tokens[count]):
+            for count, (system, pid) in workers.items():
+                for name, measured in _work(system, pid, tokens[count]):
                     costs[name, count].append(measured.worker_us + measured.storage_us)
     section, unit = "worker and storage CPU, few and many tokens stored", "µs a request"
     made = []
@@ -44,16 +44,16 @@ def measure_stored(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     return made
 
 
-def _work(it: Subject, pid: int, tokens: list[preload.Token]) -> list[tuple[str, Measured]]:
+def _work(system: Subject, pid: int, tokens: list[preload.Token]) -> list[tuple[str, Measured]]:
     values, drawn = [value for value, _ in tokens], [token for _, token in tokens]
-    known, _ = it.measure_checked(pid, "tokenize", values, drawn)
-    back, _ = it.measure_checked(pid, "detokenize", drawn, values)
-    new, _ = it.measure_checked(pid, "tokenize", it.values(len(tokens)), None)
+    known, _ = system.measure_checked(pid, "tokenize", values, drawn)
+    back, _ = system.measure_checked(pid, "detokenize", drawn, values)
+    new, _ = system.measure_checked(pid, "tokenize", system.values(len(tokens)), None)
     return [(KNOWN, known), (DETOKENIZE, back), (NEW, new)]
 
 
-def _used_memory(it: Subject) -> int:
-    return int(it.stack.storage.info("memory")["used_memory"])
+def _used_memory(system: Subject) -> int:
+    return int(system.stack.storage.info("memory")["used_memory"])
 
 
 def measure_clients(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
@@ -62,20 +62,20 @@ def measure_clients(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     The one client has a worker of its own: what a worker keeps of many makes it slower for each of them.
     """
     costs: dict[str, list[Measured]] = {"one": [], "many": []}
-    with subject() as it:
+    with subject() as system:
         tell(f"storing {sizes.clients:,} clients")
-        left = preload.clients(it, sizes.clients)
+        left = preload.clients(system, sizes.clients)
         part = len(left) // sizes.few_rounds
-        own = [(CLIENT, token) for token in preload.stored(it, part, part)]
-        workers = {route: it.start_worker(route) for route in costs}
-        it.warm_up(*costs)
+        own = [(CLIENT, token) for token in preload.stored(system, part, part)]
+        workers = {route: system.start_worker(route) for route in costs}
+        system.warm_up(*costs)
         for number in range(sizes.few_rounds):
             tell(f"{sizes.clients:,} clients, round {number + 1} of {sizes.few_rounds}")
             turn, left = left[:part], left[part:]
             for route, asked in (("one", own), ("many", turn)):
                 values, tokens = [value for _, (value, _) in asked], [token for _, (_, token) in asked]
                 clients = [client for client, _ in asked]
-                measured, _ = it.measure_checked(workers[route].pid, route, values, tokens, clients=clients)
+                measured, _ = system.measure_checked(workers[route].pid, route, values, tokens, clients=clients)
                 costs[route].append(measured)
     section, unit = "CPU of known values, many clients in turn", "µs a request"
     one, many = costs["one"], costs["many"]

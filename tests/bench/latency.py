@@ -37,19 +37,19 @@ class Steady(NamedTuple):
 def measure(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     """The null worker, new values and the same ones again, in turn; the same two processes throughout."""
     runs: dict[str, list[Steady]] = defaultdict(list)
-    with subject() as it:
-        worker, null = it.start_worker(), it.start_null()
-        it.warm_up("null", "tokenize", "detokenize")
+    with subject() as system:
+        worker, null = system.start_worker(), system.start_null()
+        system.warm_up("null", "tokenize", "detokenize")
         count = round(sizes.rate * (sizes.seconds + WARM_UP_SECONDS))
         for number in range(sizes.rounds):
             tell(f"latency, round {number + 1} of {sizes.rounds}")
-            values = it.values(count)
-            runs[NULL].append(steady(it, null.pid, "null", values, sizes.rate))
-            _expect(it.answers("null", count), values)
-            runs[NEW].append(steady(it, worker.pid, "tokenize", values, sizes.rate))
-            tokens = it.answers("tokenize", count)
-            runs[KNOWN].append(steady(it, worker.pid, "tokenize", values, sizes.rate))
-            _expect(it.answers("tokenize", count), tokens)
+            values = system.values(count)
+            runs[NULL].append(steady(system, null.pid, "null", values, sizes.rate))
+            _expect(system.answers("null", count), values)
+            runs[NEW].append(steady(system, worker.pid, "tokenize", values, sizes.rate))
+            tokens = system.answers("tokenize", count)
+            runs[KNOWN].append(steady(system, worker.pid, "tokenize", values, sizes.rate))
+            _expect(system.answers("tokenize", count), tokens)
         tell(f"idle for {sizes.idle:g} seconds")
         idle = _idle([null.pid, worker.pid], sizes.idle)
     return _rows(runs, idle)
@@ -67,15 +67,15 @@ def _idle(pids: Sequence[int], seconds: float) -> list[float]:
     return [(later - earlier) / passed * 100 for later, earlier in zip(after, before, strict=True)]
 
 
-def steady(it: Subject, pid: int, route: str, values: Sequence[str], rate: int) -> Steady:
+def steady(system: Subject, pid: int, route: str, values: Sequence[str], rate: int) -> Steady:
     """Single requests at a rate, sent and read by processes of their own; the first half second does not count."""
-    it.clear(route)
+    system.clear(route)
     lines = b"\n".join(msgspec.json.encode(message("tokenize", [value])) for value in values)
     with ExitStack() as started:
-        reader = _start(started, "read", it.streams.url, f"{route}:responses", str(len(values)))
+        reader = _start(started, "read", system.streams.url, f"{route}:responses", str(len(values)))
         if reader.stdout is None or reader.stdout.readline() != b"ready\n":
             raise click.ClickException("the reader of replies did not start")
-        sender = _start(started, "send", it.streams.url, f"{route}:requests", str(rate))
+        sender = _start(started, "send", system.streams.url, f"{route}:requests", str(rate))
         before = cpu_seconds(pid)
         sender.communicate(lines)
         times: list[tuple[int, int]] = msgspec.json.decode(reader.communicate()[0])

@@ -130,43 +130,43 @@ def test_comparison_has_rows_of_both_runs() -> None:
     assert compared == {"s: both": (2, 1, 0.5), "s: gone": (3, None, None), "s: come": (None, 4, None)}
 
 
-def test_bench_does_not_time_refusals(it: Subject) -> None:
+def test_bench_does_not_time_refusals(system: Subject) -> None:
     """Replies that are errors end the run: they are quicker than the work that a row stands for."""
-    it.stack.send([{"id": "0", "status": "ok", "value": "a token"}], "tokenize:responses")
-    it.stack.send([{"id": "1", "status": "error"}], "tokenize:responses")
+    system.stack.send([{"id": "0", "status": "ok", "value": "a token"}], "tokenize:responses")
+    system.stack.send([{"id": "1", "status": "error"}], "tokenize:responses")
     with pytest.raises(click.ClickException, match="1 of 2 requests to tokenize were refused"):
-        it.answers("tokenize", 2)
+        system.answers("tokenize", 2)
 
 
-def test_bench_does_not_time_wrong_answers(it: Subject) -> None:
+def test_bench_does_not_time_wrong_answers(system: Subject) -> None:
     """An answer that is not the expected one ends the run."""
-    null = it.start_null()
-    it.warm_up("null")
-    assert it.measure_checked(null.pid, "null", ["a", "b"], ["a", "b"])[1] == ["a", "b"]
+    null = system.start_null()
+    system.warm_up("null")
+    assert system.measure_checked(null.pid, "null", ["a", "b"], ["a", "b"])[1] == ["a", "b"]
     with pytest.raises(click.ClickException, match="are not those that there should be"):
-        it.measure_checked(null.pid, "null", ["a", "b"], ["b", "a"])
+        system.measure_checked(null.pid, "null", ["a", "b"], ["b", "a"])
 
 
-def test_null_worker_answers_items(it: Subject) -> None:
+def test_null_worker_answers_items(system: Subject) -> None:
     """The null worker gives back every value of a request of many, and acknowledges the request."""
-    it.start_null()
-    it.warm_up("null")
-    it.clear("null")
-    it.stack.send(payloads("tokenize", ["a", "b", "c"], items=2), "null:requests")
-    replies = {reply["id"]: reply for reply in it.stack.wait_for_replies(2, "null:responses")}
+    system.start_null()
+    system.warm_up("null")
+    system.clear("null")
+    system.stack.send(payloads("tokenize", ["a", "b", "c"], items=2), "null:requests")
+    replies = {reply["id"]: reply for reply in system.stack.wait_for_replies(2, "null:responses")}
     assert replies["0"]["items"] == [{"value": "a"}, {"value": "b"}]
     assert replies["1"]["value"] == "c"
-    assert it.stack.streams.xpending("null:requests", "token-workers")["pending"] == 0
+    assert system.stack.streams.xpending("null:requests", "token-workers")["pending"] == 0
 
 
-def test_acras_entries_have_a_data_key_each(it: Subject) -> None:
+def test_acras_entries_have_a_data_key_each(system: Subject) -> None:
     """Entries written as Acra's are read by a worker, and no two share a sealed data key."""
-    [(value, token), _] = preload.acras(it, 2)
-    names = list(it.stack.storage.scan_iter("tokens/*"))
-    blocks = [bytes.fromhex(it.stack.storage.get(name).decode()) for name in names]
+    [(value, token), _] = preload.acras(system, 2)
+    names = list(system.stack.storage.scan_iter("tokens/*"))
+    blocks = [bytes.fromhex(system.stack.storage.get(name).decode()) for name in names]
     assert len({block[block.index(b'""""') + 12 :][:80] for block in blocks}) == 4
-    worker = it.start_worker()
-    assert it.measure_checked(worker.pid, "detokenize", [token], [value])[1] == [value]
+    worker = system.start_worker()
+    assert system.measure_checked(worker.pid, "detokenize", [token], [value])[1] == [value]
 
 
 def test_two_workers_are_measured_on_given_cores() -> None:
@@ -183,8 +183,8 @@ def test_bench_leaves_nothing_behind() -> None:
     started: list[int] = []
 
     def fail() -> None:
-        with subject() as it:
-            started.extend((it.streams.pid, it.storage.pid, it.start_null().pid, it.start_worker().pid))
+        with subject() as system:
+            started.extend((system.streams.pid, system.storage.pid, system.start_null().pid, system.start_worker().pid))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -194,14 +194,14 @@ def test_bench_leaves_nothing_behind() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "complaint"),
     [
         (["--only", "cpu,speed"], "there is no group 'speed'"),
         (["--against", __file__], "holds no figures that --json printed"),
     ],
 )
-def test_wrong_options_are_refused(arguments: list[str], told: str) -> None:
+def test_wrong_options_are_refused(arguments: list[str], complaint: str) -> None:
     """A group that does not exist, or a file that is no saved run, ends it before anything starts."""
     done = run(*arguments)
     assert done.returncode == 2
-    assert told in " ".join(done.stderr.replace("│", " ").split())
+    assert complaint in " ".join(done.stderr.replace("│", " ").split())

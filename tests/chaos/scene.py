@@ -158,10 +158,10 @@ class Scene:
 
     @uninterrupted()
     def __exit__(self, *error: object) -> None:
-        with ExitStack() as left:
-            left.callback(self.stack.stop)
+        with ExitStack() as exits:
+            exits.callback(self.stack.stop)
             for worker in self.stack.workers:  # a drain takes a second each
-                left.callback(worker.kill)
+                exits.callback(worker.kill)
 
 
 def _is_acknowledged(client: Any, stream: str) -> bool:

@@ -98,9 +98,9 @@ class Entries:
             if not isinstance(answer, Answer) or not answer_is(one, answer):
                 raise Fault("a good neighbour has not got its right answer")
             ids.add(one.message["id"])
-        told = [str(value) for line in lines for name, value in line.items() if name != "request_id"]
-        told += [str(value) for line in self._audit.lines for name, value in line.items() if name != "request_id"]
-        if any(_is_marked(text) for text in told):
+        texts = [str(value) for line in lines for name, value in line.items() if name != "request_id"]
+        texts += [str(value) for line in self._audit.lines for name, value in line.items() if name != "request_id"]
+        if any(_is_marked(text) for text in texts):
             raise Fault("a log line or an audit line tells something of a payload")
         if {line["request_id"] for line in self._audit.lines} - ids:
             raise Fault("an audit line names a request that nobody sent")
@@ -146,7 +146,8 @@ class Entries:
         ids.add(reply.id)
         self.outcomes.update({code for _, code in answer.facts.outcomes})
         if any(
-            it is not None and not it.startswith(f"{ROUTE.responses}:") for it in (answer.reply_to, given_up.reply_to)
+            stream is not None and not stream.startswith(f"{ROUTE.responses}:")
+            for stream in (answer.reply_to, given_up.reply_to)
         ):
             return "an answer goes to a stream that the route does not allow"
         return _problem_of_facts(answer.facts)

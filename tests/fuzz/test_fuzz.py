@@ -196,8 +196,10 @@ def reason(results: list[Result]) -> list[Result]:
 def unheard(results: list[Result]) -> list[Result]:
     """Nobody is answered who sent what is wrong."""
     return [
-        DeadLettered(it.entry, "no_readable_id") if isinstance(it, Answer) and b"invalid_request" in it.payload else it
-        for it in results
+        DeadLettered(result.entry, "no_readable_id")
+        if isinstance(result, Answer) and b"invalid_request" in result.payload
+        else result
+        for result in results
     ]
 
 

@@ -56,11 +56,11 @@ class Project:
             return [file] if file.exists() else []
         reached = files = {file}
         while files:
-            tests = {test for it in files for test in self._mirrored(it)}
-            tests |= {user for it in files for user in self._users(it) if self._is_unit_test(user, of=it)}
+            tests = {test for file in files for test in self._mirrored(file)}
+            tests |= {user for file in files for user in self._users(file) if self._is_unit_test(user, of=file)}
             if tests:
                 return sorted(tests)
-            users = {user for it in files for user in self._users(it) if not user.name.startswith("test_")}
+            users = {user for file in files for user in self._users(file) if not user.name.startswith("test_")}
             files, reached = users - reached, reached | users
         return []
 

@@ -267,9 +267,9 @@ def count_rows(file: Path, columns: Sequence[Column]) -> int:
         click.BadParameter: the file cannot be read as rows with these columns.
     """
     try:
-        with looked_at(file, columns) as it:
+        with looked_at(file, columns) as source:
             wanted = [files.Column(column.name, column.type) for column in columns]
-            chunks = it.chunks(wanted, it.head.offset, it.head.rows, dedupe=True)
+            chunks = source.chunks(wanted, source.head.offset, source.head.rows, dedupe=True)
             rows = sum(chunk.rows - chunk.blank for chunk in chunks)
     except (OperatorError, CheckFailed) as error:
         raise click.BadParameter(f"{file.name}: {error}", param_hint="--csv, --columns") from None
@@ -280,8 +280,8 @@ def count_rows(file: Path, columns: Sequence[Column]) -> int:
 
 def first_records(file: Path, columns: Sequence[Column]) -> list[Record]:
     """Some rows of a file, the given columns of each."""
-    with looked_at(file, columns) as it:
-        samples = it.sample()
+    with looked_at(file, columns) as source:
+        samples = source.sample()
         return list(zip(*(samples[column.name].values for column in columns), strict=True))[:3]
 
 
@@ -291,9 +291,9 @@ def take_file_through(stack: Stack, check: Check, columns: Sequence[Column], fil
         tokens, back, again, errors = (Path(folder) / f"{name}{file.suffix}" for name in ("t", "b", "a", "errors"))
         do_file(stack, "tokenize", file, tokens, columns, errors)
         problems = [json.loads(line) for line in errors.read_text().splitlines()] if errors.exists() else []
-        for it in problems[:10]:
-            place = f"row {it['row']}" + (f", column {it['column']}" if it["column"] else "")
-            console.print(f"  [red]{place}: {it['code']}: {it['message']}[/]", highlight=False)
+        for problem in problems[:10]:
+            place = f"row {problem['row']}" + (f", column {problem['column']}" if problem["column"] else "")
+            console.print(f"  [red]{place}: {problem['code']}: {problem['message']}[/]", highlight=False)
         done = tokens.exists() and not problems
         check.that(holds=done, what=f"{rows:,} records of {len(columns)} values tokenized")
         if not done:
@@ -320,7 +320,7 @@ def do_file(
     stack: Stack, op: str, source: Path, out: Path, columns: Sequence[Column], errors: Path | None = None
 ) -> None:
     """Run ``token-worker file``; what it says goes to the terminal."""
-    options = [it for column in columns for it in ("--column", f"{column.name}={column.type}")]
+    options = [option for column in columns for option in ("--column", f"{column.name}={column.type}")]
     options += ["--client", CLIENT, "--format", form_of(source), *(("--errors", str(errors)) if errors else ())]
     command = [sys.executable, "-m", "token_worker", "file", op, str(source), str(out), *options]
     subprocess.run(command, env=stack.environment(), check=False, stdin=subprocess.DEVNULL)

@@ -135,8 +135,8 @@ class Reader:
         (self._folder / "example.py").write_text(self._put_in_place(block.text))
         done = self._shell("python -W error example.py")
         assert done.returncode == 0, f"the example below {block.section!r} ended with {done.returncode}"
-        told = re.findall("# prints: (.+)", block.text)
-        check_printed(Command("example.py", "\n".join(told)), self._as_on_the_page(done.stdout.decode()))
+        promised = re.findall("# prints: (.+)", block.text)
+        check_printed(Command("example.py", "\n".join(promised)), self._as_on_the_page(done.stdout.decode()))
 
     def _shell(self, line: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
@@ -220,8 +220,10 @@ def _matches(shown: Any, printed: Any) -> bool:
     """Compare two messages, without what differs from run to run."""
     if isinstance(shown, dict) and isinstance(printed, dict):
         return shown.keys() == printed.keys() and all(
-            _shape_of_value(it) == _shape_of_value(printed[name]) if name == "value" else _matches(it, printed[name])
-            for name, it in shown.items()
+            _shape_of_value(value) == _shape_of_value(printed[name])
+            if name == "value"
+            else _matches(value, printed[name])
+            for name, value in shown.items()
         )
     if isinstance(shown, list) and isinstance(printed, list):
         return len(shown) == len(printed) and all(map(_matches, shown, printed))

@@ -43,7 +43,7 @@ class Client:
 
     def _answer(self, item: SentItem) -> Answer:
         text = str(item[1])
-        return refusal(Code.INVALID_EMAIL, "told") if text.endswith("7") else text[::-1]
+        return refusal(Code.INVALID_EMAIL, "a reason") if text.endswith("7") else text[::-1]
 
 
 class Steps:

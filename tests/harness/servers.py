@@ -175,11 +175,11 @@ class Watched:
 
     @property
     def url(self) -> str:
-        return f"redis+sentinel://{','.join(f'127.0.0.1:{it.port}' for it in self.sentinels)}/main"
+        return f"redis+sentinel://{','.join(f'127.0.0.1:{sentinel.port}' for sentinel in self.sentinels)}/main"
 
     def client(self) -> redis.Redis:
         """A client that asks the Sentinels, and tries again while none of them knows a primary."""
-        hosts = [("127.0.0.1", it.port) for it in self.sentinels]
+        hosts = [("127.0.0.1", sentinel.port) for sentinel in self.sentinels]
         kwargs = {"password": self._password, "protocol": 2, "retry": _never(), "socket_timeout": 1}
         finder: Any = SentinelClient(hosts, sentinel_kwargs=kwargs)  # type: ignore[no-untyped-call]  # redis-py leaves it so
         again = Retry(ConstantBackoff(0.1), 100)
@@ -190,7 +190,7 @@ class Watched:
         """The primary that the first Sentinel names."""
         with self.sentinels[0].client() as client:
             found: Any = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main")
-        return next(it for it in self.members if it.port == int(found[1]))
+        return next(member for member in self.members if member.port == int(found[1]))
 
     def are_replicas_in_step(self) -> bool:
         """Whether all replicas have all that the primary has."""
@@ -267,7 +267,7 @@ class Cluster:
 
     def client(self) -> redis.RedisCluster:
         """A client that asks the nodes who has a key."""
-        nodes = [ClusterNode("127.0.0.1", it.port) for it in self.members]  # type: ignore[no-untyped-call]  # as above
+        nodes = [ClusterNode("127.0.0.1", member.port) for member in self.members]  # type: ignore[no-untyped-call]  # as above
         return redis.RedisCluster(startup_nodes=nodes, protocol=2)
 
     def primary_of(self, slot: int) -> Valkey:
@@ -279,7 +279,7 @@ class Cluster:
 
         Until then a client that asks one of the others is sent to where the slot was, which may be down.
         """
-        return all(it is server for it in self._primaries_of(slot))
+        return all(primary is server for primary in self._primaries_of(slot))
 
     def _primaries_of(self, slot: int) -> list[Valkey]:
         """Who has a slot, by each of the servers that answer."""
@@ -290,14 +290,14 @@ class Cluster:
             except redis.RedisError:
                 continue
             ports = [int(primary[1]) for first, last, primary, *_ in found if first <= slot <= last]
-            primaries.append(next(it for it in self.members if it.port in ports))
+            primaries.append(next(member for member in self.members if member.port in ports))
         if not primaries:
             raise RuntimeError("no server of the cluster answers")
         return primaries
 
     def replica_of(self, primary: Valkey) -> Valkey:
         """A replica of a server."""
-        return next(it for it in self.members if it.info("replication").get("master_port") == primary.port)
+        return next(member for member in self.members if member.info("replication").get("master_port") == primary.port)
 
     def id_of(self, server: Valkey) -> str:
         """What the cluster calls a server."""
@@ -338,7 +338,7 @@ class Cluster:
         return self
 
     def _replicas(self) -> int:
-        return sum(it.info("replication").get("master_link_status") == "up" for it in self.members)
+        return sum(member.info("replication").get("master_link_status") == "up" for member in self.members)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._exits.close()

@@ -202,11 +202,11 @@ class Stack:
     @uninterrupted()
     def stop(self) -> None:
         """Stop all workers, also when one of them does not end, and close the connections."""
-        with ExitStack() as left:
-            left.callback(self.streams.close)
-            left.callback(self.storage.close)
+        with ExitStack() as exits:
+            exits.callback(self.streams.close)
+            exits.callback(self.storage.close)
             for worker in self.workers:
-                left.callback(worker.stop)
+                exits.callback(worker.stop)
 
     def __enter__(self) -> Self:
         return self

@@ -29,10 +29,10 @@ def test_file_is_not_stopped_by_ctrl_c_for_others(stack: Stack, tmp_path: Path) 
             for _ in range(2):
                 process.send_signal(signal.SIGINT)
             stack.start_worker()
-            _, told = process.communicate(timeout=90)
+            _, errors = process.communicate(timeout=90)
         finally:
             process.kill()
-    assert process.returncode == 0, told
+    assert process.returncode == 0, errors
     assert len(out.read_text().splitlines()) == 2001
 
 
@@ -45,10 +45,10 @@ def test_replay_is_not_stopped_by_ctrl_c_for_others(stack: Stack) -> None:
         try:
             wait_until(lambda: stack.streams.xlen("tokenize:requests") > 42, "some replayed requests")
             process.send_signal(signal.SIGINT)
-            _, told = process.communicate(timeout=90)
+            _, errors = process.communicate(timeout=90)
         finally:
             process.kill()
-    assert process.returncode == 0, told
+    assert process.returncode == 0, errors
     assert stack.streams.xlen("tokenize:requests") == 80
 
 

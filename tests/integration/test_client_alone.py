@@ -76,7 +76,7 @@ def test_list_of_packages_is_in_step() -> None:
     [line] = re.findall(r"^\$ pip install ('.*')$", (ROOT / "docs" / "clients.md").read_text(), re.MULTILINE)
     listed = set(re.findall(r"'(.*?)'", line))
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    assert listed == {it for it in dependencies if re.split(r"[^a-z-]", it)[0] in NEEDED}
+    assert listed == {dependency for dependency in dependencies if re.split(r"[^a-z-]", dependency)[0] in NEEDED}
     assert len(listed) == len(NEEDED)
 
 

@@ -231,7 +231,7 @@ def test_calls_gather_in_few_requests(streams_server: Valkey, kind: Kind, fake_w
             assert [[future.result()[0] for future in of_one] for of_one in futures] == [expected] * 4
     answering.join()
     assert len(seen) < 60
-    owners = [(it["client_id"], it.get("zone_id"), it.get("consistent", True)) for it in seen]
+    owners = [(request["client_id"], request.get("zone_id"), request.get("consistent", True)) for request in seen]
     assert {*owners} == {
         (CLIENT, None, True),
         ("other-client", None, True),
@@ -379,8 +379,10 @@ def test_callbacks_that_exit_cost_no_other_call_its_end(
     streams_server: Valkey, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The threads for deadlines and replies live on, and closing ends all that there is before it raises."""
-    told: list[Any] = []
-    monkeypatch.setattr(threading, "excepthook", lambda it: told.append((it.exc_type, it.thread.name)))
+    failures: list[Any] = []
+    monkeypatch.setattr(
+        threading, "excepthook", lambda failure: failures.append((failure.exc_type, failure.thread.name))
+    )
     with sync(streams_server) as client:
         late, answered = send(client, "a", timeout_seconds=SHORT_SECONDS), send(client, "b")
         for future in (late, answered):
@@ -392,7 +394,7 @@ def test_callbacks_that_exit_cost_no_other_call_its_end(
         fake_worker.answer(fake_worker.take_until("d")[-1:])
         assert answered.result(LONG_SECONDS) == ["D"]
         assert isinstance(late.exception(LONG_SECONDS), NotAnswered)
-        assert {*told} == {(SystemExit, "token-client clock"), (SystemExit, "token-client read")}
+        assert {*failures} == {(SystemExit, "token-client clock"), (SystemExit, "token-client read")}
         left = [send(client, value) for value in "ef"]
         for future in left:
             future.add_done_callback(lambda _: sys.exit("of a callback"))

@@ -144,7 +144,9 @@ def test_unclosed_client_of_a_loop_is_told_and_closed(streams_server: Valkey, fa
         warnings.simplefilter("always")
         asyncio.run(main())
         wait_until(is_gone, "its threads to end")
-    assert "unclosed AsyncTokenClient" in "".join(str(it.message) for it in caught if it.category is ResourceWarning)
+    assert "unclosed AsyncTokenClient" in "".join(
+        str(warning.message) for warning in caught if warning.category is ResourceWarning
+    )
 
 
 def test_program_ends_that_leaves_a_client_unclosed(streams_server: Valkey) -> None:
@@ -174,14 +176,20 @@ def test_unclosed_client_is_told_and_closed(streams_server: Valkey, fake_worker:
             del client
         wait_until(lambda: not threads(), "its threads to end")
         wait_until(lambda: fake_worker.streams.keys("*client-*") == [], "its stream to go")
-        assert [(it.category, "unclosed TokenClient" in str(it.message)) for it in caught] == [(ResourceWarning, True)]
+        assert [(warning.category, "unclosed TokenClient" in str(warning.message)) for warning in caught] == [
+            (ResourceWarning, True)
+        ]
         caught.clear()
         sync(streams_server)
         with sync(streams_server) as closed:
             send(closed, "b").cancel()
         del closed
         gc.collect()
-        assert [it for it in caught if it.category is ResourceWarning and "TokenClient" in str(it.message)] == []
+        assert [
+            warning
+            for warning in caught
+            if warning.category is ResourceWarning and "TokenClient" in str(warning.message)
+        ] == []
 
 
 FORKING = """
@@ -226,8 +234,8 @@ def _holders(marker: bytes) -> list[object]:
     """Objects in memory that hold the marker in bytes or text."""
     text = marker.decode()
 
-    def is_marked(it: object) -> bool:
-        return (isinstance(it, (bytes, bytearray)) and marker in it) or (isinstance(it, str) and text in it)
+    def is_marked(found: object) -> bool:
+        return (isinstance(found, (bytes, bytearray)) and marker in found) or (isinstance(found, str) and text in found)
 
     gc.collect()
     return [holder for holder in gc.get_objects() if any(map(is_marked, gc.get_referents(holder)))]
@@ -259,7 +267,9 @@ def test_nothing_is_kept_of_a_call_that_is_over(streams_server: Valkey, kind: Ki
 
     with kind(streams_server.url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client:
         future = use(client)
-        wait_until(lambda: [it for it in _holders(marker) if not _is_of_the_test(it)] == [], "the values to go")
+        wait_until(
+            lambda: [holder for holder in _holders(marker) if not _is_of_the_test(holder)] == [], "the values to go"
+        )
         del future  # until here, cancelled
 
 

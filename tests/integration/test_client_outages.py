@@ -218,7 +218,7 @@ def test_slot_of_a_cluster_moves_under_load(storage_server: Valkey) -> None:
             calls = Calls(client, 2000)
             calls.wait_for(200)
             source = cluster.primary_of(slot_of(name))
-            target = next(it for it in cluster.members if it is not source)
+            target = next(member for member in cluster.members if member is not source)
             cluster.move_slot(slot_of(name), target)
             calls.check()
             assert not {key for key in stack.streams.keys("*", target_nodes="primaries") if b"client-" in key} - {

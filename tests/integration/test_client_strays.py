@@ -47,10 +47,12 @@ def test_stream_that_the_route_does_not_allow(stack: Stack, kind: Kind) -> None:
     routes = [{"requests": "in", "responses": "out", "ops": [*Op], "reply_to": "answers:*"}]
     stack.start_worker(TOKEN_WORKER_ROUTES=json.dumps(routes))
     here = (Route("in", "out", frozenset(Op)),)  # allows out:*
-    with kind(stack.settings["TOKEN_WORKER_STREAMS_URL"], client_id=CLIENT, routes=here, timeout_seconds=86_400) as it:
+    with kind(
+        stack.settings["TOKEN_WORKER_STREAMS_URL"], client_id=CLIENT, routes=here, timeout_seconds=86_400
+    ) as client:
         for value in ("some value", ["a", "b"]):
             with pytest.raises(Forbidden, match="reply_to"):
-                it.tokenize(value)
+                client.tokenize(value)
 
 
 def test_stream_that_cannot_take_the_reply(served: Stack, kind: Kind) -> None:

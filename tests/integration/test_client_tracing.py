@@ -53,9 +53,9 @@ def test_trace_goes_from_the_caller_through_the_client_to_the_worker(
     assert send.context is not None
     assert process["parent_id"] == f"0x{send.context.span_id:016x}"
     assert process["context"]["trace_id"] == f"0x{send.context.trace_id:032x}"
-    told = send.attributes or {}
+    expected = send.attributes or {}
     for name in ("messaging.message.id", "messaging.message.conversation_id", "server.address", "server.port"):
-        assert process["attributes"][name] == told[name]
+        assert process["attributes"][name] == expected[name]
 
 
 def test_request_that_the_server_refuses_is_an_error_in_its_span(stack: Stack, sdk: Sdk) -> None:

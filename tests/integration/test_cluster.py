@@ -84,7 +84,9 @@ def test_slot_moves_under_load(storage_server: Valkey, binary: Callable[[], str]
         # Given workers under load on two slots
         slot = slot_of(FIRST)
         source = cluster.primary_of(slot)
-        target = next(it for it in cluster.members if it not in (source, cluster.primary_of(slot_of(SECOND))))
+        target = next(
+            member for member in cluster.members if member not in (source, cluster.primary_of(slot_of(SECOND)))
+        )
         producer = BatchProducer(stack)
         with Load(producer, [FIRST, SECOND]) as load:
             load.wait_for_replies()
@@ -253,12 +255,12 @@ def test_worker_without_a_node(storage_server: Valkey, tmp_path: Path) -> None:
         assert producer.settle() == []
         down, other = cluster.primary_of(slot_of(FIRST)), cluster.primary_of(slot_of(SECOND))
 
-        def told(event: str) -> list[tuple[str, str | None]]:
+        def logged(event: str) -> list[tuple[str, str | None]]:
             lines = map(json.loads, log.read_text().splitlines())
             return [(line["stream"], line.get("reason")) for line in lines if line["event"] == event]
 
         down.kill()
-        wait_until(lambda: told("route paused: its server is unavailable"), "the route to rest")
+        wait_until(lambda: logged("route paused: its server is unavailable"), "the route to rest")
         with other.client() as client:
             request = {"id": "1", "op": "tokenize", "client_id": CLIENT, "type": "str", "value": "x"}
             client.xadd(f"{SECOND}:requests", {"payload": json.dumps(request)})
@@ -280,10 +282,10 @@ def test_worker_without_a_node(storage_server: Valkey, tmp_path: Path) -> None:
         assert not [name for name in checks if "reachable" in name]
         assert checks[f"streams at 127.0.0.1:{other.port}: version"] == checks[f"{SECOND}:requests: group"] == "ok"
         down.start()
-        wait_until(lambda: told("route resumed: its server is available again"), "the route to be served")
-        [(stream, reason)] = told("route paused: its server is unavailable")
+        wait_until(lambda: logged("route resumed: its server is available again"), "the route to be served")
+        [(stream, reason)] = logged("route paused: its server is unavailable")
         assert (stream, reason) in {(f"{FIRST}:requests", why) for why in ("ConnectionRefusedError", "ConnectionError")}
-        assert told("route resumed: its server is available again") == [(f"{FIRST}:requests", None)]
+        assert logged("route resumed: its server is available again") == [(f"{FIRST}:requests", None)]
 
 
 def test_server_that_is_in_no_cluster(streams_server: Valkey) -> None:

@@ -273,7 +273,9 @@ def test_installed_wheel_works_on_its_own(wheel: Path, stack: Stack, tmp_path: P
     subprocess.run([*pip, "--no-deps", "--no-index", str(wheel)], check=True, timeout=100)
     [packages] = home.glob("lib/python*/site-packages")
     # Dependencies come from here; a path in a .pth file comes last, and .pth files found there count for nothing.
-    (packages / "dependencies.pth").write_text("\n".join(it for it in sys.path if it.endswith("site-packages")))
+    (packages / "dependencies.pth").write_text(
+        "\n".join(folder for folder in sys.path if folder.endswith("site-packages"))
+    )
     found = [str(python), "-c", "import token_worker; print(token_worker.__file__)"]
     where = subprocess.run(found, capture_output=True, text=True, check=True, cwd="/").stdout
     assert Path(where.strip()).is_relative_to(home)

@@ -41,7 +41,7 @@ FIRST_REQUEST = {
 def has_examples(name: str) -> bool:
     """Whether there is anything to run on a page."""
     blocks = page(name).blocks()
-    return any(it.language in {"console", "python"} and "not run" not in it.notes for it in blocks)
+    return any(block.language in {"console", "python"} and "not run" not in block.notes for block in blocks)
 
 
 def places(streams_url: str, storage_url: str) -> dict[str, str]:

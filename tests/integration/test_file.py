@@ -114,14 +114,14 @@ FILES = {
             b'{"items":[],"a.b":"x"}\n{"address":null,"items":[{}]}\n'
         ),
         tuple(
-            it
+            part
             for name in ("address.zip=int32", "items[].iban=str", "phones[]=str", '"a.b"=str')
-            for it in ("--column", name)
+            for part in ("--column", name)
         ),
     ),
     "a.parquet": (
         b"",
-        tuple(it for pair in ("i=int32", "l=int64", "s=str", "t=str", "b=bytes") for it in ("--column", pair)),
+        tuple(part for pair in ("i=int32", "l=int64", "s=str", "t=str", "b=bytes") for part in ("--column", pair)),
     ),
 }
 
@@ -160,7 +160,9 @@ def test_parquet_stays_as_it_was(stack: Stack, tmp_path: Path) -> None:
     for group in range(before.num_row_groups):
         was, now = before.metadata.row_group(group), after.metadata.row_group(group)
         assert now.num_rows == was.num_rows
-        assert [now.column(it).compression for it in range(6)] == [was.column(it).compression for it in range(6)]
+        assert [now.column(index).compression for index in range(6)] == [
+            was.column(index).compression for index in range(6)
+        ]
     old, new = before.read(), after.read()
     assert new.column("other").equals(old.column("other"))
     assert new.column("b").is_null().equals(old.column("b").is_null())
@@ -216,7 +218,7 @@ def test_rows_that_cannot_be_done_are_reported(stack: Stack, tmp_path: Path) -> 
     assert done.returncode == 1, done.stderr
     assert len(out.read_text().splitlines()) == 3  # header, one row, the blank one
     found = [msgspec.json.decode(line) for line in errors.read_bytes().splitlines()]
-    assert [(it["row"], it["column"], it["code"]) for it in found] == [
+    assert [(problem["row"], problem["column"], problem["code"]) for problem in found] == [
         (3, "email", "invalid_email"),
         (5, "n", "wrong_form"),
         (6, "n", "wrong_form"),
@@ -255,11 +257,11 @@ def test_missing_answers_are_told_soon(stack: Stack, tmp_path: Path, away: bool)
     running = start(stack, "tokenize", str(source), str(tmp_path / "out.csv"), *COLUMNS, **address)
     try:
         assert running.stderr is not None
-        told = running.stderr.readline()
+        complaint = running.stderr.readline()
     finally:
         running.send_signal(signal.SIGINT)
         running.communicate(timeout=60)
-    assert ("no answers: streams: " if away else "no answers: no worker answers; does one run") in told
+    assert ("no answers: streams: " if away else "no answers: no worker answers; does one run") in complaint
 
 
 @pytest.mark.usefixtures("worker")
@@ -323,13 +325,13 @@ def test_a_run_that_is_stopped_goes_on(stack: Stack, worker: WorkerProcess, tmp_
     try:
         wait_until_it_sends(stack, sent)
         running.send_signal(number)
-        _, told = running.communicate(timeout=60)
+        _, complaint = running.communicate(timeout=60)
     finally:
         running.kill()
         running.wait()
         worker.signal(signal.SIGCONT)
     assert running.returncode == (-number if number == signal.SIGKILL else 128 + number)
-    assert number == signal.SIGKILL or told.endswith("stopped; --resume continues\n")
+    assert number == signal.SIGKILL or complaint.endswith("stopped; --resume continues\n")
     assert not out.exists()
     assert progress(out) == before
     for path in (out.with_name("out.csv.partial"), errors):
@@ -389,12 +391,12 @@ def test_other_runs_are_not_gone_on_with(stack: Stack, worker: WorkerProcess, tm
         running.kill()
         running.communicate()
         worker.signal(signal.SIGCONT)
-    for more, told in (
+    for more, complaint in (
         ((), "a run was interrupted: --resume continues, --force starts anew"),
         (("--resume", "--column", "name=str"), "had other options"),
     ):
         done = stack.run("file", *arguments, *more, *CLIENT)
-        assert (done.returncode, told in done.stderr) == (1, True), done.stderr
+        assert (done.returncode, complaint in done.stderr) == (1, True), done.stderr
     source.write_bytes(customers(5000, first=1))
     done = stack.run("file", *arguments, "--resume", *CLIENT)
     assert (done.returncode, "had another input" in done.stderr) == (1, True)
@@ -404,7 +406,7 @@ def test_other_runs_are_not_gone_on_with(stack: Stack, worker: WorkerProcess, tm
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "told"),
+    ("arguments", "status", "complaint"),
     [
         (("in.csv", "there.csv", *COLUMNS), 1, "there.csv exists; --force replaces it"),
         (("in.csv", "out.csv", "--column", "mail=email"), 2, "no column mail; there are id, email, name, card"),
@@ -452,7 +454,12 @@ def test_other_runs_are_not_gone_on_with(stack: Stack, worker: WorkerProcess, tm
     ],
 )  # fmt: skip
 def test_mistake_is_refused_in_one_line_and_leaves_nothing_behind(
-    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], status: int, told: str
+    stack: Stack,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    status: int,
+    complaint: str,
 ) -> None:
     """Each mistake is said in a line, and leaves nothing behind and everything as it was."""
     files = {"in.csv": customers(3), "there.csv": b"there", "empty.csv": b"", "open.csv": b'a\n"b\n'}
@@ -467,7 +474,7 @@ def test_mistake_is_refused_in_one_line_and_leaves_nothing_behind(
     monkeypatch.chdir(tmp_path)
     done = stack.run("file", "tokenize", *CLIENT, *arguments)
     assert done.returncode == status, done.stderr
-    assert told in " ".join(done.stderr.replace("│", " ").split())
+    assert complaint in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.stderr
     assert "grace" not in done.stderr.lower()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {**files, "link.csv": files["in.csv"]}
@@ -478,11 +485,11 @@ def test_refusals_for_all_rows_end_the_run(stack: Stack, tmp_path: Path) -> None
     """A client or zone without a key is said once, and leaves nothing behind."""
     source, out, errors = (tmp_path / name for name in ("in.csv", "out.csv", "errors.jsonl"))
     source.write_bytes(customers(3000))
-    for name, told in (("client", "unknown_client"), ("zone", "unknown_zone")):
+    for name, complaint in (("client", "unknown_client"), ("zone", "unknown_zone")):
         more = ("--errors", str(errors), *CLIENT, f"--{name}", "another-owner")
         done = stack.run("file", "tokenize", str(source), str(out), *COLUMNS, *more)
         assert done.returncode == 1
-        assert told in done.stderr
+        assert complaint in done.stderr
         assert "--resume" not in done.stderr
         assert [*tmp_path.iterdir()] == [source]
 
@@ -608,12 +615,12 @@ def test_suggestions_can_be_taken(stack: Stack, tmp_path: Path) -> None:
             env=stack.environment(TERM="dumb"), stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, text=True,
             timeout=60, check=False,
         )  # fmt: skip
-        told = os.read(ours, 100_000).decode()
+        complaint = os.read(ours, 100_000).decode()
     finally:
         os.close(ours)
         os.close(theirs)
     assert done.returncode == 0, done.stderr
-    assert "There is no column nn; there are id, who, n." in told
+    assert "There is no column nn; there are id, who, n." in complaint
     header, row = out.read_text().splitlines()
     number, who, name = row.split(",")
     assert (header, number, len(who), len(name)) == ("id,who,n", "1", len("grace@navy.example"), len("Grace"))

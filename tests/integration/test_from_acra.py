@@ -39,7 +39,7 @@ def test_keys_of_acra_are_found_in_order(acra: tuple[Stack, Vectors]) -> None:
 def test_token_of_acra_is_turned_back(acra: tuple[Stack, Vectors]) -> None:
     """``request detokenize`` gives the value of a token that Acra made, and ``tokenize`` that token."""
     stack, vectors = acra
-    case = next(it for it in vectors.cases if it["type"] == "str" and "zone_id" not in it and one_line(it))
+    case = next(case for case in vectors.cases if case["type"] == "str" and "zone_id" not in case and one_line(case))
     options = ("--type", "str", "--client", case["client_id"])
     back = stack.run("request", "detokenize", *options, value=case["token"])
     again = stack.run("request", "tokenize", *options, value=case["value"])
@@ -50,17 +50,17 @@ def test_token_of_acra_is_turned_back(acra: tuple[Stack, Vectors]) -> None:
 def test_table_keeps_the_tokens_that_acra_made(acra: tuple[Stack, Vectors], tmp_path: Path) -> None:
     """A file of values gets Acra's tokens for those Acra has seen, new ones for others, and comes back as it was."""
     stack, vectors = acra
-    kinds = {it["type"] for it in vectors.cases}
+    kinds = {case["type"] for case in vectors.cases}
     assert kinds == {"int32", "int64", "str", "bytes", "email"}
-    client = next(it["client_id"] for it in vectors.cases if "zone_id" not in it)
+    client = next(case["client_id"] for case in vectors.cases if "zone_id" not in case)
     for kind in sorted(kinds):
         cases = [
-            it
-            for it in vectors.cases
-            if (it["type"], it.get("client_id"), it.get("zone_id")) == (kind, client, None) and one_line(it)
+            case
+            for case in vectors.cases
+            if (case["type"], case.get("client_id"), case.get("zone_id")) == (kind, client, None) and one_line(case)
         ]
         assert cases, kind
-        rows = [[str(number), str(it["value"])] for number, it in enumerate(cases)]
+        rows = [[str(number), str(case["value"])] for number, case in enumerate(cases)]
         if kind == "str":
             rows.append(["new", "a value that Acra has never seen"])
         file, tokens, back = (tmp_path / f"{kind}-{name}.csv" for name in ("values", "tokens", "back"))
@@ -70,7 +70,7 @@ def test_table_keeps_the_tokens_that_acra_made(acra: tuple[Stack, Vectors], tmp_
         done = stack.run("file", "tokenize", str(file), str(tokens), *options)
         assert done.returncode == 0, kind
         written = [row[1] for row in csv.reader(io.StringIO(tokens.read_text()))][1:]
-        assert [str(it["token"]) for it in cases] == written[: len(cases)]
+        assert [str(case["token"]) for case in cases] == written[: len(cases)]
         assert stack.run("file", "detokenize", str(tokens), str(back), *options).returncode == 0
         assert back.read_bytes() == file.read_bytes()
 
@@ -78,7 +78,7 @@ def test_table_keeps_the_tokens_that_acra_made(acra: tuple[Stack, Vectors], tmp_
 def test_what_differs_from_acra(acra: tuple[Stack, Vectors]) -> None:
     """What Acra passes through or cuts is an error with a name."""
     stack, vectors = acra
-    client = next(it["client_id"] for it in vectors.cases if "zone_id" not in it)
+    client = next(case["client_id"] for case in vectors.cases if "zone_id" not in case)
     for op, kind, value, code in (
         ("detokenize", "str", "no token of anybody", "token_not_found"),
         ("tokenize", "int32", str(2**31), "value_out_of_range"),

@@ -107,7 +107,7 @@ def test_giant_entries_cost_neither_the_worker_nor_their_neighbours(stack: Stack
 def tells_of_a_payload(log: Path) -> bool:
     """Whether a value stands in a worker's log, but for the ids of requests, and times, where any digits may stand."""
     for line in map(msgspec.json.decode, log.read_text().splitlines()):
-        told = str({name: value for name, value in line.items() if name not in {"request_id", "timestamp"}})
-        if MARK in told or MARK_DIGITS in told:
+        text = str({name: value for name, value in line.items() if name not in {"request_id", "timestamp"}})
+        if MARK in text or MARK_DIGITS in text:
             return True
     return False

@@ -140,7 +140,7 @@ def test_names_of_nobody_push_out_no_key(setting: Setting, tmp_path: Path) -> No
     stack.start_worker(log=log, program=("-c", SMALL), **{KEPT: str(count - 100)})
     assert sent_requests(stack, 10, KNOWN, 0).settle() == []
     names = [{"id": str(number), "op": "tokenize", "client_id": f"nobody-{number}"} for number in range(count)]
-    replies = stack.ask([{**it, "type": "str", "value": "some value"} for it in names])
+    replies = stack.ask([{**name, "type": "str", "value": "some value"} for name in names])
     assert {reply["error"]["code"] for reply in replies.values()} == {"unknown_client"}
     keys.go_away()
     other = sent_requests(stack, 5, OTHER, 0)

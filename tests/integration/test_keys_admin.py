@@ -482,7 +482,7 @@ def test_destruction_cut_short_anywhere_and_done_again(place: Place, stack: Stac
                 done = True
             cut += not done
             stored = place.store().read([f"{place.folder}/{old_key}", f"{place.folder}.retired/{old_key}"])
-            texts = [it.text for it in stored if it is not None]
+            texts = [key.text for key in stored if key is not None]
             assert texts
             assert {fingerprint(unwrap(text, stack.master_key, OWNER)) for text in texts} == {
                 fingerprint(bytes(range(32)))

@@ -314,7 +314,9 @@ def test_age_that_cannot_be_told_is_a_finding(stack: Stack) -> None:
     assert "ids are ahead" in " ".join(checked.stdout.split())
     shown = command(stack, "--json")
     assert shown.returncode == 0
-    [row] = [it for it in map(msgspec.json.decode, shown.stdout.splitlines()) if it["stream"] == "tokenize:requests"]
+    [row] = [
+        line for line in map(msgspec.json.decode, shown.stdout.splitlines()) if line["stream"] == "tokenize:requests"
+    ]
     assert row["ids_ahead_seconds"] > 86_000
     assert row["oldest_undelivered_age_seconds"] is None
     stack.streams.delete("tokenize:requests")

@@ -52,7 +52,7 @@ class Scale(RedisLink):
     def call(self, *command: Any) -> Any:
         reply = super().call(*command)
         if command[0] == "XRANGE":
-            self.most_bytes = max(self.most_bytes, sum(len(it) for _, fields in reply for it in fields))
+            self.most_bytes = max(self.most_bytes, sum(len(part) for _, fields in reply for part in fields))
         return reply
 
 
@@ -66,7 +66,7 @@ def scale(streams_server: Valkey) -> Iterator[Scale]:
 def test_replay_of_a_range_twice_gives_the_same_tokens(stack: Stack) -> None:
     """Two replays of a range are answered with the first tokens, inconsistent ones too, with counts 1 and 2."""
     stack.start_worker()
-    stack.send(requests(150) + [{**it, "id": f"i{it['id']}"} for it in requests(30, consistent=False)])
+    stack.send(requests(150) + [{**request, "id": f"i{request['id']}"} for request in requests(30, consistent=False)])
     stack.wait_for_replies(180)
     last = stack.streams.xrevrange(STREAM, count=1)[0][0].decode()
     for count in (1, 2):
@@ -83,7 +83,9 @@ def test_replay_of_a_range_twice_gives_the_same_tokens(stack: Stack) -> None:
     again = stack.run("replay", "--from", "0-0", "--json")
     totals = json.loads(again.stdout.splitlines()[-1])
     assert (totals["send"], totals["replay"]) == (180, 360)
-    assert {it["replay_of"] for it in payloads(stack)[180:360]} == {it["replay_of"] for it in payloads(stack)[360:540]}
+    assert {request["replay_of"] for request in payloads(stack)[180:360]} == {
+        request["replay_of"] for request in payloads(stack)[360:540]
+    }
 
 
 def test_replay_of_a_replay_names_the_first_request(stack: Stack) -> None:
@@ -140,7 +142,7 @@ def test_what_will_be_answered_anyway_is_not_sent(stack: Stack) -> None:
     assert stack.streams.xlen(STREAM) == 6
     assert not stack.streams.exists(f"{STREAM}:replay")
     assert stack.run("replay", "--from", "0-0", "--no-wait").stdout.startswith("sent: 2\n")
-    assert [it["id"] for it in payloads(stack)[6:]] == ["r0", "r2"]
+    assert [request["id"] for request in payloads(stack)[6:]] == ["r0", "r2"]
     forced = stack.run("replay", "--ids", ids[5].decode(), "--stream", STREAM, "--force", "--no-wait")
     assert forced.stdout.startswith("sent: 1\n")
 
@@ -157,7 +159,7 @@ def test_client_op_and_times_choose_requests(stack: Stack) -> None:
     """--client, --op and ISO times choose among the requests."""
     stack.generate_key("other-client")
     stack.start_worker()
-    stack.send(requests(3) + [{**it, "client_id": "other-client"} for it in requests(2)])
+    stack.send(requests(3) + [{**request, "client_id": "other-client"} for request in requests(2)])
     stack.wait_for_replies(5)
     only = stack.run("replay", "--from", "2020-01-01", "--client", "other-client", "--dry-run")
     assert "would be sent: 2" in only.stdout
@@ -208,7 +210,7 @@ def test_replay_that_was_cut_short_goes_on_where_it_stopped(stack: Stack, number
     assert "--resume" in refused.stderr
     done = stack.run("replay", "--resume", "--no-wait")
     assert done.returncode == 0, done.stderr
-    assert [it["id"] for it in payloads(stack)[400:]] == [f"r{index}" for index in range(400)]
+    assert [request["id"] for request in payloads(stack)[400:]] == [f"r{index}" for index in range(400)]
     assert stack.run("replay", "--resume").returncode == 1
 
 
@@ -253,7 +255,9 @@ def test_lost_token_storage_is_made_again_by_a_replay(stack: Stack) -> None:
         ],
         "detokenize",
     )
-    assert {name: reply["value"] for name, reply in back.items()} == {it["id"]: it["value"] for it in requests(200)}
+    assert {name: reply["value"] for name, reply in back.items()} == {
+        request["id"]: request["value"] for request in requests(200)
+    }
 
 
 def test_reply_to_streams_are_compared(stack: Stack) -> None:
@@ -397,10 +401,10 @@ def test_dead_letters_stay_where_the_ids_of_their_stream_are_used_up(stack: Stac
     assert done.returncode == 2
     assert "UNFIT" in done.stderr
     assert [entry_id.decode() for entry_id, _ in stack.streams.xrange(f"{STREAM}:dead")] == letters[left:]
-    sent = [it["id"] for it in map(json.loads, _payloads_there(stack))]
+    sent = [request["id"] for request in map(json.loads, _payloads_there(stack))]
     stack.streams.delete(STREAM)
     assert stack.run("replay", "--resume", "--no-wait").stdout == f"sent: {4 - left}\n"
-    sent += [it["id"] for it in payloads(stack)]
+    sent += [request["id"] for request in payloads(stack)]
     assert sent == [f"r{number}" for number in range(4)]
     assert stack.streams.xlen(f"{STREAM}:dead") == 0
 
@@ -421,13 +425,13 @@ def test_count_of_a_replay_is_one_more_than_the_largest(scale: Scale) -> None:
 def test_all_that_is_pending_is_left_however_much_lies_between(scale: Scale, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of entries that are named, those at the end of many pending ones are found to be pending, too."""
     monkeypatch.setattr(replay_module, "PAGE_ENTRIES", 2)
-    ids = [scale.call("XADD", STREAM, "*", "payload", json.dumps(it)).decode() for it in requests(7)]
+    ids = [scale.call("XADD", STREAM, "*", "payload", json.dumps(request)).decode() for request in requests(7)]
     scale.call("XGROUP", "CREATE", STREAM, "token-workers", "0")
     scale.call("XREADGROUP", "GROUP", "token-workers", "me", "STREAMS", STREAM, ">")
     replay = Replay([ROUTE], "token-workers", Selection(stream=STREAM, ids=(ids[0], ids[6])))
     decisions: dict[str, str] = {}
     while page := drive(replay.next_page(), scale):
-        decisions |= {it.entry: it.decision for it in page}
+        decisions |= {row.entry: row.decision for row in page}
     assert decisions == {ids[0]: "pending", ids[6]: "pending"}
 
 
@@ -444,8 +448,8 @@ def test_pages_of_a_replay_are_bounded_in_bytes(scale: Scale) -> None:
     drive(replay.prepare(), scale)
     found = []
     while page := drive(replay.next_page(), scale):
-        assert sum(len(it.payload) for it in page) <= READ_BYTES
-        found += [it.request_id for it in page]
+        assert sum(len(row.payload) for row in page) <= READ_BYTES
+        found += [row.request_id for row in page]
     assert found == [f"r{number}" for number in range(60)]
     assert scale.most_bytes <= READ_BYTES
 
@@ -456,8 +460,8 @@ def test_named_entries_of_a_replay_are_bounded_in_bytes(scale: Scale) -> None:
     replay = Replay([ROUTE], "token-workers", Selection(stream=STREAM, force=True, ids=(*ids, "7-7")))
     found = []
     while page := drive(replay.next_page(), scale):
-        assert sum(len(it.payload) for it in page) <= READ_BYTES
-        found += [it.request_id for it in page]
+        assert sum(len(row.payload) for row in page) <= READ_BYTES
+        found += [row.request_id for row in page]
     assert found == [f"r{number}" for number in range(60)]
     assert replay.missing == {"7-7"}
 

@@ -175,7 +175,7 @@ def test_commands_finish_their_look_at_a_large_storage(stack: Stack) -> None:
     for start in range(0, LARGE, 10_000):
         stack.storage.eval(filler, 0, start, start + 9999)
     start_with = [sys.executable, "-c", SMALL_STEPS] if LARGE <= 300_000 else [sys.executable, *PROGRAM]
-    told = False
+    has_warned = False
     for command, value in (
         (("status", OWNER.id, "--json"), ""),
         (("show", OWNER.id, "--type", "str", "--token"), token),
@@ -194,8 +194,8 @@ def test_commands_finish_their_look_at_a_large_storage(stack: Stack) -> None:
             check=False,
         )
         assert done.returncode == 0, (command, done.stderr)
-        told |= "names looked at" in done.stderr
+        has_warned |= "names looked at" in done.stderr
         if command[0] == "status":
             assert json.loads(done.stdout)["types"][0]["enabled"] == 1
-    assert told
+    assert has_warned
     assert stack.storage.keys("tokens/*") == []

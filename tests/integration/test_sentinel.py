@@ -188,7 +188,7 @@ def test_demoted_primary_that_keeps_its_connections_is_left(
         on_sentinel.execute_command("SENTINEL", "REMOVE", "main")
         on_old.replicaof("127.0.0.1", "1")
         on_sentinel.execute_command("SENTINEL", "MONITOR", "main", "127.0.0.1", str(new.port), "1")
-        assert connection in {it["id"] for it in on_old.client_list()}
+        assert connection in {client["id"] for client in on_old.client_list()}
         # Then the next commands tell that, and go to the new one.
         reasons: set[str] = set()
 
@@ -208,7 +208,7 @@ def test_sentinels_that_are_behind_are_passed_over() -> None:
     """Where one Sentinel names a server that is dead, and another a replica, the first call reaches the primary."""
 
     def link_by(*sentinels: Sentinel) -> Link:
-        hosts = ",".join(f"127.0.0.1:{it.port}" for it in sentinels)
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
         return make_link("tokens", parse(f"redis+sentinel://{hosts}/main"))
 
     with (

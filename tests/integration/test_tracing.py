@@ -142,12 +142,12 @@ def test_log_and_audit_lines_of_an_entry_name_its_trace(stack: Stack, tmp_path: 
             expected[stream, add(stack, request, stream, traceparent=traceparent)] = trace_id
     expected["detokenize:requests", add(stack, DETOKENIZE, "detokenize:requests")] = None
 
-    def told() -> set[tuple[str, str, str | None]]:
+    def logged() -> set[tuple[str, str, str | None]]:
         lines = [line for line in lines_of(log) if "entry" in line]
         return {(line["stream"], line["entry"], line.get("trace_id")) for line in lines}
 
-    wait_until(lambda: len(told()) >= len(expected), "a line about each entry")
-    assert told() == {(stream, entry, trace_id) for (stream, entry), trace_id in expected.items()}
+    wait_until(lambda: len(logged()) >= len(expected), "a line about each entry")
+    assert logged() == {(stream, entry, trace_id) for (stream, entry), trace_id in expected.items()}
     assert "hunter2canary" not in log.read_text()
 
 

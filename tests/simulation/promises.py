@@ -123,7 +123,7 @@ class Books:
         self._marks = {stream.route.low_water_mark.encode(): stream for stream in self._streams.values()}
         self._dead = {route.dead_letters.encode() for route in routes}
         self._kept_ms = {
-            stream.encode(): 1000 * min(it.kept_seconds(stream) for it in routes if stream in it.streams)
+            stream.encode(): 1000 * min(route.kept_seconds(stream) for route in routes if stream in route.streams)
             for route in routes
             for stream in route.streams
         }

@@ -47,7 +47,7 @@ def exported() -> set[str]:
 def test_dashboard_is_whole(tmp_path: Path) -> None:
     """Every panel says what it shows and what to do, asks the chosen data source, and has a place of its own."""
     dashboard = json.loads((DEPLOY_FILES / "dashboard.json").read_text())
-    assert [it["name"] for it in dashboard["templating"]["list"]] == ["datasource"]
+    assert [variable["name"] for variable in dashboard["templating"]["list"]] == ["datasource"]
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     taken: set[tuple[int, int]] = set()
@@ -60,7 +60,7 @@ def test_dashboard_is_whole(tmp_path: Path) -> None:
     for panel in panels:
         assert panel["title"]
         assert panel["description"]
-        assert {it["datasource"]["uid"] for it in [panel, *panel["targets"]]} == {"${datasource}"}
+        assert {part["datasource"]["uid"] for part in [panel, *panel["targets"]]} == {"${datasource}"}
     promtool = shutil.which("promtool")
     if promtool is not None:
         queries = [target["expr"] for panel in panels for target in panel["targets"]]

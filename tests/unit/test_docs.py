@@ -78,7 +78,7 @@ def test_every_page_is_linked(name: str) -> None:
     """A reader finds each page of docs from the README and from the index."""
     of = page(name)
     linked = {(of.path.parent / link.partition("#")[0]).resolve() for link in of.links if "://" not in link}
-    pages = {ROOT / it for it in PAGES if it not in (README, INDEX) and it.count("/") == 1}
+    pages = {ROOT / page for page in PAGES if page not in (README, INDEX) and page.count("/") == 1}
     assert pages
     assert not pages - linked
 
@@ -130,7 +130,9 @@ def test_settings_are_all_there() -> None:
 def test_settings_exist(name: str) -> None:
     """Every setting that a page names is one of the code."""
     known = {variable for variable, _, _ in describe()}
-    plain = {it.replace("{STREAMS,KEYS,TOKENS}", server) for it in known for server in ("STREAMS", "KEYS", "TOKENS")}
+    plain = {
+        name.replace("{STREAMS,KEYS,TOKENS}", server) for name in known for server in ("STREAMS", "KEYS", "TOKENS")
+    }
     assert set(re.findall(r"\bTOKEN_WORKER_[A-Z_]*[A-Z]", page(name).text)) - plain <= {"TOKEN_WORKER_"}
 
 
@@ -151,7 +153,10 @@ def test_commands_exist() -> None:
 def code_of(of: Page) -> list[str]:
     """Commands in blocks, and code between words."""
     in_blocks = [command.line for block in of.blocks("console") for command in block.commands]
-    return [*in_blocks, *(code.content for it in of.inline for code in it.children or () if code.type == "code_inline")]
+    return [
+        *in_blocks,
+        *(code.content for inline in of.inline for code in inline.children or () if code.type == "code_inline"),
+    ]
 
 
 def test_tests_that_pages_name_exist() -> None:
@@ -171,7 +176,7 @@ def test_files_in_the_architecture_exist() -> None:
 
 def test_map_has_all_rooms_from_top_to_bottom() -> None:
     """Each room of the package is on the map once, in the order of the layers that ``scripts/test`` checks."""
-    [layers] = [it["layers"] for it in LINTER["contracts"] if it["type"] == "layers"]
+    [layers] = [contract["layers"] for contract in LINTER["contracts"] if contract["type"] == "layers"]
     floors = {name: floor for floor, layer in enumerate(layers) for name in layer.split(" | ")}
     on_the_map = [room for row in page(ARCHITECTURE).rows if (room := row[0].strip("`/")) in floors]
     rooms = [path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()]

@@ -25,7 +25,7 @@ CHECKING = frozenset({"_unknown", "_guarded"})
 def headings(group: str) -> list[str]:
     """The headings below those groups of the page whose titles begin so."""
     groups = re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]
-    return [name for it in groups if it.startswith(group) for name in re.findall(r"^### (.*)$", it, re.MULTILINE)]
+    return [name for text in groups if text.startswith(group) for name in re.findall(r"^### (.*)$", text, re.MULTILINE)]
 
 
 def nodes() -> Iterator[ast.AST]:

@@ -20,7 +20,7 @@ MARKER = "4242-4242"
     "options",
     [
         *({"timeout_seconds": seconds} for seconds in (0, -1, float("nan"), float("inf"), 1e10)),
-        *({"batch_ms": it} for it in (-1, float("nan"), float("inf"))),
+        *({"batch_ms": milliseconds} for milliseconds in (-1, float("nan"), float("inf"))),
         {"max_in_flight": 0},
     ],
     ids=str,

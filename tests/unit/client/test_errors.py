@@ -25,7 +25,9 @@ def test_every_code_has_a_class_of_its_own_that_is_exported() -> None:
 
 def test_all_errors_have_one_base() -> None:
     """``except TokenClientError`` catches whatever the client raises on purpose."""
-    kinds = [it for it in vars(client_module).values() if isinstance(it, type) and issubclass(it, Exception)]
+    kinds = [
+        member for member in vars(client_module).values() if isinstance(member, type) and issubclass(member, Exception)
+    ]
     assert len(kinds) > len(Code)
     assert all(issubclass(kind, TokenClientError) for kind in kinds)
 

@@ -95,7 +95,7 @@ def test_list_may_change_while_it_is_worked_on(worker: InProcessWorker) -> None:
             values.clear()
             return await task
 
-    assert [it is None for it in asyncio.run(main())] == [False, True, False]
+    assert [result is None for result in asyncio.run(main())] == [False, True, False]
 
 
 def test_refused_value_among_others(client: Any) -> None:
@@ -118,7 +118,7 @@ def test_refused_value_among_others(client: Any) -> None:
     assert [answers[1], answers[4]] == known
     kinds = [InvalidRequest, str, ValueOutOfRange, UnknownType, str, ValueOutOfRange]
     assert [type(answer) for answer in answers] == kinds
-    assert [type(it) for it in client.request("tokenize", items[2:4])] == kinds[2:4]  # nothing to send at all
+    assert [type(answer) for answer in client.request("tokenize", items[2:4])] == kinds[2:4]  # nothing to send at all
 
 
 def test_values_with_few_tokens_run_out_of_them(client: Any) -> None:

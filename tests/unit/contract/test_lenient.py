@@ -117,7 +117,7 @@ def test_what_is_wrong_inside_an_item_costs_that_item(
     assert decoded.broken is not None
     messages = {index: refused.message for index, refused in decoded.broken.items()}
     assert messages == {index: f"$.items[{index}]{problem}" for index in (1, 3)}
-    assert all((it.__traceback__, it.__context__) == (None, None) for it in decoded.broken.values())
+    assert all((error.__traceback__, error.__context__) == (None, None) for error in decoded.broken.values())
 
 
 def test_batch_of_a_thousand_with_one_nan() -> None:

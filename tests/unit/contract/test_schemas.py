@@ -37,8 +37,8 @@ def is_taken(message: dict[str, Any]) -> bool:
         return False
     given = request.items if isinstance(request.items, list) else [request]
     try:
-        for it in given:
-            decode_value(str(it.type), it.value, Format.JSON, "$.value", None if it.as_ is None else request.op)
+        for item in given:
+            decode_value(str(item.type), item.value, Format.JSON, "$.value", None if item.as_ is None else request.op)
     except Refused:
         return False
     return True
@@ -138,10 +138,10 @@ def test_codes_and_their_advice() -> None:
     schema = DOCUMENTS["reply.schema.json"]["$defs"]["Code"]
     codes = DOCUMENTS["codes.json"]
     assert list(Code) == schema["enum"]
-    assert [(code.value, RETRY[code].value) for code in Code] == [(it["code"], it["retry"]) for it in codes]
+    assert [(code.value, RETRY[code].value) for code in Code] == [(entry["code"], entry["retry"]) for entry in codes]
     lines = schema["description"].splitlines()[1:]
-    assert [f"{it['code']}: {it['meaning']} Send again: {it['retry']}." for it in codes] == lines
-    assert all(f"| `{it['code']}` | {it['meaning']} | {it['retry']} |" in PAGE for it in codes)
+    assert [f"{entry['code']}: {entry['meaning']} Send again: {entry['retry']}." for entry in codes] == lines
+    assert all(f"| `{entry['code']}` | {entry['meaning']} | {entry['retry']} |" in PAGE for entry in codes)
 
 
 @pytest.mark.parametrize("name", ["Request", "RequestItem", "Reply", "ReplyItem", "ReplyError"])
@@ -190,14 +190,16 @@ def test_page_has_every_bound() -> None:
     """What the page says of a member has the bounds of the schema, and says where null may stand."""
     said = {member.strip("`"): kind for member, kind, *_ in rows("Request")}
     for name, schema in ASYNCAPI["components"]["schemas"]["Request"]["properties"].items():
-        bounds = [schema[it] for it in ("minLength", "maxLength", "minimum", "minItems") if it in schema]
+        bounds = [schema[name] for name in ("minLength", "maxLength", "minimum", "minItems") if name in schema]
         assert [str(bound) for bound in bounds] == re.findall(r"\b\d+\b(?!-)", said[name].partition("`")[0]), name
         assert ("null" in schema.get("type", "")) is said[name].endswith(", or null"), name
 
 
 def test_page_has_streams_fields_and_values() -> None:
     """The page has the streams of the default routes, the fields of an entry, and the forms of every type."""
-    assert [it["address"] for it in ASYNCAPI["channels"].values()] == [row[0].strip("`") for row in rows("Streams")]
+    assert [channel["address"] for channel in ASYNCAPI["channels"].values()] == [
+        row[0].strip("`") for row in rows("Streams")
+    ]
     writers = [row[1] for row in rows("Streams")]
     assert writers == ["producers", "workers"] * 2
     assert [row[0].strip("`") for row in rows("Fields of an entry")] == ["payload", "traceparent", "tracestate"]
@@ -308,14 +310,14 @@ def both_ways(message: dict[str, Any]) -> list[dict[str, Any]]:
     return [message, {name: message[name] for name in BASE} | {"items": [ITEM | {"value": "AA=="}, item]}]
 
 
-@pytest.mark.parametrize("message", [it for message in BAD_AS_BYTES for it in both_ways(message)])
+@pytest.mark.parametrize("message", [form for message in BAD_AS_BYTES for form in both_ways(message)])
 def test_bad_value_as_bytes_is_refused_by_worker_and_schema(message: dict[str, Any]) -> None:
     """What cannot be had as bytes, or is not given so, is refused by worker and schema, alone and in a list."""
     assert not is_taken(message)
     assert not REQUEST.is_valid(message)
 
 
-@pytest.mark.parametrize("message", [it for message in GOOD_AS_BYTES for it in both_ways(message)])
+@pytest.mark.parametrize("message", [form for message in GOOD_AS_BYTES for form in both_ways(message)])
 def test_good_value_as_bytes_is_taken_by_worker_and_schema(message: dict[str, Any]) -> None:
     """A value as bytes to tokenize, and a token whose value is wanted as bytes, are taken by worker and schema."""
     assert is_taken(message)

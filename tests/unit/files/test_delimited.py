@@ -86,7 +86,7 @@ def written(table: Iterable[Iterable[str]], end: str, *, every: bool) -> bytes:
     """A CSV file; fields are quoted where they have to be, or all. Python's writer leaves some line ends bare."""
 
     def field(text: str) -> str:
-        return '"' + text.replace('"', '""') + '"' if every or any(it in text for it in '",\r\n') else text
+        return '"' + text.replace('"', '""') + '"' if every or any(mark in text for mark in '",\r\n') else text
 
     return "".join(",".join(map(field, row)) + end for row in table).encode()
 
@@ -222,10 +222,10 @@ def test_texts_that_would_not_come_back_are_refused(kind: str, text: str, code: 
 def test_refusals_are_told_by_row_and_column() -> None:
     """A row whose value is refused is left out; others of the chunk are not."""
     form, lines = delimited(b"a,b\nx,1\ny,2\nx,07\n", "a=str", "b=int32")
-    refused = refusal("value_too_large", "told")
+    refused = refusal("value_too_large", "a reason")
     done = through(form, lines, lambda value: refused if value == "y" else value)
     assert done.output == b"x,1\n"
-    assert [(it.row, it.column, it.code) for it in done.problems] == [
+    assert [(problem.row, problem.column, problem.code) for problem in done.problems] == [
         (2, "a", "value_too_large"),
         (3, "b", "wrong_form"),
     ]
@@ -249,9 +249,9 @@ def test_nothing_of_a_row_that_cannot_be_done_is_sent(dedupe: bool) -> None:
     form, lines = delimited(b"a,b\nx,07\ny,1\nz,2\nx,3\n", "a=str", "b=int32")
     [chunk] = chunks(form, [lines], 0, dedupe=dedupe)
     assert [value for _, value in chunk.items] == ["y", "z", "x", 1, 2, 3]
-    done = chunk.finish(["Y", "Z", refusal("value_too_large", "told"), 10, 20, 30])
+    done = chunk.finish(["Y", "Z", refusal("value_too_large", "a reason"), 10, 20, 30])
     assert done.output == b"Y,10\nZ,20\n"
-    assert [(it.row, it.column, it.code) for it in done.problems] == [
+    assert [(problem.row, problem.column, problem.code) for problem in done.problems] == [
         (1, "b", "wrong_form"),
         (4, "a", "value_too_large"),
     ]
@@ -277,7 +277,7 @@ def test_encodings_are_kept(encoding: str) -> None:
     file = io.BytesIO(data[len(kept.mark) :])
     [[header, *lines]] = Records(file, kept, dialect.cut).blocks()
     form = Delimited(dialect, [Column("b", "str")], header, header=True)
-    assert kept.mark + kept.written(header) + through(form, lines, lambda it: it).output == data
+    assert kept.mark + kept.written(header) + through(form, lines, lambda line: line).output == data
     assert len(kept.mark) + kept.size(header) + sum(map(kept.size, lines)) == len(data)
     new = kept.mark + kept.written(header) + through(form, lines, lambda _: "ß").output
     assert new == 'a,b\r\n"é\n",ß\r\n\r\nü,ß'.encode(encoding)
@@ -444,7 +444,9 @@ def test_texts_of_numbers_are_told_from_numbers() -> None:
     lines = [b'{"a":"12"}\n', b'{"a":12}\n', b'{"a":""}\n', b'{"a":null}\n']
     done = through(json_form("a=int64"), lines, lambda value: value + 1)
     assert done.output == b'{"a":"13"}\n{"a":""}\n{"a":null}\n'
-    assert [(it.row, it.code, "--numbers" in it.message) for it in done.problems] == [(1, "wrong_form", True)]
+    assert [(problem.row, problem.code, "--numbers" in problem.message) for problem in done.problems] == [
+        (1, "wrong_form", True)
+    ]
     tokens = through(json_form("a=int64", numbers=True), lines, lambda value: value + 1).output
     assert tokens == b'{"a":"13"}\n{"a":13}\n{"a":""}\n{"a":null}\n'
     back = json_form("a=int64", op=Op.DETOKENIZE, numbers=True)
@@ -479,14 +481,14 @@ def test_each_element_gets_its_answer() -> None:
     form = json_form("l[]=str", "m[][]=int32", some=lines)
     [chunk] = chunks(form, [lines], 0, dedupe=False)
     assert [value for _, value in chunk.items] == ["x", "x", "y", "x", "bad", "bad", "x", 1, 2, 3]
-    refused = refusal("value_too_large", "told")
+    refused = refusal("value_too_large", "a reason")
     done = chunk.finish(["1", "2", "3", "4", refused, refused, "5", 10, 20, 30])
     assert done.output == b'{"l":["1","2","3"],"m":[[10],[20,30]]}\n{"l":["5"]}\n'
-    assert [(it.row, it.column, it.code) for it in done.problems] == [(2, "l[]", "value_too_large")]
+    assert [(problem.row, problem.column, problem.code) for problem in done.problems] == [(2, "l[]", "value_too_large")]
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "complaint"),
     [
         (b'{"a":"x"}', "a: expected an object or null"),
         (b'{"a":[{"b":"x"}]}', "a: expected an object or null"),
@@ -495,12 +497,12 @@ def test_each_element_gets_its_answer() -> None:
         (b'{"a":{"b":"x","b":"y"}}', "a member is there twice"),
     ],
 )
-def test_values_of_another_shape_are_not_passed_over(line: bytes, told: str) -> None:
+def test_values_of_another_shape_are_not_passed_over(line: bytes, complaint: str) -> None:
     """Where a name leads to something else, values could be left in the clear: the row is left out, its path named."""
     form = json_form("a.b=str", "a.l[].c=str")
     done = through(form, [line], lambda _: "new")
     assert (done.output, done.lost) == (b"", 1)
-    with pytest.raises(RowError, match=told):
+    with pytest.raises(RowError, match=complaint):
         form.split_row(line)
 
 
@@ -514,7 +516,7 @@ def test_names_with_dots_are_quoted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "complaint"),
     [
         (["a..b"], "no name of a member"),
         (["a."], "no name of a member"),
@@ -530,9 +532,9 @@ def test_names_with_dots_are_quoted() -> None:
         (["a", '"a"'], "is the same as another"),
     ],
 )
-def test_names_that_are_none_are_refused(names: list[str], told: str) -> None:
+def test_names_that_are_none_are_refused(names: list[str], complaint: str) -> None:
     """A path that leads nowhere for sure, or into another, is refused before any row is read."""
-    with pytest.raises(OperatorError, match=told):
+    with pytest.raises(OperatorError, match=complaint):
         json_form(*(f"{name}=str" for name in names))
 
 
@@ -561,8 +563,8 @@ def upper(record: Any, path: Sequence[str], changed: Callable[[str], str]) -> An
     if record is None:
         return None
     if path[0] == "[]":
-        return [upper(it, path[1:], changed) for it in record]
-    return {name: upper(it, path[1:], changed) if name == path[0] else it for name, it in record.items()}
+        return [upper(value, path[1:], changed) for value in record]
+    return {name: upper(value, path[1:], changed) if name == path[0] else value for name, value in record.items()}
 
 
 STEPS = {
@@ -576,12 +578,12 @@ def test_nested_values_go_there_and_come_back(
     records: list[dict[str, Any]], paths: set[str], is_ascii: bool, dedupe: bool
 ) -> None:
     """Exactly the values at the paths are changed, and turned back all bytes are as they were."""
-    lines = [json.dumps(it, ensure_ascii=is_ascii).encode() + b"\n" for it in records]
+    lines = [json.dumps(record, ensure_ascii=is_ascii).encode() + b"\n" for record in records]
     names = [f"{path}=str" for path in sorted(paths)]
     done = through(json_form(*names), lines, lambda value: "<" + value, dedupe=dedupe)
     expected = records
     for path in paths:
-        expected = [upper(it, STEPS[path], lambda value: "<" + value) for it in expected]
+        expected = [upper(record, STEPS[path], lambda value: "<" + value) for record in expected]
     assert [json.loads(line) for line in lines_of(done.output)] == expected
     back = through(json_form(*names, op=Op.DETOKENIZE), lines_of(done.output), lambda value: value[1:])
     assert [json.loads(line) for line in lines_of(back.output)] == records
@@ -630,7 +632,7 @@ def test_deep_lines_take_linear_time() -> None:
 )
 def test_types_are_guessed(values: list[str | None], kind: str | None) -> None:
     """A column is a number or an address only if all its values are; digits of one length are text."""
-    assert [it.type for it in suggest({"column": Sample(values)})] == [kind]
+    assert [column.type for column in suggest({"column": Sample(values)})] == [kind]
 
 
 def test_types_are_guessed_among_those_that_a_column_may_have() -> None:
@@ -644,5 +646,5 @@ def test_types_are_guessed_among_those_that_a_column_may_have() -> None:
 @given(st.text(min_size=1))
 def test_examples_are_masked(text: str) -> None:
     """Of an example only the kinds of its characters are shown."""
-    assert not {it for it in mask(text) if it.isalnum()} - {"x", "9"}
+    assert not {character for character in mask(text) if character.isalnum()} - {"x", "9"}
     assert len(mask(text)) <= 31

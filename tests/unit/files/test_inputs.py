@@ -25,16 +25,16 @@ def take(
     data: bytes, *columns: str, answer: Callable[[Any], Any] = lambda _: "new", **more: Any
 ) -> tuple[bytes, list[str], list[str]]:
     """The output, the problems and what was told."""
-    told: list[str] = []
+    notices: list[str] = []
     pairs = tuple((name, kind) for name, _, kind in (text.rpartition("=") for text in columns))
     options = JobOptions(**{"op": Op.TOKENIZE, "columns": pairs, "form": "csv"} | more)
-    it = open_input(options, io.BufferedReader(io.BytesIO(data)), again=False, tell=told.append)
-    output, problems = it.head.data, []
-    for chunk in it.chunks([Column(*pair) for pair in pairs], it.head.offset, it.head.rows, dedupe=True):
+    source = open_input(options, io.BufferedReader(io.BytesIO(data)), again=False, tell=notices.append)
+    output, problems = source.head.data, []
+    for chunk in source.chunks([Column(*pair) for pair in pairs], source.head.offset, source.head.rows, dedupe=True):
         done = chunk.finish([answer(value) for _, value in chunk.items])
         output += done.output
         problems += [f"{problem.row} {problem.code}" for problem in done.problems]
-    return output, problems, told
+    return output, problems, notices
 
 
 # -- no value
@@ -53,16 +53,16 @@ def test_markers_of_no_value_are_kept() -> None:
 def test_cells_that_look_like_no_value_are_told() -> None:
     """Each such text is told once a column, with the option that keeps it; what is kept is not, nor other columns."""
     data = b'a,b,c\nNULL,nan,NULL\nNULL,x,x\n\\N,"N/A",x\n'
-    _, _, told = take(data, "a=str", "b=str")
-    assert told == [
+    _, _, notices = take(data, "a=str", "b=str")
+    assert notices == [
         f"column {column}: a cell says {text} and is taken for a value; where that stands for no value,"
         f" --null {shell} keeps it as it is"
         for column, text, shell in (
             ("a", "NULL", "NULL"), ("a", "\\N", "'\\N'"), ("b", "nan", "nan"), ("b", "N/A", "N/A"),
         )
     ]  # fmt: skip
-    _, _, told = take(data, "a=str", nulls=("NULL", "\\N"))
-    assert told == []
+    _, _, notices = take(data, "a=str", nulls=("NULL", "\\N"))
+    assert notices == []
 
 
 def test_tokens_that_read_as_no_value_are_refused() -> None:
@@ -103,7 +103,7 @@ def test_the_first_line_of_excel_goes_with_the_options() -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "more", "told"),
+    ("header", "more", "complaint"),
     [
         (b"id;email", {}, "there are id;email; --delimiter ';' would find it"),
         (b"id\temail", {}, r"there are id\?email; --delimiter \$'\\t' would find it"),
@@ -114,9 +114,9 @@ def test_the_first_line_of_excel_goes_with_the_options() -> None:
         (b"id;mail", {}, "there are id;mail$"),
     ],
 )
-def test_the_delimiter_that_was_meant_is_told(header: bytes, more: dict[str, Any], told: str) -> None:
+def test_the_delimiter_that_was_meant_is_told(header: bytes, more: dict[str, Any], complaint: str) -> None:
     """Where a column is not there, but would be with another delimiter, the message says which."""
-    with pytest.raises(OperatorError, match=told):
+    with pytest.raises(OperatorError, match=complaint):
         take(header + b"\nx;y\n", "email=str", **more)
 
 
@@ -223,7 +223,11 @@ def test_how_far_a_compressed_file_is(tmp_path: Path) -> None:
     far: list[tuple[int, int | None]] = []
     options = JobOptions(op=Op.TOKENIZE, columns=(("a", "str"),), format="csv")
     task = Job(
-        options, file_kills.Client(), stopping=threading.Event(), wait_seconds=1, watch=lambda _, *it: far.append(it)
+        options,
+        file_kills.Client(),
+        stopping=threading.Event(),
+        wait_seconds=1,
+        watch=lambda _, *counts: far.append(counts),
     )
     task.run(path, OutputPaths(tmp_path / "out", None), resume=False, force=False)
     size = path.stat().st_size

@@ -81,16 +81,16 @@ def test_an_output_that_came_meanwhile_is_kept(source: Path, places: OutputPaths
 
 def test_progress_holds_no_value(source: Path, places: OutputPaths) -> None:
     """What is saved beside the output says how far it is, and nothing of what is in the file; told from the start."""
-    told: list[int] = []
+    counts: list[int] = []
 
     def watch(far: progress.JobProgress, *_: Any) -> None:
-        told.append(far.counts.rows)
-        if far.counts.rows:
+        counts.append(far.counts.rows)
+        if far.counts.counts:
             raise CheckFailed("far enough")
 
     with pytest.raises(CheckFailed, match="far enough"):
         run(source, places, watch=watch)
-    assert told[0] == 0
+    assert counts[0] == 0
     assert places.progress.stat().st_mode & 0o077 == 0
     assert "value " not in places.progress.read_text()
 
@@ -184,7 +184,7 @@ def test_byte_order_marks_come_through_pipes_in_parts(encoding: str) -> None:
     """A writer that has given one byte so far has still a mark to give."""
     data = "a\nx\n".encode(encoding)
     options = JobOptions(op=Op.TOKENIZE, columns=(), format="csv")
-    it = open_input(options, io.BufferedReader(Trickle(data)), again=False)
-    assert it.head.data == "a\n".encode(encoding)
-    rest = it.chunks([], it.head.offset, it.head.rows, dedupe=True)
-    assert it.head.offset + sum(chunk.size for chunk in rest) == len(data)
+    source = open_input(options, io.BufferedReader(Trickle(data)), again=False)
+    assert source.head.data == "a\n".encode(encoding)
+    rest = source.chunks([], source.head.offset, source.head.rows, dedupe=True)
+    assert source.head.offset + sum(chunk.size for chunk in rest) == len(data)

@@ -115,17 +115,17 @@ DATA = [b"0123456789abcdef", None, b"fedcba9876543210", bytes(range(16))]
 @pytest.mark.parametrize(
     ("kind", "values"),
     [
-        *(("str", pa.array(TEXTS, it)) for it in (pa.string(), pa.large_string(), pa.string_view())),
+        *(("str", pa.array(TEXTS, form)) for form in (pa.string(), pa.large_string(), pa.string_view())),
         ("email", pa.array(TEXTS).dictionary_encode()),
         ("str", pa.array(TEXTS, pa.large_string()).dictionary_encode()),
-        *(("bytes", pa.array(DATA, it)) for it in (pa.binary(), pa.large_binary(), pa.binary_view())),
-        *(("bytes", pa.array(DATA, it)) for it in (pa.binary(16), pa.uuid())),
+        *(("bytes", pa.array(DATA, form)) for form in (pa.binary(), pa.large_binary(), pa.binary_view())),
+        *(("bytes", pa.array(DATA, form)) for form in (pa.binary(16), pa.uuid())),
         ("bytes", pa.array(DATA).dictionary_encode()),
         ("int32", pa.array(NUMBERS, pa.int32()).dictionary_encode()),
-        *(("int32", pa.array(NUMBERS, it)) for it in (pa.int32(), pa.int64())),
-        *(("int32", pa.array(NUMBERS, pa.int64()).cast(pa.decimal128(it))) for it in (19, 38)),
+        *(("int32", pa.array(NUMBERS, form)) for form in (pa.int32(), pa.int64())),
+        *(("int32", pa.array(NUMBERS, pa.int64()).cast(pa.decimal128(form))) for form in (19, 38)),
         ("int64", pa.array([2**63 - 1, None, -(2**63), 5], pa.int64())),
-        *(("int64", pa.array([10**15, None, -7, 5]).cast(pa.decimal128(it))) for it in (19, 38)),
+        *(("int64", pa.array([10**15, None, -7, 5]).cast(pa.decimal128(form))) for form in (19, 38)),
     ],
     ids=str,
 )  # fmt: skip
@@ -157,10 +157,10 @@ def test_a_number_beyond_its_type_costs_its_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "values", "told"),
+    ("kind", "values", "complaint"),
     [
-        *(("int32", pa.array([1], it), f"a is {it}, which does not hold all tokens of type int32; int32, int64 and")
-          for it in (pa.int8(), pa.int16(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())),
+        *(("int32", pa.array([1], form), f"a is {form}, which does not hold all tokens of type int32; int32, int64 and")
+          for form in (pa.int8(), pa.int16(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())),
         ("int64", pa.array([1], pa.uint64()), "a is uint64, which does not hold all tokens of type int64; int64 and"),
         ("int64", pa.array([1], pa.int32()), "a is int32, which does not hold"),
         ("int64", pa.array([1]).cast(pa.decimal128(19, 0)).cast(pa.decimal128(18, 0)), r"a is decimal\(18, 0\), which"),
@@ -177,11 +177,11 @@ def test_a_number_beyond_its_type_costs_its_row(tmp_path: Path) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_a_column_that_does_not_hold_tokens(tmp_path: Path, kind: str, values: Any, told: str) -> None:
+def test_a_column_that_does_not_hold_tokens(tmp_path: Path, kind: str, values: Any, complaint: str) -> None:
     """Is refused by its name and type, before anything is sent, and nothing is left."""
     pq.write_table(pa.table({"a": values}), tmp_path / "in")
     client = Tokens()
-    with pytest.raises(OperatorError, match=f"column {told}"):
+    with pytest.raises(OperatorError, match=f"column {complaint}"):
         run(tmp_path / "in", tmp_path / "out", kind, client)
     assert not client.sent
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
@@ -202,7 +202,7 @@ def test_encrypted_files_are_refused(tmp_path: Path, plaintext_footer: bool) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "complaint"),
     [
         ("byte_array_decimal", r"decimal\(4, 2\)"),
         ("fixed_length_decimal", r"decimal\(25, 2\)"),
@@ -211,9 +211,11 @@ def test_encrypted_files_are_refused(tmp_path: Path, plaintext_footer: bool) -> 
         ("int64_decimal", r"decimal\(10, 2\)"),
     ],
 )
-def test_decimals_with_a_fraction_are_refused_however_stored(tmp_path: Path, name: str, told: str) -> None:
+def test_decimals_with_a_fraction_are_refused_however_stored(tmp_path: Path, name: str, complaint: str) -> None:
     """Are refused where they have a fraction, by a type that does not depend on how they are stored."""
-    with pytest.raises(OperatorError, match=f"column value is {told}, which does not hold all tokens of type int64"):
+    with pytest.raises(
+        OperatorError, match=f"column value is {complaint}, which does not hold all tokens of type int64"
+    ):
         run(FILES / f"{name}.parquet", tmp_path / "out", "int64", Tokens(), column="value")
 
 
@@ -229,7 +231,7 @@ def meta(footer: Footer, leaf: int) -> Struct:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "complaint"),
     [
         (lambda footer: meta(footer, 1).set(MetaField.CODEC, 5, 3), "column b is compressed in a way"),
         (lambda footer: meta(footer, 1).set(MetaField.ENCODINGS, 9, Items(5, [77])), "column b is encoded in a way"),
@@ -241,13 +243,13 @@ def meta(footer: Footer, leaf: int) -> Struct:
     ],
 )
 def test_what_cannot_be_done_is_told_at_the_start(
-    tmp_path: Path, change: Callable[[Footer], object], told: str
+    tmp_path: Path, change: Callable[[Footer], object], complaint: str
 ) -> None:
     """What the footer tells of the file is looked at before anything is sent."""
     pq.write_table(pa.table({"a": ["x", "y", "z"], "b": range(3)}), tmp_path / "in")
     changed(tmp_path / "in", change)
     client = Tokens()
-    with pytest.raises((OperatorError, CheckFailed), match=told):
+    with pytest.raises((OperatorError, CheckFailed), match=complaint):
         run(tmp_path / "in", tmp_path / "out", "str", client)
     assert not client.sent
     assert [path.name for path in tmp_path.iterdir()] == ["in"]

@@ -87,7 +87,7 @@ class Reversing:
     def _answer(self, value: Any) -> Answer:
         self._count += 1
         if self._losing and self._count % 3 == 0:
-            return refusal(Code.INVALID_EMAIL, "told")
+            return refusal(Code.INVALID_EMAIL, "a reason")
         return ~value if isinstance(value, int) else value[::-1]
 
 
@@ -112,7 +112,7 @@ def through(source: Path, out: Path, column: tuple[str, str], *, losing: bool = 
     return {msgspec.json.decode(line)["row"] for line in lines}
 
 
-def told(query: str, *paths: Path) -> Any:
+def answer(query: str, *paths: Path) -> Any:
     """What DuckDB says."""
     return DUCK.execute(query.format(*paths)).fetchall()
 
@@ -120,7 +120,7 @@ def told(query: str, *paths: Path) -> Any:
 def rows(path: Path, column: str) -> list[tuple[Any, ...]]:
     """All but a column, by DuckDB; each row with its number."""
     query = f"SELECT * EXCLUDE (\"{column}\") FROM read_parquet('{{}}', file_row_number = true)"  # noqa: S608
-    return [(row[-1] + 1, repr(row[:-1])) for row in told(query, path)]
+    return [(row[-1] + 1, repr(row[:-1])) for row in answer(query, path)]
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -130,7 +130,7 @@ def test_all_but_the_column_is_as_it_was(tmp_path: Path, name: str) -> None:
     column = NAMED[name]
     assert not through(source, out, column)
     for query in (SCHEMA, KEY_VALUES, FILE, f"{CHUNKS} WHERE path_in_schema <> '{column[0]}'"):
-        assert repr(told(query, out)) == repr(told(query, source)), query
+        assert repr(answer(query, out)) == repr(answer(query, source)), query
     assert rows(out, column[0]) == rows(source, column[0])
     before, after = pq.ParquetFile(source), pq.ParquetFile(out)
     assert after.schema.equals(before.schema)
@@ -145,7 +145,7 @@ def test_detokenized_table_is_the_original_one(tmp_path: Path, name: str) -> Non
     through(source, out, column)
     through(out, back, column)
     query = "SELECT {0} FROM read_parquet('{1}')"
-    values = [repr(told(query.format(f'"{column[0]}"', path))) for path in (source, out, back)]
+    values = [repr(answer(query.format(f'"{column[0]}"', path))) for path in (source, out, back)]
     assert values[0] == values[2]
     assert values[0] != values[1] or not rows(source, column[0])
     tables = [pq.read_table(path, columns=[column[0]]) for path in (source, back)]
@@ -164,8 +164,8 @@ def test_rows_are_left_out_of_any_column(tmp_path: Path, name: str) -> None:
     ]
     compression = "SELECT DISTINCT path_in_schema, type, compression FROM parquet_metadata('{}') ORDER BY ALL"
     for query in (SCHEMA, KEY_VALUES, compression):
-        if told(query, out) or lost != {number for number, _ in rows(source, column[0])}:
-            was, now = (repr(told(query, path)).replace("'LZ4_RAW'", "'LZ4'") for path in (source, out))
+        if answer(query, out) or lost != {number for number, _ in rows(source, column[0])}:
+            was, now = (repr(answer(query, path)).replace("'LZ4_RAW'", "'LZ4'") for path in (source, out))
             assert now == was, query
     before, after = pq.ParquetFile(source), pq.ParquetFile(out)
     assert after.schema.equals(before.schema)
@@ -187,9 +187,9 @@ def test_readers_that_skip_find_all(tmp_path: Path, losing: bool) -> None:
             f"ns = make_timestamp_ns({10**18 + row})",
         ):  # fmt: skip
             query = f"SELECT count(*) FROM read_parquet('{{}}') WHERE {condition}"  # noqa: S608
-            assert told(query, out) == [(1,)], condition
+            assert answer(query, out) == [(1,)], condition
     query = "SELECT count(*) FROM read_parquet('{}') WHERE few = 'b1'"
-    assert told(query, out) == [(sum(number % 3 == 2 and number not in lost for number in range(1, ROWS + 1)),)]
+    assert answer(query, out) == [(sum(number % 3 == 2 and number not in lost for number in range(1, ROWS + 1)),)]
 
 
 def test_no_value_is_left_between_columns(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def some(*values: str) -> list[Chunk]:
     """A chunk for each text, its letters the values."""
     dialect = Dialect(Encoding(None, b""), ",")
     form = Delimited(dialect, [Column("1", "str")], b"a", header=False)
-    return [chunk for value in values for chunk in chunks(form, [[it.encode() for it in value]], 0, dedupe=True)]
+    return [chunk for value in values for chunk in chunks(form, [[cell.encode() for cell in value]], 0, dedupe=True)]
 
 
 def answers(
@@ -88,7 +88,7 @@ def test_answers_come_in_order() -> None:
 
 def test_answers_that_may_change_are_asked_for_again() -> None:
     """``internal`` and ``expired`` are sent again, these values alone, and are the answer after some tries."""
-    internal, expired = refusal("internal", "told"), refusal("expired", "told")
+    internal, expired = refusal("internal", "a reason"), refusal("expired", "a reason")
     client = Client(lambda _: ["A", internal, expired], lambda _: ["B", expired])
     assert answers(client, some("abc")) == [["A", "B", "c"]]
     assert client.sent == [["a", "b", "c"], ["b", "c"], ["c"]]
@@ -103,7 +103,7 @@ def test_answers_that_may_change_are_asked_for_again() -> None:
 
 def test_answers_that_stay_are_not_asked_for_again() -> None:
     """Any other refusal is the last word on its value."""
-    refused = refusal("token_not_found", "told")
+    refused = refusal("token_not_found", "a reason")
     client = Client(lambda _: [refused, "B"])
     assert answers(client, some("ab")) == [[refused, "B"]]
     assert len(client.sent) == 1
@@ -114,7 +114,7 @@ def test_requests_that_are_too_large_are_made_smaller() -> None:
 
     def at_most_one(items: Sequence[SentItem]) -> list[Answer]:
         if len(items) > 1 or items[0][1] == "c":
-            raise refusal("invalid_request", "told")
+            raise refusal("invalid_request", "a reason")
         return echo(items)
 
     class Small(Client):
@@ -135,7 +135,7 @@ def test_requests_that_are_too_large_are_made_smaller() -> None:
 def test_refusals_for_all_end_the_run(code: str) -> None:
     """What every other request would get as well ends the run."""
     with pytest.raises(CheckFailed, match=f"the workers refuse: {code}: told"):
-        answers(Client(refusal(code, "told")), some("a"))
+        answers(Client(refusal(code, "a reason")), some("a"))
     with pytest.raises(CheckFailed, match="NOPERM"):
         answers(Client(StreamsRefused("NOPERM")), some("a"))
 
@@ -171,11 +171,11 @@ def test_missing_answers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sending.QUIET_SECONDS <= 5
     monkeypatch.setattr(sending, "QUIET_SECONDS", 0)
     monkeypatch.setattr(sending, "LOOK_SECONDS", 0.01)
-    told: list[str] = []
+    notices: list[str] = []
     client = Held(after=5)
-    sender = Sender(client, Op.TOKENIZE, 60, threading.Event(), told.append, client.away)
+    sender = Sender(client, Op.TOKENIZE, 60, threading.Event(), notices.append, client.away)
     assert [found for _, found in sender.answered(some("a"))] == [["a"]]
-    assert told == [
+    assert notices == [
         "no answers: streams: Connection refused; waiting",
         f"no answers: {sending.NO_WORKER}; waiting",
         "answers come again",
@@ -184,11 +184,11 @@ def test_missing_answers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_requests_that_are_given_up_are_told_once() -> None:
     """A request that is sent again because its time was up says why, and no second time."""
-    told: list[str] = []
+    notices: list[str] = []
     client = Client(*[StreamsUnavailable("streams: timeout")] * 2, TimedOut("no reply"))
-    sender = Sender(client, Op.TOKENIZE, 60, threading.Event(), told.append)
+    sender = Sender(client, Op.TOKENIZE, 60, threading.Event(), notices.append)
     assert [found for _, found in sender.answered(some("a"))] == [["a"]]
-    assert told == [
+    assert notices == [
         "no answers: streams: timeout; waiting",
         f"no answers: {sending.NO_WORKER}; waiting",
         "answers come again",

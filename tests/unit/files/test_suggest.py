@@ -93,7 +93,7 @@ def test_flags_are_not_offered(values: list[str | None]) -> None:
 def test_personal_numbers_are_text() -> None:
     """A later telephone number or postal code may begin with 0: text fits it, a number does not; others may be."""
     found = suggest({"zip": Sample(["10115", "80331"]), "quantity": Sample(["10115", "80331"])})
-    assert [it.type for it in found] == [TypeName.STR, TypeName.INT32]
+    assert [column.type for column in found] == [TypeName.STR, TypeName.INT32]
     [number] = suggest({"zip": Sample(["10115"], [TypeName.INT32, TypeName.INT64], "number")})
     assert (number.type, number.is_offered) == (TypeName.INT32, True)
 
@@ -108,13 +108,13 @@ def test_every_column_is_shown() -> None:
             "amount": Sample(["1.5"], (TypeName.INT32,), "decimal128(9, 2)"),
         }
     )
-    assert [(it.name, it.type, it.is_offered) for it in found] == [
+    assert [(column.name, column.type, column.is_offered) for column in found] == [
         ("day", None, False),
         ("twice", None, False),
         ("name", None, False),
         ("amount", None, False),
     ]
-    assert [it.why for it in found] == [
+    assert [column.why for column in found] == [
         "no type of tokens is of this kind",
         "more than one column has this name",
         "no value in the first rows",

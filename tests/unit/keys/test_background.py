@@ -166,8 +166,8 @@ def test_names_of_nobody_are_looked_for_at_a_bounded_rate(
         owners = [Owner("client", f"nobody-{turn}-{number}") for number in range(500)]
         cache.rings(owners)
         aside.do()
-        refused = [it for it in cache.rings(owners).values() if isinstance(it, Refused)]
-        assert all(it.code is Code.UNKNOWN_CLIENT for it in refused)
+        refused = [ring for ring in cache.rings(owners).values() if isinstance(ring, Refused)]
+        assert all(refusal.code is Code.UNKNOWN_CLIENT for refusal in refused)
         asked = len(store.looked_up)
         clock.advance(0.1)
     assert 100 + 4.5 * 100 - 50 <= asked <= 100 + 5 * 100 + 50

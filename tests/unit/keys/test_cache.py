@@ -583,16 +583,19 @@ def test_scan_keeps_the_names_of_all_pages() -> None:
         b"8": (b"9", [months[5], months[0], months[1]]),
         b"9": (b"0", [months[3]]),
     }
-    told: list[int] = []
-    stores = [RedisKeyStore(_Link(pages), ".acrakeys"), RedisKeyStore(_Link(pages), ".acrakeys", progress=told.append)]
+    counts: list[int] = []
+    stores = [
+        RedisKeyStore(_Link(pages), ".acrakeys"),
+        RedisKeyStore(_Link(pages), ".acrakeys", progress=counts.append),
+    ]
     for store in stores:
         store.refresh_history()
 
         names, _ = store.history_names(SHOP, 0)
         assert names == [months[number].decode().removeprefix(".acrakeys/") for number in (5, 3, 1, 0)]
         assert store.history_names(BILLING, 0)[0] == [other.decode().removeprefix(".acrakeys/")]
-    assert told == sorted(set(told))
-    assert len(told) == 4
+    assert counts == sorted(set(counts))
+    assert len(counts) == 4
 
 
 @pytest.mark.parametrize("cursor", [b"7", b"0"])

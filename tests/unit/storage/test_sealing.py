@@ -46,7 +46,7 @@ def part_by_part(ring: Keyring, raw: bytes) -> tuple[bytes, Times]:
     return ring.open(entry.block), Times(*entry[1:])
 
 
-def told(opened: Opened, raw: bytes) -> tuple[bytes, Times]:
+def contents(opened: Opened, raw: bytes) -> tuple[bytes, Times]:
     """An answer with its times filled in where they were left out, which says that they are of no interest."""
     inside, times = opened
     if times is None:
@@ -78,7 +78,7 @@ def test_sealed_entries_are_those_of_the_formats(length: int) -> None:
     for raw in raws:
         assert part_by_part(ring, raw) == (inside, IN_USE)
         for opener in (sealing, Sealing(), sealing):
-            assert told(opener.open(ring, raw, ACCESSED), raw) == (inside, IN_USE)
+            assert contents(opener.open(ring, raw, ACCESSED), raw) == (inside, IN_USE)
 
 
 OWNERS = [SHOP, Owner("zone", SHOP.id), Owner("client", "billing_service")]
@@ -129,7 +129,7 @@ def test_short_and_long_way_agree(
     raw = bytes(changed[:cut]) + tail
 
     expected = outcome(lambda: part_by_part(ring, raw))
-    got = outcome(lambda: told(WARM.open(ring, raw, ACCESSED), raw))
+    got = outcome(lambda: contents(WARM.open(ring, raw, ACCESSED), raw))
 
     assert expected == got
 
@@ -147,7 +147,7 @@ def test_every_change_of_a_digit(is_met: bool) -> None:
         for digit in b"0f" if raw[at : at + 1] not in b"0f" else b"17":
             changed = raw[:at] + bytes((digit,)) + raw[at + 1 :]
             expected = outcome(lambda changed=changed: part_by_part(ring, changed))
-            got = outcome(lambda changed=changed: told(sealing.open(ring, changed, ACCESSED), changed))
+            got = outcome(lambda changed=changed: contents(sealing.open(ring, changed, ACCESSED), changed))
             assert expected == got, at
 
 
@@ -163,7 +163,7 @@ def test_short_and_long_way_agree_on_times(raw: bytes, ring: Keyring, at: int, b
     changed[at] = byte
     raw = bytes(changed)
 
-    assert outcome(lambda: part_by_part(ring, raw)) == outcome(lambda: told(WARM.open(ring, raw, ACCESSED), raw))
+    assert outcome(lambda: part_by_part(ring, raw)) == outcome(lambda: contents(WARM.open(ring, raw, ACCESSED), raw))
 
 
 def test_entry_of_another_owner_stays_locked() -> None:

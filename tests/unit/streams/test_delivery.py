@@ -97,7 +97,9 @@ class PutOff(Scripted):
             return len(counts)
 
         super().__init__(
-            XPENDING=lambda command: [[it, b"me", 70, count] for it, count in counts.items() if command[-1] == "me"],
+            XPENDING=lambda command: [
+                [entry_id, b"me", 70, count] for entry_id, count in counts.items() if command[-1] == "me"
+            ],
             XCLAIM=claimed,
             uncount=uncount,
         )
@@ -321,7 +323,9 @@ def test_claim_that_can_never_be_read_counts_as_a_try(reason: str, lost: int) ->
     for number in range(lost + 1):
         with suppress(Unavailable):
             run(subject.fetch(100.0 * number, 0), server)
-        taken_back.append(any(isinstance(it, RunScript) and it.script is UNCOUNT for it in server.commands))
+        taken_back.append(
+            any(isinstance(command, RunScript) and command.script is UNCOUNT for command in server.commands)
+        )
         server.commands.clear()
     assert taken_back == [False, *[True] * (lost - 1), False]
 

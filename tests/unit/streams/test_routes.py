@@ -188,7 +188,7 @@ def test_route_in_one_slot(route: Route) -> None:
         ),
         (Route("a", "b", TOKENIZE), ["requests: in a", "responses: in a"]),
     ],
-    ids=lambda it: f"{it.requests} {it.responses} {it.reply_to}" if isinstance(it, Route) else "",
+    ids=lambda route: f"{route.requests} {route.responses} {route.reply_to}" if isinstance(route, Route) else "",
 )
 def test_route_in_several_slots(route: Route, problems: list[str]) -> None:
     """What would be in another slot is refused, one text each, with the member and a name that would do."""

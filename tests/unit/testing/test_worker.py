@@ -399,22 +399,22 @@ def test_nothing_runs_on() -> None:
 def test_producer_that_waits_without_a_time_out(worker: InProcessWorker, streams: Any) -> None:
     """A producer that waits for an entry, for ever, is told that the server is gone, and nobody waits for it."""
     streams.xgroup_create("tokenize:responses", "shop", mkstream=True)
-    told: list[bool] = []
+    ended: list[bool] = []
 
     def wait() -> None:
         with redis.Redis.from_url(worker.url, socket_timeout=None) as waiting, pytest.raises(redis.ConnectionError):
             waiting.xreadgroup("shop", "me", {"tokenize:responses": ">"}, block=0)
-        told.append(True)
+        ended.append(True)
 
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
     wait_until(lambda: streams.xinfo_consumers("tokenize:responses", "shop"), "the read to begin")
     closing = threading.Thread(target=worker.close, daemon=True)
     closing.start()
-    for it in (closing, thread):
-        it.join(LONG_SECONDS)
-        assert not it.is_alive()
-    assert told
+    for each in (closing, thread):
+        each.join(LONG_SECONDS)
+        assert not each.is_alive()
+    assert ended
 
 
 def test_example_of_the_docstring() -> None:

@@ -214,11 +214,11 @@ def test_refused_value_keeps_nothing(memory: Memory, ring: Keyring) -> None:
     gc.collect()
     gc.disable()
     try:
-        before = sum(isinstance(it, Item) for it in gc.get_objects())
+        before = sum(isinstance(thing, Item) for thing in gc.get_objects())
         (refused, *_) = run(
             memory, [tokenize(ring, b"no address", EMAIL), *(tokenize(ring, b"%d" % n) for n in range(9))]
         )
-        left = sum(isinstance(it, Item) for it in gc.get_objects()) - before
+        left = sum(isinstance(thing, Item) for thing in gc.get_objects()) - before
     finally:
         gc.enable()
 
