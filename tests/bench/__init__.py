@@ -1,4 +1,4 @@
-"""What ``scripts/bench`` measures, a module for each group of figures, and what they share.
+"""The benchmark behind ``scripts/bench``: one module for each group of figures, and what these modules share.
 
-Nothing but interfaces of the package that stay as they are is used, so that an older commit can be measured with it.
+It uses only interfaces of the package that do not change, so that it can measure an older commit.
 """

@@ -1,7 +1,7 @@
-"""How fast, small and quick to start a worker is, as ratios to a null worker that runs in turn with it.
+"""Speed, memory and start-up time of a worker, as ratios to a null worker that takes turns with it.
 
-The null worker reads a batch, decodes each request, and echoes its values with the same commit script: what no worker
-on Redis Streams can do without. ``benchmark/`` has a module for each group of figures.
+The null worker reads a batch, decodes each request, and echoes its values with the same commit script. No worker on
+Redis Streams can do with less. There is one module for each group of figures.
 
 It measures the package that its Python has installed: ``VENV/bin/python scripts/bench.py`` one of another commit.
 """
@@ -50,7 +50,7 @@ OPTIONS: dict[str, tuple[click.IntRange | click.FloatRange, str]] = {
 
 
 def chosen_groups(_context: click.Context, _option: click.Parameter, text: str | None) -> list[str]:
-    """The groups named in a list with commas, all without one."""
+    """The groups that a list with commas names; all groups by default."""
     names = [name.strip() for name in text.split(",")] if text else list(GROUPS)
     for name in names:
         if name not in GROUPS:
@@ -91,7 +91,7 @@ def with_sizes(command: Callable[..., None]) -> Callable[..., None]:
 def main(groups: list[str], saved: Run | None, *, quick: bool, as_json: bool, **given: Any) -> None:
     """Measure a worker against a null worker in the same run, and show each figure with its goal.
 
-    Takes about four minutes. A goal that is missed does not make it fail, an answer that is wrong does.
+    It takes about four minutes. A missed goal does not make it fail, but a wrong answer does.
     """
     chosen = {name: value for name, value in given.items() if value is not None}
     sizes = msgspec.structs.replace(QUICK if quick else Sizes(), **chosen)
@@ -113,7 +113,7 @@ def main(groups: list[str], saved: Run | None, *, quick: bool, as_json: bool, **
 
 
 def conditions(sizes: Sizes) -> dict[str, Any]:
-    """What a run ran with: only runs with the same can be compared figure by figure."""
+    """Versions and options of a run; two runs can be compared figure by figure only if these are equal."""
     cores = len(os.sched_getaffinity(0))
     return {"cores": cores, "python": platform.python_version(), **msgspec.structs.asdict(sizes)}
 

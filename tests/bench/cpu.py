@@ -1,4 +1,4 @@
-"""CPU of the worker and of both servers for each kind of work, and how much one worker gets done."""
+"""CPU time of the worker and of both servers for each kind of work, and the throughput of one worker."""
 
 import os
 import time
@@ -31,7 +31,7 @@ CORES = 4
 """Cores that two workers and two servers need, one each."""
 
 Kind = tuple[str, int]
-"""What is done, and with how many items a request."""
+"""A kind of work, and the number of items in a request."""
 
 
 def measure(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
@@ -81,7 +81,7 @@ def _acras(system: Subject, pid: int, acra: list[preload.Token], items: int) -> 
 
 
 def rows(rounds: dict[Kind, list[Measured]]) -> list[Row]:
-    """The figures of all rounds."""
+    """The rows of all rounds."""
     null = rounds[NULL, 1]
     null_us = [one.worker_us for one in null]
     made = []
@@ -120,7 +120,7 @@ def _redis_rows(rounds: dict[Kind, list[Measured]]) -> list[Row]:
 
 
 def measure_two(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
-    """What two workers get done against one, where each process has a core of its own."""
+    """The throughput of two workers as a ratio to one, if each process has a core of its own."""
     cores = free_cores()
     if len(cores) < CORES:
         there = len(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""Figures with their goals: how they are made of samples, shown, saved, and compared with a saved run."""
+"""Figures with their goals: they are made of samples, shown, saved, and compared with a saved run."""
 
 import statistics
 from collections.abc import Iterable, Sequence
@@ -15,12 +15,12 @@ class Row(msgspec.Struct, kw_only=True):
     """One figure.
 
     Attributes:
-        section: heading that it stands under; with ``name`` it tells the row from all others.
+        section: heading of its table; together with ``name`` it identifies the row.
         median, low, high: of the samples of all rounds; None where it cannot be measured here.
         ratio: median of the rounds' ratios to the sample ``ratio_to`` of the same round.
-        goal: in words; empty where it is there to inform.
-        met: whether the goal is; None without a goal or a figure.
-        note: why there is no figure.
+        goal: in words; empty for a figure without a goal.
+        met: True if the goal is met; None without a goal or a figure.
+        note: reason why there is no figure.
     """
 
     section: str
@@ -42,7 +42,7 @@ class Row(msgspec.Struct, kw_only=True):
 
 
 class Run(msgspec.Struct):
-    """All figures of a run, and what it ran with."""
+    """All figures of a run, with its versions and options."""
 
     conditions: dict[str, Any]
     rows: list[Row]
@@ -67,11 +67,11 @@ def row(
         name: see ``Row``.
         unit: of the samples.
         samples: one a round.
-        to: what each is a ratio to, from the same round.
-        of: what ``to`` is called.
-        most: goal, at most so much.
-        least: goal, at least so much.
-        of_median: the goal is one for the median, though there is a ratio.
+        to: samples of the same rounds that the ratios are made with.
+        of: name of ``to``.
+        most: goal: at most this.
+        least: goal: at least this.
+        of_median: the goal holds for the median, although there is a ratio.
     """
     made = Row(section=section, name=name, unit=unit)
     made.median, made.low, made.high = statistics.median(samples), min(samples), max(samples)
@@ -87,7 +87,7 @@ def row(
 
 
 def text(number: float | None) -> str:
-    """A number with three digits that count, or more where it is large."""
+    """A number with three significant digits, or more if it is large."""
     if number is None:
         return NOT_MEASURED
     digits = next((digits for digits, least in enumerate((100, 10, 1, 0.1)) if abs(number) >= least), 4)
@@ -159,7 +159,7 @@ def compare(old: Run, new: Run) -> list[Compared]:
 
 
 def show_comparison(old: Run, new: Run, console: Console) -> None:
-    """Old beside new. Where machines differ or are noisy, the ratios to the null worker tell more than the medians."""
+    """Show old figures beside new ones. If machines differ or are noisy, compare the ratios rather than the medians."""
     compared = compare(old, new)
     for section in dict.fromkeys(one.section for one in compared):
         headings = ("old", "new", "new / old", "old ratio", "new ratio")

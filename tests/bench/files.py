@@ -1,6 +1,6 @@
 """``token-worker file`` on a CSV file of two columns: with one worker, and with a null worker that only echoes.
 
-The null worker has servers of its own, so that the command is the same in both cases. What is turned back is compared
+The null worker has servers of its own, so that the command is the same in both cases. The detokenized file is compared
 with the input, byte for byte.
 """
 
@@ -36,7 +36,7 @@ class Done(NamedTuple):
 
 
 def measure(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
-    """New values each round, the same again, and back."""
+    """Measure new values in each round, the same values again, and the way back."""
     rounds: dict[str, list[Done]] = defaultdict(list)
     with subject() as system, subject() as other, TemporaryDirectory() as name:
         folder = Path(name)
@@ -71,7 +71,7 @@ def measure(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
 
 
 def write(system: Subject, path: Path, rows: int) -> None:
-    """A file with values that nobody has seen."""
+    """Write a file of new values."""
     with path.open("w") as file:
         file.write("id,email,name,card\n")
         for number in range(rows):
@@ -80,7 +80,7 @@ def write(system: Subject, path: Path, rows: int) -> None:
 
 
 def run(system: Subject, op: str, source: Path, out: Path, rows: int) -> Done:
-    """Take a file through."""
+    """Run the command on a file."""
     columns = ("--column", "email=email", "--column", "card=str")
     command = ("file", op, str(source), str(out), *columns, "--client", CLIENT, "--force", "--wait", "60")
     started = time.monotonic()
@@ -103,6 +103,6 @@ def run(system: Subject, op: str, source: Path, out: Path, rows: int) -> Done:
 
 
 def compare(expected: Path, got: Path) -> None:
-    """See that two files are the same."""
+    """Raise an error if two files differ."""
     if not filecmp.cmp(expected, got, shallow=False):
         raise click.ClickException("what token-worker file wrote is not what there should be")

@@ -1,4 +1,4 @@
-"""Memory of a worker, and how soon it answers."""
+"""Memory of a worker, and the time from its start to its first reply."""
 
 import re
 import time
@@ -28,7 +28,7 @@ START_SECONDS = 60
 
 
 def peak_mib(pid: int) -> float:
-    """Most memory that was resident at once."""
+    """Peak resident memory of a process."""
     found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     if found is None:
         raise click.ClickException("the system does not tell the resident peak of a process")
@@ -36,7 +36,7 @@ def peak_mib(pid: int) -> float:
 
 
 def measure_memory(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
-    """Requests as large as they may be, tokenized and turned back: alone, and in one backlog after small ones."""
+    """Tokenize and detokenize requests of the largest size, alone and in a backlog after small ones."""
     rest: list[float] = []
     peaks: dict[int, list[float]] = {0: [], SMALL_BEFORE: []}
     for number in range(sizes.few_rounds):
@@ -71,7 +71,7 @@ def _large(system: Subject, pid: int, small: int, count: int) -> None:
 
 
 def measure_start(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
-    """From the start of the process until the reply to a request that was waiting can be read."""
+    """Measure the time from the start of the process until it has answered a waiting request."""
     seconds: dict[str, list[float]] = {"null": [], "tokenize": []}
     with subject() as system:
         system.make_group("tokenize:requests")

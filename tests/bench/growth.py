@@ -1,4 +1,4 @@
-"""What becomes of a request's cost as tokens and clients grow many."""
+"""The cost of a request with few and with many tokens and clients."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,7 +16,7 @@ FEW = 10_000
 
 
 def measure_stored(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
-    """The same work on a small and a large storage, each with servers and a worker of its own, in turn."""
+    """Measure the same work on a small and on a large storage, in turn; each has its own servers and worker."""
     few = min(FEW, max(1, sizes.stored // 100))
     wanted = min(sizes.requests, few)
     costs: dict[tuple[str, int], list[float]] = defaultdict(list)
@@ -57,9 +57,9 @@ def _used_memory(system: Subject) -> int:
 
 
 def measure_clients(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
-    """A known value of each client in turn, a part of them each round, against as many of one client.
+    """Measure known values of many clients, one of each in turn, against as many values of one client.
 
-    The one client has a worker of its own: what a worker keeps of many makes it slower for each of them.
+    The one client has a worker of its own, since a worker that caches keys of many clients is slower for each.
     """
     costs: dict[str, list[Measured]] = {"one": [], "many": []}
     with subject() as system:

@@ -1,4 +1,4 @@
-"""Latency and CPU at a steady rate, far below what a worker can do; and what an idle one costs."""
+"""Latency and CPU at a steady rate, far below a worker's limit, and CPU of an idle worker."""
 
 import statistics
 import subprocess
@@ -35,7 +35,7 @@ class Steady(NamedTuple):
 
 
 def measure(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
-    """The null worker, new values and the same ones again, in turn; the same two processes throughout."""
+    """Measure the null worker, new values and known values in turn, with the same two processes throughout."""
     runs: dict[str, list[Steady]] = defaultdict(list)
     with subject() as system:
         worker, null = system.start_worker(), system.start_null()

@@ -16,7 +16,7 @@ from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
 
 GIVE_UP_SECONDS = 30
-"""How long the reader waits for one more reply."""
+"""Time that the reader waits for one more reply."""
 
 
 def send(url: str, stream: str, rate: float) -> None:
@@ -32,7 +32,7 @@ def send(url: str, stream: str, rate: float) -> None:
 
 
 def read(url: str, stream: str, count: int) -> list[tuple[int, int]]:
-    """When each request was sent, and when its reply was here."""
+    """Print for each reply the time when its request was sent, and the time when the reply was read."""
     link = RedisLink("streams", RedisSettings(url=url))
     link.call("PING")
     print("ready", flush=True)

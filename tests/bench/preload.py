@@ -1,4 +1,4 @@
-"""What stands in the storage before the clock runs, written as fast as a server takes it."""
+"""Fills the storage before a measurement, as fast as the server takes it."""
 
 import random
 import string
@@ -37,7 +37,7 @@ def acras(subject: Subject, count: int) -> list[Token]:
 
 
 def stored(subject: Subject, count: int, wanted: int) -> list[Token]:
-    """So many tokens of one client that share a data key; of these the ``wanted`` ones that are asked for later."""
+    """Store tokens of one client that share a data key; return the ``wanted`` ones that are asked for later."""
     owner = Owner("client", CLIENT)
     names = EntryNames(owner)
     seal = DataKey.generate(_key(subject, owner), owner.context).seal
@@ -57,7 +57,7 @@ def stored(subject: Subject, count: int, wanted: int) -> list[Token]:
 
 
 def clients(subject: Subject, count: int) -> list[tuple[str, Token]]:
-    """So many clients, each with a key and a token of its own, in random order."""
+    """Store clients in random order, each with a key and a token of its own."""
     made: list[tuple[str, Token]] = []
 
     def entries() -> Iterator[tuple[bytes, bytes]]:

@@ -1,4 +1,4 @@
-"""How much of everything a run does."""
+"""The sizes of a run."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ class Sizes(msgspec.Struct, frozen=True):
     """The numbers of a run; each is an option of the command line.
 
     Attributes:
-        rounds: how often each figure is taken; the groups that prepare much take three at most.
+        rounds: number of samples of each figure; groups with a long preparation take three at most.
         requests: single requests of one backlog, and items of one in requests of many.
         acra: tokens as Acra writes them; more than the 4,096 data keys that a worker keeps.
         rate: single requests a second of the steady load.
@@ -15,8 +15,8 @@ class Sizes(msgspec.Struct, frozen=True):
         idle: seconds for which the CPU of an idle worker is counted.
         stored: tokens in the large storage.
         clients: clients that send in turn.
-        large: requests of 1 MiB and 1,000 items.
-        rows: of a file that the command takes through.
+        large: number of requests of 1 MiB and 1,000 items.
+        rows: number of rows in the file for the command.
     """
 
     rounds: int = 5
@@ -39,7 +39,7 @@ class Sizes(msgspec.Struct, frozen=True):
 QUICK = Sizes(
     rounds=1, requests=400, acra=400, rate=500, seconds=0.5, idle=0.5, stored=20_000, clients=400, large=2, rows=2000
 )
-"""A run that shows that all is well with the benchmark, not how fast anything is."""
+"""Sizes of a short run that tests the benchmark itself; its figures mean nothing."""
 
 ITEMS = 100
-"""Items of one request, where it has several."""
+"""Number of items in a request with items."""

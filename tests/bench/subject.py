@@ -1,6 +1,6 @@
-"""What is measured: servers, the null worker and real workers on them, and how each goes through a backlog.
+"""The subject of a measurement: servers, and real workers and null workers that work through a backlog on them.
 
-CPU is what the operating system accounts to each process, not the clock's time: machines are shared and noisy. The
+CPU is the time that the operating system accounts to each process, not elapsed time: machines are shared and noisy. The
 null worker has streams of its own, ``null:…``, so that both kinds can run at once and take turns.
 """
 
@@ -78,7 +78,7 @@ def message(op: str, values: Sequence[str], client: str = CLIENT) -> dict[str, A
 def payloads(
     op: str, values: Sequence[str], items: int = 1, clients: Sequence[str] = (CLIENT,), first: int = 0
 ) -> list[bytes]:
-    """Requests for all values, so many in each, of the clients in turn; their ids count from ``first``."""
+    """Requests for all values, of the clients in turn, with ``items`` values in each; ids count from ``first``."""
     made = []
     for number, start in enumerate(range(0, len(values), items)):
         request = message(op, values[start : start + items], clients[number % len(clients)])
@@ -91,7 +91,7 @@ def _op(route: str) -> str:
 
 
 class Subject:
-    """Servers, and what runs on them."""
+    """Servers, and the workers that run on them."""
 
     def __init__(self, streams: Valkey, storage: Valkey, stack: Stack, rng: random.Random | None = None) -> None:
         self.streams = streams
@@ -105,7 +105,7 @@ class Subject:
         self._started.close()
 
     def values(self, count: int) -> list[str]:
-        """Values of 16 characters that nobody has seen."""
+        """New values of 16 characters."""
         return [f"{self.rng.randrange(10**16):016}" for _ in range(count)]
 
     # -- processes
@@ -131,19 +131,19 @@ class Subject:
         return process
 
     def make_group(self, stream: str) -> None:
-        """Make the consumer group where there is none."""
+        """Make the consumer group if the stream has none."""
         with suppress(ResponseError):  # BUSYGROUP
             self.stack.streams.xgroup_create(stream, null.GROUP, id="0", mkstream=True)
 
     def wait_for_consumers(self, route: str, count: int) -> None:
-        """Wait until so many workers have begun to read a route."""
+        """Wait until this many workers have begun to read a route."""
         groups = self.stack.streams.xinfo_groups
         there = self.stack.streams.exists
         stream = f"{route}:requests"
         wait_until(lambda: there(stream) and sum(group["consumers"] for group in groups(stream)) == count, "workers")
 
     def warm_up(self, *routes: str, count: int = WARM_UP) -> None:
-        """Wait until what reads these routes is up, and has its keys and scripts."""
+        """Wait until the workers of these routes run, and have loaded their keys and scripts."""
         for route in routes:
             self.clear(route)
             self.stack.send(payloads(_op(route), self.values(count)), f"{route}:requests")
@@ -171,7 +171,7 @@ class Subject:
             pids: the workers of the route.
             route: its streams are ``<route>:requests`` and ``<route>:responses``.
             requests: payloads.
-            units: what the figures are for one of: requests, or items.
+            units: number of units of the figures: requests, or items.
         """
         self.clear(route)
         for pid in pids:
@@ -198,7 +198,7 @@ class Subject:
         """The values in the replies to ``count`` requests, in the order of the requests' ids.
 
         Raises:
-            ClickException: a request was refused, so that something else was measured than what the row says.
+            ClickException: a request was refused, so the figure would be wrong.
         """
         found = sorted(self.stack.replies(f"{route}:responses"), key=lambda reply: int(reply["id"].rpartition("-")[2]))
         if refused := sum(reply["status"] != "ok" for reply in found):
@@ -221,7 +221,7 @@ class Subject:
         items: int = 1,
         clients: Sequence[str] = (CLIENT,),
     ) -> tuple[Measured, list[str]]:
-        """Measure requests for these values, figures a value, and see that the answers are right; the answers, too.
+        """Measure requests for these values, and check the answers. Returns figures for one value, and the answers.
 
         Raises:
             ClickException: the answers are not ``expected``, or some are errors.

@@ -1,4 +1,4 @@
-"""``scripts/bench``: that it measures, not how fast anything is."""
+"""``scripts/bench`` measures, compares and stops everything; the tests assert no speed."""
 
 import os
 import random

@@ -1,7 +1,7 @@
-"""What ``scripts/chaos`` does to workers and their servers, and the books it keeps meanwhile.
+"""Faults for workers and their servers, brought about by ``scripts/chaos``, while a ledger keeps every request.
 
 ``strict`` is the act in which nothing may be lost: faults of ``workers``, ``servers`` and ``vault``.
-``losses`` are the acts in which a server loses data. All are a ``scene`` with ``traffic`` and a ``ledger``; ``plan``
-counts the faults, ``judge`` tells what is permitted, ``report`` shows it. ``proxy``, ``messages``, ``commands`` and
-``planted`` serve the tests, too.
+``troubles`` are the acts in which servers are away or full and keep their data, ``losses`` those in which a server
+loses data. Each act is a ``scene`` with ``traffic``. ``plan`` chooses and counts the faults, ``judge`` decides which
+troubles lost data excuses, and ``report`` shows the result.
 """

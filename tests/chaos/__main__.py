@@ -1,8 +1,7 @@
 """Kills workers, cuts connections, restarts servers and loses data, and keeps a ledger of every request meanwhile.
 
-One act in which every server keeps its data, and one for each of some troubles: nothing may go wrong. Then one for each
-way in which a server loses data: what may go wrong is told entry by entry, and counted. ``faults/`` has a module for
-each theme.
+First come acts in which every server keeps its data: nothing may go wrong. Then comes one act for each way in which a
+server loses data. Of these the report counts, entry by entry, the troubles that the loss explains.
 
 It runs the package that its Python has installed, on servers of its own on the loopback.
 """

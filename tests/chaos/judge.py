@@ -1,7 +1,7 @@
-"""Tells what an act permits from what it does not: which troubles the data that was lost explains, and what is left.
+"""Decides which troubles of an act are excused by the data that was lost, and which are not.
 
-A ``Permit`` is made of what was found out at the moment of the loss. Each is used once for a request or a token: a loss
-explains one second reply, not a third one.
+A ``Permit`` is made at the moment of the loss, from the state of the servers. It excuses each request or token once: a
+loss explains a second reply, but not a third one.
 """
 
 from collections.abc import Callable, Container, Mapping
@@ -16,16 +16,16 @@ from token_worker.acra.value_types import TYPES
 NAMES_SHOWN = 20
 
 Permit = Callable[[Trouble], bool]
-"""Whether the data that was lost explains a trouble."""
+"""Returns True if the data that was lost explains a trouble."""
 
 
 class Count(msgspec.Struct):
-    """How often something went wrong.
+    """Number of troubles of one kind.
 
     Attributes:
-        promised: where every server kept its data.
-        permitted: as the data that was lost explains.
-        unexplained: where data was lost, which does not explain it.
+        promised: troubles while every server kept its data.
+        permitted: troubles that the lost data explains.
+        unexplained: troubles that the lost data does not explain.
     """
 
     promised: int = 0
@@ -34,13 +34,13 @@ class Count(msgspec.Struct):
 
 
 class Outcome(msgspec.Struct):
-    """The books of one act.
+    """The result of one act.
 
     Attributes:
-        tokens_detokenized: every token that went out, and those that were asked for meanwhile.
+        tokens_detokenized: number of right answers to requests to detokenize.
         late: replies that took longer than a minute.
         refused: requests that a full server did not take.
-        entries: the first of those that went wrong and may not have, by stream and id.
+        entries: the first troubles that are not permitted, by stream and id.
     """
 
     act: str
@@ -55,7 +55,7 @@ class Outcome(msgspec.Struct):
 
 
 def judge(act: str, ledger: Ledger, permit: Permit | None, refused: int = 0) -> Outcome:
-    """The books of a ledger that is closed; without a permit nothing may have gone wrong."""
+    """Judge a closed ledger; without a permit every trouble breaks a promise."""
     counts = {str(kind): Count() for kind in Kind}
     entries = []
     used = set()
@@ -87,12 +87,12 @@ def judge(act: str, ledger: Ledger, permit: Permit | None, refused: int = 0) -> 
 
 
 def nothing(_trouble: Trouble) -> bool:
-    """Data was lost, but none that anything could be explained with."""
+    """Permit no trouble: the lost data explains none."""
     return False
 
 
 def streams_gone(last: Mapping[str, str]) -> Permit:
-    """Streams were lost when ``last`` were their last entries: requests up to these may have no reply."""
+    """Permit lost requests up to the entries ``last``, which were the last ones of streams that were lost."""
 
     def permit(trouble: Trouble) -> bool:
         return trouble.kind is Kind.LOST and _is_up_to(trouble.entry, last)
@@ -101,7 +101,7 @@ def streams_gone(last: Mapping[str, str]) -> Permit:
 
 
 def groups_gone(last: Mapping[str, str], marks: Mapping[str, str]) -> Permit:
-    """Groups were lost: requests above the low-water ``marks``, up to the ``last`` ones, may be answered again."""
+    """Permit second replies to requests above the low-water ``marks``, up to ``last``, since groups were lost."""
 
     def permit(trouble: Trouble) -> bool:
         is_again = trouble.kind is Kind.DUPLICATE and _is_up_to(trouble.entry, last)
@@ -111,7 +111,10 @@ def groups_gone(last: Mapping[str, str], marks: Mapping[str, str]) -> Permit:
 
 
 def streams_behind(held: Container[Place | None]) -> Permit:
-    """Streams went back to entries ``held``: others may be lost, and those whose reply is not held answered again."""
+    """Permit the troubles of streams that went back to the entries ``held``.
+
+    Requests that are not held may be lost. Requests whose reply is not held may be answered again.
+    """
 
     def permit(trouble: Trouble) -> bool:
         if trouble.kind is Kind.LOST:
@@ -122,9 +125,9 @@ def streams_behind(held: Container[Place | None]) -> Permit:
 
 
 def tokens_behind(held: Container[bytes]) -> Permit:
-    """The token storage went back to the keys ``held``: tokens that are not there may not turn back.
+    """Permit the troubles of a token storage that went back to the keys ``held``.
 
-    Nor need values be given the same token again whose entry is not there.
+    Tokens without an entry may be unknown. Values without an entry may get another token.
     """
 
     def permit(trouble: Trouble) -> bool:
@@ -143,7 +146,7 @@ def _is_up_to(entry: Place | None, ids: Mapping[str, str]) -> bool:
 
 
 def _names(item: Item) -> tuple[bytes, bytes]:
-    """The entries of an item, as if it were a value and as if it were a token."""
+    """Names of two entries: of the item as a value, and of the item as a token."""
     names, kind = EntryNames(Owner("client", item.client_id)), TYPES[item.kind]
     data = kind.encode(item.content)
     return names.of_value(data, kind.number), names.of_token(data, kind.number)

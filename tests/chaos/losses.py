@@ -1,6 +1,6 @@
-"""Acts in which a server loses data: what that may cost is told entry by entry, anything beyond is not explained.
+"""Acts in which a server loses data. The loss may cost known entries, and nothing else.
 
-What is permitted is found out at the moment of the loss, while nothing is sent:
+The permitted troubles are found out at the moment of the loss, while nothing is sent:
 
 - *flush, deletion of the streams*: the loss of requests added before it that have no reply yet;
 - *groups destroyed*: a second reply to requests above the low-water mark, as it stood in that very transaction;
@@ -33,7 +33,7 @@ RATE = 300
 WORKERS = 3
 REQUESTS_BEFORE = 300
 REQUESTS_AFTER = 300
-"""How many requests are answered before the loss, and sent after it, at least."""
+"""Least number of requests that are answered before the loss, and sent after it."""
 
 BURST = 100
 """Requests that are sent at the moment of the loss: no worker answers them."""
@@ -45,7 +45,7 @@ TOO_LONG_SECONDS = 60.0
 
 
 def play(rng: random.Random, progress: Callable[[str], None]) -> tuple[list[Outcome], Counter[Fault]]:
-    """Every act once; the books of each, and the losses."""
+    """Play every act once; return the result of each, and the losses."""
     outcomes: list[Outcome] = []
     counts: Counter[Fault] = Counter({Fault(LOSS, name): 0 for name in ACTS})
     for name, act in ACTS.items():
@@ -104,7 +104,10 @@ def _delete_streams(scene: Scene) -> Permit:
 
 
 def _destroy_groups(scene: Scene) -> Permit:
-    """The mark is made to stand in the middle: another worker trims when it starts, then more requests come."""
+    """Destroy the groups while the low-water mark stands in the middle of the streams.
+
+    For that, another worker trims the streams when it starts, and then more requests come.
+    """
     streams: Any = scene.stack.streams
     streams.delete(*(f"{stream}:trimmed" for stream in REQUESTS))
     before = _marks(streams)
@@ -152,11 +155,11 @@ class _Pair:
         wait_until(self.is_in_step, "the replica")
 
     def is_in_step(self) -> bool:
-        """Whether the replica has its link."""
+        """Tell whether the replica is connected to its primary."""
         return bool(self.replica.info("replication")["master_link_status"] == "up")
 
     def promote(self) -> None:
-        """Kill the master; the replica takes its place, for who comes through the proxy."""
+        """Kill the master, and lead clients of the proxy to the replica."""
         self.master.kill()
         with self.replica.client() as client:
             client.replicaof("NO", "ONE")
@@ -185,7 +188,7 @@ def _promote_streams(name: str, rng: random.Random) -> Outcome:
 
 
 def _promote(pair: _Pair) -> set[Place]:
-    """Promote the replica, while no worker can add to it; all entries that it held."""
+    """Promote the replica while no worker can add to it; return all entries that it held."""
     with pair.replica.client() as client:
         pair.promote()
         held = {

@@ -1,4 +1,4 @@
-"""Which faults there are, which come next, and how often each has happened."""
+"""The plan of a run: it chooses the next fault, and counts how often each has happened."""
 
 import random
 import threading
@@ -11,9 +11,9 @@ class Fault(NamedTuple):
     """A kind of fault.
 
     Attributes:
-        theme: heads a table.
-        place: a row of it.
-        moment: a column of it.
+        theme: title of a table in the report.
+        place: row of that table.
+        moment: column of that table.
     """
 
     theme: str
@@ -25,11 +25,11 @@ class Fault(NamedTuple):
 
 
 DUE_REST = 0.1
-"""Part of the rest between two faults that is kept while some have not happened."""
+"""While some faults have not happened, the pause between two faults is shortened to this part."""
 
 
 class Plan:
-    """Each fault once, in random order, then any by weight; threads may share one.
+    """Chooses each fault once, in random order, then faults by weight; threads may share one plan.
 
     Args:
         weights: of every fault that has to happen.
@@ -62,19 +62,19 @@ class Plan:
                 self._due.remove(fault)
 
     def failed(self, fault: Fault) -> None:
-        """A fault that was taken did not happen: it is due again if it never has, after the others."""
+        """Note that a chosen fault did not happen: if it never has, it is due again after the others."""
         with self._lock:
             if not self.counts[fault] and fault not in self._due:
                 self._due.append(fault)
 
     def rest(self, theme: str, seconds: tuple[float, float]) -> float:
-        """How long to wait between two faults of a theme: little while some have not happened."""
+        """Seconds to wait between two faults of a theme; few while some have not happened."""
         with self._lock:
             some_due = any(fault.theme == theme for fault in self._due)
             return self._rng.uniform(*seconds) * (DUE_REST if some_due else 1)
 
     @property
     def missing(self) -> list[Fault]:
-        """What has not happened yet."""
+        """Faults that have not happened yet."""
         with self._lock:
             return sorted(fault for fault, number in self.counts.items() if not number)

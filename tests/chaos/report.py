@@ -13,14 +13,14 @@ from harness.ledger import Kind
 
 
 class Report(msgspec.Struct):
-    """What ``--json`` prints.
+    """The report that ``--json`` prints.
 
     Attributes:
         faults: how often each happened, by theme, place and moment.
         never: faults that should have happened and never did.
         totals: the faults of each theme together.
-        ledger: what went wrong, over all acts.
-        problems: why the run fails; empty if all is well.
+        ledger: troubles of all acts, counted by kind.
+        problems: reasons why the run fails; empty if it passes.
     """
 
     seed: int

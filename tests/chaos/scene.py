@@ -1,4 +1,4 @@
-"""What every act has: two servers, workers of one product, requests and replies, and the books at the end."""
+"""The scene of every act: two servers, workers, requests and replies, and their ledger."""
 
 import random
 import signal
@@ -26,15 +26,15 @@ SETTINGS = {
     "TOKEN_WORKER_BATCH_SIZE": "20",
     "TOKEN_WORKER_MAX_DELIVERIES": "1000",
 }
-"""Of all workers. Entries of dead workers are taken over soon. The kills may hit one entry often, for no fault of its
-own: with the default of 5 tries it would be given up as the one that kills its workers, as the limit is meant to."""
+"""Settings of all workers. Entries of dead workers are taken over soon. The kills may hit one entry often: with the
+default of 5 tries it would become a dead letter, like an entry that kills its workers."""
 
 SETTLE_SECONDS = 120.0
-"""How long workers may take for what is left when the faults have ended."""
+"""Time for workers to answer the remaining requests after the faults have ended."""
 
 
 class Crew:
-    """Threads that work until they are told to stop; the first error stops all, and is raised here."""
+    """Threads that work until the crew is stopped. The first error stops all threads, and is raised by the crew."""
 
     def __init__(self) -> None:
         self.over = threading.Event()
@@ -42,7 +42,7 @@ class Crew:
         self._threads: list[threading.Thread] = []
 
     def start(self, work: Callable[[threading.Event], None]) -> None:
-        """Run this in a thread of its own; its argument tells when to stop."""
+        """Run ``work`` in a thread; the event that it gets is set when it has to stop."""
 
         def run() -> None:
             try:
@@ -130,7 +130,7 @@ class Scene:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """Workers stand still meanwhile, with whatever they have in hand."""
+        """Stop all workers by SIGSTOP within the block, whatever entries they have in hand."""
         for worker in self.stack.workers:
             worker.signal(signal.SIGSTOP)
         try:
@@ -140,7 +140,7 @@ class Scene:
                 worker.signal(signal.SIGCONT)
 
     def settle(self) -> None:
-        """Wait until every entry is acknowledged and every reply is here; what is open after a bounded time is lost."""
+        """Wait for a bounded time until every entry is acknowledged and every reply has come."""
         try:
             wait_until(self._is_settled, "every request to be acknowledged", SETTLE_SECONDS)
         except TimeoutError:
@@ -165,7 +165,7 @@ class Scene:
 
 
 def _is_acknowledged(client: Any, stream: str) -> bool:
-    """Whether our group has got and acknowledged every entry; its lag can be unknown, its position never is."""
+    """Tell whether the group has acknowledged every entry. This uses its position, since its lag can be unknown."""
     if not client.exists(stream):
         return True
     groups = {group["name"].decode(): group for group in client.xinfo_groups(stream)}

@@ -24,11 +24,11 @@ HANG_SECONDS = (5.2, 6.0)
 
 FULL_SECONDS = (0.2, 1.0)
 NOTICED_SECONDS = 10.0
-"""How long it may take until a full server has refused something."""
+"""Time in which a full server has to refuse a command."""
 
 USED_UP = "ids used up"
 LAST_ID = f"{2**64 - 1}-{2**64 - 1}"
-"""After it a stream takes nothing."""
+"""The largest id of an entry: a stream that has it takes no further entry."""
 
 RESTARTED = "killed, started again"
 
@@ -81,7 +81,7 @@ class ServerFaults:
             server.signal(signal.SIGCONT)
 
     def _fill(self, server: Valkey) -> bool:
-        """Let it have no memory until it has refused something."""
+        """Leave the server without memory until it has refused a command."""
         with server.client() as client:
             before = _refused(client, "OOM")
             client.config_set("maxmemory", 1)
@@ -91,7 +91,7 @@ class ServerFaults:
                 client.config_set("maxmemory", 0)
 
     def _use_ids_up(self, server: Valkey) -> bool:
-        """Let a stream of replies or dead letters have no id left until it has refused something."""
+        """Use up the ids of a stream of replies or dead letters until it has refused an entry."""
         stream = self._rng.choice([name for route in DEFAULT_ROUTES for name in (route.responses, route.dead_letters)])
         with server.client() as client:
             if not client.exists(stream):
@@ -106,7 +106,7 @@ class ServerFaults:
                 client.execute_command("XSETID", stream, max([last, *newest], key=order))
 
     def _is_refused(self, client: Any, code: str, before: int) -> bool:
-        """Wait until something was refused, then a while."""
+        """Wait until the server has refused a command, then for a random time."""
         for _ in range(round(NOTICED_SECONDS / 0.1)):
             if self._over.wait(0.1):
                 return False

@@ -23,13 +23,13 @@ from harness.servers import Valkey
 RATE = 300
 
 EXTRA_SECONDS = 180.0
-"""How much longer the act goes on for faults that have not happened yet."""
+"""Additional time for faults that have not happened yet."""
 
 WORKERS = 6
 
 
 def play(seconds: float, rng: random.Random, progress: Callable[[str], None]) -> tuple[Outcome, Counter[Fault]]:
-    """Faults for so many seconds, longer only if some have not happened; the books, and how often each happened."""
+    """Bring about faults for some seconds, or longer if some have not happened. Returns the result and the faults."""
     plan = Plan(worker_faults() | server_faults() | vault_faults(), rng)
 
     def fork() -> random.Random:

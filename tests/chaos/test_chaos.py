@@ -1,4 +1,4 @@
-"""``scripts/chaos``: its short form, in which every fault happens at least once, and what it leaves behind."""
+"""The short form of ``scripts/chaos`` brings about every fault, and leaves no process behind."""
 
 import signal
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from harness.stack import wait_until
 
 KINDS_OF_FAULTS = 117
 CHILDREN = 9
-"""Two of Valkey, OpenBao, six workers."""
+"""Two Valkeys, one OpenBao, and six workers."""
 
 
 @pytest.mark.timeout(500)

@@ -60,7 +60,7 @@ LAST, MARKS = {REQUESTS: "10-5"}, {REQUESTS: "9-7"}
     ],
 )
 def test_loss_explains_what_it_took_and_no_more(permit: Permit, trouble: Trouble, expected: bool) -> None:
-    """What is permitted goes by the very entries that were lost."""
+    """A permit excuses the troubles of the very entries that were lost."""
     assert permit(trouble) == expected
 
 
@@ -114,7 +114,7 @@ def test_fault_that_never_happened_fails_the_run() -> None:
 
 
 def test_run_tells_what_went_wrong_and_shows_no_value() -> None:
-    """What is unexplained fails the run, what is permitted does not; entries are named by stream and id alone."""
+    """Unexplained trouble fails the run, permitted trouble does not; entries are named by stream and id alone."""
     wrong = Trouble(Kind.WRONG, str(ENTRY), ENTRY, item=Item(CLIENT, "str", "secret value"))
     assert problems([judge("act", books(wrong), None)], commit=1) == [
         "promised, and broken 1 times: wrong reply",

@@ -27,10 +27,10 @@ DEAD_LETTERS = tuple(f"{stream}:dead" for stream in REQUESTS)
 TICK_SECONDS = 0.05
 
 MOST_OPEN = 1000
-"""Requests without a reply at which the producer waits: an outage gathers no more."""
+"""Number of open requests at which the producer waits, so that an outage does not gather more."""
 
 UNREADABLE = 0.02
-"""Share of entries that cannot be read, and have to become dead letters."""
+"""Share of unreadable entries, which have to become dead letters."""
 
 TOKENS_A_REQUEST = 100
 REQUESTS_AT_ONCE = 50
@@ -56,8 +56,8 @@ class SteadyProducer:
         rate: requests a second.
 
     Attributes:
-        turn: held while requests are sent, so that nothing is in doubt for who holds it.
-        refused: requests that the server would not take, since it had no memory left.
+        turn: a lock that is held while requests are sent; no request is in doubt for the thread that holds it.
+        refused: number of requests that the server refused because its memory was full.
     """
 
     def __init__(self, ledger: Ledger, connect: Connect, rng: random.Random, rate: int) -> None:
@@ -78,7 +78,7 @@ class SteadyProducer:
         self._clients.append((client_id, planter))
 
     def work(self, over: threading.Event) -> None:
-        """Send until told to stop."""
+        """Send requests until ``over`` is set."""
         while not over.wait(TICK_SECONDS):
             if self._ledger.open < MOST_OPEN:
                 self.send_some(self._at_once)
@@ -88,7 +88,7 @@ class SteadyProducer:
         self.send([self._make() for _ in range(number)])
 
     def send(self, requests: Sequence[Request | None]) -> bool:
-        """Send requests, None for one that cannot be read; False where the server is away, so that it is unknown."""
+        """Send requests; None stands for an unreadable entry. Returns False if the server is away: all are in doubt."""
         with self.turn:
             try:
                 if self._client is None:
@@ -113,13 +113,13 @@ class SteadyProducer:
             return True
 
     def reconnect(self) -> None:
-        """Leave the connection there is; for who holds ``turn``."""
+        """Close the connection; the caller must hold ``turn``."""
         if self._client is not None:
             self._client.close()
         self._client = None
 
     def detokenize_all(self, over: threading.Event) -> None:
-        """Ask for the value of every token that went out, to be called when ``work`` has ended.
+        """Detokenize every token that was handed out; call it when ``work`` has ended.
 
         Raises:
             ConnectionError: the server is away.
@@ -153,7 +153,7 @@ class SteadyProducer:
     # -- sorts of requests
 
     def _make(self) -> Request | None:
-        """Any request, some sorts more often than others; now and then one that cannot be read."""
+        """A request of a random sort; None, now and then, for an unreadable entry."""
         if self._rng.random() < UNREADABLE:
             return None
         makers = (self._new, self._known, self._detokenized, self._items, self._inconsistent, self._planted)
@@ -199,7 +199,7 @@ class SteadyProducer:
         return self._request("tokenize", "str", [value_of("str", 0)], consistent=False)
 
     def _planted(self) -> Request | None:
-        """A text that the token storage is prepared for, so that a worker needs one of its rarer scripts."""
+        """A request that needs one of the rarer scripts, since the token storage is prepared for its value."""
         client_id, planter = self._rng.choice(self._clients)
         self._number += 1
         value = f"prepared for {self._number}"
@@ -237,7 +237,7 @@ class Collector:
         self._read_to: dict[str, str] = dict.fromkeys((*RESPONSES, *DEAD_LETTERS), "0-0")
 
     def work(self, over: threading.Event) -> None:
-        """Read until told to stop."""
+        """Read until ``over`` is set."""
         while not over.is_set():
             try:
                 with self._connect() as client:
@@ -247,7 +247,7 @@ class Collector:
                 over.wait(TICK_SECONDS)
 
     def has_all(self, client: Any) -> bool:
-        """Whether everything has been read that is in the streams now."""
+        """Tell whether every entry that the streams hold now has been read."""
         newest = {stream: client.xrevrange(stream, count=1) for stream in self._read_to}
         return all(
             order(found[0][0].decode()) <= order(self._read_to[stream]) for stream, found in newest.items() if found

@@ -1,4 +1,4 @@
-"""Acts in which servers are away or full, and keep their data: nothing may be lost, and all gets well again.
+"""Acts in which servers are away or full, and keep their data: nothing may be lost, and workers recover.
 
 - *keys away*: requests of a client whose key nobody has cached are put off, and answered soon after the keys are back;
 - *memory full*: the server of the streams is at its limit while requests go on coming; trimming frees it;
@@ -43,13 +43,13 @@ ROOM_BYTES = 2 << 20
 """Memory that the server of the streams has left before it is full."""
 
 MOST_SENT = 50_000
-"""Requests that fill that room for certain."""
+"""Number of requests that certainly fill that memory."""
 
 RETENTION_SECONDS = 5
 
 CLAIMS_LOST = 40
 READS_LOST = 0.3
-"""Share of the reads whose reply is lost while claims are: what they brought is claimed then."""
+"""Share of reads whose reply is lost while replies to claims are lost: their entries have to be claimed."""
 
 FEW_TRIES = {"TOKEN_WORKER_MAX_DELIVERIES": "2"}
 
@@ -57,7 +57,7 @@ TOO_LONG_SECONDS = 90.0
 
 
 def play(rng: random.Random, progress: Callable[[str], None]) -> tuple[list[Outcome], Counter[Fault]]:
-    """Every act once; the books of each, and which happened."""
+    """Play every act once; return the result of each, and the acts that happened."""
     outcomes: list[Outcome] = []
     counts: Counter[Fault] = Counter({Fault(TROUBLE, name): 0 for name in ACTS})
     for name, act in ACTS.items():

@@ -39,13 +39,13 @@ MOST_TOKEN_SECONDS = 30
 
 REST_SECONDS = (1.0, 4.0)
 NOTICED_SECONDS = 15.0
-"""How long it may take until a worker has said what is wrong."""
+"""Time in which a worker has to log the fault."""
 
 ANSWERS = 5
 """Requests that the worker has to answer while Vault is away."""
 
 GRACE_SECONDS = 1.0
-"""How long the secret id that was replaced stays good, for who has read it already."""
+"""Time for which a replaced secret id stays valid, since workers may have read it already."""
 
 MOST_CLIENTS = 30
 ROLE = "auth/approle/role/token-worker"
@@ -97,11 +97,11 @@ class VaultFaults:
         }
 
     def watch(self, kept: Path, started: Path) -> None:
-        """Logs of the worker that stays, with all keys from Vault, and of those with just the master key from it."""
+        """Read the logs of the worker with all keys from Vault, and of the worker with the master key from Vault."""
         self._kept, self._started = kept, started
 
     def work(self, over: threading.Event) -> None:
-        """One fault after the other, until told to stop; Vault is well then."""
+        """Bring about one fault after the other until ``over`` is set; Vault is well afterwards."""
         self._over = over
         while not over.wait(self._plan.rest(VAULT, REST_SECONDS)):
             fault = self._plan.take(lambda fault: fault.theme == VAULT)
@@ -146,7 +146,7 @@ class VaultFaults:
         return self._revoke()
 
     def _change_master_key(self) -> bool:
-        """The keys stay sealed with the first one, which what starts from now on finds, too: as the one before."""
+        """Put another master key into the secret, and the first one as the previous one. Keys stay sealed with it."""
         self._master_keys.reverse()
         said = _Said(self._started)
         self._note_answers()
@@ -178,7 +178,7 @@ class VaultFaults:
     # -- clients
 
     def _new_client(self) -> tuple[str, Planter] | None:
-        """A client that no worker has met, with its key in Vault and in the key storage; None: there are enough."""
+        """Make a client that no worker knows, with its key in Vault and in the key storage. None: there are enough."""
         if self._clients == MOST_CLIENTS:
             return None
         self._clients += 1
@@ -194,14 +194,14 @@ class VaultFaults:
 
 
 class _Said:
-    """What is added to a log from now on."""
+    """The lines that are added to a log from now on."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
         self._from = log.stat().st_size if log.exists() else 0
 
     def any(self, *phrases: str) -> bool:
-        """Whether it has one of these."""
+        """Tell whether the log has one of these texts."""
         with self._log.open("rb") as log:
             log.seek(self._from)
             text = log.read().decode(errors="replace")

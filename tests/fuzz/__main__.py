@@ -1,4 +1,4 @@
-"""Hostile input, in process and without servers: see ``hostile``. Prints what came out, never what went in.
+"""The command behind ``scripts/fuzz``: it prints outcomes, and never the hostile input.
 
 It runs the package that its Python has installed.
 """
@@ -34,7 +34,7 @@ def main(
 ) -> None:
     """Run hostile stream entries (requests) and damaged stored values (stored) through the worker's code.
 
-    Exit status 1, and the seed and number of the case, at the first that is not dealt with as it has to be.
+    At the first case with a wrong result it prints the seed and the number of the case, and ends with exit status 1.
     """
     seed = seed or secrets.token_hex(4)
     if coverage:

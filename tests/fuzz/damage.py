@@ -1,4 +1,4 @@
-"""Damage to what is stored: changed bits, cuts, splices of two good values, and lengths and fields that lie."""
+"""Damage to stored entries: changed bits, cuts, splices of two good values, and wrong lengths and fields."""
 
 import base64
 import binascii

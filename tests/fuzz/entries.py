@@ -1,9 +1,9 @@
 """Target *requests*: batches of hostile stream entries with good neighbours among them, handled by ``Handler``.
 
-Of each batch is asked: one result for each entry; answers that are replies of the contract, in the format of the
-request, their codes from the closed list; good neighbours answered right; an answer where a reader of its own finds the
-one id there is (``tolerant``); and nothing of a payload, but the id, in a message, a reason, a log line, an audit line
-or what is counted.
+Each batch has to pass these checks. Every entry has one result. Answers are replies of the contract, in the format of
+the request, with codes of the closed list. Good neighbours are answered right. An entry is answered if a second reader
+finds exactly one id in it (``tolerant``). Nothing of a payload but the id gets into a message, a reason, a log line, an
+audit line or a metric.
 """
 
 import json
@@ -35,7 +35,7 @@ NEIGHBOURS = 3
 REASONS = frozenset({"payload_missing", "not_json_or_msgpack", "no_readable_id"})
 MESSAGE_CHARACTERS = 200
 SCHEMA_EACH = 997
-"""One reply in so many is checked against the published schema, too."""
+"""Of this many replies one is checked against the published schema, too."""
 
 READ_AGAIN_BYTES = 10_000
 """Longest payload whose id is looked for a second time, character by character."""
@@ -58,7 +58,7 @@ class Entries:
         self.outcomes: Counter[str] = Counter()
 
     def begin(self, rng: random.Random) -> None:
-        """Start a round: nothing is left of those before."""
+        """Start a round without anything of the rounds before."""
         self._tokens = self._world.tokens()
         self._handler = self._world.handler(self._tokens)
         self._mutator = Mutator(self._world.good, rng)
@@ -70,14 +70,14 @@ class Entries:
         return [[fields] for fields in giants(self._world.good)]
 
     def draw(self) -> list[Fields]:
-        """The cases of the next batch."""
+        """Draw the cases of the next batch."""
         return [self._mutator.fields() for _ in range(A_BATCH)]
 
     def check(self, cases: Sequence[Fields]) -> None:
-        """Handle them as one batch.
+        """Handle the cases as one batch, and check it.
 
         Raises:
-            Fault: something was not as it has to be.
+            Fault: a check failed.
         """
         hostile = [self._world.next_entry(fields) for fields in cases]
         good = self._rng.sample(self._neighbours, NEIGHBOURS)
@@ -121,7 +121,7 @@ class Entries:
             raise Fault(problem, number)
 
     def _problem(self, answer: Answer, entry: Entry, ids: set[str]) -> str | None:
-        """What is wrong with the answer to an entry."""
+        """Check the answer to an entry; returns what is wrong."""
         form = sniff(entry.fields[b"payload"])
         if form is None or sniff(answer.payload) is not form:
             return "an answer is not in the format of its request"

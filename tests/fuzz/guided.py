@@ -1,4 +1,4 @@
-"""Payloads and stored entries that are chosen by the code they reach: both targets' checks, led by atheris."""
+"""Both targets led by atheris, which chooses payloads and stored entries by the code that they reach."""
 
 import random
 import sys
@@ -23,9 +23,9 @@ STORED = 0x80
 
 
 def run(seed: str, seconds: float, save: Path | None) -> None:
-    """Run until something fails or the time is over; ends the process.
+    """Run until a check fails or the time is over; ends the process.
 
-    An input is a byte that says which of the two targets it is for, and a payload, or the entry in place of that one.
+    The first byte of an input chooses the target. The rest is a payload, or the entry that replaces a stored one.
     """
     world = World(seed)
     singles = world.singles[:STORED]

@@ -1,4 +1,4 @@
-"""Hostile stream entries, made at random from good messages: thousands a second, each told by the generator's state.
+"""Hostile stream entries, made at random from good messages: thousands a second, repeatable by the generator's state.
 
 A message is a list of members, pairs of encoded name and encoded value, so that one set of changes serves JSON and
 MessagePack, and so that names can stand twice and values be what no encoder writes.
@@ -148,8 +148,8 @@ class Mutator:
     """Makes hostile entries.
 
     Args:
-        good: what they are made from.
-        rng: decides everything.
+        good: messages that they are made from.
+        rng: source of all choices.
     """
 
     def __init__(self, good: Sequence[Good], rng: random.Random) -> None:
@@ -259,7 +259,7 @@ class Mutator:
         return rng.choice(_STARTS) + rng.randbytes(int(rng.random() * 60))
 
     def _long(self) -> bytes:
-        """Up to the limit of a request, or just beyond it: what takes more than linear time would show."""
+        """A message near the limit of a request: more than linear time would show."""
         rng = self._rng
         form, members, _ = rng.choice(self._good)
         text = rng.choice((MARK, "\\", '"', "[", '{"a":', "\\ud800", "ż", "9", "1e", "\u0000", " "))

@@ -1,4 +1,4 @@
-"""Runs cases of a target in rounds, each told by seed and number, and watches memory and time."""
+"""Runs cases of a target in rounds, and watches memory and time. Seed and number identify a case."""
 
 import itertools
 import os
@@ -24,14 +24,14 @@ STALL_SECONDS = 10.0
 """CPU time of one batch that is a stall; the largest take a fraction of it."""
 
 WARM_UP_ROUNDS = 20
-"""Rounds, after the largest cases, before memory is looked at."""
+"""Number of rounds, after the largest cases, before memory is measured."""
 
 GROWTH_MIB = 24
-"""How much the resident peak may grow after that, however many cases there are."""
+"""Growth of the resident peak that is permitted after that, for any number of cases."""
 
 
 class Target(Protocol):
-    """What can be run: draws cases and checks them."""
+    """A target: it draws cases and checks them."""
 
     name: str
     a_batch: int
@@ -62,10 +62,10 @@ class Failure(NamedTuple):
     """A case that went wrong.
 
     Attributes:
-        case: its number, from which round and batch follow; of the first of its batch where nobody knows which it
-            was; negative for one of the largest.
-        what: nothing of what is in it.
-        cases: what is in it, or in its batch.
+        case: its number, which gives round and batch; the first of its batch if the failing one is unknown; negative
+            for one of the largest.
+        what: the failed check, without anything of the input.
+        cases: the input of the case, or of its batch.
     """
 
     case: int
@@ -79,7 +79,7 @@ class Report(NamedTuple):
     Attributes:
         slowest: CPU seconds of the slowest batch.
         peaks: resident peak in MiB after the warm-up and at the end.
-        outcomes: how often each came out.
+        outcomes: number of cases with each outcome.
     """
 
     cases: int
@@ -99,7 +99,7 @@ def run(
     only: int | None = None,
     tell: Callable[[int], object] = lambda _: None,
 ) -> Report:
-    """Run so many cases, or for so long, or until one fails; or ``only`` the round of one case."""
+    """Run a number of cases, or for a time, or until one fails; or ``only`` the round of one case."""
     target = TARGETS[name](seed)
     a_round = ROUND_BATCHES * target.a_batch
     started = time.monotonic()
@@ -147,7 +147,7 @@ def _checked(target: Target, batch: list[Any], first: int) -> Failure | None:
 
 
 def save(failure: Failure, folder: Path, name: str, seed: str) -> list[Path]:
-    """Write what is in the failed cases, each a map in MessagePack; they hold nothing but what was made up here."""
+    """Write the input of the failed cases, each as a map in MessagePack. The input holds made-up values only."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for number, case in enumerate(failure.cases):

@@ -1,9 +1,9 @@
 """Target *stored*: token entries and keys that are damaged, and requests that need them.
 
-Each damaged value is asked for beside good neighbours. Right is the right answer, where the damage did not matter, or
-an error that names the damage; never another answer, never that there is no such token. What is damaged is not
-overwritten, but for the time of last use of an entry that still opens. Whole entries of one client that stand in each
-other's place are beyond what the format can tell (docs/security.md says so): there just nothing may break.
+Each damaged value is asked for beside good neighbours. Two results are right: the right answer, if the damage does
+not matter, or an error that names the damage. Another answer is wrong, and so is ``token_not_found``. A damaged
+value is not overwritten, except for the time of last use of an entry that still opens. If whole entries of one client
+change places, the format cannot show it (see docs/security.md): then just nothing may break.
 """
 
 import binascii
@@ -30,19 +30,19 @@ from token_worker.testing.memory import MemoryKeys
 A_BATCH = 16
 NEIGHBOURS = 3
 KEYS_ONE_IN = 4
-"""One batch in so many has a damaged key instead of damaged entries."""
+"""Of this many batches one has a damaged key instead of damaged entries."""
 
 DAMAGED = frozenset({Code.ENTRY_UNREADABLE.value, Code.KEY_UNREADABLE.value, Code.TOKEN_DISABLED.value})
-"""Named errors for what is damaged. A changed bit can disable an entry: its times are not sealed."""
+"""Errors that name damage. A changed bit can disable an entry, since its times are not sealed."""
 
 
 class Case(NamedTuple):
     """A stored value that was damaged, and the request that needs it.
 
     Attributes:
-        name: of the stored value, and whether it is a key of this owner.
-        raw: what stands there now.
-        absent: the entry of the value, where that is not there at all: the token is made again, and met.
+        name: of the stored value.
+        raw: the damaged value.
+        absent: name of the value's entry if the case removes it, so that the token is derived again, and found.
     """
 
     good: Good
@@ -52,7 +52,7 @@ class Case(NamedTuple):
     key_of: Owner | None = None
 
     def saved(self) -> Fields:
-        """What is damaged and the request, to be kept in a file."""
+        """The damaged value and the request, to be kept in a file."""
         return {b"name": self.name, b"raw": self.raw, b"request": self.good.payload}
 
 
@@ -68,7 +68,7 @@ class Stored:
         self.outcomes: Counter[str] = Counter()
 
     def begin(self, rng: random.Random) -> None:
-        """Start a round: nothing is left of those before."""
+        """Start a round without anything of the rounds before."""
         self._rng = rng
         self._tokens = self.world.tokens()
         self._handler = self.world.handler(self._tokens)
@@ -109,7 +109,7 @@ class Stored:
         """Put the damaged values in place, ask for them, and put things right again.
 
         Raises:
-            Fault: something was not as it has to be.
+            Fault: a check failed.
         """
         key_of = next((case.key_of for case in cases if case.key_of is not None), None)
         handler = self._handler
@@ -153,7 +153,7 @@ class Stored:
             self.outcomes[outcome] += 1
 
     def _is_swapped(self, case: Case) -> bool:
-        """Whether the damaged value is, or holds whole, another good one of the same owner."""
+        """Tell whether the damaged value is, or contains, another good value of the same owner."""
         if case.key_of is not None:
             sealed = self.world.keys.sealed
             own = [text for name, text in sealed.items() if name.split(HISTORY_INFIX)[0] == case.key_of.key_name]
@@ -166,7 +166,7 @@ class Stored:
         return any(block in message for block in self._blocks.values() if block != own_block)
 
     def _compare(self, cases: Sequence[Case], before: dict[bytes, bytes]) -> None:
-        """What was written must be of entries that open, and change nothing but the time of last use."""
+        """Check that only entries that open were written, and that only their time of last use changed."""
         absent = {case.absent for case in cases if case.absent}
         swapped = any(self._is_swapped(case) for case in cases)
         for name, raw in self._tokens.entries.items():
@@ -186,7 +186,7 @@ def _is_right(good: Good, result: Result) -> bool:
 
 
 def _code(good: Good, result: Result) -> str:
-    """The code of an answer that is an error of the contract; else what it is instead."""
+    """The code of an error of the contract; for other answers a word that describes them."""
     if not isinstance(result, Answer):
         return type(result).__name__
     reply: dict[str, Any] = (msgspec.json if good.format is Format.JSON else msgspec.msgpack).decode(result.payload)

@@ -1,4 +1,4 @@
-"""Hostile input finds nothing wrong with the worker's code, and would if there were: see ``scripts/hostile``."""
+"""Hostile input passes all checks of ``scripts/fuzz``, and each check finds a handler with a planted bug."""
 
 import re
 import subprocess
@@ -37,7 +37,7 @@ OF_REQUESTS = {
     *("invalid_request", "unknown_type", "value_out_of_range", "value_too_large", "invalid_email", "unknown_client"),
     *("unknown_zone", "forbidden", "token_not_found", "key_unreadable", "expired"),
 }
-"""What hostile requests can come out as, if they reach all that they are meant to."""
+"""All outcomes that hostile requests have to reach."""
 
 OF_STORED = {*DAMAGED, "right", "swapped"}
 
@@ -57,14 +57,14 @@ def outcomes(output: str) -> set[str]:
 
 @pytest.mark.parametrize(("target", "expected"), [("requests", OF_REQUESTS), ("stored", OF_STORED)])
 def test_sample_of_a_fixed_seed(target: str, expected: set[str]) -> None:
-    """Hostile input is dealt with as it has to be, and reaches every outcome that it can have."""
+    """Hostile input has right results only, and reaches every outcome."""
     done = fuzz("--target", target, "--cases", str(SAMPLE), "--seed", "1")
     assert (done.returncode, outcomes(done.stdout)) == (0, expected), done.stdout
 
 
 @pytest.mark.parametrize(("target", "expected"), [("requests", OF_REQUESTS), ("stored", OF_STORED)])
 def test_sample_of_a_random_seed(target: str, expected: set[str], say: Callable[[str], None]) -> None:
-    """Hostile input of another seed each time is dealt with as it has to be; the seed is told."""
+    """Hostile input of another seed in every run has right results only; the run prints the seed."""
     done = fuzz("--target", target, "--cases", str(SAMPLE))
     say(done.stdout.partition("\n")[0])
     assert done.returncode == 0, done.stdout
@@ -72,7 +72,7 @@ def test_sample_of_a_random_seed(target: str, expected: set[str], say: Callable[
 
 
 def test_sample_led_by_coverage() -> None:
-    """Where atheris is installed, it leads the same checks to new code, and ends when its time is over."""
+    """If atheris is installed, it leads the same checks to new code, and ends when its time is over."""
     pytest.importorskip("atheris")
     done = fuzz("--coverage", "--seconds", "3", "--seed", "1")
     assert done.returncode == 0, done.stdout
@@ -99,7 +99,7 @@ def stored() -> Stored:
 )
 @settings(max_examples=100, deadline=None)
 def test_any_fields_of_an_entry_have_one_result(entries: Entries, cases: list[Fields], rng: Any) -> None:
-    """Whatever stands in an entry's fields, it has one result, and its neighbours are answered."""
+    """An entry with any fields has one result, and its neighbours are answered."""
     entries.begin(rng)
     entries.check(cases)
 
@@ -130,7 +130,7 @@ MEMBERS = [
 )
 @settings(max_examples=50, deadline=None)
 def test_any_members_of_a_request_have_one_result(entries: Entries, cases: list[dict[str, Any]], rng: Any) -> None:
-    """Whatever a request's members are, in either format, it has one result, and its neighbours are answered."""
+    """A request with any members, in either format, has one result, and its neighbours are answered."""
     entries.begin(rng)
     good = {"id": "any", "op": "tokenize", "client_id": "shop-frontend", "type": "str"}
     for case in cases:
@@ -159,7 +159,7 @@ def _fits_msgpack(message: object) -> bool:
 def test_any_change_of_an_entry(
     stored: Stored, number: int, changes: list[tuple[int, int]], cut: int | None, tail: bytes, rng: Any
 ) -> None:
-    """However a stored entry is changed, the answer is right or names the damage, and the entry stays as it is."""
+    """After any change of a stored entry, the answer is right or names the damage, and the entry stays as it is."""
     good = stored.world.singles[number]
     raw = bytearray(stored.world.entries[good.needed])
     for at, byte in changes:
@@ -194,7 +194,7 @@ def reason(results: list[Result]) -> list[Result]:
 
 
 def unheard(results: list[Result]) -> list[Result]:
-    """Nobody is answered who sent what is wrong."""
+    """Does not answer wrong requests."""
     return [
         DeadLettered(result.entry, "no_readable_id")
         if isinstance(result, Answer) and b"invalid_request" in result.payload
@@ -204,7 +204,7 @@ def unheard(results: list[Result]) -> list[Result]:
 
 
 def mixed_up(results: list[Result]) -> list[Result]:
-    """Each answer to another entry."""
+    """Gives each entry the answer to another one."""
     at = _answers(results)
     payloads = [result.payload for result in results if isinstance(result, Answer)]
     for number, payload in zip(at, [*payloads[1:], payloads[0]], strict=True):
@@ -264,7 +264,7 @@ def _taken_for_absent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _not_authenticated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be opened is said to hold something."""
+    """Answers with a value if an entry cannot be opened."""
     opened = Sealing.open
 
     def anything(self: Sealing, ring: Keyring, raw: bytes, accessed: int) -> Any:
@@ -277,7 +277,7 @@ def _not_authenticated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _written_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every entry that is asked for is replaced by nothing."""
+    """Empties every entry that is asked for."""
     execute = MemoryTokens.execute
 
     def spoilt(self: MemoryTokens, step: Any) -> Any:
@@ -300,7 +300,7 @@ def test_defects_with_damage_are_found(
 
 
 def test_failed_case_is_told_and_replayed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A case that fails is told by a number that makes it fail again, alone; its input is written where asked for."""
+    """A failed case has a number that makes it fail again, alone; its input is written to the given file."""
     monkeypatch.setattr(engine, "_UNREADABLE", engine._NOT_FOUND)
     failed = run.run("stored", "7", cases=100_000).failure
     assert failed is not None

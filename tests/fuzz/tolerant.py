@@ -1,4 +1,4 @@
-"""A second reader of malformed requests, written apart from the product's: it finds the ids that can be told.
+"""A second reader of malformed requests, written independently of the product's: it finds the readable ids.
 
 It goes over the payload character by character and knows nothing but texts, brackets of any kind, and commas. An id is
 a whole text, well-formed by Python's own ``json``, behind ``"id":`` and before a comma, a bracket or the end, right
@@ -14,7 +14,7 @@ _ENDS = (",", "}", "]", "")
 
 
 def json_ids(payload: bytes) -> list[str]:
-    """The ids at the top of what means to be a JSON object, in the order they stand."""
+    """The ids at the top level of a damaged JSON object, in their order."""
     pieces = list(_pieces(payload.removeprefix(b"\xef\xbb\xbf").decode("latin-1")))
     ids: list[str] = []
     depth = 0
@@ -68,7 +68,7 @@ def _text(piece: str) -> str | None:
 
 
 def msgpack_ids(payload: bytes) -> list[str]:
-    """The same for MessagePack: ids that stand before what is cut short, if anything is."""
+    """The ids at the top level of a MessagePack object, up to the place where it is cut short."""
     ids: list[str] = []
     first = payload[0]
     width = {0xDE: 2, 0xDF: 4}.get(first, 0)

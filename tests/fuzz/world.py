@@ -1,4 +1,4 @@
-"""What hostile input meets: clients with keys and tokens, and requests whose right answers are known.
+"""The world of hostile input: clients with keys and tokens, and requests whose right answers are known.
 
 Every value holds a mark that must not come out anywhere but where the contract says.
 """
@@ -28,10 +28,10 @@ from token_worker.streams.routes import Route
 from token_worker.testing.memory import MemoryKeys, MemoryTokens
 
 MARK = "qZ9mark"
-"""Stands in every text and, as base64 in JSON, in the binary values."""
+"""The mark in every text and, as base64 in JSON, in every binary value."""
 
 MARK_DIGITS = "77191"
-"""The same for numbers."""
+"""The mark in every number."""
 
 NOW = 1_800_000_000
 ROUTE = Route("requests", "responses", frozenset(Op))
@@ -57,7 +57,7 @@ Value = int | str | bytes
 
 
 class Fault(TokenWorkerError):  # noqa: N818 - reads as what it says
-    """What the code under test did wrong; ``case`` is the number in the batch, None where nobody knows which."""
+    """A failed check; ``case`` is the number in the batch, or None if the failing case is unknown."""
 
     def __init__(self, what: str, case: int | None = None) -> None:
         super().__init__(what)
@@ -93,7 +93,7 @@ class Good(NamedTuple):
 
 @contextmanager
 def no_chance(rng: random.Random) -> Iterator[None]:
-    """Take what the product draws from the operating system from ``rng``, so that a run can be repeated."""
+    """Replace the operating system's random bytes by those of ``rng``, so that a run can be repeated."""
     with mock.patch("os.urandom", rng.randbytes):
         yield
 
@@ -126,7 +126,7 @@ class World:
         return made
 
     def handler(self, tokens: MemoryTokens, keys: MemoryKeys | None = None, now: float = NOW) -> Handler:
-        """A handler that has nothing at hand yet."""
+        """A handler with empty caches."""
         clock = itertools.count(1.0, 1e-6)
         cache = KeyCache(keys or self.keys, self.master_key, clock=lambda: next(clock))
         return Handler(self.settings, cache, tokens, lambda: now)
@@ -214,7 +214,7 @@ def _message(op: str, owner: Owner, items: Sequence[tuple[str, Value]]) -> dict[
 
 
 def _wire(kind: str, value: Value, format_: Format) -> Value:
-    """As it stands in a message."""
+    """The value as it is written in a message."""
     if format_ is Format.MSGPACK:
         return value
     if isinstance(value, bytes):
@@ -223,6 +223,6 @@ def _wire(kind: str, value: Value, format_: Format) -> Value:
 
 
 def answer_is(good: Good, answer: Answer) -> bool:
-    """Whether this is the right answer to a good request, to the last member."""
+    """Tell whether this is the right answer to a good request, to the last member."""
     decode = msgspec.json.decode if good.format is Format.JSON else msgspec.msgpack.decode
     return bool(decode(answer.payload) == {**good.reply, "request_entry": answer.entry.id.decode()})

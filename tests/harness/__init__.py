@@ -1,1 +1,1 @@
-"""What tests, chaos, bench and the demo share: real servers, workers as processes, producers, ledgers, tree checks."""
+"""Shared by tests, chaos, bench and the demo: real servers, workers as processes, producers, a ledger, tree checks."""

@@ -16,14 +16,14 @@ from token_worker.client import AsyncTokenClient, TokenClient
 CLIENT = "shop-frontend"
 
 LONG_SECONDS = 120.0
-"""Far more than any call takes here, however loaded the machine is."""
+"""Far longer than any call takes, also on a loaded machine."""
 
 SHORT_SECONDS = 0.2
-"""A time-out that is waited for."""
+"""A time-out that tests wait for."""
 
 
 class InLoop:
-    """An ``AsyncTokenClient`` with the manners of a ``TokenClient``: each call runs the event loop until it is over."""
+    """An ``AsyncTokenClient`` with the methods of a ``TokenClient``: each call runs the event loop until it ends."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._runner = asyncio.Runner()
@@ -67,7 +67,7 @@ class FakeWorker:
         self._last = "-"
 
     def take(self, count: int) -> list[dict[str, Any]]:
-        """The next requests, as soon as there are so many."""
+        """Wait for this many requests, and return them."""
         found: list[dict[str, Any]] = []
 
         def look() -> bool:
@@ -87,7 +87,7 @@ class FakeWorker:
         return found
 
     def answer(self, requests: Iterable[dict[str, Any]], responses: str = "tokenize:responses", **more: Any) -> None:
-        """Answer these, where they say or on the stream ``responses``; ``more`` are members in place of tokens."""
+        """Answer requests on their ``reply_to`` or on ``responses``; ``more`` are members in place of tokens."""
         for request in requests:
             members = more or {"items": [{"value": item["value"].upper()} for item in request["items"]]}
             reply = {"id": request["id"], "op": request["op"], "request_entry": "1-0", "status": "ok", **members}
@@ -118,5 +118,5 @@ def start(work: Callable[[], object]) -> threading.Thread:
 
 
 def threads() -> list[str]:
-    """The client's threads that run."""
+    """Names of the client's running threads."""
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("token-client")]

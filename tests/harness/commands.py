@@ -43,7 +43,7 @@ LABELS = (
 
 
 def label(role: str, command: Command) -> str:
-    """A command for people: whose server, its name, and which script."""
+    """A command as people read it: the role of its server, its name, and the name of its script."""
     name = command.name
     if name in ("EVALSHA", "EVAL"):
         return f"{role} {name} {SCRIPTS.get(command.parts[1], 'source')}"

@@ -2,7 +2,7 @@
 
 Starts Valkey twice (streams; keys and tokens) and OpenBao (the master key), two workers that log in to it by AppRole
 with a policy for that one secret, and takes records through them. Exits 0 only if everything held;
-stops all it started.
+it stops everything that it started.
 """
 
 import base64
@@ -62,7 +62,7 @@ Record = tuple[Any, ...]
 
 
 class Check:
-    """What has to hold, printed as it is found out."""
+    """The checks of the demo, printed one by one."""
 
     def __init__(self) -> None:
         self.failed = 0
@@ -90,13 +90,13 @@ def customers(count: int) -> list[Record]:
 
 
 def wrong(expected: Sequence[Record], got: Sequence[Record]) -> list[int]:
-    """Numbers of the records that are not what they should be."""
+    """Numbers of the records that differ from the expected ones."""
     pairs = zip(expected, got, strict=True)
     return [number for number, (should, is_) in enumerate(pairs) if tuple(should) != tuple(is_)]
 
 
 def send(stack: Stack, op: str, columns: Sequence[Column], records: Sequence[Record], what: str) -> list[Reply]:
-    """One request a record, an item a column; the replies in the order of the records."""
+    """Send one request for each record, with one item for each column; the replies in the order of the records."""
     run = secrets.token_hex(4)
     messages: list[dict[str, Any]] = [
         {
@@ -115,12 +115,12 @@ def send(stack: Stack, op: str, columns: Sequence[Column], records: Sequence[Rec
 
 
 def values(replies: Iterable[Reply]) -> list[Record]:
-    """Tokens or values of whole replies; None where there is an error."""
+    """Tokens or values of whole replies; None for an error."""
     return [tuple(item.get("value") for item in reply.get("items", [])) for reply in replies]
 
 
 def refusals(columns: Sequence[Column], replies: Iterable[Reply]) -> Iterator[str]:
-    """What the workers refused, by record and column."""
+    """Print the values that workers refused, by record and column."""
     for number, reply in enumerate(replies, 1):
         if "error" in reply:
             yield f"record {number}: {reply['error']['code']}: {reply['error']['message']}"
@@ -172,7 +172,7 @@ def consumers(stack: Stack) -> set[bytes]:
 
 
 def take_through(stack: Stack, check: Check, records: Sequence[Record]) -> None:
-    """Tokenize, turn back, and tokenize again."""
+    """Tokenize, detokenize, and tokenize again."""
     replies = send(stack, "tokenize", CUSTOMER, records, "tokenize")
     problems = list(refusals(CUSTOMER, replies))
     for problem in problems[:10]:
@@ -182,14 +182,14 @@ def take_through(stack: Stack, check: Check, records: Sequence[Record]) -> None:
         return
     tokens = values(replies)
     show(CUSTOMER, records, tokens)
-    back = values(send(stack, "detokenize", CUSTOMER, tokens, "turn back"))
-    check.that(holds=not wrong(records, back), what="every token turned back into its value")
+    back = values(send(stack, "detokenize", CUSTOMER, tokens, "detokenize"))
+    check.that(holds=not wrong(records, back), what="every token gave its value back")
     again = values(send(stack, "tokenize", CUSTOMER, records, "again"))
     check.that(holds=not wrong(tokens, again), what="the same records sent again got the same tokens")
 
 
 def turn_acras_back(stack: Stack, check: Check, acra: dict[str, Any]) -> None:
-    """Load what the real AcraTranslator wrote into the storage; its tokens turn back, its values are found."""
+    """Load what the real AcraTranslator wrote into the storage; its tokens and its values are known."""
     for name, value in acra["redis"].items():
         stack.storage.set(name, value)
     cases = [{**case, "id": str(number)} for number, case in enumerate(acra["cases"])]
@@ -199,13 +199,13 @@ def turn_acras_back(stack: Stack, check: Check, acra: dict[str, Any]) -> None:
     )
     found = stack.ask([{**c, "op": "tokenize", "value": case["value"]} for c, case in zip(common, cases, strict=True)])
     ok = all(str(back[case["id"]].get("value")) == str(case["value"]) for case in cases)
-    check.that(holds=ok, what=f"{len(cases)} tokens that AcraTranslator made turned back")
+    check.that(holds=ok, what=f"{len(cases)} tokens that AcraTranslator made gave their values back")
     ok = all(str(found[case["id"]].get("value")) == str(case["token"]) for case in cases)
     check.that(holds=ok, what=f"{len(cases)} values that AcraTranslator tokenized got its tokens")
 
 
 def explain(stack: Stack) -> None:
-    """How to talk to what runs: each line can be pasted into a shell."""
+    """Commands to use the running demo with: each line can be pasted into a shell."""
     streams = stack.settings["TOKEN_WORKER_STREAMS_URL"]
     port = streams.rsplit(":", 1)[1].split("/")[0]
     payload = json.dumps(
@@ -256,12 +256,12 @@ def looked_at(file: Path, columns: Sequence[Column]) -> Iterator[Input]:
 
 
 def form_of(file: Path) -> str:
-    """Its format, CSV where the name does not tell."""
+    """The format of a file by its name; CSV by default."""
     return FORMATS_BY_ENDING.get(file.suffix.lower(), "csv")
 
 
 def count_rows(file: Path, columns: Sequence[Column]) -> int:
-    """How many rows there are to be done.
+    """Count the rows with values.
 
     Raises:
         click.BadParameter: the file cannot be read as rows with these columns.
@@ -286,7 +286,7 @@ def first_records(file: Path, columns: Sequence[Column]) -> list[Record]:
 
 
 def take_file_through(stack: Stack, check: Check, columns: Sequence[Column], file: Path, rows: int) -> None:
-    """The same for a file, as ``token-worker file`` does it."""
+    """Tokenize and detokenize a file with ``token-worker file``."""
     with TemporaryDirectory() as folder:
         tokens, back, again, errors = (Path(folder) / f"{name}{file.suffix}" for name in ("t", "b", "a", "errors"))
         do_file(stack, "tokenize", file, tokens, columns, errors)
@@ -300,13 +300,13 @@ def take_file_through(stack: Stack, check: Check, columns: Sequence[Column], fil
             return
         show(columns, first_records(file, columns), first_records(tokens, columns))
         do_file(stack, "detokenize", tokens, back, columns)
-        check.that(holds=same(file, back), what="every token turned back into its value")
+        check.that(holds=same(file, back), what="every token gave its value back")
         do_file(stack, "tokenize", file, again, columns)
         check.that(holds=same(tokens, again), what="the same records sent again got the same tokens")
 
 
 def same(one: Path, other: Path) -> bool:
-    """Whether two files hold the same; a run that failed leaves none. Parquet may hold it in other bytes."""
+    """Tell whether two files have the same content; a failed run leaves no file. Parquet may have other bytes."""
     if not other.exists():
         return False
     if form_of(one) == "parquet":
@@ -319,7 +319,7 @@ def same(one: Path, other: Path) -> bool:
 def do_file(
     stack: Stack, op: str, source: Path, out: Path, columns: Sequence[Column], errors: Path | None = None
 ) -> None:
-    """Run ``token-worker file``; what it says goes to the terminal."""
+    """Run ``token-worker file``; its output goes to the terminal."""
     options = [option for column in columns for option in ("--column", f"{column.name}={column.type}")]
     options += ["--client", CLIENT, "--format", form_of(source), *(("--errors", str(errors)) if errors else ())]
     command = [sys.executable, "-m", "token_worker", "file", op, str(source), str(out), *options]

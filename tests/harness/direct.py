@@ -99,11 +99,11 @@ class DirectHandler:
 
 
 class Vectors:
-    """A file of what the real Acra binaries wrote.
+    """A file of data that the real Acra binaries wrote.
 
     Attributes:
-        master_key: opens its keys.
-        redis: the whole Redis, as text.
+        master_key: opens the keys.
+        redis: all keys and values of the Redis, as text.
         cases: value and token, in the form of a JSON request; ``bytes`` are base64.
     """
 

@@ -24,7 +24,7 @@ _MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 
 class Command(NamedTuple):
-    """One command line of a ``console`` block, and what the page shows that it prints."""
+    """One command line of a ``console`` block, and its output on the page."""
 
     line: str
     printed: str

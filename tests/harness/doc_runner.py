@@ -25,7 +25,7 @@ from harness.stack import wait_until
 COMMAND_SECONDS: Final = 120
 
 ROLE_ID: Final = "the role id that was printed"
-"""What a page has in a file of settings in place of the role id that Vault made."""
+"""The text that a page shows in place of the role id that Vault made."""
 
 _STREAM_ID: Final = r"\b\d{13}-\d+\b"
 
@@ -34,7 +34,7 @@ _VARYING: Final = {
     r"\bcli-[0-9a-f]{16}\b": "REQUEST-ID",
     r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?": "TIME",
 }
-"""What differs from run to run, as a pattern, and the word that stands for it when outputs are compared."""
+"""Patterns for text that differs from run to run, and the word that replaces it when outputs are compared."""
 
 _REDIS_CLI: Final = '''#!{python}
 """As much of redis-cli as the pages need: no wheel brings one."""
@@ -88,7 +88,7 @@ class Reader:
         self._environment = {"PATH": path, "HOME": str(folder), "LANG": "C.UTF-8", **environment}
 
     def follow(self, page: Page, sections: Callable[[str], bool] = lambda _: True) -> None:
-        """Do all that the page shows, or some sections of it."""
+        """Run all examples of a page, or those of some sections."""
         for block in page.blocks():
             if "not run" in block.notes or not sections(block.section):
                 continue
@@ -123,7 +123,7 @@ class Reader:
             self._check_ids(command, printed)
 
     def _check_ids(self, command: Command, printed: str) -> None:
-        """See that an id that the page shows twice is one id, and two are two: a reply names its request."""
+        """Check that equal ids on the page are equal in the output, and different ones different."""
         shown, found = (re.findall(_STREAM_ID, text) for text in (command.printed, printed))
         if len(shown) == len(found):
             for on_the_page, here in zip(shown, found, strict=True):

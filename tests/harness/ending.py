@@ -1,4 +1,4 @@
-"""How scripts end that have started processes: by an exception, so that all of these are stopped on the way out."""
+"""Scripts that start processes end by an exception, so that every process is stopped on the way out."""
 
 import signal
 import threading
@@ -10,7 +10,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def end_by_signals() -> None:
-    """Have the first of these signals end the script; what is ignored (by nohup, say) stays so."""
+    """Let the first of these signals end the script; a signal that is ignored (under nohup, say) stays ignored."""
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)

@@ -1,4 +1,4 @@
-"""A key storage and a clock that tests of the key cache hold in their hands."""
+"""A key storage and a clock that tests of the key cache control."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -34,11 +34,11 @@ class FakeStore:
 
     Attributes:
         is_away: raise ``Unavailable`` from now on.
-        scan_answers: what the next looks at the history raise; None for one that comes to its end.
+        scan_answers: errors that the next scans of the history raise; None for a scan that succeeds.
         looked_up: every owner asked for, in order.
         read_names: every name of the history that was read, in order.
-        scans: how often the history was looked up anew.
-        listed: how often the names of an owner's history were asked for.
+        scans: number of scans of the history.
+        listed: number of times that the names of an owner's history were listed.
     """
 
     def __init__(self, clock: Clock) -> None:

@@ -1,8 +1,8 @@
-"""A process that takes a file through again and again, killed after ever more steps, and gone on with each time.
+"""A process that runs a file again and again: it is killed after ever more steps, and resumed each time.
 
-``python file_kills.py FOLDER FORM`` prints how many kills there were; it fails if an output is not that of an
-undisturbed run, byte for byte. Steps are writes (of which half is done), syncs and renames. Answers come from no
-worker, but are made here: which row gets what does not depend on when it is asked for.
+``python file_kills.py FOLDER FORM`` prints the number of kills. It fails if an output differs from that of an
+undisturbed run in a single byte. Steps are writes (the last one is done by half), syncs and renames. Answers are made
+here, without a worker: the answer to a row does not depend on the time of its request.
 """
 
 import gzip
@@ -30,7 +30,7 @@ from token_worker.files.progress import JobOptions
 ROWS = 40
 KILLED = 9
 STRIDE = {"csv": 1, "csv.gz": 2, "jsonl": 2, "parquet": 4}
-"""Every so many steps: processes with pyarrow are slow to fork."""
+"""Steps between two kills: processes with pyarrow are slow to fork."""
 
 
 class Client:
@@ -88,7 +88,7 @@ def make_input(folder: Path, form: str) -> Path:
 
 
 def run(source: Path, places: OutputPaths, last: int, *, resume: bool) -> int:
-    """Take the file through in a process that ends at step ``last``; how it ended."""
+    """Run the file in a process that ends at step ``last``; returns its exit status."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -63,7 +63,7 @@ def protobuf(message: bytes) -> dict[int, bytes | int]:
 
 
 class StoredEntry(NamedTuple):
-    """A token entry: what is in its block, and its metadata."""
+    """A token entry: the content of its block, and its metadata."""
 
     inside: bytes
     key_id: bytes

@@ -20,7 +20,7 @@ from token_worker.settings.vault import VaultSettings
 
 
 def fingerprint(key: bytes) -> str:
-    """What tests compare keys by, so that no failure prints one."""
+    """A digest by which tests compare keys, so that a failure prints no key."""
     return hashlib.sha256(key).hexdigest()[:16]
 
 
@@ -61,13 +61,13 @@ VAULT_CALLS = ("read_version", "write_version", "delete_secret", "list_secrets")
 
 
 class Place(Protocol):
-    """Where keys are; ``settings`` make commands and workers use it."""
+    """A place for keys; with ``settings`` commands and workers use it."""
 
     folder: str
     settings: dict[str, str]
 
     def put(self, path: str, text: bytes | str) -> None:
-        """Store at a path, such as ``<folder>/<name>``."""
+        """Store a key at a path, such as ``<folder>/<name>``."""
         ...
 
     def get(self, path: str) -> bytes | None: ...
@@ -140,7 +140,7 @@ class InVault:
         return VaultAdminStore(vault, "secret", self.folder)
 
     def api(self, method: str, path: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
-        """What Vault's HTTP API answers to root."""
+        """Call Vault's HTTP API as root; returns the answer."""
         answer = requests.request(
             method,
             f"{self._server.url}/v1/{path}",

@@ -1,4 +1,4 @@
-"""Requests as producers make them, and how their replies are read: every type of value, in JSON and MessagePack."""
+"""Requests as producers write them, and readers of their replies: every type of value, in JSON and MessagePack."""
 
 import base64
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ Native = int | str | bytes
 
 
 def value_of(kind: str, number: int) -> Native:
-    """The value of a type with this number, each another."""
+    """The value of a type with this number; different numbers give different values."""
     match kind:
         case "str":
             return f"Grace Hopper the {number}th"
@@ -30,17 +30,17 @@ def value_of(kind: str, number: int) -> Native:
 
 
 def values(kind: str, start: int = 0) -> Iterator[Native]:
-    """Values of a type, each another."""
+    """Values of a type, all different."""
     return (value_of(kind, number) for number in count(start))
 
 
 def decode(payload: bytes) -> Any:
-    """A message in either format."""
+    """Decode a message in either format."""
     return msgspec.json.decode(payload) if payload[:1] == b"{" else msgspec.msgpack.decode(payload)
 
 
 class Failed(NamedTuple):
-    """What an item of a reply is in place of a value: the code of its error."""
+    """The code of an item that failed."""
 
     code: str
 
@@ -51,8 +51,8 @@ class Request:
 
     Attributes:
         route: its stream is ``<route>:requests``.
-        expected: what has to come back, None where that is not known.
-        packed: whether it is MessagePack, JSON else.
+        expected: the right values of the reply; required to detokenize, None if they are unknown.
+        packed: True for MessagePack, False for JSON.
         members: further members, ``client_id`` among them.
     """
 
@@ -75,16 +75,16 @@ class Request:
 
     @property
     def stream(self) -> str:
-        """The stream it goes to."""
+        """The stream of the request."""
         return f"{self.route}:requests"
 
     @property
     def target(self) -> str:
-        """The stream its reply comes on."""
+        """The stream of the reply."""
         return str(self.members.get("reply_to", f"{self.route}:responses"))
 
     def outcomes(self, stream: str, payload: bytes) -> list[Native | Failed] | None:
-        """What a reply on a stream brings for each value; None where it is not the reply to this request."""
+        """The outcome of each value by a reply on a stream; None if it is not a right reply to this request."""
         if stream != self.target or (payload[:1] != b"{") != self.packed:
             return None
         reply = decode(payload)

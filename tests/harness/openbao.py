@@ -1,4 +1,4 @@
-"""OpenBao as it runs in production, as far as faults go: it keeps its data on disk, and can be sealed."""
+"""OpenBao as in production: it keeps its data on disk, and can be sealed."""
 
 import json
 from typing import Self
@@ -10,7 +10,7 @@ from harness.servers import OpenBao, bao_binary
 from harness.stack import wait_until
 
 SERVES, NOT_INITIALIZED, SEALED = 200, 501, 503
-"""What its health can be, as it says over HTTP."""
+"""HTTP statuses of its health."""
 
 
 class KeptOpenBao(OpenBao):
@@ -40,7 +40,7 @@ class KeptOpenBao(OpenBao):
         return [bao_binary(), "server", f"-config={config}"]
 
     def answers(self) -> bool:
-        """Whether it is up; ``start`` unseals it then."""
+        """Tell whether it is up; ``start`` unseals it then."""
         return self.health() in {SERVES, NOT_INITIALIZED, SEALED}
 
     def start(self) -> Self:
@@ -70,7 +70,7 @@ class KeptOpenBao(OpenBao):
         self._wait_for("sys/mounts")
 
     def _wait_for(self, path: str) -> None:
-        """Wait until it is the active one and gives this."""
+        """Wait until it is the active node and returns this path."""
         wait_until(lambda: self.health() == SERVES and self._gives(path), path, START_SECONDS)
 
     def _gives(self, path: str) -> bool:

@@ -1,4 +1,4 @@
-"""Entries of the token storage as workers find them seldom: so that their rarer scripts run, too."""
+"""Writes rare kinds of entries into the token storage, so that workers need their rarer scripts."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.tokens.derivation import Deriver
 
 LONG_AGO = 1_790_000_000
-"""When these entries were used last: more than a day before they are met."""
+"""Time of last use of these entries, more than a day ago."""
 
 
 class Planter:

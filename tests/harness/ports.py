@@ -2,8 +2,8 @@
 
 A port that was free a moment ago may be taken by another test run before its server listens. So each port that is given
 out is held, from its choice to its release or the end of the process, by a lock that the kernel keeps: a Unix socket in
-the abstract namespace, named after the port. What is not of the project knows no such locks; ``servers`` starts again
-with other ports where it comes first.
+the abstract namespace, named after the port. Other programs do not know these locks. If one takes a port first,
+``servers`` starts again with other ports.
 """
 
 import errno

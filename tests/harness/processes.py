@@ -1,4 +1,4 @@
-"""Scripts of the project as processes, and what they leave behind."""
+"""Scripts of the project as processes, with a check for processes that they leave behind."""
 
 import os
 import signal

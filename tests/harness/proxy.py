@@ -4,8 +4,8 @@
 waits for the whole reply, and passes that on. RESP2 only, no subscriptions. ``Relay`` stands before anything else
 (Vault, a replication link): what it calls a command or a reply is what came at once from one side.
 
-``hook`` is called at both moments, before the command goes to the server and after its reply has come, and says what is
-to be done; one that takes its time delays the connection. Hooks of one proxy are never called at the same time.
+``hook`` is called before the command goes to the server, and after its reply has come. Its verdict says what the proxy
+has to do; a slow hook delays the connection. Hooks of one proxy are never called at the same time.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import hiredis
 
 
 class Moment(Enum):
-    """When a hook is called."""
+    """The moment at which a hook is called."""
 
     BEFORE = auto()
     """The server has not seen the command."""
@@ -32,7 +32,7 @@ class Moment(Enum):
 
 
 class Verdict(Enum):
-    """What a hook wants done."""
+    """The action that a hook asks for."""
 
     PASS = auto()
     CUT = auto()
@@ -46,7 +46,7 @@ class Verdict(Enum):
 
 
 class Command(NamedTuple):
-    """What a client sent.
+    """A command that a client sent.
 
     Attributes:
         parts: its name and arguments as they came.
@@ -58,7 +58,7 @@ class Command(NamedTuple):
 
     @property
     def name(self) -> str:
-        """In capitals; of a command with subcommands the first word alone."""
+        """The name in capitals, without a subcommand."""
         return self.parts[0].decode().upper()
 
 
@@ -90,7 +90,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Where workers reach the Redis through this proxy."""
+        """The address of the Redis through this proxy."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def go_away(self) -> None:
@@ -257,7 +257,7 @@ def _receive(end: socket.socket) -> bytes:
 
 
 def _reset(end: socket.socket) -> None:
-    """Wake whoever waits for this connection; closing it, which is its owner's task, is then a reset."""
+    """Wake the thread that waits for this connection. When its owner closes it, that is a reset."""
     with contextlib.suppress(OSError):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         end.shutdown(socket.SHUT_RDWR)

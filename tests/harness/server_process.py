@@ -1,4 +1,4 @@
-"""A server as a process of its own, which listens where nobody else does."""
+"""A server as a process of its own, on ports that no other process uses."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ STARTS = 5
 
 
 class _PortTakenError(RuntimeError):
-    """Somebody else listens where a server was to."""
+    """Another process listens on the server's port."""
 
 
 class ServerProcess:
@@ -49,7 +49,7 @@ class ServerProcess:
         return self._ports[-1]
 
     def release_ports(self) -> None:
-        """Let others have the ports."""
+        """Release the ports."""
         while self._ports:
             ports.release(self._ports.pop())
 

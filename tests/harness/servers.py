@@ -193,7 +193,7 @@ class Watched:
         return next(member for member in self.members if member.port == int(found[1]))
 
     def are_replicas_in_step(self) -> bool:
-        """Whether all replicas have all that the primary has."""
+        """Tell whether all replicas have all data of the primary."""
         found = self.primary().info("replication")
         offsets = [found[f"slave{number}"]["offset"] for number in range(found["connected_slaves"])]
         return offsets == [found["master_repl_offset"]] * (len(self.members) - 1)
@@ -266,7 +266,7 @@ class Cluster:
         return f"redis+cluster://{','.join(f'127.0.0.1:{server.port}' for server in self.members)}"
 
     def client(self) -> redis.RedisCluster:
-        """A client that asks the nodes who has a key."""
+        """A client that asks the nodes which one has a key."""
         nodes = [ClusterNode("127.0.0.1", member.port) for member in self.members]  # type: ignore[no-untyped-call]  # as above
         return redis.RedisCluster(startup_nodes=nodes, protocol=2)
 
@@ -275,14 +275,14 @@ class Cluster:
         return self._primaries_of(slot)[0]
 
     def all_know(self, slot: int, server: Valkey) -> bool:
-        """Whether every server that answers knows that this one has a slot.
+        """Tell whether every server that answers knows that this one has a slot.
 
-        Until then a client that asks one of the others is sent to where the slot was, which may be down.
+        Until then another server would redirect a client to the former owner of the slot, which may be down.
         """
         return all(primary is server for primary in self._primaries_of(slot))
 
     def _primaries_of(self, slot: int) -> list[Valkey]:
-        """Who has a slot, by each of the servers that answer."""
+        """The primaries of a slot, as each of the servers that answer names it."""
         primaries = []
         for server in self.members:
             try:
@@ -300,7 +300,7 @@ class Cluster:
         return next(member for member in self.members if member.info("replication").get("master_port") == primary.port)
 
     def id_of(self, server: Valkey) -> str:
-        """What the cluster calls a server."""
+        """The id of a server in the cluster."""
         return str(_ask(server, "CLUSTER", "MYID").decode())
 
     def move_slot(self, slot: int, target: Valkey, amid: Callable[[], object] = lambda: None) -> None:
@@ -315,7 +315,7 @@ class Cluster:
             _ask(server, "CLUSTER", "SETSLOT", slot, "NODE", self.id_of(target))
 
     def is_well(self) -> bool:
-        """Whether all servers know each other, and every slot is served."""
+        """Tell whether all servers know each other, and every slot is served."""
         states = [_ask(server, "CLUSTER", "INFO").decode() for server in self.members]
         known = f"cluster_known_nodes:{len(self.members)}\r\n"
         return all("cluster_state:ok" in state and known in state for state in states)
@@ -380,7 +380,7 @@ class OpenBao(ServerProcess):
         return self.health() == 200
 
     def health(self) -> int:
-        """The status that its health has over HTTP: 200 if it serves; 0 where it does not answer."""
+        """The HTTP status of its health: 200 if it serves, 0 if it does not answer."""
         import requests  # comes with hvac
 
         try:
@@ -389,7 +389,7 @@ class OpenBao(ServerProcess):
             return 0
 
     def call(self, method: str, path: str, **body: Any) -> dict[str, Any]:
-        """Ask it as root; what it answers, empty where that is nothing."""
+        """Call the API as root; returns the answer, or an empty one."""
         import requests  # comes with hvac
 
         headers = {"X-Vault-Token": self.root_token}
@@ -398,7 +398,7 @@ class OpenBao(ServerProcess):
         return dict(answer.json()) if answer.content else {}
 
     def admit_workers(self, policy: Path, master_key: str) -> dict[str, str]:
-        """Store the master key; settings for workers that log in by AppRole and have this policy alone."""
+        """Store the master key; returns settings for workers that log in by AppRole and have only this policy."""
         self.call("POST", "secret/data/acra/transport", data={"acra_master_key": master_key})
         self.call("POST", "sys/policies/acl/token-worker", policy=policy.read_text())
         self.call("POST", "sys/auth/approle", type="approle")

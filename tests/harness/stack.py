@@ -26,7 +26,7 @@ GROUP = "token-workers"
 """The default consumer group of the workers."""
 
 COMMAND_SECONDS = 120
-"""How long a command of the product may take."""
+"""Time limit of a command of the product."""
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 90.0) -> None:
@@ -79,7 +79,7 @@ class Stack:
         self._of_workers: dict[str, str] = {}
 
     def generate_key(self, owner_id: str, kind: Literal["client", "zone"] = "client") -> bytes:
-        """Put a new symmetric key into the key storage; the key itself."""
+        """Put a new symmetric key into the key storage, and return it."""
         owner, key = Owner(kind, owner_id), new_key()
         self.storage.set(f".acrakeys/{owner.key_name}", wrap(key, self.master_key, owner))
         return key
@@ -95,7 +95,7 @@ class Stack:
         self._of_workers = self.settings_as("token-worker", folder)
 
     def settings_as(self, user: str, folder: Path) -> dict[str, str]:
-        """Settings to work as a user that ``restrict`` made, wherever there is such a one."""
+        """Settings to work as a user that ``restrict`` made, on every server that has this user."""
         settings: dict[str, str] = {}
         for use, server in self._servers.items():
             file = folder / f"{'streams' if server is self._servers['streams'] else use}-{user}"
@@ -129,7 +129,7 @@ class Stack:
     def start_worker(
         self, *, log: Path | None = None, program: Sequence[str] = PROGRAM, **more: str
     ) -> "WorkerProcess":
-        """Start a worker process; ``more`` are settings of its own, ``log`` takes what it prints.
+        """Start a worker process; ``more`` are settings of its own, ``log`` is the file for its output.
 
         ``program`` are arguments of Python that start ``token-worker``, in another way if need be.
         """
@@ -139,7 +139,7 @@ class Stack:
         return worker
 
     def send(self, requests: Iterable[Any], stream: str = "tokenize:requests") -> list[bytes]:
-        """Add requests, dicts (sent as JSON) or payloads, in as few round trips as is good; their entry ids."""
+        """Add requests, as dicts (sent as JSON) or payloads, in few round trips; returns their entry ids."""
         ids: list[bytes] = []
         with self.streams.pipeline(transaction=False) as pipe:
             for request in requests:
@@ -168,7 +168,7 @@ class Stack:
         return int(self.streams.info("commandstats").get(f"cmdstat_{command.lower()}", {}).get("calls", 0))
 
     def wait_for_replies(self, count: int, stream: str = "tokenize:responses", seconds: float = 60.0) -> list[Reply]:
-        """The replies of a stream, as soon as there are so many."""
+        """Wait for this many replies on a stream, and return all of them."""
         wait_until(lambda: self.streams.xlen(stream) >= count, f"{count} replies on {stream}", seconds)
         return list(self.replies(stream))
 

@@ -22,7 +22,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_demo_holds() -> None:
-    """Records go there and back, Acra's tokens turn back, and the exit status is 0."""
+    """Records are tokenized and detokenized, Acra's tokens are detokenized, and the exit status is 0."""
     done = run("--records", "300")
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("✓") == 5
@@ -30,7 +30,7 @@ def test_demo_holds() -> None:
 
 
 def test_demo_takes_a_file(tmp_path: Path) -> None:
-    """A CSV file's own columns are tokenized and turned back."""
+    """The columns of a given CSV file are tokenized and detokenized."""
     file = tmp_path / "customers.csv"
     file.write_text("id,email,note\n1,ada@example.org,x\n-9223372036854775808,grace@navy.example,y\n")
     done = run("--csv", str(file), "--columns", "email:email,id:int64")
@@ -104,10 +104,12 @@ def test_demo_notices_what_is_wrong() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "missed"), [(2, "every token turned back"), (3, "the same records sent again")], ids=["value", "token"]
+    ("answer", "missed"),
+    [(2, "every token gave its value back"), (3, "the same records sent again")],
+    ids=["value", "token"],
 )
 def test_demo_fails_on_a_wrong_answer(monkeypatch: pytest.MonkeyPatch, answer: int, missed: str) -> None:
-    """One wrong value or token among all: its check gets a cross, the others do not, and the exit status is 1."""
+    """If one value or token is wrong, its check gets a cross, the others do not, and the exit status is 1."""
     truthful, calls = demo.send, 0
 
     def send(*arguments: Any) -> list[dict[str, Any]]:
@@ -173,7 +175,7 @@ def test_impatient_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
 
 
 def test_printed_commands_work(tmp_path: Path) -> None:
-    """What ``--keep`` prints can be pasted into a shell: with the command, and with Python where no redis-cli is."""
+    """The commands that ``--keep`` prints work in a shell, with redis-cli or, if that is missing, with Python."""
     with running(tmp_path, "--keep") as run:
         wait_until_kept(run)
         lines = [line.strip() for line in run.output.read_text().splitlines()]

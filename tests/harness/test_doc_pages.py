@@ -1,4 +1,4 @@
-"""How the tests read a page, and how they compare what a command prints with what a page shows."""
+"""Pages are read into blocks and links, and the output of a command is compared with the output on the page."""
 
 from pathlib import Path
 

@@ -48,7 +48,7 @@ def troubles(ledger: Ledger) -> list[tuple[Kind, str]]:
 
 
 def answered(request: Request, *outcomes: Native | str, entry: Place = ENTRY, **more: Any) -> Ledger:
-    """Books with one request and its reply."""
+    """A ledger with one request and its reply."""
     ledger = Ledger()
     ledger.sent(entry, request)
     ledger.reply(Place(request.target, "2-0"), reply_to(request, entry, *outcomes, **more))
@@ -58,7 +58,7 @@ def answered(request: Request, *outcomes: Native | str, entry: Place = ENTRY, **
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_right_replies_are_no_trouble(kind: str, packed: bool) -> None:
-    """One reply with tokens of the right type, in the format of its request, whoever hears of it first."""
+    """One reply with tokens of the right type, in the format of its request, is no trouble, also before its request."""
     request = tokenize(value_of(kind, 1), value_of(kind, 2), kind=kind, packed=packed, as_items=True)
     ledger = answered(request, value_of(kind, 3), value_of(kind, 4))
     early = tokenize(value_of(kind, 1), kind=kind, packed=packed)
@@ -90,7 +90,7 @@ def test_every_further_reply_is_found() -> None:
 
 
 def test_second_reply_is_checked_where_there_may_be_one() -> None:
-    """Where second replies are permitted, one with another token is found all the same."""
+    """A second reply with another token is found even where second replies are permitted."""
     ledger, request = Ledger(keep_requests=True), tokenize("value")
     ledger.sent(ENTRY, request)
     for reply, token in ((REPLY, "token"), (LATER, "other")):
@@ -112,7 +112,7 @@ def test_second_reply_is_checked_where_there_may_be_one() -> None:
     ids=["error", "not found", "the value itself", "another type", "another id", "another format", "another status"],
 )
 def test_wrong_reply_is_found(outcome: Native | str, more: dict[str, Any]) -> None:
-    """A reply that is not what was asked for is found."""
+    """A reply with an error, a wrong value or another id is found."""
     assert troubles(answered(tokenize("value"), outcome, **more)) == [(Kind.WRONG, "tokenize:requests 1-0")]
 
 
@@ -164,7 +164,7 @@ def test_other_token_than_expected_is_found() -> None:
     [("value", []), ("other", [Kind.WRONG]), ("!token_not_found", [Kind.UNKNOWN_TOKEN]), ("!internal", [Kind.WRONG])],
 )
 def test_token_that_does_not_turn_back_is_found(outcome: str, expected: list[Kind]) -> None:
-    """A token has to turn into its value; one that is not known any more is told from a wrong reply."""
+    """A token has to give its value back; an unknown token is another kind of trouble than a wrong reply."""
     ledger = answered(detokenize("token", "value"), outcome, entry=Place("detokenize:requests", "1-0"))
     assert [kind for kind, _ in troubles(ledger)] == expected
     assert ledger.detokenized == (not expected)
@@ -178,7 +178,7 @@ def test_reply_that_nobody_asked_for_is_found() -> None:
 
 
 def test_request_given_up_is_found() -> None:
-    """A dead letter of a request that can be read is found, and so is the reply that comes with it."""
+    """A dead letter of a readable request is found, and so is the reply that comes with it."""
     ledger, request = Ledger(), tokenize("value")
     ledger.sent(ENTRY, request)
     ledger.dead_letter(LETTER, {b"dead_stream": REQUESTS.encode(), b"dead_entry": b"1-0"})
@@ -198,7 +198,7 @@ def test_entry_that_cannot_be_read_becomes_one_dead_letter(letters: int, expecte
 
 
 def test_late_replies_are_counted() -> None:
-    """A reply that took longer than a minute is late, which is told and is no trouble."""
+    """A reply that took longer than a minute is counted as late, and is no trouble."""
     now = [0.0]
     ledger, request = Ledger(clock=lambda: now[0]), tokenize("value")
     ledger.sent(ENTRY, request)

@@ -1,4 +1,4 @@
-"""Ports of the servers that scripts and tests start: held while in use, and chosen again where somebody has them."""
+"""Ports of servers are held while in use, and chosen again if another process has taken them."""
 
 import socket
 import subprocess
@@ -17,7 +17,7 @@ from harness.servers import Cluster, ClusterServer, OpenBao, Sentinel, Valkey, W
 
 
 def occupy(port: int) -> socket.socket:
-    """Listen there, as a program does that is none of ours."""
+    """Listen on a port, as another program does."""
     listener = socket.create_server(("127.0.0.1", port))
     listener.listen()
     return listener
@@ -73,7 +73,7 @@ def test_another_server_is_not_taken_for_ours() -> None:
 
 
 def test_server_that_ran_keeps_its_port() -> None:
-    """Who knows a server that was killed finds it again there, or is told why not."""
+    """A killed server starts again on its port, or says why it cannot."""
     with Valkey() as server:
         port = server.port
         server.kill()

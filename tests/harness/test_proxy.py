@@ -1,4 +1,4 @@
-"""The proxy that faults come from does to a connection what it says."""
+"""The proxy passes commands on, and cuts or holds connections as its hook says."""
 
 import pytest
 import redis
@@ -15,7 +15,7 @@ def client(proxy: Proxy, seconds: float = 5) -> redis.Redis:
 
 @pytest.mark.parametrize("kind", [Proxy, Relay])
 def test_commands_go_there_and_back(streams_server: Valkey, kind: type[Proxy]) -> None:
-    """A client behind either proxy talks to the server, whatever the size of what it says."""
+    """A client behind either proxy reaches the server with commands and replies of any size."""
     with kind(streams_server.port) as proxy, client(proxy) as behind:
         behind.set("key", "x" * 1_000_000)
         assert behind.get("key") == b"x" * 1_000_000

@@ -1,4 +1,4 @@
-"""Tests of other languages' tool chains are skipped where those are missing, whatever way they are, and never hang."""
+"""A missing or broken tool chain of another language skips its tests, and never makes them hang."""
 
 from contextlib import closing
 from pathlib import Path
@@ -27,7 +27,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_missing_tool_skips(commands: Path, tmp_path: Path) -> None:
-    """Where there is no Node or Go the reason says so."""
+    """Without Node or Go the test is skipped, and the reason says so."""
     with pytest.raises(pytest.skip.Exception, match="node is not installed"):
         toolchains.npm_install(tmp_path)
     with pytest.raises(pytest.skip.Exception, match="go is not installed"):
@@ -35,7 +35,7 @@ def test_missing_tool_skips(commands: Path, tmp_path: Path) -> None:
 
 
 def test_old_tool_skips(commands: Path, tmp_path: Path) -> None:
-    """A tool chain that is too old is as good as none, and so is one that does not tell."""
+    """A tool chain that is too old, or that does not name its version, skips the test."""
     for says in ("go1.9.7", "1.21", ""):
         program(commands, "go", f"echo {says}")
         with pytest.raises(pytest.skip.Exception, match=r"go is older than 1\.22"):
@@ -46,7 +46,7 @@ def test_old_tool_skips(commands: Path, tmp_path: Path) -> None:
 
 
 def test_failing_install_skips(commands: Path, tmp_path: Path) -> None:
-    """A registry that is out of reach skips the test, with the first thing that was said about it."""
+    """A registry that is out of reach skips the test, with the first line of the error as the reason."""
     program(commands, "go", 'test "$1" = env && echo go1.26.1 && exit; echo warning >&2; echo no route >&2; exit 1')
     with pytest.raises(pytest.skip.Exception, match="go mod failed: no route"):
         toolchains.go_download(tmp_path)
@@ -72,7 +72,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_folder_is_made_once_and_goes_with_its_last_user(tmp_path: Path) -> None:
-    """What one process made the others find, and it is there until the last of them is done."""
+    """A folder that one process made serves the others, and exists until the last of them is done."""
     tries = []
 
     def make(folder: Path) -> None:
@@ -91,7 +91,7 @@ def test_folder_is_made_once_and_goes_with_its_last_user(tmp_path: Path) -> None
 
 
 def test_folder_that_cannot_be_made_is_tried_once(tmp_path: Path) -> None:
-    """Where a tool is missing every process skips, and only the first of them looked for it."""
+    """If a tool is missing, every process skips its tests, and only the first one looks for the tool."""
     tries = []
 
     def lack(folder: Path) -> None:
@@ -108,7 +108,7 @@ def test_folder_that_cannot_be_made_is_tried_once(tmp_path: Path) -> None:
 
 
 def test_half_made_folder_is_made_anew(tmp_path: Path) -> None:
-    """A folder whose making failed is not taken for a good one."""
+    """A folder is not used if making it failed."""
 
     def fail(folder: Path) -> None:
         (folder / "half").touch()

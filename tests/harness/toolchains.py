@@ -1,6 +1,6 @@
 """Tool chains of other languages, for tests that are skipped where one is missing or cannot install what it needs.
 
-Nothing here waits for long, and what is started is stopped with all it started itself.
+Nothing here waits for long, and a process is stopped with all the processes that it started.
 """
 
 import fcntl
@@ -18,10 +18,10 @@ from typing import NamedTuple, TextIO
 import pytest
 
 INSTALL_SECONDS = 90
-"""How long a registry may take before its tests are skipped."""
+"""Time that a registry may take before its tests are skipped."""
 
 RUN_SECONDS = 150
-"""How long a compiler or program may take on a machine with much else to do before it counts as hanging."""
+"""Time after which a compiler or program counts as hanging, also on a busy machine."""
 
 
 class Done(NamedTuple):
@@ -66,8 +66,8 @@ def run(
 class SharedFolders:
     """Folders made once for all processes of a test run, and gone with the last process that uses them.
 
-    Hundreds of megabytes of packages would be too much to keep, as pytest does with what tests write. Who makes a
-    folder holds its lock alone, who uses it shares the lock until the end of its session.
+    Hundreds of megabytes of packages would be too much to keep, as pytest keeps the files of tests. A process that
+    makes a folder holds its lock alone. A process that uses it shares the lock until the end of its session.
     """
 
     def __init__(self, base: Path) -> None:
@@ -75,7 +75,7 @@ class SharedFolders:
         self._used: dict[Path, TextIO] = {}
 
     def folder(self, name: str, make: Callable[[Path], None]) -> Path:
-        """The folder, made now if nobody has; skipped for all where ``make`` skips."""
+        """The folder, made now if no process has made it. If ``make`` skips, the tests of all processes skip."""
         folder = self._base / name
         made, lacking = self._marks(folder)
         if folder not in self._used:
@@ -94,7 +94,7 @@ class SharedFolders:
         return folder
 
     def close(self) -> None:
-        """Remove what no other process uses."""
+        """Remove the folders that no other process uses."""
         for folder, lock in self._used.items():
             with lock, suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -129,7 +129,7 @@ def npm_install(folder: Path, packages: dict[str, str] | None = None) -> None:
 
 
 def maven_jars(folder: Path, group: str, artifact: str, version: str) -> str:
-    """Download a library and what it depends on; its class path."""
+    """Download a library with its dependencies; returns its class path."""
     _need("java", "--version", at_least=(11, 0))
     _need("javac", "--version", at_least=(11, 0))
     _need("mvn", "--version", at_least=(3, 0))
@@ -150,12 +150,12 @@ def go_download(folder: Path) -> None:
 
 
 def need_go() -> None:
-    """Skip where there is no Go that is new enough."""
+    """Skip the test without a Go that is new enough."""
     _need("go", "env", "GOVERSION", at_least=(1, 22))
 
 
 def go_environment(environment: dict[str, str] | None = None) -> dict[str, str]:
-    """The Go that is there, and never one that it would download."""
+    """Environment that makes Go use its own version, and download no other one."""
     return {**(environment or os.environ), "GOTOOLCHAIN": "local"}
 
 

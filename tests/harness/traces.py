@@ -1,4 +1,4 @@
-"""What a tracer provider collects, of this process and of workers."""
+"""Spans of this process and of workers."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def start_traced_worker(stack: Stack, spans: Path) -> None:
 
 
 def lines_of(file: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a file that are complete; none where there is no file yet."""
+    """The complete JSON lines of a file; an empty list if the file does not exist."""
     text = file.read_text() if file.exists() else ""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
@@ -48,11 +48,11 @@ class Sdk:
 
     @property
     def spans(self) -> list[ReadableSpan]:
-        """Those that have ended, in that order."""
+        """The ended spans, in the order of their ends."""
         return list(self._exporter.get_finished_spans())
 
     def named(self, name: str) -> list[ReadableSpan]:
-        """Those of a name."""
+        """The ended spans with a name."""
         return [span for span in self.spans if span.name == name]
 
     def __enter__(self) -> Self:
