@@ -1,1 +1,1 @@
-"""What operators do: keys, tokens, replay, dead letters, lag, ACL rules and the doctor. Workers import none of it."""
+"""Work of operators: keys, tokens, replay, dead letters, lag, ACL rules and the doctor. Workers import none of it."""

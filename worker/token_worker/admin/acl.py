@@ -1,8 +1,8 @@
-"""Redis ACL users for the routes: who needs which commands on which keys, and no more. Pure.
+"""Redis ACL users for the routes. Each user has the commands and keys that it needs, and no more. Pure.
 
-Commands and keys stand together in selectors (Redis 7.0), so that a right on one key is none on another: a worker may
-SET its low-water mark, not a stream. What a script does is checked against the same rules. Users are *off* until they
-have a password.
+Commands and keys stand together in selectors (Redis 7.0). So a right on one key is not a right on another: a worker may
+SET its low-water mark, but not a stream. Redis checks the commands of a script against the same rules. Users are *off*
+until they have a password.
 """
 
 import hashlib
@@ -32,14 +32,14 @@ _OF_WORKERS: dict[Kind, tuple[str, ...]] = {
     "sentinel": ("role",),
     "cluster": ("cluster|slots", "asking"),
 }
-"""What workers and commands of ours need besides, by what stands behind the address."""
+"""Further commands that workers and operators need, by the kind of address."""
 
 _OF_OTHERS: dict[Kind, tuple[str, ...]] = {
     "server": (),
     "sentinel": ("role",),
     "cluster": ("cluster|slots", "cluster|shards", "cluster|nodes", "asking", "command"),
 }
-"""The same for producers and readers, whose clients ask in their own ways."""
+"""Further commands that producers and readers need: their Redis clients differ from ours."""
 
 _GROUP_READING = ("xreadgroup", "xack", "xautoclaim", "xgroup|create")
 
@@ -58,10 +58,10 @@ class User(msgspec.Struct, frozen=True):
     """An ACL user of one server.
 
     Attributes:
-        server: whose.
-        name: without spaces.
-        commands: those that take no key.
-        selectors: the others.
+        server: the server that the user is for.
+        name: the name, without spaces.
+        commands: commands that take no key.
+        selectors: commands that take keys.
     """
 
     server: Server
@@ -70,7 +70,7 @@ class User(msgspec.Struct, frozen=True):
     selectors: tuple[Selector, ...]
 
     def rules(self, password: str | None) -> list[str]:
-        """Arguments of ACL SETUSER; without a password the user is off. Of the password only its hash is in them."""
+        """Arguments of ACL SETUSER, with the hash of the password. Without a password the user is off."""
         state = ["off"] if password is None else ["on", f"#{hashlib.sha256(password.encode()).hexdigest()}"]
         commands = [f"+{name}" for name in self.commands]
         return ["reset", *state, *commands, *(str(selector) for selector in self.selectors)]
@@ -91,14 +91,14 @@ def users(
     """All users that the routes need.
 
     Args:
-        routes: as they are configured.
+        routes: the configured routes.
         folder: prefix of the key storage.
-        durability: of tokens before a reply.
-        servers: their addresses.
-        reply_groups: readers of replies use consumer groups.
+        durability: how safe tokens are before a reply.
+        servers: addresses of the servers.
+        reply_groups: True if readers of replies use consumer groups.
 
     Raises:
-        CheckFailed: a name has a space in it, which no ACL can express.
+        CheckFailed: a name has a space, which no ACL can express.
     """
     for name in [*streams_of(routes), *(route.reply_to for route in routes), folder]:
         if " " in name:
@@ -108,7 +108,7 @@ def users(
 
 
 def _behind(address: RedisSettings, user: User) -> User:
-    """The user with what it needs to find the right server and database."""
+    """Add the commands that a user needs to find the right server and database."""
     is_of_others = user.name.startswith(("producer:", "reader:", "client:"))
     more = (_OF_OTHERS if is_of_others else _OF_WORKERS)[address.kind]
     select = ("select",) if address.selects else ()
@@ -116,7 +116,10 @@ def _behind(address: RedisSettings, user: User) -> User:
 
 
 def too_wide(routes: Sequence[Route]) -> list[Route]:
-    """Routes whose ``reply_to`` also matches keys of routes: an ACL cannot leave those out, so it grants none of it."""
+    """Routes whose ``reply_to`` also matches keys of routes.
+
+    An ACL cannot exclude those keys, so it grants nothing of such a ``reply_to``.
+    """
     own = keys_of(routes)
     return [route for route in routes if any(may_reply_to(route, name, frozenset()) for name in own)]
 
@@ -143,7 +146,7 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
     )
     for route in routes:
         adding = Selector(("xadd",), _patterns("%W~", [route.requests]))
-        # By the server's clock requests say when they expire: who sends them may ask it.
+        # Requests expire by the server's clock, so a producer may read it.
         yield User("streams", f"producer:{route.requests}", ("time",), (adding,))
         yield _client(route, [] if route in wide else [route.reply_to])
     for stream in dict.fromkeys(responses):
@@ -172,7 +175,7 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
 
 
 def _client(route: Route, own: Sequence[str]) -> User:
-    """Who uses ``token_worker.client``: sends requests, reads replies, and keeps the streams of its own short."""
+    """A user for ``token_worker.client``: sends requests, reads replies, and trims the streams of its own."""
     selectors = [
         Selector(("xadd",), _patterns("%W~", [route.requests])),
         Selector(("xread", "xrevrange"), _patterns("%R~", [route.responses, *own])),
@@ -199,10 +202,11 @@ def _on_storage(folder: str, durability: Durability) -> Iterable[User]:
 
 
 def merge(found: Iterable[User]) -> User:
-    """One user with the rights of several of one name, whose servers are one."""
+    """Join users with the same name, if one server serves several uses."""
     same = list(found)
     commands = dict.fromkeys(name for user in same for name in user.commands)
-    return User(same[0].server, same[0].name, tuple(commands), tuple(it for user in same for it in user.selectors))
+    selectors = tuple(selector for user in same for selector in user.selectors)
+    return User(same[0].server, same[0].name, tuple(commands), selectors)
 
 
 def _patterns(permission: str, names: Iterable[str]) -> tuple[str, ...]:
@@ -210,5 +214,5 @@ def _patterns(permission: str, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _glob(name: str) -> str:
-    """A name, or a pattern of ours, as Redis' globs have it: there ``[`` and the backslash are special, too."""
+    """Escape a name, or one of our patterns, for Redis: there ``[`` and the backslash are special, too."""
     return name.replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]")

@@ -1,7 +1,7 @@
-"""Looks at a set-up as it is, from where a worker would run: what is wrong, and what to do. Changes nothing.
+"""Checks a set-up from the place where a worker would run: finds problems, and says what to do. Changes nothing.
 
-What may not be looked at is ``unknown``, never ``ok``, and its remedy names the right that is missing. A server that is
-away, or a node of a cluster, is a finding of its own; the others are looked at all the same.
+If a right is missing for a check, its status is ``unknown``, never ``ok``, and its remedy names that right. A server
+that is away, or a node of a cluster, is a finding; the other servers are checked all the same.
 """
 
 import platform
@@ -32,16 +32,16 @@ from token_worker.storage.durability import Durability, examine_fsync
 from token_worker.streams.routes import Route
 
 CLOCK_OFFSET_SECONDS_MAX = 1.0
-"""How far this host's clock may be from a server's: tokens note when they were used by this host's."""
+"""Largest difference between the clocks of this host and a server. This host's clock notes when tokens were used."""
 
 SAMPLE_KEYS = 50
-"""Keys the master key is tried on."""
+"""Keys, chosen at random, on which the master key is tried."""
 
 TOKEN_SECONDS_MIN = 600.0
 """A Vault token that cannot be renewed and ends sooner than this is a finding."""
 
 OLDEST_VERSIONS = {"valkey": (7, 2), "redis": (7, 0)}
-"""Oldest servers that are served."""
+"""Oldest versions of servers that are supported."""
 
 LIBRARIES = ("redis", "hvac", "cryptography", "msgspec", "structlog")
 
@@ -59,12 +59,12 @@ Fields = dict[str, str]
 
 
 class Check(msgspec.Struct, frozen=True):
-    """What was looked at; members are those of ``doctor --json``.
+    """The result of one check. Members are those of ``doctor --json``.
 
     Attributes:
-        check: what, and on which server.
-        message: what was found; no value, key or password.
-        remedy: what to do; empty where all is well.
+        check: name of the check, with its server or stream.
+        message: the result; it holds no value, key or password.
+        remedy: what to do; empty if the status is ``ok``.
     """
 
     check: str
@@ -74,7 +74,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 def examine(settings: Settings) -> Iterator[Check]:
-    """All checks, one after the other."""
+    """Do all checks, one after the other."""
     yield _versions()
     uses = {"streams": settings.streams, "keys": settings.keys, "tokens": settings.tokens}
     for use, server in uses.items():
@@ -103,7 +103,7 @@ def _use(use: str, link: Link, settings: Settings, server: RedisSettings) -> Ite
 
 
 def _reach(use: str, name: str, checks: Iterator[Check]) -> Generator[Check, None, bool]:
-    """The checks as far as a server answers, and whether it does."""
+    """Do the checks of a server until one fails because it is away. Returns False in that case."""
     try:
         yield from checks
     except (Unavailable, ServerError) as error:
@@ -120,7 +120,7 @@ def _versions() -> Check:
 
 
 def _way(use: str, server: RedisSettings) -> Check:
-    """TLS and a password, unless the way to the server is within this machine."""
+    """Check for TLS and a password, unless the server is on this machine."""
     name = f"{use}: TLS and password"
     if all(is_loopback(host) for host in server.hosts):
         return Check(name, "ok", "not needed: the server is on this machine")
@@ -133,7 +133,7 @@ def _way(use: str, server: RedisSettings) -> Check:
 
 
 def _servers(use: str, link: Link) -> list[tuple[str, Link]]:
-    """What to look at, with a name: the server, or each primary of a cluster."""
+    """The links to check, each with a name: the server, or each primary of a cluster."""
     if isinstance(link, ClusterLink):
         return [(f"{use} at {node.node}", node) for node in link.primaries()]
     return [(use, link)]
@@ -192,7 +192,7 @@ def _persistence(use: str, info: Fields) -> Check:
 
 
 def _durability(durability: Durability, link: Link, *, is_elected: bool) -> Check:
-    """Whether tokens are as safe before a reply as ``TOKEN_WORKER_DURABILITY`` says."""
+    """Check that tokens are as safe before a reply as ``TOKEN_WORKER_DURABILITY`` says."""
     name = "tokens: durability before a reply"
     try:
         if durability.fsync:
@@ -260,24 +260,26 @@ def _route(route: Route, group: str, link: Link) -> Iterator[Check]:
 def _group(route: Route, group: str, link: Link) -> Check:
     name = f"{route.requests}: group"
     try:
-        groups = {
-            bytes(by_name(raw)["name"]).decode(): by_name(raw) for raw in link.call("XINFO", "GROUPS", route.requests)
-        }
-        if group not in groups:
+        groups = [by_name(raw) for raw in link.call("XINFO", "GROUPS", route.requests)]
+        if group not in [bytes(found["name"]).decode() for found in groups]:
             return Check(name, "finding", f"there is no group {group}", "start a worker: it makes the group")
         consumers = [by_name(raw) for raw in link.call("XINFO", "CONSUMERS", route.requests, group)]
     except ServerError as error:
         if error.code == "NOPERM":
             return _unknown(name, error, "+xinfo|groups +xinfo|consumers")
         return Check(name, "finding", "there is no such stream yet", "start a worker: it makes stream and group")
-    alive = [bytes(it["name"]).decode(errors="replace") for it in consumers if it["idle"] < ALIVE_SECONDS * 1000]
+    alive = [
+        bytes(consumer["name"]).decode(errors="replace")
+        for consumer in consumers
+        if consumer["idle"] < ALIVE_SECONDS * 1000
+    ]
     if not alive:
         return Check(name, "finding", f"no worker reads for {group}", "start a worker")
     return Check(name, "ok", f"{group} is read by {', '.join(sorted(alive))}")
 
 
 def _ids(route: Route, link: Link) -> Check:
-    """Whether ids lie ahead of the server's clock, so that they tell no ages, or come to an end."""
+    """Check the ids: ids ahead of the server's clock tell no ages, and ids can be used up."""
     name = f"{route.requests}: ids"
     try:
         seconds, micros = link.call("TIME")
@@ -294,7 +296,7 @@ def _ids(route: Route, link: Link) -> Check:
 
 
 def _writers(route: Route, link: Link) -> Check:
-    """Users that may write to a request stream of a route that detokenizes."""
+    """Check who may write to a request stream of a route that detokenizes."""
     name = f"{route.requests}: who may detokenize"
     writers, is_open = [], False
     try:
@@ -312,7 +314,7 @@ def _writers(route: Route, link: Link) -> Check:
         remedy = (
             "create the users that `token-worker acl` prints, and switch user default off (ACL SETUSER default off)"
         )
-        return Check(name, "finding", f"anybody, without a password ({', '.join(writers)})", remedy)
+        return Check(name, "finding", f"anyone, without a password ({', '.join(writers)})", remedy)
     return Check(name, "ok", f"users {', '.join(writers) or 'none'}")
 
 
@@ -398,4 +400,4 @@ def _is_excess(where: str, right: str, path: str) -> bool:
 
 
 def _unknown(name: str, error: ServerError, right: str) -> Check:
-    return Check(name, "unknown", f"this user may not look at it ({error.code})", f"give this user {right}")
+    return Check(name, "unknown", f"this user may not check it ({error.code})", f"give this user {right}")

@@ -1,6 +1,6 @@
-"""Lag as Prometheus metrics, read from the server at every scrape: nothing here is ever stale.
+"""Lag as Prometheus metrics, read from the server at each scrape, so it is never out of date.
 
-While streams cannot be read ``token_worker_streams_reachable`` is 0 and the other metrics of these are absent, not 0.
+While streams cannot be read, ``token_worker_streams_reachable`` is 0, and their other metrics are absent, not 0.
 """
 
 import threading
@@ -13,28 +13,28 @@ from token_worker.admin.lag import GroupLag, Measured
 from token_worker.errors import TokenWorkerError
 
 _GAUGES: dict[str, tuple[str, Callable[[GroupLag], float | None]]] = {
-    "undelivered_entries": ("Entries no consumer was given yet.", lambda row: row.undelivered),
-    "pending_entries": ("Entries given to a consumer and not acknowledged.", lambda row: row.pending),
+    "undelivered_entries": ("Entries that were not delivered to any consumer yet.", lambda row: row.undelivered),
+    "pending_entries": ("Entries that were delivered to a consumer and are not acknowledged.", lambda row: row.pending),
     "oldest_undelivered_age_seconds": (
-        "Age of the oldest entry no consumer was given yet; absent where there is none, or it cannot be told.",
+        "Age of the oldest undelivered entry; absent if there is none, or its age is unknown.",
         lambda row: row.oldest_undelivered_age_seconds,
     ),
     "oldest_pending_age_seconds": (
-        "Age of the oldest pending entry; absent where there is none, or it cannot be told.",
+        "Age of the oldest pending entry; absent if there is none, or its age is unknown.",
         lambda row: row.oldest_pending_age_seconds,
     ),
-    "lag_known": ("Whether the server tells a lag of its own.", lambda row: row.lag_known),
-    "undelivered_exact": ("Whether the undelivered entries are exactly so many, not at least.", lambda row: row.exact),
+    "lag_known": ("1 if the server itself tells a lag, else 0.", lambda row: row.lag_known),
+    "undelivered_exact": ("1 if undelivered_entries is exact, 0 if there are at least so many.", lambda row: row.exact),
     "max_deliveries": ("ClusterDelivery of the worst pending entry.", lambda row: row.max_deliveries),
     "consumers": ("Consumers that asked for entries within a minute.", lambda row: row.consumers),
 }
 
 
 class LagCollector(Collector):
-    """Measures when it is scraped.
+    """Measures the lag at each scrape.
 
     Args:
-        read: measures all groups; raises a ``TokenWorkerError`` where that cannot be done. One thread at a time calls.
+        read: measures all groups, or raises a ``TokenWorkerError``. Only one thread at a time calls it.
     """
 
     def __init__(self, read: Callable[[], Measured]) -> None:
@@ -42,9 +42,9 @@ class LagCollector(Collector):
         self._lock = threading.Lock()
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics of this moment."""
+        """Measure the lag, and yield the metrics."""
         reachable = GaugeMetricFamily(
-            "token_worker_streams_reachable", "Whether all streams could be read at this scrape."
+            "token_worker_streams_reachable", "1 if all streams could be read at this scrape, else 0."
         )
         try:
             with self._lock:

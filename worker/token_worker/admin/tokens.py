@@ -1,11 +1,11 @@
-"""The token entries of one client or zone as an operator sees them: counted, disabled, removed, checked, sealed anew.
+"""The tokens of one client or zone for operators, who count, disable, remove, verify and encrypt them again.
 
-A token is a ``t.`` entry, and the ``h.`` entry of its value where that names this token; an inconsistent token has no
-``h.``. Found by SCAN, page by page, at a given rate. Every change is one script, ``change.lua``, which compares all
-entries it is about with what was read: it undoes nothing that Acra or a worker did meanwhile, and no reader meets a
-token that is half disabled or half removed.
+A token is a ``t.`` entry, and the ``h.`` entry of its value if that names this token. An inconsistent token has no
+``h.`` entry. Entries are found by SCAN, page by page, at a given rate. Every change is one script, ``change.lua``. It
+first compares all its entries with what was read. So it undoes nothing that Acra or a worker did meanwhile, and no
+reader meets a token of which only one entry is disabled or removed.
 
-Touches ``tokens/<digest of the owner>/*``. Gives values and tokens only to who asks for one.
+Touches ``tokens/<digest of the owner>/*``. Values and tokens are shown only to a person who asks for a single one.
 """
 
 import time
@@ -25,10 +25,10 @@ from token_worker.redis.script import Script
 _CHANGE = Script(__package__, "change.lua")
 
 PAGE_ENTRIES = 200
-"""COUNT of a SCAN, and entries worked on in one go."""
+"""COUNT of a SCAN, and entries that are processed together."""
 
 CHANGE_ATTEMPTS_MAX = 5
-"""How often a change is tried again that met a change by another."""
+"""Attempts to change a token that others keep changing."""
 
 _KINDS = {kind.number: kind for kind in TYPES.values()}
 
@@ -36,14 +36,14 @@ TokenState = Literal["enabled", "disabled"]
 
 
 class Token(NamedTuple):
-    """A token: its entries, as read.
+    """A token and its entries, as they were read.
 
     Attributes:
-        kind: its type.
+        kind: type of the token.
         value: encoded value.
-        token: encoded token; None where only the ``t.`` is there, which does not tell.
+        token: encoded token; None if there is only a ``t.`` entry, which does not hold the token.
         t_key, t_raw, t_entry: the ``t.`` entry.
-        h_key, h_raw, h_entry: the ``h.`` entry; the last is None where there is none, or it names another token.
+        h_key, h_raw, h_entry: the ``h.`` entry. ``h_entry`` is None if it does not exist, or names another token.
     """
 
     kind: TokenType
@@ -58,32 +58,32 @@ class Token(NamedTuple):
 
     @property
     def is_text(self) -> bool:
-        """False where the value is of a type that is text, and no UTF-8: as AcraServer stores other encodings."""
+        """False if the type is text, but the value is not UTF-8. AcraServer stores text in other encodings, too."""
         return _reads(self.kind, self.value)
 
     @property
     def state(self) -> TokenState:
-        """Disabled where either entry is."""
+        """Disabled if either entry is disabled."""
         return "disabled" if any(entry.disabled for entry in self.entries) else "enabled"
 
     @property
     def entries(self) -> list[TokenEntry]:
-        """The entries there are."""
+        """The entries that exist."""
         return [self.t_entry] if self.h_entry is None else [self.t_entry, self.h_entry]
 
     @property
     def accessed(self) -> int:
-        """When it was last used either way, Unix seconds: tokenizing touches ``h.``, detokenizing ``t.``."""
+        """Unix seconds of the last use: tokenizing updates the ``h.`` entry, detokenizing the ``t.`` entry."""
         return max(entry.accessed for entry in self.entries)
 
 
 class TokenFilter(NamedTuple):
-    """Which tokens are meant.
+    """Selects tokens. A token is selected if all conditions that are set hold.
 
     Attributes:
-        kind: of this type.
-        state: in this state.
-        unused_since: last used before this time, Unix seconds.
+        kind: the token has this type.
+        state: the token is in this state.
+        unused_since: the token was last used before this time (Unix seconds).
     """
 
     kind: TokenType | None = None
@@ -91,7 +91,7 @@ class TokenFilter(NamedTuple):
     unused_since: float | None = None
 
     def takes(self, token: Token) -> bool:
-        """Whether a token is meant."""
+        """True if the filter selects the token."""
         return (
             self.kind in (None, token.kind)
             and self.state in (None, token.state)
@@ -100,19 +100,19 @@ class TokenFilter(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """An entry that cannot be read: damaged, or sealed with a key that is not at hand."""
+    """An entry that cannot be read: it is damaged, or no key of the owner opens it."""
 
     key: bytes
 
 
 class BrokenPair(NamedTuple):
-    """What ``verify`` finds wrong with entries that can be read.
+    """An ``h.`` entry that does not fit its ``t.`` entry; ``verify`` reports it.
 
     Attributes:
-        what: ``value_alone``: an ``h.`` whose ``t.`` is gone; ``disabled_alone``: one entry is disabled, the other is
-            not; ``mismatch``: the ``t.`` of the token in an ``h.`` holds another value.
+        what: ``value_alone``: the ``t.`` entry does not exist. ``disabled_alone``: one entry is disabled, the other is
+            not. ``mismatch``: the ``t.`` entry of this token holds another value.
         key, raw, entry: the ``h.`` entry.
-        t_keys: where its ``t.`` may be: the type is not known.
+        t_keys: possible keys of its ``t.`` entry, one for each type, because the type is unknown.
     """
 
     what: Literal["value_alone", "disabled_alone", "mismatch"]
@@ -127,14 +127,14 @@ class TokenAdmin:
 
     Args:
         link: the token storage; its errors are raised as they are.
-        keys: where the owner's keys come from.
+        keys: the keys of the owner.
         owner: client or zone.
-        rate: entries read a second at most.
-        progress: is told how many entries were read so far.
+        rate: most entries to read in a second.
+        progress: is called with the number of entries that were read so far.
 
     Raises:
-        Refused: the owner has no key, or none that can be read.
-        Unavailable: key storage is away.
+        Refused: the owner has no key that can be read.
+        Unavailable: the key storage is away.
     """
 
     def __init__(
@@ -157,14 +157,14 @@ class TokenAdmin:
     # -- reading
 
     def tokens(self, chosen: TokenFilter) -> Iterator[Token | Unreadable]:
-        """All tokens that are meant, and every ``t.`` entry that cannot be read; one may come twice."""
+        """All selected tokens, and every ``t.`` entry that cannot be read. A token may come twice."""
         for page in self._pages(b"t."):
             found = [self._token(key, raw) for key, raw in page]
-            yield from self._with_values([it for it in found if not isinstance(it, Unreadable)], chosen)
-            yield from (it for it in found if isinstance(it, Unreadable))
+            yield from self._with_values([token for token in found if isinstance(token, Token)], chosen)
+            yield from (entry for entry in found if isinstance(entry, Unreadable))
 
     def of_value(self, value: bytes, kind: TokenType) -> Token | Unreadable | None:
-        """The token of an encoded value, if it has one."""
+        """The token of an encoded value, or None."""
         h_key = self._names.of_value(value, kind.number)
         [raw] = self._read([h_key])
         if raw is None:
@@ -176,7 +176,7 @@ class TokenAdmin:
         return self.of_token(token, kind)
 
     def of_token(self, token: bytes, kind: TokenType) -> Token | Unreadable | None:
-        """What an encoded token stands for, if it is one."""
+        """The token that an encoded token is, or None."""
         t_key = self._names.of_token(token, kind.number)
         [raw] = self._read([t_key])
         if raw is None:
@@ -188,7 +188,7 @@ class TokenAdmin:
         return whole._replace(token=token)
 
     def broken_pairs(self) -> Iterator[BrokenPair | Unreadable]:
-        """What is wrong with entries, from their ``h.`` side; ``tokens`` tells of the other."""
+        """All ``h.`` entries that cannot be read, or do not fit their ``t.`` entry; see also ``tokens``."""
         for page in self._pages(b"h."):
             opened: list[tuple[bytes, bytes, TokenEntry, tuple[bytes, ...]]] = []
             for key, raw in page:
@@ -201,15 +201,15 @@ class TokenAdmin:
                 opened.append((key, raw, entry, tuple(self._names.of_token(token, number) for number in _KINDS)))
             read = iter(self._read([t_key for *_, t_keys in opened for t_key in t_keys]))
             for key, raw, entry, t_keys in opened:
-                there = [(t_key, t_raw) for t_key in t_keys if (t_raw := next(read)) is not None]
-                what = self._check_pair(key, entry, there)
+                t_entries = [(t_key, t_raw) for t_key in t_keys if (t_raw := next(read)) is not None]
+                what = self._check_pair(key, entry, t_entries)
                 if what is not None:
                     yield BrokenPair(what, key, raw, entry, t_keys)
 
     # -- changing
 
     def set_disabled(self, token: Token, *, disabled: bool) -> bool:
-        """Disable or enable both entries at once; False where others kept changing them."""
+        """Disable or enable both entries at once. Returns False if others kept changing them."""
         return self._change(
             token,
             lambda entry: encode_entry(entry._replace(disabled=disabled)),
@@ -217,31 +217,32 @@ class TokenAdmin:
         )
 
     def remove(self, token: Token, chosen: TokenFilter) -> bool:
-        """Delete both entries at once, if it is still among those meant; False where others kept changing them.
+        """Delete both entries at once, if the filter still selects the token.
 
-        An ``h.`` that names another token stays.
+        An ``h.`` entry that names another token stays. Returns False if others kept changing the entries.
         """
         return self._change(token, lambda _: b"", chosen.takes)
 
     def delete_lone_value(self, pair: BrokenPair) -> bool:
-        """Delete an ``h.`` whose ``t.`` is gone, if both are still so; never a ``t.``."""
+        """Delete an unchanged ``h.`` entry that still has no ``t.`` entry. Never deletes a ``t.`` entry."""
         keys = [pair.key, *pair.t_keys]
         args = [pair.raw, b"", *(b"" for _ in pair.t_keys for _ in range(2))]
         return bool(self._link.run(_CHANGE, keys, args))
 
     def reencrypt(self, *, dry_run: bool = False) -> "Reencrypted":
-        """Seal entries that an older key opens with the newest one, in passes until one finds none.
+        """Encrypt entries of older keys again, with the newest key. Repeats passes until one finds no such entry.
 
-        Each by itself and only if unchanged: at every moment its entry is either the old or the new one, and both can
-        be read.
+        Each entry is changed by itself, and only if it is unchanged. At every moment it is either the old or the new
+        one, and both can be read.
 
         Raises:
-            CheckFailed: workers still seal with an older key, since the newest one settles.
+            CheckFailed: workers still seal with an older key, because the newest one is settling.
         """
-        left = self._keys.settling_seconds_left(self._owner)
-        if left > 0:
+        seconds_left = self._keys.settling_seconds_left(self._owner)
+        if seconds_left > 0:
             raise CheckFailed(
-                f"{self._owner.key_name}: workers seal with the old key for {left:.0f} s more; say it again then"
+                f"{self._owner.key_name}: workers seal with the old key for {seconds_left:.0f} s more; run the command"
+                " again then"
             )
         sealed = passes = 0
         unreadable: set[bytes] = set()
@@ -255,14 +256,14 @@ class TokenAdmin:
                 newest = Keyring(self._owner, ring.current, data_keys)
                 for key, raw in page:
                     try:
-                        found += self._seal_anew(key, raw, ring, newest, dry_run=dry_run)
+                        found += self._encrypt_again(key, raw, ring, newest, dry_run=dry_run)
                     except CorruptData:
                         unreadable.add(key)
             sealed += found
             if not found or dry_run:
                 return Reencrypted(sealed, passes, len(unreadable))
 
-    def _seal_anew(self, key: bytes, raw: bytes, ring: Keyring, newest: Keyring, *, dry_run: bool) -> bool:
+    def _encrypt_again(self, key: bytes, raw: bytes, ring: Keyring, newest: Keyring, *, dry_run: bool) -> bool:
         entry = decode_entry(raw)
         try:
             newest.open(entry.block)
@@ -270,7 +271,7 @@ class TokenAdmin:
             data = self._open(entry)
         else:
             return False
-        if not dry_run:  # changed by another meanwhile: the next pass sees to it
+        if not dry_run:  # if the entry was changed meanwhile, the next pass finds it again
             self._link.run(_CHANGE, [key], [raw, encode_entry(entry._replace(block=ring.seal(data)))])
         return True
 
@@ -300,7 +301,7 @@ class TokenAdmin:
     # -- entries
 
     def _pages(self, side: bytes) -> Iterator[list[tuple[bytes, bytes]]]:
-        """All entries of one side (``h.``, ``t.``), or of both."""
+        """All entries that begin with ``side``: ``h.`` or ``t.``, or both if it is empty."""
         folder = self._names.of_token(b"", 0).rpartition(b"/")[0].decode()
         pattern = f"{escape_pattern(folder)}/{side.hex()}*"
         seen, due = 0, time.monotonic()
@@ -330,7 +331,7 @@ class TokenAdmin:
         return Token(kind, value, None, t_key, raw, entry, self._names.of_value(value, number), b"", None)
 
     def _with_values(self, tokens: list[Token], chosen: TokenFilter) -> Iterator[Token]:
-        """The same with the ``h.`` entries that name them, and only those meant."""
+        """Add the ``h.`` entries that name these tokens. Yields only the selected tokens."""
         for token, raw in zip(tokens, self._read([token.h_key for token in tokens]), strict=True):
             whole = token
             if raw is not None:
@@ -338,7 +339,7 @@ class TokenAdmin:
                     entry = decode_entry(raw)
                     opened = self._open(entry)
                 except CorruptData:
-                    pass  # reported from its own side
+                    pass  # ``broken_pairs`` reports it
                 else:
                     if self._names.of_token(opened, token.kind.number) == token.t_key:
                         whole = token._replace(token=opened, h_raw=raw, h_entry=entry)
@@ -346,20 +347,20 @@ class TokenAdmin:
                 yield whole
 
     def _check_pair(
-        self, h_key: bytes, entry: TokenEntry, there: list[tuple[bytes, bytes]]
+        self, h_key: bytes, entry: TokenEntry, t_entries: list[tuple[bytes, bytes]]
     ) -> Literal["value_alone", "disabled_alone", "mismatch"] | None:
-        if not there:
+        if not t_entries:
             return "value_alone"
-        for t_key, t_raw in there:
+        for t_key, t_raw in t_entries:
             found = self._token(t_key, t_raw)
             if isinstance(found, Unreadable):
-                return None  # reported from its own side
+                return None  # ``tokens`` reports it
             if found.h_key == h_key:
                 return "disabled_alone" if found.t_entry.disabled != entry.disabled else None
         return "mismatch"
 
     def _open(self, entry: TokenEntry) -> bytes:
-        """What is in an entry's block; looks for older keys where none at hand opens it.
+        """Open the block of an entry. Searches older keys if no known key opens it.
 
         Raises:
             CorruptData: no key of the owner opens it.
@@ -383,7 +384,13 @@ class TokenAdmin:
 
 
 class Reencrypted(NamedTuple):
-    """What was done: entries sealed anew (with a dry run: that would be), passes, and entries no key opens."""
+    """The result of ``reencrypt``.
+
+    Attributes:
+        sealed: entries that were encrypted again, or with a dry run would be.
+        passes: passes over all entries.
+        unreadable: entries that no key opens.
+    """
 
     sealed: int
     passes: int
