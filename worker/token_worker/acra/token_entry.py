@@ -219,5 +219,5 @@ def _fields(message: bytes, known: dict[int, int]) -> dict[int, bytes | int]:
             found[field] = message[at : at + number]
             at += number
             if at > len(message):
-                raise CorruptData("protobuf: cut short")
+                raise CorruptData("protobuf: truncated")
     return found

@@ -155,7 +155,7 @@ class VaultAdminStore:
         folder, _, stamp = history.rpartition("/")
         stamps = sorted(self._vault.list_secrets(self._mount, folder))
         newest = self._read(f"{folder}/{stamps[-1]}") if stamps else None
-        is_kept = newest is not None and newest.text in {old.text, history_text}  # by a rotation that was cut short
+        is_kept = newest is not None and newest.text in {old.text, history_text}  # by a rotation that was interrupted
         if not is_kept and not self._write(f"{folder}/{stamp}", history_text, 0):
             return False
         return self._write(path, text, old.version)

@@ -25,7 +25,7 @@ _GAUGES: dict[str, tuple[str, Callable[[GroupLag], float | None]]] = {
     ),
     "lag_known": ("1 if the server itself tells a lag, else 0.", lambda row: row.lag_known),
     "undelivered_exact": ("1 if undelivered_entries is exact, 0 if there are at least so many.", lambda row: row.exact),
-    "max_deliveries": ("ClusterDelivery of the worst pending entry.", lambda row: row.max_deliveries),
+    "max_deliveries": ("Deliveries of the pending entry with the most deliveries.", lambda row: row.max_deliveries),
     "consumers": ("Consumers that asked for entries within a minute.", lambda row: row.consumers),
 }
 

@@ -1,14 +1,14 @@
 -- Moves a key to another name, and keeps a record of it.
 --
--- KEYS[1]  where the key is
--- KEYS[2]  where it goes
+-- KEYS[1]  the key
+-- KEYS[2]  its new name
 -- KEYS[3]  the record
 -- ARGV[1]  the key as it was read
--- ARGV[2]  the same key to be written: as it was read, or sealed anew
+-- ARGV[2]  the same key to be written: as it was read, or sealed again
 -- ARGV[3]  the record's new value; '' deletes it
--- Returns 1 moved, 0 nothing done: the key is another by now, or gone, or there is one where it goes
+-- Returns 1 moved, 0 nothing done: the key has changed, or does not exist, or KEYS[2] exists
 --
--- It is deleted last: scripts do not roll back, and a key that is there twice is better than one that is lost.
+-- The key is deleted last: scripts do not roll back, and a key that is there twice is better than one that is lost.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end

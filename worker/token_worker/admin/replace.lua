@@ -1,9 +1,9 @@
--- Replaces a string that is still what it was when read: a key sealed anew, or a record.
+-- Replaces a string that is still what it was when read: a key sealed again, or a record.
 --
 -- KEYS[1]  the string
 -- ARGV[1]  its value as it was read
 -- ARGV[2]  its new value
--- Returns 1 replaced, 0 nothing done: it is another value by now, or gone
+-- Returns 1 replaced, 0 nothing done: it has changed, or does not exist
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end

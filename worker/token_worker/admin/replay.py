@@ -32,10 +32,10 @@ from token_worker.streams.stream_ids import FIRST_ID, LAST_ID, MOST, after, befo
 _RESEND = Script(__package__, "resend.lua")
 
 RECORD_SECONDS = 7 * 86_400
-"""How long an interrupted replay can be continued."""
+"""Time for which an interrupted replay can be continued."""
 
 Decision = Literal["send", "undelivered", "pending", "replay", "unreadable"]
-"""What happens to a selected entry: it is sent, or the reason why not.
+"""The decision about a selected entry: it is sent, or the reason why not.
 
 ``undelivered`` and ``pending``: a worker will answer it anyway. ``replay``: it is a replay itself. ``unreadable``: its
 payload cannot be read.
@@ -89,7 +89,7 @@ class ReplayCandidate(NamedTuple):
         original: id of the entry that was sent first.
         request_id, op, client_id: as in the payload; empty if absent.
         reply_to: stream that the request names for its reply.
-        decision: see ``Decision``.
+        decision: see ``Decision`` above.
         payload: the payload to send.
         fields: the fields of the entry.
     """

@@ -40,7 +40,7 @@ class ResentRequest(NamedTuple):
 
 @dataclass
 class ComparisonResult:
-    """How the replies to replayed requests compare with the first ones. Members are those of ``replay --json``.
+    """The comparison of the replies to replayed requests with the first ones. Members are those of ``replay --json``.
 
     Attributes:
         same: replays whose reply says the same as the first one.

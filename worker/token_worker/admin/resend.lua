@@ -1,21 +1,21 @@
--- Sends requests again, and remembers how far the replay has come; in one step, so that a replay that was cut short goes
--- on exactly where it stopped.
+-- Sends requests again, and stores how far the replay has come. Both happen in one step, so that an interrupted replay
+-- continues exactly where it stopped.
 --
 -- KEYS[1]  request stream
 -- KEYS[2]  the record of the replay
--- KEYS[3]  stream the requests were read from: KEYS[1], or a dead-letter stream
+-- KEYS[3]  stream that the requests were read from: KEYS[1], or a dead-letter stream
 -- ARGV[1]  the record as the caller knows it
 -- ARGV[2]  the new record
--- ARGV[3]  seconds the record is kept
+-- ARGV[3]  seconds for which the record is kept
 -- ARGV[4]  '1': delete the entries from KEYS[3]
 -- ARGV     then four for each request: id of its entry in KEYS[3], payload, traceparent, tracestate ('' for none)
--- Returns the ids of the new entries, '' for one whose entry in KEYS[3] has gone meanwhile; nil where the record is another
--- by now: somebody else goes on with the replay
+-- Returns the ids of the new entries, '' if the entry in KEYS[3] was deleted meanwhile; nil if the record has changed:
+-- another command continues the replay
 -- Errors before anything is done: UNFIT, the request stream cannot take entries, or a right is missing
 --
--- Scripts do not roll back: what could fail is asked first, and an entry is deleted only after it was sent. That the ids
--- of the request stream are used up is found out by its first XADD alone: the caller sends one, and more when its id is
--- not among the last.
+-- Scripts do not roll back. So everything that could fail is checked first, and an entry is deleted only after it was
+-- sent. Only the first XADD finds out that the ids of the request stream are used up. So the caller first sends one
+-- request, and more only if its id is not among the last ones.
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then
   return false
 end

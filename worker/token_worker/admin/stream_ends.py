@@ -64,7 +64,7 @@ class StreamEnds(NamedTuple):
     groups: tuple[tuple[dict[str, Any], bytes | None], ...] = ()
 
     def ahead_seconds(self, now_ms: int) -> float:
-        """How far the ids lie ahead of a clock. 0 if they do not, or only as far as clocks usually differ."""
+        """Seconds that the ids lie ahead of a clock. 0 if they do not, or only as far as clocks usually differ."""
         ahead_ms = order(self.last_given)[0] - now_ms
         return ahead_ms / 1000 if ahead_ms > AHEAD_MS else 0.0
 

@@ -48,7 +48,7 @@ class AbsentOwners:
         self._until.pop(owner, None)
 
     def allowed(self, now: float) -> int:
-        """How many owners the key storage may be asked for now that perhaps have no key."""
+        """The number of owners that the key storage may be asked for now, if they perhaps have no key."""
         if self._per_second == float("inf"):
             return sys.maxsize
         earned = (now - self._allowance_at) * self._per_second

@@ -29,7 +29,7 @@ from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.keys.store import KeyStore, unwrap
 
 AGE_SECONDS = 60.0
-"""How long a key serves before it is looked up again. So a rotation is seen after at most this time."""
+"""Time that a key serves before it is looked up again. So a rotation is seen after at most this time."""
 
 REFRESH_SECONDS = AGE_SECONDS / 2
 """Age at which a key in use is looked up again in the background."""
@@ -38,16 +38,16 @@ REFRESH_OWNERS_MAX = 50
 """Owners of one such look-up. Keys that the loop waits for come after it."""
 
 GRACE_SECONDS = 900.0
-"""How long a key serves past its age while the key storage is away."""
+"""Time that a key serves past its age while the key storage is away."""
 
 ABSENCE_SECONDS = 1.0
-"""How long the cache remembers that an owner has no key, or none that the master key opens."""
+"""Time for which the cache remembers that an owner has no key, or none that the master key opens."""
 
 RECHECK_SECONDS = 1.0
 """Shortest time between two look-ups of one owner's key because no cached key opens an entry."""
 
 LATE_SECONDS = 5.0
-"""How long an answer counts that came after the loop stopped waiting for it."""
+"""Time for which an answer counts that came after the loop stopped waiting for it."""
 
 OWNERS_MAX = 10_000
 """Owners whose keys are cached. The least recently used are dropped first."""
@@ -185,7 +185,7 @@ class KeyCache:
         return found
 
     def settling_seconds_left(self, owner: Owner) -> float:
-        """How long a replaced key of the owner still seals, as of the last call of ``rings``."""
+        """Seconds for which a replaced key of the owner still seals, as of the last call of ``rings``."""
         cached = self._cached.get(owner)
         return 0.0 if cached is None or not cached.outgoing else cached.outgoing[-1][0] - self._clock()
 

@@ -124,7 +124,7 @@ class Keyring:
                     return self._data_keys.get(key, block.sealed_data_key, self.context)
                 except CorruptData:
                     continue  # ids are only two bytes long: two keys may have the same id
-        raise NoMatchingKey("block: no key at hand opens it")
+        raise NoMatchingKey("block: no key of the ring opens it")
 
     def open(self, block: bytes) -> bytes:
         """The data in an AcraBlock of this owner.

@@ -32,7 +32,7 @@ TIMEOUT_SECONDS = 5
 """For connecting, and again for the answer."""
 
 IDLE_CHECK_SECONDS = 60
-"""How often the thread looks whether a token that never ends was replaced by one that ends."""
+"""Interval at which the thread checks whether a token that never ends was replaced by one that ends."""
 
 BACK_OFF_SECONDS_MAX = 30
 """Longest pause of the thread after a failure; the first one is one second."""

@@ -1,4 +1,4 @@
-"""How safe token entries must be before a reply names them: ``TOKEN_WORKER_DURABILITY``.
+"""Durability of token entries before a reply names them: ``TOKEN_WORKER_DURABILITY``.
 
 - ``server``: they are written. How safe that is depends on the configuration of the server.
 - ``fsync``: they are on the disk of the server.

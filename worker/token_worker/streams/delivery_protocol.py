@@ -93,7 +93,7 @@ class DeliveryProtocol(ABC):
         """Put off entries that failed for no fault of their own. This delivery of them does not count as a try.
 
         Raises:
-            Unavailable: thrown in. ClusterDelivery that could not be uncounted now are uncounted before the next claim.
+            Unavailable: thrown in. Deliveries that could not be uncounted now are uncounted before the next claim.
         """
 
     @abstractmethod

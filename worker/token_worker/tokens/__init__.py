@@ -1,1 +1,1 @@
-"""Derivation of tokens (its docstring is the specification) and the engine: pure, no server."""
+"""Derivation of tokens, whose docstring is the specification, and the engine. Both are pure: they use no server."""

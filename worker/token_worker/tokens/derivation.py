@@ -1,4 +1,4 @@
-"""How a token is derived: this text is the specification, version 1. A changed vector is a breaking release.
+"""Derivation of tokens. This text is the specification, version 1. A changed vector is a breaking release.
 
 Notation: ``||`` is concatenation, ``BE32(x)`` is x as 4 bytes big-endian, ``LP(x)`` is ``BE32(length of x in bytes)
 || x``; text is UTF-8.
