@@ -29,7 +29,7 @@ class Killed(BaseException):
 
 
 class Fuse:
-    """Ends what it is part of just before, or just after, a call to a server; each call counts twice, from 1."""
+    """Ends the process just before, or just after, a call to a server. Each call counts twice, from 1."""
 
     def __init__(self, at: int = 0, end: Callable[[], None] | None = None) -> None:
         self._left = at

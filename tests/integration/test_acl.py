@@ -1,4 +1,4 @@
-"""Redis ACLs around a worker: it needs few rights, and what a target's ACL refuses hurts nobody else."""
+"""Redis ACLs of a worker: it needs few rights, and a refusal on one stream does not affect other requests."""
 
 from collections.abc import Iterator
 

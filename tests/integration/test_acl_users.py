@@ -134,7 +134,7 @@ def test_everybody_can_do_what_they_have_to(secured: ServersWithUsers) -> None:
 
 
 def test_client_can_do_what_it_has_to(secured: ServersWithUsers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has the rights of a client sends, reads replies and keeps its own stream short, and leaves none behind."""
+    """A user with the rights of a client sends, reads replies, trims its own stream, and leaves no stream behind."""
     monkeypatch.setattr("token_worker.client.replies.TRIM_SECONDS", 0.0)
     password = (secured.folder / "streams-client:in[1]").read_text().strip()
     url = f"redis://client%3Ain%5B1%5D:{password}@127.0.0.1:{secured.servers['streams'].port}"
@@ -196,7 +196,7 @@ def test_nobody_can_do_more(secured: ServersWithUsers, user: str) -> None:
 
 
 def test_lines_load_as_an_acl_file(stack: Stack, tmp_path: Path) -> None:
-    """What is printed is an ACL file that servers load; without --passwords nobody can log in."""
+    """The output is an ACL file that servers load. Without --passwords nobody can log in."""
     done = stack.run("acl", "--server", "streams")
     assert done.returncode == 0, done.stderr
     file = tmp_path / "users.acl"
@@ -209,7 +209,7 @@ def test_lines_load_as_an_acl_file(stack: Stack, tmp_path: Path) -> None:
 
 
 def test_pattern_that_covers_streams_of_routes_gets_no_right(stack: Stack) -> None:
-    """A ``reply_to`` of ``*`` would open every stream to readers: it is left out, and said so."""
+    """A ``reply_to`` of ``*`` would open every stream to readers, so it is left out, and the output says so."""
     routes = json.dumps([{"requests": "in", "responses": "out", "ops": ["tokenize"], "reply_to": "*"}])
     done = stack.run("acl", TOKEN_WORKER_ROUTES=routes)
     assert done.returncode == 0, done.stderr

@@ -52,7 +52,7 @@ def good(tmp_path: Path) -> Iterator[Stack]:
 
 
 def test_good_set_up_has_no_finding(good: Stack) -> None:
-    """Nothing is found wrong; what a worker's user may not look at is unknown, with the right it would take."""
+    """There is no finding. Checks for which the worker's user lacks a right are unknown, and name that right."""
     wait_until(lambda: good.streams.xinfo_consumers("detokenize:requests", "token-workers"), "the worker's consumer")
     status, checks = examine(good)
     assert status == 0, checks
@@ -92,7 +92,7 @@ def test_eviction_is_a_finding(stack: Stack) -> None:
 
 
 def test_servers_out_of_reach_are_findings_of_their_own(stack: Stack) -> None:
-    """One server that is away is a finding, and the others are looked at all the same."""
+    """A server that is away is a finding, and the other servers are checked all the same."""
     found = findings(stack, TOKEN_WORKER_TOKENS_URL=f"redis://127.0.0.1:{free_port()}/0")
     assert "ConnectionRefusedError" in found["tokens: reachable"]
     assert "keys: user" in found
@@ -113,7 +113,7 @@ def test_way_without_tls_and_password_is_a_finding(stack: Stack) -> None:
 
 
 def test_ids_ahead_of_the_clock_are_a_finding(stack: Stack) -> None:
-    """Of each stream of a route it is told how far its ids are ahead of the server's clock."""
+    """doctor tells for each stream of a route how far its ids are ahead of the server's clock."""
     _, checks = examine(stack)
     assert checks["tokenize:requests: ids"]["status"] == "ok"
     seconds, _ = stack.streams.time()
@@ -126,7 +126,7 @@ def test_ids_ahead_of_the_clock_are_a_finding(stack: Stack) -> None:
 
 
 def test_wrong_master_key_is_a_finding(stack: Stack) -> None:
-    """A key that the master key does not open is found, and so is a master key that is none."""
+    """A key that the master key does not open is a finding, and so is an invalid master key."""
     stack.storage.set(
         f".acrakeys/{Owner('client', 'other-client').key_name}",
         wrap(new_key(), bytes(32), Owner("client", "other-client")),

@@ -41,7 +41,7 @@ def is_synchronous(replica: Valkey) -> bool:
 
 @pytest.mark.parametrize("binary", [valkey_binary, redis_binary])
 def test_reply_waits_for_the_replica(streams_server: Valkey, tmp_path: Path, binary: Callable[[], str]) -> None:
-    """While no replica confirms, requests for tokens wait, uncounted; tokens are turned back all the same."""
+    """While no replica confirms, tokenize requests wait, and their tries do not count. Detokenizing works."""
     settings = {**SETTINGS, "TOKEN_WORKER_DURABILITY": "replicas:1"}
     with (
         replicated(binary()) as (primary, replica),
@@ -149,7 +149,7 @@ def test_server_killed_right_after_the_reply_has_its_tokens(
 def test_rights_that_are_printed_are_enough_for_fsync(
     streams_server: Valkey, tmp_path: Path, binary: Callable[[], str], options: tuple[str, ...]
 ) -> None:
-    """A worker that may not look at appendfsync says that fsync rests on it, unless WAITAOF alone is enough."""
+    """A worker that may not check appendfsync logs that fsync requires it, unless WAITAOF is enough on this server."""
     settings = {"TOKEN_WORKER_DURABILITY": "fsync"}
     with (
         Valkey(*options, binary=binary()) as storage,
@@ -178,7 +178,7 @@ def test_worker_without_a_right_that_durability_needs_names_it(streams_server: V
 
 
 def test_worker_refuses_a_server_that_confirms_without_a_sync(streams_server: Valkey) -> None:
-    """With fsync, a Valkey that does not sync every write is an error at start that names what to set."""
+    """With fsync, a Valkey that does not sync every write is an error at start. The text names the setting."""
     with Valkey("appendonly yes") as storage, Stack(streams_server, storage) as stack:
         done = stack.run("run", TOKEN_WORKER_DURABILITY="fsync")
         assert done.returncode == 2

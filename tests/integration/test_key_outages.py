@@ -37,7 +37,7 @@ main()
 
 
 HELD_SECONDS = 4.0
-"""How long a look at the history is held up: less than its connection waits for an answer."""
+"""Delay of a search of the history: less than its connection waits for an answer."""
 
 KEPT = "OWNERS_MAX"
 
@@ -52,7 +52,7 @@ main()
 
 
 class Setting(NamedTuple):
-    """A stack whose workers reach their keys by a proxy alone."""
+    """A stack whose workers reach their keys only through a proxy."""
 
     stack: Stack
     keys: Proxy
@@ -154,7 +154,7 @@ def test_names_of_nobody_push_out_no_key(setting: Setting, tmp_path: Path) -> No
 
 
 def test_loop_does_not_wait_for_the_history(streams_server: Valkey, storage_server: Valkey, tmp_path: Path) -> None:
-    """While a look through the key storage goes on, requests that need none of it are answered."""
+    """During a scan of the key storage, requests that do not need it are answered."""
     held, begun, scans = threading.Event(), threading.Event(), list[bool]()
 
     def hold_scans(moment: Moment, command: Command) -> Verdict:

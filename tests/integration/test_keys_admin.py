@@ -226,7 +226,7 @@ def test_rotation_under_a_name_that_is_taken(in_redis: InRedis, stack: Stack) ->
 
 
 def test_rotation_cut_short_anywhere_and_done_again(place: Place, stack: Stack) -> None:
-    """Ended before or after any of its calls, then said again: a new key, each old one kept once, none lost."""
+    """If it ends before or after any call, and is run again, there is a new key, and each old key is kept once."""
     ended = 0
     for at in range(1, 20):
         known = {key_of(stack, place, name) for name in history(place)}
@@ -388,7 +388,7 @@ def test_destroyed_key_is_restored(place: Place, stack: Stack, old_key: str) -> 
 
 
 def test_key_that_is_needed_is_not_destroyed(in_redis: InRedis, stack: Stack, storage_server: Valkey) -> None:
-    """A token entry sealed with the key stops its end at the first scan and at the second, which begins anew."""
+    """A token entry that is sealed with the key stops the first and the second scan. Then the scans begin again."""
     text = in_redis.get(f".acrakeys/{NAME}")
     assert text is not None
     name = aged(SETTLED_SECONDS + 60)
@@ -442,7 +442,7 @@ def test_key_that_is_needed_again_is_not_deleted(place: Place, stack: Stack, sto
 
 
 def test_scan_counts_what_the_key_opens(stack: Stack, storage_server: Valkey) -> None:
-    """A scan counts what the key opens, of its own client alone, and what is damaged."""
+    """A scan counts the entries that the key opens, only of its own client, and the damaged entries."""
     other = stack.generate_key("other_client")
     with DirectHandler(storage_server, stack.master_key) as handler:
         handler.ask([tokenize("a value"), {**tokenize("a value"), "client_id": "other_client"}])
@@ -497,7 +497,7 @@ def test_destruction_cut_short_anywhere_and_done_again(place: Place, stack: Stac
 
 
 def test_key_on_its_way_is_none_for_workers(stack: Stack, openbao_server: OpenBao) -> None:
-    """What Vault holds between the two steps of a move is no key to a worker, and no damaged one either."""
+    """Between the two steps of a move, the secret in Vault is not a key for a worker, nor a damaged key."""
     vault = InVault(openbao_server)
     vault.api("POST", f"secret/data/{vault.folder}/{NAME}", {"data": {"moved_to": "elsewhere"}})
     session = VaultKv(VaultSettings(address=openbao_server.url, token=openbao_server.root_token))
@@ -506,7 +506,7 @@ def test_key_on_its_way_is_none_for_workers(stack: Stack, openbao_server: OpenBa
 
 
 def test_changed_key_is_neither_moved_nor_deleted(place: Place, stack: Stack, old_key: str) -> None:
-    """A key that was sealed anew since it was read stays where it is, as it is, whatever was to become of it."""
+    """A key that was sealed again since it was read is not moved, replaced or deleted."""
     store, path = place.store(), f"{place.folder}/{old_key}"
     to, record = f"{place.folder}.retired/{old_key}", f"{place.folder}.scans/{old_key}"
     [stale] = store.read([path])
@@ -523,7 +523,7 @@ def test_changed_key_is_neither_moved_nor_deleted(place: Place, stack: Stack, ol
 
 
 def test_nothing_is_moved_over_another_key(in_redis: InRedis, stack: Stack) -> None:
-    """A key is not restored where there is another one of its name by now."""
+    """A key is not restored if there is another key with its name."""
     old_key = aged(SETTLED_SECONDS + 60)
     in_redis.put(f".acrakeys/{old_key}", wrap(bytes(range(32)), stack.master_key, OWNER))
     assert destruction(in_redis, stack).step(parse_name(old_key)).what == "scanned"

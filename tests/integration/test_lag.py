@@ -129,7 +129,7 @@ def test_group_made_at_an_id(measured: MeasuredServer) -> None:
 
 
 def test_newer_entries_deleted_before_older_ones(measured: MeasuredServer) -> None:
-    """Entries acknowledged and deleted out of order do not hide what is undelivered."""
+    """Entries that are acknowledged and deleted out of order do not hide undelivered entries."""
     measured.client.xgroup_create("in", GROUP, id="0", mkstream=True)
     measured.add(10)
     ids = measured.read(6)
@@ -142,7 +142,7 @@ def test_newer_entries_deleted_before_older_ones(measured: MeasuredServer) -> No
 
 
 def test_undelivered_entries_trimmed_away(measured: MeasuredServer) -> None:
-    """After XTRIM of undelivered entries only what is still there counts, also where the server's lag is wrong."""
+    """After XTRIM of undelivered entries only existing entries count, even if the server's lag is wrong."""
     measured.client.xgroup_create("in", GROUP, id="0", mkstream=True)
     measured.add(10)
     measured.read(2)
@@ -253,7 +253,7 @@ def test_age_of_an_id_ahead_is_told_by_what_workers_have_noted(measured: Measure
 
 
 def test_ids_ahead_are_told_for_each_stream(measured: MeasuredServer) -> None:
-    """Of requests, replies and dead letters it is told whose ids lie ahead, also where nobody reads them."""
+    """lag tells which streams of requests, replies and dead letters have ids ahead, even if nobody reads them."""
     for stream in ("out", "in:dead"):
         measured.client.xadd(stream, {"payload": "x"}, id=ahead_id(measured, 0))
     measured.add(1)
@@ -280,7 +280,7 @@ def test_entry_with_the_largest_id_is_counted(measured: MeasuredServer) -> None:
 
 
 def test_page_of_pending_entries_may_end_with_the_largest_id(measured: MeasuredServer) -> None:
-    """The most deliveries are told where the last of a thousand pending entries has the largest id of all."""
+    """The most deliveries are told even if the last of a thousand pending entries has the largest id that exists."""
     for number in range(1, 1000):
         measured.client.xadd("in", {"payload": "x"}, id=f"1-{number}")
     measured.client.xadd("in", {"payload": "x"}, id=LAST_ID)
@@ -291,7 +291,7 @@ def test_page_of_pending_entries_may_end_with_the_largest_id(measured: MeasuredS
 
 
 def test_large_entries_are_not_read_to_measure_lag(measured: MeasuredServer) -> None:
-    """What is undelivered is counted, and its age is told, without one entry on its way."""
+    """Undelivered entries are counted, and their age is told, without the transfer of a single entry."""
     ids = [measured.client.xadd("in", {"payload": b"x" * 2_000_000}) for _ in range(6)]
     measured.client.xgroup_create("in", GROUP, id=ids[1].decode())
     measured.client.xdel("in", ids[3])
@@ -303,7 +303,7 @@ def test_large_entries_are_not_read_to_measure_lag(measured: MeasuredServer) -> 
 
 
 def test_age_that_cannot_be_told_is_a_finding(stack: Stack) -> None:
-    """With ids ahead of the clock and nobody serving, ``--max-age-seconds`` fails, and says why and what to do."""
+    """With ids ahead of the clock and no worker, ``--max-age-seconds`` fails, and says why and what to do."""
     seconds, _ = stack.streams.time()
     stack.streams.xadd("tokenize:requests", {"payload": "x"}, id=f"{(seconds + 86_400) * 1000}-0")
     stack.send([{"id": "1"}])

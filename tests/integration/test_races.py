@@ -54,7 +54,7 @@ def store_key(server: Valkey) -> bytes:
 
 
 class Acra:
-    """Plays AcraServer: a random token, its t. entry with SET NX, then h. with SET NX; who loses reads the winner's."""
+    """Acts as AcraServer: a random token, its t. entry by SET NX, then h. by SET NX. A loser reads the winner's."""
 
     def __init__(self, server: Valkey, key: bytes) -> None:
         self._client = server.client()
@@ -65,7 +65,7 @@ class Acra:
         return encode_entry(TokenEntry(self._ring.seal(inside), 1_800_000_000, 1_800_000_000))
 
     def open(self, raw: bytes) -> bytes:
-        """What is inside an entry."""
+        """The content of an entry."""
         return self._ring.open(decode_entry(raw).block)
 
     def get(self, key: bytes) -> bytes | None:
@@ -122,7 +122,7 @@ def values_of(replies: list[Message]) -> list[str]:
 
 
 def check_storage(client: redis.Redis, acra: Acra, key: bytes, tokens: dict[bytes, str]) -> None:
-    """Every token turns back to its value alone, and every t. entry of ours belongs to the value's one token.
+    """Every token detokenizes to its own value only, and every t. entry of ours belongs to the value's one token.
 
     Ours are told from Acra's by being derived: Acra's are random.
     """

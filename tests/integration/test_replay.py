@@ -1,4 +1,4 @@
-"""``token-worker replay`` and ``dead-letters``: what is sent again, what never is, and what the replies say."""
+"""``token-worker replay`` and ``dead-letters``: entries that are sent again, or not, and their replies."""
 
 import json
 import os
@@ -111,7 +111,7 @@ def test_replay_of_a_replay_names_the_first_request(stack: Stack) -> None:
 
 
 def test_replay_in_messagepack_loses_its_expiry(stack: Stack) -> None:
-    """A request in MessagePack that has expired meanwhile is answered again; its trace goes along."""
+    """A request in MessagePack that has expired meanwhile is answered again, with the same trace context."""
     stack.start_worker()
     request = {**requests(1)[0], "expires_at": int(time.time() * 1000) + 5000, "type": "bytes", "value": b"\x00\xff"}
     fields = {"payload": msgspec.msgpack.encode(request), "traceparent": "00-a-b-01", "tracestate": "x=y"}
@@ -130,7 +130,7 @@ def test_replay_in_messagepack_loses_its_expiry(stack: Stack) -> None:
 
 
 def test_what_will_be_answered_anyway_is_not_sent(stack: Stack) -> None:
-    """Undelivered and pending entries stay alone, unless --force says otherwise; --dry-run sends nothing."""
+    """Undelivered and pending entries are sent only with --force. --dry-run sends nothing."""
     ids = stack.send(requests(6))
     stack.streams.xgroup_create(STREAM, "token-workers", id="0")
     stack.streams.xreadgroup("token-workers", "somebody", {STREAM: ">"}, count=4)
@@ -183,7 +183,7 @@ def test_client_op_and_times_choose_requests(stack: Stack) -> None:
     ],
 )
 def test_wrong_arguments_are_wrong_usage(stack: Stack, arguments: tuple[str, ...]) -> None:
-    """What cannot be meant gets exit status 2 and a hint, and nothing is sent."""
+    """Wrong arguments get exit status 2 and a hint, and nothing is sent."""
     done = stack.run("replay", *arguments)
     assert done.returncode == 2
     assert done.stderr
@@ -312,7 +312,7 @@ def test_dead_letters_are_listed_shown_and_replayed(stack: Stack) -> None:
 
 
 def test_age_of_a_dead_letter_whose_id_is_ahead_of_the_clock(stack: Stack) -> None:
-    """An id ahead of the clock is no age of 0: it is told as such, or the age by what workers noted of its arrival."""
+    """An id ahead of the clock has no age of 0: the command says so, or tells the age by the noted arrival."""
     seconds = stack.streams.time()[0]
     dead = {"dead_reason": "a reason", "dead_stream": STREAM, "dead_entry": "5-0", "dead_deliveries": 6, "payload": "{"}
     ids = ["5-0", f"{(seconds - 100) * 1000}-0", f"{(seconds + 86_400) * 1000}-0", f"{(seconds + 86_400) * 1000}-1"]
@@ -394,7 +394,7 @@ def test_dead_letter_that_cannot_be_sent_stays(stack: Stack) -> None:
 
 @pytest.mark.parametrize("left", [0, 2])
 def test_dead_letters_stay_where_the_ids_of_their_stream_are_used_up(stack: Stack, left: int) -> None:
-    """What was sent is not sent again, what could not be is still there; --resume sends it when it can be."""
+    """Sent requests are not sent again, and the others are still there; --resume sends them when that is possible."""
     letters = [dead_letter(stack, request).decode() for request in requests(4)]
     stack.streams.xadd(STREAM, {"x": "y"}, id=f"{2**64 - 1}-{2**64 - 1 - left}")
     done = stack.run("dead-letters", "replay", "--all", "--no-wait")
@@ -467,7 +467,7 @@ def test_named_entries_of_a_replay_are_bounded_in_bytes(scale: Scale) -> None:
 
 
 def test_pages_of_replies_are_bounded_in_bytes(scale: Scale) -> None:
-    """The replies to what was replayed are compared a few at a time."""
+    """The replies to replayed requests are compared a few at a time."""
     for number in range(60):
         reply = {"id": f"r{number}", "request_entry": f"{number}-1", "status": "ok", "value": LARGE}
         scale.call("XADD", "tokenize:responses", f"{number}-2", "payload", json.dumps(reply))

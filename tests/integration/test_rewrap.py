@@ -1,4 +1,4 @@
-"""``token-worker keys rewrap``: a new master key under every key, while workers run, cut short, and done again."""
+"""``token-worker keys rewrap``: a new master key for every key, while workers run, and after a kill."""
 
 import base64
 import contextlib
@@ -148,7 +148,7 @@ def test_cut_short_anywhere_and_done_again(place: Place) -> None:
 
 
 def test_passes_go_on_until_one_finds_nothing(place: Place) -> None:
-    """What others seal with the previous master key behind our back is found by the next pass."""
+    """If others seal keys with the previous master key meanwhile, the next pass finds them."""
     left = 3
 
     def somebody_else(seen: int, total: int) -> None:
@@ -163,7 +163,7 @@ def test_passes_go_on_until_one_finds_nothing(place: Place) -> None:
 
 
 def test_killed_and_done_again(place: Place, stack: Stack) -> None:
-    """SIGKILL at a random point, then the same command: the new master key opens every key, and none is another."""
+    """SIGKILL at a random point, then the same command: the new master key opens every key, and no key has changed."""
     before, at = opened(place, OLD), random.randrange(8, 40)
     killed = killed_command(stack, place, at, "rewrap", "--workers-have-both")
     assert killed in {0, -signal.SIGKILL}, at
@@ -184,7 +184,7 @@ def test_rotation_under_both_master_keys_leaves_nothing_to_the_previous_one(plac
 
 
 def test_rotations_meanwhile_lose_nothing(place: Place) -> None:
-    """Keys that are rotated meanwhile, with either master key, are all there, sealed with the new one."""
+    """Keys that are rotated meanwhile, with either master key, are all kept, and sealed with the new one."""
     first = opened(place, OLD)[OWNER.key_name]
     made, seen = 30, {first}
     stop = threading.Event()
@@ -297,7 +297,7 @@ def test_master_key_is_not_replaced_under_what_is_not_understood(
 def test_new_master_key_is_stored_by_check_and_set(
     stack: Stack, openbao_server: OpenBao, secret: MasterKeyInVault
 ) -> None:
-    """Of several who replace the master key at once one does; all others change nothing and are told."""
+    """If several replace the master key at once, one succeeds. All others change nothing, and their result is False."""
     vaults = [
         VaultKv(
             VaultSettings(address=openbao_server.url, token=openbao_server.root_token, secret=f"secret/{secret.path}")
@@ -418,7 +418,7 @@ class RequestRounds:
 def test_master_key_is_replaced_under_load(
     stack: Stack, in_redis: InRedis, secret: MasterKeyInVault, load: RequestRounds, tmp_path: Path
 ) -> None:
-    """While workers serve, are restarted with both, and with the new one alone: no failed request, no changed token."""
+    """No request fails and no token changes while workers are restarted with both master keys, then with one."""
     stack.settings["TOKEN_WORKER_CLAIM_IDLE_MS"] = "1000"
     logs = iter(tmp_path / f"log-{number}" for number in range(6))
 
@@ -467,7 +467,7 @@ def test_worker_serves_keys_of_both_master_keys(stack: Stack, tmp_path: Path) ->
 
 
 def test_wrong_previous_master_key_is_named_and_not_shown(stack: Stack, in_redis: InRedis) -> None:
-    """A previous master key that is none is exit status 2 and named, without its text."""
+    """A previous master key that is not base64 is exit status 2, and the message names it without its text."""
     done = keys_command(stack, in_redis, "verify", ACRA_MASTER_KEY_PREVIOUS="hunter2canary")
     assert done.returncode == 2
     assert "ACRA_MASTER_KEY_PREVIOUS" in done.stderr

@@ -1,4 +1,4 @@
-"""Rotation while an Acra runs on that knows the old key alone, on real servers: what workers seal, and when."""
+"""Rotation on real servers while an Acra knows only the old key: the keys that workers seal with."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def key_of(stack: Stack, place: Place) -> bytes:
 
 
 def opened_by(stack: Stack, key: bytes) -> Callable[[bytes], bool]:
-    """What an Acra can read that has this key and no other."""
+    """The entries that an Acra with only this key can read."""
     ring = Keyring(OWNER, key, DataKeyCache())
 
     def opens(entry: bytes) -> bool:
@@ -73,7 +73,7 @@ def serve(stack: Stack, settings: dict[str, str]) -> None:
 
 
 def test_workers_seal_with_the_old_key_until_it_has_settled(place: Place, stack: Stack) -> None:
-    """Workers that start after a rotation seal with the key before it, and read what is sealed with either."""
+    """Workers that start after a rotation seal with the key before it, and open entries of both keys."""
     values = [f"value {number}" for number in range(150)]
     serve(stack, SETTLING)
     tokens = ask(stack, values[:50])
@@ -121,7 +121,7 @@ def test_nothing_is_sealed_anew_before_workers_do_so(place: Place, stack: Stack)
 
 @pytest.mark.parametrize("arguments", [("keys", "rotate", OWNER.id), ("tokens", "reencrypt", OWNER.id)])
 def test_what_breaks_an_acra_that_runs_on_is_asked_for(stack: Stack, arguments: tuple[str, ...]) -> None:
-    """Without --yes, and with nobody to ask, nothing is changed; the question says what has to be restarted."""
+    """Without --yes and without a terminal, nothing is changed. The question names the servers to restart."""
     before = {key: stack.storage.get(key) for key in stack.storage.keys("*")}
     done = stack.run(*arguments)
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""The token storage on real servers: what its scripts write, what they leave alone, and what they cost."""
+"""The token storage on real servers: what its scripts write, do not write, and cost."""
 
 import os
 from collections.abc import Iterator
@@ -78,7 +78,7 @@ def test_row_is_stored_as_two_entries(storage: TokenStorage, client: redis.Redis
 
 
 def test_inconsistent_token_is_stored_once_and_without_its_value(storage: TokenStorage, client: redis.Redis) -> None:
-    """An inconsistent token is its t. entry alone, and is written once."""
+    """An inconsistent token has only a t. entry, and is written once."""
     assert storage.execute(Store([INCONSISTENT])) == [WRITTEN]
     assert storage.execute(Store([INCONSISTENT._replace(t_value=b"other")])) == [Outcome("token", b"t value")]
 
@@ -141,7 +141,7 @@ def test_store_at_a_key_of_another_type(storage: TokenStorage, client: redis.Red
 
 
 def test_adopting_writes_the_entry_of_the_value(storage: TokenStorage, client: redis.Redis) -> None:
-    """The value's entry is written where the token's is what was read; the token's stays."""
+    """The value's entry is written if the token's entry has not changed since it was read. The token's entry stays."""
     client.set("tokens/t1", b"t value", ex=1000)
 
     assert storage.execute(Adopt([ROW])) == [WRITTEN]
@@ -152,7 +152,7 @@ def test_adopting_writes_the_entry_of_the_value(storage: TokenStorage, client: r
 
 @pytest.mark.parametrize("now", [None, b"disabled meanwhile", b""])
 def test_adopt_what_has_changed(storage: TokenStorage, client: redis.Redis, now: bytes | None) -> None:
-    """Where the token's entry is not what was read any more, or gone, nothing is written."""
+    """Nothing is written if the token's entry has changed since it was read, or was deleted."""
     if now is not None:
         client.set("tokens/t1", now)
     before = content(client)
@@ -163,7 +163,7 @@ def test_adopt_what_has_changed(storage: TokenStorage, client: redis.Redis, now:
 
 
 def test_adopting_too_late_returns_the_token_that_is_there(storage: TokenStorage, client: redis.Redis) -> None:
-    """Where the value has got a token meanwhile, that one comes back and stays."""
+    """If the value has got a token meanwhile, that token is returned and stays."""
     client.set("tokens/t1", b"t value")
     client.set("tokens/h1", b"the winner's")
 
@@ -172,7 +172,7 @@ def test_adopting_too_late_returns_the_token_that_is_there(storage: TokenStorage
 
 
 def test_adopt_at_a_key_of_another_type(storage: TokenStorage, client: redis.Redis) -> None:
-    """A row whose value's entry is no string is broken; one whose token's entry is none has changed."""
+    """A row is broken if the value's entry is not a string, and has changed if the token's entry is not a string."""
     client.set("tokens/t1", b"t value")
     client.rpush("tokens/h1", "an element")
     client.rpush("tokens/t2", "an element")
@@ -186,7 +186,7 @@ def test_adopt_at_a_key_of_another_type(storage: TokenStorage, client: redis.Red
 
 
 def test_touching_replaces_an_entry_and_keeps_its_time_to_live(storage: TokenStorage, client: redis.Redis) -> None:
-    """An entry is replaced where it is what was read; its time to live stays, and none is added."""
+    """An entry is replaced if it has not changed since it was read. A time to live stays; no entry gets one."""
     client.set("tokens/a", b"old", ex=1000)
     client.set("tokens/b", b"old")
 
@@ -198,7 +198,7 @@ def test_touching_replaces_an_entry_and_keeps_its_time_to_live(storage: TokenSto
 
 
 def test_touching_leaves_changed_entries_alone(storage: TokenStorage, client: redis.Redis) -> None:
-    """An entry that was disabled, removed or replaced meanwhile stays so; others are touched."""
+    """An entry that was disabled, removed or replaced meanwhile stays so; other entries are updated."""
     client.set("tokens/a", b"disabled")
     client.rpush("tokens/c", "an element")
     client.set("tokens/d", b"old")
@@ -226,7 +226,7 @@ def test_server_that_forgot_the_scripts_gets_them_again(storage: TokenStorage, c
 
 
 def calls(client: redis.Redis) -> dict[str, int]:
-    """How often each command was called, since the statistics were set back."""
+    """The calls of each command since the statistics were reset."""
     return {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in client.info("commandstats").items()}
 
 
@@ -265,7 +265,7 @@ def test_no_command_gets_more_than_1000_keys(server: Valkey, client: redis.Redis
 
 
 def test_large_entries_are_written_by_several_scripts(server: Valkey, client: redis.Redis) -> None:
-    """Large entries are written by several scripts, so that none takes long."""
+    """Large entries are written by several scripts, so that no script takes long."""
     link = CountingLink(server)
     large = b"x" * 400_000
     rows = [Row(b"tokens/h%d" % n, b"tokens/t%d" % n, large, large) for n in range(12)]

@@ -1,4 +1,4 @@
-"""``token-worker tokens``: what an operator can do to tokens, while workers and Acra use them."""
+"""``token-worker tokens``: the commands for tokens, while workers and Acra use them."""
 
 import base64
 import json
@@ -266,7 +266,7 @@ def test_one_token_of_two_types_is_no_finding(stack: Stack) -> None:
 
 
 def test_unreadable_entries_are_told_and_left(stack: Stack) -> None:
-    """What no key opens is a finding of every command, and stays byte for byte."""
+    """Every command reports entries that no key opens, and leaves them byte for byte as they are."""
     stack.start_worker()
     [token] = tokens_of(stack, 1)
     t_key = NAMES.of_token(token.encode(), STR)
@@ -282,7 +282,7 @@ def test_unreadable_entries_are_told_and_left(stack: Stack) -> None:
 
 @pytest.mark.parametrize("kills", [0, 3])
 def test_reencrypt_under_load_changes_no_token_and_fails_no_request(stack: Stack, kills: int) -> None:
-    """After a rotation all entries are sealed anew while workers answer, also when the command is killed on its way."""
+    """After a rotation all entries are encrypted again while workers answer, also if the command is killed."""
     stack.start_worker()
     before = tokens_of(stack, 1200)
     rotated = [sys.executable, "-m", "token_worker", "keys", "rotate", CLIENT, "--yes"]
@@ -343,7 +343,7 @@ def test_reencrypt_counts_entries(stack: Stack) -> None:
     ],
 )
 def test_wrong_arguments_are_wrong_usage(stack: Stack, arguments: tuple[str, ...]) -> None:
-    """What cannot be meant gets exit status 2 and a hint, without the value."""
+    """Wrong arguments get exit status 2 and a hint, without the value."""
     done = run(stack, *arguments, value="a canary")
     assert done.returncode == 2
     assert done.stderr

@@ -124,7 +124,7 @@ def admin(openbao_server: OpenBao) -> Admin:
 
 @pytest.fixture
 def session(admin: Admin) -> Iterator[Callable[..., VaultKv]]:
-    """Makes sessions, with the root token if nothing else is said; all are closed at the end."""
+    """Makes sessions, by default with the root token. All are closed at the end."""
     sessions: list[VaultKv] = []
 
     def make(**settings: object) -> VaultKv:
@@ -154,7 +154,7 @@ def test_settings_do_not_show_the_token() -> None:
 
 
 class TestSecrets:
-    """KV secrets, their version found without being told."""
+    """KV secrets. The version of the engine is found automatically."""
 
     @pytest.mark.parametrize("version", [1, 2])
     @pytest.mark.parametrize("prefix", ["", "team/a/"], ids=["plain", "nested"])
@@ -237,7 +237,7 @@ class TestSecrets:
 
     @pytest.mark.parametrize("version", [1, 2])
     def test_create_never_replaces(self, admin: Admin, session: Session, version: int) -> None:
-        """A secret that exists keeps its content, and the caller is told."""
+        """A secret that exists keeps its content, and the result is False."""
         mount = admin.mount(version)
         vault = session()
         assert vault.create_secret(mount, "a", {"key": "first"}) is True
@@ -336,7 +336,7 @@ class TestMasterKey:
     def test_missing_permission_names_the_policy_that_is_needed(
         self, admin: Admin, session: Session, version: int
     ) -> None:
-        """A secret that the token may not read is an error that says what the policy must permit, and where."""
+        """If the token may not read a secret, the error names the right that is missing, and its path."""
         mount = admin.mount(version)
         elsewhere = f"{mount}/data/else" if version == 2 else f"{mount}/else"
         policy = admin.policy(f'path "{elsewhere}" {{ capabilities = ["read"] }}')
@@ -540,7 +540,7 @@ class TestLogIn:
     def test_secret_id_is_read_at_each_log_in(
         self, admin: Admin, session: Session, mount: str, policy: str, tmp_path: Path
     ) -> None:
-        """A secret id that was replaced in its file is what the next log-in uses."""
+        """The next log-in uses the secret id that was written to the file since."""
         auth = f"approle-{os.urandom(4).hex()}"
         settings = admin.approle(auth, tmp_path, token_policies=[policy])
         vault = session(**settings)
@@ -608,7 +608,7 @@ class TestLogIn:
     def test_refused_credentials_name_the_file_and_show_nothing(
         self, session: Session, log_in: dict[str, Any], tmp_path: Path
     ) -> None:
-        """A secret id or JWT that Vault refuses is an error that names the file and shows none of its content."""
+        """If Vault refuses a secret id or JWT, the error names the file and has no part of its content."""
         file = tmp_path / "wrong"
         file.write_text("canary")
         name = "secret_id_file" if log_in["auth"] == "approle" else "jwt_file"
@@ -725,7 +725,7 @@ class TestLogIn:
         wait_until(reads, "a read that succeeds")
 
     def test_end_of_a_given_token_is_told(self, admin: Admin, session: Session, policy: str) -> None:
-        """When Vault renews a given token no further, an error in the log says what to do, and the thread ends."""
+        """If Vault does not renew a given token any more, an error in the log says what to do, and the thread ends."""
         token = admin.token(policy, ttl="2s", renewable=False)
         vault = session(token=token)
         vault.session.connect()

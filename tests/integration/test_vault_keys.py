@@ -103,7 +103,7 @@ def test_token_that_loses_its_rights_is_an_outage(bao: Bao) -> None:
 def test_worker_serves_with_all_keys_in_vault(
     bao: Bao, streams_server: Valkey, storage_server: Valkey, tmp_path: Path
 ) -> None:
-    """A worker that reads the master key and all keys from Vault tokenizes; Redis holds the tokens alone."""
+    """A worker that reads the master key and all keys from Vault tokenizes. Redis holds only the tokens."""
     bao.put_key(OWNER.key_name, new_key())
     log = tmp_path / "log"
     settings = {"VAULT_ADDR": bao.url, "VAULT_TOKEN": bao.token(), "TOKEN_WORKER_KEYS_SOURCE": "vault"}

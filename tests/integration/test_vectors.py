@@ -47,7 +47,7 @@ def request_of(case: Message, op: str) -> Message:
 
 
 def expected(case: Message, op: str) -> Any:
-    """What the reply to ``request_of`` holds."""
+    """The content of the reply to ``request_of``."""
     value = case["token" if op == "tokenize" else "value"]
     return str(value) if case["type"] == "int64" else value
 
@@ -63,7 +63,7 @@ def wrong(cases: list[Message], replies: list[Message], op: str) -> list[int]:
 def test_tokens_of_acra_are_kept_and_detokenized(
     storage_server: Valkey, handler_on: Callable[..., DirectHandler], name: str, op: str
 ) -> None:
-    """Every value keeps the token that Acra gave it, every token of Acra is turned back; nothing is written."""
+    """Every value keeps the token that Acra gave it, every token of Acra is detokenized, and nothing is written."""
     vectors = Vectors(name)
     handler = handler_on(vectors)
 
@@ -148,7 +148,7 @@ def test_new_values_after_a_rotation(storage_server: Valkey, handler_on: Callabl
 
 @pytest.mark.parametrize("name", READABLE)
 def test_time_of_last_use(storage_server: Valkey, handler_on: Callable[..., DirectHandler], name: str) -> None:
-    """Entries that were last used over a day ago get the new time, and keep all else; keys are left alone."""
+    """Entries that were last used over a day ago get the new time and keep everything else. No other key is changed."""
     vectors = Vectors(name)
     now = WRITTEN_AT + 100_000
 
@@ -167,7 +167,7 @@ def test_time_of_last_use(storage_server: Valkey, handler_on: Callable[..., Dire
 def test_damaged_entry_is_unreadable_for_its_item_alone(
     storage_server: Valkey, handler_on: Callable[..., DirectHandler]
 ) -> None:
-    """A damaged entry is entry_unreadable for its item alone, and stays as it is."""
+    """A damaged entry is entry_unreadable for its item only, and stays as it is."""
     vectors = Vectors("acra-types")
     handler = handler_on(vectors)
     numbers = count()

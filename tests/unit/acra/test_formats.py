@@ -1,4 +1,4 @@
-"""Acra's stored formats: known answers, what the real binaries wrote, and what happens to damaged bytes."""
+"""Acra's stored formats: known answers, data that the real binaries wrote, and damaged bytes."""
 
 import base64
 import contextlib
@@ -165,7 +165,7 @@ def test_entries_of_acra_are_written_again_byte_for_byte(name: str) -> None:
 
 
 def test_entry_names_are_those_of_acra() -> None:
-    """The names of both entries of every case are in what Acra wrote."""
+    """The names of both entries of every case are among the names that Acra wrote."""
     for vector in ("types", "zones", "rotated", "disabled"):
         data = vectors(vector)
         for case in data["cases"]:
@@ -182,7 +182,7 @@ def test_entry_names_are_those_of_acra() -> None:
 
 
 def test_keys_of_acra_are_the_known_ones() -> None:
-    """Keys of Acra's key storage open to the bytes Acra tells of them; what we wrap, the other reader opens."""
+    """Keys of Acra's key storage open to the bytes that Acra exports. The other reader opens our keys."""
     data = vectors("keystore")
     master_key = base64.b64decode(data["master_key"])
     for case in data["cases"]:
@@ -206,7 +206,7 @@ def test_keys_of_acra_are_the_known_ones() -> None:
 def test_what_we_write_is_read_field_by_field_by_another_reader(
     kind: str, value: int | str | bytes, encoded: bytes, owner: Owner
 ) -> None:
-    """Both entries of a token: their names, metadata, key, data key, and what is inside."""
+    """Check both entries of a token: names, metadata, key, data key, and content."""
     ring = Keyring(owner, KEY, DataKeyCache())
     token_type = TYPES[kind]
     item = Item(ring, token_type, token_type.encode(value), tokenize=True)

@@ -1,4 +1,4 @@
-"""Names of the key storage: what they say, and what the keys are sealed with, against data of the real Acra."""
+"""Names of the key storage and the state of keys, compared with data of the real Acra."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ def keys_of(data: dict[str, Any]) -> dict[str, bytes]:
 
 
 def test_every_kind_is_listed_as_acra_lists_it() -> None:
-    """Of each current key, id, purpose and client are what Acra's own listing says."""
+    """Id, purpose and client of each current key are the same as in Acra's own listing."""
     data = vectors("acra-keystore")
     ours = [
         {"KeyID": name.key_id, "Purpose": name.kind.purpose} | ({"ClientID": name.owner.id} if name.owner else {})
@@ -125,7 +125,7 @@ def test_times_are_written_as_acra_does(nanoseconds: int, stamp: str) -> None:
 
 
 def test_times_of_acra_are_written_the_same() -> None:
-    """Every time in the names that Acra gave is what we would have written."""
+    """Every time in the names that Acra made is formatted as we would have done."""
     for vector in NAMES:
         for name in map(parse_name, keys_of(vectors(vector))):
             if name.stamp is not None:
@@ -135,7 +135,7 @@ def test_times_of_acra_are_written_the_same() -> None:
 
 
 def test_master_keys_are_not_shown() -> None:
-    """Printing a pair of master keys prints none of their bytes."""
+    """The representation of a pair of master keys has none of their bytes."""
     shown = repr(MasterKeys(b"k" * 32, b"p" * 32))
     assert "kk" not in shown
     assert "pp" not in shown

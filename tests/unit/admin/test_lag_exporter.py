@@ -29,7 +29,7 @@ def figures(collector: LagCollector) -> dict[str, list[float]]:
 
 @pytest.mark.parametrize(("unknown", "reachable"), [({}, 1.0), ({"in2": "ConnectionRefusedError"}, 0.0)])
 def test_streams_out_of_reach_take_no_others_along(unknown: dict[str, str], reachable: float) -> None:
-    """Where some streams cannot be read that is told, and the figures of the others are there."""
+    """If some streams cannot be read, a metric says so, and the figures of the other streams are there."""
     found = figures(LagCollector(lambda: Measured([ROW], unknown, {"in": 0.0, "out": 86_400.0}, {})))
     assert found["token_worker_streams_reachable"] == [reachable]
     assert found["token_worker_stream_undelivered_entries"] == [3.0]

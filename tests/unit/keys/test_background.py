@@ -1,4 +1,4 @@
-"""The key cache when its storage is asked beside the loop: what the loop goes on with, and what it waits for."""
+"""The key cache when its storage is asked in the background: keys that the loop uses or waits for."""
 
 import threading
 from concurrent.futures import Future
@@ -34,7 +34,7 @@ def aside() -> ByHand:
 
 @pytest.fixture
 def cache(store: FakeStore, clock: Clock, aside: ByHand, monkeypatch: pytest.MonkeyPatch) -> KeyCache:
-    """A cache whose look-ups are done when the test says so; the loop waits for none of them."""
+    """A cache whose look-ups are done when the test says so. The loop does not wait for them."""
     monkeypatch.setattr("token_worker.keys.cache.WAIT_SECONDS", 0)
     monkeypatch.setattr("token_worker.keys.cache.HISTORY_WAIT_SECONDS", 0)
     return KeyCache(store, MASTER_KEY, clock=clock, lookups=aside, history=aside)
@@ -83,7 +83,7 @@ def test_key_that_is_not_used_is_not_looked_up(cache: KeyCache, store: FakeStore
 
 
 def test_loop_goes_on_with_the_key_at_hand(cache: KeyCache, store: FakeStore, clock: Clock, aside: ByHand) -> None:
-    """While a look-up is under way the key at hand serves; what it brings is taken in by the next batch."""
+    """While a look-up is under way, the cached key serves; the next batch takes the answer."""
     [ring] = known(cache, aside, SHOP)
     clock.advance(REFRESH_SECONDS)
     key = new_key()
@@ -101,7 +101,7 @@ def test_loop_goes_on_with_the_key_at_hand(cache: KeyCache, store: FakeStore, cl
 
 
 def test_many_keys_are_looked_up_in_parts(cache: KeyCache, store: FakeStore, clock: Clock, aside: ByHand) -> None:
-    """What the loop waits for comes after a part of the keys that are refreshed, not after all of them."""
+    """A key that the loop waits for is looked up after one part of the refreshed keys, not after all of them."""
     owners = clients(store, 3 * REFRESH_OWNERS_MAX)
     known(cache, aside, *owners)
     store.looked_up.clear()
@@ -134,7 +134,7 @@ def test_one_look_up_at_a_time_while_there_is_no_answer(cache: KeyCache, store: 
 
 
 def test_outage_beside_the_loop(cache: KeyCache, store: FakeStore, clock: Clock, aside: ByHand) -> None:
-    """An outage that a refresh meets is told once, is why a worker is not ready, and ends with the next answer."""
+    """An outage during a refresh is logged once, makes the worker not ready, and ends with the next answer."""
     [ring] = known(cache, aside, SHOP)
     store.is_away = True
     clock.advance(REFRESH_SECONDS)
@@ -184,7 +184,7 @@ def test_names_of_nobody_are_looked_for_at_a_bounded_rate(
 def test_late_answer_is_there_for_who_comes_again(
     cache: KeyCache, store: FakeStore, clock: Clock, aside: ByHand, sealed: bytes | None
 ) -> None:
-    """That there is no key, or none that opens, is known to the next try also where each answer comes late."""
+    """The next try knows that there is no key, or none that opens, even if each answer comes late."""
     other = Owner("client", "other-client")
     if sealed is not None:
         store.sealed[other.key_name] = sealed
@@ -199,7 +199,7 @@ def test_late_answer_is_there_for_who_comes_again(
 
 
 def test_history_beside_the_loop(cache: KeyCache, store: FakeStore, clock: Clock, aside: ByHand) -> None:
-    """A look at the history that takes long leaves it open whether there is a key; the next try has what it found."""
+    """During a long search of the history it is unknown whether there is a key. The next try uses the result."""
     old = new_key()
     store.put(SHOP, old, "2026-01-01T00:00:00")
     [ring] = known(cache, aside, SHOP)
@@ -241,7 +241,7 @@ def test_what_an_old_look_found_does_not_say_that_there_is_no_key(
 
 
 def test_patience_is_for_a_batch() -> None:
-    """The loop waits once for what does not come, and not again before that has come."""
+    """The loop waits once for a job that does not end, and does not wait again until it has ended."""
     patience = WaitBudget(0.01)
     first: Future[None] = Future()
     second: Future[None] = Future()
@@ -257,7 +257,7 @@ def test_patience_is_for_a_batch() -> None:
 
 
 def test_one_thread_does_jobs_in_order_and_ends() -> None:
-    """Jobs are done one after the other in one thread, also after one that failed; it ends when it is told to."""
+    """One thread does the jobs one after the other, also after a job that failed. ``close`` ends it."""
     aside = ThreadExecutor("for a test")
     names: list[str] = []
 

@@ -102,7 +102,7 @@ def test_unchanged_key_is_unwrapped_once(
 
 
 def test_rotated_key_seals_from_the_next_look_up_on(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
-    """A rotated key seals from the next look-up on, with a new data key; what the old one sealed still opens."""
+    """After a rotation, the new key seals from the next look-up on, with a new data key. The old key still opens."""
     old = ring_of(cache)
     block = old.seal(b"before")
     key = new_key()
@@ -196,7 +196,7 @@ def test_away_is_not_unknown(cache: KeyCache, store: FakeStore, clock: Clock) ->
 
 
 def test_back_off_and_return(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
-    """A key storage that is away is asked ever more seldom, said to be away once, and used again when it is back."""
+    """A key storage that is away is asked less and less often, logged once, and used again when it is back."""
     store.is_away = True
     with structlog.testing.capture_logs() as events:
         for _ in range(600):
@@ -253,7 +253,7 @@ def test_names_of_nobody_push_out_no_key(store: FakeStore, clock: Clock) -> None
 
 
 def test_client_whose_key_comes_and_goes(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
-    """A client is known as soon as it has a key, and unknown as soon as it has none, each within its time."""
+    """A client that gets a key is soon known, and a client that loses its key is soon unknown, each within its time."""
     for _ in range(3):
         assert code_of(cache, BILLING) is Code.UNKNOWN_CLIENT
         store.put(BILLING, new_key())
@@ -305,7 +305,7 @@ def test_life_of_a_data_key(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["another master key", "another client's", "16 bytes", "not base64", "empty"],
 )
 def test_key_that_cannot_be_unwrapped_is_unreadable(cache: KeyCache, store: FakeStore, sealed: bytes) -> None:
-    """A key that cannot be unwrapped is key_unreadable for its owner alone; the log has its name and nothing else."""
+    """A key that cannot be unwrapped is key_unreadable for its owner only. The log has its name and nothing else."""
     store.put(BILLING, new_key())
     store.sealed[SHOP.key_name] = sealed
 
@@ -413,7 +413,7 @@ def test_block_of_an_older_key_makes_the_history_be_looked_up(cache: KeyCache, s
 
 
 def test_key_that_nobody_has(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
-    """A block of a key that nobody has costs one look at key and history; then none for a while."""
+    """A block of an unknown key costs one look-up of key and history, and then no look-up for a while."""
     ring = ring_of(cache)
     clock.advance(RECHECK_SECONDS)
     looked_up = len(store.looked_up)
@@ -443,7 +443,7 @@ def test_one_scan_for_all_owners(cache: KeyCache, store: FakeStore) -> None:
 
 
 def test_history_after_a_rotation(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
-    """Once the key has changed, what was known of its history is not enough."""
+    """After the key has changed, the known history is not enough: it is searched again."""
     first, second, third = new_key(), new_key(), new_key()
     store.put(SHOP, first)
     ring = ring_of(cache)
@@ -514,12 +514,12 @@ def test_unreadable_key_in_the_history(cache: KeyCache, store: FakeStore, clock:
 
 
 def test_nothing_of_a_key_in_a_representation() -> None:
-    """What a traceback or a log would show of a keyring is its owner and the number of keys."""
+    """A keyring in a traceback or a log shows only its owner and the number of keys."""
     assert repr(Keyring(SHOP, MASTER_KEY, DataKeyCache())) == "Keyring(client shop-frontend, 1 keys)"
 
 
 def test_two_keys_with_one_id() -> None:
-    """Of two keys that share the two bytes by which blocks name their key, each opens what it sealed."""
+    """If two keys have the same two bytes as id, each opens the blocks that it sealed."""
     by_id: dict[bytes, bytes] = {}
     while (key_id := acra_block.key_id(key := new_key(), SHOP.context)) not in by_id:
         by_id[key_id] = key
@@ -600,7 +600,7 @@ def test_scan_keeps_the_names_of_all_pages() -> None:
 
 @pytest.mark.parametrize("cursor", [b"7", b"0"])
 def test_scan_does_not_go_on_over_another_connection(cursor: bytes) -> None:
-    """What a scan finds counts only if it was one connection's: to another server the cursor means nothing."""
+    """A scan is valid only on one connection: on another server, its cursor has no meaning."""
 
     class Renewed(_Link):
         def call(self, *command: Any) -> Any:
@@ -642,7 +642,7 @@ def test_scan_of_a_command_does_not_rest() -> None:
 
 
 def test_history_has_a_connection_of_its_own() -> None:
-    """What is asked in one thread does not use the connection of another."""
+    """A thread does not use the connection of another thread."""
 
     class Empty(_Link):
         def call(self, *command: Any) -> Any:

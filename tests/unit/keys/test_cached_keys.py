@@ -56,7 +56,7 @@ def rotate(store: FakeStore, clock: Clock, *, ahead: float = 0) -> bytes:
 
 
 def test_new_key_opens_at_once_and_seals_when_its_time_is_over(store: FakeStore, clock: Clock) -> None:
-    """A worker that runs on, and one that starts meanwhile, open with the new key, and change over at one time."""
+    """A running worker and one that starts later open with the new key, and change over at the same moment."""
     running = Worker(store, clock)
     old = running.seals_with
     key = rotate(store, clock)
@@ -74,7 +74,7 @@ def test_new_key_opens_at_once_and_seals_when_its_time_is_over(store: FakeStore,
 
 
 def test_what_workers_seal_is_read_with_the_old_key_alone(store: FakeStore, clock: Clock) -> None:
-    """No block of the settling time needs the new key, none after it the old one: a data key goes with its key."""
+    """No block of the settling time needs the new key, and no later block the old one: a data key ends with its key."""
     worker = Worker(store, clock)
     alone = Keyring(SHOP, worker.seals_with, DataKeyCache())
     key = rotate(store, clock)
@@ -141,7 +141,7 @@ def test_old_key_that_is_not_in_the_history_seals_on(store: FakeStore, clock: Cl
 
 
 def test_sealed_with_another_master_key_is_no_rotation(store: FakeStore, clock: Clock) -> None:
-    """A key that is only sealed anew settles nothing."""
+    """A key that is only sealed with another master key has no settling time."""
     worker = Worker(store, clock)
     ring = worker.ring
     store.put(SHOP, ring.current)
@@ -199,7 +199,7 @@ def test_more_keys_while_a_key_settles(store: FakeStore, clock: Clock) -> None:
 
 
 def test_seconds_until_the_newest_key_seals_are_known(store: FakeStore, clock: Clock) -> None:
-    """How long the newest key does not seal yet is known, so that nothing is sealed anew with it before."""
+    """The cache tells how long the newest key does not seal yet, so that entries are not encrypted with it before."""
     worker = Worker(store, clock)
     assert worker.ring
     assert worker.cache.settling_seconds_left(SHOP) == 0
@@ -213,7 +213,7 @@ def test_seconds_until_the_newest_key_seals_are_known(store: FakeStore, clock: C
 
 
 def made(ring: Keyring, value: bytes) -> tuple[Item, Store | None]:
-    """A new value through the engine, which finds nothing stored; and what it wants written."""
+    """Run a new value through the engine, which finds nothing stored. Returns the rows that it wants to write."""
     item = Item(ring, STR, value, tokenize=True)
     steps = Engine().run([item], 1_800_000_000)
     written = None

@@ -1,4 +1,4 @@
-"""The master key as text: where it may come from, and what is refused."""
+"""The master key as text: its sources, and the texts that are refused."""
 
 import base64
 import os
@@ -41,7 +41,7 @@ def test_base64_of_32_bytes_or_more_is_a_master_key(text: str, expected: bytes) 
     ],
 )
 def test_text_that_is_not_base64_is_refused_and_not_shown(text: str) -> None:
-    """Text that is not strictly base64 is refused, and the message names the place and holds none of the text."""
+    """Text that is not strictly base64 is refused. The message names its place and has no part of the text."""
     with pytest.raises(MasterKeyError) as caught:
         decode_master_key(text, "here")
     assert str(caught.value) == "here: not base64"

@@ -1,4 +1,4 @@
-"""What is asked of the token storage before a reply, and what is made of its answers, without a server."""
+"""The commands that a batch sends before a reply, and its reaction to the answers, without a server."""
 
 from typing import Any, cast
 
@@ -47,7 +47,7 @@ def policy(fsync: str, on_rewrite: str = "no") -> list[bytes]:
     [("server", Durability()), ("fsync", Durability(fsync=True)), ("replicas:2", Durability(replicas=2))],
 )
 def test_setting_is_read(text: str, expected: Durability) -> None:
-    """The setting names what tokens have to be before a reply."""
+    """The setting tells how safe tokens must be before a reply."""
     assert Durability.parse(text) == expected
 
 
@@ -113,7 +113,7 @@ def test_batch_that_had_two_connections_is_no_reply() -> None:
 def test_fsync_is_sound_where_waitaof_can_be_trusted_or_every_write_is_synced(
     who: list[bytes], config: Any, *, is_known: bool
 ) -> None:
-    """Redis 8 is trusted; others need appendfsync always, and where this user may not look it is said so."""
+    """Redis 8 is trusted. Other servers need appendfsync always; if this user may not check that, the log says so."""
     assert examine_fsync(Server(WAITAOF=[1, 0], HELLO=who, CONFIG=config).link) is is_known
 
 
@@ -151,7 +151,7 @@ def test_right_that_is_missing_is_named(durability: Durability, refused: str, ri
 
 
 def test_server_is_looked_at_again_after_each_new_connection() -> None:
-    """Who answers now may be set otherwise: looked at once a connection, and after a refusal."""
+    """The server may have another configuration now: it is checked once for each connection, and after a refusal."""
     server = Server(WAITAOF=[1, 0], HELLO=hello("valkey", "9.1"), CONFIG=policy("always"), SET=b"OK")
     barrier = DurabilityBarrier(server.link, Durability(fsync=True), 500)
     barrier.open()

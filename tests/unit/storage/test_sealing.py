@@ -69,7 +69,7 @@ def entry_with(data_key: DataKey, inside: bytes, times: Times = IN_USE) -> bytes
 
 @pytest.mark.parametrize("length", [1, 2, 16, 127, 128, 1000, 16_200, 16_240, 16_300, 70_000])
 def test_sealed_entries_are_those_of_the_formats(length: int) -> None:
-    """An entry sealed in short is read part by part, and opened by others and by who sealed it, whatever its length."""
+    """An entry that was sealed the short way can be read part by part, and opened by everyone, whatever its length."""
     ring, sealing, inside = ring_of(), Sealing(), secrets.token_bytes(length)
 
     raws = [sealing.seal(ring.sealing_key(1), inside, secrets.token_bytes(12), TIMES) for _ in range(3)]
@@ -136,7 +136,7 @@ def test_short_and_long_way_agree(
 
 @pytest.mark.parametrize("is_met", [True, False], ids=["data key met before", "data key not met"])
 def test_every_change_of_a_digit(is_met: bool) -> None:
-    """A changed digit, wherever it is, has the very outcome of the long way: what is cached stands for nothing else."""
+    """Any changed digit gives the same result as the long way: a cached head never stands for other bytes."""
     ring, data_key = ring_of(), DataKey.generate(KEY, SHOP.context)
     raw = entry_with(data_key, b"some value of it")
     sealing = Sealing()
@@ -158,7 +158,7 @@ def test_every_change_of_a_digit(is_met: bool) -> None:
     byte=st.sampled_from(b"0123456789abcdef"),
 )
 def test_short_and_long_way_agree_on_times(raw: bytes, ring: Keyring, at: int, byte: int) -> None:
-    """What follows the block is not authenticated: each change of it is read in short as it is in the long way."""
+    """The bytes after the block are not authenticated: the short and the long way read each change alike."""
     changed = bytearray(raw)
     changed[at] = byte
     raw = bytes(changed)
@@ -219,7 +219,7 @@ SECONDS = st.integers(0, 1 << 40) | st.integers(NOW - 2, NOW + 2) | st.sampled_f
 
 @given(created=SECONDS, accessed=SECONDS, disabled=st.booleans(), since=SECONDS)
 def test_used_since_says_yes_only_where_it_is_so(created: int, accessed: int, disabled: bool, since: int) -> None:
-    """Enabled and used since then is said of such entries only, and of all of them from the years that matter."""
+    """Only entries that are enabled and used since then count as such, and all of them from the years that matter."""
     times = encode_times(Times(created, accessed, disabled))
     said = used_since(times, accessed_number(since))
     is_so = not disabled and accessed >= since

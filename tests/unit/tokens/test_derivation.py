@@ -139,7 +139,7 @@ def test_numbers_and_bytes_are_uniform(name: str) -> None:
 
 
 def biased(alphabet: bytes) -> Callable[..., bytes]:
-    """What the draw would be without rejection."""
+    """The draw as it would be without rejection."""
     return lambda stream, length: bytes(alphabet[byte % len(alphabet)] for byte in stream(length))
 
 

@@ -43,7 +43,7 @@ MoreOf = Callable[[Keyring], KeySearch | Unavailable]
 
 
 class Memory(MemoryTokens):
-    """A token storage in a dictionary; keeps a record of what was asked, and lets a test meddle before each step."""
+    """A token storage in a dictionary. It records the steps, and lets a test change entries before each step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ def code(result: ItemResult) -> Code:
 def test_value_gets_the_derived_token_and_comes_back(
     memory: Memory, ring: Keyring, kind: TokenType, value: bytes
 ) -> None:
-    """A value's token is the derived one, as long as the value, and is turned back to it."""
+    """A value's token is the derived one and as long as the value. Detokenizing gives the value."""
     (token,) = run(memory, [tokenize(ring, value, kind)])
 
     assert token == candidate(value, kind=kind)
@@ -190,7 +190,7 @@ def test_one_value_of_two_types_and_owners(memory: Memory, ring: Keyring) -> Non
 
 
 def test_cost_of_a_batch(memory: Memory, ring: Keyring) -> None:
-    """500 new values take one look-up and one write; known ones, and tokens turned back, take one look-up."""
+    """500 new values take one look-up and one write. Known values, and tokens to detokenize, take one look-up."""
     values = [b"value %d" % number for number in range(500)]
 
     tokens = run(memory, [tokenize(ring, value) for value in values])
@@ -444,7 +444,7 @@ def damaged(raw: bytes) -> bytes:
 def test_unreadable_entry_is_an_error_of_its_item_alone(
     memory: Memory, ring: Keyring, damage: Callable[[bytes], bytes]
 ) -> None:
-    """An entry that cannot be read is an error for its item alone: not overwritten, not treated as absent."""
+    """An entry that cannot be read is an error for its item only. It is not overwritten, and not treated as absent."""
     value_key = memory.put_h(ring, STR, b"first value", b"first token")
     token_key = memory.put_t(ring, STR, b"other token", b"other value")
     candidate_key = memory.put_t(ring, STR, candidate(b"third value"), b"third value")
@@ -568,7 +568,7 @@ def test_read_moves_the_time_of_last_use_after_a_day(
 
 
 def test_touch_and_a_concurrent_disable(memory: Memory, ring: Keyring) -> None:
-    """Moving the time of last use does not undo that another has disabled the entry meanwhile."""
+    """Updating the time of last use does not undo that another process disabled the entry meanwhile."""
     key = memory.put_t(ring, STR, b"some token", b"some value")
     memory.meddle = lambda step: memory.disable(key) if isinstance(step, Touch) else None
 
@@ -581,7 +581,7 @@ def test_touch_and_a_concurrent_disable(memory: Memory, ring: Keyring) -> None:
 
 
 def test_inconsistent_token_differs_by_entry_and_item(memory: Memory, ring: Keyring) -> None:
-    """An inconsistent token has a t. entry alone, and differs by stream, entry and item."""
+    """An inconsistent token has only a t. entry, and differs by stream, entry and item."""
     origins = [ORIGIN, ORIGIN._replace(item=1), ORIGIN._replace(entry=b"1-2"), ORIGIN._replace(stream=b"other")]
 
     tokens = run(memory, [tokenize(ring, b"a value", origin=origin) for origin in origins])
@@ -627,7 +627,7 @@ def once(memory: Memory, kind: type[Any], action: Callable[[], object]) -> None:
 
 
 def test_lost_race_answers_with_the_token_of_acra(memory: Memory, ring: Keyring) -> None:
-    """Who loses the race for a value answers with AcraServer's random token and leaves nothing behind."""
+    """A worker that loses the race for a value answers with AcraServer's random token and leaves no entry."""
 
     def acra() -> None:
         memory.put_t(ring, STR, b"Random0", b"a value")
@@ -669,7 +669,7 @@ def test_token_is_disabled_before_its_adoption(memory: Memory, ring: Keyring) ->
 
 
 def test_token_is_removed_before_its_adoption(memory: Memory, ring: Keyring) -> None:
-    """A t. that is removed between reading and adopting it is written anew, together with h."""
+    """A t. entry that is removed between reading and adopting it is written again, together with h."""
     key = memory.put_t(ring, STR, candidate(b"a value"), b"a value")
     once(memory, Adopt, lambda: memory.entries.pop(key))
 
