@@ -113,7 +113,7 @@ def test_way_without_tls_and_password_is_a_finding(stack: Stack) -> None:
 
 
 def test_ids_ahead_of_the_clock_are_a_finding(stack: Stack) -> None:
-    """doctor tells for each stream of a route how far its ids are ahead of the server's clock."""
+    """The doctor tells for each stream of a route how far its ids are ahead of the server's clock."""
     _, checks = examine(stack)
     assert checks["tokenize:requests: ids"]["status"] == "ok"
     seconds, _ = stack.streams.time()
