@@ -253,7 +253,7 @@ def test_age_of_an_id_ahead_is_told_by_what_workers_have_noted(measured: Measure
 
 
 def test_ids_ahead_are_told_for_each_stream(measured: MeasuredServer) -> None:
-    """The command tells which streams of requests, replies and dead letters have ids ahead, even if nobody reads them."""
+    """The command tells which request, reply and dead-letter streams have ids ahead, even if nobody reads them."""
     for stream in ("out", "in:dead"):
         measured.client.xadd(stream, {"payload": "x"}, id=ahead_id(measured, 0))
     measured.add(1)
