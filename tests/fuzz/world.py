@@ -22,7 +22,7 @@ from token_worker.errors import TokenWorkerError
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.store import new_key, wrap
 from token_worker.service.handler import Handler
-from token_worker.settings.load import load
+from token_worker.settings import load
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.routes import Route
 from token_worker.testing.memory import MemoryKeys, MemoryTokens

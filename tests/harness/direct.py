@@ -17,7 +17,7 @@ from token_worker.keys.store import RedisKeyStore
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
 from token_worker.service.handler import Handler
-from token_worker.settings.load import load
+from token_worker.settings import load
 from token_worker.storage.steps import Step
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.entry import Answer, Entry

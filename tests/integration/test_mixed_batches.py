@@ -23,7 +23,7 @@ from token_worker.keys.store import RedisKeyStore, new_key, wrap
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
 from token_worker.service.handler import Handler
-from token_worker.settings.load import load
+from token_worker.settings import load
 from token_worker.storage.durability import MARK, DurabilityBarrier, NoBarrier
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.delivery import FIRST_COUNT

@@ -14,7 +14,7 @@ import pytest
 from harness.doc_pages import README, ROOT, Page, page, page_names
 from token_worker.cli import app
 from token_worker.contract.schemas import documents
-from token_worker.settings.load import load
+from token_worker.settings import load
 from token_worker.settings.options import describe
 
 PAGES = page_names()

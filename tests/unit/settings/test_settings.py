@@ -11,7 +11,7 @@ from token_worker.contract.messages import Op
 from token_worker.errors import SettingsError
 from token_worker.redis import address as redis_settings
 from token_worker.redis.address import parse
-from token_worker.settings.load import load
+from token_worker.settings import load
 from token_worker.settings.options import Settings, describe
 from token_worker.streams.routes import DEFAULT_ROUTES, Route
 

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from harness.traces import Sdk
 from token_worker.contract.messages import Op
 from token_worker.redis.address import parse
-from token_worker.settings.load import load
+from token_worker.settings import load
 from token_worker.streams.entry import Answer, Committed, Entry
 from token_worker.streams.reply_facts import ReplyFacts
 from token_worker.telemetry.spans import Spans

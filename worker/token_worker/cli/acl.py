@@ -10,7 +10,7 @@ import msgspec
 from token_worker.admin.acl import Server, User, merge, too_wide, users
 from token_worker.errors import CheckFailed
 from token_worker.redis.address import RedisSettings
-from token_worker.settings.load import load
+from token_worker.settings import load
 from token_worker.settings.options import Settings
 from token_worker.storage.durability import Durability
 

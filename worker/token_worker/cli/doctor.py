@@ -10,7 +10,7 @@ from rich.table import Table
 
 from token_worker.admin.doctor import examine
 from token_worker.cli.terminal import table_console
-from token_worker.settings.load import load
+from token_worker.settings import load
 
 _SIGNS = {"ok": "ok", "finding": "FINDING", "unknown": "unknown"}
 

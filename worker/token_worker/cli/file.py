@@ -30,7 +30,7 @@ from token_worker.files.inputs import FORMATS_BY_ENDING
 from token_worker.files.job import Job, OutputPaths, resolved
 from token_worker.files.progress import Counts, JobOptions
 from token_worker.files.sending import IN_FLIGHT, Stopped
-from token_worker.settings.load import load
+from token_worker.settings import load
 from token_worker.streams.routes import route_for
 
 PIPE = file_suggest.PIPE

@@ -15,7 +15,7 @@ from token_worker.cli.keys_change import destroy, owner_of, rewrap, rotate
 from token_worker.cli.terminal import table_console
 from token_worker.errors import CheckFailed
 from token_worker.keys.store import new_key, wrap
-from token_worker.settings.load import load
+from token_worker.settings import load
 
 
 class Verified(ListedKey, frozen=True, kw_only=True):

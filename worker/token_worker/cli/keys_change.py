@@ -19,7 +19,7 @@ from token_worker.admin.destroy import Destruction
 from token_worker.cli.terminal import confirm
 from token_worker.keys.history import replaced_at
 from token_worker.redis.connect import make_primary_link
-from token_worker.settings.load import load
+from token_worker.settings import load
 
 _NEXT_STEPS = """\
 The new master key is in Vault; keys are still sealed with the previous one. Next:

@@ -19,7 +19,7 @@ from token_worker.cli.terminal import check_reach, table_console
 from token_worker.errors import SettingsError
 from token_worker.redis.connect import make_link
 from token_worker.redis.exchange import drive
-from token_worker.settings.load import load
+from token_worker.settings import load
 from token_worker.settings.options import Settings
 
 INTERVAL_SECONDS = 1.0

@@ -19,7 +19,7 @@ from token_worker.errors import CheckFailed, OperatorError
 from token_worker.redis.connect import make_link
 from token_worker.redis.exchange import drive
 from token_worker.redis.link import Link
-from token_worker.settings.load import load
+from token_worker.settings import load
 from token_worker.settings.options import Settings
 from token_worker.streams.routes import Route
 from token_worker.streams.stream_ids import FIRST_ID, LAST_ID, MOST, check_id

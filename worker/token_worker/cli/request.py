@@ -16,7 +16,7 @@ from token_worker.contract.messages import Op, TypeName
 from token_worker.errors import ServerError, TokenWorkerError, Unavailable
 from token_worker.redis.connect import make_link
 from token_worker.redis.link import Link
-from token_worker.settings.load import load
+from token_worker.settings import load
 from token_worker.streams.clock import ServerClock
 from token_worker.streams.routes import Route, own_reply_stream, route_for
 from token_worker.streams.strays import EARLIER_MS, REFUSED_SECONDS, Strays

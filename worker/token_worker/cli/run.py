@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from token_worker.service.start import serve
-from token_worker.settings.load import load
+from token_worker.settings import load
 from token_worker.telemetry import logs
 
 

@@ -29,7 +29,7 @@ from token_worker.errors import CheckFailed, CorruptData, Refused
 from token_worker.keys.access import KeyAccess
 from token_worker.keys.cache import KeyCache
 from token_worker.redis.connect import make_primary_link
-from token_worker.settings.load import load
+from token_worker.settings import load
 from token_worker.settings.options import Settings
 from token_worker.telemetry.audit import Audit
 

@@ -16,7 +16,7 @@ from token_worker.client.items import Answer, Item, RequestLimits, Type, Value, 
 from token_worker.contract.messages import Op
 from token_worker.contract.values import is_utf8
 from token_worker.redis.address import RedisSettings, parse
-from token_worker.settings.load import load
+from token_worker.settings import load
 from token_worker.settings.options import Settings
 from token_worker.streams.routes import DEFAULT_ROUTES, Route
 
@@ -57,7 +57,7 @@ class BaseClient:
 
     Args:
         streams: address of the Redis of the streams, with its password if one is needed; or the settings of this Redis;
-            or all settings of a worker, from ``token_worker.settings.load.load``. Default: settings of the environment.
+            or all settings of a worker, from ``token_worker.settings.load``. Default: settings of the environment.
         client_id: the client whose keys are used, unless a call has its own. Not needed if a route is pinned to one.
         zone_id: the zone whose key is used, unless a call has its own (Acra 0.94 and earlier).
         consistent: True if the same value shall get the same token each time, unless a call has its own option.
