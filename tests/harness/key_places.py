@@ -101,7 +101,7 @@ class InRedis:
         return sorted(name.decode().removeprefix(f"{folder}/") for name in self._redis.scan_iter(f"{folder}/*"))
 
     def store(self, fuse: Fuse | None = None) -> AdminStore:
-        link = RedisLink("keys", RedisSettings(url=self._url), refusals=True)
+        link = RedisLink("keys", RedisSettings(url=self._url), raise_server_errors=True)
         if fuse is not None:
             fuse.wire(link, "call")
         return RedisAdminStore(link, self.folder)

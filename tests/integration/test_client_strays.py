@@ -121,7 +121,7 @@ def test_nothing_is_looked_for_after_the_largest_id(streams_server: Valkey, fake
     """The reply with the last id of all is found, and the next look finds nothing."""
     fake_worker.streams.xadd(SHARED, {"payload": "the reply"}, id=LAST_ID)
     strays = Strays(SHARED)
-    with closing(RedisLink("streams", RedisSettings(url=streams_server.url), refusals=True)) as link:
+    with closing(RedisLink("streams", RedisSettings(url=streams_server.url), raise_server_errors=True)) as link:
         assert strays.look(link, 0) == [b"the reply"]
         assert strays.look(link, 0) == []
 

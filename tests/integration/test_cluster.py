@@ -55,7 +55,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def link(cluster: Cluster) -> ClusterLink:
-    found = make_link("streams", parse(cluster.url), refusals=True)
+    found = make_link("streams", parse(cluster.url), raise_server_errors=True)
     assert isinstance(found, ClusterLink)
     return found
 
@@ -194,8 +194,8 @@ def test_link_follows_a_slot(binary: Callable[[], str]) -> None:
         amid: list[str] = []
 
         def begin() -> None:
-            subject.begin(*arguments)
-            subject.end()
+            subject.start_script(*arguments)
+            subject.finish_script()
 
         def ask() -> None:
             subject.call("XADD", key, "*", "n", "1")
@@ -292,7 +292,7 @@ def test_server_that_is_in_no_cluster(streams_server: Valkey) -> None:
     """A cluster's address that leads to a single server is an outage that tells what was refused."""
     address = parse(f"redis+cluster://127.0.0.1:{streams_server.port}")
     with pytest.raises(Unavailable) as caught:
-        make_link("streams", address, refusals=True).call("TIME")
+        make_link("streams", address, raise_server_errors=True).call("TIME")
     assert caught.value.reason == "CLUSTER SLOTS ERR"
 
 

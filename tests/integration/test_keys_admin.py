@@ -448,7 +448,7 @@ def test_scan_counts_what_the_key_opens(stack: Stack, storage_server: Valkey) ->
         handler.ask([tokenize("a value"), {**tokenize("a value"), "client_id": "other_client"}])
     some = stack.storage.keys("tokens/*")[0]
     stack.storage.set(some.rsplit(b"/", 1)[0] + b"/damaged", b"no entry")
-    link = RedisLink("tokens", RedisSettings(url=stack.settings["TOKEN_WORKER_KEYS_URL"]), refusals=True)
+    link = RedisLink("tokens", RedisSettings(url=stack.settings["TOKEN_WORKER_KEYS_URL"]), raise_server_errors=True)
     scans = [scan_entries(link, OWNER, other), scan_entries(link, Owner("client", "other_client"), other)]
     assert [scan.opened for scan in scans] == [0, 2]
     assert sum(scan.damaged for scan in scans) == 1
@@ -466,7 +466,7 @@ def test_key_too_short_in_the_history(in_redis: InRedis, stack: Stack) -> None:
 
 
 def destruction(place: Place, stack: Stack, fuse: Fuse | None = None) -> Destruction:
-    tokens = RedisLink("tokens", RedisSettings(url=stack.settings["TOKEN_WORKER_KEYS_URL"]), refusals=True)
+    tokens = RedisLink("tokens", RedisSettings(url=stack.settings["TOKEN_WORKER_KEYS_URL"]), raise_server_errors=True)
     return Destruction(place.store(fuse), masters(stack), tokens)
 
 

@@ -48,7 +48,7 @@ class MeasuredServer:
         self.server = server
         self.client: Any = server.client()
         self.client.flushall()
-        self.link = RedisLink("streams", RedisSettings(url=server.url), refusals=True)
+        self.link = RedisLink("streams", RedisSettings(url=server.url), raise_server_errors=True)
 
     def lag(self) -> GroupLag:
         [row] = [

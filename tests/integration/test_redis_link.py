@@ -27,8 +27,12 @@ from token_worker.streams.commit import COMMIT
 SECRET = "a-password-nobody-may-read"
 
 
-def link(url: str, password: str | None = None, ca_file: str | None = None, *, refusals: bool = True) -> RedisLink:
-    return RedisLink("streams", RedisSettings(url=url, password=password, ca_file=ca_file), refusals=refusals)
+def link(
+    url: str, password: str | None = None, ca_file: str | None = None, *, raise_server_errors: bool = True
+) -> RedisLink:
+    return RedisLink(
+        "streams", RedisSettings(url=url, password=password, ca_file=ca_file), raise_server_errors=raise_server_errors
+    )
 
 
 def test_replies_are_raw(streams_server: Valkey) -> None:
@@ -45,7 +49,7 @@ def test_connection_closed_while_at_rest_is_made_anew(
     end: str, streams_server: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that closed the connection while nothing was asked is asked on a new one, and nobody notices."""
-    monkeypatch.setattr(redis_link, "REST_SECONDS", 0.0)
+    monkeypatch.setattr(redis_link, "IDLE_CHECK_SECONDS", 0.0)
     subject = link(streams_server.url)
     for number in range(3):
         assert subject.call("PING") == b"PONG"
@@ -92,7 +96,9 @@ def test_connection_that_is_refused_is_made_anew_by_the_next_call(streams_server
             self.tries += 1
             super()._connect()
 
-    subject = Counting("streams", RedisSettings(url=f"redis://127.0.0.1:{streams_server.port}/99"), refusals=True)
+    subject = Counting(
+        "streams", RedisSettings(url=f"redis://127.0.0.1:{streams_server.port}/99"), raise_server_errors=True
+    )
     for tries in (1, 2, 3):
         with pytest.raises(ServerError):  # there is no such database
             subject.call("PING")
@@ -138,7 +144,7 @@ def test_reply_past_its_bound_is_given_up(streams_server: Valkey) -> None:
 
 def test_storage_links_make_every_error_an_outage(streams_server: Valkey) -> None:
     """Where refusals are not asked for, any error means waiting: no entry is answered, or lost, for it."""
-    subject = link(streams_server.url, refusals=False)
+    subject = link(streams_server.url, raise_server_errors=False)
     with pytest.raises(Unavailable) as caught:
         subject.call("NOCOMMAND")
     assert caught.value.reason == "ERR"
@@ -154,46 +160,46 @@ def test_scripts_survive_a_server_that_forgot_them(streams_server: Valkey) -> No
     assert subject.call("SCRIPT", "EXISTS", COMMIT.sha) == [1]
 
 
-def test_reply_to_a_script_that_was_begun_comes_at_the_end(streams_server: Valkey) -> None:
-    """It is that of a script that is run, also where the server has forgotten it; it is there once."""
+def test_reply_to_a_started_script_comes_at_the_end(streams_server: Valkey) -> None:
+    """The reply is the same as by ``run``, even if the server has forgotten the script. It can be had once."""
     subject = link(streams_server.url)
     for _ in range(2):
-        subject.begin(COMMIT, ["requests", "responses"], ["group", 60])
-        assert subject.end() == []
+        subject.start_script(COMMIT, ["requests", "responses"], ["group", 60])
+        assert subject.finish_script() == []
         with pytest.raises(RuntimeError):
-            subject.end()
+            subject.finish_script()
         subject.call("SCRIPT", "FLUSH")
 
 
-def test_reply_to_a_script_that_was_begun_is_never_that_of_another_command(streams_server: Valkey) -> None:
-    """Whoever asks something before the end is told so; the reply is given to nobody then."""
+def test_reply_to_a_started_script_is_never_that_of_another_command(streams_server: Valkey) -> None:
+    """To ask anything before the script is finished is an error, and the reply is dropped then."""
     subject = link(streams_server.url)
-    begin = partial(subject.begin, COMMIT, ["requests", "responses"], ["group", 60])
-    for ask in (partial(subject.call, "PING"), partial(subject.call_all, [("PING",)]), begin):
-        begin()
+    start = partial(subject.start_script, COMMIT, ["requests", "responses"], ["group", 60])
+    for ask in (partial(subject.call, "PING"), partial(subject.call_all, [("PING",)]), start):
+        start()
         with pytest.raises(RuntimeError):
             ask()
         with pytest.raises(Unavailable):
-            subject.end()
+            subject.finish_script()
         assert subject.call("PING") == b"PONG"
 
 
-def test_script_that_was_begun_and_fails_tells_it_at_the_end(streams_server: Valkey) -> None:
-    """Its own errors, a connection that is lost, and one that could not be made; the next call goes on a new one."""
+def test_started_script_that_fails_raises_at_the_end(streams_server: Valkey) -> None:
+    """Errors of the script and of the connection are raised at the end. The next call makes a new connection."""
     subject = link(streams_server.url)
     subject.call("SET", "requests", "x")
     arguments = (COMMIT, ["requests", "responses"], ["group", 60, "1-1", "reply"])
-    subject.begin(*arguments)
+    subject.start_script(*arguments)
     with pytest.raises(ServerError, match="WRONGTYPE"):
-        subject.end()
+        subject.finish_script()
     streams_server.signal(signal.SIGSTOP)
-    subject.begin(*arguments)
+    subject.start_script(*arguments)
     streams_server.kill()
     with pytest.raises(Unavailable):
-        subject.end()
-    subject.begin(*arguments)
+        subject.finish_script()
+    subject.start_script(*arguments)
     with pytest.raises(Unavailable, match="ConnectionRefusedError"):
-        subject.end()
+        subject.finish_script()
     streams_server.start()
     assert subject.call("PING") == b"PONG"
 
@@ -345,7 +351,7 @@ def test_long_command_on_a_slow_line_is_sent_once(streams_server: Valkey) -> Non
         return Verdict.PASS
 
     with Relay(streams_server.port, hook) as relay:
-        subject = RedisLink("streams", RedisSettings(url=relay.url), refusals=True, seconds=3.0)
+        subject = RedisLink("streams", RedisSettings(url=relay.url), raise_server_errors=True, seconds=3.0)
         assert subject.call_all([("XADD", "s", "1-1", "n", b"x" * 2_000_000)]) == [b"1-1"]
         assert subject.connections == 1
         subject.close()

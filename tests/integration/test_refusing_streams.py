@@ -49,7 +49,7 @@ def stack(server: Valkey, storage_server: Valkey) -> Iterator[Stack]:
 @pytest.fixture
 def link(server: Valkey) -> Iterator[RedisLink]:
     """A link to it."""
-    with closing(RedisLink("streams", RedisSettings(url=server.url), refusals=True)) as link:
+    with closing(RedisLink("streams", RedisSettings(url=server.url), raise_server_errors=True)) as link:
         yield link
 
 

@@ -59,7 +59,7 @@ class Scale(RedisLink):
 @pytest.fixture
 def scale(streams_server: Valkey) -> Iterator[Scale]:
     """A link to the streams' server."""
-    with closing(Scale("streams", RedisSettings(url=streams_server.url), refusals=True)) as link:
+    with closing(Scale("streams", RedisSettings(url=streams_server.url), raise_server_errors=True)) as link:
         yield link
 
 

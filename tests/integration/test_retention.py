@@ -45,7 +45,7 @@ class AgedStreams:
 
     def __init__(self, server: Valkey, **members: Any) -> None:
         self.route = Route("in", "out", frozenset({Op.TOKENIZE}), **members)
-        self.link = RedisLink("streams", RedisSettings(url=server.url), refusals=True)
+        self.link = RedisLink("streams", RedisSettings(url=server.url), raise_server_errors=True)
         self.client: Any = server.client()
         self.retention = Retention([self.route], GROUP, "me")
         seconds, micros = self.client.time()
@@ -422,7 +422,7 @@ def test_missing_rights_on_one_route_do_not_stop_the_others(server: Valkey) -> N
     aged.client.xack("in", GROUP, *aged.read(1))
     aged.client.set("bad:trimmed:not", "x")
     aged.client.execute_command("ACL", "SETUSER", "half", "on", "nopass", "~in*", "~out*", "+@all")
-    link = RedisLink("streams", RedisSettings(url=server.url.replace("//", "//half:x@")), refusals=True)
+    link = RedisLink("streams", RedisSettings(url=server.url.replace("//", "//half:x@")), raise_server_errors=True)
     bad = Route("bad", "out", frozenset({Op.TOKENIZE}))
     done = tend(Retention([bad, aged.route], GROUP, "me"), link)
     aged.client.execute_command("ACL", "DELUSER", "half")

@@ -30,7 +30,7 @@ def watched() -> Iterator[Watched]:
 
 
 def link(watched: Watched) -> Link:
-    return make_link("streams", parse(watched.url), refusals=True)
+    return make_link("streams", parse(watched.url), raise_server_errors=True)
 
 
 def is_replica_of(server: Valkey, primary: Valkey) -> bool:

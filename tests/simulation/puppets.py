@@ -211,7 +211,7 @@ class _Link:
     def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         return self._ask(RunScript(script, keys, args))
 
-    def begin(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> None:
+    def start_script(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> None:
         command = RunScript(script, keys, args)
         if self._rng.random() < 0.5:
             self._end = partial(self._ask, command)
@@ -223,10 +223,10 @@ class _Link:
         else:
             self._end = partial(_give, reply)
 
-    def end(self) -> Any:
+    def finish_script(self) -> Any:
         end, self._end = self._end, None
         if end is None:
-            raise RuntimeError("nothing was begun")
+            raise RuntimeError("no script was started")
         return end()
 
     def _ask(self, command: Command) -> Any:

@@ -317,7 +317,7 @@ def _members(raw: list[Any], names: tuple[bytes, ...]) -> tuple[Any, ...]:
 def link(request: pytest.FixtureRequest) -> Iterator[RedisLink]:
     """To a server of this test alone: its memory limit is changed."""
     with Valkey(binary=request.param()) as server:
-        link = RedisLink("streams", RedisSettings(url=server.url), refusals=True)
+        link = RedisLink("streams", RedisSettings(url=server.url), raise_server_errors=True)
         yield link
         link.close()
 

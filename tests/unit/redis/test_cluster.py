@@ -65,7 +65,7 @@ def test_commands_in_a_row_wait_for_a_node_once(
 ) -> None:
     """A node that did not answer in time is away for the next commands without a wait, and asked again after a rest."""
     monkeypatch.setattr(cluster_link, "NODE_SECONDS", 0.05)
-    monkeypatch.setattr(cluster_link, "REST_SECONDS", rest_seconds)
+    monkeypatch.setattr(cluster_link, "NODE_REST_SECONDS", rest_seconds)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         node = Node(*silent.getsockname())
         subject = NodeLink("streams", RedisSettings(url=f"redis+cluster://{node}", kind="cluster"), node)

@@ -37,7 +37,7 @@ class FakeLink(Link):
     """Answers by ``REPLIES``, and fails for as many commands as ``outages`` says; refuses what comes too soon.
 
     Attributes:
-        events: each command or script; ``sent`` and ``finished`` before a script that was begun and ended.
+        events: each command or script; ``sent`` and ``finished`` before a script that was started and ended.
     """
 
     name = "streams"
@@ -45,16 +45,16 @@ class FakeLink(Link):
     def __init__(self) -> None:
         self.events: list[str] = []
         self.outages = 0
-        self._begun: RunScript | None = None
+        self._started: RunScript | None = None
 
     def connect(self) -> int:
-        assert self._begun is None
+        assert self._started is None
         return 1
 
     def call(self, *command: Any) -> Any:
         return self._do(command[0])
 
-    def call_bounded(self, most_bytes: int, *command: Any) -> Any:
+    def call_bounded(self, max_bytes: int, *command: Any) -> Any:
         return self._do(command[0])
 
     def call_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -63,21 +63,21 @@ class FakeLink(Link):
     def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         return self._do(script.name)
 
-    def begin(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> None:
-        assert self._begun is None
-        self._begun = RunScript(script, keys, args)
+    def start_script(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> None:
+        assert self._started is None
+        self._started = RunScript(script, keys, args)
         self.events.append(f"sent {script.name}")
 
-    def end(self) -> Any:
-        begun, self._begun = self._begun, None
-        assert begun is not None
-        return self._do(begun.script.name, f"finished {begun.script.name}")
+    def finish_script(self) -> Any:
+        started, self._started = self._started, None
+        assert started is not None
+        return self._do(started.script.name, f"finished {started.script.name}")
 
     def close(self) -> None:
         raise NotImplementedError
 
     def _do(self, name: str, event: str = "") -> Any:
-        assert self._begun is None, f"{name} was asked while a commit was in flight"
+        assert self._started is None, f"{name} was asked while a commit was in flight"
         self.events.append(event or name)
         if self.outages:
             self.outages -= 1

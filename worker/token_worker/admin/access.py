@@ -41,4 +41,4 @@ class AdminAccess(KeyAccess):
             vault = required(self._vault)
             mount, _ = vault.split(vault.session.settings.secret)
             return VaultAdminStore(vault, mount, settings.keys_folder)
-        return RedisAdminStore(make_primary_link("keys", settings.keys, refusals=True), settings.keys_folder)
+        return RedisAdminStore(make_primary_link("keys", settings.keys, raise_server_errors=True), settings.keys_folder)

@@ -81,7 +81,7 @@ def examine(settings: Settings) -> Iterator[Check]:
         if use == "keys" and settings.keys_source == "vault":
             continue
         yield _way(use, server)
-        link = make_link(use, server, refusals=True)
+        link = make_link(use, server, raise_server_errors=True)
         try:
             yield from _reach(use, use, _use(use, link, settings, server))
         finally:

@@ -180,7 +180,7 @@ def _age(letter: DeadLetter) -> str:
 
 
 def _link(settings: Settings) -> Link:
-    return make_link("streams", settings.streams, refusals=True)
+    return make_link("streams", settings.streams, raise_server_errors=True)
 
 
 def _all(

@@ -119,7 +119,7 @@ def destroy(
     settings = load(os.environ, config)
     with AdminAccess(settings) as access:
         master_keys, store = access.connect_admin()
-        tokens = make_primary_link("tokens", settings.tokens, refusals=True)
+        tokens = make_primary_link("tokens", settings.tokens, raise_server_errors=True)
         destruction = Destruction(store, master_keys, tokens, settling_seconds=settings.key_settling_seconds)
         if restore:
             done = destruction.restore(key, dry_run=dry_run)

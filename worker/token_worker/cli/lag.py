@@ -60,7 +60,7 @@ def lag(
     if watch and has_limits:
         raise click.UsageError("--watch checks no limits: leave it or the --max options out")
     settings = load(os.environ, config)
-    link = make_link("streams", settings.streams, refusals=True)
+    link = make_link("streams", settings.streams, raise_server_errors=True)
 
     def read() -> Measured:
         return drive(measure(settings.routes, settings.group), link)

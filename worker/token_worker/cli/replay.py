@@ -96,7 +96,7 @@ def replay(
     routes = _routes(settings, streams, op)
     if ids and not dead_letters and len(routes) > 1:
         raise click.UsageError("--ids needs one stream: name it with --stream")
-    link = make_link("streams", settings.streams, refusals=True)
+    link = make_link("streams", settings.streams, raise_server_errors=True)
     runner = Runner(settings, link, dry_run=dry_run, as_json=as_json, rate=rate, wait=not no_wait)
     if forget or resume:
         names = [name for route in routes for name in (route.requests, route.dead_letters)]

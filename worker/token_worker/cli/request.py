@@ -91,7 +91,7 @@ def request(
         message["consistent"] = False
     if as_bytes:
         message["as"] = "bytes"
-    reply = _exchange(make_link("streams", settings.streams, refusals=True), route, message, timeout_seconds)
+    reply = _exchange(make_link("streams", settings.streams, raise_server_errors=True), route, message, timeout_seconds)
     click.echo(msgspec.json.format(reply, indent=2))
     if msgspec.json.decode(reply)["status"] != "ok":
         raise SystemExit(1)

@@ -432,7 +432,7 @@ def _admin(asked: Asked, settings: Settings | None = None, *, is_settling: bool 
             history_seconds=float("inf"),
         )
         task = bar.add_task("")
-        link = make_primary_link("tokens", settings.tokens, refusals=True)
+        link = make_primary_link("tokens", settings.tokens, raise_server_errors=True)
         try:
             yield TokenAdmin(link, keys, owner, rate=asked.rate, progress=lambda seen: bar.update(task, completed=seen))
         except Refused as refused:

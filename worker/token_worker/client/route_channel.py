@@ -146,7 +146,7 @@ class RouteChannel:
         return threading.current_thread() in self._threads
 
     def _run_thread(self, name: str, one_round: Callable[[Link], None], clean_up: Callable[[Link], None]) -> None:
-        link = make_link("streams", self._streams, refusals=True)
+        link = make_link("streams", self._streams, raise_server_errors=True)
         tries = 0
         while not self._is_closed:
             try:

@@ -20,7 +20,7 @@ from token_worker.acra.owner import SYMMETRIC_KEYS, Owner
 from token_worker.errors import CorruptData, MasterKeyError, Unavailable
 from token_worker.keys.keyring import KEY_BYTES
 from token_worker.redis.link import RedisLink
-from token_worker.redis.scan import SCAN_COUNT, escape_pattern, scan
+from token_worker.redis.scan import SCAN_KEYS, escape_pattern, scan
 
 if TYPE_CHECKING:
     from token_worker.keys.vault_kv import VaultKv
@@ -159,7 +159,7 @@ class RedisKeyStore:
         page_at, looked_at = begin, 0
         for names in scan(self._history, f"{escape_pattern(self._folder)}/*{HISTORY_INFIX}*"):
             self._collect(names, found)
-            looked_at += SCAN_COUNT
+            looked_at += SCAN_KEYS
             if self._progress is None:
                 time.sleep(min(time.monotonic() - page_at, SCAN_PAUSE_SECONDS))
                 page_at = time.monotonic()

@@ -1,7 +1,7 @@
-"""Where one Redis is and how to log in: what an address in the settings stands for. Pure.
+"""Addresses of Redis in the settings: where it is, and how to log in. Pure.
 
-Besides one server an address can name *Sentinels*, which know what server is the primary now, or nodes of a *cluster*,
-which know the others. User, password and TLS files are those of the servers; Sentinels get the same TLS files, and a
+An address can name one server, *Sentinels* (which know the server that is the primary now) or nodes of a *cluster*
+(which know the other nodes). User, password and TLS files are for the servers. Sentinels get the same TLS files, and a
 password of their own if they need one.
 """
 
@@ -30,7 +30,7 @@ _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class Node(NamedTuple):
-    """A Sentinel, or a node of a cluster; an IPv6 host is without brackets."""
+    """A Sentinel or a node of a cluster. An IPv6 host has no brackets here."""
 
     host: str
     port: int
@@ -40,18 +40,18 @@ class Node(NamedTuple):
 
 
 class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How to reach one Redis.
+    """Address of one Redis and the means to log in.
 
     Attributes:
-        url: as it was given, but without the password; for one server as redis-py takes it.
-        kind: what the address names.
-        user: the user to log in as, quoted as in the address; None for the default one.
+        url: the address as given, without the password. For one server, redis-py takes it as it is.
+        kind: whether the address names one server, Sentinels, or nodes of a cluster.
+        user: user to log in as, quoted as in the address; None for the default user.
         nodes: Sentinels, or nodes of the cluster; empty for one server.
-        service: what the Sentinels call it.
-        database: number, for what Sentinels name.
-        password: of the servers.
-        sentinel_password: of the Sentinels.
-        ca_file, cert_file, key_file: only with TLS.
+        service: name of the primary at the Sentinels.
+        database: number of the database behind Sentinels.
+        password: password of the servers.
+        sentinel_password: password of the Sentinels.
+        ca_file, cert_file, key_file: files for TLS.
     """
 
     url: str
@@ -69,14 +69,14 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
     def __rich_repr__(self) -> list[tuple[str, str | None]]:
         shown = {name: getattr(self, name) for name in ("url", "password", "sentinel_password")}
         files = {name: getattr(self, name) for name in ("ca_file", "cert_file", "key_file")}
-        return [(name, it and "***" if "password" in name else it) for name, it in (shown | files).items()]
+        return [(name, value and "***" if "password" in name else value) for name, value in (shown | files).items()]
 
     def __repr__(self) -> str:
         return f"RedisSettings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
     @property
     def selects(self) -> bool:
-        """Whether connections choose a database, for which their user needs SELECT."""
+        """True if connections choose a database. Their user needs the right to SELECT then."""
         if self.kind != "server":
             return self.database > 0
         parts = urlsplit(self.url)
@@ -85,20 +85,20 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_tls(self) -> bool:
-        """Whether connections are made with TLS."""
+        """True if connections use TLS."""
         return self.url.startswith("rediss")
 
     @property
     def hosts(self) -> list[str]:
-        """All hosts that the address names; none for a socket."""
+        """All hosts that the address names; empty for a socket."""
         host = urlsplit(self.url).hostname if self.kind == "server" else None
         return [node.host for node in self.nodes] if host is None else [host]
 
     @property
     def server(self) -> str:
-        """``host:port``, the socket's path, ``service@host:port,…`` or ``host:port,…``; the loopback has one name."""
+        """``host:port``, the path of the socket, ``service@host:port,…`` or ``host:port,…``. Loopback has one name."""
         nodes = self.nodes
-        if self.kind == "server":  # several hosts are no URL that every Python takes
+        if self.kind == "server":  # not every Python parses a URL with several hosts
             parts = urlsplit(self.url)
             if parts.scheme == "unix":
                 return parts.path
@@ -107,13 +107,13 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.service}@{','.join(names)}" if self.service else ",".join(names)
 
     def at(self, node: Node) -> "RedisSettings":
-        """One of the servers behind the Sentinels, or of the cluster."""
+        """Settings of one server behind the Sentinels, or of one node of the cluster."""
         user = f"{self.user}@" if self.user else ""
         url = f"{'rediss' if self.is_tls else 'redis'}://{user}{node}/{self.database}"
         return self._plain(url, self.password, self.user)
 
     def sentinel(self, node: Node) -> "RedisSettings":
-        """One of the Sentinels."""
+        """Settings of one Sentinel."""
         return self._plain(f"{'rediss' if self.is_tls else 'redis'}://{node}/0", self.sentinel_password)
 
     def _plain(self, url: str, password: str | None, user: str | None = None) -> "RedisSettings":
@@ -128,15 +128,15 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether a host is this machine by its name."""
+    """Whether the name of a host means this machine."""
     return host in _LOOPBACK
 
 
 def parse(url: str) -> RedisSettings:
-    """What an address stands for.
+    """Read an address.
 
     Raises:
-        ValueError: it is none; the text is what was expected, without anything of the address.
+        ValueError: the text is no address. The error says what is expected and repeats nothing of the text.
     """
     kind: Kind = next((kind for kind in _FORMS if re.match(rf"rediss?\+{kind}:", url)), "server")
     found = _parse_one(url) if kind == "server" else _parse_several(url, kind)

@@ -1,9 +1,9 @@
-"""Commands to a Redis Cluster, each to the node that has its key; for one thread.
+"""Commands to a Redis Cluster, each sent to the node that has its key; for one thread.
 
-MOVED and ASK say that a command was not done: it is sent to the node they name. Nothing else is sent again. After any
-failure the map of slots is fetched anew before the next command, from another node than before. A command without a
-key goes to any node that answers. For both, nodes that failed are asked last. Only the commands of ``_KEY_AT`` are
-known: those that the streams need.
+MOVED and ASK say that a command was not done, so it is sent to the node that they name. Nothing else is sent twice.
+After any failure the map of slots is fetched again before the next command, from another node than before. A command
+without a key goes to any node that answers. For both, nodes that failed are asked last. Only the commands of
+``_KEY_AT`` are known: those that the streams need.
 """
 
 import math
@@ -19,14 +19,14 @@ from token_worker.redis.address import Node, RedisSettings
 from token_worker.redis.link import Link, RedisLink
 from token_worker.redis.script import Script
 
-REDIRECTS = 5
-"""How often one command is sent on; one that is sent around for longer is told as an outage."""
+REDIRECTS_MAX = 5
+"""How often one command is redirected. A command that is redirected more often fails as in an outage."""
 
 NODE_SECONDS = 2.0
-"""How long to wait for a node; longer than any BLOCK and any script. Who serves all slots keeps the others waiting."""
+"""How long to wait for a node; longer than any BLOCK and any script. All slots wait meanwhile."""
 
-REST_SECONDS = 1.0
-"""How long a node that did not answer in time is not asked again: commands in a row do not each wait for it."""
+NODE_REST_SECONDS = 1.0
+"""How long a node is not asked after it did not answer in time, so that commands in a row do not each wait for it."""
 
 _KEY_AT = {
     **dict.fromkeys(("GET", "SET", "DEL", "UNLINK", "EXPIRE"), 1),
@@ -35,15 +35,15 @@ _KEY_AT = {
     **dict.fromkeys(("EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO"), 3),
     **dict.fromkeys(("TIME", "INFO"), None),
 }
-"""Where a command has its key, or the first of its keys; those without a key have None."""
+"""Position of the first key of each command; None for a command without a key."""
 
 
 class _RedirectError(ServerError):
     """Another node has the key.
 
     Attributes:
-        node: which; the host is empty where it is that of the node that said so.
-        is_moved: for good, else while the slot is on its way, and only for this command.
+        node: the node to ask instead. An empty host means the node that sent the redirect.
+        is_moved: whether the slot has moved for good. If not, it is on its way, and only this command goes there.
     """
 
     def __init__(self, name: str, error: redis.exceptions.AskError) -> None:
@@ -55,8 +55,8 @@ class _RedirectError(ServerError):
 class NodeLink(RedisLink):
     """One node of a cluster."""
 
-    def __init__(self, name: str, settings: RedisSettings, node: Node, *, refusals: bool = False) -> None:
-        super().__init__(name, settings.at(node), refusals=refusals, seconds=NODE_SECONDS)
+    def __init__(self, name: str, settings: RedisSettings, node: Node, *, raise_server_errors: bool = False) -> None:
+        super().__init__(name, settings.at(node), raise_server_errors=raise_server_errors, seconds=NODE_SECONDS)
         self.node = node
         self._rests_until = -math.inf
 
@@ -67,7 +67,7 @@ class NodeLink(RedisLink):
 
     def _typed(self, error: redis.RedisError) -> Unavailable | ServerError:
         if isinstance(error, redis.TimeoutError):
-            self._rests_until = time.monotonic() + REST_SECONDS
+            self._rests_until = time.monotonic() + NODE_REST_SECONDS
         if isinstance(error, redis.exceptions.AskError):
             return _RedirectError(self.name, error)
         return super()._typed(error)
@@ -80,31 +80,31 @@ class ClusterLink(Link):
     """Commands to the nodes of a cluster, by a connection to each.
 
     Args:
-        name, refusals: as for ``RedisLink``.
-        settings: of kind ``cluster``.
+        name, raise_server_errors: as for ``RedisLink``.
+        settings: settings of kind ``cluster``.
     """
 
-    def __init__(self, name: str, settings: RedisSettings, *, refusals: bool = False) -> None:
+    def __init__(self, name: str, settings: RedisSettings, *, raise_server_errors: bool = False) -> None:
         self.name = name
         self._settings = settings
-        self._refusals = refusals
+        self._raise_server_errors = raise_server_errors
         self._links: dict[Node, NodeLink] = {}
         self._known = [*settings.nodes]
         self._failed: set[Node] = set()
         self._slots: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self._is_stale = True
-        self._begun: tuple[NodeLink | None, Script, Sequence[Any], Sequence[Any]] | None = None
+        self._started: tuple[NodeLink | None, Script, Sequence[Any], Sequence[Any]] | None = None
 
     def connect(self) -> int:
-        """Know who has which slot; connections are made as nodes are asked."""
-        self._look()
+        """Fetch the map of slots. Connections are made as nodes are asked."""
+        self._refresh_slots()
         return sum(link.connections for link in self._links.values())
 
     def call(self, *command: Any) -> Any:
         return self._send(command, lambda node: node.call(*command))
 
-    def call_bounded(self, most_bytes: int, *command: Any) -> Any:
-        return self._send(command, lambda node: node.call_bounded(most_bytes, *command))
+    def call_bounded(self, max_bytes: int, *command: Any) -> Any:
+        return self._send(command, lambda node: node.call_bounded(max_bytes, *command))
 
     def call_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         try:
@@ -114,31 +114,31 @@ class ClusterLink(Link):
         outcomes = link.call_all(commands)
         if any(isinstance(outcome, Unavailable) for outcome in outcomes):
             self._note_failure(link.node)
-        # The node does not have the key, or not any more: nothing was done.
+        # A node that redirects has done nothing.
         return [
             self._outcome(command) if isinstance(outcome, _RedirectError) else outcome
             for command, outcome in zip(commands, outcomes, strict=True)
         ]
 
-    def begin(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> None:
+    def start_script(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> None:
         link: NodeLink | None = None
         try:
             link = self.node_of(keys[0])
         except (Unavailable, ServerError):
-            pass  # ``end`` asks again, and tells
+            pass  # ``finish_script`` asks again, and raises
         else:
-            link.begin(script, keys, args)
-        self._begun = link, script, keys, args
+            link.start_script(script, keys, args)
+        self._started = link, script, keys, args
 
-    def end(self) -> Any:
-        if self._begun is None:
-            raise RuntimeError("nothing was begun")
-        (link, script, keys, args), self._begun = self._begun, None
+    def finish_script(self) -> Any:
+        if self._started is None:
+            raise RuntimeError("no script was started")
+        (link, script, keys, args), self._started = self._started, None
         if link is not None:
             try:
-                return link.end()
+                return link.finish_script()
             except _RedirectError:
-                pass  # it was not done
+                pass  # the script was not run
             except Unavailable:
                 self._note_failure(link.node)
                 raise
@@ -158,18 +158,18 @@ class ClusterLink(Link):
         """The nodes that have slots.
 
         Raises:
-            Unavailable: no node tells.
+            Unavailable: no node gives the map of slots.
         """
-        self._look()
+        self._refresh_slots()
         return [self._link(node) for node in dict.fromkeys(self._slots) if node is not None]
 
     def node_of(self, key: str | bytes) -> NodeLink:
-        """The node that has a key, as far as is known.
+        """The node that has a key, by the map of slots.
 
         Raises:
-            Unavailable: no node tells, or none has it.
+            Unavailable: no node gives the map, or no node has the slot.
         """
-        self._look()
+        self._refresh_slots()
         node = self._slots[key_slot(key if isinstance(key, bytes) else key.encode())]
         if node is None:
             self._is_stale = True
@@ -182,7 +182,7 @@ class ClusterLink(Link):
 
     def _send_to(self, link: NodeLink, send: Send) -> Any:
         is_asking = False
-        for _ in range(REDIRECTS):
+        for _ in range(REDIRECTS_MAX):
             try:
                 if is_asking:
                     link.call("ASKING")
@@ -212,11 +212,11 @@ class ClusterLink(Link):
 
     def _link(self, node: Node) -> NodeLink:
         if node not in self._links:
-            self._links[node] = NodeLink(self.name, self._settings, node, refusals=self._refusals)
+            self._links[node] = NodeLink(self.name, self._settings, node, raise_server_errors=self._raise_server_errors)
         return self._links[node]
 
-    def _look(self) -> None:
-        """Have the map of slots fetched, if it may be out of date."""
+    def _refresh_slots(self) -> None:
+        """Fetch the map of slots if it may be out of date."""
         if not self._is_stale:
             return
         reason = ""
@@ -232,12 +232,12 @@ class ClusterLink(Link):
                 reason = error.code
             else:
                 self._failed.discard(node)
-                self._take(found, node.host)
+                self._take_slots(found, node.host)
                 return
         raise Unavailable(self.name, f"CLUSTER SLOTS {reason}")
 
-    def _take(self, found: list[Any], asked: str) -> None:
-        """Take over a map that a node has told; those of the settings can always be asked for the next one."""
+    def _take_slots(self, found: list[Any], asked: str) -> None:
+        """Take over the map of slots that a node gave. The nodes of the settings can always be asked for the next."""
         self._slots = [None] * REDIS_CLUSTER_HASH_SLOTS
         nodes: list[Node] = []
         for first, last, *raw in found:
@@ -253,17 +253,17 @@ class ClusterLink(Link):
 
 
 def _node(host: bytes | None, port: int, asked: str) -> Node | None:
-    """A node as a map has it: without a host it has that of the node that was asked; None where nobody knows it."""
+    """Read a node of the map. Without a host it has the host of the node that was asked; None for an unknown node."""
     if host == b"?":
         return None
     return Node(host.decode() if host else asked, port)
 
 
 def _key(command: tuple[Any, ...]) -> Any:
-    """The key that a command goes by, None where it has none."""
+    """The first key of a command; None for a command without a key."""
     name: str = command[0]
     if name in ("XREAD", "XREADGROUP"):
-        at: int | None = command.index("STREAMS", 4 if name == "XREADGROUP" else 1) + 1  # a consumer may be called so
+        at: int | None = command.index("STREAMS", 4 if name == "XREADGROUP" else 1) + 1  # a consumer may have this name
     else:
         at = _KEY_AT[name]
     return None if at is None else command[at]

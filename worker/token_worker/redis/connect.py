@@ -1,4 +1,4 @@
-"""The one place that decides what stands behind an address: a server, Sentinels or a cluster."""
+"""Makes links. The kind of address decides which: one server, Sentinels or a cluster."""
 
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.cluster import ClusterLink
@@ -6,14 +6,14 @@ from token_worker.redis.link import Link, RedisLink
 from token_worker.redis.sentinel import SentinelLink
 
 
-def make_link(name: str, settings: RedisSettings, *, refusals: bool = False) -> Link:
-    """A link, not connected yet; arguments as for ``RedisLink``."""
+def make_link(name: str, settings: RedisSettings, *, raise_server_errors: bool = False) -> Link:
+    """Make a link that is not connected yet; arguments as for ``RedisLink``."""
     if settings.kind == "cluster":
-        return ClusterLink(name, settings, refusals=refusals)
-    return make_primary_link(name, settings, refusals=refusals)
+        return ClusterLink(name, settings, raise_server_errors=raise_server_errors)
+    return make_primary_link(name, settings, raise_server_errors=raise_server_errors)
 
 
-def make_primary_link(name: str, settings: RedisSettings, *, refusals: bool = False) -> RedisLink:
-    """The same for keys and tokens, which are on one primary and never in a cluster."""
+def make_primary_link(name: str, settings: RedisSettings, *, raise_server_errors: bool = False) -> RedisLink:
+    """Make a link for keys or tokens, which are on one primary and never in a cluster."""
     kind = SentinelLink if settings.kind == "sentinel" else RedisLink
-    return kind(name, settings, refusals=refusals)
+    return kind(name, settings, raise_server_errors=raise_server_errors)

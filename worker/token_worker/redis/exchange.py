@@ -1,8 +1,11 @@
 """Sans-IO exchanges: generators that yield commands and are sent their replies.
 
-``drive`` runs an exchange on a real server; a simulation can stop and interleave workers at every command. An
-answer may also be an error thrown in: ``Unavailable`` where nobody knows whether the command was done,
-``ReplyTooLarge`` where the command was done but its reply was dropped, ``ServerError`` else.
+``drive`` runs an exchange on a real server. A simulation can stop and interleave workers at every command. Instead of
+a reply, an exchange may get an error thrown in:
+
+- ``Unavailable``: nobody knows whether the command was done.
+- ``ReplyTooLarge``: the command was done, but its reply was dropped.
+- ``ServerError``: the server refused the command.
 """
 
 from collections.abc import Generator, Sequence
@@ -19,7 +22,7 @@ T = TypeVar("T")
 
 
 class RunScript(NamedTuple):
-    """A script to run; anything else that is yielded is a plain command."""
+    """A script to run. Any other tuple is a plain command."""
 
     script: Script
     keys: Sequence[str]
@@ -44,7 +47,7 @@ def start(exchange: Exchange[Any], link: Link) -> None:
     first = next(exchange)
     if not isinstance(first, RunScript):
         raise TypeError("an exchange is started by a script")
-    link.begin(*first)
+    link.start_script(*first)
 
 
 def drive(exchange: Exchange[T], link: Link, *, is_started: bool = False, log: FilteringBoundLogger = _LOG) -> T:
@@ -66,11 +69,11 @@ def drive(exchange: Exchange[T], link: Link, *, is_started: bool = False, log: F
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]  # StopIteration is not generic
         finally:
-            reply = error = None  # an error holds this frame: if that held it too, megabytes of commands would stay
+            reply = error = None  # an error holds this frame; a circle would keep megabytes of commands in memory
         try:
             if command is None:
                 is_started = False
-                reply = link.end()
+                reply = link.finish_script()
             elif isinstance(command, RunScript):
                 reply = link.run(*command)
             elif isinstance(command, BoundedCommand):
@@ -79,6 +82,6 @@ def drive(exchange: Exchange[T], link: Link, *, is_started: bool = False, log: F
                 reply = link.call(*command)
         except ReplyTooLarge as raised:
             log.info("read aborted: entries too large, taking them in small parts")
-            error = raised.with_traceback(None)  # its frames hold what was read
+            error = raised.with_traceback(None)  # its frames hold the reply
         except (Unavailable, ServerError) as raised:
             error = raised

@@ -1,8 +1,8 @@
-"""One connection to one Redis server, for one thread: raw replies, typed errors, nothing is ever sent twice.
+"""One connection to one Redis server, for one thread: raw replies, typed errors. No command is ever sent twice.
 
-A connection on which the server says that it is no primary is closed: the next one may find another at that address.
-redis-py keeps the connection (TLS, passwords, time-outs); its retries are switched off, since a write whose answer was
-lost may have happened, and its reply conversions, since the delivery protocol reads what the server says.
+A connection is closed when its server says that it is no primary: the next connection may find another server at that
+address. redis-py keeps the connection (TLS, passwords, time-outs). Its retries are switched off, because a write whose
+reply was lost may have happened. So are its conversions of replies, because the delivery protocol reads raw replies.
 """
 
 import math
@@ -12,120 +12,28 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import hiredis
 import redis
-from redis._parsers import _HiredisParser
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
+from token_worker.errors import ServerError, Unavailable
 from token_worker.redis.address import RedisSettings
+from token_worker.redis.errors import ScriptUnknownError, is_from_primary, typed
 from token_worker.redis.script import Script
+from token_worker.redis.wire import LimitedParser, Packer
 
 SOCKET_SECONDS = 5.0
-"""How long to wait for an answer; longer than any BLOCK we ask for."""
+"""How long to wait for a reply; longer than any BLOCK that is asked for."""
 
-REST_SECONDS = 1.0
-"""A connection that was not used for longer is looked at first: its server may have been started anew."""
+IDLE_CHECK_SECONDS = 1.0
+"""A connection that was idle for longer is checked before its next use, because its server may have been restarted."""
 
-SHORT_COMMAND = 32
-"""Arguments below which hiredis packs a command faster."""
-
-PIECE = 65_536
-"""Bytes of several commands that are sent at once: each piece has the whole time-out, for slow lines."""
-
-_WAIT_FOR = frozenset(
-    {
-        "LOADING",
-        "BUSY",
-        "READONLY",
-        "MASTERDOWN",
-        "CLUSTERDOWN",
-        "TRYAGAIN",
-        "OOM",
-        "MISCONF",
-        "NOREPLICAS",
-        "NOAUTH",
-        "WRONGPASS",
-    }
-)
-"""Answers that say the server cannot or will not do its work now: an operator, or time, mends them."""
-
-_NO_PRIMARY = frozenset({"READONLY", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED"})
-"""Answers of a server that is not, or may soon not be, the primary any more."""
-
-_CODES: dict[type[Exception], str] = {
-    redis.exceptions.BusyLoadingError: "LOADING",
-    redis.exceptions.ReadOnlyError: "READONLY",
-    redis.exceptions.OutOfMemoryError: "OOM",
-    redis.exceptions.NoPermissionError: "NOPERM",
-    redis.exceptions.AuthenticationError: "WRONGPASS",
-    redis.exceptions.NoScriptError: "NOSCRIPT",
-    redis.exceptions.MasterDownError: "MASTERDOWN",  # before its base
-    redis.exceptions.ClusterDownError: "CLUSTERDOWN",
-    redis.exceptions.ClusterCrossSlotError: "CROSSSLOT",
-    redis.exceptions.TryAgainError: "TRYAGAIN",
-    redis.exceptions.MovedError: "MOVED",  # before its base
-    redis.exceptions.AskError: "ASK",
-}
-"""Codes of errors whose first word redis-py takes away."""
+SEND_CHUNK_BYTES = 65_536
+"""Bytes of several commands that are sent at once. Each chunk has the whole time-out, for slow lines."""
 
 
-def code_of(error: redis.RedisError) -> str:
-    """The first word of a server's error (``NOGROUP``), or the kind of a connection's (``ConnectionRefusedError``).
-
-    The rest is left out on purpose: servers quote arguments.
-    """
-    for kind, code in _CODES.items():
-        if isinstance(error, kind):
-            return code
-    if isinstance(error, redis.ResponseError):
-        word = str(error).partition(" ")[0]
-        return word if word.isascii() and word.isalpha() and word.isupper() else "ERR"
-    cause: BaseException = error
-    while cause.__context__ is not None:  # redis-py wraps what the socket or TLS said
-        cause = cause.__context__
-    return type(cause).__name__
-
-
-class _Packer:
-    """Packs a command in one piece. redis-py looks at each argument twice, and hiredis copies long commands often."""
-
-    def pack(self, *args: bytes | str | float) -> list[bytes]:
-        if len(args) < SHORT_COMMAND:
-            return [hiredis.pack_command(args)]  # type: ignore[arg-type]  # its stub knows tuples of one alone
-        arguments = [arg if type(arg) is bytes else _to_bytes(arg) for arg in args]
-        parts = [b""] * (2 * len(arguments))
-        parts[::2] = [b"\r\n$%d\r\n" % len(argument) for argument in arguments]
-        parts[1::2] = arguments
-        return [b"".join([b"*%d" % len(arguments), *parts, b"\r\n"])]
-
-
-def _to_bytes(argument: bytes | str | float) -> bytes:
-    return argument if isinstance(argument, bytes) else str(argument).encode()
-
-
-class _Parser(_HiredisParser):
-    """Stops at a reply that is longer than it may be; as for any error, redis-py then closes the connection."""
-
-    left = math.inf
-    """Bytes that may still come."""
-
-    def read_from_socket(self, *args: Any, **kwargs: Any) -> Any:
-        before = self._reader.len()
-        done = super().read_from_socket(*args, **kwargs)  # type: ignore[no-untyped-call]  # redis-py leaves it so
-        self.left -= self._reader.len() - before
-        if self.left < 0:
-            raise ReplyTooLarge
-        return done
-
-
-class _ScriptUnknownError(ServerError):
-    """The server was started anew, or forgot its scripts."""
-
-
-class _Begun(NamedTuple):
-    """A script that was sent, or why it could not be."""
+class _StartedScript(NamedTuple):
+    """A script that was sent, or the error because of which it was not."""
 
     script: Script
     keys: Sequence[Any]
@@ -134,64 +42,64 @@ class _Begun(NamedTuple):
 
 
 class Link(ABC):
-    """Commands to one Redis, whatever stands behind its address.
+    """Commands to one Redis: one server, the primary behind Sentinels, or a cluster.
 
     Attributes:
-        name: ``streams``, ``keys`` or ``tokens``; stands in every error.
+        name: ``streams``, ``keys`` or ``tokens``. Every error has it.
     """
 
     name: str
 
     @abstractmethod
     def connect(self) -> int:
-        """Connect, if there is no connection; how many were made so far. Errors as by ``call``."""
+        """Connect if there is no connection. Return the number of connections made so far. Errors as by ``call``."""
 
     @abstractmethod
     def call(self, *command: Any) -> Any:
-        """Send one command and give its raw reply.
+        """Send one command and return its raw reply.
 
         Raises:
-            Unavailable: no connection, no answer in time, or the server cannot do its work now.
-            ServerError: any other error the server answered.
+            Unavailable: no connection, no reply in time, or the server cannot do its work now.
+            ServerError: the server answered with any other error.
         """
 
     @abstractmethod
-    def call_bounded(self, most_bytes: int, *command: Any) -> Any:
-        """Send one command whose reply is given up past so many bytes: no more than that is ever held of it.
+    def call_bounded(self, max_bytes: int, *command: Any) -> Any:
+        """Send one command and return its raw reply. No more than ``max_bytes`` of the reply is ever held.
 
         Raises:
-            ReplyTooLarge: it is longer.
+            ReplyTooLarge: the reply is longer.
             Unavailable, ServerError: as by ``call``.
         """
 
     @abstractmethod
     def call_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Send commands on one key together; what came of each, in order: its raw reply, or its error, not raised.
+        """Send commands on one key together. Return the raw reply or the error of each, in order.
 
-        Errors are those of ``call``. Where the connection was lost, all commands that were not answered by then have
-        ``Unavailable``: whether the server did them is not known.
+        Errors are those of ``call``, and are not raised. If the connection is lost, every command without a reply gets
+        ``Unavailable``: nobody knows whether the server did it.
         """
 
     @abstractmethod
-    def begin(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> None:
-        """Send a script, and do not wait for its reply: ``end`` is to be called before anything else is asked.
+    def start_script(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> None:
+        """Send a script without waiting for its reply. Call ``finish_script`` before asking anything else.
 
-        Whatever fails is told by that.
+        ``finish_script`` raises all errors.
         """
 
     @abstractmethod
-    def end(self) -> Any:
-        """The reply to the script that was begun; errors as by ``call``."""
+    def finish_script(self) -> Any:
+        """Return the reply to the script that was started; errors as by ``call``."""
 
     @abstractmethod
     def close(self) -> None:
         """Close the connection."""
 
     def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
-        """Run a script; errors as by ``call``."""
+        """Run a script and return its reply; errors as by ``call``."""
         try:
             return self.call(f"EVALSHA{script.suffix}", script.sha, len(keys), *keys, *args)
-        except _ScriptUnknownError:
+        except ScriptUnknownError:
             return self.call(f"EVAL{script.suffix}", script.source, len(keys), *keys, *args)
 
 
@@ -201,16 +109,21 @@ class RedisLink(Link):
     Args:
         name: as in ``Link``.
         settings: address, password and TLS files.
-        refusals: whether an error that waiting does not mend is a ``ServerError``; without, every error is
+        raise_server_errors: whether an error that waiting does not mend is a ``ServerError``. If not, every error is
             ``Unavailable``.
-        seconds: how long to wait for a connection, or for an answer.
+        seconds: how long to wait for a connection, or for a reply.
     """
 
     def __init__(
-        self, name: str, settings: RedisSettings, *, refusals: bool = False, seconds: float = SOCKET_SECONDS
+        self,
+        name: str,
+        settings: RedisSettings,
+        *,
+        raise_server_errors: bool = False,
+        seconds: float = SOCKET_SECONDS,
     ) -> None:
         self.name = name
-        self._refusals = refusals
+        self._raise_server_errors = raise_server_errors
         given: dict[str, Any] = {}
         if settings.is_tls:
             given = {
@@ -226,40 +139,39 @@ class RedisLink(Link):
             retry=Retry(NoBackoff(), 0),
             socket_timeout=seconds,
             socket_connect_timeout=seconds,
-            command_packer=_Packer(),
+            command_packer=Packer(),
             parser_class=self._make_parser,
             **given,
         )
         connection: Any = pool.make_connection()  # redis-py has few types here
-        self._connection = connection  # the only one: it needs no pool to be taken from for each command
+        self._connection = connection  # the only one: no command has to take one from a pool
         self._used_at = -math.inf  # there is no connection
-        self._begun: _Begun | None = None
+        self._started: _StartedScript | None = None
         self.connections = 0
-        """How many connections were made so far: the number of the one in use."""
+        """Number of connections made so far; also the number of the current connection."""
         self._connection.register_connect_callback(self._count)
 
     def _count(self, _connection: object) -> None:
         self.connections += 1
 
-    def _make_parser(self, socket_read_size: int) -> _Parser:
-        self._parser = _Parser(socket_read_size)  # type: ignore[no-untyped-call]  # redis-py leaves it so
+    def _make_parser(self, socket_read_size: int) -> LimitedParser:
+        self._parser = LimitedParser(socket_read_size)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
         return self._parser
 
-    def call_bounded(self, most_bytes: int, *command: Any) -> Any:
-        self._parser.left = most_bytes
+    def call_bounded(self, max_bytes: int, *command: Any) -> Any:
+        self._parser.bytes_left = max_bytes
         try:
             return self.call(*command)
         finally:
-            self._parser.left = math.inf
+            self._parser.bytes_left = math.inf
 
     def connect(self) -> int:
-        """As ``Link.connect``: the number of the connection, see ``connections``."""
         try:
-            self._look()
+            self._ensure_connected()
         except redis.RedisError as error:
             self.close()
             raise self._typed(error) from None
-        except BaseException:  # a signal, say, or what another kind of link finds wrong
+        except BaseException:  # a signal, say, or an error of another kind of link
             self.close()
             raise
         return self.connections
@@ -268,28 +180,28 @@ class RedisLink(Link):
         self._send(command)
         return self._receive()
 
-    def begin(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> None:
+    def start_script(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> None:
         error = None
         try:
             self._send(("EVALSHA", script.sha, len(keys), *keys, *args))
         except (Unavailable, ServerError) as raised:
             error = raised.with_traceback(None)  # its frames hold the command twice
-        self._begun = _Begun(script, keys, args, error)
+        self._started = _StartedScript(script, keys, args, error)
 
-    def end(self) -> Any:
-        begun, self._begun = self._begun, None
-        if begun is None:
-            raise RuntimeError("nothing was begun")
-        if begun.error is not None:
-            raise begun.error
+    def finish_script(self) -> Any:
+        started, self._started = self._started, None
+        if started is None:
+            raise RuntimeError("no script was started")
+        if started.error is not None:
+            raise started.error
         try:
             return self._receive()
-        except _ScriptUnknownError:
-            return self.call("EVAL", begun.script.source, len(begun.keys), *begun.keys, *begun.args)
+        except ScriptUnknownError:
+            return self.call("EVAL", started.script.source, len(started.keys), *started.keys, *started.args)
 
     def _send(self, command: Sequence[Any]) -> None:
         try:
-            self._look()
+            self._ensure_connected()
             self._connection.send_command(*command)
         except redis.RedisError as error:
             raise self._failure(error) from None
@@ -302,38 +214,40 @@ class RedisLink(Link):
             reply = self._connection.read_response()
         except redis.RedisError as error:
             raise self._failure(error) from None
-        except BaseException:  # a signal, say: what was asked may still be answered, and must not be the next reply
+        except BaseException:  # a signal, say: a late reply to this command must not be taken for the next one
             self.close()
             raise
         self._used_at = time.monotonic()
         return reply
 
     def _failure(self, error: redis.RedisError) -> Unavailable | ServerError:
-        """What to raise for an error; the connection is closed if it may not be used any more."""
-        is_connected = self._used_at > -math.inf  # else it was refused while connecting: that is done anew
-        if is_connected and isinstance(error, redis.ResponseError) and code_of(error) not in _NO_PRIMARY:
+        """Make the error to raise, and close the connection if it may not be used any more."""
+        is_connected = self._used_at > -math.inf  # if not, the server refused the connection: make a new one
+        if is_connected and is_from_primary(error):
             self._used_at = time.monotonic()
         else:
             self.close()
         if isinstance(error, redis.exceptions.NoScriptError):
-            return _ScriptUnknownError(self.name, "NOSCRIPT")
+            return ScriptUnknownError(self.name, "NOSCRIPT")
         return self._typed(error)
 
     def call_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         connection = self._connection
         outcomes: list[Any] = []
         try:
-            self._look()
-            packed = b"".join(piece for command in commands for piece in connection.pack_command(*command))
-            if len(packed) > PIECE:  # else the system takes in megabytes at once, and their time is that of the answer
-                connection._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * PIECE)  # noqa: SLF001 - redis-py has no option for it
-            connection.send_packed_command([packed[at : at + PIECE] for at in range(0, len(packed), PIECE)])
+            self._ensure_connected()
+            packed = b"".join(part for command in commands for part in connection.pack_command(*command))
+            if len(packed) > SEND_CHUNK_BYTES:  # else the system buffers megabytes, which share one time-out
+                buffer_bytes = 2 * SEND_CHUNK_BYTES
+                connection._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)  # noqa: SLF001 - redis-py has no option for it
+            chunks = range(0, len(packed), SEND_CHUNK_BYTES)
+            connection.send_packed_command([packed[at : at + SEND_CHUNK_BYTES] for at in chunks])
             while len(outcomes) < len(commands):
                 outcomes.append(self._next_outcome())
         except redis.RedisError as error:
             self.close()
             return outcomes + [self._typed(error)] * (len(commands) - len(outcomes))
-        except Unavailable as error:  # what another kind of link finds wrong
+        except Unavailable as error:  # an error of another kind of link
             self.close()
             return outcomes + [error] * (len(commands) - len(outcomes))
         except BaseException:
@@ -346,15 +260,18 @@ class RedisLink(Link):
         try:
             return self._connection.read_response()
         except redis.ResponseError as error:
-            if code_of(error) in _NO_PRIMARY:
+            if not is_from_primary(error):
                 raise
             return self._typed(error)
 
-    def _look(self) -> None:
-        """Have a connection. Where nothing was asked and yet there is something to read, the server has closed it."""
-        if self._begun is not None:
-            raise RuntimeError("the reply to what was begun has to be taken first")
-        if time.monotonic() - self._used_at <= REST_SECONDS:
+    def _ensure_connected(self) -> None:
+        """Connect if there is no connection, or if the server has closed it.
+
+        If there is something to read on an idle connection, the server has closed it.
+        """
+        if self._started is not None:
+            raise RuntimeError("the script that was started has to be finished first")
+        if time.monotonic() - self._used_at <= IDLE_CHECK_SECONDS:
             return
         if self._used_at > -math.inf:
             try:
@@ -368,7 +285,7 @@ class RedisLink(Link):
         self._used_at = time.monotonic()
 
     def _connect(self) -> None:
-        """Connect anew."""
+        """Make a new connection."""
         self._connection.connect()
 
     def close(self) -> None:
@@ -376,7 +293,4 @@ class RedisLink(Link):
         self._used_at = -math.inf
 
     def _typed(self, error: redis.RedisError) -> Unavailable | ServerError:
-        code = code_of(error)
-        if self._refusals and isinstance(error, redis.ResponseError) and code not in _WAIT_FOR:
-            return ServerError(self.name, code)
-        return Unavailable(self.name, code)
+        return typed(self.name, error, raise_server_errors=self._raise_server_errors)

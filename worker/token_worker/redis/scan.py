@@ -1,20 +1,20 @@
-"""Every key of a pattern, by SCAN, from one connection; never KEYS, which would stop the server."""
+"""Finds every key of a pattern by SCAN, over one connection. KEYS is never used: it would stop the server."""
 
 from collections.abc import Iterator
 
 from token_worker.errors import Unavailable
 from token_worker.redis.link import RedisLink
 
-SCAN_COUNT = 1000
-"""Keys a SCAN looks at in one step: about a millisecond of the server."""
+SCAN_KEYS = 1000
+"""Keys that one SCAN command looks at: about a millisecond of the server."""
 
 
-def scan(link: RedisLink, pattern: str, count: int = SCAN_COUNT) -> Iterator[list[bytes]]:
-    """Pages of keys; one that is there from begin to end comes at least once.
+def scan(link: RedisLink, pattern: str, count: int = SCAN_KEYS) -> Iterator[list[bytes]]:
+    """Yield pages of keys. A key that exists during the whole scan is in at least one page.
 
     Raises:
-        Unavailable: the server is away; or the connection was made anew, also while the last page was worked on. Who
-            answers then may be another server, to which the cursor means nothing, and which has lost writes.
+        Unavailable: the server is unavailable; or the connection was replaced, even while the last page was in use.
+            Another server may answer then, which does not know the cursor, and which may have lost writes.
     """
     connection = link.connect()
     cursor = b"0"
@@ -29,9 +29,9 @@ def scan(link: RedisLink, pattern: str, count: int = SCAN_COUNT) -> Iterator[lis
 
 def _check(link: RedisLink, connection: int) -> None:
     if link.connections != connection:
-        raise Unavailable(link.name, "connection was made anew during a scan")
+        raise Unavailable(link.name, "connection was replaced during a scan")
 
 
 def escape_pattern(text: str) -> str:
-    """A text that a glob of Redis takes literally."""
+    """Escape a text, so that a glob pattern of Redis matches it literally."""
     return "".join(f"\\{char}" if char in "*?[]\\" else char for char in text)

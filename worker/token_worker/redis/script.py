@@ -1,18 +1,18 @@
-"""Lua scripts as package data: each in a file of its own that opens with the keys it touches and what it returns."""
+"""Lua scripts as package data. Each file begins with the keys that the script touches and with what it returns."""
 
 import hashlib
 from importlib.resources import files
 
 
 class Script:
-    """A script and the hash by which a server knows it.
+    """A script, and the hash by which a server knows it.
 
     Args:
-        package: where it is.
-        name: its file.
-        before: a file of functions that it uses, if any; their text comes before its own.
-        before_package: where that file is, if not in the same package.
-        is_read_only: it changes nothing, and may be run by who may change nothing.
+        package: package that holds the file.
+        name: name of the file.
+        before: file with functions that the script uses, if any. Its text comes first.
+        before_package: package that holds that file, if it is another one.
+        is_read_only: whether the script changes nothing, so that users without the right to write may run it.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class Script:
     ) -> None:
         self.name = name
         self.suffix = "_RO" if is_read_only else ""
-        """Of the commands that run it."""
+        """Ending of the commands that run the script."""
         flags, text = _split(_read(package, name))
         functions = b"" if before is None else _read(before_package or package, before)
         self.source = flags + functions + text

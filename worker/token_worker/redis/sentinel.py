@@ -1,10 +1,11 @@
-"""A connection to the primary that Sentinels name; they are asked each time it is made.
+"""A connection to the primary that Sentinels name. They are asked each time a connection is made.
 
-Sentinels can be behind: what they name is taken only if it says itself that it is a primary; else the next Sentinel is
-asked, until each was. Sentinels' own failures are ``Unavailable``, with ``Sentinel`` before the kind of failure.
+Sentinels can be out of date. So the server that they name is used only if it says itself that it is a primary. If not,
+the next Sentinel is asked, until all were. Failures of the Sentinels are ``Unavailable``, with ``Sentinel`` before the
+kind of failure.
 
-A server that is made a replica may keep its connections, and its answers to reads are out of date by then: so it is
-asked for its role now and then, too.
+A server that becomes a replica may keep its connections, and its replies to reads are out of date then. So the server
+is asked for its role now and then, too.
 """
 
 import math
@@ -16,38 +17,39 @@ import redis
 
 from token_worker.errors import Unavailable
 from token_worker.redis.address import Node, RedisSettings
-from token_worker.redis.link import RedisLink, code_of
+from token_worker.redis.errors import error_code
+from token_worker.redis.link import RedisLink
 
 SENTINEL_SECONDS = 1.0
 """How long to wait for a Sentinel before the next one is asked."""
 
-
 ROLE_SECONDS = 1.0
-"""How long a connection is used before its server is asked again whether it is the primary; for one that is used less
-often: before each use."""
+"""How long a connection is used before its server is asked again whether it is the primary. A connection that is used
+less often asks before each use."""
 
 
 class SentinelLink(RedisLink):
     """Commands to the primary of a service.
 
     Args:
-        name, refusals: as for ``RedisLink``.
-        settings: of kind ``sentinel``.
+        name, raise_server_errors: as for ``RedisLink``.
+        settings: settings of kind ``sentinel``.
     """
 
-    def __init__(self, name: str, settings: RedisSettings, *, refusals: bool = False) -> None:
-        super().__init__(name, settings.at(settings.nodes[0]), refusals=refusals)  # no server: ``_connect`` finds one
+    def __init__(self, name: str, settings: RedisSettings, *, raise_server_errors: bool = False) -> None:
+        address = settings.at(settings.nodes[0])  # no server: ``_connect`` finds one
+        super().__init__(name, address, raise_server_errors=raise_server_errors)
         self._settings = settings
         self._sentinels = deque(settings.nodes)
         self._checked_at = -math.inf
 
-    def _look(self) -> None:
-        super()._look()
+    def _ensure_connected(self) -> None:
+        super()._ensure_connected()
         if time.monotonic() - self._checked_at > ROLE_SECONDS:
             self._check_role()
 
     def _connect(self) -> None:
-        """Connect to the first server that is named and is a primary; who named it is asked first the next time."""
+        """Connect to the first named server that is a primary. The Sentinel that named it is asked first next time."""
         connection = self._connection
         reason = ""
         for connection.host, connection.port in self._named():
@@ -55,7 +57,7 @@ class SentinelLink(RedisLink):
                 super()._connect()
                 self._check_role()
             except redis.RedisError as error:
-                reason = code_of(error)
+                reason = error_code(error)
             except Unavailable as error:
                 reason = error.reason
             else:
@@ -68,16 +70,16 @@ class SentinelLink(RedisLink):
         try:
             role = self._connection.read_response()[0]
         except redis.ResponseError as error:
-            raise Unavailable(self.name, f"ROLE {code_of(error)}") from None
+            raise Unavailable(self.name, f"ROLE {error_code(error)}") from None
         if role != b"master":
             raise Unavailable(self.name, "READONLY")
         self._checked_at = time.monotonic()
 
     def _named(self) -> Iterator[Node]:
-        """The servers that Sentinels name as the primary, each once: one that is away costs its time-out once.
+        """Yield the servers that Sentinels name as the primary, each once, so that each costs at most one time-out.
 
         Raises:
-            Unavailable: none is named.
+            Unavailable: no Sentinel names a server.
         """
         named: set[Node] = set()
         reason = ""

@@ -127,7 +127,7 @@ def _worker(settings: Settings, keys: KeyCache, tokens: TokenStorage, drain: Dra
     is_apart = settings.streams.kind == "cluster"
     retention = Retention(settings.routes, settings.group, settings.consumer, is_apart=is_apart)
     outage = Outage(drain, telemetry.health)
-    streams = make_link("streams", settings.streams, refusals=True)
+    streams = make_link("streams", settings.streams, raise_server_errors=True)
     committer = Committer(streams, delivery, clock, outage, telemetry)
     maintenance = Maintenance(retention, delivery, committer)
     handler = Handler(settings, keys, tokens, server_now=clock.now)
