@@ -17,7 +17,7 @@ from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
 from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Store, Touch
 from token_worker.storage.tokens import KEYS_PER_COMMAND, TokenStorage
-from token_worker.tokens.engine import Engine, Item
+from token_worker.tokens.engine import Engine, TokenItem
 
 ROW = Row(b"tokens/h1", b"tokens/t1", b"h value", b"t value")
 OTHER = Row(b"tokens/h2", b"tokens/t2", b"h value 2", b"t value 2")
@@ -277,7 +277,7 @@ def test_large_entries_are_written_by_several_scripts(server: Valkey, client: re
     link.close()
 
 
-def execute_all(storage: TokenStorage, items: list[Item], now: int = 1_800_000_000) -> None:
+def execute_all(storage: TokenStorage, items: list[TokenItem], now: int = 1_800_000_000) -> None:
     steps = Engine().run(items, now)
     answer = None
     while True:
@@ -287,9 +287,9 @@ def execute_all(storage: TokenStorage, items: list[Item], now: int = 1_800_000_0
             return
 
 
-def items_of(kind: TokenType, values: list[bytes], *, tokenize: bool) -> list[Item]:
+def items_of(kind: TokenType, values: list[bytes], *, tokenize: bool) -> list[TokenItem]:
     ring = Keyring(Owner("client", "shop-frontend"), bytes(32), DataKeyCache())
-    return [Item(ring, kind, value, tokenize=tokenize) for value in values]
+    return [TokenItem(ring, kind, value, tokenize=tokenize) for value in values]
 
 
 def test_round_trips_of_a_batch(storage: TokenStorage, client: redis.Redis) -> None:

@@ -13,9 +13,9 @@ from token_worker.storage.durability import Durability, DurabilityBarrier
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.entry import Answer, Entry
 from token_worker.telemetry.audit import Audit
-from token_worker.tokens.engine import Engine, Item
+from token_worker.tokens.engine import Engine, TokenItem
 
-RunItems = Callable[[list[Item]], None]
+RunItems = Callable[[list[TokenItem]], None]
 """Finds tokens and values, and returns when these may be told."""
 
 
@@ -32,7 +32,7 @@ class Services(Protocol):
     def internal(self, entry: Entry) -> Answer:
         """The reply to an entry that is given up."""
 
-    def find(self, items: Sequence[Item]) -> None:
+    def find(self, items: Sequence[TokenItem]) -> None:
         """Look items up in the token storage, and write new ones."""
 
     def confirm(self) -> int:

@@ -12,7 +12,7 @@ from token_worker.service.worker import Worker
 from token_worker.storage.durability import Durability, DurabilityBarrier, NoBarrier
 from token_worker.streams.entry import Answer, Entry
 from token_worker.telemetry.audit import Audit
-from token_worker.tokens.engine import Item
+from token_worker.tokens.engine import TokenItem
 
 
 class _NoAudit:
@@ -81,7 +81,7 @@ class RepliesUnaudited(Worker):
 class _NotAlways(PuppetHandler):
     """Does not confirm every batch."""
 
-    def _run_unconfirmed(self, items: list[Item]) -> None:
+    def _run_unconfirmed(self, items: list[TokenItem]) -> None:
         barrier, self._tokens.barrier = self._tokens.barrier, NoBarrier()
         try:
             super()._run(items)
@@ -92,7 +92,7 @@ class _NotAlways(PuppetHandler):
 class ConfirmsFirstTries(_NotAlways):
     """Does not confirm a batch with entries that were taken again."""
 
-    def _run(self, items: list[Item]) -> None:
+    def _run(self, items: list[TokenItem]) -> None:
         is_again = any(item.form[0].deliveries > 1 for item in items)
         (self._run_unconfirmed if is_again else super()._run)(items)
 
@@ -100,7 +100,7 @@ class ConfirmsFirstTries(_NotAlways):
 class ConfirmsConsistent(_NotAlways):
     """Does not confirm a batch whose tokens are inconsistent."""
 
-    def _run(self, items: list[Item]) -> None:
+    def _run(self, items: list[TokenItem]) -> None:
         are_inconsistent = all(item.origin is not None for item in items)
         (self._run_unconfirmed if are_inconsistent else super()._run)(items)
 
@@ -108,7 +108,7 @@ class ConfirmsConsistent(_NotAlways):
 class ConfirmsAllTokens(_NotAlways):
     """Confirms a batch only where all of it asks for tokens."""
 
-    def _run(self, items: list[Item]) -> None:
+    def _run(self, items: list[TokenItem]) -> None:
         (super()._run if all(item.tokenize for item in items) else self._run_unconfirmed)(items)
 
 

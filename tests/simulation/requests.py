@@ -15,7 +15,7 @@ from token_worker.service.handler import DeadLettered, Postponed, Result
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.reply_facts import ReplyFacts
 from token_worker.tokens.derivation import Origin
-from token_worker.tokens.engine import Item
+from token_worker.tokens.engine import TokenItem
 
 KINDS = {
     "plain": 60,
@@ -64,7 +64,7 @@ def handle(entries: Sequence[Entry], run: RunItems, *, has_keys: bool) -> list[R
     if "defect" in kinds:
         raise RuntimeError("a defect")
     results: list[Result] = []
-    items: list[Item] = []
+    items: list[TokenItem] = []
     for entry, (kind, target) in zip(entries, read, strict=True):
         if kind == "no_id":
             results.append(DeadLettered(entry, NO_ID))
@@ -93,10 +93,10 @@ def internal(entry: Entry) -> Answer:
     return _answer(INTERNAL, entry, target)
 
 
-def _item(entry: Entry, kind: str, target: str) -> Item:
+def _item(entry: Entry, kind: str, target: str) -> TokenItem:
     origin = Origin(entry.route.requests.encode(), entry.id, 0) if kind == "inconsistent" else None
     tokenize = _op(entry) is Op.TOKENIZE
-    return Item(cast(Keyring, None), TYPES["str"], b"value", tokenize, origin, form=(entry, target))
+    return TokenItem(cast(Keyring, None), TYPES["str"], b"value", tokenize, origin, form=(entry, target))
 
 
 def _op(entry: Entry) -> Op:

@@ -30,7 +30,7 @@ from token_worker.streams.commit import COMMIT
 from token_worker.streams.delivery import Delivery
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.routes import Route
-from token_worker.tokens.engine import Item
+from token_worker.tokens.engine import TokenItem
 
 GROUP = "workers"
 KEPT: dict[str, Any] = {"response_retention_seconds": 15, "dead_letter_retention_seconds": 12}
@@ -459,7 +459,7 @@ class World:
         if self.seconds < self._storage_back:
             raise Unavailable("tokens", "ConnectionError")
 
-    def find(self, items: Sequence[Item]) -> None:
+    def find(self, items: Sequence[TokenItem]) -> None:
         """As the token storage does."""
         self.ping()
         for item in items:

@@ -21,7 +21,7 @@ from token_worker.errors import CorruptData
 from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.keys.store import unwrap, wrap
 from token_worker.storage.steps import Lookup, Outcome, Row, Store
-from token_worker.tokens.engine import Engine, Item
+from token_worker.tokens.engine import Engine, TokenItem
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 KEY = b"k" * 32
@@ -209,7 +209,7 @@ def test_what_we_write_is_read_field_by_field_by_another_reader(
     """Check both entries of a token: names, metadata, key, data key, and content."""
     ring = Keyring(owner, KEY, DataKeyCache())
     token_type = TYPES[kind]
-    item = Item(ring, token_type, token_type.encode(value), tokenize=True)
+    item = TokenItem(ring, token_type, token_type.encode(value), tokenize=True)
     rows: list[Row] = []
     steps = Engine().run([item], 1_800_000_000)
     step: Any = next(steps)

@@ -12,7 +12,7 @@ from token_worker.keys.keyring import DataKeyCache, Keyring, NoMatchingKey
 from token_worker.keys.store import new_key
 from token_worker.storage.steps import Outcome, Store
 from token_worker.tokens.derivation import Deriver
-from token_worker.tokens.engine import Engine, FindKeys, Item
+from token_worker.tokens.engine import Engine, FindKeys, TokenItem
 
 SHOP = Owner("client", "shop-frontend")
 SETTLING = 600
@@ -212,9 +212,9 @@ def test_seconds_until_the_newest_key_seals_are_known(store: FakeStore, clock: C
     assert worker.cache.settling_seconds_left(SHOP) == 0
 
 
-def made(ring: Keyring, value: bytes) -> tuple[Item, Store | None]:
+def made(ring: Keyring, value: bytes) -> tuple[TokenItem, Store | None]:
     """Run a new value through the engine, which finds nothing stored. Returns the rows that it wants to write."""
-    item = Item(ring, STR, value, tokenize=True)
+    item = TokenItem(ring, STR, value, tokenize=True)
     steps = Engine().run([item], 1_800_000_000)
     written = None
     answer: object = None

@@ -29,7 +29,7 @@ from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.storage.steps import Adopt, Lookup, Store, Touch
 from token_worker.testing.memory import MemoryTokens
 from token_worker.tokens.derivation import LETTERS, Deriver, Origin
-from token_worker.tokens.engine import TOUCH_SECONDS, Engine, FindKeys, Item, ItemResult, Steps
+from token_worker.tokens.engine import TOUCH_SECONDS, Engine, FindKeys, ItemResult, Steps, TokenItem
 
 NOW = 1_800_000_000
 SHOP = Owner("client", "shop-frontend")
@@ -117,7 +117,7 @@ def drive(steps: Steps, memory: Memory, more: MoreOf = no_more) -> None:
     pytest.fail("the engine does not come to an end")
 
 
-def run(memory: Memory, items: Iterable[Item], *, now: int = NOW, more: MoreOf = no_more) -> list[ItemResult]:
+def run(memory: Memory, items: Iterable[TokenItem], *, now: int = NOW, more: MoreOf = no_more) -> list[ItemResult]:
     items = list(items)
     drive(Engine().run(items, now), memory, more)
     results = [item.result for item in items]
@@ -125,12 +125,12 @@ def run(memory: Memory, items: Iterable[Item], *, now: int = NOW, more: MoreOf =
     return [result for result in results if result is not None]
 
 
-def tokenize(ring: Keyring, data: bytes, kind: TokenType = STR, origin: Origin | None = None) -> Item:
-    return Item(ring, kind, data, tokenize=True, origin=origin)
+def tokenize(ring: Keyring, data: bytes, kind: TokenType = STR, origin: Origin | None = None) -> TokenItem:
+    return TokenItem(ring, kind, data, tokenize=True, origin=origin)
 
 
-def detokenize(ring: Keyring, data: bytes, kind: TokenType = STR) -> Item:
-    return Item(ring, kind, data, tokenize=False)
+def detokenize(ring: Keyring, data: bytes, kind: TokenType = STR) -> TokenItem:
+    return TokenItem(ring, kind, data, tokenize=False)
 
 
 def candidate(value: bytes, counter: int = 0, kind: TokenType = STR, origin: Origin | None = None) -> bytes:
@@ -214,11 +214,11 @@ def test_refused_value_keeps_nothing(memory: Memory, ring: Keyring) -> None:
     gc.collect()
     gc.disable()
     try:
-        before = sum(isinstance(thing, Item) for thing in gc.get_objects())
+        before = sum(isinstance(thing, TokenItem) for thing in gc.get_objects())
         (refused, *_) = run(
             memory, [tokenize(ring, b"no address", EMAIL), *(tokenize(ring, b"%d" % n) for n in range(9))]
         )
-        left = sum(isinstance(thing, Item) for thing in gc.get_objects()) - before
+        left = sum(isinstance(thing, TokenItem) for thing in gc.get_objects()) - before
     finally:
         gc.enable()
 
@@ -751,7 +751,7 @@ class _Acra:
 class _Run:
     """One of our workers, step by step."""
 
-    def __init__(self, memory: Memory, items: list[Item]) -> None:
+    def __init__(self, memory: Memory, items: list[TokenItem]) -> None:
         self._steps = Engine().run(items, NOW)
         self._memory = memory
         self._answer: Any = None

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from token_worker.errors import Code, CorruptData, Refused
 
-Value = int | str | bytes
+NativeValue = int | str | bytes
 
 
 EMAIL_BYTES = range(6, 255)
@@ -31,14 +31,14 @@ class TokenType(NamedTuple):
     name: str
     number: int
     encode: Callable[[Any], bytes]
-    read: Callable[[bytes], Value]
+    read: Callable[[bytes], NativeValue]
 
     @property
     def is_number(self) -> bool:
         """True if the values are numbers. They all have the same length."""
         return self in (INT32, INT64)
 
-    def decode(self, data: bytes) -> Value:
+    def decode(self, data: bytes) -> NativeValue:
         """Decode bytes from the storage.
 
         Raises:

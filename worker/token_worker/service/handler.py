@@ -36,7 +36,7 @@ from token_worker.streams.reply_facts import ReplyFacts
 from token_worker.streams.routes import Route, keys_of, may_reply_to
 from token_worker.telemetry.trace_context import names_of
 from token_worker.tokens.derivation import Origin
-from token_worker.tokens.engine import Engine, FindKeys, Item, Steps
+from token_worker.tokens.engine import Engine, FindKeys, Steps, TokenItem
 
 log = structlog.get_logger("handler")
 
@@ -126,7 +126,7 @@ class _Case(msgspec.Struct, eq=False):
     reply_to: str | None
     refused: Refused | None
     grant: _Grant
-    values: list[Item | _Failed] = []
+    values: list[TokenItem | _Failed] = []
 
 
 _Grants = dict[tuple[str, Op, str | None, str | None], _Grant]
@@ -181,12 +181,12 @@ class Handler:
                 cases.append(self._admit(entry, decoded, grants))
         self._find_keys(grants)
         answerable: list[_Case] = []
-        items: list[Item] = []
+        items: list[TokenItem] = []
         for case in cases:
             outcome = case.refused or case.grant.outcome
             if isinstance(outcome, Keyring) and case.decoded.request is not None:
                 case.values = self._values(case, case.decoded.request, outcome)
-                items += [value for value in case.values if isinstance(value, Item)]
+                items += [value for value in case.values if isinstance(value, TokenItem)]
                 answerable.append(case)
             elif isinstance(outcome, Unavailable):
                 results.append(Postponed(case.entry, outcome))
@@ -212,7 +212,7 @@ class Handler:
         """Whether the route allows it; never a key of keys or tokens, which may be on the same server."""
         return may_reply_to(route, name, self._all_keys) and not name.startswith(self._of_storage)
 
-    def _run(self, items: list[Item]) -> None:
+    def _run(self, items: list[TokenItem]) -> None:
         """Run the engine, and hold its tokens back until they are as safe as the settings ask for."""
         barrier = self._tokens.barrier
         barrier.open()
@@ -263,7 +263,7 @@ class Handler:
                 if not isinstance(grant.outcome, Keyring):
                     break
 
-    def _values(self, case: _Case, request: Request, ring: Keyring) -> list[Item | _Failed]:
+    def _values(self, case: _Case, request: Request, ring: Keyring) -> list[TokenItem | _Failed]:
         if request.items is UNSET:
             return [self._value(case, request, ring, None, request)]
         values = [self._value(case, request, ring, index, item) for index, item in enumerate(request.items)]
@@ -273,7 +273,7 @@ class Handler:
 
     def _value(
         self, case: _Case, request: Request, ring: Keyring, index: int | None, given: Request | RequestItem
-    ) -> Item | _Failed:
+    ) -> TokenItem | _Failed:
         type_name = given.type or ""
         forms = _FORMS if given.as_ is None else _AS_BYTES[request.op]
         form = forms[case.decoded.format].get(type_name)
@@ -292,7 +292,7 @@ class Handler:
         if not request.consistent and tokenize:
             original = request.replay_of.encode() if request.replay_of else case.entry.id
             origin = Origin(case.entry.route.requests.encode(), original, index or 0)
-        return Item(ring, form.kind, data, tokenize, origin, form=form)
+        return TokenItem(ring, form.kind, data, tokenize, origin, form=form)
 
 
 def _path(index: int | None) -> str:
@@ -331,7 +331,7 @@ def _result(case: _Case) -> Result:
     )
     values = case.values
     is_one = request is not None and request.items is UNSET
-    if is_one and isinstance(values[0], Item) and isinstance(values[0].result, bytes):  # most requests, in short
+    if is_one and isinstance(values[0], TokenItem) and isinstance(values[0].result, bytes):  # most requests, in short
         form = values[0].form
         try:
             answer = form.decode(values[0].result)
@@ -346,7 +346,7 @@ def _result(case: _Case) -> Result:
     failed = 0
     for value in values:
         result: object
-        if isinstance(value, Item):
+        if isinstance(value, TokenItem):
             result, type_name = value.result, value.kind.name
             if isinstance(result, bytes):
                 form = value.form

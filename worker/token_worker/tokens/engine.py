@@ -68,7 +68,7 @@ class FindKeys(NamedTuple):
     rings: list[Keyring]
 
 
-class Item(msgspec.Struct, eq=False):
+class TokenItem(msgspec.Struct, eq=False):
     """One value to tokenize, or one token to detokenize.
 
     Attributes:
@@ -128,6 +128,12 @@ def _owner_cache(ring: Keyring) -> _OwnerCache:
 
 _Content = Opened | Refused | Unavailable
 
+_Duplicates = list[tuple[TokenItem, TokenItem]]
+"""Items, each with the first item of the batch that wants the same."""
+
+_RawEntries = list[tuple[TokenItem, bytes]]
+"""Items, each with an entry as it is stored."""
+
 Steps = Generator[Step | FindKeys, Any, None]
 
 
@@ -140,13 +146,13 @@ class Engine:
     def __init__(self) -> None:
         self._sealing = Sealing()
 
-    def run(self, items: Iterable[Item], now: int) -> Steps:
+    def run(self, items: Iterable[TokenItem], now: int) -> Steps:
         """Set ``result`` of every item; ``now`` is in Unix seconds."""
         accessed = accessed_number(now - TOUCH_SECONDS)
         known, absent, duplicates = self._classify(items)
         raws = yield Lookup(list(known))
         open_entry = self._sealing.open
-        locked: list[tuple[Item, bytes]] = []
+        locked: _RawEntries = []
         touched: list[tuple[bytes, bytes, bytes]] = []
         for item, raw in zip(known.values(), raws, strict=True):
             if raw is None:
@@ -182,10 +188,10 @@ class Engine:
         for item, first in duplicates:
             item.result = first.result
 
-    def _classify(self, items: Iterable[Item]) -> tuple[dict[bytes, Item], list[Item], list[tuple[Item, Item]]]:
+    def _classify(self, items: Iterable[TokenItem]) -> tuple[dict[bytes, TokenItem], list[TokenItem], _Duplicates]:
         """Split the items: those to look up (by key), inconsistent ones to make, and duplicates of another item."""
-        consistent: list[Item] = []
-        inconsistent: list[Item] = []
+        consistent: list[TokenItem] = []
+        inconsistent: list[TokenItem] = []
         ring: Keyring | None = None
         cache: _OwnerCache
         for item in items:
@@ -199,12 +205,12 @@ class Engine:
             item.key = name(item.data, item.kind.number)
             consistent.append(item)
         by_key = {item.key: item for item in consistent}
-        duplicates: list[tuple[Item, Item]] = []
+        duplicates: _Duplicates = []
         if len(by_key) < len(consistent):
             duplicates = [(item, by_key[item.key]) for item in consistent if by_key[item.key] is not item]
         return by_key, inconsistent, duplicates
 
-    def _open(self, entries: list[tuple[Item, bytes]], accessed: int) -> Generator[FindKeys, Any, list[_Content]]:
+    def _open(self, entries: _RawEntries, accessed: int) -> Generator[FindKeys, Any, list[_Content]]:
         """Open stored entries. If a ring lacks the key, search more keys."""
         opened: list[_Content] = []
         locked: list[int] = []
@@ -222,7 +228,7 @@ class Engine:
                 opened[number] = content
         return opened
 
-    def _unlock(self, entries: list[tuple[Item, bytes]], accessed: int) -> Generator[FindKeys, Any, list[_Content]]:
+    def _unlock(self, entries: _RawEntries, accessed: int) -> Generator[FindKeys, Any, list[_Content]]:
         """Open entries that no key in their ring opens: search more keys, and try again after each that is found."""
         opened: list[_Content] = [_UNREADABLE] * len(entries)
         locked = list(range(len(entries)))
@@ -247,7 +253,7 @@ class Engine:
             locked = still
         return opened
 
-    def _make(self, items: list[Item], now: int, accessed: int) -> Steps:
+    def _make(self, items: list[TokenItem], now: int, accessed: int) -> Steps:
         """Make a token for each value that has no token."""
         for item in items:
             item.candidates, item.existing = None, b""
@@ -278,7 +284,7 @@ class Engine:
             if item.result is None:
                 item.result = Unavailable("tokens", "entries keep changing")
 
-    def _write(self, items: list[Item], now: int, accessed: int, *, adopt: bool) -> Steps:
+    def _write(self, items: list[TokenItem], now: int, accessed: int, *, adopt: bool) -> Steps:
         """Write the entries of each item's candidate. If entries exist already, they decide how the item goes on."""
         if not items:
             return
@@ -297,7 +303,7 @@ class Engine:
             elif what == "broken":
                 item.result = _UNREADABLE
 
-    def _rows(self, items: list[Item], now: int) -> list[Row]:
+    def _rows(self, items: list[TokenItem], now: int) -> list[Row]:
         """The two entries of each item. Each is encrypted with a new IV: an IV is never used twice."""
         blocks = Counter([item.ring for item in items])
         data_keys = {ring: ring.sealing_key(2 * count) for ring, count in blocks.items()}
@@ -313,7 +319,7 @@ class Engine:
             rows.append(Row(item.key, _token_key(item, item.token), h_value, t_value))
         return rows
 
-    def _probe(self, items: list[Item], accessed: int) -> Steps:
+    def _probe(self, items: list[TokenItem], accessed: int) -> Steps:
         """Choose the next candidate of each item: the first that is free, or holds the same value."""
         if not items:
             return
@@ -337,7 +343,7 @@ class Engine:
                     break
 
 
-def _candidates(item: Item) -> Iterator[bytes]:
+def _candidates(item: TokenItem) -> Iterator[bytes]:
     """The candidates that the item has not tried yet."""
     if item.candidates is None:
         item.candidates = _derived(_owner_cache(item.ring).deriver.token, item.kind, item.data, item.origin)
@@ -363,11 +369,11 @@ def _derived(
         yield data
 
 
-def _token_key(item: Item, token: bytes) -> bytes:
+def _token_key(item: TokenItem, token: bytes) -> bytes:
     return _owner_cache(item.ring).of_token(token, item.kind.number)
 
 
-def _check_candidate(item: Item, token: bytes, raw: bytes, content: _Content) -> None:
+def _check_candidate(item: TokenItem, token: bytes, raw: bytes, content: _Content) -> None:
     """Decide how an item goes on whose candidate has a ``t.`` entry already.
 
     The entry can hold this value; then it is adopted. It can be disabled or unreadable; that is an error. If it holds
@@ -401,7 +407,7 @@ def _token_from(content: _Content) -> ItemResult:
     return _DISABLED if times is not None and times.disabled else inside
 
 
-def _value_from(item: Item, content: _Content) -> ItemResult:
+def _value_from(item: TokenItem, content: _Content) -> ItemResult:
     """The value in an opened ``t.`` entry, or the error."""
     if not isinstance(content, tuple):
         return content
@@ -409,7 +415,7 @@ def _value_from(item: Item, content: _Content) -> ItemResult:
     return _DISABLED if times is not None and times.disabled else _decode_value(item, inside)
 
 
-def _decode_value(item: Item, inside: bytes) -> ItemResult:
+def _decode_value(item: TokenItem, inside: bytes) -> ItemResult:
     try:
         value, number = decode_token_value(inside)
     except CorruptData:
