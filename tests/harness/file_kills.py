@@ -24,7 +24,8 @@ from token_worker.contract.messages import Op
 from token_worker.errors import Code
 from token_worker.files import job, rows
 from token_worker.files.columns import SentItem
-from token_worker.files.job import Job, OutputPaths
+from token_worker.files.job import Job
+from token_worker.files.output_paths import OutputPaths
 from token_worker.files.progress import JobOptions
 
 ROWS = 40

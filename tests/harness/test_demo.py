@@ -64,7 +64,7 @@ def test_rows_are_numbered_as_in_the_file(tmp_path: Path) -> None:
     [
         (b"id\n\n", "no records"),
         (b"", "no header"),
-        (b'id\n1\n"2\n', "row 3: a quote is opened and never closed"),
+        (b'id\n1\n"2\n', "row 3: a quote is never closed"),
         (b"id,id\n1,2\n", "more than one column id"),
     ],
     ids=["header alone", "empty", "open quote", "ambiguous"],

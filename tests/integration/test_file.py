@@ -228,10 +228,10 @@ def test_rows_that_cannot_be_done_are_reported(stack: Stack, tmp_path: Path) -> 
         assert "secret" not in text
         assert "0099" not in text
     assert "4 rows could not be done and are left out: invalid_email 1, wrong_fields 1, wrong_form 2" in done.stderr
-    assert "\n  column n: wrong_form (2 rows, 5, 6): expected a whole number, in decimal digits" in done.stderr
+    assert "\n  column n: wrong_form (2 rows, 5, 6): expected a whole number in decimal digits" in done.stderr
     assert "\n  column email: invalid_email (row 3): " in done.stderr
     assert "\n  the row: wrong_fields (row 7): expected 2 fields\n" in done.stderr
-    assert done.stderr.endswith(f"\n  each of them: {errors}\n")
+    assert done.stderr.endswith(f"\n  all these rows: {errors}\n")
 
 
 @pytest.mark.usefixtures("worker")
@@ -243,8 +243,8 @@ def test_many_rows_that_cannot_be_done_are_summed_up(stack: Stack, tmp_path: Pat
     assert done.returncode == 1
     assert done.stderr.endswith(
         "5,000 rows could not be done and are left out: wrong_form 5,000\n"
-        "  column b: wrong_form (5,000 rows, the first are 2, 3, 4): expected a whole number, in decimal digits without"
-        " leading 0\n  each of them: --errors FILE lists them\n"
+        "  column b: wrong_form (5,000 rows, the first are 2, 3, 4): expected a whole number in decimal digits, without"
+        " a leading 0\n  all these rows: use --errors FILE\n"
     )
 
 
@@ -261,7 +261,7 @@ def test_missing_answers_are_told_soon(stack: Stack, tmp_path: Path, away: bool)
     finally:
         running.send_signal(signal.SIGINT)
         running.communicate(timeout=60)
-    assert ("no answers: streams: " if away else "no answers: no worker answers; does one run") in complaint
+    assert ("no answers: streams: " if away else "no answers: no worker answers; does a worker run") in complaint
 
 
 @pytest.mark.usefixtures("worker")
@@ -392,7 +392,7 @@ def test_other_runs_are_not_gone_on_with(stack: Stack, worker: WorkerProcess, tm
         running.communicate()
         worker.signal(signal.SIGCONT)
     for more, complaint in (
-        ((), "a run was interrupted: --resume continues, --force starts anew"),
+        ((), "a run was interrupted: --resume continues it, --force starts again"),
         (("--resume", "--column", "name=str"), "had other options"),
     ):
         done = stack.run("file", *arguments, *more, *CLIENT)
@@ -409,29 +409,29 @@ def test_other_runs_are_not_gone_on_with(stack: Stack, worker: WorkerProcess, tm
     ("arguments", "status", "complaint"),
     [
         (("in.csv", "there.csv", *COLUMNS), 1, "there.csv exists; --force replaces it"),
-        (("in.csv", "out.csv", "--column", "mail=email"), 2, "no column mail; there are id, email, name, card"),
+        (("in.csv", "out.csv", "--column", "mail=email"), 2, "no column mail; the columns are id, email, name, card"),
         (("in.csv", "out.csv", "--column", "email=text"), 2, "expected NAME=TYPE"),
         (("in.csv", "out.csv", "--column", "id=str", "--column", "id=int32"), 2, "named twice"),
         (("in.csv", "out.csv"), 2, "name the columns"),
-        (("in.csv", "in.csv", *COLUMNS, "--force"), 2, "are to be different files"),
-        (("in.csv", "link.csv", *COLUMNS, "--force"), 2, "are to be different files"),
-        (("in.csv", "out.csv", *COLUMNS, "--errors", "in.csv", "--force"), 2, "are to be different files"),
-        (("in.csv", "out.csv", *COLUMNS, "--errors", "out.csv.partial"), 2, "are to be different files"),
+        (("in.csv", "in.csv", *COLUMNS, "--force"), 2, "must be different files"),
+        (("in.csv", "link.csv", *COLUMNS, "--force"), 2, "must be different files"),
+        (("in.csv", "out.csv", *COLUMNS, "--errors", "in.csv", "--force"), 2, "must be different files"),
+        (("in.csv", "out.csv", *COLUMNS, "--errors", "out.csv.partial"), 2, "must be different files"),
         (("in.csv", "out.csv", *COLUMNS, "--errors", "there.csv"), 1, "there.csv exists"),
         (("in.csv", "-", *COLUMNS, "--resume"), 2, "cannot be resumed"),
-        (("in.csv", "out.csv", *COLUMNS, "--resume"), 1, "nothing to resume"),
-        (("in.csv", "/dev/null", *COLUMNS, "--force"), 2, "no regular file"),
-        (("in.csv", "out.csv", *COLUMNS, "--delimiter", ""), 2, "one character"),
-        (("in.csv", "out.csv", *COLUMNS, "--encoding", "idna"), 2, "does not hold ASCII"),
+        (("in.csv", "out.csv", *COLUMNS, "--resume"), 1, "no run to resume"),
+        (("in.csv", "/dev/null", *COLUMNS, "--force"), 2, "not a regular file"),
+        (("in.csv", "out.csv", *COLUMNS, "--delimiter", ""), 2, "one ASCII character"),
+        (("in.csv", "out.csv", *COLUMNS, "--encoding", "idna"), 2, "does not contain ASCII"),
         (("in.csv", "out.csv", *COLUMNS, "--timeout", "nan"), 2, "less than 100,000,000 seconds"),
         (("in.csv", "out.csv", *COLUMNS, "--wait", "inf"), 2, "less than 100,000,000 seconds"),
         (("in.csv", "out.csv", *COLUMNS, "--zone", "\udcff"), 2, "names must be UTF-8"),
         (("in.csv", "x" * 250, *COLUMNS), 1, "File name too long"),
         (("none.csv", "out.csv", *COLUMNS), 1, "none.csv: No such file or directory"),
         (("in.csv", "no/out.csv", *COLUMNS), 1, "No such file or directory"),
-        (("in.csv", "out.csv", *COLUMNS, "--encoding", "cp037"), 2, "does not hold ASCII"),
-        (("in.csv", "out.csv", *COLUMNS, "--delimiter", "ab"), 2, "one character"),
-        (("in.csv", "out.parquet", *COLUMNS, "--format", "parquet"), 2, "no Parquet file"),
+        (("in.csv", "out.csv", *COLUMNS, "--encoding", "cp037"), 2, "does not contain ASCII"),
+        (("in.csv", "out.csv", *COLUMNS, "--delimiter", "ab"), 2, "one ASCII character"),
+        (("in.csv", "out.parquet", *COLUMNS, "--format", "parquet"), 2, "not a Parquet file"),
         (("in.csv", "out.parquet", *COLUMNS), 2, "OUT out.parquet would hold csv, the format of IN or --format"),
         (("in.csv", "out.jsonl.gz", *COLUMNS), 2, "OUT out.jsonl.gz would hold csv"),
         (("in.csv", "out.tsv", *COLUMNS), 2, "OUT out.tsv would hold csv"),
@@ -442,13 +442,13 @@ def test_other_runs_are_not_gone_on_with(stack: Stack, worker: WorkerProcess, tm
         (("in.csv", "out.csv", "--column", "email=email", "--delimiter", ";"), 2, "--delimiter ',' would find it"),
         (("in.csv", "-", *COLUMNS, "--format", "parquet"), 2, "needs files, not pipes"),
         (("empty.csv", "out.csv", *COLUMNS), 2, "has no header"),
-        (("open.csv", "out.csv", "--column", "a=str"), 1, "row 2: a quote is opened and never closed"),
-        (("values.csv", "out.csv", "--column", "email=email"), 2, "is the first row one of values: --no-header?"),
+        (("open.csv", "out.csv", "--column", "a=str"), 1, "row 2: a quote is never closed"),
+        (("values.csv", "out.csv", "--column", "email=email"), 2, "have values? Then use --no-header"),
         (("in.csv", "out.jsonl", "--format", "jsonl", "--no-header", *COLUMNS), 2, "are only for CSV and TSV"),
         (("in.csv", "out.csv", "--numbers", *COLUMNS), 2, "--numbers is only for JSON Lines"),
         (("in.jsonl", "out.jsonl", "--numbers", *COLUMNS), 2, "--numbers is only for columns of type int64"),
-        (("in.jsonl", "out.jsonl", "--column", "a[0]=str"), 2, "a[0] is no name of a member: expected one such as"),
-        (("in.jsonl", "out.jsonl", "--column", "a.c=str"), 2, "no row has a member a.c; there are a.b"),
+        (("in.jsonl", "out.jsonl", "--column", "a[0]=str"), 2, "a[0] is not a path to a member: expected a path like"),
+        (("in.jsonl", "out.jsonl", "--column", "a.c=str"), 2, "no row has a member a.c; the members are a.b"),
         (("broken.parquet", "out.parquet", "--column", "s=str"), 1, "the input cannot be read: it is damaged"),
         (("broken.parquet", "out.parquet", "--column", "i=str"), 2, "is int32, and tokens of type str are not"),
     ],
@@ -620,7 +620,7 @@ def test_suggestions_can_be_taken(stack: Stack, tmp_path: Path) -> None:
         os.close(ours)
         os.close(theirs)
     assert done.returncode == 0, done.stderr
-    assert "There is no column nn; there are id, who, n." in complaint
+    assert "There is no column nn; the columns are id, who, n." in complaint
     header, row = out.read_text().splitlines()
     number, who, name = row.split(",")
     assert (header, number, len(who), len(name)) == ("id,who,n", "1", len("grace@navy.example"), len("Grace"))

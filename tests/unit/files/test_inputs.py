@@ -17,7 +17,8 @@ from token_worker.errors import CheckFailed, OperatorError
 from token_worker.files import compressed, job, rows
 from token_worker.files.columns import Column
 from token_worker.files.inputs import open_input
-from token_worker.files.job import Job, OutputPaths
+from token_worker.files.job import Job
+from token_worker.files.output_paths import OutputPaths
 from token_worker.files.progress import Counts, JobOptions
 
 
@@ -27,7 +28,7 @@ def take(
     """The output, the problems and what was told."""
     notices: list[str] = []
     pairs = tuple((name, kind) for name, _, kind in (text.rpartition("=") for text in columns))
-    options = JobOptions(**{"op": Op.TOKENIZE, "columns": pairs, "form": "csv"} | more)
+    options = JobOptions(**{"op": Op.TOKENIZE, "columns": pairs, "format": "csv"} | more)
     source = open_input(options, io.BufferedReader(io.BytesIO(data)), again=False, tell=notices.append)
     output, problems = source.head.data, []
     for chunk in source.chunks([Column(*pair) for pair in pairs], source.head.offset, source.head.rows, dedupe=True):
@@ -55,8 +56,7 @@ def test_cells_that_look_like_no_value_are_told() -> None:
     data = b'a,b,c\nNULL,nan,NULL\nNULL,x,x\n\\N,"N/A",x\n'
     _, _, notices = take(data, "a=str", "b=str")
     assert notices == [
-        f"column {column}: a cell says {text} and is taken for a value; where that stands for no value,"
-        f" --null {shell} keeps it as it is"
+        f"column {column}: a cell says {text} and is handled as a value; if it means no value, --null {shell} keeps it"
         for column, text, shell in (
             ("a", "NULL", "NULL"), ("a", "\\N", "'\\N'"), ("b", "nan", "nan"), ("b", "N/A", "N/A"),
         )
@@ -86,7 +86,7 @@ def test_markers_that_no_cell_can_be_are_refused(text: str) -> None:
 def test_the_first_line_of_excel_is_no_row(encoding: str, first: str, form: str) -> None:
     """It says the delimiter and stays as it is; the header is the row after it, and rows are counted from it."""
     data = f"{first}\r\na;b\r\n1,5;x\r\nx\r\n"
-    output, problems, _ = take(data.encode(encoding), "b=str", form=form)
+    output, problems, _ = take(data.encode(encoding), "b=str", format=form)
     assert output == f"{first}\r\na;b\r\n1,5;new\r\n".encode(encoding)
     assert problems == ["4 wrong_fields"]
 
@@ -96,7 +96,7 @@ def test_the_first_line_of_excel_goes_with_the_options() -> None:
     data = b"sep=\t\na\tb\n"
     assert take(data, "2=str", header=False)[0] == b"sep=\t\na\tnew\n"
     assert take(data, "b=str", delimiter="\t")[0] == data
-    with pytest.raises(OperatorError, match="--delimiter is another"):
+    with pytest.raises(OperatorError, match="--delimiter differs"):
         take(data, "b=str", delimiter=",")
     with pytest.raises(OperatorError, match="no header"):
         take(b"sep=;\n", "b=str")
@@ -105,13 +105,13 @@ def test_the_first_line_of_excel_goes_with_the_options() -> None:
 @pytest.mark.parametrize(
     ("header", "more", "complaint"),
     [
-        (b"id;email", {}, "there are id;email; --delimiter ';' would find it"),
-        (b"id\temail", {}, r"there are id\?email; --delimiter \$'\\t' would find it"),
-        (b"id|email", {"delimiter": ";"}, r"there are id\|email; --delimiter '\|' would find it"),
-        (b"id,email", {"form": "tsv"}, "there are id,email; --delimiter ',' would find it"),
-        (b"id;5555123456", {}, "there is not one column email; is the first row"),
-        (b"id;5555123456;email", {}, "there is not one column email; --delimiter ';' would find it"),
-        (b"id;mail", {}, "there are id;mail$"),
+        (b"id;email", {}, "the columns are id;email; --delimiter ';' would find it"),
+        (b"id\temail", {}, r"the columns are id\?email; --delimiter \$'\\t' would find it"),
+        (b"id|email", {"delimiter": ";"}, r"the columns are id\|email; --delimiter '\|' would find it"),
+        (b"id,email", {"format": "tsv"}, "the columns are id,email; --delimiter ',' would find it"),
+        (b"id;5555123456", {}, "there is not exactly one column email; does the first row"),
+        (b"id;5555123456;email", {}, "there is not exactly one column email; --delimiter ';' would find it"),
+        (b"id;mail", {}, "the columns are id;mail$"),
     ],
 )
 def test_the_delimiter_that_was_meant_is_told(header: bytes, more: dict[str, Any], complaint: str) -> None:
@@ -122,7 +122,7 @@ def test_the_delimiter_that_was_meant_is_told(header: bytes, more: dict[str, Any
 
 def test_the_delimiter_that_was_meant_is_told_without_header() -> None:
     """The same where columns are numbers."""
-    with pytest.raises(OperatorError, match="there are 1 to 1; --delimiter ';' would find them"):
+    with pytest.raises(OperatorError, match="the columns are 1 to 1; --delimiter ';' would find them"):
         take(b"x;y\n", "1=str", "2=str", header=False)
 
 

@@ -14,7 +14,8 @@ from token_worker.contract.messages import Op
 from token_worker.errors import CheckFailed, OperatorError
 from token_worker.files import job, progress, rows
 from token_worker.files.inputs import open_input
-from token_worker.files.job import Job, OutputPaths
+from token_worker.files.job import Job
+from token_worker.files.output_paths import OutputPaths
 from token_worker.files.progress import JobOptions
 
 
@@ -187,4 +188,4 @@ def test_byte_order_marks_come_through_pipes_in_parts(encoding: str) -> None:
     source = open_input(options, io.BufferedReader(Trickle(data)), again=False)
     assert source.head.data == "a\n".encode(encoding)
     rest = source.chunks([], source.head.offset, source.head.rows, dedupe=True)
-    assert source.head.offset + sum(chunk.size for chunk in rest) == len(data)
+    assert source.head.offset + sum(chunk.input_size for chunk in rest) == len(data)

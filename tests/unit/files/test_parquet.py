@@ -19,7 +19,8 @@ from token_worker.client import Answer
 from token_worker.contract.messages import Op
 from token_worker.errors import CheckFailed, OperatorError, TokenWorkerError
 from token_worker.files.columns import SentItem
-from token_worker.files.job import Job, OutputPaths
+from token_worker.files.job import Job
+from token_worker.files.output_paths import OutputPaths
 from token_worker.files.parquet_footer import ChunkField, Footer, GroupField, MetaField
 from token_worker.files.progress import Counts, JobOptions
 from token_worker.files.thrift import Items, Struct
@@ -235,11 +236,14 @@ def meta(footer: Footer, leaf: int) -> Struct:
     [
         (lambda footer: meta(footer, 1).set(MetaField.CODEC, 5, 3), "column b is compressed in a way"),
         (lambda footer: meta(footer, 1).set(MetaField.ENCODINGS, 9, Items(5, [77])), "column b is encoded in a way"),
-        (lambda footer: meta(footer, 1).set(MetaField.COMPRESSED_BYTES, 6, 1 << 40), "columns lie outside"),
-        (lambda footer: footer.chunks(footer.tops[0], 0)[0].set(1, 8, b"x"), "in other files"),
-        (lambda footer: footer.groups[0].set(GroupField.NUM_ROWS, 6, 1 << 27), "has more than 67,108,864 rows"),
-        (lambda footer: footer.groups[0].set(GroupField.NUM_ROWS, 6, 5), "not as many values as there are rows"),
-        (lambda footer: footer.groups[0].set(GroupField.COLUMNS, 9, Items(12)), "no Parquet file"),
+        (lambda footer: meta(footer, 1).set(MetaField.COMPRESSED_BYTES, 6, 1 << 40), "columns are outside"),
+        (lambda footer: footer.chunks(footer.tops[0], 0)[0].set(1, 8, b"x"), "only names other files"),
+        (
+            lambda footer: footer.groups[0].set(GroupField.NUM_ROWS, 6, 1 << 27),
+            "more rows than pyarrow can write: 67,108,864",
+        ),
+        (lambda footer: footer.groups[0].set(GroupField.NUM_ROWS, 6, 5), "more or fewer values than rows"),
+        (lambda footer: footer.groups[0].set(GroupField.COLUMNS, 9, Items(12)), "not a Parquet file"),
     ],
 )
 def test_what_cannot_be_done_is_told_at_the_start(

@@ -16,7 +16,7 @@ from token_worker.files.columns import Column, SentItem
 from token_worker.files.delimited import Delimited, Dialect
 from token_worker.files.records import Encoding
 from token_worker.files.rows import Chunk, chunks
-from token_worker.files.sending import IN_FLIGHT, TRIES, Sender, Stopped
+from token_worker.files.sending import CHUNKS_IN_FLIGHT, MAX_SENDS, Sender, Stopped
 
 
 class Client:
@@ -75,7 +75,7 @@ def test_answers_come_in_order() -> None:
         nonlocal most
         for chunk in some(*"abcdefghijklmnopqrstuvwxyz"):
             most = max(most, len(client.held))
-            if len(client.held) == IN_FLIGHT:
+            if len(client.held) == CHUNKS_IN_FLIGHT:
                 for future, found in reversed(client.held):
                     future.set_result(found)
                 client.held.clear()
@@ -83,7 +83,7 @@ def test_answers_come_in_order() -> None:
             yield chunk
 
     assert answers(client, those()) == [[letter] for letter in "abcdefghijklmnopqrstuvwxyz"]
-    assert most == IN_FLIGHT
+    assert most == CHUNKS_IN_FLIGHT
 
 
 def test_answers_that_may_change_are_asked_for_again() -> None:
@@ -96,9 +96,9 @@ def test_answers_that_may_change_are_asked_for_again() -> None:
     def refuse(_items: Sequence[SentItem]) -> list[Answer]:
         return [internal]
 
-    client = Client(*[refuse] * TRIES)
+    client = Client(*[refuse] * MAX_SENDS)
     assert answers(client, some("a")) == [[internal]]
-    assert len(client.sent) == TRIES
+    assert len(client.sent) == MAX_SENDS
 
 
 def test_answers_that_stay_are_not_asked_for_again() -> None:
@@ -170,7 +170,7 @@ def test_missing_answers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Long before a request is given up, the user is told why no answers come, each reason once, and when they do."""
     assert sending.QUIET_SECONDS <= 5
     monkeypatch.setattr(sending, "QUIET_SECONDS", 0)
-    monkeypatch.setattr(sending, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(sending, "STOP_CHECK_SECONDS", 0.01)
     notices: list[str] = []
     client = Held(after=5)
     sender = Sender(client, Op.TOKENIZE, 60, threading.Event(), notices.append, client.away)
@@ -178,7 +178,7 @@ def test_missing_answers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert notices == [
         "no answers: streams: Connection refused; waiting",
         f"no answers: {sending.NO_WORKER}; waiting",
-        "answers come again",
+        "the workers answer again",
     ]
 
 
@@ -191,7 +191,7 @@ def test_requests_that_are_given_up_are_told_once() -> None:
     assert notices == [
         "no answers: streams: timeout; waiting",
         f"no answers: {sending.NO_WORKER}; waiting",
-        "answers come again",
+        "the workers answer again",
     ]
 
 

@@ -115,10 +115,10 @@ def test_every_column_is_shown() -> None:
         ("amount", None, False),
     ]
     assert [column.why for column in found] == [
-        "no type of tokens is of this kind",
+        "no token type fits this kind of column",
         "more than one column has this name",
         "no value in the first rows",
-        "does not look like personal data; no type fits all of its values",
+        "does not look like personal data; no type fits all its values",
     ]
 
 
@@ -140,11 +140,11 @@ FOUND = suggest(
         ("2,3", [("email", "email"), ("a, b", "str")], []),
         ("1", [("1", "str")], []),
         ("email=str,3=bytes", [("email", "str"), ("a, b", "bytes")], []),
-        ("emial, id", [("id", "int32")], ["There is no column emial; there are id, email, a, b, day, 1."]),
-        ("6", [], ["There is no column 6; there are id, email, a, b, day, 1."]),
-        ("day", [], ["Column day: no type of tokens is of this kind."]),
+        ("emial, id", [("id", "int32")], ["There is no column emial; the columns are id, email, a, b, day, 1."]),
+        ("6", [], ["There is no column 6; the columns are id, email, a, b, day, 1."]),
+        ("day", [], ["Column day: no token type fits this kind of column."]),
         ("email,2", [("email", "email")], ["Column email is named twice."]),
-        ("", [], ["No column is named; Ctrl-C ends."]),
+        ("", [], ["Name at least one column. Ctrl-C exits."]),
     ],
 )
 def test_answers_name_columns(answer: str, columns: Sequence[tuple[str, str]], wrong: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""``token-worker file --suggest``: shows all columns, offers those that look like personal data, and asks which."""
+"""``token-worker file --suggest``: show all columns, offer those with personal data, and ask which to take."""
 
 import shlex
 import sys
@@ -11,6 +11,7 @@ import click
 from rich import box
 from rich.table import Table
 
+from token_worker.cli.file_arguments import PIPE
 from token_worker.cli.terminal import table_console
 from token_worker.contract.messages import TypeName
 from token_worker.errors import CheckFailed
@@ -19,25 +20,23 @@ from token_worker.files.inputs import open_input
 from token_worker.files.progress import JobOptions
 from token_worker.files.suggest import Suggestion, suggest
 
-PIPE = "-"
-
 Columns = tuple[tuple[str, str], ...]
 
 
 def ask(options: JobOptions, source: str, out: str | None) -> Columns:
-    """Show what the columns seem to be; those that the user wants, on a terminal.
+    """Show a guess for each column. On a terminal, ask the user which columns to take, and return them.
 
     Raises:
-        click.UsageError: there is no place for the table.
-        SystemExit: nothing more is to be done.
+        click.UsageError: standard output cannot take the table.
+        SystemExit: there is no user to ask, or no output to write.
     """
     if out == PIPE:
-        raise click.UsageError("--suggest shows its table on standard output: leave OUT out, or name a file")
+        raise click.UsageError("--suggest prints its table to standard output: leave OUT out, or name a file")
     with ExitStack() as stack:
         file = sys.stdin.buffer if source == PIPE else stack.enter_context(_readable(source))
         found = suggest(open_input(options, file, again=False).sample())
     _show(found)
-    offered = {it.name: it.type.value for it in found if it.is_offered and it.type is not None}
+    offered = {guess.name: guess.type.value for guess in found if guess.is_offered and guess.type is not None}
     if offered:
         click.echo(" ".join(f"--column {shlex.quote(f'{name}={kind}')}" for name, kind in offered.items()))
     else:
@@ -46,7 +45,8 @@ def ask(options: JobOptions, source: str, out: str | None) -> Columns:
         raise SystemExit(0)
     default = ",".join(_as_answer(name, found) for name in [*dict(options.columns)] or [*offered])
     while True:
-        answer = str(click.prompt(f"Which columns to {options.op}, by name or number, with commas", default=default))
+        question = f"Columns to {options.op}, by name or number, separated by commas"
+        answer = str(click.prompt(question, default=default))
         columns, wrong = chosen(answer, found, dict(options.columns))
         if not wrong:
             return columns
@@ -56,30 +56,30 @@ def ask(options: JobOptions, source: str, out: str | None) -> Columns:
 
 def _show(found: Sequence[Suggestion]) -> None:
     table = Table("", "column", "type", "offered", "why", "examples, masked", box=box.SIMPLE)
-    for number, it in enumerate(found, 1):
-        kind = it.type or it.kind or "-"
-        table.add_row(
-            str(number), format_names([it.name]), kind, "yes" if it.is_offered else "", it.why, "  ".join(it.examples)
-        )
+    for number, guess in enumerate(found, 1):
+        kind = guess.type or guess.kind or "-"
+        offered = "yes" if guess.is_offered else ""
+        name = format_names([guess.name])
+        table.add_row(str(number), name, kind, offered, guess.why, "  ".join(guess.examples))
     table_console().print(table)
 
 
 def _as_answer(name: str, found: Sequence[Suggestion]) -> str:
-    """The name of a column, or its number where that would not be read as this name."""
-    names = [it.name for it in found]
+    """Return the name of a column, or its number if an answer cannot contain the name."""
+    names = [guess.name for guess in found]
     is_plain = "," not in name and name == name.strip() and name.isprintable()
     return name if is_plain or name not in names else str(names.index(name) + 1)
 
 
 def chosen(answer: str, found: Sequence[Suggestion], types: Mapping[str, str]) -> tuple[Columns, list[str]]:
-    """The columns that an answer names, and what is wrong with it.
+    """Return the columns that an answer names, and the mistakes in it.
 
     Args:
-        answer: names or numbers, also with types, as ``email,3,zip=str``.
-        found: all columns.
-        types: those that were said before.
+        answer: names or numbers, also with types: ``email,3,zip=str``.
+        found: the guesses for all columns.
+        types: types of columns that were given before.
     """
-    names = [it.name for it in found]
+    names = [guess.name for guess in found]
     columns: dict[str, str] = {}
     wrong = []
     for part in filter(None, map(str.strip, answer.split(","))):
@@ -89,18 +89,18 @@ def chosen(answer: str, found: Sequence[Suggestion], types: Mapping[str, str]) -
         if name not in names and name.isdecimal() and 0 < int(name[:9]) <= len(names):
             name = names[int(name[:9]) - 1]
         if name not in names:
-            wrong.append(f"There is no column {format_names([name])}; there are {format_names(names)}.")
+            wrong.append(f"There is no column {format_names([name])}; the columns are {format_names(names)}.")
             continue
-        it = found[names.index(name)]
-        kind = kind or types.get(name) or (None if it.type is None else it.type.value)
+        guess = found[names.index(name)]
+        kind = kind or types.get(name) or (None if guess.type is None else guess.type.value)
         if kind is None:
-            wrong.append(f"Column {format_names([name])}: {it.why}.")
+            wrong.append(f"Column {format_names([name])}: {guess.why}.")
         elif name in columns:
             wrong.append(f"Column {format_names([name])} is named twice.")
         else:
             columns[name] = kind
     if not columns and not wrong:
-        wrong.append("No column is named; Ctrl-C ends.")
+        wrong.append("Name at least one column. Ctrl-C exits.")
     return tuple(columns.items()), wrong
 
 

@@ -1,7 +1,7 @@
-"""Columns of a file, and their values as text. Pure.
+"""Columns of a file, and conversion between values and text. Pure.
 
-A cell stands for a value only where writing the value gives that very cell: a number with a leading zero or a plus, or
-base64 with other characters in it, would not come back as it was, and is refused.
+A cell is accepted only if writing its value gives exactly the same cell. A number with a leading zero or a plus, or
+base64 with other characters in it, would come back in another form, so it is refused.
 """
 
 import binascii
@@ -11,10 +11,9 @@ from enum import StrEnum
 from itertools import islice
 from typing import Any, NamedTuple
 
+from token_worker.client import Value
 from token_worker.contract.messages import TypeName
 from token_worker.errors import Code, TokenWorkerError
-
-Value = int | str | bytes
 
 SentItem = tuple[TypeName, Value]
 """An item of a request."""
@@ -22,31 +21,31 @@ SentItem = tuple[TypeName, Value]
 _WHOLE_NUMBER = re.compile("0|-?[1-9][0-9]{0,99}")
 
 NAMES_SHOWN = 50
-"""How many names a message has at most."""
+"""Most names in a message."""
 
 
 class Column(NamedTuple):
-    """A column to be changed: its name, or its number from 1 in a file without a header, and the type of its values."""
+    """A column to change: its name, or its number from 1 in a file without a header, and the type of its values."""
 
     name: str
     type: str
 
 
 class RowCode(StrEnum):
-    """Why a row cannot be done, besides the codes of the contract."""
+    """Reasons why a row cannot be done, in addition to the codes of the contract."""
 
     WRONG_FIELDS = "wrong_fields"
-    """It has not as many fields as the header, or as the first row: there is no telling which is which."""
+    """The number of fields differs from the header, or from the first row, so that the columns are unknown."""
     WRONG_FORM = "wrong_form"
-    """The cell is not how a value of the type is written."""
+    """The cell does not have the form of a value of this type."""
     WRONG_ENCODING = "wrong_encoding"
-    """The cell is not in the encoding of the file, or the answer cannot be written in it."""
+    """The cell is not valid in the encoding of the file, or this encoding cannot hold the answer."""
     WRONG_JSON = "wrong_json"
-    """The line is no JSON object, or it has a member twice."""
+    """The line is not a JSON object, or has a member twice."""
 
 
 class RowError(TokenWorkerError):
-    """A row or a cell that cannot be done; the message holds nothing of it."""
+    """A row or a cell cannot be done. The message contains nothing of its values."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
@@ -55,22 +54,23 @@ class RowError(TokenWorkerError):
 
 
 def format_names(names: Iterable[str]) -> str:
-    """Names of columns for a message; what a terminal would obey is not among them."""
-    return ", ".join("".join(it if it.isprintable() else "?" for it in name) for name in islice(names, NAMES_SHOWN))
+    """List names of columns in a message. Characters that would control a terminal are replaced."""
+    shown = islice(names, NAMES_SHOWN)
+    return ", ".join("".join(char if char.isprintable() else "?" for char in name) for name in shown)
 
 
 def check_number(value: int, type_name: str) -> int:
-    """The number itself, if its type holds it."""
-    bits = 32 if type_name == TypeName.INT32 else 64
-    if not -(1 << bits - 1) <= value < 1 << bits - 1:
-        raise RowError(Code.VALUE_OUT_OF_RANGE, f"no {type_name}: expected {-(1 << bits - 1)} to {(1 << bits - 1) - 1}")
+    """Return the number if it is in the range of its type. Raises ``RowError``."""
+    limit = 1 << (31 if type_name == TypeName.INT32 else 63)
+    if not -limit <= value < limit:
+        raise RowError(Code.VALUE_OUT_OF_RANGE, f"not {type_name}: expected {-limit} to {limit - 1}")
     return value
 
 
 def _number(type_name: str) -> Callable[[str], int]:
     def read(text: str) -> int:
         if not _WHOLE_NUMBER.fullmatch(text):
-            raise RowError(RowCode.WRONG_FORM, "expected a whole number, in decimal digits without leading 0")
+            raise RowError(RowCode.WRONG_FORM, "expected a whole number in decimal digits, without a leading 0")
         return check_number(int(text), type_name)
 
     return read
@@ -97,7 +97,7 @@ READ: dict[str, Callable[[str], Value]] = {
     TypeName.BYTES.value: _base64,
     TypeName.EMAIL.value: str,
 }
-"""What gives the value of a text that is not empty; raises ``RowError``."""
+"""For each type, a function that converts a text, which is not empty, to a value. Raises ``RowError``."""
 
 WRITE: dict[str, Callable[[Any], str]] = {
     TypeName.INT32.value: str,
@@ -106,4 +106,4 @@ WRITE: dict[str, Callable[[Any], str]] = {
     TypeName.BYTES.value: _to_base64,
     TypeName.EMAIL.value: str,
 }
-"""What gives the text of a value."""
+"""For each type, a function that converts a value to text."""

@@ -1,7 +1,7 @@
-"""Files that are compressed as a whole, by their names: ``.gz`` with the standard library, ``.zst`` with the extra.
+"""Files that are compressed as a whole: ``.gz`` with the standard library, ``.zst`` with the extra ``zstd``.
 
-What is read is the text in them. What is written is compressed at the end, from the finished text: a run that was cut
-short then goes on to the same bytes as an undisturbed one.
+Input is decompressed while it is read. Output is compressed at the end, when the text is complete, so that a resumed
+run writes the same bytes as an undisturbed one.
 """
 
 import gzip
@@ -17,32 +17,32 @@ from token_worker.errors import CheckFailed, OperatorError
 from token_worker.files.sending import Stopped
 
 ENDINGS = {".gz": "gzip", ".zst": "zstd"}
-"""Compressions by the end of a file's name."""
+"""Compression of a file, by the ending of its name."""
 
 LEVELS = {"gzip": 6, "zstd": 3}
-"""Of speed and size, what the tools of these names take."""
+"""Compression levels: the defaults of the command line tools."""
 
 PART_BYTES = 1 << 20
-"""Compressed at once."""
+"""Bytes that are compressed at once."""
 
 
 def compression_of(name: str | Path) -> str | None:
-    """By the end of the file's name."""
+    """Return the compression of a file by the ending of its name, or None."""
     return ENDINGS.get(Path(name).suffix.lower())
 
 
 def without_ending(name: str | Path) -> Path:
-    """The name that says what is in the file."""
+    """Return the name without ``.gz`` or ``.zst``."""
     path = Path(name)
     return path.with_suffix("") if path.suffix.lower() in ENDINGS else path
 
 
 class DecompressedFile:
-    """What is in a compressed file, to be read from the front; ``seek`` reads on to a place.
+    """The text of a compressed file. ``seek`` reads up to the new position.
 
     Raises:
-        OperatorError: what is needed to read it is not installed.
-        CheckFailed: it is damaged or cut off.
+        OperatorError: the package for this compression is not installed.
+        CheckFailed: the file is damaged or cut off.
     """
 
     def __init__(self, file: BinaryIO, kind: str) -> None:
@@ -51,12 +51,12 @@ class DecompressedFile:
         self._kind = kind
 
     def read(self, size: int) -> bytes:
-        """So many bytes; fewer at the end alone."""
+        """Read so many bytes, or fewer at the end of the file."""
         with self._reading():
             return cast("bytes", self._file.read(size))
 
     def seek(self, place: int) -> int:
-        """Go on from another place."""
+        """Go to another position."""
         with self._reading():
             return cast("int", self._file.seek(place))
 
@@ -65,17 +65,17 @@ class DecompressedFile:
         try:
             yield
         except self._errors:
-            raise CheckFailed(f"the input cannot be read: it is cut off or damaged, or no {self._kind}") from None
+            raise CheckFailed(f"the input cannot be read: it is cut off or damaged, or not {self._kind}") from None
 
 
 def compress(source: Path, target: Path, kind: str, stopping: threading.Event) -> None:
-    """Make a compressed file, always the same for the same text; it is on disk when this returns.
+    """Write a compressed file, always with the same bytes for the same text, and sync it to disk.
 
     Raises:
-        OperatorError: what is needed to write it is not installed.
-        Stopped: it was asked for.
+        OperatorError: the package for this compression is not installed.
+        Stopped: ``stopping`` is set.
     """
-    target.unlink(missing_ok=True)  # where that is a link, what it leads to is not ours
+    target.unlink(missing_ok=True)  # if the path is a link, its target must not change
     with source.open("rb") as text, target.open("xb") as file:
         with _opened(kind)(file, "wb") as out:
             while part := text.read(PART_BYTES):
@@ -87,13 +87,13 @@ def compress(source: Path, target: Path, kind: str, stopping: threading.Event) -
 
 
 def check(kind: str | None) -> None:
-    """Raise ``OperatorError`` if what is needed for a compression is not installed."""
+    """Raise ``OperatorError`` if the package for a compression is not installed."""
     if kind is not None:
         _opened(kind)
 
 
 def _opened(kind: str) -> Callable[[IO[bytes], str], Any]:
-    """Opens a file of this compression."""
+    """Return a function that opens a file of this compression."""
     if kind == "gzip":
         return lambda file, mode: gzip.GzipFile("", mode, LEVELS[kind], file, 0)
     opened, level = _zstd().ZstdFile, LEVELS[kind]
@@ -105,12 +105,12 @@ def _zstd_errors(kind: str) -> tuple[type[Exception], ...]:
 
 
 def _zstd() -> Any:
-    """The module of Python 3.14, or the same for earlier ones."""
+    """Import the module of Python 3.14, or its backport."""
     try:
         from compression import zstd  # type: ignore[import-not-found, unused-ignore] # noqa: PLC0415
     except ImportError:
         try:
-            from backports import zstd  # noqa: PLC0415 - may not be there
+            from backports import zstd  # noqa: PLC0415 - optional
         except ImportError:
             raise OperatorError(".zst files need backports.zstd: pip install 'token-worker[zstd]'") from None
     return zstd

@@ -1,10 +1,11 @@
-"""CSV and TSV: records, their fields, and how a field is written. Pure.
+"""CSV and TSV: find records and their fields, and write fields. Pure.
 
-Read as Python's ``csv`` does: a field that begins with a quote goes on to the next single quote, also over line ends;
-a quote elsewhere is a character like others. A record ends with LF, CR LF or CR. Blank records are kept as they are.
+Fields are read like Python's ``csv`` reads them. A field that begins with a quote ends at the next single quote, also
+after line ends. A quote in another place is an ordinary character. A record ends with LF, CR LF or CR. Blank records
+are kept.
 
-Every pattern is possessive, so that no input makes it try again what it has tried. A pattern that is repeated so must
-not fail behind its first byte: Python before 3.11.5 then goes on where the failed try ended (CPython's gh-106052).
+Every pattern is possessive, so that no input causes backtracking. A group that is repeated possessively must not fail
+after its first byte: Python before 3.11.5 then continues where the failed attempt ended (CPython's gh-106052).
 """
 
 import re
@@ -13,20 +14,21 @@ from contextlib import suppress
 from itertools import chain, compress
 from typing import Any
 
+from token_worker.client import Value
 from token_worker.contract.messages import TypeName
 from token_worker.errors import OperatorError
-from token_worker.files.columns import READ, WRITE, Column, RowCode, RowError, Value, format_names
+from token_worker.files.columns import READ, WRITE, Column, RowCode, RowError, format_names
 from token_worker.files.records import Encoding
 from token_worker.files.rows import ABSENT
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
-"""What stands between fields, unless it is said."""
+"""Default delimiters."""
 
 USUAL_DELIMITERS = {",": "','", ";": "';'", "\t": "$'\\t'", "|": "'|'"}
-"""Those that are tried to tell which one was meant, as a shell takes them."""
+"""Delimiters to suggest in error messages, and how to write them in a shell."""
 
 _VALUE = re.compile(r"@|(?:\d\D?){6}")
-"""What a name does not have in it, but a value well may."""
+"""Text that a value may contain, but hardly the name of a column."""
 
 MARKERS = frozenset(
     form(marker)
@@ -47,7 +49,7 @@ MARKERS = frozenset(
     )
     for form in (str, str.lower, str.upper, str.capitalize)
 )
-"""What many programs write where there is no value."""
+"""Texts that many programs write to mean "no value"."""
 
 _OPENED = rb'"[^"]*+(?:""[^"]*+)*+'
 _QUOTED = re.compile(rb'"([^"]*+(?:""[^"]*+)*+)"')
@@ -55,22 +57,20 @@ _LINE_END = rb"(?:\r\n?|\n|\Z)"
 
 
 class Dialect:
-    """How fields are told apart.
+    """Encoding, delimiter and quoting of a file.
 
     Args:
-        encoding: of the file.
-        delimiter: one character of ASCII.
-        quotes: whether there are quoted fields; else a quote is a character like others.
+        encoding: encoding of the file.
+        delimiter: one ASCII character.
+        quotes: True if fields may be quoted. Otherwise a quote is an ordinary character.
 
     Raises:
-        OperatorError: a delimiter that cannot be one.
+        OperatorError: the delimiter is not allowed.
     """
 
     def __init__(self, encoding: Encoding, delimiter: str, *, quotes: bool = True) -> None:
         if len(delimiter) != 1 or not delimiter.isascii() or delimiter.isalnum() or delimiter in '"\r\n\0-+':
-            raise OperatorError(
-                "the delimiter is one character of ASCII, and none that numbers, texts or quotes are made of"
-            )
+            raise OperatorError("the delimiter must be one ASCII character: not a letter, a digit, a quote, + or -")
         self.encoding = encoding
         self.quotes = quotes
         self.delimiter = delimiter.encode()
@@ -85,7 +85,7 @@ class Dialect:
         self._fields = re.compile(rb"(%s)%s" % (self.field, self.between))
 
     def _record(self, bare: bytes, never_closed: bytes) -> bytes:
-        """A pattern of records; of the last one the last quote may be open, then all that is left is its field."""
+        """Return a pattern of records. In the last record, a quote may be open: then the field has the whole rest."""
         field = rb'(?:%s(?:"%s|%s)|(?!")%s)' % (_OPENED, bare, never_closed, bare) if self.quotes else bare
         return rb"%s(?:%s%s)*+%s" % (field, self.between, field, _LINE_END)
 
@@ -96,22 +96,21 @@ class Dialect:
         else:
             records = data.splitlines(keepends=True)
         used = len(data)
-        if records and (self._may_go_on(records[-1]) or not (final or data.endswith(b"\n"))):
-            used -= len(records.pop())  # a CR may be half of a CR LF
+        if records and (self._has_open_quote(records[-1]) or not (final or data.endswith(b"\n"))):
+            used -= len(records.pop())  # a CR at the end may be the first half of CR LF
         return records, used
 
-    def _may_go_on(self, record: bytes) -> bool:
-        """Whether a quote in it is open."""
+    def _has_open_quote(self, record: bytes) -> bool:
         found = self._is_open.match(record)
         return found is None or found.lastindex is not None
 
     def fields(self, record: bytes) -> list[bytes]:
-        """The fields of a record as they stand there, quotes included."""
+        """Return the fields of a record unchanged, with their quotes."""
         found: list[bytes] = self._fields.findall(record.rstrip(b"\r\n") + self.delimiter)
         return found
 
     def text(self, field: bytes) -> str:
-        """What a field says; raises ``RowError``."""
+        """Return the text of a field. Raises ``RowError``."""
         if self.quotes and field[:1] == b'"' and (found := _QUOTED.match(field)):
             field = found[1].replace(b'""', b'"') + field[found.end() :]
         try:
@@ -120,7 +119,11 @@ class Dialect:
             raise RowError(RowCode.WRONG_ENCODING, f"expected text in {self.encoding.cells}") from None
 
     def written(self, text: str, before: bytes) -> bytes:
-        """A field that says this in place of another: quoted if that was, or if it has to be; raises ``RowError``."""
+        """Return the field for a text. It has quotes if the field before had quotes, or if the text needs them.
+
+        Raises:
+            RowError: the file cannot hold the text.
+        """
         try:
             field = text.encode(self.encoding.cells)
         except UnicodeEncodeError:
@@ -128,25 +131,23 @@ class Dialect:
         if self.quotes and (before[:1] == b'"' or field[:1] == b'"' or field.translate(None, self._ends) != field):
             return b'"' + field.replace(b'"', b'""') + b'"'
         if not self.quotes and field.translate(None, self._ends) != field:
-            raise RowError(
-                RowCode.WRONG_FORM, "the answer has a delimiter or a line end in it, and there are no quotes"
-            )
+            raise RowError(RowCode.WRONG_FORM, "the answer contains a delimiter or a line end, and --no-quotes is set")
         return field
 
 
 class Delimited:
-    """Rows of a file of which some columns are to be changed; see ``rows.RowFormat``.
+    """Reads and writes rows of CSV and TSV; see ``rows.RowFormat``.
 
     Args:
-        dialect: of the file.
-        columns: to be changed.
-        first: the first record that is not blank: the header, or without one any row.
-        header: whether it is one; else columns are numbers from 1.
-        nulls: cells, as they stand in the file, that are kept as the empty ones are.
-        met: is told the column and the text of each cell that looks as if it stood for no value.
+        dialect: dialect of the file.
+        columns: the columns to change.
+        first: the first record that is not blank.
+        header: True if the first record is a header. Otherwise columns are numbered from 1.
+        nulls: cells that are kept like empty ones, exactly as they are in the file.
+        tell_marker: takes the column and the text of each cell that seems to mean "no value".
 
     Raises:
-        OperatorError: a column that is not there, or more than once; or text that no cell can be.
+        OperatorError: a column does not exist, or exists twice; or a text of ``nulls`` cannot be a cell.
     """
 
     def __init__(
@@ -157,18 +158,18 @@ class Delimited:
         *,
         header: bool,
         nulls: Sequence[str] = (),
-        met: Callable[[str, str], object] = lambda _column, _text: None,
+        tell_marker: Callable[[str, str], object] = lambda _column, _text: None,
     ) -> None:
         names = _names(dialect, first, header=header)
         for column in columns:
             if (count := names.count(column.name)) != 1:
                 other = "" if count else _other_delimiter(dialect, columns, first, header=header)
-                if header and any(_VALUE.search(name) for name in names):  # these are not to be shown
-                    hint = other or "; is the first row one of values: --no-header?"
-                    raise OperatorError(f"there is not one column {column.name}{hint}")
-                there = format_names(names) if header else f"1 to {len(names)}"
-                is_there = "more than one" if count else "no"
-                raise OperatorError(f"there is {is_there} column {column.name}; there are {there}{other}")
+                if header and any(_VALUE.search(name) for name in names):  # values must not be shown
+                    hint = other or "; does the first row have values? Then use --no-header"
+                    raise OperatorError(f"there is not exactly one column {column.name}{hint}")
+                existing = format_names(names) if header else f"1 to {len(names)}"
+                found = "more than one" if count else "no"
+                raise OperatorError(f"there is {found} column {column.name}; the columns are {existing}{other}")
         places = sorted((names.index(column.name), column) for column in columns)
         self.columns = [column for _, column in places]
         self.types = [TypeName(column.type) for column in self.columns]
@@ -181,10 +182,10 @@ class Delimited:
         self.input_size = dialect.encoding.size
         self._is_exact = dialect.encoding.is_exact
         self._nulls = frozenset(_null(dialect, text) for text in nulls)
-        self._met = met
+        self._tell_marker = tell_marker
 
     cell_slice = slice(1, None, 2)
-    """A row is what stands before, between and after its cells, and these."""
+    """A split row alternates between the bytes around the cells, and the cells."""
 
     memory_bytes = staticmethod(len)
 
@@ -209,16 +210,16 @@ class Delimited:
         if not text:
             return None
         if text in MARKERS:
-            self._met(self.columns[column].name, text)
+            self._tell_marker(self.columns[column].name, text)
         if (cell[:1] == b'"' or not self._is_exact) and self._dialect.written(text, cell) != cell:
-            raise RowError(RowCode.WRONG_FORM, "expected a cell as it would be written, with nothing behind its quotes")
+            raise RowError(RowCode.WRONG_FORM, "expected a cell in its usual form, with nothing after its quotes")
         return self._read[column](text)
 
     def write_cell(self, value: Value, cell: bytes, column: int) -> bytes:
         """See ``rows.RowFormat``."""
         written = self._dialect.written(self._write[column](value), cell)
-        if self._nulls and written in self._nulls:  # of millions of short texts it is one, by chance
-            raise RowError(RowCode.WRONG_FORM, "the answer reads as --null says that no value does")
+        if self._nulls and written in self._nulls:  # a short token can be such a text by chance
+            raise RowError(RowCode.WRONG_FORM, "the answer is a text that --null declares to mean no value")
         return written
 
     def encode_rows(self, columns: Sequence[Sequence[Any]], done: Sequence[bool]) -> bytes:
@@ -233,7 +234,7 @@ def _names(dialect: Dialect, first: bytes, *, header: bool) -> list[str]:
 
 
 def _other_delimiter(dialect: Dialect, columns: Sequence[Column], first: bytes, *, header: bool) -> str:
-    """Says which delimiter would find all columns, if one of the usual would."""
+    """Return a hint if another usual delimiter would find all columns."""
     for delimiter, shown in USUAL_DELIMITERS.items():
         with suppress(OperatorError, RowError):
             names = _names(Dialect(dialect.encoding, delimiter, quotes=dialect.quotes), first, header=header)
@@ -243,18 +244,18 @@ def _other_delimiter(dialect: Dialect, columns: Sequence[Column], first: bytes, 
 
 
 def _null(dialect: Dialect, text: str) -> bytes:
-    """A cell that stands for no value."""
+    """Return the cell for a text of ``--null``."""
     try:
         cell = text.encode(dialect.encoding.cells)
     except UnicodeEncodeError:
         cell = b""
     if not cell or dialect.fields(cell) != [cell]:
-        raise OperatorError("--null: expected the text of a cell; empty ones are kept in any case")
+        raise OperatorError("--null: expected the text of a cell; empty cells are always kept")
     return cell
 
 
 def _pattern(dialect: Dialect, places: Sequence[int], count: int) -> bytes:
-    """A whole record of so many fields; its groups are those at the places, and what stands around them."""
+    """Return a pattern for a record of so many fields. Its groups are the fields at the places, and the rest around."""
     field, between = dialect.field, dialect.between
     pattern, at = b"(", 0
     for place in places:

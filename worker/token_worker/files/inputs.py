@@ -1,4 +1,4 @@
-"""The input as ``job`` needs it, whatever its format: what stands before the rows, and the rows in chunks."""
+"""Open an input of any format: find the bytes before its rows, and yield the rows in chunks."""
 
 import re
 import shlex
@@ -28,61 +28,62 @@ FORMATS_BY_ENDING = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
-"""Formats by the end of a file's name."""
+"""Format of a file, by the ending of its name."""
 
 START_BYTES = 64
-"""Read for the byte order mark and the delimiter that a first line may say."""
+"""Bytes that are searched for a byte order mark and for a first line with ``sep=``."""
 
 _DIRECTIVE = re.compile(rb'("?)sep=([^\r\n])\1[\r\n]', re.IGNORECASE)
 
 MORE_ROWS = 1_000_000
-"""Rows that are looked at for a member that is in none of those, where the input can be read twice."""
+"""Most rows that are searched for a member that the sample rows do not have, if the input can be read twice."""
 
 
 class Input(Protocol):
-    """A file of which columns are to be changed."""
+    """An input file."""
 
     total: int | None
-    """Where ``far`` ends; None where that is not known."""
+    """Position at the end of the input, see ``position``. None if it is unknown."""
 
     head: Head
+    """The bytes before the rows."""
 
     def chunks(self, columns: Sequence[Column], offset: int, row: int, *, dedupe: bool) -> Iterator[Chunk]:
         """Yield the rows from an offset on. Raises ``OperatorError`` if a column does not exist."""
 
-    def far(self, offset: int) -> int:
-        """How far it is at an offset, of ``total``."""
+    def position(self, offset: int) -> int:
+        """Return how much of ``total`` has been read at an offset, for the progress bar."""
 
     def sample(self) -> dict[str, Sample]:
-        """The first values of every column; for ``suggest``."""
+        """Return the first values of every column, for ``suggest``."""
 
     def complete(self, partial: Path, assembled: Path, stopping: threading.Event) -> None:
-        """Make the output of what was written, where that is another; raises ``Stopped``."""
+        """Assemble the output, if the format needs this after the last row. Raises ``Stopped``."""
 
 
 def open_input(
     options: JobOptions, file: BinaryIO, *, again: bool, tell: Callable[[str], object] = lambda _: None
 ) -> Input:
-    """Look at the beginning of a file.
+    """Open an input and look at its beginning.
 
     Args:
-        options: what to do with it.
-        file: at its start.
-        again: whether it can be read more than once.
+        options: options of the job.
+        file: the file, at its start.
+        again: True if the file can be read more than once.
         tell: takes a line for the user, while the rows are read.
 
     Raises:
-        OperatorError: it cannot be read as it was asked for.
+        OperatorError: the file cannot be read with these options.
     """
     if options.format == "parquet":
-        from token_worker.files.parquet import ParquetInput  # noqa: PLC0415 - pyarrow is large, and may not be there
+        from token_worker.files.parquet import ParquetInput  # noqa: PLC0415 - pyarrow is large, and optional
 
         return ParquetInput(file)
     return TextInput(options, file, again=again, tell=tell)
 
 
 class TextInput:
-    """CSV, TSV or JSON Lines."""
+    """A CSV, TSV or JSON Lines file. See ``Input``."""
 
     def __init__(self, options: JobOptions, file: BinaryIO, *, again: bool, tell: Callable[[str], object]) -> None:
         self._options = options
@@ -93,7 +94,7 @@ class TextInput:
         self._is_compressed = kind is not None
         self._again = again
         self._tell = tell
-        self._met: set[tuple[str, str]] = set()
+        self._told_markers: set[tuple[str, str]] = set()
         start = self._file.read(START_BYTES)
         self._encoding = Encoding(options.encoding, start[:MARK_BYTES])
         start = start[len(self._encoding.mark) :]
@@ -104,7 +105,7 @@ class TextInput:
             directive = self._directive(start)
             given = directive if options.delimiter is None else options.delimiter
             if directive not in (None, given):
-                raise OperatorError("--delimiter is another than the one that the first line of the input says: sep=")
+                raise OperatorError("--delimiter differs from the delimiter in the first line of the input: sep=")
             delimiter = DELIMITERS[options.format] if given is None else given
             self._dialect = Dialect(self._encoding, delimiter, quotes=options.quotes)
             self._cut = self._dialect.cut
@@ -115,8 +116,8 @@ class TextInput:
         if self._dialect is not None:
             skipped = int(directive is not None)
             found = self._records.peek(SAMPLE_ROWS)
-            there = (place for place, record in enumerate(found) if place >= skipped and record.strip(b"\r\n"))
-            place = next(there, None)
+            not_blank = (place for place, record in enumerate(found) if place >= skipped and record.strip(b"\r\n"))
+            place = next(not_blank, None)
             if place is None and self._has_header:
                 raise OperatorError("the input has no header")
             self._first = b"" if place is None else found[place]
@@ -129,46 +130,48 @@ class TextInput:
         )
 
     def _directive(self, start: bytes) -> str | None:
-        """The delimiter that a first line of a table for Excel says; it is no row."""
+        """Return the delimiter of a first line such as ``sep=;``, which Excel knows. This line is not a row."""
         found = _DIRECTIVE.match(self._encoding.reader()(start, False))
         return None if found is None else found[2].decode("ascii", "replace")
 
-    def far(self, offset: int) -> int:
+    def position(self, offset: int) -> int:
         """See ``Input``."""
         return self._raw.tell() if self._is_compressed and self._again else offset
 
     def chunks(self, columns: Sequence[Column], offset: int, row: int, *, dedupe: bool) -> Iterator[Chunk]:
         """See ``Input``."""
-        form: RowFormat
+        row_format: RowFormat
         if self._dialect is None:
-            form = JsonLines(self._encoding, columns, self._some(), op=self._options.op, numbers=self._options.numbers)
+            row_format = JsonLines(
+                self._encoding, columns, self._first_rows(), op=self._options.op, numbers=self._options.numbers
+            )
         else:
-            form = Delimited(
+            row_format = Delimited(
                 self._dialect, columns, self._first,
-                header=self._has_header, nulls=self._options.nulls, met=self._met_marker,
+                header=self._has_header, nulls=self._options.nulls, tell_marker=self._tell_marker,
             )  # fmt: skip
         if offset != self.head.offset:
             self._file.seek(offset)
             self._records = Records(self._file, self._encoding, self._cut, row)
-        return chunks(form, self._records.blocks(), row, dedupe=dedupe)
+        return chunks(row_format, self._records.blocks(), row, dedupe=dedupe)
 
-    def _met_marker(self, column: str, text: str) -> None:
-        """Tell that cells seem to stand for no value, once for each column and text."""
-        if (column, text) not in self._met:
-            self._met.add((column, text))
+    def _tell_marker(self, column: str, text: str) -> None:
+        """Tell the user that cells seem to mean "no value", once for each column and text."""
+        if (column, text) not in self._told_markers:
+            self._told_markers.add((column, text))
             self._tell(
-                f"column {format_names([column])}: a cell says {text} and is taken for a value; where that means no"
-                f" value, --null {shlex.quote(text)} keeps it as it is"
+                f"column {format_names([column])}: a cell says {text} and is handled as a value; if it means no value,"
+                f" --null {shlex.quote(text)} keeps it"
             )
 
-    def _some(self) -> Iterator[bytes]:
-        """Rows that a member should be in that is asked for; at least a blank one."""
+    def _first_rows(self) -> Iterator[bytes]:
+        """Yield rows to search for the members that the columns name, up to ``MORE_ROWS`` if necessary."""
         first = self._records.peek(SAMPLE_ROWS)
         if not self._again or len(first) < SAMPLE_ROWS:
             return iter(first)
-        return chain(first, self._more())
+        return chain(first, self._more_rows())
 
-    def _more(self) -> Iterator[bytes]:
+    def _more_rows(self) -> Iterator[bytes]:
         with Path(self._raw.name).open("rb") as raw:
             kind = compression_of(self._raw.name)
             file = raw if kind is None else DecompressedFile(raw, kind)

@@ -1,11 +1,11 @@
-"""JSON Lines: an object a line, of which some values are to be changed. Pure.
+"""JSON Lines: one object in each line, of which some values are changed. Pure.
 
-The rest of a line is not touched: spaces, order, forms of numbers and escapes. Values are members of the object, of
-objects in it and of elements of lists: see ``json_paths``. A text is written with no more escapes than it needs.
+The rest of a line is not changed: spaces, order, the form of numbers, and escapes. A value is a member of the object,
+of an object in it, or of elements of lists: see ``json_paths``. A text is written with no more escapes than necessary.
 
-Numbers of 64 bits are more than many readers of JSON can hold, so tokens of type ``int64`` are texts, as in the
-contract. A value of that type has to be a number then, or the way back could not tell which of the two it was. With
-``numbers`` a number gets a number and a text gets a text, both ways.
+Many JSON readers cannot hold 64-bit numbers, so tokens of type ``int64`` are text, as in the contract. Then every
+``int64`` value must be a number: otherwise detokenizing could not tell if the value was a number or text. With
+``numbers``, the token of a number is a number and the token of a text is a text, and the same in detokenizing.
 """
 
 import re
@@ -15,19 +15,10 @@ from typing import Any
 
 import msgspec
 
+from token_worker.client import Value
 from token_worker.contract.messages import Op, TypeName
 from token_worker.errors import OperatorError
-from token_worker.files.columns import (
-    NAMES_SHOWN,
-    READ,
-    WRITE,
-    Column,
-    RowCode,
-    RowError,
-    Value,
-    check_number,
-    format_names,
-)
+from token_worker.files.columns import NAMES_SHOWN, READ, WRITE, Column, RowCode, RowError, check_number, format_names
 from token_worker.files.json_paths import PathNode, joined, tree
 from token_worker.files.records import Encoding
 from token_worker.files.rows import ABSENT, CellGroup
@@ -44,10 +35,10 @@ _WHOLE_NUMBER = re.compile(rb"0|-?[1-9][0-9]{0,99}")
 _parse = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 NAMES_ROWS = 1000
-"""Rows whose members are listed where one is missing."""
+"""Rows whose members are listed in the message about a missing member."""
 
-DEEPEST = 16
-"""Objects and lists within each other that are looked into for names."""
+MAX_DEPTH = 16
+"""Deepest nesting of objects and lists that is searched for names."""
 
 
 def cut(data: bytes, final: bool) -> tuple[list[bytes], int]:
@@ -59,25 +50,25 @@ def cut(data: bytes, final: bool) -> tuple[list[bytes], int]:
 
 
 def members(record: bytes) -> list[tuple[str, int, int]]:
-    """Each member of a line's object: its name, and where its value stands.
+    """Find each member of a line's object: its name, and the start and end of its value.
 
     Raises:
-        RowError: the line is no JSON object, or has a member twice.
+        RowError: the line is not a JSON object, or has a member twice.
     """
     try:
-        record.decode()  # the library looks into what it passes over less closely
+        record.decode()  # msgspec does not check the encoding of values that it skips
         count = len(_parse(record))
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise RowError(RowCode.WRONG_JSON, "expected a JSON object") from None
     opening = _OPENING.match(record)
     found = _members(record, opening.end() if opening else 0)
     if len(found) != count:
-        raise RowError(RowCode.WRONG_JSON, "a member is there twice")
+        raise RowError(RowCode.WRONG_JSON, "a member occurs twice")
     return found
 
 
 def _members(record: bytes, at: int) -> list[tuple[str, int, int]]:
-    """The same for the object that opens before this place, in a line that is known to be JSON."""
+    """Find the members of the object whose bracket is before this place. The line must be valid JSON."""
     found: list[tuple[str, int, int]] = []
     while member := _MEMBER.match(record, at):
         start, end = member.span(2)
@@ -93,10 +84,10 @@ def _members(record: bytes, at: int) -> list[tuple[str, int, int]]:
 
 
 def _inner_members(record: bytes, at: int) -> list[tuple[str, int, int]]:
-    """The same; raises ``RowError`` where one is there twice."""
+    """Find the members of an inner object. Raises ``RowError`` if a member occurs twice."""
     found = _members(record, at)
     if len({name for name, _, _ in found}) < len(found):
-        raise RowError(RowCode.WRONG_JSON, "a member is there twice")
+        raise RowError(RowCode.WRONG_JSON, "a member occurs twice")
     return found
 
 
@@ -113,7 +104,7 @@ def _end_of_nested(record: bytes, start: int) -> int:
 
 
 def _elements(record: bytes, at: int) -> Iterator[tuple[int, int]]:
-    """Where each element stands of the list that opens before this place."""
+    """Yield start and end of each element of the list whose bracket is before this place."""
     while element := _ELEMENT.match(record, at):
         start, end = element.span(1)
         if start == end:
@@ -126,10 +117,10 @@ def _elements(record: bytes, at: int) -> Iterator[tuple[int, int]]:
 
 
 def _find(record: bytes, start: int, end: int, node: PathNode, found: list[tuple[int, int, int]]) -> None:
-    """Add the cells in a value, in the order of the line: where each stands, and its column.
+    """Find the cells in a value, in the order of the line. Add start, end and column of each cell to ``found``.
 
     Raises:
-        RowError: the value is no object or list as its name has it, so that there is no telling where the cells are.
+        RowError: the path needs an object or a list here, but the value is something else.
     """
     opening = record[start : start + 1]
     if node.column is not None:
@@ -147,37 +138,37 @@ def _find(record: bytes, start: int, end: int, node: PathNode, found: list[tuple
 
 
 class JsonLines:
-    """Rows of a file of which some values are to be changed; see ``rows.RowFormat``.
+    """Reads and writes rows of JSON Lines; see ``rows.RowFormat``.
 
     Args:
-        encoding: of the file.
-        columns: to be changed.
-        some: records to look for the columns in.
-        op: what becomes of the values.
-        numbers: whether tokens of numbers of 64 bits are numbers.
+        encoding: encoding of the file.
+        columns: the columns to change.
+        some: records to search for the columns.
+        op: tokenize or detokenize.
+        numbers: True if the token of a 64-bit number is a number.
 
     Raises:
-        OperatorError: a name that is none; or none of these records has a column, so that its name is probably wrong.
+        OperatorError: a name is malformed; or no record of ``some`` has a column, so that its name is probably wrong.
     """
 
     def __init__(
         self, encoding: Encoding, columns: Sequence[Column], some: Iterable[bytes], *, op: Op, numbers: bool
     ) -> None:
         if encoding.cells != "utf-8":
-            raise OperatorError("JSON Lines are UTF-8, or UTF-16 or UTF-32")
+            raise OperatorError("JSON Lines must be UTF-8, UTF-16 or UTF-32")
         self.columns = columns
         self.types = [TypeName(column.type) for column in columns]
         self.input_size = encoding.size
         self._encoding = encoding
         self._root = tree(columns)
         keeps = [numbers or kind is not TypeName.INT64 for kind in self.types]
-        self._is_text = [None if it else op == Op.TOKENIZE for it in keeps]
-        """Of each column, whether answers are texts; None: as the values are."""
-        self._several = frozenset(place for place, column in enumerate(columns) if "[]" in column.name)
+        self._is_text = [None if keeps_kind else op == Op.TOKENIZE for keeps_kind in keeps]
+        """For each column, if the answers are texts. None: an answer is a text if its value is a text."""
+        self._list_columns = frozenset(place for place, column in enumerate(columns) if "[]" in column.name)
         self._check_names(some)
 
     def _check_names(self, some: Iterable[bytes]) -> None:
-        missing, there = {*range(len(self.columns))}, dict[str, None]()
+        missing, existing = {*range(len(self.columns))}, dict[str, None]()
         is_empty, is_json = True, False
         for number, record in enumerate(some):
             is_empty = False
@@ -185,15 +176,15 @@ class JsonLines:
             if not missing:
                 break
             missing.difference_update(self._columns_in(record))
-            if number < NAMES_ROWS and len(there) < NAMES_SHOWN:
-                there.update((path, None) for path, _ in leaves(record))
+            if number < NAMES_ROWS and len(existing) < NAMES_SHOWN:
+                existing.update((path, None) for path, _ in leaves(record))
         if not (is_empty or is_json):
             raise OperatorError(
-                "no line is a JSON object with members; JSON Lines have one a line, as jq -c writes them"
+                "no line is a JSON object with members; JSON Lines have one object in each line, as jq -c writes them"
             )
         if missing and not is_empty:
             names = ", ".join(self.columns[place].name for place in sorted(missing))
-            raise OperatorError(f"no row has a member {names}; there are {format_names(there) or 'none'}")
+            raise OperatorError(f"no row has a member {names}; the members are {format_names(existing) or 'unknown'}")
 
     def _columns_in(self, record: bytes) -> set[int]:
         found: list[tuple[int, int, int]] = []
@@ -201,12 +192,12 @@ class JsonLines:
             if node := self._root.members.get(name):
                 try:
                     _find(record, start, end, node, found)
-                except RowError:  # an error of this row, later
+                except RowError:  # this becomes a problem of the row later
                     continue
         return {column for _, _, column in found}
 
     cell_slice = slice(1, None)
-    """A row begins with what stands around its cells, and their columns in the order of the line."""
+    """A split row begins with the bytes around its cells, and the columns of the cells in the order of the line."""
 
     memory_bytes = staticmethod(len)
 
@@ -225,7 +216,7 @@ class JsonLines:
                 found.append((start, end, node.column))
         around, columns = [], []
         cells: list[Any] = [ABSENT] * len(self.columns)
-        lists: dict[int, list[bytes]] = {place: [] for place in self._several} if self._several else {}
+        lists: dict[int, list[bytes]] = {place: [] for place in self._list_columns} if self._list_columns else {}
         at = 0
         for start, end, place in found:
             around.append(record[at:start])
@@ -235,8 +226,8 @@ class JsonLines:
             else:
                 cells[place] = record[start:end]
             at = end
-        for place, those in lists.items():
-            cells[place] = CellGroup(those)
+        for place, group in lists.items():
+            cells[place] = CellGroup(group)
         return ((*around, record[at:]), columns), *cells
 
     def whole_row(self, record: bytes) -> tuple[Any, ...]:
@@ -250,7 +241,8 @@ class JsonLines:
             text: str = msgspec.json.decode(cell)
             if text and self._is_text[column]:
                 raise RowError(
-                    RowCode.WRONG_FORM, "expected a number, as tokens are texts; --numbers keeps which is which"
+                    RowCode.WRONG_FORM,
+                    "expected a number, because tokens are texts; with --numbers a text keeps a text",
                 )
             return READ[kind](text) if text else None
         if cell == b"null":
@@ -272,10 +264,10 @@ class JsonLines:
         """See ``rows.RowFormat``."""
         pieces: list[bytes] = []
         for (around, places), *cells in compress(zip(*columns, strict=True), done):
-            if self._several:
-                left = [iter(cell) if type(cell) is CellGroup else iter((cell,)) for cell in cells]
+            if self._list_columns:
+                rest = [iter(cell) if type(cell) is CellGroup else iter((cell,)) for cell in cells]
                 for before, place in zip(around, places, strict=False):
-                    pieces += (before, next(left[place]))
+                    pieces += (before, next(rest[place]))
             else:
                 for before, place in zip(around, places, strict=False):
                     pieces += (before, cells[place])
@@ -284,9 +276,9 @@ class JsonLines:
 
 
 def leaves(record: bytes) -> Iterator[tuple[str, bytes]]:
-    """Each text, number, boolean and null of a line, with its path; none of what is no line of JSON."""
+    """Yield each text, number, boolean and null of a line, with its path. A line that is not JSON has none."""
     for name, start, end in _members_or_none(record):
-        yield from _leaves(record, start, end, joined("", name), DEEPEST)
+        yield from _leaves(record, start, end, joined("", name), MAX_DEPTH)
 
 
 def _leaves(record: bytes, start: int, end: int, path: str, depth: int) -> Iterator[tuple[str, bytes]]:
@@ -301,14 +293,14 @@ def _leaves(record: bytes, start: int, end: int, path: str, depth: int) -> Itera
     else:
         try:
             inner = _inner_members(record, start + 1)
-        except RowError:  # a member is there twice
+        except RowError:  # a member occurs twice
             return
         for name, inner_start, inner_end in inner:
             yield from _leaves(record, inner_start, inner_end, joined(path, name), depth - 1)
 
 
 def sample(records: Iterable[bytes]) -> dict[str, Sample]:
-    """The values at each path in these lines."""
+    """Collect the values at each path in these lines."""
     found: dict[str, list[bytes]] = {}
     for record in records:
         for path, cell in leaves(record):
@@ -317,14 +309,14 @@ def sample(records: Iterable[bytes]) -> dict[str, Sample]:
 
 
 def _sample(cells: Sequence[bytes]) -> Sample:
-    there = [cell for cell in cells if cell != b"null"]
-    texts = [msgspec.json.decode(cell) for cell in there if cell[:1] == b'"']
-    numbers = [cell.decode() for cell in there if cell[:1] in b"-0123456789"]
-    if len(texts) == len(there):
+    values = [cell for cell in cells if cell != b"null"]
+    texts = [msgspec.json.decode(cell) for cell in values if cell[:1] == b'"']
+    numbers = [cell.decode() for cell in values if cell[:1] in b"-0123456789"]
+    if len(texts) == len(values):
         return Sample(texts, (TypeName.INT32, TypeName.EMAIL, TypeName.STR), "text")
-    if len(numbers) == len(there):
+    if len(numbers) == len(values):
         return Sample(numbers, (TypeName.INT32, TypeName.INT64), "number")
-    if len(texts) + len(numbers) == len(there):
+    if len(texts) + len(numbers) == len(values):
         return Sample(texts + numbers, (TypeName.INT32,), "text and number")
     return Sample([], (), "boolean", "true and false have no tokens")
 

@@ -1,6 +1,6 @@
-"""Names of members of JSON objects, also of objects and lists within them: ``address.zip``, ``items[].iban``. Pure.
+"""Paths to members of JSON objects, and of objects and lists in them: ``address.zip``, ``items[].iban``. Pure.
 
-A member whose name has a dot, a bracket or a quote in it is written as JSON text: ``"zip.code"``.
+A name that contains a dot, a bracket or a quote is written as JSON text: ``"zip.code"``.
 """
 
 import re
@@ -15,13 +15,13 @@ _STEP = re.compile(r'(?:("(?:[^"\\]|\\.)*")|([^.\[\]"]+))((?:\[\])*)(?:\.(?!$)|$
 
 
 class PathNode:
-    """What is to be changed in a value: the value itself, members of it, or elements.
+    """A node of the tree of paths. It says what to change in a value: the value itself, its members or its elements.
 
     Attributes:
-        path: leads to the value.
-        column: place of the column that the value is a cell of.
-        members: what is to be changed in members of an object.
-        elements: what is to be changed in each element of a list.
+        path: path to the value.
+        column: position of the column, if the value itself is a cell.
+        members: nodes of the members to change, if the value is an object.
+        elements: node of all elements, if the value is a list.
     """
 
     def __init__(self, path: str) -> None:
@@ -31,20 +31,20 @@ class PathNode:
         self.elements: PathNode | None = None
 
     def member(self, name: str) -> "PathNode":
-        """The node of a member."""
+        """Return the node of a member. Create it if necessary."""
         return self.members.setdefault(name, PathNode(joined(self.path, name)))
 
     def element(self) -> "PathNode":
-        """The node of all elements."""
+        """Return the node of all elements. Create it if necessary."""
         self.elements = self.elements or PathNode(self.path + "[]")
         return self.elements
 
 
 def tree(columns: Sequence[Column]) -> PathNode:
-    """What is to be changed in a row.
+    """Make the tree of the paths of all columns.
 
     Raises:
-        OperatorError: a name that is none, or that leads to the same value as another or into it.
+        OperatorError: a path is malformed, or one path leads to the same value as another, or into it.
     """
     root = PathNode("")
     for place, column in enumerate(columns):
@@ -54,8 +54,8 @@ def tree(columns: Sequence[Column]) -> PathNode:
             step = _STEP.match(column.name, at)
             if step is None:
                 raise OperatorError(
-                    f"{column.name} is no name of a member: expected one such as email, address.zip or items[].iban;"
-                    ' a name with a dot, a bracket or a quote in it is written as JSON text: "zip.code"'
+                    f"{column.name} is not a path to a member: expected a path like email, address.zip or items[].iban;"
+                    ' a name that contains a dot, a bracket or a quote is written as JSON text: "zip.code"'
                 )
             at = step.end()
             node = node.member(step[2] or _decoded(step[1], column.name))
@@ -63,14 +63,14 @@ def tree(columns: Sequence[Column]) -> PathNode:
             for _ in range(len(step[3]) // 2):
                 node = node.element()
                 passed.append(node)
-        if node.members or node.elements or any(it.column is not None for it in passed):
-            raise OperatorError(f"column {column.name} is the same as another, or one of them is in the other")
+        if node.members or node.elements or any(other.column is not None for other in passed):
+            raise OperatorError(f"column {column.name} is the same as another column, or one is inside the other")
         node.column = place
     return root
 
 
 def joined(path: str, name: str) -> str:
-    """The path of a member of the object at another path."""
+    """Return the path of a member of the object at a path."""
     if not name or not name.isprintable() or set(name) & set('.[]"'):
         name = msgspec.json.encode(name).decode()
     return f"{path}.{name}" if path else name
@@ -80,5 +80,5 @@ def _decoded(text: str, path: str) -> str:
     try:
         name: str = msgspec.json.decode(text)
     except msgspec.DecodeError:
-        raise OperatorError(f"{path}: {text} is no JSON text") from None
+        raise OperatorError(f"{path}: {text} is not JSON text") from None
     return name

@@ -1,9 +1,9 @@
-"""Parquet, with ``pyarrow`` (the extra ``parquet``): row group by row group, in the memory of one column.
+"""Parquet, with ``pyarrow`` (the extra ``parquet``): one row group after another, in the memory of one column.
 
-A Parquet file cannot be gone on with once its writer is gone. So the new columns alone are kept while the run lasts, as
-Arrow messages one after another. At the end the output is put together: what the input holds of other columns is
-copied byte for byte, with schema and metadata. Only where a row is left out are the other columns of its row group
-written anew, with the same bytes for each value.
+No program can append to an unfinished Parquet file. So during the run only the new columns are written, as a sequence
+of Arrow messages. At the end the output is assembled: all other columns are copied byte for byte from the input, with
+schema and metadata. Only if a row is left out, the other columns of its row group are written again, with the same
+bytes for each value.
 """
 
 import os
@@ -14,9 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from token_worker.client import Value
 from token_worker.contract.messages import TypeName
 from token_worker.errors import CheckFailed, OperatorError
-from token_worker.files.columns import Column, RowError, Value, format_names
+from token_worker.files.columns import Column, RowError, format_names
 from token_worker.files.rows import SAMPLE_ROWS, Chunk, Head, chunks
 from token_worker.files.sending import Stopped
 from token_worker.files.suggest import Sample
@@ -33,38 +34,38 @@ from token_worker.files.parquet_footer import Footer, GroupField, Top
 from token_worker.files.parquet_output import Output, Piece, check, rewritten
 
 BATCH_ROWS = 5000
-"""Rows that are read at once."""
+"""Rows in one read."""
 
 _SUGGESTED = (TypeName.EMAIL, TypeName.STR, TypeName.INT64, TypeName.INT32, TypeName.BYTES)
-"""Types in the order in which they are suggested."""
+"""Types, in the order in which they are suggested."""
 
 
 class ParquetInput:
-    """A file; see ``inputs.Input``. Its offsets are rows.
+    """A Parquet file; see ``inputs.Input``. Offsets are rows.
 
     Raises:
-        OperatorError: it is no Parquet.
+        OperatorError: the file is not Parquet.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._footer = Footer(file)
-        self._form: ParquetRows | None = None
+        self._format: ParquetRows | None = None
         self.total: int | None = self._footer.num_rows
         self.head = Head(b"", 0, 0)
 
     def chunks(self, columns: Sequence[Column], offset: int, row: int, *, dedupe: bool) -> Iterator[Chunk]:
         """See ``Input``."""
-        self._form = ParquetRows(self._footer, columns)
-        check(self._footer, self._file, self._form.tops)
-        return chunks(self._form, self._rows(self._form.tops, offset), row, dedupe=dedupe)
+        self._format = ParquetRows(self._footer, columns)
+        check(self._footer, self._file, self._format.tops)
+        return chunks(self._format, self._rows(self._format.tops, offset), row, dedupe=dedupe)
 
-    def far(self, offset: int) -> int:
+    def position(self, offset: int) -> int:
         """See ``Input``."""
         return offset
 
     def _rows(self, tops: Sequence[Top], offset: int) -> Iterator[list[tuple[Any, ...]]]:
-        """Cells of these columns, from a row on."""
+        """Yield the cells of these columns, from a row on."""
         file = self._opened(self._footer.view(tops))
         for number, group in enumerate(self._footer.groups):
             rows = group.number(GroupField.NUM_ROWS)
@@ -82,7 +83,7 @@ class ParquetInput:
     def sample(self) -> dict[str, Sample]:
         """See ``Input``."""
         kinds = [{name: codec_for(self._footer, top, name) for name in _SUGGESTED} for top in self._footer.tops]
-        types = [[name for name, cells in those.items() if cells is not None] for those in kinds]
+        types = [[name for name, cells in candidates.items() if cells is not None] for candidates in kinds]
         shown = [place for place, names in enumerate(types) if names]
         batch = None
         if shown:
@@ -100,26 +101,26 @@ class ParquetInput:
 
     def complete(self, partial: Path, assembled: Path, stopping: threading.Event) -> None:
         """See ``Input``."""
-        if self._form is None:
+        if self._format is None:
             return
-        assembled.unlink(missing_ok=True)  # where that is a link, what it leads to is not ours
-        with _writing(), _New(partial, self._form.new_schema) as new, assembled.open("xb") as file:
+        assembled.unlink(missing_ok=True)  # if the path is a link, its target must not change
+        with _writing(), _NewColumns(partial, self._format.new_schema) as new, assembled.open("xb") as file:
             output = Output(file, self._footer)
-            changed = frozenset(place for top in self._form.tops for place in top.leaves)
+            changed = frozenset(place for top in self._format.tops for place in top.leaves)
             for number, group in enumerate(self._footer.groups):
                 rows = group.number(GroupField.NUM_ROWS)
                 table = new.take(rows)
                 done = table.column(table.num_columns - 1)
-                left = pc.sum(done, min_count=0).as_py()
-                if left or not rows:
-                    output.add(group, self._pieces(number, table, done, left == rows, stopping), left, changed)
+                count = pc.sum(done, min_count=0).as_py()
+                if count or not rows:
+                    output.add(group, self._pieces(number, table, done, count == rows, stopping), count, changed)
             output.finish()
             file.flush()
             os.fsync(file.fileno())
 
     def _pieces(self, group: int, new: Any, done: Any, is_whole: bool, stopping: threading.Event) -> Iterator[Piece]:
-        """Column chunks of a row group, in order."""
-        named = {top: place for place, top in enumerate(self._form.tops)} if self._form else {}
+        """Yield the column chunks of a row group, in order."""
+        named = {top: place for place, top in enumerate(self._format.tops)} if self._format else {}
         for top in self._footer.tops:
             if stopping.is_set():
                 raise Stopped
@@ -138,10 +139,10 @@ class ParquetInput:
 
 
 class ParquetRows:
-    """Rows of which some columns are to be changed; see ``rows.Format``.
+    """Reads and writes rows of Parquet; see ``rows.RowFormat``.
 
     Raises:
-        OperatorError: a column is not there, or its type does not hold every token.
+        OperatorError: a column does not exist, or its type cannot hold every token.
     """
 
     def __init__(self, footer: Footer, columns: Sequence[Column]) -> None:
@@ -152,10 +153,9 @@ class ParquetRows:
         for column in columns:
             found = [top for top in footer.tops if top.name == column.name]
             if len(found) != 1:
-                there = format_names(top.name for top in footer.tops)
-                raise OperatorError(
-                    f"there is {'more than one' if found else 'no'} column {column.name}; there are {there}"
-                )
+                existing = format_names(top.name for top in footer.tops)
+                count = "more than one" if found else "no"
+                raise OperatorError(f"there is {count} column {column.name}; the columns are {existing}")
             cells = codec_for(footer, found[0], TypeName(column.type))
             if cells is None:
                 raise OperatorError(
@@ -169,31 +169,31 @@ class ParquetRows:
     cell_slice = slice(None)
 
     def input_size(self, _record: tuple[Any, ...]) -> int:
-        """See ``rows.Format``."""
+        """See ``rows.RowFormat``."""
         return 1
 
     def memory_bytes(self, record: tuple[Any, ...]) -> int:
-        """See ``rows.Format``."""
+        """See ``rows.RowFormat``."""
         return sum(len(cell) if isinstance(cell, bytes) else 8 for cell in record)
 
     def split_row(self, record: tuple[Any, ...]) -> tuple[Any, ...]:
-        """See ``rows.Format``."""
+        """See ``rows.RowFormat``."""
         return record
 
     def whole_row(self, record: tuple[Any, ...]) -> tuple[Any, ...]:
-        """See ``rows.Format``."""
+        """See ``rows.RowFormat``."""
         return record
 
     def read_cell(self, cell: Any, column: int) -> Value | None:
-        """See ``rows.Format``."""
+        """See ``rows.RowFormat``."""
         return None if cell is None else self._cells[column].read(cell)
 
     def write_cell(self, value: Value, _cell: Any, column: int) -> Any:
-        """See ``rows.Format``."""
+        """See ``rows.RowFormat``."""
         return self._cells[column].write(value)
 
     def encode_rows(self, columns: Sequence[Sequence[Any]], done: Sequence[bool]) -> bytes:
-        """See ``rows.Format``."""
+        """See ``rows.RowFormat``."""
         arrays = [
             pa.array([cell if is_done else None for cell, is_done in zip(cells, done, strict=True)], kind)
             for cells, kind in zip(columns, self.new_schema.types, strict=False)
@@ -202,24 +202,24 @@ class ParquetRows:
         return bytes(batch.serialize())
 
 
-class _New:
-    """The new columns, read again in order."""
+class _NewColumns:
+    """Reads the new columns again, in order."""
 
     def __init__(self, path: Path, schema: Any) -> None:
         self._file = pa.OSFile(str(path))
         self._schema = schema
-        self._left = pa.Table.from_batches([], schema)
+        self._pending = pa.Table.from_batches([], schema)
 
     def take(self, rows: int) -> Any:
-        """So many further rows."""
-        parts = [self._left]
-        there = self._left.num_rows
-        while there < rows:
+        """Return the next rows, so many."""
+        parts = [self._pending]
+        count = self._pending.num_rows
+        while count < rows:
             batch = pa.ipc.read_record_batch(pa.ipc.read_message(self._file), self._schema)
             parts.append(pa.Table.from_batches([batch]))
-            there += batch.num_rows
+            count += batch.num_rows
         table = pa.concat_tables(parts)
-        self._left = table.slice(rows)
+        self._pending = table.slice(rows)
         return table.slice(0, rows)
 
     def __enter__(self) -> Self:
@@ -230,23 +230,21 @@ class _New:
 
 
 def _batches(file: Any, group: int, rows: int) -> Iterator[Any]:
-    """The rows of a row group, so many."""
+    """Yield the rows of a row group, which must be so many."""
     batches = file.iter_batches(BATCH_ROWS, row_groups=[group])
     while True:
         with _reading():
             batch = next(batches, None)
         rows -= 0 if batch is None else batch.num_rows
         if rows < 0 or (batch is None and rows):
-            raise CheckFailed(
-                "the input cannot be read: it is damaged, a column has not as many values as there are rows"
-            )
+            raise CheckFailed("the input cannot be read: it is damaged, a column has more or fewer values than rows")
         if batch is None:
             return
         yield batch
 
 
 def _filtered(file: Any, schema: Any, done: Any) -> Any:
-    """The rows that are done, of the only row group."""
+    """Return the rows that are done, of a file with one row group."""
     kept, at = [], 0
     for batch in _batches(file, 0, len(done)):
         kept.append(batch.filter(done.slice(at, batch.num_rows).combine_chunks()))
@@ -256,24 +254,20 @@ def _filtered(file: Any, schema: Any, done: Any) -> Any:
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Errors of the library are of one kind; its texts are about bytes, not about rows."""
+    """Replace errors of the library. Its texts are about bytes, not about rows."""
     try:
         yield
     except (pa.ArrowException, OSError):
-        raise CheckFailed(
-            "the input cannot be read: it is damaged, or pyarrow does not know how it is written"
-        ) from None
+        raise CheckFailed("the input cannot be read: it is damaged, or pyarrow cannot read it") from None
 
 
 @contextmanager
 def _writing() -> Iterator[None]:
-    """The same of the output; for a full disk there are ``OSError``."""
+    """Replace errors of the library about the output. A full disk is an ``OSError``, which stays."""
     try:
         yield
     except pa.ArrowException:
-        raise CheckFailed(
-            "the output cannot be written: pyarrow does not know how, for the types of its columns"
-        ) from None
+        raise CheckFailed("the output cannot be written: pyarrow cannot write the types of its columns") from None
 
 
 def _text(cells: CellCodec, cell: Any) -> str | None:

@@ -1,7 +1,7 @@
-"""Which columns of Parquet take which tokens, and how values are stored in them.
+"""Convert values to and from cells of Parquet, and say which columns can hold which tokens.
 
-A column is taken where it holds every token of the type: the schema stays as it is, so that a token that does not fit
-could not be written.
+A column can hold a type only if it can hold every token of this type. The schema of the file does not change, so a
+token that does not fit could not be written.
 """
 
 from collections.abc import Callable
@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from token_worker.client import Value
 from token_worker.contract.messages import TypeName
-from token_worker.files.columns import RowCode, RowError, Value, check_number
+from token_worker.files.columns import RowCode, RowError, check_number
 from token_worker.files.parquet_footer import Footer, Leaf, Physical, Top
 
 _BITS = {TypeName.INT32: 32, TypeName.INT64: 64}
@@ -24,12 +25,12 @@ _NUMBERS = ("int", "uint", "decimal")
 
 
 class CellCodec(NamedTuple):
-    """Cells of a column.
+    """Conversions between cells of a column and values.
 
     Attributes:
-        arrow: the type of ``pyarrow`` for what is stored.
-        read: gives the value of a cell, None for an empty one; raises ``RowError``.
-        write: gives the cell of a value; raises ``RowError``.
+        arrow: the stored type, as a type of ``pyarrow``.
+        read: returns the value of a cell, or None if the cell is empty. Raises ``RowError``.
+        write: returns the cell for a value. Raises ``RowError``.
     """
 
     arrow: Any
@@ -38,7 +39,7 @@ class CellCodec(NamedTuple):
 
 
 def codec_for(footer: Footer, top: Top, type_name: TypeName) -> CellCodec | None:
-    """Tell how a column holds values of a type; None where it does not hold every token."""
+    """Return the codec of a column for values of a type. None: the column cannot hold every token."""
     leaf = footer.leaves[top.leaves.start] if top.is_flat else None
     if leaf is None:
         return None

@@ -1,4 +1,4 @@
-"""The footer of a Parquet file: its columns, and where the bytes of each are.
+"""The footer of a Parquet file: the columns, and the positions of their bytes.
 
 See https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift for the numbers of fields.
 """
@@ -61,30 +61,30 @@ class ElementField(IntEnum):
 
 
 class Physical(IntEnum):
-    """Types that values are stored as."""
+    """Types of stored values."""
 
     BOOLEAN, INT32, INT64, INT96, FLOAT, DOUBLE, BYTE_ARRAY, FIXED_LEN_BYTE_ARRAY = range(8)
 
 
 class Repetition(IntEnum):
-    """Numbers of values that a column has in a row: one, one or none, any."""
+    """Number of values that a column has in a row: exactly one, at most one, or any number."""
 
     REQUIRED, OPTIONAL, REPEATED = range(3)
 
 
 PAGES: Final = (MetaField.DATA_PAGE, MetaField.INDEX_PAGE, MetaField.DICTIONARY_PAGE)
-"""Fields for the place of the first page of each kind; some writers say 0 for none."""
+"""Fields with the position of the first page of each kind. Some writers put 0 if there is no such page."""
 
 ASIDE: Final[tuple[tuple[ChunkField, ChunkField], ...]] = (
     (ChunkField.COLUMN_INDEX, ChunkField.COLUMN_INDEX_BYTES),
     (ChunkField.OFFSET_INDEX, ChunkField.OFFSET_INDEX_BYTES),
 )
-"""Fields for place and length of the indexes of a column chunk, which stand apart from it."""
+"""Fields with position and length of the indexes of a column chunk, which are in another place of the file."""
 
 _INT96_BYTES = 12
 
 _TOO_SHORT = re.compile(r"parquet-mr(?! version (1\.(2\.9|[3-9]|[1-9][0-9])|[2-9]))")
-"""Writers whose lengths of column chunks leave out the header of the dictionary, which readers allow for."""
+"""Writers whose column chunks are longer than they say: the header of the dictionary is not counted."""
 
 _SLACK_BYTES = 100
 
@@ -103,13 +103,13 @@ _UNKNOWN = "of a type that is not known"
 
 
 class Leaf(NamedTuple):
-    """A column that holds values, and no columns.
+    """A column that holds values, not other columns.
 
     Attributes:
-        physical: how values are stored.
-        width: bytes of each value, where all have as many, otherwise 0.
-        kind: what values are.
-        precision, scale: of decimals, otherwise 0.
+        physical: type of the stored values.
+        width: bytes of each value, if all have the same length; otherwise 0.
+        kind: meaning of the values.
+        precision, scale: precision and scale of decimals; otherwise 0.
         definition, repetition: the highest levels.
     """
 
@@ -130,10 +130,10 @@ class Top(NamedTuple):
     """A column at the top of the schema.
 
     Attributes:
-        name: of the column.
-        elements: where in the schema it and the columns in it are.
-        leaves: where among all leaves its own are.
-        repetition: whether it may be null.
+        name: name of the column.
+        elements: positions in the schema of the column and the columns in it.
+        leaves: positions of its leaves among all leaves.
+        repetition: a ``Repetition``.
     """
 
     name: str
@@ -143,7 +143,7 @@ class Top(NamedTuple):
 
     @property
     def is_flat(self) -> bool:
-        """Tell if the column holds one value in each row, or null."""
+        """True if the column has at most one value in each row."""
         return len(self.elements) == 1 and self.repetition != Repetition.REPEATED
 
 
@@ -151,15 +151,15 @@ class Footer:
     """The footer of a file.
 
     Attributes:
-        struct: all of it.
-        end: where it begins, and so where the columns end.
+        struct: the whole footer.
+        end: position of the footer, which is the end of the columns.
         groups: row groups.
         tops: columns at the top of the schema.
         leaves: columns that hold values.
-        enumerations: names of columns for which polars has a list of values; it reads others as null.
+        enumerations: names of columns for which polars has stored a list of values. It reads other values as null.
 
     Raises:
-        OperatorError: the file is no Parquet, or encrypted.
+        OperatorError: the file is not Parquet, or is encrypted.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -170,7 +170,7 @@ class Footer:
         if tail[4:] == _ENCRYPTED_MAGIC:
             raise OperatorError("the input is encrypted Parquet")
         if tail[4:] != MAGIC or length + _TAIL_BYTES + len(MAGIC) > size:
-            raise OperatorError("the input is no Parquet file")
+            raise OperatorError("the input is not a Parquet file")
         self.end = size - _TAIL_BYTES - length
         file.seek(self.end)
         try:
@@ -181,7 +181,7 @@ class Footer:
             self.enumerations = _enumerations(self.struct.items(FileField.KEY_VALUES, thrift.STRUCT))
             self._check()
         except Malformed:
-            raise OperatorError("the input is no Parquet file") from None
+            raise OperatorError("the input is not a Parquet file") from None
 
     def _check(self) -> None:
         if FileField.ENCRYPTION in self.struct:
@@ -194,20 +194,20 @@ class Footer:
                 if ChunkField.CRYPTO in chunk or ChunkField.ENCRYPTED_META in chunk:
                     raise OperatorError("the input is encrypted Parquet")
                 if ChunkField.FILE_PATH in chunk:
-                    raise OperatorError("the input holds no values: they are in other files, which it names")
+                    raise OperatorError("the input has no values: it only names other files that have them")
                 if not all(self._is_within(*place) for place in _places(chunk)):
-                    raise CheckFailed("the input cannot be read: it is damaged, columns lie outside of it")
+                    raise CheckFailed("the input cannot be read: it is damaged, its columns are outside of the file")
 
     def _is_within(self, start: int, length: int) -> bool:
         return len(MAGIC) <= start <= start + length <= self.end or (start, length) == (0, 0)
 
     @property
     def num_rows(self) -> int:
-        """Rows of all row groups."""
+        """Number of rows in all row groups."""
         return sum(group.number(GroupField.NUM_ROWS) for group in self.groups)
 
     def slack(self, chunk: Struct) -> int:
-        """Tell how many bytes after the end of a chunk may belong to it, and to no other."""
+        """Return how many bytes after the end of a chunk may belong to it, and not to another chunk."""
         if FileField.CREATED_BY not in self.struct or not _TOO_SHORT.match(self.struct.text(FileField.CREATED_BY)):
             return 0
         end = sum(span(chunk.struct(ChunkField.META)))
@@ -216,22 +216,22 @@ class Footer:
 
     @cached_property
     def _starts(self) -> list[int]:
-        """Places where column chunks begin, in order."""
+        """Sorted positions of all column chunks."""
         chunks = (chunk for group in self.groups for chunk in group.items(GroupField.COLUMNS, thrift.STRUCT))
         return sorted(span(chunk.struct(ChunkField.META))[0] for chunk in chunks)
 
     def chunks(self, top: Top, group: int) -> list[Struct]:
-        """Chunks of a column in a row group."""
+        """Return the chunks of a column in a row group."""
         return self.groups[group].items(GroupField.COLUMNS, thrift.STRUCT)[top.leaves.start : top.leaves.stop]  # type: ignore[no-any-return]
 
     def view(self, tops: Sequence[Top], groups: Sequence[int] | None = None) -> Any:
-        """Give metadata for ``pyarrow`` of these columns alone, and of these row groups, without what values mean.
+        """Return metadata for ``pyarrow`` with only these columns and row groups, without the meaning of the values.
 
-        So a column can be read whatever its type is, and written again with the same bytes for each value. Columns
-        have their places as names.
+        So a column of any type can be read, and written again with the same bytes for each value. Each column has its
+        position as its name.
 
         Raises:
-            OperatorError: ``pyarrow`` cannot read them.
+            OperatorError: ``pyarrow`` cannot read these columns.
         """
         elements = Items(thrift.STRUCT, [_element(self._elements[0], "schema", len(tops))])
         for place, top in enumerate(tops):
@@ -249,23 +249,23 @@ class Footer:
         try:
             return pq.read_metadata(io.BytesIO(MAGIC + framed(struct)))
         except (pa.ArrowException, OSError):
-            raise OperatorError("the input is no Parquet file that pyarrow can read") from None
+            raise OperatorError("the input is not a Parquet file that pyarrow can read") from None
 
 
 def framed(struct: Struct) -> bytes:
-    """Give the bytes of a footer with what follows it."""
+    """Return the bytes of a footer, with its length and the magic number."""
     data = thrift.write(struct)
     return data + len(data).to_bytes(4, "little") + MAGIC
 
 
 def span(meta: Struct) -> tuple[int, int]:
-    """Tell where a column chunk begins, and how long it is."""
+    """Return position and length of a column chunk."""
     offsets = (meta.number(field, 0) for field in PAGES)
     return min((offset for offset in offsets if offset > 0), default=0), meta.number(MetaField.COMPRESSED_BYTES)
 
 
 def _places(chunk: Struct) -> Iterator[tuple[int, int]]:
-    """Give place and length of all that belongs to a column chunk."""
+    """Yield position and length of each part of a column chunk."""
     meta = chunk.struct(ChunkField.META)
     yield span(meta)
     yield meta.number(MetaField.BLOOM_FILTER, 0), meta.number(MetaField.BLOOM_FILTER_BYTES, 0)
@@ -274,7 +274,7 @@ def _places(chunk: Struct) -> Iterator[tuple[int, int]]:
 
 
 def _element(element: Struct, name: str, children: int | None = None) -> Struct:
-    """An element of a schema without what its values mean."""
+    """Return an element of a schema without the meaning of its values."""
     shown = element.copy(ElementField.TYPE, ElementField.REPETITION, ElementField.CHILDREN)
     shown.set(ElementField.NAME, thrift.BINARY, name.encode())
     if children is not None:
@@ -282,13 +282,13 @@ def _element(element: Struct, name: str, children: int | None = None) -> Struct:
     if (physical := element.number(ElementField.TYPE, -1)) == Physical.INT96:  # in pages, both are twelve bytes
         shown.set(ElementField.TYPE, thrift.I32, Physical.FIXED_LEN_BYTE_ARRAY)
         shown.set(ElementField.WIDTH, thrift.I32, _INT96_BYTES)
-    elif physical == Physical.FIXED_LEN_BYTE_ARRAY:  # others may have one that says nothing
+    elif physical == Physical.FIXED_LEN_BYTE_ARRAY:  # other types may have a width without a meaning
         shown.set(ElementField.WIDTH, thrift.I32, element.number(ElementField.WIDTH))
     return shown
 
 
 def _chunk(chunk: Struct) -> Struct:
-    """A column chunk for ``_element``; statistics and filters, which depend on what values mean, are left out."""
+    """Return a column chunk for ``_element``, without the statistics and filters, which depend on the meaning."""
     meta = chunk.struct(ChunkField.META).copy(
         MetaField.TYPE, MetaField.ENCODINGS, MetaField.PATH, MetaField.CODEC, MetaField.NUM_VALUES,
         MetaField.UNCOMPRESSED_BYTES, MetaField.COMPRESSED_BYTES, MetaField.DATA_PAGE, MetaField.DICTIONARY_PAGE,
@@ -301,7 +301,7 @@ def _chunk(chunk: Struct) -> Struct:
 
 
 def _enumerations(key_values: Sequence[Struct]) -> frozenset[str]:
-    """Names of columns that are said to be enumerations in the schema in Arrow, if there is one."""
+    """Return the names of columns that the Arrow schema declares as enumerations, if the file has such a schema."""
     for entry in key_values:
         if entry.text(1) == "ARROW:schema":
             try:
@@ -315,7 +315,7 @@ def _enumerations(key_values: Sequence[Struct]) -> frozenset[str]:
 
 
 def _columns(elements: Sequence[Struct]) -> tuple[list[Top], list[Leaf]]:
-    """The columns of a schema, which is a tree in the order of its nodes."""
+    """Return the columns of a schema, which is a tree in depth-first order."""
     if not elements:
         raise Malformed
     tops: list[Top] = []
@@ -333,8 +333,8 @@ def _columns(elements: Sequence[Struct]) -> tuple[list[Top], list[Leaf]]:
 
 
 def _walk(elements: Sequence[Struct], at: int, levels: tuple[int, int], leaves: list[Leaf]) -> int:
-    """Find the leaves from an element on; tell where the next one that is not within is."""
-    if at >= len(elements) or levels[0] > thrift.MOST_DEPTH or levels[1] > thrift.MOST_DEPTH:
+    """Find the leaves from an element on. Return the position of the next element that is not inside this one."""
+    if at >= len(elements) or levels[0] > thrift.MAX_DEPTH or levels[1] > thrift.MAX_DEPTH:
         raise Malformed
     element = elements[at]
     repetition = element.number(ElementField.REPETITION, Repetition.REQUIRED)

@@ -1,7 +1,7 @@
-"""A Parquet file, put together of column chunks: most of another file's, byte for byte, and of new ones.
+"""Assemble a Parquet file from column chunks: copies of most chunks of another file, byte for byte, and new chunks.
 
-Where a chunk stands is told in the footer alone, and in its index of pages. So a chunk that is copied keeps all there
-is to it, also what no library knows: encodings, statistics, filters, and types.
+Only the footer and the page index of a chunk know the position of the chunk. So a copied chunk keeps everything, also
+parts that no library knows: encodings, statistics, filters, and types.
 """
 
 import io
@@ -30,25 +30,25 @@ from token_worker.files.parquet_footer import (
 )
 from token_worker.files.thrift import Items, Struct
 
-MOST_ROWS = 1 << 26
-"""Rows that ``pyarrow`` writes in a row group."""
+MAX_GROUP_ROWS = 1 << 26
+"""Most rows that ``pyarrow`` writes into one row group."""
 
 _BLOCK_BYTES = 1 << 20
 _BLOOM_HEADER_BYTES = 256
-"""More than any has."""
+"""Longer than the header of any Bloom filter."""
 
 _CODECS: Final = {0: "NONE", 1: "SNAPPY", 2: "GZIP", 4: "BROTLI", 5: "LZ4", 6: "ZSTD", 7: "LZ4"}
 _ENCODINGS: Final = frozenset({0, 2, 3, 4, 5, 6, 7, 8, 9})
 """Encodings that ``pyarrow`` reads."""
 
 _NUMBERS = frozenset({Physical.INT32, Physical.INT64})
-_ASKED: Final = {
+_ON_DEMAND: Final = {
     5: ("DELTA_BINARY_PACKED", _NUMBERS),
     6: ("DELTA_LENGTH_BYTE_ARRAY", {Physical.BYTE_ARRAY}),
     7: ("DELTA_BYTE_ARRAY", {Physical.BYTE_ARRAY, Physical.FIXED_LEN_BYTE_ARRAY}),
     9: ("BYTE_STREAM_SPLIT", {*_NUMBERS, Physical.FLOAT, Physical.DOUBLE, Physical.FIXED_LEN_BYTE_ARRAY}),
 }
-"""Encodings that ``pyarrow`` has to be asked for: their names, and the types that they are for."""
+"""Encodings that ``pyarrow`` uses only on demand: their names, and the types that they are for."""
 
 _OFFSET_INDEX: Final[int] = ChunkField.OFFSET_INDEX
 _DICTIONARIES = frozenset({2, 8})
@@ -59,16 +59,16 @@ _IN_ORDER = frozenset(
     {"boolean", "int8", "int16", "int32", "int64", "float", "double", "date", "time", "timestamp",
      "binary", "string", "enum", "json", "bson", "uuid"}
 )  # fmt: skip
-"""Kinds of values that have the order of their physical type. Statistics of others would be wrong."""
+"""Kinds of values that are sorted like their physical type. Statistics of other kinds would be wrong."""
 
 
 class Piece(NamedTuple):
     """A column chunk in a file.
 
     Attributes:
-        chunk: what the footer says of it.
-        file: where it is.
-        slack: bytes after its end that may belong to it.
+        chunk: its description in the footer.
+        file: the file that holds it.
+        slack: number of bytes after its end that may belong to it.
     """
 
     chunk: Struct
@@ -77,11 +77,11 @@ class Piece(NamedTuple):
 
 
 class Output:
-    """A file that is written.
+    """Writes a file.
 
     Args:
-        file: takes its bytes.
-        like: the footer of a file with the same columns.
+        file: takes the bytes.
+        like: footer of a file with the same columns.
     """
 
     def __init__(self, file: BinaryIO, like: Footer) -> None:
@@ -93,7 +93,7 @@ class Output:
         self._write(MAGIC)
 
     def add(self, group: Struct, pieces: Iterable[Piece], rows: int, changed: frozenset[int]) -> None:
-        """Add a row group like another; ``changed`` are the leaves with other values, which are not sorted now."""
+        """Add a row group like another one. ``changed`` are the leaves with new values, which are no longer sorted."""
         first = self._at
         chunks = Items(thrift.STRUCT)
         filters = []
@@ -120,7 +120,7 @@ class Output:
         self._groups.append(shown)
 
     def finish(self) -> None:
-        """Write what stands at the end."""
+        """Write the indexes and the footer."""
         for start, length in ASIDE:
             for chunk, data in self._indexes[start]:
                 chunk.set(start, thrift.I64, self._at)
@@ -133,7 +133,7 @@ class Output:
         self._write(framed(struct))
 
     def _chunk(self, piece: Piece) -> Struct:
-        """Copy a chunk; give what the footer says of it."""
+        """Copy a chunk. Return its description for the footer."""
         chunk, meta = piece.chunk.copy(), piece.chunk.struct(ChunkField.META).copy()
         chunk.set(ChunkField.META, thrift.STRUCT, meta)
         start, length = span(meta)
@@ -174,24 +174,22 @@ class Output:
 
 
 def check(footer: Footer, file: BinaryIO, named: Sequence[Top]) -> None:
-    """See that named columns have a value for each row, and that rows of all columns can be left out.
+    """Check that the named columns have a value for each row, and that rows of every column can be left out.
 
     Raises:
         CheckFailed: the file is damaged.
-        OperatorError: ``pyarrow`` cannot read a column, or not write it with the same structure.
+        OperatorError: ``pyarrow`` cannot read a column, or cannot write it with the same structure.
     """
     for number, group in enumerate(footer.groups):
-        if group.number(GroupField.NUM_ROWS) > MOST_ROWS:
+        if group.number(GroupField.NUM_ROWS) > MAX_GROUP_ROWS:
             raise OperatorError(
-                f"row group {number + 1} of the input has more than {MOST_ROWS:,} rows; pyarrow writes no such"
+                f"row group {number + 1} of the input has more rows than pyarrow can write: {MAX_GROUP_ROWS:,}"
             )
         for top in footer.tops:
             for chunk in footer.chunks(top, number):
                 meta = chunk.struct(ChunkField.META)
                 if top in named and meta.number(MetaField.NUM_VALUES) != group.number(GroupField.NUM_ROWS):
-                    raise CheckFailed(
-                        f"the input is damaged: column {top.name} has not as many values as there are rows"
-                    )
+                    raise CheckFailed(f"the input is damaged: column {top.name} has more or fewer values than rows")
                 codec = _CODECS.get(meta.number(MetaField.CODEC))
                 if codec is None or (codec != "NONE" and not pa.Codec.is_available(codec.lower())):
                     raise OperatorError(f"column {top.name} is compressed in a way that pyarrow does not know")
@@ -205,18 +203,18 @@ def check(footer: Footer, file: BinaryIO, named: Sequence[Top]) -> None:
         except (OperatorError, pa.ArrowException):
             same = False
         if not same:
-            raise OperatorError(f"column {top.name} has a structure that pyarrow would not write as it is")
+            raise OperatorError(f"column {top.name} has a structure that pyarrow would write in another way")
 
 
 def rewritten(table: Any, footer: Footer, top: Top, group: int) -> list[Piece]:
-    """Write all rows of a column anew, in the manner of those in a row group."""
+    """Write all rows of a column again, with the encodings and settings that a row group has."""
     likes, leaves = footer.chunks(top, group), footer.leaves[top.leaves.start : top.leaves.stop]
     orders = footer.struct.items(FileField.ORDERS, thrift.STRUCT)[top.leaves.start : top.leaves.stop]
     is_ordered = all(_TYPE_DEFINED_ORDER in order for order in orders)
     written = _written(table.schema)
     paths = [written.column(place).path for place in range(len(leaves))]
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, table.schema, **_manner(likes, paths, leaves, is_ordered=is_ordered)) as writer:
+    with pq.ParquetWriter(sink, table.schema, **_writer_options(likes, paths, leaves, is_ordered=is_ordered)) as writer:
         writer.write_table(table, row_group_size=table.num_rows)
     file = io.BytesIO(sink.getvalue())
     pieces = []
@@ -229,18 +227,18 @@ def rewritten(table: Any, footer: Footer, top: Top, group: int) -> list[Piece]:
     return pieces
 
 
-def _manner(
+def _writer_options(
     likes: Sequence[Struct], paths: Sequence[str], leaves: Sequence[Leaf], *, is_ordered: bool
 ) -> dict[str, Any]:
-    """Give what ``pyarrow`` can be asked for, so that new column chunks are written as the old ones are."""
+    """Return options for ``pyarrow``, so that new column chunks are written like the old ones."""
     metas = [like.struct(ChunkField.META) for like in likes]
     encodings = [meta.items(MetaField.ENCODINGS, thrift.I32) for meta in metas]
     dictionaries = [path for path, some in zip(paths, encodings, strict=True) if _DICTIONARIES.intersection(some)]
-    asked = {
-        path: _ASKED[number][0]
+    on_demand = {
+        path: _ON_DEMAND[number][0]
         for path, some, leaf in zip(paths, encodings, leaves, strict=True)
         for number in some
-        if path not in dictionaries and number in _ASKED and leaf.physical in _ASKED[number][1]
+        if path not in dictionaries and number in _ON_DEMAND and leaf.physical in _ON_DEMAND[number][1]
     }
     stats = [meta.items(MetaField.ENCODING_STATS, thrift.STRUCT) for meta in metas]
     return {
@@ -248,13 +246,15 @@ def _manner(
         "store_schema": False,
         "compression": {path: _CODECS[meta.number(MetaField.CODEC)] for path, meta in zip(paths, metas, strict=True)},
         "use_dictionary": dictionaries,
-        "column_encoding": asked or None,
+        "column_encoding": on_demand or None,
         "write_statistics": [
             path
             for path, meta, leaf in zip(paths, metas, leaves, strict=True)
             if MetaField.STATISTICS in meta and is_ordered and _is_in_order(leaf)
         ],
-        "data_page_version": "2.0" if any(it.number(1) == _DATA_PAGE_V2 for some in stats for it in some) else "1.0",
+        "data_page_version": "2.0"
+        if any(stat.number(1) == _DATA_PAGE_V2 for some in stats for stat in some)
+        else "1.0",
         "write_page_index": any(like.number(ChunkField.OFFSET_INDEX, 0) for like in likes),
     }
 
@@ -265,20 +265,20 @@ def _is_in_order(leaf: Leaf) -> bool:
 
 
 def _written(schema: Any) -> Any:
-    """The schema in Parquet of one in Arrow."""
+    """Return the Parquet schema for an Arrow schema."""
     sink = pa.BufferOutputStream()
     pq.ParquetWriter(sink, schema, store_schema=False).close()
     return pq.read_metadata(pa.BufferReader(sink.getvalue())).schema
 
 
 def _shape(schema: Any) -> list[tuple[Any, ...]]:
-    """Give of a schema all that column chunks depend on."""
-    columns = (schema.column(place) for place in range(len(schema)))
-    return [(it.physical_type, it.length, it.max_definition_level, it.max_repetition_level) for it in columns]
+    """Return the parts of a schema that column chunks depend on."""
+    leaves = (schema.column(place) for place in range(len(schema)))
+    return [(leaf.physical_type, leaf.length, leaf.max_definition_level, leaf.max_repetition_level) for leaf in leaves]
 
 
 def _unsort(group: Struct, changed: frozenset[int]) -> None:
-    """Keep of the order of rows what is still so."""
+    """Keep the declared order of rows, up to the first column whose values have changed."""
     kept = Items(thrift.STRUCT)
     for column in group.items(GroupField.SORTING, thrift.STRUCT):
         if column.number(1) in changed:
@@ -291,7 +291,7 @@ def _unsort(group: Struct, changed: frozenset[int]) -> None:
 
 
 def _shifted(data: bytes, shift: int) -> bytes:
-    """An index of pages that stand elsewhere."""
+    """Return a page index for pages that have moved."""
     index, _ = thrift.read(data)
     for page in index.items(1, thrift.STRUCT):
         page.set(1, thrift.I64, page.number(1) + shift)

@@ -1,14 +1,14 @@
-"""Tells whether a column seems to hold personal data: by its values where these have a form, else by its name. Pure.
+"""Tell if a column seems to hold personal data, by the form of its values or else by its name. Pure.
 
-No library is asked: those that recognize names in text bring models that are larger than this project.
+No library does this: libraries that recognize names in text need models that are larger than this project.
 """
 
 import ipaddress
 import re
 from collections.abc import Callable, Sequence
 
-ENOUGH = 0.9
-"""Part of the values that must have a form."""
+MATCHING_SHARE = 0.9
+"""Share of the values that must have a form."""
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _CARD = re.compile(r"[2-6]\d{3}([ -]?)\d{4,6}\1\d{4,5}(?:\1\d{1,4})?")
@@ -21,15 +21,15 @@ _SOCIAL_SECURITY = re.compile(r"(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}")
 
 
 def is_email(text: str) -> bool:
-    """Whether it has the form of an e-mail address."""
+    """Return True if a text has the form of an e-mail address."""
     return _EMAIL.fullmatch(text) is not None
 
 
 def _is_card(text: str) -> bool:
-    digits = [int(it) for it in text if it.isdecimal()]
+    digits = [int(char) for char in text if char.isdecimal()]
     if not _CARD.fullmatch(text) or not 13 <= len(digits) <= 19:
         return False
-    doubled = [sum(divmod(2 * it, 10)) for it in digits[-2::-2]]
+    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
     return (sum(digits[::-2]) + sum(doubled)) % 10 == 0
 
 
@@ -37,20 +37,20 @@ def _is_iban(text: str) -> bool:
     if not _IBAN.fullmatch(text):
         return False
     plain = text.replace(" ", "")
-    return 15 <= len(plain) <= 34 and int("".join(str(int(it, 36)) for it in plain[4:] + plain[:4])) % 97 == 1
+    return 15 <= len(plain) <= 34 and int("".join(str(int(char, 36)) for char in plain[4:] + plain[:4])) % 97 == 1
 
 
 def _is_phone(text: str) -> bool:
     if _DATE.fullmatch(text):
         return False
-    return _PHONE.fullmatch(text) is not None and 7 <= sum(it.isdecimal() for it in text) <= 18
+    return _PHONE.fullmatch(text) is not None and 7 <= sum(char.isdecimal() for char in text) <= 18
 
 
 def _is_social_security(text: str) -> bool:
     return _SOCIAL_SECURITY.fullmatch(text) is not None
 
 
-def _is_address_of_a_machine(text: str) -> bool:
+def _is_ip_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
     except ValueError:
@@ -60,13 +60,13 @@ def _is_address_of_a_machine(text: str) -> bool:
 
 DETECTORS: dict[str, Callable[[str], bool]] = {
     "e-mail addresses": is_email,
-    "card numbers, whose checksums hold": _is_card,
-    "IBANs, whose checksums hold": _is_iban,
+    "card numbers, with correct checksums": _is_card,
+    "IBANs, with correct checksums": _is_iban,
     "social security numbers": _is_social_security,
-    "IP addresses": _is_address_of_a_machine,
+    "IP addresses": _is_ip_address,
     "telephone numbers": _is_phone,
 }
-"""What values can be, and what tells so."""
+"""Forms of values, and the function that detects each form."""
 
 _WORDS = {
     "a name": "firstname lastname surname forename fullname givenname familyname middlename maidenname cardholder"
@@ -92,7 +92,7 @@ _PERSONS = frozenset(
     )
     for word in words.split()
 )
-"""With one of these, ``name`` is that of a person; or with nothing."""
+"""Words with which ``name`` means the name of a person. The word ``name`` alone does so, too."""
 
 _ABOUT = frozenset(
     word
@@ -102,27 +102,27 @@ _ABOUT = frozenset(
     )
     for word in words.split()
 )
-"""A column with one of these is about something, and is not the thing itself: ``email_verified``."""
+"""A column with one of these words is about the data, and does not hold the data itself: ``email_verified``."""
 
 _KEYS = frozenset({"id", "ids", "key", "code"})
-"""The same, unless that is how the thing is called: ``address_id``, but ``postal_code``."""
+"""The same, unless the word belongs to the usual name: ``address_id`` is about it, ``postal_code`` is the data."""
 
-FEWEST_DIGITS = 3
-"""Numbers of a person or account have that many at least, where they are no text; flags and counts have fewer."""
+FEWEST_CHARACTERS = 3
+"""Shortest personal value of a column that is detected by its name. Flags and counts are shorter."""
 
 _SPLIT = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-zà-ÿß]+|\d+")
 
 
 def by_values(values: Sequence[str]) -> str | None:
-    """Which form nearly all of these have."""
-    for form, has in DETECTORS.items():
-        if values and sum(map(has, values)) >= ENOUGH * len(values):
+    """Return the form that nearly all these values have, or None."""
+    for form, has_form in DETECTORS.items():
+        if values and sum(map(has_form, values)) >= MATCHING_SHARE * len(values):
             return form
     return None
 
 
 def by_name(name: str) -> str | None:
-    """Which data of a person a column of this name has."""
+    """Return the personal data that a column of this name holds, or None."""
     words = [word.lower() for word in _SPLIT.findall(name)]
     if _ABOUT & {*words}:
         return None
@@ -136,7 +136,7 @@ def by_name(name: str) -> str | None:
 
 
 def could_be(values: Sequence[str]) -> bool:
-    """Whether these are long enough for what a name of a column says; flags and counts are not."""
-    return any(sum(it.isalnum() for it in value) >= FEWEST_DIGITS for value in values) and not all(
+    """Return True if these values can be personal data. Flags and counts cannot."""
+    return any(sum(char.isalnum() for char in value) >= FEWEST_CHARACTERS for value in values) and not all(
         value.lower() in ("true", "false", "yes", "no") for value in values
     )

@@ -1,7 +1,7 @@
-"""What a run that was cut short goes on from: how far it got, and what it was asked to do with which file.
+"""Checkpoint of an interrupted run: its options, the identity of its input, and its position. ``--resume`` reads it.
 
-Stands beside the output as ``OUT.progress``, replaced as a whole, and written after what it vouches for is on disk. It
-holds no value; the digest of the input's two ends is there to tell another file from it.
+The checkpoint is the file ``OUT.progress`` beside the output. It is always replaced as a whole, after the output up to
+this position has been synced to disk. It contains no values. A digest of both ends of the input identifies the input.
 """
 
 import hashlib
@@ -14,25 +14,25 @@ import msgspec
 from token_worker.contract.messages import Op
 from token_worker.errors import CheckFailed
 
-END_BYTES = 1 << 16
-"""Of each end of the input, for the digest."""
+DIGEST_BYTES = 1 << 16
+"""Bytes from each end of the input that go into its digest."""
 
 
 class JobOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run is asked to do: what has to be the same when it goes on.
+    """Options of a job. A resumed run must have the same options.
 
     Attributes:
         op: tokenize or detokenize.
-        columns: name and type of each.
+        columns: name and type of each column to change.
         client_id, zone_id, consistent: as in requests.
         format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``.
-        encoding: None: as the byte order mark says, else UTF-8.
-        delimiter: None: that of the format.
-        quotes: whether fields may be quoted.
-        header: whether the first row has the names of the columns.
-        numbers: whether ``int64`` tokens of JSON numbers are numbers.
-        nulls: cells of CSV and TSV that stand for no value.
-        errors: absolute path of the file for rows that cannot be done.
+        encoding: None: the encoding of the byte order mark, or UTF-8.
+        delimiter: None: the default of the format.
+        quotes: True if fields may be quoted.
+        header: True if the first row has the names of the columns.
+        numbers: True if ``int64`` tokens of JSON numbers are numbers.
+        nulls: cells of CSV and TSV that mean "no value".
+        errors: absolute path of the file for the rows that cannot be done.
     """
 
     op: Op
@@ -51,7 +51,7 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Which file the input is."""
+    """Identity of the input."""
 
     size: int
     modified_ns: int
@@ -59,18 +59,18 @@ class Source(msgspec.Struct, frozen=True):
 
 
 FIRST_ROWS = 3
-"""Rows that are named of those that cannot be done for one reason."""
+"""Most row numbers that are listed for one reason."""
 
 
 class Reason(msgspec.Struct):
-    """Why rows are not in the output.
+    """A reason why rows are not in the output.
 
     Attributes:
-        code: one of the contract's, or of ``RowCode``.
-        column: None: it is about the row as a whole.
-        message: what was expected in the first of them.
-        count: how many they are.
-        rows: numbers of the first.
+        code: a code of the contract or of ``RowCode``.
+        column: the column. None: the reason is about the whole row.
+        message: the message for the first of these rows.
+        count: number of these rows.
+        rows: numbers of the first of these rows.
     """
 
     code: str
@@ -81,14 +81,14 @@ class Reason(msgspec.Struct):
 
 
 class Counts(msgspec.Struct):
-    """What became of the rows so far.
+    """Numbers of rows so far.
 
     Attributes:
-        rows: how many there were, without the header and blank ones.
-        empty: cells that were left as they are, since there is no value in them.
+        rows: all rows, without the header and blank rows.
+        empty: cells that were kept because they are empty.
         lost: rows that are not in the output.
-        problems: why, by code; a row can have several.
-        reasons: the same by code and column.
+        problems: problems of these rows, by code. A row can have several.
+        reasons: the same problems, by code and column.
     """
 
     rows: int = 0
@@ -98,9 +98,9 @@ class Counts(msgspec.Struct):
     reasons: list[Reason] = []
 
     def add(self, row: int, column: str | None, code: str, message: str) -> None:
-        """One more row that cannot be done."""
+        """Count a problem of a row."""
         self.problems[code] = self.problems.get(code, 0) + 1
-        reason = next((it for it in self.reasons if (it.code, it.column) == (code, column)), None)
+        reason = next((known for known in self.reasons if (known.code, known.column) == (code, column)), None)
         if reason is None:
             reason = Reason(code, column, message)
             self.reasons.append(reason)
@@ -110,13 +110,13 @@ class Counts(msgspec.Struct):
 
 
 class JobProgress(msgspec.Struct, kw_only=True):
-    """How far a run got.
+    """Position of a run.
 
     Attributes:
-        offset: where in the input it goes on: bytes, or of Parquet rows.
-        row: number of the last row that is done, as a person counts them in the file.
+        offset: position in the input, in bytes; in Parquet, in rows.
+        row: number of the last finished row, counted from 1.
         output, errors: bytes of these files that count.
-        is_over: all rows are done, and the output may have its name already.
+        is_over: all rows are done. The output may already have its final name.
     """
 
     options: JobOptions
@@ -130,31 +130,31 @@ class JobProgress(msgspec.Struct, kw_only=True):
 
 
 def source_of(file: BinaryIO) -> Source:
-    """Which file this is; it is at its start again afterwards."""
-    about = os.fstat(file.fileno())
-    digest = hashlib.sha256(file.read(END_BYTES))
-    file.seek(max(0, about.st_size - END_BYTES))
-    digest.update(file.read(END_BYTES))
+    """Identify a file. Afterwards the file is at its start again."""
+    status = os.fstat(file.fileno())
+    digest = hashlib.sha256(file.read(DIGEST_BYTES))
+    file.seek(max(0, status.st_size - DIGEST_BYTES))
+    digest.update(file.read(DIGEST_BYTES))
     file.seek(0)
-    return Source(about.st_size, about.st_mtime_ns, digest.hexdigest())
+    return Source(status.st_size, status.st_mtime_ns, digest.hexdigest())
 
 
 def load(path: Path) -> JobProgress | None:
-    """What was saved; None where nothing was.
+    """Load a saved progress. Return None if the file does not exist.
 
     Raises:
-        CheckFailed: it cannot be read.
+        CheckFailed: the file cannot be read.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=JobProgress)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError):
-        raise CheckFailed(f"{path} cannot be read; --force starts anew") from None
+        raise CheckFailed(f"{path} cannot be read; --force starts again") from None
 
 
 def save(path: Path, progress: JobProgress) -> None:
-    """Replace what was saved; it is on disk when this returns."""
+    """Save the progress, and sync it to disk."""
     temporary = path.with_name(path.name + ".new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
@@ -166,7 +166,7 @@ def save(path: Path, progress: JobProgress) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Have the name of a file on disk."""
+    """Sync the folder of a file, so that the name of the file is on disk."""
     descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,32 +1,38 @@
-"""Rows of any format become chunks: what goes into a request, and how its answers become output again. Pure.
+"""Chunks of rows: parse the rows of any format, list the values to send, and put the answers into the rows. Pure.
 
-A chunk goes by columns, not by rows: most of the work is then done once for all its rows, or once for a cell that is
-there many times.
+A chunk holds its cells by column, not by row. So most of the work is done once for all rows, or once for a cell that
+occurs many times.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, compress, islice, repeat
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, Self
 
-from token_worker.client import Answer, RequestRefused
+from token_worker.client import Answer, RequestRefused, Value
 from token_worker.contract.messages import TypeName
-from token_worker.files.columns import Column, RowError, SentItem, Value
+from token_worker.files.columns import Column, RowError, SentItem
 
 CHUNK_ITEMS = 1000
-"""Cells that a chunk has at most, but for a row of more: what a request may have by default."""
+"""Most cells in a chunk, unless a single row has more. By default a request may have as many items."""
 
 CHUNK_BYTES = 1 << 18
-"""Bytes of rows that a chunk has at most, but for a row of more."""
+"""Most bytes of rows in a chunk, unless a single row has more."""
 
 ABSENT: Final = ()
-"""In place of a cell that a row does not have. No cell is the same as it."""
+"""Stands for a cell that a row does not have. It equals no cell."""
 
 SAMPLE_ROWS = 1000
 """Rows that are looked at before anything is sent."""
 
 
 class Head(NamedTuple):
-    """What stands before the rows: its bytes, which the output begins with as well, where it ends, its rows."""
+    """The part of a file before its rows, which the output begins with.
+
+    Attributes:
+        data: its bytes in the output.
+        offset: its end in the input.
+        rows: number of its rows.
+    """
 
     data: bytes
     offset: int
@@ -34,61 +40,65 @@ class Head(NamedTuple):
 
 
 class CellGroup(tuple[Any, ...]):
-    """In place of a cell, all those that a row has of one column."""
+    """All cells that one row has in one column, such as the elements of a list."""
 
     __slots__ = ()
 
 
 class FlatColumn(NamedTuple):
-    """Cells of one column one after another, and the place of the row of each."""
+    """All cells of a column, one after another, and the position of the row of each cell."""
 
     cells: Sequence[Any]
     rows: Sequence[int]
 
     def of_rows(self, flags: Sequence[bool]) -> Sequence[bool]:
-        """For each cell what is said of its row."""
+        """Convert one flag for each row to one flag for each cell."""
         return flags if isinstance(self.rows, range) else [flags[row] for row in self.rows]
 
 
 class RowFormat(Protocol):
-    """What is to be known of a format, for given columns."""
+    """Reads and writes rows of a format, of which some columns are changed.
+
+    A *record* is a row as it was read from the file. A *split row* is a tuple that holds the cells to change, and the
+    rest of the row around them.
+    """
 
     @property
     def columns(self) -> Sequence[Column]:
-        """Those to be changed."""
+        """The columns to change."""
 
     @property
     def types(self) -> Sequence[TypeName]:
-        """Their types."""
+        """The types of these columns."""
 
     @property
     def cell_slice(self) -> slice:
-        """Where in a row its cells stand, one for each column, in order."""
+        """Positions of the cells in a split row, in the order of the columns."""
 
     def input_size(self, record: Any) -> int:
-        """How far a record takes the reader: bytes of the input."""
+        """Return the size of a record in the input, in the unit of offsets."""
 
     def memory_bytes(self, record: Any) -> int:
-        """Bytes of memory that it takes, about."""
+        """Return about how many bytes of memory a record takes."""
 
     def split_row(self, record: Any) -> tuple[Any, ...] | None:
-        """A row: the cells to be changed, and what else there is. None: it is kept as it is. Raises ``RowError``."""
+        """Split a record. None: the record has no cells and is kept. Raises ``RowError``."""
 
     def whole_row(self, record: Any) -> tuple[Any, ...]:
-        """The same for one that is kept: its cells are ``ABSENT``."""
+        """Return a split row for a record that is kept: all its cells are ``ABSENT``."""
 
     def read_cell(self, cell: Any, column: int) -> Value | None:
-        """The value of a cell, None where there is none; raises ``RowError``."""
+        """Return the value of a cell. None: the cell is empty. Raises ``RowError``."""
 
     def write_cell(self, value: Value, cell: Any, column: int) -> Any:
-        """The cell with another value; raises ``RowError``."""
+        """Return a cell like this one with another value. Raises ``RowError``."""
 
     def encode_rows(self, columns: Sequence[Sequence[Any]], done: Sequence[bool]) -> bytes:
-        """The output for rows, given as the columns of them all, and whether each could be done."""
+        """Return the output for split rows, given by column. Rows that are not done are left out."""
 
 
 class Problem(NamedTuple):
-    """Why a row is not in the output; nothing of it."""
+    """The reason why a row is not in the output, without anything of the row."""
 
     row: int
     column: str | None
@@ -97,13 +107,13 @@ class Problem(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """A chunk when it is done.
+    """The result of a chunk.
 
     Attributes:
-        output: for the rows that could be done.
-        problems: of the others, in order.
-        lost: how many these are.
-        empty: cells that were left as they are, since there is no value in them.
+        output: bytes of the rows that could be done.
+        problems: problems of the other rows, in order.
+        lost: number of these rows.
+        empty: number of cells that were kept because they are empty.
     """
 
     output: bytes
@@ -112,155 +122,230 @@ class Finished(NamedTuple):
     empty: int
 
 
-class Chunk:
-    """Rows that are sent together.
+class _Problems:
+    """The problems of a chunk. Rows are given by their position in the chunk.
 
     Args:
-        row_format: of the file.
-        row: number of the row before the first.
-        records: one at least.
-        dedupe: a value that is there several times is sent once; not where each is to get a token of its own.
-
-    Attributes:
-        items: to be sent.
-        rows: how many there are.
-        blank: how many of these are kept as they are, since they have no cells.
-        size: how far they take the reader.
-        weight: bytes that it holds, about.
+        row: number of the row before the chunk.
+        rows: number of rows in the chunk.
+        columns: the columns to change.
     """
 
-    def __init__(self, row_format: RowFormat, row: int, records: Sequence[Any], *, dedupe: bool) -> None:
-        self._format = row_format
+    def __init__(self, row: int, rows: int, columns: Sequence[Column]) -> None:
         self._row = row
-        self._dedupe = dedupe
-        self._problems: dict[int, list[Problem]] = {}
-        """By the place of the row."""
-        self.rows = len(records)
-        self.blank = 0
-        self.size = sum(map(row_format.input_size, records))
-        self.weight = sum(map(row_format.memory_bytes, records))
-        self._columns = [*zip(*self._opened(records), strict=True)]
-        self._flat = [_flat(cells) for cells in self._columns[row_format.cell_slice]]
-        self._values = [self._read(column, flat) for column, flat in enumerate(self._flat)]
-        self._kept = self._done()
-        self._sent: list[list[Any]] = []
-        self.items: list[SentItem] = []
-        for kind, flat, values in zip(row_format.types, self._flat, self._values, strict=True):
-            kept = compress(flat.cells, flat.of_rows(self._kept))
-            sent = [cell for cell in (dict.fromkeys(kept) if dedupe else kept) if values[cell] is not None]
-            self._sent.append(sent)
-            self.items += zip(repeat(kind), map(values.__getitem__, sent), strict=False)
+        self._rows = rows
+        self._columns = columns
+        self._by_place: dict[int, list[Problem]] = {}
 
-    def _opened(self, records: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
-        for place, record in enumerate(records):
-            try:
-                row = self._format.split_row(record)
-                self.blank += row is None
-            except RowError as wrong:
-                self._refuse(place, None, wrong)
-                row = None
-            yield self._format.whole_row(record) if row is None else row
-
-    def _read(self, column: int, flat: FlatColumn) -> dict[Any, Any]:
-        """The value of each cell, None where there is none; where the cell is wrong, what is."""
-        read = self._format.read_cell
-        values: dict[Any, Any] = dict.fromkeys(flat.cells)
-        for cell in values:
-            if cell is not ABSENT:
-                try:
-                    values[cell] = read(cell, column)
-                except RowError as wrong:
-                    values[cell] = wrong
-        if RowError in map(type, values.values()):
-            self._refuse_some(column, zip(flat.rows, map(values.__getitem__, flat.cells), strict=True))
-        return values
-
-    def _refuse_some(self, column: int, outcomes: Iterable[tuple[int, Any]]) -> None:
-        for place, outcome in outcomes:
-            if isinstance(outcome, RowError):
-                self._refuse(place, self._format.columns[column].name, outcome)
-
-    def _refuse(self, place: int, column: str | None, wrong: RowError) -> None:
-        problem = Problem(self._row + 1 + place, column, wrong.code, wrong.message)
-        problems = self._problems.setdefault(place, [])
-        if problem not in problems:  # as of two cells of one column
+    def add(self, place: int, column: str | None, error: RowError) -> None:
+        problem = Problem(self._row + 1 + place, column, error.code, error.message)
+        problems = self._by_place.setdefault(place, [])
+        if problem not in problems:  # two cells of one column may have the same problem
             problems.append(problem)
 
-    def _done(self) -> list[bool]:
-        return [place not in self._problems for place in range(self.rows)]
+    def add_cells(self, column: int, outcomes: Iterable[tuple[int, Any]]) -> None:
+        """Add the outcomes that are errors; each outcome has the place of its row."""
+        for place, outcome in outcomes:
+            if isinstance(outcome, RowError):
+                self.add(place, self._columns[column].name, outcome)
+
+    def good_rows(self) -> list[bool]:
+        """Return for each row if it has no problem so far."""
+        return [place not in self._by_place for place in range(self._rows)]
+
+    def in_order(self) -> list[Problem]:
+        return [problem for place in sorted(self._by_place) for problem in self._by_place[place]]
+
+
+class _ParsedColumn(NamedTuple):
+    """One column to change.
+
+    Attributes:
+        flat: its cells.
+        values: the value of every distinct cell. Empty cells map to None, invalid cells to the ``RowError``.
+        sent: the cells whose values are sent, in order.
+    """
+
+    flat: FlatColumn
+    values: dict[Any, Any]
+    sent: list[Any]
+
+
+class _ParsedRows(NamedTuple):
+    """The rows of a chunk, parsed.
+
+    Attributes:
+        split_columns: the split rows, by column.
+        columns: the columns to change.
+        is_sent: for each row, if its values are sent: rows with a problem are not.
+        blank: number of rows that are kept because they have no cells.
+    """
+
+    split_columns: list[tuple[Any, ...]]
+    columns: list[_ParsedColumn]
+    is_sent: list[bool]
+    blank: int
+
+
+class Chunk:
+    """Rows that are sent together. ``parse`` makes a chunk.
+
+    Attributes:
+        items: the items to send.
+        rows: number of rows.
+        blank: number of rows that are kept because they have no cells.
+        input_size: size of the rows in the input, in the unit of offsets.
+        memory_bytes: about how many bytes of memory the rows take.
+    """
+
+    def __init__(
+        self, row_format: RowFormat, records: Sequence[Any], parsed: _ParsedRows, problems: _Problems, *, dedupe: bool
+    ) -> None:
+        self._format = row_format
+        self._parsed = parsed
+        self._problems = problems
+        self._dedupe = dedupe
+        self.items: list[SentItem] = []
+        for kind, column in zip(row_format.types, parsed.columns, strict=True):
+            self.items += zip(repeat(kind), map(column.values.__getitem__, column.sent), strict=False)
+        self.rows = len(records)
+        self.blank = parsed.blank
+        self.input_size = sum(map(row_format.input_size, records))
+        self.memory_bytes = sum(map(row_format.memory_bytes, records))
+
+    @classmethod
+    def parse(cls, row_format: RowFormat, row: int, records: Sequence[Any], *, dedupe: bool) -> Self:
+        """Parse rows, and list the items to send.
+
+        Args:
+            row_format: format of the file.
+            row: number of the row before the first.
+            records: the rows, at least one.
+            dedupe: send a value that occurs several times only once. False if each shall have its own token.
+        """
+        problems = _Problems(row, len(records), row_format.columns)
+        split_rows, blank = _split_rows(row_format, records, problems)
+        split_columns = [*zip(*split_rows, strict=True)]
+        flat_columns = [_flatten(cells) for cells in split_columns[row_format.cell_slice]]
+        values = [_read_cells(row_format, column, flat, problems) for column, flat in enumerate(flat_columns)]
+        is_sent = problems.good_rows()
+        columns = []
+        for flat, value_of in zip(flat_columns, values, strict=True):
+            cells = compress(flat.cells, flat.of_rows(is_sent))
+            sent = [cell for cell in (dict.fromkeys(cells) if dedupe else cells) if value_of[cell] is not None]
+            columns.append(_ParsedColumn(flat, value_of, sent))
+        return cls(row_format, records, _ParsedRows(split_columns, columns, is_sent, blank), problems, dedupe=dedupe)
 
     def finish(self, answers: Sequence[Answer]) -> Finished:
-        """Put the answers, one for each of the items, in their cells; to be called once."""
-        row_format, left = self._format, iter(answers)
-        columns: list[Sequence[Any]] = [*self._columns]
+        """Put the answers into their cells. There is one answer for each item. Call this once."""
+        row_format, parsed, rest = self._format, self._parsed, iter(answers)
+        columns: list[Sequence[Any]] = [*parsed.split_columns]
         changed: list[list[Any]] = []
-        for column, (flat, before) in enumerate(zip(self._flat, self._columns[row_format.cell_slice], strict=True)):
-            written = self._written(column, left)
-            kept = flat.of_rows(self._kept)
+        before = parsed.split_columns[row_format.cell_slice]
+        for number, (column, cells_before) in enumerate(zip(parsed.columns, before, strict=True)):
+            flat = column.flat
+            written = self._write_cells(number, column.sent, rest)
+            is_sent = flat.of_rows(parsed.is_sent)
             if self._dedupe:
-                new = dict(zip(self._sent[column], written, strict=True))
+                new = dict(zip(column.sent, written, strict=True))
                 cells = [*map(new.get, flat.cells, flat.cells)]
             else:
-                values, each = self._values[column], iter(written)
+                values, each = column.values, iter(written)
                 cells = [
-                    next(each) if is_kept and values[cell] is not None else cell
-                    for cell, is_kept in zip(flat.cells, kept, strict=True)
+                    next(each) if was_sent and values[cell] is not None else cell
+                    for cell, was_sent in zip(flat.cells, is_sent, strict=True)
                 ]
             if RowError in map(type, written):
-                self._refuse_some(column, compress(zip(flat.rows, cells, strict=True), kept))
-            changed.append(cells if isinstance(flat.rows, range) else _gathered(cells, before))
+                self._problems.add_cells(number, compress(zip(flat.rows, cells, strict=True), is_sent))
+            changed.append(cells if isinstance(flat.rows, range) else _regroup(cells, cells_before))
         columns[row_format.cell_slice] = changed
-        done = self._done()
-        empty = 0
-        for flat, values in zip(self._flat, self._values, strict=True):
-            if nothing := [cell for cell, value in values.items() if value is None and cell is not ABSENT]:
-                empty += sum(map([*compress(flat.cells, flat.of_rows(done))].count, nothing))
-        problems = [problem for place in sorted(self._problems) for problem in self._problems[place]]
-        return Finished(row_format.encode_rows(columns, done), problems, done.count(False), empty)
+        done = self._problems.good_rows()
+        output = row_format.encode_rows(columns, done)
+        return Finished(output, self._problems.in_order(), done.count(False), self._count_empty(done))
 
-    def _written(self, column: int, answers: Iterator[Answer]) -> list[Any]:
-        """The new cell for each that was sent; where there is none, why."""
+    def _write_cells(self, column: int, sent: Sequence[Any], answers: Iterator[Answer]) -> list[Any]:
+        """Return the new cell for each cell that was sent, or the ``RowError``."""
         write = self._format.write_cell
         written: list[Any] = []
-        for cell, answer in zip(self._sent[column], answers, strict=False):
+        for cell, answer in zip(sent, answers, strict=False):
             if isinstance(answer, RequestRefused):
                 written.append(RowError(answer.code, answer.message))
                 continue
             try:
                 written.append(write(answer, cell, column))
-            except RowError as wrong:
-                written.append(wrong)
+            except RowError as error:
+                written.append(error)
         return written
 
+    def _count_empty(self, done: Sequence[bool]) -> int:
+        """Count the empty cells of the rows that are done."""
+        count = 0
+        for flat, values, _ in self._parsed.columns:
+            if empty := [cell for cell, value in values.items() if value is None and cell is not ABSENT]:
+                count += sum(map([*compress(flat.cells, flat.of_rows(done))].count, empty))
+        return count
 
-def _flat(cells: Sequence[Any]) -> FlatColumn:
+
+def _split_rows(
+    row_format: RowFormat, records: Iterable[Any], problems: _Problems
+) -> tuple[list[tuple[Any, ...]], int]:
+    """Return the split rows, and how many of them are kept because they have no cells."""
+    rows, blank = [], 0
+    for place, record in enumerate(records):
+        try:
+            row = row_format.split_row(record)
+            blank += row is None
+        except RowError as error:
+            problems.add(place, None, error)
+            row = None
+        rows.append(row_format.whole_row(record) if row is None else row)
+    return rows, blank
+
+
+def _read_cells(row_format: RowFormat, column: int, flat: FlatColumn, problems: _Problems) -> dict[Any, Any]:
+    """Map every distinct cell to its value. Empty cells map to None, invalid cells to the ``RowError``."""
+    read = row_format.read_cell
+    values: dict[Any, Any] = dict.fromkeys(flat.cells)
+    for cell in values:
+        if cell is not ABSENT:
+            try:
+                values[cell] = read(cell, column)
+            except RowError as error:
+                values[cell] = error
+    if RowError in map(type, values.values()):
+        problems.add_cells(column, zip(flat.rows, map(values.__getitem__, flat.cells), strict=True))
+    return values
+
+
+def _flatten(cells: Sequence[Any]) -> FlatColumn:
     if CellGroup not in map(type, cells):
         return FlatColumn(cells, range(len(cells)))
-    each = [cell if type(cell) is CellGroup else (cell,) for cell in cells]
-    return FlatColumn([*chain.from_iterable(each)], [row for row, those in enumerate(each) for _ in those])
+    groups = [cell if type(cell) is CellGroup else (cell,) for cell in cells]
+    return FlatColumn([*chain.from_iterable(groups)], [row for row, group in enumerate(groups) for _ in group])
 
 
-def _gathered(flat: Iterable[Any], before: Iterable[Any]) -> list[Any]:
-    """The cells of each row, of as many as there were before."""
-    left = iter(flat)
-    return [CellGroup(islice(left, len(cell))) if type(cell) is CellGroup else next(left) for cell in before]
+def _regroup(flat: Iterable[Any], before: Iterable[Any]) -> list[Any]:
+    """Return the cells of each row, grouped as they were before."""
+    rest = iter(flat)
+    return [CellGroup(islice(rest, len(cell))) if type(cell) is CellGroup else next(rest) for cell in before]
 
 
 def chunks(row_format: RowFormat, blocks: Iterable[Sequence[Any]], row: int, *, dedupe: bool) -> Iterator[Chunk]:
-    """All records, block by block, in chunks; ``row`` is the number of the row before the first."""
+    """Yield all records in chunks. ``row`` is the number of the row before the first."""
     for block in blocks:
-        for records in _parts(row_format, block):
-            yield Chunk(row_format, row, records, dedupe=dedupe)
+        for records in _bounded(row_format, block):
+            yield Chunk.parse(row_format, row, records, dedupe=dedupe)
             row += len(records)
 
 
-def _parts(row_format: RowFormat, block: Sequence[Any]) -> Iterator[Sequence[Any]]:
+def _bounded(row_format: RowFormat, block: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Split a block into parts for one chunk each."""
     most = max(1, CHUNK_ITEMS // max(1, len(row_format.columns)))
-    start = weight = 0
+    start = size = 0
     for at, more in enumerate(map(row_format.memory_bytes, block)):
-        weight += more
-        if at > start and (at - start >= most or weight > CHUNK_BYTES):
+        size += more
+        if at > start and (at - start >= most or size > CHUNK_BYTES):
             yield block[start:at]
-            start, weight = at, more
+            start, size = at, more
     if block:
         yield block[start:]

@@ -1,8 +1,8 @@
-"""Chunks are sent with several requests in flight, and come back in order with their answers.
+"""Send chunks with several requests in flight, and return them in order with their answers.
 
-An answer that may be asked for again (``internal``, ``expired``) is, a few times. Where none comes at all, because no
-worker runs or the streams are away, the request is sent again until the wait is over. A refusal that no row can escape,
-of the client, zone or operation, ends the run.
+If an answer says that the value may be sent again (``internal``, ``expired``), it is sent again a few times. If no
+answer comes at all, because no worker runs or the streams are away, the request is repeated until ``wait_seconds`` are
+over. A refusal that applies to every row (of the client, the zone or the operation) ends the run.
 """
 
 import random
@@ -26,51 +26,51 @@ from token_worker.errors import CheckFailed, Code, Retry, TokenWorkerError, Unav
 from token_worker.files.columns import SentItem
 from token_worker.files.rows import Chunk
 
-IN_FLIGHT = 16
-"""Chunks that are sent and not answered yet: work for some workers at once."""
+CHUNKS_IN_FLIGHT = 16
+"""Most chunks that wait for answers: enough work for several workers."""
 
-IN_FLIGHT_BYTES = 4 << 20
-"""What they weigh together; one there is in any case."""
+BYTES_IN_FLIGHT = 4 << 20
+"""Most bytes of these chunks in memory, unless a single chunk has more."""
 
-TRIES = 5
-"""How often a value is sent whose answer says that it may be sent again."""
+MAX_SENDS = 5
+"""How often a value is sent at most, if the answers say that it may be sent again."""
 
 BACK_OFF_SECONDS = (0.1, 5.0)
-"""Shortest and longest wait before something is sent again; doubled each time, less up to half at random."""
+"""Shortest and longest pause before a value is sent again. The pause doubles each time, and is up to half shorter."""
 
-LOOK_SECONDS = 0.2
-"""How soon a request to stop is seen."""
+STOP_CHECK_SECONDS = 0.2
+"""Time between two looks at ``stopping``."""
 
-NO_WORKER = "no worker answers; does one run, with these routes in its settings, and can it use its servers?"
+NO_WORKER = "no worker answers; does a worker run with these routes, and can it use its servers?"
 
 QUIET_SECONDS = 5.0
-"""Without an answer for so long, the user is told."""
+"""Time without an answer before the user is told."""
 
 _FOR_ALL = frozenset({Code.UNKNOWN_CLIENT, Code.UNKNOWN_ZONE, Code.FORBIDDEN, Code.KEY_UNREADABLE})
-"""Refusals of a request that any other would get as well."""
+"""Refusals that every other request would get as well."""
 
 
 class Client(Protocol):
-    """What is needed of ``token_worker.client.TokenClient``."""
+    """The part of ``token_worker.client.TokenClient`` that is used here."""
 
     def submit(self, op: Op, items: Sequence[SentItem]) -> Future[list[Answer]]:
         """Send items."""
 
 
-class Stopped(TokenWorkerError):  # noqa: N818 - reads as what it says
-    """The run was asked to stop, and does so between two chunks."""
+class Stopped(TokenWorkerError):  # noqa: N818 - "except Stopped" reads well
+    """The run stops between two chunks, because ``stopping`` is set."""
 
 
 class Sender:
-    """Sends, and waits for answers.
+    """Sends chunks and waits for their answers.
 
     Args:
-        client: knows whose keys are used.
-        op: what is asked for.
-        wait_seconds: how long there may be no answer at all.
-        stopping: set when the run is to stop.
-        tell: is told when answers begin to be missing, and when they come again.
-        away: says why the server of the streams cannot be used just now, if so.
+        client: the client, with the client id and zone of the job.
+        op: tokenize or detokenize.
+        wait_seconds: how long the workers may not answer at all.
+        stopping: set when the run shall stop.
+        tell: takes a line for the user when answers are missing, and when they come again.
+        away: returns the reason why the Redis of the streams cannot be used now, or None.
     """
 
     def __init__(
@@ -89,37 +89,37 @@ class Sender:
         self._tell = tell
         self._away = away
         self._told: str | None = None
-        """What was told of missing answers, until answers come again."""
+        """Reason of missing answers that the user was told. None while answers come."""
 
     def answered(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, list[Answer]]]:
-        """Each chunk with an answer for each of its items, in order.
+        """Yield each chunk with one answer for each of its items, in order.
 
         Raises:
             CheckFailed: no row can be done.
-            Unavailable: no answer came for too long.
-            Stopped: it was asked for.
+            Unavailable: the workers did not answer for too long.
+            Stopped: ``stopping`` is set.
         """
         window: deque[tuple[Chunk, Future[list[Answer]] | None]] = deque()
-        weight = 0
+        size = 0
         for chunk in chunks:
-            while window and (len(window) >= IN_FLIGHT or weight + chunk.weight > IN_FLIGHT_BYTES):
+            while window and (len(window) >= CHUNKS_IN_FLIGHT or size + chunk.memory_bytes > BYTES_IN_FLIGHT):
                 first, future = window.popleft()
-                weight -= first.weight
-                yield first, self._settle(first.items, future)
+                size -= first.memory_bytes
+                yield first, self._final_answers(first.items, future)
             window.append((chunk, self._client.submit(self._op, chunk.items) if chunk.items else None))
-            weight += chunk.weight
+            size += chunk.memory_bytes
         while window:
             first, future = window.popleft()
-            yield first, self._settle(first.items, future)
+            yield first, self._final_answers(first.items, future)
 
-    def _settle(self, items: Sequence[SentItem], future: Future[list[Answer]] | None) -> list[Answer]:
-        """The last word on each item."""
+    def _final_answers(self, items: Sequence[SentItem], future: Future[list[Answer]] | None) -> list[Answer]:
+        """Return the answer to each item, after values that may be sent again were sent again."""
         if self._stopping.is_set():
             raise Stopped
         if future is None:
             return []
-        answers = self._outcome(items, future)
-        for times in range(1, TRIES):
+        answers = self._wait_for(items, future)
+        for times in range(1, MAX_SENDS):
             missing = [
                 place
                 for place, answer in enumerate(answers)
@@ -129,15 +129,15 @@ class Sender:
                 break
             self._back_off(times)
             again = [items[place] for place in missing]
-            for place, answer in zip(missing, self._outcome(again, self._client.submit(self._op, again)), strict=True):
+            for place, answer in zip(missing, self._wait_for(again, self._client.submit(self._op, again)), strict=True):
                 answers[place] = answer
         return answers
 
-    def _outcome(self, items: Sequence[SentItem], future: Future[list[Answer]]) -> list[Answer]:
-        """What came of a request, once something did."""
+    def _wait_for(self, items: Sequence[SentItem], future: Future[list[Answer]]) -> list[Answer]:
+        """Wait for the answers to a request. Send the request again while no worker answers."""
         times, since = 0, time.monotonic()
         while True:
-            while not wait([future], LOOK_SECONDS).done:
+            while not wait([future], STOP_CHECK_SECONDS).done:
                 if self._stopping.is_set():
                     raise Stopped
                 if time.monotonic() - since >= QUIET_SECONDS:
@@ -161,7 +161,7 @@ class Sender:
             return answers
 
     def _tell_missing(self, why: str) -> None:
-        """Tell why no answers come; another reason is told as well."""
+        """Tell the user why no answers come, once for each reason."""
         if why != self._told:
             self._told = why
             self._tell(f"no answers: {why}; waiting")
@@ -169,17 +169,20 @@ class Sender:
     def _tell_again(self) -> None:
         if self._told is not None:
             self._told = None
-            self._tell("answers come again")
+            self._tell("the workers answer again")
 
     def _refused(self, items: Sequence[SentItem], refused: RequestRefused) -> list[Answer]:
-        """The request as a whole was: if not that any would be, it may be too large for the workers' settings."""
+        """Handle the refusal of a whole request.
+
+        The request may be too large for the settings of the workers. Then its halves are sent.
+        """
         if refused.code in _FOR_ALL:
             raise CheckFailed(f"the workers refuse: {refused}")
         if refused.code != Code.INVALID_REQUEST or len(items) == 1:
             return [refused] * len(items)
         half = len(items) // 2
         parts = items[:half], items[half:]
-        return [answer for part in parts for answer in self._outcome(part, self._client.submit(self._op, part))]
+        return [answer for part in parts for answer in self._wait_for(part, self._client.submit(self._op, part))]
 
     def _back_off(self, times: int) -> None:
         shortest, longest = BACK_OFF_SECONDS

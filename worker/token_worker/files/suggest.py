@@ -1,8 +1,8 @@
-"""Guesses which columns have personal data and which type their values have, from the first rows. Pure.
+"""Guess from the first rows which columns have personal data, and the types of their values. Pure.
 
-A guess errs on the side of what fits more: digits that are all of one length, as of cards and telephones, are text, not
-a number. A later row that a guess does not fit is an error of that row, never another value. Examples are masked:
-letters and digits are shown as what they are, not which.
+A guess prefers the type that holds more values: digits that all have one length, such as card and telephone numbers,
+are text, not numbers. If a later row does not fit a guess, the row has an error; its value never changes. Examples are
+masked: each letter is shown as x, each digit as 9.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ from token_worker.files import personal
 from token_worker.files.columns import READ, RowError
 
 TEXTS = (TypeName.INT32, TypeName.INT64, TypeName.EMAIL, TypeName.STR)
-"""What a column of text may be."""
+"""Possible types of a text column."""
 
 IDENTIFIER_DIGITS = 9
-"""Digits of one length are rather a text if there are so many."""
+"""Values of one length with at least so many digits are text."""
 
-EXAMPLES = 2
+EXAMPLES_SHOWN = 2
 EXAMPLE_CHARACTERS = 30
 
 
@@ -27,10 +27,10 @@ class Sample(NamedTuple):
     """The first values of a column.
 
     Attributes:
-        values: None and empty ones are there as well.
-        types: those that it may have.
-        kind: type of the column in the file, where it has one.
-        refused: why it cannot be tokenized, whatever its values.
+        values: the values, including None and empty ones.
+        types: the types that the column may have.
+        kind: type of the column in the file, if it has one.
+        refused: the reason why the column cannot be tokenized, whatever its values are.
     """
 
     values: Sequence[str | None]
@@ -40,15 +40,15 @@ class Sample(NamedTuple):
 
 
 class Suggestion(NamedTuple):
-    """What there is to say of a column.
+    """The guess for one column.
 
     Attributes:
-        name: of the column.
-        type: of its values; None: it cannot be tokenized, or there is nothing to tell it from.
-        kind: type of the column in the file, where it has one.
-        is_offered: it looks like personal data, and can be tokenized.
-        why: what it looks like, or why it cannot be tokenized.
-        examples: masked.
+        name: name of the column.
+        type: type of its values. None: the column cannot be tokenized, or has no values.
+        kind: type of the column in the file, if it has one.
+        is_offered: True if the column looks like personal data and can be tokenized.
+        why: the data that the column seems to hold, or the reason why it cannot be tokenized.
+        examples: masked examples.
     """
 
     name: str
@@ -60,15 +60,15 @@ class Suggestion(NamedTuple):
 
 
 def suggest(samples: Mapping[str, Sample]) -> list[Suggestion]:
-    """What there is to say of each column, in order."""
+    """Make a guess for each column, in order."""
     return [_suggestion(name, sample) for name, sample in samples.items()]
 
 
 def _suggestion(name: str, sample: Sample) -> Suggestion:
     values = [value for value in dict.fromkeys(sample.values) if value]
-    examples = [*dict.fromkeys(map(mask, values))][:EXAMPLES]
+    examples = [*dict.fromkeys(map(mask, values))][:EXAMPLES_SHOWN]
     if sample.refused is not None or not sample.types:
-        why = sample.refused or "no type of tokens is of this kind"
+        why = sample.refused or "no token type fits this kind of column"
         return Suggestion(name, None, sample.kind, is_offered=False, why=why, examples=examples)
     kind = next((kind for kind in sample.types if values and _fits(kind, values, sample.types)), None)
     form, meaning = personal.by_values(values), personal.by_name(name)
@@ -76,11 +76,11 @@ def _suggestion(name: str, sample: Sample) -> Suggestion:
         meaning = None
     why = form or (f"its name says: {meaning}" if meaning else "does not look like personal data")
     if (form or meaning) and kind in (TypeName.INT32, TypeName.INT64) and TypeName.STR in sample.types:
-        kind = TypeName.STR  # a later one may begin with 0, or have a + in it
+        kind = TypeName.STR  # a later value may begin with 0, or contain a +
     if not values:
         why = "no value in the first rows"
     elif kind is None:
-        why += "; no type fits all of its values"
+        why += "; no type fits all its values"
     return Suggestion(name, kind, sample.kind, bool(kind and (form or meaning)), why, examples)
 
 
@@ -99,6 +99,6 @@ def _fits(kind: TypeName, values: Sequence[str], types: Sequence[TypeName]) -> b
 
 
 def mask(text: str) -> str:
-    """What kind of text it is."""
-    shown = "".join("9" if it.isdigit() else "x" if it.isalnum() else it for it in text[:EXAMPLE_CHARACTERS])
+    """Mask a text: replace letters by x and digits by 9."""
+    shown = "".join("9" if char.isdigit() else "x" if char.isalnum() else char for char in text[:EXAMPLE_CHARACTERS])
     return shown + ("…" if len(text) > EXAMPLE_CHARACTERS else "")

@@ -1,6 +1,6 @@
-"""Thrift's compact protocol, for structures of which not every field is known. Pure.
+"""Thrift's compact protocol, for structures with unknown fields. Pure.
 
-A structure that is read and written again keeps all its fields, also those that a later version of the format adds.
+A structure that is read and written again keeps all its fields, also fields that a later version of the format adds.
 See https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md.
 """
 
@@ -10,20 +10,20 @@ from typing import Any, Self
 from token_worker.errors import CheckFailed
 
 TRUE, FALSE, I8, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)
-"""Kinds of values. A field of kind ``TRUE`` holds either truth value."""
+"""Kinds of values. A field of kind ``TRUE`` can be true or false."""
 
-MOST_DEPTH = 64
-"""Structures and lists within each other; Parquet has nine."""
+MAX_DEPTH = 64
+"""Deepest nesting of structures and lists. Parquet has nine levels."""
 
 _VARINT_BITS = 64
 _SHORT_LIST = 15
 
 
 class Malformed(CheckFailed):
-    """The bytes are not the structure that is expected."""
+    """The bytes are not the expected structure."""
 
     def __init__(self) -> None:
-        super().__init__("the input cannot be read: it is damaged, or in a format that is not known")
+        super().__init__("the input cannot be read: it is damaged, or its format is unknown")
 
 
 class Items(list[Any]):
@@ -50,11 +50,11 @@ class Struct:
         return number in self.fields
 
     def copy(self, *numbers: int) -> Self:
-        """Give another structure with the same fields, or with these alone."""
+        """Return another structure with the same fields, or with only these fields."""
         return type(self)({number: self.fields[number] for number in numbers or self.fields if number in self.fields})
 
     def drop(self, *numbers: int) -> None:
-        """Remove fields that may be there."""
+        """Remove fields, if they exist."""
         for number in numbers:
             self.fields.pop(number, None)
 
@@ -63,23 +63,23 @@ class Struct:
         self.fields[number] = (kind, value)
 
     def number(self, number: int, default: int | None = None) -> int:
-        """Give a whole number; raise ``Malformed`` where there is none."""
+        """Return a whole number. Raises ``Malformed`` if there is no such field."""
         return self._value(number, (I8, I16, I32, I64), default)  # type: ignore[no-any-return]
 
     def flag(self, number: int) -> bool:
-        """Give a truth value, False by default."""
+        """Return a truth value; default: False."""
         return self._value(number, (TRUE,), default=False)  # type: ignore[no-any-return]
 
     def text(self, number: int) -> str:
-        """Give a text; raise ``Malformed`` where there is none."""
+        """Return a text. Raises ``Malformed`` if there is no such field."""
         return self._value(number, (BINARY,), None).decode(errors="replace")  # type: ignore[no-any-return]
 
     def struct(self, number: int) -> "Struct":
-        """Give a structure; raise ``Malformed`` where there is none."""
+        """Return a structure. Raises ``Malformed`` if there is no such field."""
         return self._value(number, (STRUCT,), None)  # type: ignore[no-any-return]
 
     def items(self, number: int, kind: int) -> Items:
-        """Give a list of items of a kind, an empty one by default."""
+        """Return a list of items of a kind; default: an empty list."""
         items: Items = self._value(number, (LIST,), Items(kind))
         if items and items.kind != kind:
             raise Malformed
@@ -93,10 +93,10 @@ class Struct:
 
 
 def read(data: bytes, at: int = 0) -> tuple[Struct, int]:
-    """Read a structure; tell where it ends.
+    """Read a structure. Return it with the position of its end.
 
     Raises:
-        Malformed: there is none.
+        Malformed: the bytes are not a structure.
     """
     reader = _Reader(data, at)
     try:
@@ -106,7 +106,7 @@ def read(data: bytes, at: int = 0) -> tuple[Struct, int]:
 
 
 def write(struct: Struct) -> bytes:
-    """Give the bytes of a structure."""
+    """Return the bytes of a structure."""
     out = bytearray()
     _write_struct(out, struct)
     return bytes(out)
@@ -118,7 +118,7 @@ class _Reader:
         self.at = at
 
     def struct(self, depth: int) -> Struct:
-        if depth > MOST_DEPTH:
+        if depth > MAX_DEPTH:
             raise Malformed
         fields: dict[int, tuple[int, Any]] = {}
         number = 0
@@ -165,7 +165,7 @@ class _Reader:
             return self.struct(depth)
         if kind in (LIST, SET):
             return self._list(depth)
-        if kind in (I8, TRUE, FALSE):  # the latter in lists alone: a byte each
+        if kind in (I8, TRUE, FALSE):  # truth values are bytes only in lists
             return self._byte()
         if kind == DOUBLE:
             return self._bytes(8)
@@ -176,7 +176,7 @@ class _Reader:
         count = head >> 4
         if count == _SHORT_LIST:
             count = self._varint()
-        if depth > MOST_DEPTH or count > len(self._data) - self.at:  # each item has a byte at least
+        if depth > MAX_DEPTH or count > len(self._data) - self.at:  # each item has at least one byte
             raise Malformed
         kind = head & 15
         return Items(kind, [self._value(kind, depth + 1) for _ in range(count)])

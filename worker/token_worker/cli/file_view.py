@@ -1,0 +1,73 @@
+"""Output of ``token-worker file``: the progress bar, lines for the user, and the summary at the end."""
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from token_worker.files.columns import format_names
+from token_worker.files.progress import Counts, JobProgress
+
+REASONS_SHOWN = 20
+"""Most reasons that the summary lists."""
+
+
+class View:
+    """Progress bar on a terminal, and lines for the user."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        columns = (
+            BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn(),
+        )  # fmt: skip
+        self._bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self._task = self._bar.add_task("", total=None, speed="")
+        self._started = time.monotonic()
+        self._rows_before: int | None = None
+        self._rows = 0
+
+    def show(self, progress: JobProgress, position: int, total: int | None) -> None:
+        """Show the position in the input, at the start and after each chunk."""
+        if self._rows_before is None:
+            self._rows_before = progress.counts.rows
+            self._bar.reset(self._task, total=total, completed=position, speed="")
+        self._rows = progress.counts.rows - self._rows_before  # the speed is the speed of this run
+        self._bar.update(self._task, completed=position, speed=self._speed(progress.counts.rows))
+
+    def _speed(self, rows: int) -> str:
+        return f"{rows:,} rows, {self._rows / max(time.monotonic() - self._started, 1e-9):,.0f}/s"
+
+    def say(self, line: str) -> None:
+        """Print a line while the job runs."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def end(self, counts: Counts) -> None:
+        """Print the numbers of rows."""
+        self.say(f"{self._speed(counts.rows)}; {counts.empty:,} empty cells kept; {counts.lost:,} rows left out")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._bar.stop()
+
+
+def summary(counts: Counts, errors: Path | None) -> str:
+    """Describe the rows that could not be done, and the reasons."""
+    codes = ", ".join(f"{code} {count:,}" for code, count in sorted(counts.problems.items()))
+    lines = [f"{counts.lost:,} rows could not be done and are left out: {codes}"]
+    for reason in sorted(counts.reasons, key=lambda reason: -reason.count)[:REASONS_SHOWN]:
+        where = "the row" if reason.column is None else f"column {format_names([reason.column])}"
+        first = ", ".join(map(str, reason.rows))
+        which = f"row {first}" if reason.count == 1 else f"{reason.count:,} rows"
+        which += f", {first}" if 1 < reason.count <= len(reason.rows) else ""
+        which += f", the first are {first}" if reason.count > len(reason.rows) else ""
+        lines.append(f"  {where}: {reason.code} ({which}): {reason.message}")
+    if len(counts.reasons) > REASONS_SHOWN:
+        lines.append(f"  and {len(counts.reasons) - REASONS_SHOWN} more reasons")
+    lines.append("  all these rows: use --errors FILE" if errors is None else f"  all these rows: {errors}")
+    return "\n".join(lines)
