@@ -128,13 +128,13 @@ def test_requests_that_are_too_large_are_made_smaller() -> None:
 
     [[first, second, third, fourth]] = answers(Small(), some("abcd"))
     assert [first, second, fourth] == ["a", "b", "d"]
-    assert str(third) == "invalid_request: told"
+    assert str(third) == "invalid_request: a reason"
 
 
 @pytest.mark.parametrize("code", ["unknown_client", "unknown_zone", "forbidden", "key_unreadable"])
 def test_refusals_for_all_end_the_run(code: str) -> None:
     """What every other request would get as well ends the run."""
-    with pytest.raises(CheckFailed, match=f"the workers refuse: {code}: told"):
+    with pytest.raises(CheckFailed, match=f"the workers refuse: {code}: a reason"):
         answers(Client(refusal(code, "a reason")), some("a"))
     with pytest.raises(CheckFailed, match="NOPERM"):
         answers(Client(StreamsRefused("NOPERM")), some("a"))
