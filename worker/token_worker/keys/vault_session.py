@@ -183,7 +183,7 @@ class VaultSession:
         if not token:
             raise MasterKeyError("no token for Vault: set VAULT_TOKEN, or TOKEN_WORKER_VAULT_AUTH to approle or jwt")
         if not (token.isascii() and token.isprintable()):
-            raise MasterKeyError("VAULT_TOKEN is not a token: it has characters that do not belong into one")
+            raise MasterKeyError("VAULT_TOKEN is not a token: a token has only printable ASCII characters")
         try:
             data = self._answer(Token(self.adapter).lookup_self, "data")
         except hvac.exceptions.VaultError:
