@@ -170,7 +170,7 @@ def test_acras_entries_have_a_data_key_each(system: Subject) -> None:
 
 
 def test_two_workers_are_measured_on_given_cores() -> None:
-    """Where there are cores for it, two workers share a backlog that one had alone before."""
+    """If there are enough cores, two workers share a backlog that one worker had before."""
     core = min(os.sched_getaffinity(0))
     one, two = cpu.two_workers(QUICK, lambda _: None, [core] * cpu.CORES)
     assert one.median is not None
@@ -179,7 +179,7 @@ def test_two_workers_are_measured_on_given_cores() -> None:
 
 
 def test_bench_leaves_nothing_behind() -> None:
-    """Whatever goes wrong in a measurement, its servers and workers are stopped."""
+    """A failed measurement stops its servers and workers."""
     started: list[int] = []
 
     def fail() -> None:

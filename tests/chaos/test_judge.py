@@ -88,7 +88,7 @@ def test_loss_explains_one_second_reply() -> None:
 
 
 def test_loss_explains_one_change_of_a_token() -> None:
-    """Where the loss of its entry permits a value a second token, that one has to stay: a third is unexplained."""
+    """If the loss of its entry permits a value a second token, it has to keep that one: a third is unexplained."""
     changes = [Trouble(Kind.UNEQUAL, f"{REQUESTS} {entry_id}", ENTRY, item=ITEM) for entry_id in ("1-1", "1-3")]
     outcome = judge("act", books(*changes), tokens_behind(set()))
     assert outcome.counts["value with two tokens"] == Count(permitted=1, unexplained=1)

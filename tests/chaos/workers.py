@@ -31,7 +31,7 @@ BY_CLOCK = Fault(KILL, "anything", "by the clock")
 """A kill that looks at no command."""
 
 ALIVE_SECONDS = (0.0, 2.0)
-"""How long a worker lives before such a kill."""
+"""Life of a worker before such a kill."""
 
 STOPS = ("streams XREADGROUP", CLAIM, "tokens MGET", "tokens MSETNX", COMMIT)
 STOP_SECONDS = (1.3, 2.5)
@@ -52,7 +52,7 @@ SKIPPED = {ANYWHERE: 150, "streams": 10, "tokens": 10}
 """Upper limits for the random number of commands that a strike at such a place lets pass; elsewhere it lets none."""
 
 WAIT_SECONDS = 5.0
-"""How long a strike may take to find its command."""
+"""Time in which a strike has to find its command."""
 
 SEES_NOTHING = frozenset({"streams XREADGROUP", CLAIM, "streams XPENDING"})
 """Commands with possibly empty replies. A strike after an empty reply would hit a worker without any entries."""

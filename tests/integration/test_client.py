@@ -95,7 +95,7 @@ REFUSED: list[tuple[type[RequestRefused], Callable[[Any], Any]]] = [
 
 
 def test_refusals_have_the_classes_of_their_codes(client: Any, served: Stack) -> None:
-    """What a worker refuses is raised as what it is, with a message that tells nothing of the value."""
+    """A refusal of a worker raises the error of its code, with a message that does not show the value."""
     served.storage.set(".acrakeys/damaged-key_storage_sym", b"x" * 100)
     raised: list[type] = []
     for _, call in REFUSED:

@@ -1,4 +1,4 @@
-"""How calls of the client end in another way than by their reply: time-outs, cancelling, Ctrl-C; and how they share."""
+"""Calls of the client end by time-outs, cancelling and Ctrl-C, and share the room for requests in flight."""
 
 import asyncio
 import gc
@@ -93,7 +93,7 @@ def test_what_is_away_is_told_of_the_route_that_it_is_on(streams_server: Valkey,
 
 
 def test_reply_that_is_none_is_told(streams_server: Valkey, kind: Kind, fake_worker: FakeWorker) -> None:
-    """What answers with something else than tokens is no worker: an error, never a result."""
+    """A reply with anything but tokens is an error, and never a result."""
     with kind(streams_server.url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client:
         for wrong in ([{"value": None}], []):
             answering = start(lambda wrong=wrong: fake_worker.answer(fake_worker.take(1), items=wrong))  # type: ignore[misc]  # mypy knows no such lambda

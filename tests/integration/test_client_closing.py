@@ -1,4 +1,4 @@
-"""How a client ends, and what it leaves of itself and of values: nothing."""
+"""A closed client leaves no thread, no stream and no value behind."""
 
 import asyncio
 import gc
@@ -75,7 +75,7 @@ def test_closing_ends_calls_that_wait_in_a_loop(streams_server: Valkey, fake_wor
 
 
 def test_closing_while_threads_begin_calls(streams_server: Valkey, fake_worker: FakeWorker) -> None:
-    """Whatever races with the end: each call has an outcome, and no thread of the client outlives it."""
+    """Calls that race with closing have an outcome each, and no thread of the client outlives it."""
     for _ in range(20):
         client = sync(streams_server, max_in_flight=5)
         outcomes: list[str] = []

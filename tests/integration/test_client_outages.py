@@ -69,7 +69,7 @@ def test_server_that_is_away_at_first(served: Stack, streams_server: Valkey, kin
 
 
 def test_wrong_password_is_told(kind: Kind) -> None:
-    """What an operator could mend is waited for, and then told as what it is, without the password."""
+    """An error that an operator can mend is waited for until the time-out; the error names it without the password."""
     with Valkey("requirepass right-one") as server:
         url = server.url.replace("//", "//:wrong-one@")
         with kind(url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client:
@@ -124,7 +124,7 @@ CUTS = {
 def test_every_call_has_its_one_result_when_connections_are_cut(
     served: Stack, streams_server: Valkey, name: str
 ) -> None:
-    """Wherever connections are cut, of sending and of reading: every call has its result, once and the right one."""
+    """Every call has its right result once, also if the connections for sending or reading are cut."""
     moment, verdict = CUTS[name]
     seen = {b"TIME": 0, b"XADD": 0, b"XREAD": 0}
     cut = {b"TIME": {1, 3}, b"XADD": {1, 7, 100, 101, 350}, b"XREAD": {1, 2, 4, 6}}
@@ -148,7 +148,7 @@ def test_every_call_has_its_one_result_when_connections_are_cut(
 
 
 def test_request_sent_twice_has_one_result(streams_server: Valkey, kind: Kind) -> None:
-    """Where the answer to XADD is lost, the request comes twice, by one id; of two replies the first counts."""
+    """If the answer to XADD is lost, the request is sent twice with one id; of two replies the first counts."""
     cut: list[bytes] = []
 
     def hook(moment: Moment, command: Command) -> Verdict:

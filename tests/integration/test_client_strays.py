@@ -89,7 +89,7 @@ def test_shared_stream_of_a_cluster_is_looked_at(stack: Stack) -> None:
 
 @pytest.mark.parametrize(("before", "after"), [(0, 0), (PAGE + 1, PAGE - 1), (0, PAGE * (PAGES + 3)), (PAGE, PAGE)])
 def test_among_replies_to_others(streams_server: Valkey, fake_worker: FakeWorker, before: int, after: int) -> None:
-    """However many others got their replies before and since: it is found, an old one never is taken for it."""
+    """The reply is found among any number of other replies, and an older reply is never taken for it."""
     fill(fake_worker, PAGE * 3)
     with sync(streams_server) as client:
         future = send(client, "a")
@@ -152,7 +152,7 @@ def test_request_that_was_given_up(streams_server: Valkey, fake_worker: FakeWork
 
 
 def test_shared_stream_is_looked_at_twice_a_second_at_most(streams_server: Valkey, fake_worker: FakeWorker) -> None:
-    """However many requests wait, there are two looks a second; none for calls that are answered at once."""
+    """The client looks twice a second at most, for any number of waiting requests, and not for quick replies."""
     fake_worker.streams.config_resetstat()
     with sync(streams_server) as client:
         for _ in range(100):

@@ -59,7 +59,7 @@ def test_trace_goes_from_the_caller_through_the_client_to_the_worker(
 
 
 def test_request_that_the_server_refuses_is_an_error_in_its_span(stack: Stack, sdk: Sdk) -> None:
-    """What the server said is the error."""
+    """The span has the server's error."""
     stack.streams.set("tokenize:requests", "a text")
     with (
         TokenClient(stack.settings["TOKEN_WORKER_STREAMS_URL"], client_id=CLIENT) as client,

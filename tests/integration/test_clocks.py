@@ -58,7 +58,7 @@ def test_command_on_a_host_whose_clock_is_off(served: Stack, seconds: int) -> No
 
 @pytest.mark.parametrize("of_worker", [-HOUR, 0, HOUR])
 def test_request_that_is_late_by_the_server_is_expired(stack: Stack, of_worker: int) -> None:
-    """Whatever the worker's host says: a request whose time has passed is refused, one that has a minute is done."""
+    """With any clock of the worker's host, an expired request is refused, and one that has a minute is done."""
     stack.start_worker(program=("-c", PROGRAM.format(seconds=of_worker)))
     seconds, micros = stack.streams.time()
     now_ms = seconds * 1000 + micros // 1000

@@ -107,7 +107,7 @@ def test_slot_moves_under_load(storage_server: Valkey, binary: Callable[[], str]
 
 
 def test_entries_of_a_slot_on_its_way_are_not_given_up(storage_server: Valkey, tmp_path: Path) -> None:
-    """However long a route's streams are on two servers, its entries wait: tries that fail for it are not counted."""
+    """While a route's streams are on two servers, its entries wait, and the failed tries are not counted."""
     streams = {f"{FIRST}:requests".encode(), f"{FIRST}:responses".encode()}
     with Cluster(replicas=0) as cluster, serving(cluster, storage_server, workers=0) as stack:
         log = tmp_path / "log"
@@ -133,7 +133,7 @@ def test_entries_of_a_slot_on_its_way_are_not_given_up(storage_server: Valkey, t
 
 
 def test_fail_over_under_load() -> None:
-    """What the promoted server has is answered once, on demand or after a kill; other slots never wait for it."""
+    """Entries that the promoted server has are answered once, on demand or after a kill; other slots never wait."""
     with Cluster(ONLY_WHAT_IS_DOWN) as cluster, Valkey() as storage, serving(cluster, storage, workers=3) as stack:
         slot = slot_of(FIRST)
         producer = BatchProducer(stack)

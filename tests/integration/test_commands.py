@@ -80,7 +80,7 @@ def test_request_without_worker_or_server_is_out_of_reach(stack: Stack) -> None:
 @pytest.mark.parametrize("value", ["1_000", "007", " 7", "٧", "1.0", "a canary"])  # noqa: RUF001 - a digit to int()
 @pytest.mark.parametrize("kind", ["int32", "int64"])
 def test_request_takes_no_number_that_would_come_back_as_another(stack: Stack, kind: str, value: str) -> None:
-    """What is no plain decimal number is wrong usage, sent nowhere and not repeated."""
+    """A value that is not a plain decimal number is wrong usage; it is not sent and not printed."""
     done = stack.run("request", "tokenize", "--type", kind, "--client", CLIENT, value=value)
     assert done.returncode == 2
     assert "whole number" in done.stderr

@@ -1,4 +1,4 @@
-"""What other teams' tools make of the contract: the official parser of AsyncAPI, and generators of types.
+"""Other teams' tools understand the contract: the official parser of AsyncAPI, and generators of types.
 
 The commands are those of ``contract.md``, with the versions that stand here.
 """
@@ -142,7 +142,7 @@ def generate(tools: Path, folder: Path, kind: str) -> None:
 
 
 def node(tools: Path, folder: Path, script: str, document: str) -> str:
-    """What a script prints that is given the document."""
+    """Run a script with the document; returns its output."""
     (folder / "node_modules").symlink_to(tools / "node_modules")
     (folder / "script.mjs").write_text(script)
     done = run(["node", "script.mjs"], folder, value=document)
@@ -171,7 +171,7 @@ def test_asyncapi_parser_finds_nothing(tools: Path, tmp_path: Path, *, is_broken
 
 
 def test_types_generated_from_asyncapi(tools: Path, tmp_path: Path) -> None:
-    """What AsyncAPI's own generator makes of the document are the messages: every member, and no others."""
+    """AsyncAPI's own generator makes the messages with all their members, and no others."""
     models = node(tools, tmp_path, MODEL, (SCHEMAS / "asyncapi.json").read_text())
     assert "additionalProperties" not in models
     (tmp_path / "contract.ts").write_text(models)

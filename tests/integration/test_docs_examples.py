@@ -39,7 +39,7 @@ FIRST_REQUEST = {
 
 
 def has_examples(name: str) -> bool:
-    """Whether there is anything to run on a page."""
+    """Tell whether a page has a block to run."""
     blocks = page(name).blocks()
     return any(block.language in {"console", "python"} and "not run" not in block.notes for block in blocks)
 
@@ -131,7 +131,7 @@ def test_beginner_gets_a_token(beginner: Reader) -> None:
 
 
 def test_set_up_runs_as_printed(founder: Reader, tmp_path: Path) -> None:
-    """What is to be done in Vault gives a worker its master key by the settings that are shown, and it serves.
+    """The steps for Vault and the settings on the page give a worker its master key, and it serves.
 
     The worker, the operator and the client each have the rights of a Redis user of their own, and no more.
     """

@@ -129,7 +129,7 @@ FILES = {
 @pytest.mark.usefixtures("worker")
 @pytest.mark.parametrize("name", FILES)
 def test_files_go_there_and_back(stack: Stack, tmp_path: Path, name: str) -> None:
-    """What was tokenized and turned back has the bytes that it had; the same again gives the same tokens."""
+    """A file that was tokenized and detokenized has its bytes again; a second run gives the same tokens."""
     data, columns = FILES[name]
     source, tokens, back, again = (tmp_path / f"{step}-{name}" for step in ("in", "tokens", "back", "again"))
     source.write_bytes(data)
@@ -236,7 +236,7 @@ def test_rows_that_cannot_be_done_are_reported(stack: Stack, tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("worker")
 def test_many_rows_that_cannot_be_done_are_summed_up(stack: Stack, tmp_path: Path) -> None:
-    """However many: the columns, how many rows each, the first of them, what was expected, and how to see all."""
+    """Any number of wrong rows gives a short summary: columns, counts, first rows, the expected form, and --errors."""
     source = tmp_path / "in.csv"
     source.write_text("a,b\n" + "x,007\n" * 5000)
     done = stack.run("file", "tokenize", str(source), str(tmp_path / "o.csv"), "--column", "b=int64", *CLIENT)
@@ -281,7 +281,7 @@ def test_rows_are_left_out_of_parquet(stack: Stack, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("worker")
 def test_unknown_tokens_are_reported(stack: Stack, tmp_path: Path) -> None:
-    """What is no token is an error of its row, and never passes for its value."""
+    """A cell that is not a token is an error of its row, and never stays as if it were the value."""
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_bytes(customers(3))
     done = stack.run("file", "detokenize", str(source), str(out), *COLUMNS, *CLIENT)
@@ -300,7 +300,7 @@ def test_runs_that_are_killed_anywhere_give_the_same_bytes(tmp_path: Path, form:
 
 
 def progress(out: Path) -> JobProgress:
-    """Where a run is, once it has saved that."""
+    """The position that a run has saved."""
     place = out.with_name(out.name + ".progress")
     wait_until(place.exists, "progress")
     found = load(place)
@@ -347,7 +347,7 @@ def test_a_run_that_is_stopped_goes_on(stack: Stack, worker: WorkerProcess, tmp_
 
 
 def test_without_workers_it_gives_up_and_goes_on_later(stack: Stack, tmp_path: Path) -> None:
-    """Where no answer comes it waits as long as it may, then exit status 3; once there is a worker it goes on."""
+    """Without answers it waits for --wait-seconds, then ends with exit status 3; with a worker it continues."""
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_bytes(customers(3000))
     arguments = ("file", "tokenize", str(source), str(out), *COLUMNS, *CLIENT)
@@ -359,7 +359,7 @@ def test_without_workers_it_gives_up_and_goes_on_later(stack: Stack, tmp_path: P
 
 
 def test_a_run_that_gives_up_says_how_it_goes_on(stack: Stack, worker: WorkerProcess, tmp_path: Path) -> None:
-    """Where rows were done before no answer came, they are kept, and the last line says so."""
+    """Rows that were done before the answers stopped are kept, and the last line says so."""
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_bytes(customers(5000))
     arguments = ("tokenize", str(source), str(out), *COLUMNS)
@@ -536,7 +536,7 @@ def test_standard_streams_that_are_closed_are_told(
 
 
 def test_routes_that_do_not_serve_it_are_told(stack: Stack, tmp_path: Path) -> None:
-    """Where the settings have no route for the operation, or several clients could be meant, it is wrong usage."""
+    """Settings without a route for the operation, or with several possible clients, are wrong usage."""
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_bytes(customers(3))
     done = stack.run("file", "tokenize", str(source), str(out), *COLUMNS)
@@ -560,7 +560,7 @@ def test_inconsistent_rows_have_tokens_of_their_own(stack: Stack, tmp_path: Path
 
 
 def test_smaller_limits_of_the_workers_are_found_out(stack: Stack, tmp_path: Path) -> None:
-    """Where workers take fewer items than is usual, requests are made smaller until they take them."""
+    """If workers take fewer items than usual, requests are made smaller until workers take them."""
     stack.start_worker(TOKEN_WORKER_MAX_ITEMS="100")
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_bytes(customers(1000))

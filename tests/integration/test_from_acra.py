@@ -24,7 +24,7 @@ def acra(streams_server: Valkey, storage_server: Valkey) -> Iterator[tuple[Stack
 
 
 def one_line(case: dict[str, Any]) -> bool:
-    """Whether the shell and a plain CSV can hold the value and the token."""
+    """Tell whether a shell and a plain CSV can hold the value and the token."""
     texts = [str(case[side]) for side in ("value", "token")]
     return all(text.isprintable() and text == text.strip() for text in texts)
 
@@ -76,7 +76,7 @@ def test_table_keeps_the_tokens_that_acra_made(acra: tuple[Stack, Vectors], tmp_
 
 
 def test_what_differs_from_acra(acra: tuple[Stack, Vectors]) -> None:
-    """What Acra passes through or cuts is an error with a name."""
+    """A value that Acra passes through or cuts is a named error here."""
     stack, vectors = acra
     client = next(case["client_id"] for case in vectors.cases if "zone_id" not in case)
     for op, kind, value, code in (

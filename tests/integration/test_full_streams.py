@@ -116,7 +116,7 @@ def test_group_is_made_at_the_memory_limit(streams: Valkey, storage_server: Valk
 
 
 def test_large_entries_stay_on_the_server(streams: Valkey, storage_server: Valkey) -> None:
-    """Where streams begin or end with large entries a worker makes its group and trims: it never holds one of them."""
+    """A worker makes its group and trims without holding the large entries at the ends of the streams."""
     request = {"op": "tokenize", "client_id": CLIENT, "type": "int32", "value": 1}
     with serving(streams, storage_server) as stack:
         # Given a stream that begins and ends with large entries, which a lost group had acknowledged, and such a reply

@@ -20,10 +20,10 @@ GARBAGE = 3000
 """Entries of a few bytes that are no requests: as many as a worker reads at once, again and again."""
 
 MEMORY_MIB = 80
-"""What docs/start.md says of requests within the default limits."""
+"""Memory of a worker by docs/start.md, for requests within the default limits."""
 
 GIANTS_MIB = 130
-"""What docs/start.md says, and a few times an entry of 10 MB, which comes alone."""
+"""The same, and a few times an entry of 10 MB, which is read by itself."""
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def send(stack: Stack, entries: list[Fields]) -> None:
 
 
 def outcomes(stack: Stack) -> list[str]:
-    """Which entry each reply and each dead letter is for."""
+    """The entries that replies and dead letters are for."""
     names = [reply["request_entry"] for reply in stack.replies()]
     dead = stack.streams.xrange("tokenize:requests:dead")
     return sorted(names + [fields[b"dead_entry"].decode() for _, fields in dead])
@@ -105,7 +105,7 @@ def test_giant_entries_cost_neither_the_worker_nor_their_neighbours(stack: Stack
 
 
 def tells_of_a_payload(log: Path) -> bool:
-    """Whether a value stands in a worker's log, but for the ids of requests, and times, where any digits may stand."""
+    """Tell whether a worker's log has a value. Ids of requests and times may have any digits, and do not count."""
     for line in map(msgspec.json.decode, log.read_text().splitlines()):
         text = str({name: value for name, value in line.items() if name not in {"request_id", "timestamp"}})
         if MARK in text or MARK_DIGITS in text:

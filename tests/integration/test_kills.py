@@ -179,7 +179,7 @@ ALONE = {"streams XPENDING", "streams XCLAIM", "streams EVALSHA commit", "tokens
 
 @pytest.mark.timeout(1800 if LONG else 300)
 def test_workers_killed_at_every_command_answer_every_request_once(proxied: tuple[Stack, list[ProxiedWorker]]) -> None:
-    """Whatever command a worker is killed before or after, each of 2,000 requests and more gets exactly one reply."""
+    """Workers are killed before and after every command: each of over 2,000 requests gets exactly one reply."""
     # Given requests of every sort in the streams
     stack, both = proxied
     rng = random.Random(7)

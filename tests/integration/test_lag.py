@@ -218,7 +218,7 @@ def now_ms(measured: MeasuredServer) -> int:
 
 
 def test_age_of_an_id_ahead_is_not_known_without_workers(measured: MeasuredServer) -> None:
-    """Where ids are ahead of the clock and nobody has noted when entries arrived, an age is unknown, never 0."""
+    """If ids are ahead of the clock and no worker has noted arrivals, an age is unknown, and never 0."""
     measured.client.xgroup_create("in", GROUP, id="0", mkstream=True)
     measured.client.xadd("in", {"payload": "x"}, id=ahead_id(measured, 0))
     measured.add(1)

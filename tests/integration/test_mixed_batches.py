@@ -1,4 +1,4 @@
-"""What meets in one batch: several routes, streams named for replies, tries alone, tokens that must be kept first."""
+"""One batch can have several routes, named reply streams, isolated tries, and tokens that must be durable first."""
 
 import json
 import os

@@ -77,7 +77,7 @@ class Gate:
 def test_token_storage_away_while_workers_restart_costs_no_entry(
     streams_server: Valkey, storage: Valkey, tmp_path: Path, how: str
 ) -> None:
-    """However often workers are killed or stopped while the token storage is away, no entry is given up or lost."""
+    """Workers are killed and stopped again and again while the token storage is away: no entry is given up or lost."""
     settings = {
         "TOKEN_WORKER_CLAIM_IDLE_MS": "1000",
         "TOKEN_WORKER_MAX_DELIVERIES": "1",  # the second isolated try that counts would make an entry a dead letter
@@ -273,7 +273,7 @@ def test_streams_that_are_none_are_waited_for(stack: Stack, tmp_path: Path) -> N
 
 
 def blocked(stack: Stack) -> int:
-    """How many workers wait for entries."""
+    """Number of workers that wait for entries."""
     return int(stack.streams.info("clients")["blocked_clients"])
 
 
@@ -357,7 +357,7 @@ def test_batch_in_hand_is_answered_before_a_worker_ends(
 
 
 def times_slept(pid: int) -> int:
-    """How often a process has begun to wait for something."""
+    """Number of times that a process has begun to wait."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
 

@@ -24,10 +24,10 @@ from harness.stack import GROUP, Stack, wait_until
 
 LONG = bool(os.environ.get("LONG_TESTS"))
 LOOKS = 60 if LONG else 4
-"""How often lag is looked at during the overload; a command takes a second."""
+"""Number of times that lag is measured during the overload; a command takes a second."""
 
 FASTER = 10
-"""How many times as many requests are sent as are answered."""
+"""Ratio of sent requests to answered ones."""
 
 WAITING = 1_000_000 if LONG else 100_000
 TOKENS = 1_000_000 if LONG else 20_000
@@ -37,7 +37,7 @@ CACHED_CLIENTS = 12_000
 
 FEW = 20
 GROWTH_MIB = 8
-"""How much a worker's resident peak may differ: what the C library makes of the same work in another order."""
+"""Permitted difference of a worker's resident peak: the C library's allocator differs with the order of the work."""
 
 
 @pytest.fixture
@@ -51,14 +51,14 @@ def subject(streams_server: Valkey, storage_server: Valkey) -> Iterator[Subject]
 
 
 def undelivered(stack: Stack) -> int:
-    """What ``token-worker lag`` says of the requests to tokenize."""
+    """The row of ``token-worker lag`` for the requests to tokenize."""
     rows = [msgspec.json.decode(line) for line in stack.run("lag", "--json").stdout.splitlines()]
     [row] = [row for row in rows if (row["stream"], row["group"]) == ("tokenize:requests", GROUP)]
     return int(row["undelivered"])
 
 
 def one_reply_each(stack: Stack, entries: list[bytes]) -> bool:
-    """Whether there is one reply, and a good one, for each of these entries and for no other."""
+    """Tell whether each of these entries, and no other, has one good reply."""
     replies = [(reply["request_entry"], reply["status"]) for reply in stack.replies()]
     return sorted(replies) == sorted((entry.decode(), "ok") for entry in entries)
 
@@ -108,7 +108,7 @@ def test_producers_ten_times_faster_than_a_worker(
 
 @dataclass
 class Cost:
-    """What a worker did until its first reply.
+    """The work of a worker until its first reply.
 
     Attributes:
         commands: by server and name.

@@ -53,7 +53,7 @@ def _took_part(stack: Stack) -> int:
 
 
 def _metrics(port: int) -> bytes:
-    """What is exported there, nothing where nobody listens yet: no worker waits for the exporter."""
+    """The exported metrics; an empty text as long as the exporter does not listen."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
             return bytes(answer.read())

@@ -77,7 +77,7 @@ def read(kind: str, value: Any, *, in_json: bool) -> Value:
 
 
 def fits(kind: str, value: Value, token: Value) -> bool:
-    """Whether the token has the type's form and its value's length."""
+    """Tell whether the token has the form of its type and the length of its value."""
     if isinstance(token, int):
         limit = 1 << (31 if kind == "int32" else 63)
         return -limit <= token < limit
@@ -89,7 +89,7 @@ def fits(kind: str, value: Value, token: Value) -> bool:
 
 
 class Model:
-    """What was asked and answered so far, in one example: two clients of its own, and what the answers must be."""
+    """The requests and answers of one example, with two clients of its own: it knows the right answers."""
 
     def __init__(self, handler: DirectHandler, clients: list[str]) -> None:
         self.handler = handler
@@ -222,7 +222,7 @@ def test_any_sequence_of_batches_keeps_the_promises(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(item=ITEMS, in_json=st.booleans())
 def test_token_that_nobody_gave_out(example: Any, item: tuple[str, Value], *, in_json: bool) -> None:
-    """What is no token is not found, whatever it is; it never comes back as if it were the value."""
+    """Anything that is not a token is not found, and never comes back as if it were the value."""
     model: Model = example()
 
     model.detokenize(0, [Held(0, *item)], in_json=in_json, single=True)

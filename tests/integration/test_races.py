@@ -143,7 +143,7 @@ def check_storage(client: redis.Redis, acra: Acra, key: bytes, tokens: dict[byte
 
 
 def test_race_at_every_step_gives_one_token(server: Valkey, key: bytes) -> None:
-    """Whatever Acra and another worker do between any two steps of a worker, all of them give the same tokens."""
+    """Acra and another worker act between any two steps of a worker, and all of them give the same tokens."""
     values = [b"value number %d" % number for number in range(200)] + [b"%02d" % number for number in range(40)]
     values += [letter.encode() for letter in "abcdefghij"]
     chance = random.Random(SEED)
@@ -177,7 +177,7 @@ def test_race_at_every_step_gives_one_token(server: Valkey, key: bytes) -> None:
 
 
 def test_half_written_value_of_acra_gets_a_token_of_ours(server: Valkey, key: bytes) -> None:
-    """Where Acra died between its two writes, the value gets a token of ours; Acra's t. entry stays as it was."""
+    """If Acra died between its two writes, the value gets a token of ours; Acra's t. entry stays as it was."""
     value = b"value number 1"
     with Acra(server, key) as acra, DirectHandler(server, MASTER_KEY) as handler, server.client() as client:
         steps = acra.steps(value)

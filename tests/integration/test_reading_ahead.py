@@ -24,7 +24,7 @@ SETTINGS = {
 
 
 def is_commit(command: Command) -> bool:
-    """Whether it answers something; the first time it is sent whole."""
+    """Tell whether a command is a commit, which is sent with the whole script the first time."""
     return command.name in {"EVAL", "EVALSHA"} and command.parts[1] in {COMMIT.sha.encode(), COMMIT.source}
 
 

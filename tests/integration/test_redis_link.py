@@ -143,7 +143,7 @@ def test_reply_past_its_bound_is_given_up(streams_server: Valkey) -> None:
 
 
 def test_storage_links_make_every_error_an_outage(streams_server: Valkey) -> None:
-    """Where refusals are not asked for, any error means waiting: no entry is answered, or lost, for it."""
+    """Unless server errors are asked for, any error makes the worker wait: no entry is answered or lost."""
     subject = link(streams_server.url, raise_server_errors=False)
     with pytest.raises(Unavailable) as caught:
         subject.call("NOCOMMAND")
@@ -316,7 +316,7 @@ def test_tls_checks_the_certificate(tls: TlsFront) -> None:
 
 
 def test_commands_together_have_each_its_own_outcome(streams_server: Valkey) -> None:
-    """What one command got is its own: a reply, or its error, which is not raised; in their order."""
+    """Each command has its own reply or error, in their order; errors are not raised."""
     subject = link(streams_server.url)
     assert subject.call("SET", "text", "x") == b"OK"
     refused, *others = subject.call_all([("XLEN", "text"), ("XADD", "s", "1-1", "a", "b"), ("XLEN", "s")])

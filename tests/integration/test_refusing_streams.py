@@ -77,7 +77,7 @@ def replies(stack: Stack, stream: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("left", [0, 1, 3])
 def test_replies_wait_where_the_ids_of_their_stream_are_used_up(stack: Stack, tmp_path: Path, left: int) -> None:
-    """What the stream cannot take stays pending, the log names it and why; when that is mended, each has one reply."""
+    """Entries whose replies the stream cannot take stay pending, the log says why, and later each has one reply."""
     # Given a response stream with few ids left, and more requests in one batch
     use_up(stack.streams, "tokenize:responses", left)
     stack.send([request(number) for number in range(5)])
@@ -127,7 +127,7 @@ def test_unreadable_entry_waits_where_the_ids_of_the_dead_letters_are_used_up(st
 
 
 def test_requests_on_a_stream_whose_ids_are_used_up_are_served(stack: Stack) -> None:
-    """What is there is answered; producers are refused by the server."""
+    """The entries of the stream are answered, while the server refuses producers."""
     stack.send([request(1)])
     stack.streams.xadd("tokenize:requests", {"payload": msgspec.json.encode(request(2))}, id=f"{LAST}-{LAST}")
     stack.start_worker()
@@ -252,7 +252,7 @@ def test_given_up_entry_is_answered_where_the_request_asked(link: RedisLink, nam
     ids=["another type", "ids used up", "no right to the key", "no right to the command"],
 )
 def test_refused_replies_leave_everything_as_it_is(link: RedisLink, spoil: Callable[[Any], Any], reason: str) -> None:
-    """Whatever the route's stream refuses replies for, the entries stay pending and the reason is told."""
+    """If the route's stream refuses replies, for any reason, the entries stay pending and the log has the reason."""
     subject, entries = delivered(link, 3)
     spoil(link.call)
     done = drive(subject.commit([Answer(entry, b"reply") for entry in entries], 0.0), link)

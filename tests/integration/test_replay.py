@@ -148,7 +148,7 @@ def test_what_will_be_answered_anyway_is_not_sent(stack: Stack) -> None:
 
 
 def test_nothing_is_sent_without_a_group(stack: Stack) -> None:
-    """Where the group does not exist everything is undelivered."""
+    """If the group does not exist, every entry is undelivered."""
     stack.send(requests(3))
     done = stack.run("replay", "--from", "0-0", "--no-wait")
     assert "not sent: 3 still undelivered" in done.stdout
@@ -380,7 +380,7 @@ def test_replayed_dead_letters_may_be_kept(stack: Stack) -> None:
 
 
 def test_dead_letter_that_cannot_be_sent_stays(stack: Stack) -> None:
-    """Where the request stream cannot take it, a dead letter is not lost: it stays, and the command says so."""
+    """If the request stream cannot take a dead letter, it stays where it is, and the command says so."""
     letter = dead_letter(stack, requests(1)[0]).decode()
     stack.streams.set(STREAM, "no stream")
     done = stack.run("dead-letters", "replay", letter, "--no-wait")
@@ -526,7 +526,7 @@ def test_named_entries_that_are_not_there_are_told(stack: Stack) -> None:
 
 
 def test_dead_letters_of_one_request_stream_alone(stack: Stack) -> None:
-    """Where routes share a dead-letter stream, --stream sends the dead letters of that stream, no others."""
+    """If routes share a dead-letter stream, --stream sends only the dead letters of that request stream."""
     routes = [
         {"requests": name, "responses": "out", "ops": ["tokenize"], "dead_letters": "dead"} for name in ("one", "two")
     ]

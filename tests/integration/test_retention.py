@@ -200,7 +200,7 @@ def test_one_worker_at_a_time_trims(server: Valkey) -> None:
 
 
 def test_random_streams_lose_nothing_that_is_needed(server: Valkey) -> None:
-    """Whatever two groups have read and acknowledged, what either needs is still there, and the rest is gone."""
+    """Entries that one of two groups still needs stay, and all others are trimmed, whatever both have read."""
     rng = random.Random(5)
     for _ in range(30):
         server.client().flushall()
@@ -356,7 +356,7 @@ def test_worker_says_that_ids_are_ahead_and_when_that_is_over(stack: Stack, tmp_
 def test_no_trim_keeps_the_server_for_long(
     binary: Callable[[], str], entries_a_node: int, bytes_a_node: int, size: int, say: Callable[[str], None]
 ) -> None:
-    """However many entries are past their time, and however they lie, a script takes 10 ms at most; all go in the end.
+    """A script trims for 10 ms at most, for any number and order of expired entries; in the end all are trimmed.
 
     By CPU time of the server, since others use this machine, too. ``LONG_TESTS=1`` has a million entries.
     """
@@ -397,7 +397,7 @@ class Clocked:
 
 
 def test_trim_goes_on_between_batches(server: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is left of a trim is due again at once, unless it is told to rest; then other work has its turn."""
+    """An unfinished trim is due again at once, unless its route has to pause; then other work has its turn."""
     monkeypatch.setattr(retention, "SCRIPT_MS", 0)  # each script deletes as little as it can
     aged = AgedStreams(server, request_retention_seconds=3600)
     aged.client.xack("in", GROUP, *(aged.add([2 * HOUR_MS] * 1000, size=400) and aged.read(1000)))

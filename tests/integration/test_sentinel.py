@@ -205,7 +205,7 @@ def test_demoted_primary_that_keeps_its_connections_is_left(
 
 
 def test_sentinels_that_are_behind_are_passed_over() -> None:
-    """Where one Sentinel names a server that is dead, and another a replica, the first call reaches the primary."""
+    """If one Sentinel names a dead server, and another one a replica, the first call still reaches the primary."""
 
     def link_by(*sentinels: Sentinel) -> Link:
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)

@@ -90,7 +90,7 @@ def test_inconsistent_token_is_stored_once_and_without_its_value(storage: TokenS
     [("tokens/h1", Outcome("value", b"of Acra")), ("tokens/t1", Outcome("token", b"of Acra"))],
 )
 def test_store_where_one_exists(storage: TokenStorage, client: redis.Redis, key: str, outcome: Outcome) -> None:
-    """Where one of the two entries exists, neither is written, and it comes back; other rows are written."""
+    """If one of the two entries exists, neither is written, and it is returned; other rows are written."""
     client.set(key, b"of Acra")
 
     assert storage.execute(Store([ROW, OTHER])) == [outcome, WRITTEN]
@@ -348,7 +348,7 @@ def test_full_server_leaves_nothing_half_written(binary: str | None) -> None:
 
 
 def test_full_in_the_middle(server: Valkey, client: redis.Redis) -> None:
-    """Where a write of many parts is cut off, each value is wholly there or not at all, and the next try goes on."""
+    """If a write of many parts is cut off, each value has both entries or none, and the next try continues."""
 
     class FailingLink(CountingLink):
         def call(self, *command: object) -> object:

@@ -245,7 +245,7 @@ def test_halves_are_found_and_repaired_only_when_old(stack: Stack) -> None:
 
 
 def test_one_token_of_two_types_is_no_finding(stack: Stack) -> None:
-    """Where values of two types have a token of the same bytes, ``verify`` looks at the token entry of each type."""
+    """If values of two types have a token of the same bytes, ``verify`` checks the token entry of each type."""
     ring = Keyring(Owner("client", CLIENT), stack.generate_key(CLIENT), DataKeyCache())
     now = int(time.time())
     for name in ("str", "bytes", "email"):

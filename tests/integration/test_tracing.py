@@ -153,7 +153,7 @@ def test_log_and_audit_lines_of_an_entry_name_its_trace(stack: Stack, tmp_path: 
 
 @pytest.mark.parametrize("trace", [{"traceparent": SAMPLED, "tracestate": "k=v"}, {"tracestate": "k=v"}])
 def test_replies_of_all_kinds_have_both_trace_fields_or_none(stack: Stack, trace: dict[str, str]) -> None:
-    """However an entry is answered: ``tracestate`` by itself, which means nothing, is on no reply."""
+    """``tracestate`` without ``traceparent`` means nothing, and is on no reply of any kind."""
     stack.streams.set("tokenize:responses:wrong", "a text")
     sent = [
         exhaust(stack, TOKENIZE, **trace),

@@ -194,7 +194,7 @@ class TestSecrets:
         assert vault.read_secrets(mount, []) == []
 
     def test_one_of_several_is_refused(self, admin: Admin, session: Session) -> None:
-        """Where the token may not read one of several secrets, the error names that one and the right that it needs."""
+        """If the token may not read one of several secrets, the error names that secret and the needed right."""
         mount = admin.mount(2)
         for name in ("a", "b", "c"):
             admin.put(mount, 2, name, key="x")

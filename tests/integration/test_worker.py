@@ -162,7 +162,7 @@ def test_trace_fields_are_carried_over(served: Stack) -> None:
     ],
 )
 def test_bad_requests_get_their_code(served: Stack, request_: dict[str, Any], expected: str) -> None:
-    """What is wrong with a request comes back as its code; a neighbour in the batch is answered."""
+    """A wrong request gets its error code back; a neighbour in the batch is answered."""
     good = {"id": "good", "op": "tokenize", "client_id": CLIENT, "type": "str", "value": "neighbour"}
     full = {"id": "bad", "op": "tokenize", "client_id": CLIENT, **request_}
     replies = served.ask([{name: value for name, value in full.items() if value is not None}, good])

@@ -9,7 +9,7 @@ from simulation.runs import simulate
 from simulation.world import Failure
 
 SECONDS = 10.0
-"""How long, if neither is said."""
+"""Length of a run without --seconds and --steps."""
 
 
 @click.command()
@@ -21,7 +21,7 @@ SECONDS = 10.0
 def main(steps: int | None, seconds: float | None, seed: int | None) -> None:
     """Run workers, as they are in production, on a model of a server, with faults and in virtual time.
 
-    Each world has a seed, the next one the next. The same seed has the very same steps: one that failed is run again
+    Each world has a seed, and its successor the next one. The same seed gives the same steps: run a failed world again
     by --seed SEED --steps 1.
     """
     if steps is None and seconds is None:

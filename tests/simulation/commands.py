@@ -1,8 +1,8 @@
 """An in-memory model of one Redis server: the commands that workers and their producers send, in virtual time.
 
-Replies are those of RESP2, raw. Errors are those that ``RedisLink`` raises. What it leaves out, on purpose:
-``XREADGROUP`` never blocks here (whoever performs it may try again), nor does it read history; of what ``XINFO``
-answers there is only what scripts read; and nothing is bounded in bytes.
+Replies are those of RESP2, raw. Errors are those that ``RedisLink`` raises. It leaves out, on purpose:
+``XREADGROUP`` never blocks (the caller may try again) and reads no history; ``XINFO`` answers only the fields that
+scripts read; and nothing is bounded in bytes.
 """
 
 from bisect import bisect_left, bisect_right
@@ -90,7 +90,7 @@ def to_bytes(argument: Any) -> bytes:
 
 
 def error(code: str) -> ServerError:
-    """An error that waiting does not mend."""
+    """An error that no later try mends."""
     return ServerError("streams", code)
 
 
@@ -162,7 +162,7 @@ class Commands:
     # -- keys
 
     def peek(self, key: bytes) -> Stream | bytes | None:
-        """What is at a key, None where nothing is."""
+        """The value of a key; None if the key does not exist."""
         if self._expires.get(key, self.now_ms + 1) <= self.now_ms:
             self._remove(key)
         return self._keys.get(key)
@@ -245,7 +245,7 @@ class Commands:
         return entry
 
     def has_ids(self, key: bytes) -> bool:
-        """Whether the ids of a stream are not used up."""
+        """Tell whether a stream has ids left."""
         found = self.stream(key)
         return found is None or found.last < LARGEST
 

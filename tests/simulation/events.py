@@ -1,4 +1,4 @@
-"""What changes on a modelled server: told one by one, so that an observer need not trust what a command answers."""
+"""Changes on a modelled server, one by one, so that an observer need not trust the replies of commands."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Which faults a world has, and how many: drawn for each, since some bugs show only where other faults are rare."""
+"""The faults of a world and their rates. Each world draws its own: some bugs show only if other faults are rare."""
 
 import random
 
@@ -11,14 +11,14 @@ COMMAND_FAULTS = {
     "stall": 4.0,
     "all away": 3.0,
 }
-"""What may happen to a command, with weights: to the worker, to its connection, to a read that brings too much; or the
-command is done, and then the one server of streams, keys and tokens is away."""
+"""Faults of a command, with weights: the worker dies, its connection breaks, or a read brings too much; or the command
+is done, and then the one server of streams, keys and tokens is away."""
 
 SLOW_BATCH = "slow batch"
 """A worker takes as long for a batch as others wait before they take it over, or longer, and may then have failed."""
 
 CONFIRM_FAULTS = {"too few replicas": 2.0, "storage made anew": 1.0}
-"""What may happen while tokens are confirmed, with weights; the second: their look-up had another connection."""
+"""Faults while tokens are confirmed, with weights; with the second one, their look-up had another connection."""
 
 MEMORY_LIMIT = "memory limit"
 """The server holds as much as it may, until something is trimmed."""
@@ -43,11 +43,11 @@ EVENTS = {
     "key of another type": 1.5,
     "ids used up": 1.5,
 }
-"""What else may happen instead of a worker's next command, with weights."""
+"""Other events instead of a worker's next command, with weights."""
 
 WORK = "work"
 WORK_WEIGHT = 700.0
-"""Of the worker's next command."""
+"""Faults of the worker's next command."""
 
 ALWAYS = frozenset({"send", "time passes", "long time passes", "hours pass"})
 """No faults."""
@@ -66,7 +66,7 @@ class Climate:
         self._slow = rng.choice([0.0, 0.0, 0.3])
         self._unconfirmed = rng.choice([0.0, 0.05, 0.2])
         self.most_entries = rng.choice([10**9, 10**9, 40, 100])
-        """Of all streams: the server's memory limit."""
+        """Number of entries of all streams together at which the server is at its memory limit."""
         self._faults = self._some(COMMAND_FAULTS)
         self._events = {WORK: WORK_WEIGHT, **self._some(EVENTS)}
 
@@ -74,21 +74,21 @@ class Climate:
         return {name: weight for name, weight in weights.items() if name in ALWAYS or self._rng.random() < self._kept}
 
     def event(self) -> str:
-        """What happens next."""
+        """Draw the next event."""
         return self._rng.choices(list(self._events), list(self._events.values()))[0]
 
     def fault(self) -> str:
-        """What happens to a command; empty: nothing."""
+        """Draw the fault of a command; empty for no fault."""
         if not self._faults or self._rng.random() >= self._share:
             return ""
         return self._rng.choices(list(self._faults), list(self._faults.values()))[0]
 
     def is_slow(self) -> bool:
-        """Whether a batch takes too long."""
+        """Draw whether a batch takes too long."""
         return self._rng.random() < self._slow
 
     def confirm_fault(self) -> str:
-        """What happens while tokens are confirmed; empty: nothing."""
+        """Draw the fault while tokens are confirmed; empty for no fault."""
         if self._rng.random() >= self._unconfirmed:
             return ""
         return self._rng.choices(list(CONFIRM_FAULTS), list(CONFIRM_FAULTS.values()))[0]

@@ -16,18 +16,18 @@ from token_worker.telemetry.audit import Audit
 from token_worker.tokens.engine import Engine, TokenItem
 
 RunItems = Callable[[list[TokenItem]], None]
-"""Finds tokens and values, and returns when these may be told."""
+"""Finds tokens and values, and returns as soon as a reply may have them."""
 
 
 class Services(Protocol):
-    """What the handler and the audit of the worker on stage see of their world."""
+    """The world as the handler and the audit of the running worker see it."""
 
     @property
     def storage_life(self) -> int:
-        """How many times connections to the token storage were made."""
+        """Number of connections that were made to the token storage."""
 
     def handle(self, entries: Sequence[Entry], run: RunItems) -> list[Result]:
-        """What the handler makes of entries."""
+        """Handle entries."""
 
     def internal(self, entry: Entry) -> Answer:
         """The reply to an entry that is given up."""
@@ -36,14 +36,14 @@ class Services(Protocol):
         """Look items up in the token storage, and write new ones."""
 
     def confirm(self) -> int:
-        """How many replicas have what was written to the token storage."""
+        """Number of replicas that have all writes to the token storage."""
 
     def audit(self, lines: bytes) -> None:
         """Append to the audit file."""
 
 
 class PuppetHandler(Handler):
-    """Takes requests of the simulation, and values from its token storage."""
+    """A handler for requests of the simulation, with values of its token storage."""
 
     def __init__(self, services: Services) -> None:
         self._services = services

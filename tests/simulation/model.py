@@ -167,7 +167,7 @@ class Model(Commands):
         return 1
 
     def _start(self, stream: Stream, mark: Id | None) -> Id:
-        """Where a group begins that is made again."""
+        """The position at which a new group begins after the old one was lost."""
         return ZERO if mark is None or stream.last == ZERO or stream.last < mark else mark
 
     def _trim(self, keys: list[bytes], args: list[bytes]) -> list[int]:

@@ -1,4 +1,4 @@
-"""What has to be done before a reply: a line of audit for each that turns a token back, a confirmation of new tokens.
+"""The precautions before a reply: an audit line for a reply that detokenizes, and a confirmation of new tokens.
 
 A line is of the worker that replies, and tells the outcome of the reply. A confirmation is of the connection over which
 the token was found or written, whoever wrote it.
@@ -9,16 +9,16 @@ import msgspec
 from simulation.events import Id
 
 REPLY = b"reply"
-"""How the payload of a reply begins that brings what was asked for."""
+"""First bytes of the payload of a good reply."""
 
 REFUSED = b"refused"
-"""How the payload of a reply begins that refuses the request."""
+"""First bytes of the payload of a reply that refuses the request."""
 
 INSTEAD = b"forbidden"
-"""How the payload of a reply begins that went to the route's own stream, since the request's could not take it."""
+"""First bytes of the payload of a reply on the route's own stream, since the request's stream could not take it."""
 
 INTERNAL = b"internal"
-"""How the payload of the reply to an entry that was given up begins; it may go to either, as ``INSTEAD``."""
+"""First bytes of the payload of the reply to a dead letter; it may go to either stream, like ``INSTEAD``."""
 
 CODES = {REPLY: "ok", REFUSED: "expired", INTERNAL: "internal"}
 """The outcomes in the lines of audit; one of ``INSTEAD`` has any, since it is written before the stream is tried."""
@@ -28,7 +28,7 @@ Place = tuple[bytes, Id]
 
 
 class Precautions:
-    """Those of all workers; ``audited``: streams whose requests turn tokens back."""
+    """The precautions of all workers; ``audited`` are the streams with requests to detokenize."""
 
     def __init__(self, audited: frozenset[bytes]) -> None:
         self._audited = audited
@@ -47,13 +47,13 @@ class Precautions:
         self._unconfirmed.setdefault(worker, {})[place] = connection
 
     def confirmed(self, worker: str, connection: int) -> None:
-        """What a worker has found or written over this connection is safe."""
+        """Note that all tokens which a worker has found or written over this connection are safe."""
         of_worker = self._unconfirmed.get(worker, {})
         for place in [place for place, made in of_worker.items() if made == connection]:
             del of_worker[place]
 
     def missing(self, worker: str, place: Place, how: bytes) -> str:
-        """Tell what should have been done before this reply; empty: nothing."""
+        """Name the precaution that is missing before this reply; empty if all were taken."""
         if place[0] in self._audited:
             outcomes = self._lines.get((worker, place), set())
             if not outcomes or (how in CODES and CODES[how] not in outcomes):

@@ -1,7 +1,6 @@
-"""What workers promise, checked after every command by books that are kept beside the server.
+"""The promises of workers, checked after every command by a ledger that is kept beside the server.
 
-The books believe nothing but what changed on the server. What a fault permits is counted, and no more than that is
-permitted:
+The ledger believes only the changes on the server. It counts the troubles that a fault permits, and permits no more:
 
 - *deleted*: somebody deleted the request, its stream or everything before it was answered;
 - *again*: its group was lost after it was answered, and the low-water mark did not tell so;
@@ -10,9 +9,9 @@ permitted:
 - *given up*: as many tries alone as are allowed ended by a kill or a stall, so it is a dead letter; or by an outage
   that lasted for longer than the claim time, if another worker saw that try before it was taken back.
 
-So an outage, a refused command or a lost reply counts as no try: a worker takes it back before its next claim. What is
-put off out of a batch is not tried alone for it, and no worker sleeps while it knows of entries to take, or has put
-some off and not taken that back. What has to be done before a reply: see ``precautions``.
+So an outage, a refused command or a lost reply counts as no try: a worker takes it back before its next claim. An entry
+that is put off out of a batch is not isolated for that. No worker sleeps while it knows of entries to take, or has put
+some off and not taken that back. ``precautions`` has the steps before a reply.
 """
 
 from collections import Counter
@@ -111,7 +110,7 @@ class _Look:
 
 
 class Books:
-    """Books about the requests on some routes of a server."""
+    """The ledger of the requests on some routes of a server."""
 
     def __init__(self, model: Model, terms: Terms) -> None:
         routes = terms.routes
@@ -155,7 +154,7 @@ class Books:
             self._hide(stream, [request])
 
     def knows(self, key: bytes, entry: Id) -> bool:
-        """Whether there was a request of this id before."""
+        """Tell whether there was a request of this id before."""
         return entry in self._streams[key].requests
 
     def failed(self, worker: str, key: str) -> None:
@@ -313,7 +312,7 @@ class Books:
         answered[found].append(outcome)
 
     def _is_right_place(self, key: bytes, how: bytes, request: Request) -> bool:
-        """Whether a reply stands where the request asked, or on its route's stream since it could not be there."""
+        """Tell whether a reply is on the stream that the request named, or, if that refused it, on the route's."""
         if key == request.target:
             return how != INSTEAD
         is_instead = how in {INSTEAD, INTERNAL} and self._model.why_unfit(request.target) is not None

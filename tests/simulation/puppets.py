@@ -1,4 +1,4 @@
-"""Workers as puppets: the loop of ``service``, as it is, in a thread that runs only while its world waits for it.
+"""Workers as puppets: the production loop of ``service`` in a thread that runs only while its world waits for it.
 
 A puppet stops at every command and every wait, and goes on when the world gives it an outcome. So of all threads one
 runs at a time, and what happens depends on nothing but the world's choices.
@@ -61,7 +61,7 @@ class Wait(NamedTuple):
 
 
 class Stage(Services, Protocol):
-    """What a puppet sees of its world."""
+    """The world as a puppet sees it."""
 
     @property
     def seconds(self) -> float:
@@ -72,9 +72,9 @@ class Stage(Services, Protocol):
 
 
 class Terms(NamedTuple):
-    """How the workers of a world are set up. Mutants have other classes here.
+    """The set-up of the workers of a world. Mutants replace classes here.
 
-    With ``is_apart`` they serve each route by itself, as if it were in another slot of a cluster.
+    With ``is_apart`` workers serve each route by itself, as if each were in its own slot of a cluster.
     """
 
     worker: type[Worker]
@@ -236,7 +236,7 @@ class _Link:
 
 
 class _Silent:
-    """Takes any call and says nothing: log, metrics, health."""
+    """Takes any call and does nothing: stands for log, metrics and health."""
 
     def __getattr__(self, _name: str) -> Callable[..., None]:
         return _nothing
@@ -271,7 +271,7 @@ def _runtime(puppet: Puppet, stage: Stage, rng: random.Random) -> Runtime:
 
 @contextmanager
 def small_bounds() -> Iterator[None]:
-    """Have few entries be taken apart as many are in production."""
+    """Make limits small, so that few entries are split like many in production."""
     with ExitStack() as changes:
         for module, name, value in (
             (worker, "UNIT_ITEMS", UNIT_ITEMS),

@@ -1,4 +1,4 @@
-"""Requests of the simulation, and what a handler makes of them: by the kind of each, which stands in its payload."""
+"""Requests of the simulation and their handling, which goes by the kind that each has in its payload."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -45,7 +45,7 @@ def payload_of(kind: str, target: str) -> str:
 
 
 def request_of(key: bytes, entry: tuple[int, int], kind: str, target: str) -> Request:
-    """What the books have to know of a request that was sent."""
+    """A sent request as the ledger of promises knows it."""
     return Request(key, entry, target.encode(), is_answerable=kind != "no_id", is_poison=kind in POISON)
 
 

@@ -10,7 +10,7 @@ from simulation.world import World
 
 @dataclass
 class Run:
-    """What happened in worlds of the seeds from ``seed`` on.
+    """The result of worlds with the seeds from ``seed`` on.
 
     Attributes:
         checksum: of every step; two runs of the same worlds have the same.

@@ -177,7 +177,7 @@ class ModelAndServer(RuleBasedStateMachine):
 
     @rule(key=streams, consumer=consumers, least=limits, start=ids)
     def claim_many(self, key: str, consumer: str, least: int, start: str) -> None:
-        """Entries that were deleted are told differently by each server, which nothing here reads."""
+        """Each server describes deleted entries in its own way, and no script reads that."""
         self.both("XAUTOCLAIM", key, GROUP, consumer, least, start)
 
     @rule(

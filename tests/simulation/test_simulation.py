@@ -1,4 +1,4 @@
-"""Workers keep their promises on a simulated server, whatever happens; and the simulation finds what breaks them."""
+"""Workers keep their promises on a simulated server under any faults, and the simulation finds every planted bug."""
 
 import os
 import random
@@ -21,14 +21,14 @@ TESTS = Path(__file__).parent.parent
 IS_CI = bool(os.environ.get("CI"))
 
 SECONDS = 60.0 if IS_CI else 10.0
-"""How long worlds are looked at: each time others, but with CI set the same, so that a commit passes or not."""
+"""Time for worlds of random seeds. With CI set the seeds are fixed, so that a commit always passes or always fails."""
 
 STEPS = 150_000
-"""Of the worlds that are looked at each time: enough that each fault happens several times."""
+"""Steps of the worlds with fixed seeds: enough that each fault happens several times."""
 
 
 def test_promises_hold_in_many_worlds(say: Say) -> None:
-    """Whatever the seed, no promise is broken; a failure tells the seed, with which it happens again."""
+    """With any seed, no promise is broken; a failure names the seed, with which it happens again."""
     run = simulate(20_000_000 if IS_CI else random.SystemRandom().randrange(1 << 32), seconds=SECONDS)
     for line in run.lines():
         say(line)
@@ -36,7 +36,7 @@ def test_promises_hold_in_many_worlds(say: Say) -> None:
 
 
 def test_promises_hold_in_the_same_worlds() -> None:
-    """In the worlds that are looked at each time no promise is broken, and every kind of fault happens."""
+    """In the worlds with fixed seeds no promise is broken, and every kind of fault happens."""
     run = simulate(0, steps=STEPS)
     assert [name for name in NAMES if run.faults[name] < 5] == []
     assert set(run.permitted) >= {"deleted", "again"}
@@ -63,7 +63,7 @@ def _first_failure(mutant: Mutant) -> tuple[int, str]:
 
 
 def test_failure_happens_again_and_tells_what_came_before() -> None:
-    """The same seed fails at the same step, after the same commands, of which the last are told."""
+    """The same seed fails at the same step, after the same commands, and the failure shows the last of them."""
     mutant = MUTANTS["reply before acknowledgement"]
     (seed, failure), (again, same) = _first_failure(mutant), _first_failure(mutant)
     assert (seed, failure) == (again, same)

@@ -1,4 +1,4 @@
-"""The last steps of a world, for people: who did what, with ids and names, nothing of a payload."""
+"""The last steps of a world, for people: actor and command with ids and names, and nothing of a payload."""
 
 import zlib
 from collections import deque
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from token_worker.redis.exchange import Command, RunScript
 
 STEPS = 60
-"""How many are kept."""
+"""Number of steps that are kept."""
 
 
 class Step(NamedTuple):

@@ -51,17 +51,17 @@ SEND_SHARE = 0.2
 """In how many steps a producer sends that waits for a server at its limit."""
 
 HASTE_SECONDS = 0.05
-"""How much sooner the next step comes while there is nothing to do but to wait for a retention to end."""
+"""Factor by which time passes faster while everything waits for a retention to end."""
 
 AHEAD_MS = (3_600_000, 86_400_000, 8 * 10**12)
-"""How far an id that somebody chose lies ahead of the clock."""
+"""Distance of a chosen id ahead of the clock."""
 
 BURSTS = (1, 1, 2, 5, 12)
 """Requests that a producer sends at once."""
 
 
 class Figures(NamedTuple):
-    """What happened in a world; two runs of one seed have the same, to the last bit of ``checksum``."""
+    """The result of a world; two runs of one seed have equal results, to the last bit of ``checksum``."""
 
     steps: int
     settled: int
@@ -71,7 +71,7 @@ class Figures(NamedTuple):
 
 
 class Failure(Exception):  # noqa: N818 - reads as what it says: the world failed
-    """A promise was broken, or not all got settled; tells the seed, the step, and what came before."""
+    """A promise was broken, or not everything got settled; names the seed, the step, and the steps before."""
 
 
 class World:
@@ -201,13 +201,13 @@ class World:
         return not self._books.open
 
     def _is_accepted(self) -> bool:
-        """Whether the server takes a request, of producers that send all the while: at its limit it has to get well."""
+        """Tell whether the server takes a request of producers that keep sending; at its limit it has to recover."""
         self.seconds += HASTE_SECONDS
         route = self._rng.choice(ROUTES)
         return self._rng.random() < SEND_SHARE and self._send_one(route)
 
     def _is_trimmed(self) -> bool:
-        """Whether nothing is left: all is acknowledged, and the retention of all comes to an end."""
+        """Tell whether everything is acknowledged, and the retention of all entries is over."""
         self.seconds += HASTE_SECONDS
         found = (self._model.peek(key.encode()) for route in ROUTES for key in route.streams)
         return not any(isinstance(stream, Stream) and stream.ids for stream in found)
@@ -269,7 +269,7 @@ class World:
         return is_over or any(self._is_news_at(key) for key in _streams_of(puppet.request))
 
     def _is_news_at(self, key: str) -> bool:
-        """Whether a read of this stream would not block: there is something, or an error."""
+        """Tell whether a read of this stream returns at once, with entries or an error."""
         found = self._model.peek(key.encode())
         return not isinstance(found, Stream) or _has_news(found)
 
@@ -302,7 +302,7 @@ class World:
             puppet.ready_at = max(puppet.ready_at, self.seconds + self._rng.uniform(*STALL_SECONDS))
 
     def _spoiled(self, fault: str, outcome: object) -> object:
-        """What a worker gets for the outcome of a command that a fault has happened to."""
+        """The outcome that a worker gets for a command with a fault."""
         match fault:
             case "crash before" | "crash after":
                 return Crash()
@@ -315,7 +315,7 @@ class World:
         return outcome
 
     def _blocks(self, puppet: Puppet, command: Command) -> bool:
-        """Whether a read that has brought nothing has to wait, and is to be tried again then."""
+        """Tell whether an empty read has to wait, and to be tried again afterwards."""
         if "BLOCK" not in command:
             return False
         if puppet.blocks_until is None:
@@ -336,7 +336,7 @@ class World:
         return outcome
 
     def _tell_books(self, worker: str, command: Command, outcome: object) -> None:
-        """Tell what a worker gets to know of its command, or that it does not."""
+        """Tell the ledger what a worker learns of its command, or that it learns nothing."""
         is_lost = isinstance(outcome, Unavailable | ReplyTooLarge)
         if isinstance(command, RunScript):
             if command.script is COMMIT and isinstance(outcome, ServerError):
@@ -389,7 +389,7 @@ class World:
             _ask_to_drain(puppet)
 
     def _operate(self, *command: Any) -> None:
-        """Somebody who may do anything does this."""
+        """Do a command as an operator with all rights."""
         self._execute(None, command)
 
     def _delete_entry(self) -> None:
@@ -399,7 +399,7 @@ class World:
             self._operate("XDEL", route.requests, b"%d-%d" % self._rng.choice(found.ids[-8:]))
 
     def _spoil(self) -> None:
-        """A key becomes something else than a stream, or is none any more."""
+        """Replace a stream by a key of another type, or remove such a key."""
         key = self._rng.choice(_keys())
         is_spoiled = isinstance(self._model.peek(key.encode()), bytes)
         self._operate(*(("DEL", key) if is_spoiled else ("SET", key, "x")))
@@ -427,7 +427,7 @@ class World:
             self._operate("XADD", key, f"{ms}-0", "payload", "x")
 
     def _send_one(self, route: Route, at: str = "*") -> bool:
-        """Whether a request was accepted."""
+        """Send a request; returns whether the server accepted it."""
         [kind] = self._rng.choices(list(requests.KINDS), list(requests.KINDS.values()))
         target = route.responses
         if kind in requests.ELSEWHERE:
@@ -492,7 +492,7 @@ class World:
 
     @property
     def _worker(self) -> Puppet:
-        """The one that runs now, and asks."""
+        """The worker that runs now."""
         if self.on_stage is None:
             raise RuntimeError("no worker runs")
         return self.on_stage

@@ -1,4 +1,4 @@
-"""What is given for deployment speaks of metrics that exist."""
+"""The files for deployment name metrics that exist."""
 
 import json
 import re

@@ -168,7 +168,7 @@ def test_tests_that_pages_name_exist() -> None:
 
 
 def test_files_in_the_architecture_exist() -> None:
-    """Whoever follows the page to a file finds it: in the package, or from the root of the repository."""
+    """Every file that the page names exists, in the package or from the root of the repository."""
     named = {code for code in code_of(page(ARCHITECTURE)) if re.fullmatch(r"[\w./]+(/|\.\w+)", code)}
     assert len(named) > 30
     assert not {name for name in named if not (PACKAGE / name).exists() and not (ROOT / name).exists()}

@@ -28,7 +28,7 @@ builtins.__import__ = stopping
 
 @pytest.fixture
 def _as_usual() -> Iterator[None]:
-    """What Ctrl-C does is what Python makes of it, before and afterwards."""
+    """Ctrl-C has Python's own effect before and afterwards."""
     before = signal.getsignal(signal.SIGINT)
     assert before is signal.default_int_handler
     yield

@@ -73,7 +73,7 @@ def audit_events() -> set[str]:
 
 
 def doctor_checks() -> set[str]:
-    """What every check of doctor that can be a finding, or unknown, is called behind its server or stream."""
+    """Names of the checks of doctor that can be a finding or unknown, without their server or stream."""
     [path] = [path for path in CODE.rglob("doctor.py") if path.parent.name != "cli"]
     checks = set()
     for function in ast.walk(ast.parse(path.read_text())):

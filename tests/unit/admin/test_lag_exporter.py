@@ -37,7 +37,7 @@ def test_streams_out_of_reach_take_no_others_along(unknown: dict[str, str], reac
 
 
 def test_server_that_is_away_has_no_figures() -> None:
-    """Where nothing can be read there is one metric, which tells so."""
+    """If no stream can be read, there is one metric, which says so."""
 
     def away() -> Measured:
         raise Unavailable("streams", "ConnectionRefusedError")

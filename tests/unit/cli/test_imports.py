@@ -1,4 +1,4 @@
-"""What a process loads: memory and start-up time that each worker pays."""
+"""A process loads only the modules that it needs, for the sake of memory and start-up time."""
 
 import subprocess
 import sys

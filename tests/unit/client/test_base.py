@@ -43,7 +43,7 @@ def test_settings_out_of_range_are_refused(kind: type[TokenClient | AsyncTokenCl
     ids=ascii,
 )
 def test_call_that_could_not_be_sent_is_refused_at_once(options: dict[str, Any]) -> None:
-    """What no request can hold never gets to the threads that all calls share; nothing was started for it."""
+    """Arguments that no request can hold raise at once; no thread is started for them."""
     client = TokenClient("redis://127.0.0.1:1", client_id="shop-frontend")
     with pytest.raises(ValueError, match=next(iter(options))):
         client.submit("tokenize", [("str", MARKER)], **options)
@@ -67,7 +67,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 NOT_LOADED = ("hvac", "requests", "click", "rich", "structlog", "prometheus_client")
 OF_CRYPTOGRAPHY = {"cryptography", "cryptography.__about__"}
-"""What redis-py itself loads of it: no cipher."""
+"""The modules of cryptography that redis-py itself loads: no cipher among them."""
 
 
 def test_import_loads_neither_vault_nor_ciphers() -> None:

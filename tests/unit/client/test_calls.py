@@ -107,7 +107,7 @@ texts = st.lists(st.text(string.ascii_lowercase, min_size=1, max_size=40), max_s
 
 @given(calls=st.lists(texts, max_size=8), gather=st.booleans(), items=st.integers(1, 7), data=st.data())
 def test_each_value_gets_its_own_answer(calls: list[list[str]], gather: bool, items: int, data: st.DataObject) -> None:
-    """However calls are split and gathered, and in whatever order replies come: each call has its answers in order."""
+    """For any split into requests and any order of replies, each call has its answers in order."""
     caller = Caller(RequestLimits(items, OVERHEAD_BYTES + 200), 0.001 if gather else 0.0)
     keys = [KEY, KEY._replace(client_id="other-client")]
     of: dict[str, CallKey] = {}
@@ -218,7 +218,7 @@ def test_refused_request_ends_all_its_calls_each_with_an_error_of_its_own() -> N
 
 
 def test_rest_of_a_call_that_failed_is_let_go_of() -> None:
-    """Where one of a call's requests was refused, the next sweep makes room of the others."""
+    """If one of a call's requests was refused, the next sweep frees the room of the others."""
     caller = Caller(RequestLimits(items=1))
     caller.call(["a", "b", "c"])
     first, _ = caller.take(2)
@@ -249,7 +249,7 @@ def test_request_in_doubt_is_sent_again_as_it_was_while_somebody_waits() -> None
 
 
 def test_swept_request_is_not_sent_again_nor_kept() -> None:
-    """What waited to be sent again when its call ended otherwise is forgotten with it, payload and all."""
+    """A request that waited to be sent again is forgotten when its call ends, with its payload."""
     caller = Caller()
     call = caller.call([MARKER])
     caller.requests.requeue(caller.take())
@@ -299,7 +299,7 @@ def test_reply_that_comes_too_late_is_passed_over() -> None:
 
 
 def test_request_that_cannot_be_sent_fails_once() -> None:
-    """What the server refuses for good ends the call; a reply to it after that is nobody's."""
+    """A final refusal by the server ends the call; a later reply to it belongs to no call."""
     caller = Caller()
     caller.call(["a"])
     [request] = caller.take()
@@ -363,7 +363,7 @@ anything: st.SearchStrategy[Any] = st.recursive(
 
 @given(payload=st.binary(max_size=60) | anything.map(msgspec.msgpack.encode) | anything.map(str).map(str.encode))
 def test_what_others_wrote_is_passed_over(payload: bytes) -> None:
-    """Whatever stands on a stream that others write to: it never raises, and ends no call."""
+    """Any foreign entry on a shared stream raises no error, and ends no call."""
     caller = Caller()
     caller.call(["a"])
     [request] = caller.take()
@@ -397,7 +397,7 @@ def test_hostile_bytes_are_passed_over(name: str) -> None:
 
 @given(members=st.dictionaries(st.sampled_from(["items", "error", "value", "status"]), anything))
 def test_any_reply_with_our_id_ends_the_call(members: dict[str, Any]) -> None:
-    """Whatever a reply to one's own request holds: the call ends, with answers of the right number or an error."""
+    """Any reply to a call's own request ends the call, with the right number of answers or with an error."""
     caller = Caller()
     caller.call(["a"])
     [request] = caller.take()

@@ -23,13 +23,13 @@ class Number(IntEnum):
 
 @pytest.mark.parametrize(("value", "name"), [(1, "int64"), ("a", "str"), (b"a", "bytes")])
 def test_type_follows_from_the_value(value: object, name: str) -> None:
-    """Where no type is named, it is that of the value in Python; ``int32`` or ``email`` would be a guess."""
+    """Without a named type, the type follows from the value in Python; ``int32`` or ``email`` would be a guess."""
     assert type_of(value) == name
 
 
 @pytest.mark.parametrize("value", [True, None, 1.5, [], bytearray(b"a"), Number.ONE], ids=repr)
 def test_value_of_no_type_is_a_mistake_in_the_program(value: Any) -> None:
-    """What only looks like a value is a ``TypeError`` where it is given, without the value in it."""
+    """A value of any other type is a ``TypeError`` at the call, without the value in its text."""
     with pytest.raises(TypeError, match="expected int, str or bytes, got"):
         encode(Item("str", value), RequestLimits())
 
@@ -45,7 +45,7 @@ def test_value_of_no_type_is_a_mistake_in_the_program(value: Any) -> None:
     ],
 )
 def test_value_that_no_request_can_carry_is_refused(item: tuple[Any, Any], code: Code) -> None:
-    """It is refused with the code that a worker would have for it, and nothing of it is told."""
+    """Such a value is refused with the code that a worker would use, and the error shows nothing of it."""
     found = encode(item, RequestLimits(bytes=OVERHEAD_BYTES + 5000))
     assert isinstance(found, RequestRefused)
     assert found.code == code

@@ -22,7 +22,7 @@ def test_own_stream_is_one_that_the_route_allows() -> None:
 
 
 def test_own_stream_is_read_from_where_the_last_read_ended() -> None:
-    """What was read is not read again, and an answer about another stream changes nothing."""
+    """Entries are not read again, and an answer about another stream changes nothing."""
     replies = Replies(ROUTE, [ROUTE])
     replies.start(0.0)
     name = replies.name.encode()
@@ -50,7 +50,7 @@ def test_own_stream_changes_only_after_a_rest_in_which_it_may_have_expired() -> 
 
 
 def test_own_stream_is_kept_short_and_alive_now_and_then() -> None:
-    """What was read is trimmed and the time to live begins anew, every ten seconds at most."""
+    """Entries that were read are trimmed and the time to live starts again, every ten seconds at most."""
     replies = Replies(ROUTE, [ROUTE])
     assert replies.removal_commands() == []
     replies.start(0.0)

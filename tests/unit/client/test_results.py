@@ -1,4 +1,4 @@
-"""What comes back for lists, types, refusals and options, from a worker in this process."""
+"""Results of lists, types, refusals and options, from a worker in this process."""
 
 import asyncio
 import doctest

@@ -1,4 +1,4 @@
-"""What a client's requests carry of their callers' traces, and the spans they get; without a server."""
+"""Requests of a client carry the traces of their callers, and get spans; without a server."""
 
 import subprocess
 import sys
@@ -122,7 +122,7 @@ def test_span_ends_when_its_request_is_not_sent_again(sdk: Sdk) -> None:
 
 
 def test_request_that_is_sent_again_keeps_its_span(sdk: Sdk) -> None:
-    """However often it takes, it is one span, and workers see the same one each time."""
+    """A request that is sent several times has one span, and workers see the same one each time."""
     subject = requests()
     add(subject)
     first = subject.take(10, "replies")
@@ -169,7 +169,7 @@ class NoSpans(trace.NoOpTracer):
 
 @pytest.mark.parametrize("tracer", [trace.NoOpTracer(), NoSpans()])
 def test_trace_of_the_caller_is_passed_on_without_a_provider(tracer: trace.Tracer) -> None:
-    """Where nobody made a provider, but a trace came from elsewhere, it goes on as it is, with its ``tracestate``."""
+    """Without a tracer provider, a trace from elsewhere is passed on unchanged, with its ``tracestate``."""
     sends = tracing.SendSpans("requests", parse("redis://localhost"))
     sends._tracer = tracer
     subject = Requests(RequestLimits(), 0.0, sends)
@@ -216,7 +216,7 @@ def test_provider_that_fails_costs_no_request(sdk: Sdk) -> None:
 
 
 def test_client_needs_no_opentelemetry() -> None:
-    """Where it is not installed a client loads and has nothing to trace."""
+    """Without OpenTelemetry a client loads, and traces nothing."""
     code = """
 import sys
 sys.modules["opentelemetry"] = None

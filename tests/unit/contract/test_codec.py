@@ -566,7 +566,7 @@ BAD_VALUES: list[tuple[str, Format, object, Code, str]] = [
 
 @pytest.mark.parametrize(("type_name", "format", "value", "code", "expected"), BAD_VALUES)
 def test_bad_value_is_refused(type_name: str, format: Format, value: object, code: Code, expected: str) -> None:
-    """What is no value of its type is refused by its path and what was expected, never cut, never quoted."""
+    """A wrong value is refused with its path and the expected form; it is never cut and never quoted."""
     with pytest.raises(Refused) as caught:
         decode_value(type_name, value, format, "$.items[3].value")
     assert code is caught.value.code

@@ -294,7 +294,7 @@ damage = st.sampled_from(
 )
 @settings(max_examples=300, deadline=None)
 def test_one_readable_id_is_answered(parts: list[bytes], changes: list[tuple[float, bytes, int]]) -> None:
-    """However JSON is damaged: where another reader finds a single id at the top, the producer is answered."""
+    """If another reader finds a single id at the top of damaged JSON, the producer is answered."""
     payload = b"{" + b",".join(parts) + b"}"
     for where, new, cut in changes:
         at = 1 + int(where * (len(payload) - 1))
@@ -349,7 +349,7 @@ def test_items_are_counted_without_decoding(form: Format, count: int) -> None:
 
 
 def test_bound_of_items_holds_for_any_spelling() -> None:
-    """However the names in a request are spelt, the bound of its items is not below what it has."""
+    """For any spelling of the names in a request, the bound of its items is not below their number."""
     escaped = with_items(1000, Format.JSON).replace(b'"value"', b'"\\u0076alue"').replace(b'"items"', b'"i\\u0074ems"')
     decoded = decode(escaped, LIMITS)
     assert decoded.request is not None

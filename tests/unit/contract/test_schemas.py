@@ -30,7 +30,7 @@ ONE = BASE | {"type": "str", "value": "x"}
 
 
 def is_taken(message: dict[str, Any]) -> bool:
-    """Whether the worker takes a JSON request as far as the contract goes, values and all."""
+    """Tell whether the worker takes a JSON request with its values, as far as the contract goes."""
     decoded = decode(json.dumps(message).encode(), LIMITS)
     request = decoded.request
     if request is None or decoded.broken:
@@ -187,7 +187,7 @@ def test_page_has_every_member(heading: str, name: str) -> None:
 
 
 def test_page_has_every_bound() -> None:
-    """What the page says of a member has the bounds of the schema, and says where null may stand."""
+    """The page's text about a member has the bounds of the schema, and says where null is allowed."""
     said = {member.strip("`"): kind for member, kind, *_ in rows("Request")}
     for name, schema in ASYNCAPI["components"]["schemas"]["Request"]["properties"].items():
         bounds = [schema[name] for name in ("minLength", "maxLength", "minimum", "minItems") if name in schema]
@@ -312,7 +312,7 @@ def both_ways(message: dict[str, Any]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("message", [form for message in BAD_AS_BYTES for form in both_ways(message)])
 def test_bad_value_as_bytes_is_refused_by_worker_and_schema(message: dict[str, Any]) -> None:
-    """What cannot be had as bytes, or is not given so, is refused by worker and schema, alone and in a list."""
+    """Worker and schema refuse a wrong use of ``as``, in a single request and in a list."""
     assert not is_taken(message)
     assert not REQUEST.is_valid(message)
 
@@ -363,7 +363,7 @@ def test_null_members_are_taken_by_worker_and_schema() -> None:
     [("int32", -5), ("int64", 2**63 - 1), ("str", "é"), ("bytes", b"\xff"), ("email", "a@b.cd")],
 )
 def test_replies_of_the_worker_are_valid(type_name: str, value: int | str | bytes) -> None:
-    """What the worker encodes validates as a reply: a value, items of every outcome, an error."""
+    """Replies that the worker encodes are valid: with a value, with items of every outcome, with an error."""
     written = encode_value(type_name, value, Format.JSON)
     good, bad = (
         ReplyItem("r", written),

@@ -213,7 +213,7 @@ def test_texts_are_values(kind: str, text: str, value: Any) -> None:
     ],
 )
 def test_texts_that_would_not_come_back_are_refused(kind: str, text: str, code: str) -> None:
-    """What is not written as its value is an error."""
+    """A cell that is not written in the form of its type is an error."""
     with pytest.raises(RowError) as refused:
         READ[kind](text)
     assert refused.value.code == code
@@ -270,7 +270,7 @@ def test_chunks_are_bounded() -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig", "utf-8", "cp1252"])
 def test_encodings_are_kept(encoding: str) -> None:
-    """What is not changed has the same bytes in the output as in the input; sizes are those in the file."""
+    """Unchanged text has the same bytes in the output as in the input; sizes are those in the file."""
     data = 'a,b\r\n"é\n",x\r\n\r\nü,€'.encode(encoding)
     kept = Encoding(None if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF8)) else encoding, data[:4])
     dialect = Dialect(kept, ",")
@@ -410,7 +410,7 @@ def test_only_values_are_spliced() -> None:
     ],
 )
 def test_lines_that_cannot_be_done(line: bytes, code: str) -> None:
-    """What is no object, has a member twice, or another kind of value than it should, is an error of its row."""
+    """A line that is no object, has a member twice, or has a wrong kind of value, is an error of its row."""
     done = through(json_form("a=str"), [line], lambda _: "new")
     assert (done.output, [problem.code for problem in done.problems]) == (b"", [code])
 
@@ -498,7 +498,7 @@ def test_each_element_gets_its_answer() -> None:
     ],
 )
 def test_values_of_another_shape_are_not_passed_over(line: bytes, complaint: str) -> None:
-    """Where a name leads to something else, values could be left in the clear: the row is left out, its path named."""
+    """If a path leads to another shape, values could stay in the clear: the row is left out, and its path is named."""
     form = json_form("a.b=str", "a.l[].c=str")
     done = through(form, [line], lambda _: "new")
     assert (done.output, done.lost) == (b"", 1)

@@ -1,4 +1,4 @@
-"""What ``token-worker file`` takes for an input: markers of no value, Excel's first line, delimiters, compression."""
+"""Inputs of ``token-worker file``: markers of absent values, Excel's first line, delimiters, compression."""
 
 import bz2
 import gzip
@@ -115,7 +115,7 @@ def test_the_first_line_of_excel_goes_with_the_options() -> None:
     ],
 )
 def test_the_delimiter_that_was_meant_is_told(header: bytes, more: dict[str, Any], complaint: str) -> None:
-    """Where a column is not there, but would be with another delimiter, the message says which."""
+    """If a column is missing, but exists with another delimiter, the message names that delimiter."""
     with pytest.raises(OperatorError, match=complaint):
         take(header + b"\nx;y\n", "email=str", **more)
 

@@ -68,7 +68,7 @@ def test_an_exit_between_accounts_is_gone_on_from(
 
 
 def test_an_output_that_came_meanwhile_is_kept(source: Path, places: OutputPaths) -> None:
-    """What another program wrote at the output's place is not replaced; told to, the run ends there."""
+    """A file that another program wrote at the output's place is not replaced; the run ends there."""
 
     def watch(*_: Any) -> None:
         places.out.write_text("another's")
@@ -81,7 +81,7 @@ def test_an_output_that_came_meanwhile_is_kept(source: Path, places: OutputPaths
 
 
 def test_progress_holds_no_value(source: Path, places: OutputPaths) -> None:
-    """What is saved beside the output says how far it is, and nothing of what is in the file; told from the start."""
+    """The progress file has positions and counts from the start, and nothing of the file's content."""
     counts: list[int] = []
 
     def watch(far: progress.JobProgress, *_: Any) -> None:
@@ -118,7 +118,7 @@ def test_progress_is_the_last_to_go(places: OutputPaths, monkeypatch: pytest.Mon
 def test_links_in_place_of_the_partial_output_are_not_followed(
     source: Path, places: OutputPaths, tmp_path: Path
 ) -> None:
-    """What a link of that name leads to is no output of ours, and stays as it is."""
+    """The target of a link at the output's place is not replaced."""
     other = tmp_path / "other"
     other.write_text("precious")
     places.partial.symlink_to(other)

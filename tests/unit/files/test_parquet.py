@@ -227,7 +227,7 @@ def test_lists_of_other_writers(tmp_path: Path) -> None:
 
 
 def meta(footer: Footer, leaf: int) -> Struct:
-    """What is said of the first chunk of a column."""
+    """The metadata of the first chunk of a column."""
     return footer.chunks(footer.tops[leaf], 0)[0].struct(ChunkField.META)
 
 
@@ -249,7 +249,7 @@ def meta(footer: Footer, leaf: int) -> Struct:
 def test_what_cannot_be_done_is_told_at_the_start(
     tmp_path: Path, change: Callable[[Footer], object], complaint: str
 ) -> None:
-    """What the footer tells of the file is looked at before anything is sent."""
+    """The footer is checked before anything is sent."""
     pq.write_table(pa.table({"a": ["x", "y", "z"], "b": range(3)}), tmp_path / "in")
     changed(tmp_path / "in", change)
     client = Tokens()
@@ -268,7 +268,7 @@ def test_rows_are_not_said_to_be_in_order_of_tokens(tmp_path: Path) -> None:
 
 
 def test_statistics_of_what_is_written_anew_are_right_or_missing(tmp_path: Path) -> None:
-    """Where a row is left out, columns whose order is not that of how they are stored have no statistics then."""
+    """If a row is left out, columns with another order than that of their storage lose their statistics."""
     table = pa.table(
         {
             "a": ["7", "x", "y"],
@@ -284,7 +284,7 @@ def test_statistics_of_what_is_written_anew_are_right_or_missing(tmp_path: Path)
 
 
 def test_a_footer_of_noise_is_told(tmp_path: Path) -> None:
-    """Whatever byte of a footer is another, the run ends in a line or as it should, and not in a traceback."""
+    """With any changed byte of a footer, the run succeeds or ends with one line, and never with a traceback."""
     path = tmp_path / "in"
     pq.write_table(pa.table({"a": ["x", "y"], "b": [["x"], []], "c": range(2)}), path, write_page_index=True)
     with path.open("rb") as file:

@@ -114,7 +114,7 @@ def through(source: Path, out: Path, column: tuple[str, str], *, losing: bool = 
 
 
 def answer(query: str, *paths: Path) -> Any:
-    """What DuckDB says."""
+    """The answer of DuckDB."""
     return DUCK.execute(query.format(*paths)).fetchall()
 
 
@@ -140,7 +140,7 @@ def test_all_but_the_column_is_as_it_was(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMED)
 def test_detokenized_table_is_the_original_one(tmp_path: Path, name: str) -> None:
-    """What is turned back is the same table, in types, too."""
+    """The detokenized table is the original one, with the same types."""
     source, out, back = written(name, tmp_path), tmp_path / "out.parquet", tmp_path / "back.parquet"
     column = NAMED[name]
     through(source, out, column)
@@ -194,7 +194,7 @@ def test_readers_that_skip_find_all(tmp_path: Path, losing: bool) -> None:
 
 
 def test_no_value_is_left_between_columns(tmp_path: Path) -> None:
-    """Where a writer gave wrong lengths, and more is copied than these, none of it is of the named column."""
+    """If a writer gave wrong lengths, and more bytes are copied, none of them belong to the named column."""
     source, out = written("short-lengths", tmp_path), tmp_path / "out.parquet"
     values = pq.read_table(source).column("name").to_pylist()
     assert all(value in source.read_bytes() for value in values)

@@ -1,4 +1,4 @@
-"""How ``token-worker file`` sends: in order, again where that makes sense, and no longer than it may."""
+"""``token-worker file`` sends in order, tries again if that can help, and stops at its time limit."""
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -133,7 +133,7 @@ def test_requests_that_are_too_large_are_made_smaller() -> None:
 
 @pytest.mark.parametrize("code", ["unknown_client", "unknown_zone", "forbidden", "key_unreadable"])
 def test_refusals_for_all_end_the_run(code: str) -> None:
-    """What every other request would get as well ends the run."""
+    """A refusal that every other request would get, too, ends the run."""
     with pytest.raises(CheckFailed, match=f"the workers refuse: {code}: a reason"):
         answers(Client(refusal(code, "a reason")), some("a"))
     with pytest.raises(CheckFailed, match="NOPERM"):

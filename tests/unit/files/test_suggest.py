@@ -25,7 +25,7 @@ from token_worker.files.suggest import Sample, suggest
     ],
 )
 def test_personal_data_is_told_by_its_form(values: list[str | None], kind: str, why: str) -> None:
-    """Whatever the column is called, values of a known form are offered, and the form is said."""
+    """A column with values of a known form is offered under any name, and the form is named."""
     [found] = suggest({"x17": Sample(values)})
     assert (found.type, found.is_offered, found.why[: len(why)]) == (kind, True, why)
 
@@ -66,7 +66,7 @@ def test_other_data_is_not_offered(values: list[str | None]) -> None:
     ],
 )  # fmt: skip
 def test_personal_data_is_told_by_its_name(name: str) -> None:
-    """Where the values have no form of their own, the column's name tells."""
+    """If the values have no known form, the name of the column decides."""
     [found] = suggest({name: Sample(["Grace Hopper 12", "Ada 34567"])})
     assert (found.type, found.is_offered) == (TypeName.STR, True), found
     assert found.why.startswith("its name says: ")

@@ -158,7 +158,7 @@ def test_outage_beside_the_loop(cache: KeyCache, store: FakeStore, clock: Clock,
 def test_names_of_nobody_are_looked_for_at_a_bounded_rate(
     store: FakeStore, clock: Clock, aside: ByHand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where each name costs a request, names without a key wait for their turn; keys that exist cost no turn."""
+    """If each name costs a request, names without a key wait for their turn; existing keys cost no turn."""
     monkeypatch.setattr("token_worker.keys.cache.WAIT_SECONDS", 0)
     cache = KeyCache(store, MASTER_KEY, clock=clock, lookups=aside, absent_a_second=100)
     asked = 0

@@ -132,7 +132,7 @@ def test_client_is_unknown_after_its_key_was_removed(cache: KeyCache, store: Fak
 
 
 def test_absent_key_is_remembered_for_a_second_at_most(cache: KeyCache, store: FakeStore, clock: Clock) -> None:
-    """That there is no key is remembered for a second at most: a new client can start at once."""
+    """A missing key is remembered for a second at most: a new client can start at once."""
     assert code_of(cache, BILLING) is Code.UNKNOWN_CLIENT
     assert code_of(cache, BILLING) is Code.UNKNOWN_CLIENT
     assert store.looked_up == [BILLING]
@@ -237,7 +237,7 @@ def test_cache_keeps_the_owners_used_last(store: FakeStore, clock: Clock) -> Non
 
 
 def test_names_of_nobody_push_out_no_key(store: FakeStore, clock: Clock) -> None:
-    """However many clients are named that do not exist: the keys of those that do stay, also through an outage."""
+    """Any number of unknown clients leaves the keys of known clients in the cache, also through an outage."""
     cache = KeyCache(store, MASTER_KEY, size=3, clock=clock)
     store.put(BILLING, new_key())
     rings = cache.rings([SHOP, BILLING])

@@ -1,4 +1,4 @@
-"""Which key seals after a rotation, while an Acra that runs on knows only the one before."""
+"""After a rotation the old key seals for a while, since a running Acra does not know the new one."""
 
 import pytest
 
@@ -129,7 +129,7 @@ def test_first_key_and_old_rotations_seal_at_once(store: FakeStore, clock: Clock
 
 
 def test_old_key_that_is_not_in_the_history_seals_on(store: FakeStore, clock: Clock) -> None:
-    """Where the old key was kept nowhere when it was replaced, a worker that has it still seals with it for a while."""
+    """If the replaced key is not in the history, a worker that has it still seals with it for a while."""
     worker = Worker(store, clock)
     old = worker.seals_with
     key = new_key()

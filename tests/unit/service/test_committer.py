@@ -159,7 +159,7 @@ WAYS: dict[Ask, str] = {
 
 @pytest.mark.parametrize(("ask", "first"), WAYS.items())
 def test_commit_in_flight_is_finished_before_anything_is_asked(setup: CommitterSetup, ask: Ask, first: str) -> None:
-    """Whatever is asked of the streams, the reply to the commit in flight is read first."""
+    """Before any command to the streams, the reply to the commit in flight is read."""
     setup.begin()
     ask(setup)
     assert setup.link.events[:3] == [f"sent {COMMIT.name}", f"finished {COMMIT.name}", first]

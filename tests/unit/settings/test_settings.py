@@ -19,7 +19,7 @@ CANARY = "hunter2canary"
 
 
 def problems(environ: dict[str, str], file: Path | None = None) -> list[str]:
-    """What ``load`` says of these settings, line by line."""
+    """The problems that ``load`` reports for these settings, line by line."""
     with pytest.raises(SettingsError) as caught:
         load(environ, file)
     assert caught.value.__context__ is None  # else a traceback shows the library's text, which quotes the value
@@ -191,7 +191,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("durability", ["server", "fsync", "replicas:1", "replicas:9"])
     def test_durability_is_one_of_three(self, durability: str) -> None:
-        """What tokens have to be before a reply is one of three, replicas with their number."""
+        """Durability is one of three words; ``replicas`` has a number."""
         assert load({"TOKEN_WORKER_DURABILITY": durability}).durability == durability
 
     def test_broken_file_is_refused_with_the_place_and_no_text(self, config: Path) -> None:
@@ -225,7 +225,7 @@ class TestRedis:
         assert settings.keys == settings.tokens == settings.streams
 
     def test_own_parts_win(self, secret: Path, tmp_path: Path) -> None:
-        """What is set for one use replaces what its default address came with."""
+        """A setting of one use replaces the part that comes with its default address."""
         other = tmp_path / "other"
         other.write_text("other\r\n")
 

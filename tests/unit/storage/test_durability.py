@@ -62,7 +62,7 @@ def test_mark_is_written_before_every_wait() -> None:
 
 
 def test_wait_ends_before_the_socket_does() -> None:
-    """However long entries may be held, a wait for replicas is bounded below the socket's time-out."""
+    """With any time for a batch, a wait for replicas is bounded below the socket's time-out."""
     server = Server(SET=b"OK", WAIT=1)
     barrier = DurabilityBarrier(server.link, Durability(replicas=1), 10**6)
     barrier.open()
@@ -78,7 +78,7 @@ def test_wait_ends_before_the_socket_does() -> None:
     ],
 )
 def test_too_few_confirmations_are_no_reply(durability: Durability, answers: dict[str, Any]) -> None:
-    """Where fewer than asked for have confirmed in time, the batch is to be done again."""
+    """If too few replicas have confirmed in time, the batch has to be done again."""
     server = Server(SET=b"OK", **answers)
     barrier = DurabilityBarrier(server.link, durability, 500)
     barrier.open()

@@ -122,7 +122,7 @@ for _ in range(2):
 def test_short_and_long_way_agree(
     raw: bytes, ring: Keyring, changes: list[tuple[int, int]], cut: int | None, tail: bytes
 ) -> None:
-    """Whatever was done to an entry, and whoever's it is, it opens in short to the very answer of the long way."""
+    """The short way of opening gives the same answer as the long way, for any change of an entry and any owner."""
     changed = bytearray(raw)
     for at, byte in changes:
         changed[at % len(changed)] = byte
@@ -189,7 +189,7 @@ def test_entry_stays_locked_until_its_key_is_there() -> None:
 
 
 def test_two_keys_of_one_id() -> None:
-    """Where two keys of an owner have the same id, entries of both open, also when they begin alike."""
+    """If two keys of an owner have the same id, entries of both open, also if they begin alike."""
     by_id: dict[bytes, bytes] = {}
     while (name := key_id(key := secrets.token_bytes(32), SHOP.context)) not in by_id:
         by_id[name] = key
@@ -200,7 +200,7 @@ def test_two_keys_of_one_id() -> None:
 
 
 def test_what_is_kept_is_bounded() -> None:
-    """However many data keys and lengths there are, only so many are kept, and every entry opens."""
+    """With any number of data keys and lengths, a bounded number is kept, and every entry opens."""
     ring, sealing = ring_of(), Sealing(size=3)
     raws = [entry_with(DataKey.generate(KEY, SHOP.context), bytes(1 + number % 7)) for number in range(30)]
     for length in range(1, 30):

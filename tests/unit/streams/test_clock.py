@@ -1,4 +1,4 @@
-"""The clock of a server, as both sides of a request know it: what is asked when, and which way it may be wrong."""
+"""The estimated clock of a server: when it is asked for the time, and in which direction the estimate may be wrong."""
 
 from typing import Any, cast
 
@@ -50,7 +50,7 @@ def clock(server: Server) -> ServerClock:
 
 
 def test_neither_side_is_wrong_in_the_way_that_costs_a_request(server: Server, clock: ServerClock) -> None:
-    """However long the answer takes: who judges is never ahead of the server, who sets a time never behind."""
+    """After a slow answer, the estimate for judging is never ahead of the server, the one for setting never behind."""
     clock.refresh(server.link)
     truth = server.seconds + server.ahead
     assert truth - 1 <= clock.now() <= truth

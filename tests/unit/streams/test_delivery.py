@@ -115,7 +115,7 @@ def entries(count: int, size: int = 10, start: int = 1) -> list[list[Any]]:
 
 
 def test_first_fetch_makes_the_groups() -> None:
-    """Where a group is missing it is made, by one script for each route, that knows what is acknowledged."""
+    """A missing group is made by one script for each route, which knows the acknowledged entries."""
     server = Scripted(group=1)
     run(delivery(ROUTE, SECOND).fetch(0.0, 1000), server)
     assert [command for command in server.commands if isinstance(command, RunScript)] == [
@@ -124,7 +124,7 @@ def test_first_fetch_makes_the_groups() -> None:
 
 
 def test_group_is_made_by_a_worker_that_may_not_know_what_is_acknowledged() -> None:
-    """Where the keys beside the stream are refused the group is made without, and forgets no mark that others keep."""
+    """If the keys beside the stream are refused, the group is made without them, and keeps the mark of others."""
     server = Scripted(group=lambda command: ServerError("streams", "NOPERM") if len(command.keys) > 1 else 1)
     subject = delivery()
     run(subject.fetch(0.0, 1000), server)
@@ -133,7 +133,7 @@ def test_group_is_made_by_a_worker_that_may_not_know_what_is_acknowledged() -> N
 
 
 def test_finding_older_entries_counts_nothing() -> None:
-    """What is pending is found by XPENDING; nothing is claimed, or counted, before it is tried alone."""
+    """Pending entries are found by XPENDING; an entry is claimed and counted only for its isolated try."""
     server = Scripted()
     run(delivery().fetch(0.0, 1000), server)
     names = [command[0] for command in server.commands]
@@ -201,7 +201,7 @@ def test_read_that_brings_too_much_is_claimed_entry_by_entry() -> None:
 
 
 def test_entries_in_hand_outlive_a_read_that_brings_too_much() -> None:
-    """What an earlier read of the same batch brought is handled; the rest is looked for afterwards."""
+    """Entries of an earlier read of the batch are handled; the others are looked for afterwards."""
     replies = iter([[[b"in", entries(FIRST_COUNT // 2)]], ReplyTooLarge()])
     batch, _ = run(delivery(ROUTE, SECOND).fetch(0.0, 1000), Scripted(XREADGROUP=lambda command: next(replies)))
     assert len(batch.entries) == FIRST_COUNT // 2
@@ -286,7 +286,7 @@ def test_own_entries_that_something_speaks_against_are_tried_alone(why: str) -> 
 
 
 def test_claim_that_another_worker_won_is_passed_over() -> None:
-    """Where the claim answers with nothing, another worker has the entry, or it is gone: the next one is tried."""
+    """If a claim returns no entry, another worker has it, or it is gone: the next one is tried."""
     replies = iter([[], [[b"6-0", [b"payload", b"x"]]]])
     server = Scripted(
         XPENDING=lambda command: (
@@ -338,7 +338,7 @@ def test_what_is_put_off_is_taken_back_without_claiming_more() -> None:
 
 
 def test_many_entries_are_put_off_by_bounded_scripts() -> None:
-    """However many entries are put off at once, no script takes back more than it may."""
+    """With any number of entries that are put off at once, no script takes back more than its limit."""
     mine = [Entry(ROUTE, b"%d-0" % n, {}) for n in range(UNCOUNT_ENTRIES + 1)]
     _, commands = run(delivery().put_off(mine, 0.0), Scripted())
     assert [len(command.args) for command in commands] == [2 + 2 * UNCOUNT_ENTRIES, 4]
@@ -457,7 +457,7 @@ def test_what_could_not_be_taken_back_is_before_the_next_claim() -> None:
 
 
 def test_tries_of_a_lost_group_are_forgotten() -> None:
-    """Where the group is gone, its counts are gone with it: nothing is taken back any more."""
+    """The counts of a lost group are gone with it: nothing is taken back any more."""
     subject = delivery()
     gone = Scripted(uncount=ServerError("streams", "NOGROUP"))
     run(subject.put_off([Entry(ROUTE, b"5-0", {})], 0.0), gone)
@@ -847,7 +847,7 @@ class _Away:
 
 @pytest.mark.parametrize("is_handled", [True, False], ids=["by the protocol", "by nobody"])
 def test_error_keeps_nothing_once_it_is_handled(*, is_handled: bool) -> None:
-    """What a failed command was about goes with its error: an outage does not gather it until the collector runs."""
+    """The arguments of a failed command are freed with its error: an outage does not gather them."""
 
     class Payload(list[bytes]):
         """A list that can be watched."""

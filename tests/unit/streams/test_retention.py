@@ -50,7 +50,7 @@ def test_route_whose_server_is_away_holds_up_no_other(job: Callable[..., Exchang
 
 @pytest.mark.parametrize("job", JOBS)
 def test_route_that_rests_is_not_asked_for(job: Callable[..., Exchange[Trimmed]]) -> None:
-    """Where a server is known to be away, nothing waits for it."""
+    """No route waits for a server that is known to be away."""
     streams, subject = Streams(), Retention(ROUTES, "group", "me", is_apart=True)
     assert subject.is_due(0.0)
     assert drive(job(subject, {ROUTES[1]: "TimeoutError"}), cast(Link, streams)).refused == []
@@ -60,7 +60,7 @@ def test_route_that_rests_is_not_asked_for(job: Callable[..., Exchange[Trimmed]]
 
 @pytest.mark.parametrize("job", JOBS)
 def test_one_server_that_is_away_is_asked_once(job: Callable[..., Exchange[Trimmed]]) -> None:
-    """Where all routes have one server, none waits for it after another."""
+    """If all routes have one server, only one of them waits for it."""
     streams, subject = Streams(), Retention(ROUTES[1:], "group", "me")
     assert subject.is_due(0.0)
     with pytest.raises(Unavailable):

@@ -98,7 +98,7 @@ def test_routes_that_can_be_served(routes: tuple[Route, ...]) -> None:
     ],
 )
 def test_routes_that_cannot_be_served(routes: tuple[Route, ...], where: str) -> None:
-    """What is wrong with routes is named by index and member."""
+    """A mistake in the routes is named by index and member."""
     problems = check_routes(routes)
 
     assert any(text.startswith(where) for text in problems)
@@ -191,7 +191,7 @@ def test_route_in_one_slot(route: Route) -> None:
     ids=lambda route: f"{route.requests} {route.responses} {route.reply_to}" if isinstance(route, Route) else "",
 )
 def test_route_in_several_slots(route: Route, problems: list[str]) -> None:
-    """What would be in another slot is refused, one text each, with the member and a name that would do."""
+    """A name in another slot is refused with the member and a name that would do, one text for each."""
     found = [*check_slots((DEFAULT_ROUTES[0], route))][2:]
 
     assert len(found) == len(problems)

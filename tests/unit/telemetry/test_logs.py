@@ -22,7 +22,7 @@ log = structlog.get_logger("vault")
 
 
 def run(code: str, level: str = "debug", form: str = "json") -> str:
-    """What a process that ran the code has written; nothing ever goes to standard output."""
+    """Run code in a process, and return its log; nothing may go to standard output."""
     prepare = PREPARE.replace("{level}", level).replace("{format}", form)
     done = subprocess.run(
         [sys.executable, "-W", "always", "-c", prepare + code], capture_output=True, text=True, check=False, timeout=60
@@ -32,7 +32,7 @@ def run(code: str, level: str = "debug", form: str = "json") -> str:
 
 
 def events(code: str, level: str = "debug") -> list[dict[str, Any]]:
-    """What was logged, line by line; fails if anything but JSON lines was written."""
+    """The log, line by line; fails if anything but JSON lines was written."""
     text = run(code, level)
     assert CANARY not in text
     return [json.loads(line) for line in text.splitlines()]

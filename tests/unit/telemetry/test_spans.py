@@ -150,7 +150,7 @@ def test_clock_that_was_set_back_makes_no_negative_span() -> None:
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=700) | st.from_regex(r"([a-z]{1,3}=[ -~]{0,9},?){0,50}").map(str.encode))
 def test_span_is_made_whatever_the_tracestate(state: bytes) -> None:
-    """What is no ``tracestate`` is left out of the span, and costs nothing else."""
+    """A wrong ``tracestate`` is left out of the span, and has no other effect."""
     made = Made()
     made.subject.answered([answer("ok", "ok", state=state)], Committed(written=1), TAKEN)
     [span] = made.spans
@@ -192,7 +192,7 @@ def test_server_is_named_where_it_is_always_the_same(url: str, expected: dict[st
 
 @pytest.mark.parametrize("prepare", ["sys.modules['opentelemetry'] = None", "import opentelemetry.trace"])
 def test_without_a_provider_there_are_no_spans(prepare: str) -> None:
-    """Where OpenTelemetry is not installed, or nobody set a provider, a worker loads nothing that makes spans."""
+    """Without OpenTelemetry, or without a provider, a worker loads no module that makes spans."""
     code = f"""
 import sys
 {prepare}

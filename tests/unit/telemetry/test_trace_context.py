@@ -1,4 +1,4 @@
-"""Which traces are believed: W3C Trace Context, read strictly."""
+"""W3C Trace Context is read strictly."""
 
 import re
 
@@ -58,7 +58,7 @@ def test_valid_traceparent_is_read(text: str, is_sampled: bool) -> None:
     ],
 )
 def test_anything_else_is_no_traceparent(text: str) -> None:
-    """What the specification does not permit is as good as nothing."""
+    """A value that the specification does not permit counts as absent."""
     assert trace_parent({b"traceparent": text.encode()}) is None
 
 
@@ -70,7 +70,7 @@ def test_entry_without_the_field_has_no_trace() -> None:
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=80) | st.from_regex(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}.*").map(str.encode))
 def test_names_of_an_entry_hold_nothing_but_digits_of_what_a_producer_wrote(raw: bytes) -> None:
-    """Whatever stands in ``traceparent``, log lines get 32 hexadecimal digits or do not mention it."""
+    """With any ``traceparent``, log lines get 32 hexadecimal digits or no trace id."""
     names = names_of(Entry(ROUTE, b"7-1", {b"traceparent": raw}))
     trace_id = names.pop("trace_id", TRACE)
     assert re.fullmatch("[0-9a-f]{32}", trace_id)

@@ -313,7 +313,7 @@ def test_invalid_requests_are_seen_and_answered(worker: InProcessWorker, streams
 
 
 def test_requests_show_no_value(worker: InProcessWorker, client: TokenClient) -> None:
-    """What pytest prints of worker, requests and values when a test fails tells numbers and names alone."""
+    """The output of a failed test shows numbers and names of worker, requests and values, and no value."""
     client.tokenize([SECRET, "Grace"], zone_id="zone-one")
     [request] = worker.requests
     assert repr(request) == (
@@ -364,7 +364,7 @@ def test_planned_error_of_a_single_value_in_json(worker: InProcessWorker, stream
 
 
 def test_replies_of_many_megabytes(worker: InProcessWorker, streams: Any, client: TokenClient) -> None:
-    """What is read at once may be larger than the buffers of a socket."""
+    """One read may be larger than the buffers of a socket."""
     values = [str(number).ljust(60_000, "x") for number in range(64)]
     assert client.detokenize(client.tokenize(values)) == values
     payload = b"x" * 1_000_000

@@ -648,7 +648,7 @@ def test_another_worker_is_faster(memory: Memory, ring: Keyring) -> None:
 
 
 def test_acra_is_faster_than_an_adoption(memory: Memory, ring: Keyring) -> None:
-    """Where h. appears with another token between reading t. and adopting it, that token is the answer."""
+    """If h. appears with another token between reading t. and adopting it, that token is the answer."""
     key = memory.put_t(ring, STR, candidate(b"a value"), b"a value")
     raw = memory.entries[key]
     once(memory, Adopt, lambda: memory.put_h(ring, STR, b"a value", b"Random0"))
@@ -771,7 +771,7 @@ class _Run:
     turns=st.lists(st.integers(0, 5), max_size=60),
 )
 def test_any_interleaving_gives_a_value_one_token(values: list[bytes], turns: list[int]) -> None:
-    """However workers and AcraServer interleave, a value has one token for all, and our t. entries all have an h."""
+    """For any interleaving of workers and AcraServer, a value has one token, and each of our t. entries has an h."""
     ring, memory, chance = new_ring(), Memory(), random.Random(7)
     batches = [[tokenize(ring, value) for value in values] for _ in range(2)]
     acras = [_Acra(ring, memory, value, chance) for value in values]
