@@ -1,0 +1,81 @@
+"""Comparison of the replies to replayed requests with the first replies, without a server."""
+
+from typing import Any
+
+import msgspec
+
+from token_worker.admin.reply_comparison import ComparisonResult, ReplyComparison, ResentRequest
+from token_worker.errors import ServerError
+from token_worker.redis.exchange import BoundedCommand
+from token_worker.streams.stream_ids import order
+
+OUT = "tokenize:responses"
+
+
+class Streams:
+    """Response streams in memory, which answer XRANGE."""
+
+    def __init__(self) -> None:
+        self.replies: list[tuple[bytes, list[bytes]]] = []
+
+    def reply(self, request_entry: str, value: str) -> None:
+        message = {"id": "r", "request_entry": request_entry, "status": "ok", "value": value}
+        self.replies.append((b"%d-0" % (len(self.replies) + 1), [b"payload", msgspec.json.encode(message)]))
+
+    def read(self, comparison: ReplyComparison) -> int:
+        """Let the comparison read; returns how many replies it still misses."""
+        exchange = comparison.read_replies()
+        answer: Any = None
+        while True:
+            try:
+                step = exchange.send(answer)
+            except StopIteration as end:
+                return int(end.value)
+            command = step.command if isinstance(step, BoundedCommand) else step
+            assert command[0] == "XRANGE"
+            if command[1] != OUT:
+                try:
+                    step = exchange.throw(ServerError("streams", "WRONGTYPE"))
+                except StopIteration as end:
+                    return int(end.value)
+                raise AssertionError(step)
+            answer = [entry for entry in self.replies if order(entry[0]) >= order(command[2])][: command[-1]]
+
+
+def resent(number: int, *, was_answered: bool = True, streams: tuple[str, ...] = (OUT,)) -> ResentRequest:
+    return ResentRequest(f"{number}-0", f"{number}-0", f"9{number}-0", f"r{number}", streams, was_answered)
+
+
+def test_replies_are_the_same_different_or_missing() -> None:
+    """Each replay is counted once: same, different, without a first reply, or without a reply so far."""
+    streams, comparison = Streams(), ReplyComparison([resent(1), resent(2), resent(3), resent(4)])
+    for entry, value in (("1-0", "a"), ("2-0", "b"), ("4-0", "d"), ("91-0", "a"), ("92-0", "other"), ("93-0", "c")):
+        streams.reply(entry, value)
+    assert streams.read(comparison) == 1
+    assert comparison.result() == ComparisonResult(1, [("2-0", "92-0", "r2")], 1, ["94-0"])
+
+
+def test_reply_that_comes_later_is_found_by_the_next_read() -> None:
+    """A read goes on where the last one ended, also in the midst of other requests' replies."""
+    streams, comparison = Streams(), ReplyComparison([resent(1)])
+    streams.reply("1-0", "a")
+    for number in range(250):
+        streams.reply(f"5-{number}", "of another request")
+    assert streams.read(comparison) == 1
+    streams.reply("91-0", "a")
+    assert streams.read(comparison) == 0
+    assert comparison.result() == ComparisonResult(same=1)
+
+
+def test_dead_letter_has_no_first_reply() -> None:
+    """The reply that a dead letter had told an error: it is not compared."""
+    streams, comparison = Streams(), ReplyComparison([resent(1, was_answered=False)])
+    streams.reply("1-0", "a")
+    streams.reply("91-0", "a")
+    assert streams.read(comparison) == 0
+    assert comparison.result() == ComparisonResult(no_original=1)
+
+
+def test_reply_to_that_is_not_a_stream_holds_no_reply() -> None:
+    """A key of another type in ``reply_to`` ends nothing: its reply is missing."""
+    assert Streams().read(ReplyComparison([resent(1, streams=("a-string",))])) == 1
