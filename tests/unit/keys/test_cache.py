@@ -609,7 +609,7 @@ def test_scan_does_not_go_on_over_another_connection(cursor: bytes) -> None:
             return answer
 
     link = Renewed({b"0": (b"7", [b"one"]), b"7": (b"0", [b"two"])})
-    with pytest.raises(Unavailable, match="made anew"):
+    with pytest.raises(Unavailable, match="connection was replaced"):
         list(scan(link, "*"))
 
 
@@ -619,7 +619,7 @@ def test_connection_lost_while_the_last_page_is_worked_on_is_told() -> None:
     pages = scan(link, "*")
     assert next(pages) == [b"one"]
     link.connections += 1
-    with pytest.raises(Unavailable, match="made anew"):
+    with pytest.raises(Unavailable, match="connection was replaced"):
         next(pages)
 
 
