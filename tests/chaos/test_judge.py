@@ -64,7 +64,7 @@ def test_loss_explains_what_it_took_and_no_more(permit: Permit, trouble: Trouble
     assert permit(trouble) == expected
 
 
-def books(*found: Trouble) -> Ledger:
+def ledger_with(*found: Trouble) -> Ledger:
     ledger = Ledger()
     ledger.troubles += found
     return ledger
@@ -72,7 +72,7 @@ def books(*found: Trouble) -> Ledger:
 
 def test_trouble_where_nothing_was_lost_is_a_promise_broken() -> None:
     """In the act in which every server keeps its data nothing is explained away."""
-    outcome = judge("act", books(lost("1-0"), again("1-1")), None)
+    outcome = judge("act", ledger_with(lost("1-0"), again("1-1")), None)
     assert outcome.counts["request lost"] == Count(promised=1)
     assert outcome.counts["request answered twice"] == Count(promised=1)
 
@@ -80,17 +80,17 @@ def test_trouble_where_nothing_was_lost_is_a_promise_broken() -> None:
 def test_loss_explains_one_second_reply() -> None:
     """Of three replies to a request, the third is unexplained; a token that was asked for twice is one token."""
     permit = streams_behind(set())
-    outcome = judge("act", books(again("1-0"), again("1-0")), permit)
+    outcome = judge("act", ledger_with(again("1-0"), again("1-0")), permit)
     assert outcome.counts["request answered twice"] == Count(permitted=1, unexplained=1)
     forgotten = [Trouble(Kind.UNKNOWN_TOKEN, "", Place(REQUESTS, entry_id), item=ITEM) for entry_id in ("1-0", "2-0")]
-    outcome = judge("act", books(*forgotten), tokens_behind(set()))
+    outcome = judge("act", ledger_with(*forgotten), tokens_behind(set()))
     assert outcome.counts["token that cannot be detokenized"] == Count(permitted=1)
 
 
 def test_loss_explains_one_change_of_a_token() -> None:
     """If the loss of its entry permits a value a second token, it has to keep that one: a third is unexplained."""
     changes = [Trouble(Kind.UNEQUAL, f"{REQUESTS} {entry_id}", ENTRY, item=ITEM) for entry_id in ("1-1", "1-3")]
-    outcome = judge("act", books(*changes), tokens_behind(set()))
+    outcome = judge("act", ledger_with(*changes), tokens_behind(set()))
     assert outcome.counts["value with two tokens"] == Count(permitted=1, unexplained=1)
     assert outcome.entries == ["act: value with two tokens: tokenize:requests 1-3"]
 
@@ -116,13 +116,13 @@ def test_fault_that_never_happened_fails_the_run() -> None:
 def test_run_tells_what_went_wrong_and_shows_no_value() -> None:
     """Unexplained trouble fails the run, permitted trouble does not; entries are named by stream and id alone."""
     wrong = Trouble(Kind.WRONG, str(ENTRY), ENTRY, item=Item(CLIENT, "str", "secret value"))
-    assert problems([judge("act", books(wrong), None)], commit=1) == [
+    assert problems([judge("act", ledger_with(wrong), None)], commit=1) == [
         "promised, and broken 1 times: wrong reply",
         "act: wrong reply: tokenize:requests 1-0",
     ]
-    lossy = books(lost("1-0"), lost("100-0"))
+    lossy = ledger_with(lost("1-0"), lost("100-0"))
     assert problems([judge("act", lossy, streams_gone(LAST))], commit=1)[0] == "unexplained 1 times: request lost"
-    assert problems([judge("act", books(lost("1-0")), streams_gone(LAST))], commit=1) == []
+    assert problems([judge("act", ledger_with(lost("1-0")), streams_gone(LAST))], commit=1) == []
 
 
 def test_each_fault_comes_once_before_any_comes_twice() -> None:

@@ -1,4 +1,4 @@
-"""The users that ``token-worker acl`` prints: enough for all that each has to do, and nothing beyond."""
+"""The users that ``token-worker acl`` prints have the rights that they need, and no others."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Commands in the background of a script, where the shell has SIGINT ignored: Ctrl-C is not meant for them."""
+"""Ctrl-C does not end commands in the background of a script, where the shell ignores SIGINT."""
 
 import signal
 import subprocess

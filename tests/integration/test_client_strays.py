@@ -1,4 +1,4 @@
-"""Replies that cannot come on a client's own stream: it finds them on the one that all share, and soon."""
+"""A client finds replies that cannot come on its own stream on the shared one, and soon."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Streams' servers at their memory limit, and entries larger than a worker may become: both get well by themselves."""
+"""Workers recover by themselves from a full server of streams, and from entries larger than their own memory limit."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Hostile entries through a real worker and real streams, beside good ones: what ``test_fuzz.py`` shows in process."""
+"""Hostile entries beside good ones through a real worker and real streams; ``fuzz/`` does the same in process."""
 
 import random
 from collections.abc import Iterator

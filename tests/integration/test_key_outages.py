@@ -1,6 +1,6 @@
-"""Key storage or Vault away for longer than keys serve, under load: who is served, who waits, and for how long.
+"""While the key storage or Vault is away, clients with cached keys are served for a time, and others wait.
 
-Workers are processes as always, but for the clock of their key cache: a file says how much it is ahead.
+Workers are processes as in production, except for the clock of their key cache: a file says how far it is ahead.
 """
 
 import threading

@@ -1,4 +1,4 @@
-"""Lag on real servers, where their own figure is right, unknown and wrong, against the truth counted by reading."""
+"""Lag equals the entries counted by reading, if the server's own figure is right, unknown or wrong."""
 
 import random
 import shutil

@@ -1,4 +1,4 @@
-"""Twenty routes and requests of a thousand items: memory, the servers' other users and the neighbours are spared."""
+"""Twenty routes with requests of a thousand items do not harm memory, other users of the servers, or other routes."""
 
 from collections.abc import Iterator
 from pathlib import Path

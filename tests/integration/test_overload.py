@@ -1,6 +1,6 @@
-"""More than the workers can do at once: producers that are faster, and many entries, tokens and clients.
+"""Workers under more load than they can take: fast producers, and many entries, tokens and clients.
 
-A worker's memory stays what it is, lag says how things are, and all is answered in the end. ``LONG_TESTS=1`` makes the
+A worker's memory does not grow, lag is right, and every request is answered in the end. ``LONG_TESTS=1`` makes the
 overload a minute long, and the numbers those of large installations.
 """
 

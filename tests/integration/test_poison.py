@@ -1,4 +1,4 @@
-"""Entries that harm: one that kills every worker that handles it, and ones that cannot be read."""
+"""Poisonous entries, which kill every worker or cannot be read, become dead letters; all others are answered."""
 
 import signal
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The Procfile: what runs in production."""
+"""The Procfile starts the processes of a production set-up."""
 
 import signal
 import socket

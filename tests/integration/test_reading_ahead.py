@@ -1,4 +1,4 @@
-"""The next batch in hand while a commit is on its way: what a worker gains by it, and that nothing is lost by it."""
+"""A worker reads the next batch while a commit is in flight: it saves time, and loses nothing."""
 
 import signal
 import threading

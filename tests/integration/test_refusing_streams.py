@@ -1,4 +1,4 @@
-"""Streams that refuse an entry, their ids used up or for another reason: no request is acknowledged unanswered."""
+"""If a stream refuses an entry, for used-up ids or another reason, no request is acknowledged without its reply."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing

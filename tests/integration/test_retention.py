@@ -1,4 +1,4 @@
-"""Retention of streams and consumers on real servers: what is past its time goes, what anybody needs stays."""
+"""Retention on real servers removes expired entries and consumers, and keeps all that a group still needs."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""Nothing of a payload, no token and no key is ever in what a run prints, nor in reasons and error messages."""
+"""No value, token or key gets into the output of a run, the reasons of dead letters, or error messages."""
 
 import base64
 import itertools

@@ -1,4 +1,4 @@
-"""Streams, keys and tokens behind Sentinels: a primary that dies costs what was not replicated yet, nothing more."""
+"""Streams, keys and tokens behind Sentinels: a dead primary costs only the data that was not replicated yet."""
 
 import json
 import signal

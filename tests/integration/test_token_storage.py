@@ -1,4 +1,4 @@
-"""The token storage on real servers: what its scripts write, do not write, and cost."""
+"""The token storage on real servers: the writes and the costs of its scripts."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Outages count as no try: however often servers go away while entries are tried alone, none becomes a dead letter."""
+"""Outages count as no try: servers go away again and again during isolated tries, and no entry is dead-lettered."""
 
 import threading
 from collections import Counter

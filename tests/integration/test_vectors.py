@@ -1,4 +1,4 @@
-"""Data that the real Acra binaries wrote: we read it, keep its tokens, and change nothing that we need not."""
+"""Data that the real Acra binaries wrote is read, its tokens are kept, and nothing else is changed."""
 
 import base64
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""A worker process on real servers, from XADD to reply: what the contract promises, and what bad input gets."""
+"""A worker process on real servers keeps the contract from XADD to reply, for good and for bad input."""
 
 import base64
 import json

@@ -109,7 +109,7 @@ class _Look:
     is_full: bool = False
 
 
-class Books:
+class PromiseLedger:
     """The ledger of the requests on some routes of a server."""
 
     def __init__(self, model: Model, terms: Terms) -> None:

@@ -17,7 +17,7 @@ from simulation.events import Id
 from simulation.faults import Climate
 from simulation.handling import PuppetHandler, RunItems
 from simulation.model import Model
-from simulation.promises import Books
+from simulation.promises import PromiseLedger
 from simulation.puppets import Crash, Puppet, Terms, Wait, small_bounds
 from simulation.trace import Step, Trace, ids_of
 from token_worker.contract.messages import Op
@@ -102,7 +102,7 @@ class World:
             worker, committer, delivery, handler, is_apart, ROUTES, GROUP, batch_size, CLAIM_IDLE_MS, max_deliveries
         )
         self._model = server()
-        self._books = Books(self._model, self._terms)
+        self._ledger = PromiseLedger(self._model, self._terms)
         self._climate = Climate(rng)
         self._is_quiet = self._is_over = False
         self._puppets: list[Puppet] = []
@@ -153,7 +153,7 @@ class World:
                 for puppet in self._puppets:
                     if puppet is not self.on_stage:  # Ctrl-C came while that one was running: it stops by itself
                         puppet.kill()
-        return Figures(self._steps, self._books.settled, self._faults, self._books.permitted, self._trace.checksum)
+        return Figures(self._steps, self._ledger.settled, self._faults, self._ledger.permitted, self._trace.checksum)
 
     def _run(self) -> None:
         for _ in range(self._rng.randint(*FAULTY_STEPS)):
@@ -176,8 +176,8 @@ class World:
         last = self._steps + QUIET_STEPS
         while not is_reached():
             if self._steps > last:
-                some, left = ", ".join(map(str, self._books.open[:5])), self._model.count()
-                raise Broken(f"no end: {left} entries are left, {len(self._books.open)} requests are open {some}")
+                some, left = ", ".join(map(str, self._ledger.open[:5])), self._model.count()
+                raise Broken(f"no end: {left} entries are left, {len(self._ledger.open)} requests are open {some}")
             self._work()
 
     def _calm(self) -> None:
@@ -198,7 +198,7 @@ class World:
             found = self._model.peek(route.requests.encode())
             if not isinstance(found, Stream) or _has_news(found) or found.groups[GROUP.encode()].pending:
                 return False
-        return not self._books.open
+        return not self._ledger.open
 
     def _is_accepted(self) -> bool:
         """Tell whether the server takes a request of producers that keep sending; at its limit it has to recover."""
@@ -214,7 +214,7 @@ class World:
 
     def _go_with_time(self) -> None:
         self._model.now_ms = self._clock_ms + int(self.seconds * 1000)
-        self._books.elapsed_ms = self._leapt_ms + int(self.seconds * 1000)
+        self._ledger.elapsed_ms = self._leapt_ms + int(self.seconds * 1000)
         was_at_limit, self._is_at_limit = self._is_at_limit, self._model.count() >= self._climate.most_entries
         self._faults[faults.MEMORY_LIMIT] += self._is_at_limit and not was_at_limit
         self._model.is_full = self._is_at_limit or self.seconds < self._full_until
@@ -240,7 +240,7 @@ class World:
         self.on_stage = None
         if puppet.request is None:
             self._puppets.remove(puppet)
-            self._books.left(puppet.name)
+            self._ledger.left(puppet.name)
             if not self._is_over:
                 self._starts.append(self.seconds + self._rng.uniform(0.1, 3))
         elif isinstance(puppet.request, Wait):
@@ -319,7 +319,7 @@ class World:
         if "BLOCK" not in command:
             return False
         if puppet.blocks_until is None:
-            self._books.sleeps(puppet.name, _streams_of(command))
+            self._ledger.sleeps(puppet.name, _streams_of(command))
             puppet.blocks_until = self.seconds + int(command[command.index("BLOCK") + 1]) / 1000
         return puppet.blocks_until > self.seconds
 
@@ -332,7 +332,7 @@ class World:
         self._note(worker or "-", "does", command, outcome)
         events = self._model.events[:]
         self._model.events.clear()
-        self._books.observe(worker, command, events)
+        self._ledger.observe(worker, command, events)
         return outcome
 
     def _tell_books(self, worker: str, command: Command, outcome: object) -> None:
@@ -340,13 +340,13 @@ class World:
         is_lost = isinstance(outcome, Unavailable | ReplyTooLarge)
         if isinstance(command, RunScript):
             if command.script is COMMIT and isinstance(outcome, ServerError):
-                self._books.put_off(worker, command.keys[0], ids_of(command))
+                self._ledger.put_off(worker, command.keys[0], ids_of(command))
         elif command[0] == "XREADGROUP" and is_lost:
-            self._books.read_failed(worker, _streams_of(command))
+            self._ledger.read_failed(worker, _streams_of(command))
         elif command[0] == "XCLAIM" and is_lost:
-            self._books.claim_failed(worker, command)
+            self._ledger.claim_failed(worker, command)
         elif command[0] == "XPENDING" and len(command) > 3 and isinstance(outcome, list):
-            self._books.looked(worker, command, [entry[0] for entry in outcome])
+            self._ledger.looked(worker, command, [entry[0] for entry in outcome])
 
     # -- what else happens
 
@@ -418,7 +418,7 @@ class World:
         """Somebody chooses an id that lies ahead of the clock: all later ones follow that."""
         route = self._rng.choice(ROUTES)
         ms = self._model.now_ms + self._rng.choice(AHEAD_MS)
-        while self._books.knows(route.requests.encode(), (ms, 0)):
+        while self._ledger.knows(route.requests.encode(), (ms, 0)):
             ms += 1
         key = self._rng.choice(route.streams)
         if key == route.requests:
@@ -434,7 +434,7 @@ class World:
             target = self._rng.choice(_named(route))
         trace = ("traceparent", "parent") if self._rng.random() < 0.1 else ()
         key = route.requests.encode()
-        while self._books.knows(key, self._next_id(key)):
+        while self._ledger.knows(key, self._next_id(key)):
             self._clock_ms += 1
             self._leapt_ms += 1  # no id comes twice, whatever became of clock and stream: nobody could tell them apart
             self._go_with_time()
@@ -442,7 +442,7 @@ class World:
             entry = self._model.call("XADD", key, at, "payload", requests.payload_of(kind, target), *trace)
         except (ServerError, Unavailable):
             return False
-        self._books.sent(requests.request_of(key, parse_id(entry), kind, target))
+        self._ledger.sent(requests.request_of(key, parse_id(entry), kind, target))
         self._model.events.clear()
         self._note("-", "sends", (route.requests, entry, kind))
         return True
@@ -467,7 +467,7 @@ class World:
             if item.tokenize:
                 entry, _ = item.form
                 place = entry.route.requests.encode(), parse_id(entry.id)
-                self._books.precautions.found(self._worker.name, place, self.storage_life)
+                self._ledger.precautions.found(self._worker.name, place, self.storage_life)
 
     def confirm(self) -> int:
         """As ``WAIT`` of the token storage; it may be another by now."""
@@ -480,7 +480,7 @@ class World:
         if fault == "too few replicas":
             return 0
         self.storage_life += fault == "storage made anew"
-        self._books.precautions.confirmed(puppet.name, self.storage_life)
+        self._ledger.precautions.confirmed(puppet.name, self.storage_life)
         return 1
 
     def audit(self, lines: bytes) -> None:
@@ -488,7 +488,7 @@ class World:
         if self.seconds < self._audit_back:
             raise Unavailable("audit", "OSError")
         for line in lines.splitlines():
-            self._books.precautions.wrote(line)
+            self._ledger.precautions.wrote(line)
 
     @property
     def _worker(self) -> Puppet:
@@ -509,11 +509,11 @@ class World:
         try:
             results = requests.handle(entries, run, has_keys=self.seconds >= self._keys_back)
         except RuntimeError:
-            self._books.failed(puppet.name, entries[0].route.requests)
+            self._ledger.failed(puppet.name, entries[0].route.requests)
             raise
         for result in results:
             if isinstance(result, Postponed):
-                self._books.put_off(puppet.name, result.entry.route.requests, [result.entry.id])
+                self._ledger.put_off(puppet.name, result.entry.route.requests, [result.entry.id])
         return results
 
     def internal(self, entry: Entry) -> Answer:

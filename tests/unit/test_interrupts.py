@@ -1,4 +1,4 @@
-"""Ctrl-C before a command runs."""
+"""Ctrl-C before a command runs ends it without a traceback."""
 
 import os
 import signal

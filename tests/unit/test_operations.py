@@ -1,4 +1,4 @@
-"""docs/operations.md has a heading for all that an operator may read: alerts, codes, log events, findings of doctor."""
+"""docs/operations.md has a heading for every alert, code, log event and finding of doctor."""
 
 import ast
 import re

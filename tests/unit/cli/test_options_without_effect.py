@@ -1,4 +1,4 @@
-"""Options that a command would ignore are refused: nobody may think that a filter or a limit was in force."""
+"""Options without an effect are refused, so that no user believes that a filter or a limit was in force."""
 
 import pytest
 from click.testing import CliRunner

@@ -1,4 +1,4 @@
-"""Requests in, replies out, in both formats, and what bad ones get."""
+"""Requests are decoded and replies encoded in both formats; bad requests are refused by code."""
 # ruff: noqa: A002 - "format" is what the contract calls it
 
 import json

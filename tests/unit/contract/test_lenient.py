@@ -1,4 +1,4 @@
-"""Requests that are broken somewhere: what is wrong costs no more than itself, and whoever can be told is answered."""
+"""In a broken request only the broken items fail, and the producer is answered if its id can be read."""
 
 import itertools
 import json

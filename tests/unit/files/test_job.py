@@ -1,4 +1,4 @@
-"""A run of ``token-worker file`` in one process: what it opens, and where it ends between any two of its steps."""
+"""A run of ``token-worker file`` in one process opens only its files, and can be ended between any two steps."""
 
 import fcntl
 import io

@@ -1,4 +1,4 @@
-"""Parquet in ``token-worker file``: what other columns are made of stays, and what no reader knows is told."""
+"""Parquet in ``token-worker file``: other columns keep their bytes, and unknown features are refused by name."""
 
 import datetime as dt
 import decimal

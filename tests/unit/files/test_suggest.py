@@ -1,4 +1,4 @@
-"""``token-worker file --suggest``: which columns look like personal data, and what may be answered."""
+"""``token-worker file --suggest`` names columns that look like personal data, and understands the answers."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Thrift's compact protocol: what is read is written again byte for byte, and noise is told."""
+"""Thrift's compact protocol: data is written again byte for byte, and noise is refused."""
 
 from pathlib import Path
 

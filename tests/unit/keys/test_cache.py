@@ -1,4 +1,4 @@
-"""The key cache on a key storage and a clock that the tests hold in their hands."""
+"""The key cache on a key storage in memory and a clock that the tests move."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""The link to a cluster without one: which node is asked, where some are away."""
+"""The link to a cluster, without servers: it chooses the node to ask, also if some are away."""
 
 import socket
 from typing import Any

@@ -1,4 +1,4 @@
-"""Settings: where options come from, what they default to, and what is said of those that are wrong."""
+"""Settings: the sources of options, their defaults, and the messages about wrong ones."""
 
 import base64
 from pathlib import Path

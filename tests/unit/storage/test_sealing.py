@@ -1,4 +1,4 @@
-"""Token entries sealed and opened in short, against reading them part by part."""
+"""Token entries are sealed and opened the short way, and compared with reading them part by part."""
 
 import random
 import secrets

@@ -1,4 +1,4 @@
-"""The delivery protocol without a server: which commands it wants, and what it makes of their replies."""
+"""The delivery protocol without a server: its commands, and its reaction to their replies."""
 
 import contextlib
 import gc

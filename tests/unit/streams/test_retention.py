@@ -1,4 +1,4 @@
-"""Retention where the server of one route is away: the others are tended all the same."""
+"""If the server of one route is away, the streams of the other routes are trimmed all the same."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""Routes: what they default to, which can be served together, and where a request may have its reply sent."""
+"""Routes: their defaults, the routes that can be served together, and the streams that a request may name."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A worker's metrics: each reply is counted once, for what became of it."""
+"""A worker's metrics count each reply once, by its outcome."""
 
 from prometheus_client import CollectorRegistry
 

@@ -1,4 +1,4 @@
-"""The worker for tests of producers: what it answers, the errors and time-outs that a test plans, and its end."""
+"""The worker for tests of producers: its answers, the errors and time-outs that a test plans, and its end."""
 
 import asyncio
 import doctest
