@@ -22,7 +22,7 @@ from token_worker.acra.value_types import TYPES
 from token_worker.contract.codec import sniff
 from token_worker.contract.messages import Format, Reply, ReplyError
 from token_worker.contract.schemas import documents
-from token_worker.service.handler import DeadLettered, Result
+from token_worker.service.replies import DeadLettered, Result
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.reply_facts import ReplyFacts
 from token_worker.telemetry.audit import Audit

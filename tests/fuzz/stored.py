@@ -23,7 +23,7 @@ from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import decode_entry
 from token_worker.contract.messages import Format
 from token_worker.errors import Code, CorruptData
-from token_worker.service.handler import Result
+from token_worker.service.replies import Result
 from token_worker.streams.entry import Answer
 from token_worker.testing.memory import MemoryKeys
 

@@ -21,7 +21,8 @@ from fuzz.world import MARK
 from token_worker.errors import Code, CorruptData, Refused
 from token_worker.keys.keyring import Keyring
 from token_worker.service import handler
-from token_worker.service.handler import DeadLettered, Handler, Postponed, Result
+from token_worker.service.handler import Handler
+from token_worker.service.replies import DeadLettered, Postponed, Result
 from token_worker.storage.sealing import Sealing
 from token_worker.storage.steps import Lookup
 from token_worker.streams.entry import Answer, Entry

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 from typing import Any, Protocol, cast
 
 from token_worker.redis.link import RedisLink
-from token_worker.service.handler import Handler, Result
+from token_worker.service.handler import Handler
+from token_worker.service.replies import Result
 from token_worker.storage.durability import Durability, DurabilityBarrier
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.entry import Answer, Entry

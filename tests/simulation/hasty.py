@@ -7,7 +7,7 @@ from typing import cast
 from simulation.handling import PuppetHandler
 from token_worker.errors import Unavailable
 from token_worker.redis.link import RedisLink
-from token_worker.service.handler import Result
+from token_worker.service.replies import Result
 from token_worker.service.worker import Worker
 from token_worker.storage.durability import Durability, DurabilityBarrier, NoBarrier
 from token_worker.streams.entry import Answer, Entry

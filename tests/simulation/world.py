@@ -24,7 +24,7 @@ from token_worker.contract.messages import Op
 from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
 from token_worker.redis.exchange import BoundedCommand, Command, RunScript
 from token_worker.service.committer import Committer
-from token_worker.service.handler import Postponed, Result
+from token_worker.service.replies import Postponed, Result
 from token_worker.service.worker import Worker
 from token_worker.streams.commit import COMMIT
 from token_worker.streams.delivery import Delivery

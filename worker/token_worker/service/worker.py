@@ -24,9 +24,10 @@ from collections.abc import Iterator, Sequence
 from token_worker.contract.codec import items_at_most
 from token_worker.errors import ServerError, Unavailable
 from token_worker.service.committer import Committer
-from token_worker.service.handler import DeadLettered, Handler, Postponed
+from token_worker.service.handler import Handler
 from token_worker.service.maintenance import Maintenance
 from token_worker.service.outage import BackOff, Outage
+from token_worker.service.replies import DeadLettered, Postponed
 from token_worker.service.runtime import REAL, Runtime
 from token_worker.settings.options import Settings
 from token_worker.storage.tokens import TokenStorage

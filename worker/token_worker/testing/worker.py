@@ -16,7 +16,8 @@ from token_worker.contract.decoded import Decoded, Limits, Unanswerable
 from token_worker.contract.messages import Op
 from token_worker.errors import Code
 from token_worker.keys.cache import KeyCache
-from token_worker.service.handler import DeadLettered, Handler
+from token_worker.service.handler import Handler
+from token_worker.service.replies import DeadLettered
 from token_worker.settings import load
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.routes import DEFAULT_ROUTES, Route, check_routes
