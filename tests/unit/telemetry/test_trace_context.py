@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from token_worker.contract.messages import Op
 from token_worker.streams.entry import Entry
 from token_worker.streams.routes import Route
-from token_worker.telemetry.trace_context import TraceParent, names_of, trace_parent
+from token_worker.telemetry.trace_context import TraceParent, log_fields, trace_parent
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -71,7 +71,7 @@ def test_entry_without_the_field_has_no_trace() -> None:
 @given(st.binary(max_size=80) | st.from_regex(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}.*").map(str.encode))
 def test_names_of_an_entry_hold_nothing_but_digits_of_what_a_producer_wrote(raw: bytes) -> None:
     """With any ``traceparent``, log lines get 32 hexadecimal digits or no trace id."""
-    names = names_of(Entry(ROUTE, b"7-1", {b"traceparent": raw}))
+    names = log_fields(Entry(ROUTE, b"7-1", {b"traceparent": raw}))
     trace_id = names.pop("trace_id", TRACE)
     assert re.fullmatch("[0-9a-f]{32}", trace_id)
     assert names == {"stream": "requests", "entry": "7-1"}

@@ -18,7 +18,7 @@ from token_worker.streams.clock import ServerClock
 from token_worker.streams.delivery_protocol import DeliveryProtocol
 from token_worker.streams.entry import Answer, Committed, Entry
 from token_worker.telemetry.telemetry import Telemetry
-from token_worker.telemetry.trace_context import names_of
+from token_worker.telemetry.trace_context import log_fields
 
 T = TypeVar("T")
 
@@ -148,7 +148,7 @@ class Committer:
         if done.written:
             self._metrics.dead_letter(reason)
             self._log.warning(
-                "entry moved to the dead letters", reason=reason, deliveries=entry.deliveries, **names_of(entry)
+                "entry moved to the dead letters", reason=reason, deliveries=entry.deliveries, **log_fields(entry)
             )
             if self._spans is not None:
                 self._spans.dead_lettered(entry, Code.INTERNAL.value if reply else reason, taken_ns)

@@ -36,7 +36,7 @@ class BackOff:
         runtime.collect_garbage()  # errors hold what they were about, and each other: an outage must not gather them
         end = runtime.monotonic() + seconds
         while not self._is_over() and (left := end - runtime.monotonic()) > 0:
-            self._health.turn()
+            self._health.heartbeat()
             meanwhile()
             runtime.sleep(min(left, NAP_SECONDS))
 

@@ -12,7 +12,7 @@ from token_worker.errors import Code, Refused, Unavailable
 from token_worker.service.checked_request import INTERNAL, CheckedRequest
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.reply_facts import ReplyFacts
-from token_worker.telemetry.trace_context import names_of
+from token_worker.telemetry.trace_context import log_fields
 from token_worker.tokens.engine import TokenItem
 
 log = structlog.get_logger("handler")
@@ -122,7 +122,7 @@ def _log_unreadable(checked: CheckedRequest, refused: Refused) -> None:
             code=refused.code,
             key=names[-1],
             request_id=checked.decoded.id,
-            **names_of(checked.entry),
+            **log_fields(checked.entry),
         )
 
 

@@ -113,12 +113,14 @@ def _key_cache(settings: Settings, store: KeyStore, master_key: bytes, previous:
 
 
 def _add_gauges(metrics: Metrics, keys: KeyCache, access: KeyAccess) -> None:
-    metrics.watch("token_worker_key_cache_hits", "Look-ups of keys that were cached.", lambda: keys.hits)
-    metrics.watch("token_worker_key_cache_misses", "Look-ups of keys that were not.", lambda: keys.misses)
+    metrics.add_gauge("token_worker_key_cache_hits", "Look-ups of keys that were cached.", lambda: keys.hits)
+    metrics.add_gauge("token_worker_key_cache_misses", "Look-ups of keys that were not.", lambda: keys.misses)
     if access.vault is not None:
         vault = access.vault
         seconds = "Seconds left of the Vault token; NaN where it does not end."
-        metrics.watch("token_worker_vault_token_seconds", seconds, lambda: vault.session.seconds_left or float("nan"))
+        metrics.add_gauge(
+            "token_worker_vault_token_seconds", seconds, lambda: vault.session.seconds_left or float("nan")
+        )
 
 
 def _worker(settings: Settings, keys: KeyCache, tokens: TokenStorage, drain: Drain, telemetry: Telemetry) -> Worker:

@@ -37,7 +37,7 @@ from token_worker.streams.entry import Answer, Batch, Entry
 from token_worker.streams.parts import split
 from token_worker.streams.routes import Route
 from token_worker.telemetry.telemetry import Telemetry
-from token_worker.telemetry.trace_context import names_of
+from token_worker.telemetry.trace_context import log_fields
 
 BLOCK_MS = 1000
 """How long a read waits for new entries: less than the time-out of the socket, and short enough to see a drain soon."""
@@ -97,7 +97,7 @@ class Worker:
             batch, self._prefetched = self._prefetched or self._fetch(), None
             if batch is None:
                 continue
-            self._health.turn(in_batch=True)
+            self._health.heartbeat(in_batch=True)
             leased_at = self._monotonic()
             isolated, more, units = batch.isolated, batch.more, deque(_units(batch.entries))
             del batch  # payloads are freed as they are answered, not with the next read
@@ -108,7 +108,7 @@ class Worker:
                     continue
                 unit = units.popleft()
                 self._answer(unit, isolated=isolated, more=more and not units)
-            self._health.turn()
+            self._health.heartbeat()
             if not self._committer.is_in_flight:
                 self._maintenance.trim_streams()
         self._committer.finish()
@@ -122,7 +122,7 @@ class Worker:
         """Wait for a batch; None if a server is unavailable."""
         self._committer.finish()  # else its entries would be found as pending entries
         now = self._monotonic()
-        self._health.turn()
+        self._health.heartbeat()
         try:
             if self._delivery.has_older(now):
                 self._tokens.ping()  # a try that counts begins only while the token storage is available
@@ -202,7 +202,7 @@ class Worker:
                     renewed_at = self._monotonic()
                     entries = self._renew(entries)
             except Exception:  # noqa: BLE001 - a defect must not stop the other entries: each is isolated next
-                names = names_of(entries[0]) if isolated else {}
+                names = log_fields(entries[0]) if isolated else {}
                 self._log.exception("batch failed", entries=len(entries), alone=isolated, **names)
                 self._delivery.suspect(entries, self._monotonic())
                 return
@@ -211,7 +211,7 @@ class Worker:
                 self._commit(answers, more=more and len(answers) == len(results))
                 postponed = [result for result in results if isinstance(result, Postponed)]
                 for entry, why in postponed:
-                    self._log.debug("entry waits for a key", server=why.server, reason=why.reason, **names_of(entry))
+                    self._log.debug("entry waits for a key", server=why.server, reason=why.reason, **log_fields(entry))
                 self._committer.leave_pending([entry for entry, _ in postponed])
                 for result in results:
                     if isinstance(result, DeadLettered):

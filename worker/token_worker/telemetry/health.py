@@ -1,8 +1,9 @@
-"""Whether this worker lives, and whether it can work: ``/healthz``, ``/readyz`` and ``/metrics`` over HTTP.
+"""Health of a worker over HTTP: ``/healthz``, ``/readyz`` and ``/metrics``.
 
-``/healthz`` answers 200 while the loop turns: within three times its longest wait, or, in a batch, within the time in
-which its entries would be taken over. ``/readyz`` answers 200 while streams, token storage and keys are there and the
-worker is not draining, else 503 with a line that says why. The server is a thread of its own, and touches no Redis.
+``/healthz`` answers 200 while the loop sends heartbeats. A heartbeat may be as old as three times the longest wait of
+the loop. In a batch it may be as old as the time after which the entries are taken over. ``/readyz`` answers 200 while
+streams, token storage and keys are available and the worker is not draining; if not, it answers 503 and a line with the
+reason. The server runs in a thread of its own and uses no Redis.
 """
 
 import threading
@@ -17,7 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from token_worker.errors import SettingsError
 
 LONGEST_WAIT_SECONDS = 5.0
-"""The longest the loop waits for anything: an answer of a server, or the next try."""
+"""Longest wait of the loop: for a reply of a server, or for the next try."""
 
 
 class Health:
@@ -25,40 +26,40 @@ class Health:
 
     Args:
         batch_seconds: how long a batch may take before its entries are taken over.
-        trouble: why the worker cannot work for another reason than those told here, or None.
+        trouble: returns another reason why the worker cannot work; None if there is no such reason.
     """
 
     def __init__(self, batch_seconds: float, trouble: Callable[[], str | None] = lambda: None) -> None:
         self._batch_seconds = batch_seconds
         self._trouble = trouble
-        self._turned_at = time.monotonic()
+        self._beat_at = time.monotonic()
         self._in_batch = False
         self._not_ready: str | None = "starting"
 
-    def turn(self, *, in_batch: bool = False) -> None:
-        """The loop is at work; ``in_batch``: it may be for a while."""
-        self._turned_at = time.monotonic()
+    def heartbeat(self, *, in_batch: bool = False) -> None:
+        """Note that the loop is alive. With ``in_batch`` the next heartbeat may take as long as a batch."""
+        self._beat_at = time.monotonic()
         self._in_batch = in_batch
 
     def ready(self) -> None:
-        """Streams and token storage answered."""
+        """Note that streams and token storage answered."""
         self._not_ready = None
 
     def not_ready(self, why: str) -> None:
-        """Something is away, or the worker drains."""
+        """Note that a server is unavailable, or that the worker drains."""
         self._not_ready = why
 
     @property
     def is_alive(self) -> bool:
-        """Whether the loop turns."""
+        """True if the last heartbeat is recent enough."""
         limit = 3 * LONGEST_WAIT_SECONDS
         if self._in_batch:
             limit = max(limit, self._batch_seconds)
-        return time.monotonic() - self._turned_at < limit
+        return time.monotonic() - self._beat_at < limit
 
     @property
     def why_not_ready(self) -> str | None:
-        """None where the worker can work."""
+        """The reason why the worker cannot work; None if it can."""
         return self._not_ready or self._trouble()
 
 
@@ -66,7 +67,7 @@ def serve(address: str, health: Health, registry: CollectorRegistry) -> None:
     """Listen on ``host:port`` in a daemon thread.
 
     Raises:
-        SettingsError: the address is taken, or is none.
+        SettingsError: the address is in use or not valid.
     """
 
     class Handler(BaseHTTPRequestHandler):

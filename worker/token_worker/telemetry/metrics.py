@@ -1,7 +1,7 @@
-"""What a worker counts, as Prometheus metrics; and Acra's own names, so that its dashboards keep working.
+"""Prometheus metrics of a worker. Some also have Acra's names, so that dashboards for Acra keep working.
 
-Labels are streams of the settings, and operations, types, codes and reasons of the contract (``unknown`` where a
-request names none that we know): nothing of a client's own.
+Labels are streams of the settings, and operations, types, codes and reasons of the contract (``unknown`` if a request
+names an unknown one). No label holds text of a client.
 """
 
 import time
@@ -23,24 +23,24 @@ from token_worker.streams.entry import Answer, Committed
 LATENCY_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 BATCH_ENTRIES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
 
-_TOLD = attrgetter("entry.route.requests", "facts.op", "facts.status", "facts.outcomes")
-_Told = tuple[str, str, str, tuple[tuple[str, str], ...]]
+_LABELS = attrgetter("entry.route.requests", "facts.op", "facts.status", "facts.outcomes")
+_Labels = tuple[str, str, str, tuple[tuple[str, str], ...]]
 _FORBIDDEN = (("unknown", Code.FORBIDDEN.value),)
 
 
-def _forbidden(answer: Answer) -> _Told:
+def _forbidden(answer: Answer) -> _Labels:
     return answer.entry.route.requests, answer.facts.op, "error", _FORBIDDEN
 
 
 class _Latency(Collector):
-    """A histogram that costs a fraction of the library's own, which locks for every value; one thread observes."""
+    """A histogram for one thread. It costs a fraction of the library's own, which locks for every value."""
 
     def __init__(self) -> None:
         self._counts = [0] * (len(LATENCY_SECONDS) + 1)
         self._sum = 0.0
 
     def observe(self, now_ms: float, written_ms: Iterable[int]) -> None:
-        """Replies, by when their requests were written; clocks that differ can make it negative."""
+        """Count replies by the times at which their requests were written. If clocks differ, a latency is negative."""
         counts = self._counts
         for millisecond, number in Counter(written_ms).items():
             seconds = (now_ms - millisecond) / 1000
@@ -48,7 +48,7 @@ class _Latency(Collector):
             self._sum += max(0.0, seconds) * number
 
     def collect(self) -> Iterator[Metric]:
-        """The histogram of this moment."""
+        """Return the current histogram."""
         meaning = "From the entry's id (the streams' clock) to its reply (this host's)."
         family = HistogramMetricFamily("token_worker_latency_seconds", meaning)
         bounds = [*(str(float(bound)) for bound in LATENCY_SECONDS), "+Inf"]
@@ -57,7 +57,7 @@ class _Latency(Collector):
 
 
 class Metrics:
-    """One worker's metrics, in a registry of their own."""
+    """Metrics of one worker."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
@@ -92,30 +92,31 @@ class Metrics:
             counts.append(self._acra[op].labels("success" if outcome == "ok" else "fail", kind))
         return counts
 
-    def watch(self, name: str, meaning: str, read: Callable[[], float]) -> None:
-        """A gauge that is read when it is scraped."""
+    def add_gauge(self, name: str, meaning: str, read: Callable[[], float]) -> None:
+        """Add a gauge whose value is read when it is scraped."""
         Gauge(name, meaning, registry=self.registry).set_function(read)
 
     def batch(self, entries: int) -> None:
-        """Entries were read as one batch."""
+        """Count the entries of a batch."""
         self._batch.observe(entries)
 
     def redelivery(self, stream: str) -> None:
-        """An entry that was delivered before is tried alone."""
+        """Count an isolated try of an entry."""
         self._redeliveries.labels(stream).inc()
 
     def committed(self, answers: Sequence[Answer], done: Committed) -> None:
-        """Answers were committed; those that another worker had answered already are among them, and counted apart.
+        """Count the replies of a commit.
 
-        Entries that stay pending are not counted. Where the stream of the request could not take the reply, it is
-        ``forbidden`` that was answered.
+        Replies that another worker had written already are included, and counted as suppressed, too. Entries that
+        stay pending are not counted. If the stream that a request named could not take the reply, it counts as
+        ``forbidden``.
         """
-        told: Iterable[_Told] = map(_TOLD, answers)
+        labels: Iterable[_Labels] = map(_LABELS, answers)
         if done.stuck or done.forbidden:
             stuck, forbidden = set(map(id, done.stuck)), set(map(id, done.forbidden))
             answers = [answer for answer in answers if id(answer.entry) not in stuck]
-            told = [_forbidden(answer) if id(answer.entry) in forbidden else _TOLD(answer) for answer in answers]
-        for (stream, op, status, outcomes), alike in Counter(told).items():
+            labels = [_forbidden(answer) if id(answer.entry) in forbidden else _LABELS(answer) for answer in answers]
+        for (stream, op, status, outcomes), alike in Counter(labels).items():
             self._requests_of(stream, status).inc(alike)
             for (kind, outcome), number in Counter(outcomes).items():
                 for count in self._items_of(op, kind, outcome):
@@ -124,9 +125,9 @@ class Metrics:
         self._suppressed.inc(done.suppressed)
 
     def dead_letter(self, reason: str) -> None:
-        """An entry was moved to its dead-letter stream."""
+        """Count an entry that was moved to its dead-letter stream."""
         self._dead_letters.labels(reason).inc()
 
     def group_made_again(self) -> None:
-        """A consumer group was gone."""
+        """Count a consumer group that was missing and made again."""
         self._groups.inc()

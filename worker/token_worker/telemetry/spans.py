@@ -22,7 +22,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from token_worker.errors import Code
 from token_worker.settings.options import Settings
 from token_worker.streams.entry import Answer, Committed, Entry
-from token_worker.telemetry.trace_context import TraceParent, names_of, trace_parent
+from token_worker.telemetry.trace_context import TraceParent, log_fields, trace_parent
 from token_worker.telemetry.tracing import Attributes, describe
 
 log = structlog.get_logger("spans")
@@ -88,7 +88,7 @@ class Spans:
         except Exception:  # whoever set the provider up: it is code of theirs
             if not self._has_failed:
                 self._has_failed = True
-                log.exception("spans are lost: the tracer provider failed", **names_of(entry))
+                log.exception("spans are lost: the tracer provider failed", **log_fields(entry))
 
 
 def _error_of(answer: Answer) -> str | None:

@@ -1,7 +1,7 @@
-"""The trace that a request belongs to: field ``traceparent`` of its entry, as W3C Trace Context has it. Pure.
+"""The trace of a request: field ``traceparent`` of its entry, by the rules of W3C Trace Context. Pure.
 
-A producer may write anything there. Its reply gets the field as it came, since nothing depends on it; log lines, audit
-lines and spans have ids that were read here, which is strict: hexadecimal digits, or nothing.
+A producer may write anything there. Its reply gets the field unchanged, because nothing depends on it. Log lines, audit
+lines and spans use ids that were read here. This is strict: hexadecimal digits, or no id.
 """
 
 import re
@@ -15,7 +15,7 @@ _SAMPLED = 0x01
 
 
 class TraceParent(NamedTuple):
-    """The producer's place in a trace, in lower-case hexadecimal digits; ``is_sampled``: its span is recorded."""
+    """The producer's span, as lower-case hexadecimal digits. ``is_sampled`` is True if that span is recorded."""
 
     trace_id: str
     span_id: str
@@ -23,20 +23,20 @@ class TraceParent(NamedTuple):
 
 
 def trace_parent(fields: Mapping[bytes, bytes]) -> TraceParent | None:
-    """What ``traceparent`` says; None where there is none, or none that is valid."""
+    """Read the field ``traceparent``; None if it is missing or not valid."""
     found = _TRACEPARENT.fullmatch(fields.get(b"traceparent", b""))
     if found is None:
         return None
     version, trace_id, span_id, flags, more = found.groups()
-    if version == b"ff" or (version == b"00" and more):  # later versions may have more, and begin alike
+    if version == b"ff" or (version == b"00" and more):  # later versions begin alike and may have more
         return None
     if not trace_id.strip(b"0") or not span_id.strip(b"0"):
         return None
     return TraceParent(trace_id.decode(), span_id.decode(), bool(int(flags, 16) & _SAMPLED))
 
 
-def names_of(entry: Entry) -> dict[str, str]:
-    """What a log line calls an entry by: ``stream``, ``entry``, and ``trace_id`` where it has one."""
-    names = {"stream": entry.route.requests, "entry": entry.id.decode()}
+def log_fields(entry: Entry) -> dict[str, str]:
+    """Fields by which a log line names an entry: ``stream``, ``entry``, and ``trace_id`` if it has one."""
+    fields = {"stream": entry.route.requests, "entry": entry.id.decode()}
     parent = trace_parent(entry.fields)
-    return names if parent is None else {**names, "trace_id": parent.trace_id}
+    return fields if parent is None else {**fields, "trace_id": parent.trace_id}

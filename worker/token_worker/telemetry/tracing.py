@@ -1,7 +1,7 @@
-"""Whether this process traces, and what its spans have in common. Imports OpenTelemetry only where it is installed.
+"""The tracer of this process, and common attributes of spans. Imports OpenTelemetry only if it is installed.
 
-Who runs the process sets a tracer provider and so says where spans go, as ``opentelemetry-instrument`` does. Without
-one nothing is traced.
+A tracer provider decides where spans go. ``opentelemetry-instrument``, say, sets one. Without a provider nothing is
+traced.
 """
 
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ Attributes = dict[str, str | int]
 
 
 def find_tracer() -> "Tracer | None":
-    """A tracer of the process' provider; None where there is none."""
+    """Return a tracer of the provider of this process; None if there is no provider."""
     try:
         from opentelemetry import trace  # noqa: PLC0415 - of the extra "otel"
     except ImportError:
@@ -28,9 +28,9 @@ def find_tracer() -> "Tracer | None":
 
 
 def describe(operation: str, stream: str, server: RedisSettings) -> Attributes:
-    """Attributes of an operation on entries of a stream, by the conventions for messaging.
+    """Return the attributes of an operation on entries of a stream, by the conventions for messaging.
 
-    Sentinels and nodes of a cluster are not told: which server it is may change with each command.
+    Behind Sentinels and in a cluster there is no server address: the server may change with each command.
     """
     attributes: Attributes = {
         "messaging.system": "redis",
