@@ -56,9 +56,9 @@ def test_ctrl_c_while_a_command_is_imported_is_no_traceback(tmp_path: Path, name
 @pytest.mark.usefixtures("_as_usual")
 def test_ctrl_c_is_an_exception_again_when_a_command_runs() -> None:
     """Commands tidy up on their way out."""
-    interrupts.begin()
+    interrupts.exit_quietly()
     assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    interrupts.end()
+    interrupts.restore()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -66,8 +66,8 @@ def test_ctrl_c_is_an_exception_again_when_a_command_runs() -> None:
 def test_ctrl_c_stays_ignored_where_it_is() -> None:
     """A process that a script starts in the background is none of the terminal's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    interrupts.begin()
-    interrupts.end()
+    interrupts.exit_quietly()
+    interrupts.restore()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 

@@ -7,7 +7,7 @@ from token_worker import interrupts
 
 def main() -> None:
     """Run a command, once it is imported."""
-    interrupts.begin()
+    interrupts.exit_quietly()
     try:
         from token_worker.cli import main as run  # noqa: PLC0415 - takes a while
     except ModuleNotFoundError as error:

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 
 class Retry(StrEnum):
-    """Whether a producer may send a refused request again."""
+    """Advice to a producer about sending a refused request again."""
 
     NEVER = "never"
     AFTER_A_FIX = "after a fix"

@@ -1,7 +1,7 @@
-"""Ctrl-C while a command is still being imported: the process ends at once, and without a word.
+"""Handle Ctrl-C while a command is still being imported: the process ends at once and prints nothing.
 
-There is nothing to tidy up then. Python's own way, an exception, would show where it was in the midst of imports, or
-come out of them as an error of another kind.
+Nothing has to be cleaned up at this time. Python's default, a KeyboardInterrupt, would print a traceback of imports, or
+an import would turn it into another error.
 """
 
 import os
@@ -9,17 +9,17 @@ import signal
 from types import FrameType
 
 
-def begin() -> None:
-    """From here on Ctrl-C ends the process, unless it is ignored or what it does is settled."""
+def exit_quietly() -> None:
+    """Make Ctrl-C end the process at once, unless the signal is ignored or has another handler."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _leave)
+        signal.signal(signal.SIGINT, _exit)
 
 
-def end() -> None:
-    """A command is about to run: Ctrl-C is an exception again."""
-    if signal.getsignal(signal.SIGINT) is _leave:
+def restore() -> None:
+    """Make Ctrl-C raise KeyboardInterrupt again, before a command runs."""
+    if signal.getsignal(signal.SIGINT) is _exit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _leave(number: int, _frame: FrameType | None) -> None:
+def _exit(number: int, _frame: FrameType | None) -> None:
     os._exit(128 + number)

@@ -44,7 +44,7 @@ class _Commands(click.Group):
             return None
         module = name.replace("-", "_")
         command: click.Command = getattr(import_module(f"token_worker.cli.{module}"), module)
-        interrupts.end()
+        interrupts.restore()
         return command
 
 

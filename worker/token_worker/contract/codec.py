@@ -1,10 +1,10 @@
-"""Payloads to requests, replies to payloads. No server is touched.
+"""Decode payloads to requests, and encode replies to payloads. Pure.
 
-A request takes one typed decode. What that refuses is read once more by ``lenient``, to find out whom to answer and to
-say what is wrong in words of our own; so is who sent a payload that is too long.
+A request takes one typed decode. If that fails, ``lenient`` reads the payload once more, to find the id to answer and
+to describe the problem in words of our own. The same is done for a payload that is too long.
 
-What is wrong with one value (its kind, its range) is refused for that value alone, by ``values.decode_value``; what is
-wrong with the request as a whole is refused by ``decode``.
+A problem of one value (its kind, its range) is refused only for this value, by ``values.decode_value``. A problem of
+the whole request is refused by ``decode``.
 """
 # ruff: noqa: A001, A002 - "format" is what the contract calls it
 
@@ -20,7 +20,7 @@ from token_worker.contract.messages import Format, Reply, Request
 
 
 class _Head(msgspec.Struct):
-    """What is needed to answer; msgspec passes over all other members without building them."""
+    """The members that an answer needs. msgspec skips all other members without building them."""
 
     id: Any = None
     op: Any = None
@@ -52,22 +52,22 @@ _MARKS = (codecs.BOM_UTF8, *_UTF_16)
 
 
 def sniff(payload: bytes) -> Format | None:
-    """The format that a payload's first bytes announce, or None."""
+    """Return the format of a payload by its first bytes, or None."""
     if not payload:
         return None
     return _FORMATS.get(payload[0]) or (Format.JSON if payload.startswith(_MARKS) else None)
 
 
 def without_mark(payload: bytes) -> bytes:
-    """The payload without the byte order mark that some put before their UTF-8."""
+    """Return the payload without a byte order mark of UTF-8."""
     return payload.removeprefix(codecs.BOM_UTF8)
 
 
 def items_at_most(payload: bytes) -> int:
-    """How many items a request may turn out to have, told without decoding: never less than it will have, but 1.
+    """Return an upper bound for the number of items of a request, at least 1, without decoding it.
 
-    Every item in JSON has a brace of its own, which cannot be written in another way. In MessagePack, the name
-    ``items`` stands as it is, and before the list is how many there are.
+    Every item in JSON has its own brace, which cannot be escaped. In MessagePack, the name ``items`` is plain text, and
+    the list after it begins with the number of its elements.
     """
     if not payload or payload[0] not in _MSGPACK_STARTS:
         braces = payload.count(b"{")  # one of them is the request's own
@@ -82,10 +82,10 @@ def items_at_most(payload: bytes) -> int:
 
 
 def decode(payload: bytes | None, limits: Limits) -> Decoded:
-    """Read one entry's ``payload``; a request that is refused as a whole comes back with its refusal.
+    """Decode the payload of an entry. A request that is refused as a whole is returned with its refusal.
 
     Raises:
-        Unanswerable: there is no payload, or none that is JSON or MessagePack, or no readable id in it.
+        Unanswerable: there is no payload, or it is neither JSON nor MessagePack, or it has no readable id.
     """
     if payload is None:
         raise Unanswerable("payload_missing")
@@ -103,7 +103,7 @@ def decode(payload: bytes | None, limits: Limits) -> Decoded:
         request = _DECODE_REQUEST[format](payload)
     except _UNREADABLE:
         request = None
-    if request is None:  # not in the handler: what is raised there drags the decoder's error along, and that quotes
+    if request is None:  # not in the except clause: an error raised there would keep the decoder's error, with values
         return lenient.read(payload, format, limits)
     refusal = lenient.shape_refusal(request, limits)
     return Decoded(
@@ -112,7 +112,7 @@ def decode(payload: bytes | None, limits: Limits) -> Decoded:
 
 
 def encode_reply(reply: Reply, format: Format) -> bytes:
-    """The reply's payload. Its values are in the form of the format already: see ``encode_value``."""
+    """Encode a reply. Its values must have been prepared for this format by ``encode_value``."""
     return _ENCODE[format](reply)
 
 
@@ -128,7 +128,7 @@ def _too_long(payload: bytes, format: Format, limits: Limits) -> Decoded:
 
 
 def _array_length(header: bytes) -> int:
-    """How many elements the MessagePack array has that begins with these bytes; 0 where none begins."""
+    """Return the number of elements of the MessagePack array that begins with these bytes. 0: no array begins here."""
     first = header[0] if header else 0
     if first in _LONG_ARRAYS:
         return int.from_bytes(header[1 : 1 + _LONG_ARRAYS[first]])

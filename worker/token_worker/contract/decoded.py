@@ -1,4 +1,4 @@
-"""What comes of reading a payload: a request, a refusal that can be answered, or nobody to answer."""
+"""Results of decoding a payload: a request, a refusal that can be answered, or no id to answer."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from token_worker.contract.messages import Format, Op, Request
 from token_worker.errors import Code, Refused, TokenWorkerError
 
 
-class Unanswerable(TokenWorkerError):  # noqa: N818 - reads as what it says, as the errors it stands beside
-    """An entry that nobody can be answered for: it goes to the dead letters.
+class Unanswerable(TokenWorkerError):  # noqa: N818 - "except Unanswerable" reads well
+    """An entry has no id to answer, so it becomes a dead letter.
 
     Attributes:
-        reason: ``payload_missing``; ``not_json_or_msgpack``: neither of the two, or malformed, and no ``id`` can be
-            told; ``no_readable_id``: well-formed, without an ``id`` that is one.
+        reason: ``payload_missing``; ``not_json_or_msgpack`` (the payload is neither, or is malformed and no ``id`` was
+            found); or ``no_readable_id`` (the payload is well-formed, but has no valid ``id``).
     """
 
     def __init__(self, reason: str) -> None:
@@ -23,7 +23,7 @@ class Unanswerable(TokenWorkerError):  # noqa: N818 - reads as what it says, as 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How large a request may be: bytes of its payload, and items."""
+    """Limits of a request: bytes of its payload, and number of items."""
 
     max_request_bytes: int
     max_items: int
@@ -33,15 +33,15 @@ class Decoded(msgspec.Struct, gc=False):
     """A payload that can be answered.
 
     Attributes:
-        format: the format of the payload, and so of the reply.
-        request: the request, or None where ``refusal`` says what is wrong with it.
+        format: format of the payload, and therefore of the reply.
+        request: the request, or None if ``refusal`` says what is wrong with it.
         id: the producer's id.
-        op: the operation, where it is a known one.
-        refusal: why the request as a whole is refused, else None.
+        op: the operation, if it is a known one.
+        refusal: the reason why the whole request is refused, or None.
         replay: the replay count of a replayed request.
-        reply_to: the stream named for the reply, where it could be read; whether it is allowed is the route's matter.
-        broken: items of the request that are none, by their place: each is answered with its refusal, and has nothing
-            in ``request.items`` but its ``ref``. None where all items are well.
+        reply_to: the stream that the request names for its reply, if it could be read. The route may not allow it.
+        broken: the refusals of malformed items, by position. Such an item has only its ``ref`` in ``request.items``.
+            None if all items are well-formed.
     """
 
     format: Format
@@ -55,10 +55,10 @@ class Decoded(msgspec.Struct, gc=False):
 
 
 def invalid(path: str, problem: str) -> Refused:
-    """The refusal of what stands at this path."""
+    """Make the refusal for a problem at a path."""
     return Refused(Code.INVALID_REQUEST, f"{path}: {problem}")
 
 
 def too_many(limits: Limits) -> Refused:
-    """The refusal of a request with more items than may be."""
+    """Make the refusal for a request with too many items."""
     return invalid("$.items", f"more than {limits.max_items} items")

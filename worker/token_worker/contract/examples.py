@@ -1,4 +1,4 @@
-"""Messages to show: the examples in the schemas. They are made of the types, so they cannot fall out of step."""
+"""Examples of messages for the schemas. They are made from the types, so that they cannot differ from them."""
 
 from token_worker.contract.messages import Op, Reply, ReplyError, ReplyItem, Request, RequestItem
 from token_worker.errors import Code
@@ -19,16 +19,16 @@ REQUESTS: dict[str, Request] = {
             RequestItem("bytes", "kAERJv8=", "card"),
         ],
     ),
-    "back to the value": Request(
+    "detokenize": Request(
         id="order-4711-back", op=Op.DETOKENIZE, client_id="shop", type="int64", value=-4929000011112222
     ),
-    "a value that may be no UTF-8": Request(
+    "a value that may not be UTF-8": Request(
         id="customer-8-back",
         op=Op.DETOKENIZE,
         client_id="shop",
         items=[RequestItem("str", "fH3kQz81LmX", "name", "bytes")],
     ),
-    "all that may be said": Request(
+    "all members": Request(
         id="import-1",
         op=Op.TOKENIZE,
         client_id="shop",
@@ -42,7 +42,7 @@ REQUESTS: dict[str, Request] = {
         replay_of="1767222000000-0",
     ),
 }
-"""Requests in the form they have in JSON."""
+"""Requests, in their JSON form."""
 
 REPLIES: dict[str, Reply] = {
     "one token": Reply(
@@ -77,7 +77,7 @@ REPLIES: dict[str, Reply] = {
         status="error",
         error=ReplyError(Code.INVALID_REQUEST, "$.op: expected tokenize or detokenize"),
     ),
-    "answer to a replayed request": Reply(
+    "reply to a replayed request": Reply(
         id="order-4711-back",
         op=Op.DETOKENIZE,
         request_entry="1767222060000-0",
@@ -86,4 +86,4 @@ REPLIES: dict[str, Reply] = {
         replay=1,
     ),
 }
-"""Replies in the form they have in JSON."""
+"""Replies, in their JSON form."""

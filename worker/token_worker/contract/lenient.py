@@ -1,9 +1,9 @@
-"""The second reading, of a payload that the typed decode does not take: whom to answer, and what is wrong where.
+"""Read a payload again that the typed decoder has refused, to find the id to answer and the problem.
 
-What is wrong inside an item costs that item alone; what is wrong elsewhere refuses the request, by the path of the
-member and what was expected there. Nothing of the payload but the id is ever in a message, and neither is a decoding
-library's text, which quotes the payload. Where a member comes twice, the last one counts; in a malformed payload the
-last one before what is malformed. An ``id`` that comes only behind that must be the only one.
+A problem inside an item refuses only this item. Any other problem refuses the request, with the path of the member and
+what was expected there. No message contains any of the payload except the id, nor a text of the decoder, because that
+quotes the payload. If a member occurs twice, the last one counts; in a malformed payload, the last one before the
+fault. An ``id`` after the fault counts only if it is the only one.
 """
 # ruff: noqa: A002 - "format" is what the contract calls it
 
@@ -52,7 +52,7 @@ EXPECTED = {
     "replay": "a whole number, 1 or more",
     "replay_of": "a stream id",
 }
-"""What each member of a request may be, for people."""
+"""Allowed values of each member of a request, for messages."""
 
 
 def read(payload: bytes, format: Format, limits: Limits) -> Decoded:
@@ -76,7 +76,7 @@ def read(payload: bytes, format: Format, limits: Limits) -> Decoded:
 
 
 def refused_unread(payload: bytes, format: Format, refusal: Refused) -> Decoded:
-    """Refuse a payload whatever is in it, if its producer can be told.
+    """Refuse a payload without looking at more than its id, op, replay and reply_to.
 
     Raises:
         Unanswerable: no id can be read.
@@ -89,13 +89,13 @@ def refused(format: Format, head: dict[str, Any], refusal: Refused, *, is_malfor
     """Refuse a request as a whole.
 
     Args:
-        format: of its payload.
-        head: the values of ``id``, ``op``, ``replay`` and ``reply_to``, as far as there are any.
-        refusal: why.
-        is_malformed: whether the payload is.
+        format: format of the payload.
+        head: the values of ``id``, ``op``, ``replay`` and ``reply_to``, if they exist.
+        refusal: the refusal.
+        is_malformed: True if the payload is malformed.
 
     Raises:
-        Unanswerable: the id is none.
+        Unanswerable: there is no valid id.
     """
     request_id, op, replay, reply_to = map(head.get, _HEAD)
     if not (isinstance(request_id, str) and 1 <= len(request_id) <= MAX_ID_CHARACTERS and is_utf8(request_id)):
@@ -116,7 +116,7 @@ def refused(format: Format, head: dict[str, Any], refusal: Refused, *, is_malfor
 def _outline(payload: bytes, format: Format) -> Outline:
     reader = READERS[format]
     outline = reader.outline(payload, _NAMES[Request])
-    if outline is None:  # what the first byte announced was space, or a mark
+    if outline is None:  # the first byte was a space or a byte order mark
         raise Unanswerable("not_json_or_msgpack" if reader.check(payload) else "no_readable_id")
     if outline.flaw and "id" not in outline.members:
         return reader.outline_loosely(payload, _NAMES[Request]) or outline
@@ -131,7 +131,7 @@ def _head(outline: Outline, reader: Reader) -> dict[str, Any]:
 
 
 def _request(outline: Outline, format: Format, limits: Limits, broken: dict[int, Refused]) -> Request:
-    """The request; the refusals of items that are none are added to ``broken``."""
+    """Read the request. Add the refusals of malformed items to ``broken``."""
     reader = READERS[format]
     if outline.flaw:
         raise invalid("payload", outline.flaw)
@@ -160,10 +160,10 @@ def _elements(raw: bytes, reader: Reader, limits: Limits) -> list[bytes]:
 
 
 def _item(raw: bytes, index: int, format: Format, broken: dict[int, Refused]) -> RequestItem:
-    """The item in these bytes; of one that is none just its ``ref``, and why, added to ``broken``.
+    """Read an item. Of a malformed item, return only its ``ref``, and add its refusal to ``broken``.
 
     Raises:
-        Refused: there is no object at all, so that there is nothing to answer singly.
+        Refused: the item is not an object, so that it cannot be answered on its own.
     """
     try:
         return _DECODE_ITEM[format](raw)
@@ -184,7 +184,7 @@ def _item(raw: bytes, index: int, format: Format, broken: dict[int, Refused]) ->
 
 
 def _known_members(outline: Outline, struct: type[Request | RequestItem], path: str, reader: Reader) -> dict[str, Any]:
-    """The members of an object by the names of the struct, checked against their types; ``items`` as it stands."""
+    """Return the members of an object, checked against the types of the struct. ``items`` is returned encoded."""
     known: dict[str, Any] = {}
     for field in _FIELDS[struct]:
         name = field.encode_name
@@ -219,14 +219,14 @@ def _fits(member: object, field: msgspec.structs.FieldInfo) -> bool:
 
 
 def shape_refusal(request: Request, limits: Limits) -> Refused | None:
-    """What the types cannot say: type and value or items, not both, and how many items."""
+    """Check the rules that types cannot express: either type and value or items, and the number of items."""
     if request.items is UNSET:
         if request.type is UNSET or request.value is UNSET:
             return invalid("$", "expected type and value, or items")
     elif request.type is not UNSET or request.value is not UNSET:
         return invalid("$", "expected type and value, or items, not both")
     elif request.as_ is not None:
-        return invalid("$.as", "expected beside a value; items have their own")
+        return invalid("$.as", "expected only with a value; each item has its own as")
     elif not request.items:
         return invalid("$.items", "expected at least 1 item")
     elif len(request.items) > limits.max_items:

@@ -1,13 +1,13 @@
-"""The messages: what a request and a reply hold, and within which bounds.
+"""The messages: members and bounds of requests and replies.
 
-One stream entry is one request, its field ``payload`` a JSON object or the same as MessagePack. These types are the
-place where members, kinds and bounds stand: decoding, refusals and the published schemas are made from them.
+One stream entry is one request. Its field ``payload`` is a JSON object, or the same object in MessagePack. These types
+define members, kinds and bounds. Decoding, refusals and the published schemas are made from them.
 
-- Unknown members are refused. A member that may be left out may be null as well where its type says ``None``; null is
-  then the same as left out. ``value`` is present when it is null, and is refused like any other wrong value.
-- ``value`` holds anything once decoded. Whether it is a value of its type is a question of the item, answered by
-  ``values.decode_value``, so that one bad item does not cost its neighbours their answer.
-- How many items a request may have, and how long a payload may be, are settings: see ``codec.Limits``.
+- Unknown members are refused. If the type of an optional member allows ``None``, null is the same as leaving the member
+  out. A ``value`` that is null is present, and is refused like any other wrong value.
+- ``value`` can be anything after decoding. ``values.decode_value`` checks it for each item, so that one bad item does
+  not affect the others.
+- The number of items and the length of a payload are limited by settings: see ``decoded.Limits``.
 """
 
 from enum import StrEnum
@@ -18,23 +18,23 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from token_worker.errors import Code
 
 MAX_REPLY_TO = 512
-"""Longest name of a stream, in characters, that a request may ask its reply on."""
+"""Longest stream name in ``reply_to``, in characters."""
 
 MAX_ID_CHARACTERS = 128
-"""Longest ``id`` that can be answered; a longer one makes an entry a dead letter."""
+"""Longest ``id`` that can be answered. An entry with a longer id becomes a dead letter."""
 
 
 class Format(StrEnum):
-    """How a payload is written; a reply is written as its request was."""
+    """Format of a payload. A reply has the format of its request."""
 
-    __hash__ = str.__hash__  # the library's own is slow, and formats are looked up for every request
+    __hash__ = str.__hash__  # the hash of Enum is slow, and formats are looked up for every request
 
     JSON = "json"
     MSGPACK = "msgpack"
 
 
 class Op(StrEnum):
-    """What to do with a value."""
+    """Operation on a value."""
 
     __hash__ = str.__hash__  # as above
 
@@ -43,7 +43,7 @@ class Op(StrEnum):
 
 
 class TypeName(StrEnum):
-    """Types of values; a token has the type of its value."""
+    """Types of values. A token has the type of its value."""
 
     INT32 = "int32"
     INT64 = "int64"
@@ -71,8 +71,8 @@ ReplayCount = Annotated[int, Meta(ge=1)]
 AsBytes = Annotated[
     Literal["bytes"] | None,
     Meta(
-        description="For 'str' and 'email', where the value may be no UTF-8: it stands as 'bytes' do, base64 in JSON."
-        " Its token is text as ever."
+        description="Only for 'str' and 'email', if the value may not be UTF-8: the value is written like 'bytes',"
+        " base64 in JSON. Its token is still text."
     ),
 ]
 
@@ -81,40 +81,40 @@ class RequestItem(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fal
     """One value of several in a request.
 
     Attributes:
-        type: name of the type, one of ``TypeName`` (checked for each item, so not by this type).
-        value: the value, or on ``detokenize`` the token.
-        ref: the producer's name for the item; comes back with its answer.
-        as_: ``bytes``: the value, not its token, stands as a value of type ``bytes`` does.
+        type: name of the type, one of ``TypeName``. It is checked for each item, not by this struct.
+        value: the value; for ``detokenize`` the token.
+        ref: the producer's name for the item. The reply has it, too.
+        as_: ``bytes``: the value, but not its token, is written like a value of type ``bytes``.
     """
 
     type: TypeText
-    value: Annotated[Any, Meta(description="The value to tokenize, or the token to turn back.")]
-    ref: Annotated[Ref | None, Meta(description="The producer's name for the item; comes back with its answer.")] = None
+    value: Annotated[Any, Meta(description="The value to tokenize, or the token to detokenize.")]
+    ref: Annotated[Ref | None, Meta(description="The producer's name for the item. The reply has it, too.")] = None
     as_: AsBytes = None
 
 
 class Request(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False, rename={"as_": "as"}):
-    """One request: either ``type`` and ``value``, or ``items``. Null, where allowed, is the same as leaving out."""
+    """One request: either ``type`` and ``value``, or ``items``. Null, if allowed, is the same as leaving out."""
 
     id: Id
     op: Annotated[Op, Meta(description="What to do.")]
     client_id: Annotated[
         OwnerId | None,
-        Meta(description="Whose key is used. May be left out on a route that is pinned to one client."),
+        Meta(description="Client whose key is used. Not needed on a route that is pinned to one client."),
     ] = None
     zone_id: Annotated[
-        OwnerId | None, Meta(description="Zone whose key is used in place of the client's (Acra 0.94 and earlier).")
+        OwnerId | None, Meta(description="Zone whose key is used instead of the client's (Acra 0.94 and earlier).")
     ] = None
     type: TypeText | UnsetType = UNSET
-    value: Annotated[Any | UnsetType, Meta(description="The value to tokenize, or the token to turn back.")] = UNSET
+    value: Annotated[Any | UnsetType, Meta(description="The value to tokenize, or the token to detokenize.")] = UNSET
     as_: AsBytes = None
     items: Annotated[
         list[RequestItem] | UnsetType,
-        Meta(description="Several values, answered in order. How many a request may have is a setting of the worker."),
+        Meta(description="Several values, answered in order. A setting of the worker limits their number."),
     ] = UNSET
     consistent: Annotated[
         bool,
-        Meta(description="Whether the same value always gets the same token. Has no meaning for detokenize."),
+        Meta(description="True: the same value always gets the same token. Has no effect on detokenize."),
     ] = True
     reply_to: Annotated[
         Annotated[str, Meta(min_length=1, max_length=MAX_REPLY_TO)] | None,
@@ -123,12 +123,12 @@ class Request(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=Tr
     expires_at: Annotated[
         Annotated[int, Meta(ge=0)] | None,
         Meta(
-            description="Unix time in milliseconds, by the clock of the streams' Redis (TIME); once it has passed, the "
-            "answer is the error 'expired'."
+            description="Unix time in milliseconds, by the clock of the streams' Redis (TIME). A request that is read"
+            " later is answered with the error 'expired'."
         ),
     ] = None
     replay: Annotated[
-        ReplayCount | None, Meta(description="How many times the request was replayed; set by the replay command.")
+        ReplayCount | None, Meta(description="Number of times the request was replayed; set by the replay command.")
     ] = None
     replay_of: Annotated[
         StreamId | None, Meta(description="Stream id of the original of a replayed request; set by the replay command.")
@@ -136,25 +136,25 @@ class Request(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=Tr
 
 
 class ReplyError(Struct, forbid_unknown_fields=True, gc=False):
-    """Why there is no value.
+    """The reason why there is no value.
 
     Attributes:
-        code: one of a closed list.
-        message: for people: the path of the field and what was expected, nothing of the payload.
+        code: a code of a closed list.
+        message: a text for people: path of the member and what was expected, without any of the payload.
     """
 
     code: Code
     message: Annotated[
-        str, Meta(description="For people: the path of the member and what was expected. Holds nothing of the payload.")
+        str, Meta(description="For people: path of the member and what was expected, without any of the payload.")
     ]
 
 
 class ReplyItem(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """The answer to one item: ``value`` or ``error``, and the item's ``ref`` where it had one."""
+    """The answer to one item: ``value`` or ``error``, and the item's ``ref`` if it had one."""
 
-    ref: Annotated[Ref | None, Meta(description="The ref of the item, where it had one.")] = None
-    value: Annotated[Any | UnsetType, Meta(description="The token, or the value turned back.")] = UNSET
-    error: Annotated[ReplyError | UnsetType, Meta(description="Why the item has no value.")] = UNSET
+    ref: Annotated[Ref | None, Meta(description="The ref of the item, if it had one.")] = None
+    value: Annotated[Any | UnsetType, Meta(description="The token, or the detokenized value.")] = UNSET
+    error: Annotated[ReplyError | UnsetType, Meta(description="The reason why the item has no value.")] = UNSET
 
 
 class Reply(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False):
@@ -162,19 +162,19 @@ class Reply(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True
 
     id: Annotated[Id, Meta(description="The id of the request.")]
     op: Annotated[
-        Op | None, Meta(description="The op of the request; left out where that was none of the known ones.")
+        Op | None, Meta(description="The op of the request. Left out if the op of the request is unknown.")
     ] = None
     request_entry: Annotated[StreamId, Meta(description="Stream id of the entry that is answered.")]
     status: Annotated[
         Literal["ok", "partial", "error"],
         Meta(
-            description="ok: every value was answered. partial: some items were, others have an error."
-            " error: none was; there is 'error', or 'items' that all failed."
+            description="ok: every item has a value. partial: some items have a value, others an error."
+            " error: no item has a value; there is 'error', or 'items' that all failed."
         ),
     ]
-    value: Annotated[Any | UnsetType, Meta(description="The token, or the value turned back.")] = UNSET
+    value: Annotated[Any | UnsetType, Meta(description="The token, or the detokenized value.")] = UNSET
     items: Annotated[list[ReplyItem] | UnsetType, Meta(description="The answers, in the order of the request.")] = UNSET
-    error: Annotated[ReplyError | UnsetType, Meta(description="Why the request has no answer.")] = UNSET
-    replay: Annotated[
-        ReplayCount | None, Meta(description="On the answer to a replayed request: its replay count.")
-    ] = None
+    error: Annotated[ReplyError | UnsetType, Meta(description="The reason why the whole request failed.")] = UNSET
+    replay: Annotated[ReplayCount | None, Meta(description="In the reply to a replayed request: its replay count.")] = (
+        None
+    )

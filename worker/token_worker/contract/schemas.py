@@ -1,15 +1,19 @@
-"""The contract for producers in any language: JSON Schemas of request and reply, an AsyncAPI document of the routes.
+"""The contract for producers in any language: JSON Schemas of request and reply, and an AsyncAPI document.
 
-All are generated from the message types. Added here is what types cannot say: which members go together, and what a
-value of each type looks like in JSON. The output depends on nothing else, so that a test can compare it with the files
-that are checked in.
+All files are generated from the message types. This module adds the rules that types cannot express: which members
+belong together, and the form of a value of each type in JSON. The output depends on nothing else, so that a test can
+compare it with the files in ``schemas/``.
 
-Two kinds of readers are thought of beside people. Validators get everything the worker checks that JSON Schema can say;
-patterns keep to what the regular expressions of Python, Go and ECMAScript have in common. Generators of types get one
-plain object a message: what depends on other members stands below ``if``, ``then`` and ``else``, where ``oneOf`` and
-``allOf`` would make them emit unions of nothing. Most pass over what is below; AsyncAPI's own merges ``then`` and
-``else`` into the object and knows no boolean schemas: so nothing there adds a type to a member, and ``not`` says what a
-list may not hold. Only keywords of draft 7 are used, which is what AsyncAPI has.
+Besides people, the files have two kinds of readers.
+
+- Validators get every check of the worker that JSON Schema can express. Patterns use only the parts of regular
+  expressions that Python, Go and ECMAScript share.
+- Type generators get one plain object for each message. Rules that depend on other members are below ``if``, ``then``
+  and ``else``, because ``oneOf`` and ``allOf`` would make generators emit empty unions. Most generators ignore these
+  rules. The generator of AsyncAPI merges ``then`` and ``else`` into the object, and has no boolean schemas. So no rule
+  adds a type to a member, and ``not`` says which elements a list must not have.
+
+Only keywords of draft 7 are used, because AsyncAPI has no later ones.
 """
 
 import json
@@ -25,7 +29,7 @@ from token_worker.contract.page import page
 from token_worker.errors import RETRY, Code
 
 VERSION = "1.0.0"
-"""Version of the contract: a first number higher is a change that a producer or a consumer may not survive."""
+"""Version of the contract. The first number increases with a change that may break a producer or a consumer."""
 
 _Schema = dict[str, Any]
 
@@ -37,10 +41,10 @@ _INT64: _Schema = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
 _TEXT: _Schema = {"type": "string", "minLength": 1}
 _BINARY: _Schema = {"type": "string", "contentEncoding": "base64", "pattern": _BASE64}
 _VALUES: dict[TypeName, _Schema] = {
-    TypeName.INT32: _INT32 | {"description": "A whole number of 32 bits, also in MessagePack."},
+    TypeName.INT32: _INT32 | {"description": "A 32-bit whole number, also in MessagePack."},
     TypeName.INT64: {
         "anyOf": [_INT64, {"type": "string", "pattern": _INT64_TEXT}],
-        "description": "A whole number of 64 bits, as number or decimal text. In MessagePack an integer.",
+        "description": "A 64-bit whole number, as a number or as decimal text. In MessagePack an integer.",
     },
     TypeName.STR: _TEXT | {"description": "Text, not empty."},
     TypeName.BYTES: _BINARY
@@ -56,12 +60,12 @@ _TRACE_HEADERS: _Schema = {
     "properties": {
         "traceparent": {
             "type": "string",
-            "description": "W3C Trace Context, carried over from the request to its reply.",
+            "description": "W3C Trace Context. The reply has the one of its request.",
             "examples": ["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"],
         },
         "tracestate": {
             "type": "string",
-            "description": "W3C Trace Context, carried over from the request to its reply.",
+            "description": "W3C Trace Context. The reply has the one of its request.",
             "examples": ["shop=00f067aa0ba902b7"],
         },
     },
@@ -69,7 +73,7 @@ _TRACE_HEADERS: _Schema = {
 
 
 def documents() -> dict[str, str]:
-    """The text of each file of the contract by its name."""
+    """Return the text of each file of the contract, by file name."""
     asyncapi = _asyncapi()
     return {
         "request.schema.json": _text(_json_schema("Request", "request.schema.json", _plain(REQUESTS))),
@@ -81,7 +85,7 @@ def documents() -> dict[str, str]:
 
 
 def write(folder: Path) -> list[Path]:
-    """Write the schema files, and the folder if there is none; returns their paths."""
+    """Write the files, and create the folder if necessary. Return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, text in documents().items():
@@ -111,11 +115,11 @@ def _json_schema(name: str, file_name: str, examples: dict[str, _Schema]) -> _Sc
 
 
 def _components(ref_template: str, *roots: str) -> dict[str, _Schema]:
-    """Schemas of the named messages and all that they refer to, by name."""
+    """Return the schemas of the named messages and of everything that they refer to, by name."""
     types = {"Request": Request, "Reply": Reply}
     _, components = msgspec.json.schema_components([types[root] for root in roots], ref_template=ref_template)
     for schema in components.values():
-        # The first paragraph of a docstring is for everybody, the rest for readers of the code.
+        # The first paragraph of a docstring is for everyone, the rest for readers of the code.
         paragraph = schema["description"].partition("\n\n")[0]
         schema["description"] = " ".join(paragraph.replace("``", "'").split())
     for name, refine in _REFINEMENTS.items():
@@ -142,9 +146,9 @@ def _refine_request_item(schema: _Schema) -> None:
 
 
 def _valued(properties: _Schema, as_bytes: _Schema) -> _Schema:
-    """What a value looks like for each type; in the properties themselves what holds for all of them.
+    """Describe the form of a value by its type. The properties themselves get the parts that all types share.
 
-    ``as_bytes`` is what a text looks like whose value is asked for as bytes: it may be that, or its token.
+    ``as_bytes`` is the form of a ``str`` or ``email`` with ``as``: bytes, or the text of its token.
     """
     properties["as"] = {"description": properties["as"]["description"], "type": ["string", "null"]}
     properties["as"]["enum"] = ["bytes", None]
@@ -185,11 +189,11 @@ def _refine_reply_item(schema: _Schema) -> None:
 
 
 def _refine_answer(properties: _Schema) -> None:
-    _plain_null(properties, may_be_null=False)  # the worker leaves out what a reply does not have
-    del properties["error"]["description"]  # one beside a reference makes generators emit a second type
+    _plain_null(properties, may_be_null=False)  # the worker leaves members out instead of writing null
+    del properties["error"]["description"]  # with a description beside a reference, generators emit a second type
     properties["value"] = {
-        "description": "The token, or the value turned back, in the form it has in a request; but an int64 is always"
-        " decimal text, since JavaScript rounds the number. In MessagePack an int64 is an integer, bytes are binary.",
+        "description": "The token, or the detokenized value, in the form of a request; but an int64 is always decimal"
+        " text, because JavaScript rounds the number. In MessagePack an int64 is an integer, bytes are binary.",
         "anyOf": [_INT32, {"type": "string", "minLength": 1}],
     }
 
@@ -205,7 +209,7 @@ def _refine_code(schema: _Schema) -> None:
 
 
 def _plain_null(properties: _Schema, *, may_be_null: bool) -> None:
-    """Say of members that may be left out whether they may be null, by their type and not by a choice of schemas."""
+    """Express by its type, and not by a choice of schemas, that an optional member may be null."""
     for schema in properties.values():
         if schema.get("default", False) is None:
             del schema["default"]
@@ -216,7 +220,7 @@ def _plain_null(properties: _Schema, *, may_be_null: bool) -> None:
 
 
 def _when(condition: _Schema, then: _Schema, otherwise: _Schema) -> _Schema:
-    """A choice; only its condition is typed: an object type that is merged would let members of any name in."""
+    """Make a choice. Only the condition has a type: an object type in a merged part would allow any other member."""
     return {"if": {"type": "object", **condition}, "then": then, **({"else": otherwise} if otherwise else {})}
 
 
@@ -238,7 +242,7 @@ def _without(*members: str) -> _Schema:
 
 
 def _one_or_items(member: str, *, without: str) -> _Schema:
-    """Either this member, or items none of which has the other."""
+    """Require either this member, or items of which none has the other member."""
     items = {"not": _list(contains=_with(without))}
     return _without(without) | _when(_with("items"), _having(items=items) | _without(member), _with(member))
 
@@ -275,8 +279,8 @@ def _asyncapi() -> _Schema:
         operations[f"send{op.title()}Reply"] = {
             "action": "send",
             "channel": {"$ref": f"#/channels/{responses}"},
-            "summary": "The worker writes the reply as it acknowledges the request. A request's 'reply_to'"
-            " names another stream.",
+            "summary": "The worker writes the reply when it acknowledges the request. A request can name another"
+            " stream: 'reply_to'.",
             "bindings": {"redis": {}},
         }
     return {
@@ -284,9 +288,9 @@ def _asyncapi() -> _Schema:
         "info": {
             "title": "Token worker",
             "version": VERSION,
-            "description": "Tokenize and detokenize requests over Redis Streams. These are the default routes; an"
+            "description": "Tokenize and detokenize requests over Redis Streams. These are the default routes. An"
             " operator may set up others with the same messages. A message is the field 'payload' of a stream entry"
-            " (XADD): JSON, or the same as MessagePack; a reply has the format of its request.",
+            " (XADD): JSON, or the same object in MessagePack. A reply has the format of its request.",
         },
         "defaultContentType": "application/json",
         "channels": channels,

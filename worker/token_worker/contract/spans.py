@@ -1,13 +1,13 @@
-"""Where members and items stand in a payload that decoders refuse, so that what is wrong costs no more than itself.
+"""Find the positions of members and items in a payload that the decoder refuses, so that the rest can still be used.
 
-The functions here walk over a payload without recursion and without building what is in it, in time linear to its
-length and in steps that are bounded. They give slices of the payload: of an object its known members, of a list its
-elements. Each slice can then be decoded by itself.
+The functions here walk over a payload without recursion and without building its values, in linear time and in a
+bounded number of steps. They return slices of the payload: the known members of an object, or the elements of a list.
+Each slice can then be decoded on its own.
 
-Boundaries are told by brackets and commas (JSON) or lengths (MessagePack). Where these are at fault, so that a slice
-might be of something else, the outline has a ``flaw``: then nothing but the members of the head (``id`` and the like)
-is of use, to answer with. Walks go on after a fault as far as they can: a bracket closes the last one of its kind and
-all that was left open in it, or *loosely* the last one of any kind; one that closes nothing is passed over.
+Boundaries are brackets and commas (JSON) or lengths (MessagePack). If they are faulty, a slice may be something else.
+Then the outline has a ``flaw``, and only the members of the head (``id`` and so on) are used, for the answer. A walk
+continues after a fault as far as possible. A closing bracket closes the last bracket of its kind and everything that is
+still open in it; *loosely*, it closes the last bracket of any kind. A bracket that closes nothing is skipped.
 """
 
 import json
@@ -22,7 +22,7 @@ import msgspec
 from token_worker.contract.messages import Format
 
 STEPS_MAX = 2_000_000
-"""Tokens looked at in one walk, about a second's work; what follows counts as cut off. 1 MiB has half as many."""
+"""Most tokens in one walk, about a second of work. The rest counts as cut off. A payload of 1 MiB has half as many."""
 
 TOO_DEEP = "nested too deeply"
 
@@ -32,20 +32,20 @@ Names = frozenset[str]
 
 
 class Flawed(NamedTuple):
-    """Stands for a value that cannot be decoded; ``problem`` says why, for people."""
+    """Stands for a value that cannot be decoded. ``problem`` says why, for people."""
 
     problem: str
 
 
 class Outline(msgspec.Struct):
-    """An object, as far as its boundaries go.
+    """The members of an object, still encoded.
 
     Attributes:
-        members: the encoded values of known members; of one that comes twice, the last. Behind boundaries that are at
-            fault, only those that did not stand before.
-        flaw: what is wrong with the object as a whole, for people.
-        has_others: there are members beside the known ones.
-        guesses: how many different values of such members came.
+        members: the encoded values of known members. If a member occurs twice, the last one counts. After a fault, only
+            members that did not occur before are added.
+        flaw: the problem of the whole object, for people.
+        has_others: True if there are unknown members.
+        guesses: number of different values of members that were added after a fault.
     """
 
     members: dict[str, bytes]
@@ -58,12 +58,12 @@ class Reader(NamedTuple):
     """One format, read in slices.
 
     Attributes:
-        outline: of an encoded object; None where there is none. Names are those of known members.
-        outline_loosely: the same, where ``outline`` has a flaw and not the members that are needed.
-        elements: the encoded elements of a list, one more than a given number at most; None where there is no list,
-            ``Flawed`` where they cannot be told apart.
-        value: a decoded value, or ``Flawed``.
-        check: what is wrong with an encoded value, without building it; None where nothing is.
+        outline: returns the outline of an encoded object, or None if there is no object. Takes the known names.
+        outline_loosely: the same, for objects whose ``outline`` has a flaw and lacks necessary members.
+        elements: returns the encoded elements of a list, at most one more than a given number. None: there is no list.
+            ``Flawed``: the elements cannot be separated.
+        value: returns a decoded value, or ``Flawed``.
+        check: returns the problem of an encoded value without building it, or None.
     """
 
     outline: Callable[[bytes, Names], Outline | None]
@@ -82,7 +82,7 @@ def _note(
     *,
     is_certain: bool = True,
 ) -> None:
-    """Add a member; one that nobody will look at must at least be well-formed."""
+    """Add a member. A member that is not used must still be well-formed."""
     unused: bytes | None = None
     if name is None or name not in names:
         outline.has_others = True
@@ -101,11 +101,11 @@ def _note(
 
 _NOT_JSON = "expected well-formed JSON"
 
-# Possessive, so that every byte is passed over a bounded number of times, however broken the rest.
+# Possessive, so that every byte is visited a bounded number of times, even if the rest is broken.
 _TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _FLAT = rb'(?:[^][{}"]++|' + _TEXT + rb"){0,64}+"
 _TOKEN = re.compile(
-    rb"(?P<group>\{" + _FLAT + rb"\}|\[" + _FLAT + rb"\])"  # most items: passed over at once
+    rb"(?P<group>\{" + _FLAT + rb"\}|\[" + _FLAT + rb"\])"  # most items: skipped at once
     rb"|(?P<bracket>[][{}])|(?P<text>" + _TEXT + rb")|(?P<comma>,)|(?P<colon>:)"
     rb'|(?P<cut>")|(?P<word>[^][{}:," \t\r\n]++)',
     re.DOTALL,
@@ -117,10 +117,10 @@ _VALUES = frozenset({"group", "text", "word"})
 
 
 class _JsonWalk:
-    """The tokens right inside the bracket that data begins with: ``(kind, start, end)``; a group is one, however deep.
+    """The tokens inside the bracket that data begins with: ``(kind, start, end)``. A nested group is one token.
 
     Attributes:
-        is_sound: every bracket and text was closed, and nothing follows the last bracket; told at the end.
+        is_sound: after the walk, True if every bracket and text was closed, and nothing follows the last bracket.
     """
 
     def __init__(self, data: bytes, start: re.Match[bytes], *, loosely: bool = False) -> None:
@@ -130,7 +130,7 @@ class _JsonWalk:
         self._last = _CLOSING[data[start.start(1)]]
         self._open = bytearray()
         self._counts = dict.fromkeys(_CLOSING.values(), 0)
-        """Closing brackets that are due, inside the first one, and how many of each."""
+        """Number of closing brackets of each kind that are still missing, inside the first bracket."""
         self.is_sound = True
 
     def __iter__(self) -> Iterator[tuple[str, int, int]]:
@@ -161,7 +161,7 @@ class _JsonWalk:
         self.is_sound = False
 
     def _close(self, bracket: int) -> None:
-        """Close what this bracket closes, and all in it that was left open."""
+        """Close the last bracket of this kind, and everything in it that is still open."""
         at = self._open.rfind(bracket)
         for closed in self._open[at:]:
             self._counts[closed] -= 1
@@ -221,7 +221,7 @@ def _json_elements(data: bytes, most: int) -> list[bytes] | Flawed | None:
 
 
 def _json_value(raw: bytes) -> Any:
-    """What the quick decoder refuses may still be a value: huge numbers and broken Unicode are judged by its type."""
+    """Decode a value, also huge numbers and broken Unicode, which the quick decoder refuses: the type judges them."""
     for decode in (msgspec.json.decode, _decode_slowly):
         try:
             return decode(raw)
@@ -233,7 +233,7 @@ def _json_value(raw: bytes) -> Any:
 
 
 def _json_integer(digits: str) -> int:
-    """A number out of every range stays so when it is cut to 40 digits, and Python refuses more than 4,300."""
+    """Read a number, cut to 40 digits: it stays out of range, and Python would refuse more than 4,300 digits."""
     return int(digits[:40])
 
 
@@ -245,7 +245,9 @@ _DECODER = json.JSONDecoder(parse_int=_json_integer, parse_constant=_no_constant
 
 
 def _decode_slowly(raw: bytes) -> Any:
-    return _DECODER.decode(raw.decode("utf-8", "surrogateescape"))  # no UTF-8: lone surrogates, which no type takes
+    return _DECODER.decode(
+        raw.decode("utf-8", "surrogateescape")
+    )  # other bytes become lone surrogates, which every type refuses
 
 
 def _json_check(raw: bytes) -> str | None:
@@ -262,13 +264,13 @@ def _json_check(raw: bytes) -> str | None:
 
 _NOT_MSGPACK = "expected well-formed MessagePack"
 
-# By the first byte of an object: how many bytes follow it, ...
+# By the first byte of an object: the number of bytes that follow it, ...
 _SIZES = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
 _SIZES |= {0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17}
-# ... or how many bytes its length takes, and how many it has beside that many; ...
+# ... or the number of bytes of its length, and of bytes in addition to this length; ...
 _LENGTHS = {0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0), 0xD9: (1, 0), 0xDA: (2, 0), 0xDB: (4, 0)}
 _LENGTHS |= {0xC7: (1, 1), 0xC8: (2, 1), 0xC9: (4, 1)}
-# ... or how many bytes its count takes, and how many objects it holds for each.
+# ... or the number of bytes of its count, and of objects for each counted element.
 _COUNTS = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 
 _MAPS = frozenset([*range(0x80, 0x90), 0xDE, 0xDF])
@@ -276,11 +278,11 @@ _ARRAYS = frozenset([*range(0x90, 0xA0), 0xDC, 0xDD])
 
 
 class _MsgpackWalk:
-    """The objects right inside the map or array that data begins with, as they come.
+    """The objects inside the map or array that data begins with, in order.
 
     Attributes:
-        left: how many of them are still due.
-        at: offset of the next.
+        left: number of objects that are still to come.
+        at: offset of the next object.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -289,7 +291,7 @@ class _MsgpackWalk:
         self.left, self.at = _open(data, 0)
 
     def take(self) -> bytes | None:
-        """The next one, or None where data is cut short."""
+        """Return the next object, or None if data is cut off."""
         data, at, pending = self._data, self.at, 1
         while pending:
             self._steps -= 1
@@ -360,7 +362,7 @@ def _msgpack_check(raw: bytes) -> str | None:
 
 
 def _open(data: bytes, at: int) -> tuple[int, int]:
-    """How many objects the one at this offset holds, and the offset of the first of them, else of what follows it."""
+    """Return the number of objects inside the object at this offset, and the offset of the next object."""
     first = data[at]
     at += 1
     if first in _SIZES:
