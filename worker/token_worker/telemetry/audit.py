@@ -1,14 +1,15 @@
-"""The audit log: who turned tokens back. One line for each detokenize request, refused ones too, before its reply.
+"""The audit log: who detokenized. Each detokenize request leaves one line before its reply, even if it is refused.
 
-So does every command that shows a value, before it does.
-Lines are JSON on standard error, as logger ``audit`` and whatever the log level, or in a file of their own
-(``TOKEN_WORKER_AUDIT_FILE``). A line says when, which route, client and zone (only such as exist), request id, entry,
-items by outcome, which worker, and which trace if any; never a value or token. A request that is tried again may leave
-a second line, never none.
+A command that shows a value writes a line, too, before it shows the value.
 
-A write may be cut short: a disk that is full, a worker killed in the middle. The rest of a cut line is never glued to
-what follows: each worker looks at the byte before its own lines once they are written, since several append to one
-file, and writes them once more, on a line of their own, where that byte ends no line.
+Lines are JSON. They go to standard error, as logger ``audit`` and at any log level, or to a file of their own
+(``TOKEN_WORKER_AUDIT_FILE``). A line has the time, route, client and zone (only if they exist), request id, entry,
+number of items by outcome, worker, and trace if there is one. It never has a value or a token. A request that is tried
+again may leave a second line, but always leaves one.
+
+A write may be cut short: the disk is full, or a worker is killed. The rest of a cut line is never joined to the next
+line. Several workers may append to one file, so each worker reads the byte before its own lines after it wrote them. If
+that byte ends no line, it writes its lines once more, on a line of their own.
 """
 
 import datetime as dt
@@ -49,11 +50,11 @@ def _numbers(outcomes: list[str]) -> dict[str, int]:
 
 
 class Audit:
-    """Writes the lines of a batch at once: they cost little beside the requests.
+    """Writes the lines of a batch at once, which costs little beside the requests.
 
     Args:
         worker: name of the consumer.
-        file: where lines are appended; None: standard error.
+        file: file to append lines to; None for standard error.
 
     Raises:
         SettingsError: the file cannot be written.
@@ -71,17 +72,17 @@ class Audit:
         try:
             try:
                 self._file = _open(path, os.O_RDWR if self._is_shared else os.O_WRONLY)
-            except PermissionError:  # perhaps no right to read: then only this process's own cuts are known
+            except PermissionError:  # perhaps there is no right to read: then cuts of other processes stay unknown
                 self._file = _open(path, os.O_WRONLY)
                 self._is_shared = False
         except OSError as error:
             raise SettingsError(f"TOKEN_WORKER_AUDIT_FILE: cannot be written ({error.strerror})") from None
 
     def detokenize(self, answers: Iterable[Answer]) -> None:
-        """A line for each answer to a detokenize request.
+        """Write a line for each answer to a detokenize request.
 
         Raises:
-            Unavailable: the lines cannot be written now; there must be no reply then.
+            Unavailable: the lines cannot be written now. Do not send the replies.
         """
         audited = [answer for answer in answers if answer.facts.op == "detokenize"]
         if not audited:
@@ -106,10 +107,10 @@ class Audit:
         self._write(lines)
 
     def reveal(self, what: str, **facts: str | None) -> None:
-        """A line for a value that a command is about to show to somebody; ``facts`` say which, not what it is.
+        """Write a line for a value that a command is about to show. ``facts`` name the value without holding it.
 
         Raises:
-            Unavailable: the line cannot be written now; there must be nothing to see then.
+            Unavailable: the line cannot be written now. Do not show the value.
         """
         line = {"event": "reveal", "what": what, **facts, "worker": self._worker, "logger": "audit", "level": "info"}
         self._write(bytearray(_encode({**line, "timestamp": dt.datetime.now(dt.UTC).isoformat()}) + b"\n"))
@@ -130,7 +131,7 @@ class Audit:
             raise Unavailable("audit", type(error).__name__) from None
 
     def _is_glued(self, written: int) -> bool:
-        """Tell whether the bytes that were just appended continue a line in which another writer was cut short."""
+        """Whether the bytes that were just appended continue a cut line of another writer."""
         start = os.lseek(self._file, 0, os.SEEK_CUR) - written
         return start > 0 and os.pread(self._file, 1, start - 1) != b"\n"
 

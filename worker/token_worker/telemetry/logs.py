@@ -2,13 +2,13 @@
 
 Every line has ``event`` (a noun or a plain sentence), ``level``, ``logger`` and ``timestamp`` (ISO 8601, UTC).
 
-- Our own code logs through ``structlog.get_logger(name)``, the name being that of the part that speaks. Values of an
-  event are text, numbers and lists of them; anything else, bytes above all, is written as the name of its type.
-- What libraries log through ``logging``, and warnings, may quote payload. Below WARNING nothing of it is written,
-  whatever our own level; from there on only who said it and from which line of code, never the message.
+- Our own code logs through ``structlog.get_logger(name)`` with the name of the part that logs. Values of an event are
+  text, numbers and lists of them. Anything else, bytes above all, is written as the name of its type.
+- Log messages and warnings of libraries may quote payload. Below WARNING they are not written, at any level of our own.
+  From WARNING on, only the library and the line of code are written, never the message.
 - An exception is written as types and code positions along its chain of causes. Its message is left out, unless it
-  is one of ours (``TokenWorkerError``), whose messages hold no payload. Locals are never written.
-- Exceptions that nobody caught, in any thread or finalizer, are written the same way instead of as tracebacks.
+  is one of ours (``TokenWorkerError``), whose messages hold no payload. Local variables are never written.
+- Uncaught exceptions, in any thread or finalizer, are written the same way instead of as tracebacks.
 """
 
 import logging
@@ -29,18 +29,18 @@ Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["json", "console"]
 
 _FRAMES: Final = 50
-"""Frames written of one exception, the innermost: enough to find the place, bounded for endless recursion."""
+"""Innermost frames of an exception that are written: enough to find the place, and bounded for endless recursion."""
 
 _Event = MutableMapping[str, Any]
 
 
 def configure(level: Level, format: Format) -> None:  # noqa: A002 - the setting's name
-    """Send all logs of this process to standard error; call it before anything else can log or fail.
+    """Send all logs of this process to standard error. Call this before anything else can log or fail.
 
-    Calling it again changes level and format. Handlers that others gave to the root logger are removed.
+    A second call changes level and format. Handlers that others gave to the root logger are removed.
 
     Args:
-        level: the lowest level of our own events that is written.
+        level: lowest level of our own events that is written.
         format: ``json`` for programs, ``console`` for people.
     """
     structlog.configure(
@@ -54,11 +54,11 @@ def configure(level: Level, format: Format) -> None:  # noqa: A002 - the setting
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=_Logger,
-        # Loggers that exist already must follow a second call, and a lookup costs little beside a Redis command.
+        # Loggers that exist already must follow a second call. A look-up costs little beside a Redis command.
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[_LibraryHandler(logging.WARNING)], level=logging.WARNING, force=True)
-    logging.raiseExceptions = False  # else a handler that fails prints the record it failed on
+    logging.raiseExceptions = False  # else a handler that fails prints the record that it failed on
     warnings.showwarning = _log_warning
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
@@ -66,7 +66,7 @@ def configure(level: Level, format: Format) -> None:  # noqa: A002 - the setting
 
 
 class _Logger(structlog.WriteLogger):
-    """Writes lines to standard error for the part of the program that has this name."""
+    """Writes lines to standard error for the part of the program with this name."""
 
     def __init__(self, name: str | None = None) -> None:
         super().__init__(sys.stderr)
@@ -80,7 +80,7 @@ def _add_logger_name(logger: _Logger, _method: str, event: _Event) -> _Event:
 
 
 def describe_exception(error: BaseException) -> list[dict[str, object]]:
-    """The exception and what caused it, outermost first, without anything of a payload.
+    """Describe an exception and its causes, outermost first, without any payload.
 
     Returns:
         For each: ``type`` (qualified name), ``message`` (only of a ``TokenWorkerError``), ``frames`` (``file:line in
@@ -100,7 +100,7 @@ def describe_exception(error: BaseException) -> list[dict[str, object]]:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The exception, then what Python would print as its cause or context; a loop ends it."""
+    """Yield the exception, then its causes and contexts as Python would print them; each once."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -125,7 +125,7 @@ def _write_plain_values_only(_logger: object, _method: str, event: _Event) -> _E
 
 
 def _plain(value: object) -> object:
-    """The value if it is text, a number, or a list or dictionary of them; else the name of its type."""
+    """Return text, numbers, and lists or dictionaries of them unchanged; of other values the name of the type."""
     match value:
         case None | bool() | int() | float():
             return value
@@ -150,7 +150,7 @@ def _renderers(format: Format) -> list[structlog.typing.Processor]:  # noqa: A00
 
 
 def _exceptions_as_text(_logger: object, _method: str, event: _Event) -> _Event:
-    """One line for each exception of the chain and one for each frame, which the console shows under the event."""
+    """Write one line for each exception of the chain and for each frame. The console shows them under the event."""
     if "exception" in event:
         lines = []
         for link in event["exception"]:
@@ -166,7 +166,7 @@ def _logger(name: str) -> structlog.typing.FilteringBoundLogger:
 
 
 class _LibraryHandler(logging.Handler):
-    """Writes that a library had something to say, and where in its code; neither its message nor the arguments."""
+    """Writes that a library logged, and the line of its code; neither its message nor the arguments."""
 
     def emit(self, record: logging.LogRecord) -> None:
         level = min(record.levelno // 10 * 10, logging.CRITICAL)
@@ -178,7 +178,7 @@ def _log_warning(
     category: type[Warning],
     filename: str,
     lineno: int,
-    file: TextIO | None = None,  # noqa: ARG001 - given by those who would have the text elsewhere
+    file: TextIO | None = None,  # noqa: ARG001 - given by callers that want the text in a file
     line: str | None = None,  # noqa: ARG001 - likewise
 ) -> None:
     _logger("python").warning("library warning", category=category.__qualname__, at=f"{filename}:{lineno}")

@@ -1,13 +1,13 @@
-"""A worker's spans: one for each request that its producer traces, by OpenTelemetry's conventions for messaging.
+"""Spans of a worker: one for each request that its producer traces, by OpenTelemetry's conventions for messaging.
 
-A request with a ``traceparent`` that is valid and sampled gets ``process <stream>``, of kind CONSUMER: a child of the
-producer's span, and linked to it. It lasts from the read of its batch to the commit of its reply, or of its burial, and
-is made after that, so that no reply waits for it. A try that comes to nothing leaves none; an entry that two workers
-handled may leave two.
+A request with a valid and sampled ``traceparent`` gets the span ``process <stream>`` of kind CONSUMER. It is a child of
+the producer's span, and linked to it. It lasts from the read of the batch to the commit of the reply, or to the move to
+the dead letters. The span is made after that, so that no reply waits for it. A try without a result leaves no span. An
+entry that two workers handled may leave two.
 
-An error reply sets the status, and ``error.type`` to its code, or to ``_OTHER`` where items failed for several reasons;
-a dead letter that nobody was answered for, to its reason. Of the request a span has the stream, entry and request id,
-the operation and the status, and nothing else.
+An error reply sets the status of the span, and ``error.type`` to its code, or to ``_OTHER`` if items failed for several
+reasons. A dead letter without a reply sets ``error.type`` to its reason. A span holds the stream, the ids of entry and
+request, the operation and the status, and nothing else of the request.
 """
 
 import time
@@ -32,7 +32,7 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class Spans:
-    """Makes them. A provider that fails costs its spans, never a request; the first time that is logged."""
+    """Makes spans. If the provider fails, spans are lost, but no request. The first failure is logged."""
 
     def __init__(self, tracer: Tracer, settings: Settings) -> None:
         self._tracer = tracer
@@ -43,7 +43,13 @@ class Spans:
         self._has_failed = False
 
     def answered(self, answers: Sequence[Answer], done: Committed, taken_ns: int) -> None:
-        """Answers were committed; ``taken_ns``: when their batch was read, Unix time."""
+        """Make the spans of committed answers.
+
+        Args:
+            answers: the answers.
+            done: outcome of their commit.
+            taken_ns: time at which their batch was read, in Unix nanoseconds.
+        """
         ended_ns = time.time_ns()
         stuck, forbidden = set(map(id, done.stuck)), set(map(id, done.forbidden))
         for answer in answers:
@@ -60,7 +66,7 @@ class Spans:
             self._make(entry, parent, attributes, error, (taken_ns, ended_ns))
 
     def dead_lettered(self, entry: Entry, error: str, taken_ns: int) -> None:
-        """An entry became a dead letter; ``taken_ns`` as for ``answered``."""
+        """Make the span of an entry that became a dead letter; ``taken_ns`` as for ``answered``."""
         parent = trace_parent(entry.fields)
         if parent is not None and parent.is_sampled:
             self._make(entry, parent, {}, error, (taken_ns, time.time_ns()))
@@ -85,14 +91,14 @@ class Spans:
             if error is not None:
                 span.set_status(StatusCode.ERROR)
             span.end(max(taken_ns, ended_ns))
-        except Exception:  # whoever set the provider up: it is code of theirs
+        except Exception:  # the provider is code of others
             if not self._has_failed:
                 self._has_failed = True
                 log.exception("spans are lost: the tracer provider failed", **log_fields(entry))
 
 
 def _error_of(answer: Answer) -> str | None:
-    """The code of a reply that is an error as a whole."""
+    """Return the code of a reply that is an error as a whole; None for other replies."""
     if answer.facts.status != "error":
         return None
     codes = {outcome for _, outcome in answer.facts.outcomes}
