@@ -16,7 +16,7 @@ from token_worker.contract.messages import Op
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
 from token_worker.streams.routes import Route
-from token_worker.streams.strays import LOOK_SECONDS, PAGE, PAGE_BYTES, PAGES, Strays
+from token_worker.streams.strays import LOOK_SECONDS, PAGE_BYTES, PAGE_REPLIES, PAGES_MAX, Strays
 from token_worker.streams.stream_ids import LAST_ID
 
 FORBIDDEN = {"status": "error", "error": {"code": "forbidden", "message": "$.reply_to: this stream is not allowed"}}
@@ -87,10 +87,13 @@ def test_shared_stream_of_a_cluster_is_looked_at(stack: Stack) -> None:
             worker.kill()
 
 
-@pytest.mark.parametrize(("before", "after"), [(0, 0), (PAGE + 1, PAGE - 1), (0, PAGE * (PAGES + 3)), (PAGE, PAGE)])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(0, 0), (PAGE_REPLIES + 1, PAGE_REPLIES - 1), (0, PAGE_REPLIES * (PAGES_MAX + 3)), (PAGE_REPLIES, PAGE_REPLIES)],
+)
 def test_among_replies_to_others(streams_server: Valkey, fake_worker: FakeWorker, before: int, after: int) -> None:
     """The reply is found among any number of other replies, and an older reply is never taken for it."""
-    fill(fake_worker, PAGE * 3)
+    fill(fake_worker, PAGE_REPLIES * 3)
     with sync(streams_server) as client:
         future = send(client, "a")
         requests = fake_worker.take(1)
@@ -108,7 +111,7 @@ def test_ids_ahead_of_the_clock(streams_server: Valkey, fake_worker: FakeWorker,
     fake_worker._last = f"({ahead()}"
     if stream == SHARED:
         fake_worker._last = "-"
-        fill(fake_worker, PAGE * 3)
+        fill(fake_worker, PAGE_REPLIES * 3)
     with sync(streams_server) as client:
         for value in "abc":
             future = send(client, value)

@@ -1,21 +1,23 @@
-"""Retention of a route's streams, and consumers that have gone, sans-IO like ``delivery``.
+"""Retention: trims the streams of routes and removes consumers that have gone. Sans-IO, like ``delivery``.
 
-Acknowledged entries stay in a stream until somebody deletes them, and they hold values. One worker at a time trims each
-stream of a route by its age, or by its bytes, whichever is first. On request streams nothing is ever trimmed that any
-group has not acknowledged. Readers of the other streams are waited for while they read, and ``HOLD_SECONDS`` longer.
+Acknowledged entries stay in a stream until they are deleted, and they hold values. One worker at a time trims each
+stream of a route by its age or by its bytes, whichever comes first. A request that any group has not acknowledged is
+never trimmed. On the other streams, entries wait for their readers while these read, and ``HOLD_SECONDS`` longer.
 
-A stream is trimmed by scripts of a bounded time each. While there is more to trim, the worker does a *round* of such
-scripts now and then between its batches: see ``is_due``. All of them work at the memory limit of the server.
+A stream is trimmed by scripts, each of a bounded time. While there is more to trim, the worker runs a *round* of such
+scripts now and then between its batches, see ``is_due``. All scripts work at the memory limit of the server.
 
-An entry's age is that of its id, or of what is noted of its arrival, whichever is more: ids can lie ahead of the
-clock, since whoever may add entries may choose them. A note is the server's clock beside the last id, at each turn.
+The age of an entry is the age of its id, or the age of its noted arrival, whichever is more. Ids can lie ahead of the
+clock, because everyone who may add entries may choose their ids. A note is the server's clock beside the last id. It is
+made at each turn.
 
-A route whose streams cannot be tended holds up no other one: it is told, and its turn comes again.
+A route whose streams cannot be trimmed does not hold up the others. It is reported, and its turn comes again.
 
-Touches the streams of the routes, and beside each request stream: ``<stream>:low-water``, the id up to which our group
-has acknowledged everything, where a lost group is made again; ``<stream>:trimmed``, whose turn to trim it is, which
-lapses when it is time to trim again; ``<stream>:arrivals``, the notes, with ``:responses`` and ``:dead-letters`` behind
-it those of the other streams.
+Touches the streams of the routes, and these keys beside each request stream:
+
+- ``<stream>:low-water``: the id up to which our group has acknowledged everything. A lost group is made again there.
+- ``<stream>:trimmed``: the worker whose turn to trim it is. It expires when it is time to trim again.
+- ``<stream>:arrivals``: the notes; with ``:responses`` and ``:dead-letters`` behind it, the notes of these streams.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -34,28 +36,29 @@ INTERVAL_SECONDS = 10
 """How often the streams of a route are trimmed."""
 
 SCRIPT_MS = 2
-"""CPU of the server that one script takes, about: others wait for so long."""
+"""CPU time of the server that one script takes, about. Other users of the server wait for so long."""
 
 HOLD_SECONDS = 24 * 3600
-"""How long past the retention entries wait for a group of readers that nobody reads for any more."""
+"""How long after their retention entries wait for a group whose readers are gone."""
 
 CONSUMER_IDLE_SECONDS = 3600
-"""How long a consumer that holds nothing may be silent before it is removed."""
+"""How long a consumer without entries may be idle before it is removed."""
 
 AHEAD_MS = 1000
-"""So far ahead of the clock an id may lie before that is told: clocks are set by less, now and then."""
+"""How far ahead of the clock an id may lie before it is reported. Now and then clocks are set by less."""
 
 
 @dataclass
 class Trimmed:
-    """What was done.
+    """Outcome of a round.
 
     Attributes:
         deleted: entries deleted.
         consumers: consumers removed.
-        given_up: groups of readers that were not waited for any more.
-        refused: request streams of routes that could not be tended, with the server's code, or why it is away.
-        ahead_ms: streams that were looked at, with how far their ids lie ahead of the clock; 0 where they do not.
+        given_up: groups of readers that entries no longer wait for.
+        refused: request streams of routes that could not be trimmed, each with the code of the server's error, or with
+            the reason why the server is unavailable.
+        ahead_ms: streams that were examined, each with the milliseconds by which its ids lie ahead of the clock, or 0.
     """
 
     deleted: int = 0
@@ -68,12 +71,14 @@ class Trimmed:
 class Retention:
     """Trims the streams of some routes, by the clock of their server.
 
-    Each of ``tend``, ``clear`` and ``leave`` passes over routes that rest, since their server is known to be away.
+    ``tend``, ``clear`` and ``leave`` skip routes that are resting: their server is known to be unavailable.
 
     Args:
-        routes, group, consumer: whose.
-        is_apart: whether the streams of one route can be away while those of others are there, as in a cluster. Where
-            they cannot, ``Unavailable`` ends it all.
+        routes: routes whose streams are trimmed.
+        group: consumer group of the workers.
+        consumer: name of this worker.
+        is_apart: whether one route can be unavailable while others are available, as in a cluster. If not,
+            ``Unavailable`` ends the round.
     """
 
     def __init__(self, routes: Sequence[Route], group: str, consumer: str, *, is_apart: bool = False) -> None:
@@ -83,10 +88,10 @@ class Retention:
         self._is_apart = is_apart
         self._due = self._rests_until = float("-inf")
         self._left: dict[Route, tuple[str, ...]] = {}
-        """Streams to be trimmed in the next round."""
+        """Streams to trim in the next round."""
 
     def is_due(self, now: float) -> bool:
-        """Whether to call ``tend``, by a monotonic clock in seconds: once an interval, and then while there is more."""
+        """Whether to call ``tend`` now: once an interval, and then while there is more. ``now`` is monotonic time."""
         if now >= self._due:
             self._due = now + INTERVAL_SECONDS
             self._left = {route: route.streams for route in self._routes}
@@ -94,11 +99,11 @@ class Retention:
         return bool(self._left) and now >= self._rests_until
 
     def rest(self, until: float) -> None:
-        """Let what is left wait until then: other work is to be done."""
+        """Let the streams that are left wait until then, because there is other work."""
         self._rests_until = until
 
     def tend(self, resting: Collection[Route] = ()) -> Exchange[Trimmed]:
-        """A round: one script for each stream that is left of each route whose turn is ours."""
+        """Run a round: one script for each stream that is left, of each route whose turn is ours."""
         for route in resting:  # until the next time
             self._left.pop(route, None)
         try:
@@ -108,11 +113,11 @@ class Retention:
             raise
 
     def clear(self, resting: Collection[Route] = ()) -> Exchange[Trimmed]:
-        """Delete acknowledged requests of the routes that do not keep them; to be called after every batch."""
+        """Delete acknowledged requests of routes that do not keep them. Call it after every batch."""
         return (yield from self._each(self._clear_route, resting))
 
     def leave(self, resting: Collection[Route] = ()) -> Exchange[Trimmed]:
-        """Remove this worker's consumer from every group in which it holds nothing."""
+        """Remove this worker's consumer from every group in which it holds no entries."""
         return (yield from self._each(self._leave_route, resting))
 
     def _each(self, tend: Callable[[Route, Trimmed], Exchange[None]], resting: Collection[Route]) -> Exchange[Trimmed]:
@@ -150,7 +155,7 @@ class Retention:
         done.consumers += yield RunScript(SWEEP, [route.requests], [self._group, 0, self._consumer])
 
     def _trim(self, route: Route, stream: str, notes_ms: int | None, done: Trimmed) -> Exchange[bool]:
-        """Trim one stream for a bounded time, and note when its entries arrived; whether there is more to trim."""
+        """Trim one stream for a bounded time, and note when its entries arrived. True if there is more to trim."""
         keys, group, keep_ms, hold_ms = [stream, route.arrivals(stream)], "", route.kept_seconds(stream) * 1000, ""
         if stream == route.requests:
             keys.append(route.low_water_mark)

@@ -1,10 +1,10 @@
-"""Routes: which streams a worker serves, with which operations and for whom.
+"""Routes: the streams that a worker serves, each with its operations and clients.
 
-A route is a stream of requests, the stream of their replies and the operations allowed there. One that is pinned to a
-client serves that client alone, and of the zones only those it lists. Tokenize and detokenize have a route each by
-default, so that who may do one need not be able to do the other.
+A route is a stream of requests, the stream of their replies, and the operations that are allowed there. A route that is
+pinned to a client serves only this client, and only the zones that it lists. By default tokenize and detokenize have a
+route each, so that the right to do one does not include the other.
 
-Each stream has one role. Several routes may share a stream for replies, or one for dead letters; a request stream
+Each stream has one role. Several routes may share a stream for replies, or one for dead letters. A request stream
 belongs to one route.
 """
 
@@ -25,7 +25,7 @@ RESPONSE_SECONDS: Final = 86_400
 """How long replies are kept."""
 
 VALUE_RESPONSE_SECONDS: Final = 600
-"""How long replies are kept where they can hold values in the clear."""
+"""How long replies are kept that can hold values in the clear."""
 
 MAX_RETENTION_SECONDS: Final = 10 * 365 * 86_400
 
@@ -35,22 +35,23 @@ Name = Annotated[str, Meta(min_length=1, max_length=512)]
 
 
 class Route(msgspec.Struct, frozen=True):
-    """One request stream and all that belongs to it; ``check_routes`` tells whether it can be served.
+    """One request stream, and the streams and rules that belong to it. ``check_routes`` finds its problems.
 
     Attributes:
         requests: stream that producers write to.
         responses: stream that the replies go to.
-        ops: operations that are served; any other is ``forbidden``.
-        client_id: the one client that is served, or None for any.
-        zones: zone ids that are served on a pinned route (none, unless listed); None, any, on one that is not.
-        reply_to: pattern of the streams that a request may name for its reply, ``<responses>:*`` if left out. ``*``
-            stands for any characters, ``?`` for one; nothing else is special.
-        dead_letters: stream for entries that cannot be answered, ``<requests>:dead`` if left out.
-        request_retention_seconds: how long acknowledged requests are kept, to be replayed; 0: not at all.
-        response_retention_seconds: how long replies are kept, a day if left out, 10 minutes where ``ops`` has
-            ``detokenize``; also the time to live of a stream that a reply makes because the request named it.
+        ops: operations that are served. Any other operation is ``forbidden``.
+        client_id: the one client that is served; None for any client.
+        zones: zone ids that a pinned route serves; no zone unless it is listed. A route that is not pinned serves any
+            zone, and has None here.
+        reply_to: pattern of the streams that a request may name for its reply; ``<responses>:*`` if left out. ``*``
+            stands for any characters, ``?`` for one. Nothing else is special.
+        dead_letters: stream for entries that cannot be answered; ``<requests>:dead`` if left out.
+        request_retention_seconds: how long acknowledged requests are kept for a replay; 0 to delete them at once.
+        response_retention_seconds: how long replies are kept; a day if left out, 10 minutes if ``ops`` has
+            ``detokenize``. It is also the time to live of a stream that a reply creates because a request named it.
         dead_letter_retention_seconds: how long dead letters are kept.
-        retention_bytes: most bytes of acknowledged entries to keep in each of the streams, None for any number.
+        retention_bytes: most bytes of acknowledged entries to keep in each stream; None for any number.
     """
 
     requests: Name
@@ -66,7 +67,7 @@ class Route(msgspec.Struct, frozen=True):
     retention_bytes: Annotated[int, Meta(ge=1, le=2**53)] | None = None
 
     def __post_init__(self) -> None:
-        """Fill in what follows from other members."""
+        """Fill in members that follow from others."""
         if not self.reply_to:
             msgspec.structs.force_setattr(self, "reply_to", f"{self.responses}:*")
         if not self.dead_letters:
@@ -81,30 +82,30 @@ class Route(msgspec.Struct, frozen=True):
 
     @property
     def response_seconds(self) -> int:
-        """How long replies are kept, filled in."""
+        """Seconds that replies are kept; the default if the setting is left out."""
         if self.response_retention_seconds is not None:
             return self.response_retention_seconds
         return VALUE_RESPONSE_SECONDS if Op.DETOKENIZE in self.ops else RESPONSE_SECONDS
 
     def kept_seconds(self, stream: str) -> int:
-        """How long entries of one of the streams are kept."""
+        """Seconds that entries of one of the streams are kept."""
         if stream == self.requests:
             return self.request_retention_seconds
         return self.response_seconds if stream == self.responses else self.dead_letter_retention_seconds
 
     @property
     def low_water_mark(self) -> str:
-        """Key of the id up to which all requests are acknowledged: where a lost group is made again."""
+        """Key of the id up to which all requests are acknowledged. A lost group is made again there."""
         return f"{self.requests}:low-water"
 
     @property
     def trim_turn(self) -> str:
-        """Key that holds the worker whose turn to trim it is."""
+        """Key that holds the name of the worker whose turn to trim the streams it is."""
         return f"{self.requests}:trimmed"
 
     @property
     def own_keys(self) -> tuple[str, ...]:
-        """Every key that workers and operators keep beside the streams: no request may name one for its reply."""
+        """All keys that workers and operators keep beside the streams. No request may name one for its reply."""
         arrivals = (self.arrivals(stream) for stream in self.streams)
         return (
             *(self.low_water_mark, self.trim_turn, *arrivals),
@@ -112,13 +113,13 @@ class Route(msgspec.Struct, frozen=True):
         )
 
     def arrivals(self, stream: str) -> str:
-        """Key of what is noted of when the entries of one of the streams arrived."""
+        """Key of the notes of when entries of one of the streams arrived."""
         role = {self.responses: ":responses", self.dead_letters: ":dead-letters"}.get(stream, "")
         return f"{self.requests}:arrivals{role}"
 
 
 def replay_key(stream: str) -> str:
-    """Key of the record of a replay, beside the stream that is read."""
+    """Key of the record of a replay, beside the stream that it reads."""
     return f"{stream}:replay"
 
 
@@ -129,12 +130,12 @@ DEFAULT_ROUTES: Final = (
 
 
 def streams_of(routes: Iterable[Route]) -> frozenset[str]:
-    """Every stream of every route, in whatever role."""
+    """All streams of all routes, in any role."""
     return frozenset(stream for route in routes for stream in route.streams)
 
 
 def keys_of(routes: Iterable[Route]) -> frozenset[str]:
-    """Every key of every route: its streams, and what is kept beside them."""
+    """All keys of all routes: the streams, and the keys beside them."""
     return frozenset(key for route in routes for key in (*route.streams, *route.own_keys))
 
 
@@ -144,16 +145,16 @@ def may_reply_to(route: Route, name: str, all_keys: frozenset[str]) -> bool:
     Args:
         route: the route that the request came on.
         name: the stream that the request names.
-        all_keys: every key of every route, as ``keys_of`` gives them; none of these is ever allowed.
+        all_keys: all keys of all routes, from ``keys_of``. None of these is ever allowed.
     """
     return name not in all_keys and _compiled(route.reply_to).match(name) is not None
 
 
 def own_reply_stream(route: Route, routes: Iterable[Route], name: str) -> str:
-    """A stream for the replies of one producer alone: one that the route allows, with ``name`` in it.
+    """Name a stream for the replies of one producer only. The route allows it, and ``name`` is part of it.
 
     Raises:
-        ValueError: the route allows none.
+        ValueError: the route allows no such stream.
     """
     stream = route.reply_to.replace("*", name, 1).replace("*", "").replace("?", "-")
     if "*" not in route.reply_to or not may_reply_to(route, stream, keys_of(routes)):
@@ -162,12 +163,12 @@ def own_reply_stream(route: Route, routes: Iterable[Route], name: str) -> str:
 
 
 def route_for(routes: Iterable[Route], op: Op, client_id: str | None) -> Route:
-    """The route for requests of a client: one that is pinned to it before one that serves any.
+    """Find the route for requests of a client. A route that is pinned to the client comes before one for any client.
 
-    A client can be left out where the routes say which is meant: only one of them can take such a request.
+    The client can be left out if only one client's route can take such a request.
 
     Raises:
-        ValueError: there is none, or without a client more than one.
+        ValueError: there is no such route; or there are several, and no client is named.
     """
     serving = [route for route in routes if op in route.ops]
     open_to_all = [route for route in serving if route.client_id is None]
@@ -182,15 +183,15 @@ def route_for(routes: Iterable[Route], op: Op, client_id: str | None) -> Route:
 
 @cache
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """The pattern as an expression for the whole name, in time linear to its length; ``[`` is made an ordinary sign."""
+    """Compile a pattern to match whole names, in time linear to their length. ``[`` is not special."""
     return re.compile(fnmatch.translate(pattern.replace("[", "[[]")))
 
 
 def check_routes(routes: tuple[Route, ...]) -> list[str]:
-    """What keeps these routes from being served, one text a problem, each naming the route's index and member."""
+    """Return the problems of these routes. Each text names the index of the route and the member."""
     if not routes:
         return ["routes: at least one is needed"]
-    problems = [f"routes[{index}].{text}" for index, route in enumerate(routes) for text in _check_alone(route)]
+    problems = [f"routes[{index}].{text}" for index, route in enumerate(routes) for text in _check_route(route)]
     problems += _check_roles(routes)
     all_keys = keys_of(routes)
     problems += [
@@ -209,10 +210,10 @@ def check_routes(routes: tuple[Route, ...]) -> list[str]:
 
 
 def check_slots(routes: tuple[Route, ...]) -> Iterator[str]:
-    """What keeps these routes from being served in a Redis Cluster: all keys of one are in one slot.
+    """Yield the problems of these routes in a Redis Cluster, where all keys of a route must be in one slot.
 
-    Those keys are its streams, what a worker keeps beside the request stream, and the streams of ``reply_to``: names
-    that hold the same part in braces, the hash tag, which the slot is that of.
+    These keys are the streams of the route, the keys beside the request stream, and the streams of ``reply_to``. They
+    are in one slot if their names have the same part in braces, the hash tag.
     """
     for index, route in enumerate(routes):
         tag = _hash_tag(route.requests)
@@ -232,7 +233,7 @@ def check_slots(routes: tuple[Route, ...]) -> Iterator[str]:
 
 
 def by_slot(routes: Iterable[Route]) -> list[list[Route]]:
-    """The routes of each slot, in their order."""
+    """Group the routes by slot, in their order."""
     groups: dict[int, list[Route]] = {}
     for route in routes:
         groups.setdefault(slot_of(route.requests), []).append(route)
@@ -240,17 +241,17 @@ def by_slot(routes: Iterable[Route]) -> list[list[Route]]:
 
 
 def slot_of(key: str) -> int:
-    """The slot of a key in a Redis Cluster: keys of one slot are on one node."""
+    """Return the slot of a key in a Redis Cluster. Keys of one slot are on one node."""
     return key_slot(key.encode())
 
 
 def _hash_tag(name: str) -> str | None:
-    """What is in a name's first braces, if that is anything: then the slot is that of this part alone."""
+    """Return the text in the first braces of a name. If there is any, only this text decides the slot."""
     found = re.match(r"[^{]*\{([^}]+)\}", name)
     return found[1] if found else None
 
 
-def _check_alone(route: Route) -> Iterator[str]:
+def _check_route(route: Route) -> Iterator[str]:
     for role in _ROLES:
         name: str = getattr(route, role)
         if not _is_name(name) or _has_wildcard(name):

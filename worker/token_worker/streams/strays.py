@@ -1,12 +1,12 @@
-"""Replies that did not come where they were asked for, but on the response stream that all share.
+"""Stray replies: replies on the shared response stream of a route that should have come on another stream.
 
-Workers answer there with ``forbidden`` if their route does not allow the stream that a request names, or that stream
-cannot take the reply. Somebody who reads a stream of his own looks there only for a request that has no reply yet, and
-reads nothing twice: most looks are one command that finds nothing.
+Workers answer on the shared stream with ``forbidden`` if their route does not allow the stream that a request names, or
+if that stream cannot take the reply. A producer that reads a stream of its own looks at the shared stream only for a
+request without a reply, and reads nothing twice. Most looks are one command that finds nothing.
 
-The reply is younger than the request, by the server's clock, whatever ids the request stream has. It mostly stands
-right behind that time, so the look goes on from there; if the ids of the shared stream are ahead of the clock, it is
-among the last. Each look is bounded in entries and bytes: on a busy stream it takes several to come to the end.
+By the server's clock the reply is younger than the request, whatever ids the request stream has. Mostly it stands right
+behind that time, so the look begins there. If the ids of the shared stream are ahead of the clock, the reply is among
+the last entries. Each look is bounded in entries and bytes: on a busy stream it takes several looks to reach the end.
 """
 
 from collections.abc import Iterable
@@ -17,44 +17,44 @@ from token_worker.redis.link import Link
 from token_worker.streams.stream_ids import after, order
 
 LOOK_AFTER_SECONDS: Final = 0.1
-"""How long a request may be without a reply before its reply is looked for: most are there by then."""
+"""How long a request may be without a reply before the shared stream is looked at. Most replies arrive earlier."""
 
 LOOK_SECONDS: Final = 0.5
-"""Time between two looks, at least."""
+"""Shortest time between two looks."""
 
 REFUSED_SECONDS: Final = 60.0
-"""The same where the server refuses the look."""
+"""Shortest time between two looks if the server refuses them."""
 
 EARLIER_MS: Final = 1000
-"""How long before a request, as far as clocks tell, its reply is looked for."""
+"""How far before the time of a request the look begins, because clocks differ."""
 
-PAGE: Final = 500
-"""Replies that one command asks for, at most."""
+PAGE_REPLIES: Final = 500
+"""Most replies that one command asks for."""
 
-PAGES: Final = 4
-"""Commands of a look, at most."""
+PAGES_MAX: Final = 4
+"""Most commands of one look."""
 
 PAGE_BYTES: Final = 4 << 20
-"""Most bytes of one of their replies, if it can bring several entries."""
+"""Most bytes that one command may bring if it asks for several replies."""
 
 _Id = tuple[int, int]
 
 
 class Strays:
-    """How far a shared stream was looked through.
+    """Position up to which a shared stream was looked through.
 
     Args:
-        stream: its name.
+        stream: name of the shared stream.
     """
 
     def __init__(self, stream: str) -> None:
         self._stream = stream
         self._seen: _Id = (0, 0)
-        self._count = PAGE
+        self._count = PAGE_REPLIES
         self._not_before = 0.0
 
     def next_at(self, waiting_since: float) -> float:
-        """When to look for the reply to a request that was made then; seconds of one clock."""
+        """Time at which to look for the reply to a request that was made at ``waiting_since``, in seconds."""
         return max(waiting_since + LOOK_AFTER_SECONDS, self._not_before)
 
     def rest(self, now: float, seconds: float = LOOK_SECONDS) -> None:
@@ -62,7 +62,7 @@ class Strays:
         self._not_before = now + seconds
 
     def look(self, link: Link, since_ms: int) -> list[bytes]:
-        """Payloads that came on the stream since that time, Unix milliseconds; none that an earlier look gave.
+        """Return the payloads that arrived since that time, in Unix milliseconds. None of them is returned twice.
 
         Raises:
             Unavailable, ServerError: the stream cannot be read.
@@ -77,7 +77,7 @@ class Strays:
             found += _payloads(last)
             newest = order(last[0][0]) if last else seen
             known_from = order(last[-1][0]) if len(last) == self._count else seen
-            for _ in range(PAGES - 1):
+            for _ in range(PAGES_MAX - 1):
                 if seen >= known_from:
                     break
                 read = self._page(link, "XREAD", "COUNT", self._count, "STREAMS", self._stream, _text(seen))
@@ -88,7 +88,7 @@ class Strays:
                 seen = order(page[-1][0])
             if seen >= known_from:
                 seen = max(seen, newest)
-            self._count = min(self._count * 2, PAGE)
+            self._count = min(self._count * 2, PAGE_REPLIES)
         except ReplyTooLarge:
             self._count = max(self._count // 8, 1)
         self._seen = seen
