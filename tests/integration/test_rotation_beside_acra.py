@@ -194,7 +194,7 @@ def test_commands_finish_their_look_at_a_large_storage(stack: Stack) -> None:
             check=False,
         )
         assert done.returncode == 0, (command, done.stderr)
-        has_warned |= "names looked at" in done.stderr
+        has_warned |= "names scanned" in done.stderr
         if command[0] == "status":
             assert json.loads(done.stdout)["types"][0]["enabled"] == 1
     assert has_warned

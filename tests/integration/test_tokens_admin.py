@@ -192,7 +192,7 @@ def test_values_that_are_no_text_are_told_from_damage(stack: Stack) -> None:
     token = stack.ask([request("latin", value=latin, **{"as": "bytes"})])["tokenize-latin"]["value"]
     done = run(stack, "verify", CLIENT, "--json")
     assert (done.returncode, json.loads(done.stdout)["not_text"], json.loads(done.stdout)["unreadable"]) == (0, 1, 0)
-    assert "1 values that are no UTF-8 text, and whole\n" in run(stack, "verify", CLIENT).stdout
+    assert "1 values that are not UTF-8 text, but not damaged\n" in run(stack, "verify", CLIENT).stdout
     assert {json.loads(line)["text"] for line in run(stack, "show", CLIENT).stdout.splitlines()} == {True, False}
     options = ("show", CLIENT, "--type", "str", "--token", "--reveal", "--yes")
     shown = json.loads(run(stack, *options, value=token).stdout)

@@ -200,7 +200,7 @@ class TestRefusals:
 
         (line,) = problems({}, config)
 
-        assert line.startswith(f"{config}: expected TOML in UTF-8, but not so at line 2, column ")
+        assert line.startswith(f"{config}: expected TOML in UTF-8; the first mistake is at line 2, column ")
         assert CANARY not in line
 
     def test_missing_file_is_refused(self, config: Path) -> None:

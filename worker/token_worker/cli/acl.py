@@ -60,7 +60,7 @@ def _servers(settings: Settings) -> dict[Server, RedisSettings]:
 
 
 def _merged(found: list[User], settings: Settings) -> list[User]:
-    """Users of one name on one server as one; it goes by the first of its uses."""
+    """Merge users that have the same name on the same server. The merged user belongs to the first of its uses."""
     addresses = _servers(settings)
     groups: dict[tuple[str, str], list[User]] = {}
     for user in found:

@@ -1,4 +1,4 @@
-"""All commands under one name, and how errors become an exit status."""
+"""All commands under one name, and the exit status for each kind of error."""
 
 import os
 import sys
@@ -12,14 +12,14 @@ from token_worker import __version__, interrupts
 from token_worker.errors import CheckFailed, OperatorError, TokenWorkerError, Unavailable
 from token_worker.telemetry import logs
 
-USAGE_OR_SETTINGS = 2
-OUT_OF_REACH = 3
+EXIT_USAGE_OR_SETTINGS = 2
+EXIT_OUT_OF_REACH = 3
 
 _CONFIG = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class _Commands(click.Group):
-    """Each in the module of its name, which is imported when it is asked for: a worker carries no other command."""
+    """The commands. The module of a command is imported only if the command runs: a worker loads no other command."""
 
     NAMES = (
         "acl",
@@ -61,21 +61,21 @@ def app(context: click.Context, config: Path | None) -> None:
 
 
 def main() -> None:
-    """Entry point: runs a command and turns errors that are not the program's into an exit status."""
-    logs.configure("warning", "console" if sys.stderr.isatty() else "json")  # first of all: nothing may print locals
+    """Run a command, and turn expected errors into an exit status."""
+    logs.configure("warning", "console" if sys.stderr.isatty() else "json")  # first: no traceback may show local values
     try:
         app(prog_name="token-worker")
     except Unavailable as error:
         _say(f"out of reach: {error}")
-        sys.exit(OUT_OF_REACH)
+        sys.exit(EXIT_OUT_OF_REACH)
     except CheckFailed as finding:
         _say(str(finding))
         sys.exit(1)
     except (OperatorError, TokenWorkerError) as error:
         _say(str(error))
-        sys.exit(USAGE_OR_SETTINGS)
+        sys.exit(EXIT_USAGE_OR_SETTINGS)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has closed the pipe
         sys.exit(1)
 
 

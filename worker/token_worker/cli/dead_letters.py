@@ -1,4 +1,4 @@
-"""``token-worker dead-letters``: requests that could not be answered; looked at, sent again, dropped."""
+"""``token-worker dead-letters``: list, show, replay and drop requests that could not be answered."""
 
 import getpass
 import os
@@ -84,16 +84,16 @@ def show(config: Path | None, letter: str, *, reveal: bool, yes: bool, as_json: 
     settings = load(os.environ, config)
     link = _link(settings)
     letter_id = _letter_id(letter)
-    found = [it for letters in _streams(settings) for it in drive(letters.find(letter_id), link)]
+    found = [pair for letters in _streams(settings) for pair in drive(letters.find(letter_id), link)]
     if not found:
         raise CheckFailed(f"{letter}: there is no such dead letter")
     if reveal:
         confirm(yes, "Show values in the clear? This is noted in the audit log.")
         audit = Audit(f"{getpass.getuser()}@{socket.gethostname()}", settings.audit_file)
-        for it, _ in found:
-            audit.reveal("dead letter", stream=it.dead_stream, entry=it.id, request_id=it.request_id)
-    for it, payload in found:
-        shown = msgspec.structs.asdict(it)
+        for dead, _ in found:
+            audit.reveal("dead letter", stream=dead.dead_stream, entry=dead.id, request_id=dead.request_id)
+    for dead, payload in found:
+        shown = msgspec.structs.asdict(dead)
         if reveal:
             shown["payload"] = payload.decode("utf-8", errors="backslashreplace")
         if as_json:
@@ -135,7 +135,7 @@ def replay(
     _check_selection(ids, everything=everything, reason=reason)
     settings = load(os.environ, config)
     runner = Runner(settings, _link(settings), dry_run=dry_run, as_json=as_json, rate=rate, wait=not no_wait)
-    wanted = tuple(_letter_id(it) for it in ids)
+    wanted = tuple(_letter_id(text) for text in ids)
     streams = dict.fromkeys(route.dead_letters for route in settings.routes)
     runner.start([Selection(stream=stream, ids=wanted, reason=reason, keep=keep) for stream in streams])
 
@@ -155,16 +155,16 @@ def drop(
     Exit status 1: a dead letter that was named does not exist.
     """
     _check_selection(ids, everything=everything, reason=reason)
-    wanted = {_letter_id(it) for it in ids}
+    wanted = {_letter_id(text) for text in ids}
     settings = load(os.environ, config)
     link = _link(settings)
-    chosen = [it for it in _all(settings, link, reason) if not wanted or it.id in wanted]
-    missing = wanted - {it.id for it in chosen}
+    chosen = [letter for letter in _all(settings, link, reason) if not wanted or letter.id in wanted]
+    missing = wanted - {letter.id for letter in chosen}
     if not dry_run and chosen:
         confirm(yes, f"Delete {len(chosen)} dead letters for good?")
     dropped = 0
-    for stream in {it.dead_stream: None for it in chosen}:
-        names = [it.id for it in chosen if it.dead_stream == stream]
+    for stream in {letter.dead_stream: None for letter in chosen}:
+        names = [letter.id for letter in chosen if letter.dead_stream == stream]
         for start in range(0, len(names), PAGE_ENTRIES):
             part = names[start : start + PAGE_ENTRIES]
             dropped += len(part) if dry_run else drive(letters_module.drop(stream, part), link)
@@ -186,7 +186,10 @@ def _link(settings: Settings) -> Link:
 def _all(
     settings: Settings, link: Link, reason: str | None, unknown: dict[str, str] | None = None
 ) -> Iterator[DeadLetter]:
-    """Those of all streams; ``unknown`` takes the streams that are out of reach, with why, else that is raised."""
+    """Yield the dead letters of all streams.
+
+    ``unknown`` takes the streams that are out of reach, with the reason. If it is None, the error is raised.
+    """
     for letters in _streams(settings):
         try:
             while page := drive(letters.next_page(), link):
@@ -198,7 +201,7 @@ def _all(
 
 
 def _streams(settings: Settings) -> list[DeadLetters]:
-    """The dead-letter streams of all routes, each once."""
+    """Return the dead-letter streams of all routes, each once."""
     return [DeadLetters(route) for route in {route.dead_letters: route for route in settings.routes}.values()]
 
 

@@ -1,4 +1,4 @@
-"""``token-worker doctor``: what is wrong with a set-up, in one command."""
+"""``token-worker doctor``: check servers, keys and routes in one command."""
 
 import os
 from pathlib import Path

@@ -19,13 +19,13 @@ from token_worker.settings import load
 
 
 class Verified(ListedKey, frozen=True, kw_only=True):
-    """A key, and what it is sealed with."""
+    """A key and the master key that seals it."""
 
     sealed_with: KeyStatus
 
 
 class Shown(Verified, frozen=True, kw_only=True):
-    """All that is known of a key; the times (Unix seconds) are those of its way to be destroyed."""
+    """Everything that is known about a key. The times (Unix seconds) are the steps of its destruction."""
 
     history: list[str]
     scanned_at: float | None
@@ -118,7 +118,7 @@ def show(config: Path | None, name: str, *, as_json: bool) -> None:
         shown = Shown(
             **msgspec.structs.asdict(describe(key)),
             sealed_with=classify(key.name, stored.text, master_keys),
-            history=[it.name.name for it in all_keys if it.state == "rotated" and it.name.base == name][::-1],
+            history=[old.name.name for old in all_keys if old.state == "rotated" and old.name.base == name][::-1],
             scanned_at=record.scanned_at if record is not None else None,
             retired_at=record.retired_at if record is not None else None,
         )

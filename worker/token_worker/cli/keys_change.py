@@ -1,4 +1,4 @@
-"""``token-worker keys rotate``, ``destroy`` and ``rewrap``: what changes keys that exist."""
+"""``token-worker keys rotate``, ``destroy`` and ``rewrap``: commands that change existing keys."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""``token-worker lag``: how far behind the workers, and the readers of replies, are."""
+"""``token-worker lag``: undelivered and pending entries of workers and of readers of replies."""
 
 import os
 import threading
@@ -90,7 +90,7 @@ def _broken(
     max_pending: int | None,
     max_age_seconds: float | None,
 ) -> list[str]:
-    """A line for every limit that is broken; limits are for the groups of the request streams that serve them."""
+    """Return a line for every exceeded limit. Limits apply to the workers' group of each request stream."""
     requests = {route.requests for route in settings.routes}
     lines = []
     for row in found.rows:

@@ -1,4 +1,4 @@
-"""``token-worker replay``: answered requests, or dead letters, are sent again, and their replies compared."""
+"""``token-worker replay``: send answered requests or dead letters again, and compare their replies."""
 
 import datetime as dt
 import os
@@ -25,7 +25,7 @@ from token_worker.streams.routes import Route
 from token_worker.streams.stream_ids import FIRST_ID, LAST_ID, MOST, check_id
 
 WAIT_SECONDS = 60.0
-"""How long to wait for the next reply."""
+"""Longest wait for the next reply."""
 
 LOOK_SECONDS = 0.2
 
@@ -119,15 +119,15 @@ def replay(
 
 
 class Runner:
-    """Carries out replays, and tells what became of them.
+    """Runs replays and prints their results.
 
     Args:
-        settings: for the routes and the group.
+        settings: settings with the routes and the group.
         link: the streams.
-        dry_run: list, send nothing.
-        as_json: for programs.
-        rate: requests a second at most; None: as fast as the server takes them.
-        wait: wait for the replies, and compare.
+        dry_run: list the requests and send nothing.
+        as_json: print JSON.
+        rate: most requests in a second. None: as fast as possible.
+        wait: wait for the replies and compare them.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Runner:
         self._sent: list[ResentRequest] = []
 
     def start(self, selections: Sequence[Selection]) -> None:
-        """Replay these; raises ``CheckFailed`` as the command does."""
+        """Start replays. Raises ``CheckFailed``."""
         begun: list[Replay] = []
         try:
             for selection in selections:
@@ -157,7 +157,7 @@ class Runner:
         self._carry_out(begun)
 
     def go_on(self, streams: Sequence[str], *, forget: bool) -> None:
-        """Go on with, or forget, the replays of these streams that were cut short."""
+        """Continue or forget the interrupted replays of these streams."""
         found: list[Replay] = []
         for stream in streams:
             replay = self._replay(Selection(stream=stream))
@@ -189,19 +189,19 @@ class Runner:
             try:
                 self._wait_for_replies(comparison, console)
             except KeyboardInterrupt:
-                click.echo("stopped waiting for replies; all was sent", err=True)
+                click.echo("stopped waiting for replies; all requests were sent", err=True)
             compared = comparison.result()
-        # A dead letter that is named is in one of several streams.
+        # A named dead letter is in one of several streams: it is missing only if all streams lack it.
         self._tell(compared, sorted(set.intersection(*(replay.missing for replay in replays))))
 
     def _one(self, replay: Replay, bar: Progress) -> None:
-        selection = replay.progress.selection  # its ends are those of what is there
+        selection = replay.progress.selection  # its ends are the ends of the stream
         start, end = _ms(max(selection.first, replay.progress.done, key=_ms)), _ms(selection.last)
         task = bar.add_task(selection.stream, total=None if selection.ids else max(end - start, 1))
         while (page := drive(replay.next_page(), self._link)) is not None:
             if not self._rate:
                 parts = [page]
-            else:  # a tenth of a second's worth at a time
+            else:  # requests for a tenth of a second at a time
                 size = max(1, int(self._rate / 10))
                 parts = [page[index : index + size] for index in range(0, len(page), size)]
             for part in parts:
@@ -287,7 +287,7 @@ def _routes(settings: Settings, streams: Sequence[str], op: str | None) -> list[
     for stream in streams:
         if stream not in known:
             raise click.BadParameter(
-                f"no route has this request stream; there are {', '.join(known)}", param_hint="--stream"
+                f"no route has this request stream; the streams are {', '.join(known)}", param_hint="--stream"
             )
     chosen = [known[stream] for stream in streams] if streams else list(known.values())
     return [route for route in chosen if op is None or Op(op) in route.ops] or _no_route(op)

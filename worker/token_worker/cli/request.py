@@ -1,4 +1,4 @@
-"""``token-worker request``: send one request, wait for its reply, print it."""
+"""``token-worker request``: send one request, wait for its reply, and print the reply."""
 
 import os
 import secrets
@@ -22,11 +22,11 @@ from token_worker.streams.routes import Route, own_reply_stream, route_for
 from token_worker.streams.strays import EARLIER_MS, REFUSED_SECONDS, Strays
 
 WAIT_MS = 1000
-"""How long one read waits: below the socket's time-out."""
+"""Longest wait of one read. It is shorter than the time-out of the socket."""
 
 
 @click.command(
-    # \b keeps click from breaking the line: an example is there to be pasted
+    # \b keeps click from wrapping the line, so that the example can be pasted
     epilog="\b\nExample: echo -n grace@navy.example | token-worker request tokenize --type email --client shop-frontend"
 )
 @click.argument("op", type=click.Choice([op.value for op in Op]))
@@ -74,7 +74,7 @@ def request(
     settings = load(os.environ, config)
     try:
         route = route_for(settings.routes, Op(op), client)
-        # A stream of this command's own; never one that others read, since it is removed after use.
+        # The command removes this stream after use. So no other reader may use it.
         reply_to = own_reply_stream(route, settings.routes, f"cli-{secrets.token_hex(8)}")
     except ValueError as error:
         raise click.UsageError(str(error)) from None
@@ -98,7 +98,7 @@ def request(
 
 
 def _exchange(link: Link, route: Route, message: dict[str, Any], timeout_seconds: float) -> bytes:
-    """The payload of the reply; the reply's stream is removed, or goes by its time to live."""
+    """Send the request, and return the payload of the reply. Then remove the reply's stream, or let it expire."""
     since = time.monotonic()
     deadline = since + timeout_seconds
     clock, strays = ServerClock(), Strays(route.responses)
@@ -109,15 +109,15 @@ def _exchange(link: Link, route: Route, message: dict[str, Any], timeout_seconds
     while (left_ms := int((deadline - time.monotonic()) * 1000)) > 0:
         look_ms = int((strays.next_at(since) - time.monotonic()) * 1000)
         block_ms = max(1, min(WAIT_MS, left_ms, look_ms))
-        # From the start of the stream, not "$": the reply may be there already.
+        # Read from the start of the stream, not from "$": the reply may already be there.
         found = link.call("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", message["reply_to"], "0")
         if found:
-            with suppress(TokenWorkerError):  # producers need no right to, and the reply is here
+            with suppress(TokenWorkerError):  # producers need no permission for this, and the reply is here
                 link.call("UNLINK", message["reply_to"])
             fields = found[0][1][0][1]
             return bytes(dict(zip(fields[::2], fields[1::2], strict=True))[b"payload"])
         if time.monotonic() >= strays.next_at(since):
-            for reply in _look(link, strays, clock.unix_ms(since)):
+            for reply in _read_shared(link, strays, clock.unix_ms(since)):
                 if _is_reply(reply, message["id"]):
                     return reply
     raise Unavailable(
@@ -125,14 +125,14 @@ def _exchange(link: Link, route: Route, message: dict[str, Any], timeout_seconds
     )
 
 
-def _look(link: Link, strays: Strays, since_ms: int | None) -> list[bytes]:
-    """What came since then on the stream that all share: workers answer there if they cannot where they are asked."""
+def _read_shared(link: Link, strays: Strays, since_ms: int | None) -> list[bytes]:
+    """Return the newer replies on the shared response stream: workers use it if they cannot write to ``reply_to``."""
     strays.rest(time.monotonic())
     if since_ms is None:
         return []
     try:
         return strays.look(link, since_ms - EARLIER_MS)
-    except ServerError:  # no right to
+    except ServerError:  # no permission to read it
         strays.rest(time.monotonic(), REFUSED_SECONDS)
         return []
 

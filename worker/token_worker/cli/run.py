@@ -11,7 +11,7 @@ from token_worker.telemetry import logs
 
 
 @click.command(
-    # \b keeps click from breaking the line: an example is there to be pasted
+    # \b keeps click from wrapping the line, so that the example can be pasted
     epilog="\b\nExample: "
     "ACRA_MASTER_KEY_FILE=/run/secrets/master TOKEN_WORKER_KEYS_URL=redis://keys:6379 token-worker run"
 )

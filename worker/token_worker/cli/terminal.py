@@ -1,4 +1,4 @@
-"""What commands share: tables, questions, and values read from standard input."""
+"""Helpers that commands share: tables, questions, and values from standard input."""
 
 import re
 import sys
@@ -11,8 +11,8 @@ from rich.console import Console
 from token_worker.contract.messages import TypeName
 from token_worker.errors import CheckFailed, Unavailable
 
-WIDTH = 160
-"""Columns of a table that goes into a file or a pipe."""
+TABLE_CHARACTERS = 160
+"""Width of a table that goes into a file or a pipe."""
 
 FIRST_WORD_SECONDS = 1.0
 NEXT_WORD_SECONDS = 5.0
@@ -21,10 +21,10 @@ _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,99}")
 
 
 def table_console() -> Console:
-    """Standard output for tables: as wide as the terminal, or wide enough for a file; brackets are just text."""
+    """Return a console for tables on standard output: as wide as the terminal, or with a fixed width for a file."""
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
-        console.width = WIDTH
+        console.width = TABLE_CHARACTERS
     return console
 
 
@@ -32,7 +32,7 @@ def confirm(given: bool, question: str, option: str = "--yes") -> None:
     """Ask on a terminal, unless the option was given.
 
     Raises:
-        click.UsageError: nobody can be asked.
+        click.UsageError: standard input is not a terminal.
         CheckFailed: the answer is no.
     """
     if given:
@@ -43,28 +43,28 @@ def confirm(given: bool, question: str, option: str = "--yes") -> None:
         raise CheckFailed("nothing was changed")
 
 
-class LookingThrough:
-    """Says on standard error how far a scan is, once it takes more than a second."""
+class ScanProgress:
+    """Prints the progress of a scan to standard error, if the scan takes more than a second."""
 
     def __init__(self, what: str) -> None:
         self._what = what
         self._say_at: float | None = None
 
     def __call__(self, seen: int) -> None:
-        """So many names were looked at."""
+        """Take the number of names that the scan has seen."""
         now = time.monotonic()
         if self._say_at is None:
             self._say_at = now + FIRST_WORD_SECONDS
         elif now >= self._say_at:
             self._say_at = now + NEXT_WORD_SECONDS
-            click.echo(f"{self._what}: {seen:,} names looked at", err=True)
+            click.echo(f"{self._what}: {seen:,} names scanned", err=True)
 
 
 def check_reach(unknown: Mapping[str, str]) -> None:
-    """Name the streams that could not be looked at, with their reasons, after what is known was printed.
+    """Name the streams that are out of reach, with their reasons, after the results for the others.
 
     Raises:
-        Unavailable: there are any.
+        Unavailable: a stream is out of reach.
     """
     for stream, reason in unknown.items():
         click.echo(f"{stream}: out of reach: {reason}", err=True)
@@ -73,10 +73,10 @@ def check_reach(unknown: Mapping[str, str]) -> None:
 
 
 def read_text() -> str:
-    """A value or token from standard input, or asked for on a terminal.
+    """Read a value or token from standard input. On a terminal, ask for it.
 
     Raises:
-        click.UsageError: it is not UTF-8.
+        click.UsageError: the value is not UTF-8.
     """
     if sys.stdin.isatty():
         data = str(click.prompt("Value", hide_input=True)).encode(errors="surrogateescape")
@@ -85,17 +85,17 @@ def read_text() -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise click.UsageError("the value is not UTF-8; bytes are given as base64") from None
+        raise click.UsageError("the value is not UTF-8; give bytes as base64") from None
 
 
 def parse_text(type_name: str, text: str) -> int | str:
-    """The value that a text stands for, as JSON would have it.
+    """Convert a text to the JSON value for its type.
 
     Raises:
-        click.UsageError: no whole number where one is expected.
+        click.UsageError: the type is a number, but the text is not a whole number.
     """
     if type_name not in (TypeName.INT32, TypeName.INT64):
         return text
     if not _WHOLE_NUMBER.fullmatch(text):
-        raise click.UsageError(f"a value of type {type_name} is a whole number, in decimal digits without leading 0")
+        raise click.UsageError(f"expected an {type_name}: a whole number in decimal digits, without a leading 0")
     return int(text)

@@ -1,4 +1,4 @@
-"""``token-worker tokens``: the tokens of a client, counted, looked at, disabled, removed, checked and sealed anew."""
+"""``token-worker tokens``: count, show, disable, remove, verify and reencrypt the tokens of a client."""
 
 import functools
 import getpass
@@ -22,7 +22,7 @@ from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import TYPES
 from token_worker.admin.tokens import Token, TokenAdmin, TokenFilter, TokenState, Unreadable
 from token_worker.cli.keys_change import owner_of
-from token_worker.cli.terminal import LookingThrough, confirm, parse_text, read_text, table_console
+from token_worker.cli.terminal import ScanProgress, confirm, parse_text, read_text, table_console
 from token_worker.contract.messages import Format, TypeName
 from token_worker.contract.values import decode_value, encode_value
 from token_worker.errors import CheckFailed, CorruptData, Refused
@@ -33,17 +33,17 @@ from token_worker.settings import load
 from token_worker.settings.options import Settings
 from token_worker.telemetry.audit import Audit
 
-RATE = 5000.0
-"""Entries read a second, unless asked otherwise: a few per cent of what a server can do."""
+ENTRIES_PER_SECOND = 5000.0
+"""Default for the most entries to read in a second: a few per cent of the capacity of a server."""
 
 DAY_SECONDS = 86_400
 
 REPAIR_AGE_SECONDS = 3600.0
-"""Age from which ``verify --repair`` deletes: a writer may be between an entry and its other half."""
+"""Age from which ``verify --repair`` deletes entries. The second entry of a younger pair may still be written."""
 
 _TEXTS = (TYPES["str"], TYPES["email"])
 _NO_FINDINGS = ("not_text", "repaired")
-"""What ``verify`` counts and does not complain of."""
+"""Counts of ``verify`` that are not findings."""
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +95,9 @@ _FILTERS = (
     click.option("--token", "by_token", is_flag=True, help="Only the token on standard input. Needs --type."),
 )
 _OUTPUT = (
-    click.option("--rate", type=click.FloatRange(min=1), default=RATE, help="Most entries to read in a second."),
+    click.option(
+        "--rate", type=click.FloatRange(min=1), default=ENTRIES_PER_SECOND, help="Most entries to read in a second."
+    ),
     click.option("--json", "as_json", is_flag=True, help="JSON, for programs."),
 )
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Print what would be done. Change nothing.")
@@ -152,12 +154,12 @@ def status(asked: Asked) -> None:
     inconsistent: Counter[str] = Counter()
     unreadable = 0
     with _admin(asked) as admin:
-        for it in _chosen(admin, asked):
-            if isinstance(it, Unreadable):
+        for token in _chosen(admin, asked):
+            if isinstance(token, Unreadable):
                 unreadable += 1
                 continue
-            counts[it.kind.name, it.state] += 1
-            inconsistent[it.kind.name] += it.h_entry is None
+            counts[token.kind.name, token.state] += 1
+            inconsistent[token.kind.name] += token.h_entry is None
     rows = [
         {
             "type": name,
@@ -194,30 +196,30 @@ def show(asked: Asked, *, reveal: bool, yes: bool) -> None:
 
     Exit status 1: there is no such token, or entries cannot be read.
     """
-    if reveal and not asked.by_value:  # who gives the value knows it
+    if reveal and not asked.by_value:  # a user who gives the value knows the value
         confirm(yes, "Show values in the clear? Each is noted in the audit log.")
     settings = load(os.environ, asked.config)
     audit = Audit(f"{getpass.getuser()}@{socket.gethostname()}", settings.audit_file) if reveal else None
     found = unreadable = 0
     with _admin(asked, settings) as admin:
-        for it in _chosen(admin, asked):
-            if isinstance(it, Unreadable):
+        for token in _chosen(admin, asked):
+            if isinstance(token, Unreadable):
                 unreadable += 1
                 continue
             found += 1
             row: dict[str, Any] = {
-                "type": it.kind.name,
-                "state": it.state,
-                "consistent": it.h_entry is not None,
-                "created": it.t_entry.created,
-                "accessed": it.accessed,
-                "text": it.is_text if it.kind in _TEXTS else None,
-                "entry": it.t_key.decode().rpartition("/")[2],
+                "type": token.kind.name,
+                "state": token.state,
+                "consistent": token.h_entry is not None,
+                "created": token.t_entry.created,
+                "accessed": token.accessed,
+                "text": token.is_text if token.kind in _TEXTS else None,
+                "entry": token.t_key.decode().rpartition("/")[2],
             }
             if audit is not None:
                 audit.reveal("token", **{f"{asked.owner.kind}_id": asked.owner.id}, entry=row["entry"])
-                row |= _shown("value", it, it.value)
-                row |= _shown("token", it, it.token)
+                row |= _shown("value", token, token.value)
+                row |= _shown("token", token, token.token)
             click.echo(msgspec.json.encode(row))
     _report(unreadable)
     if not found:
@@ -225,7 +227,7 @@ def show(asked: Asked, *, reveal: bool, yes: bool) -> None:
 
 
 def _shown(name: str, token: Token, data: bytes | None) -> dict[str, int | str | bytes | None]:
-    """A value or token in the form of its type; what is no text in base64, under a name that says so."""
+    """Return a value or token in the form of its type. Bytes that are not text get base64 and another member name."""
     if data is None:
         return {name: None}
     try:
@@ -245,7 +247,7 @@ def disable(asked: Asked, *, dry_run: bool, yes: bool) -> None:
 
     Exit status 1: there is no such token, entries cannot be read, or tokens kept changing.
     """
-    _change(asked, "disabled", lambda admin, it: admin.set_disabled(it, disabled=True), dry_run=dry_run, yes=yes)
+    _change(asked, "disabled", lambda admin, token: admin.set_disabled(token, disabled=True), dry_run=dry_run, yes=yes)
 
 
 @tokens.command(epilog="Example: token-worker tokens enable shop-frontend --type email --yes")
@@ -257,7 +259,7 @@ def enable(asked: Asked, *, dry_run: bool, yes: bool) -> None:
 
     Exit status 1: the same as for `disable`.
     """
-    _change(asked, "enabled", lambda admin, it: admin.set_disabled(it, disabled=False), dry_run=dry_run, yes=yes)
+    _change(asked, "enabled", lambda admin, token: admin.set_disabled(token, disabled=False), dry_run=dry_run, yes=yes)
 
 
 @tokens.command(
@@ -274,7 +276,7 @@ def remove(asked: Asked, *, dry_run: bool, yes: bool) -> None:
     Exit status 1: the same as for `disable`.
     """
     chosen = asked.filter
-    _change(asked, "removed", lambda admin, it: admin.remove(it, chosen), dry_run=dry_run, yes=yes)
+    _change(asked, "removed", lambda admin, token: admin.remove(token, chosen), dry_run=dry_run, yes=yes)
 
 
 @tokens.command(epilog="Example: token-worker tokens verify shop-frontend --repair --dry-run")
@@ -300,9 +302,9 @@ def verify(asked: Asked, *, repair: bool, min_age_seconds: float | None, dry_run
     min_age_seconds = REPAIR_AGE_SECONDS if min_age_seconds is None else min_age_seconds
     counts: Counter[str] = Counter()
     with _admin(asked) as admin:
-        for it in admin.tokens(TokenFilter()):
-            counts["unreadable"] += isinstance(it, Unreadable)
-            counts["not_text"] += isinstance(it, Token) and not it.is_text
+        for token in admin.tokens(TokenFilter()):
+            counts["unreadable"] += isinstance(token, Unreadable)
+            counts["not_text"] += isinstance(token, Token) and not token.is_text
         for pair in admin.broken_pairs():
             if isinstance(pair, Unreadable):
                 counts["unreadable"] += 1
@@ -317,7 +319,7 @@ def verify(asked: Asked, *, repair: bool, min_age_seconds: float | None, dry_run
         "disabled_alone": "tokens with one entry disabled and the other not",
         "mismatch": "value entries that name the token of another value",
         "unreadable": "entries that cannot be read",
-        "not_text": "values that are no UTF-8 text, and whole",
+        "not_text": "values that are not UTF-8 text, but not damaged",
         "repaired": "value entries would be deleted" if dry_run else "value entries were deleted",
     }
     if asked.as_json:
@@ -372,12 +374,12 @@ def _change(asked: Asked, done: str, change: Callable[[TokenAdmin, Token], bool]
         confirm(yes, f"The chosen tokens of {asked.owner_id} will be {done}. Go on?")
     changed = unreadable = busy = 0
     with _admin(asked) as admin:
-        for it in _chosen(admin, asked):
-            if isinstance(it, Unreadable):
+        for token in _chosen(admin, asked):
+            if isinstance(token, Unreadable):
                 unreadable += 1
-            elif it.state == done:
+            elif token.state == done:
                 continue
-            elif dry_run or change(admin, it):
+            elif dry_run or change(admin, token):
                 changed += 1
             else:
                 busy += 1
@@ -387,7 +389,7 @@ def _change(asked: Asked, done: str, change: Callable[[TokenAdmin, Token], bool]
         click.echo(f"{'would be ' if dry_run else ''}{done}: {changed} tokens")
     _report(unreadable)
     if busy:
-        raise CheckFailed(f"{busy} tokens were changed by others again and again; run the command again")
+        raise CheckFailed(f"other programs kept changing {busy} tokens; run the command again")
 
 
 def _report(unreadable: int) -> None:
@@ -423,7 +425,7 @@ def _admin(asked: Asked, settings: Settings | None = None, *, is_settling: bool 
         KeyAccess(settings) as access,
         Progress(*columns, console=console, disable=not console.is_terminal or asked.names_one, transient=True) as bar,
     ):
-        master_key, store = access.connect(LookingThrough("older keys"))
+        master_key, store = access.connect(ScanProgress("older keys"))
         keys = KeyCache(
             store,
             master_key,

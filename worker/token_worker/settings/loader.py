@@ -34,14 +34,14 @@ _KUBERNETES: Final = re.compile(
 
 
 _VAULT_NAMES: Final = {"address": "addr", "ca_cert": "cacert", "ca_path": "capath"}
-"""What the Vault command line calls it, where that is not the field's name."""
+"""Names of the Vault command line that differ from the names of the fields."""
 
 
 def load(environ: Mapping[str, str], file: Path | None = None) -> Settings:
-    """Settings from the environment and, where the environment is silent, the file.
+    """Load settings from the environment and from a file. The environment wins.
 
     Raises:
-        SettingsError: the message has one problem a line, all there are.
+        SettingsError: the message has all problems, one in each line.
     """
     loader = _Loader(environ)
     given = loader.from_file(file) if file else {}
@@ -53,7 +53,7 @@ def load(environ: Mapping[str, str], file: Path | None = None) -> Settings:
 
 
 def _expected(kind: inspect.Type) -> str:
-    """A type of the table in words."""
+    """Describe a type of the table in words."""
     match kind:
         case inspect.Metadata(type=inner, extra=extra):
             return (extra or {}).get("expected") or _expected(inner)
@@ -79,12 +79,12 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return difflib.get_close_matches(name, list(known), n=1, cutoff=0)[0]
 
 
-# Stands in for an address that was refused, so that loading can go on to the other problems.
+# Replaces an address that was refused, so that loading can continue and find other problems.
 _REFUSED: Final = RedisSettings(url="rediss://refused")
 
 
 class _Loader:
-    """Collects problems instead of stopping at the first; what it returns counts only if there are none."""
+    """Collects problems instead of stopping at the first. Its results are valid only if there is no problem."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.problems: list[str] = []
@@ -92,15 +92,17 @@ class _Loader:
         self._labels: dict[str, str] = {}
 
     def from_file(self, file: Path) -> dict[str, Any]:
-        """The file's options as TOML has them."""
+        """Read the options of the file, in their TOML types."""
         try:
             found = tomllib.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             self.problems.append(f"{file}: cannot be read ({error.strerror}); name a file of settings that can")
             return {}
-        except ValueError as error:  # its text may quote the file; the place never does
+        except ValueError as error:  # the text may quote the file; the place never does
             place = re.search(r"\(at (line \d+, column \d+)\)\Z", str(error))
-            self.problems.append(f"{file}: expected TOML in UTF-8{f', but not so at {place[1]}' if place else ''}")
+            self.problems.append(
+                f"{file}: expected TOML in UTF-8{f'; the first mistake is at {place[1]}' if place else ''}"
+            )
             return {}
         known = Options.__struct_fields__
         for name in sorted(found.keys() - set(known)):
@@ -110,7 +112,7 @@ class _Loader:
         return {name: found[name] for name in known if name in found}
 
     def from_environment(self) -> dict[str, Any]:
-        """The options that variables set, as text; routes decoded."""
+        """Read the options of the environment, as text. The routes are decoded."""
         given: dict[str, Any] = {}
         variables = {variable_name(option): option for option in Options.__struct_fields__}
         for variable, option in variables.items():
@@ -127,12 +129,12 @@ class _Loader:
             except (ValueError, RecursionError):
                 self._problem("routes", f"expected JSON: a list of routes like {ROUTE_EXAMPLE}")
                 del given["routes"]
-        if given.get("vault_skip_verify") in {"t", "T", "f", "F"}:  # the Vault command line takes these, too
+        if given.get("vault_skip_verify") in {"t", "T", "f", "F"}:  # the Vault command line accepts these, too
             given["vault_skip_verify"] = given["vault_skip_verify"] in {"t", "T"}
         return given
 
     def resolve(self, given: Mapping[str, Any]) -> Settings:
-        """Types, defaults that depend on other options, contents of files, and what the options mean together."""
+        """Convert types, read files, fill in defaults that depend on other options, and check combinations."""
         options = Options(**self._converted(Options, given, self._label))
         if options.acra_master_key and options.acra_master_key_file:
             self._problem("acra_master_key", "is set as well as ACRA_MASTER_KEY_FILE; set one of them")
@@ -174,7 +176,7 @@ class _Loader:
     def _converted(
         self, table: type[msgspec.Struct], given: Mapping[str, Any], label: Callable[[str], str]
     ) -> dict[str, Any]:
-        """What is given, in the types of the table's fields; what is wrong or missing is reported and left out."""
+        """Convert values to the types of a table. Wrong and missing values are reported and left out."""
         values = {}
         for field in fields(table):
             found = given.get(field.name)
@@ -186,7 +188,7 @@ class _Loader:
                 value = msgspec.convert(found, field.type, strict=False)
             except ValueError:
                 value = None
-            if value is None:  # not convertible, or a text like "null" taken for none
+            if value is None:  # not convertible, or a text like "null" was read as None
                 self.problems.append(f"{label(field.name)}: {_hint(field)}")
             else:
                 values[field.name] = value
@@ -200,7 +202,7 @@ class _Loader:
     def _routes(self, given: list[Any] | None, streams: RedisSettings) -> tuple[Route, ...]:
         problems_before = len(self.problems)
         converted = [
-            self._route(f"{self._label('routes')}: routes[{index}]", it) for index, it in enumerate(given or ())
+            self._route(f"{self._label('routes')}: routes[{index}]", route) for index, route in enumerate(given or ())
         ]
         if len(self.problems) > problems_before:
             return DEFAULT_ROUTES
@@ -219,7 +221,7 @@ class _Loader:
         return self._converted(Route, given, lambda member: f"{label}.{member}")
 
     def _redis(self, options: Options, part: str, default: RedisSettings) -> RedisSettings:
-        """The address of one Redis, or the default's with what is set for this one in its place."""
+        """Return the settings of one Redis: its own address or the default, with its own files."""
         url: str | None = getattr(options, f"{part}_url")
         redis = default if url is None else self._address(f"{part}_url", url)
         own: dict[str, str] = {}
@@ -255,7 +257,7 @@ class _Loader:
         return _REFUSED
 
     def _content(self, option: str, path: str) -> str:
-        """What is in a small text file, without the newline at its end."""
+        """Read a small text file, without the newline at its end."""
         try:
             text = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, ValueError) as error:
@@ -277,7 +279,7 @@ class _Loader:
         return VaultSettings(**given | {"token": self._vault_token(options) if options.vault_auth == "token" else None})
 
     def _vault_token(self, options: Options) -> str | None:
-        """The token as the Vault command line finds it, or as Acra does; whether one is needed shows at log-in."""
+        """Find the token like the Vault command line or like Acra. The log-in reports a missing token."""
         if options.vault_token:
             return options.vault_token
         if options.vault_api_token:
@@ -290,7 +292,7 @@ class _Loader:
                 return None
         try:
             return (Path(self._environ["HOME"]) / ".vault-token").read_text(encoding="ascii").strip() or None
-        except (KeyError, OSError, ValueError):  # in a container HOME is often another user's
+        except (KeyError, OSError, ValueError):  # in a container, HOME often belongs to another user
             return None
 
 

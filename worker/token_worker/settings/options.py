@@ -30,20 +30,22 @@ Name = Annotated[str, Meta(pattern=r"^[!-~]+\Z", max_length=256)]
 
 
 def _means(meaning: str, *, default: str | None = None, expected: str | None = None) -> Meta:
-    """What an option means, and in words its default and its type where those of the field do not say it."""
+    """Describe an option. ``default`` and ``expected`` are words, if those of the field say too little."""
     return Meta(description=meaning, extra={"default": default, "expected": expected})
 
 
 _SECRET: Final = re.compile(r"password|(acra_)?master_key(_previous)?|vault_(api_)?token|.+_url")
-"""Fields that hold a secret, or may."""
+"""Fields that hold or may hold a secret."""
 
 
 class _SecretsHidden(msgspec.Struct, frozen=True, kw_only=True):
-    """A structure whose secret fields are shown as ``***``, if set, wherever it is printed."""
+    """A structure that prints its secret fields as ``***``."""
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         shown = {name: getattr(self, name) for name in self.__struct_fields__}
-        return [(name, "***" if it is not None and _SECRET.fullmatch(name) else it) for name, it in shown.items()]
+        return [
+            (name, "***" if value is not None and _SECRET.fullmatch(name) else value) for name, value in shown.items()
+        ]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
@@ -181,7 +183,7 @@ class Options(SharedOptions, frozen=True, kw_only=True):
 
 
 class Settings(PlainOptions, frozen=True, kw_only=True):
-    """All that the worker and its commands need to know; see ``Options`` for what each means.
+    """The settings of the worker and its commands. ``Options`` describes each of them.
 
     Whether there is a master key is checked where it is used: many commands need none.
     """
@@ -202,12 +204,12 @@ class Settings(PlainOptions, frozen=True, kw_only=True):
 
     @property
     def streams_and_storage_share_server(self) -> bool:
-        """Whether one server holds both the streams and keys or tokens, which is allowed and warned about."""
+        """True if one server holds the streams and also keys or tokens. This is allowed, with a warning."""
         return self.streams.server in {self.keys.server, self.tokens.server}
 
 
 def describe() -> list[tuple[str, str, str]]:
-    """Every option: variable, default and meaning, the latter two in Markdown.
+    """List every option: its variable, default and meaning, in Markdown.
 
     What streams, keys and tokens all have is told once.
     """
@@ -225,6 +227,6 @@ def describe() -> list[tuple[str, str, str]]:
 
 
 def variable_name(option: str) -> str:
-    """The environment variable of an option."""
+    """Return the environment variable of an option."""
     has_prefix = option in PlainOptions.__struct_fields__ or option not in SharedOptions.__struct_fields__
     return PREFIX * has_prefix + option.upper()

@@ -1,4 +1,4 @@
-"""Where Vault is and how to log in: apart from ``keys.vault_session``, which a worker without Vault does not load."""
+"""Address of Vault and log-in method. A worker without Vault loads this module, but not ``keys.vault_session``."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,7 +9,7 @@ from token_worker.errors import MasterKeyError
 
 
 class VaultSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where Vault is and how to log in; the environment variables are those of the Vault CLI.
+    """Address of Vault and log-in method. The environment variables are those of the Vault command line.
 
     Attributes:
         address: URL, ``https://host:8200``.
@@ -51,10 +51,10 @@ class VaultSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_file(path: str, name: str) -> str:
-    """What a file of the log-in holds; ``name`` is the end of its option.
+    """Read a file for the log-in. ``name`` is the end of the name of its option.
 
     Raises:
-        MasterKeyError: it cannot be read, or is empty.
+        MasterKeyError: the file cannot be read, or is empty.
     """
     try:
         text = Path(path).read_text(encoding="utf-8").strip()
