@@ -21,6 +21,7 @@ What can happen between two steps, and what the worker does then:
 from collections import deque
 from collections.abc import Iterator, Sequence
 
+from token_worker.chunks import bounded_chunks
 from token_worker.contract.codec import items_at_most
 from token_worker.errors import ServerError, Unavailable
 from token_worker.service.committer import Committer
@@ -34,7 +35,6 @@ from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.delivery import EXHAUSTED
 from token_worker.streams.delivery_protocol import DeliveryProtocol
 from token_worker.streams.entry import Answer, Batch, Entry
-from token_worker.streams.parts import split
 from token_worker.streams.routes import Route
 from token_worker.telemetry.telemetry import Telemetry
 from token_worker.telemetry.trace_context import log_fields
@@ -266,4 +266,5 @@ class Worker:
 def _units(entries: list[Entry]) -> Iterator[list[Entry]]:
     """Split a batch into units that are bounded in bytes and items; each has at least one entry."""
     payloads = [entry.fields.get(b"payload", b"") for entry in entries]
-    return split(entries, [*map(items_at_most, payloads)], [*map(len, payloads)], UNIT_ITEMS, UNIT_BYTES)
+    counts, sizes = [*map(items_at_most, payloads)], [*map(len, payloads)]
+    return bounded_chunks(entries, counts, sizes, max_count=UNIT_ITEMS, max_size=UNIT_BYTES)

@@ -7,6 +7,7 @@ then a script writes them row by row. The invariants are described in ``store.lu
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from token_worker.chunks import bounded_chunks
 from token_worker.errors import Unavailable
 from token_worker.redis.link import RedisLink
 from token_worker.redis.script import Script
@@ -98,20 +99,5 @@ class TokenStorage:
 
 
 def _parts(rows: list[Row]) -> Iterator[list[Row]]:
-    if (
-        rows
-        and len(rows) * 2 <= KEYS_PER_COMMAND
-        and sum([len(row[2]) + len(row[3]) for row in rows]) <= BYTES_PER_COMMAND
-    ):
-        yield rows
-        return
-    part: list[Row] = []
-    size = 0
-    for row in rows:
-        size += len(row.h_value) + len(row.t_value)
-        if part and (len(part) * 2 >= KEYS_PER_COMMAND or size > BYTES_PER_COMMAND):
-            yield part
-            part, size = [], len(row.h_value) + len(row.t_value)
-        part.append(row)
-    if part:
-        yield part
+    counts, sizes = [2] * len(rows), [len(row.h_value) + len(row.t_value) for row in rows]
+    return bounded_chunks(rows, counts, sizes, max_count=KEYS_PER_COMMAND, max_size=BYTES_PER_COMMAND)

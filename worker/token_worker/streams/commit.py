@@ -7,12 +7,12 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from token_worker.chunks import bounded_chunks
 from token_worker.errors import ServerError
 from token_worker.redis.exchange import Exchange, RunScript
 from token_worker.redis.script import Script
 from token_worker.streams.delivery_protocol import DeliveryProtocol
 from token_worker.streams.entry import Answer, Committed, Entry
-from token_worker.streams.parts import split
 from token_worker.streams.routes import Route
 
 COMMIT = Script(__package__, "commit.lua", before="replies.lua")
@@ -126,4 +126,4 @@ def _trace(entry: Entry) -> tuple[bytes, bytes]:
 
 def _parts(answers: Sequence[Answer]) -> Iterable[list[Answer]]:
     sizes = [len(answer.payload) + len(answer.forbidden) for answer in answers]
-    return split(answers, [1] * len(answers), sizes, COMMIT_ENTRIES, COMMIT_BYTES)
+    return bounded_chunks(answers, [1] * len(answers), sizes, max_count=COMMIT_ENTRIES, max_size=COMMIT_BYTES)
