@@ -1,9 +1,7 @@
 """Memory of a worker, and the time from its start to its first reply."""
 
-import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 
@@ -11,6 +9,7 @@ from bench.cpu import NULL
 from bench.figures import Row, row
 from bench.sizes import Sizes
 from bench.subject import Subject, payloads, subject
+from harness.processes import peak_mib
 
 MEMORY_MOST = 80
 START_MOST = 2
@@ -25,14 +24,6 @@ ITEM_OVERHEAD = 27
 """Bytes of an item's JSON besides its value."""
 
 START_SECONDS = 60
-
-
-def peak_mib(pid: int) -> float:
-    """Peak resident memory of a process."""
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    if found is None:
-        raise click.ClickException("the system does not tell the resident peak of a process")
-    return int(found[1]) / 1024
 
 
 def measure_memory(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
@@ -67,7 +58,7 @@ def _large(system: Subject, pid: int, small: int, count: int) -> None:
         system.measure([pid], route, requests, len(requests))
         asked = system.answers(route, len(requests))
     if asked != [*before, *values]:
-        raise click.ClickException("tokens of large requests did not turn back into their values")
+        raise click.ClickException("tokens of large requests did not give their values back")
 
 
 def measure_start(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from bench.footprint import peak_mib
 from fuzz.entries import Entries
 from fuzz.stored import Stored
 from fuzz.world import Fault, no_chance
+from harness.processes import peak_mib
 
 ROUND_BATCHES = 50
 """Batches that share a handler and its caches. Rounds know nothing of each other: a case is repeated by its round."""

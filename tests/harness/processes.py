@@ -1,6 +1,7 @@
-"""Scripts of the project as processes, with a check for processes that they leave behind."""
+"""Scripts of the project as processes, with checks for leftover processes and for memory."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -64,3 +65,11 @@ def _read(pid: int, file: str) -> bytes:
         return Path(f"/proc/{pid}/{file}").read_bytes()
     except OSError:
         return b""
+
+
+def peak_mib(pid: int) -> float:
+    """Peak resident memory of a process."""
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    if found is None:
+        raise RuntimeError("the system does not tell the resident peak of a process")
+    return int(found[1]) / 1024

@@ -48,7 +48,7 @@ def client(served: Stack, kind: Kind) -> Iterator[Any]:
 
 
 def test_every_type_goes_there_and_back(client: Any, served: Stack) -> None:
-    """A token has the type of its value and turns back into it; alone, in a list, and in a record of many types."""
+    """A token has the type of its value and gives it back; alone, in a list, and in a record of many types."""
     for type_name, value in VALUES:
         token = client.tokenize(value, type=type_name)
         assert type(token) is type(value)

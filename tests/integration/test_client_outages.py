@@ -47,7 +47,7 @@ class Calls:
         wait_until(lambda: sum(future.done() for future in [*self.futures]) >= count, f"{count} results")
 
     def check(self) -> None:
-        """All have results: tokens of their own, which turn back into the values, and are those of a second call."""
+        """All have results: tokens of their own, which give the values back, and are those of a second call."""
         self._sending.join()
         tokens = [future.result()[0] for future in self.futures]
         assert len({*tokens}) == len(self.values)

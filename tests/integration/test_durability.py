@@ -135,7 +135,7 @@ def test_server_killed_right_after_the_reply_has_its_tokens(
         assert storage_is_killed.wait(90)
         assert not producer.is_settled()
         storage.start()
-        # Then every token of a reply turns back, and the rest is answered.
+        # Then every token of a reply can be detokenized, and the rest is answered.
         assert producer.settle() == []
         back = BatchProducer(stack)
         back.add_tokens_of(producer)

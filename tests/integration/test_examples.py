@@ -59,7 +59,7 @@ def program(request: pytest.FixtureRequest, shared_folders: SharedFolders) -> Pr
     [("email", SECRET), ("str", "Grace Höpper"), ("int64", "-9223372036854775808"), ("bytes", "kAERJv8=")],
 )
 def test_value_is_tokenized_and_turned_back(program: Program, stack: Stack, type_name: str, value: str) -> None:
-    """The program prints the token that anybody else gets for the value, and ends well once it turned back."""
+    """The program prints the token that every client gets for the value, and ends well once it is detokenized."""
     stack.start_worker()
     done = program.run(stack, f"{value}\n", "shop-frontend", type_name)
     assert (done.returncode, done.stderr) == (0, "")

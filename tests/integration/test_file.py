@@ -549,7 +549,7 @@ def test_routes_that_do_not_serve_it_are_told(stack: Stack, tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("worker")
 def test_inconsistent_rows_have_tokens_of_their_own(stack: Stack, tmp_path: Path) -> None:
-    """With --inconsistent the same value gets a token of its own in each row, and each turns back."""
+    """With --inconsistent the same value gets a token of its own in each row, and each gives the value back."""
     source, out, back = (tmp_path / name for name in ("in.csv", "out.csv", "back.csv"))
     source.write_text("a\n" + "same\n" * 20)
     column = ("--column", "a=str", *CLIENT)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import redis
 
-from bench.footprint import peak_mib
+from harness.processes import peak_mib
 from harness.servers import Valkey, redis_binary, valkey_binary
 from harness.stack import GROUP, Stack, wait_until
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.footprint import peak_mib
 from fuzz.mutations import Fields, Mutator, giants
 from fuzz.world import MARK, MARK_DIGITS, OWNERS, World
+from harness.processes import peak_mib
 from harness.producer import BatchProducer
 from harness.servers import Valkey
 from harness.stack import Stack

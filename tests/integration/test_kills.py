@@ -208,7 +208,7 @@ def test_workers_killed_at_every_command_answer_every_request_once(proxied: tupl
     # Then every request has exactly one reply, the right one, no entry was given up,
     assert producer.settle() == []
     assert not stack.streams.exists("tokenize:requests:dead", "detokenize:requests:dead")
-    # and every token that went out turns back into its value.
+    # and every token that went out gives its value back.
     back = BatchProducer(stack)
     back.add_tokens_of(producer)
     back.send()

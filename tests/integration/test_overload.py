@@ -16,8 +16,8 @@ import msgspec
 import pytest
 
 from bench import preload
-from bench.footprint import peak_mib
 from bench.subject import CLIENT, Subject, payloads
+from harness.processes import peak_mib
 from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey
 from harness.stack import GROUP, Stack, wait_until

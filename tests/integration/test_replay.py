@@ -230,7 +230,7 @@ def test_forgotten_replay_is_over(stack: Stack) -> None:
 
 
 def test_lost_token_storage_is_made_again_by_a_replay(stack: Stack) -> None:
-    """After the token storage was emptied a replay brings back every consistent token, and each turns back.
+    """After the token storage was emptied a replay brings back every consistent token, and each can be detokenized.
 
     A value first tokenized under an older key gets another token, and is listed as different.
     """

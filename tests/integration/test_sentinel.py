@@ -88,7 +88,7 @@ def test_primary_that_dies_with_replicas_in_step_loses_nothing(storage_server: V
 
 
 def test_primary_of_keys_and_tokens_killed_under_load(streams_server: Valkey) -> None:
-    """Nothing is lost while another takes over, and what it had is turned back; the same values keep their tokens."""
+    """Nothing is lost while another takes over, and its tokens are detokenized; the same values keep their tokens."""
     with Watched(replicas=1) as watched, running(Stack(streams_server, watched), workers=2) as stack:
         # Given tokens that the replica has, and load
         before = BatchProducer(stack)
@@ -107,7 +107,7 @@ def test_primary_of_keys_and_tokens_killed_under_load(streams_server: Valkey) ->
         # Then every request is answered once,
         assert during.take_stock() == []
         assert during.settle() == []
-        # known values still have their tokens, and each turns back into its value.
+        # known values still have their tokens, and each gives its value back.
         again = BatchProducer(stack)
         for kind, token, value in before.tokens():
             again.add("tokenize", kind, [value], expected=[token])

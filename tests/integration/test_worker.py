@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench.footprint import peak_mib
+from harness.processes import peak_mib
 from harness.servers import Valkey
 from harness.stack import Stack, wait_until
 from token_worker.client import Item, TokenClient, ValueNotText
@@ -65,7 +65,7 @@ def code(reply: dict[str, Any]) -> str:
 
 
 def test_values_of_every_type_go_there_and_back(served: Stack) -> None:
-    """Every type is tokenized and turned back; the token has the type, and where it is text or bytes the length."""
+    """Every type is tokenized and detokenized; the token has the type, and where it is text or bytes the length."""
     values: dict[str, int | str] = {
         "int32": -5,
         "int64": "-9223372036854775808",

@@ -579,7 +579,7 @@ STEPS = {
 def test_nested_values_go_there_and_come_back(
     records: list[dict[str, Any]], paths: set[str], is_ascii: bool, dedupe: bool
 ) -> None:
-    """Exactly the values at the paths are changed, and turned back all bytes are as they were."""
+    """Exactly the values at the paths are changed, and after detokenizing all bytes are as they were."""
     lines = [json.dumps(record, ensure_ascii=is_ascii).encode() + b"\n" for record in records]
     names = [f"{path}=str" for path in sorted(paths)]
     done = through(json_form(*names), lines, lambda value: "<" + value, dedupe=dedupe)

@@ -66,7 +66,7 @@ def test_cells_that_look_like_no_value_are_told() -> None:
 
 
 def test_tokens_that_read_as_no_value_are_refused() -> None:
-    """A token that happens to be such a marker could not be turned back: its row is an error; in quotes it can."""
+    """A token that happens to be such a marker could not be detokenized: its row is an error; in quotes it can."""
     output, problems, _ = take(b'a\nabcd\n"abcd"\n', "a=str", nulls=("NULL",), answer=lambda _: "NULL")
     assert (output, problems) == (b'a\n"NULL"\n', ["2 wrong_form"])
 

@@ -91,7 +91,7 @@ def read(streams: Any, stream: str = "tokenize:responses") -> tuple[dict[str, An
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_values_go_there_and_back(worker: InProcessWorker, kind: Kind) -> None:
-    """A value has one token, of its own type, which turns back into it; with the client for threads and for a loop."""
+    """A value has one token, of its own type, which gives it back; with the client for threads and for a loop."""
     with kind(worker.url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client:
         for type_name, value in VALUES:
             token = client.tokenize(value, type=type_name)
