@@ -74,7 +74,7 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.fixture
-def it(stack: Stack, streams_server: Valkey, storage_server: Valkey) -> Iterator[Subject]:
+def system(stack: Stack, streams_server: Valkey, storage_server: Valkey) -> Iterator[Subject]:
     stack.generate_key("bench-client")
     made = Subject(streams_server, storage_server, stack, random.Random())
     yield made
