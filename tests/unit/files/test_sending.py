@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from token_worker.backoff import BackOffSeconds
 from token_worker.client import Answer, StreamsRefused, StreamsUnavailable, TimedOut
 from token_worker.client.errors import refusal
 from token_worker.contract.messages import Op
@@ -63,7 +64,7 @@ def answers(
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "BACK_OFF_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(sending, "BACK_OFF_SECONDS", BackOffSeconds(0.0, 0.0))
 
 
 def test_answers_come_in_order() -> None:

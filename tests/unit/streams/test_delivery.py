@@ -16,7 +16,7 @@ from token_worker.contract.messages import Op
 from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
 from token_worker.redis.exchange import BoundedCommand, Exchange, RunScript, drive
 from token_worker.redis.link import RedisLink
-from token_worker.streams.cluster_delivery import LONGEST_REST_SECONDS, REST_SECONDS, ROUND_MS, ClusterDelivery
+from token_worker.streams.cluster_delivery import REST_SECONDS, ROUND_MS, ClusterDelivery
 from token_worker.streams.commit import COMMIT, DEAD_LETTER
 from token_worker.streams.delivery import BATCH_BYTES, FIRST_COUNT, GROUP, PAUSE_SECONDS, Delivery
 from token_worker.streams.entry import Answer, Batch, Committed, Entry
@@ -755,7 +755,7 @@ def test_slot_that_is_away_rests_and_the_others_go_on() -> None:
     assert subject.paused == [SECOND]
     assert sum("in2" in streams for streams, _ in read_streams(server)) == 0
     server = Scripted()
-    run(subject.fetch(REST_SECONDS + 1, 0), server)
+    run(subject.fetch(REST_SECONDS.shortest + 1, 0), server)
     assert subject.paused == []
     assert ("XPENDING", "in2", "group", "-", "+", 1000, "me") in server.commands
 
@@ -769,7 +769,7 @@ def test_slots_that_are_all_away_are_an_outage() -> None:
             run(subject.fetch(now, 1000), server)
     assert len(server.named("XREADGROUP")) == 2
     assert not subject.has_older(1.1)
-    assert subject.has_older(1.1 + REST_SECONDS)
+    assert subject.has_older(1.1 + REST_SECONDS.shortest)
 
 
 def test_slot_whose_node_hangs_rests_ever_longer() -> None:
@@ -790,17 +790,17 @@ def test_slot_whose_node_hangs_rests_ever_longer() -> None:
     while now < 200:
         run(subject.fetch(now, 1000), server)
     rests = [after - before - 2.0 for before, after in pairwise(asked)]
-    assert [int(rest) for rest in rests[:6]] == [1, 2, 4, 8, 16, LONGEST_REST_SECONDS]
-    assert max(rests) < LONGEST_REST_SECONDS + 2
+    assert [int(rest) for rest in rests[:6]] == [1, 2, 4, 8, 16, REST_SECONDS.longest]
+    assert max(rests) < REST_SECONDS.longest + 2
     # Once it is refused at once, which keeps nobody waiting, the next rest is a short one.
     server.answers["XREADGROUP"] = Unavailable("streams", "CLUSTERDOWN")
-    for later in (LONGEST_REST_SECONDS + 2, 0.0):
+    for later in (REST_SECONDS.longest + 2, 0.0):
         now += later
         with pytest.raises(Unavailable):
             run(subject.fetch(now, 0), server)
     assert not subject.has_older(now)
     server.answers["XREADGROUP"] = []
-    run(subject.fetch(now + REST_SECONDS, 0), server)
+    run(subject.fetch(now + REST_SECONDS.shortest, 0), server)
     assert subject.paused == []
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+from token_worker.backoff import BackOffSeconds
 from token_worker.client.calls import Call, CallOutcome, Part, Requests, StreamRequest
 from token_worker.client.errors import NotAnswered, StreamsRefused, StreamsUnavailable, TimedOut
 from token_worker.client.items import RequestLimits
@@ -37,7 +38,7 @@ ROUND_BYTES: Final = 1_048_576
 BLOCK_MS: Final = 500
 """Longest wait of one read. Closing takes as long, while calls wait."""
 
-BACK_OFF_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+BACK_OFF_SECONDS: Final = BackOffSeconds(0.05, 1.0)
 """Pauses between tries while the server is away. Each pause is up to one half longer, at random."""
 
 OnEnded = Callable[[list[tuple[Call, CallOutcome]]], None]
@@ -147,19 +148,19 @@ class RouteChannel:
 
     def _run_thread(self, name: str, one_round: Callable[[Link], None], clean_up: Callable[[Link], None]) -> None:
         link = make_link("streams", self._streams, raise_server_errors=True)
-        tries = 0
+        failures = 0
         while not self._is_closed:
             try:
                 one_round(link)
             except (Unavailable, ServerError) as error:
                 self._away[name] = error.reason if isinstance(error, Unavailable) else error.code
-                pause = BACK_OFF_SECONDS[min(tries, len(BACK_OFF_SECONDS) - 1)]
-                tries += 1
+                failures += 1
+                pause = BACK_OFF_SECONDS.after(failures)
                 with self._closing:
                     if not self._is_closed:
                         self._closing.wait(pause * random.uniform(1, 1.5))  # noqa: S311 - only spreads tries
             else:
-                tries = 0
+                failures = 0
         if name not in self._away:
             with suppress(TokenWorkerError):  # a stream that is left behind expires
                 clean_up(link)

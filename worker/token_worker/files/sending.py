@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from typing import Protocol
 
+from token_worker.backoff import BackOffSeconds
 from token_worker.client import (
     Answer,
     BadReply,
@@ -35,7 +36,7 @@ BYTES_IN_FLIGHT = 4 << 20
 MAX_SENDS = 5
 """How often a value is sent at most, if the answers say that it may be sent again."""
 
-BACK_OFF_SECONDS = (0.1, 5.0)
+BACK_OFF_SECONDS = BackOffSeconds(0.1, 5.0)
 """Shortest and longest pause before a value is sent again. The pause doubles each time, and is up to half shorter."""
 
 STOP_CHECK_SECONDS = 0.2
@@ -185,7 +186,6 @@ class Sender:
         return [answer for part in parts for answer in self._wait_for(part, self._client.submit(self._op, part))]
 
     def _back_off(self, times: int) -> None:
-        shortest, longest = BACK_OFF_SECONDS
-        seconds = min(longest, shortest * 2 ** min(times - 1, 10)) * random.uniform(0.5, 1)  # noqa: S311 - no secret
+        seconds = BACK_OFF_SECONDS.after(times) * random.uniform(0.5, 1)  # noqa: S311 - no secret
         if self._stopping.wait(seconds):
             raise Stopped

@@ -20,6 +20,7 @@ from functools import partial
 import structlog
 
 from token_worker.acra.owner import Owner
+from token_worker.backoff import BackOffSeconds
 from token_worker.errors import Code, CorruptData, Refused, Unavailable
 from token_worker.keys.absent_owners import AbsentOwners
 from token_worker.keys.background import Executor, InlineExecutor, WaitBudget
@@ -58,7 +59,7 @@ WAIT_SECONDS = 0.25
 HISTORY_WAIT_SECONDS = 0.02
 """Longest wait of the loop, in one batch, for keys of the history: enough to scan a few names."""
 
-RETRY_SECONDS = (0.5, 15.0)
+RETRY_SECONDS = BackOffSeconds(0.5, 15.0)
 """Shortest and longest pause before a key storage that was away is asked again."""
 
 log = structlog.get_logger("keys")
@@ -133,7 +134,7 @@ class KeyCache:
         self.hits = 0
         self.misses = 0
         self._away: Unavailable | None = None
-        self._retry_seconds = RETRY_SECONDS[0]
+        self._failures = 0
         self._ask_again_at = float("-inf")
 
     @property
@@ -285,7 +286,7 @@ class KeyCache:
                 continue
             if self._away is not None:
                 log.info("key storage available again")
-            self._away, self._retry_seconds, self._ask_again_at = None, RETRY_SECONDS[0], float("-inf")
+            self._away, self._failures, self._ask_again_at = None, 0, float("-inf")
             for owner, sealed in zip(owners, texts, strict=True):
                 self._install(owner, sealed, asked_at)
 
@@ -293,8 +294,8 @@ class KeyCache:
         if self._away is None:
             log.warning("key storage unavailable: cached keys are used", server=error.server, reason=error.reason)
         self._away = error
-        self._ask_again_at = self._clock() + self._retry_seconds
-        self._retry_seconds = min(self._retry_seconds * 2, RETRY_SECONDS[1])
+        self._failures += 1
+        self._ask_again_at = self._clock() + RETRY_SECONDS.after(self._failures)
 
     def _install(self, owner: Owner, sealed: bytes | None, asked_at: float) -> None:
         now = self._clock()

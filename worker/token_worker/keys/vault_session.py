@@ -23,6 +23,7 @@ import structlog
 from hvac.adapters import JSONAdapter
 from hvac.api.auth_methods import JWT, AppRole, Token
 
+from token_worker.backoff import BackOffSeconds
 from token_worker.errors import MasterKeyError, Unavailable
 from token_worker.keys.vault_lease import Lease
 from token_worker.keys.vault_requests import answer, send
@@ -34,7 +35,7 @@ TIMEOUT_SECONDS = 5
 IDLE_CHECK_SECONDS = 60
 """Interval at which the thread checks whether a token that never ends was replaced by one that ends."""
 
-BACK_OFF_SECONDS_MAX = 30
+BACK_OFF_SECONDS = BackOffSeconds(1.0, 30.0)
 """Longest pause of the thread after a failure; the first one is one second."""
 
 _log = structlog.get_logger("vault")
@@ -236,7 +237,7 @@ class VaultSession:
 
     def _pause(self, failures: int) -> float:
         if failures:
-            return float(min(2 ** (failures - 1), BACK_OFF_SECONDS_MAX))
+            return BACK_OFF_SECONDS.after(failures)
         seconds = self.seconds_left
         return IDLE_CHECK_SECONDS if seconds is None else max(seconds / 2, 1.0)
 

@@ -1,39 +1,46 @@
-"""Waits of a worker while a server is away, and the request to drain that ends them."""
+"""Waits of a worker while a server is unavailable, and the request to drain that ends them."""
 
 import signal
 from collections.abc import Callable
 from types import FrameType
 
+from token_worker.backoff import BackOffSeconds
 from token_worker.errors import Unavailable
 from token_worker.service.runtime import REAL, Runtime
 from token_worker.telemetry.health import Health
 
-BACK_OFF_SECONDS = (0.1, 5.0)
-"""Shortest and longest wait while a server is away; doubled each time, less up to half at random."""
+BACK_OFF_SECONDS = BackOffSeconds(0.1, 5.0)
+"""Waits while a server is unavailable. Each wait is up to one half shorter, at random."""
 
 NAP_SECONDS = 0.1
-"""How often a wait looks whether to drain."""
+"""How often a wait checks whether it is over."""
 
 
 class BackOff:
-    """Waits that grow while a server is away, and end at once when the worker is to drain."""
+    """Waits that grow while a server is unavailable, and that end soon when the worker drains.
+
+    Args:
+        is_over: returns whether to wait no longer.
+        health: told that the worker cannot work, and that the loop is alive.
+        runtime: time, chance and log.
+    """
 
     def __init__(self, is_over: Callable[[], bool], health: Health, runtime: Runtime = REAL) -> None:
         self._is_over = is_over
         self._health = health
         self._runtime = runtime
-        self._seconds = BACK_OFF_SECONDS[0]
+        self._failures = 0
 
     def wait(self, error: Unavailable, meanwhile: Callable[[], object] = lambda: None) -> None:
-        """Say which server is away and why, then wait. ``meanwhile`` is called again and again as the wait goes on."""
+        """Log which server is unavailable and why, then wait. ``meanwhile`` is called every ``NAP_SECONDS``."""
         runtime = self._runtime
-        seconds = self._seconds * runtime.uniform(0.5, 1)
+        self._failures += 1
+        seconds = BACK_OFF_SECONDS.after(self._failures) * runtime.uniform(0.5, 1)
         self._health.not_ready(str(error))
         runtime.log.warning(
             "server unavailable", server=error.server, reason=error.reason, retry_in_seconds=round(seconds, 2)
         )
-        self._seconds = min(self._seconds * 2, BACK_OFF_SECONDS[1])
-        runtime.collect_garbage()  # errors hold what they were about, and each other: an outage must not gather them
+        runtime.collect_garbage()  # errors refer to commands and to each other; an outage must not pile them up
         end = runtime.monotonic() + seconds
         while not self._is_over() and (left := end - runtime.monotonic()) > 0:
             self._health.heartbeat()
@@ -41,15 +48,20 @@ class BackOff:
             runtime.sleep(min(left, NAP_SECONDS))
 
     def reset(self) -> None:
-        """All is well again."""
-        if self._seconds != BACK_OFF_SECONDS[0]:
+        """Note that all servers answered. The next wait is short again."""
+        if self._failures:
             self._runtime.log.info("servers available again")
         self._health.ready()
-        self._seconds = BACK_OFF_SECONDS[0]
+        self._failures = 0
 
 
 class Drain:
-    """Asked for by SIGTERM or SIGINT; a second signal ends the process at once."""
+    """Request to drain. SIGTERM or SIGINT makes it; a second signal ends the process at once.
+
+    Args:
+        seconds: time for the entries in hand after the request.
+        runtime: clock.
+    """
 
     def __init__(self, seconds: float, runtime: Runtime = REAL) -> None:
         self._seconds = seconds
@@ -57,7 +69,7 @@ class Drain:
         self._deadline: float | None = None
 
     def listen(self) -> None:
-        """Take the signals over; only in the main thread."""
+        """Handle the signals. Call this in the main thread."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
 
@@ -68,12 +80,12 @@ class Drain:
 
     @property
     def is_asked(self) -> bool:
-        """Whether to read nothing new any more."""
+        """True if the worker is to read nothing new."""
         return self._deadline is not None
 
     @property
     def is_over(self) -> bool:
-        """Whether the time for the batch in hand is over, too."""
+        """True if the time for the entries in hand is over, too."""
         return self._deadline is not None and self._runtime.monotonic() >= self._deadline
 
 

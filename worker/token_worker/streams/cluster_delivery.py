@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from token_worker.backoff import BackOffSeconds
 from token_worker.errors import Unavailable
 from token_worker.redis.exchange import Exchange
 from token_worker.streams.delivery import Delivery
@@ -24,11 +25,8 @@ ROUND_MS = 100
 """How long a read waits for one slot before all slots are asked again. A request in another slot waits for at most this
 time, and an idle worker asks each slot ten times a second."""
 
-REST_SECONDS = 1.0
-"""How long a slot rests that could not be read."""
-
-LONGEST_REST_SECONDS = 30.0
-"""The rest is doubled up to this as long as the node does not answer in time."""
+REST_SECONDS = BackOffSeconds(1.0, 30.0)
+"""How long a slot rests that could not be read. The rest doubles as long as the node does not answer in time."""
 
 
 @dataclass
@@ -37,13 +35,13 @@ class _Rest:
 
     Attributes:
         error: why the slot could not be read.
-        seconds: how long it is not asked again.
+        failures: number of failures in a row that count for the length of the rest.
         until: time at which it is asked again. The next ``fetch`` sets it, because the failure took time that the
             ``now`` of its own ``fetch`` cannot tell.
     """
 
     error: Unavailable
-    seconds: float
+    failures: int
     until: float = math.inf
 
 
@@ -69,7 +67,7 @@ class ClusterDelivery(DeliveryProtocol):
 
     def fetch(self, now: float, block_ms: int) -> Exchange[Batch]:
         for rest in self._rests.values():
-            rest.until = min(rest.until, now + rest.seconds)
+            rest.until = min(rest.until, now + REST_SECONDS.after(rest.failures))
         for _ in range(max(1, block_ms // ROUND_MS)):
             for is_last in [*[False] * len(self._turns), True]:
                 wait_ms = min(ROUND_MS, block_ms) if is_last and not self.has_older(now) else 0
@@ -87,10 +85,10 @@ class ClusterDelivery(DeliveryProtocol):
         try:
             batch = yield from delivery.fetch(now, wait_ms)
         except Unavailable as error:
-            seconds = REST_SECONDS
+            failures = 1
             if delivery in self._rests and error.reason.endswith("TimeoutError"):
-                seconds = min(self._rests[delivery].seconds * 2, LONGEST_REST_SECONDS)
-            self._rests[delivery] = _Rest(error.with_traceback(None), seconds)  # its frames hold commands
+                failures += self._rests[delivery].failures
+            self._rests[delivery] = _Rest(error.with_traceback(None), failures)  # its frames hold commands
             return Batch([], isolated=False)
         self._rests.pop(delivery, None)
         return batch
