@@ -128,7 +128,7 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether the name of a host means this machine."""
+    """Return True if the name of a host means this machine."""
     return host in _LOOPBACK
 
 

@@ -20,13 +20,13 @@ from token_worker.redis.link import Link, RedisLink
 from token_worker.redis.script import Script
 
 REDIRECTS_MAX = 5
-"""How often one command is redirected. A command that is redirected more often fails as in an outage."""
+"""Most redirects of one command. A command that is redirected more often fails as in an outage."""
 
 NODE_SECONDS = 2.0
-"""How long to wait for a node; longer than any BLOCK and any script. All slots wait meanwhile."""
+"""Time-out of a node; longer than any BLOCK and any script. All slots wait meanwhile."""
 
 NODE_REST_SECONDS = 1.0
-"""How long a node is not asked after it did not answer in time, so that commands in a row do not each wait for it."""
+"""Rest of a node that did not answer in time. It is not asked meanwhile, so that not every command waits for it."""
 
 _KEY_AT = {
     **dict.fromkeys(("GET", "SET", "DEL", "UNLINK", "EXPIRE"), 1),

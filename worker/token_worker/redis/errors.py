@@ -63,7 +63,7 @@ def error_code(error: redis.RedisError) -> str:
 
 
 def is_from_primary(error: redis.RedisError) -> bool:
-    """Whether an error is an answer of a server that is still the primary, so that its connection can be used on."""
+    """Return True if an error comes from a server that is still the primary. Its connection can be used on."""
     return isinstance(error, redis.ResponseError) and error_code(error) not in _NOT_PRIMARY
 
 

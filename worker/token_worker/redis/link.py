@@ -23,7 +23,7 @@ from token_worker.redis.script import Script
 from token_worker.redis.wire import LimitedParser, Packer
 
 SOCKET_SECONDS = 5.0
-"""How long to wait for a reply; longer than any BLOCK that is asked for."""
+"""Time-out of a reply; longer than any BLOCK that is asked for."""
 
 IDLE_CHECK_SECONDS = 1.0
 """A connection that was idle for longer is checked before its next use, because its server may have been restarted."""

@@ -21,11 +21,11 @@ from token_worker.redis.errors import error_code
 from token_worker.redis.link import RedisLink
 
 SENTINEL_SECONDS = 1.0
-"""How long to wait for a Sentinel before the next one is asked."""
+"""Time-out of a Sentinel; then the next one is asked."""
 
 ROLE_SECONDS = 1.0
-"""How long a connection is used before its server is asked again whether it is the primary. A connection that is used
-less often asks before each use."""
+"""Age of the last answer to ROLE at which the server is asked again. A connection that is used less often asks before
+each use."""
 
 
 class SentinelLink(RedisLink):

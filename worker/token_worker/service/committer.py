@@ -70,7 +70,7 @@ class Committer:
 
     @property
     def is_in_flight(self) -> bool:
-        """Whether a commit was sent and is not finished."""
+        """True if a commit was sent and is not finished."""
         return self._in_flight is not None
 
     def drive(self, exchange: Exchange[T]) -> T:

@@ -127,7 +127,7 @@ class Handler:
         return Answer(entry, payload, decoded.reply_to, payload, facts)
 
     def _may_reply_to(self, route: Route, name: str) -> bool:
-        """Whether the route allows this stream. Names of keys and tokens, which may share the server, never are."""
+        """Return True if the route allows this stream. Names of keys and tokens are refused: they may be on this server."""
         return may_reply_to(route, name, self._all_keys) and not name.startswith(self._of_storage)
 
     def _run(self, items: list[TokenItem]) -> None:

@@ -7,11 +7,11 @@ from token_worker.streams.delivery_protocol import DeliveryProtocol
 from token_worker.streams.retention import AHEAD_MS, Retention, Trimmed
 
 TRIM_SECONDS = 0.02
-"""How long streams are trimmed in a row before work goes on: less than a batch of many entries takes."""
+"""Longest time that streams are trimmed in a row. A batch of many entries takes longer."""
 
 REST_RATIO = 4
-"""How many times as long the work goes on before there is more trimming. So trimming takes a fifth of the time at
-most. A worker answers some 60,000 requests a second and trims twenty times as many."""
+"""Time for work after trimming, as a multiple of the time that the trimming took. So trimming takes at most a fifth. A
+worker answers some 60,000 requests a second and trims twenty times as many."""
 
 
 class Maintenance:

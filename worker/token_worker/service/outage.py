@@ -13,7 +13,7 @@ BACK_OFF_SECONDS = BackOffSeconds(0.1, 5.0)
 """Waits while a server is unavailable. Each wait is up to one half shorter, at random."""
 
 NAP_SECONDS = 0.1
-"""How often a wait checks whether it is over."""
+"""Interval at which a wait checks that it is not over."""
 
 
 class BackOff:
@@ -90,7 +90,7 @@ class Drain:
 
 
 class Outage:
-    """How one worker waits for a server that is unavailable.
+    """Waits of one worker for unavailable servers.
 
     Attributes:
         drain: the request to drain. It ends all waits.

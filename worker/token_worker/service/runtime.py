@@ -11,7 +11,7 @@ from structlog.typing import FilteringBoundLogger
 
 
 class Runtime(NamedTuple):
-    """What a worker takes from its process and its host.
+    """Functions of the process and its host that a worker uses.
 
     Attributes:
         monotonic: seconds of a clock that never goes back.

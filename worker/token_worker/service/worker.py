@@ -40,7 +40,7 @@ from token_worker.telemetry.telemetry import Telemetry
 from token_worker.telemetry.trace_context import log_fields
 
 BLOCK_MS = 1000
-"""How long a read waits for new entries: less than the time-out of the socket, and short enough to see a drain soon."""
+"""Longest wait of a read for new entries: less than the time-out of the socket, and short enough to drain soon."""
 
 UNIT_ITEMS = 2000
 """Items handled together. They are counted before decoding, so that a batch of large requests is taken apart."""

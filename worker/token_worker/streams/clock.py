@@ -14,7 +14,7 @@ from token_worker.errors import ServerError
 from token_worker.redis.link import Link
 
 CLOCK_SECONDS: Final = 5.0
-"""How long an answer counts. It takes so long to notice that the server's clock was set."""
+"""Time for which an answer counts. It takes so long to notice that the server's clock was set."""
 
 
 class ServerClock:

@@ -22,11 +22,11 @@ from token_worker.streams.entry import Answer, Batch, Committed, Entry
 from token_worker.streams.routes import Route
 
 ROUND_MS = 100
-"""How long a read waits for one slot before all slots are asked again. A request in another slot waits for at most this
-time, and an idle worker asks each slot ten times a second."""
+"""Longest wait of a read for one slot before all slots are asked again. A request in another slot waits at most this
+long, and an idle worker asks each slot ten times a second."""
 
 REST_SECONDS = BackOffSeconds(1.0, 30.0)
-"""How long a slot rests that could not be read. The rest doubles as long as the node does not answer in time."""
+"""Rest of a slot that could not be read. The rest doubles as long as the node does not answer in time."""
 
 
 @dataclass

@@ -61,7 +61,7 @@ OLDER_IN_A_ROW = 50
 """Isolated tries before new entries get their turn. A batch of put-off entries counts as that many."""
 
 PAUSE_SECONDS = 5.0
-"""How long a route is paused whose streams cannot be used. The other routes go on."""
+"""Pause of a route whose streams cannot be used. The other routes go on."""
 
 _GROUP_GONE = frozenset({"NOGROUP", "UNBLOCKED"})
 

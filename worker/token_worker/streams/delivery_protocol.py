@@ -28,7 +28,7 @@ class DeliveryProtocol(ABC):
 
     @abstractmethod
     def has_older(self, now: float) -> bool:
-        """Whether ``fetch`` may claim an entry that was delivered before. Such a claim counts as a try."""
+        """Return True if ``fetch`` may claim an entry that was delivered before. Such a claim counts as a try."""
 
     @abstractmethod
     def fetch(self, now: float, block_ms: int) -> Exchange[Batch]:
@@ -61,7 +61,7 @@ class DeliveryProtocol(ABC):
     @property
     @abstractmethod
     def groups_made_again(self) -> int:
-        """How often consumer groups were missing and made again."""
+        """Number of times that consumer groups were missing and made again."""
 
     # -- ending the work on entries
 

@@ -27,7 +27,7 @@ FOUND_AT_ONCE = 500
 """Pending entries of other workers in one page. Several workers may find the same ones; one of them gets each."""
 
 RETRY_OWN_SECONDS = 2.0
-"""How long after entries were put off (a key is unavailable, say) they are tried again."""
+"""Time after which put-off entries are tried again. They were put off because a key is unavailable, say."""
 
 LONGEST_RETRY_SECONDS = 15.0
 """While servers are unavailable, all put-off entries are tried again and again. The rest after that is twice as long as
@@ -165,7 +165,7 @@ class Pending:
         return taken
 
     def _is_like(self, one: Candidate, other: Candidate) -> bool:
-        """Whether one claim may take both entries. A claim is conditional on the shortest idle time of its entries.
+        """Return True if one claim may take both entries. It is conditional on the shortest idle time of its entries.
 
         If their idle times differ much, it could take an entry away from a worker that got it after it was found.
         """
@@ -252,5 +252,5 @@ class Pending:
         return first or []
 
     def _is_unseen(self, candidate: Candidate) -> bool:
-        """Whether this own entry was delivered to this process by a command whose reply was lost."""
+        """Return True if this own entry was delivered to this process by a command whose reply was lost."""
         return candidate.deliveries == 1 and (candidate.route, candidate.id) not in self._suspects

@@ -33,19 +33,19 @@ TRIM = Script(__package__, "trim.lua", before="stream_info.lua")
 SWEEP = Script(__package__, "sweep.lua", before="stream_info.lua")
 
 INTERVAL_SECONDS = 10
-"""How often the streams of a route are trimmed."""
+"""Interval at which the streams of a route are trimmed."""
 
 SCRIPT_MS = 2
 """CPU time of the server that one script takes, about. Other users of the server wait for so long."""
 
 HOLD_SECONDS = 24 * 3600
-"""How long after their retention entries wait for a group whose readers are gone."""
+"""Time after their retention for which entries wait for a group whose readers are gone."""
 
 CONSUMER_IDLE_SECONDS = 3600
-"""How long a consumer without entries may be idle before it is removed."""
+"""Idle time after which a consumer without entries is removed."""
 
 AHEAD_MS = 1000
-"""How far ahead of the clock an id may lie before it is reported. Now and then clocks are set by less."""
+"""Milliseconds by which an id may lie ahead of the clock before it is reported. Now and then clocks are set by less."""
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Retention:
         """Streams to trim in the next round."""
 
     def is_due(self, now: float) -> bool:
-        """Whether to call ``tend`` now: once an interval, and then while there is more. ``now`` is monotonic time."""
+        """Return True if ``tend`` is to be called now: once an interval, and then while there is more to trim."""
         if now >= self._due:
             self._due = now + INTERVAL_SECONDS
             self._left = {route: route.streams for route in self._routes}

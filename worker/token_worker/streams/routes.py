@@ -22,10 +22,10 @@ from token_worker.acra.owner import Owner
 from token_worker.contract.messages import Op
 
 RESPONSE_SECONDS: Final = 86_400
-"""How long replies are kept."""
+"""Default retention of replies."""
 
 VALUE_RESPONSE_SECONDS: Final = 600
-"""How long replies are kept that can hold values in the clear."""
+"""Default retention of replies that can hold values in the clear."""
 
 MAX_RETENTION_SECONDS: Final = 10 * 365 * 86_400
 
@@ -140,7 +140,7 @@ def keys_of(routes: Iterable[Route]) -> frozenset[str]:
 
 
 def may_reply_to(route: Route, name: str, all_keys: frozenset[str]) -> bool:
-    """Whether a request on the route may have its reply sent to the stream ``name``.
+    """Return True if a request on the route may have its reply sent to the stream ``name``.
 
     Args:
         route: the route that the request came on.

@@ -17,7 +17,7 @@ from token_worker.redis.link import Link
 from token_worker.streams.stream_ids import after, order
 
 LOOK_AFTER_SECONDS: Final = 0.1
-"""How long a request may be without a reply before the shared stream is looked at. Most replies arrive earlier."""
+"""Age of a request without a reply at which the shared stream is looked at. Most replies arrive earlier."""
 
 LOOK_SECONDS: Final = 0.5
 """Shortest time between two looks."""
@@ -26,7 +26,7 @@ REFUSED_SECONDS: Final = 60.0
 """Shortest time between two looks if the server refuses them."""
 
 EARLIER_MS: Final = 1000
-"""How far before the time of a request the look begins, because clocks differ."""
+"""Time before a request at which the look begins, because clocks differ."""
 
 PAGE_REPLIES: Final = 500
 """Most replies that one command asks for."""

@@ -51,7 +51,7 @@ def check_id(text: str) -> str:
 
 
 def is_id(text: str) -> bool:
-    """Whether a text is a stream id in full."""
+    """Return True if a text is a complete stream id."""
     try:
         return check_id(text) == text
     except ValueError:

@@ -131,7 +131,7 @@ class Audit:
             raise Unavailable("audit", type(error).__name__) from None
 
     def _is_glued(self, written: int) -> bool:
-        """Whether the bytes that were just appended continue a cut line of another writer."""
+        """Return True if the bytes that were just appended continue a cut line of another writer."""
         start = os.lseek(self._file, 0, os.SEEK_CUR) - written
         return start > 0 and os.pread(self._file, 1, start - 1) != b"\n"
 
