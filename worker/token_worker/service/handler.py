@@ -127,7 +127,7 @@ class Handler:
         return Answer(entry, payload, decoded.reply_to, payload, facts)
 
     def _may_reply_to(self, route: Route, name: str) -> bool:
-        """Return True if the route allows this stream. Names of keys and tokens are refused: they may be on this server."""
+        """Return True if the route allows this stream, and no key or token can have its name on a shared server."""
         return may_reply_to(route, name, self._all_keys) and not name.startswith(self._of_storage)
 
     def _run(self, items: list[TokenItem]) -> None:
