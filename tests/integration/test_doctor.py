@@ -77,7 +77,7 @@ def test_bare_servers_are_full_of_findings(stack: Stack) -> None:
         assert "default" in found[f"{use}: user"]
         assert "append-only" in found[f"{use}: persistence"]
     assert "detokenize:requests: group" in found
-    assert "anybody" in found["detokenize:requests: who may detokenize"]
+    assert "anyone" in found["detokenize:requests: who may detokenize"]
 
 
 def test_eviction_is_a_finding(stack: Stack) -> None:

@@ -124,9 +124,9 @@ def test_verify_names_what_is_wrong(acras: Place, stack: Stack) -> None:
     acras.put(f"{acras.folder}/{NAME}123456", "")
     done = keys_command(stack, acras, "verify")
     assert done.returncode == 1
-    assert "other_client_hmac: not opened" in done.stderr
-    assert "third_client_hmac: not opened" in done.stderr
-    assert f"{NAME}123456: no kind" in done.stderr
+    assert "other_client_hmac: the master key does not open it" in done.stderr
+    assert "third_client_hmac: the master key does not open it" in done.stderr
+    assert f"{NAME}123456: not a key that" in done.stderr
 
 
 def test_show_says_what_is_known_and_no_key(acras: Place, stack: Stack) -> None:
