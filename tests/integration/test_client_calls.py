@@ -126,7 +126,7 @@ def test_no_more_requests_are_in_flight_than_may_be(streams_server: Valkey, fake
 
 
 def test_no_more_requests_are_in_flight_than_may_be_in_a_loop(streams_server: Valkey, fake_worker: FakeWorker) -> None:
-    """The same for tasks: a thousand calls at once, and never more than three of them sent."""
+    """Tasks wait for room, too: of a thousand calls at once, never more than three are sent."""
 
     async def main() -> None:
         async with in_loop(streams_server, max_in_flight=3) as client:

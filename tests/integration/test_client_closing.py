@@ -59,7 +59,7 @@ def _waiters(client: TokenClient) -> int:
 
 
 def test_closing_ends_calls_that_wait_in_a_loop(streams_server: Valkey, fake_worker: FakeWorker) -> None:
-    """The same for tasks, those that wait for room too."""
+    """Tasks get ``ClientClosed`` when the client closes, also tasks that wait for room."""
 
     async def main() -> None:
         client = in_loop(streams_server, max_in_flight=2)
@@ -128,7 +128,7 @@ def test_own_stream_is_made_with_a_time_to_live_and_removed(
 
 
 def test_unclosed_client_of_a_loop_is_told_and_closed(streams_server: Valkey, fake_worker: FakeWorker) -> None:
-    """The same for one whose event loop is gone."""
+    """A client whose event loop is gone warns, ends its threads and removes its stream."""
 
     async def main() -> None:
         client = in_loop(streams_server)

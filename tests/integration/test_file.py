@@ -496,7 +496,7 @@ def test_refusals_for_all_rows_end_the_run(stack: Stack, tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("worker")
 def test_a_full_standard_output_is_told(stack: Stack, tmp_path: Path) -> None:
-    """The same for a pipe or device."""
+    """A full device as standard output is an error of one line, with the reason."""
     source = tmp_path / "in.csv"
     source.write_bytes(customers(10))
     with Path("/dev/full").open("wb") as full:

@@ -169,7 +169,7 @@ def test_shared_request_is_good_as_long_as_any_of_its_calls(ends: tuple[float, .
 
 
 def test_full_request_does_not_wait() -> None:
-    """As many items as one request takes go at once, whatever the time to gather."""
+    """Items that fill a request are sent at once, without waiting for ``batch_ms``."""
     caller = Caller(RequestLimits(items=3), gather_seconds=60.0)
     caller.call(["a", "b"], now=1.0)
     assert caller.requests.next_at() == 61.0

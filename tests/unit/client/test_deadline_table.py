@@ -18,7 +18,7 @@ def call_until(deadline: float) -> Call:
 
 
 def test_call_is_taken_once() -> None:
-    """Of all that would end a call, one does."""
+    """A call can be taken from the table only once, so that it ends once."""
     calls, call = DeadlineTable(), call_until(5.0)
     assert calls.add(call)
     assert calls.take(call)

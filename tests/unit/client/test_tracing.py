@@ -161,7 +161,7 @@ def test_unsampled_trace_is_passed_on_without_a_span(sdk: Sdk) -> None:
 
 
 class NoSpans(trace.NoOpTracer):
-    """As OpenTelemetry had it for long."""
+    """A tracer like the NoOpTracer of older OpenTelemetry: it drops the context of the parent."""
 
     def start_span(self, *args: object, **kwargs: object) -> trace.Span:
         return trace.INVALID_SPAN

@@ -265,7 +265,7 @@ def test_payload_over_the_limit(format: Format) -> None:
 
 @formats
 def test_items_up_to_the_limit(format: Format) -> None:
-    """As many items as allowed are taken."""
+    """A request with the largest allowed number of items is accepted."""
     payload = pack(BASE | {"items": [{"type": "str", "value": "x"}] * 5}, format)
     decoded = decode(payload, LIMITS)
     assert decoded.request is not None

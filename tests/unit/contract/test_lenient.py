@@ -241,7 +241,7 @@ def test_expensive_payloads_are_answered_in_linear_time(name: str) -> None:
 
 
 def test_steps_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a payload with too many tokens no more is looked at than the bound: what is behind counts as cut off."""
+    """A walk over a payload stops at the bound of tokens: the rest counts as cut off."""
     monkeypatch.setattr(spans, "STEPS_MAX", 1000)
     for count, op in ((300, Op.TOKENIZE), (600, None)):
         payload = b'{"id":"r-1","value":[' + b"[],a" * count + b'],"op":"tokenize"}'
@@ -310,7 +310,7 @@ def test_one_readable_id_is_answered(parts: list[bytes], changes: list[tuple[flo
 )
 @settings(max_examples=300, deadline=None)
 def test_one_readable_id_is_answered_in_msgpack(parts: list[bytes], changes: list[tuple[float, bytes, int]]) -> None:
-    """The same for MessagePack."""
+    """If another reader finds a single id at the top of damaged MessagePack, the producer is answered."""
     payload = b"\x83" + b"".join(parts)
     for where, new, cut in changes:
         at = 1 + int(where * (len(payload) - 1))

@@ -233,7 +233,7 @@ def test_refusals_are_told_by_row_and_column() -> None:
 
 
 def test_values_are_sent_once_unless_each_gets_its_own_token() -> None:
-    """The same value of a column is sent once a chunk; where tokens are not consistent, each is, and has its own."""
+    """A value that occurs several times is sent once for each chunk. With inconsistent tokens, each gets its own."""
     form, lines = delimited(b"a,b\nx,x\ny,\n\nx,y\n0\nx,z\n", "a=str", "b=str")
     for dedupe, count in ((True, 5), (False, 7)):
         [chunk] = chunks(form, [lines], 0, dedupe=dedupe)
@@ -559,7 +559,7 @@ SHAPES = st.fixed_dictionaries(
 
 
 def upper(record: Any, path: Sequence[str], changed: Callable[[str], str]) -> Any:
-    """The same record with a changed value at a path; a second implementation."""
+    """Return a record with a changed value at a path: a second implementation."""
     if not path:
         return changed(record) if record else record
     if record is None:
@@ -647,6 +647,6 @@ def test_types_are_guessed_among_those_that_a_column_may_have() -> None:
 
 @given(st.text(min_size=1))
 def test_examples_are_masked(text: str) -> None:
-    """Of an example only the kinds of its characters are shown."""
+    """An example shows only the kinds of its characters."""
     assert not {character for character in mask(text) if character.isalnum()} - {"x", "9"}
     assert len(mask(text)) <= 31

@@ -121,7 +121,7 @@ def test_the_delimiter_that_was_meant_is_told(header: bytes, more: dict[str, Any
 
 
 def test_the_delimiter_that_was_meant_is_told_without_header() -> None:
-    """The same where columns are numbers."""
+    """The delimiter that was meant is named also if columns are numbers."""
     with pytest.raises(OperatorError, match="the columns are 1 to 1; --delimiter ';' would find them"):
         take(b"x;y\n", "1=str", "2=str", header=False)
 

@@ -159,7 +159,7 @@ class Held(Client):
         self._after = after
 
     def away(self) -> str | None:
-        """Why, first; then nothing, and after some more looks the answer comes."""
+        """Return a reason on the first call, and None afterwards. Answer after the given number of calls."""
         self.looks += 1
         if self.looks == self._after:
             for future, found in self.held:

@@ -105,7 +105,8 @@ _ABOUT = frozenset(
 """A column with one of these words is about the data, and does not hold the data itself: ``email_verified``."""
 
 _KEYS = frozenset({"id", "ids", "key", "code"})
-"""The same, unless the word belongs to the usual name: ``address_id`` is about it, ``postal_code`` is the data."""
+"""More such words, unless the word belongs to the usual name: ``address_id`` is about an address, ``postal_code`` is
+data."""
 
 FEWEST_CHARACTERS = 3
 """Shortest personal value of a column that is detected by its name. Flags and counts are shorter."""

@@ -34,7 +34,7 @@ BYTES_IN_FLIGHT = 4 << 20
 """Most bytes of these chunks in memory, unless a single chunk has more."""
 
 MAX_SENDS = 5
-"""How often a value is sent at most, if the answers say that it may be sent again."""
+"""Most times that a value is sent, if the answers say that it may be sent again."""
 
 BACK_OFF_SECONDS = BackOffSeconds(0.1, 5.0)
 """Shortest and longest pause before a value is sent again. The pause doubles each time, and is up to half shorter."""

@@ -26,7 +26,7 @@ PREFIX: Final = "TOKEN_WORKER_"
 ROUTE_EXAMPLE: Final = '{"requests": "in", "responses": "out", "ops": ["tokenize"]}'
 
 Text = Annotated[str, Meta(min_length=1)]
-Name = Annotated[str, Meta(pattern=r"^[!-~]+\Z", max_length=256)]
+PrintableName = Annotated[str, Meta(pattern=r"^[!-~]+\Z", max_length=256)]
 
 
 def _means(meaning: str, *, default: str | None = None, expected: str | None = None) -> Meta:
@@ -61,7 +61,7 @@ class PlainOptions(_SecretsHidden, frozen=True, kw_only=True):
         Meta(ge=0, le=86_400),
         _means("how long workers still seal with the old key after a rotation; beside Acra `600`"),
     ] = 0
-    group: Annotated[Name, _means("consumer group of the workers")] = "token-workers"
+    group: Annotated[PrintableName, _means("consumer group of the workers")] = "token-workers"
     batch_size: Annotated[int, Meta(ge=1, le=10_000), _means("most entries in a batch")] = 500
     max_items: Annotated[int, Meta(ge=1, le=10_000), _means("most items in a request")] = 1000
     max_value_bytes: Annotated[int, Meta(ge=1, le=2**24), _means("most bytes in a value")] = 65_536
@@ -167,7 +167,8 @@ class Options(SharedOptions, frozen=True, kw_only=True):
         ),
     ] = None
     consumer: Annotated[
-        Name | None, _means("name of the consumer, unique to this process", default="host, process, random suffix")
+        PrintableName | None,
+        _means("name of the consumer, unique to this process", default="host, process, random suffix"),
     ] = None
     http_address: Annotated[
         Annotated[str, Meta(pattern=r"^(off|.+:[0-9]{1,5})\Z")],
