@@ -2,7 +2,7 @@
 
 - *keys away*: requests of a client whose key nobody has cached are put off, and answered soon after the keys are back;
 - *memory full*: the server of the streams is at its limit while requests go on coming; trimming frees it;
-- *replies to claims lost*: of entries that are tried alone, many more often than a request may be tried.
+- *replies to claims lost*: of entries that are isolated, many more often than a request may be tried.
 """
 
 import random

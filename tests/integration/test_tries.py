@@ -40,7 +40,7 @@ def requests_of_a_dead_worker(stack: Stack, count: int, *, put_off: bool) -> Bat
     return producer
 
 
-@pytest.mark.parametrize("put_off", [False, True], ids=["tried alone", "put off"])
+@pytest.mark.parametrize("put_off", [False, True], ids=["isolated", "put off"])
 def test_claims_whose_replies_are_lost_count_as_no_try(stack: Stack, streams_server: Valkey, put_off: bool) -> None:
     """Each entry's claim is done and its reply lost: the entries are claimed again, and none is given up."""
     producer = requests_of_a_dead_worker(stack, ENTRIES, put_off=put_off)

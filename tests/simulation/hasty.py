@@ -37,8 +37,8 @@ class AuditsAfterwards(Worker):
             self._later.detokenize(answers)
 
 
-class AuditsNoneAlone(Worker):
-    """Writes no line for entries that are tried alone."""
+class AuditsNoneIsolated(Worker):
+    """Writes no line for isolated entries."""
 
     def _is_left_out(self, _entry: Entry) -> bool:
         return True
@@ -51,7 +51,7 @@ class AuditsNoneAlone(Worker):
         self._audit = audit
 
 
-class AuditsNoneGivenUp(AuditsNoneAlone):
+class AuditsNoneGivenUp(AuditsNoneIsolated):
     """Writes no line for entries that are given up."""
 
     def _is_left_out(self, entry: Entry) -> bool:

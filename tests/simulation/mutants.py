@@ -9,8 +9,8 @@ from simulation.events import Id
 from simulation.handling import PuppetHandler
 from simulation.hasty import (
     AuditsAfterwards,
-    AuditsNoneAlone,
     AuditsNoneGivenUp,
+    AuditsNoneIsolated,
     ConfirmsAllTokens,
     ConfirmsConsistent,
     ConfirmsFirstTries,
@@ -385,7 +385,7 @@ MUTANTS: dict[str, Mutant] = {
     "commit in flight forgotten": Mutant(150, committer=_ForgetsItsCommit),
     "streams asked before the commit in flight is finished": Mutant(50, committer=_AsksTooSoon),
     "audit after the commit": Mutant(20, worker=AuditsAfterwards),
-    "no audit of what is tried alone": Mutant(50, worker=AuditsNoneAlone),
+    "no audit of isolated entries": Mutant(50, worker=AuditsNoneIsolated),
     "no audit of what is given up": Mutant(100, worker=AuditsNoneGivenUp),
     "replies while the audit is away": Mutant(50, worker=RepliesUnaudited),
     "no confirmation of what was taken again": Mutant(50, handler=ConfirmsFirstTries),

@@ -6,7 +6,7 @@ The ledger believes only the changes on the server. It counts the troubles that 
 - *again*: its group was lost after it was answered, and the low-water mark did not tell so;
 - *hidden*: the clock of the server was set back, and it was sent to a stream that was deleted and made again by a
   producer, and had come as far as the mark of the stream before when its group was made;
-- *given up*: as many tries alone as are allowed ended by a kill or a stall, so it is a dead letter; or by an outage
+- *given up*: as many isolated tries as are allowed ended by a kill or a stall, so it is a dead letter; or by an outage
   that lasted for longer than the claim time, if another worker saw that try before it was taken back.
 
 So an outage, a refused command or a lost reply counts as no try: a worker takes it back before its next claim. An entry
@@ -56,7 +56,7 @@ class Request:
         is_answerable: whether it has to be answered as it is; else it is a dead letter.
         is_poison: whether it makes every try fail.
         settled_in: which group of the stream, counted from 1, has acknowledged it last; 0: none.
-        causes: tries alone that failed for another cause than an outage.
+        causes: isolated tries that failed for another cause than an outage.
         late: tries that were taken back when another worker may have seen them counted.
         put_off_by: the worker that put it off out of a batch, and has still to take back that it was delivered.
     """
@@ -158,7 +158,7 @@ class PromiseLedger:
         return entry in self._streams[key].requests
 
     def failed(self, worker: str, key: str) -> None:
-        """This worker's try alone on a stream, if it is at one, failed for another cause than an outage."""
+        """This worker's isolated try on a stream, if it is at one, failed for another cause than an outage."""
         request = self._trying.pop((worker, key), None)
         if request is not None:
             request.causes += 1
@@ -290,7 +290,7 @@ class PromiseLedger:
             case ("XREADGROUP", *rest):
                 for place in [(worker, key) for key in rest if (worker, key) in self._unsure]:
                     self._unsure[place] += 1
-                    if self._unsure[place] > 1:  # one is allowed between many tries alone
+                    if self._unsure[place] > 1:  # one is allowed between many isolated tries
                         raise Broken(f"{worker} reads {place[1]} on, and has not looked at what a failed read brought")
 
     def _note_answer(self, worker: str, event: Added, answered: dict[tuple[bytes, Id], list[str]]) -> None:
@@ -384,7 +384,7 @@ class PromiseLedger:
         if event.deliveries_before - 1 > request.causes + request.late:
             raise Broken(f"{request}: a try is still counted that failed for an outage")
         if request.put_off_by == worker:
-            raise Broken(f"{request}: was put off out of a batch, and is tried alone for it")
+            raise Broken(f"{request}: was put off out of a batch, and is isolated for it")
         self._trying[worker, event.key.decode()] = request
 
     def _note_deleted(self, event: Deleted) -> None:

@@ -372,7 +372,7 @@ def claimed(command: Any) -> Any:
 
 @pytest.mark.parametrize("mine", [True, False])
 def test_entries_that_were_put_off_come_as_one_batch(mine: bool) -> None:
-    """A delivery count of 0 says that an entry was put off: such are claimed at once, others are tried alone after."""
+    """A delivery count of 0 says that an entry was put off: such are claimed at once, others are isolated after."""
     subject = delivery()
     found = pending((b"5-0", 0), (b"6-0", 1), (b"7-0", 0), mine=mine)
     server = Scripted(XPENDING=found, XCLAIM=claimed)
@@ -487,7 +487,7 @@ def test_full_page_is_followed_by_the_next() -> None:
 
 
 def test_no_read_waits_while_entries_of_dead_workers_are_known() -> None:
-    """After as many tries alone as are allowed in a row a read does not wait, if there may be more on the next page."""
+    """After the allowed isolated tries in a row a read does not wait, if there may be more on the next page."""
     subject = delivery()
     server = Scripted(XPENDING=endless(1, mine=False), XCLAIM=claimed)
     while len(server.named("XCLAIM")) < 2 * FOUND_AT_ONCE:

@@ -203,7 +203,7 @@ class Worker:
                     entries = self._renew(entries)
             except Exception:  # noqa: BLE001 - a defect must not stop the other entries: each is isolated next
                 names = log_fields(entries[0]) if isolated else {}
-                self._log.exception("batch failed", entries=len(entries), alone=isolated, **names)
+                self._log.exception("batch failed", entries=len(entries), isolated=isolated, **names)
                 self._delivery.suspect(entries, self._monotonic())
                 return
             else:

@@ -68,7 +68,7 @@ class Metrics:
         self._requests = count("token_worker_requests", "Replies written.", "stream", "status")
         self._items = count("token_worker_items", "Values and tokens handled.", "op", "type", "outcome")
         self._redeliveries = count(
-            "token_worker_redeliveries", "Entries tried alone after an earlier delivery.", "stream"
+            "token_worker_redeliveries", "Isolated tries of entries after an earlier delivery.", "stream"
         )
         self._suppressed = count("token_worker_replies_suppressed", "Replies another worker had written already.")
         self._dead_letters = count("token_worker_dead_letters", "Entries moved to a dead-letter stream.", "reason")
