@@ -74,9 +74,11 @@ class CommitScripts(DeliveryProtocol):
             total.suppressed += statuses.count(0)
             if len(statuses) > len(answers):
                 total.refused[route.responses] = statuses.pop().decode()
-                total.stuck += [it.entry for it, status in zip(answers, statuses, strict=True) if status == 3]
+                total.stuck += [answer.entry for answer, status in zip(answers, statuses, strict=True) if status == 3]
             if targets:
-                total.forbidden += [it.entry for it, status in zip(answers, statuses, strict=True) if status == 2]
+                total.forbidden += [
+                    answer.entry for answer, status in zip(answers, statuses, strict=True) if status == 2
+                ]
             return
         # The server refused the script as a whole because of one of its targets, before anything was done.
         if len(answers) == 1:
