@@ -138,7 +138,7 @@ def _commands(files: list[Path], tests: list[Path]) -> Iterator[list[str]]:
         yield ["ruff", "format", "--check", *sources]
     if files:
         yield ["codespell_lib", *(str(file.relative_to(ROOT)) for file in files)]
-    if any(file.is_relative_to(ROOT / "worker") for file in files):
+    if any(file.is_relative_to(ROOT / "worker" / "token_worker") for file in files):
         yield ["harness.layers"]
     if tests:
         processes = ["--numprocesses=2"] if len(tests) > MANY_FILES else []
