@@ -160,7 +160,7 @@ def test_names_of_nobody_are_looked_for_at_a_bounded_rate(
 ) -> None:
     """If each name costs a request, names without a key wait for their turn; existing keys cost no turn."""
     monkeypatch.setattr("token_worker.keys.cache.WAIT_SECONDS", 0)
-    cache = KeyCache(store, MASTER_KEY, clock=clock, lookups=aside, absent_a_second=100)
+    cache = KeyCache(store, MASTER_KEY, clock=clock, lookups=aside, absent_lookups_per_second=100)
     asked = 0
     for turn in range(50):
         owners = [Owner("client", f"nobody-{turn}-{number}") for number in range(500)]

@@ -438,7 +438,7 @@ def test_claim_whose_reply_was_lost_is_settled_before_the_next() -> None:
     batch, commands = run(subject.fetch(2.0, 1000), Scripted(XPENDING=found, XCLAIM=claimed))
     assert commands[0] == RunScript(UNCOUNT, ("in",), ("group", "me", b"5-0", 2))
     assert [(entry.id, entry.deliveries) for entry in batch.entries] == [(b"5-0", 2)]
-    _, commands = run(subject.settle(), Scripted())
+    _, commands = run(subject.uncount_tries(), Scripted())
     assert commands == []
 
 
@@ -461,7 +461,7 @@ def test_tries_of_a_lost_group_are_forgotten() -> None:
     subject = delivery()
     gone = Scripted(uncount=ServerError("streams", "NOGROUP"))
     run(subject.put_off([Entry(ROUTE, b"5-0", {})], 0.0), gone)
-    _, commands = run(subject.settle(), Scripted())
+    _, commands = run(subject.uncount_tries(), Scripted())
     assert commands == []
 
 

@@ -101,7 +101,7 @@ class Measured(NamedTuple):
 def measure(routes: Sequence[Route], group: str) -> Exchange[Measured]:
     """Measure all groups of all streams. Includes ``group`` of each request stream, even if it does not exist."""
     seconds, micros = yield ("TIME",)
-    server = _ServerFacts(int(seconds) * 1000 + int(micros) // 1000, (yield from _counts_trimmed_entries()))
+    server = _ServerFacts(int(seconds) * 1000 + int(micros) // 1000, (yield from _lag_is_unreliable()))
     found = Measured([], {}, {}, {})
     for route in routes:
         try:
@@ -137,7 +137,7 @@ def _note_ids(stream: str, ends: StreamEnds, server: _ServerFacts, found: Measur
         found.ids[stream] = finding
 
 
-def _counts_trimmed_entries() -> Exchange[bool]:
+def _lag_is_unreliable() -> Exchange[bool]:
     """True if trimmed entries that nobody had read make this server's lag wrong for ever (Redis 7.0)."""
     try:
         info: bytes = yield "INFO", "server"

@@ -88,7 +88,7 @@ class KeyCache:
         wall: Unix seconds.
         lookups, history: do the look-ups in the background. By default they are done at once, and only when a key is
             too old.
-        absent_a_second: owners without a key that the key storage is asked for in a second; more have to wait.
+        absent_lookups_per_second: look-ups of owners without a key that the key storage gets; more have to wait.
         settling_seconds: how long after a rotation the key before still seals.
         history_seconds: how long a search of the history counts.
 
@@ -108,7 +108,7 @@ class KeyCache:
         wall: Callable[[], float] = time.time,
         lookups: Executor | None = None,
         history: Executor | None = None,
-        absent_a_second: float = float("inf"),
+        absent_lookups_per_second: float = float("inf"),
         settling_seconds: float = 0,
         history_seconds: float = AGE_SECONDS,
     ) -> None:
@@ -123,7 +123,7 @@ class KeyCache:
         self._settling_seconds = settling_seconds
         self._history_seconds = history_seconds
         self._cached: OrderedDict[Owner, CachedKeys] = OrderedDict()
-        self._absent = AbsentOwners(absent_a_second)
+        self._absent = AbsentOwners(absent_lookups_per_second)
         self._data_keys = DataKeyCache()
         self._jobs: deque[tuple[list[Owner], float, _Answer]] = deque()
         self._asked: dict[Owner, _Answer] = {}

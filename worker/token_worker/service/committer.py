@@ -166,7 +166,9 @@ class Committer:
             self.drive(self._delivery.put_off(entries, self._monotonic()))
         except Unavailable as error:
             self._log.warning(
-                "entries will be given back when the server is available", entries=len(entries), reason=error.reason
+                "tries of entries will be uncounted when the server is available",
+                entries=len(entries),
+                reason=error.reason,
             )
 
     def _leave_stuck(self, done: Committed) -> None:

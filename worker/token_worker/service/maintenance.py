@@ -66,7 +66,7 @@ class Maintenance:
         """Remove this worker's consumer from the groups. It stays where it holds entries: others take these over."""
         away = self._delivery.away
         try:
-            self._committer.drive(self._delivery.settle())
+            self._committer.drive(self._delivery.uncount_tries())
             done = self._committer.drive(self._retention.leave(away))
         except Unavailable as error:
             self._log.warning("consumer was not removed", reason=str(error))

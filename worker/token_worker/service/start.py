@@ -44,7 +44,7 @@ T = TypeVar("T")
 GARBAGE_OBJECTS = 50_000
 """New objects after which cycles are looked for: a few batches. The work makes none, only errors do."""
 
-ABSENT_A_SECOND = 200.0
+ABSENT_LOOKUPS_PER_SECOND = 200.0
 """Names without a key that Vault is asked for: a request each. Redis is asked for all of a batch at once."""
 
 
@@ -107,7 +107,7 @@ def _key_cache(settings: Settings, store: KeyStore, master_key: bytes, previous:
         previous_master_key=previous,
         lookups=ThreadExecutor("keys"),
         history=ThreadExecutor("key history"),
-        absent_a_second=ABSENT_A_SECOND if settings.keys_source == "vault" else float("inf"),
+        absent_lookups_per_second=ABSENT_LOOKUPS_PER_SECOND if settings.keys_source == "vault" else float("inf"),
         settling_seconds=settings.key_settling_seconds,
     )
 

@@ -127,8 +127,8 @@ class ClusterDelivery(DeliveryProtocol):
     def put_off(self, entries: Sequence[Entry], now: float) -> Exchange[None]:
         return self._of[entries[0].route].put_off(entries, now)
 
-    def settle(self) -> Exchange[None]:
+    def uncount_tries(self) -> Exchange[None]:
         """Uncount deliveries as ``Delivery`` does, in slots whose node is available."""
         for delivery in self._turns:
             if delivery not in self._rests:
-                yield from delivery.settle()
+                yield from delivery.uncount_tries()

@@ -118,7 +118,7 @@ class Delivery(CommitScripts):
             yield from self._make_groups(now)
             if not self._active():
                 raise Unavailable("streams", "no route can be served")  # noqa: TRY301 - waits as for a server
-            yield from self._uncounted.settle()
+            yield from self._uncounted.uncount_tries()
             older = yield from self._fetch_older(now)
             if older is not None:
                 return older
@@ -310,10 +310,10 @@ class Delivery(CommitScripts):
         for entry in entries:
             self._uncounted.add(entry.route, {entry.id: entry.deliveries})
         self._pending.look_again(now)
-        yield from self._uncounted.settle()
+        yield from self._uncounted.uncount_tries()
 
-    def settle(self) -> Exchange[None]:
-        return self._uncounted.settle()
+    def uncount_tries(self) -> Exchange[None]:
+        return self._uncounted.uncount_tries()
 
     def renew(self, entries: Sequence[Entry]) -> Exchange[list[Entry]]:
         kept: list[Entry] = []

@@ -97,7 +97,7 @@ class DeliveryProtocol(ABC):
         """
 
     @abstractmethod
-    def settle(self) -> Exchange[None]:
+    def uncount_tries(self) -> Exchange[None]:
         """Uncount all deliveries that must not count and are not uncounted yet.
 
         Raises:

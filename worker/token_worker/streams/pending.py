@@ -210,7 +210,7 @@ class Pending:
         unseen = [candidate.id for candidate in found if page.is_own and self._is_unseen(candidate)]
         if unseen:
             self._uncounted.add(page.route, dict.fromkeys(unseen, 1))
-            yield from self._uncounted.settle()
+            yield from self._uncounted.uncount_tries()
             found = yield from self._look(page)
         if self._pages and self._pages[0] is page:
             self._pages.popleft()

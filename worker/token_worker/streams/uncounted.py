@@ -52,7 +52,7 @@ class UncountedTries:
         """Let a try count after all."""
         self._open.get(route, {}).pop(entry_id, None)
 
-    def settle(self) -> Exchange[None]:
+    def uncount_tries(self) -> Exchange[None]:
         """Uncount all remembered tries, except of entries that another worker has by now.
 
         Raises:
