@@ -165,4 +165,5 @@ def test_entry_that_kills_workers_is_given_up(streams: Valkey, storage_server: V
         replies = stack.wait_for_replies(len(requests))
         assert {reply["status"] for reply in replies} == {"ok"}
         shown = stack.run("dead-letters", "list", "--json")
+        assert shown.returncode == 0, shown.stderr
         assert [msgspec.json.decode(line)["entry"] for line in shown.stdout.splitlines()] == [large.decode()]

@@ -204,6 +204,21 @@ def test_started_script_that_fails_raises_at_the_end(streams_server: Valkey) -> 
     assert subject.call("PING") == b"PONG"
 
 
+@pytest.mark.parametrize("is_started", [False, True])
+def test_script_that_takes_too_long_is_told_as_such(streams_server: Valkey, *, is_started: bool) -> None:
+    """The reason is the time-out, also if the server did not know the script before."""
+    subject = RedisLink("streams", RedisSettings(url=streams_server.url), seconds=0.2)
+    script = Script("token_worker.streams", "commit.lua")
+    script.source = b"local t = redis.call('TIME')[1] while redis.call('TIME')[1] - t < 2 do end"
+    script.sha = "0" * 40
+    if is_started:
+        subject.start_script(script, [], [])
+    with pytest.raises(Unavailable) as caught:
+        subject.finish_script() if is_started else subject.run(script, [], [])
+    assert caught.value.reason == "TimeoutError"
+    assert link(streams_server.url).call("PING") == b"PONG"  # waits for the end of the script
+
+
 def test_error_in_a_script_is_not_taken_for_an_unknown_one(streams_server: Valkey) -> None:
     """A script that fails is not run a second time."""
     subject = link(streams_server.url)

@@ -11,7 +11,7 @@ import msgspec
 
 from token_worker.admin.pages import Pages
 from token_worker.admin.payloads import fields_of, read_message
-from token_worker.admin.stream_ends import StreamEnds, age_seconds, read_ends
+from token_worker.admin.stream_ends import StreamEnds, age_seconds, is_time, read_ends
 from token_worker.redis.exchange import Exchange
 from token_worker.streams.retention import AHEAD_MS
 from token_worker.streams.routes import Route
@@ -71,20 +71,29 @@ class DeadLetters:
             return []
         page = yield from self._pages.read(self.stream, self._start)
         self._start = after(page[-1][0]) if page else None
-        return [self._describe(entry_id, raw) for entry_id, raw in page]
+        return (yield from self._describe_all(page))
 
     def find(self, letter: str) -> Exchange[list[tuple[DeadLetter, bytes]]]:
         """Read the dead letter with this id, if it is in this stream."""
         yield from self._prepare()
         found = yield "XRANGE", self.stream, letter, letter
-        return [self._describe(entry_id, raw) for entry_id, raw in found]
+        return (yield from self._describe_all(found))
 
     def _prepare(self) -> Exchange[None]:
-        """Read the clock and the ends of the stream once; ages need them."""
-        if self._ends is None:
+        """Read the server's clock once; ages need it."""
+        if not self._now_ms:
             seconds, micros = yield ("TIME",)
             self._now_ms = int(seconds) * 1000 + int(micros) // 1000
+
+    def _describe_all(self, page: Sequence[Any]) -> Exchange[list[tuple[DeadLetter, bytes]]]:
+        """Describe entries.
+
+        The ends of the stream are read only if an id is no time. The server copies the first and the last entry for
+        that, which takes seconds if they are large.
+        """
+        if self._ends is None and not all(is_time(entry_id, self._now_ms) for entry_id, _ in page):
             self._ends = yield from read_ends(self._route, self.stream)
+        return [self._describe(entry_id, raw) for entry_id, raw in page]
 
     def _describe(self, entry_id: bytes, raw: Sequence[bytes]) -> tuple[DeadLetter, bytes]:
         fields = fields_of(raw)

@@ -99,6 +99,11 @@ def read_ends(route: Route, stream: str) -> Exchange[StreamEnds]:
     return StreamEnds(length, first, last, last_given, notes, groups)
 
 
+def is_time(entry_id: bytes, now_ms: int) -> bool:
+    """Return True if an id can be the time at which its entry was added: it is not ahead of the clock, nor a number."""
+    return _FIRST_TIME_MS <= order(entry_id)[0] <= now_ms + AHEAD_MS
+
+
 def age_seconds(entry_id: bytes | None, ends: StreamEnds, now_ms: int) -> float | None:
     """The age of an entry, by its id and the noted arrivals. None if there is no entry, or its age is unknown."""
     if entry_id is None:
@@ -109,7 +114,7 @@ def age_seconds(entry_id: bytes | None, ends: StreamEnds, now_ms: int) -> float 
         (at_ms, noted) for at_ms, noted in ends.notes if at_ms <= now_ms and order(noted) <= order(ends.last_given)
     ]
     here_by = min([at_ms for at_ms, noted in notes if order(entry_id) <= order(noted)], default=None)
-    if _FIRST_TIME_MS <= ms <= now_ms + AHEAD_MS:
+    if is_time(entry_id, now_ms):
         ages = [0, now_ms - ms, *([] if here_by is None else [now_ms - here_by])]
         return max(ages) / 1000
     not_before = max([at_ms for at_ms, noted in notes if order(noted) < order(entry_id)], default=here_by)

@@ -10,6 +10,7 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import redis
@@ -97,10 +98,9 @@ class Link(ABC):
 
     def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         """Run a script and return its reply; errors as by ``call``."""
-        try:
+        with suppress(ScriptUnknownError):
             return self.call(f"EVALSHA{script.suffix}", script.sha, len(keys), *keys, *args)
-        except ScriptUnknownError:
-            return self.call(f"EVAL{script.suffix}", script.source, len(keys), *keys, *args)
+        return self.call(f"EVAL{script.suffix}", script.source, len(keys), *keys, *args)
 
 
 class RedisLink(Link):
@@ -194,10 +194,9 @@ class RedisLink(Link):
             raise RuntimeError("no script was started")
         if started.error is not None:
             raise started.error
-        try:
+        with suppress(ScriptUnknownError):
             return self._receive()
-        except ScriptUnknownError:
-            return self.call("EVAL", started.script.source, len(started.keys), *started.keys, *started.args)
+        return self.call("EVAL", started.script.source, len(started.keys), *started.keys, *started.args)
 
     def _send(self, command: Sequence[Any]) -> None:
         try:
