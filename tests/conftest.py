@@ -29,6 +29,14 @@ if settings.get_current_profile_name() == "default":  # with CI set, hypothesis 
 
 TREE = Path(__file__).parents[1] / "worker"
 
+LONGEST = {
+    "test_every_fault_happens_and_what_is_promised_holds",
+    "test_workers_killed_at_every_command_answer_every_request_once",
+    "test_types_generated_from_asyncapi",
+    "test_master_key_is_replaced_under_load",
+}
+"""Tests of more than half a minute."""
+
 Say = Callable[[str], None]
 _SAID = "said"
 
@@ -48,6 +56,12 @@ def pytest_configure() -> None:
             f"the tests would run a copy of the package, and would not see an edit of the tree: {found}\n"
             "Use scripts/check, or link the package to the tree: pip install --editable . (or set TEST_INSTALLED=1)"
         )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest tests: else one of them may run alone at the end, while all other processes are idle."""
+    items.sort(key=lambda item: getattr(item, "originalname", "") not in LONGEST)
 
 
 @pytest.fixture
