@@ -78,7 +78,16 @@ class Project:
         if file.suffix == ".py":
             modules = set(self._modules(file))
             return {user for user, names in self._imports.items() if names & modules}
+        if file.suffix == ".md":
+            return self._readers(file)
         return {user for user, text in self._texts.items() if f'{file.name}"' in text}
+
+    def _readers(self, page: Path) -> set[Path]:
+        """Sources that name a page or its folder, and those that use the test tools among them."""
+        names = [f'{page.name}"'] if page.parent == self._root else [f'{page.name}"', f'"{page.parent.name}"']
+        readers = {user for user, text in self._texts.items() if any(name in text for name in names)}
+        tools = {reader for reader in readers if not reader.name.startswith("test_")}
+        return readers.union(*(self._users(tool) for tool in tools))
 
     def _modules(self, file: Path) -> Iterator[str]:
         """The names by which a source can be imported."""

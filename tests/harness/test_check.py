@@ -26,7 +26,11 @@ FILES = {
     "tests/fuzz/damage.py": "",
     "tests/fuzz/test_damage.py": "from fuzz.damage import damage",
     "tests/unit/test_read_me.py": 'TEXT = (ROOT / "README.md").read_text()',
+    "tests/pages.py": 'PAGES = (ROOT / "docs").glob("*.md")',
+    "tests/unit/test_pages.py": "from pages import PAGES",
+    "tests/unit/test_one_page.py": 'TEXT = (ROOT / "docs" / "page.md").read_text()',
     "README.md": "",
+    "docs/page.md": "",
 }
 
 Find = Callable[[str], list[str]]
@@ -74,8 +78,9 @@ def test_tests_of_test_tools(find: Find) -> None:
 
 
 def test_tests_that_name_a_file(find: Find) -> None:
-    """A page or data file has the unit tests that name it."""
+    """A page has the unit tests that name it or its folder, also by a test tool."""
     assert find("README.md") == ["unit/test_read_me.py"]
+    assert find("docs/page.md") == ["unit/test_one_page.py", "unit/test_pages.py"]
 
 
 def test_all_forms_of_imports_are_found() -> None:
