@@ -23,12 +23,12 @@ from token_worker.keys.keyring import Keyring
 from token_worker.service import handler
 from token_worker.service.handler import Handler
 from token_worker.service.replies import DeadLettered, Postponed, Result
+from token_worker.storage import engine
 from token_worker.storage.sealing import Sealing
 from token_worker.storage.steps import Lookup
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.reply_facts import NO_FACTS
 from token_worker.testing.memory import MemoryTokens
-from token_worker.tokens import engine
 
 SAMPLE = 15_000
 """Cases of each target: a few seconds."""

@@ -26,11 +26,11 @@ from token_worker.redis.exchange import BoundedCommand, Command, RunScript
 from token_worker.service.committer import Committer
 from token_worker.service.replies import Postponed, Result
 from token_worker.service.worker import Worker
+from token_worker.storage.engine import TokenItem
 from token_worker.streams.commit import COMMIT
 from token_worker.streams.delivery import Delivery
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.routes import Route
-from token_worker.tokens.engine import TokenItem
 
 GROUP = "workers"
 KEPT: dict[str, Any] = {"response_retention_seconds": 15, "dead_letter_retention_seconds": 12}

@@ -10,9 +10,9 @@ from token_worker.errors import Unavailable
 from token_worker.keys.cache import AGE_SECONDS, KeyCache, KeySearch
 from token_worker.keys.keyring import DataKeyCache, Keyring, NoMatchingKey
 from token_worker.keys.store import new_key
+from token_worker.storage.engine import Engine, FindKeys, TokenItem
 from token_worker.storage.steps import Outcome, Store
 from token_worker.tokens.derivation import Deriver
-from token_worker.tokens.engine import Engine, FindKeys, TokenItem
 
 SHOP = Owner("client", "shop-frontend")
 SETTLING = 600

@@ -39,11 +39,11 @@ from token_worker.service.replies import (
 )
 from token_worker.settings.options import Settings
 from token_worker.storage.durability import MARK
+from token_worker.storage.engine import Engine, FindKeys, Steps, TokenItem
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.routes import Route, keys_of, may_reply_to
 from token_worker.tokens.derivation import Origin
-from token_worker.tokens.engine import Engine, FindKeys, Steps, TokenItem
 
 _TOKENIZE = Op.TOKENIZE
 

@@ -1,1 +1,1 @@
-"""Derivation of tokens, whose docstring is the specification, and the engine. Both are pure: they use no server."""
+"""How tokens are made: the derivation, whose docstring is the specification, and the formats. All of it is pure."""

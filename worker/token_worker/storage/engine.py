@@ -15,7 +15,7 @@ The engine promises, whatever others do to the same entries between two steps:
 """
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -32,13 +32,14 @@ from token_worker.acra.token_entry import (
     encode_times,
     encode_token_value,
 )
-from token_worker.acra.value_types import BYTES, STR, TokenType
+from token_worker.acra.value_types import TokenType
 from token_worker.errors import Code, CorruptData, Refused, Unavailable
 from token_worker.keys.cache import KeySearch
 from token_worker.keys.keyring import Keyring, NoMatchingKey, OwnerCache
 from token_worker.storage.sealing import Opened, Sealing
 from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store, Touch
-from token_worker.tokens.derivation import LETTERS, Deriver, Origin, tries
+from token_worker.tokens.derivation import PLAIN, Deriver, Form, Origin, tries
+from token_worker.tokens.formats import AnyFormat
 
 TOUCH_SECONDS = 24 * 3600
 """A read updates an entry's time of last use if that is older than this, as Acra does."""
@@ -48,9 +49,6 @@ WRITE_ROUNDS_MAX = 32
 
 _PROBE_CANDIDATES = 64
 """Candidates of one value that are looked up at once, after its first one was taken."""
-
-_TOKENS_OF_ONE_BYTE = {STR: len(LETTERS), BYTES: 256}
-"""By type: the number of tokens of one byte. The search for a free one ends when all were tried."""
 
 _NOT_FOUND = Refused(Code.TOKEN_NOT_FOUND, "there is no such token of this type for this client or zone")
 _DISABLED = Refused(Code.TOKEN_DISABLED, "the token is disabled")
@@ -75,6 +73,7 @@ class TokenItem(msgspec.Struct, eq=False):
         ring: keys of the zone if the request names one, else of the client.
         data: the encoded value or token, at least one byte.
         origin: set for an inconsistent token only.
+        format: how a new token is drawn; None: by its type alone. The value must fit the format.
         result: None until the engine is done.
         form: belongs to the caller, who needs it for the result.
         key: belongs to the engine, like the attributes below: the key of the entry to look up.
@@ -88,6 +87,7 @@ class TokenItem(msgspec.Struct, eq=False):
     data: bytes
     tokenize: bool
     origin: Origin | None = None
+    format: AnyFormat | None = None
     result: ItemResult | None = None
     form: Any = None
 
@@ -261,16 +261,17 @@ class Engine:
                 item.result = item.ring.unsettled
                 continue
             try:
-                item.kind.check_new(item.data)
+                if item.format is None:
+                    item.kind.check_new(item.data)
             except Refused as refused:
                 item.result = refused.with_traceback(
                     None
                 )  # the frames of its traceback hold the values of the whole batch
             else:
-                item.token = _owner_cache(item.ring).deriver.token(item.kind, item.data, 0, item.origin)
+                item.token = _owner_cache(item.ring).deriver.token(_form(item), item.data, 0, item.origin)
                 if item.token == item.data:
-                    item.candidates = _derived(_owner_cache(item.ring).deriver.token, item.kind, item.data, item.origin)
-                    item.token = next(item.candidates)
+                    item.candidates = _derived(item)
+                    item.token = next(item.candidates, b"")
         for _ in range(WRITE_ROUNDS_MAX):
             waiting = [item for item in items if item.result is None]
             if not waiting:
@@ -346,27 +347,33 @@ class Engine:
 def _candidates(item: TokenItem) -> Iterator[bytes]:
     """The candidates that the item has not tried yet."""
     if item.candidates is None:
-        item.candidates = _derived(_owner_cache(item.ring).deriver.token, item.kind, item.data, item.origin)
+        item.candidates = _derived(item)
         next(item.candidates)  # the first one was derived alone, because most items need no other
     return item.candidates
 
 
-def _derived(
-    derive: Callable[[TokenType, bytes, int, Origin | None], bytes], kind: TokenType, data: bytes, origin: Origin | None
-) -> Iterator[bytes]:
-    """Derive the candidates in the order of their counters, each once. If the value is a candidate, it comes last."""
+def _form(item: TokenItem) -> Form:
+    return item.format or PLAIN[item.kind.name]
+
+
+def _derived(item: TokenItem) -> Iterator[bytes]:
+    """Derive the candidates in the order of their counters, each once.
+
+    If the value is a candidate, it comes last. With a format it does not come at all.
+    """
+    derive, form = _owner_cache(item.ring).deriver.token, _form(item)
+    space = form.space(item.data)
     derived: set[bytes] = set()
-    token_count = _TOKENS_OF_ONE_BYTE.get(kind) if len(data) == 1 else None
-    for counter in range(tries(len(data))):
-        if len(derived) == token_count:
+    for counter in range(tries(space)):
+        if len(derived) == space:
             break  # there are no other tokens
-        token = derive(kind, data, counter, origin)
+        token = derive(form, item.data, counter, item.origin)
         if token not in derived:
             derived.add(token)
-            if token != data:
+            if token != item.data:
                 yield token
-    if data in derived:
-        yield data
+    if item.data in derived and item.format is None:
+        yield item.data
 
 
 def _token_key(item: TokenItem, token: bytes) -> bytes:

@@ -26,10 +26,10 @@ from token_worker.acra.value_types import BYTES, EMAIL, INT32, INT64, STR, Token
 from token_worker.errors import Code, Refused, Unavailable
 from token_worker.keys.cache import KeySearch
 from token_worker.keys.keyring import DataKeyCache, Keyring
+from token_worker.storage.engine import TOUCH_SECONDS, Engine, FindKeys, ItemResult, Steps, TokenItem
 from token_worker.storage.steps import Adopt, Lookup, Store, Touch
 from token_worker.testing.memory import MemoryTokens
 from token_worker.tokens.derivation import LETTERS, Deriver, Origin
-from token_worker.tokens.engine import TOUCH_SECONDS, Engine, FindKeys, ItemResult, Steps, TokenItem
 
 NOW = 1_800_000_000
 SHOP = Owner("client", "shop-frontend")

@@ -1,0 +1,25 @@
+"""Formats: how tokens of ``str`` and ``email`` are drawn so that they fit a column. One module a kind. All are pure."""
+
+from typing import Any
+
+import msgspec
+
+from token_worker.tokens.formats.base import Format
+from token_worker.tokens.formats.pan import Pan
+
+AnyFormat = Format[Any, Any]
+
+KINDS: dict[str, type[AnyFormat]] = {kind.kind: kind for kind in (Pan,)}
+"""By name: all kinds."""
+
+
+def builtin_formats() -> dict[str, AnyFormat]:
+    """Make the built-in formats: each kind with its default parameters, under its own name.
+
+    A kind whose parameters have no defaults has no built-in format.
+    """
+    return {
+        name: kind(name, msgspec.convert({}, kind.parameters_type))
+        for name, kind in KINDS.items()
+        if not any(field.required for field in msgspec.structs.fields(kind.parameters_type))
+    }
