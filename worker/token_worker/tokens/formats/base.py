@@ -51,7 +51,11 @@ class FormatError(ValueError):
         self.parameter = parameter
 
 
-class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BaseParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parameters of a kind whose values all have more tokens than ``min_space`` can ask for."""
+
+
+class Parameters(BaseParameters, frozen=True, kw_only=True):
     """Parameters of a kind. Each kind adds its own, and sets the defaults.
 
     Attributes:
@@ -61,7 +65,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     min_space: MinSpace
 
 
-P = TypeVar("P", bound=Parameters)
+P = TypeVar("P", bound=BaseParameters)
 V = TypeVar("V")
 
 
@@ -87,7 +91,7 @@ class Format(ABC, Generic[P, V]):
     kind: ClassVar[str]
     version: ClassVar[int] = 1
     value_type: ClassVar[TokenType] = STR
-    parameters_type: ClassVar[type[Parameters]]
+    parameters_type: ClassVar[type[BaseParameters]]
 
     def __init__(self, name: str, parameters: P) -> None:
         self.name = name
@@ -95,8 +99,8 @@ class Format(ABC, Generic[P, V]):
         self.expected = self._expected()
         members = {"kind": self.kind, "type": self.value_type.name, "version": self.version, **self._drawing()}
         self.field = lp(json.dumps(members, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
-        self._min_space = parameters.min_space
-        if self._largest_space() < parameters.min_space:
+        self._min_space = parameters.min_space if isinstance(parameters, Parameters) else 1
+        if self._largest_space() < self._min_space:
             raise FormatError("min_space", "no value can have so many tokens; lower it, or keep less of the value")
 
     def problem(self, value: bytes) -> str | None:
