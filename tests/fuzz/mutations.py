@@ -18,7 +18,7 @@ Fields = dict[bytes, bytes]
 
 _NAMES = (
     *("id", "op", "client_id", "zone_id", "type", "value", "items", "ref"),
-    *("consistent", "reply_to", "expires_at", "replay", "replay_of", "as", "", "ID", "value\u0000", MARK),
+    *("consistent", "reply_to", "expires_at", "replay", "replay_of", "as", "format", "", "ID", "value\u0000", MARK),
 )
 _TEXTS = (
     *("", MARK, MARK * 20, MARK * 40, MARK * 80, f"{MARK}\u0000", f"\u202e{MARK}\U0010ffff", "tokenize", "detokenize"),

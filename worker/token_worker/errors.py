@@ -31,6 +31,8 @@ class Code(StrEnum):
     UNKNOWN_CLIENT = "unknown_client"
     UNKNOWN_ZONE = "unknown_zone"
     FORBIDDEN = "forbidden"
+    FORMAT_NOT_ALLOWED = "format_not_allowed"
+    FORMAT_CONFLICT = "format_conflict"
     TOKEN_NOT_FOUND = "token_not_found"
     TOKEN_DISABLED = "token_disabled"
     TOKEN_SPACE_EXHAUSTED = "token_space_exhausted"
@@ -50,6 +52,8 @@ RETRY: dict[Code, Retry] = {
     Code.UNKNOWN_CLIENT: Retry.AFTER_A_FIX,
     Code.UNKNOWN_ZONE: Retry.AFTER_A_FIX,
     Code.FORBIDDEN: Retry.AFTER_A_FIX,
+    Code.FORMAT_NOT_ALLOWED: Retry.AFTER_A_FIX,
+    Code.FORMAT_CONFLICT: Retry.AFTER_A_FIX,
     Code.TOKEN_NOT_FOUND: Retry.NEVER,
     Code.TOKEN_DISABLED: Retry.AFTER_A_FIX,
     Code.TOKEN_SPACE_EXHAUSTED: Retry.NEVER,

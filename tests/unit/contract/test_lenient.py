@@ -45,6 +45,7 @@ def refusal_of(decoded: Decoded) -> str:
 
 MALFORMED = "expected well-formed JSON"
 NO_TYPE = "expected text of at most 16 characters"
+NO_FORMAT = "expected text of 1 to 64 characters"
 JSON_ITEMS: list[tuple[bytes, str, str | None]] = [
     (b'{"type":"int64","value":NaN,"ref":"bad"}', f".value: {MALFORMED}", "bad"),
     (b'{"type":"int64","value":Infinity}', f".value: {MALFORMED}", None),
@@ -82,6 +83,10 @@ JSON_ITEMS: list[tuple[bytes, str, str | None]] = [
     (b'{"type":"str","value":"x","ref":"' + b"x" * 129 + b'"}', ".ref: expected text of at most 128 characters", None),
     (b'{"type":"str","value":"x","ref":"\\ud800"}', ".ref: expected text of at most 128 characters", None),
     (b'{"type":"str","value":"x","as":"hex"}', ".as: expected bytes", None),
+    (b'{"type":"str","value":"x","format":5,"ref":"bad"}', f".format: {NO_FORMAT}", "bad"),
+    (b'{"type":"str","value":"x","format":""}', f".format: {NO_FORMAT}", None),
+    (b'{"type":"str","value":"x","format":"' + b"x" * 65 + b'"}', f".format: {NO_FORMAT}", None),
+    (b'{"type":"str","value":"x","format":"\\ud800"}', f".format: {NO_FORMAT}", None),
     (b'{"type":"str","value":"x","ref":"bad","more":1}', ": unknown member", "bad"),
     (b'{"type":"str","value":"x","\xff":1}', ": unknown member", None),
 ]
@@ -96,6 +101,7 @@ MSGPACK_ITEMS: list[tuple[bytes, str, str | None]] = [
     (b"\x82\xa4type\xa3\xff\xff\xff\xa5value\xa1x", f".type: {NO_TYPE}", None),
     (b"\x83\xa4type\xa3str\xa5value\xa1x\x05\x01", ": unknown member", None),
     (b"\x83\xa4type\xa3str\xa5value\xa1x\xa1\xff\x01", ": unknown member", None),
+    (b"\x83\xa4type\xa3str\xa5value\xa1x\xa6format\xa0", f".format: {NO_FORMAT}", None),
     (b"\x80", f".type: {NO_TYPE}", None),
     (b"\x81\xa4type\xa3str", ".value: expected a value", None),
 ]
@@ -138,6 +144,11 @@ OUTSIDE: list[tuple[bytes, str]] = [
     (b'{"id":"r-1","op":NaN,"type":"str","value":"x"}', "$.op: expected tokenize or detokenize"),
     (b'{"id":"r-1","op":"tokenize","client_id":"a\tb"}', "$.client_id: expected text of at most 256 characters"),
     (b'{"id":"r-1","op":"tokenize","expires_at":NaN}', "$.expires_at: expected a whole number, 0 or more"),
+    (b'{"id":"r-1","op":"tokenize","type":"str","value":"x","format":""}', f"$.format: {NO_FORMAT}"),
+    (
+        b'{"id":"r-1","op":"tokenize","format":"pan","items":[' + JSON_GOOD + b"]}",
+        "$.format: expected only with a value; each item has its own format",
+    ),
     (b'{"id":"r-1","op":"tokenize","items":NaN}', "$.items: expected a list"),
     (b'{"id":"r-1","op":"tokenize","items":[' + JSON_GOOD + b",]}", f"$.items: {MALFORMED}"),
     (b'{"id":"r-1","op":"tokenize","items":[' + JSON_GOOD + b" " + JSON_GOOD + b"]}", f"$.items: {MALFORMED}"),

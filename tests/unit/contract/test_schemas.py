@@ -302,11 +302,25 @@ GOOD_AS_BYTES: list[dict[str, Any]] = [
 ]
 
 
+BAD_FORMATS: list[dict[str, Any]] = [
+    *[ONE | {"format": name} for name in ("", "x" * 65, 1, ["pan"])],
+    BASE | {"format": "pan", "items": [ITEM]},
+    BASE | {"format": "pan", "items": [ITEM | {"format": "pan"}]},
+]
+GOOD_FORMATS: list[dict[str, Any]] = [
+    *[ONE | {"format": name} for name in ("x", "x" * 64, "pan", "no such format", None)],
+    ONE | {"op": "detokenize", "format": "pan"},
+    BASE | {"type": "int32", "value": 1, "format": "pan"},
+    BASE | AS | {"type": "str", "value": "AA==", "format": "pan"},
+    BASE | {"format": None, "items": [ITEM | {"format": "pan"}]},
+]
+
+
 def both_ways(message: dict[str, Any]) -> list[dict[str, Any]]:
     """A request for one value, and the same as one of a list."""
     if "items" in message:
         return [message]
-    item = {name: message[name] for name in ("type", "value", "as") if name in message}
+    item = {name: message[name] for name in ("type", "value", "as", "format") if name in message}
     return [message, {name: message[name] for name in BASE} | {"items": [ITEM | {"value": "AA=="}, item]}]
 
 
@@ -322,6 +336,31 @@ def test_good_value_as_bytes_is_taken_by_worker_and_schema(message: dict[str, An
     """A value as bytes to tokenize, and a token whose value is wanted as bytes, are taken by worker and schema."""
     assert is_taken(message)
     REQUEST.validate(message)
+
+
+@pytest.mark.parametrize("message", [form for message in BAD_FORMATS for form in both_ways(message)])
+def test_bad_format_is_refused_by_worker_and_schema(message: dict[str, Any]) -> None:
+    """Worker and schema refuse a format that is no name, and one beside ``items``."""
+    assert not is_taken(message)
+    assert not REQUEST.is_valid(message)
+
+
+@pytest.mark.parametrize("message", [form for message in GOOD_FORMATS for form in both_ways(message)])
+def test_good_format_is_taken_by_worker_and_schema(message: dict[str, Any]) -> None:
+    """The contract takes every name of a format, with each operation and type: the route decides what it means."""
+    assert is_taken(message)
+    REQUEST.validate(message)
+
+
+def test_format_is_read_for_each_item() -> None:
+    """A request has the format of its one value, an item its own; null is the same as none."""
+    items = [ITEM | {"format": "pan"}, ITEM, ITEM | {"format": None}]
+    for message, expected in ((ONE | {"format": "pan"}, ["pan"]), (BASE | {"items": items}, ["pan", None, None])):
+        for encode in (msgspec.json.encode, msgspec.msgpack.encode):
+            request = decode(encode(message), LIMITS).request
+            assert request is not None
+            given = request.items if isinstance(request.items, list) else [request]
+            assert expected == [item.format for item in given]
 
 
 @pytest.mark.parametrize("message", BAD_REQUESTS)
@@ -350,7 +389,7 @@ def test_good_value_is_taken_by_worker_and_schema(type_name: str, value: object)
 
 def test_null_members_are_taken_by_worker_and_schema() -> None:
     """Null is the same as left out for those members that the schema says so of, and for no other."""
-    nullable = {"as", "client_id", "zone_id", "reply_to", "expires_at", "replay", "replay_of"}
+    nullable = {"as", "format", "client_id", "zone_id", "reply_to", "expires_at", "replay", "replay_of"}
     for name in DOCUMENTS["request.schema.json"]["properties"]:
         message = ONE | {name: None}
         assert (name in nullable) is REQUEST.is_valid(message), name
@@ -369,8 +408,12 @@ def test_replies_of_the_worker_are_valid(type_name: str, value: int | str | byte
         ReplyItem("r", written),
         ReplyItem(error=ReplyError(Code.TOKEN_NOT_FOUND, "$.items[1].value: no such token")),
     )
+    other = ReplyItem("r", written, format="other")
     for reply in (
         Reply(id="r", op=Op.TOKENIZE, request_entry="1-0", status="ok", value=written),
+        Reply(id="r", op=Op.TOKENIZE, request_entry="1-0", status="ok", value=written, format="other"),
+        Reply(id="r", request_entry="1-0", status="ok", items=[good, other]),
+        Reply(id="r", request_entry="1-0", status="partial", items=[other, bad]),
         Reply(id="r", request_entry="1-0", status="ok", items=[good, good], replay=2),
         Reply(id="r", request_entry="1-0", status="partial", items=[good, bad]),
         Reply(id="r", request_entry="1-0", status="error", items=[bad, bad]),
@@ -412,6 +455,13 @@ ERROR = {"code": "internal", "message": "m"}
         REPLIED | {"status": "error", "error": ERROR, "value": "x"},
         REPLIED | {"status": "ok", "items": [{"value": "x"}], "error": ERROR},
         REPLIED | {"status": "ok", "items": [{"value": "x"}, {}]},
+        REPLIED | {"status": "ok", "value": "x", "format": "pan"},
+        REPLIED | {"status": "ok", "value": "x", "format": None},
+        REPLIED | {"status": "ok", "items": [{"value": "x"}], "format": "other"},
+        REPLIED | {"status": "partial", "items": [{"value": "x"}, {"error": ERROR}], "format": "other"},
+        REPLIED | {"status": "partial", "items": [{"value": "x"}, {"error": ERROR, "format": "other"}]},
+        REPLIED | {"status": "error", "error": ERROR, "format": "other"},
+        REPLIED | {"status": "error", "items": [{"error": ERROR}], "format": "other"},
         REPLIED | {"status": "ok", "value": None},
         REPLIED | {"status": "ok", "value": "x", "op": None},
         REPLIED | {"status": "ok", "value": "x", "extra": 1},

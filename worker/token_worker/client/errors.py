@@ -80,7 +80,7 @@ class UnknownType(RequestRefused):
 
 
 class ValueOutOfRange(RequestRefused):
-    """The value is out of range for its type: the number is too large or too small, or the value is empty."""
+    """The value is out of range for its type: too large or too small, or empty; or it does not fit the format."""
 
 
 class ValueTooLarge(RequestRefused):
@@ -101,6 +101,14 @@ class UnknownZone(RequestRefused):
 
 class Forbidden(RequestRefused):
     """The route does not allow this operation, client, zone or stream for the reply."""
+
+
+class FormatNotAllowed(RequestRefused):
+    """The route does not allow the format, or that there is none; or the format is unknown or for another type."""
+
+
+class FormatConflict(RequestRefused):
+    """The value has a token of another form, and the route refuses such tokens."""
 
 
 class TokenNotFound(RequestRefused):
@@ -164,6 +172,8 @@ _BY_CODE: Final[dict[Code, type[RequestRefused]]] = {
     Code.UNKNOWN_CLIENT: UnknownClient,
     Code.UNKNOWN_ZONE: UnknownZone,
     Code.FORBIDDEN: Forbidden,
+    Code.FORMAT_NOT_ALLOWED: FormatNotAllowed,
+    Code.FORMAT_CONFLICT: FormatConflict,
     Code.TOKEN_NOT_FOUND: TokenNotFound,
     Code.TOKEN_DISABLED: TokenDisabled,
     Code.TOKEN_SPACE_EXHAUSTED: TokenSpaceExhausted,

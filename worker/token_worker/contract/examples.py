@@ -19,6 +19,16 @@ REQUESTS: dict[str, Request] = {
             RequestItem("bytes", "kAERJv8=", "card"),
         ],
     ),
+    "formats": Request(
+        id="payment-7",
+        op=Op.TOKENIZE,
+        client_id="shop",
+        items=[
+            RequestItem("str", "4242 4242 4242 4242", "card", format="pan"),
+            RequestItem("str", "DE89370400440532013000", "iban", format="iban"),
+            RequestItem("str", "Ada Lovelace", "name"),
+        ],
+    ),
     "detokenize": Request(
         id="order-4711-back", op=Op.DETOKENIZE, client_id="shop", type="int64", value=-4929000011112222
     ),
@@ -35,6 +45,7 @@ REQUESTS: dict[str, Request] = {
         zone_id="zone-eu",
         type="str",
         value="Ada Lovelace",
+        format="letters",
         consistent=False,
         reply_to="tokenize:responses:import",
         expires_at=1767225600000,
@@ -51,6 +62,17 @@ REPLIES: dict[str, Reply] = {
         request_entry="1767222000000-0",
         status="ok",
         value="k2Jx0Q9sdRfW@b7Zt1LmXq0.com",
+    ),
+    "a token of another form": Reply(
+        id="payment-7",
+        op=Op.TOKENIZE,
+        request_entry="1767222000003-0",
+        status="ok",
+        items=[
+            ReplyItem("card", "7093 5518 0264 4242"),
+            ReplyItem("iban", "Rk0vWq3ZbT8uLx5YpA1NcE", format="other"),
+            ReplyItem("name", "q7RzYb2KdLwM"),
+        ],
     ),
     "some items failed": Reply(
         id="customer-9",

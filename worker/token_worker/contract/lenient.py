@@ -15,6 +15,7 @@ from msgspec import UNSET
 
 from token_worker.contract.decoded import Decoded, Limits, Unanswerable, invalid, too_many
 from token_worker.contract.messages import (
+    MAX_FORMAT_CHARACTERS,
     MAX_ID_CHARACTERS,
     MAX_REPLY_TO,
     Format,
@@ -44,6 +45,7 @@ EXPECTED = {
     "type": "text of at most 16 characters",
     "value": "a value",
     "as": "bytes",
+    "format": f"text of 1 to {MAX_FORMAT_CHARACTERS} characters",
     "ref": "text of at most 128 characters",
     "items": "a list",
     "consistent": "true or false",
@@ -227,6 +229,8 @@ def shape_refusal(request: Request, limits: Limits) -> Refused | None:
         return invalid("$", "expected type and value, or items, not both")
     elif request.as_ is not None:
         return invalid("$.as", "expected only with a value; each item has its own as")
+    elif request.format is not None:
+        return invalid("$.format", "expected only with a value; each item has its own format")
     elif not request.items:
         return invalid("$.items", "expected at least 1 item")
     elif len(request.items) > limits.max_items:

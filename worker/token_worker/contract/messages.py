@@ -23,6 +23,9 @@ MAX_REPLY_TO = 512
 MAX_ID_CHARACTERS = 128
 """Longest ``id`` that can be answered. An entry with a longer id becomes a dead letter."""
 
+MAX_FORMAT_CHARACTERS = 64
+"""Longest name of a format of tokens."""
+
 
 class Format(StrEnum):
     """Format of a payload. A reply has the format of its request."""
@@ -76,6 +79,23 @@ AsBytes = Annotated[
     ),
 ]
 
+FormatName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_FORMAT_CHARACTERS,
+        description="Format of the token, one that the route allows. If it is left out, the route decides. Has no"
+        " effect on detokenize.",
+    ),
+]
+OtherFormat = Annotated[
+    Literal["other"] | None,
+    Meta(
+        description="'other': a format was asked for, but the value already had a token, and that format could not have"
+        " made it."
+    ),
+]
+
 
 class RequestItem(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False, rename={"as_": "as"}):
     """One value of several in a request.
@@ -85,12 +105,14 @@ class RequestItem(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=Fal
         value: the value; for ``detokenize`` the token.
         ref: the producer's name for the item. The reply has it, too.
         as_: ``bytes``: the value, but not its token, is written like a value of type ``bytes``.
+        format: name of the format of the token. The worker checks for each item that the route allows it.
     """
 
     type: TypeText
     value: Annotated[Any, Meta(description="The value to tokenize, or the token to detokenize.")]
     ref: Annotated[Ref | None, Meta(description="The producer's name for the item. The reply has it, too.")] = None
     as_: AsBytes = None
+    format: FormatName | None = None
 
 
 class Request(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False, rename={"as_": "as"}):
@@ -108,6 +130,7 @@ class Request(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=Tr
     type: TypeText | UnsetType = UNSET
     value: Annotated[Any | UnsetType, Meta(description="The value to tokenize, or the token to detokenize.")] = UNSET
     as_: AsBytes = None
+    format: FormatName | None = None
     items: Annotated[
         list[RequestItem] | UnsetType,
         Meta(description="Several values, answered in order. A setting of the worker limits their number."),
@@ -155,6 +178,7 @@ class ReplyItem(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False
     ref: Annotated[Ref | None, Meta(description="The ref of the item, if it had one.")] = None
     value: Annotated[Any | UnsetType, Meta(description="The token, or the detokenized value.")] = UNSET
     error: Annotated[ReplyError | UnsetType, Meta(description="The reason why the item has no value.")] = UNSET
+    format: OtherFormat = None
 
 
 class Reply(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False):
@@ -173,6 +197,7 @@ class Reply(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True
         ),
     ]
     value: Annotated[Any | UnsetType, Meta(description="The token, or the detokenized value.")] = UNSET
+    format: OtherFormat = None
     items: Annotated[list[ReplyItem] | UnsetType, Meta(description="The answers, in the order of the request.")] = UNSET
     error: Annotated[ReplyError | UnsetType, Meta(description="The reason why the whole request failed.")] = UNSET
     replay: Annotated[ReplayCount | None, Meta(description="In the reply to a replayed request: its replay count.")] = (

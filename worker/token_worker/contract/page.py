@@ -122,6 +122,10 @@ def _values() -> Iterable[str]:
     yield "value in a request or reply has the form of type `bytes`. Its token is still text.\n"
     rows = ((f"`{type_name}`", *forms) for type_name, forms in VALUES.items())
     yield from _table(("type", "in JSON", "in MessagePack", "its token"), rows)
+    yield "A format says how a new token of a `str` or `email` is drawn, so that the token fits its column: `pan` makes"
+    yield "a token of digits for a card number. A value has one token for each type, whatever the format: an existing"
+    yield 'token is returned, and `"format": "other"` beside it says that the format could not have drawn this token.'
+    yield "Any token can be detokenized without its format. [Formats](../docs/formats.md) lists them.\n"
 
 
 def _codes() -> Iterable[str]:

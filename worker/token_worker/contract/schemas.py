@@ -134,7 +134,8 @@ def _refine_request(schema: _Schema) -> None:
     properties["items"]["minItems"] = 1
     properties["replay_of"]["pattern"] = _STREAM_ID
     items = _list(items=_when(_is("as", "bytes"), _having(value=_BINARY), {}))
-    several = {"not": {"anyOf": [_with("type"), _with("value"), _is("as", "bytes")]}}
+    its_format = _with("format") | _having(format={"not": {"const": None}})
+    several = {"not": {"anyOf": [_with("type"), _with("value"), _is("as", "bytes"), its_format]}}
     several |= _when(_is("op", "tokenize"), _having(items=items), {})
     as_bytes = _when(_is("op", "tokenize"), _having(value=_BINARY), _having(value=_TEXT))
     schema |= _when(_with("items"), several, _with("type", "value") | _valued(properties, as_bytes))
@@ -174,7 +175,7 @@ def _refine_reply(schema: _Schema) -> None:
     properties["request_entry"]["pattern"] = _STREAM_ID
     properties["status"] = {"type": "string", **properties["status"]}
     mixed = {"not": {"anyOf": [_list(items=_with("value")), _list(items=_with("error"))]}}
-    in_part = _with("items") | _having(items=mixed) | _without("value", "error")
+    in_part = _with("items") | _having(items=mixed) | _without("value", "error", "format")
     failed = _one_or_items("error", without="value")
     schema |= _when(
         _is("status", "ok"),
@@ -185,12 +186,13 @@ def _refine_reply(schema: _Schema) -> None:
 
 def _refine_reply_item(schema: _Schema) -> None:
     _refine_answer(schema["properties"])
-    schema |= _when(_with("error"), _without("value"), _with("value"))
+    schema |= _when(_with("error"), _without("value", "format"), _with("value"))
 
 
 def _refine_answer(properties: _Schema) -> None:
     _plain_null(properties, may_be_null=False)  # the worker leaves members out instead of writing null
     del properties["error"]["description"]  # with a description beside a reference, generators emit a second type
+    properties["format"] |= {"type": "string"}
     properties["value"] = {
         "description": "The token, or the detokenized value, in the form of a request; but an int64 is always decimal"
         " text, because JavaScript rounds the number. In MessagePack an int64 is an integer, bytes are binary.",
@@ -242,9 +244,11 @@ def _without(*members: str) -> _Schema:
 
 
 def _one_or_items(member: str, *, without: str) -> _Schema:
-    """Require either this member, or items of which none has the other member."""
+    """Require either this member, or items of which none has the other member. Only a value has a format."""
+    parts = {"value": ("value", "format"), "error": ("error",)}
     items = {"not": _list(contains=_with(without))}
-    return _without(without) | _when(_with("items"), _having(items=items) | _without(member), _with(member))
+    several = _having(items=items) | _without(*parts[member])
+    return _without(*parts[without]) | _when(_with("items"), several, _with(member))
 
 
 def _list(**of: _Schema) -> _Schema:

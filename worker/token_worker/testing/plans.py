@@ -20,6 +20,8 @@ _OF_A_VALUE: Final = frozenset(
         Code.VALUE_OUT_OF_RANGE,
         Code.VALUE_TOO_LARGE,
         Code.INVALID_EMAIL,
+        Code.FORMAT_NOT_ALLOWED,
+        Code.FORMAT_CONFLICT,
         Code.TOKEN_NOT_FOUND,
         Code.TOKEN_DISABLED,
         Code.TOKEN_SPACE_EXHAUSTED,
