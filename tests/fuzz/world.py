@@ -104,9 +104,8 @@ class World:
     def __init__(self, seed: str) -> None:
         rng = random.Random(f"world {seed}")
         with no_chance(rng):
-            self.settings = load(
-                {"TOKEN_WORKER_STREAMS_URL": "redis://nowhere", "TOKEN_WORKER_MASTER_KEY_SOURCE": "env"}
-            )
+            loaded = load({"TOKEN_WORKER_STREAMS_URL": "redis://nowhere", "TOKEN_WORKER_MASTER_KEY_SOURCE": "env"})
+            self.settings = msgspec.structs.replace(loaded, routes=(ROUTE,))
             self.master_key = new_key()
             self.keys = MemoryKeys()
             self.keys.sealed = {owner.key_name: wrap(new_key(), self.master_key, owner) for owner in OWNERS}

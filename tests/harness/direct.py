@@ -58,7 +58,8 @@ class DirectHandler:
         now: Callable[[], float] = time.time,
         before: Callable[[Step], None] = lambda _: None,
     ) -> None:
-        settings = load({"TOKEN_WORKER_STREAMS_URL": server.url, "TOKEN_WORKER_MASTER_KEY_SOURCE": "env"})
+        loaded = load({"TOKEN_WORKER_STREAMS_URL": server.url, "TOKEN_WORKER_MASTER_KEY_SOURCE": "env"})
+        settings = msgspec.structs.replace(loaded, routes=(ROUTE,))
         address = RedisSettings(url=server.url)
         self._links = RedisLink("keys", address), RedisLink("tokens", address)
         keys = KeyCache(RedisKeyStore(self._links[0], settings.keys_folder), master_key)

@@ -6,7 +6,7 @@ from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import EntryNames, TokenEntry, encode_entry, encode_token_value
 from token_worker.acra.value_types import STR
 from token_worker.keys.keyring import DataKeyCache, Keyring
-from token_worker.tokens.derivation import Deriver
+from token_worker.tokens.derivation import PLAIN, Deriver
 
 LONG_AGO = 1_790_000_000
 """Time of last use of these entries, more than a day ago."""
@@ -42,7 +42,7 @@ class Planter:
         self._storage.mset({self._names.of_value(value.encode(), STR.number): self._entry(token), name: entry})
 
     def _token(self, value: str) -> bytes:
-        return self._deriver.token(STR, value.encode(), 0)
+        return self._deriver.token(PLAIN["str"], value.encode(), 0)
 
     def _token_entry(self, value: str, content: bytes) -> tuple[bytes, bytes]:
         name = self._names.of_token(self._token(value), STR.number)

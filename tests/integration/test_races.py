@@ -25,7 +25,7 @@ from token_worker.acra.value_types import STR
 from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.keys.store import wrap
 from token_worker.storage.steps import Adopt, Step, Store
-from token_worker.tokens.derivation import LETTERS, Deriver
+from token_worker.tokens.derivation import LETTERS, PLAIN, Deriver
 
 SHOP = Owner("client", "shop-frontend")
 NAMES = EntryNames(SHOP)
@@ -134,7 +134,7 @@ def check_storage(client: redis.Redis, acra: Acra, key: bytes, tokens: dict[byte
         assert raw is not None
         assert decode_token_value(acra.open(raw)) == (value, STR.number)
     for value in tokens:
-        candidates = {NAMES.of_token(deriver.token(STR, value, n), STR.number) for n in range(8)} - kept.keys()
+        candidates = {NAMES.of_token(deriver.token(PLAIN["str"], value, n), STR.number) for n in range(8)} - kept.keys()
         for t_key in candidates:
             raw = acra.get(t_key) if len(value) > 2 else None  # Acra may well draw one of the short ones
             assert raw is None or decode_token_value(acra.open(raw))[0] != value
@@ -172,7 +172,7 @@ def test_race_at_every_step_gives_one_token(server: Valkey, key: bytes) -> None:
         assert values_of(other.ask(tokenize(values))) == ours
         assert values_of(other.ask(detokenize(ours))) == [value.decode() for value in values]
         check_storage(client, acra, key, dict(zip(values, ours, strict=True)))
-        derived = {Deriver(key, SHOP).token(STR, value, 0).decode() for value in values}
+        derived = {Deriver(key, SHOP).token(PLAIN["str"], value, 0).decode() for value in values}
         assert 50 < len(derived.intersection(ours)) < len(values) - 50  # both sides have won
 
 
@@ -189,7 +189,7 @@ def test_half_written_value_of_acra_gets_a_token_of_ours(server: Valkey, key: by
         (token,) = values_of(handler.ask(tokenize([value])))
         next(steps, None)  # Acra was not dead, but slow
 
-        assert token == Deriver(key, SHOP).token(STR, value, 0).decode() == acra.token(value)
+        assert token == Deriver(key, SHOP).token(PLAIN["str"], value, 0).decode() == acra.token(value)
         assert acra.get(orphan) == raw
         assert client.dbsize() == 4
 

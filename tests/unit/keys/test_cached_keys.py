@@ -12,7 +12,7 @@ from token_worker.keys.keyring import DataKeyCache, Keyring, NoMatchingKey
 from token_worker.keys.store import new_key
 from token_worker.storage.engine import Engine, FindKeys, TokenItem
 from token_worker.storage.steps import Outcome, Store
-from token_worker.tokens.derivation import Deriver
+from token_worker.tokens.derivation import PLAIN, Deriver
 
 SHOP = Owner("client", "shop-frontend")
 SETTLING = 600
@@ -238,7 +238,7 @@ def test_tokens_are_derived_from_the_key_that_seals(store: FakeStore, clock: Clo
     rotate(store, clock)
     started = Worker(store, clock)
     tokens = {made(ring, b"some value")[0].result for ring in (before, started.ring)}
-    assert tokens == {Deriver(before.current, SHOP).token(STR, b"some value", 0)}
+    assert tokens == {Deriver(before.current, SHOP).token(PLAIN["str"], b"some value", 0)}
 
 
 def test_new_values_wait_for_a_key_that_may_not_seal_yet(store: FakeStore, clock: Clock) -> None:

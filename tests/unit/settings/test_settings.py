@@ -14,6 +14,7 @@ from token_worker.redis.address import parse
 from token_worker.settings import load
 from token_worker.settings.options import Settings, describe
 from token_worker.streams.routes import DEFAULT_ROUTES, Route
+from token_worker.tokens.formats import builtin_formats
 
 CANARY = "hunter2canary"
 
@@ -578,6 +579,94 @@ class TestRoutes:
         (line,) = problems({"TOKEN_WORKER_ROUTES": text})
 
         assert line.startswith("TOKEN_WORKER_ROUTES: routes[0].responses: is the same stream as routes[0].requests")
+
+
+class TestFormats:
+    def test_built_in_formats_need_no_setting(self) -> None:
+        """Without settings there is a format for each kind that needs no parameter, under the name of the kind."""
+        formats = load({}).formats
+        assert formats.keys() == builtin_formats().keys()
+        assert formats["pan"].field == builtin_formats()["pan"].field
+
+    def test_formats_come_from_the_file_and_the_environment(self, config: Path) -> None:
+        """A format is a kind with parameters. The name of a built-in format replaces it; routes may name them all."""
+        config.write_text(
+            '[[formats]]\nname = "card"\nkind = "pan"\nkeep_first = 6\n'
+            '[[formats]]\nname = "pan"\nkind = "pan"\nkeep_last = 0\n'
+            '[[routes]]\nrequests = "in"\nresponses = "out"\nops = ["tokenize"]\nallowed_formats = ["pan"]\n'
+            'formats_required = true\non_other = "refuse"\n[routes.formats]\nfirst = "card"\n"*" = "pan"\n'
+        )
+        settings = load({}, config)
+
+        assert settings.formats["card"].name == "card"
+        assert settings.formats["card"].parameters.keep_first == 6
+        assert settings.formats["pan"].parameters.keep_last == 0
+        [route] = settings.routes
+        assert (route.formats, route.allowed_formats) == ({"first": "card", "*": "pan"}, ("pan",))
+        assert (route.formats_required, route.on_other) == (True, "refuse")
+
+        environ = {"TOKEN_WORKER_FORMATS": '[{"name": "card", "kind": "pan", "keep_first": 1}]'}
+        formats = load(environ, config).formats
+        assert formats["card"].parameters.keep_first == 1
+        assert formats["pan"].field == builtin_formats()["pan"].field
+
+    @pytest.mark.parametrize(
+        ("table", "said"),
+        [
+            ("name = 1", "formats[0].kind: is missing; expected one of pan"),
+            ('kind = "pan"', "formats[0].name: is missing; expected at most 64 printable ASCII characters"),
+            ('name = "a b"\nkind = "pan"', "formats[0].name: expected at most 64 printable ASCII characters"),
+            (f'name = "{"x" * 65}"\nkind = "pan"', "formats[0].name: expected at most 64 printable ASCII characters"),
+            ('name = "x"\nkind = "pam"', "formats[0].kind: expected one of pan"),
+            ('name = "x"\nkind = "pan"\nkeep_fist = 1', "has no parameter 'keep_fist'; the nearest is 'keep_first'"),
+            (
+                'name = "x"\nkind = "pan"\nkeep_first = 13',
+                "formats[0].keep_first: expected a whole number from 0",
+            ),
+            ('name = "x"\nkind = "pan"\ntoken = "real"', "formats[0].token: expected invalid or valid or any"),
+            ('name = "x"\nkind = "pan"\nkeep_first = 6\ntoken = "valid"', "formats[0].token: a valid number with"),
+            ('name = "x"\nkind = "pan"\nkeep_first = 12', "formats[0].min_space: no value can have so many tokens"),
+            (
+                'name = "x"\nkind = "pan"\n[[formats]]\nname = "x"\nkind = "pan"',
+                "formats[1].name: two formats have this name",
+            ),
+        ],
+    )
+    def test_wrong_format_is_refused_with_its_place(self, config: Path, table: str, said: str) -> None:
+        """A wrong format is refused by its index and parameter, with what is expected."""
+        config.write_text(f"[[formats]]\n{table}\n")
+        found = problems({}, config)
+        assert any(said in line for line in found), found
+
+    def test_formats_that_are_no_list_are_refused(self) -> None:
+        """Text that is not a list of tables is refused with an example."""
+        for text in ("pan", "7", '["pan"]', '{"name": "pan"}'):
+            assert any('{"name": "card", "kind": "pan"' in line for line in problems({"TOKEN_WORKER_FORMATS": text}))
+
+    def test_routes_name_formats_that_exist(self, config: Path) -> None:
+        """A format that does not exist is refused where the route names it. So are formats without tokenize."""
+        config.write_text(
+            '[[routes]]\nrequests = "a"\nresponses = "b"\nops = ["tokenize"]\nallowed_formats = ["pan", "pen"]\n'
+            'formats = { card = "pann" }\n'
+            '[[routes]]\nrequests = "c"\nresponses = "d"\nops = ["detokenize"]\nformats = { card = "pan" }\n'
+            'on_other = "refuse"\n'
+        )
+        label = f"TOKEN_WORKER_ROUTES (routes in {config}): "
+        assert problems({}, config) == [
+            f"{label}routes[0].formats.card: there is no such format; the nearest is 'pan'",
+            f"{label}routes[0].allowed_formats[1]: there is no such format; the nearest is 'pan'",
+            f"{label}routes[1].formats: has a meaning only for tokenize, which the route does not serve",
+            f"{label}routes[1].on_other: has a meaning only for tokenize, which the route does not serve",
+        ]
+
+    def test_format_that_is_wrong_is_not_called_missing(self, config: Path) -> None:
+        """A route that names a format with a mistake gets no second message about it."""
+        config.write_text(
+            '[[formats]]\nname = "card"\nkind = "pan"\nkeep_first = 12\n'
+            '[[routes]]\nrequests = "a"\nresponses = "b"\nops = ["tokenize"]\nallowed_formats = ["card"]\n'
+        )
+        [problem] = problems({}, config)
+        assert "formats[0].min_space" in problem
 
 
 def test_representations_hide_secrets(secret: Path) -> None:

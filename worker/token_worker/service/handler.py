@@ -37,6 +37,7 @@ from token_worker.service.replies import (
     encode_error,
     refused_facts,
 )
+from token_worker.service.route_formats import RouteFormats
 from token_worker.settings.options import Settings
 from token_worker.storage.durability import MARK
 from token_worker.storage.engine import Engine, FindKeys, Steps, TokenItem
@@ -44,6 +45,7 @@ from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.routes import Route, keys_of, may_reply_to
 from token_worker.tokens.derivation import Origin
+from token_worker.tokens.formats import AnyFormat
 
 _TOKENIZE = Op.TOKENIZE
 
@@ -77,6 +79,7 @@ class Handler:
         self._server_now = server_now or now
         self._limits = Limits(settings.max_request_bytes, settings.max_items)
         self._max_value_bytes = settings.max_value_bytes
+        self._formats = {route.requests: RouteFormats(route, settings.formats) for route in settings.routes}
         self._all_keys = keys_of(settings.routes) | {MARK}
         self._of_storage = ("tokens/", f"{settings.keys_folder}/", f"{settings.keys_folder}.")
 
@@ -112,6 +115,8 @@ class Handler:
                 results.append(build_refusal(checked, outcome if isinstance(outcome, Refused) else INTERNAL))
         if items:
             self._run(items)
+        if any(item.format is not None for item in items):
+            self._compare_forms(answerable)
         results += map(build_reply, answerable)
         return results
 
@@ -137,6 +142,14 @@ class Handler:
         self._execute(self._engine.run(items, int(self._now())))
         if any(item.tokenize and isinstance(item.result, bytes) for item in items):
             barrier.wait()
+
+    def _compare_forms(self, requests: list[CheckedRequest]) -> None:
+        """Compare tokens with the formats that were asked for: a value may have a token since before."""
+        for checked in requests:
+            formats = self._formats[checked.entry.route.requests]
+            for value in checked.values:
+                if isinstance(value, TokenItem):
+                    formats.compare(value)
 
     def _execute(self, steps: Steps) -> None:
         """Execute the steps of the engine."""
@@ -208,15 +221,38 @@ class Handler:
             too_large = f"{_path(index)}: longer than {self._max_value_bytes} bytes"
             return FailedValue(type_name, Refused(Code.VALUE_TOO_LARGE, too_large))
         tokenize = request.op is _TOKENIZE
+        form: AnyFormat | None = None
+        if tokenize:
+            formats = self._formats[checked.entry.route.requests]
+            if given.format is not None or formats.apply_to_all:
+                chosen = _choose_format(formats, given, index, type_name, data)
+                if isinstance(chosen, Refused):
+                    return FailedValue(type_name, chosen)
+                form = chosen
         origin = None
         if not request.consistent and tokenize:
             original = request.replay_of.encode() if request.replay_of else checked.entry.id
             origin = Origin(checked.entry.route.requests.encode(), original, index or 0)
-        return TokenItem(ring, codec.kind, data, tokenize, origin, form=codec)
+        return TokenItem(ring, codec.kind, data, tokenize, origin, form, form=codec)
 
 
-def _path(index: int | None) -> str:
-    return "$.value" if index is None else f"$.items[{index}].value"
+def _choose_format(
+    formats: RouteFormats, given: Request | RequestItem, index: int | None, type_name: str, data: bytes
+) -> AnyFormat | Refused | None:
+    """Choose the format of a value, and check that the value fits it. Return the refusal if one of these fails."""
+    ref = given.ref if isinstance(given, RequestItem) else None
+    try:
+        chosen = formats.choose(given.format, ref, type_name)
+    except InvalidValue as invalid:
+        return invalid.at(_path(index, "format"))
+    problem = None if chosen is None else chosen.problem(data)
+    if problem is not None:
+        return InvalidValue(Code.VALUE_OUT_OF_RANGE, problem).at(_path(index))
+    return chosen
+
+
+def _path(index: int | None, member: str = "value") -> str:
+    return f"$.{member}" if index is None else f"$.items[{index}].{member}"
 
 
 def _owners(route: Route, request: Request) -> tuple[Owner, ...]:

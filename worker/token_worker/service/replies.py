@@ -1,6 +1,6 @@
 """Replies to checked requests, with the facts that telemetry reports."""
 
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import structlog
 from msgspec import UNSET
@@ -58,6 +58,8 @@ def build_reply(checked: CheckedRequest) -> Answer | Postponed:
             pass
         else:
             reply.value = answer if codec.write is None else codec.write(answer)
+            if values[0].is_other:
+                reply.format = "other"
             return _answer(checked, encode_reply(reply, decoded.format), _facts(checked, "ok", codec.all_ok))
     return _build_from_all(checked, reply)
 
@@ -66,7 +68,7 @@ def _build_from_all(checked: CheckedRequest, reply: Reply) -> Answer | Postponed
     """Build the reply from any number of values, good or refused."""
     decoded = checked.decoded
     request = decoded.request
-    answers: list[Any] = []
+    answers: list[ReplyItem] = []
     outcomes: list[tuple[str, str]] = []
     failed = 0
     for value in checked.values:
@@ -80,7 +82,10 @@ def _build_from_all(checked: CheckedRequest, reply: Reply) -> Answer | Postponed
                 except ValueError:
                     result = _STORED_UNREADABLE if value.tokenize or value.kind.is_number else _NOT_TEXT
                 else:
-                    answers.append(answer if codec.write is None else codec.write(answer))
+                    other: Literal["other"] | None = "other" if value.is_other else None
+                    answers.append(
+                        ReplyItem(None, answer if codec.write is None else codec.write(answer), format=other)
+                    )
                     outcomes.append(codec.ok)
                     continue
             elif isinstance(result, Unavailable):
@@ -90,19 +95,16 @@ def _build_from_all(checked: CheckedRequest, reply: Reply) -> Answer | Postponed
         refused = result if isinstance(result, Refused) else INTERNAL
         _log_unreadable(checked, refused)
         failed += 1
-        answers.append(refused)
+        answers.append(ReplyItem(error=_error(refused)))
         outcomes.append((type_name, refused.code.value))
     if failed:
         reply.status = "error" if failed == len(answers) else "partial"
     if request is not None and request.items is not UNSET:
-        reply.items = [
-            ReplyItem(item.ref, error=_error(answer)) if isinstance(answer, Refused) else ReplyItem(item.ref, answer)
-            for item, answer in zip(request.items, answers, strict=True)
-        ]
-    elif failed:
-        reply.error = _error(answers[0])
+        for item, answer in zip(request.items, answers, strict=True):
+            answer.ref = item.ref
+        reply.items = answers
     else:
-        reply.value = answers[0]
+        reply.value, reply.error, reply.format = answers[0].value, answers[0].error, answers[0].format
     facts = _facts(checked, reply.status, tuple(outcomes))
     return _answer(checked, encode_reply(reply, decoded.format), facts)
 

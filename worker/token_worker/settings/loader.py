@@ -13,7 +13,7 @@ import secrets
 import socket
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,9 +23,20 @@ from msgspec.structs import FieldInfo, fields
 
 from token_worker.errors import SettingsError
 from token_worker.redis.address import RedisSettings, parse
-from token_worker.settings.options import PREFIX, ROUTE_EXAMPLE, Options, PlainOptions, Settings, variable_name
+from token_worker.settings.options import (
+    FORMAT_EXAMPLE,
+    PREFIX,
+    ROUTE_EXAMPLE,
+    FormatHead,
+    Options,
+    PlainOptions,
+    Settings,
+    variable_name,
+)
 from token_worker.settings.vault import VaultSettings
-from token_worker.streams.routes import DEFAULT_ROUTES, Route, check_routes, check_slots
+from token_worker.streams.routes import DEFAULT_ROUTES, Route, check_formats, check_routes, check_slots
+from token_worker.tokens.formats import KINDS, AnyFormat, builtin_formats
+from token_worker.tokens.formats.base import FormatError
 
 _KUBERNETES: Final = re.compile(
     r"TOKEN_WORKER_(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PORT|PROTO|ADDR))?)"
@@ -123,12 +134,13 @@ class _Loader:
             if variable.startswith(PREFIX) and variable not in variables and not _KUBERNETES.fullmatch(variable):
                 own = [name for name in variables if name.startswith(PREFIX)]
                 self.problems.append(f"{variable}: there is no such option; the nearest is {_nearest(variable, own)}")
-        if "routes" in given:
-            try:
-                given["routes"] = msgspec.json.decode(given["routes"])
-            except (ValueError, RecursionError):
-                self._problem("routes", f"expected JSON: a list of routes like {ROUTE_EXAMPLE}")
-                del given["routes"]
+        for option, example in (("routes", ROUTE_EXAMPLE), ("formats", FORMAT_EXAMPLE)):
+            if option in given:
+                try:
+                    given[option] = msgspec.json.decode(given[option])
+                except (ValueError, RecursionError):
+                    self._problem(option, f"expected JSON: a list of {option} like {example}")
+                    del given[option]
         if given.get("vault_skip_verify") in {"t", "T", "f", "F"}:  # the Vault command line accepts these, too
             given["vault_skip_verify"] = given["vault_skip_verify"] in {"t", "T"}
         return given
@@ -145,6 +157,7 @@ class _Loader:
         streams = self._redis(options, "streams", _REFUSED)
         keys = self._redis(options, "keys", streams)
         tokens = self._redis(options, "tokens", keys)
+        formats = self._formats(options.formats)
         keys_are_used = options.keys_source == "redis" or options.keys_url is not None
         if keys.kind == "cluster" and keys_are_used:
             self._not_in_cluster("keys", options.keys_url)
@@ -160,7 +173,8 @@ class _Loader:
             master_key_file=options.acra_master_key_file,
             master_key_previous=options.acra_master_key_previous,
             vault=vault,
-            routes=self._routes(options.routes, streams),
+            routes=self._routes(options.routes, streams, formats),
+            formats=formats or {},
             http_address=None if options.http_address == "off" else options.http_address,
             audit_file=options.audit_file,
             consumer=options.consumer or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
@@ -199,7 +213,45 @@ class _Loader:
         text = f"{is_default}cannot be a cluster: Acra needs one primary; set the address of a server or of Sentinels"
         self._problem(f"{part}_url", text)
 
-    def _routes(self, given: list[Any] | None, streams: RedisSettings) -> tuple[Route, ...]:
+    def _formats(self, given: list[Any] | None) -> dict[str, AnyFormat] | None:
+        """Return the built-in formats and those of the settings, which win where a name is the same. None: problems."""
+        problems_before = len(self.problems)
+        formats: dict[str, AnyFormat] = {}
+        for index, table in enumerate(given or ()):
+            label = f"{self._label('formats')}: formats[{index}]"
+            made = self._format(label, table)
+            if made is not None and formats.setdefault(made.name, made) is not made:
+                self.problems.append(f"{label}.name: two formats have this name; choose another")
+        return builtin_formats() | formats if len(self.problems) == problems_before else None
+
+    def _format(self, label: str, given: object) -> AnyFormat | None:
+        if not isinstance(given, dict):
+            self.problems.append(f"{label}: expected a format like {FORMAT_EXAMPLE}")
+            return None
+        problems_before = len(self.problems)
+        head = self._converted(
+            FormatHead, {name: given.get(name) for name in ("name", "kind")}, lambda member: f"{label}.{member}"
+        )
+        kind = KINDS.get(head.get("kind", ""))
+        if kind is None:
+            return None
+        known = kind.parameters_type.__struct_fields__
+        parameters = {name: value for name, value in given.items() if name not in FormatHead.__struct_fields__}
+        for name in sorted(parameters.keys() - set(known)):
+            text = f"kind {kind.kind} has no parameter {name!r}; the nearest is {_nearest(name, known)!r}"
+            self.problems.append(f"{label}: {text}")
+        members = self._converted(kind.parameters_type, parameters, lambda member: f"{label}.{member}")
+        if len(self.problems) > problems_before:
+            return None
+        try:
+            return kind(head["name"], kind.parameters_type(**members))
+        except FormatError as error:
+            self.problems.append(f"{label}.{error.parameter}: {error}")
+            return None
+
+    def _routes(
+        self, given: list[Any] | None, streams: RedisSettings, formats: Collection[str] | None
+    ) -> tuple[Route, ...]:
         problems_before = len(self.problems)
         converted = [
             self._route(f"{self._label('routes')}: routes[{index}]", route) for index, route in enumerate(given or ())
@@ -209,6 +261,9 @@ class _Loader:
         routes = DEFAULT_ROUTES if given is None else tuple(Route(**members) for members in converted)
         for text in check_routes(routes) or (check_slots(routes) if streams.kind == "cluster" else ()):
             self._problem("routes", text)
+        if formats is not None:
+            for text in check_formats(routes, formats):
+                self._problem("routes", text)
         return routes
 
     def _route(self, label: str, given: object) -> dict[str, Any]:

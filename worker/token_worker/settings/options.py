@@ -10,6 +10,7 @@ an address or a misplaced variable can hold a password.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -19,11 +20,14 @@ from msgspec.structs import fields
 from token_worker.redis.address import RedisSettings
 from token_worker.settings.vault import VaultSettings
 from token_worker.streams.routes import Route
+from token_worker.tokens.formats import KINDS, AnyFormat
 
 PREFIX: Final = "TOKEN_WORKER_"
 
 
 ROUTE_EXAMPLE: Final = '{"requests": "in", "responses": "out", "ops": ["tokenize"]}'
+
+FORMAT_EXAMPLE: Final = '{"name": "card", "kind": "pan", "keep_first": 6}'
 
 Text = Annotated[str, Meta(min_length=1)]
 PrintableName = Annotated[str, Meta(pattern=r"^[!-~]+\Z", max_length=256)]
@@ -166,6 +170,14 @@ class Options(SharedOptions, frozen=True, kw_only=True):
             expected=f"a list of routes like {ROUTE_EXAMPLE}",
         ),
     ] = None
+    formats: Annotated[
+        list[Any] | None,
+        _means(
+            "formats besides the built-in ones, as a JSON list; in the file `[[formats]]`",
+            default="none",
+            expected=f"a list of formats like {FORMAT_EXAMPLE}",
+        ),
+    ] = None
     consumer: Annotated[
         PrintableName | None,
         _means("name of the consumer, unique to this process", default="host, process, random suffix"),
@@ -183,6 +195,21 @@ class Options(SharedOptions, frozen=True, kw_only=True):
     ] = None
 
 
+class FormatHead(msgspec.Struct, frozen=True, kw_only=True):
+    """Members that each format has besides the parameters of its kind.
+
+    Attributes:
+        name: the name that requests and routes use. The name of a built-in format replaces it.
+        kind: name of the kind.
+    """
+
+    name: Annotated[Annotated[str, Meta(pattern=r"^[!-~]+\Z", max_length=64)], Meta(description="its name")]
+    kind: Annotated[
+        Annotated[str, Meta(pattern=rf"^({'|'.join(KINDS)})\Z")],
+        Meta(extra={"expected": f"one of {', '.join(KINDS)}"}),
+    ]
+
+
 class Settings(PlainOptions, frozen=True, kw_only=True):
     """The settings of the worker and its commands. ``Options`` describes each of them.
 
@@ -198,6 +225,7 @@ class Settings(PlainOptions, frozen=True, kw_only=True):
     master_key_previous: str | None
     vault: VaultSettings | None
     routes: tuple[Route, ...]
+    formats: Mapping[str, AnyFormat]
     http_address: str | None
     audit_file: str | None
     consumer: str

@@ -76,6 +76,7 @@ class TokenItem(msgspec.Struct, eq=False):
         format: how a new token is drawn; None: by its type alone. The value must fit the format.
         result: None until the engine is done.
         form: belongs to the caller, who needs it for the result.
+        is_other: belongs to the caller: the token exists, and is not of the format.
         key: belongs to the engine, like the attributes below: the key of the entry to look up.
         candidates: further candidates for the token.
         token: the candidate to try now; empty if it has to be found first.
@@ -90,6 +91,7 @@ class TokenItem(msgspec.Struct, eq=False):
     format: AnyFormat | None = None
     result: ItemResult | None = None
     form: Any = None
+    is_other: bool = False
 
     key: bytes = b""
     candidates: Iterator[bytes] | None = None

@@ -8,11 +8,12 @@ Each stream has one role. Several routes may share a stream for replies, or one 
 belongs to one route.
 """
 
+import difflib
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cache
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -33,6 +34,11 @@ _ROLES: Final = ("requests", "responses", "dead_letters")
 
 Name = Annotated[str, Meta(min_length=1, max_length=512)]
 
+FORMATS_EXPECTED: Final = 'formats by ref, like {"card": "pan", "*": "letters"}'
+
+ANY_REF: Final = "*"
+"""Stands in ``formats`` for any ``ref`` that is not named, and for no ``ref``."""
+
 
 class Route(msgspec.Struct, frozen=True):
     """One request stream, and the streams and rules that belong to it. ``check_routes`` finds its problems.
@@ -52,6 +58,12 @@ class Route(msgspec.Struct, frozen=True):
             ``detokenize``. It is also the time to live of a stream that a reply creates because a request named it.
         dead_letter_retention_seconds: how long dead letters are kept.
         retention_bytes: most bytes of acknowledged entries to keep in each stream; None for any number.
+        formats: format of an item by its ``ref``; ``*`` stands for any other item, and for requests with one value. The
+            format of a ``ref`` is pinned: an item cannot name another. That of ``*`` is a default.
+        allowed_formats: formats that items may name, besides those of ``formats``. If both are left out, these are the
+            built-in formats.
+        formats_required: True refuses values without a format.
+        on_other: what happens to a value whose token exists and is not of the format: ``return`` it, or ``refuse``.
     """
 
     requests: Name
@@ -65,6 +77,14 @@ class Route(msgspec.Struct, frozen=True):
     response_retention_seconds: Annotated[int, Meta(ge=1, le=MAX_RETENTION_SECONDS)] | None = None
     dead_letter_retention_seconds: Annotated[int, Meta(ge=1, le=MAX_RETENTION_SECONDS)] = 7 * 86_400
     retention_bytes: Annotated[int, Meta(ge=1, le=2**53)] | None = None
+    formats: Annotated[dict[str, Name], Meta(extra={"expected": FORMATS_EXPECTED})] = {}
+    allowed_formats: tuple[Name, ...] | None = None
+    formats_required: bool = False
+    on_other: Literal["return", "refuse"] = "return"
+
+    def __hash__(self) -> int:
+        """Return a hash. No two routes of a worker share a request stream."""
+        return hash(self.requests)
 
     def __post_init__(self) -> None:
         """Fill in members that follow from others."""
@@ -207,6 +227,34 @@ def check_routes(routes: tuple[Route, ...]) -> list[str]:
         if stream in kept
     ]
     return problems
+
+
+_FORMAT_DEFAULTS: Final[dict[str, object]] = {
+    "formats": {},
+    "allowed_formats": None,
+    "formats_required": False,
+    "on_other": "return",
+}
+
+
+def check_formats(routes: Iterable[Route], known: Collection[str]) -> Iterator[str]:
+    """Yield the problems of the formats that these routes name.
+
+    Args:
+        routes: the routes.
+        known: names of all formats.
+    """
+    for index, route in enumerate(routes):
+        named = {f"formats.{ref}": name for ref, name in route.formats.items()}
+        named |= {f"allowed_formats[{at}]": name for at, name in enumerate(route.allowed_formats or ())}
+        for member, name in named.items():
+            if name not in known:
+                nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0)[0]
+                yield f"routes[{index}].{member}: there is no such format; the nearest is {nearest!r}"
+        if Op.TOKENIZE not in route.ops:
+            for member, default in _FORMAT_DEFAULTS.items():
+                if getattr(route, member) != default:
+                    yield f"routes[{index}].{member}: has a meaning only for tokenize, which the route does not serve"
 
 
 def check_slots(routes: tuple[Route, ...]) -> Iterator[str]:

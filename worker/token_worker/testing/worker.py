@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
@@ -16,11 +16,12 @@ from token_worker.contract.decoded import Decoded, Limits, Unanswerable
 from token_worker.contract.messages import Op
 from token_worker.errors import Code
 from token_worker.keys.cache import KeyCache
+from token_worker.redis.address import parse
 from token_worker.service.handler import Handler
 from token_worker.service.replies import DeadLettered
 from token_worker.settings import load
 from token_worker.streams.entry import Answer, Entry
-from token_worker.streams.routes import DEFAULT_ROUTES, Route, check_routes
+from token_worker.streams.routes import DEFAULT_ROUTES, Route, check_formats, check_routes
 from token_worker.testing.memory import MASTER_KEY, KeysForEverybody, MemoryTokens
 from token_worker.testing.plans import Plan
 from token_worker.testing.received import ReceivedRequest
@@ -54,24 +55,28 @@ class InProcessWorker:
 
     Args:
         routes: what is served, as for ``TokenClient``.
+        formats: formats besides the built-in ones: for each the members that it has in the settings.
 
     Attributes:
         url: address of the Redis of the streams. It begins empty, and is nobody else's.
 
     Raises:
         ValueError: no worker can serve these routes.
+        SettingsError: a format is wrong.
     """
 
-    def __init__(self, routes: Sequence[Route] = DEFAULT_ROUTES) -> None:
-        problems = check_routes(tuple(routes))
+    def __init__(self, routes: Sequence[Route] = DEFAULT_ROUTES, formats: Sequence[Mapping[str, object]] = ()) -> None:
+        environ = {"TOKEN_WORKER_MASTER_KEY_SOURCE": "env"}
+        if formats:
+            environ["TOKEN_WORKER_FORMATS"] = msgspec.json.encode(formats).decode()
+        settings = load(environ)
+        problems = check_routes(tuple(routes)) or [*check_formats(routes, settings.formats)]
         if problems:
             raise ValueError("; ".join(problems))
         self._routes = {route.requests.encode(): route for route in routes}
         self._server = FakeRedisServer()
         self.url: str = self._server.url
-        settings = msgspec.structs.replace(
-            load({"TOKEN_WORKER_STREAMS_URL": self.url, "TOKEN_WORKER_MASTER_KEY_SOURCE": "env"}), routes=tuple(routes)
-        )
+        settings = msgspec.structs.replace(settings, streams=parse(self.url), routes=tuple(routes))
         self._limits = Limits(settings.max_request_bytes, settings.max_items)
         self._handler = Handler(settings, KeyCache(KeysForEverybody(), MASTER_KEY), MemoryTokens())
         self._redis: Any = FakeRedis(server=self._server.data, protocol=2)

@@ -171,11 +171,11 @@ class Form(Protocol):
         """Return the number of tokens that the value can have, or a higher number if there are very many."""
 
 
-LETTERS = alphabet(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
+LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 """Characters of a ``str`` token."""
 
 
-EMAIL_LETTERS = alphabet(b"abcdefghijklmnopqrstuvwxyz0123456789")
+EMAIL_LETTERS = b"abcdefghijklmnopqrstuvwxyz0123456789"
 """Characters of both parts of an ``email`` token.
 
 There are no capital letters: mail systems may change the case, and the token must still be known then.
@@ -189,6 +189,9 @@ DOMAINS = (b".com", b".net", b".org", b".edu", b".info", *TWO_LETTER_DOMAINS)
 """Top-level domains of ``email`` tokens, in Acra's order. Below 8 bytes only those of two letters fit."""
 
 
+_STR, _EMAIL = alphabet(LETTERS), alphabet(EMAIL_LETTERS)
+
+
 _LOCAL_PART_LIMIT = 64
 
 
@@ -200,7 +203,7 @@ def _draw_bytes(stream: ByteStream, value: bytes) -> bytes:
 
 
 def _draw_str(stream: ByteStream, value: bytes) -> bytes:
-    return stream.characters(LETTERS, len(value))
+    return stream.characters(_STR, len(value))
 
 
 def _draw_email(stream: ByteStream, value: bytes) -> bytes:
@@ -209,7 +212,7 @@ def _draw_email(stream: ByteStream, value: bytes) -> bytes:
     room = len(value) - len(ending) - 1
     local = min(_LOCAL_PART_LIMIT, room // 2)
     labels = label_lengths(room - local)
-    letters = stream.characters(EMAIL_LETTERS, local + sum(labels))
+    letters = stream.characters(_EMAIL, local + sum(labels))
     parts = []
     at = local
     for label in labels:
