@@ -5,11 +5,16 @@ from typing import Any
 import msgspec
 
 from token_worker.tokens.formats.base import Format
+from token_worker.tokens.formats.date import Date
+from token_worker.tokens.formats.date_time import DateTime
+from token_worker.tokens.formats.email_domain import EmailDomain
+from token_worker.tokens.formats.email_safe import EmailSafe
 from token_worker.tokens.formats.pan import Pan
+from token_worker.tokens.formats.uuid_text import Uuid
 
 AnyFormat = Format[Any, Any]
 
-KINDS: dict[str, type[AnyFormat]] = {kind.kind: kind for kind in (Pan,)}
+KINDS: dict[str, type[AnyFormat]] = {kind.kind: kind for kind in (Pan, Date, DateTime, Uuid, EmailDomain, EmailSafe)}
 """By name: all kinds."""
 
 
