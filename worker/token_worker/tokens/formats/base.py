@@ -115,10 +115,7 @@ class Format(ABC, Generic[P, V]):
 
     def draw(self, stream: ByteStream, value: bytes) -> bytes:
         """Draw a token for a value that fits."""
-        read = self._read(value)
-        if read is None:
-            raise ValueError("the value does not fit the format")
-        return self._draw(stream, read)
+        return self._draw(stream, self._reread(value))
 
     def space(self, value: bytes) -> int:
         """Return the number of tokens that a value that fits can have, before the kind's own check."""
@@ -127,8 +124,7 @@ class Format(ABC, Generic[P, V]):
 
     def could_draw(self, value: bytes, token: bytes) -> bool:
         """Return True if this format could have drawn this token for this value, which fits."""
-        read = self._read(value)
-        return read is not None and token != value and self._could_draw(read, token)
+        return token != value and self._could_draw(self._reread(value), token)
 
     @abstractmethod
     def _expected(self) -> str:
@@ -145,6 +141,13 @@ class Format(ABC, Generic[P, V]):
     @abstractmethod
     def _read(self, value: bytes) -> V | None:
         """Read a value. None: it does not fit, whatever the parameters that only refuse."""
+
+    def _reread(self, value: bytes) -> V:
+        """Read a value that is known to fit. A kind overrides it if that is cheaper than ``_read``."""
+        read = self._read(value)
+        if read is None:
+            raise ValueError("the value does not fit the format")
+        return read
 
     def _problem(self, read: V) -> str | None:  # noqa: ARG002 - kinds that refuse more override it
         """Return what was expected instead of a value that was read: another spelling, say. None: it fits."""

@@ -1,19 +1,26 @@
 """``pan``: payment card numbers.
 
 **Values.** 13 to 19 ASCII digits that pass the Luhn check (ISO/IEC 7812-1, annex B), with at most one space or hyphen
-between two digits.
+between two digits. All else is refused: other digits and spaces of Unicode, a space or line feed at either end.
 
 **Tokens.** The same number of digits, with the separators where the value has them. The first ``keep_first`` and the
-last ``keep_last`` digits are those of the value. The n digits between them are drawn:
+last ``keep_last`` digits are those of the value. The n digits between them are new:
 
-- ``token = "invalid"``: n characters of ``0-9``; if the whole number passes the Luhn check, n others. So no token is a
-  card number, and none can be tokenized again by mistake.
-- ``token = "valid"``: the first digit of the token is 9 if ``keep_first`` is 0; then n - 1 digits are left, else n.
-  All but the last of these are drawn, as characters of ``0-9``. The last becomes the digit with which the number passes
-  the Luhn check. With ``keep_first`` 0, if the number begins with 9112, 9704, 9792 or 9860, they are drawn again: ISO
-  7812 gives numbers that begin with 9 to national standards bodies, and these four are cards (Belkart, Napas, Troy,
-  Humo).
+- ``token = "invalid"``: n characters of ``0-9``. If the whole number then passes the Luhn check, n others are drawn,
+  and so on. So no token is a card number, and none can be tokenized again by mistake.
+- ``token = "valid"`` with ``keep_first`` 0: ``99``, then n - 3 characters of ``0-9``, then the one digit with which the
+  whole number passes the Luhn check.
+- ``token = "valid"`` with a higher ``keep_first``: n - 1 characters of ``0-9``, then the one digit with which the whole
+  number passes the Luhn check.
 - ``token = "any"``: n characters of ``0-9``.
+
+The digits in front of the separators do not matter: digits are drawn as if there were none.
+
+``99`` is the mark of valid tokens. ISO/IEC 7812-1 leaves numbers that begin with 9 to the national standards bodies:
+the three digits after the 9 are the country, as in ISO 3166-1. Belkart has 9112, Napas 9704, Troy 9792, Humo 9860. ISO
+3166-1 never gives a country a number from 900 on.
+
+**Space.** 10 to the power of the number of characters that are drawn, or 0 if none is drawn.
 
 **Definition.** ``keep_first``, ``keep_last``, ``token``.
 """
@@ -36,10 +43,9 @@ from token_worker.tokens.formats.base import (
 )
 from token_worker.tokens.formats.places import DIGITS, Written, separate, unweave, weave
 
-_SEPARATORS = b" -"
 _SHAPE = re.compile(rb"[0-9](?:[ -]?[0-9]){12,18}")
-_LONGEST = 19
-_NATIONAL_CARDS = (b"9112", b"9704", b"9792", b"9860")
+_SHORTEST, _LONGEST = 13, 19
+_MARK = b"99"
 _DOUBLED = bytes.maketrans(b"0123456789", bytes([0, 2, 4, 6, 8, 1, 3, 5, 7, 9]))
 
 
@@ -84,6 +90,7 @@ class Pan(Format[PanParameters, Written]):
         self._marked = parameters.token is TokenCheck.VALID and parameters.keep_first == 0
         self._alone = parameters.separators == "refuse" or parameters.spelling == "canonical"
         self._refuses_tokens = self._marked and parameters.refuse_tokens is not False
+        self._spaces = [self._tokens_of(length) for length in range(_LONGEST + 1)]
         super().__init__(name, parameters)
         if self._token is TokenCheck.VALID and self._keep_first and not parameters.real_numbers:
             text = "a valid number with the first digits of a real one is somebody's card; set keep_first = 0"
@@ -103,61 +110,60 @@ class Pan(Format[PanParameters, Written]):
         return {"keep_first": self._keep_first, "keep_last": self._keep_last, "token": self._token}
 
     def _largest_space(self) -> int:
-        return self._tokens_of(_LONGEST)
+        return self._spaces[-1]
 
     def _tokens_of(self, length: int) -> int:
-        drawn = length - self._keep_first - self._keep_last - self._marked
+        drawn = length - self._keep_first - self._keep_last
+        if self._token is TokenCheck.VALID:
+            drawn -= 1 + len(_MARK) * self._marked
         return 10**drawn if drawn > 0 else 0
 
     def _read(self, value: bytes) -> Written | None:
-        if not _SHAPE.fullmatch(value):
+        if value.isdigit():
+            read = value, value
+            if not _SHORTEST <= len(value) <= _LONGEST:
+                return None
+        elif self._alone or not _SHAPE.fullmatch(value):
             return None
-        written = separate(value, _SEPARATORS)
-        return None if luhn_sum(written.characters) or (self._alone and not written.is_plain) else written
+        else:
+            read = separate(value)
+        return None if luhn_sum(read[1]) else read
+
+    def _reread(self, value: bytes) -> Written:
+        return separate(value)
 
     def _problem(self, read: Written) -> str | None:
-        return NOT_A_TOKEN if self._refuses_tokens and self._has_mark(read.characters) else None
+        return NOT_A_TOKEN if self._refuses_tokens and read[1].startswith(_MARK) else None
 
     def _space(self, read: Written) -> int:
-        return self._tokens_of(len(read.characters))
+        return self._spaces[len(read[1])]
 
     def _draw(self, stream: ByteStream, read: Written) -> bytes:
-        digits = read.characters
+        digits = read[1]
         end = len(digits) - self._keep_last
         first, last = digits[: self._keep_first], digits[end:]
+        if self._token is TokenCheck.VALID:
+            head = _MARK if self._marked else first
+            head += stream.characters(DIGITS, end - len(head) - 1)
+            return weave(read, head + _check_digit(head, last) + last)
         count = end - self._keep_first
-        while True:
-            if self._token is TokenCheck.VALID:
-                head = first or b"9"
-                head += stream.characters(DIGITS, end - len(head) - 1)
-                token = head + _check_digit(head, last) + last
-                if not self._marked or not token.startswith(_NATIONAL_CARDS):
-                    break
-            else:
-                token = first + stream.characters(DIGITS, count) + last
-                if self._token is TokenCheck.ANY or luhn_sum(token):
-                    break
-        return weave(read, token, _SEPARATORS)
+        token = first + stream.characters(DIGITS, count) + last
+        while self._token is TokenCheck.INVALID and not luhn_sum(token):
+            token = first + stream.characters(DIGITS, count) + last
+        return weave(read, token)
 
     def _could_draw(self, read: Written, token: bytes) -> bool:
-        digits = unweave(read, token, _SEPARATORS)
+        digits = unweave(read, token)
         if digits is None or not digits.isdigit():
             return False
-        kept = read.characters
-        if (
-            digits[: self._keep_first] != kept[: self._keep_first]
-            or digits[::-1][: self._keep_last] != (kept[::-1][: self._keep_last])
-        ):
+        end = len(digits) - self._keep_last
+        if digits[end:] != read[1][end:] or digits[: self._keep_first] != read[1][: self._keep_first]:
             return False
         if self._token is TokenCheck.ANY:
             return True
-        is_valid = luhn_sum(digits) == 0
         if self._token is TokenCheck.INVALID:
-            return not is_valid
-        return is_valid and (not self._marked or self._has_mark(digits))
-
-    def _has_mark(self, digits: bytes) -> bool:
-        return digits.startswith(b"9") and not digits.startswith(_NATIONAL_CARDS)
+            return luhn_sum(digits) != 0
+        return luhn_sum(digits) == 0 and (not self._marked or digits.startswith(_MARK))
 
 
 def _check_digit(before: bytes, after: bytes) -> bytes:

@@ -1,43 +1,44 @@
-"""Values that are characters with separators between them: card numbers, say. Pure."""
+"""Values that are characters with separators between them: card numbers, say. Pure.
 
-from typing import NamedTuple
+The characters are ASCII letters and digits. Every other byte is a separator. The kinds say which ones they take.
+"""
+
+from typing import Final
 
 from token_worker.tokens.derivation import alphabet
 
-DIGITS = alphabet(b"0123456789")
+DIGITS: Final = alphabet(b"0123456789")
+
+Written = tuple[bytes, bytes]
+"""A value, and its characters without the separators. If it has no separators, both are the same object."""
+
+_CHARACTERS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_SEPARATORS = bytes(set(range(256)) - set(_CHARACTERS))
+_OUTLINE = bytes.maketrans(_CHARACTERS, b"0" * len(_CHARACTERS))
 
 
-class Written(NamedTuple):
-    """A value, and its characters without the separators."""
-
-    value: bytes
-    characters: bytes
-
-    @property
-    def is_plain(self) -> bool:
-        """True if there are no separators."""
-        return len(self.value) == len(self.characters)
-
-
-def separate(value: bytes, separators: bytes) -> Written:
+def separate(value: bytes) -> Written:
     """Take the separators out of a value."""
-    return Written(value, value.translate(None, separators))
+    return (value, value) if value.isalnum() else (value, value.translate(None, _SEPARATORS))
 
 
-def weave(written: Written, characters: bytes, separators: bytes) -> bytes:
+def weave(written: Written, characters: bytes) -> bytes:
     """Write other characters, as many, with the separators of a value."""
-    if written.is_plain:
+    value, plain = written
+    if value is plain:
         return characters
-    taken = iter(characters)
-    return bytes(byte if byte in separators else next(taken) for byte in written.value)
+    woven = bytearray(characters)
+    for at, byte in enumerate(value):
+        if byte in _SEPARATORS:
+            woven.insert(at, byte)
+    return bytes(woven)
 
 
-def unweave(written: Written, token: bytes, separators: bytes) -> bytes | None:
-    """Return the characters of a token. None if its separators are not at the places where the value has them."""
-    if len(token) != len(written.value):
+def unweave(written: Written, token: bytes) -> bytes | None:
+    """Return the characters of a token. None if it does not have the separators of the value, at the same places."""
+    value, plain = written
+    if len(token) != len(value):
         return None
-    if written.is_plain:
+    if value is plain:
         return token
-    here = bytes(byte if byte in separators else 0 for byte in token)
-    there = bytes(byte if byte in separators else 0 for byte in written.value)
-    return token.translate(None, separators) if here == there else None
+    return token.translate(None, _SEPARATORS) if token.translate(_OUTLINE) == value.translate(_OUTLINE) else None
