@@ -17,13 +17,14 @@ import click
 import msgspec
 from rich.console import Console
 
-from bench import cpu, files, footprint, growth, latency
+from bench import cpu, files, footprint, formats, growth, latency
 from bench.figures import Row, Run, compare, show, show_comparison
 from bench.sizes import QUICK, Sizes
 from harness.ending import end_by_signals
 
 GROUPS: dict[str, Callable[[Sizes, Callable[[str], None]], list[Row]]] = {
     "cpu": cpu.measure,
+    "formats": formats.measure,
     "workers": cpu.measure_two,
     "latency": latency.measure,
     "stored": growth.measure_stored,

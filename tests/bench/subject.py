@@ -67,21 +67,27 @@ def _has_ended(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def message(op: str, values: Sequence[str], client: str = CLIENT) -> dict[str, Any]:
+def message(op: str, values: Sequence[str], client: str = CLIENT, format_name: str | None = None) -> dict[str, Any]:
     """A request without an id: a single one of one value, else with items."""
     head = {"op": op, "client_id": client}
+    kind = {"type": "str"} if format_name is None else {"type": "str", "format": format_name}
     if len(values) == 1:
-        return {**head, "type": "str", "value": values[0]}
-    return {**head, "items": [{"type": "str", "value": value} for value in values]}
+        return {**head, **kind, "value": values[0]}
+    return {**head, "items": [{**kind, "value": value} for value in values]}
 
 
 def payloads(
-    op: str, values: Sequence[str], items: int = 1, clients: Sequence[str] = (CLIENT,), first: int = 0
+    op: str,
+    values: Sequence[str],
+    items: int = 1,
+    clients: Sequence[str] = (CLIENT,),
+    first: int = 0,
+    format_name: str | None = None,
 ) -> list[bytes]:
     """Requests for all values, of the clients in turn, with ``items`` values in each; ids count from ``first``."""
     made = []
     for number, start in enumerate(range(0, len(values), items)):
-        request = message(op, values[start : start + items], clients[number % len(clients)])
+        request = message(op, values[start : start + items], clients[number % len(clients)], format_name)
         made.append(msgspec.json.encode({"id": str(first + number), **request}))
     return made
 
@@ -220,13 +226,14 @@ class Subject:
         *,
         items: int = 1,
         clients: Sequence[str] = (CLIENT,),
+        format_name: str | None = None,
     ) -> tuple[Measured, list[str]]:
         """Measure requests for these values, and check the answers. Returns figures for one value, and the answers.
 
         Raises:
             ClickException: the answers are not ``expected``, or some are errors.
         """
-        requests = payloads(_op(route), values, items, clients)
+        requests = payloads(_op(route), values, items, clients, format_name=format_name)
         measured = self.measure([worker], route, requests, len(values))
         answers = self.answers(route, len(requests))
         if len(answers) != len(values) or (expected is not None and answers != list(expected)):

@@ -53,6 +53,8 @@ GOALS = {
     "throughput of one worker: known value": "≥ 0.5 x null",
     "throughput of one worker: detokenize": "≥ 0.5 x null",
     "Redis CPU, single requests: new value, both": "≤ 3 x null",
+    "formats, worker CPU, single requests: pan of 16, new value": "≤ 1.25 x str",
+    "formats, worker CPU, 100 items: pan of 16, new value": "≤ 1.25 x str",
     "two workers: new value": "≥ 1.8 x one",
     "steady single requests: p50, new value": "≤ 1.5 x null",
     "steady single requests: p99, known value": "≤ 1.5 x null",

@@ -67,7 +67,9 @@ class RouteFormats:
 
     def compare(self, item: TokenItem) -> None:
         """Mark a token that its format could not have drawn, or refuse it if the route does so."""
-        if item.format is None or not isinstance(item.result, bytes) or item.format.could_draw(item.data, item.result):
+        if item.format is None or not isinstance(item.result, bytes) or item.result is item.token:
+            return  # without a format, refused, or drawn just now
+        if item.format.could_draw(item.data, item.result):
             return
         if self._refuses_other:
             item.result = _CONFLICT

@@ -79,7 +79,7 @@ class TokenItem(msgspec.Struct, eq=False):
         is_other: belongs to the caller: the token exists, and is not of the format.
         key: belongs to the engine, like the attributes below: the key of the entry to look up.
         candidates: further candidates for the token.
-        token: the candidate to try now; empty if it has to be found first.
+        token: the candidate to try now; empty if it has to be found first. The result is this very object if it is new.
         existing: the ``t.`` entry of that candidate, if it was read and holds this value.
     """
 
