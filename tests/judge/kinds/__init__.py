@@ -1,0 +1,1 @@
+"""The cases of each kind, in ``CASES`` of a module named as the kind's own module."""
