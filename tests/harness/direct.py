@@ -49,6 +49,8 @@ class DirectHandler:
         master_key: of the key storage.
         now: Unix seconds.
         before: is called ahead of each step on the token storage.
+        formats: formats of the settings, which the route allows besides the built-in ones.
+        route: members of the route that differ from ``ROUTE``.
     """
 
     def __init__(
@@ -57,9 +59,13 @@ class DirectHandler:
         master_key: bytes,
         now: Callable[[], float] = time.time,
         before: Callable[[Step], None] = lambda _: None,
+        formats: Sequence[Message] = (),
+        **route: Any,
     ) -> None:
-        loaded = load({"TOKEN_WORKER_STREAMS_URL": server.url, "TOKEN_WORKER_MASTER_KEY_SOURCE": "env"})
-        settings = msgspec.structs.replace(loaded, routes=(ROUTE,))
+        environ = {"TOKEN_WORKER_STREAMS_URL": server.url, "TOKEN_WORKER_MASTER_KEY_SOURCE": "env"}
+        loaded = load({**environ, "TOKEN_WORKER_FORMATS": json.dumps(formats)})
+        served = msgspec.structs.replace(ROUTE, allowed_formats=tuple(loaded.formats), **route)
+        settings = msgspec.structs.replace(loaded, routes=(served,))
         address = RedisSettings(url=server.url)
         self._links = RedisLink("keys", address), RedisLink("tokens", address)
         keys = KeyCache(RedisKeyStore(self._links[0], settings.keys_folder), master_key)

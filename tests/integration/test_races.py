@@ -2,37 +2,19 @@
 
 import random
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Self
 
 import pytest
 import redis
 
 from harness.direct import DirectHandler, Message
+from harness.racing_acra import MASTER_KEY, NAMES, SEED, SHOP, RacingAcra, store_key
 from harness.servers import Valkey
 from harness.stack import Stack
-from token_worker.acra.owner import Owner
-from token_worker.acra.token_entry import (
-    EntryNames,
-    TokenEntry,
-    decode_entry,
-    decode_token_value,
-    encode_entry,
-    encode_token_value,
-)
+from token_worker.acra.token_entry import decode_token_value
 from token_worker.acra.value_types import STR
-from token_worker.keys.keyring import DataKeyCache, Keyring
-from token_worker.keys.store import wrap
 from token_worker.storage.steps import Adopt, Step, Store
-from token_worker.tokens.derivation import LETTERS, PLAIN, Deriver
-
-SHOP = Owner("client", "shop-frontend")
-NAMES = EntryNames(SHOP)
-MASTER_KEY = bytes(range(32))
-KEY = bytes(range(32, 64))
-SEED = 20_260_101
-"""Of the random choices that need not be secret, so that a failure can be had again."""
+from token_worker.tokens.derivation import PLAIN, Deriver
 
 
 @pytest.fixture(params=["storage_server", "redis82_server"])
@@ -45,67 +27,6 @@ def server(request: pytest.FixtureRequest) -> Valkey:
 def key(server: Valkey) -> bytes:
     """The client's key, stored."""
     return store_key(server)
-
-
-def store_key(server: Valkey) -> bytes:
-    with server.client() as client:
-        client.set(f".acrakeys/{SHOP.key_name}", wrap(KEY, MASTER_KEY, SHOP))
-    return KEY
-
-
-class Acra:
-    """Acts as AcraServer: a random token, its t. entry by SET NX, then h. by SET NX. A loser reads the winner's."""
-
-    def __init__(self, server: Valkey, key: bytes) -> None:
-        self._client = server.client()
-        self._ring = Keyring(SHOP, key, DataKeyCache())
-        self._random = random.Random(SEED)
-
-    def _entry(self, inside: bytes) -> bytes:
-        return encode_entry(TokenEntry(self._ring.seal(inside), 1_800_000_000, 1_800_000_000))
-
-    def open(self, raw: bytes) -> bytes:
-        """The content of an entry."""
-        return self._ring.open(decode_entry(raw).block)
-
-    def get(self, key: bytes) -> bytes | None:
-        """An entry as it stands."""
-        found: Any = self._client.get(key)
-        raw: bytes | None = found
-        return raw
-
-    def steps(self, value: bytes) -> Iterator[None]:
-        """Tokenize, with a pause after each command."""
-        h_key = NAMES.of_value(value, STR.number)
-        if self.get(h_key) is None:
-            yield
-            while True:
-                token = bytes(self._random.choices(LETTERS, k=len(value)))
-                inside = encode_token_value(value, STR.number)
-                if self._client.set(NAMES.of_token(token, STR.number), self._entry(inside), nx=True):
-                    break
-            yield
-            self._client.set(h_key, self._entry(token), nx=True)
-
-    def token(self, value: bytes) -> str:
-        """The value's token."""
-        raw = self.get(NAMES.of_value(value, STR.number))
-        assert raw is not None
-        return self.open(raw).decode()
-
-    def tokenize(self, value: bytes) -> str:
-        for _ in self.steps(value):
-            pass
-        return self.token(value)
-
-    def close(self) -> None:
-        self._client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def tokenize(values: list[bytes]) -> list[Message]:
@@ -121,7 +42,7 @@ def values_of(replies: list[Message]) -> list[str]:
     return [reply["value"] for reply in replies]
 
 
-def check_storage(client: redis.Redis, acra: Acra, key: bytes, tokens: dict[bytes, str]) -> None:
+def check_storage(client: redis.Redis, acra: RacingAcra, key: bytes, tokens: dict[bytes, str]) -> None:
     """Every token detokenizes to its own value only, and every t. entry of ours belongs to the value's one token.
 
     Ours are told from Acra's by being derived: Acra's are random.
@@ -149,7 +70,7 @@ def test_race_at_every_step_gives_one_token(server: Valkey, key: bytes) -> None:
     chance = random.Random(SEED)
     random.Random(SEED).shuffle(values)
     seen: list[str] = []
-    with server.client() as client, Acra(server, key) as acra, DirectHandler(server, MASTER_KEY) as other:
+    with server.client() as client, RacingAcra(server, key) as acra, DirectHandler(server, MASTER_KEY) as other:
         under_way = {value: acra.steps(value) for value in values}
 
         def before(step: Step) -> None:
@@ -179,7 +100,7 @@ def test_race_at_every_step_gives_one_token(server: Valkey, key: bytes) -> None:
 def test_half_written_value_of_acra_gets_a_token_of_ours(server: Valkey, key: bytes) -> None:
     """If Acra died between its two writes, the value gets a token of ours; Acra's t. entry stays as it was."""
     value = b"value number 1"
-    with Acra(server, key) as acra, DirectHandler(server, MASTER_KEY) as handler, server.client() as client:
+    with RacingAcra(server, key) as acra, DirectHandler(server, MASTER_KEY) as handler, server.client() as client:
         steps = acra.steps(value)
         next(steps)
         next(steps)
@@ -211,7 +132,7 @@ def test_threads_of_workers_and_acra_agree_on_every_token(server: Valkey, key: b
 
     def acra_server() -> dict[bytes, str]:
         found: dict[bytes, str] = {}
-        with Acra(server, key) as acra:
+        with RacingAcra(server, key) as acra:
             for group in groups:
                 start.wait()
                 found |= {value: acra.tokenize(value) for value in group}
@@ -223,7 +144,7 @@ def test_threads_of_workers_and_acra_agree_on_every_token(server: Valkey, key: b
 
     assert first == second == third
     assert len(first) == 240
-    with server.client() as client, Acra(server, key) as acra:
+    with server.client() as client, RacingAcra(server, key) as acra:
         check_storage(client, acra, key, first)
 
 
@@ -236,7 +157,7 @@ def test_worker_processes_and_acra_agree_on_every_token(streams_server: Valkey, 
         Stack(
             streams_server, storage_server, master_key=MASTER_KEY, settings={"TOKEN_WORKER_BATCH_SIZE": "20"}
         ) as stack,
-        Acra(storage_server, key) as acra,
+        RacingAcra(storage_server, key) as acra,
     ):
         workers = [stack.start_worker(), stack.start_worker()]
         requests = [
