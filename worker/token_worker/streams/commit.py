@@ -35,9 +35,9 @@ class CommitScripts(DeliveryProtocol):
     def _pause(self, route: Route, now: float) -> None:
         """Pause a route, because one of its streams cannot be written."""
 
-    def commit(self, answers: Sequence[Answer], now: float) -> Exchange[Committed]:
+    def commit(self, parts: Sequence[Sequence[Answer]], now: float) -> Exchange[Committed]:
         total = Committed()
-        for part in self.parts(answers):
+        for part in parts:
             route, stuck = part[0].entry.route, len(total.stuck)
             try:
                 yield from self._commit(route, part, total)
