@@ -134,6 +134,8 @@ class Model(Commands):
         if is_there and not self.has_ids(keys[1]):
             return [2, b"ids used up"]
         if is_told and not self.has_ids(target):
+            if is_there:
+                self._make(keys[1])  # the script has added the copy and deleted it again: the stream stays
             return [3, b"ids used up"]
         return None
 
