@@ -59,6 +59,22 @@ from token_worker.acra.value_types import TYPES, TokenType
 
 _LABEL = b"token-worker token derivation v1 "
 
+LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+"""Characters of a ``str`` token."""
+
+EMAIL_LETTERS = b"abcdefghijklmnopqrstuvwxyz0123456789"
+"""Characters of both parts of an ``email`` token.
+
+There are no capital letters: mail systems may change the case, and the token must still be known then.
+"""
+
+TWO_LETTER_DOMAINS = (b".au", b".br", b".de", b".jp", b".et", b".us")
+DOMAINS = (b".com", b".net", b".org", b".edu", b".info", *TWO_LETTER_DOMAINS)
+"""Top-level domains of ``email`` tokens, in Acra's order. Below 8 bytes only those of two letters fit."""
+
+_LOCAL_PART_LIMIT = 64
+_LABEL_LIMIT = 63
+
 
 class Origin(NamedTuple):
     """The place of an item in the requests.
@@ -80,30 +96,6 @@ def _lp(data: bytes) -> bytes:
     return len(data).to_bytes(4, "big") + data
 
 
-LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-"""Characters of a ``str`` token."""
-
-
-EMAIL_LETTERS = b"abcdefghijklmnopqrstuvwxyz0123456789"
-"""Characters of both parts of an ``email`` token.
-
-There are no capital letters: mail systems may change the case, and the token must still be known then.
-"""
-
-
-TWO_LETTER_DOMAINS = (b".au", b".br", b".de", b".jp", b".et", b".us")
-
-
-DOMAINS = (b".com", b".net", b".org", b".edu", b".info", *TWO_LETTER_DOMAINS)
-"""Top-level domains of ``email`` tokens, in Acra's order. Below 8 bytes only those of two letters fit."""
-
-
-_LOCAL_PART_LIMIT = 64
-
-
-_LABEL_LIMIT = 63
-
-
 def _take_rejecting(stream: Callable[[int], bytes], skip: int, count: int, alphabet: bytes) -> bytes:
     """Draw ``count`` characters, each equally likely, from the bytes of ``stream`` after the first ``skip`` bytes."""
     table, rejected = _TABLES[alphabet]
@@ -122,8 +114,6 @@ def _table(alphabet: bytes) -> tuple[bytes, bytes]:
 
 
 _TABLES = {alphabet: _table(alphabet) for alphabet in (LETTERS, EMAIL_LETTERS)}
-
-
 _LETTERS = _TABLES[LETTERS]
 
 
