@@ -80,7 +80,7 @@ def reply_to(request: StreamRequest, **members: Any) -> bytes:
 
 
 def test_request_says_what_the_call_said() -> None:
-    """CallKey, deadline, stream for the reply and items stand in the payload; what is as by default is left out."""
+    """The payload has the call's options, deadline, stream for the reply and items; defaults are left out."""
     caller = Caller()
     caller.call(["a"])
     caller.call(["b"], CallKey(Op.DETOKENIZE, None, "zone-one", consistent=False))
@@ -230,7 +230,7 @@ def test_rest_of_a_call_that_failed_is_let_go_of() -> None:
 
 
 def test_request_in_doubt_is_sent_again_as_it_was_while_somebody_waits() -> None:
-    """It keeps its id, so that the first reply counts, whichever sending it is to; before anything new."""
+    """A request in doubt goes before new ones, with the same id, so that the first reply to either sending counts."""
     caller = Caller()
     caller.call(["a"])
     caller.call(["b"])
