@@ -65,8 +65,7 @@ class StreamEnds(NamedTuple):
 
     def ahead_seconds(self, now_ms: int) -> float:
         """Seconds that the ids lie ahead of a clock. 0 if they do not, or only as far as clocks usually differ."""
-        ahead_ms = order(self.last_given)[0] - now_ms
-        return ahead_ms / 1000 if ahead_ms > AHEAD_MS else 0.0
+        return ahead_seconds(self.last_given, now_ms)
 
     def ids_finding(self, now_ms: int) -> IdsFinding | None:
         """The problem with the ids, by a clock: they are ahead of it, used up, or nearly used up."""
@@ -81,6 +80,12 @@ class StreamEnds(NamedTuple):
         if seconds:
             return IdsFinding(f"ids are ahead of the server's clock by {seconds:,.0f} s", _IDS_AHEAD_REMEDY)
         return None
+
+
+def read_clock() -> Exchange[int]:
+    """The server's clock, in Unix milliseconds."""
+    seconds, micros = yield ("TIME",)
+    return int(seconds) * 1000 + int(micros) // 1000
 
 
 def read_ends(route: Route, stream: str) -> Exchange[StreamEnds]:
@@ -102,6 +107,12 @@ def read_ends(route: Route, stream: str) -> Exchange[StreamEnds]:
 def is_time(entry_id: bytes, now_ms: int) -> bool:
     """Return True if an id can be the time at which its entry was added: it is not ahead of the clock, nor a number."""
     return _FIRST_TIME_MS <= order(entry_id)[0] <= now_ms + AHEAD_MS
+
+
+def ahead_seconds(entry_id: bytes, now_ms: int) -> float:
+    """Seconds that an id lies ahead of a clock. 0 if it does not, or only as far as clocks usually differ."""
+    ahead_ms = order(entry_id)[0] - now_ms
+    return ahead_ms / 1000 if ahead_ms > AHEAD_MS else 0.0
 
 
 def age_seconds(entry_id: bytes | None, ends: StreamEnds, now_ms: int) -> float | None:
