@@ -1,4 +1,4 @@
-"""The first and last ids of a stream and of its groups, and the ages of its entries. Sans-IO like ``delivery``.
+"""The ends of a stream, the positions of its groups, and the ages of its entries. Sans-IO like ``delivery``.
 
 The age of an entry is the age of its id, by the server's clock. But everyone who may add entries may choose their ids:
 an id can lie ahead of the clock, or not be a time at all. Then the age follows from the arrivals that workers have
@@ -46,11 +46,11 @@ class IdsFinding(NamedTuple):
 
 
 class StreamEnds(NamedTuple):
-    """The first and last ids of a stream. A stream that does not exist has the defaults.
+    """The first id of a stream and the last one given. A stream that does not exist has the defaults.
 
     Attributes:
         length: number of entries.
-        first, last: ids of the first and the last entry; None if there is no entry.
+        first: id of the first entry; None if there is no entry.
         last_given: the largest id that an entry ever had.
         notes: times (Unix milliseconds) and ids of noted arrivals; see ``trim.lua``.
         groups: for each group, what XINFO GROUPS says, and the first id after the last delivered one, or None.
@@ -58,7 +58,6 @@ class StreamEnds(NamedTuple):
 
     length: int = 0
     first: bytes | None = None
-    last: bytes | None = None
     last_given: bytes = b"0-0"
     notes: tuple[tuple[int, bytes], ...] = ()
     groups: tuple[tuple[dict[str, Any], bytes | None], ...] = ()
@@ -97,11 +96,11 @@ def read_ends(route: Route, stream: str) -> Exchange[StreamEnds]:
     found = yield RunScript(_ENDS, (stream, route.arrivals(stream)), ())
     if found is None:  # the stream does not exist: nothing was sent yet
         return StreamEnds()
-    length, first, last, last_given, raw, groups = found
+    length, first, last_given, raw, groups = found
     words = (raw or b"").split()
     notes = tuple((int(ms), entry_id) for ms, entry_id in zip(words[::2], words[1::2], strict=True))
     groups = tuple((by_name(group), following) for group, following in groups)
-    return StreamEnds(length, first, last, last_given, notes, groups)
+    return StreamEnds(length, first, last_given, notes, groups)
 
 
 def is_time(entry_id: bytes, now_ms: int) -> bool:
