@@ -103,7 +103,7 @@ def read_ends(route: Route, stream: str) -> Exchange[StreamEnds]:
     return StreamEnds(length, first, last_given, notes, groups)
 
 
-def is_time(entry_id: bytes, now_ms: int) -> bool:
+def is_time(entry_id: str | bytes, now_ms: int) -> bool:
     """Return True if an id can be the time at which its entry was added: it is not ahead of the clock, nor a number."""
     return _FIRST_TIME_MS <= order(entry_id)[0] <= now_ms + AHEAD_MS
 
