@@ -133,7 +133,7 @@ def _note_ids(stream: str, ends: StreamEnds, server: _ServerFacts, found: Measur
 
 
 def _lag_is_unreliable() -> Exchange[bool]:
-    """True if trimmed entries that nobody had read make this server's lag wrong for ever (Redis 7.0)."""
+    """Return True if trimmed entries that nobody had read make this server's lag wrong for ever (Redis 7.0)."""
     try:
         info: bytes = yield "INFO", "server"
     except ServerError:
