@@ -1,5 +1,6 @@
 """Comparison of the replies to replayed requests with the first replies, without a server."""
 
+import itertools
 from typing import Any
 
 import msgspec
@@ -96,6 +97,17 @@ def test_replies_to_requests_whose_ids_are_ahead_are_found() -> None:
     streams.reply(entry, "a")
     assert streams.read(comparison) == 0
     assert comparison.result() == ComparisonResult(same=1)
+
+
+def test_first_reply_is_found_beside_a_stream_with_usual_ids() -> None:
+    """The ids of one request stream do not tell from where on there are replies to requests of another."""
+    streams, usual, ahead = Streams(), f"{NOW_MS - 1000}-0", f"{NOW_MS + 86_400_000}"
+    sent = [(f"{ahead}-0", f"{ahead}-1"), (usual, f"{NOW_MS}-0")]
+    for request_entry in itertools.chain(*sent):
+        streams.reply(request_entry, "a")
+    comparison = ReplyComparison([ResentRequest(old, old, new, "r", (OUT,), was_answered=True) for old, new in sent])
+    assert streams.read(comparison) == 0
+    assert comparison.result() == ComparisonResult(same=2)
 
 
 def test_dead_letter_has_no_first_reply() -> None:

@@ -106,12 +106,14 @@ class ReplyComparison:
     def _first_position(self) -> Exchange[str]:
         """The time of the first original: its reply was added later, except that clocks are set back now and then.
 
-        If its id is ahead of the clock, or is not a time, it does not tell when the request was added. Then all replies
-        are read.
+        An id that is ahead of the clock, or is not a time, does not tell when its request was added. If there is one,
+        all replies are read.
         """
-        first = min((request.original for request in self._resent), key=order)
+        originals = [request.original for request in self._resent]
         now_ms = yield from read_clock()
-        return f"{order(first)[0] - EARLIER_MS}-0" if is_time(first, now_ms) else FIRST_ID
+        if not all(is_time(original, now_ms) for original in originals):
+            return FIRST_ID
+        return f"{min(map(order, originals))[0] - EARLIER_MS}-0"
 
     def _read_page(self, stream: str, position: str) -> Exchange[list[Any]]:
         try:
