@@ -13,7 +13,7 @@ from fakeredis import TcpFakeServer
 _HOST: Final = "127.0.0.1"
 
 _POLL_SECONDS: Final = 0.01
-"""How often the server looks whether it is to stop."""
+"""Time between two looks whether the server is to stop."""
 
 _LOG: Final = logging.getLogger("fakeredis")
 

@@ -30,7 +30,7 @@ _READ_COUNT: Final = 1000
 """Entries of one read."""
 
 _BLOCK_MS: Final = 20
-"""How long one read waits: also how long ``close``, and the end of a pause, wait for the worker at most."""
+"""Time that a read waits. ``close`` waits for the worker at most so long, and so do requests after a pause."""
 
 _TRACE: Final = (b"traceparent", b"tracestate")
 
@@ -133,7 +133,7 @@ class InProcessWorker:
         self._plan(Plan(code, op=op, client_id=client_id, items=items, count=count))
 
     def drop_next(self, *, op: Op | str | None = None, client_id: str | None = None, count: int = 1) -> None:
-        """Never answer the next request: its call ends by its time-out. Arguments as for ``refuse_next``."""
+        """Leave the next request without an answer: its call ends by its time-out. Arguments as for ``refuse_next``."""
         self._plan(Plan(None, op=op, client_id=client_id, items=None, count=count))
 
     def _plan(self, plan: Plan) -> None:
