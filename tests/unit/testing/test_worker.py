@@ -381,6 +381,17 @@ def test_logs_hold_no_value(client: TokenClient, caplog: pytest.LogCaptureFixtur
     assert SECRET not in caplog.text
 
 
+def test_logs_hold_no_value_after_another_worker_has_ended(
+    client: TokenClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The end of one worker does not open the logs of another that runs on."""
+    with InProcessWorker():
+        pass
+    with caplog.at_level(logging.DEBUG):
+        client.detokenize(client.tokenize(SECRET))
+    assert SECRET not in caplog.text
+
+
 # End
 
 
