@@ -347,6 +347,12 @@ def test_reply_is_on_the_stream_of_the_contract(streams: Any) -> None:
     wait_until(lambda: not streams.xpending("tokenize:requests", "token-workers")["pending"], "acknowledgements")
 
 
+def test_reply_has_no_part_of_a_trace(streams: Any) -> None:
+    """``tracestate`` without ``traceparent`` means nothing: the reply has neither, as with real workers."""
+    add(streams, headers={"tracestate": "shop=1"}, type="int64", value=5)
+    assert read(streams)[1].keys() == {b"payload"}
+
+
 def test_stream_that_cannot_take_the_reply(streams: Any) -> None:
     """Such a reply is ``forbidden`` on the route's own stream, as with real workers; the worker lives on."""
     streams.set("tokenize:responses:mine", "no stream")

@@ -19,6 +19,7 @@ from token_worker.keys.cache import KeyCache
 from token_worker.service.handler import Handler
 from token_worker.service.replies import DeadLettered
 from token_worker.settings import load
+from token_worker.streams.commit import trace_of
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.routes import DEFAULT_ROUTES, Route, check_routes
 from token_worker.testing.memory import MASTER_KEY, KeysForEverybody, MemoryTokens
@@ -228,7 +229,7 @@ class InProcessWorker:
 
     def _reply(self, answer: Answer) -> None:
         route = answer.entry.route
-        trace = {name: answer.entry.fields[name] for name in _TRACE if name in answer.entry.fields}
+        trace = {name: value for name, value in zip(_TRACE, trace_of(answer.entry), strict=True) if value}
         fields: dict[Any, Any] = {b"payload": answer.payload, **trace}
         if answer.reply_to is not None:
             try:
