@@ -11,15 +11,16 @@ from hypothesis import settings
 
 import token_worker
 from harness.clients import KINDS, FakeWorker, Kind, threads
+from harness.ending import interrupt_by_signals
 from harness.servers import OpenBao, Valkey, redis_binary
 from harness.stack import Stack, wait_until
 from harness.toolchains import SharedFolders
 
-for _signal, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
-    # A shell starts programs in the background with SIGINT ignored, nohup starts them with SIGHUP ignored. What tests
-    # start would inherit that. A signal that has a handler here has its default action in processes that we start.
-    if signal.getsignal(_signal) is signal.SIG_IGN:
-        signal.signal(_signal, _usual)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts programs in the background with SIGINT ignored, and what tests start would inherit that. A signal
+    # that has a handler here has its default action in processes that we start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+interrupt_by_signals()
 
 os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # programs that tests start import the harness, too
 

@@ -132,7 +132,7 @@ def measure_two(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
 
 
 def two_workers(sizes: Sizes, tell: Callable[[str], None], cores: list[int]) -> list[Row]:
-    """The same backlog of new values for one worker and for two; cores for the servers, then for the workers."""
+    """Measure a backlog of new values with one worker and with two; ``cores``: of the servers, then of the workers."""
     one: list[float] = []
     two: list[float] = []
     with subject() as system:

@@ -9,7 +9,6 @@ import pytest
 
 from chaos.report import Report
 from harness.processes import Run
-from harness.stack import wait_until
 
 KINDS_OF_FAULTS = 117
 CHILDREN = 9
@@ -47,7 +46,7 @@ def test_every_fault_happens_and_what_is_promised_holds(tmp_path: Path, say: Cal
 def test_ctrl_c_in_the_middle_leaves_no_process_behind(tmp_path: Path, number: int) -> None:
     """Stopped while workers and servers are killed and started again, it ends all of them."""
     with Run(tmp_path, "-m", "chaos", "--seconds", "60") as run:
-        wait_until(lambda: len(run.children()) >= CHILDREN, "servers and workers")
+        run.wait_for(lambda: len(run.children()) >= CHILDREN, "servers and workers")
         run.process.send_signal(number)
         assert run.process.wait(60) == 128 + number
         assert run.left_behind() == []

@@ -37,7 +37,7 @@ _VARYING: Final = {
 """Patterns for text that differs from run to run, and the word that replaces it when outputs are compared."""
 
 _REDIS_CLI: Final = '''#!{python}
-"""As much of redis-cli as the pages need: no wheel brings one."""
+"""The part of redis-cli that the pages need: no wheel brings one."""
 import json, sys
 import redis
 

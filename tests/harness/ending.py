@@ -1,10 +1,13 @@
-"""Scripts that start processes end by an exception, so that every process is stopped on the way out."""
+"""Programs that start processes end by an exception, so that every process is stopped on the way out."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
+
+from harness.processes import children_of
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -20,6 +23,22 @@ def _end(number: int, _frame: Any) -> NoReturn:
     for other in _SIGNALS:  # an exception amid the way out would leave something behind
         signal.signal(other, signal.SIG_IGN)
     raise SystemExit(128 + number)
+
+
+def interrupt_by_signals() -> None:
+    """Let SIGTERM and SIGHUP end pytest as Ctrl-C at a terminal does, with the processes that run tests for it."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, _frame: Any) -> NoReturn:
+    for other in _SIGNALS:  # as above, but what is started on the way out must not ignore them
+        signal.signal(other, lambda _number, _frame: None)
+    for child in children_of(os.getpid()):
+        with suppress(OSError):  # it has ended meanwhile
+            if os.getpgid(child) == os.getpgrp():  # servers and workers have groups of their own: fixtures stop them
+                os.kill(child, number)
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 @contextmanager

@@ -120,4 +120,4 @@ class ByHand:
             self.jobs.pop(0)()
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Do nothing: no thread has to end."""

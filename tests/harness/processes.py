@@ -5,7 +5,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,7 +24,24 @@ class Run:
 
     def children(self) -> list[int]:
         """The processes that it has started and not stopped yet; they are in sessions of their own."""
-        return [pid for pid in _pids() if _parent(pid) == self.process.pid]
+        return children_of(self.process.pid)
+
+    def wait_for(self, condition: Callable[[], object], what: str) -> None:
+        """Wait for a condition that the script brings about.
+
+        Raises:
+            RuntimeError: the script ended before; the message has its output.
+            TimeoutError: it takes too long.
+        """
+        from harness.stack import wait_until  # loads much that a measurement of memory does not need
+
+        def holds() -> bool:
+            if self.process.poll() is not None:
+                said = self.output.read_text(errors="replace")
+                raise RuntimeError(f"exit status {self.process.returncode} before {what}:\n{said}")
+            return bool(condition())
+
+        wait_until(holds, what)
 
     def left_behind(self) -> list[int]:
         """The processes that have the folder in their environment, as all do that it starts, but itself.
@@ -33,21 +51,30 @@ class Run:
         return [pid for pid in _pids() if pid != self.process.pid and self._is_of(pid)]
 
     def _is_of(self, pid: int) -> bool:
-        folder = str(self._folder)
         try:
             works_in = Path(f"/proc/{pid}/cwd").readlink()
         except OSError:  # it has ended
             return False
-        return folder.encode() in _read(pid, "environ") or str(works_in).startswith(folder)
+        variables = (os.fsdecode(variable).partition("=")[2] for variable in _read(pid, "environ").split(b"\0"))
+        return any(place.is_relative_to(self._folder) for place in (works_in, *map(Path, variables)))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.process.terminate()
-        self.process.wait(60)
-        for pid in self.left_behind():
-            os.kill(pid, signal.SIGKILL)
+        try:
+            self.process.wait(60)
+        finally:
+            self.process.kill()
+            for pid in self.left_behind():
+                with suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.kill(pid, signal.SIGKILL)
+
+
+def children_of(parent: int) -> list[int]:
+    """The processes that a process has started and that have not ended."""
+    return [pid for pid in _pids() if _parent(pid) == parent]
 
 
 def _pids() -> Iterator[int]:

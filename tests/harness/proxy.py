@@ -198,7 +198,7 @@ class Proxy:
 
 
 class Relay(Proxy):
-    """The same for a server that speaks something else: each piece of data counts as a command, or as a reply."""
+    """A proxy for a server with another protocol: each piece of data counts as a command, or as a reply."""
 
     def _converse(self, client: socket.socket, server: socket.socket) -> None:
         with selectors.DefaultSelector() as selector:

@@ -154,7 +154,7 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path: Path, number: int) -> None:
 def test_ctrl_c_while_it_starts_leaves_no_process_behind(tmp_path: Path, started: int) -> None:
     """A server or worker that has only just been started is stopped, too."""
     with running(tmp_path) as run:
-        wait_until(lambda: len(run.children()) >= started, "the servers")
+        run.wait_for(lambda: len(run.children()) >= started, "the servers")
         run.process.send_signal(signal.SIGINT)
         assert run.process.wait(60) == 128 + signal.SIGINT
         assert run.left_behind() == []
@@ -164,7 +164,6 @@ def test_impatient_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
     """Pressed again and again while all is being stopped, Ctrl-C does not cut that short."""
     with running(tmp_path, "--keep") as run:
         wait_until_kept(run)
-        run.children()
 
         def ended() -> bool:
             run.process.send_signal(signal.SIGINT)
@@ -196,4 +195,4 @@ def running(folder: Path, *arguments: str) -> Run:
 
 def wait_until_kept(run: Run) -> None:
     """Wait for the last lines that ``--keep`` prints."""
-    wait_until(lambda: "export TOKEN_WORKER_VAULT_SECRET_ID_FILE=" in run.output.read_text(), "the demo")
+    run.wait_for(lambda: "export TOKEN_WORKER_VAULT_SECRET_ID_FILE=" in run.output.read_text(), "the demo")

@@ -244,7 +244,7 @@ def test_calls_gather_in_few_requests(streams_server: Valkey, kind: Kind, fake_w
 
 
 def test_cancelled_future_lets_go_of_its_request(streams_server: Valkey, fake_worker: FakeWorker) -> None:
-    """Its room is free at once, the reply is nobody's, and waiting for it raises."""
+    """A cancelled future frees its room at once, drops its reply, and raises if a caller waits for it."""
     with sync(streams_server, max_in_flight=1) as client:
         future = send(client, "a")
         requests = fake_worker.take(1)

@@ -274,7 +274,7 @@ def test_nothing_is_kept_of_a_call_that_is_over(streams_server: Valkey, kind: Ki
 
 
 def _is_of_the_test(holder: object) -> bool:
-    """Or redis-py's buffer, which keeps what was read last until the next read."""
+    """True for objects of the test, and for redis-py's buffer, which keeps what was read last until the next read."""
     return type(holder).__name__ in {"frame", "cell", "function", "_HiredisParser"}
 
 

@@ -126,8 +126,8 @@ def test_every_call_has_its_one_result_when_connections_are_cut(
 ) -> None:
     """Every call has its right result once, also if the connections for sending or reading are cut."""
     moment, verdict = CUTS[name]
-    seen = {b"TIME": 0, b"XADD": 0, b"XREAD": 0}
-    cut = {b"TIME": {1, 3}, b"XADD": {1, 7, 100, 101, 350}, b"XREAD": {1, 2, 4, 6}}
+    seen = {b"TIME": 0, b"XADD": 0, b"XREAD": 0, b"XREVRANGE": 0}
+    cut = {b"TIME": {1, 3}, b"XADD": {1, 7, 100, 101, 350}, b"XREAD": {1, 2, 4, 6}, b"XREVRANGE": {1}}
     done: list[bytes] = []
 
     def hook(now: Moment, command: Command) -> Verdict:
@@ -142,7 +142,8 @@ def test_every_call_has_its_one_result_when_connections_are_cut(
 
     with Proxy(streams_server.port, hook) as proxy, sync(proxy.url, max_in_flight=200) as client:
         Calls(client, 500).check()
-    assert {*done} == {*cut}
+    if_late = {b"XREVRANGE"}  # only if a reply is late, it is looked for on the shared stream
+    assert {*done} | if_late == {*cut}
     sent = served.streams.xlen("tokenize:requests")
     assert sent >= 501
 

@@ -316,7 +316,7 @@ def test_reply_to_another_slot_is_forbidden(cluster: Cluster, storage_server: Va
         subject.call("XADD", route.requests, "*", "payload", "x")
     entries = drive(delivery.fetch(0.0, 0), subject).entries
     answers = [Answer(entries[0], b"here"), Answer(entries[1], b"there", reply_to=elsewhere, forbidden=b"forbidden")]
-    done = drive(delivery.commit(answers, 0.0), subject)
+    done = drive(delivery.commit([answers], 0.0), subject)
     assert (done.written, done.forbidden) == (1, [entries[1]])
     found = subject.call("XRANGE", route.responses, "-", "+")
     assert [fields for _, fields in found] == [[b"payload", b"here"], [b"payload", b"forbidden"]]

@@ -254,7 +254,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
-    """Nothing that the tree has is missing from what is published: no module, no script, no marker of types."""
+    """Every file of the package in the tree is in the wheel, and no other: modules, scripts, the marker of types."""
     with zipfile.ZipFile(wheel) as archive:
         published = {name for name in archive.namelist() if name.startswith("token_worker/")}
     files = [path for path in PACKAGE.rglob("*") if path.is_file() and path.parent.name != "__pycache__"]

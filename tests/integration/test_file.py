@@ -210,7 +210,7 @@ def test_file_goes_from_standard_input_to_standard_output(stack: Stack, tmp_path
 
 @pytest.mark.usefixtures("worker")
 def test_rows_that_cannot_be_done_are_reported(stack: Stack, tmp_path: Path) -> None:
-    """They are left out of the output and named in the errors file, by row, column and code, without a value."""
+    """Such rows are left out of the output and named in the errors file, by row, column and code, without a value."""
     source, out, errors = tmp_path / "in.csv", tmp_path / "out.csv", tmp_path / "errors.jsonl"
     source.write_text("email,n\nada@example.org,1\nsecret,2\n\nada@example.org,0099\nsecret,0099\nx,y,z\n")
     arguments = ("--column", "email=email", "--column", "n=int32", "--errors", str(errors), *CLIENT)
@@ -347,7 +347,7 @@ def test_a_run_that_is_stopped_goes_on(stack: Stack, worker: WorkerProcess, tmp_
 
 
 def test_without_workers_it_gives_up_and_goes_on_later(stack: Stack, tmp_path: Path) -> None:
-    """Without answers it waits for --wait-seconds, then ends with exit status 3; with a worker it continues."""
+    """Without answers it waits as long as --wait says, then ends with exit status 3; with a worker it continues."""
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_bytes(customers(3000))
     arguments = ("file", "tokenize", str(source), str(out), *COLUMNS, *CLIENT)
@@ -615,12 +615,12 @@ def test_suggestions_can_be_taken(stack: Stack, tmp_path: Path) -> None:
             env=stack.environment(TERM="dumb"), stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, text=True,
             timeout=60, check=False,
         )  # fmt: skip
-        complaint = os.read(ours, 100_000).decode()
+        shown = os.read(ours, 100_000).decode()
     finally:
         os.close(ours)
         os.close(theirs)
     assert done.returncode == 0, done.stderr
-    assert "There is no column nn; the columns are id, who, n." in complaint
+    assert "There is no column nn; the columns are id, who, n." in shown
     header, row = out.read_text().splitlines()
     number, who, name = row.split(",")
     assert (header, number, len(who), len(name)) == ("id,who,n", "1", len("grace@navy.example"), len("Grace"))

@@ -160,6 +160,7 @@ def kill_everywhere(
         workers = [one.run(killer, **settings) for one, killer in zip(proxied, killers, strict=True)]
         for worker, killer in zip(workers, killers, strict=True):
             assert worker.wait() == -signal.SIGKILL
+            assert killer.labels, "something else killed the worker, before its first command"
             missing.discard((killer.moment, killer.labels[-1]))
         if not missing and all(killer.commits() >= commits for killer in killers):
             return

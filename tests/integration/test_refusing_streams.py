@@ -255,7 +255,7 @@ def test_refused_replies_leave_everything_as_it_is(link: RedisLink, spoil: Calla
     """If the route's stream refuses replies, for any reason, the entries stay pending and the log has the reason."""
     subject, entries = delivered(link, 3)
     spoil(link.call)
-    done = drive(subject.commit([Answer(entry, b"reply") for entry in entries], 0.0), link)
+    done = drive(subject.commit(subject.parts([Answer(entry, b"reply") for entry in entries]), 0.0), link)
     assert (done.written, done.suppressed, done.stuck) == (0, 0, entries)
     assert list(done.refused.values()) == [reason]
     assert (still_pending(link), subject.paused) == (3, [ROUTE])
@@ -275,18 +275,21 @@ def test_server_that_refuses_writes_gets_the_commit_again(
     answers = [Answer(entry, b"reply", "out:mine" if entry is entries[2] else None, b"no") for entry in entries]
     link.call("CONFIG", "SET", setting, value)
     if reason is None:
-        assert drive(subject.commit(answers[1:], 0.0), link) == Committed(written=2)
+        assert drive(subject.commit(subject.parts(answers[1:]), 0.0), link) == Committed(written=2)
         assert drive(subject.dead_letter(entries[0], "why", Answer(entries[0], b"internal"), 0.0), link) == Committed(
             written=1
         )
         assert (link.call("XLEN", "out"), link.call("XLEN", "out:mine"), link.call("XLEN", "in:dead")) == (2, 1, 1)
         return
-    for protocol in (subject.commit(answers, 0.0), subject.dead_letter(entries[0], "why", answers[0], 0.0)):
+    for protocol in (
+        subject.commit(subject.parts(answers), 0.0),
+        subject.dead_letter(entries[0], "why", answers[0], 0.0),
+    ):
         with pytest.raises(Unavailable, match=reason):
             drive(protocol, link)
     assert (still_pending(link), link.call("EXISTS", "out", "out:mine", "in:dead")) == (3, 0)
     link.call("CONFIG", "SET", setting, 0)
-    assert drive(subject.commit(answers, 0.0), link) == Committed(written=3)
+    assert drive(subject.commit(subject.parts(answers), 0.0), link) == Committed(written=3)
 
 
 def test_entry_of_another_worker_is_neither_answered_nor_moved(link: RedisLink) -> None:
@@ -294,8 +297,8 @@ def test_entry_of_another_worker_is_neither_answered_nor_moved(link: RedisLink) 
     subject, entries = delivered(link, 2)
     answers = [Answer(entry, b"reply", "out:mine", b"no") for entry in entries]
     link.call("XACK", "in", "group", *(entry.id for entry in entries))
-    assert drive(subject.commit(answers, 0.0), link) == Committed(suppressed=2)
+    assert drive(subject.commit(subject.parts(answers), 0.0), link) == Committed(suppressed=2)
     assert drive(subject.dead_letter(entries[0], "why", answers[0], 0.0), link) == Committed(suppressed=1)
     link.call("XGROUP", "DESTROY", "in", "group")
-    assert drive(subject.commit(answers, 0.0), link) == Committed(suppressed=2)
+    assert drive(subject.commit(subject.parts(answers), 0.0), link) == Committed(suppressed=2)
     assert link.call("EXISTS", "out", "out:mine", "in:dead") == 0

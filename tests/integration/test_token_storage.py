@@ -77,7 +77,7 @@ def test_row_is_stored_as_two_entries(storage: TokenStorage, client: redis.Redis
     assert storage.execute(Lookup([b"tokens/t2", b"tokens/none", b"tokens/h1"])) == [b"t value 2", None, b"h value"]
 
 
-def test_inconsistent_token_is_stored_once_and_without_its_value(storage: TokenStorage, client: redis.Redis) -> None:
+def test_inconsistent_token_is_stored_once_in_one_entry(storage: TokenStorage, client: redis.Redis) -> None:
     """An inconsistent token has only a t. entry, and is written once."""
     assert storage.execute(Store([INCONSISTENT])) == [WRITTEN]
     assert storage.execute(Store([INCONSISTENT._replace(t_value=b"other")])) == [Outcome("token", b"t value")]

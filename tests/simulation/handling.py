@@ -57,11 +57,11 @@ class PuppetHandler(Handler):
         return DurabilityBarrier(link, Durability(replicas=1), 1)
 
     def handle(self, entries: Iterable[Entry]) -> list[Result]:
-        """As ``Handler.handle``."""
+        """Stand in for ``Handler.handle``."""
         return self._services.handle(list(entries), self._run)
 
     def internal(self, entry: Entry) -> Answer:
-        """As ``Handler.internal``."""
+        """Stand in for ``Handler.internal``."""
         return self._services.internal(entry)
 
     def _execute(self, items: Any) -> None:

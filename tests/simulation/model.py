@@ -24,10 +24,10 @@ from simulation.events import Id
 from token_worker.redis.script import Script
 
 NOTES_MS = 3_600_000
-"""As in ``trim.lua``."""
+"""Age below which a note stays, as in ``trim.lua``."""
 
 Note = tuple[int, Id]
-"""When an id was the last one."""
+"""A time in milliseconds, and the id that was the last one then."""
 
 
 def _is_ahead(note: Note) -> bool:
@@ -54,7 +54,7 @@ class Model(Commands):
         return self._scripts[script.name](list(map(to_bytes, keys)), list(map(to_bytes, args)))
 
     def why_unfit(self, key: bytes) -> bytes | None:
-        """Why a key cannot take an entry, None if it can."""
+        """The reason why a key cannot take an entry; None if it can."""
         if isinstance(self.peek(key), bytes):
             return b"WRONGTYPE"
         return None if self.has_ids(key) else b"ids used up"
@@ -134,6 +134,8 @@ class Model(Commands):
         if is_there and not self.has_ids(keys[1]):
             return [2, b"ids used up"]
         if is_told and not self.has_ids(target):
+            if is_there:
+                self._make(keys[1])  # the script has added the copy and deleted it again: the stream stays
             return [3, b"ids used up"]
         return None
 
@@ -142,7 +144,7 @@ class Model(Commands):
         return min(group.pending) if group.pending else after(group.last)
 
     def _done(self, group: Group) -> Id | None:
-        """Up to where a group has acknowledged everything."""
+        """The id up to which a group has acknowledged everything."""
         return before(min(group.pending)) if group.pending else group.last
 
     def _turn(self, keys: list[bytes], args: list[bytes]) -> int:

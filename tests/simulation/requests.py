@@ -50,7 +50,7 @@ def request_of(key: bytes, entry: tuple[int, int], kind: str, target: str) -> Re
 
 
 def handle(entries: Sequence[Entry], run: RunItems, *, has_keys: bool) -> list[Result]:
-    """As ``Handler.handle``; ``run`` raises where the token storage is away, or has not confirmed.
+    """Stand in for ``Handler.handle``; ``run`` raises where the token storage is away, or has not confirmed.
 
     Raises:
         Crash: one of the entries kills its worker.
@@ -80,7 +80,7 @@ def handle(entries: Sequence[Entry], run: RunItems, *, has_keys: bool) -> list[R
 
 
 def internal(entry: Entry) -> Answer:
-    """As ``Handler.internal``.
+    """Stand in for ``Handler.internal``.
 
     Raises:
         Crash: the entry kills even who gives it up.

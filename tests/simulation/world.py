@@ -455,12 +455,12 @@ class World:
     # -- what workers handle
 
     def ping(self) -> None:
-        """As ``TokenStorage.ping``."""
+        """Stand in for ``TokenStorage.ping``."""
         if self.seconds < self._storage_back:
             raise Unavailable("tokens", "ConnectionError")
 
     def find(self, items: Sequence[TokenItem]) -> None:
-        """As the token storage does."""
+        """Stand in for the token storage."""
         self.ping()
         for item in items:
             item.result = item.data
@@ -470,7 +470,7 @@ class World:
                 self._ledger.precautions.found(self._worker.name, place, self.storage_life)
 
     def confirm(self) -> int:
-        """As ``WAIT`` of the token storage; it may be another by now."""
+        """Stand in for ``WAIT`` of the token storage, which may be another by now."""
         self.ping()
         puppet = self._worker
         fault = "" if self._is_quiet else self._climate.confirm_fault()
@@ -484,7 +484,7 @@ class World:
         return 1
 
     def audit(self, lines: bytes) -> None:
-        """As the file of the audit."""
+        """Stand in for the file of the audit log."""
         if self.seconds < self._audit_back:
             raise Unavailable("audit", "OSError")
         for line in lines.splitlines():
@@ -498,7 +498,7 @@ class World:
         return self.on_stage
 
     def handle(self, entries: Sequence[Entry], run: RunItems) -> list[Result]:
-        """As ``Handler.handle``."""
+        """Stand in for ``Handler.handle``."""
         puppet = self._worker
         if not self._is_quiet and self._climate.is_slow():
             self._faults[faults.SLOW_BATCH] += 1
@@ -517,7 +517,7 @@ class World:
         return results
 
     def internal(self, entry: Entry) -> Answer:
-        """As ``Handler.internal``."""
+        """Stand in for ``Handler.internal``."""
         return requests.internal(entry)
 
 

@@ -10,5 +10,5 @@ def test_wait_doubles_with_each_failure_in_a_row() -> None:
 
 
 def test_endless_failures_have_the_longest_wait() -> None:
-    """However many failures there were, the wait is the longest one."""
+    """After any large number of failures, the wait is the longest one."""
     assert BackOffSeconds(0.1, 30.0).after(1_000_000) == 30.0

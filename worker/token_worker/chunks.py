@@ -1,4 +1,4 @@
-"""Splits a long list into chunks that are bounded in count and size. Pure."""
+"""Split a long list into chunks that are bounded in count and size. Pure."""
 
 from collections.abc import Iterator, Sequence
 from typing import TypeVar

@@ -1,5 +1,6 @@
 """Calls, requests and replies of the client, without sockets or threads: nothing is lost, mixed up or taken twice."""
 
+import itertools
 import string
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -40,9 +41,11 @@ class Caller:
         self.calls.append(call)
         items = [encode(("str", value), self.limits) for value in values]
         encoded = [item for item in items if isinstance(item, bytes)]
-        for where in split([len(item) for item in encoded], self.limits):
-            self.requests.add(Part(call, where.start, encoded[where], key, None, self._release), now)
+        at = 0
+        for part in split(encoded, self.limits):
+            self.requests.add(Part(call, at, part, key, None, self._release), now)
             self.parts += 1
+            at += len(part)
         return call
 
     def _release(self) -> None:
@@ -80,7 +83,7 @@ def reply_to(request: StreamRequest, **members: Any) -> bytes:
 
 
 def test_request_says_what_the_call_said() -> None:
-    """CallKey, deadline, stream for the reply and items stand in the payload; what is as by default is left out."""
+    """The payload has the call's options, deadline, stream for the reply and items; defaults are left out."""
     caller = Caller()
     caller.call(["a"])
     caller.call(["b"], CallKey(Op.DETOKENIZE, None, "zone-one", consistent=False))
@@ -134,13 +137,14 @@ def test_each_value_gets_its_own_answer(calls: list[list[str]], gather: bool, it
 def test_split_takes_each_once_in_order(sizes: list[int], items: int) -> None:
     """Pieces follow on each other, keep both limits, and none could have taken the next one's first item."""
     limits = RequestLimits(items, OVERHEAD_BYTES + 60)
-    pieces = [*split(sizes, limits)]
-    assert [at for piece in pieces for at in range(piece.start, piece.stop)] == [*range(len(sizes))]
+    encoded = [bytes([number]) * size for number, size in enumerate(sizes)]
+    pieces = [*split(encoded, limits)]
+    assert [item for piece in pieces for item in piece] == encoded
     for piece in pieces:
-        assert 0 < piece.stop - piece.start <= items
-        assert sum(sizes[piece]) <= 60
-    for piece in pieces[:-1]:
-        assert piece.stop - piece.start == items or sum(sizes[piece]) + sizes[piece.stop] > 60
+        assert 0 < len(piece) <= items
+        assert len(b"".join(piece)) <= 60
+    for piece, after in itertools.pairwise(pieces):
+        assert len(piece) == items or len(b"".join(piece)) + len(after[0]) > 60
 
 
 def test_calls_share_requests_within_their_time_only() -> None:
@@ -230,7 +234,7 @@ def test_rest_of_a_call_that_failed_is_let_go_of() -> None:
 
 
 def test_request_in_doubt_is_sent_again_as_it_was_while_somebody_waits() -> None:
-    """It keeps its id, so that the first reply counts, whichever sending it is to; before anything new."""
+    """A request in doubt goes before new ones, with the same id, so that the first reply to either sending counts."""
     caller = Caller()
     caller.call(["a"])
     caller.call(["b"])

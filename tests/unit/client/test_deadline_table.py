@@ -48,7 +48,7 @@ def test_closed_takes_no_more_and_gives_all_back() -> None:
 
 @pytest.mark.parametrize("wake", [DeadlineTable.wake, DeadlineTable.close, lambda calls: calls.add(call_until(50.0))])
 def test_who_waits_for_deadlines_is_woken(wake: Callable[[DeadlineTable], object]) -> None:
-    """By an earlier deadline, by the end, and on demand; also where that came before the wait."""
+    """An earlier deadline, closing and ``wake`` end the wait; the last two also if they come before the wait."""
     calls = DeadlineTable()
     assert calls.add(call_until(1e6))
     done = threading.Event()

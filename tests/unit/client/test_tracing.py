@@ -132,7 +132,7 @@ def test_request_that_is_sent_again_keeps_its_span(sdk: Sdk) -> None:
 
 
 def test_request_answered_while_it_waits_to_be_sent_again_is_no_error(sdk: Sdk) -> None:
-    """It had arrived, though the server's answer was lost."""
+    """The reply proves that the request had arrived, though the server's answer to it was lost."""
     subject = requests()
     add(subject)
     [request] = subject.take(10, "replies")

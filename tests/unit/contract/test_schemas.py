@@ -190,7 +190,7 @@ def test_page_has_every_bound() -> None:
     """The page's text about a member has the bounds of the schema, and says where null is allowed."""
     said = {member.strip("`"): kind for member, kind, *_ in rows("Request")}
     for name, schema in ASYNCAPI["components"]["schemas"]["Request"]["properties"].items():
-        bounds = [schema[name] for name in ("minLength", "maxLength", "minimum", "minItems") if name in schema]
+        bounds = [schema[bound] for bound in ("minLength", "maxLength", "minimum", "minItems") if bound in schema]
         assert [str(bound) for bound in bounds] == re.findall(r"\b\d+\b(?!-)", said[name].partition("`")[0]), name
         assert ("null" in schema.get("type", "")) is said[name].endswith(", or null"), name
 

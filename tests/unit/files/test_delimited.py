@@ -598,6 +598,8 @@ def test_misspelt_members_are_refused() -> None:
     lines = [b'{"a":1}\n', b'{"mail":null}\n']
     with pytest.raises(OperatorError, match=r"no row has a member email; the members are a, mail"):
         json_form("a=int32", "email=email", some=lines)
+    with pytest.raises(OperatorError, match=r"no row has a member email$"):
+        json_form("email=email", some=[b'{"mail":[]}'])
     json_form("mail=email", some=lines)
 
 

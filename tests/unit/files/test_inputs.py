@@ -84,7 +84,7 @@ def test_markers_that_no_cell_can_be_are_refused(text: str) -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 @pytest.mark.parametrize(("first", "form"), [("sep=;", "csv"), ("SEP=;", "tsv"), ('"sep=;"', "csv")])
 def test_the_first_line_of_excel_is_no_row(encoding: str, first: str, form: str) -> None:
-    """It says the delimiter and stays as it is; the header is the row after it, and rows are counted from it."""
+    """The line says the delimiter and stays as it is. The header is the next row. Row numbers count both."""
     data = f"{first}\r\na;b\r\n1,5;x\r\nx\r\n"
     output, problems, _ = take(data.encode(encoding), "b=str", format=form)
     assert output == f"{first}\r\na;b\r\n1,5;new\r\n".encode(encoding)
@@ -141,7 +141,7 @@ def run(folder: Path, source: str, out: str, **more: Any) -> Counts:
 
 @pytest.mark.parametrize("ending", ["gz", "zst"])
 def test_compressed_files_are_read_and_written(tmp_path: Path, ending: str) -> None:
-    """By their names, each way; written, the same text has the same bytes, and members in a row are one text."""
+    """The name says the compression, each way. The same text has the same bytes; several members are one text."""
     (tmp_path / "in.csv").write_bytes(TEXT)
     (tmp_path / f"in.csv.{ending}").write_bytes(COMPRESS[ending](TEXT[:999]) + COMPRESS[ending](TEXT[999:]))
     run(tmp_path, "in.csv", "plain")
@@ -217,7 +217,7 @@ def test_members_far_in_a_compressed_file_are_found(tmp_path: Path) -> None:
 
 
 def test_how_far_a_compressed_file_is(tmp_path: Path) -> None:
-    """Its progress is that of the compressed bytes, which have an end that is known."""
+    """The progress counts compressed bytes, because only their total is known."""
     path = tmp_path / "in.csv.gz"
     path.write_bytes(gzip.compress(TEXT))
     far: list[tuple[int, int | None]] = []

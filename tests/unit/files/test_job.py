@@ -141,7 +141,7 @@ def test_an_errors_file_of_another_run_is_left_to_it(source: Path, places: Outpu
 
 @pytest.mark.parametrize("name", ["in.csv", "errors"])
 def test_links_in_a_circle_are_told(source: Path, places: OutputPaths, tmp_path: Path, name: str) -> None:
-    """They lead nowhere, which is an error as of any file that cannot be opened."""
+    """A link that leads to itself is an error like any file that cannot be opened."""
     path = tmp_path / name
     path.unlink(missing_ok=True)
     path.symlink_to(path)

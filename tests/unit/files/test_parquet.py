@@ -63,7 +63,7 @@ def test_other_columns_are_stored_as_they_were(tmp_path: Path, other: Any, manne
 
 
 def test_a_column_may_have_any_name(tmp_path: Path) -> None:
-    """Also one that this has for itself."""
+    """A column may have a name that the code uses for a column of its own."""
     _, out = through(tmp_path, pa.table({"done": VALUES, "a": VALUES}), column="done")
     assert out.read().to_pydict() == {"done": ["eno", "owt", "3", None], "a": VALUES}
 
@@ -80,7 +80,7 @@ def test_text_that_is_none_costs_its_row(tmp_path: Path, kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", [pa.string_view(), pa.large_string(), pa.binary_view(), pa.decimal128(30, 3)])
 def test_a_row_is_left_out_beside_any_type(tmp_path: Path, kind: Any) -> None:
-    """Also beside a type of which the library cannot leave rows out by itself."""
+    """Rows are left out, also beside a column whose type pyarrow cannot filter by itself."""
     values = pa.array([decimal.Decimal(1), 2]) if pa.types.is_decimal(kind) else pa.array(["x", "y"])
     counts, out = through(tmp_path, pa.table({"a": ["7", "x"], "other": values.cast(kind)}))
     assert counts.problems == {"invalid_email": 1}
@@ -132,7 +132,7 @@ DATA = [b"0123456789abcdef", None, b"fedcba9876543210", bytes(range(16))]
 )  # fmt: skip
 @pytest.mark.parametrize("decimals", [False, True])
 def test_a_column_of_any_type_that_holds_tokens(tmp_path: Path, kind: str, values: Any, decimals: bool) -> None:
-    """Is taken: its tokens have its type, and the way back gives the same table."""
+    """Tokens have the type of their column, and detokenizing gives the same table."""
     source, out, back = (tmp_path / name for name in ("in", "out", "back"))
     pq.write_table(pa.table({"a": values, "b": range(4)}), source, store_decimal_as_integer=decimals)
     for path, to in ((source, out), (out, back)):
@@ -179,7 +179,7 @@ def test_a_number_beyond_its_type_costs_its_row(tmp_path: Path) -> None:
     ids=str,
 )  # fmt: skip
 def test_a_column_that_does_not_hold_tokens(tmp_path: Path, kind: str, values: Any, complaint: str) -> None:
-    """Is refused by its name and type, before anything is sent, and nothing is left."""
+    """Such a column is refused by its name and type, before anything is sent, and no file is left."""
     pq.write_table(pa.table({"a": values}), tmp_path / "in")
     client = Tokens()
     with pytest.raises(OperatorError, match=f"column {complaint}"):
@@ -189,14 +189,14 @@ def test_a_column_that_does_not_hold_tokens(tmp_path: Path, kind: str, values: A
 
 
 def test_an_enumeration_of_polars(tmp_path: Path) -> None:
-    """Is refused: polars would read the tokens as null."""
+    """An enumeration is refused, because polars would read the tokens as null."""
     with pytest.raises(OperatorError, match="column enum is an enumeration, and tokens of type str are not"):
         run(FILES / "polars.parquet", tmp_path / "out", "str", Tokens(), column="enum")
 
 
 @pytest.mark.parametrize("plaintext_footer", [False, True])
 def test_encrypted_files_are_refused(tmp_path: Path, plaintext_footer: bool) -> None:
-    """Are refused as such."""
+    """The error says that the file is encrypted."""
     write_encrypted(tmp_path / "in", plaintext_footer=plaintext_footer)
     with pytest.raises(OperatorError, match="the input is encrypted Parquet"):
         run(tmp_path / "in", tmp_path / "out", "str", Tokens())
@@ -213,7 +213,7 @@ def test_encrypted_files_are_refused(tmp_path: Path, plaintext_footer: bool) -> 
     ],
 )
 def test_decimals_with_a_fraction_are_refused_however_stored(tmp_path: Path, name: str, complaint: str) -> None:
-    """Are refused where they have a fraction, by a type that does not depend on how they are stored."""
+    """The error names the decimal type, which does not depend on the form of the stored values."""
     with pytest.raises(
         OperatorError, match=f"column value is {complaint}, which does not hold all tokens of type int64"
     ):
@@ -221,7 +221,7 @@ def test_decimals_with_a_fraction_are_refused_however_stored(tmp_path: Path, nam
 
 
 def test_lists_of_other_writers(tmp_path: Path) -> None:
-    """Are refused as nested."""
+    """Lists of any writer are refused as nested."""
     with pytest.raises(OperatorError, match="column int64_list is nested"):
         run(FILES / "list_columns.parquet", tmp_path / "out", "int64", Tokens(), column="int64_list")
 

@@ -99,7 +99,7 @@ def test_personal_numbers_are_text() -> None:
 
 
 def test_every_column_is_shown() -> None:
-    """Also what no token can be made for, with its type in the file and why; and what has no values."""
+    """Columns without a token type are shown with their type in the file and the reason; so are empty columns."""
     found = suggest(
         {
             "day": Sample([], (), "date32[day]"),
@@ -148,7 +148,7 @@ FOUND = suggest(
     ],
 )
 def test_answers_name_columns(answer: str, columns: Sequence[tuple[str, str]], wrong: list[str]) -> None:
-    """By name or number, with another type too; each thing that is wrong is said, so that it can be asked again."""
+    """An answer has names or numbers of columns, also with types. Every mistake in it is named before the next try."""
     assert chosen(answer, FOUND, {}) == (tuple(columns), wrong)
 
 

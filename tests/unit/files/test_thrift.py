@@ -20,13 +20,13 @@ def kept(data: bytes) -> bool:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_footers_of_any_writer_are_written_as_they_were(path: Path) -> None:
-    """Also fields that this has no name for."""
+    """Every field is kept, also fields that the code has no name for."""
     assert kept(path.read_bytes())
 
 
 @pytest.mark.parametrize("name", ["duckdb", "geometry", "pyarrow", "sorted"])
 def test_footers_of_duckdb_and_pyarrow_are_written_as_they_were(tmp_path: Path, name: str) -> None:
-    """Also boxes around shapes, which are numbers with a fraction, and the order of rows."""
+    """Every field is kept, also numbers with a fraction (boxes around shapes) and the order of rows."""
     MADE[name](tmp_path / "in")
     assert kept((tmp_path / "in").read_bytes())
 
@@ -70,7 +70,7 @@ def test_every_kind_of_value() -> None:
     ids=["nothing", "no value", "no text", "no items", "a map", "an endless number", "too deep", "too deep lists"],
 )
 def test_noise_is_told(data: bytes) -> None:
-    """It takes neither memory for what is not there nor the stack of the process."""
+    """Noise is refused without memory for absent data, and without use of the stack."""
     with pytest.raises(Malformed):
         thrift.read(data)
 

@@ -106,7 +106,7 @@ class CommitterSetup:
 
     def begin(self) -> None:
         """Have a commit in flight."""
-        self.committer.begin([_answer(FIRST)], 0)
+        self.committer.begin([[_answer(FIRST)]], 0)
         assert self.committer.is_in_flight
 
 
@@ -131,11 +131,11 @@ def _refresh_clock(setup: CommitterSetup) -> None:
 
 
 def _begin(setup: CommitterSetup) -> None:
-    setup.committer.begin([_answer(SECOND)], 0)
+    setup.committer.begin([[_answer(SECOND)]], 0)
 
 
 def _commit(setup: CommitterSetup) -> None:
-    setup.committer.commit([_answer(SECOND)], 0)
+    setup.committer.commit([[_answer(SECOND)]], 0)
 
 
 def _dead_letter(setup: CommitterSetup) -> None:

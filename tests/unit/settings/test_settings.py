@@ -352,7 +352,7 @@ class TestRedis:
         assert line.startswith(f"TOKEN_WORKER_STREAMS_URL: expected {form}")
 
     def test_sentinels_may_have_a_password(self, secret: Path) -> None:
-        """It is that of the Sentinels alone, and goes along with a default address; elsewhere it makes no sense."""
+        """The password is only for Sentinels. It goes along with a default address, and needs Sentinels."""
         option = "TOKEN_WORKER_STREAMS_SENTINEL_PASSWORD_FILE"
         environ = {"TOKEN_WORKER_STREAMS_URL": "rediss+sentinel://app:pw@a/main", option: str(secret)}
         environ["TOKEN_WORKER_STREAMS_CA_FILE"] = str(secret)

@@ -105,7 +105,7 @@ def pool() -> list[bytes]:
 
 POOL = pool()
 WARM = Sealing()
-"""Has met every entry of the pool with every keyring, twice."""
+"""A sealing that has met every entry of the pool with every keyring, twice."""
 for _ in range(2):
     for _raw in POOL:
         for _ring in RINGS:

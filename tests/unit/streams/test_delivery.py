@@ -533,7 +533,7 @@ def test_only_the_route_that_was_stopped_gets_its_group_again() -> None:
     """When a route's rest is over, its group and its entries are looked at; nothing is asked about other routes."""
     subject = delivery(ROUTE, SECOND)
     run(subject.fetch(0.0, 0), Scripted())
-    run(subject.commit([answer(1)], 0.0), Scripted(commit=ServerError("streams", "UNFIT")))
+    run(subject.commit(subject.parts([answer(1)]), 0.0), Scripted(commit=ServerError("streams", "UNFIT")))
     server = Scripted()
     run(subject.fetch(PAUSE_SECONDS, 0), server)
     assert [command.keys[0] for command in server.commands if isinstance(command, RunScript)] == ["in"]
@@ -561,7 +561,7 @@ def test_commit_is_one_script_for_many_replies() -> None:
     """Replies of one route go in one script, which declares every stream it writes."""
     subject = delivery()
     answers = [answer(1), answer(2, "out:a"), answer(3, "out:a"), answer(4, "out:b")]
-    done, commands = run(subject.commit(answers, 0.0), Scripted(commit=[1, 1, 2, 0]))
+    done, commands = run(subject.commit(subject.parts(answers), 0.0), Scripted(commit=[1, 1, 2, 0]))
     [script] = commands
     assert script.script is COMMIT
     assert script.keys == ("in", "out", "out:a", "out:b")
@@ -572,10 +572,14 @@ def test_large_replies_are_committed_in_parts() -> None:
     """One commit script is bounded in entries and bytes."""
     subject = delivery()
     many = [answer(number) for number in range(1, 1201)]
-    _, commands = run(subject.commit(many, 0.0), Scripted(commit=lambda run: [1] * ((len(run.args) - 2) // 2)))
+    _, commands = run(
+        subject.commit(subject.parts(many), 0.0), Scripted(commit=lambda run: [1] * ((len(run.args) - 2) // 2))
+    )
     assert [(len(command.args) - 2) // 2 for command in commands] == [500, 500, 200]
     large = [Answer(Entry(ROUTE, b"%d-0" % n, {}), b"x" * (1 << 20)) for n in range(1, 5)]
-    _, commands = run(subject.commit(large, 0.0), Scripted(commit=lambda run: [1] * ((len(run.args) - 2) // 2)))
+    _, commands = run(
+        subject.commit(subject.parts(large), 0.0), Scripted(commit=lambda run: [1] * ((len(run.args) - 2) // 2))
+    )
     assert len(commands) == 2
 
 
@@ -588,7 +592,7 @@ def test_refused_target_is_answered_as_forbidden_and_neighbours_are_not_hurt() -
         return [1]
 
     answers = [answer(1), answer(2, "out:secret"), answer(3)]
-    done, commands = run(delivery().commit(answers, 0.0), Scripted(commit=commit))
+    done, commands = run(delivery().commit([answers], 0.0), Scripted(commit=commit))
     assert Committed(written=2, forbidden=[answers[1].entry]) == done
     assert [command.args[3] for command in commands[1:]] == [b"reply", b"reply", b"forbidden", b"reply"]
 
@@ -597,7 +601,7 @@ def test_answers_that_their_stream_refused_are_stuck_and_others_counted() -> Non
     """Of one script those that were answered are told apart from those whose entries stay pending, and the reason."""
     subject = delivery()
     answers = [answer(1), answer(2), answer(3, "out:a"), answer(4, "out:b")]
-    done, _ = run(subject.commit(answers, 0.0), Scripted(commit=[1, 3, 1, 3, b"ids used up"]))
+    done, _ = run(subject.commit(subject.parts(answers), 0.0), Scripted(commit=[1, 3, 1, 3, b"ids used up"]))
     stuck = [answers[1].entry, answers[3].entry]
     assert Committed(written=2, stuck=stuck, refused={"out": "ids used up"}) == done
     assert subject.paused == [ROUTE]
@@ -632,7 +636,7 @@ def test_route_whose_streams_cannot_be_used_rests() -> None:
     """A response stream of another type stops its route alone: its entries stay pending, it is read again later."""
     subject = delivery(ROUTE, SECOND)
     run(subject.fetch(0.0, 0), Scripted())
-    done, _ = run(subject.commit([answer(1)], 0.0), Scripted(commit=[3, b"WRONGTYPE"]))
+    done, _ = run(subject.commit(subject.parts([answer(1)]), 0.0), Scripted(commit=[3, b"WRONGTYPE"]))
     assert [entry.id for entry in done.stuck] == [b"1-0"]
     assert done.refused == {"out": "WRONGTYPE"}
     server = Scripted()
@@ -809,7 +813,7 @@ def test_entries_are_answered_in_their_slot() -> None:
     subject = deliveries()
     entry = Entry(SECOND, b"5-0", {})
     refused = Scripted(commit=ServerError("streams", "NOPERM"))
-    done, _ = run(subject.commit([Answer(entry, b"reply")], 1.0), refused)
+    done, _ = run(subject.commit([[Answer(entry, b"reply")]], 1.0), refused)
     assert (done.stuck, done.refused) == ([entry], {"in2": "NOPERM"})
     assert subject.paused == [SECOND]
     _, commands = run(subject.dead_letter(entry, "why", None, 1.0), Scripted(dead_letter=1))

@@ -33,7 +33,7 @@ SETTINGS = load(
 [ROUTE] = [route for route in SETTINGS.routes if Op.TOKENIZE in route.ops]
 
 TAKEN = 1_700_000_000_000_000_000
-"""When a batch was read."""
+"""The time at which a batch was read."""
 
 
 class Made:

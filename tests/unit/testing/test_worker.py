@@ -347,6 +347,12 @@ def test_reply_is_on_the_stream_of_the_contract(streams: Any) -> None:
     wait_until(lambda: not streams.xpending("tokenize:requests", "token-workers")["pending"], "acknowledgements")
 
 
+def test_reply_has_no_part_of_a_trace(streams: Any) -> None:
+    """``tracestate`` without ``traceparent`` means nothing: the reply has neither, as with real workers."""
+    add(streams, headers={"tracestate": "shop=1"}, type="int64", value=5)
+    assert read(streams)[1].keys() == {b"payload"}
+
+
 def test_stream_that_cannot_take_the_reply(streams: Any) -> None:
     """Such a reply is ``forbidden`` on the route's own stream, as with real workers; the worker lives on."""
     streams.set("tokenize:responses:mine", "no stream")
@@ -376,6 +382,17 @@ def test_replies_of_many_megabytes(worker: InProcessWorker, streams: Any, client
 
 def test_logs_hold_no_value(client: TokenClient, caplog: pytest.LogCaptureFixture) -> None:
     """Pytest prints captured logs of tests that fail, and with ``log_level=DEBUG`` those of the server."""
+    with caplog.at_level(logging.DEBUG):
+        client.detokenize(client.tokenize(SECRET))
+    assert SECRET not in caplog.text
+
+
+def test_logs_hold_no_value_after_another_worker_has_ended(
+    client: TokenClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The end of one worker does not open the logs of another that runs on."""
+    with InProcessWorker():
+        pass
     with caplog.at_level(logging.DEBUG):
         client.detokenize(client.tokenize(SECRET))
     assert SECRET not in caplog.text

@@ -13,7 +13,6 @@ from token_worker.errors import Code, CorruptData, Refused
 
 NativeValue = int | str | bytes
 
-
 EMAIL_BYTES = range(6, 255)
 """Lengths that a valid address can have. Only an ``email`` of such a length can get a token."""
 

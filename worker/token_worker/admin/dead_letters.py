@@ -11,11 +11,10 @@ import msgspec
 
 from token_worker.admin.pages import Pages
 from token_worker.admin.payloads import fields_of, read_message
-from token_worker.admin.stream_ends import StreamEnds, age_seconds, is_time, read_ends
+from token_worker.admin.stream_ends import StreamEnds, age_seconds, ahead_seconds, is_time, read_clock, read_ends
 from token_worker.redis.exchange import Exchange
-from token_worker.streams.retention import AHEAD_MS
 from token_worker.streams.routes import Route
-from token_worker.streams.stream_ids import FIRST_ID, after, order
+from token_worker.streams.stream_ids import FIRST_ID, after
 
 
 class DeadLetter(msgspec.Struct, kw_only=True):
@@ -82,8 +81,7 @@ class DeadLetters:
     def _prepare(self) -> Exchange[None]:
         """Read the server's clock once; ages need it."""
         if not self._now_ms:
-            seconds, micros = yield ("TIME",)
-            self._now_ms = int(seconds) * 1000 + int(micros) // 1000
+            self._now_ms = yield from read_clock()
 
     def _describe_all(self, page: Sequence[Any]) -> Exchange[list[tuple[DeadLetter, bytes]]]:
         """Describe entries.
@@ -107,7 +105,6 @@ class DeadLetters:
             found = message.get(name)
             return found if isinstance(found, str) and len(found) <= 256 else None
 
-        ahead_ms = order(entry_id)[0] - self._now_ms
         letter = DeadLetter(
             dead_stream=self.stream,
             id=entry_id.decode(),
@@ -116,7 +113,7 @@ class DeadLetters:
             reason=text(b"dead_reason"),
             deliveries=int(text(b"dead_deliveries") or 0) if text(b"dead_deliveries").isdecimal() else 0,
             age_seconds=age_seconds(entry_id, self._ends or StreamEnds(), self._now_ms),
-            ahead_seconds=ahead_ms / 1000 if ahead_ms > AHEAD_MS else 0.0,
+            ahead_seconds=ahead_seconds(entry_id, self._now_ms),
             request_id=member("id"),
             op=member("op"),
             client_id=member("client_id"),

@@ -18,7 +18,7 @@ from token_worker import __version__
 from token_worker.admin.access import AdminAccess
 from token_worker.admin.keys import BAD_STATUSES, classify, locate_keys, read_keys
 from token_worker.admin.lag import ALIVE_SECONDS
-from token_worker.admin.stream_ends import by_name, read_ends
+from token_worker.admin.stream_ends import by_name, read_clock, read_ends
 from token_worker.contract.messages import Op
 from token_worker.errors import OperatorError, ServerError, SettingsError, TokenWorkerError, Unavailable
 from token_worker.keys.master import MasterKeys
@@ -282,8 +282,7 @@ def _ids(route: Route, link: Link) -> Check:
     """Check the ids: ids ahead of the server's clock tell no ages, and ids can be used up."""
     name = f"{route.requests}: ids"
     try:
-        seconds, micros = link.call("TIME")
-        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        now_ms = drive(read_clock(), link)
         found = {stream: drive(read_ends(route, stream), link).ids_finding(now_ms) for stream in route.streams}
     except ServerError as error:
         return _unknown(name, error, "the rights that `token-worker acl` prints")

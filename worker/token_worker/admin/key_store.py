@@ -121,7 +121,7 @@ class RedisAdminStore:
         return bool(self._link.run(_REMOVE, [path, record], [old.text]))
 
     def tidy(self, paths: Sequence[str]) -> None:
-        """Nothing to do: a script does all or nothing."""
+        """Do nothing: a script leaves nothing half done."""
 
 
 class VaultAdminStore:

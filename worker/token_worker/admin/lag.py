@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from token_worker.admin.stream_ends import IdsFinding, StreamEnds, age_seconds, by_name, read_ends
+from token_worker.admin.stream_ends import IdsFinding, StreamEnds, age_seconds, by_name, read_clock, read_ends
 from token_worker.errors import ServerError, Unavailable
 from token_worker.redis.exchange import Exchange, RunScript
 from token_worker.redis.script import Script
@@ -100,14 +100,13 @@ class Measured(NamedTuple):
 
 def measure(routes: Sequence[Route], group: str) -> Exchange[Measured]:
     """Measure all groups of all streams. Includes ``group`` of each request stream, even if it does not exist."""
-    seconds, micros = yield ("TIME",)
-    server = _ServerFacts(int(seconds) * 1000 + int(micros) // 1000, (yield from _lag_is_unreliable()))
+    server = _ServerFacts((yield from read_clock()), (yield from _lag_is_unreliable()))
     found = Measured([], {}, {}, {})
     for route in routes:
         try:
             dead = yield "XLEN", route.dead_letters
             yield from _stream(route, route.requests, server, group, dead, found)
-            yield from _ahead(route, server, found)
+            _note_ids(route.dead_letters, (yield from read_ends(route, route.dead_letters)), server, found)
         except Unavailable as error:
             found.unknown[route.requests] = error.reason
     shared: dict[str, Route] = {}
@@ -126,10 +125,6 @@ class _ServerFacts(NamedTuple):
     miscounts_lag: bool
 
 
-def _ahead(route: Route, server: _ServerFacts, found: Measured) -> Exchange[None]:
-    _note_ids(route.dead_letters, (yield from read_ends(route, route.dead_letters)), server, found)
-
-
 def _note_ids(stream: str, ends: StreamEnds, server: _ServerFacts, found: Measured) -> None:
     found.ahead_seconds[stream] = ends.ahead_seconds(server.now_ms)
     finding = ends.ids_finding(server.now_ms)
@@ -138,7 +133,7 @@ def _note_ids(stream: str, ends: StreamEnds, server: _ServerFacts, found: Measur
 
 
 def _lag_is_unreliable() -> Exchange[bool]:
-    """True if trimmed entries that nobody had read make this server's lag wrong for ever (Redis 7.0)."""
+    """Return True if trimmed entries that nobody had read make this server's lag wrong for ever (Redis 7.0)."""
     try:
         info: bytes = yield "INFO", "server"
     except ServerError:

@@ -1,8 +1,8 @@
 """Pages of a stream's entries, bounded in entries and in bytes. Sans-IO like ``delivery``.
 
-The server bounds a range in entries alone, and an entry may be as large as its producer made it. So COUNT follows the
-sizes of the entries before. If small entries raised COUNT and large ones follow, the read is aborted at ``READ_BYTES``
-and tried again with a smaller COUNT. A single entry is always read.
+The server bounds a range in entries alone, and an entry may be as large as its producer made it. So COUNT begins small,
+and follows the sizes of the entries before, as in ``delivery``. If small entries raised COUNT and large ones follow,
+the read is aborted at ``READ_BYTES`` and tried again with a smaller COUNT. A single entry is always read.
 """
 
 from collections.abc import Iterable
@@ -10,23 +10,17 @@ from typing import Any
 
 from token_worker.errors import ReplyTooLarge
 from token_worker.redis.exchange import BoundedCommand, Exchange
-from token_worker.streams.delivery import READ_BYTES
+from token_worker.streams.delivery import FIRST_COUNT, READ_BYTES, next_count
 
 PAGE_ENTRIES = 100
 """Most entries of a page."""
-
-PAGE_BYTES = 1 << 20
-"""Bytes that a page aims at."""
-
-FIRST_COUNT = 4
-"""COUNT grows to twice what the last page brought, or to this."""
 
 
 class Pages:
     """Reads ranges of streams page by page."""
 
     def __init__(self) -> None:
-        self._count = PAGE_ENTRIES
+        self._count = FIRST_COUNT
 
     def read(self, stream: str, start: str, end: str = "+") -> Exchange[list[Any]]:
         """The first entries of a range as the server sends them; at least one, if there is one."""
@@ -38,8 +32,7 @@ class Pages:
                 self._count = max(self._count // 8, 1)
                 continue
             if page:
-                fitting = PAGE_BYTES * len(page) // max(size_of(page), 1)
-                self._count = max(1, min(PAGE_ENTRIES, fitting, max(2 * len(page), FIRST_COUNT)))
+                self._count = next_count(len(page), size_of(page), PAGE_ENTRIES)
             return page
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from token_worker.admin.pages import PAGE_BYTES, PAGE_ENTRIES, Pages, size_of
+from token_worker.admin.pages import PAGE_ENTRIES, Pages, size_of
 from token_worker.admin.payloads import encode_like, fields_of, read_message, replay_count, replay_origin, text_member
 from token_worker.admin.reply_comparison import ResentRequest
 from token_worker.admin.stream_ends import read_ends
@@ -26,6 +26,7 @@ from token_worker.contract.messages import Op
 from token_worker.errors import CheckFailed
 from token_worker.redis.exchange import Exchange, RunScript
 from token_worker.redis.script import Script
+from token_worker.streams.delivery import BATCH_BYTES
 from token_worker.streams.routes import Route, replay_key
 from token_worker.streams.stream_ids import FIRST_ID, LAST_ID, MOST, after, before, is_id, order
 
@@ -249,7 +250,7 @@ class Replay:
             if not found:
                 self.missing.add(entry_id)
             entries += found
-            if len(entries) == PAGE_ENTRIES or size_of(entries) >= PAGE_BYTES:
+            if len(entries) == PAGE_ENTRIES or size_of(entries) >= BATCH_BYTES:
                 break
         return entries
 

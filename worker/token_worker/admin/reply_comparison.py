@@ -13,9 +13,11 @@ import msgspec
 
 from token_worker.admin.pages import Pages
 from token_worker.admin.payloads import fields_of, read_message
+from token_worker.admin.stream_ends import is_time, read_clock
 from token_worker.errors import ServerError
 from token_worker.redis.exchange import Exchange
-from token_worker.streams.stream_ids import after, order
+from token_worker.streams.strays import EARLIER_MS
+from token_worker.streams.stream_ids import FIRST_ID, after, order
 
 
 class ResentRequest(NamedTuple):
@@ -65,15 +67,17 @@ class ReplyComparison:
     def __init__(self, resent: Sequence[ResentRequest]) -> None:
         self._resent = resent
         self._wanted = {request.entry for request in resent} | {request.original for request in resent}
-        first = min((request.original for request in resent), key=order)
-        self._positions: dict[str, str | None] = {name: first for request in resent for name in request.reply_streams}
-        """By stream: where to read on, None after its last id."""
+        self._positions: dict[str, str | None] = {}
+        """By stream: where to read on, None after its last id. Empty before the first read."""
         self._digests: dict[str, bytes] = {}
         """By request entry: the hash of the reply that was found."""
         self._pages = Pages()
 
     def read_replies(self) -> Exchange[int]:
         """Read what was added to the streams since the last call. Returns how many replies are still missing."""
+        if not self._positions:
+            start = yield from self._first_position()
+            self._positions = {name: start for request in self._resent for name in request.reply_streams}
         for stream in self._positions:
             while position := self._positions[stream]:
                 page = yield from self._read_page(stream, position)
@@ -98,6 +102,18 @@ class ReplyComparison:
             else:
                 result.different.append((request.original, request.entry, request.request_id))
         return result
+
+    def _first_position(self) -> Exchange[str]:
+        """The time of the first original: its reply was added later, except that clocks are set back now and then.
+
+        An id that is ahead of the clock, or is not a time, does not tell when its request was added. If there is one,
+        all replies are read.
+        """
+        originals = [request.original for request in self._resent]
+        now_ms = yield from read_clock()
+        if not all(is_time(original, now_ms) for original in originals):
+            return FIRST_ID
+        return f"{min(map(order, originals))[0] - EARLIER_MS}-0"
 
     def _read_page(self, stream: str, position: str) -> Exchange[list[Any]]:
         try:

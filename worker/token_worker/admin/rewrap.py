@@ -15,7 +15,7 @@ from token_worker.errors import CheckFailed
 from token_worker.keys.master import MasterKeys
 
 ReportProgress = Callable[[int, int], object]
-"""Is called with the number of keys that were read in this pass, and the number of all keys."""
+"""A function that is called with the number of keys read in this pass, and the number of all keys."""
 
 KEYS_NAMED_MAX = 10
 """Most keys that an error names."""

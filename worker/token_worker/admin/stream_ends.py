@@ -1,4 +1,4 @@
-"""The first and last ids of a stream and of its groups, and the ages of its entries. Sans-IO like ``delivery``.
+"""The ends of a stream, the positions of its groups, and the ages of its entries. Sans-IO like ``delivery``.
 
 The age of an entry is the age of its id, by the server's clock. But everyone who may add entries may choose their ids:
 an id can lie ahead of the clock, or not be a time at all. Then the age follows from the arrivals that workers have
@@ -46,11 +46,11 @@ class IdsFinding(NamedTuple):
 
 
 class StreamEnds(NamedTuple):
-    """The first and last ids of a stream. A stream that does not exist has the defaults.
+    """The first id of a stream and the last one given. A stream that does not exist has the defaults.
 
     Attributes:
         length: number of entries.
-        first, last: ids of the first and the last entry; None if there is no entry.
+        first: id of the first entry; None if there is no entry.
         last_given: the largest id that an entry ever had.
         notes: times (Unix milliseconds) and ids of noted arrivals; see ``trim.lua``.
         groups: for each group, what XINFO GROUPS says, and the first id after the last delivered one, or None.
@@ -58,15 +58,13 @@ class StreamEnds(NamedTuple):
 
     length: int = 0
     first: bytes | None = None
-    last: bytes | None = None
     last_given: bytes = b"0-0"
     notes: tuple[tuple[int, bytes], ...] = ()
     groups: tuple[tuple[dict[str, Any], bytes | None], ...] = ()
 
     def ahead_seconds(self, now_ms: int) -> float:
         """Seconds that the ids lie ahead of a clock. 0 if they do not, or only as far as clocks usually differ."""
-        ahead_ms = order(self.last_given)[0] - now_ms
-        return ahead_ms / 1000 if ahead_ms > AHEAD_MS else 0.0
+        return ahead_seconds(self.last_given, now_ms)
 
     def ids_finding(self, now_ms: int) -> IdsFinding | None:
         """The problem with the ids, by a clock: they are ahead of it, used up, or nearly used up."""
@@ -83,6 +81,12 @@ class StreamEnds(NamedTuple):
         return None
 
 
+def read_clock() -> Exchange[int]:
+    """The server's clock, in Unix milliseconds."""
+    seconds, micros = yield ("TIME",)
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
 def read_ends(route: Route, stream: str) -> Exchange[StreamEnds]:
     """Read the ends of one of a route's streams.
 
@@ -92,16 +96,22 @@ def read_ends(route: Route, stream: str) -> Exchange[StreamEnds]:
     found = yield RunScript(_ENDS, (stream, route.arrivals(stream)), ())
     if found is None:  # the stream does not exist: nothing was sent yet
         return StreamEnds()
-    length, first, last, last_given, raw, groups = found
+    length, first, last_given, raw, groups = found
     words = (raw or b"").split()
     notes = tuple((int(ms), entry_id) for ms, entry_id in zip(words[::2], words[1::2], strict=True))
     groups = tuple((by_name(group), following) for group, following in groups)
-    return StreamEnds(length, first, last, last_given, notes, groups)
+    return StreamEnds(length, first, last_given, notes, groups)
 
 
-def is_time(entry_id: bytes, now_ms: int) -> bool:
+def is_time(entry_id: str | bytes, now_ms: int) -> bool:
     """Return True if an id can be the time at which its entry was added: it is not ahead of the clock, nor a number."""
     return _FIRST_TIME_MS <= order(entry_id)[0] <= now_ms + AHEAD_MS
+
+
+def ahead_seconds(entry_id: bytes, now_ms: int) -> float:
+    """Seconds that an id lies ahead of a clock. 0 if it does not, or only as far as clocks usually differ."""
+    ahead_ms = order(entry_id)[0] - now_ms
+    return ahead_ms / 1000 if ahead_ms > AHEAD_MS else 0.0
 
 
 def age_seconds(entry_id: bytes | None, ends: StreamEnds, now_ms: int) -> float | None:

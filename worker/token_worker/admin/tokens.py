@@ -91,7 +91,7 @@ class TokenFilter(NamedTuple):
     unused_since: float | None = None
 
     def takes(self, token: Token) -> bool:
-        """True if the filter selects the token."""
+        """Return True if the filter selects the token."""
         return (
             self.kind in (None, token.kind)
             and self.state in (None, token.state)

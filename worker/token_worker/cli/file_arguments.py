@@ -113,7 +113,7 @@ def check_columns(options: JobOptions) -> None:
     """Check that there are columns to change, and that ``--numbers`` applies to one of them.
 
     Raises:
-        click.UsageError: one of these is not so.
+        click.UsageError: no column is named, or ``--numbers`` applies to none.
     """
     if not options.columns:
         raise click.UsageError("name the columns: --column NAME=TYPE, or --suggest")

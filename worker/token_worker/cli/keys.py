@@ -1,4 +1,4 @@
-"""``token-worker keys``: the keys of the key storage, looked at and made. Never shows a key."""
+"""``token-worker keys``: list, verify, describe and generate keys. Never shows the text of a key."""
 
 import os
 from pathlib import Path

@@ -38,7 +38,7 @@ def owner_of(owner_id: str, *, zone: bool) -> Owner:
     """A client or zone named on the command line.
 
     Raises:
-        click.BadParameter: no id that Acra would accept.
+        click.BadParameter: Acra does not accept the id.
     """
     owner = Owner("zone" if zone else "client", owner_id)
     if not owner.is_valid:

@@ -298,7 +298,7 @@ def _no_route(op: str | None) -> list[Route]:
 
 
 def _id(text: str, option: str, *, end: bool) -> str:
-    """The stream id that a stream id or an ISO time stands for; of a time the first, or with ``end`` the last."""
+    """Read a stream id or an ISO time. A time becomes its first stream id, or with ``end`` its last one."""
     try:
         if end and "-" not in text and text.isdigit():
             return check_id(f"{text}-{MOST}")

@@ -43,7 +43,7 @@ WAIT_MS = 1000
     "--inconsistent", is_flag=True, help="Make a token for this request only, even if the value already has one."
 )
 @click.option(
-    "--as-bytes", is_flag=True, help="Give or print the value of a str or email as base64: it may not be UTF-8."
+    "--as-bytes", is_flag=True, help="Give or print the value of a str or email as base64: it might not be UTF-8."
 )
 @click.option(
     "--timeout", "timeout_seconds", type=click.FloatRange(min=0.1), default=10.0, help="Seconds to wait for the reply."

@@ -119,10 +119,10 @@ class CallEngine:
             raise ClientClosed("the client is closed")
         if not sendable:
             self._end(call, [])
-        parts, caller = [], tracing.caller()
-        for where in split([*map(len, sendable)], self._limits):
-            part = sendable[where]
-            parts.append(Part(call, where.start, part, key, caller, release))
+        parts, caller, at = [], tracing.caller(), 0
+        for part in split(sendable, self._limits):
+            parts.append(Part(call, at, part, key, caller, release))
+            at += len(part)
         return PreparedCall(call, channel, parts)
 
     def _channel(self, route: Route) -> RouteChannel:

@@ -5,6 +5,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
+from token_worker.chunks import bounded_chunks
 from token_worker.client.errors import RequestRefused, refusal
 from token_worker.contract.messages import TypeName
 from token_worker.contract.values import is_utf8
@@ -91,14 +92,7 @@ def encode(item: Item | tuple[Type, Value], limits: RequestLimits) -> bytes | Re
     return encoded
 
 
-def split(sizes: Sequence[int], limits: RequestLimits) -> Iterator[slice]:
-    """Yield the slices of items that share a request, as large as the limits allow. Each item fits on its own."""
-    start = size = 0
-    most, room = limits.items, limits.bytes - OVERHEAD_BYTES
-    for at, more in enumerate(sizes):
-        if at > start and (at - start >= most or size + more > room):
-            yield slice(start, at)
-            start, size = at, 0
-        size += more
-    if start < len(sizes):
-        yield slice(start, len(sizes))
+def split(items: Sequence[bytes], limits: RequestLimits) -> Iterator[list[bytes]]:
+    """Yield the items that share a request, as many as the limits allow. Each item fits into a request on its own."""
+    counts, sizes = [1] * len(items), [*map(len, items)]
+    return bounded_chunks(items, counts, sizes, max_count=limits.items, max_size=limits.bytes - OVERHEAD_BYTES)

@@ -263,7 +263,7 @@ class RouteChannel:
         return min(max(math.ceil(seconds * 1000), 1), BLOCK_MS)
 
     def _look_for_strays(self, link: Link) -> None:
-        """If a reply is late, look for it on the shared stream: the worker may have put it there."""
+        """Look for late replies on the shared stream: the worker may have put them there."""
         with self._lock:
             since, now = self._requests.waiting_since, time.monotonic()
             if since is None or now < self._strays.next_at(since):

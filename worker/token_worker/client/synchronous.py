@@ -127,9 +127,8 @@ class TokenClient(BaseClient):
         except BaseException:  # Ctrl-C while the call waits for room
             self._engine.drop(prepared.call)
             raise
-        future.add_done_callback(
-            partial(_let_go, self._engine, prepared.call)
-        )  # and not the items, as long as it lives
+        # The callback lives as long as the future, so it keeps the call, and not the items.
+        future.add_done_callback(partial(_let_go, self._engine, prepared.call))
         return future
 
     def _put(self, prepared: PreparedCall) -> None:

@@ -32,7 +32,7 @@ REQUESTS: dict[str, Request] = {
     "detokenize": Request(
         id="order-4711-back", op=Op.DETOKENIZE, client_id="shop", type="int64", value=-4929000011112222
     ),
-    "a value that may not be UTF-8": Request(
+    "a value that might not be UTF-8": Request(
         id="customer-8-back",
         op=Op.DETOKENIZE,
         client_id="shop",

@@ -74,7 +74,7 @@ ReplayCount = Annotated[int, Meta(ge=1)]
 AsBytes = Annotated[
     Literal["bytes"] | None,
     Meta(
-        description="Only for 'str' and 'email', if the value may not be UTF-8: the value is written like 'bytes',"
+        description="For a 'str' or 'email' whose value might not be UTF-8: the value is written like 'bytes',"
         " base64 in JSON. Its token is still text."
     ),
 ]

@@ -117,7 +117,7 @@ def _messages(asyncapi: dict[str, Any]) -> Iterable[str]:
 def _values() -> Iterable[str]:
     yield "## Values\n"
     yield "A token has the type of its value.\n"
-    yield "A `str` or `email` that AcraServer has stored for a client with another encoding may not be UTF-8. The"
+    yield "A `str` or `email` that AcraServer has stored for a client with another encoding might not be UTF-8. The"
     yield 'worker answers a request for such a value with `value_not_text`. With `"as": "bytes"` beside `type`, the'
     yield "value in a request or reply has the form of type `bytes`. Its token is still text.\n"
     rows = ((f"`{type_name}`", *forms) for type_name, forms in VALUES.items())

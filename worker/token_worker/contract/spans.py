@@ -245,9 +245,8 @@ _DECODER = json.JSONDecoder(parse_int=_json_integer, parse_constant=_no_constant
 
 
 def _decode_slowly(raw: bytes) -> Any:
-    return _DECODER.decode(
-        raw.decode("utf-8", "surrogateescape")
-    )  # other bytes become lone surrogates, which every type refuses
+    text = raw.decode("utf-8", "surrogateescape")  # other bytes become lone surrogates, which every type refuses
+    return _DECODER.decode(text)
 
 
 def _json_check(raw: bytes) -> str | None:

@@ -184,7 +184,8 @@ class JsonLines:
             )
         if missing and not is_empty:
             names = ", ".join(self.columns[place].name for place in sorted(missing))
-            raise OperatorError(f"no row has a member {names}; the members are {format_names(existing) or 'unknown'}")
+            others = f"; the members are {format_names(existing)}" if existing else ""
+            raise OperatorError(f"no row has a member {names}{others}")
 
     def _columns_in(self, record: bytes) -> set[int]:
         found: list[tuple[int, int, int]] = []
@@ -242,7 +243,7 @@ class JsonLines:
             if text and self._is_text[column]:
                 raise RowError(
                     RowCode.WRONG_FORM,
-                    "expected a number, because tokens are texts; with --numbers a text keeps a text",
+                    "expected a number, because tokens are texts; with --numbers the token of a text is a text",
                 )
             return READ[kind](text) if text else None
         if cell == b"null":

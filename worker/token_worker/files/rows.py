@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, compress, islice, repeat
 from typing import Any, Final, NamedTuple, Protocol, Self
 
+from token_worker.chunks import bounded_chunks
 from token_worker.client import Answer, RequestRefused, Value
 from token_worker.contract.messages import TypeName
 from token_worker.files.columns import Column, RowError, SentItem
@@ -332,20 +333,9 @@ def _regroup(flat: Iterable[Any], before: Iterable[Any]) -> list[Any]:
 
 def chunks(row_format: RowFormat, blocks: Iterable[Sequence[Any]], row: int, *, dedupe: bool) -> Iterator[Chunk]:
     """Yield all records in chunks. ``row`` is the number of the row before the first."""
+    max_rows = max(1, CHUNK_ITEMS // max(1, len(row_format.columns)))
     for block in blocks:
-        for records in _bounded(row_format, block):
+        counts, sizes = [1] * len(block), [*map(row_format.memory_bytes, block)]
+        for records in bounded_chunks(block, counts, sizes, max_count=max_rows, max_size=CHUNK_BYTES):
             yield Chunk.parse(row_format, row, records, dedupe=dedupe)
             row += len(records)
-
-
-def _bounded(row_format: RowFormat, block: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Split a block into parts for one chunk each."""
-    most = max(1, CHUNK_ITEMS // max(1, len(row_format.columns)))
-    start = size = 0
-    for at, more in enumerate(map(row_format.memory_bytes, block)):
-        size += more
-        if at > start and (at - start >= most or size > CHUNK_BYTES):
-            yield block[start:at]
-            start, size = at, more
-    if block:
-        yield block[start:]

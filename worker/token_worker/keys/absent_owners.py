@@ -44,7 +44,7 @@ class AbsentOwners:
             self._until.popitem(last=False)
 
     def discard(self, owner: Owner) -> None:
-        """The owner has a key now."""
+        """Forget that an owner had no key: it has one now."""
         self._until.pop(owner, None)
 
     def allowed(self, now: float) -> int:

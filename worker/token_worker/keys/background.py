@@ -35,7 +35,7 @@ class InlineExecutor:
         return future
 
     def close(self) -> None:
-        """Nothing to end."""
+        """End without delay: there is no thread."""
 
 
 class ThreadExecutor:

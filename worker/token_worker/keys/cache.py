@@ -139,7 +139,7 @@ class KeyCache:
 
     @property
     def away(self) -> Unavailable | None:
-        """Why the key storage is away; None if it answered the last question."""
+        """The reason why the key storage is away; None if it answered the last question."""
         return self._away
 
     def close(self) -> None:

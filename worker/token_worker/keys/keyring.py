@@ -19,7 +19,7 @@ DATA_KEY_SECONDS = 3600
 
 
 class NoMatchingKey(CorruptData):
-    """None of the keys in the ring opens the block. Another key of the owner may open it."""
+    """A block that no key of the ring opens. Another key of the owner may open it."""
 
 
 class DataKeyCache:

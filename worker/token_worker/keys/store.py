@@ -205,7 +205,7 @@ class VaultKeyStore:
         return [base + stamp for stamp in sorted(stamps, reverse=True)], True
 
     def refresh_history(self) -> None:
-        """Nothing to do: ``history_names`` always asks Vault, which lists the history of one owner at once."""
+        """Do nothing: ``history_names`` always asks Vault, which lists the history of one owner at once."""
 
 
 def _text_of(secret: dict[str, object] | None) -> bytes | None:

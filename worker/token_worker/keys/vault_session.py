@@ -36,7 +36,7 @@ IDLE_CHECK_SECONDS = 60
 """Interval at which the thread checks whether a token that never ends was replaced by one that ends."""
 
 BACK_OFF_SECONDS = BackOffSeconds(1.0, 30.0)
-"""Longest pause of the thread after a failure; the first one is one second."""
+"""Shortest and longest pause of the thread after failures in a row."""
 
 _log = structlog.get_logger("vault")
 

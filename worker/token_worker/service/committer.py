@@ -27,12 +27,12 @@ class _InFlightCommit(NamedTuple):
     """A commit whose first script was sent.
 
     Attributes:
-        answers: the answers that it writes.
+        parts: the answers that it writes, grouped by the scripts that write them.
         taken_ns: time at which their batch was read, in Unix nanoseconds.
         exchange: the commit; the next thing that it is sent is the reply to the script.
     """
 
-    answers: Sequence[Answer]
+    parts: Sequence[Sequence[Answer]]
     taken_ns: int
     exchange: Exchange[Committed]
 
@@ -89,32 +89,33 @@ class Committer:
 
     # -- replies
 
-    def commit(self, answers: Sequence[Answer], taken_ns: int) -> None:
-        """Acknowledge entries and write their replies, through outages of the streams."""
-        self.begin(answers, taken_ns)
+    def commit(self, parts: Sequence[Sequence[Answer]], taken_ns: int) -> None:
+        """Acknowledge entries and write their replies, through outages of the streams. Arguments as of ``begin``."""
+        self.begin(parts, taken_ns)
         self.finish()
 
-    def begin(self, answers: Sequence[Answer], taken_ns: int) -> None:
+    def begin(self, parts: Sequence[Sequence[Answer]], taken_ns: int) -> None:
         """Finish the commit in flight, then send the first script of another one. ``finish`` does the rest.
 
         Args:
-            answers: what to commit; not empty.
+            parts: answers to commit, as ``DeliveryProtocol.parts`` groups them; not empty.
             taken_ns: time at which their batch was read, in Unix nanoseconds.
         """
         self.finish()
-        exchange = self._delivery.commit(answers, self._monotonic())
+        exchange = self._delivery.commit(parts, self._monotonic())
         start(exchange, self._link)
-        self._in_flight = _InFlightCommit(answers, taken_ns, exchange)
+        self._in_flight = _InFlightCommit(parts, taken_ns, exchange)
 
     def finish(self) -> None:
         """Finish the commit in flight if there is one, through outages of the streams."""
         if self._in_flight is None:
             return
-        (answers, taken_ns, exchange), self._in_flight = self._in_flight, None
+        (parts, taken_ns, exchange), self._in_flight = self._in_flight, None
+        answers = [answer for part in parts for answer in part]
         done = self._persist(
             [answer.entry for answer in answers],
             exchange,
-            lambda: self._delivery.commit(answers, self._monotonic()),
+            lambda: self._delivery.commit(parts, self._monotonic()),
             is_started=True,
         )
         if done is None:

@@ -13,6 +13,9 @@ REST_RATIO = 4
 """Time for work after trimming, as a multiple of the time that the trimming took. So trimming takes at most a fifth. A
 worker answers some 60,000 requests a second and trims twenty times as many."""
 
+PAUSE_SECONDS = 5.0
+"""Pause after the streams were unavailable. A wait for another server asks for trimming ten times a second."""
+
 
 class Maintenance:
     """Trims streams between batches. A failure is logged and never stops the work."""
@@ -29,11 +32,14 @@ class Maintenance:
         self._committer = committer
         self._monotonic, self._log = runtime.monotonic, runtime.log
         self._ids_ahead: set[str] = set()
+        self._paused_until = float("-inf")
 
     def trim_streams(self) -> None:
         """Trim the streams that are due. If there is much to trim, it takes turns with the work."""
         away = self._delivery.away
         began = self._monotonic()
+        if began < self._paused_until:
+            return
         try:
             self._log_trimmed(self._committer.drive(self._retention.clear(away)))
             while self._retention.is_due(now := self._monotonic()):
@@ -42,6 +48,7 @@ class Maintenance:
                     self._retention.rest(now + (1 + REST_RATIO) * spent)
         except Unavailable as error:
             self._log.warning("trimming stopped: server unavailable", reason=str(error))
+            self._paused_until = self._monotonic() + PAUSE_SECONDS
 
     def _log_trimmed(self, done: Trimmed) -> None:
         for stream, reason in done.refused:

@@ -234,17 +234,17 @@ class Worker:
         if not answers:
             return
         self._committer.finish()
-        taken_ns = self._taken_ns
+        taken_ns, parts = self._taken_ns, self._delivery.parts(answers)
         if more:
-            *parts, answers = self._delivery.parts(answers)
-            for part in parts:
-                self._committer.commit(part, taken_ns)
+            *first, last = parts
+            for part in first:
+                self._committer.commit([part], taken_ns)
             self._maintenance.trim_streams()
-            self._prefetched = self._prefetch()
+            self._prefetched, parts = self._prefetch(), [last]
         if self._prefetched is None:
-            self._committer.commit(answers, taken_ns)
+            self._committer.commit(parts, taken_ns)
         else:
-            self._committer.begin(answers, taken_ns)
+            self._committer.begin(parts, taken_ns)
 
     # -- outages
 

@@ -43,7 +43,6 @@ _KUBERNETES: Final = re.compile(
 )
 """Variables that Kubernetes makes for Services called token-worker or token-worker-<anything>."""
 
-
 _VAULT_NAMES: Final = {"address": "addr", "ca_cert": "cacert", "ca_path": "capath"}
 """Names of the Vault command line that differ from the names of the fields."""
 

@@ -4,9 +4,7 @@
 ``TOKEN_WORKER_`` before it where Acra or the Vault command line have not named it already. In the TOML file it has the
 field's name. The environment wins; a variable that is empty counts as unset.
 
-``load`` makes ``Settings`` of them: defaults that depend on other options filled in, passwords read. All problems are
-reported at once. Their texts name the option, what is expected and what to set, never the value that was given, since
-an address or a misplaced variable can hold a password.
+``loader.load`` makes ``Settings`` of these options.
 """
 
 import re
@@ -23,7 +21,6 @@ from token_worker.streams.routes import Route
 from token_worker.tokens.formats import KINDS, AnyFormat
 
 PREFIX: Final = "TOKEN_WORKER_"
-
 
 ROUTE_EXAMPLE: Final = '{"requests": "in", "responses": "out", "ops": ["tokenize"]}'
 
@@ -240,7 +237,7 @@ class Settings(PlainOptions, frozen=True, kw_only=True):
 def describe() -> list[tuple[str, str, str]]:
     """List every option: its variable, default and meaning, in Markdown.
 
-    What streams, keys and tokens all have is told once.
+    An option that streams, keys and tokens all have is listed once.
     """
     lines: dict[str, tuple[str, str]] = {}
     for field in fields(Options):

@@ -115,8 +115,8 @@ class ClusterDelivery(DeliveryProtocol):
     def groups_made_again(self) -> int:
         return sum(delivery.groups_made_again for delivery in self._turns)
 
-    def commit(self, answers: Sequence[Answer], now: float) -> Exchange[Committed]:
-        return self._of[answers[0].entry.route].commit(answers, now)
+    def commit(self, parts: Sequence[Sequence[Answer]], now: float) -> Exchange[Committed]:
+        return self._of[parts[0][0].entry.route].commit(parts, now)
 
     def parts(self, answers: Sequence[Answer]) -> list[list[Answer]]:
         return self._of[answers[0].entry.route].parts(answers)

@@ -35,9 +35,9 @@ class CommitScripts(DeliveryProtocol):
     def _pause(self, route: Route, now: float) -> None:
         """Pause a route, because one of its streams cannot be written."""
 
-    def commit(self, answers: Sequence[Answer], now: float) -> Exchange[Committed]:
+    def commit(self, parts: Sequence[Sequence[Answer]], now: float) -> Exchange[Committed]:
         total = Committed()
-        for part in self.parts(answers):
+        for part in parts:
             route, stuck = part[0].entry.route, len(total.stuck)
             try:
                 yield from self._commit(route, part, total)
@@ -63,7 +63,7 @@ class CommitScripts(DeliveryProtocol):
                 args += (entry.id, answer.payload)
                 continue
             number = 2 if reply_to is None else targets.setdefault(reply_to, len(targets) + 3)
-            args += (b"+" + entry.id, answer.payload, number, *_trace(entry), answer.forbidden)
+            args += (b"+" + entry.id, answer.payload, number, *trace_of(entry), answer.forbidden)
         try:
             statuses = yield RunScript(COMMIT, (route.requests, route.responses, *targets), args)
         except ServerError as error:
@@ -110,7 +110,7 @@ class CommitScripts(DeliveryProtocol):
         route = entry.route
         payload, reply_to = (b"", None) if reply is None else (reply.payload, reply.reply_to)
         keys = (route.requests, route.dead_letters, route.responses)
-        args = (self._group, entry.id, reason, entry.deliveries, route.response_seconds, payload, *_trace(entry))
+        args = (self._group, entry.id, reason, entry.deliveries, route.response_seconds, payload, *trace_of(entry))
         if reply_to is None:
             return (yield RunScript(DEAD_LETTER, keys, args))
         try:
@@ -121,7 +121,8 @@ class CommitScripts(DeliveryProtocol):
         return (yield RunScript(DEAD_LETTER, keys, args))
 
 
-def _trace(entry: Entry) -> tuple[bytes, bytes]:
+def trace_of(entry: Entry) -> tuple[bytes, bytes]:
+    """The fields ``traceparent`` and ``tracestate`` of the reply to an entry; empty ones are left out."""
     parent = entry.fields.get(b"traceparent", b"")
     return parent, entry.fields.get(b"tracestate", b"") if parent else b""  # ``tracestate`` alone means nothing
 

@@ -66,6 +66,12 @@ PAUSE_SECONDS = 5.0
 _GROUP_GONE = frozenset({"NOGROUP", "UNBLOCKED"})
 
 
+def next_count(count: int, size: int, count_max: int) -> int:
+    """COUNT of the next read, after a read that brought so many entries of so many bytes."""
+    fitting = BATCH_BYTES * count // max(size, 1)
+    return max(1, min(count_max, fitting, max(2 * count, FIRST_COUNT)))
+
+
 class Delivery(CommitScripts):
     """State of one worker between its commands. Its streams are read by one command.
 
@@ -217,8 +223,7 @@ class Delivery(CommitScripts):
         return Batch(entries, isolated=False, more=bool(routes))
 
     def _pace(self, count: int, size: int) -> None:
-        fitting = BATCH_BYTES * count // max(size, 1)
-        self._room = max(1, min(self._batch_size, fitting, max(2 * count, FIRST_COUNT)))
+        self._room = next_count(count, size, self._batch_size)
 
     def _read(
         self, routes: list[Route], count: int, block_ms: int, now: float

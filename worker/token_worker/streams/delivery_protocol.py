@@ -66,16 +66,16 @@ class DeliveryProtocol(ABC):
     # -- ending the work on entries
 
     @abstractmethod
-    def commit(self, answers: Sequence[Answer], now: float) -> Exchange[Committed]:
-        """Acknowledge entries and write their replies.
-
-        If ``Unavailable`` is thrown in, commit all these answers again; no reply is written twice. The answers of one
-        of ``parts`` take one script, unless the server refuses some of it.
-        """
-
-    @abstractmethod
     def parts(self, answers: Sequence[Answer]) -> list[list[Answer]]:
         """Group answers by the scripts that commit them. Each part is for one route, and bounded."""
+
+    @abstractmethod
+    def commit(self, parts: Sequence[Sequence[Answer]], now: float) -> Exchange[Committed]:
+        """Acknowledge entries and write their replies; ``parts`` has grouped them.
+
+        A part takes one script, unless the server refuses some of it. If ``Unavailable`` is thrown in, commit all
+        parts again; no reply is written twice.
+        """
 
     @abstractmethod
     def dead_letter(self, entry: Entry, reason: str, reply: Answer | None, now: float) -> Exchange[Committed]:

@@ -20,9 +20,12 @@ from token_worker.errors import SettingsError
 LONGEST_WAIT_SECONDS = 5.0
 """Longest wait of the loop: for a reply of a server, or for the next try."""
 
+ANSWER_BYTES = 1 << 20
+"""Size up to which an answer is sent at once: larger than the metrics of thousands of streams."""
+
 
 class Health:
-    """Written by the loop, read by the HTTP thread.
+    """State of a worker, written by the loop and read by the HTTP threads.
 
     Args:
         batch_seconds: how long a batch may take before its entries are taken over.
@@ -71,6 +74,8 @@ def serve(address: str, health: Health, registry: CollectorRegistry) -> None:
     """
 
     class Handler(BaseHTTPRequestHandler):
+        wbufsize = ANSWER_BYTES  # by default the head is sent before the body, and a process may end in between
+
         def do_GET(self) -> None:
             if self.path == "/metrics":
                 self._answer(HTTPStatus.OK, generate_latest(registry), CONTENT_TYPE_LATEST)
@@ -93,7 +98,7 @@ def serve(address: str, health: Health, registry: CollectorRegistry) -> None:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-            """Scrapes are not logged."""
+            """Log nothing: scrapes would fill the log."""
 
     host, _, port = address.rpartition(":")
     try:

@@ -23,7 +23,7 @@ class MemoryTokens(TokenStorage):
         self.entries: dict[bytes, bytes] = {}
 
     def ping(self) -> None:
-        """It is never away."""
+        """Do nothing: the storage is never away."""
 
     def execute(self, step: Step) -> Any:
         """Do a step and give its answer."""
@@ -81,7 +81,7 @@ class MemoryKeys:
         return sorted((name for name in self.sealed if name.startswith(start)), reverse=True), True
 
     def refresh_history(self) -> None:
-        """There is nothing to look up."""
+        """Do nothing: the history is always known."""
 
     def read(self, names: Sequence[str]) -> list[bytes | None]:
         """The sealed keys of these names."""

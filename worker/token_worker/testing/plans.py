@@ -1,4 +1,4 @@
-"""What a test has planned for the next requests: an error, or no reply at all."""
+"""Plans of a test for the next requests: an error, or no reply at all."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -88,7 +88,7 @@ class Plan:
         return f"{name}({', '.join(arguments)})"
 
     def is_for(self, request: ReceivedRequest) -> bool:
-        """Whether the plan is for this request: it also has a value at each of the positions."""
+        """Tell whether the plan is for this request, which has to have a value at each of the positions."""
         return (
             self.op in (None, request.op)
             and self.client_id in (None, request.client_id)

@@ -13,7 +13,7 @@ from fakeredis import TcpFakeServer
 _HOST: Final = "127.0.0.1"
 
 _POLL_SECONDS: Final = 0.01
-"""How often the server looks whether it is to stop."""
+"""Time between two looks whether the server is to stop."""
 
 _LOG: Final = logging.getLogger("fakeredis")
 
@@ -27,7 +27,8 @@ class FakeRedisServer:
     """
 
     def __init__(self) -> None:
-        _LOG.addFilter(_shows_no_reply)
+        self._no_replies = _NoReplies()
+        _LOG.addFilter(self._no_replies)
         self._server = _Server((_HOST, 0))
         self.url = f"redis://{_HOST}:{self._server.server_address[1]}"
         self.data = self._server.fake_server
@@ -42,7 +43,7 @@ class FakeRedisServer:
         self._thread.join()
         self._server.server_close()
         self._server.hang_up()
-        _LOG.removeFilter(_shows_no_reply)
+        _LOG.removeFilter(self._no_replies)
 
 
 class _Server(TcpFakeServer):
@@ -80,6 +81,8 @@ class _Connection(socket.socket):
                 select.select([], [self], [])
 
 
-def _shows_no_reply(record: logging.LogRecord) -> bool:
-    """Leave out the lines in which the server has every reply, in the clear."""
-    return record.levelno > logging.DEBUG
+class _NoReplies(logging.Filter):
+    """Leaves out the lines in which a server has every reply, in the clear. Each server has a filter of its own."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno > logging.DEBUG

@@ -20,6 +20,7 @@ from token_worker.redis.address import parse
 from token_worker.service.handler import Handler
 from token_worker.service.replies import DeadLettered
 from token_worker.settings import load
+from token_worker.streams.commit import trace_of
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.routes import DEFAULT_ROUTES, Route, check_formats, check_routes
 from token_worker.testing.memory import MASTER_KEY, KeysForEverybody, MemoryTokens
@@ -31,7 +32,7 @@ _READ_COUNT: Final = 1000
 """Entries of one read."""
 
 _BLOCK_MS: Final = 20
-"""How long one read waits: also how long ``close``, and the end of a pause, wait for the worker at most."""
+"""Time that a read waits. ``close`` waits for the worker at most so long, and so do requests after a pause."""
 
 _TRACE: Final = (b"traceparent", b"tracestate")
 
@@ -138,7 +139,7 @@ class InProcessWorker:
         self._plan(Plan(code, op=op, client_id=client_id, items=items, count=count))
 
     def drop_next(self, *, op: Op | str | None = None, client_id: str | None = None, count: int = 1) -> None:
-        """Never answer the next request: its call ends by its time-out. Arguments as for ``refuse_next``."""
+        """Leave the next request without an answer: its call ends by its time-out. Arguments as for ``refuse_next``."""
         self._plan(Plan(None, op=op, client_id=client_id, items=None, count=count))
 
     def _plan(self, plan: Plan) -> None:
@@ -233,7 +234,7 @@ class InProcessWorker:
 
     def _reply(self, answer: Answer) -> None:
         route = answer.entry.route
-        trace = {name: answer.entry.fields[name] for name in _TRACE if name in answer.entry.fields}
+        trace = {name: value for name, value in zip(_TRACE, trace_of(answer.entry), strict=True) if value}
         fields: dict[Any, Any] = {b"payload": answer.payload, **trace}
         if answer.reply_to is not None:
             try:

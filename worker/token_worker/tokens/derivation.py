@@ -69,6 +69,28 @@ from token_worker.acra.owner import Owner
 
 _LABEL = b"token-worker token derivation v2 "
 
+LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+"""Characters of a ``str`` token."""
+
+EMAIL_LETTERS = b"abcdefghijklmnopqrstuvwxyz0123456789"
+"""Characters of both parts of an ``email`` token.
+
+There are no capital letters: mail systems may change the case, and the token must still be known then.
+"""
+
+TWO_LETTER_DOMAINS = (b".au", b".br", b".de", b".jp", b".et", b".us")
+DOMAINS = (b".com", b".net", b".org", b".edu", b".info", *TWO_LETTER_DOMAINS)
+"""Top-level domains of ``email`` tokens, in Acra's order. Below 8 bytes only those of two letters fit."""
+
+_LOCAL_PART_LIMIT = 64
+_LABEL_LIMIT = 63
+
+SMALL_SPACE: Final = 1024
+"""Most tokens of a space in which nearly every token is met before a value is refused for want of a token."""
+
+LARGE_SPACE: Final = 2**64
+"""Stands for any number of tokens that is too large to matter."""
+
 
 class Origin(NamedTuple):
     """The place of an item in the requests.
@@ -84,13 +106,6 @@ class Origin(NamedTuple):
 def tries(space: int) -> int:
     """Return the number of candidates of a value that can have ``space`` tokens. These meet nearly all of a few."""
     return 4096 if space <= SMALL_SPACE else 256
-
-
-SMALL_SPACE: Final = 1024
-"""Most tokens of a space in which nearly every token is met before a value is refused for want of a token."""
-
-LARGE_SPACE: Final = 2**64
-"""Stands for any number of tokens that is too large to matter."""
 
 
 def lp(data: bytes) -> bytes:
@@ -171,31 +186,7 @@ class Form(Protocol):
         """Return the number of tokens that the value can have, or a higher number if there are very many."""
 
 
-LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-"""Characters of a ``str`` token."""
-
-
-EMAIL_LETTERS = b"abcdefghijklmnopqrstuvwxyz0123456789"
-"""Characters of both parts of an ``email`` token.
-
-There are no capital letters: mail systems may change the case, and the token must still be known then.
-"""
-
-
-TWO_LETTER_DOMAINS = (b".au", b".br", b".de", b".jp", b".et", b".us")
-
-
-DOMAINS = (b".com", b".net", b".org", b".edu", b".info", *TWO_LETTER_DOMAINS)
-"""Top-level domains of ``email`` tokens, in Acra's order. Below 8 bytes only those of two letters fit."""
-
-
 _STR, _EMAIL = alphabet(LETTERS), alphabet(EMAIL_LETTERS)
-
-
-_LOCAL_PART_LIMIT = 64
-
-
-_LABEL_LIMIT = 63
 
 
 def _draw_bytes(stream: ByteStream, value: bytes) -> bytes:
