@@ -1,12 +1,14 @@
 """The commands, as processes: what they print, and their exit status."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 import venv
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -44,6 +46,28 @@ def test_request_goes_there_and_back(stack: Stack, kind: str, value: str) -> Non
     back = stack.run("request", "detokenize", "--type", kind, "--client", CLIENT, value=str(token))
     assert str(msgspec.json.decode(back.stdout)["value"]) == value
     assert not stack.streams.keys("*responses:cli-*")
+
+
+def test_request_asks_for_a_format(stack: Stack) -> None:
+    """``--format`` is passed on, and says the type; the reply tells a token that has another form."""
+    route = {"requests": "in", "responses": "out", "ops": ["tokenize"], "allowed_formats": ["pan", "card"]}
+    routes, formats = json.dumps([route]), json.dumps([{"name": "card", "kind": "pan", "keep_first": 6}])
+    stack.start_worker(TOKEN_WORKER_ROUTES=routes, TOKEN_WORKER_FORMATS=formats)
+
+    def ask(*options: str, value: str = "4242424242424242") -> dict[str, Any]:
+        arguments = ("request", "tokenize", *options, "--client", CLIENT)
+        done = stack.run(*arguments, value=value, TOKEN_WORKER_ROUTES=routes, TOKEN_WORKER_FORMATS=formats)
+        reply: dict[str, Any] = msgspec.json.decode(done.stdout)
+        assert done.returncode == (0 if "value" in reply else 1), done.stderr
+        return reply
+
+    token = ask("--format", "pan")["value"]
+    assert re.fullmatch(r"\d{12}4242", token)
+    assert ask("--format", "pan", "--type", "str")["value"] == token
+    assert re.fullmatch(r"424242\d{6}4242", ask("--format", "card", "--inconsistent")["value"])
+    assert ask("--format", "card")["format"] == "other"
+    assert ask("--format", "pan", value="Grace Hopper")["error"]["code"] == "value_out_of_range"
+    assert ask("--format", "none", "--type", "str")["error"]["code"] == "format_not_allowed"
 
 
 def test_request_serves_zones_and_inconsistent_tokens(stack: Stack) -> None:
@@ -149,6 +173,8 @@ def test_request_needs_no_right_to_remove_its_reply(stack: Stack) -> None:
     [
         ("request", "tokenize", "a value", "--type", "str"),
         ("request", "tokenize"),
+        ("request", "tokenize", "--format", "of-no-settings"),
+        ("request", "detokenize", "--format", "pan"),
         ("request", "burn", "--type", "str"),
         ("keys", "generate"),
         ("keys", "generate", "a/b*c"),

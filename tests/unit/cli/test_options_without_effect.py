@@ -27,6 +27,7 @@ TOKENS = ("--type=email", "--older-than=9", "--state=disabled", "--value", "--to
         ("file", "tokenize", "no-such.csv", "out.csv", "--suggest", "--column=a=str"),
         ("file", "detokenize", "no-such.csv", "out.csv", "--column=a=str", "--inconsistent"),
         ("request", "detokenize", "--type=str", "--client=shop-frontend", "--inconsistent"),
+        ("request", "detokenize", "--type=str", "--client=shop-frontend", "--format=pan"),
     ],
     ids=" ".join,
 )

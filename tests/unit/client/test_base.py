@@ -86,6 +86,7 @@ def _types_follow_the_value(client: TokenClient) -> None:
     assert_type(client.detokenize(["a"], timeout_seconds=1), list[str])
     assert_type(client.detokenize([1]), list[int])
     assert_type(client.tokenize(["a", None]), list[str | None])
+    assert_type(client.tokenize(["a"], format="pan", mark_other=True), list[str])
     assert_type(client.request("tokenize", [("str", "a")]), list[int | str | bytes | RequestRefused])
     assert_type(client.submit("tokenize", [Item("str", "a")]).result(), list[int | str | bytes | RequestRefused])
 
@@ -94,6 +95,7 @@ async def _types_follow_the_value_in_a_loop(client: AsyncTokenClient) -> None:
     assert_type(await client.tokenize("a"), str)
     assert_type(await client.detokenize(1), int)
     assert_type(await client.tokenize([b"a"]), list[bytes])
+    assert_type(await client.tokenize("a", format="pan", mark_other=True), str)
     assert_type(await client.detokenize([None, 1]), list[int | None])
     assert_type(await client.detokenize(["a"], type="email"), list[str])
     assert_type(await client.request("tokenize", [("str", "a")]), list[int | str | bytes | RequestRefused])

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from token_worker.client import BadReply, ClientClosed, TimedOut, TokenClientError, TokenNotFound, UnknownClient
+from token_worker.client import (
+    BadReply,
+    ClientClosed,
+    OtherFormat,
+    TimedOut,
+    TokenClientError,
+    TokenNotFound,
+    UnknownClient,
+)
 from token_worker.client.calls import Call, CallKey, CallOutcome, Part, Requests, StreamRequest
 from token_worker.client.errors import RequestRefused
 from token_worker.client.items import OVERHEAD_BYTES, RequestLimits, encode, split
@@ -204,6 +212,43 @@ def test_refused_item_is_an_answer_of_its_own() -> None:
     assert isinstance(answers, list)
     assert isinstance(answers[0], TokenNotFound)
     assert (answers[0].message, answers[1]) == ("there is no such token", "B")
+
+
+MIXED = [
+    {"value": "A", "format": "other"},
+    {"value": "B"},
+    {"error": {"code": "token_not_found", "message": "m"}},
+    {"value": 5, "format": "other"},
+    {"value": "C", "format": "a newer word"},
+]
+"""Items of a reply. Number 3 is not of the contract, for only text has a format. Number 4 is of a newer one."""
+
+
+@pytest.mark.parametrize("marks", [True, False])
+def test_token_of_another_format_is_marked_where_the_call_says_so(marks: bool) -> None:
+    """With ``marks_other`` text with ``format: other`` is an ``OtherFormat``; else each token is a plain ``str``."""
+    caller = Caller()
+    caller.call(["a", "b", "c", "d", "e"], KEY._replace(marks_other=marks))
+    [request] = caller.take()
+    assert payload_of(request).keys() == {"id", "op", "client_id", "reply_to", "expires_at", "items"}
+    caller.reply(reply_to(request, items=MIXED))
+    answers = caller.outcomes[0]
+    assert isinstance(answers, list)
+    assert [type(answer) for answer in answers] == [OtherFormat if marks else str, str, TokenNotFound, int, str]
+    assert [answers[0], answers[1], answers[3], answers[4]] == ["A", "B", 5, "C"]
+
+
+def test_calls_with_marks_share_no_request_with_others() -> None:
+    """A request is of calls that all want marks, or of calls that all want none."""
+    caller = Caller(gather_seconds=1.0)
+    for marks in (False, True, True, False):
+        caller.call(["a"], KEY._replace(marks_other=marks))
+    requests = caller.take()
+    assert [len(request.parts) for request in requests] == [1, 2, 1]
+    for request in requests:
+        caller.reply(reply_to(request, items=[{"value": "A", "format": "other"}] * len(request.parts)))
+    kinds = [type(answer) for number in range(4) for answer in caller.outcomes[number]]  # type: ignore[union-attr]
+    assert kinds == [str, OtherFormat, OtherFormat, str]
 
 
 def test_refused_request_ends_all_its_calls_each_with_an_error_of_its_own() -> None:

@@ -1,13 +1,17 @@
 """Items of a request: the client encodes good values, and refuses others before it sends anything."""
 
-from enum import IntEnum
+import copy
+import pickle
+from enum import IntEnum, StrEnum
 from typing import Any
 
 import msgspec
 import pytest
 
 from token_worker.client import (
+    InvalidRequest,
     Item,
+    OtherFormat,
     RequestRefused,
 )
 from token_worker.client.items import OVERHEAD_BYTES, RequestLimits, encode, type_of
@@ -68,3 +72,50 @@ def test_item_asks_for_bytes() -> None:
         assert msgspec.msgpack.decode(encoded) == {"type": kind, "as": "bytes", "value": b"\xff"}
     with pytest.raises(TypeError):
         encode(Item("str", "x", "hex"), RequestLimits())  # type: ignore[arg-type]  # the mistake
+
+
+class Formats(StrEnum):
+    PAN = "pan"
+
+
+@pytest.mark.parametrize("name", ["x", "pan", "x" * 64, "ü" * 64, Formats.PAN])
+def test_item_asks_for_a_format(name: str) -> None:
+    """The name of a format stands in the encoded item, also beside ``as``; without a name, nothing does."""
+    for _ in range(2):
+        for kind, value, as_ in (("str", "x", None), (TypeName.EMAIL, b"\xff", "bytes")):
+            encoded = encode(Item(kind, value, as_, name), RequestLimits())  # type: ignore[arg-type]  # as above
+            assert isinstance(encoded, bytes)
+            expected = {"type": kind, "value": value, "format": name} | ({"as": as_} if as_ else {})
+            assert msgspec.msgpack.decode(encoded) == expected
+            plain = encode(Item(kind, value, as_), RequestLimits())  # type: ignore[arg-type]
+            assert isinstance(plain, bytes)
+            assert "format" not in msgspec.msgpack.decode(plain)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 65, "\ud800"], ids=["empty", "long", "surrogate"])
+def test_name_that_no_format_can_have_is_refused(name: str) -> None:
+    """A name outside the bounds of the contract is refused as a worker would refuse it, and nothing is sent."""
+    found = encode(Item("str", MARKER, None, name), RequestLimits())
+    assert isinstance(found, InvalidRequest)
+    assert found.message == "format: expected text of 1 to 64 characters"
+
+
+@pytest.mark.parametrize("name", [1, b"pan", ["pan"], True])
+def test_name_of_a_format_that_is_no_text_is_a_mistake_in_the_program(name: Any) -> None:
+    """Anything but text is a ``TypeError`` at the call."""
+    with pytest.raises(TypeError, match="expected format to be a str"):
+        encode(Item("str", MARKER, None, name), RequestLimits())
+
+
+def test_token_of_another_format_is_text_in_every_respect() -> None:
+    """A marked token equals its text, can be a key, is copied and pickled with its mark, and can be sent."""
+    token = OtherFormat(MARKER)
+    assert (token, hash(token), f"{token}", repr(token)) == (MARKER, hash(MARKER), MARKER, repr(MARKER))
+    assert {MARKER: 1}[token] == 1
+    assert type(str(token)) is str
+    assert not hasattr(token, "__dict__")
+    copies = [copy.copy(token), copy.deepcopy(token), *(pickle.loads(pickle.dumps(token, n)) for n in range(2, 6))]  # noqa: S301
+    for same in copies:
+        assert (type(same), same) == (OtherFormat, MARKER)
+    assert type_of(token) is TypeName.STR
+    assert encode(("str", token), RequestLimits()) == encode(("str", MARKER), RequestLimits())

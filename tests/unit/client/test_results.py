@@ -4,17 +4,27 @@ import asyncio
 import doctest
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from harness.clients import CLIENT, LONG_SECONDS, Kind
 from token_worker import client as client_module
+from token_worker.acra.value_types import EMAIL
 from token_worker.client import (
     AsyncTokenClient,
     Forbidden,
+    FormatConflict,
+    FormatNotAllowed,
     InvalidRequest,
+    Item,
+    OtherFormat,
+    RequestRefused,
     SomeFailed,
     TokenClient,
     TokenNotFound,
@@ -23,8 +33,10 @@ from token_worker.client import (
     ValueOutOfRange,
 )
 from token_worker.contract.messages import Op
+from token_worker.settings import load
 from token_worker.streams.routes import Route
 from token_worker.testing import InProcessWorker
+from token_worker.tokens.formats import KINDS
 
 ROUTES = (
     Route("shop:in", "shop:out", frozenset(Op), client_id=CLIENT),
@@ -126,6 +138,110 @@ def test_values_with_few_tokens_run_out_of_them(client: Any) -> None:
     with pytest.raises(SomeFailed) as caught:
         client.tokenize([chr(0x20 + number) for number in range(90)])
     assert {type(answer) for answer in caught.value.answers} == {str, TokenSpaceExhausted}
+
+
+CARD = "4242 4242 4242 4242"
+
+
+def test_tokens_have_the_format_that_is_asked_for(client: Any, worker: InProcessWorker) -> None:
+    """A value, a list and an item may name a format; detokenizing needs none."""
+    token = client.tokenize(CARD, format="pan")
+    assert re.fullmatch(r"\d{4} \d{4} \d{4} 4242", token)
+    assert client.tokenize([CARD, None], format="pan") == [token, None]
+    items = [Item("str", CARD, format="pan"), ("str", "Grace"), Item("str", CARD.encode(), "bytes", "pan")]
+    answers = client.request("tokenize", items)
+    assert (answers[0], answers[2]) == (token, token)
+    assert client.detokenize(token) == CARD
+    formats = [("pan",), ("pan",), ("pan", None, "pan"), (None,)]
+    assert [request.formats for request in worker.requests] == formats
+
+
+def test_value_that_does_not_fit_its_format_is_refused(client: Any) -> None:
+    """The error has the code of the contract, and what the format expects; the others have their tokens."""
+    with pytest.raises(ValueOutOfRange, match="Luhn"):
+        client.tokenize("4242 4242 4242 4243", format="pan")
+    with pytest.raises(SomeFailed) as caught:
+        client.tokenize([CARD, "Grace"], format="pan")
+    assert [type(answer) for answer in caught.value.answers] == [str, ValueOutOfRange]
+
+
+def test_format_that_the_worker_does_not_have_is_not_allowed(client: Any) -> None:
+    """The worker knows its formats, and the client cannot: it sends any name, and the worker refuses."""
+    with pytest.raises(FormatNotAllowed):
+        client.tokenize(CARD, format="no such format")
+    with pytest.raises(FormatNotAllowed):
+        client.tokenize(CARD, type="email", format="pan")
+
+
+def test_name_that_no_format_can_have_is_refused_without_a_request(client: Any, worker: InProcessWorker) -> None:
+    """An empty or too long name is refused at once, and one that is no text is a mistake in the program."""
+    for name in ("", "x" * 65):
+        with pytest.raises(InvalidRequest, match="format: expected text of 1 to 64 characters"):
+            client.tokenize(CARD, format=name)
+    for wrong in (5, ["pan"]):
+        with pytest.raises(TypeError):
+            client.tokenize(CARD, format=wrong)
+    assert worker.requests == []
+
+
+def test_type_is_that_of_the_format_where_none_is_named(worker: InProcessWorker, kind: Kind) -> None:
+    """Without a type, values have the type of a built-in format, or of one of the settings; else as without format."""
+    with kind(worker.url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client:
+        for name, format_kind in KINDS.items():
+            with suppress(RequestRefused):  # the value need not fit
+                client.tokenize("x", format=name)
+            assert worker.requests[-1].types == (format_kind.value_type.name,)
+        with pytest.raises(InvalidRequest, match="expected text"):
+            client.tokenize(4242424242424242, format="pan")
+        with pytest.raises(FormatNotAllowed):
+            client.tokenize(b"x", format="unknown here")
+        assert worker.requests[-1].types == ("bytes",)
+
+
+def test_type_is_that_of_a_format_of_the_settings(worker: InProcessWorker, kind: Kind) -> None:
+    """A client with the settings of the workers knows the formats there, and so their types."""
+    formats = [{"name": "card", "kind": "pan", "keep_first": 6}]
+    settings = load(
+        {"TOKEN_WORKER_STREAMS_URL": worker.url, "TOKEN_WORKER_FORMATS": msgspec.json.encode(formats).decode()}
+    )
+    of_email = SimpleNamespace(value_type=EMAIL)
+    settings = msgspec.structs.replace(settings, formats={**settings.formats, "mail": of_email})
+    with kind(settings, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client:
+        for name, type_name in (("card", "str"), ("mail", "email"), ("neither", "str")):
+            with pytest.raises(FormatNotAllowed):  # the worker has other settings
+                client.tokenize("grace@navy.example", format=name)
+            assert worker.requests[-1].types == (type_name,)
+
+
+def test_token_of_another_format_is_marked_if_the_call_says_so(client: Any) -> None:
+    """A value with a token from before keeps it: a plain ``str``, or with ``mark_other`` an ``OtherFormat``."""
+    before = client.tokenize(CARD)
+    known = client.tokenize("5555 5555 5555 4444", format="pan")
+    assert type(client.tokenize(CARD, format="pan")) is str
+    marked = client.tokenize(CARD, format="pan", mark_other=True)
+    assert (type(marked), marked) == (OtherFormat, before)
+    assert client.detokenize(marked) == CARD
+    tokens = client.tokenize([CARD, "5555 5555 5555 4444", None], format="pan", mark_other=True)
+    assert tokens == [before, known, None]
+    assert [type(token) for token in tokens] == [OtherFormat, str, type(None)]
+    answers = client.request("tokenize", [("str", CARD), Item("str", CARD, format="pan")], mark_other=True)
+    assert [type(answer) for answer in answers] == [str, OtherFormat]
+
+
+def test_route_may_set_formats_and_refuse_tokens_of_another(kind: Kind) -> None:
+    """A route's format needs no word of the client; where it refuses tokens of another form, the call fails."""
+    plain = Route("plain:in", "plain:out", frozenset({Op.TOKENIZE}), client_id="plain")
+    strict = Route("in", "out", frozenset(Op), formats={"*": "card"}, on_other="refuse")
+    formats = [{"name": "card", "kind": "pan", "keep_first": 6}]
+    with (
+        InProcessWorker([plain, strict], formats) as worker,
+        kind(worker.url, routes=[strict], client_id="plain", timeout_seconds=LONG_SECONDS) as client,
+        kind(worker.url, routes=[plain], client_id="plain", timeout_seconds=LONG_SECONDS) as without_formats,
+    ):
+        assert re.fullmatch(r"4242 42\d\d \d{4} 4242", client.tokenize(CARD))
+        without_formats.tokenize("5555 5555 5555 4444")
+        with pytest.raises(FormatConflict):
+            client.tokenize("5555 5555 5555 4444", mark_other=True)
 
 
 def test_whose_key_and_how_is_said_by_client_or_call(worker: InProcessWorker, kind: Kind) -> None:

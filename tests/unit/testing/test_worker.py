@@ -149,6 +149,20 @@ def test_planned_error_is_that_of_its_code(worker: InProcessWorker, client: Toke
     assert client.tokenize(SECRET)
 
 
+def test_planned_error_has_no_format(worker: InProcessWorker, streams: Any, client: TokenClient) -> None:
+    """The reply with a planned error is one of the contract, also if the value has a token of another form."""
+    card = "4242 4242 4242 4242"
+    client.tokenize(card)
+    worker.refuse_next("token_disabled")
+    add(streams, type="str", value=card, format="pan")
+    reply, _ = read(streams)
+    assert (reply["status"], reply["error"]["code"]) == ("error", "token_disabled")
+    assert "format" not in reply
+    add(streams, type="str", value=card, format="pan", reply_to="tokenize:responses:own")
+    reply, _ = read(streams, "tokenize:responses:own")
+    assert (reply["status"], reply["format"]) == ("ok", "other")
+
+
 @pytest.mark.parametrize("code", Code)
 def test_planned_error_in_a_list(worker: InProcessWorker, client: TokenClient, code: Code) -> None:
     """A list fails as it does with a real worker: as a whole, or value by value."""
@@ -281,13 +295,18 @@ def test_requests_are_as_their_producer_meant_them(worker: InProcessWorker, stre
     """Values are those of Python, whether they came as JSON or as MessagePack."""
     add(
         streams,
-        items=[{"type": "int64", "value": "5"}, {"type": "bytes", "value": "/w=="}, {"type": "str", "value": 1}],
+        items=[
+            {"type": "int64", "value": "5"},
+            {"type": "bytes", "value": "/w=="},
+            {"type": "str", "value": 1, "format": "pan"},
+        ],
     )
     worker.wait_for_requests()
     client.tokenize(b"\xff", zone_id="zone-one", consistent=False)
     first, second = worker.requests
     assert (first.stream, first.id, first.op, first.client_id) == ("tokenize:requests", "r-1", "tokenize", CLIENT)
     assert first.types == ("int64", "bytes", "str")
+    assert first.formats == (None, None, "pan")
     assert first.values == [5, b"\xff", 1]
     assert (first.zone_id, first.consistent, first.reply_to) == (None, True, None)
     assert (second.types, second.zone_id, second.consistent) == (("bytes",), "zone-one", False)
@@ -303,7 +322,7 @@ def test_invalid_requests_are_seen_and_answered(worker: InProcessWorker, streams
     add(streams, value=SECRET, typo=1)
     assert read(streams)[0]["error"]["code"] == "invalid_request"
     [request] = worker.requests
-    assert (request.id, request.types) == ("r-1", ())
+    assert (request.id, request.types, request.formats) == ("r-1", (), ())
     assert request.values == []
     streams.xadd("tokenize:requests", {"payload": b"no JSON"})
     wait_until(lambda: streams.xlen("tokenize:requests:dead"), "the dead letter")

@@ -17,6 +17,7 @@ from token_worker.errors import ServerError, TokenWorkerError, Unavailable
 from token_worker.redis.connect import make_link
 from token_worker.redis.link import Link
 from token_worker.settings import load
+from token_worker.settings.options import Settings
 from token_worker.streams.clock import ServerClock
 from token_worker.streams.routes import Route, own_reply_stream, route_for
 from token_worker.streams.strays import EARLIER_MS, REFUSED_SECONDS, Strays
@@ -34,9 +35,9 @@ WAIT_MS = 1000
     "--type",
     "type_name",
     type=click.Choice([name.value for name in TypeName]),
-    required=True,
-    help="Type of the value.",
+    help="Type of the value. Needed unless --format names a format that these settings know.",
 )
+@click.option("--format", "format_name", metavar="NAME", help="Format of the token, one that the route allows.")
 @click.option("--client", help="Client id. Not needed on a route that is pinned to one client.")
 @click.option("--zone", help="Zone id.")
 @click.option(
@@ -53,7 +54,8 @@ def request(
     config: Path | None,
     op: str,
     *,
-    type_name: str,
+    type_name: str | None,
+    format_name: str | None,
     client: str | None,
     zone: str | None,
     inconsistent: bool,
@@ -69,9 +71,12 @@ def request(
     """
     if inconsistent and op == Op.DETOKENIZE:
         raise click.UsageError("--inconsistent is only for tokenize")
+    if format_name is not None and op == Op.DETOKENIZE:
+        raise click.UsageError("--format is only for tokenize: a token is found without its format")
+    settings = load(os.environ, config)
+    type_name = type_name or _type_of(settings, format_name)
     if as_bytes and TYPES[type_name].is_number:
         raise click.UsageError("--as-bytes is for str, email and bytes")
-    settings = load(os.environ, config)
     try:
         route = route_for(settings.routes, Op(op), client)
         # The command removes this stream after use. So no other reader may use it.
@@ -86,7 +91,8 @@ def request(
         "value": parse_text(type_name, text),
         "reply_to": reply_to,
     }
-    message |= {name: value for name, value in (("client_id", client), ("zone_id", zone)) if value is not None}
+    optional = {"client_id": client, "zone_id": zone, "format": format_name}
+    message |= {name: value for name, value in optional.items() if value is not None}
     if inconsistent:
         message["consistent"] = False
     if as_bytes:
@@ -95,6 +101,16 @@ def request(
     click.echo(msgspec.json.format(reply, indent=2))
     if msgspec.json.decode(reply)["status"] != "ok":
         raise SystemExit(1)
+
+
+def _type_of(settings: Settings, format_name: str | None) -> str:
+    """Return the type of a format that the settings know."""
+    if format_name is None:
+        raise click.UsageError("--type is needed")
+    known = settings.formats.get(format_name)
+    if known is None:
+        raise click.UsageError(f"--type is needed: these settings have no format {format_name!r}")
+    return known.value_type.name
 
 
 def _exchange(link: Link, route: Route, message: dict[str, Any], timeout_seconds: float) -> bytes:

@@ -61,7 +61,7 @@ from token_worker.client.errors import (
     ValueOutOfRange,
     ValueTooLarge,
 )
-from token_worker.client.items import Answer, Item, Value
+from token_worker.client.items import Answer, Item, OtherFormat, Value
 from token_worker.client.synchronous import TokenClient
 
 __all__ = [
@@ -82,6 +82,7 @@ __all__ = [
     "Item",
     "KeyUnreadable",
     "NotAnswered",
+    "OtherFormat",
     "RequestRefused",
     "SomeFailed",
     "StreamsRefused",

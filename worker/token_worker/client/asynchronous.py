@@ -37,18 +37,27 @@ class AsyncTokenClient(BaseClient):
         self._is_woken = False
 
     @overload
-    async def tokenize(self, value: V, *, type: Type | None = None, **options: Unpack[CallOptions]) -> V: ...
+    async def tokenize(
+        self, value: V, *, type: Type | None = None, format: str | None = None, **options: Unpack[CallOptions]
+    ) -> V: ...
     @overload
     async def tokenize(
-        self, value: list[V], *, type: Type | None = None, **options: Unpack[CallOptions]
+        self, value: list[V], *, type: Type | None = None, format: str | None = None, **options: Unpack[CallOptions]
     ) -> list[V]: ...
     @overload
     async def tokenize(
-        self, value: list[V | None], *, type: Type | None = None, **options: Unpack[CallOptions]
+        self,
+        value: list[V | None],
+        *,
+        type: Type | None = None,
+        format: str | None = None,
+        **options: Unpack[CallOptions],
     ) -> list[V | None]: ...
-    async def tokenize(self, value: Any, *, type: Type | None = None, **options: Unpack[CallOptions]) -> Any:
+    async def tokenize(
+        self, value: Any, *, type: Type | None = None, format: str | None = None, **options: Unpack[CallOptions]
+    ) -> Any:
         """Do as ``TokenClient.tokenize`` does."""
-        asked = CallValues(value, type)
+        asked = self._values(value, type, format)
         return asked.result(await self.request(Op.TOKENIZE, asked.items, **options))
 
     @overload

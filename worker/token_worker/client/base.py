@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import compress
 from typing import Any, Final, TypedDict
@@ -13,12 +13,13 @@ from token_worker.client.call_engine import CallEngine, PreparedCall
 from token_worker.client.calls import CallKey, CallOutcome
 from token_worker.client.errors import RequestRefused, SomeFailed
 from token_worker.client.items import Answer, Item, RequestLimits, Type, Value, type_of
-from token_worker.contract.messages import Op
+from token_worker.contract.messages import Op, TypeName
 from token_worker.contract.values import is_utf8
 from token_worker.redis.address import RedisSettings, parse
 from token_worker.settings import load
 from token_worker.settings.options import Settings
 from token_worker.streams.routes import DEFAULT_ROUTES, Route
+from token_worker.tokens.formats import KINDS, AnyFormat
 
 TIMEOUT_SECONDS: Final = 10.0
 """Default time-out of a call."""
@@ -44,12 +45,14 @@ class CallOptions(TypedDict, total=False):
         zone_id: the zone whose key is used.
         consistent: True if the same value shall get the same token each time.
         timeout_seconds: how long to wait for the reply.
+        mark_other: True if a token that does not have the format that was asked for shall be an ``OtherFormat``.
     """
 
     client_id: str | None
     zone_id: str | None
     consistent: bool | None
     timeout_seconds: float | None
+    mark_other: bool | None
 
 
 class BaseClient:
@@ -92,9 +95,11 @@ class BaseClient:
         if streams is None:
             streams = load(os.environ, None)
         limits = RequestLimits()
+        self._formats: Mapping[str, AnyFormat | type[AnyFormat]] = KINDS
         configured_routes: tuple[Route, ...] = DEFAULT_ROUTES
         if isinstance(streams, Settings):
             limits, configured_routes = RequestLimits(streams.max_items, streams.max_request_bytes), streams.routes
+            self._formats = streams.formats
             streams = streams.streams
         self._streams = parse(streams) if isinstance(streams, str) else streams
         self._client_id = client_id
@@ -132,6 +137,12 @@ class BaseClient:
         """Reason why the Redis of the streams cannot be used now, as seen by the last calls. None if it can be used."""
         return self._engine.away
 
+    def _values(self, value: Value | list[Any], type_name: Type | None, format: str | None) -> "CallValues":
+        """Read the arguments of a call. The default type is that of the format, if the client knows the format."""
+        if type_name is None and format is not None and format in self._formats:
+            type_name = TypeName(self._formats[format].value_type.name)
+        return CallValues(value, type_name, format)
+
     def _prepare(
         self,
         op: Op | str,
@@ -149,6 +160,7 @@ class BaseClient:
             self._client_id if client_id is None else client_id,
             self._zone_id if client_id is None and zone_id is None else zone_id,
             self._consistent if consistent is None else consistent,
+            bool(options.get("mark_other")),
         )
         seconds = self._timeout_seconds if seconds is None else seconds
         _check_seconds(seconds)
@@ -169,6 +181,7 @@ class CallValues:
     Args:
         value: argument of the call. None in a list is not sent, and stays None in the result.
         type_name: type of each value. Default: see ``type_of``.
+        format: format of each token.
 
     Attributes:
         items: the items to send.
@@ -177,12 +190,12 @@ class CallValues:
         TypeError: a value has a type that cannot be sent.
     """
 
-    def __init__(self, value: Value | list[Any], type_name: Type | None) -> None:
+    def __init__(self, value: Value | list[Any], type_name: Type | None, format: str | None = None) -> None:
         self._is_list = isinstance(value, list)
         values = [*value] if isinstance(value, list) else [value]
         self._is_there = [value is not None or not self._is_list for value in values]
         there = compress(values, self._is_there)
-        self.items = [Item(type_of(value) if type_name is None else type_name, value) for value in there]
+        self.items = [Item(type_of(value) if type_name is None else type_name, value, None, format) for value in there]
 
     def result(self, answers: list[Answer]) -> Any:
         """Return the result of the call.

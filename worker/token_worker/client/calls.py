@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 import msgspec
 
 from token_worker.client.errors import BadReply, RequestRefused, TokenClientError, refusal
-from token_worker.client.items import OVERHEAD_BYTES, Answer, RequestLimits
+from token_worker.client.items import OVERHEAD_BYTES, Answer, OtherFormat, RequestLimits
 from token_worker.client.tracing import SendSpan, SendSpans
 from token_worker.contract.messages import Op
 
@@ -35,12 +35,16 @@ _VALUES: Final = frozenset({int, str, bytes})
 
 
 class CallKey(NamedTuple):
-    """The members of a request that apply to all its items. Parts share a request only if these are equal."""
+    """What applies to all items of a request. Parts share a request only if these are equal.
+
+    All but ``marks_other`` are members of the request. If it is True, some tokens of the reply are ``OtherFormat``.
+    """
 
     op: Op
     client_id: str | None
     zone_id: str | None
     consistent: bool
+    marks_other: bool = False
 
 
 class Call:
@@ -131,7 +135,7 @@ class StreamRequest(NamedTuple):
         Args:
             unix_ms: converts a deadline to Unix milliseconds of the server's clock. Returns None if that is unknown.
         """
-        op, client_id, zone_id, consistent = self.parts[0].key
+        op, client_id, zone_id, consistent, _ = self.parts[0].key
         message: dict[str, Any] = {"id": self.id, "op": op}
         expires_at = unix_ms(max(part.call.deadline for part in self.parts))
         optional = {"client_id": client_id, "zone_id": zone_id, "reply_to": self.reply_to, "expires_at": expires_at}
@@ -258,6 +262,8 @@ class Requests:
             return []
         try:
             answers = _answers(message, sum(len(part.items) for part in request.parts))
+            if request.parts[0].key.marks_other and isinstance(answers, list):
+                answers = [*map(_marked, message["items"], answers)]
         except (TypeError, LookupError, AttributeError, ValueError):
             answers = BadReply("the reply does not follow the contract")
         return self._close(request, answers)
@@ -311,6 +317,11 @@ def _answers(message: dict[str, Any], count: int) -> CallOutcome:
     if len(items) != count:
         raise ValueError("wrong number of items")
     return [_value(item["value"]) if "value" in item else _refusal(item["error"]) for item in items]
+
+
+def _marked(item: dict[str, Any], answer: Answer) -> Answer:
+    """Return the answer to an item, as an ``OtherFormat`` if the reply says so."""
+    return OtherFormat(answer) if isinstance(answer, str) and item.get("format") == "other" else answer
 
 
 def _value(value: Any) -> Answer:

@@ -32,14 +32,25 @@ class TokenClient(BaseClient):
         self._room = threading.Semaphore(max_in_flight)
 
     @overload
-    def tokenize(self, value: V, *, type: Type | None = None, **options: Unpack[CallOptions]) -> V: ...
-    @overload
-    def tokenize(self, value: list[V], *, type: Type | None = None, **options: Unpack[CallOptions]) -> list[V]: ...
+    def tokenize(
+        self, value: V, *, type: Type | None = None, format: str | None = None, **options: Unpack[CallOptions]
+    ) -> V: ...
     @overload
     def tokenize(
-        self, value: list[V | None], *, type: Type | None = None, **options: Unpack[CallOptions]
+        self, value: list[V], *, type: Type | None = None, format: str | None = None, **options: Unpack[CallOptions]
+    ) -> list[V]: ...
+    @overload
+    def tokenize(
+        self,
+        value: list[V | None],
+        *,
+        type: Type | None = None,
+        format: str | None = None,
+        **options: Unpack[CallOptions],
     ) -> list[V | None]: ...
-    def tokenize(self, value: Any, *, type: Type | None = None, **options: Unpack[CallOptions]) -> Any:
+    def tokenize(
+        self, value: Any, *, type: Type | None = None, format: str | None = None, **options: Unpack[CallOptions]
+    ) -> Any:
         """Return the token of a value, or the tokens of a list of values, in order.
 
         >>> client.tokenize(["grace@navy.example", "ada@navy.example"], type="email") == client.tokenize(
@@ -49,8 +60,11 @@ class TokenClient(BaseClient):
 
         Args:
             value: the value to tokenize, or a list of any length. None in a list (an empty column) stays None.
-            type: type of the value, or of each value in the list. Default: ``int64``, ``str`` or ``bytes``.
-            options: options for this call: ``client_id``, ``zone_id``, ``consistent``, ``timeout_seconds``.
+            type: type of the value, or of each value in the list. Default: the type of the format, if the client
+                knows the format; else ``int64``, ``str`` or ``bytes``.
+            format: format of the token, or of each token. Default: what the route says.
+            options: options for this call: ``client_id``, ``zone_id``, ``consistent``, ``timeout_seconds``,
+                ``mark_other``.
 
         Raises:
             RequestRefused: the value, or the whole request, was refused. Each code has its own subclass.
@@ -62,7 +76,7 @@ class TokenClient(BaseClient):
             ClientClosed: the client was closed.
             TypeError, ValueError: the arguments cannot be sent.
         """
-        asked = CallValues(value, type)
+        asked = self._values(value, type, format)
         return asked.result(self.request(Op.TOKENIZE, asked.items, **options))
 
     @overload

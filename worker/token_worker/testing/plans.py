@@ -103,6 +103,7 @@ class Plan:
         error = ReplyError(self.code, MESSAGE)
         if reply.items is UNSET or (self.items is None and self.code not in _OF_A_VALUE):
             reply.value = reply.items = UNSET
+            reply.format = None
             reply.error, reply.status = error, "error"
         else:
             answers = [*enumerate(reply.items)]

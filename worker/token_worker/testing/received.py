@@ -56,12 +56,13 @@ class ReceivedRequest:
         consistent: whether the same value gets the same token.
         reply_to: the stream that is named for the reply, if any.
         types: the type of each value.
+        formats: the format that is asked for each value. None: none is.
         values: the values to tokenize or the tokens to detokenize, as ``int``, ``str`` or ``bytes``, whether the
             request is JSON or MessagePack. A value that is none of its type stands as in the request. Empty, as
-            ``types`` is, where the request as a whole is none of the contract's.
+            ``types`` and ``formats`` are, where the request as a whole is none of the contract's.
     """
 
-    __slots__ = ("client_id", "consistent", "id", "op", "reply_to", "stream", "types", "values", "zone_id")
+    __slots__ = ("client_id", "consistent", "formats", "id", "op", "reply_to", "stream", "types", "values", "zone_id")
 
     def __init__(self, route: Route, decoded: Decoded) -> None:
         request = decoded.request
@@ -74,6 +75,7 @@ class ReceivedRequest:
         self.consistent = True if request is None else request.consistent
         items = [] if request is None else _items_of(request)
         self.types = tuple(item.type or "" for item in items)
+        self.formats = tuple(item.format for item in items)
         self.values = Values([] if request is None else [_value_of(item, decoded, request.op) for item in items])
 
     def __repr__(self) -> str:

@@ -62,9 +62,6 @@ from collections.abc import Callable
 from hashlib import sha512, shake_256
 from typing import Final, NamedTuple, Protocol
 
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
 from token_worker.acra.owner import Owner
 
 _LABEL = b"token-worker token derivation v2 "
@@ -289,4 +286,8 @@ def _hmac_sha512(key: bytes) -> Callable[[bytes], bytes]:
 
 
 def _derivation_key(key: bytes, purpose_and_identity: bytes) -> bytes:
+    # Clients import this module with the formats, and have no ciphers.
+    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415
+
     return HKDF(SHA256(), 32, salt=None, info=_LABEL + purpose_and_identity).derive(key)
