@@ -130,7 +130,7 @@ def test_race_at_every_step_gives_one_token(server: Valkey, key: bytes, case: Ca
 def test_with_and_without_a_format_at_the_same_moment(server: Valkey, key: bytes) -> None:
     """Two workers that get one value at the same moment, with ``pan`` and without, give it one token."""
     assert key
-    cards = [card for card in values_of(next(case for case in all_cases() if case.name == "pan"), 60)]
+    cards = values_of(next(case for case in all_cases() if case.name == "pan"), 60)
     start = threading.Barrier(2, timeout=60)
 
     def worker(form: str | None) -> list[str]:
@@ -158,7 +158,8 @@ def test_value_keeps_the_token_that_it_has(server: Valkey, key: bytes) -> None:
         [before] = tokens_of(answers(handler, request("tokenize", "str", [CARD])))
         assert answers(handler, request("tokenize", "str", [CARD], "pan")) == [{"value": before, "format": "other"}]
         assert answers(handler, request("tokenize", "str", [CARD])) == [{"value": before}]
-        [single] = handler.ask([{"op": "tokenize", "client_id": SHOP.id, "type": "str", "value": CARD, "format": "pan"}])
+        one = {"op": "tokenize", "client_id": SHOP.id, "type": "str", "value": CARD, "format": "pan"}
+        [single] = handler.ask([one])
         assert (single["status"], single["value"], single["format"]) == ("ok", before, "other")
 
         [refused, new] = answers(strict, request("tokenize", "str", [CARD, "5105-1051-0510-5100"], "pan"))
@@ -188,7 +189,7 @@ def test_changed_parameters_change_no_token_that_exists(server: Valkey, key: byt
 
 
 def test_redelivered_request_gets_the_same_tokens(server: Valkey, key: bytes) -> None:
-    """A request that is delivered again gets the same tokens with a format, consistent or not, also if none was kept."""
+    """A request that is delivered again gets the same tokens, consistent or not, also if none of them was kept."""
     assert key
     asked = [
         {**request("tokenize", "str", [CARD, "5105105105105100"], "pan"), "consistent": consistent}
