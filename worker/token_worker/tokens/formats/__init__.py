@@ -7,14 +7,19 @@ import msgspec
 from token_worker.tokens.formats.base import Format
 from token_worker.tokens.formats.date import Date
 from token_worker.tokens.formats.date_time import DateTime
+from token_worker.tokens.formats.digits import Digits
 from token_worker.tokens.formats.email_domain import EmailDomain
 from token_worker.tokens.formats.email_safe import EmailSafe
 from token_worker.tokens.formats.pan import Pan
+from token_worker.tokens.formats.ssn import Ssn
+from token_worker.tokens.formats.template import Template
 from token_worker.tokens.formats.uuid_text import Uuid
 
 AnyFormat = Format[Any, Any]
 
-KINDS: dict[str, type[AnyFormat]] = {kind.kind: kind for kind in (Pan, Date, DateTime, Uuid, EmailDomain, EmailSafe)}
+KINDS: dict[str, type[AnyFormat]] = {
+    kind.kind: kind for kind in (Pan, Ssn, Digits, Template, Date, DateTime, Uuid, EmailDomain, EmailSafe)
+}
 """By name: all kinds."""
 
 
