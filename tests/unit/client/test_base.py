@@ -50,6 +50,18 @@ def test_call_that_could_not_be_sent_is_refused_at_once(options: dict[str, Any])
     assert not client._engine.needs_closing
 
 
+@pytest.mark.parametrize("option", ["fromat", "clientid", "timeout"])
+def test_option_that_does_not_exist_is_refused(option: str) -> None:
+    """A misspelt option of a call is a ``TypeError`` that lists the options. It used to be ignored."""
+    client = TokenClient("redis://127.0.0.1:1", client_id="shop-frontend")
+    options: Any = {option: "pan"}
+    with pytest.raises(TypeError, match=f"no option '{option}'; there are client_id, consistent"):
+        client.submit("tokenize", [("str", MARKER)], **options)
+    with pytest.raises(TypeError, match=f"no option '{option}'"):
+        client.tokenize("a value", **options)
+    assert not client._engine.needs_closing
+
+
 def test_client_shows_where_it_sends_to_and_no_password() -> None:
     """``repr`` has the server and the client id, and nothing secret."""
     shown = repr(TokenClient("redis://user:hush@streams.example:7000/0", client_id="shop-frontend"))

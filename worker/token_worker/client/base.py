@@ -55,6 +55,9 @@ class CallOptions(TypedDict, total=False):
     mark_other: bool | None
 
 
+_CALL_OPTIONS: Final = CallOptions.__annotations__.keys()
+
+
 class BaseClient:
     """Settings of a client.
 
@@ -152,7 +155,14 @@ class BaseClient:
         finish: Callable[[CallOutcome], None],
         release: Callable[[], None],
     ) -> PreparedCall:
-        """Prepare a call; see ``CallEngine.prepare``."""
+        """Prepare a call; see ``CallEngine.prepare``.
+
+        Raises:
+            TypeError: there is no such option.
+        """
+        if not options.keys() <= _CALL_OPTIONS:
+            unknown = min(options.keys() - _CALL_OPTIONS)
+            raise TypeError(f"there is no option {unknown!r}; there are {', '.join(sorted(_CALL_OPTIONS))}")
         client_id, zone_id = options.get("client_id"), options.get("zone_id")
         consistent, seconds = options.get("consistent"), options.get("timeout_seconds")
         key = CallKey(
