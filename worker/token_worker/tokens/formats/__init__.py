@@ -10,7 +10,9 @@ from token_worker.tokens.formats.date_time import DateTime
 from token_worker.tokens.formats.digits import Digits
 from token_worker.tokens.formats.email_domain import EmailDomain
 from token_worker.tokens.formats.email_safe import EmailSafe
+from token_worker.tokens.formats.iban import Iban
 from token_worker.tokens.formats.pan import Pan
+from token_worker.tokens.formats.phone import Phone
 from token_worker.tokens.formats.ssn import Ssn
 from token_worker.tokens.formats.template import Template
 from token_worker.tokens.formats.uuid_text import Uuid
@@ -18,7 +20,8 @@ from token_worker.tokens.formats.uuid_text import Uuid
 AnyFormat = Format[Any, Any]
 
 KINDS: dict[str, type[AnyFormat]] = {
-    kind.kind: kind for kind in (Pan, Ssn, Digits, Template, Date, DateTime, Uuid, EmailDomain, EmailSafe)
+    kind.kind: kind
+    for kind in (Pan, Iban, Phone, Ssn, Digits, Template, Date, DateTime, Uuid, EmailDomain, EmailSafe)
 }
 """By name: all kinds."""
 
