@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 import phonenumbers
 import pytest
-from phonenumbers import PhoneNumber, PhoneNumberFormat, PhoneNumberType
+from phonenumbers import PhoneNumberFormat, PhoneNumberType
 
+from judge.kinds.phone import as_it_stands, rings
 from token_worker.acra.owner import Owner
 from token_worker.tokens.derivation import ByteStream, Deriver
 from token_worker.tokens.formats.base import NOT_A_TOKEN, FormatError
@@ -22,34 +23,6 @@ EXPECTED = "a phone number with + and a known calling code, 7 to 15 digits"
 
 def phone(**parameters: Any) -> Phone:
     return Phone("phone", msgspec.convert(parameters, PhoneParameters))
-
-
-def readings(text: str) -> list[PhoneNumber]:
-    """Return what programs make of a number: its digits as they stand, and what parsing leaves, again and again."""
-    digits = "".join(filter(str.isdigit, text))
-    code = next(digits[:end] for end in (1, 2, 3) if digits[:end].encode() in DEAD_PREFIXES)
-    national = digits[len(code) :]
-    zeros = len(national[:-1]) - len(national[:-1].lstrip("0"))
-    found = [
-        PhoneNumber(
-            country_code=int(code),
-            national_number=int(national),
-            italian_leading_zero=zeros > 0 or None,
-            number_of_leading_zeros=zeros or None,
-        )
-    ]
-    while True:
-        try:
-            found.append(phonenumbers.parse(text))
-        except phonenumbers.NumberParseException:
-            return found  # too few digits are left
-        before, text = text, phonenumbers.format_number(found[-1], PhoneNumberFormat.E164)
-        if text == before:
-            return found
-
-
-def rings(text: str) -> bool:
-    return any(phonenumbers.is_valid_number(number) for number in readings(text))
 
 
 def examples() -> list[str]:
@@ -121,7 +94,7 @@ def test_random_numbers_in_use_are_never_taken_for_tokens() -> None:
         for _ in range(100):
             length = rng.randint(max(7 - len(code), 1), 15 - len(code))
             text = f"+{code}{rng.choice('0123456789')}{''.join(rng.choices('0123456789', k=length - 1))}"
-            if phonenumbers.is_valid_number(readings(text)[0]):
+            if phonenumbers.is_valid_number(as_it_stands(text)):
                 seen += 1
                 assert format_.problem(text.encode()) is None, text
     assert seen > 1000
