@@ -1,7 +1,8 @@
 """The five value types: their numbers and encodings in Acra's storage.
 
 A value or token is encoded as bytes: ``int32`` and ``int64`` in little-endian two's complement, ``str`` and ``email``
-in UTF-8, ``bytes`` as they are. A token has the same type and the same encoded length as its value.
+in UTF-8, ``bytes`` as they are. A token has the type of its value. Without a format it also has the same encoded
+length.
 """
 
 import struct

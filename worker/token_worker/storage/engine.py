@@ -52,7 +52,7 @@ _PROBE_CANDIDATES = 64
 
 _NOT_FOUND = Refused(Code.TOKEN_NOT_FOUND, "there is no such token of this type for this client or zone")
 _DISABLED = Refused(Code.TOKEN_DISABLED, "the token is disabled")
-_EXHAUSTED = Refused(Code.TOKEN_SPACE_EXHAUSTED, "no free token of this type and length was found")
+_EXHAUSTED = Refused(Code.TOKEN_SPACE_EXHAUSTED, "no free token of this type and form was found")
 _UNREADABLE = Refused(Code.ENTRY_UNREADABLE, "the stored entry cannot be read")
 _KEY_UNREADABLE = Refused(Code.KEY_UNREADABLE, "a key in the history of this client or zone cannot be read")
 
