@@ -11,9 +11,10 @@ from judge.kinds.date import iso
 def moment(random: Random) -> str:
     """Make a date and time in one of many precisions, with or without an offset."""
     text = f"{iso(random)}{random.choice('T ')}{random.randrange(24):02}:{random.randrange(60):02}"
-    text += f":{random.randrange(60):02}"
-    if random.random() < 0.5:
-        text += f".{digits(random, random.randint(1, 6))}"
+    if random.random() < 0.75:
+        text += f":{random.randrange(60):02}"
+        if random.random() < 0.5:
+            text += f".{digits(random, random.randint(1, 9))}"
     return text + random.choice(["", "Z", "+00:00", "-03:30", "+14"])
 
 

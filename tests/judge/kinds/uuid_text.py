@@ -19,8 +19,8 @@ def is_version_8(text: str) -> bool:
 
 
 def kept(text: str) -> object:
-    """Return the length of a UUID, and whether it is a URN."""
-    return len(text), text.startswith("urn:uuid:")
+    """Return the length of a UUID, whether it is a URN, and whether it is in upper case."""
+    return len(text), text.startswith("urn:uuid:"), text[-36:].isupper()
 
 
 CASES = [
