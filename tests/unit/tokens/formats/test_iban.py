@@ -185,7 +185,7 @@ def test_spaces_can_be_refused(parameters: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("parameters", "parameter"),
     [
-        ({"token": "valid"}, "token"),
+        ({"token": "valid", "keep_bank": True}, "token"),
         ({"token": "valid", "real_numbers": True, "refuse_tokens": True}, "refuse_tokens"),
         ({"refuse_tokens": False}, "refuse_tokens"),
     ],

@@ -20,8 +20,7 @@ from token_worker.tokens.formats.uuid_text import Uuid
 AnyFormat = Format[Any, Any]
 
 KINDS: dict[str, type[AnyFormat]] = {
-    kind.kind: kind
-    for kind in (Pan, Iban, Phone, Ssn, Digits, Template, Date, DateTime, Uuid, EmailDomain, EmailSafe)
+    kind.kind: kind for kind in (Pan, Iban, Phone, Ssn, Digits, Template, Date, DateTime, Uuid, EmailDomain, EmailSafe)
 }
 """By name: all kinds."""
 

@@ -17,7 +17,7 @@ any others. Then come the two check digits of the IBAN:
   the new BBAN. Of the other 96, in ascending order, the check digits are number k, counted from 0. So no token is an
   IBAN, and none can be tokenized again by mistake.
 - ``token = "valid"``: the right ones. Nothing more is drawn. ISO 13616 keeps no account numbers free for such use. So
-  the token can be somebody's account, and ``real_numbers = true`` is needed.
+  the token can be somebody's account, above all with ``keep_bank``, which then needs ``real_numbers = true``.
 
 **Space.** The product, over the characters that are drawn, of 10 for ``n``, 26 for ``a`` and 36 for ``c``. For invalid
 tokens times 96, for the check digits.
@@ -94,7 +94,7 @@ class IbanParameters(Parameters, frozen=True, kw_only=True):
         keep_bank: True keeps the bank identifier.
         separators: ``keep``: spaces stay where they are; ``refuse``: a value with any is refused.
         token: whether tokens have the right check digits.
-        real_numbers: True allows tokens that can be somebody's account.
+        real_numbers: True allows valid tokens with the bank of the value. They can be somebody's account.
         spelling: ``canonical`` refuses values with spaces.
         refuse_tokens: may be left out. No invalid token is accepted as a value anyway, and valid ones have no mark.
         min_space: see ``Parameters``.
@@ -136,8 +136,9 @@ class Iban(Format[IbanParameters, Account]):
         self._valid = parameters.token == "valid"  # noqa: S105 - not a secret
         self._alone = parameters.separators == "refuse" or parameters.spelling == "canonical"
         super().__init__(name, parameters)
-        if self._valid and not parameters.real_numbers:
-            raise FormatError("token", "a valid number can be somebody's account; set invalid, or real_numbers = true")
+        if self._valid and self._keep_bank and not parameters.real_numbers:
+            text = "a valid number of a real bank can be somebody's account; set keep_bank = false"
+            raise FormatError("token", f"{text}, or real_numbers = true")
         if self._valid and parameters.refuse_tokens is True:
             raise FormatError("refuse_tokens", "these tokens have no mark; leave it out")
         if not self._valid and parameters.refuse_tokens is False:
