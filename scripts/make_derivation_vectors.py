@@ -76,7 +76,7 @@ CASES: list[tuple[str, Literal["client", "zone"], str, Origin | None]] = [
 
 
 def vectors() -> list[dict[str, Any]]:
-    """All types and formats, counters 0 to 3, rotation, zone, inconsistent. Formats have counter 0 alone in all but one."""
+    """All types and formats, counters 0 to 3, rotation, zone, inconsistent. Most of formats have counter 0 alone."""
     found = []
     for key_name, kind, owner_id, origin in CASES:
         deriver = Deriver(KEYS[key_name], Owner(kind, owner_id))
