@@ -11,6 +11,7 @@ from token_worker.tokens.formats.digits import Digits
 from token_worker.tokens.formats.email_domain import EmailDomain
 from token_worker.tokens.formats.email_safe import EmailSafe
 from token_worker.tokens.formats.iban import Iban
+from token_worker.tokens.formats.letters import Letters
 from token_worker.tokens.formats.pan import Pan
 from token_worker.tokens.formats.phone import Phone
 from token_worker.tokens.formats.ssn import Ssn
@@ -20,7 +21,8 @@ from token_worker.tokens.formats.uuid_text import Uuid
 AnyFormat = Format[Any, Any]
 
 KINDS: dict[str, type[AnyFormat]] = {
-    kind.kind: kind for kind in (Pan, Iban, Phone, Ssn, Digits, Template, Date, DateTime, Uuid, EmailDomain, EmailSafe)
+    kind.kind: kind
+    for kind in (Pan, Iban, Phone, Ssn, Digits, Template, Date, DateTime, Uuid, EmailDomain, EmailSafe, Letters)
 }
 """By name: all kinds."""
 
