@@ -23,7 +23,7 @@ from token_worker.client.errors import refusal
 from token_worker.contract.messages import Op
 from token_worker.errors import Code
 from token_worker.files import job, rows
-from token_worker.files.columns import SentItem
+from token_worker.files.columns import Column, SentItem
 from token_worker.files.job import Job
 from token_worker.files.output_paths import OutputPaths
 from token_worker.files.progress import JobOptions
@@ -37,7 +37,7 @@ STRIDE = {"csv": 1, "csv.gz": 2, "jsonl": 2, "parquet": 4}
 class Client:
     """Answers each item by itself."""
 
-    def submit(self, _op: Op, items: Sequence[SentItem]) -> Future[list[Answer]]:
+    def submit(self, _op: Op, items: Sequence[SentItem], *, mark_other: bool) -> Future[list[Answer]]:
         future: Future[list[Answer]] = Future()
         future.set_result([self._answer(item) for item in items])
         return future
@@ -97,7 +97,7 @@ def run(source: Path, places: OutputPaths, last: int, *, resume: bool) -> int:
     job.SAVE_SECONDS = 0
     rows.CHUNK_ITEMS = 20
     form = source.suffixes[0][1:]
-    options = JobOptions(op=Op.TOKENIZE, columns=(("a", "str"),), format=form, errors=str(places.errors))
+    options = JobOptions(op=Op.TOKENIZE, columns=(Column("a", "str"),), format=form, errors=str(places.errors))
     task = Job(options, Client(), stopping=threading.Event(), wait_seconds=1)
     task.run(source, places, resume=resume, force=not resume)
     os._exit(0)

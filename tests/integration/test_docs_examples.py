@@ -17,7 +17,7 @@ from token_worker.keys.store import wrap
 DEMO_KEY = base64.b64decode("ZG9jcyBoYXZlIHRoZSB0b2tlbnMgb2YgdGhpcyBrZXk=")
 """Key of ``demo-client`` while pages are run: tokens on the pages are those of this key."""
 
-PEOPLE = b'name,email,card\r\n"Hopper, Grace",grace@navy.example,4242 4242 4242 4242\r\nAda,,5105\r\n'
+PEOPLE = b'name,email,card\r\n"Hopper, Grace",grace@navy.example,4242 4242 4242 4242\r\nAda,,5105105105105100\r\n'
 
 SET_UP = "docs/start.md"
 """The page that begins with servers where nothing has been set up."""

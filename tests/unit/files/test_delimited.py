@@ -5,6 +5,7 @@ import csv
 import encodings.aliases
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from token_worker.client import Item, OtherFormat
 from token_worker.client.errors import refusal
 from token_worker.contract.messages import Op, TypeName
 from token_worker.errors import CheckFailed, OperatorError
@@ -36,13 +38,15 @@ def rows(data: bytes, dialect: Dialect = COMMA) -> list[bytes]:
 def through(form: RowFormat, lines: Sequence[bytes], answer: Callable[[Any], Any], *, dedupe: bool = True) -> Finished:
     """All rows changed, as one."""
     output, problems, lost, empty = b"", [], 0, 0
+    other_format: Counter[str] = Counter()
     for chunk in chunks(form, [lines], 0, dedupe=dedupe):
-        done = chunk.finish([answer(value) for _, value in chunk.items])
+        done = chunk.finish([answer(value) for _, value, *_ in chunk.items])
         output += done.output
         problems += done.problems
         lost += done.lost
         empty += done.empty
-    return Finished(output, problems, lost, empty)
+        other_format.update(done.other_format)
+    return Finished(output, problems, lost, empty, other_format)
 
 
 def delimited(data: bytes, *columns: str, dialect: Dialect = COMMA) -> tuple[Delimited, list[bytes]]:
@@ -238,7 +242,7 @@ def test_values_are_sent_once_unless_each_gets_its_own_token() -> None:
     for dedupe, count in ((True, 5), (False, 7)):
         [chunk] = chunks(form, [lines], 0, dedupe=dedupe)
         assert len(chunk.items) == count
-        answers = [str(value) + str(place) for place, (_, value) in enumerate(chunk.items)]
+        answers = [str(value) + str(place) for place, (_, value, *_) in enumerate(chunk.items)]
         seen = {True: b"x0,x2\ny1,\n\nx0,y3\nx0,z4\n", False: b"x0,x4\ny1,\n\nx2,y5\nx3,z6\n"}
         assert chunk.finish(answers).output == seen[dedupe]
 
@@ -248,7 +252,7 @@ def test_nothing_of_a_row_that_cannot_be_done_is_sent(dedupe: bool) -> None:
     """Neither the cell that is wrong nor its neighbours; what becomes of these elsewhere is none of this row's."""
     form, lines = delimited(b"a,b\nx,07\ny,1\nz,2\nx,3\n", "a=str", "b=int32")
     [chunk] = chunks(form, [lines], 0, dedupe=dedupe)
-    assert [value for _, value in chunk.items] == ["y", "z", "x", 1, 2, 3]
+    assert [value for _, value, *_ in chunk.items] == ["y", "z", "x", 1, 2, 3]
     done = chunk.finish(["Y", "Z", refusal("value_too_large", "a reason"), 10, 20, 30])
     assert done.output == b"Y,10\nZ,20\n"
     assert [(problem.row, problem.column, problem.code) for problem in done.problems] == [
@@ -480,11 +484,54 @@ def test_each_element_gets_its_answer() -> None:
     lines = [b'{"l":["x","x","y"],"m":[[1],[2,3]]}\n', b'{"l":["x","bad","bad"]}\n', b'{"l":["x"]}\n']
     form = json_form("l[]=str", "m[][]=int32", some=lines)
     [chunk] = chunks(form, [lines], 0, dedupe=False)
-    assert [value for _, value in chunk.items] == ["x", "x", "y", "x", "bad", "bad", "x", 1, 2, 3]
+    assert [value for _, value, *_ in chunk.items] == ["x", "x", "y", "x", "bad", "bad", "x", 1, 2, 3]
     refused = refusal("value_too_large", "a reason")
     done = chunk.finish(["1", "2", "3", "4", refused, refused, "5", 10, 20, 30])
     assert done.output == b'{"l":["1","2","3"],"m":[[10],[20,30]]}\n{"l":["5"]}\n'
     assert [(problem.row, problem.column, problem.code) for problem in done.problems] == [(2, "l[]", "value_too_large")]
+
+
+def test_items_have_the_format_of_their_column() -> None:
+    """The items of a column with a format name it. Other items are as before."""
+    header, *lines = rows(b"a,card,n\nx,4,1\ny,5,2\n")
+    columns = [Column("n", "int32"), Column("card", "str", "pan"), Column("a", "str")]
+    [chunk] = chunks(Delimited(COMMA, columns, header, header=True), [lines], 0, dedupe=True)
+    assert chunk.items == [
+        ("str", "x"),
+        ("str", "y"),
+        Item("str", "4", None, "pan"),
+        Item("str", "5", None, "pan"),
+        ("int32", 1),
+        ("int32", 2),
+    ]
+
+
+@pytest.mark.parametrize("dedupe", [True, False])
+def test_tokens_of_another_format_are_counted_by_column(dedupe: bool) -> None:
+    """Each cell of a row in the output counts, also where a value occurs again. The tokens are written."""
+    form, lines = delimited(b"a,b\nx,1\nx,2\ny,x\n,\nx,bad\n", "a=str", "b=str")
+
+    def answer(value: str) -> Any:
+        return (
+            refusal("format_conflict", "a reason")
+            if value == "bad"
+            else OtherFormat(f"t{value}")
+            if value in "x1"
+            else value
+        )
+
+    done = through(form, lines, answer, dedupe=dedupe)
+    assert done.output == b"tx,t1\ntx,2\ny,tx\n,\n"
+    assert done.other_format == {"a": 2, "b": 2}
+    assert [(problem.row, problem.column, problem.code) for problem in done.problems] == [(5, "b", "format_conflict")]
+
+
+def test_tokens_of_another_format_in_lists_are_counted() -> None:
+    """Each element counts, and the JSON text is written as usual."""
+    lines = [b'{"l":["x","y","x"]}\n', b'{"l":["x"]}\n']
+    done = through(json_form("l[]=str", some=lines), lines, lambda value: OtherFormat("t") if value == "x" else value)
+    assert done.output == b'{"l":["t","y","t"]}\n{"l":["t"]}\n'
+    assert done.other_format == {"l[]": 3}
 
 
 @pytest.mark.parametrize(
@@ -636,14 +683,14 @@ def test_deep_lines_take_linear_time() -> None:
 )
 def test_types_are_guessed(values: list[str | None], kind: str | None) -> None:
     """A column is a number or an address only if all its values are; digits of one length are text."""
-    assert [column.type for column in suggest({"column": Sample(values)})] == [kind]
+    assert [column.type for column in suggest({"column": Sample(values)}, {})] == [kind]
 
 
 def test_types_are_guessed_among_those_that_a_column_may_have() -> None:
     """A column of numbers is never suggested as text, nor one of text as a number."""
-    [found] = suggest({"column": Sample(["1", "x"], [TypeName.INT32, TypeName.INT64])})
+    [found] = suggest({"column": Sample(["1", "x"], [TypeName.INT32, TypeName.INT64])}, {})
     assert found.type is None
-    [found] = suggest({"column": Sample(["1"], [TypeName.EMAIL, TypeName.STR])})
+    [found] = suggest({"column": Sample(["1"], [TypeName.EMAIL, TypeName.STR])}, {})
     assert found.type is TypeName.STR
 
 

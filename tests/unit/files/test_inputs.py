@@ -32,7 +32,7 @@ def take(
     source = open_input(options, io.BufferedReader(io.BytesIO(data)), again=False, tell=notices.append)
     output, problems = source.head.data, []
     for chunk in source.chunks([Column(*pair) for pair in pairs], source.head.offset, source.head.rows, dedupe=True):
-        done = chunk.finish([answer(value) for _, value in chunk.items])
+        done = chunk.finish([answer(value) for _, value, *_ in chunk.items])
         output += done.output
         problems += [f"{problem.row} {problem.code}" for problem in done.problems]
     return output, problems, notices
@@ -134,7 +134,7 @@ TEXT = b"a,b\r\n" + b"".join(b"value %d,x\r\n" % number for number in range(5000
 
 
 def run(folder: Path, source: str, out: str, **more: Any) -> Counts:
-    options = JobOptions(op=Op.TOKENIZE, columns=(("a", "str"),), format="csv")
+    options = JobOptions(op=Op.TOKENIZE, columns=(Column("a", "str"),), format="csv")
     task = Job(options, file_kills.Client(), stopping=more.pop("stopping", threading.Event()), wait_seconds=1)
     return task.run(folder / source, OutputPaths(folder / out, None), resume=more.pop("resume", False), force=False)
 
@@ -211,7 +211,7 @@ def test_members_far_in_a_compressed_file_are_found(tmp_path: Path) -> None:
     """A member that the first rows do not have is looked for in the text, not in its compressed bytes."""
     path = tmp_path / "in.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"x":1}\n' * 2000 + b'{"a":"y"}\n'))
-    options = JobOptions(op=Op.TOKENIZE, columns=(("a", "str"),), format="jsonl")
+    options = JobOptions(op=Op.TOKENIZE, columns=(Column("a", "str"),), format="jsonl")
     task = Job(options, file_kills.Client(), stopping=threading.Event(), wait_seconds=1)
     assert task.run(path, OutputPaths(tmp_path / "out.jsonl", None), resume=False, force=False).rows == 2001
 
@@ -221,7 +221,7 @@ def test_how_far_a_compressed_file_is(tmp_path: Path) -> None:
     path = tmp_path / "in.csv.gz"
     path.write_bytes(gzip.compress(TEXT))
     far: list[tuple[int, int | None]] = []
-    options = JobOptions(op=Op.TOKENIZE, columns=(("a", "str"),), format="csv")
+    options = JobOptions(op=Op.TOKENIZE, columns=(Column("a", "str"),), format="csv")
     task = Job(
         options,
         file_kills.Client(),

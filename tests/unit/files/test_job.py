@@ -10,19 +10,33 @@ from typing import Any
 import pytest
 
 from harness import file_kills
+from token_worker.client import Answer, OtherFormat
 from token_worker.contract.messages import Op
 from token_worker.errors import CheckFailed, OperatorError
 from token_worker.files import job, progress, rows
+from token_worker.files.columns import Column, SentItem
 from token_worker.files.inputs import open_input
 from token_worker.files.job import Job
 from token_worker.files.output_paths import OutputPaths
 from token_worker.files.progress import JobOptions
+from token_worker.files.sending import Client
+
+COLUMN = Column("a", "str")
 
 
-def run(source: Path, places: OutputPaths, *, resume: bool = False, force: bool = False, **more: Any) -> None:
+def run(
+    source: Path,
+    places: OutputPaths,
+    *,
+    column: Column = COLUMN,
+    client: Client | None = None,
+    resume: bool = False,
+    force: bool = False,
+    **more: Any,
+) -> None:
     """Take the file through, chunk by chunk."""
-    options = JobOptions(op=Op.TOKENIZE, columns=(("a", "str"),), format="csv", errors=str(places.errors))
-    task = Job(options, file_kills.Client(), stopping=threading.Event(), wait_seconds=1, **more)
+    options = JobOptions(op=Op.TOKENIZE, columns=(column,), format="csv", errors=str(places.errors))
+    task = Job(options, client or file_kills.Client(), stopping=threading.Event(), wait_seconds=1, **more)
     task.run(source, places, resume=resume, force=force)
 
 
@@ -78,6 +92,49 @@ def test_an_output_that_came_meanwhile_is_kept(source: Path, places: OutputPaths
     assert places.out.read_text() == "another's"
     run(source, places, resume=True, force=True)
     assert places.out.read_text().count("\n") == file_kills.ROWS + 1 - 4  # those that end with a 7
+
+
+@pytest.mark.parametrize("changed", [Column("a", "str"), Column("a", "str", "digits"), Column("a", "email", "pan")])
+def test_a_run_is_not_continued_with_another_format(source: Path, places: OutputPaths, changed: Column) -> None:
+    """The progress holds the type and the format of each column, so a change of either is told. The same goes on."""
+
+    def watch(far: progress.JobProgress, *_: Any) -> None:
+        if far.counts.rows:
+            raise CheckFailed("far enough")
+
+    with pytest.raises(CheckFailed, match="far enough"):
+        run(source, places, column=Column("a", "str", "pan"), watch=watch, force=True)
+    with pytest.raises(CheckFailed, match="the interrupted run had other options"):
+        run(source, places, column=changed, resume=True)
+    run(source, places, column=Column("a", "str", "pan"), resume=True, force=True)
+
+
+def test_counts_of_another_format_are_kept_in_the_progress(source: Path, places: OutputPaths) -> None:
+    """A resumed run tells the tokens of the whole run, those before the interruption included."""
+    seen: list[dict[str, int]] = []
+
+    def watch(far: progress.JobProgress, *_: Any) -> None:
+        seen.append({**far.counts.other_format})
+        if len(seen) == 2:
+            raise CheckFailed("far enough")
+
+    client = OtherClient()
+    with pytest.raises(CheckFailed, match="far enough"):
+        run(source, places, client=client, watch=watch)
+    saved = progress.load(places.progress)
+    assert saved is not None
+    assert saved.counts.other_format == seen[1] == {"a": 9}
+    run(source, places, client=client, watch=watch, resume=True)
+    assert seen[2] == {"a": 9}
+    assert seen[-1] == {"a": file_kills.ROWS - 4}
+
+
+class OtherClient(file_kills.Client):
+    """Answers as the other one, and says that the tokens were made before in another format."""
+
+    def _answer(self, item: SentItem) -> Answer:
+        answer = super()._answer(item)
+        return OtherFormat(answer) if isinstance(answer, str) else answer
 
 
 def test_progress_holds_no_value(source: Path, places: OutputPaths) -> None:
@@ -155,7 +212,7 @@ def test_a_pipe_does_not_end_in_its_own_input(
 ) -> None:
     """An input that standard output is appended to would have no end; it is refused, and stays as it was."""
     before = source.read_bytes()
-    options = JobOptions(op=Op.TOKENIZE, columns=(("a", "str"),), format="csv")
+    options = JobOptions(op=Op.TOKENIZE, columns=(Column("a", "str"),), format="csv")
     task = Job(options, file_kills.Client(), stopping=threading.Event(), wait_seconds=1)
     with (source if same == "out" else tmp_path / "out").open("a") as out:
         monkeypatch.setattr(sys, "stdout", out)

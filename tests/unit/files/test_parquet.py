@@ -18,7 +18,7 @@ from harness.parquet_files import changed, write_encrypted
 from token_worker.client import Answer
 from token_worker.contract.messages import Op
 from token_worker.errors import CheckFailed, OperatorError, TokenWorkerError
-from token_worker.files.columns import SentItem
+from token_worker.files.columns import Column, SentItem
 from token_worker.files.job import Job
 from token_worker.files.output_paths import OutputPaths
 from token_worker.files.parquet_footer import ChunkField, Footer, GroupField, MetaField
@@ -34,7 +34,7 @@ def through(folder: Path, table: Any, *, column: str = "a", **manner: Any) -> tu
     """A table written in this manner, taken through; what became of it."""
     source, places = folder / "in.parquet", OutputPaths(folder / "out.parquet", folder / "errors")
     pq.write_table(table, source, **manner)
-    options = JobOptions(op=Op.TOKENIZE, columns=((column, "str"),), format="parquet", errors=str(places.errors))
+    options = JobOptions(op=Op.TOKENIZE, columns=(Column(column, "str"),), format="parquet", errors=str(places.errors))
     job = Job(options, file_kills.Client(), stopping=threading.Event(), wait_seconds=1)
     return job.run(source, places, resume=False, force=False), pq.ParquetFile(places.out)
 
@@ -93,16 +93,16 @@ class Tokens:
     def __init__(self) -> None:
         self.sent: list[SentItem] = []
 
-    def submit(self, _op: Op, items: Sequence[SentItem]) -> Future[list[Answer]]:
+    def submit(self, _op: Op, items: Sequence[SentItem], *, mark_other: bool) -> Future[list[Answer]]:
         self.sent += items
         future: Future[list[Answer]] = Future()
-        future.set_result([~value if isinstance(value, int) else value[::-1] for _, value in items])
+        future.set_result([~value if isinstance(value, int) else value[::-1] for _, value, *_ in items])
         return future
 
 
 def run(source: Path, out: Path, kind: str, client: Tokens, *, column: str = "a") -> Counts:
     """Take a column through."""
-    options = JobOptions(op=Op.TOKENIZE, columns=((column, kind),), format="parquet")
+    options = JobOptions(op=Op.TOKENIZE, columns=(Column(column, kind),), format="parquet")
     return Job(options, client, stopping=threading.Event(), wait_seconds=1).run(
         source, OutputPaths(out, None), resume=False, force=True
     )

@@ -19,7 +19,7 @@ from token_worker.client import Answer
 from token_worker.client.errors import refusal
 from token_worker.contract.messages import Op
 from token_worker.errors import Code
-from token_worker.files.columns import SentItem
+from token_worker.files.columns import Column, SentItem
 from token_worker.files.job import Job
 from token_worker.files.output_paths import OutputPaths
 from token_worker.files.progress import JobOptions
@@ -80,9 +80,9 @@ class Reversing:
         self._losing = losing
         self._count = 0
 
-    def submit(self, _op: Op, items: Sequence[SentItem]) -> Future[list[Answer]]:
+    def submit(self, _op: Op, items: Sequence[SentItem], *, mark_other: bool) -> Future[list[Answer]]:
         future: Future[list[Answer]] = Future()
-        future.set_result([self._answer(value) for _, value in items])
+        future.set_result([self._answer(value) for _, value, *_ in items])
         return future
 
     def _answer(self, value: Any) -> Answer:
@@ -105,7 +105,7 @@ def written(name: str, folder: Path) -> Path:
 def through(source: Path, out: Path, column: tuple[str, str], *, losing: bool = False) -> set[int]:
     """Take a file through; numbers of the rows that were left out."""
     places = OutputPaths(out, out.with_suffix(".errors"))
-    options = JobOptions(op=Op.TOKENIZE, columns=(column,), format="parquet", errors=str(places.errors))
+    options = JobOptions(op=Op.TOKENIZE, columns=(Column(*column),), format="parquet", errors=str(places.errors))
     job = Job(options, Reversing(losing=losing), stopping=threading.Event(), wait_seconds=1)
     counts = job.run(source, places, resume=False, force=False)
     lines = (out.with_suffix(".errors")).read_bytes().splitlines()

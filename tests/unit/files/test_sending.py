@@ -31,8 +31,8 @@ class Client:
         self._outcomes = list(outcomes)
         self._holds = holds
 
-    def submit(self, _op: Op, items: Sequence[SentItem]) -> Future[list[Answer]]:
-        self.sent.append([value for _, value in items])
+    def submit(self, _op: Op, items: Sequence[SentItem], *, mark_other: bool) -> Future[list[Answer]]:
+        self.sent.append([value for _, value, *_ in items])
         future: Future[list[Answer]] = Future()
         outcome = self._outcomes.pop(0) if self._outcomes else echo
         if isinstance(outcome, Exception):
@@ -45,7 +45,7 @@ class Client:
 
 
 def echo(items: Sequence[SentItem]) -> list[Answer]:
-    return [value for _, value in items]
+    return [value for _, value, *_ in items]
 
 
 def some(*values: str) -> list[Chunk]:
@@ -110,6 +110,14 @@ def test_answers_that_stay_are_not_asked_for_again() -> None:
     assert len(client.sent) == 1
 
 
+def test_a_format_that_is_not_allowed_ends_the_run() -> None:
+    """It is refused for every value of its column, so nothing more is sent; the refusal of the worker is told."""
+    refused = refusal("format_not_allowed", "expected a format that this route allows: pan")
+    client = Client(lambda _: ["A", refused])
+    with pytest.raises(CheckFailed, match="the workers refuse: format_not_allowed: expected a format"):
+        answers(client, some("ab", "c"))
+
+
 def test_requests_that_are_too_large_are_made_smaller() -> None:
     """A request refused for its form is halved, until one value is left, whose error it is."""
 
@@ -119,7 +127,7 @@ def test_requests_that_are_too_large_are_made_smaller() -> None:
         return echo(items)
 
     class Small(Client):
-        def submit(self, _op: Op, items: Sequence[SentItem]) -> Future[list[Answer]]:
+        def submit(self, _op: Op, items: Sequence[SentItem], *, mark_other: bool) -> Future[list[Answer]]:
             future: Future[list[Answer]] = Future()
             try:
                 future.set_result(at_most_one(items))

@@ -5,15 +5,20 @@ from collections.abc import Sequence
 import pytest
 
 from token_worker.cli.file_suggest import chosen
-from token_worker.contract.messages import TypeName
-from token_worker.files.suggest import Sample, suggest
+from token_worker.contract.messages import Op, TypeName
+from token_worker.files.columns import Column
+from token_worker.files.suggest import MIXED, Sample, suggest
+from token_worker.tokens.formats import builtin_formats
+from token_worker.tokens.formats.date import Date, OnlyDateParameters
+
+FORMATS = builtin_formats()
 
 
 @pytest.mark.parametrize(
     ("values", "kind", "why"),
     [
         (["ada@navy.example", "grace@navy.example", None, ""], "email", "e-mail addresses"),
-        ([*["ada@navy.example"] * 1, *(f"u{number}@navy.example" for number in range(20)), "none"], "str", "e-mail"),
+        (["ada@navy.example", *(f"u{number}@navy.example" for number in range(20)), "none"], "email", "e-mail"),
         (["4242424242424242", "5105105105105100", "378282246310005"], "str", "card numbers"),
         (["4242 4242 4242 4242", "3782-822463-10005"], "str", "card numbers"),
         (["DE02120300000000202051", "GB33 BUKB 2020 1555 5555 55", "NO9386011117947"], "str", "IBANs"),
@@ -26,7 +31,7 @@ from token_worker.files.suggest import Sample, suggest
 )
 def test_personal_data_is_told_by_its_form(values: list[str | None], kind: str, why: str) -> None:
     """A column with values of a known form is offered under any name, and the form is named."""
-    [found] = suggest({"x17": Sample(values)})
+    [found] = suggest({"x17": Sample(values)}, FORMATS)
     assert (found.type, found.is_offered, found.why[: len(why)]) == (kind, True, why)
 
 
@@ -51,7 +56,7 @@ def test_personal_data_is_told_by_its_form(values: list[str | None], kind: str, 
 )
 def test_other_data_is_not_offered(values: list[str | None]) -> None:
     """Numbers whose checksums do not hold, dates, amounts and codes are shown, and are not offered."""
-    [found] = suggest({"x17": Sample(values)})
+    [found] = suggest({"x17": Sample(values)}, FORMATS)
     assert (found.is_offered, found.why) == (False, "does not look like personal data")
     assert found.type is not None
 
@@ -67,7 +72,7 @@ def test_other_data_is_not_offered(values: list[str | None]) -> None:
 )  # fmt: skip
 def test_personal_data_is_told_by_its_name(name: str) -> None:
     """If the values have no known form, the name of the column decides."""
-    [found] = suggest({name: Sample(["Grace Hopper 12", "Ada 34567"])})
+    [found] = suggest({name: Sample(["Grace Hopper 12", "Ada 34567"])}, FORMATS)
     assert (found.type, found.is_offered) == (TypeName.STR, True), found
     assert found.why.startswith("its name says: ")
 
@@ -79,22 +84,22 @@ def test_personal_data_is_told_by_its_name(name: str) -> None:
 )  # fmt: skip
 def test_other_names_are_not_offered(name: str) -> None:
     """Names of things, and what is about personal data and is none itself."""
-    [found] = suggest({name: Sample(["Grace Hopper 12", "Ada 34567"])})
+    [found] = suggest({name: Sample(["Grace Hopper 12", "Ada 34567"])}, FORMATS)
     assert not found.is_offered
 
 
 @pytest.mark.parametrize("values", [["1", "0"], ["true", "false"], ["Y", "N"], ["yes", "no"]])
 def test_flags_are_not_offered(values: list[str | None]) -> None:
     """A column that says yes or no is not offered, whatever its name."""
-    [found] = suggest({"phone": Sample(values)})
+    [found] = suggest({"phone": Sample(values)}, FORMATS)
     assert not found.is_offered
 
 
 def test_personal_numbers_are_text() -> None:
     """A later telephone number or postal code may begin with 0: text fits it, a number does not; others may be."""
-    found = suggest({"zip": Sample(["10115", "80331"]), "quantity": Sample(["10115", "80331"])})
+    found = suggest({"zip": Sample(["10115", "80331"]), "quantity": Sample(["10115", "80331"])}, FORMATS)
     assert [column.type for column in found] == [TypeName.STR, TypeName.INT32]
-    [number] = suggest({"zip": Sample(["10115"], [TypeName.INT32, TypeName.INT64], "number")})
+    [number] = suggest({"zip": Sample(["10115"], [TypeName.INT32, TypeName.INT64], "number")}, FORMATS)
     assert (number.type, number.is_offered) == (TypeName.INT32, True)
 
 
@@ -106,7 +111,8 @@ def test_every_column_is_shown() -> None:
             "twice": Sample([], (), refused="more than one column has this name"),
             "name": Sample([None, ""]),
             "amount": Sample(["1.5"], (TypeName.INT32,), "decimal128(9, 2)"),
-        }
+        },
+        FORMATS,
     )
     assert [(column.name, column.type, column.is_offered) for column in found] == [
         ("day", None, False),
@@ -129,29 +135,169 @@ FOUND = suggest(
         "a, b": Sample(["x"]),
         "day": Sample([], (), "date32[day]"),
         "1": Sample(["x"]),
-    }
+    },
+    FORMATS,
 )
 
 
 @pytest.mark.parametrize(
     ("answer", "columns", "wrong"),
     [
-        ("email, id", [("email", "email"), ("id", "int32")], []),
-        ("2,3", [("email", "email"), ("a, b", "str")], []),
-        ("1", [("1", "str")], []),
-        ("email=str,3=bytes", [("email", "str"), ("a, b", "bytes")], []),
-        ("emial, id", [("id", "int32")], ["There is no column emial; the columns are id, email, a, b, day, 1."]),
+        ("email, id", [("email", "email", "email-safe"), ("id", "int32", None)], []),
+        ("2,3", [("email", "email", "email-safe"), ("a, b", "str", None)], []),
+        ("1", [("1", "str", None)], []),
+        (
+            "email=str,3=bytes,id=digits",
+            [("email", "str", None), ("a, b", "bytes", None), ("id", "str", "digits")],
+            [],
+        ),
+        ("id=str:ours", [("id", "str", "ours")], []),
+        ("emial, id", [("id", "int32", None)], ["There is no column emial; the columns are id, email, a, b, day, 1."]),
         ("6", [], ["There is no column 6; the columns are id, email, a, b, day, 1."]),
+        ("no=str", [], ["There is no column no; the columns are id, email, a, b, day, 1."]),
         ("day", [], ["Column day: no token type fits this kind of column."]),
-        ("email,2", [("email", "email")], ["Column email is named twice."]),
+        ("email,2", [("email", "email", "email-safe")], ["Column email is named twice."]),
         ("", [], ["Name at least one column. Ctrl-C exits."]),
     ],
 )
-def test_answers_name_columns(answer: str, columns: Sequence[tuple[str, str]], wrong: list[str]) -> None:
+def test_answers_name_columns(answer: str, columns: Sequence[tuple[str, str, str | None]], wrong: list[str]) -> None:
     """An answer has names or numbers of columns, also with types. Every mistake in it is named before the next try."""
-    assert chosen(answer, FOUND, {}) == (tuple(columns), wrong)
+    assert chosen(answer, FOUND, Op.TOKENIZE, FORMATS) == (tuple(Column(*column) for column in columns), wrong)
 
 
-def test_types_that_were_said_before_hold() -> None:
-    """A type of the command line holds for an answer that has none."""
-    assert chosen("id", FOUND, {"id": "str"}) == ((("id", "str"),), [])
+def test_unknown_formats_are_told_with_their_column() -> None:
+    """An answer with a format that is unknown gets the nearest one."""
+    columns, [wrong] = chosen("id=digit", FOUND, Op.TOKENIZE, FORMATS)
+    assert columns == ()
+    assert wrong.startswith("Column id: digit is neither a type nor a format, the nearest is digits;")
+
+
+def test_answers_to_detokenize_have_no_format() -> None:
+    """A format only says the type of the tokens then."""
+    assert chosen("email,id=digits", FOUND, Op.DETOKENIZE, FORMATS) == (
+        (Column("email", "email"), Column("id", "str")),
+        [],
+    )
+
+
+def test_every_kind_with_a_sample_is_suggested() -> None:
+    """Each built-in format is proposed for a sample of it, except those that only a person can choose."""
+    found = suggest({name: Sample(values) for name, values in SAMPLES.items()}, FORMATS)
+    assert {guess.name: guess.format for guess in found if guess.is_offered} == {
+        "card": "pan",
+        "iban": "iban",
+        "phone": "phone",
+        "ssn": "ssn",
+        "email": "email-safe",
+        "birth_date": "date",
+        "account": "uuid",
+        "date_of_birth": "datetime",
+        "surname": "letters",
+        "konto": "digits",
+    }
+    assert {*FORMATS} - {guess.format for guess in found} == {"email-domain"}
+    assert not [guess for guess in found if MIXED in guess.why]
+
+
+SAMPLES: dict[str, list[str | None]] = {
+    "card": ["4242 4242 4242 4242", "3782 822463 10005"],
+    "iban": ["DE02120300000000202051", "GB33BUKB20201555555555", "NO9386011117947"],
+    "phone": ["+49 30 901820", "+1 415 555 0100"],
+    "ssn": ["078-05-1120", "219-09-9999"],
+    "email": ["ada@navy.example", "grace@navy.example"],
+    "birth_date": ["1906-12-09", "1815-12-10", *(f"19{year}-02-03" for year in range(10, 40))],
+    "account": ["9f1c2a34-0000-4000-8000-000000000001", "7d1c2a34-0000-4000-8000-00000000000f"],
+    "date_of_birth": ["1906-12-09T10:00:00Z", "1990-12-09T10:00:00Z"],
+    "surname": ["Hopper", "Lovelace", "Müller-Lüdenscheidt"],
+    "konto": ["0012345678", "98765432"],
+}
+"""By name of a column: values of each kind."""
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("x", ["2024-01-31", "1999-12-01"], "date"),
+        ("x", ["2024-01-31T10:00:00Z", "2024-01-31T10:00:00.25Z"], "datetime"),
+        ("x", ["9f1c2a34-0000-4000-8000-000000000001"], "uuid"),
+        ("x", ["Ada", "Grace"], None),
+        ("x", ["0012345678", "98765432"], None),
+        ("x", ["4006381333931", "4012345678901"], None),
+        ("order_no", ["000123456", "000123457"], None),
+        ("order_no", ["2024000017", "2024000018"], None),
+        ("sku", ["AB-1234-X", "CD-5678-Y"], None),
+        ("price", ["12.50", "1999.00"], None),
+        ("id", ["1", "2", "10000"], None),
+        ("ean", ["4006381333931", "5901234123457"], None),
+    ],
+)
+def test_other_data_gets_a_format_only_if_its_form_is_certain(
+    name: str, values: list[str | None], expected: str | None
+) -> None:
+    """Dates and UUIDs that are not personal get their format in case they are chosen. Nothing is offered."""
+    [found] = suggest({name: Sample(values)}, FORMATS)
+    assert (found.format, found.is_offered) == (expected, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("name", ["Grace Hopper 12", "Ada 34567"]),
+        ("street", ["Ordnance Road 3", "Rue Cler 17"]),
+        ("username", ["grace", "ada"]),
+        ("phone", ["+49 (0)30 901820 ext. 7", "+1 415 555 0100 x1"]),
+    ],
+)
+def test_formats_that_keep_too_much_are_not_suggested(name: str, values: list[str | None]) -> None:
+    """Names with digits, streets and short numbers stay plain text, and are offered."""
+    [found] = suggest({name: Sample(values)}, FORMATS)
+    assert (found.type, found.format, found.is_offered) == (TypeName.STR, None, True)
+
+
+def test_a_few_values_that_do_not_fit_are_counted() -> None:
+    """A format that nine in ten values fit is proposed, and the table says how many do not."""
+    cards = [f"{number:06}" for number in range(9)]
+    [found] = suggest({"konto": Sample([*cards, "unknown"])}, FORMATS)
+    assert found.format == "digits"
+    assert found.why.endswith("; 1 of 10 values do not fit digits")
+    [found] = suggest({"konto": Sample([*cards, "unknown", "none"])}, FORMATS)
+    assert found.format is None
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("card", ["4242 4242 4242 4242", "4000056655665556"]),
+        ("card", ["4242 4242 4242 4242", "4000-0566-5566-5556"]),
+        ("iban", ["DE02120300000000202051", "GB33 BUKB 2020 1555 5555 55"]),
+        ("phone", ["+49 30 901820", "+4930901821"]),
+        ("ssn", ["078-05-1120", "219099999"]),
+        ("account", ["9f1c2a34-0000-4000-8000-000000000001", "7D1C2A34-0000-4000-8000-00000000000F"]),
+        ("born", ["2024-01-31T10:00:00Z", "2024-01-31T10:00:00+00:00"]),
+        ("born", ["2024-01-31T10:00:00Z", "2024-01-31 10:00:00Z"]),
+        ("email", ["ada@navy.example", "Grace@navy.example"]),
+        ("surname", ["Hopper", "LOVELACE"]),
+    ],
+)
+def test_mixed_spellings_are_told(name: str, values: list[str | None]) -> None:
+    """One value written in two ways has two tokens, and joins break; so the table warns."""
+    [found] = suggest({name: Sample(values)}, FORMATS)
+    assert found.format
+    assert found.why.endswith(MIXED)
+
+
+def test_formats_of_the_settings_are_suggested() -> None:
+    """Where the built-in format does not fit, one of the settings of the same kind does; else a hint says so."""
+    sample = {"birthday": Sample(["09.12.1906", "31.01.2024"])}
+    [found] = suggest(sample, FORMATS)
+    assert (found.type, found.format) == (TypeName.STR, None)
+    assert "[[formats]]" in found.why
+    ours = Date("german", OnlyDateParameters(template="%d.%m.%Y"))
+    [found] = suggest(sample, {**FORMATS, "german": ours})
+    assert (found.type, found.format) == (TypeName.STR, "german")
+
+
+def test_columns_of_numbers_get_no_format() -> None:
+    """A number of JSON or Parquet cannot hold a token of a format."""
+    [found] = suggest({"konto": Sample(["12345678", "98765432"], (TypeName.INT32, TypeName.INT64))}, FORMATS)
+    assert (found.type, found.format, found.is_offered) == (TypeName.INT32, None, True)

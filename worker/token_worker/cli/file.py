@@ -18,7 +18,7 @@ from token_worker.cli import file_suggest
 from token_worker.cli.file_arguments import PIPE, FileArguments, check_columns
 from token_worker.cli.file_view import View, summary
 from token_worker.client import TokenClient
-from token_worker.contract.messages import Op, TypeName
+from token_worker.contract.messages import Op
 from token_worker.errors import CheckFailed, OperatorError, Unavailable
 from token_worker.files.inputs import FORMATS_BY_ENDING
 from token_worker.files.job import Job
@@ -36,19 +36,6 @@ MAX_SECONDS = 100_000_000
 """Longest time that an option can name: three years."""
 
 
-def read_columns(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> tuple[Any, ...]:
-    """Read ``NAME=TYPE`` as pairs."""
-    columns = []
-    for text in given:
-        name, _, kind = text.rpartition("=")
-        if not name or kind not in list(TypeName):
-            raise click.BadParameter(f"expected NAME=TYPE with a type of {', '.join(TypeName)}")
-        columns.append((name, kind))
-    if len({name for name, _ in columns}) < len(columns):
-        raise click.BadParameter("a column is named twice")
-    return tuple(columns)
-
-
 def read_seconds(_context: click.Context, _option: click.Parameter, given: float) -> float:
     """Check that clocks can add a time: it is not NaN, and not too long."""
     if not given < MAX_SECONDS:
@@ -58,14 +45,16 @@ def read_seconds(_context: click.Context, _option: click.Parameter, given: float
 
 @click.command(
     epilog="\b\nExample: token-worker file tokenize people.csv tokens.csv --client shop-frontend"
-    " --column email=email --column card=str"
+    " --column email=email-safe --column card=pan"
 )
 @click.argument("op", type=click.Choice([op.value for op in Op]))
 @click.argument("source", metavar="IN")
 @click.argument("out", metavar="[OUT]", required=False)
-@click.option("--column", "columns", multiple=True, callback=read_columns, metavar="NAME=TYPE",
-              help="A column and the type of its values; may be repeated. With --no-header, NAME is a number; in JSON"
-              " Lines it may be a path such as address.zip or items[].iban.")  # fmt: skip
+@click.option("--column", "columns", multiple=True, metavar="NAME=TYPE|FORMAT",
+              help="A column, and the type of its values or the format of its tokens; may be repeated. With"
+              " --no-header, NAME is a number; in JSON Lines it may be a path such as address.zip or items[].iban."
+              " Write NAME=TYPE:FORMAT for a format that only the workers' settings have. To detokenize, a format"
+              " means its type, so the same options serve both ways.")  # fmt: skip
 @click.option("--suggest", is_flag=True, help="Show what the first rows tell about the columns, and ask which to take.")
 @click.option("--client", help="Client id. Not needed on a route that is pinned to one client.")
 @click.option("--zone", help="Zone id.")
@@ -103,15 +92,15 @@ def file(config: Path | None, /, **given: Any) -> None:
     Exit status 1: there were such rows, or the run failed. Exit status 3: the workers do not answer.
     """
     arguments = FileArguments(**given)
-    options = arguments.job_options()
+    settings = load(os.environ, config)
+    options = arguments.job_options(settings.formats)
     if arguments.suggest:
-        columns = file_suggest.ask(options, arguments.source, arguments.out)
+        columns = file_suggest.ask(options, settings.formats, arguments.source, arguments.out)
         options = msgspec.structs.replace(options, columns=columns)
     if arguments.out is None:
         raise click.UsageError("name the output: OUT")
     check_columns(options)
     gc.set_threshold(GC_THRESHOLD)
-    settings = load(os.environ, config)
     try:
         route_for(settings.routes, options.op, options.client_id)
     except ValueError as error:

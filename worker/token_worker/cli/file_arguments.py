@@ -1,13 +1,15 @@
 """Arguments of ``token-worker file``, and the checks which of them exclude each other."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import click
 import msgspec
 
-from token_worker.contract.messages import Op
+from token_worker.cli.file_columns import read_columns
+from token_worker.contract.messages import Op, TypeName
 from token_worker.contract.values import is_utf8
 from token_worker.files import compressed
 from token_worker.files.compressed import compression_of, without_ending
@@ -15,6 +17,7 @@ from token_worker.files.delimited import DELIMITERS
 from token_worker.files.inputs import FORMATS_BY_ENDING
 from token_worker.files.output_paths import OutputPaths, resolved
 from token_worker.files.progress import JobOptions
+from token_worker.tokens.formats import AnyFormat
 
 PIPE: Final = "-"
 """Standard input or output."""
@@ -26,7 +29,7 @@ class FileArguments(msgspec.Struct, frozen=True, kw_only=True):
     op: str
     source: str
     out: str | None
-    columns: tuple[tuple[str, str], ...]
+    columns: tuple[str, ...]
     suggest: bool
     client: str | None
     zone: str | None
@@ -54,18 +57,18 @@ class FileArguments(msgspec.Struct, frozen=True, kw_only=True):
         """Paths of the output. None: standard output."""
         return None if self.out in (None, PIPE) else OutputPaths(Path(self.out or ""), self.errors)
 
-    def job_options(self) -> JobOptions:
+    def job_options(self, formats: Mapping[str, AnyFormat]) -> JobOptions:
         """Return the options of the job. With ``--suggest`` the columns are still missing.
 
         Raises:
-            click.UsageError: arguments exclude each other, or a necessary argument is missing.
+            click.UsageError: a column is wrong, arguments exclude each other, or a necessary argument is missing.
             OperatorError: the package for a compression is not installed.
         """
         format_name = self.format_name or format_of(self.source) or format_of(self.out or "")
         if format_name is None:
             raise click.UsageError("the format is in neither file name: give --format")
         self._check_format(format_name)
-        if not all(is_utf8(text) for text in (self.client or "", self.zone or "", *dict(self.columns), *self.nulls)):
+        if not all(is_utf8(text) for text in (self.client or "", self.zone or "", *self.columns, *self.nulls)):
             raise click.UsageError("names must be UTF-8")
         if self.suggest and self.columns:
             raise click.UsageError("--suggest asks which columns to take: leave --column out")
@@ -74,8 +77,9 @@ class FileArguments(msgspec.Struct, frozen=True, kw_only=True):
         if self.resume and PIPE in (self.source, self.out):
             raise click.UsageError("a run through a pipe cannot be resumed")
         errors = None if self.errors is None else os.fsencode(resolved(self.errors)).decode("utf-8", "backslashreplace")
+        op = Op(self.op)
         return JobOptions(
-            op=Op(self.op), columns=self.columns, client_id=self.client, zone_id=self.zone,
+            op=op, columns=read_columns(self.columns, op, formats), client_id=self.client, zone_id=self.zone,
             consistent=not self.inconsistent, format=format_name, encoding=self.encoding, delimiter=self.delimiter,
             quotes=not self.no_quotes, header=not self.no_header, nulls=self.nulls, numbers=self.numbers,
             errors=errors,
@@ -116,8 +120,8 @@ def check_columns(options: JobOptions) -> None:
         click.UsageError: no column is named, or ``--numbers`` applies to none.
     """
     if not options.columns:
-        raise click.UsageError("name the columns: --column NAME=TYPE, or --suggest")
-    if options.numbers and "int64" not in dict(options.columns).values():
+        raise click.UsageError("name the columns: --column NAME=TYPE or NAME=FORMAT, or --suggest")
+    if options.numbers and TypeName.INT64 not in {column.type for column in options.columns}:
         raise click.UsageError("--numbers is only for columns of type int64")
 
 

@@ -35,7 +35,9 @@ class View:
             self._rows_before = progress.counts.rows
             self._bar.reset(self._task, total=total, completed=position, speed="")
         self._rows = progress.counts.rows - self._rows_before  # the speed is the speed of this run
-        self._bar.update(self._task, completed=position, speed=self._speed(progress.counts.rows))
+        others = sum(progress.counts.other_format.values())
+        speed = self._speed(progress.counts.rows) + (f"; {others:,} tokens of another format" if others else "")
+        self._bar.update(self._task, completed=position, speed=speed)
 
     def _speed(self, rows: int) -> str:
         return f"{rows:,} rows, {self._rows / max(time.monotonic() - self._started, 1e-9):,.0f}/s"
@@ -45,8 +47,10 @@ class View:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def end(self, counts: Counts) -> None:
-        """Print the numbers of rows."""
+        """Print the numbers of rows, and of tokens that have another format than the one of their column."""
         self.say(f"{self._speed(counts.rows)}; {counts.empty:,} empty cells kept; {counts.lost:,} rows left out")
+        for column, cells in counts.other_format.items():
+            self.say(f"column {format_names([column])}: {cells:,} values have tokens of another format, made before")
 
     def __enter__(self) -> Self:
         self._bar.start()

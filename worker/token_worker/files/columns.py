@@ -11,11 +11,11 @@ from enum import StrEnum
 from itertools import islice
 from typing import Any, NamedTuple
 
-from token_worker.client import Value
+from token_worker.client import Item, Value
 from token_worker.contract.messages import TypeName
 from token_worker.errors import Code, TokenWorkerError
 
-SentItem = tuple[TypeName, Value]
+SentItem = Item | tuple[TypeName, Value]
 """An item of a request."""
 
 _WHOLE_NUMBER = re.compile("0|-?[1-9][0-9]{0,99}")
@@ -25,10 +25,17 @@ NAMES_SHOWN = 50
 
 
 class Column(NamedTuple):
-    """A column to change: its name, or its number from 1 in a file without a header, and the type of its values."""
+    """A column to change.
+
+    Attributes:
+        name: its name, or its number from 1 in a file without a header.
+        type: type of its values.
+        format: format of its new tokens. None: the tokens of the type.
+    """
 
     name: str
     type: str
+    format: str | None = None
 
 
 class RowCode(StrEnum):

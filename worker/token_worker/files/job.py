@@ -11,7 +11,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -21,12 +21,11 @@ import msgspec
 from token_worker.contract.messages import Op
 from token_worker.errors import CheckFailed, OperatorError, TokenWorkerError
 from token_worker.files import progress as progress_module
-from token_worker.files.columns import Column
 from token_worker.files.compressed import compress
 from token_worker.files.inputs import Input, open_input
 from token_worker.files.output_paths import OutputPaths, open_at, require_new
 from token_worker.files.progress import Counts, JobOptions, JobProgress, source_of, sync_folder
-from token_worker.files.rows import Problem
+from token_worker.files.rows import Finished, Problem
 from token_worker.files.sending import Client, Sender
 
 SAVE_SECONDS = 1.0
@@ -58,7 +57,7 @@ class Job:
         watch: Callable[[JobProgress, int, int | None], object] = lambda _progress, _position, _total: None,
     ) -> None:
         self._options = options
-        self._columns = [Column(*column) for column in options.columns]
+        self._columns = options.columns
         self._sender = Sender(client, options.op, wait_seconds, stopping, tell, away)
         self._stopping = stopping
         self._watch = watch
@@ -199,7 +198,7 @@ class Job:
                 _write(out, finished.output)
                 if errors is not None:
                     progress.errors += _write(errors, b"".join(map(_line, finished.problems)))
-                _count(progress, chunk.rows - chunk.blank, finished.empty, finished.lost, finished.problems)
+                _count(progress, chunk.rows - chunk.blank, finished)
                 progress.output += len(finished.output)
                 progress.offset += chunk.input_size
                 progress.row += chunk.rows
@@ -247,10 +246,12 @@ def _line(problem: Problem) -> bytes:
     return msgspec.json.encode(problem._asdict()) + b"\n"
 
 
-def _count(progress: JobProgress, rows: int, empty: int, lost: int, problems: Sequence[Problem]) -> None:
+def _count(progress: JobProgress, rows: int, finished: Finished) -> None:
     counts = progress.counts
     counts.rows += rows
-    counts.empty += empty
-    counts.lost += lost
-    for problem in problems:
+    counts.empty += finished.empty
+    counts.lost += finished.lost
+    for column, cells in finished.other_format.items():
+        counts.other_format[column] = counts.other_format.get(column, 0) + cells
+    for problem in finished.problems:
         counts.add(*problem)

@@ -6,17 +6,23 @@ No library does this: libraries that recognize names in text need models that ar
 import ipaddress
 import re
 from collections.abc import Callable, Sequence
+from typing import Final
+
+from token_worker.tokens.formats import builtin_formats
 
 MATCHING_SHARE = 0.9
 """Share of the values that must have a form."""
+
+DATE_OF_BIRTH: Final = "a date of birth"
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _CARD = re.compile(r"[2-6]\d{3}([ -]?)\d{4,6}\1\d{4,5}(?:\1\d{1,4})?")
 _IBAN = re.compile(r"[A-Z]{2}\d{2}(?: ?[A-Z0-9]{1,4}){3,8}")
 _PHONE = re.compile(
-    r"(?:(?:\+|00|\(\+?\d|0[1-9])[\d ()./-]*|(?:1[-. ])?\(?[2-9]\d{2}\)?[-. ]\d{3}[-. ]\d{4})(?: ?(?:x|ext\.?) ?\d+)?"
+    r"(?:(?:\+|0?0[1-9]|\(\+?\d)[\d ()./-]*|(?:1[-. ])?\(?[2-9]\d{2}\)?[-. ]\d{3}[-. ]\d{4})(?: ?(?:x|ext\.?) ?\d+)?"
 )
 _DATE = re.compile(r"\d{1,4}([-./])\d{1,2}\1\d{1,4}")
+_FORMATS = builtin_formats()
 _SOCIAL_SECURITY = re.compile(r"(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}")
 
 
@@ -26,24 +32,22 @@ def is_email(text: str) -> bool:
 
 
 def _is_card(text: str) -> bool:
-    digits = [int(char) for char in text if char.isdecimal()]
-    if not _CARD.fullmatch(text) or not 13 <= len(digits) <= 19:
-        return False
-    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
-    return (sum(digits[::-2]) + sum(doubled)) % 10 == 0
+    return _CARD.fullmatch(text) is not None and _FORMATS["pan"].problem(text.encode()) is None
 
 
 def _is_iban(text: str) -> bool:
-    if not _IBAN.fullmatch(text):
-        return False
-    plain = text.replace(" ", "")
-    return 15 <= len(plain) <= 34 and int("".join(str(int(char, 36)) for char in plain[4:] + plain[:4])) % 97 == 1
+    return _IBAN.fullmatch(text) is not None and _FORMATS["iban"].problem(text.encode()) is None
 
 
 def _is_phone(text: str) -> bool:
     if _DATE.fullmatch(text):
         return False
     return _PHONE.fullmatch(text) is not None and 7 <= sum(char.isdecimal() for char in text) <= 18
+
+
+def are_dates(values: Sequence[str]) -> bool:
+    """Return True if all these values are dates in numbers, in any order."""
+    return all(map(_DATE.fullmatch, values))
 
 
 def _is_social_security(text: str) -> bool:
@@ -76,9 +80,10 @@ _WORDS = {
     "an address": "address addresses addr street strasse adresse direccion indirizzo postcode zip zipcode postal"
     " postalcode plz",
     "a number of an account or card": "iban pan card creditcard cc ccnumber cvv cvc bic account konto kontonummer",
-    "a number of a person": "ssn nino passport taxid tin nationalid nif dni cpf curp steuernummer driverlicense"
+    "a social security number": "ssn socialsecurity socialsecuritynumber",
+    "a number of a person": "nino passport taxid tin nationalid nif dni cpf curp steuernummer driverlicense"
     " driverslicense licenseplate imei",
-    "a date of birth": "birth birthday birthdate dob geburtsdatum geburtstag naissance nacimiento",
+    DATE_OF_BIRTH: "birth birthday birthdate dob geburtsdatum geburtstag naissance nacimiento",
     "an address of a machine": "ip ipaddress ipaddr",
     "a user": "username login userlogin nickname",
 }

@@ -13,6 +13,7 @@ import msgspec
 
 from token_worker.contract.messages import Op
 from token_worker.errors import CheckFailed
+from token_worker.files.columns import Column
 
 DIGEST_BYTES = 1 << 16
 """Bytes from each end of the input that go into its digest."""
@@ -23,7 +24,7 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         op: tokenize or detokenize.
-        columns: name and type of each column to change.
+        columns: the columns to change.
         client_id, zone_id, consistent: as in requests.
         format: ``csv``, ``tsv``, ``jsonl`` or ``parquet``.
         encoding: None: the encoding of the byte order mark, or UTF-8.
@@ -36,7 +37,7 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     op: Op
-    columns: tuple[tuple[str, str], ...]
+    columns: tuple[Column, ...]
     client_id: str | None = None
     zone_id: str | None = None
     consistent: bool = True
@@ -86,6 +87,7 @@ class Counts(msgspec.Struct):
     Attributes:
         rows: all rows, without the header and blank rows.
         empty: cells that were kept because they are empty.
+        other_format: cells whose tokens were made before in another format, by column.
         lost: rows that are not in the output.
         problems: problems of these rows, by code. A row can have several.
         reasons: the same problems, by code and column.
@@ -93,6 +95,7 @@ class Counts(msgspec.Struct):
 
     rows: int = 0
     empty: int = 0
+    other_format: dict[str, int] = {}
     lost: int = 0
     problems: dict[str, int] = {}
     reasons: list[Reason] = []

@@ -4,12 +4,12 @@ A chunk holds its cells by column, not by row. So most of the work is done once 
 occurs many times.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, compress, islice, repeat
 from typing import Any, Final, NamedTuple, Protocol, Self
 
 from token_worker.chunks import bounded_chunks
-from token_worker.client import Answer, RequestRefused, Value
+from token_worker.client import Answer, Item, OtherFormat, RequestRefused, Value
 from token_worker.contract.messages import TypeName
 from token_worker.files.columns import Column, RowError, SentItem
 
@@ -115,12 +115,14 @@ class Finished(NamedTuple):
         problems: problems of the other rows, in order.
         lost: number of these rows.
         empty: number of cells that were kept because they are empty.
+        other_format: number of cells with tokens that were made before in another format, by column.
     """
 
     output: bytes
     problems: list[Problem]
     lost: int
     empty: int
+    other_format: dict[str, int]
 
 
 class _Problems:
@@ -207,8 +209,14 @@ class Chunk:
         self._problems = problems
         self._dedupe = dedupe
         self.items: list[SentItem] = []
-        for kind, column in zip(row_format.types, parsed.columns, strict=True):
-            self.items += zip(repeat(kind), map(column.values.__getitem__, column.sent), strict=False)
+        for (_, _, token_format), kind, column in zip(
+            row_format.columns, row_format.types, parsed.columns, strict=True
+        ):
+            values = map(column.values.__getitem__, column.sent)
+            if token_format is None:
+                self.items += zip(repeat(kind), values, strict=False)
+            else:
+                self.items += map(Item, repeat(kind), values, repeat(None), repeat(token_format))
         self.rows = len(records)
         self.blank = parsed.blank
         self.input_size = sum(map(row_format.input_size, records))
@@ -242,10 +250,14 @@ class Chunk:
         row_format, parsed, rest = self._format, self._parsed, iter(answers)
         columns: list[Sequence[Any]] = [*parsed.split_columns]
         changed: list[list[Any]] = []
+        others: list[set[Any]] = []
         before = parsed.split_columns[row_format.cell_slice]
         for number, (column, cells_before) in enumerate(zip(parsed.columns, before, strict=True)):
             flat = column.flat
-            written = self._write_cells(number, column.sent, rest)
+            answered = [*islice(rest, len(column.sent))]
+            are_other = (isinstance(answer, OtherFormat) for answer in answered)
+            others.append({*compress(column.sent, are_other)})
+            written = self._write_cells(number, column.sent, answered)
             is_sent = flat.of_rows(parsed.is_sent)
             if self._dedupe:
                 new = dict(zip(column.sent, written, strict=True))
@@ -262,13 +274,14 @@ class Chunk:
         columns[row_format.cell_slice] = changed
         done = self._problems.good_rows()
         output = row_format.encode_rows(columns, done)
-        return Finished(output, self._problems.in_order(), done.count(False), self._count_empty(done))
+        problems = self._problems.in_order()
+        return Finished(output, problems, done.count(False), self._count_empty(done), self._count_others(others, done))
 
-    def _write_cells(self, column: int, sent: Sequence[Any], answers: Iterator[Answer]) -> list[Any]:
+    def _write_cells(self, column: int, sent: Sequence[Any], answers: Sequence[Answer]) -> list[Any]:
         """Return the new cell for each cell that was sent, or the ``RowError``."""
         write = self._format.write_cell
         written: list[Any] = []
-        for cell, answer in zip(sent, answers, strict=False):
+        for cell, answer in zip(sent, answers, strict=True):
             if isinstance(answer, RequestRefused):
                 written.append(RowError(answer.code, answer.message))
                 continue
@@ -282,9 +295,17 @@ class Chunk:
         """Count the empty cells of the rows that are done."""
         count = 0
         for flat, values, _ in self._parsed.columns:
-            if empty := [cell for cell, value in values.items() if value is None and cell is not ABSENT]:
-                count += sum(map([*compress(flat.cells, flat.of_rows(done))].count, empty))
+            empty = {cell for cell, value in values.items() if value is None and cell is not ABSENT}
+            count += _count_cells(flat, empty, done)
         return count
+
+    def _count_others(self, others: Iterable[Collection[Any]], done: Sequence[bool]) -> dict[str, int]:
+        """Count the cells of the rows that are done, by column: cells whose token was made in another format."""
+        counts = {
+            column.name: _count_cells(parsed.flat, cells, done)
+            for column, parsed, cells in zip(self._format.columns, self._parsed.columns, others, strict=True)
+        }
+        return {name: count for name, count in counts.items() if count}
 
 
 def _split_rows(
@@ -323,6 +344,11 @@ def _flatten(cells: Sequence[Any]) -> FlatColumn:
         return FlatColumn(cells, range(len(cells)))
     groups = [cell if type(cell) is CellGroup else (cell,) for cell in cells]
     return FlatColumn([*chain.from_iterable(groups)], [row for row, group in enumerate(groups) for _ in group])
+
+
+def _count_cells(flat: FlatColumn, wanted: Collection[Any], done: Sequence[bool]) -> int:
+    """Count the cells of a column that are among the wanted ones, in the rows that are done."""
+    return sum(map(wanted.__contains__, compress(flat.cells, flat.of_rows(done)))) if wanted else 0
 
 
 def _regroup(flat: Iterable[Any], before: Iterable[Any]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 If an answer says that the value may be sent again (``internal``, ``expired``), it is sent again a few times. If no
 answer comes at all, because no worker runs or the streams are away, the request is repeated until ``wait_seconds`` are
-over. A refusal that applies to every row (of the client, the zone or the operation) ends the run.
+over. A refusal that applies to every row (of the client, the zone, the operation or a format) ends the run.
 """
 
 import random
@@ -54,8 +54,8 @@ _FOR_ALL = frozenset({Code.UNKNOWN_CLIENT, Code.UNKNOWN_ZONE, Code.FORBIDDEN, Co
 class Client(Protocol):
     """The part of ``token_worker.client.TokenClient`` that is used here."""
 
-    def submit(self, op: Op, items: Sequence[SentItem]) -> Future[list[Answer]]:
-        """Send items."""
+    def submit(self, op: Op, items: Sequence[SentItem], *, mark_other: bool) -> Future[list[Answer]]:
+        """Send items. With ``mark_other``, tokens of another format are ``OtherFormat``."""
 
 
 class Stopped(TokenWorkerError):  # noqa: N818 - "except Stopped" reads well
@@ -107,11 +107,14 @@ class Sender:
                 first, future = window.popleft()
                 size -= first.memory_bytes
                 yield first, self._final_answers(first.items, future)
-            window.append((chunk, self._client.submit(self._op, chunk.items) if chunk.items else None))
+            window.append((chunk, self._submit(chunk.items) if chunk.items else None))
             size += chunk.memory_bytes
         while window:
             first, future = window.popleft()
             yield first, self._final_answers(first.items, future)
+
+    def _submit(self, items: Sequence[SentItem]) -> Future[list[Answer]]:
+        return self._client.submit(self._op, items, mark_other=True)
 
     def _final_answers(self, items: Sequence[SentItem], future: Future[list[Answer]] | None) -> list[Answer]:
         """Return the answer to each item, after values that may be sent again were sent again."""
@@ -130,8 +133,11 @@ class Sender:
                 break
             self._back_off(times)
             again = [items[place] for place in missing]
-            for place, answer in zip(missing, self._wait_for(again, self._client.submit(self._op, again)), strict=True):
+            for place, answer in zip(missing, self._wait_for(again, self._submit(again)), strict=True):
                 answers[place] = answer
+        for answer in answers:
+            if isinstance(answer, RequestRefused) and answer.code == Code.FORMAT_NOT_ALLOWED:
+                raise CheckFailed(f"the workers refuse: {answer}")
         return answers
 
     def _wait_for(self, items: Sequence[SentItem], future: Future[list[Answer]]) -> list[Answer]:
@@ -151,7 +157,7 @@ class Sender:
                 self._tell_missing(str(error) if isinstance(error, StreamsUnavailable) else NO_WORKER)
                 times += 1
                 self._back_off(times)
-                future = self._client.submit(self._op, items)
+                future = self._submit(items)
                 continue
             except (StreamsRefused, BadReply) as error:
                 raise CheckFailed(str(error)) from None
@@ -183,7 +189,7 @@ class Sender:
             return [refused] * len(items)
         half = len(items) // 2
         parts = items[:half], items[half:]
-        return [answer for part in parts for answer in self._wait_for(part, self._client.submit(self._op, part))]
+        return [answer for part in parts for answer in self._wait_for(part, self._submit(part))]
 
     def _back_off(self, times: int) -> None:
         seconds = BACK_OFF_SECONDS.after(times) * random.uniform(0.5, 1)  # noqa: S311 - no secret
