@@ -9,6 +9,7 @@ import base64
 import filecmp
 import json
 import random
+import re
 import secrets
 import shlex
 import signal
@@ -16,24 +17,31 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
+from uuid import UUID
 
 import click
 from redis import ResponseError
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from harness.ending import end_by_signals
 from harness.servers import DEPLOY_FILES, OpenBao, Valkey
 from harness.stack import Reply, Stack, wait_until
-from token_worker.contract.messages import Op, TypeName
+from token_worker.cli.file_columns import read_kind
+from token_worker.contract.messages import Op
 from token_worker.errors import CheckFailed, OperatorError
-from token_worker.files import columns as files
+from token_worker.files.columns import Column
 from token_worker.files.inputs import FORMATS_BY_ENDING, Input, open_input
 from token_worker.files.progress import JobOptions
+from token_worker.tokens.formats import builtin_formats
+from token_worker.tokens.formats.pan import luhn_sum
 
 ROOT = Path(__file__).parents[2]
 VECTORS = ROOT / "tests" / "vectors" / "acra-types.json"
@@ -44,19 +52,17 @@ WORKERS = 2
 console = Console()
 
 
-class Column(NamedTuple):
-    """A column of the records and the type of its values."""
-
-    name: str
-    type: str
-
-
 CUSTOMER = (
-    Column("name", "str"),
-    Column("email", "email"),
-    Column("phone", "str"),
+    Column("id", "str", "uuid"),
+    Column("name", "str", "letters"),
+    Column("born", "str", "date"),
+    Column("email", "email", "email-safe"),
+    Column("phone", "str", "phone"),
+    Column("card", "str", "pan"),
+    Column("iban", "str", "iban"),
+    Column("login", "str"),
     Column("account", "int64"),
-    Column("card", "bytes"),
+    Column("key", "bytes"),
 )
 Record = tuple[Any, ...]
 
@@ -80,13 +86,29 @@ def customers(count: int) -> list[Record]:
     last = ("Lovelace", "Hopper", "Turing", "Liskov", "Dijkstra", "Allen", "Müller", "Łukasz", "Ørsted", "Nightingale")
     records: list[Record] = []
     for number in range(count):
-        name = f"{rng.choice(first)} {rng.choice(last)} {number}"
+        name = f"{rng.choice(first)} {rng.choice(last)}"
+        born = str(date(1930, 1, 1) + timedelta(rng.randrange(30_000)))
         email = f"user{number}@mail{rng.randrange(100)}.example"
-        phone = f"+1 555 {rng.randrange(10**7):07}"
+        phone = f"+1 415 555 {rng.randrange(10**4):04}"
+        card = with_check_digit(f"4242{rng.randrange(10**11):011}")
+        iban = with_check_digits("DE", f"{rng.randrange(10**18):018}")
         account = str(rng.randrange(-(2**63), 2**63))
-        card = base64.b64encode(f"4242{rng.randrange(10**12):012}".encode()).decode()
-        records.append((name, email, phone, account, card))
+        key = base64.b64encode(rng.randbytes(12)).decode()
+        records.append((str(UUID(int=rng.getrandbits(128), version=4)), name, born, email, phone, card, iban,
+                        f"user-{number}", account, key))  # fmt: skip
     return records
+
+
+def with_check_digit(digits: str) -> str:
+    """Return a card number in groups of four digits, with the check digit at its end."""
+    last = next(last for last in "0123456789" if not luhn_sum((digits + last).encode()))
+    return " ".join(re.findall("....", digits + last))
+
+
+def with_check_digits(country: str, account: str) -> str:
+    """Return an IBAN: ISO 7064's check digits between country and account."""
+    number = "".join(str(int(char, 36)) for char in f"{account}{country}00")
+    return f"{country}{98 - int(number) % 97:02}{account}"
 
 
 def wrong(expected: Sequence[Record], got: Sequence[Record]) -> list[int]:
@@ -103,7 +125,7 @@ def send(stack: Stack, op: str, columns: Sequence[Column], records: Sequence[Rec
             "id": f"{run}-{number}",
             "op": op,
             "client_id": CLIENT,
-            "items": [{"type": column.type, "value": value} for column, value in zip(columns, record, strict=True)],
+            "items": [item(column, value) for column, value in zip(columns, record, strict=True)],
         }
         for number, record in enumerate(records)
     ]
@@ -112,6 +134,11 @@ def send(stack: Stack, op: str, columns: Sequence[Column], records: Sequence[Rec
         task = progress.add_task(what, total=len(messages))
         replies = stack.ask(messages, op, lambda count: progress.update(task, completed=count))
     return [replies[message["id"]] for message in messages]
+
+
+def item(column: Column, value: Any) -> dict[str, Any]:
+    """An item of a request. The format has no effect on detokenize."""
+    return {"type": column.type, "value": value, **({"format": column.format} if column.format else {})}
 
 
 def values(replies: Iterable[Reply]) -> list[Record]:
@@ -130,13 +157,15 @@ def refusals(columns: Sequence[Column], replies: Iterable[Reply]) -> Iterator[st
 
 
 def show(columns: Sequence[Column], before: Sequence[Record], after: Sequence[Record]) -> None:
-    """Some rows before and after."""
-    table = Table(title="before → after", title_justify="left")
-    for column in columns:
-        table.add_column(f"{column.name} ({column.type})", overflow="ellipsis", no_wrap=True)
-    for record, tokens in list(zip(before, after, strict=True))[:3]:
-        table.add_row(*(str(value) for value in record))
-        table.add_row(*(f"[cyan]{token}[/]" for token in tokens), end_section=True)
+    """Some values and their tokens, side by side: a line for each column of two records."""
+    table = Table("column", "type or format", "value", "token", box=box.SIMPLE)
+    for record, tokens in list(zip(before, after, strict=True))[:2]:
+        for number, (column, value, token) in enumerate(zip(columns, record, tokens, strict=True), 1):
+            kind = column.format or column.type
+            table.add_row(
+                escape(column.name), kind, escape(str(value)), f"[cyan]{escape(str(token))}[/]",
+                end_section=number == len(columns),
+            )  # fmt: skip
     console.print(table)
 
 
@@ -209,7 +238,14 @@ def explain(stack: Stack) -> None:
     streams = stack.settings["TOKEN_WORKER_STREAMS_URL"]
     port = streams.rsplit(":", 1)[1].split("/")[0]
     payload = json.dumps(
-        {"id": "1", "op": "tokenize", "client_id": CLIENT, "type": "str", "value": "4242 4242 4242 4242"}
+        {
+            "id": "1",
+            "op": "tokenize",
+            "client_id": CLIENT,
+            "type": "str",
+            "format": "pan",
+            "value": "4242 4242 4242 4242",
+        }
     )
     connect = f"import json, redis; r = redis.Redis(port={port});"
     paragraphs = {
@@ -237,22 +273,23 @@ def explain(stack: Stack) -> None:
 
 
 def read_columns(text: str) -> list[Column]:
-    """``email:email,id:int64`` as columns."""
+    """``email:email,card:pan`` as columns."""
     columns = []
     for part in text.split(","):
         name, _, kind = part.strip().rpartition(":")
-        if not name or kind not in list(TypeName):
-            raise click.BadParameter(f"expected NAME:TYPE with a type of {', '.join(TypeName)}", param_hint="--columns")
-        columns.append(Column(name, kind))
+        try:
+            columns.append(Column(name, *read_kind(kind, builtin_formats())))
+        except ValueError as error:
+            raise click.BadParameter(f"expected NAME:TYPE or NAME:FORMAT; {error}", param_hint="--columns") from None
     return columns
 
 
 @contextmanager
 def looked_at(file: Path, columns: Sequence[Column]) -> Iterator[Input]:
     """A file as ``token-worker file`` sees it."""
-    pairs = tuple((column.name, column.type) for column in columns)
+    options = JobOptions(op=Op.TOKENIZE, columns=tuple(columns), format=form_of(file))
     with file.open("rb") as source:
-        yield open_input(JobOptions(op=Op.TOKENIZE, columns=pairs, format=form_of(file)), source, again=True)
+        yield open_input(options, source, again=True)
 
 
 def form_of(file: Path) -> str:
@@ -268,8 +305,7 @@ def count_rows(file: Path, columns: Sequence[Column]) -> int:
     """
     try:
         with looked_at(file, columns) as source:
-            wanted = [files.Column(column.name, column.type) for column in columns]
-            chunks = source.chunks(wanted, source.head.offset, source.head.rows, dedupe=True)
+            chunks = source.chunks(columns, source.head.offset, source.head.rows, dedupe=True)
             rows = sum(chunk.rows - chunk.blank for chunk in chunks)
     except (OperatorError, CheckFailed) as error:
         raise click.BadParameter(f"{file.name}: {error}", param_hint="--csv, --columns") from None
@@ -320,7 +356,7 @@ def do_file(
     stack: Stack, op: str, source: Path, out: Path, columns: Sequence[Column], errors: Path | None = None
 ) -> None:
     """Run ``token-worker file``; its output goes to the terminal."""
-    options = [option for column in columns for option in ("--column", f"{column.name}={column.type}")]
+    options = [option for column in columns for option in ("--column", f"{column.name}={column.format or column.type}")]
     options += ["--client", CLIENT, "--format", form_of(source), *(("--errors", str(errors)) if errors else ())]
     command = [sys.executable, "-m", "token_worker", "file", op, str(source), str(out), *options]
     subprocess.run(command, env=stack.environment(), check=False, stdin=subprocess.DEVNULL)
@@ -331,7 +367,9 @@ def do_file(
 @click.option(
     "--csv", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Take a file's records."
 )
-@click.option("--columns", help="Columns of the file and their types: email:email,id:int64 (bytes are base64).")
+@click.option(
+    "--columns", help="Columns of the file, and their types or formats: email:email,card:pan (bytes are base64)."
+)
 @click.option("--keep", is_flag=True, help="Leave servers and workers running until Ctrl-C.")
 def demo(records: int, file: Path | None, columns: str | None, *, keep: bool) -> None:
     """Take records through real servers and real workers, tokenized and back."""

@@ -98,7 +98,7 @@ def test_demo_refuses_wrong_columns(tmp_path: Path, columns: str | None, expecte
 def test_demo_notices_what_is_wrong() -> None:
     """One changed value among many is found by its number."""
     records = demo.customers(50)
-    changed = [*records[:17], (*records[17][:4], "AAAA"), *records[18:]]
+    changed = [*records[:17], (*records[17][:-1], "AAAA"), *records[18:]]
     assert demo.wrong(records, changed) == [17]
     assert demo.wrong(records, records) == []
 
