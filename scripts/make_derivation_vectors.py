@@ -61,8 +61,9 @@ FORMATS: list[tuple[str, dict[str, Any], list[str]]] = [
     (
         "letters",
         {},
-        ["Li", "Ada Lovelace", "Jürgen Müller-Lüdenscheidt", "Ωραία", "Юлия", "王小明", "김철수"],
+        ["Li", "Ada Lovelace", "Jürgen Müller-Lüdenscheidt", "Ωραία", "Юлия", "王小明", "김철수", "𠮷野家"],
     ),
+    ("letters", {}, ["Ọlọ́runfẹ́mi", "राठौड़ लड़का", "Mª 1", "Ștefan Groß", "ﾔﾏﾀﾞ", "e\u0323\u0302x\u200b\u0301"]),
 ]
 """Kinds, parameters, and values with edge lengths."""
 CASES: list[tuple[str, Literal["client", "zone"], str, Origin | None]] = [
