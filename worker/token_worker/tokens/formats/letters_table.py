@@ -1,6 +1,6 @@
 """The table of ``letters``: by which letters a letter can be replaced. Pure, but for the file beside this module.
 
-The file is read when the first text outside ASCII is looked up. That takes about 2 ms, and 300 kB of memory.
+The file is read when the first text outside ASCII is looked up. That takes about 2 ms, and 150 kB of memory.
 """
 
 from bisect import bisect_right
