@@ -22,7 +22,7 @@ def main(names: tuple[str, ...], count: int, seed: str | None) -> None:
     Columns: tokens that the judge accepts; tokens that two values share; tokens equal to their value; tokens that do
     not keep what they have to keep; values without a token; tokens that the format says it could not have drawn; tokens
     that are taken as values against the format's word; tokens that are not detokenized to their value. If one is not as
-    it has to be, the exit status is 1. Memory: about 1 GiB for a million tokens.
+    it has to be, the exit status is 1. Memory: about 2 GiB for a million tokens.
     """
     seed = seed or secrets.token_hex(4)
     cases = all_cases()

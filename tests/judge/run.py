@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import islice
 from random import Random
 from typing import Any
 
@@ -103,7 +102,7 @@ def check(case: Case, count: int, seed: str) -> Report:
     form = case.format()
     tokens = Tokens()
     report = Report(accepted=None if case.judge is None else 0)
-    values = distinct_values(case, min(count, case.values_most), seed)
+    values = distinct_values(case, count, seed)
     fitting = [value for value in values if form.problem(value) is None]
     pairs = [
         (value, token)
@@ -137,7 +136,8 @@ def _look(case: Case, form: AnyFormat, value: bytes, token: bytes, report: Repor
 
 
 def shares(cases: list[Case], count: int) -> Iterator[tuple[Case, int]]:
-    """Share a number of tokens among cases."""
-    each, more = divmod(count, len(cases))
-    yield from ((case, each + 1) for case in islice(cases, more))
-    yield from ((case, each) for case in cases[more:])
+    """Share a number of tokens among cases. What a case cannot have goes to the others."""
+    for at, case in enumerate(sorted(cases, key=lambda case: case.values_most)):
+        share = min(count // (len(cases) - at), case.values_most)
+        count -= share
+        yield case, share
