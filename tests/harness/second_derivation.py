@@ -9,7 +9,20 @@ import hmac
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from harness.second import canonical_json, dates, digits, emails, ibans, pan, phones, plain, ssn, template, uuids
+from harness.second import (
+    canonical_json,
+    dates,
+    digits,
+    emails,
+    ibans,
+    letters,
+    pan,
+    phones,
+    plain,
+    ssn,
+    template,
+    uuids,
+)
 from harness.second.source import Source, byte_stream
 
 KINDS: dict[str, Callable[[Source, str, Mapping[str, Any]], str]] = {
@@ -19,6 +32,7 @@ KINDS: dict[str, Callable[[Source, str, Mapping[str, Any]], str]] = {
     "email-domain": emails.domain_token,
     "email-safe": emails.safe_token,
     "iban": ibans.token,
+    "letters": letters.token,
     "pan": pan.token,
     "phone": phones.token,
     "ssn": ssn.token,
