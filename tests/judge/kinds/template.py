@@ -44,6 +44,6 @@ CASES = [
         {"template": r"([ΓΔΘΛΞΠΣΦΨΩ]\d{3}[ΓΔΘΛΞΠΣΦΨΩ]{2}) \d\d"},
         judge=matches(r"[ΓΔΘΛΞΠΣΦΨΩ]\d{3}[ΓΔΘΛΞΠΣΦΨΩ]{2} 77"),
         accepted=True,
-        values_most=500_000,
+        values_most=150_000,
     ),
 ]
