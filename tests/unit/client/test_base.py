@@ -50,7 +50,7 @@ def test_call_that_could_not_be_sent_is_refused_at_once(options: dict[str, Any])
     assert not client._engine.needs_closing
 
 
-@pytest.mark.parametrize("option", ["fromat", "clientid", "timeout"])
+@pytest.mark.parametrize("option", ["fmt", "clientid", "timeout"])
 def test_option_that_does_not_exist_is_refused(option: str) -> None:
     """A misspelt option of a call is a ``TypeError`` that lists the options. It used to be ignored."""
     client = TokenClient("redis://127.0.0.1:1", client_id="shop-frontend")

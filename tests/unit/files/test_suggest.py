@@ -244,7 +244,7 @@ def test_other_data_gets_a_format_only_if_its_form_is_certain(
     ("name", "values"),
     [
         ("name", ["Grace Hopper 12", "Ada 34567"]),
-        ("street", ["Ordnance Road 3", "Rue Cler 17"]),
+        ("street", ["Ordnance Road 3", "Rue Monge 17"]),
         ("username", ["grace", "ada"]),
         ("phone", ["+49 (0)30 901820 ext. 7", "+1 415 555 0100 x1"]),
     ],

@@ -191,7 +191,37 @@ class Biased:
         return bytes(self._alphabet[byte % len(self._alphabet)] for byte in stream.take(len(value)))
 
     def space(self, value: bytes) -> int:
-        return len(self._alphabet) ** len(value)
+        return int(len(self._alphabet) ** len(value))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "candidates"),
+    [
+        ("str", b"a", 4096),
+        ("str", b"ab", 256),
+        ("str", "é".encode(), 256),
+        ("bytes", b"\0", 4096),
+        ("bytes", b"\0\0", 256),
+        ("int32", bytes(4), 256),
+        ("int64", bytes(8), 256),
+        ("email", b"a@b.cd", 256),
+    ],
+)
+def test_number_of_candidates_without_a_format(name: str, value: bytes, candidates: int) -> None:
+    """Only text and bytes of one byte have so few tokens that there are more candidates."""
+    assert derivation.tries(PLAIN[name].space(value)) == candidates
+
+
+def test_more_candidates_up_to_1024_tokens() -> None:
+    """A value that can have 1,024 tokens has more candidates, one that can have 1,025 has not."""
+    assert (derivation.tries(1024), derivation.tries(1025)) == (4096, 256)
+
+
+def test_a_number_below_1_takes_one_byte() -> None:
+    """Where there is nothing to choose, a byte is taken all the same: the next draw begins after it."""
+    stream = ByteStream(bytes(range(64)), bytes)
+    assert stream.below(1) == 0
+    assert stream.take(1) == b"\x01"
 
 
 def test_text_is_uniform() -> None:

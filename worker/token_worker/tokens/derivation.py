@@ -20,26 +20,36 @@ the same key with inputs that begin with ``00 00 00 01``; ours never do.)
 
 ``form`` says how the token is drawn. Without a format it is the contract's name of the type (``int32``, ``int64``,
 ``str``, ``bytes``, ``email``). With a format it is the definition of the format: a JSON object in the canonical form of
-RFC 8785. Its members are ``type`` (``str`` or ``email``), ``kind``, ``version`` (of the drawing of this kind) and every
-parameter of the kind that changes a token. The module of each kind in ``tokens/formats`` lists them. The name of a
-format does not enter. ``value`` is the value as encoded for storage: 4 or 8 bytes little-endian two's complement,
-UTF-8, or the bytes. ``stream`` is the name of the request stream, ``entry`` the id of the request's entry in it (for a
-replayed request: of the original), ``item`` the item's place in the request from 0 (0 without ``items``): so a
-redelivery derives the same token again.
+RFC 8785. Its members are ``type`` (``str`` or ``email``), ``kind`` (the name of the kind), ``version`` (of the drawing
+of this kind: the number 1, in every kind up to now) and every parameter of the kind that changes a token, also where it
+has its default. The docstring of each kind in ``tokens/formats`` lists these parameters under *Definition*. A count is
+a JSON number, a switch is ``true`` or ``false``, a day is the string ``YYYY-MM-DD``, and anything else is the string in
+the settings. The name of a format does not enter.
 
-**Counter.** Starts at 0 and moves on by one when the candidate equals the value, or is the token of another value. At
-most 256 candidates are looked at, or 4096 if the value can have at most 1024 tokens. If all of them are passed over,
-and the token has no format, the value itself may become the token, if it is among the candidates and not the token of
-another value.
+``value`` is the value as encoded for storage: 4 or 8 bytes little-endian two's complement, UTF-8, or the bytes.
+``stream`` is the name of the request stream, ``entry`` the id of the request's entry in it (for a replayed request: of
+the original), ``item`` the item's place in the request from 0 (0 without ``items``): so a redelivery derives the same
+token again.
 
-**Bytes.** A token is drawn from a stream of bytes: first the 64 bytes of D. If it needs more, they are SHAKE-256 of
-HMAC-SHA-512 with the same key over D. (Not of D itself: a long token of type ``bytes`` shows D, and its rest would
-follow from its beginning.) Bytes are taken in order. Each draw below goes on where the one before stopped.
+**Counter.** Starts at 0 and moves on by one when the candidate equals the value, or is the token of another value.
+There are at most 256 candidates (counters 0 to 255), or 4096 if the *space* of the value is at most 1024. If all of
+them are passed over, and the token has no format, the value itself may become the token, if it is among the candidates
+and not the token of another value.
+
+**Space.** The number of tokens that a value can have. With a format, the docstring of the kind says it under *Space*.
+Without a format, it is 62 for a ``str`` of one byte, 256 for ``bytes`` of one byte, and above 1024 for longer values.
+(An empty value has no candidate but itself.)
+
+**Bytes.** A token is drawn from a stream of bytes. The first 64 are D. Let E be the 64 bytes of HMAC-SHA-512 over D,
+with the derivation key that made D. All further bytes are the output of SHAKE-256 over E, from its first byte. (Not
+over D: a long token of type ``bytes`` shows D, and its rest would follow from its beginning.) Bytes are taken in order.
+Each draw below goes on where the one before stopped.
 
 - *n characters of an alphabet* of m <= 256 characters, numbered from 0. For each: take a byte b; where b >= 256 - (256
   mod m), drop it and take the next; else the character is number b mod m. (So there is no bias.)
-- *a number below m*: take the fewest bytes, at least one, that can hold m - 1, as a big-endian number b of k bytes;
-  where b >= 256^k - (256^k mod m), drop these and take the next k; else the number is b mod m.
+- *a number below m*: take the fewest bytes that can hold m - 1, as a big-endian number b of k bytes; where b >= 256^k
+  - (256^k mod m), drop these and take the next k; else the number is b mod m. At least one byte is taken, for m = 1,
+  too.
 
 A token without a format is drawn by its type. The value has n bytes.
 
@@ -52,7 +62,8 @@ A token without a format is drawn by its type. The value has n bytes.
   one where it does not come out even. All characters, first those of the local part, then of the labels in order, are
   drawn from ``a-z 0-9``. The address is the local part, ``@``, the labels joined by ``.``, the ending.
 
-How a format draws its tokens is told by the module of its kind.
+How a format draws its tokens is told by the docstring of its kind. "n characters of ``0-9``", "a number below 49" and
+the like are the two draws above.
 
 **Rotation.** The key that seals alone enters. A token that exists is found by look-up, not derived: so a rotation
 changes none that exists, and a token made after the new key has settled owes nothing to the old one.

@@ -112,6 +112,7 @@ def test_bytes_that_are_no_text_are_refused() -> None:
         (r"\d{2,3", 7),
         (r"\d{}", 4),
         (r"\d{0}", 3),
+        (r"\d{0,0}", 3),
         (r"\d{3,2}", 3),
         (r"\d{257}", 3),
         (r"\d{1000}", 7),
@@ -173,6 +174,7 @@ def test_what_is_not_a_template_is_refused(template: str, position: int) -> None
     [
         ("ABC", "nothing in it would be drawn"),
         (r"(ABC)\d{4}", "nothing in it would be drawn"),
+        ("[aa]{4}", "nothing in it would be drawn"),
         (r"\d" * 128 + "A", "more than 256 characters"),
         (r"\d{200}[a-z]{57}", "a value can have more than 256 characters"),
         ("".join(map(chr, [91, *range(256, 500), 93])) + "x" * 20, "more than 256 characters"),

@@ -6,10 +6,11 @@ with its parameters set, under a name.
 
 Rules that hold for every format, whatever its kind:
 
-- A token depends on the derivation's stream of bytes, on the value, and on the parameters in ``field``: on nothing
-  else.
+- A token depends on the derivation's stream of bytes, on the value, and on the definition: kind, version, and the
+  parameters that change a token. It depends on nothing else. All other parameters only refuse values.
 - ``could_draw`` is True for every token that ``draw`` returns for the same value.
-- ``draw`` takes only values for which ``problem`` returns None. It needs no more than a few draws on average.
+- ``draw`` takes only values for which ``problem`` returns None. It needs no more than a few draws on average. A value
+  with a space of 0 is always refused: ``min_space`` is at least 1.
 - No text contains a value.
 """
 
@@ -118,7 +119,10 @@ class Format(ABC, Generic[P, V]):
         return self._draw(stream, self._reread(value))
 
     def space(self, value: bytes) -> int:
-        """Return the number of tokens that a value that fits can have, before the kind's own check."""
+        """Return the number of tokens that a value that fits can have, before the kind's own check: its *space*.
+
+        It decides how many candidates there are. A space above 2^64 may be cut to 2^64.
+        """
         read = self._read(value)
         return 0 if read is None else self._space(read)
 

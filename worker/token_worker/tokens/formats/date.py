@@ -3,14 +3,16 @@
 **Values.** A day from ``min`` to ``max``, written as ``template`` says. ``date_layout`` lists its directives. The
 default is the extended form of ISO 8601, ``%Y-%m-%d``. The basic form is a template, too: ``%Y%m%d``. It is not read by
 default, because many numbers have eight digits. With ``%y``, the range has less than 100 years, and the year is the one
-with which the day is in the range.
+of four digits with which the day is in the range.
 
-**Tokens.** A day of the range ``min`` to ``max``, and with ``keep_year`` of the value's year. If n days can be tokens,
-the token is the day number b, from 0, in the order of the calendar, where b is *a number below n*. It is written as the
-value is. With ``%-d`` or ``%-m`` its length can differ from the value's.
+**Tokens.** One of n days: those from ``min`` to ``max``, or with ``keep_year`` those of them that are in the value's
+year, of four digits also with ``%y``. In the order of the calendar, the token is day number b, counted from 0, where b
+is *a number below n*. It is written as the value is. With ``%-d`` or ``%-m`` its length can differ from the value's.
 
 A token is a date like any other. It has no mark. From 1900-01-01 to 2099-12-31 there are 73,049 days. This is few:
 whoever may tokenize can have the tokens of all days made, and then knows the value of every token.
+
+**Space.** n.
 
 **Definition.** ``template``, ``min`` and ``max`` (as ``YYYY-MM-DD``), ``keep_year``.
 """

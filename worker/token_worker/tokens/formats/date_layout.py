@@ -11,13 +11,20 @@ A template is text with these directives, the same on every system and in every 
 - ``%z`` offset: ``Z``, ``+hh``, ``+hhmm`` or ``+hh:mm``, hours to 23, or the same with ``-``.
 - ``%%`` a percent sign.
 
-Everything else stands for itself, byte for byte. Names of months and days, weeks, and hours of 12 are not supported.
+A template with any other ``%`` is refused, also with one at the end: names of months and days, weeks, and hours of 12
+are not supported. So is a template with a character below U+0020. Everything else stands for itself, byte for byte.
 
 A template is refused if a text could be read in two ways, or if the text does not determine the date:
 
-- It has a year, and a month with a day of the month, or a year, and a day of the year. It has nothing twice.
-- ``%-m``, ``%-d`` and ``%f`` have no fixed width. So no digit and no other directive of digits stands beside them.
-- ``%z`` stands at the end.
+- It has one of ``%Y`` and ``%y``. Besides it has either ``%j`` alone, or one of ``%m`` and ``%-m`` with one of ``%d``
+  and ``%-d``. No directive stands in it twice, but for ``%%``.
+- For ``datetime``, it has ``%H`` and ``%M``, or these and ``%S``, or these three and ``%f``; and ``%z`` or not. For
+  ``date``, it has none of these five.
+- ``%-m``, ``%-d`` and ``%f`` have no fixed width. So no digit and no directive but ``%z`` and ``%%`` stands directly
+  before or after them.
+- Nothing stands after ``%z``.
+
+The directives stand in any order, but for ``%z``.
 """
 
 import re

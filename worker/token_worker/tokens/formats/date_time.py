@@ -6,13 +6,14 @@
 
 with hours from 00 to 23, minutes and seconds from 00 to 59, in the offset, too. Not read are the basic form, lower-case
 ``t`` and ``z``, a comma before the fraction, the hour 24, and the leap second 60, which many databases cannot hold, and
-which no token would have. With ``template``: as ``date_layout`` says, with at least ``%H`` and ``%M``.
+which no token would have. With ``template``: as ``date_layout`` says.
 
 The date is that of ``date``. ``min`` and ``max`` are compared with the date as it is written. The offset does not
 count.
 
 **Tokens.** Only date, time of day and fraction are drawn. The rest is as in the value, also the text of the offset. So
-is the precision: no seconds if the value has none, and as many digits in the fraction. In this order:
+is the precision: no seconds if the value has none, and as many digits in the fraction. Whatever the order in the
+template, they are drawn in this order:
 
 1. The date, as for ``date``.
 2. The time of day: *a number below* 86,400, the second of the day; or if the value has no seconds, below 1,440, the
@@ -21,6 +22,9 @@ is the precision: no seconds if the value has none, and as many digits in the fr
 
 A token is a date and time like any other. It has no mark. In a zone with summer time it can be a time that no clock
 shows.
+
+**Space.** The product of three numbers: of days, as for ``date``; 86,400, or 1,440 if the value has no seconds; and 10
+to the power of the number of digits in the fraction.
 
 **Definition.** ``template`` (absent if it is not set), ``min`` and ``max`` (as ``YYYY-MM-DD``), ``keep_year``.
 

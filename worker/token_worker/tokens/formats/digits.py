@@ -11,7 +11,7 @@ as if there were no separators.
 A token can begin with 0, which a column of numbers does not keep: it has to be a column of text. Tokens have no mark:
 they are values, too.
 
-**Space.** 10 to the power of n, or 0 if n is 0 or less.
+**Space.** 10 to the power of n. If n is 0 or less, the space is 0, and the value is refused.
 
 **Definition.** ``keep_first``, ``keep_last``.
 """

@@ -9,6 +9,8 @@ its value.
 A token is an address like any other. It has no mark. **It may exist**: whoever sends mail to it may reach a stranger,
 at a domain that is in use. Where nobody must be reached, use ``email-safe``.
 
+**Space.** 36^n.
+
 **Definition.** No parameters.
 
 **Canonical spelling.** As ``address`` says.

@@ -9,6 +9,8 @@ column has to have room for them.
 
 RFC 2606 reserves the top-level domain ``invalid``, so that no host can have a name in it. It is the mark of the tokens.
 
+**Space.** 26 * 36^17.
+
 **Definition.** No parameters.
 
 **Canonical spelling.** As ``address`` says.

@@ -8,19 +8,22 @@ groups of four with one space between two groups; the last group may be shorter.
 letters, other groups, hyphens, the word IBAN, countries that the registry has not.
 
 **Tokens.** The same country, and the spaces where the value has them. With ``keep_bank`` the bank identifier is that of
-the value. The registry has one for every country, and the table says where in the BBAN it is. All other characters of
-the BBAN are drawn from left to right, by the class that the structure gives them: ``n`` a character of ``0-9``; ``a``
-of ``A-Z``; ``c`` of ``0-9 A-Z``, in that order. Check digits within the BBAN, which some countries have, are drawn as
-any others. Then come the two check digits of the IBAN:
+the value. The registry has one for every country. The table has the place of its first character and the place after
+its last one; the first place of the BBAN is 0. All other characters of the BBAN are drawn from left to right, by the
+class that the structure gives them: ``n`` a character of ``0-9``; ``a`` of ``A-Z``; ``c`` of ``0-9 A-Z``, in that
+order. Check digits within the BBAN, which some countries have, are drawn as any others. Last come the two check digits
+of the IBAN, though they stand before the BBAN:
 
-- ``token = "invalid"``: a number k below 96 is drawn. Of the 97 numbers from 02 to 98, one is right for the country and
-  the new BBAN. Of the other 96, in ascending order, the check digits are number k, counted from 0. So no token is an
-  IBAN, and none can be tokenized again by mistake.
+- ``token = "invalid"``: k is *a number below 96*, drawn after the whole BBAN. Of the 97 numbers from 02 to 98, one is
+  right for the country and the new BBAN. Of the other 96, in ascending order, the check digits are number k, counted
+  from 0. So no token is an IBAN, and none can be tokenized again by mistake.
 - ``token = "valid"``: the right ones. Nothing more is drawn. ISO 13616 keeps no account numbers free for such use. So
-  the token can be somebody's account, above all with ``keep_bank``, which then needs ``real_numbers = true``.
+  the token can be somebody's account. With ``keep_bank`` it has a bank that exists, so this needs
+  ``real_numbers = true``. Without ``keep_bank`` the bank is drawn, too. No valid token can be safer than that, so
+  ``valid`` is consent enough. Where no token may ever be an account, use ``invalid``.
 
-**Space.** The product, over the characters that are drawn, of 10 for ``n``, 26 for ``a`` and 36 for ``c``. For invalid
-tokens times 96, for the check digits.
+**Space.** The product, over the characters of the BBAN that are drawn, of 10 for ``n``, 26 for ``a`` and 36 for ``c``.
+For invalid tokens times 96, for the check digits. Check digits within the BBAN count as any others.
 
 A change of ``iban_table`` raises the kind's version.
 

@@ -9,18 +9,22 @@ as many bytes as the value, with the same spaces, hyphens, digits and marks, and
 is in hexadecimal, with spaces between: ``41`` or ``41-5A``, both ends included. There are two kinds of lines:
 
 - ``SCRIPT CATEGORY LENGTH: DRAWN | OTHERS``, a class: letters of one script and one general category, with the same
-  number of bytes in UTF-8. ``| OTHERS`` may be missing. A letter of DRAWN or OTHERS is replaced by one of DRAWN.
+  number of bytes in UTF-8. ``| OTHERS`` may be missing. A letter of DRAWN or OTHERS is replaced by one of DRAWN. The
+  words before the colon change no token. SCRIPT can have spaces: ``Canadian Aboriginal Lo 3``.
 - ``before POINT: LETTERS``: this code point, which is in no class, changes each of these letters before it in
   normalization form C (NFC). ``e`` and a combining acute accent become ``é``, say.
 
-**Drawing.** For each code point that is in a class, from the first to the last:
+**Drawing.** For each code point of the value that is in a class (in DRAWN or OTHERS), from the first to the last:
 
-1. The *stretch* is made of the code points after it, up to the next that is in a class or to the end.
-2. The *choice* is DRAWN of its class, in the order of the code points, without the letters that any code point of the
-   stretch changes. If fewer than 2 letters are left, the code point stays as it is, and nothing is drawn for it.
-3. A number below the number of letters in the choice is drawn. It is the place of the new letter in the choice, from 0.
+1. The *stretch* is made of the value's code points after it, up to but not including the next that is in a class, or to
+   the end. It can be empty.
+2. The *choice* is DRAWN of its class, in the order of the code points, without each letter that at least one code point
+   of the stretch changes. If fewer than 2 letters are left, the code point stays as it is, and nothing is drawn for it.
+3. *A number below* the number of letters in the choice is the place of the new letter in the choice, from 0.
 
-Any other code point stays as it is.
+Any other code point stays as it is. What is drawn for one code point changes nothing for the others.
+
+**Space.** The product, over the code points for which a letter is drawn, of the number of letters in the choice.
 
 **Why these letters.** DRAWN has only letters that NFC and NFKC leave as they are, that are not deprecated, and that do
 not join a letter before them. So a token of a value in NFC is in NFC, and a token of a value in NFKC is in NFKC. The
@@ -38,7 +42,7 @@ letters. A value is refused if no letter of it is drawn, or if it is not UTF-8. 
 space and two are different values, with different tokens. ``spelling = "canonical"`` refuses values that are not in
 NFC, as the Python that runs knows it.
 
-**Short names.** A value with k letters ``a-z A-Z`` can have 26^k tokens: ``Li`` can have 676, ``O`` 26. Once a client
+**Short names.** A value in ASCII with k letters can have 26^k tokens: ``Li`` can have 676, ``O`` 26. Once a client
 has more values of such a form, some are refused with ``token_space_exhausted``. Long before, many tokens are the names
 of others. ``min_space`` refuses such values from the start. Every token shows the length of its value, the words, the
 capitals, the accents that take bytes of their own, and the script.

@@ -4,25 +4,26 @@
 between two digits. All else is refused: other digits and spaces of Unicode, a space or line feed at either end.
 
 **Tokens.** The same number of digits, with the separators where the value has them. The first ``keep_first`` and the
-last ``keep_last`` digits are those of the value. The n digits between them are new:
+last ``keep_last`` digits are those of the value. The n digits between them are new. Their places are filled from left
+to right, and separators are stepped over:
 
-- ``token = "invalid"``: n characters of ``0-9``. If the whole number then passes the Luhn check, n others are drawn,
-  and so on. So no token is a card number, and none can be tokenized again by mistake.
-- ``token = "valid"`` with ``keep_first`` 0: ``99``, then n - 3 characters of ``0-9``, then the one digit with which the
-  whole number passes the Luhn check.
-- ``token = "valid"`` with a higher ``keep_first``: n - 1 characters of ``0-9``, then the one digit with which the whole
-  number passes the Luhn check.
+- ``token = "invalid"``: n characters of ``0-9``. If the whole number then passes the Luhn check, the next n characters
+  are drawn from the same stream in their place, and so on until it fails. So no token is a card number, and none can be
+  tokenized again by mistake.
+- ``token = "valid"`` with ``keep_first`` 0: ``99``, then n - 3 characters of ``0-9``, then, in the last new place, the
+  one digit with which the whole number passes the Luhn check. It stands before the kept digits, if there are any.
+- ``token = "valid"`` with a higher ``keep_first``: n - 1 characters of ``0-9``, then, in the last new place, the one
+  digit with which the whole number passes the Luhn check.
 - ``token = "any"``: n characters of ``0-9``.
-
-The digits in front of the separators do not matter: digits are drawn as if there were none.
 
 ``99`` is the mark of valid tokens. ISO/IEC 7812-1 leaves numbers that begin with 9 to the national standards bodies:
 the three digits after the 9 are the country, as in ISO 3166-1. Belkart has 9112, Napas 9704, Troy 9792, Humo 9860. ISO
 3166-1 never gives a country a number from 900 on.
 
-**Space.** 10 to the power of the number of characters that are drawn, or 0 if none is drawn.
+**Space.** 10 to the power of c, where c is the number of characters that are drawn once: n, n - 3 or n - 1. So numbers
+that pass the Luhn check count for ``invalid``, too. If c is 0 or less, the space is 0, and the value is refused.
 
-**Definition.** ``keep_first``, ``keep_last``, ``token``.
+**Definition.** ``keep_first``, ``keep_last``, ``token`` (the string ``invalid``, ``valid`` or ``any``).
 """
 
 import re

@@ -13,14 +13,14 @@ since its plan leaves no digit free.
 
 **Tokens.** The calling code and the separators are those of the value, and so are the last ``keep_last`` digits. The
 national number has the same length. It begins with the dead prefix of the calling code, from ``phone_table``. The n
-digits between that and the last ``keep_last`` are drawn, as n characters of ``0-9``.
+digits between the dead prefix and the last ``keep_last`` digits are drawn, as n characters of ``0-9``.
 
 No number begins with the dead prefix, whatever its length. So no token can ring, and each can be told from a number.
 The prefix begins with 0 in all calling codes but 672, 881 and 992. Where 0 is the trunk prefix, programs that read
 numbers strip the 0 also after a calling code. There the prefix is longer, so that no number begins with the digits
 after the 0 either, and a stripped token is no number.
 
-**Space.** 10 to the power of the number of digits that are drawn, or 0 if none is drawn.
+**Space.** 10 to the power of n. If n is 0 or less, the space is 0, and the value is refused.
 
 A change of ``phone_table`` raises the kind's version.
 

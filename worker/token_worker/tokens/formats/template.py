@@ -5,14 +5,16 @@ template is all that decides: whoever wants one spelling only, writes a template
 
 **Tokens.** Text that matches the template, with as many characters (code points) at each place as the value has there.
 A place is new if it stands in a group, or in a template without groups; but never if its class has one character only:
-that is a literal. All other places are as in the value. In the order of the template, each new place with n characters
-in the value is drawn: n *characters of an alphabet*, which is its class in the order of the code points. (Where these
-take more than one byte in UTF-8, a token can have more or fewer bytes than its value.)
+that is a literal. A class has each of its characters once: ``[aa]`` is a literal, too. A group without a new place is a
+group: the places outside groups stay. A template without any new place is refused at start. All places that are not new
+are as in the value. In the order of the template, each new place with n characters in the value is drawn: n *characters
+of an alphabet*, which is its class in the order of the code points. (Where these take more than one byte in UTF-8, a
+token can have more or fewer bytes than its value.)
 
 Tokens have no mark: they are values, too.
 
-**Space.** The product of m to the power of n, for a class of m characters, over all new places. 0 if no new place has
-a character in the value.
+**Space.** The product of m to the power of n, for a class of m characters, over all new places. If no new place has a
+character in the value, the space is 0, and the value is refused.
 
 **Definition.** ``template``: its text.
 """

@@ -8,11 +8,12 @@ r"""The text of a ``template``, and what it means. Pure.
     member   = escape / any character but "[" "]" "-" "^" "\"
     escape   = "\d" / "\" and an ASCII character other than a letter or digit
     plain    = any character but "." "^" "$" "*" "+" "?" "|" "(" ")" "[" "]" "{" "}" "\"
-    count    = "?" / "{" n "}" / "{" n "," m "}"    ; 1 to 3 digits each; n <= m; m is not 0
+    count    = "?" / "{" n "}" / "{" n "," m "}"    ; 1 to 3 digits each; n <= m; m from 1 to 256; {n} is {n,n}
 
 Characters are those from U+0020 to U+007E and from U+00A0 on. No range goes across the gap. ``\d`` is ``[0-9]``; it is
-no end of a range. Another escape is the character after the backslash. A count says how many characters of the class
-stand in a value: one without a count, n, n to m, or none or one (``?``).
+no end of a range. Another escape is the character after the backslash. A class has each of its characters once. A count
+says how many characters of the class stand in a value: one without a count, n, n to m, or none or one (``?``). ``{0}``
+is refused, and so is ``{0,0}``.
 
 **Values.** The whole value matches the template, as with a regular expression. Characters are code points. No case is
 folded, and nothing is normalized.
@@ -21,7 +22,7 @@ folded, and nothing is normalized.
 including the first one after it that stands there at least once. So a value can be read in one way only, from left to
 right, and each place takes as many characters as it can.
 
-**Limits.** 256 characters in a template, 256 in a class, 256 in a value.
+**Limits.** 256 characters in a template, 256 different ones in a class, and 256 in the longest value that matches.
 """
 
 import string

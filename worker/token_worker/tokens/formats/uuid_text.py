@@ -13,6 +13,8 @@ is a letter of upper case, else in lower case.
 RFC 9562 leaves version 8 to applications, and few use it. So a person tells tokens from values of other versions at a
 glance. ``refuse_tokens`` makes this a rule, and then values of version 8 are refused.
 
+**Space.** 2^122.
+
 **Definition.** No parameters.
 
 **Canonical spelling.** Lower case, without ``urn:uuid:``.
