@@ -22,6 +22,8 @@ So spaces and control characters are refused everywhere, also at the end.
 import re
 from typing import NamedTuple
 
+from token_worker.tokens.formats.base import Spelling
+
 _UNSEEN = re.compile(
     "[\x80-\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2024\u2028-\u202f"
     "\u205f-\u206f\u2800\u3000\u3002\u3164\ud800-\uf8ff\ufe00-\ufe0f\ufe52\ufe6b\ufeff-\uffff"
@@ -36,9 +38,6 @@ _LOCAL_BYTES = 64
 _LABEL_BYTES = 63
 _ADDRESS_BYTES = 254
 
-EXPECTED = "an e-mail address of at most 254 bytes, without quotes, spaces and invisible characters"
-EXPECTED_CANONICAL = f"{EXPECTED}, in ASCII without capital letters"
-
 
 class Address(NamedTuple):
     """An address that was read.
@@ -46,16 +45,20 @@ class Address(NamedTuple):
     Attributes:
         local_characters: number of characters of the local part.
         domain: the domain as it is written, in UTF-8.
-        is_canonical: True if the address has the canonical spelling.
     """
 
     local_characters: int
     domain: bytes
-    is_canonical: bool
 
 
-def read_address(value: bytes) -> Address | None:
-    """Read an address. None: the value is no address."""
+def expected_address(spelling: Spelling) -> str:
+    """Describe the addresses that are taken, to be read after "expected"."""
+    form = ", in ASCII without capital letters" if spelling == "canonical" else ""
+    return f"an e-mail address of at most 254 bytes, without quotes, spaces and invisible characters{form}"
+
+
+def read_address(value: bytes, spelling: Spelling) -> Address | None:
+    """Read an address. None: the value is no address, or not in this spelling."""
     if len(value) > _ADDRESS_BYTES:
         return None
     try:
@@ -68,4 +71,6 @@ def read_address(value: bytes) -> Address | None:
     local, domain = shape[1].encode(), shape[2].encode()
     if len(local) > _LOCAL_BYTES or any(len(label) > _LABEL_BYTES for label in domain.split(b".")):
         return None
-    return Address(len(shape[1]), domain, text.isascii() and value == value.lower())
+    if spelling == "canonical" and not (text.isascii() and value == value.lower()):
+        return None
+    return Address(len(shape[1]), domain)

@@ -144,7 +144,7 @@ class Format(ABC, Generic[P, V]):
 
     @abstractmethod
     def _read(self, value: bytes) -> V | None:
-        """Read a value. None: it does not fit, whatever the parameters that only refuse."""
+        """Read a value. None: it is not what ``expected`` says."""
 
     def _reread(self, value: bytes) -> V:
         """Read a value that is known to fit. A kind overrides it if that is cheaper than ``_read``."""
@@ -154,7 +154,7 @@ class Format(ABC, Generic[P, V]):
         return read
 
     def _problem(self, read: V) -> str | None:  # noqa: ARG002 - kinds that refuse more override it
-        """Return what was expected instead of a value that was read: another spelling, say. None: it fits."""
+        """Return what was expected instead of a value that was read: one without a mark, say. None: it fits."""
         return None
 
     @abstractmethod

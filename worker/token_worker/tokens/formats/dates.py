@@ -67,7 +67,7 @@ class Dates(Format[P, Moment]):
         self._first, self._last, self._keep_year = parameters.min, parameters.max, parameters.keep_year
         if self._last < self._first:
             raise FormatError("max", "the last day is before the first day, min")
-        if layout.has_short_year and _century_later(self._first) <= _numbers(self._last):
+        if layout.has_short_year and _whole_years(self._first, self._last) >= 100:
             raise FormatError("template", "%y does not tell the century: set min and max less than 100 years apart")
         super().__init__(name, parameters)
 
@@ -144,9 +144,6 @@ def _times(has_seconds: bool) -> int:
     return _DAY_SECONDS if has_seconds else _DAY_MINUTES
 
 
-def _numbers(day: date) -> tuple[int, int, int]:
-    return day.year, day.month, day.day
-
-
-def _century_later(day: date) -> tuple[int, int, int]:
-    return day.year + 100, day.month, day.day
+def _whole_years(first: date, last: date) -> int:
+    """Return the number of years between two days, without the part of a year that is left over."""
+    return last.year - first.year - ((last.month, last.day) < (first.month, first.day))

@@ -22,8 +22,8 @@ from typing import Annotated
 from msgspec import Meta
 
 from token_worker.tokens.derivation import ByteStream
-from token_worker.tokens.formats.base import Format, MinSpace, Parameters, Separators, Spelling
-from token_worker.tokens.formats.places import DIGITS, Written, separate, unweave, weave
+from token_worker.tokens.formats.base import Format, MinSpace
+from token_worker.tokens.formats.places import DIGITS, PlacesParameters, Written, separate, unweave_digits, weave
 
 _LONGEST = 64
 """More digits than the numbers have that people give to things. It keeps messages and spaces small."""
@@ -31,20 +31,16 @@ _LONGEST = 64
 _SHAPE = re.compile(rb"[0-9](?:[ ./-]?[0-9]){0,63}")
 
 
-class DigitsParameters(Parameters, frozen=True, kw_only=True):
+class DigitsParameters(PlacesParameters, frozen=True, kw_only=True):
     """Parameters of ``digits``.
 
     Attributes:
         keep_first: number of digits at the beginning that stay.
         keep_last: number of digits at the end that stay.
-        separators: ``keep``: separators stay where they are; ``refuse``: a value with any is refused.
-        spelling: ``canonical`` refuses values that are not digits alone.
     """
 
     keep_first: Annotated[int, Meta(ge=0, le=_LONGEST)] = 0
     keep_last: Annotated[int, Meta(ge=0, le=_LONGEST)] = 0
-    separators: Separators = "keep"
-    spelling: Spelling = "as-is"
     min_space: MinSpace = 1000
 
 
@@ -56,7 +52,7 @@ class Digits(Format[DigitsParameters, Written]):
 
     def __init__(self, name: str, parameters: DigitsParameters) -> None:
         self._keep_first, self._keep_last = parameters.keep_first, parameters.keep_last
-        self._alone = parameters.separators == "refuse" or parameters.spelling == "canonical"
+        self._alone = parameters.refuse_separators
         self._spaces = [self._tokens_of(length) for length in range(_LONGEST + 1)]
         super().__init__(name, parameters)
 
@@ -92,8 +88,4 @@ class Digits(Format[DigitsParameters, Written]):
         return weave(read, digits[: self._keep_first] + drawn + digits[end:])
 
     def _could_draw(self, read: Written, token: bytes) -> bool:
-        digits = unweave(read, token)
-        if digits is None or not digits.isdigit():
-            return False
-        end = len(digits) - self._keep_last
-        return digits[end:] == read[1][end:] and digits[: self._keep_first] == read[1][: self._keep_first]
+        return unweave_digits(read, token, self._keep_first, self._keep_last) is not None

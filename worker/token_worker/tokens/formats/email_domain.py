@@ -20,7 +20,7 @@ import re
 
 from token_worker.acra.value_types import EMAIL
 from token_worker.tokens.derivation import EMAIL_LETTERS, ByteStream, alphabet
-from token_worker.tokens.formats.address import EXPECTED, EXPECTED_CANONICAL, Address, read_address
+from token_worker.tokens.formats.address import Address, expected_address, read_address
 from token_worker.tokens.formats.base import Format, MinSpace, Parameters, Spelling
 
 _LETTERS = alphabet(EMAIL_LETTERS)
@@ -47,7 +47,7 @@ class EmailDomain(Format[EmailDomainParameters, Address]):
     parameters_type = EmailDomainParameters
 
     def _expected(self) -> str:
-        return EXPECTED_CANONICAL if self.parameters.spelling == "canonical" else EXPECTED
+        return expected_address(self.parameters.spelling)
 
     def _drawing(self) -> dict[str, str | int | bool]:
         return {}
@@ -56,10 +56,7 @@ class EmailDomain(Format[EmailDomainParameters, Address]):
         return int(36**_LONGEST)
 
     def _read(self, value: bytes) -> Address | None:
-        return read_address(value)
-
-    def _problem(self, read: Address) -> str | None:
-        return self.expected if self.parameters.spelling == "canonical" and not read.is_canonical else None
+        return read_address(value, self.parameters.spelling)
 
     def _space(self, read: Address) -> int:
         return int(36**read.local_characters)

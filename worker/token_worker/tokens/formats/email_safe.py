@@ -21,7 +21,7 @@ from typing import Final
 
 from token_worker.acra.value_types import EMAIL
 from token_worker.tokens.derivation import EMAIL_LETTERS, ByteStream, alphabet
-from token_worker.tokens.formats.address import EXPECTED, EXPECTED_CANONICAL, Address, read_address
+from token_worker.tokens.formats.address import Address, expected_address, read_address
 from token_worker.tokens.formats.base import NOT_A_TOKEN, BaseParameters, Format, Spelling
 
 _LOCAL_CHARACTERS = 12
@@ -53,7 +53,7 @@ class EmailSafe(Format[EmailSafeParameters, Address]):
     parameters_type = EmailSafeParameters
 
     def _expected(self) -> str:
-        return EXPECTED_CANONICAL if self.parameters.spelling == "canonical" else EXPECTED
+        return expected_address(self.parameters.spelling)
 
     def _drawing(self) -> dict[str, str | int | bool]:
         return {}
@@ -62,11 +62,9 @@ class EmailSafe(Format[EmailSafeParameters, Address]):
         return _SPACE
 
     def _read(self, value: bytes) -> Address | None:
-        return read_address(value)
+        return read_address(value, self.parameters.spelling)
 
     def _problem(self, read: Address) -> str | None:
-        if self.parameters.spelling == "canonical" and not read.is_canonical:
-            return self.expected
         is_marked = read.domain.lower().endswith(_MARK)
         return NOT_A_TOKEN if self.parameters.refuse_tokens and is_marked else None
 

@@ -35,9 +35,9 @@ from functools import cache
 from typing import Literal, NamedTuple
 
 from token_worker.tokens.derivation import LARGE_SPACE, Alphabet, ByteStream, alphabet
-from token_worker.tokens.formats.base import Format, FormatError, MinSpace, Parameters, Separators, Spelling
+from token_worker.tokens.formats.base import Format, FormatError, MinSpace
 from token_worker.tokens.formats.iban_table import STRUCTURES
-from token_worker.tokens.formats.places import DIGITS, Written, separate, unweave, weave
+from token_worker.tokens.formats.places import DIGITS, PlacesParameters, Written, separate, unweave, weave
 
 _CAPITALS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _CLASSES = {"n": ("[0-9]", 10, DIGITS), "a": ("[A-Z]", 26, alphabet(_CAPITALS))}
@@ -90,24 +90,19 @@ def check_digits(country: bytes, bban: bytes) -> int:
     return 98 - int(b"".join([_AS_DIGITS[character] for character in bban + country + b"00"])) % 97
 
 
-class IbanParameters(Parameters, frozen=True, kw_only=True):
+class IbanParameters(PlacesParameters, frozen=True, kw_only=True):
     """Parameters of ``iban``.
 
     Attributes:
         keep_bank: True keeps the bank identifier.
-        separators: ``keep``: spaces stay where they are; ``refuse``: a value with any is refused.
         token: whether tokens have the right check digits.
         real_numbers: True allows valid tokens with the bank of the value. They can be somebody's account.
-        spelling: ``canonical`` refuses values with spaces.
         refuse_tokens: may be left out. No invalid token is accepted as a value anyway, and valid ones have no mark.
-        min_space: see ``Parameters``.
     """
 
     keep_bank: bool = False
-    separators: Separators = "keep"
     token: Literal["invalid", "valid"] = "invalid"  # noqa: S105 - not a secret
     real_numbers: bool = False
-    spelling: Spelling = "as-is"
     refuse_tokens: bool | None = None
     min_space: MinSpace = 10_000
 
@@ -137,7 +132,7 @@ class Iban(Format[IbanParameters, Account]):
     def __init__(self, name: str, parameters: IbanParameters) -> None:
         self._keep_bank = parameters.keep_bank
         self._valid = parameters.token == "valid"  # noqa: S105 - not a secret
-        self._alone = parameters.separators == "refuse" or parameters.spelling == "canonical"
+        self._alone = parameters.refuse_separators
         super().__init__(name, parameters)
         if self._valid and self._keep_bank and not parameters.real_numbers:
             text = "a valid number of a real bank can be somebody's account; set keep_bank = false"

@@ -37,12 +37,9 @@ from token_worker.tokens.formats.base import (
     Format,
     FormatError,
     MinSpace,
-    Parameters,
-    Separators,
-    Spelling,
     TokenCheck,
 )
-from token_worker.tokens.formats.places import DIGITS, Written, separate, unweave, weave
+from token_worker.tokens.formats.places import DIGITS, PlacesParameters, Written, separate, unweave_digits, weave
 
 _SHAPE = re.compile(rb"[0-9](?:[ -]?[0-9]){12,18}")
 _SHORTEST, _LONGEST = 13, 19
@@ -56,25 +53,21 @@ def luhn_sum(digits: bytes) -> int:
     return (sum(singles) - 48 * len(singles) + sum(digits[-2::-2].translate(_DOUBLED))) % 10
 
 
-class PanParameters(Parameters, frozen=True, kw_only=True):
+class PanParameters(PlacesParameters, frozen=True, kw_only=True):
     """Parameters of ``pan``.
 
     Attributes:
         keep_first: number of digits at the beginning that stay.
         keep_last: number of digits at the end that stay.
-        separators: ``keep``: spaces and hyphens stay where they are; ``refuse``: a value with any is refused.
         token: whether tokens pass the Luhn check.
         real_numbers: True allows tokens that can be somebody's card number.
-        spelling: ``canonical`` refuses values that are not digits alone.
         refuse_tokens: True refuses values that look like tokens. Default: True if they have a mark.
     """
 
     keep_first: Annotated[int, Meta(ge=0, le=12)] = 0
     keep_last: Annotated[int, Meta(ge=0, le=9)] = 4
-    separators: Separators = "keep"
     token: TokenCheck = TokenCheck.INVALID
     real_numbers: bool = False
-    spelling: Spelling = "as-is"
     refuse_tokens: bool | None = None
     min_space: MinSpace = 10_000
 
@@ -89,7 +82,7 @@ class Pan(Format[PanParameters, Written]):
         self._keep_first, self._keep_last = parameters.keep_first, parameters.keep_last
         self._token = parameters.token
         self._marked = parameters.token is TokenCheck.VALID and parameters.keep_first == 0
-        self._alone = parameters.separators == "refuse" or parameters.spelling == "canonical"
+        self._alone = parameters.refuse_separators
         self._refuses_tokens = self._marked and parameters.refuse_tokens is not False
         self._spaces = [self._tokens_of(length) for length in range(_LONGEST + 1)]
         super().__init__(name, parameters)
@@ -154,11 +147,8 @@ class Pan(Format[PanParameters, Written]):
         return weave(read, token)
 
     def _could_draw(self, read: Written, token: bytes) -> bool:
-        digits = unweave(read, token)
-        if digits is None or not digits.isdigit():
-            return False
-        end = len(digits) - self._keep_last
-        if digits[end:] != read[1][end:] or digits[: self._keep_first] != read[1][: self._keep_first]:
+        digits = unweave_digits(read, token, self._keep_first, self._keep_last)
+        if digits is None:
             return False
         if self._token is TokenCheck.ANY:
             return True

@@ -33,9 +33,9 @@ from typing import Annotated, NamedTuple
 from msgspec import Meta
 
 from token_worker.tokens.derivation import ByteStream
-from token_worker.tokens.formats.base import NOT_A_TOKEN, Format, MinSpace, Parameters, Separators, Spelling
+from token_worker.tokens.formats.base import NOT_A_TOKEN, Format, MinSpace
 from token_worker.tokens.formats.phone_table import DEAD_PREFIXES, ZERO_IN_USE
-from token_worker.tokens.formats.places import DIGITS, Written, separate, unweave, weave
+from token_worker.tokens.formats.places import DIGITS, PlacesParameters, Written, separate, unweave_digits, weave
 
 _SHAPE = re.compile(
     rb"""\+ [0-9] (?: [ .-]?[0-9] )*
@@ -47,20 +47,15 @@ _LONGEST = 15
 _LONGEST_CODE = 3
 
 
-class PhoneParameters(Parameters, frozen=True, kw_only=True):
+class PhoneParameters(PlacesParameters, frozen=True, kw_only=True):
     """Parameters of ``phone``.
 
     Attributes:
         keep_last: number of digits at the end that stay.
-        separators: ``keep``: separators stay where they are; ``refuse``: a value with any is refused.
-        spelling: ``canonical`` refuses values that are not ``+`` and digits alone.
         refuse_tokens: True refuses values that begin with the dead prefix, as tokens do.
-        min_space: see ``Parameters``.
     """
 
     keep_last: Annotated[int, Meta(ge=0, le=9)] = 0
-    separators: Separators = "keep"
-    spelling: Spelling = "as-is"
     refuse_tokens: bool = True
     min_space: MinSpace = 1_000
 
@@ -89,7 +84,7 @@ class Phone(Format[PhoneParameters, Number]):
 
     def __init__(self, name: str, parameters: PhoneParameters) -> None:
         self._keep_last = parameters.keep_last
-        self._alone = parameters.separators == "refuse" or parameters.spelling == "canonical"
+        self._alone = parameters.refuse_separators
         super().__init__(name, parameters)
 
     def _expected(self) -> str:
@@ -138,8 +133,5 @@ class Phone(Format[PhoneParameters, Number]):
         return weave(read.written, read.code + read.dead + drawn + national[end:])
 
     def _could_draw(self, read: Number, token: bytes) -> bool:
-        digits = unweave(read.written, token)
-        if digits is None or not digits.isdigit() or not digits.startswith(read.code + read.dead):
-            return False
-        kept = len(digits) - self._keep_last
-        return digits[kept:] == read.written[1][kept:]
+        digits = unweave_digits(read.written, token, len(read.code), self._keep_last)
+        return digits is not None and digits.startswith(read.dead, len(read.code))

@@ -35,7 +35,7 @@ from token_worker.tokens.formats.base import (
     Separators,
     Spelling,
 )
-from token_worker.tokens.formats.places import DIGITS, Written, separate, unweave, weave
+from token_worker.tokens.formats.places import DIGITS, Written, separate, unweave_digits, weave
 
 _HYPHENS = re.compile(rb"[0-9]{3}-[0-9]{2}-[0-9]{4}")
 _MARK = re.compile(rb"9[0-9]{2}(?:0[1-9]|[1-4][0-9])[0-9]{4}")
@@ -103,7 +103,5 @@ class Ssn(Format[SsnParameters, Written]):
         return weave(read, area + group + serial)
 
     def _could_draw(self, read: Written, token: bytes) -> bool:
-        digits = unweave(read, token)
-        if digits is None or not _MARK.fullmatch(digits):
-            return False
-        return not self._keep_last or digits[-4:] == read[1][-4:]
+        digits = unweave_digits(read, token, 0, self._keep_last)
+        return digits is not None and _MARK.fullmatch(digits) is not None
