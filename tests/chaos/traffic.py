@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import redis
 
 from harness.ledger import Ledger, Place, order
-from harness.messages import KINDS, Native, Request, value_of
+from harness.messages import FORMATS, KINDS, Native, Request, value_of
 from harness.planter import Planter
 
 REQUESTS = ("tokenize:requests", "detokenize:requests")
@@ -166,7 +166,10 @@ class SteadyProducer:
         items = len(values) > 1 or self._rng.random() < 0.05
         packed = self._rng.random() < 0.5
         members = {"client_id": client_id, **members}
-        return Request(f"r{self._number}", op, op, kind, values, packed=packed, as_items=items, members=members)
+        form = self._rng.choice([None, *FORMATS.get(kind, ())])  # a known value keeps its token, whatever is asked for
+        return Request(
+            f"r{self._number}", op, op, kind, values, packed=packed, as_items=items, members=members, format=form
+        )
 
     def request_of(self, client_id: str) -> Request:
         """A request for a token of a new value of this client."""

@@ -10,6 +10,9 @@ import msgspec
 
 KINDS = ("str", "email", "int32", "int64", "bytes")
 
+FORMATS = {"str": ("letters",), "email": ("email-safe", "email-domain")}
+"""Formats that the values of a type fit."""
+
 Native = int | str | bytes
 """A value or token as Python has it: ``bytes`` are bytes, an ``int64`` is an integer, whatever the format."""
 
@@ -54,6 +57,7 @@ class Request:
         expected: the right values of the reply; required to detokenize, None if they are unknown.
         packed: True for MessagePack, False for JSON.
         members: further members, ``client_id`` among them.
+        format: the format that is asked for each value.
     """
 
     id: str
@@ -65,10 +69,12 @@ class Request:
     packed: bool = False
     as_items: bool = False
     members: dict[str, Any] = field(default_factory=dict)
+    format: str | None = None
 
     def payload(self) -> bytes:
         """The message."""
-        items: list[dict[str, Any]] = [{"type": self.kind, "value": self._wire(value)} for value in self.values]
+        kind = {"type": self.kind} if self.format is None else {"type": self.kind, "format": self.format}
+        items: list[dict[str, Any]] = [{**kind, "value": self._wire(value)} for value in self.values]
         body = {"items": items} if self.as_items else items[0]
         request = {"id": self.id, "op": self.op, **self.members, **body}
         return msgspec.msgpack.encode(request) if self.packed else msgspec.json.encode(request)
