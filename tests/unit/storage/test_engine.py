@@ -430,6 +430,33 @@ def test_one_value_has_one_token_whatever_the_format(memory: Memory, ring: Keyri
         assert len(memory.entries) == 2
 
 
+def test_first_of_equal_values_decides_their_token(memory: Memory, ring: Keyring) -> None:
+    """Of equal values in one batch the first decides how the token is drawn, as if it had come alone."""
+    for forms in ([PAN, None], [None, PAN], [PAN, None, PAN]):
+        items = [TokenItem(ring, STR, CARD, tokenize=True, format=form) for form in forms]
+        memory.entries = {}
+        alone = run(memory, items[:1])
+        memory.entries = {}
+        assert run(memory, items) == alone * len(forms)
+
+
+def test_refusal_belongs_to_a_form_of_the_value(memory: Memory, ring: Keyring) -> None:
+    """A value that can have no token of one form gets one of another form, also if both are asked for in one batch."""
+    for number in range(100):
+        memory.put_t(ring, STR, b"%02d" % number, b"taken")
+    forms = [TWO_DIGITS, TWO_DIGITS, None, TWO_DIGITS]
+    results = run(memory, [TokenItem(ring, STR, b"42", tokenize=True, format=form) for form in forms])
+    assert [code(results[at]) for at in (0, 1, 3)] == [Code.TOKEN_SPACE_EXHAUSTED] * 3
+    assert isinstance(results[2], bytes)
+
+    safe = builtin_formats()["email-safe"]
+    short = [TokenItem(ring, EMAIL, b"a@b.c", tokenize=True, format=form) for form in (None, safe)]
+    refused, token = run(memory, short)
+    assert code(refused) is Code.INVALID_EMAIL
+    assert isinstance(token, bytes)
+    assert safe.could_draw(b"a@b.c", token)
+
+
 def test_formats_with_equal_definitions_draw_the_same(memory: Memory, ring: Keyring) -> None:
     """The definition of a format decides its tokens, not its name. Each parameter that changes a token enters."""
     renamed = Pan("card", PanParameters(separators="refuse", min_space=7))

@@ -6,7 +6,8 @@ missing.
 
 The engine promises, whatever others do to the same entries between two steps:
 
-- The same value gets the same token, also several times in one batch. Two values never share a token.
+- The same value gets the same token, also several times in one batch, where the first item decides how the token is
+  drawn. If its form has no token for the value, the next form is tried. Two values never share a token.
 - An ``h.`` entry is written only if its ``t.`` entry holds this very value and is enabled. The ``t.`` entry is written
   together with it, or was read before and has not changed.
 - If two workers race for a value, the loser answers with the winner's token.
@@ -189,6 +190,9 @@ class Engine:
             yield Touch(touched)
         for item, first in duplicates:
             item.result = first.result
+        again = [item for item, first in duplicates if isinstance(item.result, Refused) and item.format != first.format]
+        if again:
+            yield from self.run(again, now)
 
     def _classify(self, items: Iterable[TokenItem]) -> tuple[dict[bytes, TokenItem], list[TokenItem], _Duplicates]:
         """Split the items: those to look up (by key), inconsistent ones to make, and duplicates of another item."""
@@ -209,6 +213,7 @@ class Engine:
         by_key = {item.key: item for item in consistent}
         duplicates: _Duplicates = []
         if len(by_key) < len(consistent):
+            by_key = {item.key: item for item in reversed(consistent)}  # the first of equal items decides
             duplicates = [(item, by_key[item.key]) for item in consistent if by_key[item.key] is not item]
         return by_key, inconsistent, duplicates
 
