@@ -39,7 +39,7 @@ def served(
     streams = streams_server if request.param == "valkey" else redis82_server
     settings = {
         "TOKEN_WORKER_ROUTES": msgspec.json.encode(ROUTES).decode(),
-        "TOKEN_WORKER_MAX_VALUE_BYTES": "100",
+        "TOKEN_WORKER_MAX_VALUE_BYTES": "1024",
         "TOKEN_WORKER_MAX_REQUEST_BYTES": "5000",
         "TOKEN_WORKER_MAX_ITEMS": "5",
     }
@@ -146,7 +146,7 @@ def test_trace_fields_are_carried_over(served: Stack) -> None:
         ({"type": "email", "value": "no at sign"}, "invalid_email"),
         ({"type": "email", "value": "a@b.c"}, "invalid_email"),
         ({"type": "bytes", "value": "AB=="}, "invalid_request"),
-        ({"type": "str", "value": "x" * 101}, "value_too_large"),
+        ({"type": "str", "value": "x" * 1025}, "value_too_large"),
         ({"type": "str", "value": "x" * 6000}, "invalid_request"),
         ({"items": [{"type": "str", "value": "x"}] * 6}, "invalid_request"),
         ({"client_id": "nobody-knows", "type": "str", "value": "x"}, "unknown_client"),

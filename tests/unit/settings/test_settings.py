@@ -15,6 +15,7 @@ from token_worker.settings import load
 from token_worker.settings.options import Settings, describe
 from token_worker.streams.routes import DEFAULT_ROUTES, Route
 from token_worker.tokens.formats import builtin_formats
+from token_worker.tokens.formats.template_syntax import VALUE_CHARACTERS
 
 CANARY = "hunter2canary"
 
@@ -625,6 +626,10 @@ class TestFormats:
             ),
             ('name = "x"\nkind = "pan"\ntoken = "real"', "formats[0].token: expected invalid or valid or any"),
             ('name = "x"\nkind = "pan"\nkeep_first = 6\ntoken = "valid"', "formats[0].token: a valid number with"),
+            (
+                f'name = "x"\nkind = "date"\ntemplate = "%Y-%m-%d{" " * 57}"',
+                "formats[0].template: expected text of 1 to 64 characters",
+            ),
             ('name = "x"\nkind = "pan"\nkeep_first = 12', "formats[0].min_space: no value can have so many tokens"),
             (
                 'name = "x"\nkind = "pan"\n[[formats]]\nname = "x"\nkind = "pan"',
@@ -642,6 +647,19 @@ class TestFormats:
         """Text that is not a list of tables is refused with an example."""
         for text in ("pan", "7", '["pan"]', '{"name": "pan"}'):
             assert any('{"name": "card", "kind": "pan"' in line for line in problems({"TOKEN_WORKER_FORMATS": text}))
+
+    def test_ref_that_no_item_can_have_is_refused(self) -> None:
+        """A format for a ref of 128 characters is taken. A longer ref, which no item can have, is refused."""
+        route = '[{{"requests": "in", "responses": "out", "ops": ["tokenize"], "formats": {{"{}": "pan"}}}}]'
+        assert load({"TOKEN_WORKER_ROUTES": route.format("r" * 128)}).routes[0].formats
+        (problem,) = problems({"TOKEN_WORKER_ROUTES": route.format("r" * 129)})
+        assert "routes[0].formats: expected formats by ref, of at most 128 characters" in problem
+
+    def test_every_token_can_be_sent_back(self) -> None:
+        """The limit of values cannot be less than the longest token of a template, whose value may be shorter."""
+        longest = len(("\U0001f600" * VALUE_CHARACTERS).encode())
+        assert load({"TOKEN_WORKER_MAX_VALUE_BYTES": str(longest)}).max_value_bytes == longest
+        assert problems({"TOKEN_WORKER_MAX_VALUE_BYTES": str(longest - 1)})
 
     def test_routes_name_formats_that_exist(self, config: Path) -> None:
         """A format that does not exist is refused where the route names it. So are formats without tokenize."""

@@ -65,7 +65,11 @@ class PlainOptions(_SecretsHidden, frozen=True, kw_only=True):
     group: Annotated[PrintableName, _means("consumer group of the workers")] = "token-workers"
     batch_size: Annotated[int, Meta(ge=1, le=10_000), _means("most entries in a batch")] = 500
     max_items: Annotated[int, Meta(ge=1, le=10_000), _means("most items in a request")] = 1000
-    max_value_bytes: Annotated[int, Meta(ge=64, le=2**24), _means("most bytes in a value")] = 65_536
+    max_value_bytes: Annotated[
+        int,
+        Meta(ge=1024, le=2**24),  # a token of a template can be longer than its value: 256 characters of 4 bytes
+        _means("most bytes in a value"),
+    ] = 65_536
     max_request_bytes: Annotated[int, Meta(ge=1, le=2**26), _means("most bytes in a payload")] = 1_048_576
     claim_idle_ms: Annotated[
         int, Meta(ge=1000, le=86_400_000), _means("a pending entry that is idle for longer is taken over")

@@ -20,7 +20,7 @@ from msgspec import Meta
 from redis.crc import key_slot
 
 from token_worker.acra.owner import Owner
-from token_worker.contract.messages import Op
+from token_worker.contract.messages import Op, Ref
 
 RESPONSE_SECONDS: Final = 86_400
 """Default retention of replies."""
@@ -34,7 +34,7 @@ _ROLES: Final = ("requests", "responses", "dead_letters")
 
 Name = Annotated[str, Meta(min_length=1, max_length=512)]
 
-FORMATS_EXPECTED: Final = 'formats by ref, like {"card": "pan", "*": "letters"}'
+FORMATS_EXPECTED: Final = 'formats by ref, of at most 128 characters, like {"card": "pan", "*": "letters"}'
 
 ANY_REF: Final = "*"
 """Stands in ``formats`` for any ``ref`` that is not named, and for no ``ref``."""
@@ -77,7 +77,7 @@ class Route(msgspec.Struct, frozen=True):
     response_retention_seconds: Annotated[int, Meta(ge=1, le=MAX_RETENTION_SECONDS)] | None = None
     dead_letter_retention_seconds: Annotated[int, Meta(ge=1, le=MAX_RETENTION_SECONDS)] = 7 * 86_400
     retention_bytes: Annotated[int, Meta(ge=1, le=2**53)] | None = None
-    formats: Annotated[dict[str, Name], Meta(extra={"expected": FORMATS_EXPECTED})] = {}
+    formats: Annotated[dict[Ref, Name], Meta(extra={"expected": FORMATS_EXPECTED})] = {}
     allowed_formats: tuple[Name, ...] | None = None
     formats_required: bool = False
     on_other: Literal["return", "refuse"] = "return"

@@ -19,7 +19,7 @@ _DAY_MINUTES = 24 * 60
 _DAY_SECONDS = 60 * _DAY_MINUTES
 _FRACTION_DIGITS = 9
 
-Template = Annotated[str, Meta(min_length=1, max_length=64)]
+Template = Annotated[str, Meta(min_length=1, max_length=64, extra={"expected": "text of 1 to 64 characters"})]
 Day = Annotated[date, Meta(extra={"expected": "a date like 1900-01-31"})]
 
 

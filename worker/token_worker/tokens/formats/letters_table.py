@@ -61,14 +61,14 @@ def letters_for(text: str) -> list[str]:
     found = [_class_of(character) for character in text]
     changed = _table().changed
     if not changed.keys().isdisjoint(text):
-        after: set[str] = set()
+        after = ""
         for place in range(len(text) - 1, -1, -1):
             if not found[place]:
-                if text[place] in changed:
-                    after.add(text[place])
+                if text[place] in changed and text[place] not in after:
+                    after += text[place]
             elif after:
                 found[place] = _without(found[place], after)
-                after.clear()
+                after = ""
     return found
 
 
@@ -84,7 +84,8 @@ def _class_of(character: str) -> str:
     return letters.text if point <= last else KEPT
 
 
-def _without(letters: str, after: set[str]) -> str:
+@lru_cache(1024)
+def _without(letters: str, after: str) -> str:
     """Return the letters that none of these code points changes, or ``KEPT`` if they are too few."""
     changed = {letter for character in after for letter in _changed_by(character, letters)}
     if not changed:
