@@ -11,6 +11,7 @@ from token_worker.files.columns import Column
 from token_worker.tokens.formats import KINDS, AnyFormat
 
 FORMATS: dict[str, AnyFormat] = {name: KINDS["pan"](name, KINDS["pan"].parameters_type()) for name in ("pan", "card")}
+FORMATS["safe"] = KINDS["email-safe"]("safe", KINDS["email-safe"].parameters_type())
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,7 @@ FORMATS: dict[str, AnyFormat] = {name: KINDS["pan"](name, KINDS["pan"].parameter
         ("a=int64", Column("a", "int64")),
         ("a=pan", Column("a", "str", "pan")),
         ("a=card", Column("a", "str", "card")),
+        ("a=safe", Column("a", "email", "safe")),
         ("a=str:pan", Column("a", "str", "pan")),
         ("a=str:theirs", Column("a", "str", "theirs")),
         ("a=email:x:y", Column("a", "email", "x:y")),
@@ -37,7 +39,7 @@ def test_columns_have_a_type_and_a_format(text: str, column: Column) -> None:
     ("given", "expected"),
     [
         (["a=pam"], "column a: pam is neither a type nor a format, the nearest is pan; types: int32,"),
-        (["a=pam"], "email; formats: card, pan; a format that only the workers know needs its type, such as str:NAME"),
+        (["a=pam"], "email; formats: card, pan, safe; a format that only the workers know needs its type, such as str:NAME"),
         (["a=string"], ", the nearest is str;"),
         (["a=zzz"], "zzz is neither a type nor a format; types: "),
         (["a="], "column a: nothing is neither a type nor a format; types: "),

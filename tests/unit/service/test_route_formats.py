@@ -93,6 +93,7 @@ def test_format_can_be_required() -> None:
     assert refusal(subject, None, "name") == "$.format: expected a format; this route requires one: pan"
     assert refusal(subject, None, type_name="int32").startswith("$.format: expected a format")
     assert chosen(rules(formats_required=True, formats={"*": "pan"}), None) == "pan"
+    assert rules(formats_required=True).apply_to_all
 
 
 @pytest.mark.parametrize("name", [None, "pan"])
@@ -123,6 +124,14 @@ def test_token_of_another_form(on_other: str) -> None:
         ]
     else:
         assert {first, own, last} == {(False, Code.FORMAT_CONFLICT)}
+
+
+def test_token_of_the_winner_of_a_race_is_compared() -> None:
+    """A token that another worker stored first is compared, though the item has drawn one of its own."""
+    item = TokenItem(RING, STR, b"4111111111111111", tokenize=True, format=FORMATS["pan"])
+    item.token, item.result = b"2026554076661111", b"2BWWvDUc69KlRpBM"
+    rules().compare(item)
+    assert item.is_other
 
 
 def code_of(result: object) -> Code:
