@@ -39,7 +39,7 @@ def test_columns_have_a_type_and_a_format(text: str, column: Column) -> None:
     ("given", "expected"),
     [
         (["a=pam"], "column a: pam is neither a type nor a format, the nearest is pan; types: int32,"),
-        (["a=pam"], "email; formats: card, pan, safe; a format that only the workers know needs its type, such as str:NAME"),
+        (["a=pam"], "card, pan, safe; a format that only the workers know needs its type, such as str:NAME"),
         (["a=string"], ", the nearest is str;"),
         (["a=zzz"], "zzz is neither a type nor a format; types: "),
         (["a="], "column a: nothing is neither a type nor a format; types: "),
