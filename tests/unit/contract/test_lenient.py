@@ -45,6 +45,7 @@ def refusal_of(decoded: Decoded) -> str:
 
 MALFORMED = "expected well-formed JSON"
 NO_TYPE = "expected text of at most 16 characters"
+NO_MEMBER = "unknown member; there are type, value, ref, as, format"
 NO_FORMAT = "expected text of 1 to 64 characters"
 JSON_ITEMS: list[tuple[bytes, str, str | None]] = [
     (b'{"type":"int64","value":NaN,"ref":"bad"}', f".value: {MALFORMED}", "bad"),
@@ -87,8 +88,8 @@ JSON_ITEMS: list[tuple[bytes, str, str | None]] = [
     (b'{"type":"str","value":"x","format":""}', f".format: {NO_FORMAT}", None),
     (b'{"type":"str","value":"x","format":"' + b"x" * 65 + b'"}', f".format: {NO_FORMAT}", None),
     (b'{"type":"str","value":"x","format":"\\ud800"}', f".format: {NO_FORMAT}", None),
-    (b'{"type":"str","value":"x","ref":"bad","more":1}', ": unknown member", "bad"),
-    (b'{"type":"str","value":"x","\xff":1}', ": unknown member", None),
+    (b'{"type":"str","value":"x","ref":"bad","more":1}', f": {NO_MEMBER}", "bad"),
+    (b'{"type":"str","value":"x","\xff":1}', f": {NO_MEMBER}", None),
 ]
 NOT_PACKED = "expected well-formed MessagePack"
 MSGPACK_ITEMS: list[tuple[bytes, str, str | None]] = [
@@ -99,8 +100,8 @@ MSGPACK_ITEMS: list[tuple[bytes, str, str | None]] = [
     (b"\x82\xa4type\xa3str\xa5value\x81\x81\x01\x02\x02", f".value: {NOT_PACKED}", None),
     (b"\x82\xa4type\xa3str\xa5value" + b"\x91" * 30_000 + b"\xc0", ".value: nested too deeply", None),
     (b"\x82\xa4type\xa3\xff\xff\xff\xa5value\xa1x", f".type: {NO_TYPE}", None),
-    (b"\x83\xa4type\xa3str\xa5value\xa1x\x05\x01", ": unknown member", None),
-    (b"\x83\xa4type\xa3str\xa5value\xa1x\xa1\xff\x01", ": unknown member", None),
+    (b"\x83\xa4type\xa3str\xa5value\xa1x\x05\x01", f": {NO_MEMBER}", None),
+    (b"\x83\xa4type\xa3str\xa5value\xa1x\xa1\xff\x01", f": {NO_MEMBER}", None),
     (b"\x83\xa4type\xa3str\xa5value\xa1x\xa6format\xa0", f".format: {NO_FORMAT}", None),
     (b"\x80", f".type: {NO_TYPE}", None),
     (b"\x81\xa4type\xa3str", ".value: expected a value", None),

@@ -618,19 +618,23 @@ class TestFormats:
             ('kind = "pan"', "formats[0].name: is missing; expected at most 64 printable ASCII characters"),
             ('name = "a b"\nkind = "pan"', "formats[0].name: expected at most 64 printable ASCII characters"),
             (f'name = "{"x" * 65}"\nkind = "pan"', "formats[0].name: expected at most 64 printable ASCII characters"),
+            ('name = "email"\nkind = "pan"', "formats[0].name: is the name of a type; choose another"),
             ('name = "x"\nkind = "pam"', "formats[0].kind: expected one of pan"),
-            ('name = "x"\nkind = "pan"\nkeep_fist = 1', "has no parameter 'keep_fist'; the nearest is 'keep_first'"),
+            ('name = "x"\nkind = "pan"\nkeep_fist = 1', "has no parameter 'keep_fist'; it has keep_first, keep_last"),
             (
                 'name = "x"\nkind = "pan"\nkeep_first = 13',
-                "formats[0].keep_first: expected a whole number from 0",
+                "formats[0] (x).keep_first: expected a whole number from 0",
             ),
-            ('name = "x"\nkind = "pan"\ntoken = "real"', "formats[0].token: expected invalid or valid or any"),
-            ('name = "x"\nkind = "pan"\nkeep_first = 6\ntoken = "valid"', "formats[0].token: a valid number with"),
+            ('name = "x"\nkind = "pan"\ntoken = "real"', "formats[0] (x).token: expected invalid or valid or any"),
+            ('name = "x"\nkind = "pan"\nkeep_first = 6\ntoken = "valid"', "formats[0] (x).token: a valid number with"),
             (
                 f'name = "x"\nkind = "date"\ntemplate = "%Y-%m-%d{" " * 57}"',
-                "formats[0].template: expected text of 1 to 64 characters",
+                "formats[0] (x).template: expected text of 1 to 64 characters",
             ),
-            ('name = "x"\nkind = "pan"\nkeep_first = 12', "formats[0].min_space: no value can have so many tokens"),
+            (
+                'name = "x"\nkind = "pan"\nkeep_first = 12',
+                "formats[0] (x).min_space: no value can have 10,000 tokens, at most 1,000",
+            ),
             (
                 'name = "x"\nkind = "pan"\n[[formats]]\nname = "x"\nkind = "pan"',
                 "formats[1].name: two formats have this name",
@@ -664,18 +668,27 @@ class TestFormats:
     def test_routes_name_formats_that_exist(self, config: Path) -> None:
         """A format that does not exist is refused where the route names it. So are formats without tokenize."""
         config.write_text(
-            '[[routes]]\nrequests = "a"\nresponses = "b"\nops = ["tokenize"]\nallowed_formats = ["pan", "pen"]\n'
+            '[[routes]]\nrequests = "a"\nresponses = "b"\nops = ["tokenize"]\nallowed_formats = ["pan", "pen", "qq"]\n'
             'formats = { card = "pann" }\n'
             '[[routes]]\nrequests = "c"\nresponses = "d"\nops = ["detokenize"]\nformats = { card = "pan" }\n'
             'on_other = "refuse"\n'
         )
-        label = f"TOKEN_WORKER_ROUTES (routes in {config}): "
+        label, known = f"TOKEN_WORKER_ROUTES (routes in {config}): ", ", ".join(sorted(builtin_formats()))
         assert problems({}, config) == [
             f"{label}routes[0].formats.card: there is no such format; the nearest is 'pan'",
             f"{label}routes[0].allowed_formats[1]: there is no such format; the nearest is 'pan'",
+            f"{label}routes[0].allowed_formats[2]: there is no such format; there are {known}",
             f"{label}routes[1].formats: has a meaning only for tokenize, which the route does not serve",
             f"{label}routes[1].on_other: has a meaning only for tokenize, which the route does not serve",
         ]
+
+    def test_rules_that_no_value_can_meet_are_refused(self, config: Path) -> None:
+        """A route that requires a format and allows none is refused, and so is a format for an empty ref."""
+        route = '[[routes]]\nrequests = "a"\nresponses = "b"\nops = ["tokenize"]\n'
+        config.write_text(f"{route}formats_required = true\nallowed_formats = []\n")
+        assert "allowed_formats: is empty" in problems({}, config)[0]
+        config.write_text(f'{route}formats = {{ "" = "pan" }}\n')
+        assert "formats: a ref is missing" in problems({}, config)[0]
 
     def test_format_that_is_wrong_is_not_called_missing(self, config: Path) -> None:
         """A route that names a format with a mistake gets no second message about it."""
@@ -684,7 +697,7 @@ class TestFormats:
             '[[routes]]\nrequests = "a"\nresponses = "b"\nops = ["tokenize"]\nallowed_formats = ["card"]\n'
         )
         [problem] = problems({}, config)
-        assert "formats[0].min_space" in problem
+        assert "formats[0] (card).min_space" in problem
 
 
 def test_representations_hide_secrets(secret: Path) -> None:

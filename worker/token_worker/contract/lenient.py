@@ -204,7 +204,7 @@ def _known_members(outline: Outline, struct: type[Request | RequestItem], path: 
                 raise invalid(f"{path}.{name}", f"expected {EXPECTED[name]}")
             known[field.name] = member
     if outline.has_others:
-        raise invalid(path, "unknown member")
+        raise invalid(path, f"unknown member; there are {', '.join(field.encode_name for field in _FIELDS[struct])}")
     return known
 
 

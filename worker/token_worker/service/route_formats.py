@@ -58,7 +58,9 @@ class RouteFormats:
             if pinned is not None and chosen is not pinned:
                 raise InvalidValue(Code.FORMAT_NOT_ALLOWED, f"{pinned.name}, which this route pins to the ref")
         if chosen is not None and chosen.value_type.name != type_name:
-            raise InvalidValue(Code.FORMAT_NOT_ALLOWED, f"type {chosen.value_type.name} with format {chosen.name}")
+            whose = "" if name is not None else ", which this route gives the value"
+            expected = f"type {chosen.value_type.name} with format {chosen.name}{whose}"
+            raise InvalidValue(Code.FORMAT_NOT_ALLOWED, expected)
         return chosen
 
     def _not_allowed(self, expected: str) -> InvalidValue:

@@ -21,6 +21,7 @@ import msgspec
 from msgspec import inspect
 from msgspec.structs import FieldInfo, fields
 
+from token_worker.acra.value_types import TYPES
 from token_worker.errors import SettingsError
 from token_worker.redis.address import RedisSettings, parse
 from token_worker.settings.options import (
@@ -231,13 +232,17 @@ class _Loader:
         head = self._converted(
             FormatHead, {name: given.get(name) for name in ("name", "kind")}, lambda member: f"{label}.{member}"
         )
+        if head.get("name") in TYPES:
+            self.problems.append(f"{label}.name: is the name of a type; choose another")
+        elif "name" in head:
+            label += f" ({head['name']})"
         kind = KINDS.get(head.get("kind", ""))
         if kind is None:
             return None
         known = kind.parameters_type.__struct_fields__
         parameters = {name: value for name, value in given.items() if name not in FormatHead.__struct_fields__}
         for name in sorted(parameters.keys() - set(known)):
-            text = f"kind {kind.kind} has no parameter {name!r}; the nearest is {_nearest(name, known)!r}"
+            text = f"kind {kind.kind} has no parameter {name!r}; it has {', '.join(sorted(known))}"
             self.problems.append(f"{label}: {text}")
         members = self._converted(kind.parameters_type, parameters, lambda member: f"{label}.{member}")
         if len(self.problems) > problems_before:

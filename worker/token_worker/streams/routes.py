@@ -249,8 +249,13 @@ def check_formats(routes: Iterable[Route], known: Collection[str]) -> Iterator[s
         named |= {f"allowed_formats[{at}]": name for at, name in enumerate(route.allowed_formats or ())}
         for member, name in named.items():
             if name not in known:
-                nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0)[0]
-                yield f"routes[{index}].{member}: there is no such format; the nearest is {nearest!r}"
+                near = difflib.get_close_matches(name, list(known), n=1)
+                hint = f"the nearest is {near[0]!r}" if near else f"there are {', '.join(sorted(known))}"
+                yield f"routes[{index}].{member}: there is no such format; {hint}"
+        if route.formats_required and not route.formats and route.allowed_formats == ():
+            yield f"routes[{index}].allowed_formats: is empty, so no value has the format that is required; name some"
+        if "" in route.formats:
+            yield f"routes[{index}].formats: a ref is missing; name a ref, or * for all others"
         if Op.TOKENIZE not in route.ops:
             for member, default in _FORMAT_DEFAULTS.items():
                 if getattr(route, member) != default:

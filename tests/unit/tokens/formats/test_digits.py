@@ -104,7 +104,7 @@ def test_short_values_are_refused() -> None:
 
 def test_formats_without_room_are_refused() -> None:
     """A format that keeps all digits of every value is refused at start."""
-    with pytest.raises(FormatError, match="no value can have so many tokens") as refused:
+    with pytest.raises(FormatError, match="no value can have") as refused:
         make("digits", keep_first=60, keep_last=4, min_space=1)
     assert refused.value.parameter == "min_space"
 

@@ -18,7 +18,8 @@ from token_worker.tokens.formats.phone_table import DEAD_PREFIXES, ZERO_IN_USE
 DERIVER = Deriver(bytes(range(32)), Owner("client", "shop-frontend"))
 CODES = [code.decode() for code in DEAD_PREFIXES]
 REGIONS = [*phonenumbers.SUPPORTED_REGIONS]
-EXPECTED = "a phone number with + and a known calling code, 7 to 15 digits"
+DIGITS = "a phone number with + and a known calling code, 7 to 15 digits"
+EXPECTED = f"{DIGITS}, with single spaces, hyphens or dots at most"
 
 
 def phone(**parameters: Any) -> Phone:
@@ -210,7 +211,7 @@ def test_tokens_are_accepted_as_values_on_purpose_only() -> None:
 def test_separators_can_be_refused(parameters: dict[str, Any]) -> None:
     """One number then has one spelling, so one token."""
     format_ = phone(**parameters)
-    assert format_.problem(b"+1 2025550143") == EXPECTED + ", without separators"
+    assert format_.problem(b"+1 2025550143") == f"{DIGITS}, without separators"
     assert format_.problem(b"+12025550143") is None
 
 

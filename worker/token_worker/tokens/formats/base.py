@@ -101,8 +101,10 @@ class Format(ABC, Generic[P, V]):
         members = {"kind": self.kind, "type": self.value_type.name, "version": self.version, **self._drawing()}
         self.field = lp(json.dumps(members, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
         self._min_space = parameters.min_space if isinstance(parameters, Parameters) else 1
-        if self._largest_space() < self._min_space:
-            raise FormatError("min_space", "no value can have so many tokens; lower it, or keep less of the value")
+        largest = self._largest_space()
+        if largest < self._min_space:
+            text = f"no value can have {self._min_space:,} tokens, at most {largest:,}"
+            raise FormatError("min_space", f"{text}; lower it, or keep less of the value")
 
     def problem(self, value: bytes) -> str | None:
         """Return what was expected instead of this value, to be read after "expected". None if the value fits."""

@@ -97,8 +97,8 @@ class Pan(Format[PanParameters, Written]):
             raise FormatError("refuse_tokens", "these tokens never pass the Luhn check that a value must; leave it out")
 
     def _expected(self) -> str:
-        how = ", without spaces and hyphens" if self._alone else ""
-        return f"13 to 19 digits that pass the Luhn check{how}"
+        how = "without separators" if self._alone else "with single spaces or hyphens at most"
+        return f"13 to 19 digits that pass the Luhn check, {how}"
 
     def _drawing(self) -> dict[str, str | int | bool]:
         return {"keep_first": self._keep_first, "keep_last": self._keep_last, "token": self._token}

@@ -88,8 +88,8 @@ class Phone(Format[PhoneParameters, Number]):
         super().__init__(name, parameters)
 
     def _expected(self) -> str:
-        how = ", without separators" if self._alone else ""
-        return f"a phone number with + and a known calling code, {_SHORTEST} to {_LONGEST} digits{how}"
+        how = "without separators" if self._alone else "with single spaces, hyphens or dots at most"
+        return f"a phone number with + and a known calling code, {_SHORTEST} to {_LONGEST} digits, {how}"
 
     def _drawing(self) -> dict[str, str | int | bool]:
         return {"keep_last": self._keep_last}
