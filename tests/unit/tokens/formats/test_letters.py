@@ -300,3 +300,19 @@ def test_stacks_of_marks() -> None:
         token = form.draw(_stream(random.randbytes(64)), value.encode()).decode()
         assert unicodedata.is_normalized("NFC", token)
         assert unicodedata.is_normalized("NFKC", token) or not unicodedata.is_normalized("NFKC", value)
+
+
+def test_letter_that_only_one_letter_could_replace_stays() -> None:
+    """After all these marks, of a-z only q is left to draw. So the letter stays, and nothing is drawn for it."""
+    form = make("letters")
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    marks = [chr(point) for point in range(0x300, 0x330) if any(_changes(chr(point), letter) for letter in letters)]
+    assert [letter for letter in letters if not any(_changes(mark, letter) for mark in marks)] == ["q"]
+    stays = "a" + "".join(marks)
+    assert problem(form, stays) == EXPECTED
+    assert form.space(f"b {stays}".encode()) == 26
+    assert all(token.endswith(f" {stays}") for token in tokens(form, f"b {stays}", 30))
+
+
+def _changes(mark: str, letter: str) -> bool:
+    return not unicodedata.normalize("NFC", letter + mark).startswith(letter)
