@@ -326,7 +326,8 @@ def take_file_through(stack: Stack, check: Check, columns: Sequence[Column], fil
     with TemporaryDirectory() as folder:
         tokens, back, again, errors = (Path(folder) / f"{name}{file.suffix}" for name in ("t", "b", "a", "errors"))
         do_file(stack, "tokenize", file, tokens, columns, errors)
-        problems = [json.loads(line) for line in errors.read_text().splitlines()] if errors.exists() else []
+        lines = errors.read_text().splitlines() if errors.exists() else []
+        problems = [line for line in map(json.loads, lines) if "code" in line]
         for problem in problems[:10]:
             place = f"row {problem['row']}" + (f", column {problem['column']}" if problem["column"] else "")
             console.print(f"  [red]{place}: {problem['code']}: {problem['message']}[/]", highlight=False)

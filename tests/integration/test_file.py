@@ -243,8 +243,8 @@ def test_many_rows_that_cannot_be_done_are_summed_up(stack: Stack, tmp_path: Pat
     assert done.returncode == 1
     assert done.stderr.endswith(
         "5,000 rows could not be done and are left out: wrong_form 5,000\n"
-        "  column b: wrong_form (5,000 rows, the first are 2, 3, 4): expected a whole number in decimal digits, without"
-        " a leading 0\n  all these rows: use --errors FILE\n"
+        "  column b: wrong_form (5,000 rows, the first are 2, 3, 4, 5, 6): expected a whole number in decimal digits,"
+        " without a leading 0\n  all these rows: use --errors FILE\n"
     )
 
 

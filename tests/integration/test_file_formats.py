@@ -115,7 +115,7 @@ def test_tokens_of_formats_go_there_and_back(stack: Stack, tmp_path: Path, name:
 
 
 def test_tokens_made_before_are_kept_and_told(stack: Stack, tmp_path: Path) -> None:
-    """A value keeps the token that it has. The summary says how many, by column; it is no error."""
+    """A value keeps the token that it has. The summary and the file of errors say in which rows; exit status 0."""
     stack.start_worker()
     before, source, first, tokens, back = (
         tmp_path / f"{name}.csv" for name in ("before", "in", "first", "out", "back")
@@ -127,10 +127,13 @@ def test_tokens_made_before_are_kept_and_told(stack: Stack, tmp_path: Path) -> N
         ("tokenize", source, tokens, "card=pan"),
         ("detokenize", tokens, back, "card=pan"),
     ):
-        done = stack.run("file", op, str(path), str(out), "--column", column, *CLIENT)
+        errors = out.with_suffix(".errors")
+        done = stack.run("file", op, str(path), str(out), "--column", column, *CLIENT, "--errors", str(errors))
         assert done.returncode == 0, done.stderr
-        told = "column card: 2 values have tokens of another format, made before" in done.stderr
+        told = "card: 2 values have tokens of another format, made before (rows 2, 4)\n" in done.stderr
         assert told == (path == source)
+        notes = [json.loads(line) for line in errors.read_text().splitlines()]
+        assert notes == [{"row": row, "column": "card", "note": "format_other"} for row in (2, 4) if told]
     kept, drawn, again = (line.split(",")[0] for line in tokens.read_text().splitlines()[1:])
     assert kept == again == first.read_text().splitlines()[1]
     assert drawn.isdecimal()

@@ -1,24 +1,37 @@
 """What ``token-worker file`` prints at its end."""
 
 import io
+from pathlib import Path
 
 from rich.console import Console
 
 from token_worker.cli.file_view import View
-from token_worker.files.progress import Counts
+from token_worker.files.progress import Counts, OtherTokens
 
 
-def printed(counts: Counts) -> list[str]:
+def printed(counts: Counts, errors: Path | None = None) -> list[str]:
     out = io.StringIO()
-    View(Console(file=out)).end(counts)
+    View(Console(file=out)).end(counts, errors)
     return out.getvalue().splitlines()
 
 
 def test_tokens_of_another_format_are_told_by_column() -> None:
-    """The last lines say how many values of each column kept a token of another format. Without any, there are none."""
-    told = printed(Counts(rows=3, other_format={"card": 1234, "\x1b[31mname": 1}))
-    assert told[1:] == [
-        "column card: 1,234 values have tokens of another format, made before",
-        "column ?[31mname: 1 values have tokens of another format, made before",
+    """The last lines say how many values of each column have such tokens, the first rows, and the ways out."""
+    others = {
+        "card": OtherTokens(1234, [2, 3, 5, 8, 9]),
+        "iban": OtherTokens(2, [3, 4]),
+        "\x1b[31mname": OtherTokens(1, [7]),
+    }
+    told = printed(Counts(rows=3, other_format=others))
+    assert told[1:4] == [
+        "column card: 1,234 values have tokens of another format, made before (the first rows are 2, 3, 5, 8, 9)",
+        "column iban: 2 values have tokens of another format, made before (rows 3, 4)",
+        "column ?[31mname: 1 values have tokens of another format, made before (row 7)",
+    ]
+    assert "`token-worker tokens remove`" in told[4]
+    assert 'on_other = "refuse"' in told[5]
+    assert told[6:] == ["  all these rows: use --errors FILE"]
+    assert printed(Counts(rows=3, other_format=others), Path("left-out.jsonl"))[6:] == [
+        "  all these rows: left-out.jsonl"
     ]
     assert len(printed(Counts(rows=3))) == 1

@@ -5,7 +5,6 @@ import csv
 import encodings.aliases
 import io
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any
@@ -38,14 +37,15 @@ def rows(data: bytes, dialect: Dialect = COMMA) -> list[bytes]:
 def through(form: RowFormat, lines: Sequence[bytes], answer: Callable[[Any], Any], *, dedupe: bool = True) -> Finished:
     """All rows changed, as one."""
     output, problems, lost, empty = b"", [], 0, 0
-    other_format: Counter[str] = Counter()
+    other_format: dict[str, list[int]] = {}
     for chunk in chunks(form, [lines], 0, dedupe=dedupe):
         done = chunk.finish([answer(value) for _, value, *_ in chunk.items])
         output += done.output
         problems += done.problems
         lost += done.lost
         empty += done.empty
-        other_format.update(done.other_format)
+        for column, numbers in done.other_format.items():
+            other_format.setdefault(column, []).extend(numbers)
     return Finished(output, problems, lost, empty, other_format)
 
 
@@ -507,8 +507,8 @@ def test_items_have_the_format_of_their_column() -> None:
 
 
 @pytest.mark.parametrize("dedupe", [True, False])
-def test_tokens_of_another_format_are_counted_by_column(dedupe: bool) -> None:
-    """Each cell of a row in the output counts, also where a value occurs again. The tokens are written."""
+def test_tokens_of_another_format_are_told_by_column_and_row(dedupe: bool) -> None:
+    """Each cell of a row in the output is told, also where a value occurs again. The tokens are written."""
     form, lines = delimited(b"a,b\nx,1\nx,2\ny,x\n,\nx,bad\n", "a=str", "b=str")
 
     def answer(value: str) -> Any:
@@ -522,16 +522,16 @@ def test_tokens_of_another_format_are_counted_by_column(dedupe: bool) -> None:
 
     done = through(form, lines, answer, dedupe=dedupe)
     assert done.output == b"tx,t1\ntx,2\ny,tx\n,\n"
-    assert done.other_format == {"a": 2, "b": 2}
+    assert done.other_format == {"a": [1, 2], "b": [1, 3]}
     assert [(problem.row, problem.column, problem.code) for problem in done.problems] == [(5, "b", "format_conflict")]
 
 
-def test_tokens_of_another_format_in_lists_are_counted() -> None:
-    """Each element counts, and the JSON text is written as usual."""
+def test_tokens_of_another_format_in_lists_are_told() -> None:
+    """Each element is told with its row, and the JSON text is written as usual."""
     lines = [b'{"l":["x","y","x"]}\n', b'{"l":["x"]}\n']
     done = through(json_form("l[]=str", some=lines), lines, lambda value: OtherFormat("t") if value == "x" else value)
     assert done.output == b'{"l":["t","y","t"]}\n{"l":["t"]}\n'
-    assert done.other_format == {"l[]": 3}
+    assert done.other_format == {"l[]": [1, 1, 2]}
 
 
 @pytest.mark.parametrize(

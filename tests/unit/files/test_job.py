@@ -2,8 +2,10 @@
 
 import fcntl
 import io
+import json
 import sys
 import threading
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from token_worker.files.columns import Column, SentItem
 from token_worker.files.inputs import open_input
 from token_worker.files.job import Job
 from token_worker.files.output_paths import OutputPaths
-from token_worker.files.progress import JobOptions
+from token_worker.files.progress import JobOptions, OtherTokens
 from token_worker.files.sending import Client
 
 COLUMN = Column("a", "str")
@@ -111,10 +113,10 @@ def test_a_run_is_not_continued_with_another_format(source: Path, places: Output
 
 def test_counts_of_another_format_are_kept_in_the_progress(source: Path, places: OutputPaths) -> None:
     """A resumed run tells the tokens of the whole run, those before the interruption included."""
-    seen: list[dict[str, int]] = []
+    seen: list[dict[str, OtherTokens]] = []
 
     def watch(far: progress.JobProgress, *_: Any) -> None:
-        seen.append({**far.counts.other_format})
+        seen.append(deepcopy(far.counts.other_format))
         if len(seen) == 2:
             raise CheckFailed("far enough")
 
@@ -123,10 +125,23 @@ def test_counts_of_another_format_are_kept_in_the_progress(source: Path, places:
         run(source, places, client=client, watch=watch)
     saved = progress.load(places.progress)
     assert saved is not None
-    assert saved.counts.other_format == seen[1] == {"a": 9}
+    first = [2, 3, 4, 5, 6]
+    assert saved.counts.other_format == seen[1] == {"a": OtherTokens(9, first)}
     run(source, places, client=client, watch=watch, resume=True)
-    assert seen[2] == {"a": 9}
-    assert seen[-1] == {"a": file_kills.ROWS - 4}
+    assert seen[2] == {"a": OtherTokens(9, first)}
+    assert seen[-1] == {"a": OtherTokens(file_kills.ROWS - 4, first)}
+
+
+def test_rows_with_tokens_of_another_format_are_listed_with_the_errors(source: Path, places: OutputPaths) -> None:
+    """A row that is left out has a code. A row with such a token is in the output, and has a note instead."""
+    run(source, places, client=OtherClient())
+    lines = [json.loads(line) for line in places.errors.read_text().splitlines()] if places.errors else []
+    assert [line["row"] for line in lines] == sorted(line["row"] for line in lines)
+    notes = [line for line in lines if "code" not in line]
+    assert notes[0] == {"row": 2, "column": "a", "note": "format_other"}
+    assert len(notes) == file_kills.ROWS - 4
+    assert {*lines[0]} == {"row", "column", "note"}
+    assert {"row", "column", "code", "message"} in [{*line} for line in lines]
 
 
 class OtherClient(file_kills.Client):

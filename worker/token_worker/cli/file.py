@@ -107,7 +107,7 @@ def file(config: Path | None, /, **given: Any) -> None:
         raise OperatorError(str(error)) from None
     view = View(Console(stderr=True))
     counts = _run(settings, arguments, options, view)
-    view.end(counts)
+    view.end(counts, arguments.errors)
     if counts.lost:
         raise CheckFailed(summary(counts, arguments.errors))
 

@@ -14,6 +14,12 @@ from token_worker.files.progress import Counts, JobProgress
 REASONS_SHOWN = 20
 """Most reasons that the summary lists."""
 
+WAY_OUT = (
+    "  these values get new tokens once `token-worker tokens remove` has deleted the old ones for good;\n"
+    '  a route with on_other = "refuse" leaves such rows out, as errors'
+)
+"""What the user can do about tokens of another format."""
+
 
 class View:
     """Progress bar on a terminal, and lines for the user."""
@@ -35,7 +41,7 @@ class View:
             self._rows_before = progress.counts.rows
             self._bar.reset(self._task, total=total, completed=position, speed="")
         self._rows = progress.counts.rows - self._rows_before  # the speed is the speed of this run
-        others = sum(progress.counts.other_format.values())
+        others = sum(found.count for found in progress.counts.other_format.values())
         speed = self._speed(progress.counts.rows) + (f"; {others:,} tokens of another format" if others else "")
         self._bar.update(self._task, completed=position, speed=speed)
 
@@ -46,11 +52,23 @@ class View:
         """Print a line while the job runs."""
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def end(self, counts: Counts) -> None:
-        """Print the numbers of rows, and of tokens that have another format than the one of their column."""
+    def end(self, counts: Counts, errors: Path | None) -> None:
+        """Print the numbers of rows, and of tokens that have another format than the one of their column.
+
+        Args:
+            counts: the numbers.
+            errors: the file that lists the rows with such tokens.
+        """
         self.say(f"{self._speed(counts.rows)}; {counts.empty:,} empty cells kept; {counts.lost:,} rows left out")
-        for column, cells in counts.other_format.items():
-            self.say(f"column {format_names([column])}: {cells:,} values have tokens of another format, made before")
+        for column, found in counts.other_format.items():
+            first = "the first rows are" if found.count > len(found.rows) else "rows" if found.count > 1 else "row"
+            self.say(
+                f"column {format_names([column])}: {found.count:,} values have tokens of another format, made before"
+                f" ({first} {', '.join(map(str, found.rows))})"
+            )
+        if counts.other_format:
+            self.say(WAY_OUT)
+            self.say(_all_rows(errors))
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -73,5 +91,9 @@ def summary(counts: Counts, errors: Path | None) -> str:
         lines.append(f"  {where}: {reason.code} ({which}): {reason.message}")
     if len(counts.reasons) > REASONS_SHOWN:
         lines.append(f"  and {len(counts.reasons) - REASONS_SHOWN} more reasons")
-    lines.append("  all these rows: use --errors FILE" if errors is None else f"  all these rows: {errors}")
+    lines.append(_all_rows(errors))
     return "\n".join(lines)
+
+
+def _all_rows(errors: Path | None) -> str:
+    return "  all these rows: use --errors FILE" if errors is None else f"  all these rows: {errors}"

@@ -13,8 +13,9 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from operator import itemgetter
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, Final, TextIO
 
 import msgspec
 
@@ -25,11 +26,14 @@ from token_worker.files.compressed import compress
 from token_worker.files.inputs import Input, open_input
 from token_worker.files.output_paths import OutputPaths, open_at, require_new
 from token_worker.files.progress import Counts, JobOptions, JobProgress, source_of, sync_folder
-from token_worker.files.rows import Finished, Problem
+from token_worker.files.rows import Finished
 from token_worker.files.sending import Client, Sender
 
 SAVE_SECONDS = 1.0
 """Time between two saves of the progress. A killed run repeats at most the rows of this time."""
+
+OTHER_FORMAT: Final = "format_other"
+"""Note on a row in the output: a token in it was made before in another format."""
 
 
 class Job:
@@ -197,7 +201,7 @@ class Job:
                 finished = chunk.finish(answers)
                 _write(out, finished.output)
                 if errors is not None:
-                    progress.errors += _write(errors, b"".join(map(_line, finished.problems)))
+                    progress.errors += _write(errors, _lines(finished))
                 _count(progress, chunk.rows - chunk.blank, finished)
                 progress.output += len(finished.output)
                 progress.offset += chunk.input_size
@@ -242,8 +246,13 @@ def _write(file: BinaryIO, data: bytes) -> int:
     return len(data)
 
 
-def _line(problem: Problem) -> bytes:
-    return msgspec.json.encode(problem._asdict()) + b"\n"
+def _lines(finished: Finished) -> bytes:
+    """Return the lines for the file of errors, by row: a code for rows that are left out, a note for other rows."""
+    lines: list[dict[str, Any]] = [problem._asdict() for problem in finished.problems]
+    for column, rows in finished.other_format.items():
+        lines += [{"row": row, "column": column, "note": OTHER_FORMAT} for row in dict.fromkeys(rows)]
+    lines.sort(key=itemgetter("row"))
+    return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
 
 
 def _count(progress: JobProgress, rows: int, finished: Finished) -> None:
@@ -251,7 +260,7 @@ def _count(progress: JobProgress, rows: int, finished: Finished) -> None:
     counts.rows += rows
     counts.empty += finished.empty
     counts.lost += finished.lost
-    for column, cells in finished.other_format.items():
-        counts.other_format[column] = counts.other_format.get(column, 0) + cells
+    for column, rows_of_cells in finished.other_format.items():
+        counts.add_other(column, rows_of_cells)
     for problem in finished.problems:
         counts.add(*problem)

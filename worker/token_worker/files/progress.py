@@ -6,6 +6,8 @@ this position has been synced to disk. It contains no values. A digest of both e
 
 import hashlib
 import os
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,7 +61,7 @@ class Source(msgspec.Struct, frozen=True):
     digest: str
 
 
-FIRST_ROWS = 3
+FIRST_ROWS = 5
 """Most row numbers that are listed for one reason."""
 
 
@@ -81,6 +83,18 @@ class Reason(msgspec.Struct):
     rows: list[int] = []
 
 
+class OtherTokens(msgspec.Struct):
+    """Cells of a column whose tokens were made before in another format.
+
+    Attributes:
+        count: number of these cells.
+        rows: numbers of the first rows with such a cell.
+    """
+
+    count: int = 0
+    rows: list[int] = []
+
+
 class Counts(msgspec.Struct):
     """Numbers of rows so far.
 
@@ -95,10 +109,16 @@ class Counts(msgspec.Struct):
 
     rows: int = 0
     empty: int = 0
-    other_format: dict[str, int] = {}
+    other_format: dict[str, OtherTokens] = {}
     lost: int = 0
     problems: dict[str, int] = {}
     reasons: list[Reason] = []
+
+    def add_other(self, column: str, rows: Sequence[int]) -> None:
+        """Count cells whose tokens have another format, one for each of these rows. A row can occur several times."""
+        found = self.other_format.setdefault(column, OtherTokens())
+        found.count += len(rows)
+        found.rows = [*islice(dict.fromkeys([*found.rows, *rows]), FIRST_ROWS)]
 
     def add(self, row: int, column: str | None, code: str, message: str) -> None:
         """Count a problem of a row."""

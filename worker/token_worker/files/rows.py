@@ -115,14 +115,15 @@ class Finished(NamedTuple):
         problems: problems of the other rows, in order.
         lost: number of these rows.
         empty: number of cells that were kept because they are empty.
-        other_format: number of cells with tokens that were made before in another format, by column.
+        other_format: rows in the output with tokens that were made before in another format, by column: the number of
+            the row, once for each such cell.
     """
 
     output: bytes
     problems: list[Problem]
     lost: int
     empty: int
-    other_format: dict[str, int]
+    other_format: dict[str, list[int]]
 
 
 class _Problems:
@@ -141,10 +142,13 @@ class _Problems:
         self._by_place: dict[int, list[Problem]] = {}
 
     def add(self, place: int, column: str | None, error: RowError) -> None:
-        problem = Problem(self._row + 1 + place, column, error.code, error.message)
+        problem = Problem(self.row_number(place), column, error.code, error.message)
         problems = self._by_place.setdefault(place, [])
         if problem not in problems:  # two cells of one column may have the same problem
             problems.append(problem)
+
+    def row_number(self, place: int) -> int:
+        return self._row + 1 + place
 
     def add_cells(self, column: int, outcomes: Iterable[tuple[int, Any]]) -> None:
         """Add the outcomes that are errors; each outcome has the place of its row."""
@@ -275,7 +279,7 @@ class Chunk:
         done = self._problems.good_rows()
         output = row_format.encode_rows(columns, done)
         problems = self._problems.in_order()
-        return Finished(output, problems, done.count(False), self._count_empty(done), self._count_others(others, done))
+        return Finished(output, problems, done.count(False), self._count_empty(done), self._others(others, done))
 
     def _write_cells(self, column: int, sent: Sequence[Any], answers: Sequence[Answer]) -> list[Any]:
         """Return the new cell for each cell that was sent, or the ``RowError``."""
@@ -299,13 +303,13 @@ class Chunk:
             count += _count_cells(flat, empty, done)
         return count
 
-    def _count_others(self, others: Iterable[Collection[Any]], done: Sequence[bool]) -> dict[str, int]:
-        """Count the cells of the rows that are done, by column: cells whose token was made in another format."""
-        counts = {
-            column.name: _count_cells(parsed.flat, cells, done)
+    def _others(self, others: Iterable[Collection[Any]], done: Sequence[bool]) -> dict[str, list[int]]:
+        """Return the row of each cell whose token was made in another format, by column. All these rows are done."""
+        found = {
+            column.name: [*map(self._problems.row_number, _rows_of_cells(parsed.flat, cells, done))]
             for column, parsed, cells in zip(self._format.columns, self._parsed.columns, others, strict=True)
         }
-        return {name: count for name, count in counts.items() if count}
+        return {name: rows for name, rows in found.items() if rows}
 
 
 def _split_rows(
@@ -349,6 +353,14 @@ def _flatten(cells: Sequence[Any]) -> FlatColumn:
 def _count_cells(flat: FlatColumn, wanted: Collection[Any], done: Sequence[bool]) -> int:
     """Count the cells of a column that are among the wanted ones, in the rows that are done."""
     return sum(map(wanted.__contains__, compress(flat.cells, flat.of_rows(done)))) if wanted else 0
+
+
+def _rows_of_cells(flat: FlatColumn, wanted: Collection[Any], done: Sequence[bool]) -> list[int]:
+    """Return the place of the row of each cell that is among the wanted ones, in the rows that are done."""
+    if not wanted:
+        return []
+    cells = compress(zip(flat.cells, flat.rows, strict=True), flat.of_rows(done))
+    return [row for cell, row in cells if cell in wanted]
 
 
 def _regroup(flat: Iterable[Any], before: Iterable[Any]) -> list[Any]:
