@@ -36,7 +36,7 @@ SAMPLE = 15_000
 OF_REQUESTS = {
     *(REASONS | {"ok"}),
     *("invalid_request", "unknown_type", "value_out_of_range", "value_too_large", "invalid_email", "unknown_client"),
-    *("unknown_zone", "forbidden", "token_not_found", "key_unreadable", "expired"),
+    *("unknown_zone", "forbidden", "token_not_found", "key_unreadable", "expired", "format_not_allowed"),
 }
 """All outcomes that hostile requests have to reach."""
 

@@ -49,8 +49,10 @@ def token(source: Source, value: str, definition: Mapping[str, Any]) -> str:
         end = at + 1
         while end < len(value) and value[end] not in classes:
             end += 1
+        choice = classes[old]
         unfit = {letter for point in value[at + 1 : end] for letter in changed.get(point, ())}
-        choice = [letter for letter in classes[old] if letter not in unfit]
+        if unfit:
+            choice = [letter for letter in choice if letter not in unfit]
         if len(choice) > 1:
             written[at] = choice[source.below(len(choice))]
     return "".join(written)

@@ -197,7 +197,7 @@ class Biased:
 @pytest.mark.parametrize(
     ("name", "value", "candidates"),
     [
-        ("str", b"a", 4096),
+        ("str", b"a", 16 * 62),
         ("str", b"ab", 256),
         ("str", "é".encode(), 256),
         ("bytes", b"\0", 4096),
@@ -208,13 +208,13 @@ class Biased:
     ],
 )
 def test_number_of_candidates_without_a_format(name: str, value: bytes, candidates: int) -> None:
-    """Only text and bytes of one byte have so few tokens that there are more candidates."""
+    """Only text and bytes of one byte have so few tokens that there are 16 candidates for each."""
     assert derivation.tries(PLAIN[name].space(value)) == candidates
 
 
-def test_more_candidates_up_to_1024_tokens() -> None:
-    """A value that can have 1,024 tokens has more candidates, one that can have 1,025 has not."""
-    assert (derivation.tries(1024), derivation.tries(1025)) == (4096, 256)
+def test_number_of_candidates_by_the_space() -> None:
+    """A value that can have up to 256 tokens has 16 candidates for each. With more tokens there are 256 in all."""
+    assert [derivation.tries(space) for space in (1, 100, 256, 257, 10**9)] == [16, 1600, 4096, 256, 256]
 
 
 def test_a_number_below_1_takes_one_byte() -> None:

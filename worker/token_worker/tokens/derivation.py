@@ -32,12 +32,12 @@ the original), ``item`` the item's place in the request from 0 (0 without ``item
 token again.
 
 **Counter.** Starts at 0 and moves on by one when the candidate equals the value, or is the token of another value.
-There are at most 256 candidates (counters 0 to 255), or 4096 if the *space* of the value is at most 1024. If all of
-them are passed over, and the token has no format, the value itself may become the token, if it is among the candidates
-and not the token of another value.
+There are 256 candidates (counters 0 to 255), or if the *space* of the value is at most 256, 16 times its space. If all
+of them are passed over, and the token has no format, the value itself may become the token, if it is among the
+candidates and not the token of another value.
 
 **Space.** The number of tokens that a value can have. With a format, the docstring of the kind says it under *Space*.
-Without a format, it is 62 for a ``str`` of one byte, 256 for ``bytes`` of one byte, and above 1024 for longer values.
+Without a format, it is 62 for a ``str`` of one byte, 256 for ``bytes`` of one byte, and above 256 for longer values.
 (An empty value has no candidate but itself.)
 
 **Bytes.** A token is drawn from a stream of bytes. The first 64 are D. Let E be the 64 bytes of HMAC-SHA-512 over D,
@@ -93,8 +93,9 @@ DOMAINS = (b".com", b".net", b".org", b".edu", b".info", *TWO_LETTER_DOMAINS)
 _LOCAL_PART_LIMIT = 64
 _LABEL_LIMIT = 63
 
-SMALL_SPACE: Final = 1024
-"""Most tokens of a space in which nearly every token is met before a value is refused for want of a token."""
+SMALL_SPACE: Final = 256
+"""Most tokens of a space of which every token is a candidate, but for one in ten millions. Beyond it, a value for which
+no token is free would take too long: a space that is full is asked for again and again."""
 
 LARGE_SPACE: Final = 2**64
 """Stands for any number of tokens that is too large to matter."""
@@ -112,8 +113,8 @@ class Origin(NamedTuple):
 
 
 def tries(space: int) -> int:
-    """Return the number of candidates of a value that can have ``space`` tokens. These meet nearly all of a few."""
-    return 4096 if space <= SMALL_SPACE else 256
+    """Return the number of candidates of a value that can have ``space`` tokens."""
+    return 16 * space if space <= SMALL_SPACE else 256
 
 
 def lp(data: bytes) -> bytes:
