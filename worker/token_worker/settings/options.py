@@ -204,7 +204,10 @@ class FormatHead(msgspec.Struct, frozen=True, kw_only=True):
         kind: name of the kind.
     """
 
-    name: Annotated[Annotated[str, Meta(pattern=r"^[!-~]+\Z", max_length=64)], Meta(description="its name")]
+    name: Annotated[
+        Annotated[str, Meta(pattern=r"^[!-9;<>-~]+\Z", max_length=64)],
+        Meta(extra={"expected": "1 to 64 printable ASCII characters without spaces, = and :"}),
+    ]
     kind: Annotated[
         Annotated[str, Meta(pattern=rf"^({'|'.join(KINDS)})\Z")],
         Meta(extra={"expected": f"one of {', '.join(KINDS)}"}),
