@@ -157,7 +157,8 @@ def test_routes_may_refuse_tokens_of_another_format(stack: Stack, tmp_path: Path
         (2, "card", "format_conflict"),
         (4, "card", "value_out_of_range"),
     ]
-    assert "13 to 19 digits that pass the Luhn check" in lines[1]["message"]
+    assert lines[1]["message"].startswith("expected 13 to 19 digits that pass the Luhn check")
+    assert "$" not in done.stderr
     assert len(tokens.read_text().splitlines()) == 2
 
 
@@ -170,8 +171,7 @@ def test_formats_that_workers_do_not_allow_end_the_run(stack: Stack, tmp_path: P
         "file", "tokenize", str(source), str(tokens), *options({"card": "str:theirs", "email": "email"}), *CLIENT
     )
     assert done.returncode == 1
-    assert "the workers refuse: format_not_allowed: " in done.stderr
-    assert "expected a format that this route allows: " in done.stderr
+    assert "the workers refuse: format_not_allowed: expected a format that this route allows: " in done.stderr
     assert [*tmp_path.iterdir()] == [source]
 
 

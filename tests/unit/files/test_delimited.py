@@ -526,6 +526,22 @@ def test_tokens_of_another_format_are_told_by_column_and_row(dedupe: bool) -> No
     assert [(problem.row, problem.column, problem.code) for problem in done.problems] == [(5, "b", "format_conflict")]
 
 
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("$.items[292].value: expected 13 to 19 digits", "expected 13 to 19 digits"),
+        ("$.items[0]: expected an object", "expected an object"),
+        ("a reason", "a reason"),
+        ("expected $.items[0].value: or so", "expected $.items[0].value: or so"),
+    ],
+)
+def test_problems_have_no_path_in_the_request(message: str, expected: str) -> None:
+    """The number of an item in its request says nothing to the user of a file. Row and column are told instead."""
+    form, lines = delimited(b"a\nx\n", "a=str")
+    [problem] = through(form, lines, lambda _: refusal("value_out_of_range", message)).problems
+    assert problem == (1, "a", "value_out_of_range", expected)
+
+
 def test_tokens_of_another_format_in_lists_are_told() -> None:
     """Each element is told with its row, and the JSON text is written as usual."""
     lines = [b'{"l":["x","y","x"]}\n', b'{"l":["x"]}\n']

@@ -112,7 +112,7 @@ def test_answers_that_stay_are_not_asked_for_again() -> None:
 
 def test_a_format_that_is_not_allowed_ends_the_run() -> None:
     """It is refused for every value of its column, so nothing more is sent; the refusal of the worker is told."""
-    refused = refusal("format_not_allowed", "expected a format that this route allows: pan")
+    refused = refusal("format_not_allowed", "$.items[7].format: expected a format that this route allows: pan")
     client = Client(lambda _: ["A", refused])
     with pytest.raises(CheckFailed, match="the workers refuse: format_not_allowed: expected a format"):
         answers(client, some("ab", "c"))

@@ -20,6 +20,9 @@ SentItem = Item | tuple[TypeName, Value]
 
 _WHOLE_NUMBER = re.compile("0|-?[1-9][0-9]{0,99}")
 
+_ITEM_PATH = re.compile(r"\$\.items\[[0-9]+\][.\w]*: ")
+"""Path of an item or its member at the beginning of a message, such as ``$.items[3].value: ``."""
+
 NAMES_SHOWN = 50
 """Most names in a message."""
 
@@ -64,6 +67,12 @@ def format_names(names: Iterable[str]) -> str:
     """List names of columns in a message. Characters that would control a terminal are replaced."""
     shown = islice(names, NAMES_SHOWN)
     return ", ".join("".join(char if char.isprintable() else "?" for char in name) for name in shown)
+
+
+def without_path(message: str) -> str:
+    """Return the message of an answer without the path in the request. Users of files know rows and columns instead."""
+    path = _ITEM_PATH.match(message)
+    return message if path is None else message[path.end() :]
 
 
 def check_number(value: int, type_name: str) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, Protocol, Self
 from token_worker.chunks import bounded_chunks
 from token_worker.client import Answer, Item, OtherFormat, RequestRefused, Value
 from token_worker.contract.messages import TypeName
-from token_worker.files.columns import Column, RowError, SentItem
+from token_worker.files.columns import Column, RowError, SentItem, without_path
 
 CHUNK_ITEMS = 1000
 """Most cells in a chunk, unless a single row has more. By default a request may have as many items."""
@@ -287,7 +287,7 @@ class Chunk:
         written: list[Any] = []
         for cell, answer in zip(sent, answers, strict=True):
             if isinstance(answer, RequestRefused):
-                written.append(RowError(answer.code, answer.message))
+                written.append(RowError(answer.code, without_path(answer.message)))
                 continue
             try:
                 written.append(write(answer, cell, column))

@@ -24,7 +24,7 @@ from token_worker.client import (
 )
 from token_worker.contract.messages import Op
 from token_worker.errors import CheckFailed, Code, Retry, TokenWorkerError, Unavailable
-from token_worker.files.columns import SentItem
+from token_worker.files.columns import SentItem, without_path
 from token_worker.files.rows import Chunk
 
 CHUNKS_IN_FLIGHT = 16
@@ -137,7 +137,7 @@ class Sender:
                 answers[place] = answer
         for answer in answers:
             if isinstance(answer, RequestRefused) and answer.code == Code.FORMAT_NOT_ALLOWED:
-                raise CheckFailed(f"the workers refuse: {answer}")
+                raise CheckFailed(f"the workers refuse: {answer.code}: {without_path(answer.message)}")
         return answers
 
     def _wait_for(self, items: Sequence[SentItem], future: Future[list[Answer]]) -> list[Answer]:
