@@ -62,15 +62,12 @@ def read_kind(text: str, formats: Mapping[str, AnyFormat]) -> Kind:
         return Kind(found.value_type.name, text)
     type_name, colon, format_name = text.partition(":")
     if not colon:
-        shown = format_names([text]) or "nothing"
-        nearest = difflib.get_close_matches(text, [*TypeName, *formats], n=1)
-        hint = "".join(f", the nearest is {name}" for name in nearest)
         own = "a format that only the workers know needs its type, such as str:NAME"
-        raise ValueError(f"{shown} is neither a type nor a format{hint}; {known(formats)}; {own}")
-    if type_name not in FORMAT_TYPES:
         raise ValueError(
-            f"only {' and '.join(FORMAT_TYPES)} have formats, not {format_names([type_name]) or 'nothing'}"
+            f"{shown(text)} is neither a type nor a format{nearest(text, formats)}; {known(formats)}; {own}"
         )
+    if type_name not in FORMAT_TYPES:
+        raise ValueError(f"only {' and '.join(FORMAT_TYPES)} have formats, not {shown(type_name)}")
     if not (0 < len(format_name) <= MAX_FORMAT_CHARACTERS and format_name.isprintable()):
         raise ValueError(
             f"expected the name of a format after the colon, of at most {MAX_FORMAT_CHARACTERS} characters"
@@ -79,6 +76,17 @@ def read_kind(text: str, formats: Mapping[str, AnyFormat]) -> Kind:
     if found is not None and found.value_type.name != type_name:
         raise ValueError(f"{format_name} is a format of type {found.value_type.name}")
     return Kind(type_name, format_name)
+
+
+def shown(text: str) -> str:
+    """Return a text that the user gave, for a message."""
+    return format_names([text]) or "nothing"
+
+
+def nearest(text: str, formats: Mapping[str, AnyFormat]) -> str:
+    """Return a hint at the type or the format with the most similar name, if there is one."""
+    found = difflib.get_close_matches(text, [*TypeName, *formats], n=1)
+    return "".join(f", the nearest is {name}" for name in found)
 
 
 def known(formats: Mapping[str, AnyFormat]) -> str:

@@ -3,6 +3,7 @@
 import os
 import secrets
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,17 @@ import click
 import msgspec
 
 from token_worker.acra.value_types import TYPES
+from token_worker.cli.file_columns import known, nearest, shown
 from token_worker.cli.terminal import parse_text, read_text
 from token_worker.contract.messages import Op, TypeName
 from token_worker.errors import ServerError, TokenWorkerError, Unavailable
 from token_worker.redis.connect import make_link
 from token_worker.redis.link import Link
 from token_worker.settings import load
-from token_worker.settings.options import Settings
 from token_worker.streams.clock import ServerClock
 from token_worker.streams.routes import Route, own_reply_stream, route_for
 from token_worker.streams.strays import EARLIER_MS, REFUSED_SECONDS, Strays
+from token_worker.tokens.formats import AnyFormat
 
 WAIT_MS = 1000
 """Longest wait of one read. It is shorter than the time-out of the socket."""
@@ -34,7 +36,7 @@ WAIT_MS = 1000
 @click.option(
     "--type",
     "type_name",
-    type=click.Choice([name.value for name in TypeName]),
+    metavar=f"[{'|'.join(TypeName)}]",
     help="Type of the value. Needed unless --format names a format that these settings know.",
 )
 @click.option("--format", "format_name", metavar="NAME", help="Format of the token, one that the route allows.")
@@ -74,7 +76,7 @@ def request(
     if format_name is not None and op == Op.DETOKENIZE:
         raise click.UsageError("--format is only for tokenize: a token is found without its format")
     settings = load(os.environ, config)
-    type_name = type_name or _type_of(settings, format_name)
+    type_name = _type_of(settings.formats, Op(op), type_name, format_name)
     if as_bytes and TYPES[type_name].is_number:
         raise click.UsageError("--as-bytes is for str, email and bytes")
     try:
@@ -103,14 +105,30 @@ def request(
         raise SystemExit(1)
 
 
-def _type_of(settings: Settings, format_name: str | None) -> str:
-    """Return the type of a format that the settings know."""
+def _type_of(formats: Mapping[str, AnyFormat], op: Op, type_name: str | None, format_name: str | None) -> str:
+    """Return the given type, or the type of a format that the settings know.
+
+    Raises:
+        click.UsageError: there is no such type, or none is given and the settings do not know the format.
+    """
+    if format_name in list(TypeName):
+        raise click.UsageError(f"{format_name} is a type, not a format: --type {format_name}")
+    if type_name in list(TypeName):
+        return str(type_name)
+    if found := formats.get(type_name or ""):
+        option = f"--format {type_name}" if op == Op.TOKENIZE else f"--type {found.value_type.name}"
+        raise click.UsageError(f"{type_name} is a format, not a type: {option}")
+    if type_name is not None:
+        raise click.UsageError(f"there is no type {shown(type_name)}{nearest(type_name, formats)}; {known(formats)}")
     if format_name is None:
-        raise click.UsageError("--type is needed")
-    known = settings.formats.get(format_name)
-    if known is None:
-        raise click.UsageError(f"--type is needed: these settings have no format {format_name!r}")
-    return known.value_type.name
+        needed = "--type or --format is" if op == Op.TOKENIZE else "--type is"
+        raise click.UsageError(f"{needed} needed; {known(formats)}")
+    if format_name not in formats:
+        raise click.UsageError(
+            f"these settings have no format {shown(format_name)}{nearest(format_name, formats)}; {known(formats)};"
+            " a format that only the workers know needs --type"
+        )
+    return formats[format_name].value_type.name
 
 
 def _exchange(link: Link, route: Route, message: dict[str, Any], timeout_seconds: float) -> bytes:
