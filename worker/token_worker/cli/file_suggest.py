@@ -59,12 +59,18 @@ def ask(options: JobOptions, formats: Mapping[str, AnyFormat], source: str, out:
 
 
 def _show(found: Sequence[Suggestion]) -> None:
-    table = Table("", "column", "type or format", "offered", "why", "examples, masked", box=box.SIMPLE)
+    """Print the table. It is readable in 80 columns, so each reason has the line above its examples."""
+    table = Table("", box=box.SIMPLE)
+    table.add_column("column", overflow="fold")
+    table.add_column("type or\nformat", no_wrap=True)
+    table.add_column("offered", no_wrap=True)
+    table.add_column("why, and masked examples", overflow="fold")
     for number, guess in enumerate(found, 1):
         kind = guess.format or guess.type or guess.kind or "-"
         offered = "yes" if guess.is_offered else ""
         name = format_names([guess.name])
-        table.add_row(str(number), name, kind, offered, guess.why, "  ".join(guess.examples))
+        examples = f"\ne.g. {'  '.join(guess.examples)}" if guess.examples else ""
+        table.add_row(str(number), name, kind, offered, guess.why + examples)
     table_console().print(table)
 
 
