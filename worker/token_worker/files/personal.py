@@ -76,16 +76,19 @@ DETECTORS: dict[str, Callable[[str], bool]] = {
 
 _WORDS = {
     "a name": "firstname lastname surname forename fullname givenname familyname middlename maidenname cardholder"
-    " vorname nachname familienname prenom nom apellido apellidos nombre cognome achternaam voornaam",
-    "an e-mail address": "email emails mail courriel correo",
-    "a telephone number": "phone phones telephone tel mobile cell cellphone fax msisdn telefon telefono handy",
-    "an address": "address addresses addr street strasse adresse direccion indirizzo postcode zip zipcode postal"
-    " postalcode plz",
-    "a number of an account or card": "iban pan card creditcard cc ccnumber cvv cvc bic account konto kontonummer",
+    " fname lname vorname nachname familienname geburtsname prenom nom apellido apellidos nombre cognome achternaam"
+    " voornaam",
+    "an e-mail address": "email emails emailaddress emailadresse mail mailadresse courriel correo",
+    "a telephone number": "phone phones phonenumber telephone tel mobile mobilenumber cell cellphone fax msisdn telefon"
+    " telefono telefonnummer mobil handy handynummer",
+    "an address": "address addresses addr street strasse straße adresse anschrift direccion indirizzo postcode zip"
+    " zipcode postal postalcode plz",
+    "a number of an account or card": "iban pan card cardnumber creditcard cc ccnumber cvv cvc bic account konto"
+    " kontonummer kreditkarte kreditkartennummer kartennummer",
     "a social security number": "ssn socialsecurity socialsecuritynumber",
     "a number of a person": "nino passport taxid tin nationalid nif dni cpf curp steuernummer driverlicense"
     " driverslicense licenseplate imei",
-    DATE_OF_BIRTH: "birth birthday birthdate dob geburtsdatum geburtstag naissance nacimiento",
+    DATE_OF_BIRTH: "birth birthday birthdate dob born geboren geburtsdatum geburtstag naissance nacimiento",
     "an address of a machine": "ip ipaddress ipaddr",
     "a user": "username login userlogin nickname",
 }

@@ -12,7 +12,7 @@ from token_worker.acra.value_types import EMAIL_BYTES
 from token_worker.contract.messages import TypeName
 from token_worker.files import personal
 from token_worker.files.columns import READ, RowError
-from token_worker.files.suggested_formats import NOTES, Fit, fitting_format, spellings_are_mixed
+from token_worker.files.suggested_formats import NOTES, Fit, fitting_format, mixed_spellings, near_miss
 from token_worker.tokens.formats import AnyFormat
 
 TEXTS = (TypeName.INT32, TypeName.INT64, TypeName.EMAIL, TypeName.STR)
@@ -20,8 +20,6 @@ TEXTS = (TypeName.INT32, TypeName.INT64, TypeName.EMAIL, TypeName.STR)
 
 IDENTIFIER_DIGITS = 9
 """Values of one length with at least so many digits are text."""
-
-MIXED = "spellings are mixed: different tokens for the same value"
 
 EXAMPLES_SHOWN = 2
 EXAMPLE_CHARACTERS = 30
@@ -92,8 +90,13 @@ def _suggestion(name: str, sample: Sample, formats: Mapping[str, AnyFormat]) -> 
         why = "; ".join([why, *_notes(values, fit)])
     elif kind is None:
         why += "; no type fits all its values"
-    elif meaning == personal.DATE_OF_BIRTH and personal.are_dates(values):
-        why += "; [[formats]] of kind date with a template can fit dates in this form"
+    else:
+        missed = near_miss(values, form or meaning, sample.types, formats)
+        if missed is not None and (missed.fitting or form):
+            share = f"{missed.fitting:,} of {len(values):,} distinct values fit {missed.format.name}"
+            why += f"; only {share}: expected {missed.expected}"
+        elif meaning == personal.DATE_OF_BIRTH and personal.are_dates(values):
+            why += "; [[formats]] of kind date with a template can fit dates in this form"
     format_name = fit and fit.format.name
     return Suggestion(name, kind, format_name, sample.kind, bool(kind and (form or meaning)), why, examples)
 
@@ -103,9 +106,9 @@ def _notes(values: Sequence[str], fit: Fit) -> Iterator[str]:
     if note := NOTES.get(fit.format.kind):
         yield note
     if fit.misfits:
-        yield f"{fit.misfits:,} of {len(values):,} values do not fit {fit.format.name}"
-    if spellings_are_mixed(values, fit.format.kind):
-        yield MIXED
+        yield f"{fit.misfits:,} of {len(values):,} distinct values do not fit {fit.format.name}: rows are left out"
+    if mixed := mixed_spellings(values, fit.format.kind):
+        yield f"mixed {' and '.join(mixed)}: different tokens for the same value"
 
 
 def _fits(kind: TypeName, values: Sequence[str], types: Sequence[TypeName]) -> bool:

@@ -1,7 +1,8 @@
 """Choose the format for a column by its values and by what they seem to be. Pure."""
 
 import re
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from token_worker.contract.messages import TypeName
@@ -52,11 +53,25 @@ class Fit(NamedTuple):
 
     Attributes:
         format: the format.
-        misfits: number of values that do not fit. Their rows would be left out.
+        misfits: number of values that the format refuses. Their rows would be left out.
     """
 
     format: AnyFormat
     misfits: int
+
+
+class NearMiss(NamedTuple):
+    """A format that what the data seem to be asks for, and that too few values fit.
+
+    Attributes:
+        format: the format.
+        fitting: number of values that fit.
+        expected: what most of the other values are not, to be read after "expected".
+    """
+
+    format: AnyFormat
+    fitting: int
+    expected: str
 
 
 def fitting_format(
@@ -70,39 +85,65 @@ def fitting_format(
         types: the types that the column may have.
         formats: the formats by name.
     """
-    kinds = BY_DATA.get(data or "", ()) + ANY_DATA
-    candidates = [found for kind in kinds for found in _of_kind(kind, formats) if found.value_type.name in types]
-    for candidate in candidates:
-        fitting = sum(_suits(candidate, value) for value in values)
-        if fitting >= MATCHING_SHARE * len(values):
-            return Fit(candidate, len(values) - fitting)
+    for candidate in _of_kinds(BY_DATA.get(data or "", ()) + ANY_DATA, types, formats):
+        suiting = sum(_unsuitable(candidate, value) is None for value in values)
+        if suiting >= MATCHING_SHARE * len(values):
+            return Fit(candidate, sum(_problem(candidate, value) is not None for value in values))
     return None
 
 
-def _of_kind(kind: str, formats: Mapping[str, AnyFormat]) -> list[AnyFormat]:
-    """Return the formats of a kind, first the one that has its name."""
-    return sorted((found for found in formats.values() if found.kind == kind), key=lambda found: found.name != kind)
+def near_miss(
+    values: Sequence[str], data: str | None, types: Collection[TypeName], formats: Mapping[str, AnyFormat]
+) -> NearMiss | None:
+    """Return the format that these data ask for and that most values fit, if ``fitting_format`` returns None.
+
+    ``digits`` is not one of them: it is the last resort of many data.
+    """
+    kinds = [kind for kind in BY_DATA.get(data or "", ()) if kind != "digits"]
+    best = None
+    for candidate in _of_kinds(kinds, types, formats):
+        expected = [text for value in values if (text := _unsuitable(candidate, value)) is not None]
+        fitting = len(values) - len(expected)
+        if expected and (best is None or fitting > best.fitting):
+            best = NearMiss(candidate, fitting, Counter(expected).most_common(1)[0][0])
+    return best
 
 
-def _suits(candidate: AnyFormat, value: str) -> bool:
-    """Return True if a value fits. Names with digits do not: ``letters`` would keep the digits."""
+def _of_kinds(
+    kinds: Iterable[str], types: Collection[TypeName], formats: Mapping[str, AnyFormat]
+) -> Iterator[AnyFormat]:
+    """Yield the formats of these kinds and types, in the order of the kinds. The one with the kind's name is first."""
+    for kind in kinds:
+        found = [form for form in formats.values() if form.kind == kind and form.value_type.name in types]
+        yield from sorted(found, key=lambda form: form.name != form.kind)
+
+
+def _problem(candidate: AnyFormat, value: str) -> str | None:
+    return candidate.problem(value.encode(errors="replace"))
+
+
+def _unsuitable(candidate: AnyFormat, value: str) -> str | None:
+    """Return what was expected instead of a value that makes a format a bad choice. ``letters`` would keep digits."""
     if candidate.kind == "letters" and _DIGIT.search(value):
-        return False
-    return candidate.problem(value.encode(errors="replace")) is None
+        return "text without digits, because letters keeps digits"
+    return _problem(candidate, value)
 
 
-def spellings_are_mixed(values: Sequence[str], kind: str) -> bool:
-    """Return True if values of a kind are written in several ways. Then one value may have several tokens."""
-    spelling = _SPELLING.get(kind)
-    return spelling is not None and len({spelling(value) for value in values} - {None}) > 1
+def mixed_spellings(values: Sequence[str], kind: str) -> list[str]:
+    """Return what differs in the spelling of these values, such as separators. One value may have several tokens."""
+    return [
+        aspect
+        for aspect, spelling in _SPELLINGS.get(kind, {}).items()
+        if len({spelling(value) for value in values} - {None}) > 1
+    ]
 
 
 def _separators(value: str) -> frozenset[str]:
     return frozenset(char for char in value if not char.isalnum() and char != "+")
 
 
-def _separators_and_case(value: str) -> Spelling:
-    return _separators(value), value.lower() == value, value.upper() == value
+def _case(value: str) -> Spelling:
+    return value.isupper() if value.lower() != value.upper() else None
 
 
 def _has_capitals(value: str) -> Spelling:
@@ -113,21 +154,25 @@ def _is_in_capitals(value: str) -> Spelling:
     return value.isupper() if sum(map(str.isalpha, value)) >= FEWEST_LETTERS else None
 
 
-def _separator_and_zone(value: str) -> Spelling:
+def _time_separator(value: str) -> Spelling:
+    return value[DATE_CHARACTERS : DATE_CHARACTERS + 1]
+
+
+def _zone(value: str) -> Spelling:
     zone = _ZONE.search(value, DATE_CHARACTERS)
-    return value[DATE_CHARACTERS : DATE_CHARACTERS + 1], zone and zone[0][:1] in "+-", zone and zone[0] == "z"
+    return "none" if zone is None else "offset" if zone[0][:1] in "+-" else zone[0]
 
 
-_SPELLING: Final[dict[str, Callable[[str], Spelling]]] = {
-    "pan": _separators,
-    "iban": _separators_and_case,
-    "ssn": _separators,
-    "phone": _separators,
-    "digits": _separators,
-    "uuid": _separators_and_case,
-    "date": _separators,
-    "datetime": _separator_and_zone,
-    "email-safe": _has_capitals,
-    "letters": _is_in_capitals,
+_SPELLINGS: Final[dict[str, dict[str, Callable[[str], Spelling]]]] = {
+    "pan": {"separators": _separators},
+    "iban": {"separators": _separators},
+    "ssn": {"separators": _separators},
+    "phone": {"separators": _separators},
+    "digits": {"separators": _separators},
+    "uuid": {"upper and lower case": _case},
+    "date": {"separators": _separators},
+    "datetime": {"separators": _time_separator, "time zones": _zone},
+    "email-safe": {"upper and lower case": _has_capitals},
+    "letters": {"upper and lower case": _is_in_capitals},
 }
-"""By kind: a function that tells the way in which a value is written."""
+"""By kind: what can differ in the spelling, and a function that tells in which way a value is written."""
