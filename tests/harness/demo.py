@@ -157,15 +157,14 @@ def refusals(columns: Sequence[Column], replies: Iterable[Reply]) -> Iterator[st
 
 
 def show(columns: Sequence[Column], before: Sequence[Record], after: Sequence[Record]) -> None:
-    """Some values and their tokens, side by side: a line for each column of two records."""
-    table = Table("column", "type or format", "value", "token", box=box.SIMPLE)
+    """Each value of two records, and its token on the next line: so 80 columns hold both without a cut."""
+    table = Table("column", "type or format", box=box.SIMPLE)
+    table.add_column("value, and its token", overflow="fold")
     for record, tokens in list(zip(before, after, strict=True))[:2]:
         for number, (column, value, token) in enumerate(zip(columns, record, tokens, strict=True), 1):
             kind = column.format or column.type
-            table.add_row(
-                escape(column.name), kind, escape(str(value)), f"[cyan]{escape(str(token))}[/]",
-                end_section=number == len(columns),
-            )  # fmt: skip
+            values_shown = f"{escape(str(value))}\n[cyan]{escape(str(token))}[/]"
+            table.add_row(escape(column.name), kind, values_shown, end_section=number == len(columns))
     console.print(table)
 
 

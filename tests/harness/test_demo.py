@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from harness import demo
 from harness.processes import Run
@@ -27,6 +28,21 @@ def test_demo_holds() -> None:
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("✓") == 5
     assert "✗" not in done.stdout
+
+
+def test_values_and_tokens_fit_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """UUIDs and long addresses stand whole in the table, each value with its token below it."""
+    console = Console(width=80)
+    monkeypatch.setattr(demo, "console", console)
+    [record] = demo.customers(1)
+    long = {"id": "9f1c2a34-0000-8000-8000-000000000001", "email": "v" * 30 + "@tokens.invalid"}
+    tokens = tuple(long.get(column.name, f"t-{column.name}") for column in demo.CUSTOMER)
+    with console.capture() as capture:
+        demo.show(demo.CUSTOMER, [record], [tokens])
+    shown = capture.get()
+    for value in (*map(str, record), *tokens):
+        assert value in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_demo_takes_a_file(tmp_path: Path) -> None:
