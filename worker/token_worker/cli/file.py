@@ -74,8 +74,8 @@ def read_seconds(_context: click.Context, _option: click.Parameter, given: float
               help="int64 in JSON Lines: turn a number into a number and a text into a text, both ways. Without it,"
               " all tokens are texts, because many programs round numbers of 19 digits.")  # fmt: skip
 @click.option("--errors", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-              help="File for the rows that could not be done, and for rows with tokens of another format, as JSON Lines,"
-              " without their values.")  # fmt: skip
+              help="File for the rows that could not be done, and for rows with tokens of another format, as JSON"
+              " Lines, without their values.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Continue a run that was interrupted.")
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option("--wait", "wait_seconds", type=click.FloatRange(min=0), default=300.0, callback=read_seconds,
