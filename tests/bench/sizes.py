@@ -17,6 +17,9 @@ class Sizes(msgspec.Struct, frozen=True):
         clients: clients that send in turn.
         large: number of requests of 1 MiB and 1,000 items.
         rows: number of rows in the file for the command.
+        loop: seconds of each closed or open loop, and of each load by a client.
+        open_rate: requests a second that stand for the closed loop's rate in the open loops; 0 for the rate measured.
+        listed: values of the list that one call of the client takes.
     """
 
     rounds: int = 5
@@ -29,6 +32,9 @@ class Sizes(msgspec.Struct, frozen=True):
     clients: int = 100_000
     large: int = 40
     rows: int = 100_000
+    loop: float = 1
+    open_rate: float = 0
+    listed: int = 100_000
 
     @property
     def few_rounds(self) -> int:
@@ -37,7 +43,18 @@ class Sizes(msgspec.Struct, frozen=True):
 
 
 QUICK = Sizes(
-    rounds=1, requests=400, acra=400, rate=500, seconds=0.5, idle=0.5, stored=20_000, clients=400, large=2, rows=2000
+    rounds=1,
+    requests=400,
+    acra=400,
+    rate=500,
+    seconds=0.5,
+    idle=0.5,
+    stored=20_000,
+    clients=400,
+    large=2,
+    rows=2000,
+    loop=0.04,
+    listed=2000,
 )
 """Sizes of a short run that tests the benchmark itself; its figures mean nothing."""
 

@@ -217,6 +217,14 @@ class Subject:
             for value in ([item["value"] for item in reply["items"]] if "items" in reply else [reply["value"]])
         ]
 
+    def tokens(self, values: Sequence[str]) -> list[str]:
+        """Tokenize these values by the workers that run."""
+        requests = payloads("tokenize", values, items=100)
+        self.clear("tokenize")
+        self.stack.send(requests, "tokenize:requests")
+        self._wait_for_replies("tokenize", len(requests), ())
+        return self.answers("tokenize", len(requests))
+
     def measure_checked(
         self,
         worker: int,

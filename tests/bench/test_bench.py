@@ -6,13 +6,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
 import pytest
 
-from bench import cpu, preload
+from bench import calls, cpu, load, preload
+from bench.calls import Calls
 from bench.figures import Row, Run, compare, row, text
+from bench.load import Loop, Order
+from bench.program import program
 from bench.sizes import QUICK
 from bench.subject import Subject, payloads, subject
 from harness.servers import Valkey
@@ -27,8 +31,17 @@ LITTLE = {
     "seconds": 0.2,
     "idle": 1.1,
     "rows": 500,
+    "loop": 0.02,
+    "listed": 300,
 }
 INFORM = {
+    "closed loop, refilled in one write: CPU of the worker: 512, null worker",
+    "closed loop, refilled in one write: mean batch of the worker: 64, known value, Acra's entry",
+    "closed loop, refilled one by one: p50: 1, new value",
+    "closed loop, refilled one by one: CPU of the load program: 64, null worker",
+    "open loop: p99: 60 % of its rate, detokenize",
+    "client, known values, two workers: calls: 64 threads that block, batch_ms=1, null worker",
+    "client, known values, two workers: a list of 300 values: CPU",
     "worker CPU, single requests: null worker",
     "worker CPU, requests of 100 items: null worker",
     "throughput of one worker: null worker",
@@ -39,6 +52,20 @@ INFORM = {
     "token-worker file, 500 rows of two columns: new value, CPU of the command",
 }
 GOALS = {
+    "closed loop, refilled in one write: CPU of the worker: 64, known value": "≤ 1.5 x null",
+    "closed loop, refilled in one write: CPU of the worker: 8, new value": "≤ 2 x null",
+    "closed loop, refilled in one write: CPU of the worker: 1, detokenize": "≤ 1.3 x null",
+    "closed loop, refilled in one write: throughput: 64, new value": "≥ 0.45 x null",
+    "closed loop, refilled in one write: p99: 64, known value": "≤ 2 x null",
+    "closed loop, refilled one by one: CPU of the worker: 64, new value": "≤ 2.5 x null",
+    "closed loop, refilled one by one: throughput: 64, known value": "≥ 0.7 x null",
+    "closed loop, refilled one by one: p99: 64, new value": "≤ 3 x null",
+    "client, known values, two workers: calls: submit, 512 in flight": "≥ 20000 calls/s",
+    "client, known values, two workers: calls: 64 threads that block": "≥ 8000 calls/s",
+    "client, known values, two workers: CPU: submit, 64 in flight": "≤ 40 µs a call",
+    "client, known values, two workers: CPU: async, 512 in flight": "≤ 60 µs a call",
+    "client, known values, two workers: p99: async, 64 in flight": "≤ 4 x p50",
+    "client, known values, two workers: a list of 300 values: values": "≥ 100000 values/s",
     "worker CPU, single requests: new value": "≤ 4 x null",
     "worker CPU, single requests: known value": "≤ 2 x null",
     "worker CPU, single requests: detokenize": "≤ 2 x null",
@@ -72,7 +99,7 @@ GOALS = {
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "bench", "--quick", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
 @pytest.fixture
@@ -169,6 +196,62 @@ def test_acras_entries_have_a_data_key_each(system: Subject) -> None:
     assert len({block[block.index(b'""""') + 12 :][:80] for block in blocks}) == 4
     worker = system.start_worker()
     assert system.measure_checked(worker.pid, "detokenize", [token], [value])[1] == [value]
+
+
+@pytest.mark.parametrize("limits", [{"in_flight": 3}, {"in_flight": 3, "one_by_one": True}, {"rate": 200.0}])
+def test_load_has_an_answer_to_each_request(system: Subject, limits: dict[str, Any]) -> None:
+    """A closed loop keeps no more requests in flight than it is told to, and an open loop sends at its rate."""
+    null = system.start_null()
+    system.warm_up("null")
+    system.clear("null")
+    order = Order(
+        url=system.streams.url,
+        route="null",
+        head={"op": "tokenize", "client_id": "bench-client", "type": "str"},
+        values=["a", "b"],
+        first=1,
+        pids=[null.pid],
+        seconds=0.3,
+        warm_up=0.1,
+        **limits,
+    )
+    with program(load.__file__, Loop) as loader:
+        loop = loader.run(order)
+    answers = system.answers("null", loop.sent)
+    assert answers == (["b", "a"] * loop.sent)[: loop.sent]
+    assert 0 < loop.p50_ms <= loop.p99_ms
+    assert loop.worker_us > 0
+    if "rate" in limits:
+        assert 40 <= loop.sent <= 160  # 80 by 9 standard deviations
+    else:
+        assert loop.batch < 4  # the replies to one more script may be counted
+
+
+def test_load_program_that_ends_is_no_figure(system: Subject) -> None:
+    """A load program that meets an error ends the run."""
+    system.stack.streams.set("null:requests", "no stream")
+    order = Order(
+        url=system.streams.url, route="null", head={}, values=["a"], first=0, pids=[], seconds=1, warm_up=0, in_flight=2
+    )
+    with program(load.__file__, Loop) as loader, pytest.raises(click.ClickException, match="ended without an answer"):
+        loader.run(order)
+
+
+def test_client_load_checks_answers(system: Subject) -> None:
+    """Every way to call is measured, and ends the run where an answer is not the expected one."""
+    system.start_null("client", route="tokenize")
+    values = system.values(10)
+    wrong = [*values[:-1], "no token of it"]
+    for way in calls.WAYS:
+        with program(calls.__file__, Calls) as caller:
+            right = client_order(system, way, values, values)
+            assert caller.run(right).rate > 0
+            with pytest.raises(click.ClickException, match="ended without an answer"):
+                caller.run(client_order(system, way, values, wrong))
+
+
+def client_order(system: Subject, way: str, values: list[str], expected: list[str]) -> calls.Order:
+    return calls.Order(system.streams.url, "bench-client", way, 4, None, values, expected, 0.1, 0.0)
 
 
 def test_two_workers_are_measured_on_given_cores() -> None:
