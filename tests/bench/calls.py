@@ -24,7 +24,8 @@ class Order(msgspec.Struct):
     Attributes:
         url: address of the streams' server.
         client_id: client of the requests.
-        way: ``submit``, ``threads`` (that block), ``async`` (tasks), or ``list`` (one call).
+        way: ``submit``, ``kept`` (submit, and keep all futures), ``threads`` (that block), ``async`` (tasks), or
+            ``list`` (one call).
         in_flight: calls in flight.
         batch_ms: setting of the client; None for none.
         values: values that the calls take in turn.
@@ -119,7 +120,7 @@ def submit(order: Order) -> Calls:
     ) as client:
         _check(client.tokenize(order.values[0], type="str"), order.expected[0])  # connects
         record, at = _Record(order), 0
-        latest: deque[Future[list[Answer]]] = deque(maxlen=2 * order.in_flight)
+        latest: deque[Future[list[Answer]]] = deque(maxlen=None if order.way == "kept" else 2 * order.in_flight)
         while not record.is_over:
             started_ns = time.monotonic_ns()
             future = client.submit("tokenize", [("str", order.values[at])])
@@ -196,6 +197,7 @@ def listed(order: Order) -> Calls:
 
 WAYS: dict[str, Callable[[Order], Calls]] = {
     "submit": submit,
+    "kept": submit,
     "threads": threads,
     "async": in_tasks,
     "list": listed,

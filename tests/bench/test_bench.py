@@ -65,6 +65,7 @@ GOALS = {
     "client, known values, two workers: CPU: submit, 64 in flight": "≤ 40 µs a call",
     "client, known values, two workers: CPU: async, 512 in flight": "≤ 60 µs a call",
     "client, known values, two workers: p99: async, 64 in flight": "≤ 4 x p50",
+    "client, known values, two workers: p99: submit, 64 in flight, futures kept": "≤ 4 x p50",
     "client, known values, two workers: a list of 300 values: values": "≥ 100000 values/s",
     "worker CPU, single requests: new value": "≤ 4 x null",
     "worker CPU, single requests: known value": "≤ 2 x null",
