@@ -17,6 +17,7 @@ from token_worker.service.committer import Committer
 from token_worker.service.handler import Handler
 from token_worker.service.maintenance import Maintenance
 from token_worker.service.outage import BackOff, Drain, Outage
+from token_worker.service.runtime import REAL
 from token_worker.service.worker import Worker
 from token_worker.settings.options import Settings
 from token_worker.storage.durability import Durability, DurabilityBarrier, NoBarrier
@@ -124,16 +125,17 @@ def _add_gauges(metrics: Metrics, keys: KeyCache, access: KeyAccess) -> None:
 
 
 def _worker(settings: Settings, keys: KeyCache, tokens: TokenStorage, drain: Drain, telemetry: Telemetry) -> Worker:
+    runtime = REAL._replace(log=REAL.log.bind())  # the log is set up by now: a line need not look up how, each time
     clock = ServerClock()
     delivery = _delivery(settings)
     is_apart = settings.streams.kind == "cluster"
     retention = Retention(settings.routes, settings.group, settings.consumer, is_apart=is_apart)
-    outage = Outage(drain, telemetry.health)
+    outage = Outage(drain, telemetry.health, runtime)
     streams = make_link("streams", settings.streams, raise_server_errors=True)
-    committer = Committer(streams, delivery, clock, outage, telemetry)
-    maintenance = Maintenance(retention, delivery, committer)
+    committer = Committer(streams, delivery, clock, outage, telemetry, runtime)
+    maintenance = Maintenance(retention, delivery, committer, runtime)
     handler = Handler(settings, keys, tokens, server_now=clock.now)
-    return Worker(settings, delivery, handler, tokens, committer, maintenance, outage, telemetry)
+    return Worker(settings, delivery, handler, tokens, committer, maintenance, outage, telemetry, runtime)
 
 
 def _delivery(settings: Settings) -> DeliveryProtocol:
