@@ -6,7 +6,7 @@ in order, so the reply to that script has to be read before anything else is ask
 streams through ``Committer.drive``, which finishes the commit in flight first. No other part has the connection.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from token_worker.errors import Code, Unavailable
@@ -75,7 +75,8 @@ class Committer:
 
     def drive(self, exchange: Exchange[T]) -> T:
         """Finish the commit in flight, then run an exchange on the streams' server."""
-        self.finish()
+        if self._in_flight is not None:
+            self.finish()
         return drive(exchange, self._link, log=self._log)
 
     def refresh_clock(self) -> None:
@@ -84,7 +85,8 @@ class Committer:
         Raises:
             Unavailable: the server is unavailable.
         """
-        self.finish()
+        if self._in_flight is not None:
+            self.finish()
         self._clock.refresh(self._link)
 
     # -- replies
@@ -101,7 +103,8 @@ class Committer:
             parts: answers to commit, as ``DeliveryProtocol.parts`` groups them; not empty.
             taken_ns: time at which their batch was read, in Unix nanoseconds.
         """
-        self.finish()
+        if self._in_flight is not None:
+            self.finish()
         exchange = self._delivery.commit(parts, self._monotonic())
         start(exchange, self._link)
         self._in_flight = _InFlightCommit(parts, taken_ns, exchange)
@@ -111,9 +114,9 @@ class Committer:
         if self._in_flight is None:
             return
         (parts, taken_ns, exchange), self._in_flight = self._in_flight, None
-        answers = [answer for part in parts for answer in part]
+        answers = parts[0] if len(parts) == 1 else [answer for part in parts for answer in part]
         done = self._persist(
-            [answer.entry for answer in answers],
+            (answer.entry for answer in answers),
             exchange,
             lambda: self._delivery.commit(parts, self._monotonic()),
             is_started=True,
@@ -128,7 +131,8 @@ class Committer:
             self._log.info(
                 "some replies were suppressed or refused", suppressed=done.suppressed, forbidden=len(done.forbidden)
             )
-        self._leave_stuck(done)
+        if done.stuck:
+            self._leave_stuck(done)
         self._log.debug("batch answered", answers=len(answers), written=done.written)
 
     # -- dead letters
@@ -145,7 +149,8 @@ class Committer:
         done = self._persist([entry], attempt(), attempt)
         if done is None:
             return
-        self._leave_stuck(done)
+        if done.stuck:
+            self._leave_stuck(done)
         if done.written:
             self._metrics.dead_letter(reason)
             self._log.warning(
@@ -174,7 +179,7 @@ class Committer:
 
     def _leave_stuck(self, done: Committed) -> None:
         """Leave entries pending if a stream of their route cannot be written."""
-        for stream, reason in done.refused.items() if done.stuck else ():
+        for stream, reason in done.refused.items():
             self._log.error(
                 "entries stay pending: a stream of their route cannot be written",
                 stream=stream,
@@ -185,7 +190,7 @@ class Committer:
 
     def _persist(
         self,
-        entries: Sequence[Entry],
+        entries: Iterable[Entry],
         exchange: Exchange[Committed],
         again: Callable[[], Exchange[Committed]],
         *,
@@ -208,13 +213,14 @@ class Committer:
                 return drive(exchange, self._link, is_started=is_started, log=self._log)
             except Unavailable as error:
                 if self._monotonic() > leave_at:
+                    left = list(entries)
                     self._log.warning(
                         "entries left pending for a retry",
-                        entries=len(entries),
+                        entries=len(left),
                         server=error.server,
                         reason=error.reason,
                     )
-                    self.leave_pending(entries)
+                    self.leave_pending(left)
                     return None
                 self._outage.in_hand.wait(error)
             if self._outage.drain.is_over:

@@ -41,7 +41,8 @@ class Maintenance:
         if began < self._paused_until:
             return
         try:
-            self._log_trimmed(self._committer.drive(self._retention.clear(away)))
+            if self._retention.clears:
+                self._log_trimmed(self._committer.drive(self._retention.clear(away)))
             while self._retention.is_due(now := self._monotonic()):
                 self._log_trimmed(self._committer.drive(self._retention.tend(away)))
                 if (spent := self._monotonic() - began) > TRIM_SECONDS:

@@ -162,8 +162,11 @@ class Worker:
 
     def _log_paused_routes(self) -> None:
         """Log routes that are paused or resumed since the last call."""
+        all_paused = self._delivery.paused
+        if not (all_paused or self._paused or self._away):
+            return
         away = self._delivery.away
-        paused = set(self._delivery.paused) - away.keys()
+        paused = set(all_paused) - away.keys()
         for route in paused - self._paused:
             self._log.error("route paused: one of its streams cannot be used", stream=route.requests)
         for route in away.keys() - self._away:

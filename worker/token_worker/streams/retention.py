@@ -86,6 +86,8 @@ class Retention:
         self._group = group
         self._consumer = consumer
         self._is_apart = is_apart
+        self.clears = any(route.request_retention_seconds == 0 for route in routes)
+        """True if there is a route that does not keep acknowledged requests."""
         self._due = self._rests_until = float("-inf")
         self._left: dict[Route, tuple[str, ...]] = {}
         """Streams to trim in the next round."""
