@@ -179,11 +179,12 @@ def test_room_that_comes_as_a_task_is_cancelled_is_not_lost(
             requests = await asyncio.to_thread(fake_worker.take, 1)
             other = asyncio.create_task(client.tokenize("other"))
             await asyncio.to_thread(wait_until, lambda: client._room._waiters, "the other to wait for room")
-            work_off, client._handle_events = client._handle_events, lambda: None  # type: ignore[method-assign]  # at our word alone
+            events = client._events
+            work_off, events._handle = events._handle, lambda: None  # type: ignore[method-assign]  # at our word alone
             fake_worker.answer(requests)
-            await asyncio.to_thread(wait_until, lambda: len(client._waiting) == 2, "room, and its end")
+            await asyncio.to_thread(wait_until, lambda: len(events._waiting) == 2, "room, and its end")
             work_off()
-            client._handle_events = work_off  # type: ignore[method-assign]
+            events._handle = work_off  # type: ignore[method-assign]
             for _ in range(turns):
                 await asyncio.sleep(0)
             other.cancel()
@@ -301,9 +302,10 @@ def test_cancelling_as_the_time_is_up_leaves_no_stray_error(streams_server: Valk
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
         async with in_loop(streams_server) as client:
             task = asyncio.create_task(client.tokenize("a", timeout_seconds=SHORT_SECONDS))
-            work_off, client._handle_events = client._handle_events, lambda: None  # type: ignore[method-assign]  # at our word alone
-            await asyncio.to_thread(wait_until, lambda: any(client._waiting), "its end")
-            client._handle_events = work_off  # type: ignore[method-assign]
+            events = client._events
+            work_off, events._handle = events._handle, lambda: None  # type: ignore[method-assign]  # at our word alone
+            await asyncio.to_thread(wait_until, lambda: any(events._waiting), "its end")
+            events._handle = work_off  # type: ignore[method-assign]
             work_off()
             task.cancel()
             await asyncio.wait([task])

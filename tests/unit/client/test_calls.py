@@ -2,7 +2,7 @@
 
 import itertools
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -19,13 +19,26 @@ from token_worker.client import (
     TokenNotFound,
     UnknownClient,
 )
-from token_worker.client.calls import Call, CallKey, CallOutcome, Part, Requests, StreamRequest
+from token_worker.client.calls import Call, CallKey, CallOutcome, Part, Requests
 from token_worker.client.errors import RequestRefused
 from token_worker.client.items import OVERHEAD_BYTES, RequestLimits, encode, split
 from token_worker.contract.messages import Op
 
 KEY = CallKey(Op.TOKENIZE, "shop-frontend", None, consistent=True)
 MARKER = "4242-4242"
+
+
+class CallThatTells(Call):
+    """A call that tells its outcome to a function, once."""
+
+    def __init__(self, finish: Callable[[CallOutcome], None]) -> None:
+        self.finish: Callable[[CallOutcome], None] | None = finish
+
+    def _finish(self, outcome: CallOutcome | None) -> None:
+        finish, self.finish = self.finish, None
+        assert finish is not None
+        if outcome is not None:
+            finish(outcome)
 
 
 class Caller:
@@ -36,7 +49,7 @@ class Caller:
         self.requests = Requests(self.limits, gather_seconds)
         self.outcomes: dict[int, CallOutcome] = {}
         self.calls: list[Call] = []
-        self.parts = self.released = 0
+        self.parts = self._released = 0
 
     def call(self, values: Sequence[Any], key: CallKey = KEY, now: float = 0.0, deadline: float = 10.0) -> Call:
         number = len(self.calls)
@@ -45,27 +58,31 @@ class Caller:
             assert number not in self.outcomes
             self.outcomes[number] = outcome
 
-        call = Call(len(values), deadline, lambda: TimedOut("late"), finish)
+        call = CallThatTells(finish)
         self.calls.append(call)
         items = [encode(("str", value), self.limits) for value in values]
         encoded = [item for item in items if isinstance(item, bytes)]
+        call.start(len(encoded), deadline, lambda: TimedOut("late"))
         at = 0
         for part in split(encoded, self.limits):
-            self.requests.add(Part(call, at, part, key, None, self._release), now)
+            self.requests.add(Part(call, at, len(part), b"".join(part), key, None), now)
             self.parts += 1
             at += len(part)
         return call
 
-    def _release(self) -> None:
-        self.released += 1
+    @property
+    def released(self) -> int:
+        """Number of parts that were done so far."""
+        self._released += self.requests.take_done()
+        return self._released
 
-    def take(self, most: int = 1000) -> list[StreamRequest]:
+    def take(self, most: int = 1000) -> list[Part]:
         return self.requests.take(most, "replies")
 
     def reply(self, payload: bytes) -> None:
-        self.end(self.requests.take_reply(payload))
+        self.end(self.requests.take_replies([payload]))
 
-    def answer(self, request: StreamRequest, **more: Any) -> None:
+    def answer(self, request: Part, **more: Any) -> None:
         """Reply with tokens that are the values in capitals."""
         self.reply(reply_to(request, items=[{"value": value.upper()} for value in values_of(request)], **more))
 
@@ -74,7 +91,7 @@ class Caller:
             call.end(outcome)
 
 
-def payload_of(request: StreamRequest) -> dict[str, Any]:
+def payload_of(request: Part) -> dict[str, Any]:
     fields = request.fields(lambda at: round(at * 1000))
     payload = dict(zip(fields[::2], fields[1::2], strict=True))["payload"]
     assert isinstance(payload, bytes)
@@ -82,11 +99,11 @@ def payload_of(request: StreamRequest) -> dict[str, Any]:
     return found
 
 
-def values_of(request: StreamRequest) -> list[str]:
+def values_of(request: Part) -> list[str]:
     return [item["value"] for item in payload_of(request)["items"]]
 
 
-def reply_to(request: StreamRequest, **members: Any) -> bytes:
+def reply_to(request: Part, **members: Any) -> bytes:
     return msgspec.msgpack.encode({"id": request.id, "op": "tokenize", "request_entry": "1-0", **members})
 
 
@@ -343,8 +360,7 @@ def test_reply_that_comes_too_late_is_passed_over() -> None:
     call.end(call.timeout_error())
     caller.answer(request)
     assert isinstance(caller.outcomes[0], TimedOut)
-    assert call.answers == []
-    assert call.finish is None
+    assert call._answers is None
 
 
 def test_request_that_cannot_be_sent_fails_once() -> None:

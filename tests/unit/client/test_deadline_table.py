@@ -14,7 +14,9 @@ from token_worker.client.deadline_table import DeadlineTable
 
 
 def call_until(deadline: float) -> Call:
-    return Call(1, deadline, lambda: TimedOut("late"), lambda _: None)
+    call = Call()
+    call.start(1, deadline, lambda: TimedOut("late"))
+    return call
 
 
 def test_call_is_taken_once() -> None:

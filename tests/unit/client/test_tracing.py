@@ -13,7 +13,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFl
 
 from harness.traces import Sdk
 from token_worker.client import tracing
-from token_worker.client.calls import Call, CallKey, Part, Requests, StreamRequest
+from token_worker.client.calls import Call, CallKey, Part, Requests
 from token_worker.client.errors import StreamsRefused, TimedOut
 from token_worker.client.items import RequestLimits
 from token_worker.contract.messages import Op
@@ -44,8 +44,9 @@ def requests(gather_seconds: float = 0.0) -> Requests:
 def add(subject: Requests, count: int = 1) -> None:
     """Calls of one value each, as the current context has them."""
     for _ in range(count):
-        call = Call(1, 1e9, lambda: TimedOut("late"), lambda _: None)
-        subject.add(Part(call, 0, [b"\xc0"], KEY, tracing.caller(), lambda: None), 0.0)
+        call = Call()
+        call.start(1, 1e9, lambda: TimedOut("late"))
+        subject.add(Part(call, 0, 1, b"\xc0", KEY, tracing.caller()), 0.0)
 
 
 def traceparent(context: SpanContext | None) -> str:
@@ -53,7 +54,7 @@ def traceparent(context: SpanContext | None) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
-def headers(request: StreamRequest) -> tuple[str | bytes, ...]:
+def headers(request: Part) -> tuple[str | bytes, ...]:
     return request.fields(lambda _: None)[2:]
 
 
@@ -107,7 +108,7 @@ def test_span_ends_when_its_request_is_not_sent_again(sdk: Sdk) -> None:
     assert refused.span is not None
     refused.span.end(ServerError("streams", "NOPERM"))
     subject.fail(refused, StreamsRefused("NOPERM"))
-    subject.take_reply(encode({"id": answered.id, "items": [{"value": "token"}]}))
+    subject.take_replies([encode({"id": answered.id, "items": [{"value": "token"}]})])
     given_up.parts[0].call.has_ended = True
     subject.sweep()
     assert len(sdk.spans) == 1
@@ -137,7 +138,7 @@ def test_request_answered_while_it_waits_to_be_sent_again_is_no_error(sdk: Sdk) 
     add(subject)
     [request] = subject.take(10, "replies")
     subject.requeue([request])
-    subject.take_reply(encode({"id": request.id, "items": [{"value": "token"}]}))
+    subject.take_replies([encode({"id": request.id, "items": [{"value": "token"}]})])
     assert subject.take(10, "replies") == []
     [span] = sdk.spans
     assert span.status.is_unset

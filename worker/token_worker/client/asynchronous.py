@@ -2,14 +2,13 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack, overload
 
 from token_worker.client.base import BaseClient, CallOptions, CallValues
-from token_worker.client.calls import CallOutcome
+from token_worker.client.calls import Call, CallOutcome
 from token_worker.client.errors import TokenClientError
 from token_worker.client.items import Answer, Item, Type, Value
 from token_worker.client.synchronous import V
@@ -30,11 +29,10 @@ class AsyncTokenClient(BaseClient):
     The first call makes the connections.
     """
 
-    def _make_room(self, max_in_flight: int) -> None:
+    def _limit(self, max_in_flight: int) -> Callable[[int], object]:
         self._room = asyncio.Semaphore(max_in_flight)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: deque[tuple[asyncio.Future[CallOutcome], CallOutcome] | None] = deque()
-        self._is_woken = False
+        self._events = LoopEvents(self._room)
+        return self._events.add
 
     @overload
     async def tokenize(
@@ -84,17 +82,13 @@ class AsyncTokenClient(BaseClient):
             RuntimeError: the client was used in another event loop before.
         """
         loop = asyncio.get_running_loop()
-        if self._loop not in (None, loop):
-            raise RuntimeError("the client belongs to another event loop; make a client for each loop")
-        self._loop = loop
+        if self._events.loop is not loop:
+            if self._events.loop is not None:
+                raise RuntimeError("the client belongs to another event loop; make a client for each loop")
+            self._events.loop = loop
         future: asyncio.Future[CallOutcome] = loop.create_future()
-        call, channel, parts = self._prepare(
-            op,
-            items,
-            options,
-            finish=partial(self._end, future),
-            release=partial(self._pass_on, None),
-        )
+        call = LoopCall(self._events, future)
+        channel, parts = self._begin(call, op, items, options)
         try:
             for part in parts:
                 if not await self._take_room(future):
@@ -105,7 +99,8 @@ class AsyncTokenClient(BaseClient):
                 raise outcome
             return outcome
         finally:
-            self._engine.drop(call)
+            if not call.has_ended:
+                self._engine.drop(call)
             outcome = []  # a raised error keeps this frame alive
             del future
 
@@ -124,28 +119,6 @@ class AsyncTokenClient(BaseClient):
                 self._room.release()
         return is_taken
 
-    def _end(self, future: asyncio.Future[CallOutcome], outcome: CallOutcome) -> None:
-        self._pass_on((future, outcome))
-
-    def _pass_on(self, event: tuple[asyncio.Future[CallOutcome], CallOutcome] | None) -> None:
-        """Let the loop end a call, or make room for a request. One wake-up serves all events that are waiting."""
-        self._waiting.append(event)
-        if not self._is_woken and self._loop is not None:
-            self._is_woken = True
-            with suppress(RuntimeError):  # the loop is closed: no task waits there
-                self._loop.call_soon_threadsafe(self._handle_events)
-
-    def _handle_events(self) -> None:
-        self._is_woken = False
-        while self._waiting:
-            event = self._waiting.popleft()
-            if event is None:
-                self._room.release()
-                continue
-            future, outcome = event
-            if not future.done():  # otherwise its task was cancelled
-                future.set_result(outcome)
-
     async def close(self) -> None:
         """Close the connections. Calls that still wait raise ``ClientClosed``."""
         await asyncio.get_running_loop().run_in_executor(None, self._engine.close)
@@ -157,3 +130,68 @@ class AsyncTokenClient(BaseClient):
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class LoopCall(Call):
+    """A call whose outcome is the result of a future of an event loop.
+
+    Args:
+        events: passes the outcome on to the loop.
+        future: the future.
+    """
+
+    __slots__ = ("_events", "_future", "_outcome")
+
+    def __init__(self, events: "LoopEvents", future: asyncio.Future[CallOutcome]) -> None:
+        self._events = events
+        self._future: asyncio.Future[CallOutcome] | None = future
+        self._outcome: CallOutcome | None = None
+
+    def _finish(self, outcome: CallOutcome | None) -> None:
+        if outcome is None:
+            self._future = None
+        else:
+            self._outcome = outcome
+            self._events.add(self)
+
+    def resolve(self) -> None:
+        """End the future. The loop calls this."""
+        future, outcome = self._future, self._outcome
+        self._future = self._outcome = None
+        if future is not None and outcome is not None and not future.done():  # otherwise its task was cancelled
+            future.set_result(outcome)
+
+
+class LoopEvents:
+    """What the threads of a client pass on to its event loop: calls that have ended, and room for requests.
+
+    Args:
+        room: the room for requests.
+
+    Attributes:
+        loop: the loop, from the first call on.
+    """
+
+    def __init__(self, room: asyncio.Semaphore) -> None:
+        self._room = room
+        self._waiting: deque[LoopCall | int] = deque()
+        self._is_woken = False
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def add(self, event: LoopCall | int) -> None:
+        """Let the loop end a call, or make room for so many requests. One wake-up serves all events that wait."""
+        self._waiting.append(event)
+        if not self._is_woken and self.loop is not None:
+            self._is_woken = True
+            with suppress(RuntimeError):  # the loop is closed: no task waits there
+                self.loop.call_soon_threadsafe(self._handle)
+
+    def _handle(self) -> None:
+        self._is_woken = False
+        while self._waiting:
+            event = self._waiting.popleft()
+            if isinstance(event, LoopCall):
+                event.resolve()
+            else:
+                for _ in range(event):
+                    self._room.release()

@@ -9,12 +9,12 @@ from contextlib import suppress
 from itertools import compress
 from typing import Any, Final, TypedDict
 
-from token_worker.client.call_engine import CallEngine, PreparedCall
-from token_worker.client.calls import CallKey, CallOutcome
+from token_worker.client.call_engine import CallEngine
+from token_worker.client.calls import Call, Part
 from token_worker.client.errors import RequestRefused, SomeFailed
 from token_worker.client.items import Answer, Item, RequestLimits, Type, Value, type_of
+from token_worker.client.route_channel import RouteChannel
 from token_worker.contract.messages import Op, TypeName
-from token_worker.contract.values import is_utf8
 from token_worker.redis.address import RedisSettings, parse
 from token_worker.settings import load
 from token_worker.settings.options import Settings
@@ -29,9 +29,6 @@ MAX_TIMEOUT_SECONDS: Final = 365 * 86_400
 
 MAX_BATCH_MS: Final = 60_000
 """Largest value of ``batch_ms``."""
-
-MAX_OWNER_ID_CHARACTERS: Final = 256
-"""Longest id of a client or zone."""
 
 MAX_IN_FLIGHT: Final = 1000
 """Default number of requests that may wait for their replies: a worker reads this many in two batches."""
@@ -114,11 +111,11 @@ class BaseClient:
             configured_routes if routes is None else routes,
             limits=limits,
             gather_seconds=(batch_ms or 0) / 1000,
+            make_room=self._limit(max_in_flight),
         )
-        self._make_room(max_in_flight)
 
-    def _make_room(self, max_in_flight: int) -> None:
-        """Make the semaphore that limits the requests in flight."""
+    def _limit(self, max_in_flight: int) -> Callable[[int], object]:
+        """Limit the requests in flight. Return what makes room for so many more; it does not keep the client alive."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -146,38 +143,31 @@ class BaseClient:
             type_name = TypeName(self._formats[format].value_type.name)
         return CallValues(value, type_name, format)
 
-    def _prepare(
-        self,
-        op: Op | str,
-        items: Sequence[Item | tuple[Type, Value]],
-        options: CallOptions,
-        *,
-        finish: Callable[[CallOutcome], None],
-        release: Callable[[], None],
-    ) -> PreparedCall:
-        """Prepare a call; see ``CallEngine.prepare``.
+    def _begin(
+        self, call: Call, op: Op | str, items: Sequence[Item | tuple[Type, Value]], options: CallOptions
+    ) -> tuple[RouteChannel, list[Part]]:
+        """Begin a call; see ``CallEngine.begin``. Return its parts and the channel for them.
 
         Raises:
+            ValueError: an option is out of range, or no route takes such requests.
             TypeError: there is no such option.
         """
-        if not options.keys() <= _CALL_OPTIONS:
-            unknown = min(options.keys() - _CALL_OPTIONS)
-            raise TypeError(f"there is no option {unknown!r}; there are {', '.join(sorted(_CALL_OPTIONS))}")
-        client_id, zone_id = options.get("client_id"), options.get("zone_id")
-        consistent, seconds = options.get("consistent"), options.get("timeout_seconds")
-        key = CallKey(
-            Op(op),
-            self._client_id if client_id is None else client_id,
-            self._zone_id if client_id is None and zone_id is None else zone_id,
-            self._consistent if consistent is None else consistent,
-            bool(options.get("mark_other")),
-        )
-        seconds = self._timeout_seconds if seconds is None else seconds
-        _check_seconds(seconds)
-        for name, given in (("client_id", key.client_id), ("zone_id", key.zone_id)):
-            if given is not None and not (len(given) <= MAX_OWNER_ID_CHARACTERS and is_utf8(given)):
-                raise ValueError(f"{name}: expected text of at most {MAX_OWNER_ID_CHARACTERS} characters")
-        return self._engine.prepare(items, key, seconds, finish=finish, release=release)
+        client_id, zone_id, consistent = self._client_id, self._zone_id, self._consistent
+        seconds, marks_other = self._timeout_seconds, False
+        if options:
+            if not options.keys() <= _CALL_OPTIONS:
+                unknown = min(options.keys() - _CALL_OPTIONS)
+                raise TypeError(f"there is no option {unknown!r}; there are {', '.join(sorted(_CALL_OPTIONS))}")
+            own_client_id, own_zone_id = options.get("client_id"), options.get("zone_id")
+            own_consistent, own_seconds = options.get("consistent"), options.get("timeout_seconds")
+            zone_id = zone_id if own_client_id is None and own_zone_id is None else own_zone_id
+            client_id = client_id if own_client_id is None else own_client_id
+            consistent = consistent if own_consistent is None else own_consistent
+            marks_other = bool(options.get("mark_other"))
+            seconds = seconds if own_seconds is None else own_seconds
+            _check_seconds(seconds)
+        target = self._engine.target(op, client_id, zone_id, consistent, marks_other)
+        return target.channel, self._engine.begin(call, items, target, seconds)
 
 
 def _check_seconds(seconds: float) -> None:

@@ -7,30 +7,51 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from token_worker.client import tracing
 from token_worker.client.calls import Call, CallKey, CallOutcome, Part
 from token_worker.client.deadline_table import DeadlineTable
 from token_worker.client.errors import ClientClosed, RequestRefused, TokenClientError
-from token_worker.client.items import Answer, Item, RequestLimits, Type, Value, encode, split
+from token_worker.client.items import Item, RequestLimits, Type, Value, encode, split
 from token_worker.client.route_channel import RouteChannel
+from token_worker.contract.messages import Op
+from token_worker.contract.values import is_utf8
 from token_worker.redis.address import RedisSettings
 from token_worker.streams.routes import Route, route_for
 
 
-class PreparedCall(NamedTuple):
-    """A call that is ready to start.
+class _Process:
+    """The current process."""
+
+    number = 0
+    """Number of forks between the first process and this one."""
+
+
+def _count_fork() -> None:
+    _Process.number += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
+
+MAX_OWNER_ID_CHARACTERS: Final = 256
+"""Longest id of a client or zone."""
+
+MAX_TARGETS: Final = 256
+"""Number of different targets that an engine keeps."""
+
+
+class Target(NamedTuple):
+    """Where calls of one kind go.
 
     Attributes:
-        call: the call.
+        key: what applies to all items of such a call.
         channel: the channel for its parts.
-        parts: its parts. Put each part into the channel when there is room for one more request in flight.
     """
 
-    call: Call
+    key: CallKey
     channel: RouteChannel
-    parts: list[Part]
 
 
 class CallEngine:
@@ -41,6 +62,11 @@ class CallEngine:
         routes: the routes for requests.
         limits: limits of one request.
         gather_seconds: see ``Requests``.
+        make_room: told how many parts are done and leave room for others. It must not keep the client alive.
+
+    Attributes:
+        target: returns the target of calls. Takes the members of ``CallKey``. Raises ``ValueError`` if one is out of
+            range, or if no route takes such requests. The last targets are kept, because it takes long to make one.
     """
 
     def __init__(
@@ -50,86 +76,96 @@ class CallEngine:
         *,
         limits: RequestLimits,
         gather_seconds: float,
+        make_room: Callable[[int], object],
     ) -> None:
         self._streams = streams
         self._routes = tuple(routes)
         self._limits = limits
         self._gather_seconds = gather_seconds
+        self._make_room = make_room
+        self.target = lru_cache(MAX_TARGETS)(self._find_target)
         self._lock = threading.Lock()
         self._channels: dict[Route, RouteChannel] = {}
         self._open = DeadlineTable()
         self._clock = threading.Thread(target=self._watch, name="token-client clock", daemon=True)
+        self._threads = {self._clock}
+        """The threads of the client, from before they start."""
         self._process: int | None = None
         """Process that owns the threads. None before the first thread."""
 
     @property
     def needs_closing(self) -> bool:
         """True while threads run."""
-        return self._is_in_own_process and self._clock.ident is not None and not self._open.is_closed
+        return self._process == _Process.number and not self._open.is_closed
 
     @property
     def _is_in_own_process(self) -> bool:
         """False after a fork: the threads stay in the old process, and may hold locks there."""
-        return self._process in (None, os.getpid())
+        return self._process in (None, _Process.number)
 
     @property
     def is_own_thread(self) -> bool:
         """True if the current thread belongs to the client. Such a thread must not wait for an answer."""
-        return threading.current_thread() is self._clock or any(
-            channel.owns_thread() for channel in [*self._channels.values()]
-        )
+        return threading.current_thread() in self._threads
 
-    def prepare(
-        self,
-        items: Sequence[Item | tuple[Type, Value]],
-        key: CallKey,
-        timeout_seconds: float,
-        *,
-        finish: Callable[[CallOutcome], None],
-        release: Callable[[], None],
-    ) -> PreparedCall:
-        """Make a call. It is open from now on.
+    def begin(
+        self, call: Call, items: Sequence[Item | tuple[Type, Value]], target: Target, timeout_seconds: float
+    ) -> list[Part]:
+        """Begin a call. It is open from now on.
 
         Args:
+            call: the call.
             items: the items of the call.
-            key: operation, client, zone and consistency.
+            target: where it goes.
             timeout_seconds: how long the call may last.
-            finish: takes the outcome, once, in any thread: an answer for each item, or an error.
-            release: called once for each part, when its request is no longer in flight.
+
+        Returns:
+            Its parts. Put each part into the channel when there is room for one more request in flight.
 
         Raises:
-            ValueError: no route takes such requests.
             TypeError: a value has a type that cannot be sent.
             ClientClosed: the client was closed.
             RuntimeError: the process was forked after the first call.
         """
-        if not self._is_in_own_process:
-            raise RuntimeError("the client belongs to another process; after a fork, make a new client")
+        if self._process != _Process.number:
+            self._start_clock()
         encoded = [encode(item, self._limits) for item in items]
         sendable = [item for item in encoded if type(item) is bytes]
-        refused: dict[int, RequestRefused] = {}
+        refused = None
         if len(sendable) < len(encoded):
             refused = {at: item for at, item in enumerate(encoded) if isinstance(item, RequestRefused)}
-        route = route_for(self._routes, key.op, key.client_id)
-        channel = self._channel(route)
-        deadline = time.monotonic() + timeout_seconds
-        finish = _with_refused(refused, finish) if refused else finish
-        call = Call(len(sendable), deadline, channel.timeout_error, finish)
+        call.start(len(sendable), time.monotonic() + timeout_seconds, target.channel.timeout_error, refused)
         if not self._open.add(call):
             raise ClientClosed("the client is closed")
         if not sendable:
             self._end(call, [])
         parts, caller, at = [], tracing.caller(), 0
         for part in split(sendable, self._limits):
-            parts.append(Part(call, at, part, key, caller, release))
+            parts.append(Part(call, at, len(part), b"".join(part), target.key, caller))
             at += len(part)
-        return PreparedCall(call, channel, parts)
+        return parts
 
-    def _channel(self, route: Route) -> RouteChannel:
+    def _check_process(self) -> None:
+        if not self._is_in_own_process:
+            raise RuntimeError("the client belongs to another process; after a fork, make a new client")
+
+    def _start_clock(self) -> None:
+        self._check_process()
         with self._lock:
-            if self._clock.ident is None:
-                self._process = os.getpid()
+            if self._process is None:
+                self._process = _Process.number
                 self._clock.start()
+
+    def _find_target(
+        self, op: Op | str, client_id: str | None, zone_id: str | None, consistent: bool, marks_other: bool
+    ) -> Target:
+        self._check_process()  # before a lock, which a thread of the old process may hold
+        for name, given in (("client_id", client_id), ("zone_id", zone_id)):
+            if given is not None and not (len(given) <= MAX_OWNER_ID_CHARACTERS and is_utf8(given)):
+                raise ValueError(f"{name}: expected text of at most {MAX_OWNER_ID_CHARACTERS} characters")
+        op = Op(op)
+        route = route_for(self._routes, op, client_id)
+        with self._lock:
             if route not in self._channels:
                 self._channels[route] = RouteChannel(
                     route,
@@ -137,9 +173,11 @@ class CallEngine:
                     self._streams,
                     limits=self._limits,
                     gather_seconds=self._gather_seconds,
+                    threads=self._threads,
+                    make_room=self._make_room,
                     on_ended=self._end_all,
                 )
-            return self._channels[route]
+            return Target(CallKey(op, client_id, zone_id, consistent, marks_other), self._channels[route])
 
     @property
     def away(self) -> str | None:
@@ -190,7 +228,7 @@ class CallEngine:
                 channel.sweep()
 
     def _end_all(self, outcomes: list[tuple[Call, CallOutcome]]) -> None:
-        self._end_each((call, outcome) for call, outcome in outcomes if self._open.take(call))
+        self._end_each(self._open.take_each(outcomes))
         if any(isinstance(outcome, TokenClientError) for _, outcome in outcomes):
             self._open.wake()  # sweep the other requests of these calls
 
@@ -219,20 +257,3 @@ class CallEngine:
                 )
         finally:
             del raised  # a raised error keeps this frame alive
-
-
-def _with_refused(
-    refused: dict[int, RequestRefused], finish: Callable[[CallOutcome], None]
-) -> Callable[[CallOutcome], None]:
-    """Return a ``finish`` that puts the items that were refused here among the answers to the other items."""
-
-    def merge(outcome: CallOutcome) -> None:
-        if isinstance(outcome, list):
-            others = iter(outcome)
-            merged: list[Answer] = [
-                refused[at] if at in refused else next(others) for at in range(len(refused) + len(outcome))
-            ]
-            outcome = merged
-        finish(outcome)
-
-    return merge

@@ -13,7 +13,7 @@ request stream. The client knows a request by its id until the reply is there.
 import copy
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import msgspec
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 CallOutcome = list[Answer] | TokenClientError
-Finish = Callable[[CallOutcome], None]
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder().decode
 _VALUES: Final = frozenset({int, str, bytes})
+_SHORT_ARRAYS: Final = [bytes([0x90 + count]) for count in range(16)]
 
 
 class CallKey(NamedTuple):
@@ -48,32 +48,47 @@ class CallKey(NamedTuple):
 
 
 class Call:
-    """One call. One caller waits for its outcome.
+    """One call. One caller waits for its outcome. Each kind of client has a subclass, which passes the outcome on.
 
-    Args:
-        count: number of answers that the call needs.
+    Attributes:
         deadline: end of its time-out, in seconds of the monotonic clock.
+        has_ended: True from its end on.
         timeout_error: makes the error to end the call with at its deadline.
-        finish: takes the outcome, once.
     """
 
-    __slots__ = ("answers", "deadline", "finish", "has_ended", "missing", "timeout_error")
+    __slots__ = ("_answers", "_count", "_missing", "_refused", "deadline", "has_ended", "timeout_error")
 
-    def __init__(
-        self, count: int, deadline: float, timeout_error: Callable[[], TokenClientError], finish: Finish
+    def start(
+        self,
+        count: int,
+        deadline: float,
+        timeout_error: Callable[[], TokenClientError],
+        refused: Mapping[int, RequestRefused] | None = None,
     ) -> None:
-        self.answers: list[Any] = [None] * count
-        self.missing = count
+        """Set what the call needs.
+
+        Args:
+            count: number of answers that the call needs from workers.
+            deadline: see above.
+            timeout_error: see above.
+            refused: items that are not sent, by their positions among all items.
+        """
+        self._answers: list[Any] | None = None
+        self._count = self._missing = count
+        self._refused = refused
         self.deadline = deadline
         self.timeout_error = timeout_error
-        self.finish: Finish | None = finish
         self.has_ended = False
 
-    def answer(self, at: int, answers: Sequence[Answer]) -> bool:
-        """Take the answers from position ``at`` on. Return True if no answer is missing any more."""
-        self.answers[at : at + len(answers)] = answers
-        self.missing -= len(answers)
-        return not self.missing
+    def answer(self, at: int, answers: list[Answer]) -> list[Answer] | None:
+        """Take the answers from position ``at`` on. Return all answers if none is missing any more."""
+        if len(answers) == self._count:
+            return answers
+        if self._answers is None:
+            self._answers = [None] * self._count
+        self._answers[at : at + len(answers)] = answers
+        self._missing -= len(answers)
+        return None if self._missing else self._answers
 
     def end(self, outcome: CallOutcome | None) -> None:
         """End the call, and pass an outcome to the caller unless it is None.
@@ -81,75 +96,105 @@ class Call:
         Only the thread that took the call from the ``DeadlineTable`` may end the call.
         """
         self.has_ended = True
-        finish, self.finish = self.finish, None  # keep no reference to the caller
-        self.answers = []
-        if finish is not None and outcome is not None:
-            finish(outcome)
+        self._answers = None
+        if self._refused:
+            if isinstance(outcome, list):
+                others = iter(outcome)
+                count = len(self._refused) + len(outcome)
+                outcome = [self._refused[at] if at in self._refused else next(others) for at in range(count)]
+            self._refused = None
+        self._finish(outcome)
+
+    def _finish(self, outcome: CallOutcome | None) -> None:
+        """Let go of the caller, and pass an outcome to it unless it is None. Called once."""
+        raise NotImplementedError
 
 
 class Part:
     """Items of one call that are sent in one request.
 
+    The first part of a request stands for the request, which is one entry of the request stream. There are many parts:
+    they hold no lists, so that the garbage collector has little to do.
+
     Args:
         call: the call.
         at: position of the first item in the call.
-        items: the items, encoded by ``items.encode``.
+        count: number of items.
+        items: the items, encoded by ``items.encode``, one after another.
         key: the members that all items of a request share.
         caller: the caller's span, if tracing is on.
-        release: called once when the part is done, with or without an answer.
+
+    Attributes:
+        queued_at: when the part was queued.
+        id: id of the request, if the part is the first one.
+        reply_to: stream for the reply to this request.
+        span: span of this request, if tracing is on.
+        joined: the other parts of this request.
     """
 
-    __slots__ = ("at", "call", "caller", "items", "key", "queued_at", "release")
+    __slots__ = ("at", "call", "caller", "count", "id", "items", "joined", "key", "queued_at", "reply_to", "span")
 
-    def __init__(
-        self,
-        call: Call,
-        at: int,
-        items: list[bytes],
-        key: CallKey,
-        caller: "Span | None",
-        release: Callable[[], None],
-    ) -> None:
+    def __init__(self, call: Call, at: int, count: int, items: bytes, key: CallKey, caller: "Span | None") -> None:
         self.call = call
         self.at = at
+        self.count = count
         self.items = items
         self.key = key
         self.caller = caller
-        self.release = release
         self.queued_at = 0.0
+        self.id = self.reply_to = ""
+        self.span: SendSpan | None = None
+        self.joined: Sequence[Part] = ()
 
+    @property
+    def parts(self) -> Sequence["Part"]:
+        """All parts of the request of which this part is the first one."""
+        return (self, *self.joined)
 
-class StreamRequest(NamedTuple):
-    """One entry for the request stream: its id, its parts, the stream for the reply, and its span if tracing is on."""
-
-    id: str
-    parts: list[Part]
-    reply_to: str
-    span: SendSpan | None = None
+    @property
+    def is_wanted(self) -> bool:
+        """True as long as a call waits for the reply to the request."""
+        return not self.call.has_ended or any(not part.call.has_ended for part in self.joined)
 
     def fields(self, unix_ms: Callable[[float], int | None]) -> tuple[str | bytes, ...]:
-        """Return the fields of the entry, names and values in turn.
+        """Return the fields of the request's entry, names and values in turn.
 
         The fields are made each time that the request is sent, because the clocks of servers differ.
 
         Args:
             unix_ms: converts a deadline to Unix milliseconds of the server's clock. Returns None if that is unknown.
         """
-        op, client_id, zone_id, consistent, _ = self.parts[0].key
-        message: dict[str, Any] = {"id": self.id, "op": op}
-        expires_at = unix_ms(max(part.call.deadline for part in self.parts))
-        optional = {"client_id": client_id, "zone_id": zone_id, "reply_to": self.reply_to, "expires_at": expires_at}
-        message |= {name: member for name, member in optional.items() if member is not None}
-        if not consistent:
-            message["consistent"] = False
-        message["items"] = [msgspec.Raw(item) for part in self.parts for item in part.items]
+        op, client_id, zone_id, consistent, _ = self.key
+        count, items, deadline = self.count, self.items, self.call.deadline
+        if self.joined:
+            parts = self.parts
+            count = sum(part.count for part in parts)
+            items = b"".join([part.items for part in parts])
+            deadline = max(part.call.deadline for part in parts)
+        array = msgspec.Raw(_array_head(count) + items)
+        message = _Message(self.id, op, array, client_id, zone_id, self.reply_to or None, unix_ms(deadline), consistent)
         headers = self.span.headers if self.span else ()
         return ("payload", _encode(message), *headers)
 
-    @property
-    def is_wanted(self) -> bool:
-        """True as long as a call waits for the reply."""
-        return any(not part.call.has_ended for part in self.parts)
+
+def _array_head(count: int) -> bytes:
+    """Return the bytes of an array of MessagePack before its elements."""
+    if count < 16:
+        return _SHORT_ARRAYS[count]
+    return b"\xdc" + count.to_bytes(2, "big") if count < 1 << 16 else b"\xdd" + count.to_bytes(4, "big")
+
+
+class _Message(msgspec.Struct, omit_defaults=True, gc=False):
+    """The payload of a request."""
+
+    id: str
+    op: Op
+    items: msgspec.Raw
+    client_id: str | None = None
+    zone_id: str | None = None
+    reply_to: str | None = None
+    expires_at: int | None = None
+    consistent: bool = True
 
 
 class Requests:
@@ -169,8 +214,9 @@ class Requests:
         self._count = 0
         self._parts: deque[Part] = deque()
         self._items = 0  # number of items in the parts above
-        self._requeued: deque[StreamRequest] = deque()
-        self._open: dict[str, StreamRequest] = {}
+        self._requeued: deque[Part] = deque()
+        self._open: dict[str, Part] = {}
+        self._done = 0
 
     @property
     def is_idle(self) -> bool:
@@ -180,13 +226,19 @@ class Requests:
     @property
     def waiting_since(self) -> float | None:
         """Time when the oldest request without a reply was queued. None if there is no such request."""
-        return next((request.parts[0].queued_at for request in self._open.values()), None)
+        return next((request.queued_at for request in self._open.values()), None)
 
-    def add(self, part: Part, now: float) -> None:
-        """Queue a part."""
+    def take_done(self) -> int:
+        """Return how many parts are done since the last time, with or without an answer: they leave room for others."""
+        done, self._done = self._done, 0
+        return done
+
+    def add(self, part: Part, now: float) -> bool:
+        """Queue a part. Return True if ``next_at`` may be earlier than before."""
         part.queued_at = now
         self._parts.append(part)
-        self._items += len(part.items)
+        self._items += part.count
+        return len(self._parts) == 1 or self._items >= self._limits.items
 
     def next_at(self) -> float | None:
         """Time when a request can be sent. None: not before a part is added."""
@@ -194,53 +246,58 @@ class Requests:
             return 0.0
         return self._parts[0].queued_at + self._gather_seconds if self._parts else None
 
-    def take(self, most: int, reply_to: str) -> list[StreamRequest]:
+    def take(self, most: int, reply_to: str) -> list[Part]:
         """Return at most so many requests to send now. Their replies shall come on the stream ``reply_to``.
 
         Requests that are sent again come first, unchanged.
         """
-        taken: list[StreamRequest] = []
+        taken: list[Part] = []
         while self._requeued and len(taken) < most:
             taken += self._wanted([self._requeued.popleft()])
-        while self._parts and len(taken) < most:
-            if parts := self._take_parts():
-                request = self._make(parts, reply_to)
+        new: list[Part] = []
+        while self._parts and len(taken) + len(new) < most:
+            if (request := self._take_request()) is not None:
+                self._count += 1
+                request.id = f"{self._prefix}{self._count}"
+                request.reply_to = reply_to
                 self._open[request.id] = request
-                taken.append(request)
-        return taken
+                new.append(request)
+        if self._spans is not None:
+            self._spans.begin(new)
+        return taken + new
 
-    def _take_parts(self) -> list[Part]:
+    def _take_request(self) -> Part | None:
         """Take the parts for one request: the first part, and with ``gather_seconds`` the next parts that fit."""
-        taken: list[Part] = []
+        first: Part | None = None
+        joined: list[Part] = []
         count, room = 0, self._limits.bytes - OVERHEAD_BYTES
         while self._parts:
             part = self._parts[0]
             if part.call.has_ended:
-                part.release()
+                self._done += 1
             else:
-                count += len(part.items)
-                room -= sum(map(len, part.items)) if self._gather_seconds else 0
-                if taken and not (self._gather_seconds and count <= self._limits.items and room >= 0):
+                count += part.count
+                room -= len(part.items)
+                if first is None:
+                    first = part
+                elif count > self._limits.items or room < 0 or part.key != first.key or part.caller is not first.caller:
                     break
-                if taken and (part.key, part.caller) != (taken[0].key, taken[0].caller):
-                    break
-                taken.append(part)
-            self._items -= len(self._parts.popleft().items)
-        return taken
+                else:
+                    joined.append(part)
+            self._items -= self._parts.popleft().count
+            if first is not None and not self._gather_seconds:
+                break
+        if first is not None and joined:
+            first.joined = joined
+        return first
 
-    def _make(self, parts: list[Part], reply_to: str) -> StreamRequest:
-        self._count += 1
-        request_id, caller = f"{self._prefix}{self._count}", parts[0].caller
-        span = self._spans.begin(caller, request_id) if caller and self._spans else None
-        return StreamRequest(request_id, parts, reply_to, span)
-
-    def requeue(self, requests: Iterable[StreamRequest]) -> None:
+    def requeue(self, requests: Iterable[Part]) -> None:
         """Queue requests again that did not arrive, or may not have arrived."""
         self._requeued.extend(self._wanted(requests))
 
-    def _wanted(self, requests: Iterable[StreamRequest]) -> list[StreamRequest]:
+    def _wanted(self, requests: Iterable[Part]) -> list[Part]:
         """Return the requests that a call still waits for. End the spans of the others: they are not sent again."""
-        wanted: list[StreamRequest] = []
+        wanted: list[Part] = []
         for request in requests:
             if request.id in self._open:
                 wanted.append(request)
@@ -248,65 +305,72 @@ class Requests:
                 request.span.end(None)
         return wanted
 
-    def take_reply(self, payload: bytes) -> list[tuple[Call, CallOutcome]]:
-        """Take the payload of a reply. Return the calls to end, with their outcomes."""
-        if payload[:1] in b"{[ \t\r\n":  # the client's own requests are never JSON, nor are the replies to them
-            return []
-        try:
-            message = _decode(payload)
-            request_id = message["id"]
-            request = self._open.get(request_id)
-        except (ValueError, TypeError, LookupError, RecursionError):  # msgspec's errors are ValueErrors
-            return []
-        if request is None:
-            return []
-        try:
-            answers = _answers(message, sum(len(part.items) for part in request.parts))
-            if request.parts[0].key.marks_other and isinstance(answers, list):
-                answers = [*map(_marked, message["items"], answers)]
-        except (TypeError, LookupError, AttributeError, ValueError):
-            answers = BadReply("the reply does not follow the contract")
-        return self._close(request, answers)
+    def take_replies(self, payloads: Iterable[bytes]) -> list[tuple[Call, CallOutcome]]:
+        """Take the payloads of replies. Return the calls to end, with their outcomes."""
+        ended: list[tuple[Call, CallOutcome]] = []
+        for payload in payloads:
+            if payload[:1] in b"{[ \t\r\n":  # the client's own requests are never JSON, nor are the replies to them
+                continue
+            try:
+                message = _decode(payload)
+                request = self._open.get(message["id"])
+            except (ValueError, TypeError, LookupError, RecursionError):  # msgspec's errors are ValueErrors
+                continue
+            if request is not None:
+                self._close(request, _outcome(message, request), ended)
+        return ended
 
     def take_shared_replies(self, payloads: Iterable[bytes]) -> list[tuple[Call, CallOutcome]]:
         """Take the client's own replies from a stream that others read, too. Return the calls to end."""
         mark = self._prefix.encode()
-        return [ended for payload in payloads if mark in payload for ended in self.take_reply(payload)]
+        return self.take_replies(payload for payload in payloads if mark in payload)
 
-    def fail(self, request: StreamRequest, error: TokenClientError) -> list[tuple[Call, CallOutcome]]:
+    def fail(self, request: Part, error: TokenClientError) -> list[tuple[Call, CallOutcome]]:
         """Take the error of a request that cannot be sent. Return the calls to end, with this error."""
-        return self._close(request, error) if request.id in self._open else []
+        ended: list[tuple[Call, CallOutcome]] = []
+        if request.id in self._open:
+            self._close(request, error, ended)
+        return ended
 
-    def _close(self, request: StreamRequest, answers: CallOutcome) -> list[tuple[Call, CallOutcome]]:
+    def _close(self, request: Part, answers: CallOutcome, ended: list[tuple[Call, CallOutcome]]) -> None:
+        """Forget a request. Append the calls to end to ``ended``."""
         del self._open[request.id]
         if request.span:
             request.span.is_answered = True
-        ended: list[tuple[Call, CallOutcome]] = []
         at = 0
         for part in request.parts:
-            part.release()
-            call, count = part.call, len(part.items)
+            self._done += 1
+            call = part.call
             if not call.has_ended:
                 if isinstance(answers, TokenClientError):
                     ended.append((call, copy.copy(answers)))  # each caller raises its own copy
-                elif call.answer(part.at, answers[at : at + count]):
-                    ended.append((call, call.answers))
-            at += count
-        return ended
+                else:
+                    its_answers = answers[at : at + part.count] if request.joined else answers
+                    if (all_answers := call.answer(part.at, its_answers)) is not None:
+                        ended.append((call, all_answers))
+            at += part.count
 
     def sweep(self) -> None:
-        """Release requests and parts whose calls have ended without a reply: by time-out, cancellation or closing."""
+        """Forget requests and parts whose calls have ended without a reply: by time-out, cancellation or closing."""
         for request in [request for request in self._open.values() if not request.is_wanted]:
             del self._open[request.id]
-            for part in request.parts:
-                part.release()
+            self._done += len(request.parts)
         self._requeued = deque(self._wanted(self._requeued))
         kept = [part for part in self._parts if not part.call.has_ended]
-        for part in self._parts:
-            if part.call.has_ended:
-                part.release()
+        self._done += len(self._parts) - len(kept)
         self._parts = deque(kept)
-        self._items = sum(len(part.items) for part in kept)
+        self._items = sum(part.count for part in kept)
+
+
+def _outcome(message: dict[str, Any], request: Part) -> CallOutcome:
+    """Read the reply to a request."""
+    try:
+        answers = _answers(message, sum(part.count for part in request.parts) if request.joined else request.count)
+        if request.key.marks_other and isinstance(answers, list):
+            answers = [*map(_marked, message["items"], answers)]
+    except (TypeError, LookupError, AttributeError, ValueError):
+        return BadReply("the reply does not follow the contract")
+    return answers
 
 
 def _answers(message: dict[str, Any], count: int) -> CallOutcome:

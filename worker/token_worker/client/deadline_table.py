@@ -2,9 +2,12 @@
 
 import math
 import threading
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, TypeVar
 
 from token_worker.client.calls import Call
+
+Outcome = TypeVar("Outcome")
 
 _TICK_SECONDS: Final = 0.01
 """Deadlines are rounded up to a multiple of this time."""
@@ -34,15 +37,23 @@ class DeadlineTable:
 
     def take(self, call: Call) -> bool:
         """Take a call out. Return True if the call was in the table: then the caller has to end it."""
-        tick = math.ceil(call.deadline / _TICK_SECONDS)
+        return bool(self.take_each([(call, None)]))
+
+    def take_each(self, outcomes: Iterable[tuple[Call, Outcome]]) -> list[tuple[Call, Outcome]]:
+        """Take calls out. Return those that were in the table, with their outcomes: the caller has to end them."""
+        taken: list[tuple[Call, Outcome]] = []
         with self._lock:
-            calls = self._by_tick.get(tick)
-            if calls is None or call not in calls:
-                return False
-            calls.remove(call)
-            if not calls:
-                del self._by_tick[tick]
-            return True
+            for outcome in outcomes:
+                call = outcome[0]
+                tick = math.ceil(call.deadline / _TICK_SECONDS)
+                calls = self._by_tick.get(tick)
+                if calls is None or call not in calls:
+                    continue
+                calls.remove(call)
+                if not calls:
+                    del self._by_tick[tick]
+                taken.append(outcome)
+        return taken
 
     def wake(self) -> None:
         """Make ``wait_for_overdue`` return, because its thread has something else to do."""

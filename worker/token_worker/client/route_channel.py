@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from token_worker.backoff import BackOffSeconds
-from token_worker.client.calls import Call, CallOutcome, Part, Requests, StreamRequest
+from token_worker.client.calls import Call, CallOutcome, Part, Requests
 from token_worker.client.errors import NotAnswered, StreamsRefused, StreamsUnavailable, TimedOut
 from token_worker.client.items import RequestLimits
 from token_worker.client.replies import Replies
@@ -53,6 +53,8 @@ class RouteChannel:
         streams: the Redis of the streams.
         limits: limits of one request.
         gather_seconds: see ``Requests``.
+        threads: takes the threads of this channel when they start.
+        make_room: told how many parts are done and leave room for others.
         on_ended: takes calls that have ended, with their outcomes. The threads of this channel call it.
 
     Raises:
@@ -67,10 +69,14 @@ class RouteChannel:
         *,
         limits: RequestLimits,
         gather_seconds: float,
+        threads: set[threading.Thread],
+        make_room: Callable[[int], object],
         on_ended: OnEnded,
     ) -> None:
         self._route = route
         self._streams = streams
+        self._all_threads = threads
+        self._make_room = make_room
         self._on_ended = on_ended
         self._requests = Requests(limits, gather_seconds, SendSpans(route.requests, streams))
         self._replies = Replies(route, routes)
@@ -100,17 +106,17 @@ class RouteChannel:
         return TimedOut("no reply came in time; does a worker run, with these routes in its settings?")
 
     def put(self, part: Part) -> None:
-        """Queue a part. If its call has ended, release it instead: after ``close``, all calls have ended."""
+        """Queue a part. If its call has ended, make room instead: after ``close``, all calls have ended."""
         with self._lock:
             if part.call.has_ended:
-                part.release()
+                self._make_room(1)
                 return
             now = time.monotonic()
             if self._requests.is_idle:
                 self._replies.start(now)
                 self._to_read.notify()
-            self._requests.add(part, now)
-            self._to_send.notify()
+            if self._requests.add(part, now):
+                self._to_send.notify()
             if not self._threads and not self._is_closed:
                 self._start("send", self._send_round, lambda _: None)
                 self._start("read", self._read_round, self._remove_reply_stream)
@@ -120,31 +126,30 @@ class RouteChannel:
             target=self._run_thread, args=(name, one_round, clean_up), name=f"token-client {name}", daemon=True
         )
         self._away[name] = "no connection yet"
+        self._all_threads.add(thread)
         thread.start()
         self._threads.append(thread)
 
     def sweep(self) -> None:
-        """Release requests and parts that no call waits for any more."""
+        """Forget requests and parts that no call waits for any more, and make room."""
         with self._lock:
             self._requests.sweep()
+            done = self._requests.take_done()
+        self._end(done, [])
 
     def close(self) -> None:
         """Tell the threads to end, without waiting for requests in flight. All calls must have ended before."""
         with self._lock:
             self._is_closed = True
-            self._requests.sweep()
             for condition in (self._to_send, self._to_read, self._closing):
                 condition.notify_all()
+        self.sweep()
 
     def join(self) -> None:
         """Wait until the threads have ended."""
         for thread in self._threads:
             thread.join()
         self.sweep()  # requests that were being sent
-
-    def owns_thread(self) -> bool:
-        """Return True if the current thread belongs to this channel. Such a thread must not wait for the channel."""
-        return threading.current_thread() in self._threads
 
     def _run_thread(self, name: str, one_round: Callable[[Link], None], clean_up: Callable[[Link], None]) -> None:
         link = make_link("streams", self._streams, raise_server_errors=True)
@@ -182,16 +187,18 @@ class RouteChannel:
             raise
         self._take_outcomes(requests, outcomes)
 
-    def _wait_for_requests(self) -> list[StreamRequest]:
+    def _wait_for_requests(self) -> list[Part]:
         while not self._is_closed:
             at = self._requests.next_at()
             wait_seconds = None if at is None else at - time.monotonic()
             if wait_seconds is not None and wait_seconds <= 0:
-                return self._requests.take(ROUND_REQUESTS, self._replies.name)
+                requests = self._requests.take(ROUND_REQUESTS, self._replies.name)
+                self._end(self._requests.take_done(), [])
+                return requests
             self._to_send.wait(wait_seconds)
         return []
 
-    def _send_all(self, link: Link, requests: Sequence[StreamRequest]) -> list[Any]:
+    def _send_all(self, link: Link, requests: Sequence[Part]) -> list[Any]:
         outcomes: list[Any] = []
         commands: list[tuple[Any, ...]] = []
         size = 0
@@ -209,8 +216,8 @@ class RouteChannel:
             self._clock.learn_from_id(outcomes[0], sent_at)
         return outcomes
 
-    def _take_outcomes(self, requests: Sequence[StreamRequest], outcomes: Sequence[Any]) -> None:
-        doubtful: list[StreamRequest] = []
+    def _take_outcomes(self, requests: Sequence[Part], outcomes: Sequence[Any]) -> None:
+        doubtful: list[Part] = []
         ended: list[tuple[Call, CallOutcome]] = []
         error: Unavailable | None = None
         with self._lock:
@@ -223,9 +230,10 @@ class RouteChannel:
                 elif isinstance(outcome, ServerError):
                     ended += self._requests.fail(request, StreamsRefused(outcome.code))
             self._requests.requeue(doubtful)
+            done = self._requests.take_done()
         if error is None:
             self._away.pop("send", None)
-        self._on_ended(ended)
+        self._end(done, ended)
         if error is not None:
             raise error
 
@@ -243,17 +251,23 @@ class RouteChannel:
             self._look_for_strays(link)
             raise
         self._away.pop("read", None)
-        ended: list[tuple[Call, CallOutcome]] = []
         with self._lock:
             now = time.monotonic()
-            for payload in self._replies.take(found, now):
-                ended += self._requests.take_reply(payload)
+            ended = self._requests.take_replies(self._replies.take(found, now))
+            done = self._requests.take_done()
             trim_commands = self._replies.trim_commands(now)
-        self._on_ended(ended)
+        self._end(done, ended)
         self._look_for_strays(link)
         for command in trim_commands:
             with suppress(ServerError):  # without permission to trim, the stream still expires
                 link.call(*command)
+
+    def _end(self, done: int, ended: list[tuple[Call, CallOutcome]]) -> None:
+        """Make room for others, then end calls: their callbacks may need the room."""
+        if done:
+            self._make_room(done)
+        if ended:
+            self._on_ended(ended)
 
     def _block_ms(self) -> int:
         """Return how long to wait for replies before late ones are looked for on the shared stream."""
@@ -279,7 +293,8 @@ class RouteChannel:
             return
         with self._lock:
             ended = self._requests.take_shared_replies(found)
-        self._on_ended(ended)
+            done = self._requests.take_done()
+        self._end(done, ended)
 
     def _remove_reply_stream(self, link: Link) -> None:
         for command in self._replies.removal_commands():

@@ -2,14 +2,13 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
 from token_worker.client.base import BaseClient, CallOptions, CallValues
-from token_worker.client.call_engine import CallEngine, PreparedCall
+from token_worker.client.call_engine import CallEngine
 from token_worker.client.calls import Call, CallOutcome
 from token_worker.client.items import Answer, Item, Type, Value
 from token_worker.contract.messages import Op
@@ -28,8 +27,9 @@ class TokenClient(BaseClient):
     Takes the arguments of ``BaseClient``. The first call makes the connections. After a fork, make a new client.
     """
 
-    def _make_room(self, max_in_flight: int) -> None:
-        self._room = threading.Semaphore(max_in_flight)
+    def _limit(self, max_in_flight: int) -> Callable[[int], object]:
+        self._room = Room(max_in_flight)
+        return self._room.make
 
     @overload
     def tokenize(
@@ -134,29 +134,26 @@ class TokenClient(BaseClient):
             ClientClosed: the client was closed.
             TypeError, ValueError: the arguments cannot be sent.
         """
-        future: Future[list[Answer]] = Future()
-        prepared = self._prepare(op, items, options, finish=partial(_resolve, future), release=self._room.release)
+        future = CallFuture()
+        call = FutureCall(self._engine, future)
+        channel, parts = self._begin(call, op, items, options)
         try:
-            self._put(prepared)
+            for part in parts:
+                if call.has_ended or not (self._room.take() or self._wait_for_room(call)):
+                    break
+                channel.put(part)
         except BaseException:  # Ctrl-C while the call waits for room
-            self._engine.drop(prepared.call)
+            self._engine.drop(call)
             raise
-        # The callback lives as long as the future, so it keeps the call, and not the items.
-        future.add_done_callback(partial(_let_go, self._engine, prepared.call))
         return future
 
-    def _put(self, prepared: PreparedCall) -> None:
-        call, channel, parts = prepared
-        for part in parts:
-            if call.has_ended:
-                return
-            seconds = call.deadline - time.monotonic()
-            if self._engine.is_own_thread:
-                seconds = 0.0  # only this thread could make room
-            if not self._room.acquire(timeout=max(seconds, 0.0)):
-                self._engine.time_out(call)
-                return
-            channel.put(part)
+    def _wait_for_room(self, call: Call) -> bool:
+        """Wait for room for a request. Return False if the time-out of the call is over."""
+        may_wait = not self._engine.is_own_thread  # only this thread could make room
+        if may_wait and self._room.take(call.deadline - time.monotonic()):
+            return True
+        self._engine.time_out(call)
+        return False
 
     def close(self) -> None:
         """Close the connections. Calls that still wait raise ``ClientClosed``."""
@@ -169,14 +166,87 @@ class TokenClient(BaseClient):
         self.close()
 
 
-def _let_go(engine: CallEngine, call: Call, future: Future[list[Answer]]) -> None:
-    if future.cancelled() and engine.drop(call):
-        future.set_running_or_notify_cancel()  # this wakes callers of ``wait`` and ``as_completed``
+class FutureCall(Call):
+    """A call whose outcome is the result of a future.
 
+    Args:
+        engine: does the work of the client.
+        future: the future.
+    """
 
-def _resolve(future: Future[list[Answer]], outcome: CallOutcome) -> None:
-    if future.set_running_or_notify_cancel():
+    __slots__ = ("_future", "engine")
+
+    def __init__(self, engine: CallEngine, future: "CallFuture") -> None:
+        self.engine = engine
+        self._future: CallFuture | None = future
+        future.call = self
+
+    def _finish(self, outcome: CallOutcome | None) -> None:
+        future, self._future = self._future, None
+        if future is None:
+            return
+        future.call = None
+        if outcome is None or not future.set_running_or_notify_cancel():
+            return
         if isinstance(outcome, list):
             future.set_result(outcome)
         else:
             future.set_exception(outcome)
+
+
+class CallFuture(Future[list[Answer]]):
+    """The future of a call. Cancelling it gives up the request.
+
+    Attributes:
+        call: the call, until its end.
+    """
+
+    call: FutureCall | None = None
+
+    def cancel(self) -> bool:
+        """Cancel the call, unless it has ended."""
+        call = self.call
+        if call is None or not call.engine.drop(call):
+            return super().cancel()
+        try:
+            return super().cancel()
+        finally:
+            self.set_running_or_notify_cancel()  # this wakes callers of ``wait`` and ``as_completed``
+
+
+class Room:
+    """Room for requests in flight. Safe for many threads.
+
+    Args:
+        count: number of requests that there is room for.
+
+    Attributes:
+        waiting: number of threads that wait for room.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._lock = threading.Lock()
+        self._made = threading.Condition(self._lock)
+        self.waiting = 0
+
+    def take(self, seconds: float = 0.0) -> bool:
+        """Take room for one request. If there is none, wait so long for it. Return False if there is still none."""
+        with self._lock:
+            if not self._free and seconds > 0:
+                self.waiting += 1
+                try:
+                    self._made.wait_for(lambda: self._free, seconds)
+                finally:
+                    self.waiting -= 1
+            if not self._free:
+                return False
+            self._free -= 1
+            return True
+
+    def make(self, count: int) -> None:
+        """Make room for so many requests."""
+        with self._lock:
+            self._free += count
+            if self.waiting:
+                self._made.notify(count)

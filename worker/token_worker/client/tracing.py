@@ -6,9 +6,10 @@ request only if they have the same parent. There are no spans without OpenTeleme
 no span is current.
 """
 
+from collections.abc import Iterable
 from contextlib import suppress
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from token_worker.errors import ServerError
 from token_worker.redis.address import RedisSettings
@@ -32,13 +33,8 @@ UNCONFIRMED = "unconfirmed"
 
 
 def caller() -> "Span | None":
-    """Return the caller's current span, or None if tracing is off. The span may be invalid."""
-    if not _IS_INSTALLED:
-        return None
-    span = trace.get_current_span()
-    if span is trace.INVALID_SPAN and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        return None
-    return span
+    """Return the caller's current span, or None without OpenTelemetry. The span may be invalid."""
+    return trace.get_current_span() if _IS_INSTALLED else None
 
 
 class SendSpan:
@@ -75,6 +71,20 @@ class SendSpan:
             self._span.end()
 
 
+class Traced(Protocol):
+    """A request, as far as its trace is concerned.
+
+    Attributes:
+        id: its id.
+        caller: the caller's span.
+        span: its own span, if it has one.
+    """
+
+    id: str
+    caller: "Span | None"
+    span: SendSpan | None
+
+
 class SendSpans:
     """Makes the spans for the requests of one route."""
 
@@ -83,12 +93,17 @@ class SendSpans:
         self._attributes = describe("send", stream, server)
         self._tracer = trace.get_tracer("token_worker.client") if _IS_INSTALLED else None
 
-    def begin(self, parent: "Span", request_id: str) -> SendSpan | None:
-        """Start the span of a request of this caller. Return None if the tracer provider fails."""
+    def begin(self, requests: Iterable[Traced]) -> None:
+        """Start the spans of requests. A request has none if tracing is off, or if the tracer provider fails."""
         if self._tracer is None:
-            return None
-        attributes = {**self._attributes, "messaging.message.conversation_id": request_id}
-        with suppress(Exception):  # a failing provider must not fail the call
-            context = trace.set_span_in_context(parent, Context())
-            return SendSpan(self._tracer.start_span(self._name, context, trace.SpanKind.PRODUCER, attributes), parent)
-        return None
+            return
+        has_provider = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+        for request in requests:
+            parent = request.caller
+            if parent is None or (parent is trace.INVALID_SPAN and not has_provider):
+                continue
+            attributes = {**self._attributes, "messaging.message.conversation_id": request.id}
+            with suppress(Exception):  # a failing provider must not fail the call
+                context = trace.set_span_in_context(parent, Context())
+                span = self._tracer.start_span(self._name, context, trace.SpanKind.PRODUCER, attributes)
+                request.span = SendSpan(span, parent)
