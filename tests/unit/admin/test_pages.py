@@ -5,7 +5,7 @@ from typing import Any
 from token_worker.admin.pages import PAGE_ENTRIES, Pages
 from token_worker.errors import ReplyTooLarge
 from token_worker.redis.exchange import BoundedCommand
-from token_worker.streams.delivery import BATCH_BYTES, FIRST_COUNT, READ_BYTES
+from token_worker.streams.delivery import BATCH_BYTES, FIRST_COUNT, GROWTH, READ_BYTES
 
 
 def read(pages: Pages, entry_bytes: int) -> list[int]:
@@ -29,7 +29,7 @@ def test_pages_of_small_entries_grow_step_by_step() -> None:
     """A stream of unknown entries is read a few at first: the server makes a whole reply before it is cut off."""
     pages = Pages()
     counts = [read(pages, 10) for _ in range(7)]
-    assert counts == [[FIRST_COUNT << doubled] for doubled in range(5)] + [[PAGE_ENTRIES]] * 2
+    assert counts == [[FIRST_COUNT * GROWTH**step] for step in range(3)] + [[PAGE_ENTRIES]] * 4
 
 
 def test_large_entries_after_small_ones_are_read_one_at_a_time() -> None:

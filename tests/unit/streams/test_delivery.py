@@ -18,7 +18,7 @@ from token_worker.redis.exchange import BoundedCommand, Exchange, RunScript, dri
 from token_worker.redis.link import RedisLink
 from token_worker.streams.cluster_delivery import REST_SECONDS, ROUND_MS, ClusterDelivery
 from token_worker.streams.commit import COMMIT, DEAD_LETTER
-from token_worker.streams.delivery import BATCH_BYTES, FIRST_COUNT, GROUP, PAUSE_SECONDS, Delivery
+from token_worker.streams.delivery import BATCH_BYTES, FIRST_COUNT, GROUP, GROWTH, PAUSE_SECONDS, READ_BYTES, Delivery
 from token_worker.streams.entry import Answer, Batch, Committed, Entry
 from token_worker.streams.pending import FOUND_AT_ONCE, MOST_DOUBTS, OWN_AT_ONCE, RETRY_OWN_SECONDS
 from token_worker.streams.routes import Route
@@ -155,19 +155,46 @@ def test_new_entries_come_as_one_batch() -> None:
     ]
 
 
-def test_count_starts_small_and_grows_to_the_batch_size() -> None:
-    """COUNT at most doubles with what came before, up to the batch size: a backlog of large entries cannot flood us."""
-    subject = delivery(batch_size=100)
+@pytest.mark.parametrize("waiting", [1, 500])
+def test_count_starts_small_and_grows_to_the_batch_size(waiting: int) -> None:
+    """COUNT grows step by step, however few entries come: what waits later comes as one batch."""
+    subject = delivery(batch_size=500)
     counts = []
 
     def read(command: Any) -> Any:
-        count = command[command.index("COUNT") + 1]
-        counts.append(count)
-        return [[b"in", entries(count)]]
+        counts.append(command[command.index("COUNT") + 1])
+        return [[b"in", entries(min(counts[-1], waiting))]]
 
-    for turn in range(7):
+    for turn in range(6):
         run(subject.fetch(float(turn), 1000), Scripted(XREADGROUP=read))
-    assert counts == [*(FIRST_COUNT << doubled for doubled in range(5)), 100, 100]
+    assert counts == [*(FIRST_COUNT * GROWTH**turn for turn in range(4)), 500, 500]
+
+
+def stream(size: int, counts: list[int]) -> Callable[[Any], Any]:
+    """An answer to XREADGROUP: of an endless stream of equal entries. It gives up what is too much, and notes COUNT."""
+
+    def answer(command: Any) -> Any:
+        counts.append(command[command.index("COUNT") + 1])
+        return (
+            ReplyTooLarge()
+            if counts[-1] > 1 and counts[-1] * size > READ_BYTES
+            else [[b"in", entries(counts[-1], size)]]
+        )
+
+    return answer
+
+
+@pytest.mark.parametrize("size", [BATCH_BYTES // 100, BATCH_BYTES // 4, BATCH_BYTES, READ_BYTES])
+def test_read_is_given_up_only_when_entries_suddenly_get_larger(size: int) -> None:
+    """COUNT goes by bytes: after small entries one read of large ones is given up at most, and later ones aim right."""
+    subject = delivery()
+    for turn in range(6):
+        run(subject.fetch(float(turn), 0), Scripted(XREADGROUP=stream(10, [])))
+    counts: list[int] = []
+    for turn in range(6, 12):
+        run(subject.fetch(float(turn), 0), Scripted(XREADGROUP=stream(size, counts)))
+    assert counts[0] == 500
+    assert all(count == 1 or count * size <= BATCH_BYTES for count in counts[1:])
 
 
 def test_large_entries_make_count_small() -> None:
@@ -230,9 +257,17 @@ def test_read_of_one_entry_has_no_bound() -> None:
 def test_batch_tells_whether_there_may_be_more(replies: list[Any], more: bool) -> None:
     """There may be if a stream gave as many as it was asked for last; not where a read was given up."""
     served = iter(replies)
-    batch, _ = run(delivery(ROUTE, SECOND).fetch(0.0, 1000), Scripted(XREADGROUP=lambda _: next(served)))
+    subject = delivery(ROUTE, SECOND, batch_size=FIRST_COUNT)
+    batch, _ = run(subject.fetch(0.0, 1000), Scripted(XREADGROUP=lambda _: next(served)))
     assert batch.more is more
     assert next(served, "all of them were wanted") == "all of them were wanted"
+
+
+@pytest.mark.parametrize(("size", "more"), [(10, False), (BATCH_BYTES // 8, True)])
+def test_more_is_read_ahead_only_beside_a_full_batch(size: int, more: bool) -> None:
+    """As many as were asked for are no full batch, unless there are as many entries or bytes as a batch has."""
+    batch, _ = run(delivery().fetch(0.0, 0), Scripted(XREADGROUP=stream(size, [])))
+    assert (len(batch.entries), batch.more) == (FIRST_COUNT, more)
 
 
 def test_batch_is_bounded_over_all_routes() -> None:
@@ -243,6 +278,61 @@ def test_batch_is_bounded_over_all_routes() -> None:
         run(subject.fetch(float(turn), 0), Scripted(XREADGROUP=lambda c: [[b"in3", entries(c[c.index("COUNT") + 1])]]))
     batch, _ = run(subject.fetch(9.0, 0), Scripted(XREADGROUP=lambda c: [[b"in3", entries(c[c.index("COUNT") + 1])]]))
     assert 400 < len(batch.entries) <= 500
+
+
+def queues(**waiting: int) -> Callable[[Any], Any]:
+    """An answer to XREADGROUP: of streams with so many entries left."""
+
+    def answer(command: Any) -> Any:
+        command = command.command if isinstance(command, BoundedCommand) else command
+        found = []
+        for name in command[command.index("STREAMS") + 1 :]:
+            if count := min(waiting.get(name, 0), command[command.index("COUNT") + 1]):
+                waiting[name] -= count
+                found.append([name.encode(), entries(count)])
+        return found or None
+
+    return answer
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 500])
+def test_no_route_starves_behind_a_busy_one(batch_size: int) -> None:
+    """What waits on another route comes with the next batch, however much there is to read on a busy one."""
+    subject = delivery(ROUTE, SECOND, batch_size=batch_size)
+    server = Scripted(XREADGROUP=queues(**{ROUTE.requests: 100_000, SECOND.requests: 20}))
+    found: list[Entry] = []
+    for turn in range(20):
+        found += run(subject.fetch(float(turn), 0), server)[0].entries
+    assert [entry.route for entry in found].count(SECOND) == 20
+    assert len(found) > 20
+
+
+@pytest.mark.parametrize(
+    ("block_ms", "sizes", "reads"),
+    [
+        (1000, [64, 1, 63], 2),  # the first of many wakes the worker
+        (1000, [64, 1, 0], 2),
+        (1000, [64, 32], 1),
+        (1000, [1, 1], 1),
+        (0, [64, 1], 1),  # what is read ahead does not keep a commit back
+        (1000, [64, 0], 1),
+    ],
+)
+def test_read_that_was_woken_by_the_first_of_many_is_followed_by_another(
+    block_ms: int, sizes: list[int], reads: int
+) -> None:
+    """After a batch of many, a read that waited and brought few is repeated once, at once: they are one batch."""
+    subject = delivery(ROUTE, SECOND)
+    for turn in range(5):  # COUNT grows
+        run(subject.fetch(float(turn), 0), Scripted(XREADGROUP=[[b"in", entries(sizes[0])]]))
+    left = iter(sizes[1:])
+    server = Scripted(XREADGROUP=lambda _: [[b"in2", entries(count)]] if (count := next(left)) else None)
+    batch, _ = run(subject.fetch(6.0, block_ms), server)
+    assert len(batch.entries) == sum(sizes[1:])
+    commands = server.named("XREADGROUP")
+    assert ["BLOCK" in command for command in commands] == [block_ms > 0, False][:reads]
+    assert all(command[-4:] == ("in2", "in", ">", ">") for command in commands)
+    assert next(left, "all of them were wanted") == "all of them were wanted"
 
 
 def test_lost_group_is_made_again_and_counted() -> None:
@@ -388,11 +478,11 @@ def test_entries_that_were_put_off_come_as_one_batch(mine: bool) -> None:
 
 
 def test_batch_of_entries_that_were_put_off_is_bounded_like_a_new_one() -> None:
-    """As many are claimed as would be read: few at first, at most twice as many each time, few if they are large."""
+    """As many are claimed as would be read: few at first, more step by step, few if they are large."""
     subject = delivery(batch_size=100)
     small = Scripted(XPENDING=endless(0, mine=False), XCLAIM=claimed)
-    sizes = [len(run(subject.fetch(0.0, 0), small)[0].entries) for _ in range(13)]
-    assert [size for size in sizes if size] == [*(FIRST_COUNT << doubled for doubled in range(5)), 100, 100]
+    sizes = [len(run(subject.fetch(0.0, 0), small)[0].entries) for _ in range(9)]
+    assert [size for size in sizes if size] == [*(FIRST_COUNT * GROWTH**turn for turn in range(3)), 100, 100]
     large = Scripted(XCLAIM=lambda c: [[entry, [b"payload", b"x" * (BATCH_BYTES // 4)]] for entry in c[5:]])
     for server in (large, large, small, small):
         batch, _ = run(subject.fetch(0.0, 0), server)

@@ -32,7 +32,7 @@ class Pages:
                 self._count = max(self._count // 8, 1)
                 continue
             if page:
-                self._count = next_count(len(page), size_of(page), PAGE_ENTRIES)
+                self._count = next_count(self._count, len(page), size_of(page), PAGE_ENTRIES)
             return page
 
 

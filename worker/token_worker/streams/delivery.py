@@ -2,7 +2,9 @@
 
 Entries come to a worker in three ways:
 
-- *New* entries are read by ``XREADGROUP … >``, many at a time, bounded in number and bytes over all routes.
+- *New* entries are read by ``XREADGROUP … >``, many at a time, bounded in number and bytes over all routes. Redis
+  answers a read that waits as soon as the first entry is there, though many more may come with it. So where such a read
+  brings much less than the last batch had, all routes are read once more, without waiting.
 - Entries that were *put off* (a key or a server that they need was unavailable), or that the worker never saw (the
   reply to a read was lost), do not count as delivered. They are claimed many at a time, bounded like new entries. So a
   backlog that had to wait drains as fast as a new one.
@@ -16,10 +18,10 @@ seen, so one of several workers gets the entry. Deliveries that must not count a
 ``uncounted``.
 
 Memory: entries are asked for by number, and Redis does not tell their size beforehand. After large entries COUNT is
-small. If small entries raised COUNT and large entries follow, the read is aborted at ``READ_BYTES``. Its entries are
-then pending here, and are claimed, one at first. So a batch is at most ``BATCH_BYTES`` plus ``READ_BYTES`` of requests,
-or one entry of any size. The server knows no such bound: it has made the whole reply by then, up to ``batch_size``
-requests.
+small. After small ones it is large, however few came at once, so that whatever waits comes as one batch. If large
+entries follow, the read is aborted at ``READ_BYTES``. Its entries are then pending here, and are claimed, one at first.
+So a batch is at most ``BATCH_BYTES`` plus ``READ_BYTES`` of requests, or one entry of any size. The server knows no
+such bound: it has made the whole reply by then, up to ``batch_size`` requests.
 
 Redis counts a delivery for all entries of a batch alike, so a batch says nothing about one entry. Isolated tries do.
 
@@ -55,7 +57,11 @@ READ_BYTES = 6 << 20
 vary are not aborted: an aborted read was sent in vain."""
 
 FIRST_COUNT = 4
-"""COUNT grows to this, or to twice the number of entries that the last read brought, whichever is more."""
+"""COUNT of the first read, when nothing is known about the entries of a stream."""
+
+GROWTH = 4
+"""COUNT at most grows by this factor from one read to the next. So it takes four reads of small entries to ask for a
+whole batch: at the start, and after large entries."""
 
 OLDER_IN_A_ROW = 50
 """Isolated tries before new entries get their turn. A batch of put-off entries counts as that many."""
@@ -66,10 +72,10 @@ PAUSE_SECONDS = 5.0
 _GROUP_GONE = frozenset({"NOGROUP", "UNBLOCKED"})
 
 
-def next_count(count: int, size: int, count_max: int) -> int:
-    """COUNT of the next read, after a read that brought so many entries of so many bytes."""
-    fitting = BATCH_BYTES * count // max(size, 1)
-    return max(1, min(count_max, fitting, max(2 * count, FIRST_COUNT)))
+def next_count(asked: int, found: int, size: int, count_max: int) -> int:
+    """COUNT of the next read, after a read that asked for so many entries, and found so many of so many bytes."""
+    fitting = BATCH_BYTES * found // max(size, 1)
+    return max(1, min(count_max, fitting, GROWTH * asked))
 
 
 class Delivery(CommitScripts):
@@ -110,6 +116,7 @@ class Delivery(CommitScripts):
         self._groups_to_make = dict.fromkeys(routes)
         self._older_in_a_row = 0
         self._room = min(FIRST_COUNT, batch_size)
+        self._found = 0  # entries of the last batch of new ones
         self._paused: dict[Route, float] = {}
         self._groups_made_again = 0
 
@@ -217,13 +224,17 @@ class Delivery(CommitScripts):
                 if len(found) >= count:
                     full.append(route)
             routes = full
+            if block_ms and not routes and 0 < 2 * len(entries) < self._found:
+                routes, block_ms = self._active(), 0
         self._routes.rotate(-1)
         if entries:
+            self._found = len(entries)
             self._pace(len(entries), size)
-        return Batch(entries, isolated=False, more=bool(routes))
+        is_full = len(entries) >= self._batch_size or size >= BATCH_BYTES // 2
+        return Batch(entries, isolated=False, more=is_full and bool(routes))
 
-    def _pace(self, count: int, size: int) -> None:
-        self._room = next_count(count, size, self._batch_size)
+    def _pace(self, found: int, size: int) -> None:
+        self._room = next_count(self._room, found, size, self._batch_size)
 
     def _read(
         self, routes: list[Route], count: int, block_ms: int, now: float

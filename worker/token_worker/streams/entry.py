@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
     Attributes:
         isolated: whether this is one entry that is tried by itself, because an earlier try of it failed.
-        more: whether a stream gave as many entries as were asked for, so that there may be more.
+        more: whether this is a full batch, and a stream gave as many entries as were asked for. So there may be more.
     """
 
     entries: list[Entry]
