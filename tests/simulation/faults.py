@@ -65,6 +65,7 @@ class Climate:
         self._share = rng.choice([0.0, 0.02, 0.06, 0.15])
         self._slow = rng.choice([0.0, 0.0, 0.3])
         self._unconfirmed = rng.choice([0.0, 0.05, 0.2])
+        self._large = rng.choice([0.0, 0.1, 0.5, 0.95])
         self.most_entries = rng.choice([10**9, 10**9, 40, 100])
         """Number of entries of all streams together at which the server is at its memory limit."""
         self._faults = self._some(COMMAND_FAULTS)
@@ -86,6 +87,10 @@ class Climate:
     def is_slow(self) -> bool:
         """Draw whether a batch takes too long."""
         return self._rng.random() < self._slow
+
+    def is_large(self) -> bool:
+        """Draw whether a request is large."""
+        return self._rng.random() < self._large
 
     def confirm_fault(self) -> str:
         """Draw the fault while tokens are confirmed; empty for no fault."""

@@ -94,6 +94,37 @@ class _ForgetsWhatWasTooMuch(Delivery):
         return found
 
 
+class _IgnoresBytes(Delivery):
+    """Asks for as many entries as a batch may have, however large they were."""
+
+    def _pace(self, found: int, size: int) -> None:
+        self._room = self._batch_size
+
+
+class _ReadsTheBusyRouteAlone(Delivery):
+    """Reads on from a route as long as it has more."""
+
+    _busy: Sequence[Route] = ()
+
+    def _read(
+        self, routes: list[Route], count: int, block_ms: int, now: float
+    ) -> Exchange[list[tuple[Route, list[Entry]]]]:
+        got = yield from super()._read(
+            [route for route in self._busy if route in routes] or routes, count, block_ms, now
+        )
+        self._busy = [route for route, found in got if len(found) >= count]
+        return got
+
+
+class _WaitsForMore(Delivery):
+    """Waits for more with entries in hand."""
+
+    def _read(
+        self, routes: list[Route], count: int, block_ms: int, now: float
+    ) -> Exchange[list[tuple[Route, list[Entry]]]]:
+        return (yield from super()._read(routes, count, block_ms or 1000, now))
+
+
 class _CountsOutages(Delivery):
     """Lets a try count that failed for an outage."""
 
@@ -317,6 +348,14 @@ class _SweepsHolders(Model):
         return super()._sweep(keys, args)
 
 
+class _ForgetsWhatItReadAhead(Worker):
+    """Reads anew after a commit, whatever was read before it."""
+
+    def _commit(self, answers: Sequence[Answer], *, more: bool) -> None:
+        super()._commit(answers, more=more)
+        self._prefetched = None
+
+
 class _ForgetsItsCommit(Committer):
     """Takes a commit for done that was in flight when the connection broke."""
 
@@ -358,14 +397,18 @@ MUTANTS: dict[str, Mutant] = {
     "claim without the idle time": _worker(_ClaimsUnconditionally, 50),
     "own entries forgotten after a read error": _worker(_ForgetsItsOwn, 150),
     "own entries forgotten after too much": _worker(_ForgetsWhatWasTooMuch, 200),
+    "COUNT that ignores bytes": _worker(_IgnoresBytes, 50),
+    "busy route read alone": _worker(_ReadsTheBusyRouteAlone, 50),
+    "wait for more with entries in hand": _worker(_WaitsForMore, 50),
+    "read ahead forgotten": Mutant(50, worker=_ForgetsWhatItReadAhead),
     "outages count as tries": _worker(_CountsOutages, 100),
     "put off and still counted as delivered": _worker(_CountsBatches, 50),
-    "put off and forgotten while the server is away": _worker(_TakesBackOnce, 100),
+    "put off and forgotten while the server is away": _worker(_TakesBackOnce, 200),
     "claim in doubt forgotten": _worker(_ForgetsClaimsInDoubt, 100),
     "batch that failed taken as one again": _worker(_SuspectsNobody, 40),
     "sleep after a full page": _worker(_SleepsOnFullPages, 50),
     "sleep while entries are found": _worker(_SleepsOnWhatItFound, 50),
-    "try of another worker taken back": _worker(_TakesBackBlindly, 100),
+    "try of another worker taken back": _worker(_TakesBackBlindly, 200),
     "entry of another worker renewed": _worker(_RenewsBlindly, 100),
     "tries without end": _worker(_TriesForEver, 20),
     "given up too early": _worker(_GivesUpEarly, 50),
@@ -379,7 +422,7 @@ MUTANTS: dict[str, Mutant] = {
     "requests trimmed while their group is gone": Mutant(50, server=_TrimsWithoutGroup),
     "no turn to trim at the memory limit": Mutant(50, server=_NeedsMemoryForItsTurn),
     "no trim at the memory limit": Mutant(50, server=_NeedsMemoryToTrim),
-    "arrivals ignored": Mutant(50, server=_GoesByIdsAlone),
+    "arrivals ignored": Mutant(200, server=_GoesByIdsAlone),
     "arrivals noted too early": Mutant(50, server=_NotesOfTheFuture),
     "consumers swept with what they hold": Mutant(100, server=_SweepsHolders),
     "commit in flight forgotten": Mutant(150, committer=_ForgetsItsCommit),

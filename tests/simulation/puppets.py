@@ -28,7 +28,7 @@ from token_worker.service.runtime import Runtime
 from token_worker.service.worker import Worker
 from token_worker.settings.options import Settings
 from token_worker.storage.tokens import TokenStorage
-from token_worker.streams import commit, pending, uncounted
+from token_worker.streams import commit, delivery, pending, uncounted
 from token_worker.streams.clock import ServerClock
 from token_worker.streams.cluster_delivery import ClusterDelivery
 from token_worker.streams.delivery import Delivery
@@ -44,6 +44,9 @@ COMMIT_ENTRIES = UNCOUNT_ENTRIES = 3
 
 OWN_AT_ONCE = FOUND_AT_ONCE = 3
 """Small, so that few pending entries are several pages."""
+
+BATCH_BYTES, READ_BYTES = 400, 1600
+"""Small, so that few large requests are too much."""
 
 NAP_SECONDS = 1.0
 DRAIN_SECONDS = 3.0
@@ -155,6 +158,11 @@ class Puppet:
             self._stopped.release()
 
     # -- for the world
+
+    @property
+    def paused(self) -> list[Route]:
+        """Routes that it does not serve now."""
+        return self._worker._delivery.paused
 
     def go_on(self, outcome: object) -> None:
         """Give it the outcome of its request, an error to be raised, and run it to the next; or to its first."""
@@ -278,6 +286,8 @@ def small_bounds() -> Iterator[None]:
             (outage, "NAP_SECONDS", NAP_SECONDS),
             (commit, "COMMIT_ENTRIES", COMMIT_ENTRIES),
             (uncounted, "UNCOUNT_ENTRIES", UNCOUNT_ENTRIES),
+            (delivery, "BATCH_BYTES", BATCH_BYTES),
+            (delivery, "READ_BYTES", READ_BYTES),
             (pending, "OWN_AT_ONCE", OWN_AT_ONCE),
             (pending, "FOUND_AT_ONCE", FOUND_AT_ONCE),
         ):

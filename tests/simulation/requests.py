@@ -39,9 +39,13 @@ POISON = frozenset({"defect", "killer", "last_killer"})
 """Kinds that make every try fail."""
 
 
-def payload_of(kind: str, target: str) -> str:
+LARGE_BYTES = 300
+"""Bytes that make a request a large one."""
+
+
+def payload_of(kind: str, target: str, *, is_large: bool = False) -> str:
     """The payload of a request whose reply goes to ``target``; the word ``value`` is what the loop counts."""
-    return f"{kind} {target} value"
+    return f"{kind} {target} value{'.' * LARGE_BYTES if is_large else ''}"
 
 
 def request_of(key: bytes, entry: tuple[int, int], kind: str, target: str) -> Request:

@@ -10,6 +10,10 @@ STEPS = 60
 """Number of steps that are kept."""
 
 
+LONG = 60
+"""Characters of a text that are shown."""
+
+
 class Step(NamedTuple):
     """One step; ``who`` is a worker, or ``-`` for the world."""
 
@@ -64,7 +68,8 @@ def _is_id(argument: bytes) -> bool:
 
 def _short(outcome: object) -> str:
     if isinstance(outcome, bytes):
-        return outcome.decode()
+        text = outcome.decode()
+        return f"{text[:LONG]}…" if len(text) > LONG else text
     if isinstance(outcome, list):
         return f"[{', '.join(map(_short, outcome))}]"
     return repr(outcome)

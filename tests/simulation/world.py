@@ -4,6 +4,7 @@ First come steps with faults: each lets a worker do its next command, perhaps wi
 server, its clock or the requests. Then the faults end, and within a bounded number of steps all has to be settled.
 """
 
+import math
 import random
 import signal
 from collections import Counter
@@ -19,6 +20,7 @@ from simulation.handling import PuppetHandler, RunItems
 from simulation.model import Model
 from simulation.promises import PromiseLedger
 from simulation.puppets import Crash, Puppet, Terms, Wait, small_bounds
+from simulation.reading import ReadLedger, size_of
 from simulation.trace import Step, Trace, ids_of
 from token_worker.contract.messages import Op
 from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
@@ -103,6 +105,7 @@ class World:
         )
         self._model = server()
         self._ledger = PromiseLedger(self._model, self._terms)
+        self._reads = ReadLedger(self._model, GROUP)
         self._climate = Climate(rng)
         self._is_quiet = self._is_over = False
         self._puppets: list[Puppet] = []
@@ -241,6 +244,7 @@ class World:
         if puppet.request is None:
             self._puppets.remove(puppet)
             self._ledger.left(puppet.name)
+            self._reads.left(puppet.name)
             if not self._is_over:
                 self._starts.append(self.seconds + self._rng.uniform(0.1, 3))
         elif isinstance(puppet.request, Wait):
@@ -276,8 +280,9 @@ class World:
     def _perform(self, puppet: Puppet, command: Command) -> None:
         fault = "" if self._is_quiet else self._climate.fault()
         is_bounded = isinstance(command, BoundedCommand)
+        most_bytes = math.inf
         if isinstance(command, BoundedCommand):
-            command = command.command
+            most_bytes, command = command
         if fault and is_bounded and command[0] == "XCLAIM" and self._rng.random() < 0.5:
             fault = "too much"  # such claims are rare
         elif fault == "too much" and not is_bounded:
@@ -287,9 +292,15 @@ class World:
         outcome: object = None
         is_done = fault not in {"crash before", "refused"}
         if is_done:
+            waiting = self._waiting_for(puppet)
             outcome = self._execute(puppet.name, command)
             if outcome is None and not fault and self._blocks(puppet, command):
                 return
+            if _is_read(command) and isinstance(outcome, list):
+                self._reads.done(puppet.name, command, waiting, outcome)
+            if not fault and is_bounded and isinstance(outcome, list) and size_of(command, outcome) > most_bytes:
+                self._reads.gave_up(puppet.name, command, outcome)
+                fault = "too much"
         if fault:
             self._faults[fault] += 1
             self._note(puppet.name, fault, command)
@@ -300,6 +311,11 @@ class World:
         self._let(puppet, outcome)
         if fault == "stall":
             puppet.ready_at = max(puppet.ready_at, self.seconds + self._rng.uniform(*STALL_SECONDS))
+
+    def _waiting_for(self, puppet: Puppet) -> list[bytes]:
+        """Streams that have something to read for this worker."""
+        served = [route.requests.encode() for route in ROUTES if route not in puppet.paused]
+        return [key for key in served if self._model.group(key, GROUP.encode()) and self._is_news_at(key.decode())]
 
     def _spoiled(self, fault: str, outcome: object) -> object:
         """The outcome that a worker gets for a command with a fault."""
@@ -320,6 +336,7 @@ class World:
             return False
         if puppet.blocks_until is None:
             self._ledger.sleeps(puppet.name, _streams_of(command))
+            self._reads.sleeps(puppet.name)
             puppet.blocks_until = self.seconds + int(command[command.index("BLOCK") + 1]) / 1000
         return puppet.blocks_until > self.seconds
 
@@ -336,8 +353,10 @@ class World:
         return outcome
 
     def _tell_books(self, worker: str, command: Command, outcome: object) -> None:
-        """Tell the ledger what a worker learns of its command, or that it learns nothing."""
+        """Tell the ledgers what a worker learns of its command, or that it learns nothing."""
         is_lost = isinstance(outcome, Unavailable | ReplyTooLarge)
+        if _is_read(command) and isinstance(outcome, list):
+            self._reads.took(worker, command, outcome)
         if isinstance(command, RunScript):
             if command.script is COMMIT and isinstance(outcome, ServerError):
                 self._ledger.put_off(worker, command.keys[0], ids_of(command))
@@ -432,6 +451,7 @@ class World:
         target = route.responses
         if kind in requests.ELSEWHERE:
             target = self._rng.choice(_named(route))
+        payload = requests.payload_of(kind, target, is_large=self._climate.is_large())
         trace = ("traceparent", "parent") if self._rng.random() < 0.1 else ()
         key = route.requests.encode()
         while self._ledger.knows(key, self._next_id(key)):
@@ -439,7 +459,7 @@ class World:
             self._leapt_ms += 1  # no id comes twice, whatever became of clock and stream: nobody could tell them apart
             self._go_with_time()
         try:
-            entry = self._model.call("XADD", key, at, "payload", requests.payload_of(kind, target), *trace)
+            entry = self._model.call("XADD", key, at, "payload", payload, *trace)
         except (ServerError, Unavailable):
             return False
         self._ledger.sent(requests.request_of(key, parse_id(entry), kind, target))
@@ -500,6 +520,7 @@ class World:
     def handle(self, entries: Sequence[Entry], run: RunItems) -> list[Result]:
         """Stand in for ``Handler.handle``."""
         puppet = self._worker
+        self._reads.handled(puppet.name, [(entry.route.requests.encode(), parse_id(entry.id)) for entry in entries])
         if not self._is_quiet and self._climate.is_slow():
             self._faults[faults.SLOW_BATCH] += 1
             self._note(puppet.name, faults.SLOW_BATCH)
@@ -518,6 +539,7 @@ class World:
 
     def internal(self, entry: Entry) -> Answer:
         """Stand in for ``Handler.internal``."""
+        self._reads.handled(self._worker.name, [(entry.route.requests.encode(), parse_id(entry.id))])
         return requests.internal(entry)
 
 
@@ -534,6 +556,11 @@ def _named(route: Route) -> list[str]:
 def _has_news(stream: Stream) -> bool:
     group = stream.groups.get(GROUP.encode())
     return group is None or bool(stream.ids and stream.ids[-1] > group.last)
+
+
+def _is_read(command: Command) -> bool:
+    """Tell whether a command brings requests."""
+    return command[0] in {"XREADGROUP", "XCLAIM"}
 
 
 def _streams_of(request: Command | Wait | None) -> Sequence[str]:

@@ -1,6 +1,6 @@
 """The loop of one worker: fetch a batch, handle it, commit the replies, until asked to drain. One thread.
 
-While there is more to read than a batch takes, the next batch is read before a commit is sent. That batch is handled
+While there is more to read than a full batch, the next batch is read before a commit is sent. That batch is handled
 while the server runs the commit, see ``Worker._commit``. ``Committer`` finishes the commit before anything else is
 asked of the streams.
 
