@@ -2,10 +2,11 @@
 
 import threading
 import time
+from _thread import RLock
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import Any, Self, TypeVar, Unpack, cast, overload
 
 from token_worker.client.base import BaseClient, CallOptions, CallValues
 from token_worker.client.call_engine import CallEngine
@@ -194,6 +195,30 @@ class FutureCall(Call):
             future.set_exception(outcome)
 
 
+class _FutureLock(RLock):  # type: ignore[misc]  # typeshed calls it final; CPython tests subclasses of it
+    """What a future needs of a ``threading.Condition``: ten objects less for the garbage collector to look at.
+
+    A thread that waits makes a condition, which is gone when the future is done.
+    """
+
+    __slots__ = ("_condition",)
+
+    def __init__(self) -> None:
+        self._condition: threading.Condition | None = None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the future is done, or so many seconds."""
+        if self._condition is None:
+            self._condition = threading.Condition(self)
+        return self._condition.wait(timeout)
+
+    def notify_all(self) -> None:
+        """End all waits."""
+        condition, self._condition = self._condition, None  # a condition has its lock: keep no circle
+        if condition is not None:
+            condition.notify_all()
+
+
 class CallFuture(Future[list[Answer]]):
     """The future of a call. Cancelling it gives up the request.
 
@@ -201,7 +226,10 @@ class CallFuture(Future[list[Answer]]):
         call: the call, until its end.
     """
 
-    call: FutureCall | None = None
+    def __init__(self) -> None:
+        super().__init__()
+        self._condition = cast("threading.Condition", _FutureLock())
+        self.call: FutureCall | None = None
 
     def cancel(self) -> bool:
         """Cancel the call, unless it has ended."""
