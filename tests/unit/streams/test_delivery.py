@@ -18,7 +18,16 @@ from token_worker.redis.exchange import BoundedCommand, Exchange, RunScript, dri
 from token_worker.redis.link import RedisLink
 from token_worker.streams.cluster_delivery import REST_SECONDS, ROUND_MS, ClusterDelivery
 from token_worker.streams.commit import COMMIT, DEAD_LETTER
-from token_worker.streams.delivery import BATCH_BYTES, FIRST_COUNT, GROUP, GROWTH, PAUSE_SECONDS, READ_BYTES, Delivery
+from token_worker.streams.delivery import (
+    BATCH_BYTES,
+    FIRST_COUNT,
+    GROUP,
+    GROWTH,
+    PAUSE_SECONDS,
+    QUIET_COUNT,
+    READ_BYTES,
+    Delivery,
+)
 from token_worker.streams.entry import Answer, Batch, Committed, Entry
 from token_worker.streams.pending import FOUND_AT_ONCE, MOST_DOUBTS, OWN_AT_ONCE, RETRY_OWN_SECONDS
 from token_worker.streams.routes import Route
@@ -155,9 +164,16 @@ def test_new_entries_come_as_one_batch() -> None:
     ]
 
 
-@pytest.mark.parametrize("waiting", [1, 500])
-def test_count_starts_small_and_grows_to_the_batch_size(waiting: int) -> None:
-    """COUNT grows step by step, however few entries come: what waits later comes as one batch."""
+@pytest.mark.parametrize(
+    ("waiting", "expected"),
+    [
+        (1, [4, 16, 64, 64, 64, 64]),
+        (20, [4, 16, 64, 80, 80, 80]),
+        (500, [4, 16, 64, 256, 500, 500]),
+    ],
+)
+def test_count_starts_small_and_grows_with_what_waits(waiting: int, expected: list[int]) -> None:
+    """COUNT grows step by step to more than what comes at once, and to the batch size if that much waits."""
     subject = delivery(batch_size=500)
     counts = []
 
@@ -167,7 +183,25 @@ def test_count_starts_small_and_grows_to_the_batch_size(waiting: int) -> None:
 
     for turn in range(6):
         run(subject.fetch(float(turn), 1000), Scripted(XREADGROUP=read))
-    assert counts == [*(FIRST_COUNT * GROWTH**turn for turn in range(4)), 500, 500]
+    assert counts == expected
+
+
+def test_count_shrinks_slowly_when_few_come() -> None:
+    """A few entries between many do not make COUNT small; after many reads of few it is as at the start."""
+    subject = delivery()
+    for turn in range(6):
+        run(subject.fetch(float(turn), 0), Scripted(XREADGROUP=stream(10, [])))
+    counts: list[int] = []
+
+    def read(command: Any) -> Any:
+        counts.append(command[command.index("COUNT") + 1])
+        return [[b"in", entries(1)]]
+
+    for turn in range(6, 100):
+        run(subject.fetch(float(turn), 0), Scripted(XREADGROUP=read))
+    assert counts[0] == 500
+    assert all(400 < count < 500 for count in counts[1:4])
+    assert counts[-1] == QUIET_COUNT
 
 
 def stream(size: int, counts: list[int]) -> Callable[[Any], Any]:

@@ -18,10 +18,10 @@ seen, so one of several workers gets the entry. Deliveries that must not count a
 ``uncounted``.
 
 Memory: entries are asked for by number, and Redis does not tell their size beforehand. After large entries COUNT is
-small. After small ones it is large, however few came at once, so that whatever waits comes as one batch. If large
-entries follow, the read is aborted at ``READ_BYTES``. Its entries are then pending here, and are claimed, one at first.
-So a batch is at most ``BATCH_BYTES`` plus ``READ_BYTES`` of requests, or one entry of any size. The server knows no
-such bound: it has made the whole reply by then, up to ``batch_size`` requests.
+small. After small ones it is larger than what came at once, so that whatever waits comes as one batch. If large entries
+follow, the read is aborted at ``READ_BYTES``. Its entries are then pending here, and are claimed, one at first. So a
+batch is at most ``BATCH_BYTES`` plus ``READ_BYTES`` of requests, or one entry of any size. The server knows no such
+bound: it has made the whole reply by then, up to COUNT requests.
 
 Redis counts a delivery for all entries of a batch alike, so a batch says nothing about one entry. Isolated tries do.
 
@@ -60,8 +60,14 @@ FIRST_COUNT = 4
 """COUNT of the first read, when nothing is known about the entries of a stream."""
 
 GROWTH = 4
-"""COUNT at most grows by this factor from one read to the next. So it takes four reads of small entries to ask for a
-whole batch: at the start, and after large entries."""
+"""COUNT at most grows by this factor from one read to the next: at the start, and after large entries."""
+
+QUIET_COUNT = 64
+"""COUNT while few entries come at once, if they are small. It gets larger after reads that bring many. So where there
+is little to do, large entries that suddenly come do not make the server prepare a reply of a whole batch."""
+
+SHRINK = 16
+"""COUNT shrinks by this part with each read that brings few. Slowly, because few often come between many."""
 
 OLDER_IN_A_ROW = 50
 """Isolated tries before new entries get their turn. A batch of put-off entries counts as that many."""
@@ -75,7 +81,8 @@ _GROUP_GONE = frozenset({"NOGROUP", "UNBLOCKED"})
 def next_count(asked: int, found: int, size: int, count_max: int) -> int:
     """COUNT of the next read, after a read that asked for so many entries, and found so many of so many bytes."""
     fitting = BATCH_BYTES * found // max(size, 1)
-    return max(1, min(count_max, fitting, GROWTH * asked))
+    wanted = max(QUIET_COUNT, GROWTH * found, asked - asked // SHRINK)
+    return max(1, min(count_max, fitting, GROWTH * asked, wanted))
 
 
 class Delivery(CommitScripts):
