@@ -1,12 +1,11 @@
 """One connection to one Redis server, for one thread: raw replies, typed errors. No command is ever sent twice.
 
 A connection is closed when its server says that it is no primary: the next connection may find another server at that
-address. redis-py keeps the connection (TLS, passwords, time-outs). Its retries are switched off, because a write whose
-reply was lost may have happened. So are its conversions of replies, because the delivery protocol reads raw replies.
+address. redis-py makes and closes the connection (TLS, passwords); what goes over it is sent and received by ``Wire``.
+Retries of redis-py are switched off, because a write whose reply was lost may have happened.
 """
 
 import math
-import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -21,16 +20,13 @@ from token_worker.errors import ServerError, Unavailable
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.errors import ScriptUnknownError, is_from_primary, typed
 from token_worker.redis.script import Script
-from token_worker.redis.wire import LimitedParser, Packer
+from token_worker.redis.wire import Wire, pack
 
 SOCKET_SECONDS = 5.0
 """Time-out of a reply; longer than any BLOCK that is asked for."""
 
 IDLE_CHECK_SECONDS = 1.0
 """A connection that was idle for longer is checked before its next use, because its server may have been restarted."""
-
-SEND_CHUNK_BYTES = 65_536
-"""Bytes of several commands that are sent at once. Each chunk has the whole time-out, for slow lines."""
 
 
 class _StartedScript(NamedTuple):
@@ -139,12 +135,11 @@ class RedisLink(Link):
             retry=Retry(NoBackoff(), 0),
             socket_timeout=seconds,
             socket_connect_timeout=seconds,
-            command_packer=Packer(),
-            parser_class=self._make_parser,
             **given,
         )
         connection: Any = pool.make_connection()  # redis-py has few types here
         self._connection = connection  # the only one: no command has to take one from a pool
+        self._wire = Wire(seconds)
         self._used_at = -math.inf  # there is no connection
         self._started: _StartedScript | None = None
         self.connections = 0
@@ -154,16 +149,12 @@ class RedisLink(Link):
     def _count(self, _connection: object) -> None:
         self.connections += 1
 
-    def _make_parser(self, socket_read_size: int) -> LimitedParser:
-        self._parser = LimitedParser(socket_read_size)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-        return self._parser
-
     def call_bounded(self, max_bytes: int, *command: Any) -> Any:
-        self._parser.bytes_left = max_bytes
+        self._wire.bytes_left = max_bytes
         try:
             return self.call(*command)
         finally:
-            self._parser.bytes_left = math.inf
+            self._wire.bytes_left = math.inf
 
     def connect(self) -> int:
         try:
@@ -198,10 +189,10 @@ class RedisLink(Link):
             return self._receive()
         return self.call("EVAL", started.script.source, len(started.keys), *started.keys, *started.args)
 
-    def _send(self, command: Sequence[Any]) -> None:
+    def _send(self, command: tuple[Any, ...]) -> None:
         try:
             self._ensure_connected()
-            self._connection.send_command(*command)
+            self._wire.send(pack(command))
         except redis.RedisError as error:
             raise self._failure(error) from None
         except BaseException:
@@ -210,7 +201,7 @@ class RedisLink(Link):
 
     def _receive(self) -> Any:
         try:
-            reply = self._connection.read_response()
+            reply = self._wire.receive()
         except redis.RedisError as error:
             raise self._failure(error) from None
         except BaseException:  # a signal, say: a late reply to this command must not be taken for the next one
@@ -231,16 +222,10 @@ class RedisLink(Link):
         return self._typed(error)
 
     def call_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        connection = self._connection
         outcomes: list[Any] = []
         try:
             self._ensure_connected()
-            packed = b"".join(part for command in commands for part in connection.pack_command(*command))
-            if len(packed) > SEND_CHUNK_BYTES:  # else the system buffers megabytes, which share one time-out
-                buffer_bytes = 2 * SEND_CHUNK_BYTES
-                connection._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)  # noqa: SLF001 - redis-py has no option for it
-            chunks = range(0, len(packed), SEND_CHUNK_BYTES)
-            connection.send_packed_command([packed[at : at + SEND_CHUNK_BYTES] for at in chunks])
+            self._wire.send_long(b"".join(map(pack, commands)))
             while len(outcomes) < len(commands):
                 outcomes.append(self._next_outcome())
         except redis.RedisError as error:
@@ -257,7 +242,7 @@ class RedisLink(Link):
 
     def _next_outcome(self) -> Any:
         try:
-            return self._connection.read_response()
+            return self._wire.receive()
         except redis.ResponseError as error:
             if not is_from_primary(error):
                 raise
@@ -286,9 +271,11 @@ class RedisLink(Link):
     def _connect(self) -> None:
         """Make a new connection."""
         self._connection.connect()
+        self._wire.open(self._connection)
 
     def close(self) -> None:
         self._connection.disconnect()
+        self._wire.close()
         self._used_at = -math.inf
 
     def _typed(self, error: redis.RedisError) -> Unavailable | ServerError:

@@ -19,6 +19,7 @@ from token_worker.errors import Unavailable
 from token_worker.redis.address import Node, RedisSettings
 from token_worker.redis.errors import error_code
 from token_worker.redis.link import RedisLink
+from token_worker.redis.wire import pack
 
 SENTINEL_SECONDS = 1.0
 """Time-out of a Sentinel; then the next one is asked."""
@@ -62,13 +63,13 @@ class SentinelLink(RedisLink):
                 reason = error.reason
             else:
                 return
-            connection.disconnect()
+            self.close()
         raise Unavailable(self.name, reason)
 
     def _check_role(self) -> None:
-        self._connection.send_command("ROLE")
+        self._wire.send(pack(("ROLE",)))
         try:
-            role = self._connection.read_response()[0]
+            role = self._wire.receive()[0]
         except redis.ResponseError as error:
             raise Unavailable(self.name, f"ROLE {error_code(error)}") from None
         if role != b"master":
