@@ -191,7 +191,8 @@ def test_unclosed_client_is_told_and_closed(streams_server: Valkey, fake_worker:
 FORKING = """
 import os, signal, sys
 from token_worker.client import NotAnswered, TokenClient
-client = TokenClient(sys.stdin.read(), client_id="shop-frontend", timeout_seconds=0.1)
+url = sys.stdin.read()
+client, unused = (TokenClient(url, client_id="shop-frontend", timeout_seconds=0.1) for _ in range(2))
 for process in ("parent", "child"):
     try:
         client.tokenize("a")
@@ -202,6 +203,11 @@ for process in ("parent", "child"):
     signal.alarm(60)
 else:
     client.close()
+    try:
+        unused.tokenize("a")
+    except NotAnswered:
+        print("unused NotAnswered", flush=True)
+    unused.close()
     os._exit(0)
 print(os.waitpid(child, 0)[1])
 client.close()
@@ -209,7 +215,10 @@ client.close()
 
 
 def test_client_that_was_used_before_a_fork_is_a_mistake_that_is_told(streams_server: Valkey) -> None:
-    """In the other process, where none of its threads are, a call raises and never waits for ever; closing is free."""
+    """In the other process, where none of its threads are, a call raises and never waits for ever; closing is free.
+
+    A client that was not used before works there.
+    """
     done = subprocess.run(
         [sys.executable, "-c", FORKING],
         input=streams_server.url,
@@ -219,7 +228,7 @@ def test_client_that_was_used_before_a_fork_is_a_mistake_that_is_told(streams_se
         check=True,
     )
     found = done.stdout.split("\n")
-    assert found[1:] == ["child RuntimeError", "0", ""]
+    assert found[1:] == ["child RuntimeError", "unused NotAnswered", "0", ""]
     assert found[0] in {"parent TimedOut", "parent StreamsUnavailable"}
 
 

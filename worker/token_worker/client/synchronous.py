@@ -265,6 +265,9 @@ class Room:
                 self.waiting += 1
                 try:
                     self._made.wait_for(lambda: self._free, seconds)
+                except BaseException:  # Ctrl-C: leave to another thread what may have woken this one
+                    self._made.notify()
+                    raise
                 finally:
                     self.waiting -= 1
             if not self._free:
