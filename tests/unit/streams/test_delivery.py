@@ -837,9 +837,32 @@ def test_slots_are_read_apart_and_waited_for_shortly() -> None:
     one, two = {"in", "in1"}, {"in2"}
     assert batch == Batch([], isolated=False)
     assert [(streams, wait) for streams, wait in read_streams(server) if wait] == [
-        (streams, ROUND_MS) for streams in (two, one, two)
+        (streams, ROUND_MS) for streams in (one, two, one)
     ]
-    assert [streams for streams, wait in read_streams(server) if not wait] == [two, one, one, two, two, one]
+    assert [streams for streams, wait in read_streams(server) if not wait] == [one, two] * 3
+
+
+@pytest.mark.parametrize(
+    ("batches", "expected"),
+    [
+        (["in", "in"], "in"),
+        (["in2", "in2"], "in2"),
+        (["in", "in2", "in"], "in2"),
+        (["in2", "in", "in2"], "in"),
+        (["in", "in2", "in", "in"], "in"),
+    ],
+)
+def test_slot_that_followed_the_last_time_is_waited_for(batches: list[str], expected: str) -> None:
+    """A producer that waits for each reply sends to one slot, or to several in turn: the next one is waited for."""
+    subject = deliveries()
+    for turn, name in enumerate(batches):
+        batch, _ = run(subject.fetch(float(turn), 1000), Scripted(XREADGROUP=queues(**{name: 1})))
+        assert [entry.route.requests for entry in batch.entries] == [name]
+    server = Scripted()
+    run(subject.fetch(9.0, 3 * ROUND_MS), server)
+    waited_for = [streams for streams, wait in read_streams(server) if wait]
+    assert expected in waited_for[0]
+    assert waited_for[1] != waited_for[2]
 
 
 def test_no_slot_is_waited_for_while_another_has_entries_to_take() -> None:
@@ -865,6 +888,17 @@ def test_slots_take_turns() -> None:
         batch, _ = run(subject.fetch(float(turn), 1000), server)
         seen.append({entry.route.requests for entry in batch.entries})
     assert seen in ([{"in"}, {"in2"}] * 2, [{"in2"}, {"in"}] * 2)
+
+
+def test_slot_is_asked_before_the_busy_one_that_is_waited_for() -> None:
+    """What comes to another slot while the busy one is waited for comes with the next batch."""
+    subject = deliveries()
+    server = Scripted(XREADGROUP=queues(**{"in": 1000}))
+    for turn in range(3):
+        batch, _ = run(subject.fetch(float(turn), 1000), server)
+        assert {entry.route.requests for entry in batch.entries} == {"in"}
+    batch, _ = run(subject.fetch(3.0, 1000), Scripted(XREADGROUP=queues(**{"in": 1000, "in2": 1})))
+    assert [entry.route.requests for entry in batch.entries] == ["in2"]
 
 
 def test_slot_that_is_away_rests_and_the_others_go_on() -> None:

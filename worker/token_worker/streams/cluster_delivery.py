@@ -3,13 +3,16 @@
 One command reads several streams only if they are in one slot. So every slot is asked for new entries without waiting.
 If none has any, a read waits shortly for one of them, and all are asked again. A batch comes from one slot.
 
+The slot that is waited for first is the one whose batch followed, when the slot of the last batch had one before. That
+is right for producers that wait for a reply before they send the next request, to one slot or to several in turn. Waits
+of a millisecond for one slot after the other would not do: an idle server ends a wait only ten times a second.
+
 A slot whose node is unavailable rests, and its routes are paused; the other slots go on. The rest gets longer each time
 that the node lets a read run into its time-out, because all slots wait for that read. Answers that cannot be committed
 within ``patience_seconds`` are left: their entries stay pending, and are isolated when the node is back.
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -59,8 +62,10 @@ class ClusterDelivery(DeliveryProtocol):
     def __init__(self, groups: Iterable[Sequence[Route]], make: Callable[[Sequence[Route]], Delivery]) -> None:
         self._routes = {make(routes): routes for routes in groups}
         self._of = {route: delivery for delivery, routes in self._routes.items() for route in routes}
-        self._turns = deque(self._routes)
+        self._turns = [*self._routes]  # that of the last batch is the last
         self._rests: dict[Delivery, _Rest] = {}
+        self._followers: dict[Delivery, Delivery] = {}
+        """For each slot, the slot of the batch that followed its last batch."""
 
     def has_older(self, now: float) -> bool:
         return any(delivery.has_older(now) for delivery in self._turns if not self._is_resting(delivery, now))
@@ -68,15 +73,22 @@ class ClusterDelivery(DeliveryProtocol):
     def fetch(self, now: float, block_ms: int) -> Exchange[Batch]:
         for rest in self._rests.values():
             rest.until = min(rest.until, now + REST_SECONDS.after(rest.failures))
-        for _ in range(max(1, block_ms // ROUND_MS)):
-            for is_last in [*[False] * len(self._turns), True]:
-                wait_ms = min(ROUND_MS, block_ms) if is_last and not self.has_older(now) else 0
-                batch = yield from self._fetch(self._turns[0], now, wait_ms)
-                self._turns.rotate(-1)
+        for number in range(max(1, block_ms // ROUND_MS)):
+            for delivery in [*self._turns]:
+                batch = yield from self._fetch(delivery, now, 0)
                 if batch.entries:
                     return batch
-            if all(self._is_resting(delivery, now) for delivery in self._turns):
+            awake = [delivery for delivery in self._turns if not self._is_resting(delivery, now)]
+            if not awake:
                 raise self._rests[self._turns[0]].error.with_traceback(None)
+            if not block_ms or self.has_older(now):
+                continue
+            expected = self._followers.get(self._turns[-1])
+            if number or expected not in awake:
+                expected = awake[number % len(awake)]
+            batch = yield from self._fetch(expected, now, min(ROUND_MS, block_ms))
+            if batch.entries:
+                return batch
         return Batch([], isolated=False)
 
     def _fetch(self, delivery: Delivery, now: float, wait_ms: int) -> Exchange[Batch]:
@@ -91,6 +103,10 @@ class ClusterDelivery(DeliveryProtocol):
             self._rests[delivery] = _Rest(error.with_traceback(None), failures)  # its frames hold commands
             return Batch([], isolated=False)
         self._rests.pop(delivery, None)
+        if batch.entries:
+            self._followers[self._turns[-1]] = delivery
+            self._turns.remove(delivery)  # the other slots are asked first the next time
+            self._turns.append(delivery)
         return batch
 
     def _is_resting(self, delivery: Delivery, now: float) -> bool:
