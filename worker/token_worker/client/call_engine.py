@@ -4,6 +4,7 @@ The engine is an object of its own, so that its threads do not keep a client ali
 """
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -33,7 +34,8 @@ def _count_fork() -> None:
     _Process.number += 1
 
 
-os.register_at_fork(after_in_child=_count_fork)
+if sys.platform != "win32":  # which has no forks
+    os.register_at_fork(after_in_child=_count_fork)
 
 MAX_OWNER_ID_CHARACTERS: Final = 256
 """Longest id of a client or zone."""
