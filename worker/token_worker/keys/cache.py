@@ -160,7 +160,7 @@ class KeyCache:
             if known is None:
                 missing.append(owner)
             else:
-                self.hits += owner.is_valid
+                self.hits += isinstance(known, Keyring) or owner.is_valid
                 found[owner] = known
         if missing:
             self.misses += len(missing)

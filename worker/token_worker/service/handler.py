@@ -102,21 +102,20 @@ class Handler:
                 requests.append(self._authorize(entry, decoded, accesses))
         self._find_keys(accesses)
         answerable: list[CheckedRequest] = []
-        items: list[TokenItem] = []
         for checked in requests:
             outcome = checked.refused or checked.access.outcome
             if isinstance(outcome, Keyring) and checked.decoded.request is not None:
                 checked.values = self._values(checked, checked.decoded.request, outcome)
-                items += [value for value in checked.values if isinstance(value, TokenItem)]
                 answerable.append(checked)
             elif isinstance(outcome, Unavailable):
                 results.append(Postponed(checked.entry, outcome))
             else:
                 results.append(build_refusal(checked, outcome if isinstance(outcome, Refused) else INTERNAL))
+        items = [value for checked in answerable for value in checked.values if isinstance(value, TokenItem)]
         if items:
             self._run(items)
-        if any(item.format is not None for item in items):
-            self._compare_forms(answerable)
+            if any(item.format is not None for item in items):
+                self._compare_forms(answerable)
         results += map(build_reply, answerable)
         return results
 

@@ -47,18 +47,16 @@ def build_reply(checked: CheckedRequest) -> Answer | Postponed:
     reply = Reply(
         id=decoded.id, op=decoded.op, request_entry=checked.entry.id.decode(), status="ok", replay=decoded.replay
     )
-    is_one = request is not None and request.items is UNSET
-    if (
-        is_one and isinstance(values[0], TokenItem) and isinstance(values[0].result, bytes)
-    ):  # the short way of most requests
-        codec = values[0].form
+    value = values[0] if request is not None and request.items is UNSET else None
+    if isinstance(value, TokenItem) and isinstance(value.result, bytes):  # the short way of most requests
+        codec = value.form
         try:
-            answer = codec.decode(values[0].result)
+            answer = codec.decode(value.result)
         except ValueError:
             pass
         else:
             reply.value = answer if codec.write is None else codec.write(answer)
-            if values[0].is_other:
+            if value.is_other:
                 reply.format = "other"
             return _answer(checked, encode_reply(reply, decoded.format), _facts(checked, "ok", codec.all_ok))
     return _build_from_all(checked, reply)

@@ -28,7 +28,7 @@ from token_worker.service.committer import Committer
 from token_worker.service.handler import Handler
 from token_worker.service.maintenance import Maintenance
 from token_worker.service.outage import BackOff, Outage
-from token_worker.service.replies import DeadLettered, Postponed
+from token_worker.service.replies import DeadLettered, Postponed, Result
 from token_worker.service.runtime import REAL, Runtime
 from token_worker.settings.options import Settings
 from token_worker.storage.tokens import TokenStorage
@@ -212,15 +212,20 @@ class Worker:
             else:
                 self._outage.in_hand.reset()
                 self._commit(answers, more=more and len(answers) == len(results))
-                postponed = [result for result in results if isinstance(result, Postponed)]
-                for entry, why in postponed:
-                    self._log.debug("entry waits for a key", server=why.server, reason=why.reason, **log_fields(entry))
-                self._committer.leave_pending([entry for entry, _ in postponed])
-                for result in results:
-                    if isinstance(result, DeadLettered):
-                        self._committer.dead_letter(result.entry, result.reason, None, self._taken_ns)
+                if len(answers) < len(results):
+                    self._end_unanswered(results)
                 return
         self._committer.leave_pending(entries)  # there is no time left for them
+
+    def _end_unanswered(self, results: Sequence[Result]) -> None:
+        """Leave the entries pending that wait for a key, and move those that cannot be answered to the dead letters."""
+        postponed = [result for result in results if isinstance(result, Postponed)]
+        for entry, why in postponed:
+            self._log.debug("entry waits for a key", server=why.server, reason=why.reason, **log_fields(entry))
+        self._committer.leave_pending([entry for entry, _ in postponed])
+        for result in results:
+            if isinstance(result, DeadLettered):
+                self._committer.dead_letter(result.entry, result.reason, None, self._taken_ns)
 
     def _give_up(self, entry: Entry) -> None:
         """Move an entry to the dead letters after its last try. Its producer gets ``internal``."""

@@ -15,8 +15,8 @@ The engine promises, whatever others do to the same entries between two steps:
   candidate is tried.
 """
 
-from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
+from functools import lru_cache
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -151,7 +151,7 @@ class Engine:
 
     def run(self, items: Iterable[TokenItem], now: int) -> Steps:
         """Set ``result`` of every item; ``now`` is in Unix seconds."""
-        accessed = accessed_number(now - TOUCH_SECONDS)
+        accessed = _touched_since(now)
         known, absent, duplicates = self._classify(items)
         raws = yield Lookup(list(known))
         open_entry = self._sealing.open
@@ -196,8 +196,9 @@ class Engine:
 
     def _classify(self, items: Iterable[TokenItem]) -> tuple[dict[bytes, TokenItem], list[TokenItem], _Duplicates]:
         """Split the items: those to look up (by key), inconsistent ones to make, and duplicates of another item."""
-        consistent: list[TokenItem] = []
+        by_key: dict[bytes, TokenItem] = {}
         inconsistent: list[TokenItem] = []
+        duplicates: _Duplicates = []
         ring: Keyring | None = None
         cache: _OwnerCache
         for item in items:
@@ -208,13 +209,10 @@ class Engine:
             if item.ring is not ring:
                 ring, cache = item.ring, _owner_cache(item.ring)
             name = cache.of_value if item.tokenize else cache.of_token
-            item.key = name(item.data, item.kind.number)
-            consistent.append(item)
-        by_key = {item.key: item for item in consistent}
-        duplicates: _Duplicates = []
-        if len(by_key) < len(consistent):
-            by_key = {item.key: item for item in reversed(consistent)}  # the first of equal items decides
-            duplicates = [(item, by_key[item.key]) for item in consistent if by_key[item.key] is not item]
+            item.key = key = name(item.data, item.kind.number)
+            first = by_key.setdefault(key, item)  # the first of equal items decides
+            if first is not item:
+                duplicates.append((item, first))
         return by_key, inconsistent, duplicates
 
     def _open(self, entries: _RawEntries, accessed: int) -> Generator[FindKeys, Any, list[_Content]]:
@@ -283,23 +281,22 @@ class Engine:
             waiting = [item for item in items if item.result is None]
             if not waiting:
                 return
-            fresh = [item for item in waiting if item.token and not item.existing]
-            yield from self._write(fresh, now, accessed, adopt=False)
-            adoptable = [item for item in waiting if item.existing and item.result is None]
-            yield from self._write(adoptable, now, accessed, adopt=True)
-            yield from self._probe([item for item in waiting if item.result is None and not item.token], accessed)
+            if fresh := [item for item in waiting if item.token and not item.existing]:
+                yield from self._write(fresh, now, accessed, adopt=False)
+            if adoptable := [item for item in waiting if item.existing and item.result is None]:
+                yield from self._write(adoptable, now, accessed, adopt=True)
+            if taken := [item for item in waiting if item.result is None and not item.token]:
+                yield from self._probe(taken, accessed)
         for item in items:
             if item.result is None:
                 item.result = Unavailable("tokens", "entries keep changing")
 
     def _write(self, items: list[TokenItem], now: int, accessed: int, *, adopt: bool) -> Steps:
         """Write the entries of each item's candidate. If entries exist already, they decide how the item goes on."""
-        if not items:
-            return
         rows = self._rows(items, now)
         outcomes: list[Outcome] = yield Adopt(rows) if adopt else Store(rows)
         found = [(item, raw) for item, (what, raw) in zip(items, outcomes, strict=True) if what in {"value", "token"}]
-        opened = iter((yield from self._open(found, accessed)))
+        opened = iter((yield from self._open(found, accessed)) if found else ())
         for item, (what, raw) in zip(items, outcomes, strict=True):
             item.existing = b""
             if what == "written":
@@ -313,9 +310,11 @@ class Engine:
 
     def _rows(self, items: list[TokenItem], now: int) -> list[Row]:
         """The two entries of each item. Each is encrypted with a new IV: an IV is never used twice."""
-        blocks = Counter([item.ring for item in items])
-        data_keys = {ring: ring.sealing_key(2 * count) for ring, count in blocks.items()}
-        times = encode_times(Times(now, now)).hex().encode()
+        blocks: dict[Keyring, int] = {}
+        for item in items:
+            blocks[item.ring] = blocks.get(item.ring, 0) + 2
+        data_keys = {ring: ring.sealing_key(count) for ring, count in blocks.items()}
+        times = _new_times(now)
         ivs = secure_cell.random_ivs(2 * len(items))
         seal = self._sealing.seal
         rows: list[Row] = []
@@ -329,8 +328,6 @@ class Engine:
 
     def _probe(self, items: list[TokenItem], accessed: int) -> Steps:
         """Choose the next candidate of each item: the first that is free, or holds the same value."""
-        if not items:
-            return
         groups = [(item, list(islice(_candidates(item), _PROBE_CANDIDATES))) for item in items]
         wanted = {_token_key(item, token): item for item, group in groups for token in group}
         raws: list[bytes | None] = yield Lookup(list(wanted))
@@ -349,6 +346,16 @@ class Engine:
                 if item.token or item.result is not None:
                     item.candidates = chain(group[number:], _candidates(item))  # in case this one is taken meanwhile
                     break
+
+
+@lru_cache(maxsize=1)  # many batches share a second
+def _touched_since(now: int) -> int:
+    return accessed_number(now - TOUCH_SECONDS)
+
+
+@lru_cache(maxsize=1)  # as above
+def _new_times(now: int) -> bytes:
+    return encode_times(Times(now, now)).hex().encode()
 
 
 def _candidates(item: TokenItem) -> Iterator[bytes]:

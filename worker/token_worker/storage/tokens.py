@@ -12,7 +12,7 @@ from token_worker.errors import Unavailable
 from token_worker.redis.link import RedisLink
 from token_worker.redis.script import Script
 from token_worker.storage.durability import DurabilityBarrier, NoBarrier
-from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store, Touch
+from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store
 
 KEYS_PER_COMMAND = 1000
 """Most keys of one command or script, so that other clients of the server wait for a few milliseconds at most."""
@@ -50,15 +50,13 @@ class TokenStorage:
             Unavailable: the storage is away or out of memory. Rows that were written are complete, and the next try
                 finds them.
         """
-        match step:
-            case Lookup(keys):
-                return self._look_up(keys)
-            case Store(rows):
-                return [outcome for part in _parts(rows) for outcome in self._store(part)]
-            case Adopt(rows):
-                return [outcome for part in _parts(rows) for outcome in self._write(_ADOPT, part)]
-            case Touch(rows):
-                return self._touch(rows)
+        if isinstance(step, Lookup):  # a match statement would unpack each step
+            return self._look_up(step.keys)
+        if isinstance(step, Store):
+            return [outcome for part in _parts(step.rows) for outcome in self._store(part)]
+        if isinstance(step, Adopt):
+            return [outcome for part in _parts(step.rows) for outcome in self._write(_ADOPT, part)]
+        return self._touch(step.rows)
 
     def _look_up(self, keys: list[bytes]) -> list[bytes | None]:
         found: list[bytes | None] = []

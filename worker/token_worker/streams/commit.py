@@ -50,9 +50,13 @@ class CommitScripts(DeliveryProtocol):
 
     def parts(self, answers: Sequence[Answer]) -> list[list[Answer]]:
         by_route: dict[str, list[Answer]] = {}
+        route: Route | None = None
         for answer in answers:
-            by_route.setdefault(answer.entry.route.requests, []).append(answer)
-        return [part for of_route in by_route.values() for part in _parts(of_route)]
+            if answer.entry.route is not route:  # mostly one route, or runs of them
+                route = answer.entry.route
+                of_route = by_route.setdefault(route.requests, [])
+            of_route.append(answer)
+        return [part for whole in by_route.values() for part in _parts(whole)]
 
     def _commit(self, route: Route, answers: Sequence[Answer], total: Committed) -> Exchange[None]:
         targets: dict[str, int] = {}
