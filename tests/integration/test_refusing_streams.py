@@ -17,7 +17,7 @@ from token_worker.redis.address import RedisSettings
 from token_worker.redis.exchange import drive
 from token_worker.redis.link import RedisLink
 from token_worker.streams import pending as pending_module
-from token_worker.streams.delivery import Delivery
+from token_worker.streams.delivery import FIRST_COUNT, Delivery
 from token_worker.streams.entry import Answer, Committed, Entry
 from token_worker.streams.routes import Route
 from token_worker.streams.stream_ids import LAST_ID
@@ -78,22 +78,22 @@ def replies(stack: Stack, stream: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("left", [0, 1, 3])
 def test_replies_wait_where_the_ids_of_their_stream_are_used_up(stack: Stack, tmp_path: Path, left: int) -> None:
     """Entries whose replies the stream cannot take stay pending, the log says why, and later each has one reply."""
-    # Given a response stream with few ids left, and more requests in one batch
+    # Given a response stream with few ids left, and more requests, as many as a new worker reads at once
     use_up(stack.streams, "tokenize:responses", left)
-    stack.send([request(number) for number in range(5)])
+    stack.send([request(number) for number in range(FIRST_COUNT)])
     log = tmp_path / "log"
     worker = stack.start_worker(log=log)
     # When a worker serves them
     wait_until(lambda: has_logged(log, "cannot be written", "tokenize:responses", USED_UP), "the worker to say so")
     # Then only those are acknowledged that were answered,
     before = replies(stack, "tokenize:responses")
-    assert (len(before), pending(stack)) == (left, 5 - left)
+    assert (len(before), pending(stack)) == (left, FIRST_COUNT - left)
     assert worker.is_alive
     # and when somebody has removed the stream, the others are answered, too.
     stack.streams.delete("tokenize:responses")
-    after = stack.wait_for_replies(5 - left)
-    assert sorted(reply["id"] for reply in [*before, *after]) == [f"r{number}" for number in range(5)]
-    assert [reply["status"] for reply in after] == ["ok"] * (5 - left)
+    after = stack.wait_for_replies(FIRST_COUNT - left)
+    assert sorted(reply["id"] for reply in [*before, *after]) == [f"r{number}" for number in range(FIRST_COUNT)]
+    assert [reply["status"] for reply in after] == ["ok"] * (FIRST_COUNT - left)
     wait_until(lambda: pending(stack) == 0, "all to be acknowledged")
     assert not stack.streams.exists("tokenize:requests:dead")
 
