@@ -14,7 +14,7 @@ from token_worker.tokens.derivation import ByteStream
 from token_worker.tokens.formats import KINDS
 from token_worker.tokens.formats.pan import Pan
 
-TOKENS = 20_000
+TOKENS = 5_000
 """Tokens of each kind."""
 
 

@@ -20,7 +20,7 @@ TESTS = Path(__file__).parent.parent
 
 IS_CI = bool(os.environ.get("CI"))
 
-SECONDS = 20.0 if IS_CI else 10.0
+SECONDS = 10.0
 """Time for worlds of random seeds. With CI set the seeds are fixed, so that a commit always passes or always fails."""
 
 STEPS = 150_000
