@@ -15,7 +15,7 @@ from harness.servers import Valkey, redis_binary, valkey_binary
 from harness.stack import GROUP, Stack, wait_until
 
 CLIENT = "shop-frontend"
-LIMIT_BYTES = 20 << 20
+LIMIT_BYTES = 10 << 20
 LARGE = 120 << 20
 
 
