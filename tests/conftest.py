@@ -118,6 +118,13 @@ def storage_server(_storage_process: Valkey) -> Valkey:
     return _emptied(_storage_process)
 
 
+@pytest.fixture(params=["storage_server", "redis82_server"])
+def server(request: pytest.FixtureRequest) -> Valkey:
+    """An empty server for keys and tokens: Valkey, then Redis."""
+    found: Valkey = request.getfixturevalue(request.param)
+    return found
+
+
 @pytest.fixture
 def redis82_server(_redis82_process: Valkey) -> Valkey:
     """An empty Redis 8.2, shared by the session; never kill or reconfigure this one."""

@@ -21,12 +21,6 @@ CARD = "4111 1111 1111 1111"
 cases = pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.name)
 
 
-@pytest.fixture(params=["storage_server", "redis82_server"])
-def server(request: pytest.FixtureRequest) -> Valkey:
-    found: Valkey = request.getfixturevalue(request.param)
-    return found
-
-
 @pytest.fixture
 def key(server: Valkey) -> bytes:
     """The client's key, stored."""

@@ -17,12 +17,6 @@ from token_worker.storage.steps import Adopt, Step, Store
 from token_worker.tokens.derivation import PLAIN, Deriver
 
 
-@pytest.fixture(params=["storage_server", "redis82_server"])
-def server(request: pytest.FixtureRequest) -> Valkey:
-    found: Valkey = request.getfixturevalue(request.param)
-    return found
-
-
 @pytest.fixture
 def key(server: Valkey) -> bytes:
     """The client's key, stored."""

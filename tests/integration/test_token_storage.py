@@ -25,12 +25,6 @@ INCONSISTENT = Row(b"", b"tokens/t1", b"", b"t value")
 WRITTEN = Outcome("written")
 
 
-@pytest.fixture(params=["storage_server", "redis82_server"])
-def server(request: pytest.FixtureRequest) -> Valkey:
-    found: Valkey = request.getfixturevalue(request.param)
-    return found
-
-
 @pytest.fixture
 def client(server: Valkey) -> Iterator[redis.Redis]:
     with server.client() as client:
