@@ -25,7 +25,7 @@ BANKS = {
     "SM": (1, 6),
     "XK": (0, 2),
 }
-"""Where the bank identifier is not the first part of the BBAN.
+"""Places of the bank identifiers that are not the first part of the BBAN.
 
 Source: IBAN Registry, "bank identifier position within the BBAN".
 """

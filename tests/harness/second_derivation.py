@@ -39,7 +39,7 @@ KINDS: dict[str, Callable[[Source, str, Mapping[str, Any]], str]] = {
     "template": template.token,
     "uuid": uuids.token,
 }
-"""How each kind of format draws a token: from bytes, of a value, by the definition of the format."""
+"""Functions that draw a token, by kind of format: from bytes, of a value, by the definition of the format."""
 
 
 class Origin(NamedTuple):

@@ -242,7 +242,7 @@ def test_connection_is_kept_after_an_error_of_its_primary(streams_server: Valkey
 
 
 def test_reply_cut_in_the_middle_is_an_outage() -> None:
-    """What came of a reply before its connection was closed is dropped: the next reply is whole."""
+    """A part of a reply that came before its connection was closed is dropped: the next reply is whole."""
 
     def serve(listener: socket.socket) -> None:
         for answer in (b"$9\r\nhalf", b"$5\r\nwhole\r\n"):

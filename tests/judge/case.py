@@ -1,4 +1,4 @@
-"""What a kind of format has to show: values, an independent judge, and what stays of a value."""
+"""Cases of a kind of format: values, an independent judge, and the parts of a value that stay."""
 
 from collections.abc import Callable, Mapping
 from random import Random

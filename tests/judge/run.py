@@ -20,7 +20,7 @@ NOW = 1_800_000_000
 
 
 class Report(msgspec.Struct):
-    """What was seen of the tokens of a case.
+    """Counts of what was seen of the tokens of a case.
 
     Attributes:
         tokens: number of values that got a token.

@@ -1,4 +1,4 @@
-"""How workers read, checked after every read and claim: no route starves, COUNT goes by bytes, nothing is forgotten."""
+"""Checks of how workers read, after every read and claim: no route starves, COUNT goes by bytes, none is forgotten."""
 
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence

@@ -26,7 +26,7 @@ Parts = dict[str, str]
 
 
 def read(template: str, text: str) -> Parts:
-    """What stands for each directive."""
+    """Patterns of the directives, by directive."""
     names: list[str] = []
     pattern = ""
     for piece in _DIRECTIVE.findall(template):

@@ -24,7 +24,7 @@ def date_token(source: Source, value: str, definition: Mapping[str, Any]) -> str
 
 
 def _iso_template(value: str) -> str:
-    """How ISO 8601 writes dates and times with the parts that this value has."""
+    """Layout in which ISO 8601 writes dates and times with the parts that this value has."""
     found = _ISO.fullmatch(value)
     if found is None:
         raise ValueError("the value is no date and time of ISO 8601")

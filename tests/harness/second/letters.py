@@ -9,7 +9,7 @@ from harness.second.source import Source
 
 
 class Table(NamedTuple):
-    """By letter, which letters can take its place; by code point, which letters it changes before it."""
+    """Letters that can take the place of each letter, and letters that each code point changes before it."""
 
     classes: dict[str, list[str]]
     changed: dict[str, set[str]]

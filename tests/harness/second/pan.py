@@ -8,7 +8,7 @@ from harness.second.source import DIGITS, Source
 
 
 def luhn(number: str) -> bool:
-    """Whether the digits pass the check of ISO/IEC 7812-1, annex B."""
+    """Check the digits as ISO/IEC 7812-1, annex B, does. Return True if they pass."""
     total = 0
     for place, digit in enumerate(reversed(number)):
         weighted = int(digit) * (1 + place % 2)

@@ -13,7 +13,7 @@ def with_separators_of(value: str, drawn: str) -> str:
 
 
 def split(value: str, keep_first: int, keep_last: int) -> tuple[str, int, str]:
-    """What stays in front, how many characters are new, and what stays at the end."""
+    """Split a value: the characters that stay in front, the number of new ones, and those that stay at the end."""
     digits = without_separators(value)
     end = len(digits) - keep_last
     return digits[:keep_first], end - keep_first, digits[end:]

@@ -1,4 +1,4 @@
-"""What ``token-worker file`` prints at its end."""
+"""Tests of the lines that ``token-worker file`` prints at its end."""
 
 import io
 from pathlib import Path

@@ -341,7 +341,7 @@ def test_names_with_digits_that_fit_are_not_counted_as_misfits() -> None:
 
 
 def test_formats_of_the_settings_are_suggested() -> None:
-    """Where the built-in format does not fit, one of the settings of the same kind does; else a hint says so."""
+    """A format of the settings is proposed if the built-in one of its kind does not fit; else a hint says so."""
     sample = {"birthday": Sample(["09.12.1906", "31.01.2024"])}
     [found] = suggest(sample, FORMATS)
     assert (found.type, found.format) == (TypeName.STR, None)

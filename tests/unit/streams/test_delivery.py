@@ -331,7 +331,7 @@ def queues(**waiting: int) -> Callable[[Any], Any]:
 
 @pytest.mark.parametrize("batch_size", [1, 4, 500])
 def test_no_route_starves_behind_a_busy_one(batch_size: int) -> None:
-    """What waits on another route comes with the next batch, however much there is to read on a busy one."""
+    """An entry on another route comes with the next batch, however much there is to read on a busy one."""
     subject = delivery(ROUTE, SECOND, batch_size=batch_size)
     server = Scripted(XREADGROUP=queues(**{ROUTE.requests: 100_000, SECOND.requests: 20}))
     found: list[Entry] = []
@@ -891,7 +891,7 @@ def test_slots_take_turns() -> None:
 
 
 def test_slot_is_asked_before_the_busy_one_that_is_waited_for() -> None:
-    """What comes to another slot while the busy one is waited for comes with the next batch."""
+    """An entry that comes to another slot while the busy one is waited for comes with the next batch."""
     subject = deliveries()
     server = Scripted(XREADGROUP=queues(**{"in": 1000}))
     for turn in range(3):

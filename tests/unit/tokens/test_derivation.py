@@ -218,7 +218,7 @@ def test_number_of_candidates_by_the_space() -> None:
 
 
 def test_a_number_below_1_takes_one_byte() -> None:
-    """Where there is nothing to choose, a byte is taken all the same: the next draw begins after it."""
+    """A byte is taken also where there is nothing to choose: the next draw begins after it."""
     stream = ByteStream(bytes(range(64)), bytes)
     assert stream.below(1) == 0
     assert stream.take(1) == b"\x01"

@@ -163,7 +163,7 @@ class LoopCall(Call):
 
 
 class LoopEvents:
-    """What the threads of a client pass on to its event loop: calls that have ended, and room for requests.
+    """Results that the threads of a client pass on to its event loop: calls that have ended, and room for requests.
 
     Args:
         room: the room for requests.

@@ -45,10 +45,10 @@ MAX_TARGETS: Final = 256
 
 
 class Target(NamedTuple):
-    """Where calls of one kind go.
+    """Channel of the calls of one kind, with the members that they share.
 
     Attributes:
-        key: what applies to all items of such a call.
+        key: the members.
         channel: the channel for its parts.
     """
 

@@ -35,7 +35,7 @@ _SHORT_ARRAYS: Final = [bytes([0x90 + count]) for count in range(16)]
 
 
 class CallKey(NamedTuple):
-    """What applies to all items of a request. Parts share a request only if these are equal.
+    """Members of a request that apply to all its items. Parts share a request only if these are equal.
 
     All but ``marks_other`` are members of the request. If it is True, some tokens of the reply are ``OtherFormat``.
     """

@@ -196,7 +196,7 @@ class FutureCall(Call):
 
 
 class _FutureLock(RLock):  # type: ignore[misc]  # typeshed calls it final; CPython tests subclasses of it
-    """What a future needs of a ``threading.Condition``: ten objects less for the garbage collector to look at.
+    """The part of a ``threading.Condition`` that a future needs: ten objects less for the garbage collector to look at.
 
     A thread that waits makes a condition, which is gone when the future is done.
     """

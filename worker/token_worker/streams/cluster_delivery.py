@@ -65,7 +65,7 @@ class ClusterDelivery(DeliveryProtocol):
         self._turns = [*self._routes]  # that of the last batch is the last
         self._rests: dict[Delivery, _Rest] = {}
         self._followers: dict[Delivery, Delivery] = {}
-        """For each slot, the slot of the batch that followed its last batch."""
+        """The slot of the batch that followed the last batch of each slot."""
 
     def has_older(self, now: float) -> bool:
         return any(delivery.has_older(now) for delivery in self._turns if not self._is_resting(delivery, now))

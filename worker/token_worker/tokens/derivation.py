@@ -182,7 +182,7 @@ class ByteStream:
 
 
 class Form(Protocol):
-    """How a token is drawn: by its type alone, or by a format."""
+    """A way to draw tokens: by their type alone, or by a format."""
 
     @property
     def field(self) -> bytes:
@@ -229,7 +229,7 @@ def label_lengths(room: int) -> list[int]:
 
 
 class _Plain:
-    """How tokens of a type are drawn without a format.
+    """The way to draw tokens of a type without a format.
 
     Args:
         name: the name of the type.

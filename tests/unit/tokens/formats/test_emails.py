@@ -15,7 +15,7 @@ KINDS = pytest.mark.parametrize("kind", ["email-domain", "email-safe"])
 
 
 def is_valid(address: str) -> bool:
-    """Whether another library takes the address. It asks no name server."""
+    """Ask another library. Return True if it takes the address. It asks no name server."""
     try:
         validate_email(address, check_deliverability=False, test_environment=True)
     except EmailNotValidError:
@@ -182,7 +182,7 @@ def test_what_email_safe_could_have_drawn() -> None:
     ],
 )
 def test_other_values_are_refused(kind: str, value: str) -> None:
-    """What is no address, is more than an address, or hides a character is refused. The message has no value."""
+    """A text that is no address, is more than one, or hides a character is refused. The message has no value."""
     assert problem(make(kind), value) == EXPECTED
 
 

@@ -40,7 +40,7 @@ NAMES = [
 
 
 def _shape(text: str) -> list[object]:
-    """What has to stay: of a letter its script, category and length, and all of any other character."""
+    """List what has to stay: of a letter its script, category and length, and all of any other character."""
     shape: list[object] = []
     for character in text:
         if regex.match(r"(?!\p{Script=Common}|\p{Script=Inherited})\p{L}", character):

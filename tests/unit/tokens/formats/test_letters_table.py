@@ -111,7 +111,7 @@ def test_case_does_not_change_the_length() -> None:
     ],
 )
 def test_letters_of_names_are_drawn(script: str, category: str, length: int, letters: str) -> None:
-    """Where a script has many letters that no name has today, tokens have those that names have."""
+    """Tokens of a script with many letters that no name has today have only letters that names have."""
     assert _drawn(script, category, length) == letters
 
 

@@ -30,7 +30,7 @@ Separators = Literal["keep", "refuse"]
 
 
 class TokenCheck(StrEnum):
-    """Whether tokens pass the kind's own check, such as a check digit."""
+    """Choices whether tokens pass the kind's own check, such as a check digit."""
 
     INVALID = "invalid"
     VALID = "valid"

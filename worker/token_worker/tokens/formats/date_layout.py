@@ -37,7 +37,7 @@ from token_worker.tokens.formats.base import FormatError
 
 
 class Drawn(NamedTuple):
-    """What a token says.
+    """The meaning of a token.
 
     Attributes:
         day: the date.
@@ -95,7 +95,7 @@ _TIME_GROUPS = ("hour", "minute", "second", "fraction")
 
 
 class Layout:
-    """How values and tokens are written.
+    """Layouts of values and tokens.
 
     Args:
         pattern: the whole text, with a group for each field.
