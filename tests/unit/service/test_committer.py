@@ -41,6 +41,7 @@ class FakeLink(Link):
     """
 
     name = "streams"
+    connections = 1
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -95,7 +96,7 @@ class CommitterSetup:
         self.drain = Drain(10, runtime)
         health = Health(30)
         self.delivery = Delivery([ROUTE], "group", "me", batch_size=10, claim_idle_ms=30_000, max_deliveries=3)
-        telemetry = Telemetry(Metrics(CollectorRegistry()), health, cast(Audit, None))
+        telemetry = Telemetry(Metrics(CollectorRegistry(), [ROUTE.requests]), health, cast(Audit, None))
         outage = Outage(self.drain, health, runtime)
         self.committer = Committer(
             self.link, self.delivery, ServerClock(lambda: self.seconds), outage, telemetry, runtime

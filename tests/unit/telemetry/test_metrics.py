@@ -1,10 +1,18 @@
 """A worker's metrics count each reply once, by its outcome."""
 
-from prometheus_client import CollectorRegistry, generate_latest
+from itertools import product
 
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+
+from token_worker.contract.decoded import UNANSWERABLE_REASONS
+from token_worker.contract.messages import Op, TypeName
+from token_worker.errors import Code
+from token_worker.service.state import WorkerState
+from token_worker.streams.delivery import EXHAUSTED
 from token_worker.streams.entry import Answer, Committed, Entry
 from token_worker.streams.reply_facts import ReplyFacts
-from token_worker.streams.routes import DEFAULT_ROUTES
+from token_worker.streams.routes import DEFAULT_ROUTES, Route
+from token_worker.telemetry.health import Health
 from token_worker.telemetry.metrics import Metrics
 
 ROUTE = DEFAULT_ROUTES[0]
@@ -23,7 +31,7 @@ def answers_of(
 def test_every_suppressed_reply_counts() -> None:
     """Of a batch whose replies others wrote meanwhile, each reply is counted as suppressed."""
     registry = CollectorRegistry()
-    Metrics(registry).committed(answers_of(5), Committed(written=2, suppressed=3))
+    Metrics(registry, [ROUTE.requests]).committed(answers_of(5), Committed(written=2, suppressed=3))
     assert registry.get_sample_value("token_worker_replies_suppressed_total") == 3
 
 
@@ -32,7 +40,7 @@ def test_what_stays_pending_is_no_reply() -> None:
     registry = CollectorRegistry()
     answers = answers_of(5)
     stuck = [answer.entry for answer in answers[:2]]
-    Metrics(registry).committed(answers, Committed(written=3, stuck=stuck))
+    Metrics(registry, [ROUTE.requests]).committed(answers, Committed(written=3, stuck=stuck))
     labels = {"stream": ROUTE.requests, "status": "ok"}
     assert registry.get_sample_value("token_worker_requests_total", labels) == 3
     items = {"op": "tokenize", "type": "str", "outcome": "ok"}
@@ -40,21 +48,52 @@ def test_what_stays_pending_is_no_reply() -> None:
     assert registry.get_sample_value("token_worker_latency_seconds_count") == 3
 
 
-def counters_of(registry: CollectorRegistry) -> set[str]:
-    """The counters as they are scraped, without the times of their first values."""
-    lines = generate_latest(registry).decode().splitlines()
-    return {line for line in lines if "_total" in line and not line.startswith("#")}
+def samples_of(registry: CollectorRegistry) -> dict[str, float]:
+    """All series as they are scraped."""
+    lines = [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
-def test_scrape_has_each_counter_with_its_labels() -> None:
-    """Counters without labels are there from the start; the others have one line for each labels that were counted."""
+def test_every_counter_begins_at_zero() -> None:
+    """All series are there before anything was counted: Prometheus sees an increase only between two values."""
     registry = CollectorRegistry()
-    metrics = Metrics(registry)
-    without_labels = {
-        "token_worker_replies_suppressed_total 0.0",
-        "token_worker_groups_made_again_total 0.0",
-    }
-    assert counters_of(registry) == without_labels
+    metrics = Metrics(registry, ["a", "b"])
+    before = samples_of(registry)
+    assert set(before.values()) == {0.0}
+    entry = Entry(Route("a", "out", frozenset({Op.TOKENIZE})), b"1-0", {})
+    for status, op, kind, code in product(
+        ("ok", "partial", "error"), ("tokenize", "detokenize"), (*TypeName, "unknown"), Code
+    ):
+        metrics.committed(
+            [Answer(entry, b"", facts=ReplyFacts(op, status, "r", None, None, ((str(kind), code.value),)))],
+            Committed(written=1),
+        )
+    metrics.committed(answers_of(1, "unknown", "error", (("unknown", "invalid_request"),)), Committed(written=1))
+    metrics.redelivery("b")
+    for reason in (*UNANSWERABLE_REASONS, EXHAUSTED):
+        metrics.dead_letter(reason)
+    metrics.group_made_again()
+    metrics.batch(3)
+    new = samples_of(registry).keys() - before.keys()
+    assert {name for name in new if ROUTE.requests not in name} == set()
+
+
+def test_routes_have_few_series() -> None:
+    """With 200 routes a worker has at most 20 series for each, and 600 besides."""
+    alone, many = CollectorRegistry(), CollectorRegistry()
+    Metrics(alone, [])
+    Metrics(many, [f"route-{number}" for number in range(200)])
+    for registry in (alone, many):
+        registry.register(WorkerState(("streams", "tokens", "keys", "vault"), Health(30), lambda: 60.0))
+        ProcessCollector(registry=registry)
+    assert len(samples_of(alone)) <= 600
+    assert len(samples_of(many)) <= len(samples_of(alone)) + 200 * 20
+
+
+def test_replies_are_counted_by_their_labels() -> None:
+    """Each reply counts by stream and status; each item by operation, type and outcome, and by Acra's names."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, [ROUTE.requests])
     good = answers_of(3)
     several = answers_of(
         2, "detokenize", "partial", (("str", "ok"), ("str", "token_disabled"), ("str", "token_not_found"))
@@ -66,44 +105,31 @@ def test_scrape_has_each_counter_with_its_labels() -> None:
     metrics.dead_letter("payload_missing")
     metrics.group_made_again()
     stream = f'stream="{ROUTE.requests}"'
-    assert counters_of(registry) == {
-        "token_worker_replies_suppressed_total 0.0",
-        "token_worker_groups_made_again_total 1.0",
-        f'token_worker_requests_total{{status="ok",{stream}}} 5.0',
-        f'token_worker_requests_total{{status="partial",{stream}}} 2.0',
-        f'token_worker_requests_total{{status="error",{stream}}} 2.0',
-        'token_worker_items_total{op="tokenize",outcome="ok",type="str"} 5.0',
-        'token_worker_items_total{op="tokenize",outcome="forbidden",type="unknown"} 1.0',
-        'token_worker_items_total{op="detokenize",outcome="ok",type="str"} 2.0',
-        'token_worker_items_total{op="detokenize",outcome="token_disabled",type="str"} 2.0',
-        'token_worker_items_total{op="detokenize",outcome="token_not_found",type="str"} 2.0',
-        'token_worker_items_total{op="unknown",outcome="invalid_request",type="unknown"} 1.0',
-        'acra_tokenizations_total{status="success",token_type="str"} 5.0',
-        'acra_tokenizations_total{status="fail",token_type="unknown"} 1.0',
-        'acra_detokenizations_total{status="success",token_type="str"} 2.0',
-        'acra_detokenizations_total{status="fail",token_type="str"} 4.0',
-        f"token_worker_redeliveries_total{{{stream}}} 1.0",
-        'token_worker_dead_letters_total{reason="payload_missing"} 1.0',
+    counted = {name: value for name, value in samples_of(registry).items() if value and "_total" in name}
+    assert counted == {
+        "token_worker_groups_made_again_total": 1,
+        f'token_worker_requests_total{{status="ok",{stream}}}': 5,
+        f'token_worker_requests_total{{status="partial",{stream}}}': 2,
+        f'token_worker_requests_total{{status="error",{stream}}}': 2,
+        'token_worker_items_total{op="tokenize",outcome="ok",type="str"}': 5,
+        'token_worker_items_total{op="tokenize",outcome="forbidden",type="unknown"}': 1,
+        'token_worker_items_total{op="detokenize",outcome="ok",type="str"}': 2,
+        'token_worker_items_total{op="detokenize",outcome="token_disabled",type="str"}': 2,
+        'token_worker_items_total{op="detokenize",outcome="token_not_found",type="str"}': 2,
+        'token_worker_items_total{op="unknown",outcome="invalid_request",type="unknown"}': 1,
+        'acra_tokenizations_total{status="success",token_type="str"}': 5,
+        'acra_tokenizations_total{status="fail",token_type="unknown"}': 1,
+        'acra_detokenizations_total{status="success",token_type="str"}': 2,
+        'acra_detokenizations_total{status="fail",token_type="str"}': 4,
+        f"token_worker_redeliveries_total{{{stream}}}": 1,
+        'token_worker_dead_letters_total{reason="payload_missing"}': 1,
     }
-
-
-def test_every_series_tells_since_when_it_counts() -> None:
-    """The time of the first value is scraped beside the number, as by the library's own counters."""
-    registry = CollectorRegistry()
-    metrics = Metrics(registry)
-    metrics.committed(answers_of(1), Committed(written=1))
-    first = registry.get_sample_value("acra_tokenizations_created", {"status": "success", "token_type": "str"})
-    metrics.committed(answers_of(1), Committed(written=1))
-    items = {"op": "tokenize", "type": "str", "outcome": "ok"}
-    assert first is not None
-    assert first == registry.get_sample_value("token_worker_items_created", items)
-    assert registry.get_sample_value("token_worker_batch_entries_created") is not None
 
 
 def test_batches_are_counted_by_their_size() -> None:
     """Each bucket counts the batches that are not larger than its bound."""
     registry = CollectorRegistry()
-    metrics = Metrics(registry)
+    metrics = Metrics(registry, [ROUTE.requests])
     for entries in (1, 5, 6, 9000):
         metrics.batch(entries)
     buckets = [

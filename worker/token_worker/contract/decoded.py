@@ -1,11 +1,15 @@
 """Results of decoding a payload: a request, a refusal that can be answered, or no id to answer."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import msgspec
 
 from token_worker.contract.messages import Format, Op, Request
 from token_worker.errors import Code, Refused, TokenWorkerError
+
+UnanswerableReason = Literal["payload_missing", "not_json_or_msgpack", "no_readable_id"]
+UNANSWERABLE_REASONS: tuple[str, ...] = get_args(UnanswerableReason)
 
 
 class Unanswerable(TokenWorkerError):  # noqa: N818 - "except Unanswerable" reads well
@@ -16,7 +20,7 @@ class Unanswerable(TokenWorkerError):  # noqa: N818 - "except Unanswerable" read
             found); or ``no_readable_id`` (the payload is well-formed, but has no valid ``id``).
     """
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: UnanswerableReason) -> None:
         super().__init__(reason)
         self.reason = reason
 

@@ -144,6 +144,11 @@ class RedisKeyStore:
             found += link.call("MGET", *(f"{self._folder}/{name}" for name in part))
         return found
 
+    @property
+    def connections(self) -> int:
+        """Number of connections to Redis made so far. Any thread may ask."""
+        return sum(link.connections for link in {self._link, self._history})
+
     def create(self, owner: Owner, sealed: bytes) -> bool:
         return self._link.call("SET", f"{self._folder}/{owner.key_name}", sealed, "NX") is not None
 

@@ -93,12 +93,17 @@ class ClusterLink(Link):
         self._failed: set[Node] = set()
         self._slots: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self._is_stale = True
+        self._connections_of_gone = 0
         self._started: tuple[NodeLink | None, Script, Sequence[Any], Sequence[Any]] | None = None
 
     def connect(self) -> int:
         """Fetch the map of slots. Connections are made as nodes are asked."""
         self._refresh_slots()
-        return sum(link.connections for link in self._links.values())
+        return self.connections
+
+    @property
+    def connections(self) -> int:
+        return self._connections_of_gone + sum(link.connections for link in list(self._links.values()))
 
     def call(self, *command: Any) -> Any:
         return self._send(command, lambda node: node.call(*command))
@@ -248,7 +253,9 @@ class ClusterLink(Link):
         self._known = [*dict.fromkeys([*(node for node in self._known if node in there), *there])]
         self._failed &= there.keys()
         for gone in self._links.keys() - there.keys():
-            self._links.pop(gone).close()
+            link = self._links.pop(gone)
+            self._connections_of_gone += link.connections
+            link.close()
         self._is_stale = False
 
 

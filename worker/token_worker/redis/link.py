@@ -47,6 +47,11 @@ class Link(ABC):
 
     name: str
 
+    @property
+    @abstractmethod
+    def connections(self) -> int:
+        """Number of connections made so far. Any thread may ask."""
+
     @abstractmethod
     def connect(self) -> int:
         """Connect if there is no connection. Return the number of connections made so far. Errors as by ``call``."""
@@ -110,6 +115,9 @@ class RedisLink(Link):
         seconds: how long to wait for a connection, or for a reply.
     """
 
+    connections = 0
+    """Number of connections made so far; also the number of the current connection."""
+
     def __init__(
         self,
         name: str,
@@ -142,8 +150,6 @@ class RedisLink(Link):
         self._wire = Wire(seconds)
         self._used_at = -math.inf  # there is no connection
         self._started: _StartedScript | None = None
-        self.connections = 0
-        """Number of connections made so far; also the number of the current connection."""
         self._connection.register_connect_callback(self._count)
 
     def _count(self, _connection: object) -> None:

@@ -36,7 +36,7 @@ class BackOff:
         runtime = self._runtime
         self._failures += 1
         seconds = BACK_OFF_SECONDS.after(self._failures) * runtime.uniform(0.5, 1)
-        self._health.not_ready(str(error))
+        self._health.not_ready(str(error), error.server)
         runtime.log.warning(
             "server unavailable", server=error.server, reason=error.reason, retry_in_seconds=round(seconds, 2)
         )

@@ -5,19 +5,20 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from token_worker.errors import Unavailable
 from token_worker.keys.access import KeyAccess
 from token_worker.keys.background import ThreadExecutor
 from token_worker.keys.cache import KeyCache
-from token_worker.keys.store import KeyStore
+from token_worker.keys.store import KeyStore, RedisKeyStore
 from token_worker.redis.connect import make_link, make_primary_link
 from token_worker.service.committer import Committer
 from token_worker.service.handler import Handler
 from token_worker.service.maintenance import Maintenance
 from token_worker.service.outage import BackOff, Drain, Outage
 from token_worker.service.runtime import REAL
+from token_worker.service.state import WorkerState, servers_of
 from token_worker.service.worker import Worker
 from token_worker.settings.options import Settings
 from token_worker.storage.durability import Durability, DurabilityBarrier, NoBarrier
@@ -73,21 +74,27 @@ def serve(settings: Settings) -> None:
             return "draining"
         return str(keys.away) if keys is not None and keys.away is not None else None
 
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics(CollectorRegistry(), [route.requests for route in settings.routes])
     health = Health(settings.claim_idle_ms / 1000, trouble)
+    vault = access.vault
+    state = WorkerState(servers_of(settings), health, None if vault is None else lambda: vault.session.seconds_left)
+    metrics.registry.register(state)
+    ProcessCollector(registry=metrics.registry)
     audit = Audit(settings.consumer, settings.audit_file)
     if settings.http_address is not None:
         serve_http(settings.http_address, health, metrics.registry)
     try:
         master_key, key_store = _wait_for(access.connect, drain, health)
         access.keep_alive()
-        tokens = _token_storage(settings)
+        tokens = _token_storage(settings, state)
         _wait_for(tokens.barrier.check_server, drain, health)
         if access.previous_master_key is not None:
             log.warning("two master keys loaded: keys sealed with the previous one are read, too")
-        keys = _key_cache(settings, key_store, master_key, access.previous_master_key)
-        _add_gauges(metrics, keys, access)
-        worker = _worker(settings, keys, tokens, drain, Telemetry(metrics, health, audit, _spans(settings)))
+        keys = state.keys = _key_cache(settings, key_store, master_key, access.previous_master_key)
+        if isinstance(key_store, RedisKeyStore):
+            state.count_connections("keys", lambda: key_store.connections)
+        telemetry = Telemetry(metrics, health, audit, _spans(settings))
+        worker = _worker(settings, keys, tokens, drain, telemetry, state)
         log.info("worker is ready")
         gc.collect()
         gc.freeze()  # what is here now stays
@@ -113,18 +120,9 @@ def _key_cache(settings: Settings, store: KeyStore, master_key: bytes, previous:
     )
 
 
-def _add_gauges(metrics: Metrics, keys: KeyCache, access: KeyAccess) -> None:
-    metrics.add_gauge("token_worker_key_cache_hits", "Look-ups of keys that were cached.", lambda: keys.hits)
-    metrics.add_gauge("token_worker_key_cache_misses", "Look-ups of keys that were not.", lambda: keys.misses)
-    if access.vault is not None:
-        vault = access.vault
-        seconds = "Seconds left of the Vault token; NaN where it does not end."
-        metrics.add_gauge(
-            "token_worker_vault_token_seconds", seconds, lambda: vault.session.seconds_left or float("nan")
-        )
-
-
-def _worker(settings: Settings, keys: KeyCache, tokens: TokenStorage, drain: Drain, telemetry: Telemetry) -> Worker:
+def _worker(
+    settings: Settings, keys: KeyCache, tokens: TokenStorage, drain: Drain, telemetry: Telemetry, state: WorkerState
+) -> Worker:
     runtime = REAL._replace(log=REAL.log.bind())  # the log is set up by now: a line need not look up how, each time
     clock = ServerClock()
     delivery = _delivery(settings)
@@ -135,7 +133,10 @@ def _worker(settings: Settings, keys: KeyCache, tokens: TokenStorage, drain: Dra
     committer = Committer(streams, delivery, clock, outage, telemetry, runtime)
     maintenance = Maintenance(retention, delivery, committer, runtime)
     handler = Handler(settings, keys, tokens, server_now=clock.now)
-    return Worker(settings, delivery, handler, tokens, committer, maintenance, outage, telemetry, runtime)
+    worker = Worker(settings, delivery, handler, tokens, committer, maintenance, outage, telemetry, runtime)
+    state.count_connections("streams", lambda: streams.connections)
+    state.has_routes_away = lambda: worker.has_routes_away
+    return worker
 
 
 def _delivery(settings: Settings) -> DeliveryProtocol:
@@ -153,8 +154,9 @@ def _delivery(settings: Settings) -> DeliveryProtocol:
     return of(*groups) if len(groups) == 1 else ClusterDelivery(groups, of)
 
 
-def _token_storage(settings: Settings) -> TokenStorage:
+def _token_storage(settings: Settings, state: WorkerState) -> TokenStorage:
     link = make_primary_link("tokens", settings.tokens)
+    state.count_connections("tokens", lambda: link.connections)
     durability = Durability.parse(settings.durability)
     barrier = DurabilityBarrier(link, durability, settings.claim_idle_ms // 3) if any(durability) else NoBarrier()
     return TokenStorage(link, barrier)

@@ -116,6 +116,11 @@ class Worker:
         self._maintenance.remove_consumer()
         self._log.info("drained")
 
+    @property
+    def has_routes_away(self) -> bool:
+        """True if the servers of some routes are unavailable, while those of others are not. Any thread may ask."""
+        return bool(self._away)
+
     # -- reading
 
     def _fetch(self) -> Batch | None:

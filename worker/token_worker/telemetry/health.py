@@ -38,6 +38,7 @@ class Health:
         self._beat_at = time.monotonic()
         self._in_batch = False
         self._not_ready: str | None = "starting"
+        self._away: str | None = None
 
     def heartbeat(self, *, in_batch: bool = False) -> None:
         """Note that the loop is alive. With ``in_batch`` the next heartbeat may take as long as a batch."""
@@ -46,11 +47,16 @@ class Health:
 
     def ready(self) -> None:
         """Note that streams and token storage answered."""
-        self._not_ready = None
+        self._not_ready = self._away = None
 
-    def not_ready(self, why: str) -> None:
-        """Note that a server is unavailable, or that the worker drains."""
-        self._not_ready = why
+    def not_ready(self, why: str, server: str | None = None) -> None:
+        """Note that a server is unavailable, or, without ``server``, that the worker drains."""
+        self._not_ready, self._away = why, server
+
+    @property
+    def server_away(self) -> str | None:
+        """The server that the loop waits for, as named by ``Unavailable``; None if it waits for none."""
+        return self._away
 
     @property
     def is_alive(self) -> bool:
