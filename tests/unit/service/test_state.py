@@ -13,7 +13,7 @@ from token_worker.service.runtime import Runtime
 from token_worker.service.state import WorkerState
 from token_worker.telemetry.health import Health
 
-SERVERS = ("streams", "tokens", "keys", "vault")
+SERVERS = ("streams", "tokens", "keys", "vault", "audit")
 
 
 class Scraped:
@@ -39,7 +39,7 @@ def test_everything_is_there_before_the_worker_has_its_parts() -> None:
     """A worker that starts is not ready, has made no connection, waits for nothing and has looked up no key."""
     scraped = Scraped()
     assert scraped.value("ready") == 0
-    assert [scraped.value("connections_total", server=server) for server in SERVERS] == [0, 0, 0, None]
+    assert [scraped.value("connections_total", server=server) for server in SERVERS] == [0, 0, 0, None, None]
     assert scraped.away() == set()
     assert scraped.value("key_cache_hits_total") == scraped.value("key_cache_misses_total") == 0
     assert scraped.value("vault_token_seconds") is None

@@ -84,7 +84,7 @@ def test_routes_have_few_series() -> None:
     Metrics(alone, [])
     Metrics(many, [f"route-{number}" for number in range(200)])
     for registry in (alone, many):
-        registry.register(WorkerState(("streams", "tokens", "keys", "vault"), Health(30), lambda: 60.0))
+        registry.register(WorkerState(("streams", "tokens", "keys", "vault", "audit"), Health(30), lambda: 60.0))
         ProcessCollector(registry=registry)
     assert len(samples_of(alone)) <= 600
     assert len(samples_of(many)) <= len(samples_of(alone)) + 200 * 20

@@ -17,8 +17,12 @@ from token_worker.telemetry.health import Health
 
 def servers_of(settings: Settings) -> tuple[str, ...]:
     """Return what a worker with these settings waits for when it is away, named as by ``Unavailable``."""
-    vault = "vault" in (settings.master_key_source, settings.keys_source)
-    return ("streams", "tokens", *(("keys",) if settings.keys_source == "redis" else ()), *(("vault",) if vault else ()))
+    sources = (settings.master_key_source, settings.keys_source)
+    is_used = {"keys": settings.keys_source == "redis", "vault": "vault" in sources}
+    return ("streams", "tokens", *(server for server in is_used if is_used[server]), "audit")
+
+
+_NOT_REDIS = frozenset({"vault", "audit"})
 
 
 class WorkerState(Collector):
@@ -41,7 +45,7 @@ class WorkerState(Collector):
         self._vault_seconds = vault_seconds
         self._servers = tuple(servers)
         self._connections: dict[str, Callable[[], int]] = {
-            server: lambda: 0 for server in self._servers if server != "vault"
+            server: lambda: 0 for server in self._servers if server not in _NOT_REDIS
         }
         self.keys: KeyCache | None = None
         self.has_routes_away: Callable[[], bool] = lambda: False
@@ -57,9 +61,8 @@ class WorkerState(Collector):
         )
         info.add_metric([__version__, platform.python_version()], 1)
         yield info
-        yield GaugeMetricFamily(
-            "token_worker_ready", "1 if the worker is ready, as /readyz says; else 0.", self._health.why_not_ready is None
-        )
+        is_ready = self._health.why_not_ready is None
+        yield GaugeMetricFamily("token_worker_ready", "1 if the worker is ready, as /readyz says; else 0.", is_ready)
         available = GaugeMetricFamily(
             "token_worker_server_available", "0 if the worker waits for the server, else 1.", labels=["server"]
         )

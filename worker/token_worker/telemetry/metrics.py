@@ -146,9 +146,7 @@ class Metrics:
         by_status = [(stream, status) for (stream,) in by_stream for status in STATUSES]
         by_reason = [(reason,) for reason in REASONS]
         self._requests = _Count("token_worker_requests", "Replies written.", ("stream", "status"), by_status)
-        self._items = _Count(
-            "token_worker_items", "Values and tokens handled.", ("op", "type", "outcome"), ITEM_LABELS
-        )
+        self._items = _Count("token_worker_items", "Values and tokens handled.", ("op", "type", "outcome"), ITEM_LABELS)
         self._redeliveries = _Count(
             "token_worker_redeliveries",
             "Isolated tries of entries after an earlier delivery.",
@@ -159,9 +157,7 @@ class Metrics:
         self._dead_letters = _Count(
             "token_worker_dead_letters", "Entries moved to a dead-letter stream.", ("reason",), by_reason
         )
-        self._groups = _Count(
-            "token_worker_groups_made_again", "Times consumer groups were gone and were made again."
-        )
+        self._groups = _Count("token_worker_groups_made_again", "Times consumer groups were gone and were made again.")
         self._latency = _Distribution(
             "token_worker_latency_seconds",
             "From the entry's id (the streams' clock) to its reply (this host's).",
