@@ -56,8 +56,9 @@ def lines(reply):
 
 client = redis.Redis.from_url(sys.argv[2], decode_responses=True, protocol=2)
 client.response_callbacks.clear()
-reply = client.execute_command(*sys.argv[3:])
-print(*([reply] if reply == "OK" else lines(reply)), sep="\\n")
+for command in [sys.argv[3:]] if sys.argv[3:] else map(str.split, sys.stdin):
+    reply = client.execute_command(*command)
+    print(*([reply] if reply == "OK" else lines(reply)), sep="\\n")
 '''
 
 

@@ -1,6 +1,8 @@
 """The users that ``token-worker acl`` prints have the rights that they need, and no others."""
 
 import json
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -86,7 +88,7 @@ def payload(number: int, **more: Any) -> dict[str, Any]:
 def test_everybody_can_do_what_they_have_to(secured: ServersWithUsers) -> None:
     """Producer, worker, reader, monitor and operator, each as a user of its own, do all of their work."""
     stack = secured.stack
-    producer, reader = secured.client_as("producer:in[1]"), secured.client_as("reader:out[1]")
+    producer, reader = secured.client_as("producer-in-1"), secured.client_as("reader-out-1")
     for number in range(20):
         producer.xadd("in[1]", payload(number))
     producer.xadd("in[1]", payload(20, reply_to="out[1]:mine"))
@@ -136,8 +138,8 @@ def test_everybody_can_do_what_they_have_to(secured: ServersWithUsers) -> None:
 def test_client_can_do_what_it_has_to(secured: ServersWithUsers, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user with the rights of a client sends, reads replies, trims its own stream, and leaves no stream behind."""
     monkeypatch.setattr("token_worker.client.replies.TRIM_SECONDS", 0.0)
-    password = (secured.folder / "streams-client:in[1]").read_text().strip()
-    url = f"redis://client%3Ain%5B1%5D:{password}@127.0.0.1:{secured.servers['streams'].port}"
+    password = (secured.folder / "streams-client-in-1").read_text().strip()
+    url = f"redis://client-in-1:{password}@127.0.0.1:{secured.servers['streams'].port}"
     routes = msgspec.json.decode(secured.routes, type=tuple[Route, ...])
     secured.stack.start_worker(log=None, **secured.settings_as("token-worker"))
     with TokenClient(url, routes=routes, client_id=CLIENT) as tokens:
@@ -149,7 +151,7 @@ def test_client_can_do_what_it_has_to(secured: ServersWithUsers, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    "user", ["producer:in[1]", "reader:out[1]", "client:in[1]", "token-monitor", "token-operator", "token-worker"]
+    "user", ["producer-in-1", "reader-out-1", "client-in-1", "token-monitor", "token-operator", "token-worker"]
 )
 def test_nobody_can_do_more(secured: ServersWithUsers, user: str) -> None:
     """Deleting, trimming, scripts on other keys, listing keys, and another tenant's streams are refused."""
@@ -195,23 +197,49 @@ def test_nobody_can_do_more(secured: ServersWithUsers, user: str) -> None:
     assert {key: stack.streams.dump(key) for key in stack.streams.keys("*")} == before
 
 
-def test_lines_load_as_an_acl_file(stack: Stack, tmp_path: Path) -> None:
-    """The output is an ACL file that servers load. Without --passwords nobody can log in."""
-    done = stack.run("acl", "--server", "streams")
-    assert done.returncode == 0, done.stderr
-    file = tmp_path / "users.acl"
-    file.write_text(done.stdout)
-    for binary in (valkey_binary, redis_binary):
-        with Valkey(f"aclfile {file}", binary=binary()) as server, server.client() as client:
-            names = client.acl_users()
-            assert {"token-worker", "producer:tokenize:requests", "reader:detokenize:responses"} <= set(names)
-            assert "off" in client.acl_getuser("token-worker")["flags"]
+@pytest.mark.parametrize("binary", [valkey_binary, redis_binary])
+def test_lines_load_as_an_acl_file_and_as_commands(stack: Stack, tmp_path: Path, binary: Callable[[], str]) -> None:
+    """``redis-cli`` loads the output as it is, as an ACL file and as commands, by the line that the output names.
+
+    Without --passwords nobody can log in.
+    """
+    (tmp_path / "users.acl").touch()
+    with Valkey(f"aclfile {tmp_path}/users.acl", binary=binary()) as server, server.client() as client:
+        done = stack.run("acl", "--server", "streams", TOKEN_WORKER_STREAMS_URL=server.url)
+        assert done.returncode == 0, done.stderr
+        (tmp_path / "users.acl").write_text(done.stdout)
+        _run_in_shell(done.stderr.rpartition("aclfile: ")[2], "OK")
+        assert {"token-worker", "producer-tokenize", "reader-detokenize"} <= set(client.acl_users())
+        assert "off" in client.acl_getuser("token-worker")["flags"]
+        loaded = client.acl_list()
+        client.execute_command("ACL", "SETUSER", "somebody-else")
+        (tmp_path / "lines").write_text(done.stdout)
+        as_commands = f"sed 's/^user/ACL SETUSER/' {tmp_path}/lines | redis-cli -u {server.url}"
+        _run_in_shell(as_commands, *["OK"] * len(done.stdout.splitlines()))
+        assert {row for row in client.acl_list() if "somebody-else" not in row} == set(loaded)
+
+
+def _run_in_shell(line: str, *printed: str) -> None:
+    if not shutil.which("redis-cli"):
+        pytest.skip("redis-cli is not installed")
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=True, timeout=60)  # noqa: S602
+    assert done.stdout.split() == [*printed], done.stdout
+
+
+def test_users_of_several_servers_do_not_come_as_one_file(stack: Stack) -> None:
+    """Lines for several servers are refused: no server could load them. Uses of one server give one file."""
+    done = stack.run("acl")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "choose one by --server" in done.stderr
+    keys, tokens = (stack.run("acl", "--server", server) for server in ("keys", "tokens"))
+    assert keys.stdout == tokens.stdout
+    assert keys.stdout.count("user ") == 2
 
 
 def test_pattern_that_covers_streams_of_routes_gets_no_right(stack: Stack) -> None:
     """A ``reply_to`` of ``*`` would open every stream to readers, so it is left out, and the output says so."""
     routes = json.dumps([{"requests": "in", "responses": "out", "ops": ["tokenize"], "reply_to": "*"}])
-    done = stack.run("acl", TOKEN_WORKER_ROUTES=routes)
+    done = stack.run("acl", "--server", "streams", TOKEN_WORKER_ROUTES=routes)
     assert done.returncode == 0, done.stderr
     assert "reply_to * also matches" in done.stderr
     assert "~* " not in done.stdout

@@ -338,7 +338,7 @@ def test_users_of_acl_work_on_a_cluster(cluster: Cluster, storage_server: Valkey
             return redis.RedisCluster(startup_nodes=nodes, username=name, password=password, protocol=2)
 
         request = {"id": "1", "op": "tokenize", "client_id": CLIENT, "type": "str", "value": "x"}
-        with client_as(f"producer:{SECOND}:requests") as producer, client_as(f"reader:{SECOND}:responses") as reader:
+        with client_as("producer-shop-2") as producer, client_as("reader-shop-2") as reader:
             entry: Any = producer.xadd(f"{SECOND}:requests", {"payload": json.dumps(request)})
             producer.xadd(f"{SECOND}:requests", {"no": "payload"})
             [[_, [reply]]] = reader.xread({f"{SECOND}:responses": "0"}, block=20_000)

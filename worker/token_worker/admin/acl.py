@@ -6,6 +6,8 @@ until they have a password.
 """
 
 import hashlib
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -17,6 +19,13 @@ from token_worker.storage.durability import MARK, Durability
 from token_worker.streams.routes import Route, keys_of, may_reply_to, replay_key, streams_of
 
 Server = Literal["streams", "keys", "tokens"]
+Role = Literal["worker", "monitor", "operator", "producer", "reader", "client"]
+
+_OTHERS: frozenset[Role] = frozenset({"producer", "reader", "client"})
+"""Roles of programs that use a Redis client of their own choice."""
+
+_NAME_CHARACTERS_MAX = 100
+"""Most characters of a user's name: it is a part of a file's name and of a key in a Kubernetes Secret (253)."""
 
 _SCRIPTS = ("eval", "evalsha")
 _READING_SCRIPTS = ("eval_ro", "evalsha_ro")
@@ -59,12 +68,14 @@ class User(msgspec.Struct, frozen=True):
 
     Attributes:
         server: the server that the user is for.
-        name: the name, without spaces.
+        role: what the user is for.
+        name: the name: letters, digits, ``.``, ``_`` and ``-``. So it fits a URL and a key of a Kubernetes Secret.
         commands: commands that take no key.
         selectors: commands that take keys.
     """
 
     server: Server
+    role: Role
     name: str
     commands: tuple[str, ...]
     selectors: tuple[Selector, ...]
@@ -76,8 +87,8 @@ class User(msgspec.Struct, frozen=True):
         return ["reset", *state, *commands, *(str(selector) for selector in self.selectors)]
 
     def line(self, password: str | None) -> str:
-        """The user as a line of an ACL file."""
-        return " ".join(["user", self.name, *self.rules(password)[1:]])
+        """The user as a line of an ACL file. After ``ACL SET`` in front of it, it is a command."""
+        return " ".join(["user", self.name, *self.rules(password)])
 
 
 def users(
@@ -109,8 +120,7 @@ def users(
 
 def _behind(address: RedisSettings, user: User) -> User:
     """Add the commands that a user needs to find the right server and database."""
-    is_of_others = user.name.startswith(("producer:", "reader:", "client:"))
-    more = (_OF_OTHERS if is_of_others else _OF_WORKERS)[address.kind]
+    more = (_OF_OTHERS if user.role in _OTHERS else _OF_WORKERS)[address.kind]
     select = ("select",) if address.selects else ()
     return msgspec.structs.replace(user, commands=(*user.commands, *more, *select))
 
@@ -135,6 +145,7 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
     marks = [*(name for route in routes for name in (route.low_water_mark, route.trim_turn)), *arrivals]
     yield User(
         "streams",
+        "worker",
         "token-worker",
         ("time",),
         (
@@ -144,23 +155,26 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
             Selector((*_SCRIPTS, *_READING_SCRIPTS), _patterns("~", [*streams, *replies, *marks])),
         ),
     )
+    names = short_names(requests)
     for route in routes:
         adding = Selector(("xadd",), _patterns("%W~", [route.requests]))
         # Requests expire by the server's clock, so a producer may read it.
-        yield User("streams", f"producer:{route.requests}", ("time",), (adding,))
-        yield _client(route, [] if route in wide else [route.reply_to])
-    for stream in dict.fromkeys(responses):
+        yield User("streams", "producer", f"producer-{names[route.requests]}", ("time",), (adding,))
+        own = [] if route in wide else [route.reply_to]
+        yield _client(f"client-{names[route.requests]}", route, own)
+    for stream, name in short_names(responses).items():
         own = [route.reply_to for route in routes if route.responses == stream and route not in wide]
         reading = ("xread", *_GROUP_READING) if reply_groups else ("xread",)
         selectors = [Selector(reading, _patterns("~" if reply_groups else "%R~", [stream, *own]))]
         if own:
             selectors.append(Selector(("expire",), _patterns("%W~", own)))
-        yield User("streams", f"reader:{stream}", (), tuple(selectors))
+        yield User("streams", "reader", f"reader-{name}", (), tuple(selectors))
     looking = Selector((*_LOOK, "get", *_READING_SCRIPTS), _patterns("%R~", [*streams, *arrivals]))
-    yield User("streams", "token-monitor", ("time", "info"), (looking,))
+    yield User("streams", "monitor", "token-monitor", ("time", "info"), (looking,))
     records = [replay_key(name) for name in [*requests, *dead]]
     yield User(
         "streams",
+        "operator",
         "token-operator",
         ("time", "info"),
         (
@@ -174,7 +188,32 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
     )
 
 
-def _client(route: Route, own: Sequence[str]) -> User:
+def short_names(streams: Iterable[str]) -> dict[str, str]:
+    """The short name of each stream, as it stands in the names of users.
+
+    ``tokenize:requests`` is ``tokenize``: the last word is left out, and characters other than letters, digits, ``.``,
+    ``_`` and ``-`` become ``-``. If several streams would have one name, or a name would be too long, a hash of the
+    stream stands at its end. So a name does not depend on the order of the routes.
+    """
+    plain = {stream: _short_name(stream) for stream in streams}
+    count = Counter(plain.values())
+    return {
+        stream: name if count[name] == 1 and 0 < len(name) <= _NAME_CHARACTERS_MAX else _with_hash(name, stream)
+        for stream, name in plain.items()
+    }
+
+
+def _short_name(stream: str) -> str:
+    first = re.sub(r"(?<=.)[:._/-](requests|responses)\Z", "", stream)
+    return re.sub(r"[^A-Za-z0-9._]+", "-", first).strip("-.")
+
+
+def _with_hash(name: str, stream: str) -> str:
+    digest = hashlib.sha256(stream.encode()).hexdigest()[:8]
+    return f"{name[: _NAME_CHARACTERS_MAX - 9]}-{digest}".lstrip("-")
+
+
+def _client(name: str, route: Route, own: Sequence[str]) -> User:
     """A user for ``token_worker.client``: sends requests, reads replies, and trims the streams of its own."""
     selectors = [
         Selector(("xadd",), _patterns("%W~", [route.requests])),
@@ -182,23 +221,23 @@ def _client(route: Route, own: Sequence[str]) -> User:
     ]
     if own:
         selectors.append(Selector(("xtrim", "expire", "unlink"), _patterns("%W~", own)))
-    return User("streams", f"client:{route.requests}", ("time",), tuple(selectors))
+    return User("streams", "client", name, ("time",), tuple(selectors))
 
 
 def _on_storage(folder: str, durability: Durability) -> Iterable[User]:
     keys = _glob(folder) + "/*"
     key_places = (f"~{keys}", f"~{_glob(folder)}.retired/*", f"~{_glob(folder)}.scans/*")
     tokens = ("~tokens/*",)
-    yield User("keys", "token-worker", ("scan",), (Selector(("mget",), (f"%R~{keys}",)),))
+    yield User("keys", "worker", "token-worker", ("scan",), (Selector(("mget",), (f"%R~{keys}",)),))
     waiting = ("waitaof",) if durability.fsync else ("wait",) if durability.replicas else ()
     selectors = [Selector(("mget", "msetnx", "get", "set", *_SCRIPTS), tokens)]
     if waiting:
         selectors.append(Selector(("set",), (f"%W~{MARK}",)))
-    yield User("tokens", "token-worker", ("ping", *waiting), tuple(selectors))
-    yield User(
-        "keys", "token-operator", ("scan",), (Selector(("mget", "get", "set", "del", "exists", *_SCRIPTS), key_places),)
-    )
-    yield User("tokens", "token-operator", ("scan",), (Selector(("mget", "get", "set", "del", *_SCRIPTS), tokens),))
+    yield User("tokens", "worker", "token-worker", ("ping", *waiting), tuple(selectors))
+    changing = ("mget", "get", "set", "del", *_SCRIPTS)
+    on_keys = Selector((*changing, "exists"), key_places)
+    yield User("keys", "operator", "token-operator", ("scan",), (on_keys,))
+    yield User("tokens", "operator", "token-operator", ("scan",), (Selector(changing, tokens),))
 
 
 def merge(found: Iterable[User]) -> User:
@@ -206,7 +245,7 @@ def merge(found: Iterable[User]) -> User:
     same = list(found)
     commands = dict.fromkeys(name for user in same for name in user.commands)
     selectors = tuple(selector for user in same for selector in user.selectors)
-    return User(same[0].server, same[0].name, tuple(commands), selectors)
+    return msgspec.structs.replace(same[0], commands=tuple(commands), selectors=selectors)
 
 
 def _patterns(permission: str, names: Iterable[str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -26,12 +27,19 @@ from token_worker.storage.durability import Durability
 @click.option("--reply-groups", is_flag=True, help="Give readers of replies the rights for consumer groups, too.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with the arguments of ACL SETUSER.")
 @click.pass_obj
-def acl(config: Path | None, *, server: str | None, passwords: Path | None, reply_groups: bool, as_json: bool) -> None:
+def acl(
+    config: Path | None, *, server: Server | None, passwords: Path | None, reply_groups: bool, as_json: bool
+) -> None:
     """Print the Redis ACL users that the routes need, as lines of an ACL file.
 
-    `token-worker` is for the workers; `producer:<stream>` and `reader:<stream>` are for each stream of requests and
-    replies; `client:<request stream>` is for programs that do both, such as token_worker.client, `request` and `file`;
-    `token-monitor` is for `lag`; `token-operator` is for `replay`, `dead-letters`, `keys` and `tokens`.
+    `token-worker` is for the workers. For the stream `tokenize:requests`, `producer-tokenize` sends requests, and
+    `client-tokenize` also reads the replies: it is for token_worker.client, `request` and `file`. For the stream
+    `tokenize:responses`, `reader-tokenize` reads replies. `token-monitor` is for `lag`. `token-operator` is for
+    `replay`, `dead-letters`, `keys` and `tokens`.
+
+    The lines are for the file that the server has as its `aclfile`; standard error says which command loads it. That
+    command removes users that the file does not have. To keep the others, change `user` to `ACL SETUSER` at the
+    beginning of each line, and give the lines to `redis-cli`.
 
     The command contacts no server. Settings such as TOKEN_WORKER_STREAMS_PASSWORD_FILE take its password files. Servers
     do not replicate users: create them on every replica and on every node of a cluster.
@@ -44,15 +52,34 @@ def acl(config: Path | None, *, server: str | None, passwords: Path | None, repl
         )
     durability = Durability.parse(settings.durability)
     found = users(settings.routes, settings.keys_folder, durability, _servers(settings), reply_groups=reply_groups)
-    for user in _merged(found, settings):
-        if server not in (None, user.server):
-            continue
+    addresses = _servers(settings)
+    chosen = [user for user in _merged(found, settings) if server is None or _is_same(addresses, server, user.server)]
+    if not as_json and not all(_is_same(addresses, user.server, chosen[0].server) for user in chosen):
+        raise click.UsageError("the users are for several servers: choose one by --server")
+    for user in chosen:
         password = None if passwords is None else _password(passwords, user)
         if as_json:
             row = {"server": user.server, "user": user.name, "rules": user.rules(password)}
             click.echo(msgspec.json.encode(row))
         else:
             click.echo(user.line(password))
+    if not as_json:
+        loading = _loading(addresses[chosen[0].server])
+        click.echo(f"# After you have written these lines into the server's aclfile: {loading}", err=True)
+
+
+def _loading(server: RedisSettings) -> str:
+    """The command that loads the aclfile of a server. An administrator runs it."""
+    if server.kind != "server":
+        return "redis-cli -h HOST -p PORT ACL LOAD, on each server"
+    if server.server.startswith("/"):
+        return f"redis-cli -s {server.server} ACL LOAD"
+    return f"redis-cli -u {'rediss' if server.is_tls else 'redis'}://{server.server} ACL LOAD"
+
+
+def _is_same(addresses: Mapping[Server, RedisSettings], one: Server, other: Server) -> bool:
+    """Tell whether one server serves both uses."""
+    return addresses[one].server == addresses[other].server
 
 
 def _servers(settings: Settings) -> dict[Server, RedisSettings]:
