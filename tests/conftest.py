@@ -11,6 +11,7 @@ from hypothesis import settings
 
 import token_worker
 from harness.clients import KINDS, FakeWorker, Kind, threads
+from harness.container import why_not
 from harness.ending import interrupt_by_signals
 from harness.servers import OpenBao, Valkey, redis_binary
 from harness.stack import Stack, wait_until
@@ -129,6 +130,14 @@ def server(request: pytest.FixtureRequest) -> Valkey:
 def redis82_server(_redis82_process: Valkey) -> Valkey:
     """An empty Redis 8.2, shared by the session; never kill or reconfigure this one."""
     return _emptied(_redis82_process)
+
+
+@pytest.fixture(scope="session")
+def namespaces(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A machine on which a container can be imitated; elsewhere the test is skipped."""
+    why = why_not(tmp_path_factory.mktemp("container"))
+    if why is not None:
+        pytest.skip(f"no container can be imitated here: {why}")
 
 
 @pytest.fixture(scope="session")

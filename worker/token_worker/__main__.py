@@ -8,6 +8,7 @@ from token_worker import interrupts
 def main() -> None:
     """Run a command, once it is imported."""
     interrupts.exit_quietly()
+    interrupts.obey_sigterm()
     try:
         from token_worker.cli import main as run  # noqa: PLC0415 - takes a while
     except ModuleNotFoundError as error:

@@ -191,6 +191,13 @@ class TestRefusals:
         """The values that those options have by default may be given, too."""
         assert load({"TOKEN_WORKER_HTTP_ADDRESS": "off", "TOKEN_WORKER_DURABILITY": "server"})
 
+    @pytest.mark.parametrize("address", ["9200", ":9200", "::1:9200", "[::1:9200", "127.0.0.1:70000", "[x]:1", "a b:1"])
+    def test_address_of_another_form_is_refused_in_words(self, address: str) -> None:
+        """An address to listen on that is none is refused with the name of the option and what to write."""
+        [problem] = problems({"TOKEN_WORKER_HTTP_ADDRESS": address})
+        assert problem.startswith("TOKEN_WORKER_HTTP_ADDRESS: ")
+        assert problem.endswith("[::]:9200 for all addresses; or off")
+
     @pytest.mark.parametrize("durability", ["server", "fsync", "replicas:1", "replicas:9"])
     def test_durability_is_one_of_three(self, durability: str) -> None:
         """Durability is one of three words; ``replicas`` has a number."""

@@ -4,11 +4,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 
 import click
 import msgspec
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from rich import box
 from rich.live import Live
 from rich.table import Table
@@ -16,11 +17,12 @@ from rich.table import Table
 from token_worker.admin.lag import Measured, measure
 from token_worker.admin.lag_exporter import LagCollector
 from token_worker.cli.terminal import check_reach, table_console
-from token_worker.errors import SettingsError
 from token_worker.redis.connect import make_link
 from token_worker.redis.exchange import drive
 from token_worker.settings import load
+from token_worker.settings.listen_address import ListenAddress
 from token_worker.settings.options import Settings
+from token_worker.telemetry.http_server import Page, Pages, listen, metrics_page
 
 INTERVAL_SECONDS = 1.0
 
@@ -162,15 +164,20 @@ def _watch(read: Callable[[], Measured], *, as_json: bool) -> None:
 
 
 def _serve(address: str, read: Callable[[], Measured]) -> None:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise click.BadParameter("expected HOST:PORT", param_hint="--serve")
+    try:
+        place = ListenAddress.parse(address)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--serve") from None
     registry = CollectorRegistry()
     registry.register(LagCollector(read))
-    try:
-        start_http_server(int(port), host, registry=registry)
-    except (OSError, OverflowError) as error:
-        raise SettingsError(f"--serve {address}: cannot listen there ({type(error).__name__})") from None
+
+    class Metrics(Pages):
+        def page(self, path: str, _query: str) -> Page:
+            if path == "/metrics":
+                return metrics_page(registry)
+            return Page(HTTPStatus.NOT_FOUND, b"there is /metrics\n")
+
+    listen(place, Metrics, "--serve")
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

@@ -24,6 +24,7 @@ from msgspec.structs import FieldInfo, fields
 from token_worker.acra.value_types import TYPES
 from token_worker.errors import SettingsError
 from token_worker.redis.address import RedisSettings, parse
+from token_worker.settings.listen_address import ListenAddress
 from token_worker.settings.options import (
     FORMAT_EXAMPLE,
     PREFIX,
@@ -175,7 +176,7 @@ class _Loader:
             vault=vault,
             routes=self._routes(options.routes, streams, formats),
             formats=formats or {},
-            http_address=None if options.http_address == "off" else options.http_address,
+            http_address=self._listen_address(options.http_address),
             audit_file=options.audit_file,
             consumer=options.consumer or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
             log_format=options.log_format or ("console" if sys.stderr.isatty() else "json"),
@@ -183,6 +184,15 @@ class _Loader:
 
     def _label(self, option: str) -> str:
         return self._labels.get(option, variable_name(option))
+
+    def _listen_address(self, text: str) -> ListenAddress | None:
+        if text == "off":
+            return None
+        try:
+            return ListenAddress.parse(text)
+        except ValueError as error:
+            self._problem("http_address", f"{error}; or off")
+            return None
 
     def _problem(self, option: str, text: str) -> None:
         self.problems.append(f"{self._label(option)}: {text}")

@@ -16,6 +16,7 @@ from msgspec import Meta, inspect
 from msgspec.structs import fields
 
 from token_worker.redis.address import RedisSettings
+from token_worker.settings.listen_address import ListenAddress
 from token_worker.settings.vault import VaultSettings
 from token_worker.streams.routes import Route
 from token_worker.tokens.formats import KINDS, AnyFormat
@@ -184,8 +185,8 @@ class Options(SharedOptions, frozen=True, kw_only=True):
         _means("name of the consumer, unique to this process", default="host, process, random suffix"),
     ] = None
     http_address: Annotated[
-        Annotated[str, Meta(pattern=r"^(off|.+:[0-9]{1,5})\Z")],
-        _means("`host:port` that serves `/metrics`, `/healthz` and `/readyz`, or `off`", expected="host:port, or off"),
+        Text,
+        _means("`HOST:PORT` or `[IPv6]:PORT` that serves `/metrics`, `/healthz` and `/readyz`, or `off`"),
     ] = "off"
     audit_file: Annotated[
         Text | None, _means("file of the audit log", default="standard error, with the other logs")
@@ -230,7 +231,7 @@ class Settings(PlainOptions, frozen=True, kw_only=True):
     vault: VaultSettings | None
     routes: tuple[Route, ...]
     formats: Mapping[str, AnyFormat]
-    http_address: str | None
+    http_address: ListenAddress | None
     audit_file: str | None
     consumer: str
     log_format: Literal["json", "console"]

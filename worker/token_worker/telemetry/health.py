@@ -3,25 +3,20 @@
 ``/healthz`` answers 200 while the loop sends heartbeats. A heartbeat may be as old as three times the longest wait of
 the loop. In a batch it may be as old as the time after which the entries are taken over. ``/readyz`` answers 200 while
 streams, token storage and keys are available and the worker is not draining; if not, it answers 503 and a line with the
-reason. The server runs in a thread of its own and uses no Redis.
+reason. HEAD is answered, too, and a query string is ignored. The server runs in a thread of its own and uses no Redis.
 """
 
-import threading
 import time
 from collections.abc import Callable
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from token_worker.errors import SettingsError
+from token_worker.settings.listen_address import ListenAddress
+from token_worker.telemetry.http_server import Page, Pages, listen, metrics_page
 
 LONGEST_WAIT_SECONDS = 5.0
 """Longest wait of the loop: for a reply of a server, or for the next try."""
-
-ANSWER_BYTES = 1 << 20
-"""Size up to which an answer is sent at once: larger than the metrics of thousands of streams."""
 
 
 class Health:
@@ -72,45 +67,29 @@ class Health:
         return self._not_ready or self._trouble()
 
 
-def serve(address: str, health: Health, registry: CollectorRegistry) -> None:
-    """Listen on ``host:port`` in a daemon thread.
+def serve(address: ListenAddress, health: Health, registry: CollectorRegistry) -> ListenAddress:
+    """Serve the three paths in a daemon thread, and return the address in use.
 
     Raises:
-        SettingsError: the address is in use or not valid.
+        SettingsError: the address is in use or not of this machine.
     """
 
-    class Handler(BaseHTTPRequestHandler):
-        wbufsize = ANSWER_BYTES  # by default the head is sent before the body, and a process may end in between
+    class Probes(Pages):
+        def page(self, path: str, _query: str) -> Page:
+            match path:
+                case "/metrics":
+                    return metrics_page(registry)
+                case "/healthz":
+                    return _verdict(None if health.is_alive else "the loop does not turn")
+                case "/readyz":
+                    return _verdict(health.why_not_ready)
+                case _:
+                    return Page(HTTPStatus.NOT_FOUND, b"there is /metrics, /healthz and /readyz\n")
 
-        def do_GET(self) -> None:
-            if self.path == "/metrics":
-                self._answer(HTTPStatus.OK, generate_latest(registry), CONTENT_TYPE_LATEST)
-            elif self.path == "/healthz":
-                self._say(None if health.is_alive else "the loop does not turn")
-            elif self.path == "/readyz":
-                self._say(health.why_not_ready)
-            else:
-                self._answer(HTTPStatus.NOT_FOUND, b"there is /metrics, /healthz and /readyz\n")
+    return listen(address, Probes, "TOKEN_WORKER_HTTP_ADDRESS")
 
-        def _say(self, trouble: str | None) -> None:
-            status = HTTPStatus.OK if trouble is None else HTTPStatus.SERVICE_UNAVAILABLE
-            self._answer(status, f"{trouble or 'ok'}\n".encode())
 
-        def _answer(self, status: HTTPStatus, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-            """Log nothing: scrapes would fill the log."""
-
-    host, _, port = address.rpartition(":")
-    try:
-        server = ThreadingHTTPServer((host.strip("[]"), int(port)), Handler)
-    except (OSError, OverflowError) as error:
-        problem = f"TOKEN_WORKER_HTTP_ADDRESS: cannot listen there ({type(error).__name__}); set a free host:port"
-        raise SettingsError(problem) from None
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+def _verdict(trouble: str | None) -> Page:
+    """Return 200 and ``ok``, or 503 and the reason."""
+    status = HTTPStatus.OK if trouble is None else HTTPStatus.SERVICE_UNAVAILABLE
+    return Page(status, f"{trouble or 'ok'}\n".encode())
