@@ -86,6 +86,7 @@ def test_every_alert_fires_when_it_should_and_no_other(watched: Watched, tmp_pat
 
     # When one key cannot be read, somebody has to act
     assert watched.ask(DAMAGED) == "error"
+    watched.wait_for_worker('token_worker_items_total{.*outcome="key_unreadable".*} 1')
     record(TokenWorkerUnreadable=1)
 
     # When the streams' server is away
