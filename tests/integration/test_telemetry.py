@@ -120,6 +120,28 @@ def test_port_that_is_taken_is_an_error_at_start(stack: Stack, streams_server: V
     assert "TOKEN_WORKER_HTTP_ADDRESS" in done.stderr
 
 
+def test_variables_for_libraries_stop_no_worker(stack: Stack) -> None:
+    """A folder for metrics of several processes, which need not exist, is none of a worker's; nor are odd terminals."""
+    port = free_port()
+    stack.start_worker(
+        TOKEN_WORKER_HTTP_ADDRESS=f"[::]:{port}",
+        PROMETHEUS_MULTIPROC_DIR="/nowhere",
+        prometheus_multiproc_dir="/nowhere",
+        OTEL_PROPAGATORS="nonsense",
+        COLUMNS="wide",
+    )
+    wait_until(lambda: get(port, "/readyz") == (200, "ok\n"), "readiness")
+    assert metrics(port)["token_worker_latency_seconds_count",] == 0
+
+
+def test_tracer_provider_that_is_not_there_is_an_error_at_start(stack: Stack) -> None:
+    """A provider of spans that is not installed is refused in words, with the variable that names it."""
+    done = stack.run("run", OTEL_PYTHON_TRACER_PROVIDER="nonsense")
+    assert done.returncode == 2
+    assert "OTEL_PYTHON_TRACER_PROVIDER: no provider of that name is installed" in done.stderr
+    assert "uncaught" not in done.stderr
+
+
 def audit_lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines() if '"detokenize"' in line]
 

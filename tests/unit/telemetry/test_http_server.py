@@ -10,7 +10,7 @@ import pytest
 from token_worker.errors import SettingsError
 from token_worker.settings.listen_address import ListenAddress
 from token_worker.telemetry import http_server
-from token_worker.telemetry.http_server import Page, Pages, listen
+from token_worker.telemetry.http_server import Page, Pages, serve_pages
 
 
 class Hello(Pages):
@@ -64,7 +64,7 @@ needs_ipv6 = pytest.mark.skipif(not with_ipv6(), reason="this machine has no IPv
 @needs_ipv6
 def test_loopback_of_ipv6_is_served() -> None:
     """``[::1]:0`` gets a port of the system's choice and answers there."""
-    address = listen(ListenAddress.parse("[::1]:0"), Hello, "--serve")
+    address = serve_pages(ListenAddress.parse("[::1]:0"), Hello, "--serve")
     assert address.host == "::1"
     assert get("::1", address.port, "/a?b=c?d") == "/a b=c?d"
 
@@ -72,30 +72,34 @@ def test_loopback_of_ipv6_is_served() -> None:
 @needs_ipv6
 def test_all_addresses_are_those_of_ipv4_too() -> None:
     """``[::]`` answers on IPv6 and on IPv4."""
-    port = listen(ListenAddress.parse("[::]:0"), Hello, "--serve").port
+    port = serve_pages(ListenAddress.parse("[::]:0"), Hello, "--serve").port
     assert get("::1", port) == get("127.0.0.1", port) == "/ "
 
 
 def test_all_addresses_of_a_machine_without_ipv6(no_ipv6: None) -> None:
     """``[::]`` answers on IPv4 where the machine has no IPv6, so that one file serves all machines."""
-    port = listen(ListenAddress.parse("[::]:0"), Hello, "--serve").port
+    port = serve_pages(ListenAddress.parse("[::]:0"), Hello, "--serve").port
     assert get("127.0.0.1", port) == "/ "
 
 
 def test_name_is_an_address_of_ipv4_first() -> None:
     """``localhost`` listens where most clients look for it."""
-    address = listen(ListenAddress.parse("localhost:0"), Hello, "--serve")
+    address = serve_pages(ListenAddress.parse("localhost:0"), Hello, "--serve")
     assert address.host == "127.0.0.1"
 
 
 @pytest.mark.parametrize(
     ("host", "why"),
-    [("192.0.2.1", "Cannot assign requested address"), ("nowhere.invalid", "no address of that name")],
+    [
+        ("192.0.2.1", "Cannot assign requested address"),
+        ("nowhere.invalid", "no address of that name"),
+        ("x" * 64, "no address of that name"),
+    ],
 )
 def test_address_of_no_machine_is_refused(host: str, why: str) -> None:
     """An address that is not of this machine is refused with the option, the address and the reason."""
     with pytest.raises(SettingsError, match=rf"^--serve: cannot listen on {host}:0 \({why}\)"):
-        listen(ListenAddress(host, 0), Hello, "--serve")
+        serve_pages(ListenAddress(host, 0), Hello, "--serve")
 
 
 def test_port_that_is_taken_is_refused() -> None:
@@ -106,7 +110,7 @@ def test_port_that_is_taken_is_refused() -> None:
         port = taken.getsockname()[1]
         for host in ("127.0.0.1", "::"):
             with pytest.raises(SettingsError, match="Address already in use"):
-                listen(ListenAddress(host, port), Hello, "--serve")
+                serve_pages(ListenAddress(host, port), Hello, "--serve")
 
 
 def test_silent_client_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +119,7 @@ def test_silent_client_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     class Hasty(Hello):
         timeout = 0.05
 
-    address = listen(ListenAddress("127.0.0.1", 0), Hasty, "--serve")
+    address = serve_pages(ListenAddress("127.0.0.1", 0), Hasty, "--serve")
     with socket.create_connection(address, timeout=30) as silent:
         assert silent.recv(1) == b""
     assert http_server.CLIENT_SECONDS > 1

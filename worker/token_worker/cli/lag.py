@@ -22,7 +22,7 @@ from token_worker.redis.exchange import drive
 from token_worker.settings import load
 from token_worker.settings.listen_address import ListenAddress
 from token_worker.settings.options import Settings
-from token_worker.telemetry.http_server import Page, Pages, listen, metrics_page
+from token_worker.telemetry.http_server import Page, Pages, metrics_page, serve_pages
 
 INTERVAL_SECONDS = 1.0
 
@@ -177,7 +177,7 @@ def _serve(address: str, read: Callable[[], Measured]) -> None:
                 return metrics_page(registry)
             return Page(HTTPStatus.NOT_FOUND, b"there is /metrics\n")
 
-    listen(place, Metrics, "--serve")
+    serve_pages(place, Metrics, "--serve")
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

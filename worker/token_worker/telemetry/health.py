@@ -13,7 +13,7 @@ from http import HTTPStatus
 from prometheus_client import CollectorRegistry
 
 from token_worker.settings.listen_address import ListenAddress
-from token_worker.telemetry.http_server import Page, Pages, listen, metrics_page
+from token_worker.telemetry.http_server import Page, Pages, metrics_page, serve_pages
 
 LONGEST_WAIT_SECONDS = 5.0
 """Longest wait of the loop: for a reply of a server, or for the next try."""
@@ -86,7 +86,7 @@ def serve(address: ListenAddress, health: Health, registry: CollectorRegistry) -
                 case _:
                     return Page(HTTPStatus.NOT_FOUND, b"there is /metrics, /healthz and /readyz\n")
 
-    return listen(address, Probes, "TOKEN_WORKER_HTTP_ADDRESS")
+    return serve_pages(address, Probes, "TOKEN_WORKER_HTTP_ADDRESS")
 
 
 def _verdict(trouble: str | None) -> Page:

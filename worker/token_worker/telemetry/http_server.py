@@ -1,22 +1,20 @@
-"""A small HTTP server in a thread of its own, for probes, metrics and pages. IPv4 and IPv6, GET and HEAD.
+"""A small HTTP server in a thread of its own, for probes and metrics. It answers GET and HEAD.
 
 A handler of a server derives from ``Pages`` and says what stands at a path. The path comes without its query string.
 """
 
-import errno
 import socket
 import threading
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socketserver import TCPServer
 from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from token_worker.errors import SettingsError
 from token_worker.settings.listen_address import ListenAddress
+from token_worker.telemetry.listening import address_of, listen
 
 ANSWER_BYTES: Final = 1 << 20
 """Size up to which an answer is sent at once: larger than the metrics of thousands of streams."""
@@ -25,9 +23,6 @@ CLIENT_SECONDS: Final = 30.0
 """Longest silence of a client in the middle of its request. Then its connection is closed."""
 
 TEXT: Final = "text/plain; charset=utf-8"
-
-_NO_SUCH_FAMILY: Final = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
-"""Errors of a machine that has no IPv6."""
 
 
 class Page(NamedTuple):
@@ -86,57 +81,26 @@ def metrics_page(registry: CollectorRegistry) -> Page:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, family: socket.AddressFamily, place: ListenAddress, pages: type[Pages]) -> None:
-        self.address_family = family
-        super().__init__(place, pages)
-
-    def server_bind(self) -> None:
-        """Bind without asking a DNS for the name of the host, as the library does."""
-        if self.address_family == socket.AF_INET6:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+    def __init__(self, listening: socket.socket, pages: type[Pages]) -> None:
+        super().__init__(address_of(listening), pages, bind_and_activate=False)
+        self.socket.close()  # the one that the library has made
+        self.socket = listening
 
 
-def listen(address: ListenAddress, pages: type[Pages], option: str) -> ListenAddress:
+def serve_pages(address: ListenAddress, pages: type[Pages], option: str) -> ListenAddress:
     """Serve pages in a daemon thread, until the process ends.
 
     Args:
-        address: where to listen. ``::`` is all addresses, and those of IPv4 alone on a machine without IPv6.
+        address: where to listen.
         pages: the handler of a request.
         option: name of the option that holds the address, for the error.
 
     Returns:
-        The address in use; its port is the one that the system chose, if port 0 was asked for.
+        The address in use, with the port that the system chose if port 0 was asked for.
 
     Raises:
         SettingsError: the address is in use or not of this machine.
     """
-    try:
-        server = _bind(address, pages)
-    except OSError as error:
-        why = "no address of that name" if isinstance(error, socket.gaierror) else error.strerror or "refused"
-        problem = f"{option}: cannot listen on {address} ({why}); set a free address of this machine"
-        raise SettingsError(problem) from None
-    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
-    return ListenAddress(*server.server_address[:2])  # type: ignore[arg-type]
-
-
-def _bind(address: ListenAddress, pages: type[Pages]) -> _Server:
-    """Bind to the first address of the host that can be had.
-
-    A name such as ``localhost`` is an address of IPv4 rather than one of IPv6.
-    """
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    families = sorted({family for family, *_ in found}, key=lambda family: family != socket.AF_INET)
-    places = [(family, place[0]) for wanted in families for family, *_, place in found if family == wanted]
-    if address.host == "::":
-        places.append((socket.AF_INET, "0.0.0.0"))  # noqa: S104 - all addresses were asked for
-    for family, host in places[:-1]:
-        try:
-            return _Server(family, ListenAddress(str(host), address.port), pages)
-        except OSError as error:
-            if error.errno not in _NO_SUCH_FAMILY:
-                raise
-    family, host = places[-1]
-    return _Server(family, ListenAddress(str(host), address.port), pages)
+    listening = listen(address, option)
+    threading.Thread(target=_Server(listening, pages).serve_forever, name="http", daemon=True).start()
+    return address_of(listening)

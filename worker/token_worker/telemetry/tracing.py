@@ -7,6 +7,7 @@ traced.
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from token_worker.errors import SettingsError
 from token_worker.redis.address import DEFAULT_PORT, RedisSettings
 
 if TYPE_CHECKING:
@@ -16,12 +17,20 @@ Attributes = dict[str, str | int]
 
 
 def find_tracer() -> "Tracer | None":
-    """Return a tracer of the provider of this process; None if there is no provider."""
+    """Return a tracer of the provider of this process; None if there is no provider.
+
+    Raises:
+        SettingsError: OTEL_PYTHON_TRACER_PROVIDER names a provider that is not there.
+    """
     try:
         from opentelemetry import trace  # noqa: PLC0415 - of the extra "otel"
     except ImportError:
         return None
-    provider = trace.get_tracer_provider()
+    try:
+        provider = trace.get_tracer_provider()
+    except Exception:  # noqa: BLE001 - the library raises what it met, StopIteration among others
+        problem = "OTEL_PYTHON_TRACER_PROVIDER: no provider of that name is installed; leave the variable out"
+        raise SettingsError(problem) from None
     if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
         return None
     return provider.get_tracer("token_worker.service")
