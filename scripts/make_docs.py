@@ -46,6 +46,21 @@ _ADDRESSES = """\
 - **Cluster**: all streams of a route need the same hash tag, as in `{shop}:requests`. Workers check this at start.
 - **Users**: servers do not replicate their ACL users. Create them on every replica and on every node.
 
+## Vault, as its command line takes it
+
+The variables `VAULT_…` are those of the command line of Vault, and mean the same here. OpenBao's names (`BAO_ADDR`,
+`BAO_TOKEN`, …) are taken, too, and win.
+
+- **Certificate**: whichever is set first of `VAULT_CACERT`, `VAULT_CACERT_BYTES` and `VAULT_CAPATH` says which
+  authorities are trusted. Without any they are those of the machine, or of `SSL_CERT_FILE`. Files are read at each new
+  connection.
+- **Agent**: `VAULT_ADDR=unix:///run/vault/agent.sock` is the socket of an agent. If the agent adds the token of its
+  auto-auth (`use_auto_auth_token`), the log-in is `token` with no token set. The agent renews its token.
+- **Wrapped secret id**: with `TOKEN_WORKER_VAULT_SECRET_ID_WRAPPED=true` the file holds a wrapping token, as `vault
+  write -wrap-ttl=10m -f -field=wrapping_token auth/approle/role/workers/secret-id` prints it. The worker unwraps it
+  once and keeps the secret id in memory. So each worker needs a file of its own, and a new one at each start. If a
+  wrapping token was used before, the worker says so: somebody else may have the secret id.
+
 ## Durability
 
 `TOKEN_WORKER_DURABILITY` says what holds for the tokens of a batch before its replies are written.

@@ -93,8 +93,13 @@ def from_vault(vault: "VaultKv") -> bytes:
         MasterKeyError: the secret or its field does not exist, may not be read, or does not hold a master key.
     """
     mount, path = vault.split(vault.session.settings.secret)
-    secret = vault.read_secret(mount, path)
+    try:
+        secret = vault.read_secret(mount, path)
+    except MasterKeyError:
+        _check_for_data(vault, mount, path)
+        raise
     if secret is None:
+        _check_for_data(vault, mount, path)
         raise MasterKeyError(
             f"Vault has no secret {mount}/{path}: put the master key there (base64, from standard input) with"
             f" `vault kv put -mount={mount} {path} {FIELD}=-`, or set TOKEN_WORKER_VAULT_SECRET"
@@ -143,6 +148,13 @@ def store_in_vault(vault: "VaultKv", current: bytes, new: bytes) -> bool:
         return False
     fields = {**found.fields, FIELD: base64.b64encode(new).decode()}
     return vault.write_version(mount, path, fields, found.number)
+
+
+def _check_for_data(vault: "VaultKv", mount: str, path: str) -> None:
+    """Refuse a path as the API has it, where the secret cannot be read. A secret may really have that name."""
+    below = path.removeprefix("data/")
+    if below != path and vault.is_versioned(mount):
+        raise MasterKeyError(f"TOKEN_WORKER_VAULT_SECRET: leave data/ out: set it to {mount}/{below}")
 
 
 def _in_secret(secret: dict[str, object], mount: str, path: str) -> bytes:

@@ -84,6 +84,10 @@ class VaultKv:
             raise MasterKeyError(f"{mount} is not a mount of Vault")
         return self._versions[mount]
 
+    def is_versioned(self, mount: str) -> bool:
+        """Tell whether a mount is KV 2. Errors as by ``split``."""
+        return self._version(mount) > 1
+
     def _api_path(self, mount: str, prefix: str, path: str) -> str:
         """The path that a policy has to name. KV 2 has contents below ``data/`` and names below ``metadata/``."""
         return f"{mount}/{path}" if self._version(mount) == 1 else f"{mount}/{prefix}/{path}"

@@ -10,12 +10,30 @@ servers quote arguments in their answers.
 
 import ssl
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import hvac.exceptions
 import requests
 
 from token_worker.errors import MasterKeyError, Unavailable
+
+_HOST_NAME, _ADDRESS, _NOT_YET_VALID, _EXPIRED = 62, 64, 9, 10
+"""Reasons why a certificate is refused: X509_V_ERR_ of OpenSSL."""
+
+_ANOTHER_NAME: Final = (
+    "its certificate is for another name; set VAULT_ADDR to a name of the certificate, or VAULT_TLS_SERVER_NAME to one"
+)
+_OF_CERTIFICATES: Final = {
+    _HOST_NAME: _ANOTHER_NAME,
+    _ADDRESS: _ANOTHER_NAME,
+    _NOT_YET_VALID: "its certificate is not valid yet; check the clocks of both machines",
+    _EXPIRED: "its certificate has expired; renew it, or set the clock of this machine",
+}
+_UNKNOWN_AUTHORITY: Final = (
+    "its certificate is signed by an authority that is not known here; set VAULT_CACERT to the PEM file of that"
+    " authority, or add it to the authorities of this machine"
+)
+_NOT_TLS: Final = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"}
 
 
 def send(address: str, request: Callable[[], Any]) -> Any:
@@ -29,20 +47,14 @@ def send(address: str, request: Callable[[], Any]) -> Any:
     try:
         return request()
     except requests.exceptions.SSLError as error:
-        if _is_hang_up(error):
+        cause = _find(error, ssl.SSLError)
+        if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):  # as a server that restarts hangs up
             raise Unavailable("vault", "ConnectionError") from None
-        raise MasterKeyError(
-            f"TLS with Vault at {address} failed: set VAULT_CACERT to the PEM file of the authority that signed its"
-            " certificate (VAULT_CLIENT_CERT and VAULT_CLIENT_KEY if it asks for one), or http:// if it has no TLS"
-        ) from None
+        raise MasterKeyError(f"TLS with Vault at {address} failed: {_remedy(cause)}") from None
     except (requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema, requests.exceptions.InvalidURL):
         raise MasterKeyError(f"VAULT_ADDR: {address} is not a URL such as https://vault:8200") from None
     except (requests.exceptions.RequestException, ConnectionError, TimeoutError) as error:
         raise Unavailable("vault", type(error).__name__) from None
-    except OSError:  # requests raises it for files that do not exist
-        raise MasterKeyError(
-            "a file of VAULT_CACERT, VAULT_CAPATH, VAULT_CLIENT_CERT or VAULT_CLIENT_KEY cannot be read"
-        ) from None
     except hvac.exceptions.InvalidRequest as error:
         if "HTTP request to an HTTPS server" in str(error.text):
             raise MasterKeyError(f"Vault at {address} speaks TLS: set VAULT_ADDR to https://…") from None
@@ -71,9 +83,21 @@ def not_vault(address: str) -> MasterKeyError:
     return MasterKeyError(f"{address} does not answer as Vault does: check VAULT_ADDR")
 
 
-def _is_hang_up(error: BaseException) -> bool:
-    """True if the server closed the connection during the handshake, as a server that restarts does."""
+def _find(error: BaseException, kind: type[ssl.SSLError]) -> ssl.SSLError | None:
+    """The error beneath those of the libraries."""
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+    while cause is not None and not isinstance(cause, kind):
         cause = cause.__context__
-    return cause is not None
+    return cause
+
+
+def _remedy(error: ssl.SSLError | None) -> str:
+    """What is wrong with a connection, and what to do."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _OF_CERTIFICATES.get(error.verify_code, _UNKNOWN_AUTHORITY)
+    reason = "" if error is None else str(error.reason)
+    if reason in _NOT_TLS:
+        return "it does not speak TLS; set VAULT_ADDR to http://…"
+    if "ALERT" in reason:
+        return "it does not accept this client; set VAULT_CLIENT_CERT and VAULT_CLIENT_KEY to what it asks for"
+    return "set VAULT_ADDR to http://… if it has no TLS; else its certificates or the versions of TLS do not fit"

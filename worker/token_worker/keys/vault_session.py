@@ -27,6 +27,8 @@ from token_worker.backoff import BackOffSeconds
 from token_worker.errors import MasterKeyError, Unavailable
 from token_worker.keys.vault_lease import Lease
 from token_worker.keys.vault_requests import answer, send
+from token_worker.keys.vault_transport import new_session
+from token_worker.keys.vault_wrapping import unwrap_secret_id
 from token_worker.settings.vault import VaultSettings, read_file
 
 TIMEOUT_SECONDS = 5
@@ -54,18 +56,20 @@ class VaultSession:
         """Sends requests with the token of the session. To be used only in requests given to ``ask``."""
         self._lock = threading.RLock()
         self._lease: Lease | None = None
+        self._unwrapped: tuple[str, str] | None = None
+        """A wrapping token, and the secret id that was wrapped by it."""
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
 
     def make_adapter(self) -> JSONAdapter:
         """A connection of its own, with the settings of the session."""
         settings = self.settings
+        base, session = new_session(settings)
         return JSONAdapter(  # not hvac.Client, which reads the environment and ~/.vault-token by itself
-            base_uri=settings.address,
+            base_uri=base,
             token=settings.token if settings.auth == "token" else None,
-            cert=(settings.client_cert, settings.client_key) if settings.client_key else settings.client_cert,
-            verify=False if settings.skip_verify else settings.ca_cert or settings.ca_path or True,
             timeout=TIMEOUT_SECONDS,
+            session=session,
             namespace=settings.namespace,
         )
 
@@ -86,12 +90,16 @@ class VaultSession:
             else:
                 self._log_in()
 
-    def token(self) -> str:
-        """The Vault token, after a log-in if there is none yet. Errors as by ``connect``."""
+    def _connect_once(self) -> None:
+        if self.adapter.token is None and self._lease is None:
+            self.connect()
+
+    def token(self) -> str | None:
+        """The Vault token, after a log-in if there is none yet; None if an agent adds one. Errors as by ``connect``."""
         with self._lock:
-            if self.adapter.token is None:
-                self.connect()
-            return str(self.adapter.token)
+            self._connect_once()
+            token: str | None = self.adapter.token
+            return token
 
     def ask(self, request: Callable[[], Any], denied: str) -> dict[str, Any] | None:
         """Send a request, and return the ``data`` of the answer; None for "not found".
@@ -103,8 +111,7 @@ class VaultSession:
             denied: text of the error if Vault does not permit the request.
         """
         with self._lock:
-            if self.adapter.token is None:
-                self.connect()
+            self._connect_once()
             try:
                 try:
                     return self._answer(request, "data")
@@ -170,6 +177,7 @@ class VaultSession:
                 except (Unavailable, MasterKeyError, hvac.exceptions.VaultError) as error:
                     _log.info("Vault token not revoked", reason=type(error).__name__)
                 self.adapter.token = None
+            self._lease = None
             self.adapter.close()
 
     def _token_is_valid(self) -> bool:
@@ -181,17 +189,24 @@ class VaultSession:
 
     def _look_up_token(self) -> None:
         token = self.settings.token
-        if not token:
-            raise MasterKeyError("no token for Vault: set VAULT_TOKEN, or TOKEN_WORKER_VAULT_AUTH to approle or jwt")
-        if not (token.isascii() and token.isprintable()):
+        if token is not None and not (token.isascii() and token.isprintable()):
             raise MasterKeyError("VAULT_TOKEN is not a token: a token has only printable ASCII characters")
         try:
             data = self._answer(Token(self.adapter).lookup_self, "data")
         except hvac.exceptions.VaultError:
+            if token is None:
+                raise MasterKeyError(
+                    f"no token for Vault: set VAULT_TOKEN, or TOKEN_WORKER_VAULT_AUTH to approle or jwt. If"
+                    f" {self.settings.address} is an agent: it has to use the token of its auto-auth, whose policies"
+                    " need `read` on auth/token/lookup-self"
+                ) from None
             raise MasterKeyError(
                 f"Vault at {self.settings.address} refuses the token: it has ended or is not one of this server's (set"
                 " VAULT_TOKEN to a new one), or its policies lack `read` on auth/token/lookup-self"
             ) from None
+        if token is None:  # the agent's token, which the agent renews
+            self._lease = Lease(None, 0, renewable=False)
+            return
         ends = time.monotonic() + int(data["ttl"]) if data.get("expire_time") else None
         self._lease = Lease(ends, 0, bool(data.get("renewable")))
 
@@ -201,7 +216,7 @@ class VaultSession:
         if settings.auth == "approle":
             if not settings.role_id:
                 raise MasterKeyError("no role id for Vault: set TOKEN_WORKER_VAULT_ROLE_ID")
-            secret_id = read_file(settings.secret_id_file, "SECRET_ID_FILE") if settings.secret_id_file else None
+            secret_id = self._secret_id()
             login = partial(AppRole(self.adapter).login, settings.role_id, secret_id, mount_point=mount)
             check = "the role id, and that the secret id in TOKEN_WORKER_VAULT_SECRET_ID_FILE is still valid"
         else:
@@ -218,6 +233,19 @@ class VaultSession:
         finally:
             self.adapter.token = self.adapter.token or old  # the old one may still be valid for a while
         self._lease = Lease.of(auth) if auth["lease_duration"] else Lease(None, 0, renewable=False)
+
+    def _secret_id(self) -> str | None:
+        """The secret id. One that is wrapped is unwrapped, once, and kept for later log-ins."""
+        settings = self.settings
+        if not settings.secret_id_file:
+            return None
+        content = read_file(settings.secret_id_file, "SECRET_ID_FILE")
+        if not settings.secret_id_wrapped:
+            return content
+        if self._unwrapped is None or self._unwrapped[0] != content:
+            mount = settings.auth_mount or settings.auth
+            self._unwrapped = content, unwrap_secret_id(self.make_adapter(), settings, content, mount)
+        return self._unwrapped[1]
 
     def _keep_alive(self) -> None:
         failures = 0

@@ -45,7 +45,13 @@ _KUBERNETES: Final = re.compile(
 )
 """Variables that Kubernetes makes for Services called token-worker or token-worker-<anything>."""
 
-_VAULT_NAMES: Final = {"address": "addr", "ca_cert": "cacert", "ca_path": "capath"}
+_VAULT_NAMES: Final = {
+    "address": "addr",
+    "ca_cert": "cacert",
+    "ca_cert_bytes": "cacert_bytes",
+    "ca_path": "capath",
+    "server_name": "tls_server_name",
+}
 """Names of the Vault command line that differ from the names of the fields."""
 
 
@@ -128,9 +134,12 @@ class _Loader:
         given: dict[str, Any] = {}
         variables = {variable_name(option): option for option in Options.__struct_fields__}
         for variable, option in variables.items():
-            if text := self._environ.get(variable, "").strip():
-                given[option] = text
-                self._labels.pop(option, None)
+            bao = variable.replace("VAULT_", "BAO_", 1) if variable.startswith("VAULT_") else variable
+            for name in (bao, variable):  # OpenBao's command line takes either, and its own first
+                if text := self._environ.get(name, "").strip():
+                    given[option] = text
+                    self._labels[option] = name
+                    break
         for variable in sorted(self._environ):
             if variable.startswith(PREFIX) and variable not in variables and not _KUBERNETES.fullmatch(variable):
                 own = [name for name in variables if name.startswith(PREFIX)]
@@ -340,8 +349,8 @@ class _Loader:
     def _vault(self, options: Options) -> VaultSettings | None:
         if options.vault_addr is None:
             return None
-        if not re.fullmatch(r"https?://[^@\s]+", options.vault_addr):
-            self._problem("vault_addr", "expected http://host:port or https://host:port")
+        if not re.fullmatch(r"https?://[^@\s]+|unix:///[^\s?#]+", options.vault_addr):
+            self._problem("vault_addr", "expected http://host:port, https://host:port or unix:///path")
         given = {
             name: getattr(options, f"vault_{_VAULT_NAMES.get(name, name)}") for name in VaultSettings.__struct_fields__
         }

@@ -107,14 +107,22 @@ class SharedOptions(PlainOptions, frozen=True, kw_only=True):
             "the previous master key in base64, while it is being replaced", default="an older version of the secret"
         ),
     ] = None
-    vault_addr: Annotated[Text | None, _means("address of Vault or OpenBao, `http(s)://host:port`")] = None
+    vault_addr: Annotated[
+        Text | None, _means("address of Vault or OpenBao, `http(s)://host:port`, or `unix:///path` of an agent")
+    ] = None
     vault_token: Annotated[
         Text | None, _means("token, if the log-in is by `token`", default="`VAULT_API_TOKEN`, else `~/.vault-token`")
     ] = None
     vault_api_token: Annotated[Text | None, _means("the same token in base64, as Acra reads it")] = None
     vault_namespace: Annotated[Text | None, _means("namespace of all paths in Vault")] = None
-    vault_cacert: Annotated[Text | None, _means("file with the CA certificate of Vault")] = None
-    vault_capath: Annotated[Text | None, _means("folder with CA certificates of Vault")] = None
+    vault_cacert: Annotated[
+        Text | None, _means("file with the CA certificate of Vault", default="the authorities of the machine")
+    ] = None
+    vault_capath: Annotated[Text | None, _means("folder with CA certificates of Vault, of any names")] = None
+    vault_cacert_bytes: Annotated[Text | None, _means("the CA certificate itself, in PEM")] = None
+    vault_tls_server_name: Annotated[
+        Text | None, _means("name that the certificate of Vault is for", default="the host of the address")
+    ] = None
     vault_client_cert: Annotated[Text | None, _means("file with the client certificate for Vault")] = None
     vault_client_key: Annotated[Text | None, _means("file with the private key of that certificate")] = None
     vault_skip_verify: Annotated[bool, _means("`true`: the certificate of Vault is not checked", default="`false`")] = (
@@ -163,6 +171,9 @@ class Options(SharedOptions, frozen=True, kw_only=True):
     vault_role: Annotated[Text | None, _means("role for `jwt`")] = None
     vault_role_id: Annotated[Text | None, _means("role id for `approle`")] = None
     vault_secret_id_file: Annotated[Text | None, _means("file with the secret id for `approle`")] = None
+    vault_secret_id_wrapped: Annotated[
+        bool, _means("`true`: that file holds a token that wraps the secret id", default="`false`")
+    ] = False
     vault_jwt_file: Annotated[Text | None, _means("file with the JWT for `jwt`")] = None
     routes: Annotated[
         list[Any] | None,

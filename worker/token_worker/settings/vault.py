@@ -12,17 +12,21 @@ class VaultSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Address of Vault and log-in method. The environment variables are those of the Vault command line.
 
     Attributes:
-        address: URL, ``https://host:8200``.
+        address: URL, ``https://host:8200``, or ``unix:///path`` of an agent's socket.
         auth: the log-in method.
-        token: for ``token``, as Vault issued it.
+        token: for ``token``, as Vault issued it; None if an agent adds its own.
         namespace: of Vault Enterprise or OpenBao.
-        ca_cert: PEM file of the authorities to trust; goes before ``ca_path``, a folder of such files.
+        ca_cert: PEM file of the authorities to trust; goes before the other two.
+        ca_cert_bytes: their certificates in PEM; goes before ``ca_path``.
+        ca_path: folder with PEM files of them, of any names.
+        server_name: name that the server's certificate has to be for, in place of the host of the address.
         client_cert: PEM file, with the key in ``client_key`` or in the same file.
         skip_verify: believe any certificate.
         auth_mount: where the method is mounted, by default under its own name.
         role: for ``jwt``; the method's default role if left out.
         role_id: for ``approle``.
         secret_id_file: for ``approle``, read at each log-in; may be left out if the role needs no secret id.
+        secret_id_wrapped: that file holds a wrapping token.
         jwt_file: for ``jwt``, read at each log-in.
         secret: mount and path of the secret with the master key, without ``data/``.
     """
@@ -32,7 +36,9 @@ class VaultSettings(msgspec.Struct, frozen=True, kw_only=True):
     token: str | None = None
     namespace: str | None = None
     ca_cert: str | None = None
+    ca_cert_bytes: str | None = None
     ca_path: str | None = None
+    server_name: str | None = None
     client_cert: str | None = None
     client_key: str | None = None
     skip_verify: bool = False
@@ -40,6 +46,7 @@ class VaultSettings(msgspec.Struct, frozen=True, kw_only=True):
     role: str | None = None
     role_id: str | None = None
     secret_id_file: str | None = None
+    secret_id_wrapped: bool = False
     jwt_file: str | None = None
     secret: str = "secret/acra/transport"  # noqa: S105 - a path
 
