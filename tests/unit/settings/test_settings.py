@@ -61,6 +61,16 @@ class TestSources:
 
         assert (settings.batch_size, settings.max_items, settings.group) == (9, 8, "g")
 
+    def test_names_of_openbao_win(self, config: Path) -> None:
+        """``BAO_…`` is the same setting as ``VAULT_…``, and goes before it, as on OpenBao's command line."""
+        config.write_text('vault_namespace = "file"\n')
+        environ = {"VAULT_ADDR": "http://vault", "BAO_ADDR": "http://bao", "VAULT_CAPATH": "/a", "BAO_CAPATH": ""}
+
+        vault = load({**environ, "BAO_NAMESPACE": "n", "HOME": "/nowhere"}, config).vault
+
+        assert vault is not None
+        assert (vault.address, vault.ca_path, vault.namespace) == ("http://bao", "/a", "n")
+
     def test_empty_is_unset(self, config: Path) -> None:
         """A variable that is empty counts as unset, and surrounding white space as nothing."""
         config.write_text("batch_size = 7\n")
@@ -108,7 +118,9 @@ class TestRefusals:
             ("TOKEN_WORKER_GROUP", "a b", "expected at most 256 printable ASCII characters without spaces"),
             ("TOKEN_WORKER_VAULT_SECRET", "secret/", "expected mount/path, without a slash at either end"),
             ("VAULT_SKIP_VERIFY", "perhaps", "expected true or false"),
-            ("VAULT_ADDR", "vault:8200", "expected http://host:port or https://host:port"),
+            ("VAULT_ADDR", "vault:8200", "expected http://host:port, https://host:port or unix:///path"),
+            ("BAO_ADDR", "unix://socket", "expected http://host:port, https://host:port or unix:///path"),
+            ("BAO_SKIP_VERIFY", "maybe", "expected true or false"),
             ("VAULT_API_TOKEN", "???", "expected the base64 of a token"),
             ("TOKEN_WORKER_KEYS_SOURCE", "vault", "vault needs its address; set VAULT_ADDR"),
             ("TOKEN_WORKER_MASTER_KEY_SOURCE", "vault", "vault needs its address; set VAULT_ADDR"),
