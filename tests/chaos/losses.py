@@ -109,7 +109,7 @@ def _destroy_groups(scene: Scene) -> Permit:
     For that, another worker trims the streams when it starts, and then more requests come.
     """
     streams: Any = scene.stack.streams
-    streams.delete(*(f"{stream}:trimmed" for stream in REQUESTS))
+    streams.delete(*(route.own_keys.trim_turn for route in DEFAULT_ROUTES))
     before = _marks(streams)
     scene.stack.start_worker()
     wait_until(lambda: all(_is_after(mark, before[stream]) for stream, mark in _marks(streams).items()), "the marks")
@@ -117,7 +117,7 @@ def _destroy_groups(scene: Scene) -> Permit:
     with scene.producer.turn, streams.pipeline(transaction=True) as pipe:
         last = _last_ids(streams)
         for route in DEFAULT_ROUTES:
-            pipe.get(route.low_water_mark)
+            pipe.get(route.own_keys.low_water_mark)
         for stream in REQUESTS:
             pipe.xgroup_destroy(stream, GROUP)
         answers = pipe.execute()
@@ -132,7 +132,7 @@ def _last_ids(streams: Any) -> dict[str, str]:
 
 
 def _marks(streams: Any) -> dict[str, str]:
-    return {route.requests: (streams.get(route.low_water_mark) or b"0-0").decode() for route in DEFAULT_ROUTES}
+    return {route.requests: (streams.get(route.own_keys.low_water_mark) or b"0-0").decode() for route in DEFAULT_ROUTES}
 
 
 def _is_after(one: str, other: str) -> bool:

@@ -218,7 +218,7 @@ class WorkerFaults:
     def _have_a_turn(self) -> None:
         """Make the next worker that asks the one to trim the streams."""
         with suppress(redis.RedisError):
-            self._stack.streams.delete(*(route.requests + ":trimmed" for route in DEFAULT_ROUTES))
+            self._stack.streams.delete(*(route.own_keys.trim_turn for route in DEFAULT_ROUTES))
 
     def _wait(self, strike: _Strike) -> bool:
         """Wait until the strike has found its command; False if it found none in time."""

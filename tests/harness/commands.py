@@ -2,13 +2,14 @@
 
 from harness.proxy import Command
 from token_worker.redis.script import Script
-from token_worker.streams import commit, delivery, retention, uncounted
+from token_worker.streams import commit, delivery, retention, uncounted, worker_notes
 
 SCRIPTS = {
     script.sha.encode(): script.name.removesuffix(".lua")
     for script in (
         *(commit.COMMIT, commit.DEAD_LETTER, uncounted.UNCOUNT, delivery.GROUP),
         *(retention.TURN, retention.TRIM, retention.SWEEP),
+        *(worker_notes.NOTE, worker_notes.SWEEP_NOTES),
         *(Script("token_worker.storage", name) for name in ("store.lua", "adopt.lua", "touch.lua")),
     )
 }
@@ -29,6 +30,8 @@ LABELS = (
     "streams EVALSHA turn",
     "streams EVALSHA trim",
     "streams EVALSHA sweep",
+    "streams EVALSHA note",
+    "streams EVALSHA sweep_notes",
     "keys CLIENT",
     "keys MGET",
     "tokens CLIENT",

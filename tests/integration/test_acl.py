@@ -1,6 +1,7 @@
 """Redis ACLs of a worker: it needs few rights, and a refusal on one stream does not affect other requests."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -35,9 +36,12 @@ def as_user(server: Valkey) -> str:
     return server.url.replace("redis://", "redis://worker:secret@")
 
 
-def test_worker_serves_with_least_rights_and_refused_targets_are_forbidden(servers: tuple[Valkey, Valkey]) -> None:
+def test_worker_serves_with_least_rights_and_refused_targets_are_forbidden(
+    servers: tuple[Valkey, Valkey], tmp_path: Path
+) -> None:
     """A worker with exact rights serves; a ``reply_to`` outside of them is ``forbidden`` and hurts no neighbour."""
     streams, storage = servers
+    log = tmp_path / "worker.log"
     settings = {
         "TOKEN_WORKER_ROUTES": msgspec.json.encode(ROUTES).decode(),
         "TOKEN_WORKER_STREAMS_URL": as_user(streams),
@@ -69,7 +73,7 @@ def test_worker_serves_with_least_rights_and_refused_targets_are_forbidden(serve
         )
         stack.streams.xadd("in", {"no": "payload"})
         stack.send([{**request, "id": "stuck", "value": "waits"}], "other:in")
-        worker = stack.start_worker()
+        worker = stack.start_worker(log=log)
 
         replies = {reply["id"]: reply for reply in stack.wait_for_replies(9, "out")}
         assert {n for n in range(10) if n != 3} == {int(name) for name in replies}
@@ -87,3 +91,5 @@ def test_worker_serves_with_least_rights_and_refused_targets_are_forbidden(serve
         [reply] = stack.wait_for_replies(1, "other:out")
         assert reply["status"] == "ok"
         assert stack.streams.xlen("other:in:dead") == 0
+        # A worker without the right to write notes about itself says so once, and works on.
+        assert log.read_text().count("notes of this worker could not be written") == 1

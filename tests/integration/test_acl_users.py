@@ -103,6 +103,9 @@ def test_everybody_can_do_what_they_have_to(secured: ServersWithUsers) -> None:
     reader.expire("out[1]:mine", 10)
     wait_until(lambda: stack.streams.exists("in[1]:low-water"), "the low-water mark, kept by trimming")
     assert stack.streams.exists("in[1]:trimmed")
+    wait_until(lambda: stack.streams.hlen("in[1]:workers"), "the worker's note about itself")
+    [note] = secured.client_as("token-monitor").hgetall("in[1]:workers").values()
+    assert json.loads(note)["ready"]
 
     lag = secured.stack.run("lag", "--json", **secured.settings_as("token-monitor"))
     assert lag.returncode == 0, lag.stderr
@@ -133,6 +136,7 @@ def test_everybody_can_do_what_they_have_to(secured: ServersWithUsers) -> None:
     assert worker.stop() == 0
     assert "NOPERM" not in (secured.folder / "worker.log").read_text()
     assert stack.streams.xinfo_consumers("in[1]", "token-workers") == []
+    assert not stack.streams.exists("in[1]:workers")
 
 
 def test_client_can_do_what_it_has_to(secured: ServersWithUsers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,6 +175,7 @@ def test_nobody_can_do_more(secured: ServersWithUsers, user: str) -> None:
         ("CONFIG", "GET", "*"),
         ("ACL", "LIST"),
         ("GET", "something:else"),
+        ("HGETALL", "something:else"),
         ("EVAL", "return redis.call('GET', KEYS[1])", 1, "something:else"),
         ("EVAL", "return redis.call('DEL', 'in[1]')", 0),
         ("EVAL", "return redis.call('FLUSHALL')", 0),

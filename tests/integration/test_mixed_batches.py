@@ -137,7 +137,7 @@ def test_what_a_route_may_is_asked_for_each_route_of_a_batch(ask: Ask, *, is_pin
     assert [said(answers[str(number)]) for number in range(1, 9)] == [expected for _, _, expected in cases]
 
 
-OF_ANY_ROUTE = [key for route in (OPEN, PINNED) for key in (*route.streams, *route.own_keys)]
+OF_ANY_ROUTE = [key for route in (OPEN, PINNED) for key in (*route.streams, *route.own_keys.names)]
 
 
 @pytest.mark.parametrize("name", [*OF_ANY_ROUTE, MARK, "tokens/a", ".acrakeys/a", ".acrakeys.retired/a"])

@@ -119,7 +119,7 @@ class PromiseLedger:
         self._claim_idle_ms = terms.claim_idle_ms
         self._max_deliveries = terms.max_deliveries
         self._streams = {route.requests.encode(): _Stream(route, {}, {}) for route in routes}
-        self._marks = {stream.route.low_water_mark.encode(): stream for stream in self._streams.values()}
+        self._marks = {stream.route.own_keys.low_water_mark.encode(): stream for stream in self._streams.values()}
         self._dead = {route.dead_letters.encode() for route in routes}
         self._kept_ms = {
             stream.encode(): 1000 * min(route.kept_seconds(stream) for route in routes if stream in route.streams)

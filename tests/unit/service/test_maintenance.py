@@ -59,17 +59,17 @@ def test_streams_that_are_unavailable_are_not_asked_again_at_once(stage: Stage) 
     stage.is_away = True
     for tenth in range(int(10 * PAUSE_SECONDS) + 1):
         stage.seconds = tenth / 10
-        stage.subject.trim_streams()
+        stage.subject.tend()
     assert stage.asked == [0.0, PAUSE_SECONDS]
 
 
 def test_trimming_goes_on_when_the_streams_are_back(stage: Stage) -> None:
     """After the pause all streams that are due are trimmed as before."""
     stage.is_away = True
-    stage.subject.trim_streams()
+    stage.subject.tend()
     stage.is_away, stage.seconds = False, INTERVAL_SECONDS
-    stage.subject.trim_streams()
+    stage.subject.tend()
     stage.seconds += 0.1
-    stage.subject.trim_streams()
+    stage.subject.tend()
     assert stage.asked[0] == 0.0
     assert {INTERVAL_SECONDS, INTERVAL_SECONDS + 0.1} <= set(stage.asked)

@@ -16,7 +16,7 @@ import msgspec
 from token_worker.errors import CheckFailed
 from token_worker.redis.address import Kind, RedisSettings
 from token_worker.storage.durability import MARK, Durability
-from token_worker.streams.routes import Route, keys_of, may_reply_to, replay_key, streams_of
+from token_worker.streams.routes import Route, keys_of, may_reply_to, streams_of
 
 Server = Literal["streams", "keys", "tokens"]
 Role = Literal["worker", "monitor", "operator", "producer", "reader", "client"]
@@ -141,8 +141,11 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
     dead = [route.dead_letters for route in routes]
     responses = [route.responses for route in routes]
     streams = [*requests, *responses, *dead]
-    arrivals = [route.arrivals(stream) for route in routes for stream in route.streams]
-    marks = [*(name for route in routes for name in (route.low_water_mark, route.trim_turn)), *arrivals]
+    own = [route.own_keys for route in routes]
+    arrivals = [name for keys in own for name in keys.arrivals.values()]
+    marks = [*(name for keys in own for name in (keys.low_water_mark, keys.trim_turn)), *arrivals]
+    notes = [keys.workers for keys in own]
+    records = [name for keys in own for name in keys.replays.values()]
     yield User(
         "streams",
         "worker",
@@ -152,7 +155,8 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
             Selector(_WORK, _patterns("~", [*streams, *replies])),
             Selector(("xdel",), _patterns("%W~", dead)),
             Selector(("get", "set"), _patterns("~", marks)),
-            Selector((*_SCRIPTS, *_READING_SCRIPTS), _patterns("~", [*streams, *replies, *marks])),
+            Selector(("hset", "hdel", "hgetall", "expire"), _patterns("~", notes)),
+            Selector((*_SCRIPTS, *_READING_SCRIPTS), _patterns("~", [*streams, *replies, *marks, *notes])),
         ),
     )
     names = short_names(requests)
@@ -160,18 +164,17 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
         adding = Selector(("xadd",), _patterns("%W~", [route.requests]))
         # Requests expire by the server's clock, so a producer may read it.
         yield User("streams", "producer", f"producer-{names[route.requests]}", ("time",), (adding,))
-        own = [] if route in wide else [route.reply_to]
-        yield _client(f"client-{names[route.requests]}", route, own)
+        yield _client(f"client-{names[route.requests]}", route, [] if route in wide else [route.reply_to])
     for stream, name in short_names(responses).items():
-        own = [route.reply_to for route in routes if route.responses == stream and route not in wide]
+        named = [route.reply_to for route in routes if route.responses == stream and route not in wide]
         reading = ("xread", *_GROUP_READING) if reply_groups else ("xread",)
-        selectors = [Selector(reading, _patterns("~" if reply_groups else "%R~", [stream, *own]))]
-        if own:
-            selectors.append(Selector(("expire",), _patterns("%W~", own)))
+        selectors = [Selector(reading, _patterns("~" if reply_groups else "%R~", [stream, *named]))]
+        if named:
+            selectors.append(Selector(("expire",), _patterns("%W~", named)))
         yield User("streams", "reader", f"reader-{name}", (), tuple(selectors))
     looking = Selector((*_LOOK, "get", *_READING_SCRIPTS), _patterns("%R~", [*streams, *arrivals]))
-    yield User("streams", "monitor", "token-monitor", ("time", "info"), (looking,))
-    records = [replay_key(name) for name in [*requests, *dead]]
+    knowing = Selector(("hgetall",), _patterns("%R~", notes))
+    yield User("streams", "monitor", "token-monitor", ("time", "info"), (looking, knowing))
     yield User(
         "streams",
         "operator",
@@ -180,6 +183,7 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
         (
             Selector(_LOOK, _patterns("%R~", [*streams, *replies])),
             looking,
+            knowing,
             Selector(("xadd", "type"), _patterns("~", requests)),
             Selector(("xdel",), _patterns("%W~", dead)),
             Selector(("get", "set", "del"), _patterns("~", records)),

@@ -17,8 +17,8 @@ import msgspec
 from token_worker import __version__
 from token_worker.admin.access import AdminAccess
 from token_worker.admin.keys import BAD_STATUSES, classify, locate_keys, read_keys
-from token_worker.admin.lag import ALIVE_SECONDS
 from token_worker.admin.stream_ends import by_name, read_clock, read_ends
+from token_worker.admin.workers import ALIVE_SECONDS
 from token_worker.contract.messages import Op
 from token_worker.errors import OperatorError, ServerError, SettingsError, TokenWorkerError, Unavailable
 from token_worker.keys.master import MasterKeys

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from token_worker.admin.stream_ends import IdsFinding, StreamEnds, age_seconds, by_name, read_clock, read_ends
+from token_worker.admin.workers import ALIVE_SECONDS
 from token_worker.errors import ServerError, Unavailable
 from token_worker.redis.exchange import Exchange, RunScript
 from token_worker.redis.script import Script
@@ -37,9 +38,6 @@ PAGE_BYTES = 256 << 10
 
 PENDING_ENTRIES_MAX = 10_000
 """Most pending entries that are searched for the one with the most deliveries."""
-
-ALIVE_SECONDS = 60
-"""A consumer that asked for entries within this time is alive. A worker asks every second, or is busy with a batch."""
 
 
 class GroupLag(msgspec.Struct, kw_only=True):

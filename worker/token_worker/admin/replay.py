@@ -27,7 +27,8 @@ from token_worker.errors import CheckFailed
 from token_worker.redis.exchange import Exchange, RunScript
 from token_worker.redis.script import Script
 from token_worker.streams.delivery import BATCH_BYTES
-from token_worker.streams.routes import Route, replay_key
+from token_worker.streams.own_keys import replay_record
+from token_worker.streams.routes import Route
 from token_worker.streams.stream_ids import FIRST_ID, LAST_ID, MOST, after, before, is_id, order
 
 _RESEND = Script(__package__, "resend.lua")
@@ -132,7 +133,7 @@ class Replay:
     @property
     def record(self) -> str:
         """Key of the record."""
-        return replay_key(self.progress.selection.stream)
+        return replay_record(self.progress.selection.stream)
 
     # -- the record
 

@@ -93,7 +93,7 @@ def read_ends(route: Route, stream: str) -> Exchange[StreamEnds]:
     Raises:
         ServerError: thrown in by the caller, if the key is not a stream, or this user may not read it.
     """
-    found = yield RunScript(_ENDS, (stream, route.arrivals(stream)), ())
+    found = yield RunScript(_ENDS, (stream, route.own_keys.arrivals[stream]), ())
     if found is None:  # the stream does not exist: nothing was sent yet
         return StreamEnds()
     length, first, last_given, raw, groups = found

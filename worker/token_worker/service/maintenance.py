@@ -1,7 +1,11 @@
-"""Maintenance of the streams beside the work: trims them, and removes this worker's consumer at the end."""
+"""Maintenance of the streams beside the work: trims them, and writes this worker's notes about itself.
+
+At the end it removes this worker's consumer and its notes.
+"""
 
 from token_worker.errors import Unavailable
 from token_worker.service.committer import Committer
+from token_worker.service.note_writer import NoteWriter
 from token_worker.service.runtime import REAL, Runtime
 from token_worker.streams.delivery_protocol import DeliveryProtocol
 from token_worker.streams.retention import AHEAD_MS, Retention, Trimmed
@@ -18,7 +22,15 @@ PAUSE_SECONDS = 5.0
 
 
 class Maintenance:
-    """Trims streams between batches. A failure is logged and never stops the work."""
+    """Trims streams and writes notes between batches. A failure is logged and never stops the work.
+
+    Args:
+        retention: knows how to trim.
+        delivery: knows which routes are away.
+        committer: asks the streams.
+        runtime: time and log.
+        notes: writes the worker's notes; None to write none.
+    """
 
     def __init__(
         self,
@@ -26,16 +38,18 @@ class Maintenance:
         delivery: DeliveryProtocol,
         committer: Committer,
         runtime: Runtime = REAL,
+        notes: NoteWriter | None = None,
     ) -> None:
         self._retention = retention
         self._delivery = delivery
         self._committer = committer
+        self._notes = notes
         self._monotonic, self._log = runtime.monotonic, runtime.log
         self._ids_ahead: set[str] = set()
         self._paused_until = float("-inf")
 
-    def trim_streams(self) -> None:
-        """Trim the streams that are due. If there is much to trim, it takes turns with the work."""
+    def tend(self) -> None:
+        """Trim the streams that are due, and write the notes. Much trimming takes turns with the work."""
         away = self._delivery.away
         began = self._monotonic()
         if began < self._paused_until:
@@ -44,12 +58,27 @@ class Maintenance:
             if self._retention.clears:
                 self._log_trimmed(self._committer.drive(self._retention.clear(away)))
             while self._retention.is_due(now := self._monotonic()):
-                self._log_trimmed(self._committer.drive(self._retention.tend(away)))
+                done = self._committer.drive(self._retention.tend(away))
+                self._log_trimmed(done)
+                if done.turns and self._notes is not None:
+                    self._notes.sweep(self._committer.drive, done.turns)
                 if (spent := self._monotonic() - began) > TRIM_SECONDS:
                     self._retention.rest(now + (1 + REST_RATIO) * spent)
         except Unavailable as error:
             self._log.warning("trimming stopped: server unavailable", reason=str(error))
             self._paused_until = self._monotonic() + PAUSE_SECONDS
+        else:
+            self.write_notes()
+
+    def write_notes(self) -> None:
+        """Write the notes if they are due."""
+        if self._notes is not None:
+            self._notes.write(self._committer.drive, self._delivery.away)
+
+    def remove_notes(self) -> None:
+        """Remove the notes, because the worker stops."""
+        if self._notes is not None:
+            self._notes.remove(self._committer.drive, self._delivery.away)
 
     def _log_trimmed(self, done: Trimmed) -> None:
         for stream, reason in done.refused:
@@ -71,8 +100,12 @@ class Maintenance:
                 self._log.info("stream ids are no longer ahead of the server's clock", stream=stream)
 
     def remove_consumer(self) -> None:
-        """Remove this worker's consumer from the groups. It stays where it holds entries: others take these over."""
+        """Remove this worker's notes, and its consumer from the groups.
+
+        The consumer stays where it holds entries: others take these over.
+        """
         away = self._delivery.away
+        self.remove_notes()
         try:
             self._committer.drive(self._delivery.uncount_tries())
             done = self._committer.drive(self._retention.leave(away))

@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -16,8 +16,9 @@ from token_worker.redis.connect import make_link, make_primary_link
 from token_worker.service.committer import Committer
 from token_worker.service.handler import Handler
 from token_worker.service.maintenance import Maintenance
+from token_worker.service.note_writer import NoteWriter
 from token_worker.service.outage import BackOff, Drain, Outage
-from token_worker.service.runtime import REAL
+from token_worker.service.runtime import REAL, Runtime
 from token_worker.service.state import WorkerState, servers_of
 from token_worker.service.worker import Worker
 from token_worker.settings.options import Settings
@@ -29,6 +30,7 @@ from token_worker.streams.delivery import Delivery
 from token_worker.streams.delivery_protocol import DeliveryProtocol
 from token_worker.streams.retention import Retention
 from token_worker.streams.routes import Route, by_slot
+from token_worker.streams.worker_notes import WorkerNotes
 from token_worker.telemetry.audit import Audit
 from token_worker.telemetry.health import Health
 from token_worker.telemetry.health import serve as serve_http
@@ -83,25 +85,27 @@ def serve(settings: Settings) -> None:
     audit = Audit(settings.consumer, settings.audit_file)
     if settings.http_address is not None:
         serve_http(settings.http_address, health, metrics.registry)
+    telemetry = Telemetry(metrics, health, audit, _spans(settings))
+    streams = _streams(settings, drain, telemetry, state)
+    waiting = streams.maintenance.write_notes
     try:
-        master_key, key_store = _wait_for(access.connect, drain, health)
+        master_key, key_store = _wait_for(access.connect, drain, health, waiting)
         access.keep_alive()
         tokens = _token_storage(settings, state)
-        _wait_for(tokens.barrier.check_server, drain, health)
+        _wait_for(tokens.barrier.check_server, drain, health, waiting)
         if access.previous_master_key is not None:
             log.warning("two master keys loaded: keys sealed with the previous one are read, too")
         keys = state.keys = _key_cache(settings, key_store, master_key, access.previous_master_key)
         if isinstance(key_store, RedisKeyStore):
             state.count_connections("keys", lambda: key_store.connections)
-        telemetry = Telemetry(metrics, health, audit, _spans(settings))
-        worker = _worker(settings, keys, tokens, drain, telemetry, state)
+        worker = _worker(settings, keys, tokens, streams, telemetry, state)
         log.info("worker is ready")
         gc.collect()
         gc.freeze()  # what is here now stays
         gc.set_threshold(GARBAGE_OBJECTS, *gc.get_threshold()[1:])
         worker.run()
     except _DrainedAtStart:
-        pass  # there is no worker to stop
+        streams.maintenance.remove_notes()
     finally:
         if keys is not None:
             keys.close()
@@ -120,21 +124,43 @@ def _key_cache(settings: Settings, store: KeyStore, master_key: bytes, previous:
     )
 
 
-def _worker(
-    settings: Settings, keys: KeyCache, tokens: TokenStorage, drain: Drain, telemetry: Telemetry, state: WorkerState
-) -> Worker:
+class _Streams(NamedTuple):
+    """What a worker has for the streams' server. It needs no key, and connects when it is used first."""
+
+    delivery: DeliveryProtocol
+    clock: ServerClock
+    outage: Outage
+    committer: Committer
+    maintenance: Maintenance
+    runtime: Runtime
+
+
+def _streams(settings: Settings, drain: Drain, telemetry: Telemetry, state: WorkerState) -> _Streams:
     runtime = REAL._replace(log=REAL.log.bind())  # the log is set up by now: a line need not look up how, each time
     clock = ServerClock()
     delivery = _delivery(settings)
     is_apart = settings.streams.kind == "cluster"
-    retention = Retention(settings.routes, settings.group, settings.consumer, is_apart=is_apart)
+    names = settings.routes, settings.group, settings.consumer
     outage = Outage(drain, telemetry.health, runtime)
-    streams = make_link("streams", settings.streams, raise_server_errors=True)
-    committer = Committer(streams, delivery, clock, outage, telemetry, runtime)
-    maintenance = Maintenance(retention, delivery, committer, runtime)
+    link = make_link("streams", settings.streams, raise_server_errors=True)
+    state.count_connections("streams", lambda: link.connections)
+    committer = Committer(link, delivery, clock, outage, telemetry, runtime)
+    notes = NoteWriter(WorkerNotes(*names, is_apart=is_apart), settings.routes, telemetry.health, clock.now, runtime)
+    maintenance = Maintenance(Retention(*names, is_apart=is_apart), delivery, committer, runtime, notes)
+    return _Streams(delivery, clock, outage, committer, maintenance, runtime)
+
+
+def _worker(
+    settings: Settings,
+    keys: KeyCache,
+    tokens: TokenStorage,
+    streams: _Streams,
+    telemetry: Telemetry,
+    state: WorkerState,
+) -> Worker:
+    delivery, clock, outage, committer, maintenance, runtime = streams
     handler = Handler(settings, keys, tokens, server_now=clock.now)
     worker = Worker(settings, delivery, handler, tokens, committer, maintenance, outage, telemetry, runtime)
-    state.count_connections("streams", lambda: streams.connections)
     state.has_routes_away = lambda: worker.has_routes_away
     return worker
 
@@ -176,8 +202,8 @@ class _DrainedAtStart(Exception):  # noqa: N818 - no error: somebody asked for i
     """The worker was asked to drain before all servers were available."""
 
 
-def _wait_for(connect: Callable[[], T], drain: Drain, health: Health) -> T:
-    """Call ``connect`` until the server is available, and return its result.
+def _wait_for(connect: Callable[[], T], drain: Drain, health: Health, waiting: Callable[[], object]) -> T:
+    """Call ``connect`` until the server is available, and return its result. ``waiting`` is called while it waits.
 
     Raises:
         _DrainedAtStart: the worker was asked to drain meanwhile.
@@ -187,5 +213,5 @@ def _wait_for(connect: Callable[[], T], drain: Drain, health: Health) -> T:
         try:
             return connect()
         except Unavailable as error:
-            back_off.wait(error)
+            back_off.wait(error, waiting)
     raise _DrainedAtStart

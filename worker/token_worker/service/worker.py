@@ -110,7 +110,7 @@ class Worker:
                 self._answer(unit, isolated=isolated, more=more and not units)
             self._health.heartbeat()
             if not self._committer.is_in_flight:
-                self._maintenance.trim_streams()
+                self._maintenance.tend()
         self._committer.finish()
         self._health.not_ready("drained")
         self._maintenance.remove_consumer()
@@ -252,7 +252,7 @@ class Worker:
             *first, last = parts
             for part in first:
                 self._committer.commit([part], taken_ns)
-            self._maintenance.trim_streams()
+            self._maintenance.tend()
             self._prefetched, parts = self._prefetch(), [last]
         if self._prefetched is None:
             self._committer.commit(parts, taken_ns)
@@ -266,7 +266,7 @@ class Worker:
         if error.server == "streams":
             back_off.wait(error)
         else:
-            back_off.wait(error, self._maintenance.trim_streams)
+            back_off.wait(error, self._maintenance.tend)
 
     def _renew(self, entries: list[Entry]) -> list[Entry]:
         """Renew the lease of entries, and return those that are still ours; all of them if the streams do not tell."""

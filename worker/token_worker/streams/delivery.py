@@ -174,7 +174,8 @@ class Delivery(CommitScripts):
 
     def _make_group(self, route: Route) -> Exchange[bool]:
         """Make the route's group if it is missing; False if that is impossible now."""
-        keys = (route.requests, route.low_water_mark, route.arrivals(route.requests))
+        own = route.own_keys
+        keys = (route.requests, own.low_water_mark, own.arrivals[route.requests])
         try:
             try:
                 yield RunScript(GROUP, keys, (self._group,))

@@ -13,11 +13,8 @@ made at each turn.
 
 A route whose streams cannot be trimmed does not hold up the others. It is reported, and its turn comes again.
 
-Touches the streams of the routes, and these keys beside each request stream:
-
-- ``<stream>:low-water``: the id up to which our group has acknowledged everything. A lost group is made again there.
-- ``<stream>:trimmed``: the worker whose turn to trim it is. It expires when it is time to trim again.
-- ``<stream>:arrivals``: the notes; with ``:responses`` and ``:dead-letters`` behind it, the notes of these streams.
+Touches the streams of the routes, and three kinds of ``own_keys``: the low-water mark of each request stream, the turn
+to trim the streams of a route, which expires when it is time to trim again, and the notes of arrivals.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -58,6 +55,7 @@ class Trimmed:
         given_up: groups of readers that entries no longer wait for.
         refused: request streams of routes that could not be trimmed, each with the code of the server's error, or with
             the reason why the server is unavailable.
+        turns: routes whose turn to be trimmed was ours.
         ahead_ms: streams that were examined, each with the milliseconds by which its ids lie ahead of the clock, or 0.
     """
 
@@ -65,6 +63,7 @@ class Trimmed:
     consumers: int = 0
     given_up: int = 0
     refused: list[tuple[str, str]] = field(default_factory=list)
+    turns: list[Route] = field(default_factory=list)
     ahead_ms: dict[str, int] = field(default_factory=dict)
 
 
@@ -139,8 +138,10 @@ class Retention:
 
     def _tend_route(self, route: Route, done: Trimmed) -> Exchange[None]:
         streams = self._left.pop(route, ())
-        if not streams or not (yield RunScript(TURN, [route.trim_turn], [self._consumer, INTERVAL_SECONDS * 900])):
+        args = [self._consumer, INTERVAL_SECONDS * 900]
+        if not streams or not (yield RunScript(TURN, [route.own_keys.trim_turn], args)):
             return  # another worker does it, or did a moment ago
+        done.turns.append(route)
         left: tuple[str, ...] = ()
         for stream in streams:
             if (yield from self._trim(route, stream, INTERVAL_SECONDS * 1000, done)):
@@ -158,9 +159,10 @@ class Retention:
 
     def _trim(self, route: Route, stream: str, notes_ms: int | None, done: Trimmed) -> Exchange[bool]:
         """Trim one stream for a bounded time, and note when its entries arrived. True if there is more to trim."""
-        keys, group, keep_ms, hold_ms = [stream, route.arrivals(stream)], "", route.kept_seconds(stream) * 1000, ""
+        own, group, keep_ms, hold_ms = route.own_keys, "", route.kept_seconds(stream) * 1000, ""
+        keys = [stream, own.arrivals[stream]]
         if stream == route.requests:
-            keys.append(route.low_water_mark)
+            keys.append(own.low_water_mark)
             group = self._group
         else:
             hold_ms = str(keep_ms + HOLD_SECONDS * 1000)

@@ -21,6 +21,7 @@ from redis.crc import key_slot
 
 from token_worker.acra.owner import Owner
 from token_worker.contract.messages import Op, Ref
+from token_worker.streams.own_keys import OwnKeys, own_keys
 
 RESPONSE_SECONDS: Final = 86_400
 """Default retention of replies."""
@@ -114,33 +115,9 @@ class Route(msgspec.Struct, frozen=True):
         return self.response_seconds if stream == self.responses else self.dead_letter_retention_seconds
 
     @property
-    def low_water_mark(self) -> str:
-        """Key of the id up to which all requests are acknowledged. A lost group is made again there."""
-        return f"{self.requests}:low-water"
-
-    @property
-    def trim_turn(self) -> str:
-        """Key that holds the name of the worker whose turn to trim the streams it is."""
-        return f"{self.requests}:trimmed"
-
-    @property
-    def own_keys(self) -> tuple[str, ...]:
-        """All keys that workers and operators keep beside the streams. No request may name one for its reply."""
-        arrivals = (self.arrivals(stream) for stream in self.streams)
-        return (
-            *(self.low_water_mark, self.trim_turn, *arrivals),
-            *(replay_key(stream) for stream in (self.requests, self.dead_letters)),
-        )
-
-    def arrivals(self, stream: str) -> str:
-        """Key of the notes of when entries of one of the streams arrived."""
-        role = {self.responses: ":responses", self.dead_letters: ":dead-letters"}.get(stream, "")
-        return f"{self.requests}:arrivals{role}"
-
-
-def replay_key(stream: str) -> str:
-    """Key of the record of a replay, beside the stream that it reads."""
-    return f"{stream}:replay"
+    def own_keys(self) -> OwnKeys:
+        """The keys that workers and operators keep beside the streams. No request may name one for its reply."""
+        return own_keys(*self.streams)
 
 
 DEFAULT_ROUTES: Final = (
@@ -156,7 +133,7 @@ def streams_of(routes: Iterable[Route]) -> frozenset[str]:
 
 def keys_of(routes: Iterable[Route]) -> frozenset[str]:
     """All keys of all routes: the streams, and the keys beside them."""
-    return frozenset(key for route in routes for key in (*route.streams, *route.own_keys))
+    return frozenset(key for route in routes for key in (*route.streams, *route.own_keys.names))
 
 
 def may_reply_to(route: Route, name: str, all_keys: frozenset[str]) -> bool:
@@ -219,7 +196,7 @@ def check_routes(routes: tuple[Route, ...]) -> list[str]:
         for index, route in enumerate(routes)
         if route.reply_to in all_keys and not _has_wildcard(route.reply_to)
     ]
-    kept = {key for route in routes for key in route.own_keys}
+    kept = {key for route in routes for key in route.own_keys.names}
     problems += [
         f"routes[{index}].{role}: is a key that workers keep beside a stream; choose another name"
         for index, route in enumerate(routes)
