@@ -159,11 +159,13 @@ class Prometheus(ServerProcess):
         [series] = self.query(expression)
         return float(series["value"][1])
 
-    def graph(self, expression: str, seconds: float, step: int = SCRAPE_SECONDS) -> list[dict[str, Any]]:
-        """The series that Grafana draws for these last seconds: ``metric`` and ``values``."""
-        now = time.time()
+    def graph(
+        self, expression: str, seconds: float, step: int = SCRAPE_SECONDS, later: float = 0
+    ) -> list[dict[str, Any]]:
+        """The series that Grafana draws for these last seconds, now or ``later``: ``metric`` and ``values``."""
+        end = time.time() + later
         expression = in_grafana(expression, seconds, step, self.SCRAPE_SECONDS)
-        return self._ask("query_range", query=expression, start=str(now - seconds), end=str(now), step=str(step))
+        return self._ask("query_range", query=expression, start=str(end - seconds), end=str(end), step=str(step))
 
     def _ask(self, path: str, **given: str) -> list[dict[str, Any]]:
         answer = requests.post(f"http://127.0.0.1:{self.port}/api/v1/{path}", data=given, timeout=30).json()

@@ -2,80 +2,46 @@
 
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from harness.prometheus import Recording, debian_program, scrape
-from harness.servers import DEPLOY_FILES, OpenBao, Valkey, free_port
-from harness.stack import GROUP, Stack, WorkerProcess, wait_until
+from harness.prometheus import Recording, debian_program
+from harness.servers import DEPLOY_FILES
+from harness.stack import GROUP
+from harness.watched import CLIENT, Watched
 from token_worker.acra.owner import Owner
 
 ALERTS = DEPLOY_FILES / "alerts.yml"
-CLIENT, DAMAGED = "shop-frontend", "shop-with-a-damaged-key"
+DAMAGED = "shop-with-a-damaged-key"
 TOKENIZE = {"op": "tokenize", "type": "str", "value": "a value"}
-
-
-class Watched:
-    """A worker and two exporters on servers of their own. The worker has its master key from Vault."""
-
-    def __init__(self, exits: ExitStack) -> None:
-        debian_program("promtool")
-        self._exits = exits
-        self.streams = exits.enter_context(Valkey())
-        storage, self.bao = exits.enter_context(Valkey()), exits.enter_context(OpenBao())
-        self.stack = exits.enter_context(Stack(self.streams, storage))
-        self.stack.generate_key(CLIENT)
-        self.stack.storage.set(f".acrakeys/{Owner('client', DAMAGED).key_name}", "damaged")
-        policy = DEPLOY_FILES / "vault" / "master-key-only.hcl"
-        self.stack.settings |= self.bao.admit_workers(policy, self.stack.settings.pop("ACRA_MASTER_KEY"))
-        self.worker_port, *self.exporter_ports = (free_port() for _ in range(3))
-        self.worker = self.start_worker()
-        self.wait_for_worker("token_worker_ready 1")
-        self.exporters = [self._start_exporter(port) for port in self.exporter_ports]
-        self.recording = Recording({"worker": [self.worker_port], "lag": self.exporter_ports})
-
-    def start_worker(self) -> WorkerProcess:
-        """Start a worker on the worker's port."""
-        return self.stack.start_worker(TOKEN_WORKER_HTTP_ADDRESS=f"127.0.0.1:{self.worker_port}")
-
-    def wait_for_worker(self, pattern: str) -> None:
-        """Wait until a line of the worker's metrics begins so."""
-        wait_until(lambda: re.search(f"^{pattern}", scrape(self.worker_port), re.MULTILINE), pattern)
-
-    def _start_exporter(self, port: int) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "token_worker", "lag", "--serve", f"127.0.0.1:{port}"]
-        exporter = subprocess.Popen(command, env=self.stack.environment())
-        self._exits.callback(exporter.wait)
-        self._exits.callback(exporter.kill)
-        wait_until(lambda: "token_worker_streams_reachable 1.0" in scrape(port), "the exporter")
-        return exporter
-
-    def ask(self, client_id: str) -> str:
-        """Send a request, and return the status of its reply."""
-        reply = self.stack.ask([{**TOKENIZE, "id": client_id, "client_id": client_id}])[client_id]
-        return str(reply["status"])
 
 
 @pytest.fixture
 def watched() -> Iterator[Watched]:
-    """Everything runs, and nothing was asked yet."""
-    with ExitStack() as exits:
-        yield Watched(exits)
+    """A worker that was not asked anything yet."""
+    debian_program("promtool")
+    with Watched() as watched:
+        yield watched
+
+
+def ask(watched: Watched, client_id: str) -> str:
+    """Send a request, and return the status of its reply."""
+    reply = watched.stack.ask([{**TOKENIZE, "id": client_id, "client_id": client_id}])[client_id]
+    return str(reply["status"])
 
 
 def test_every_alert_fires_when_it_should_and_no_other(watched: Watched, tmp_path: Path) -> None:
     """The rules see the first dead letter, the first unreadable key and every other trouble, and nothing else."""
-    streams, record = watched.stack.streams, watched.recording.record
+    watched.stack.storage.set(f".acrakeys/{Owner('client', DAMAGED).key_name}", "damaged")
+    recording = Recording(watched.targets)
+    streams, record = watched.stack.streams, recording.record
 
     # Given a worker that has just started, and one that has answered a request
     record()
-    assert watched.ask(CLIENT) == "ok"
+    assert ask(watched, CLIENT) == "ok"
     record()
 
     # When one entry cannot be answered, somebody should look at it
@@ -85,7 +51,7 @@ def test_every_alert_fires_when_it_should_and_no_other(watched: Watched, tmp_pat
     streams.delete("tokenize:requests:dead")
 
     # When one key cannot be read, somebody has to act
-    assert watched.ask(DAMAGED) == "error"
+    assert ask(watched, DAMAGED) == "error"
     watched.wait_for_worker('token_worker_items_total{.*outcome="key_unreadable".*} 1')
     record(TokenWorkerUnreadable=1)
 
@@ -115,9 +81,7 @@ def test_every_alert_fires_when_it_should_and_no_other(watched: Watched, tmp_pat
     )
 
     # When nobody measures the lag, and a worker that does not become ready has a Vault token that cannot be renewed
-    for exporter in watched.exporters:
-        exporter.kill()
-        exporter.wait()
+    watched.stop_exporters()
     watched.streams.signal(signal.SIGSTOP)  # a connection to it hangs
     watched.bao.call("POST", "auth/approle/role/token-worker", token_explicit_max_ttl="200s")
     watched.start_worker()
@@ -125,5 +89,5 @@ def test_every_alert_fires_when_it_should_and_no_other(watched: Watched, tmp_pat
     record(TokenWorkerMonitorMissing=1, TokenWorkerVaultTokenEnds=1, TokenWorkerNotReady=1)
     watched.streams.signal(signal.SIGCONT)
 
-    watched.recording.check(ALERTS, tmp_path / "alerts.json")
-    assert watched.recording.alerts == set(re.findall(r"- alert: (\w+)", ALERTS.read_text()))
+    recording.check(ALERTS, tmp_path / "alerts.json")
+    assert recording.alerts == set(re.findall(r"- alert: (\w+)", ALERTS.read_text()))
