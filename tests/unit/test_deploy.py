@@ -45,7 +45,8 @@ def exported() -> set[str]:
     registry.register(WorkerState(("streams", "vault"), Health(30), lambda: 60.0))
     ProcessCollector(registry=registry)
     names = {metric.name + ("_total" if metric.type == "counter" else "") for metric in registry.collect()}
-    return names | {metric.name for metric in LagCollector(lambda: Measured([row], {}, {"in": 0.0}, {})).collect()}
+    lag = LagCollector(lambda: Measured([row], {}, {"in": 0.0}, {}), list)
+    return names | {metric.name for metric in lag.collect()}
 
 
 def test_dashboard_is_whole(tmp_path: Path) -> None:

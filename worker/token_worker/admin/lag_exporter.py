@@ -1,15 +1,19 @@
-"""Lag as Prometheus metrics, read from the server at each scrape, so it is never out of date.
+"""Lag and workers as Prometheus metrics, read from the server at each scrape, so they are never out of date.
 
-While streams cannot be read, ``token_worker_streams_reachable`` is 0, and their other metrics are absent, not 0.
+While streams cannot be read, ``token_worker_streams_reachable`` is 0, and their other metrics are absent, not 0. There
+are at most 20 series for each route with one group of readers.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from token_worker import __version__
 from token_worker.admin.lag import GroupLag, Measured
+from token_worker.admin.workers import RouteWorkers
 from token_worker.errors import TokenWorkerError
 
 _GAUGES: dict[str, tuple[str, Callable[[GroupLag], float | None]]] = {
@@ -29,16 +33,24 @@ _GAUGES: dict[str, tuple[str, Callable[[GroupLag], float | None]]] = {
     "consumers": ("Consumers that asked for entries within a minute.", lambda row: row.consumers),
 }
 
+_READINESS = {True: "ready", False: "not_ready", None: "unknown"}
+
 
 class LagCollector(Collector):
     """Measures the lag at each scrape.
 
     Args:
-        read: measures all groups, or raises a ``TokenWorkerError``. Only one thread at a time calls it.
+        read: measures all groups, or raises a ``TokenWorkerError``.
+        read_workers: reads the workers of all routes, or raises a ``TokenWorkerError``; None to export no workers.
+
+    Only one thread at a time calls them.
     """
 
-    def __init__(self, read: Callable[[], Measured]) -> None:
+    def __init__(
+        self, read: Callable[[], Measured], read_workers: Callable[[], Sequence[RouteWorkers]] | None = None
+    ) -> None:
         self._read = read
+        self._read_workers = read_workers
         self._lock = threading.Lock()
 
     def collect(self) -> Iterator[Metric]:
@@ -72,3 +84,25 @@ class LagCollector(Collector):
         for stream, seconds in ahead_seconds.items():
             ahead.add_metric([stream], seconds)
         yield ahead
+        if self._read_workers is not None:
+            try:
+                with self._lock:
+                    routes = self._read_workers()
+            except TokenWorkerError:
+                return
+            yield _workers(routes)
+
+
+def _workers(routes: Sequence[RouteWorkers]) -> Metric:
+    """Count the workers that are alive. One that serves several routes counts once, and is ready if it is on each."""
+    states: dict[tuple[str, str], list[bool | None]] = {}
+    for worker in (worker for route in routes for worker in route.workers if worker.is_alive):
+        states.setdefault((worker.consumer, worker.version or "unknown"), []).append(worker.ready)
+    counts = Counter((version, None if None in ready else all(ready)) for (_, version), ready in states.items())
+    family = GaugeMetricFamily(
+        "token_worker_workers", "Workers that are alive, by what they say of themselves.", labels=["version", "state"]
+    )
+    for version in sorted({__version__, *(version for version, _ in counts)}):
+        for ready, state in _READINESS.items():
+            family.add_metric([version, state], counts[version, ready])
+    return family

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from token_worker.admin.lag import Measured, measure
 from token_worker.admin.lag_exporter import LagCollector
+from token_worker.admin.workers import read_workers
 from token_worker.cli.terminal import check_reach, table_console
 from token_worker.redis.connect import make_link
 from token_worker.redis.exchange import drive
@@ -68,7 +69,7 @@ def lag(
         return drive(measure(settings.routes, settings.group), link)
 
     if serve is not None:
-        _serve(serve, read)
+        _serve(serve, LagCollector(read, lambda: drive(read_workers(settings.routes, settings.group), link)))
         return
     if watch:
         _watch(read, as_json=as_json)
@@ -163,13 +164,13 @@ def _watch(read: Callable[[], Measured], *, as_json: bool) -> None:
         return
 
 
-def _serve(address: str, read: Callable[[], Measured]) -> None:
+def _serve(address: str, collector: LagCollector) -> None:
     try:
         place = ListenAddress.parse(address)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--serve") from None
     registry = CollectorRegistry()
-    registry.register(LagCollector(read))
+    registry.register(collector)
 
     class Metrics(Pages):
         def page(self, path: str, _query: str) -> Page:
