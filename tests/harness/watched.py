@@ -35,8 +35,9 @@ class Watched:
             policy = DEPLOY_FILES / "vault" / "master-key-only.hcl"
             self.stack.settings |= self.bao.admit_workers(policy, self.stack.settings.pop("ACRA_MASTER_KEY"))
             self.worker = self.start_worker()
+            self.exporters = [self._start_exporter(exits, port) for port in self.exporter_ports]
             self.wait_for_worker("token_worker_ready 1")
-            self.exporters = [self._start_exporter(port) for port in self.exporter_ports]
+            wait_until(lambda: all(map(_can_read, self.exporter_ports)), "the exporters")
             self._exits = exits.pop_all()
         return self
 
@@ -58,10 +59,14 @@ class Watched:
             exporter.kill()
             exporter.wait()
 
-    def _start_exporter(self, port: int) -> "subprocess.Popen[bytes]":
+    def _start_exporter(self, exits: ExitStack, port: int) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "token_worker", "lag", "--serve", f"127.0.0.1:{port}"]
         exporter = subprocess.Popen(command, env=self.stack.environment())
-        self._exits.callback(exporter.wait)
-        self._exits.callback(exporter.kill)
-        wait_until(lambda: "token_worker_streams_reachable 1.0" in scrape(port), "the exporter")
+        exits.callback(exporter.wait)
+        exits.callback(exporter.kill)
         return exporter
+
+
+def _can_read(exporter_port: int) -> bool:
+    """Tell whether an exporter answers, and can read the streams."""
+    return "token_worker_streams_reachable 1" in scrape(exporter_port)
