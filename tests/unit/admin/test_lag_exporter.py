@@ -40,7 +40,7 @@ def figures(collector: LagCollector) -> dict[str, list[float]]:
 @pytest.mark.parametrize(("unknown", "reachable"), [({}, 1.0), ({"in2": "ConnectionRefusedError"}, 0.0)])
 def test_streams_out_of_reach_take_no_others_along(unknown: dict[str, str], reachable: float) -> None:
     """If some streams cannot be read, a metric says so, and the figures of the other streams are there."""
-    found = figures(LagCollector(lambda: Measured([ROW], unknown, {"in": 0.0, "out": 86_400.0}, {})))
+    found = figures(LagCollector(lambda: Measured([ROW], unknown, {"in": 0.0, "out": 86_400.0}, {}), list))
     assert found["token_worker_streams_reachable"] == [reachable]
     assert found["token_worker_stream_undelivered_entries"] == [3.0]
     assert found["token_worker_stream_ids_ahead_seconds"] == [0.0, 86_400.0]
@@ -97,4 +97,4 @@ def test_server_that_is_away_has_no_figures() -> None:
     def away() -> Measured:
         raise Unavailable("streams", "ConnectionRefusedError")
 
-    assert figures(LagCollector(away)) == {"token_worker_streams_reachable": [0.0]}
+    assert figures(LagCollector(away, list)) == {"token_worker_streams_reachable": [0.0]}

@@ -41,14 +41,12 @@ class LagCollector(Collector):
 
     Args:
         read: measures all groups, or raises a ``TokenWorkerError``.
-        read_workers: reads the workers of all routes, or raises a ``TokenWorkerError``; None to export no workers.
+        read_workers: reads the workers of all routes, or raises a ``TokenWorkerError``.
 
     Only one thread at a time calls them.
     """
 
-    def __init__(
-        self, read: Callable[[], Measured], read_workers: Callable[[], Sequence[RouteWorkers]] | None = None
-    ) -> None:
+    def __init__(self, read: Callable[[], Measured], read_workers: Callable[[], Sequence[RouteWorkers]]) -> None:
         self._read = read
         self._read_workers = read_workers
         self._lock = threading.Lock()
@@ -84,13 +82,12 @@ class LagCollector(Collector):
         for stream, seconds in ahead_seconds.items():
             ahead.add_metric([stream], seconds)
         yield ahead
-        if self._read_workers is not None:
-            try:
-                with self._lock:
-                    routes = self._read_workers()
-            except TokenWorkerError:
-                return
-            yield _workers(routes)
+        try:
+            with self._lock:
+                routes = self._read_workers()
+        except TokenWorkerError:
+            return
+        yield _workers(routes)
 
 
 def _workers(routes: Sequence[RouteWorkers]) -> Metric:
