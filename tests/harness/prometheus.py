@@ -179,7 +179,6 @@ def in_grafana(expression: str, seconds: float, step: int, scrape_seconds: int) 
     variables = {
         "$__rate_interval": f"{max(step + scrape_seconds, 4 * scrape_seconds)}s",
         "$__range": f"{seconds:.0f}s",
-        "$__interval": f"{step}s",
     }
     for name, value in variables.items():
         expression = expression.replace(name, value)
