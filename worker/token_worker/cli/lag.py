@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -10,13 +9,13 @@ from pathlib import Path
 import click
 import msgspec
 from prometheus_client import CollectorRegistry
-from rich import box
-from rich.live import Live
-from rich.table import Table
 
 from token_worker.admin.lag import Measured, measure
 from token_worker.admin.lag_exporter import LagCollector
-from token_worker.admin.workers import read_workers
+from token_worker.admin.workers import RouteWorkers, read_workers
+from token_worker.cli.lag_view import lag_table, workers_table
+from token_worker.cli.lag_watch import Figures, watch_json
+from token_worker.cli.lag_watch import watch as watch_tables
 from token_worker.cli.terminal import check_reach, table_console
 from token_worker.redis.connect import make_link
 from token_worker.redis.exchange import drive
@@ -25,11 +24,9 @@ from token_worker.settings.listen_address import ListenAddress
 from token_worker.settings.options import Settings
 from token_worker.telemetry.http_server import Page, Pages, metrics_page, serve_pages
 
-INTERVAL_SECONDS = 1.0
-
 
 @click.command(epilog="Example: token-worker lag --max-lag 10000 --max-age-seconds 60")
-@click.option("--watch", is_flag=True, help="Refresh the table every second, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Refresh the tables every second, through outages, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 @click.option("--max-lag", type=click.IntRange(0), help="Exit status 1 if more entries are undelivered.")
 @click.option("--max-pending", type=click.IntRange(0), help="Exit status 1 if more entries are pending.")
@@ -68,14 +65,25 @@ def lag(
     def read() -> Measured:
         return drive(measure(settings.routes, settings.group), link)
 
+    def read_all_workers() -> list[RouteWorkers]:
+        return drive(read_workers(settings.routes, settings.group), link)
+
     if serve is not None:
-        _serve(serve, LagCollector(read, lambda: drive(read_workers(settings.routes, settings.group), link)))
+        _serve(serve, LagCollector(read, read_all_workers))
         return
     if watch:
-        _watch(read, as_json=as_json)
+        if as_json:
+            watch_json(read, _print_json)
+        else:
+            watch_tables(
+                lambda: Figures(read(), read_all_workers()), settings.group, f"streams at {settings.streams.server}"
+            )
         return
     found = read()
-    _print(found, as_json=as_json)
+    if as_json:
+        _print_json(found)
+    else:
+        table_console().print(lag_table(found, settings.group), "", workers_table(read_all_workers()), sep="\n")
     for stream, finding in found.ids.items():
         click.echo(f"{stream}: {finding.message}; {finding.remedy}", err=True)
     broken = [*_broken(found, settings, max_lag, max_pending, max_age_seconds)]
@@ -114,54 +122,9 @@ def _broken(
     return lines
 
 
-def _print(found: Measured, *, as_json: bool) -> None:
-    if as_json:
-        for row in found.rows:
-            click.echo(msgspec.json.encode(row).decode())
-        return
-    table_console().print(_table(found))
-
-
-def _table(found: Measured) -> Table:
-    captions = [f"out of reach: {', '.join(found.unknown)}"] if found.unknown else []
-    captions += [f"{stream}: {finding.message}" for stream, finding in found.ids.items()]
-    table = Table(box=box.SIMPLE, caption="\n".join(captions) or None)
-    table.add_column("stream", overflow="fold")
-    table.add_column("group", overflow="fold")
-    for heading in ("undelivered", "oldest", "pending", "oldest", "tries", "alive", "dead", "dead letters"):
-        table.add_column(heading, justify="right")
+def _print_json(found: Measured) -> None:
     for row in found.rows:
-        table.add_row(
-            row.stream,
-            row.group,
-            f"{row.undelivered:,}" if row.exact else f"at least {row.undelivered:,}",
-            _age(row.oldest_undelivered_age_seconds),
-            f"{row.pending:,}",
-            _age(row.oldest_pending_age_seconds),
-            str(row.max_deliveries),
-            str(row.consumers),
-            str(row.dead_consumers),
-            "" if row.dead_letters is None else f"{row.dead_letters:,}",
-        )
-    return table
-
-
-def _age(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds:,.1f} s"
-
-
-def _watch(read: Callable[[], Measured], *, as_json: bool) -> None:
-    try:
-        if as_json:
-            while True:
-                _print(read(), as_json=True)
-                time.sleep(INTERVAL_SECONDS)
-        with Live(_table(read()), auto_refresh=False) as live:
-            while True:
-                time.sleep(INTERVAL_SECONDS)
-                live.update(_table(read()), refresh=True)
-    except KeyboardInterrupt:
-        return
+        click.echo(msgspec.json.encode(row).decode())
 
 
 def _serve(address: str, collector: LagCollector) -> None:
