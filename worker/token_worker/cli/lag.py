@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 
