@@ -96,6 +96,7 @@ class Container:
         environment: all its variables.
         files: contents by path; each path is below ``/run``.
         user: id of its user, who can read the files.
+        value: what the command reads from its standard input.
     """
 
     def __init__(
@@ -105,7 +106,10 @@ class Container:
         environment: Mapping[str, str],
         files: Mapping[str, str] | None = None,
         user: int = USER,
+        value: str = "",
     ) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "value").write_text(value)
         self.log = folder / "log"
         below_run = folder / "run"
         below_run.mkdir()
@@ -113,11 +117,11 @@ class Container:
             file = below_run / Path(name).relative_to("/run")
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(content)
-        with self.log.open("wb") as log:
+        with self.log.open("wb") as log, (folder / "value").open("rb") as stdin:
             self._process = subprocess.Popen(
                 [*_prefix(user, below_run), *command],
                 env={"PATH": os.defpath, **environment},
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=log,
                 stderr=log,
             )
@@ -126,6 +130,14 @@ class Container:
     def has_ended(self) -> bool:
         """True if the command has ended."""
         return self._process.poll() is not None
+
+    def wait(self, seconds: float = 60) -> int:
+        """Wait until the command ends, and return its exit status.
+
+        Raises:
+            TimeoutExpired: it goes on.
+        """
+        return self._process.wait(seconds)
 
     def stop(self, seconds: float = 30) -> int:
         """Send SIGTERM to the first process of the container, which runs, and return its exit status.

@@ -25,13 +25,13 @@ SET_UP = "docs/start.md"
 FOR_REAL = "Run it for real"
 """The section of README that does, too."""
 
-TESTED_ELSEWHERE = "docs/testing.md"
-"""The page that is run by ``test_testing_project``."""
+TESTED_ELSEWHERE = {"docs/testing.md", "docs/compose.md", "docs/kubernetes.md"}
+"""Pages that are run by ``test_testing_project`` and ``test_deployment``."""
 
 OF_OPERATORS = {"docs/keys.md", "docs/replay.md", "docs/routes.md", "docs/tokens.md"}
 """Pages for those who may use the master key."""
 
-OF_OTHERS = {SET_UP, TESTED_ELSEWHERE, *OF_OPERATORS}
+OF_OTHERS = {SET_UP, *TESTED_ELSEWHERE, *OF_OPERATORS}
 
 FIRST_REQUEST = {
     "id": "1", "op": "tokenize", "client_id": "demo-client", "type": "email", "value": "grace@navy.example",
