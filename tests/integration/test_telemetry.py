@@ -74,14 +74,17 @@ def test_metrics_count_what_was_done(stack: Stack) -> None:
 
 
 def test_redeliveries_and_suppressed_replies_are_counted(stack: Stack) -> None:
-    """An entry of a dead worker is a redelivery."""
+    """An entry of a dead worker is a redelivery. One that killed many workers is a dead letter, although unread."""
     stack.streams.xgroup_create("tokenize:requests", "token-workers", id="0", mkstream=True)
-    stack.send([{**TOKENIZE, "id": "1", "value": "left behind"}])
+    _, killer = stack.send([{**TOKENIZE, "id": str(n), "value": "left behind"} for n in range(2)])
     stack.streams.xreadgroup("token-workers", "dead", {"tokenize:requests": ">"})
+    stack.streams.xclaim("tokenize:requests", "token-workers", "dead", 0, [killer], retrycount=9, justid=True)
     port = free_port()
     stack.start_worker(TOKEN_WORKER_HTTP_ADDRESS=f"127.0.0.1:{port}", TOKEN_WORKER_CLAIM_IDLE_MS="1000")
     stack.wait_for_replies(1)
     wait_until(lambda: metrics(port).get(("token_worker_redeliveries_total", "tokenize:requests")) == 1, "the count")
+    moved = ("token_worker_dead_letters_total", "deliveries_exhausted")
+    wait_until(lambda: metrics(port)[moved] == 1, "the dead letter")
 
 
 def test_worker_is_ready_only_while_all_is_well(storage_server: Valkey) -> None:

@@ -38,7 +38,12 @@ SECOND = Route("in2", "out2", frozenset({Op.DETOKENIZE}))
 Server = Callable[[Any], Any]
 
 
-def delivery(*routes: Route, batch_size: int = 500, max_deliveries: int = 2) -> Delivery:
+def delivery(
+    *routes: Route,
+    batch_size: int = 500,
+    max_deliveries: int = 2,
+    note_unread: Callable[[Entry], object] = lambda _entry: None,
+) -> Delivery:
     return Delivery(
         routes or (ROUTE,),
         "group",
@@ -47,6 +52,7 @@ def delivery(*routes: Route, batch_size: int = 500, max_deliveries: int = 2) -> 
         claim_idle_ms=30_000,
         max_deliveries=max_deliveries,
         rng=random.Random(1),
+        note_unread=note_unread,
     )
 
 
@@ -423,18 +429,20 @@ def test_claim_that_another_worker_won_is_passed_over() -> None:
 
 
 def test_isolated_tries_are_counted_and_end() -> None:
-    """An entry is exhausted after the allowed isolated tries. After one more it is moved without being read."""
+    """An entry is exhausted after the allowed isolated tries. After one more it is moved unread, and that is told."""
     outcomes = []
+    unread: list[Entry] = []
     for deliveries in (1, 2, 3, 4):
         server = Scripted(
             XPENDING=lambda command, n=deliveries: [[b"5-0", b"dead", 40_000, n]] if "IDLE" in command else [],
             XCLAIM=lambda command: [b"5-0"] if command[-1] == "JUSTID" else [[b"5-0", [b"payload", b"x"]]],
             dead_letter=1,
         )
-        batch, commands = run(delivery(max_deliveries=2).fetch(0.0, 0), server)
+        batch, commands = run(delivery(max_deliveries=2, note_unread=unread.append).fetch(0.0, 0), server)
         moved = [command for command in commands if isinstance(command, RunScript) and command.script is DEAD_LETTER]
         outcomes.append(([entry.exhausted for entry in batch.entries], len(moved)))
     assert outcomes == [([False], 0), ([False], 0), ([True], 0), ([], 1)]
+    assert [(entry.id, entry.deliveries) for entry in unread] == [(b"5-0", 4)]
 
 
 @pytest.mark.parametrize(("reason", "lost"), [("InvalidResponse", 1), ("ConnectionError", MOST_DOUBTS + 1)])

@@ -152,12 +152,16 @@ class Committer:
         if done.stuck:
             self._leave_stuck(done)
         if done.written:
-            self._metrics.dead_letter(reason)
-            self._log.warning(
-                "entry moved to the dead letters", reason=reason, deliveries=entry.deliveries, **log_fields(entry)
-            )
+            self.note_dead_letter(entry, reason)
             if self._spans is not None:
                 self._spans.dead_lettered(entry, Code.INTERNAL.value if reply else reason, taken_ns)
+
+    def note_dead_letter(self, entry: Entry, reason: str) -> None:
+        """Count and log an entry that was moved to the dead letters."""
+        self._metrics.dead_letter(reason)
+        self._log.warning(
+            "entry moved to the dead letters", reason=reason, deliveries=entry.deliveries, **log_fields(entry)
+        )
 
     # -- entries that stay pending
 

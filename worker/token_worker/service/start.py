@@ -26,8 +26,9 @@ from token_worker.storage.durability import Durability, DurabilityBarrier, NoBar
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.clock import ServerClock
 from token_worker.streams.cluster_delivery import ClusterDelivery
-from token_worker.streams.delivery import Delivery
+from token_worker.streams.delivery import EXHAUSTED, Delivery
 from token_worker.streams.delivery_protocol import DeliveryProtocol
+from token_worker.streams.entry import Entry
 from token_worker.streams.retention import Retention
 from token_worker.streams.routes import Route, by_slot
 from token_worker.streams.worker_notes import WorkerNotes
@@ -138,7 +139,7 @@ class _Streams(NamedTuple):
 def _streams(settings: Settings, drain: Drain, telemetry: Telemetry, state: WorkerState) -> _Streams:
     runtime = REAL._replace(log=REAL.log.bind())  # the log is set up by now: a line need not look up how, each time
     clock = ServerClock()
-    delivery = _delivery(settings)
+    delivery = _delivery(settings, lambda entry: committer.note_dead_letter(entry, EXHAUSTED))
     is_apart = settings.streams.kind == "cluster"
     names = settings.routes, settings.group, settings.consumer
     outage = Outage(drain, telemetry.health, runtime)
@@ -165,7 +166,7 @@ def _worker(
     return worker
 
 
-def _delivery(settings: Settings) -> DeliveryProtocol:
+def _delivery(settings: Settings, note_unread: Callable[[Entry], object]) -> DeliveryProtocol:
     def of(routes: Sequence[Route]) -> Delivery:
         return Delivery(
             routes,
@@ -174,6 +175,7 @@ def _delivery(settings: Settings) -> DeliveryProtocol:
             batch_size=settings.batch_size,
             claim_idle_ms=settings.claim_idle_ms,
             max_deliveries=settings.max_deliveries,
+            note_unread=note_unread,
         )
 
     groups = by_slot(settings.routes) if settings.streams.kind == "cluster" else [settings.routes]

@@ -31,7 +31,7 @@ Touches: the request streams and their group, the dead-letter, response and repl
 import math
 import random
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
 from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
@@ -96,6 +96,7 @@ class Delivery(CommitScripts):
         claim_idle_ms: idle time after which an entry of another worker is taken over.
         max_deliveries: isolated tries of an entry before it becomes a dead letter.
         rng: spreads the times at which workers look for old entries.
+        note_unread: told of each entry that was moved to the dead letters without being read.
     """
 
     patience_seconds = float("inf")
@@ -111,8 +112,10 @@ class Delivery(CommitScripts):
         claim_idle_ms: int,
         max_deliveries: int,
         rng: random.Random | None = None,
+        note_unread: Callable[[Entry], object] = lambda _entry: None,
     ) -> None:
         self._routes = deque(routes)
+        self._note_unread = note_unread
         super().__init__(group)
         self._consumer = consumer
         self._batch_size = batch_size
@@ -296,7 +299,10 @@ class Delivery(CommitScripts):
         claim = ("XCLAIM", route.requests, self._group, self._consumer, idle_ms, entry_id)
         if tries > self._max_deliveries + 1:  # it killed even the worker that gave it up: do not read it
             if (yield (*claim, "JUSTID")):
-                yield from self.dead_letter(Entry(route, entry_id, {}, tries), EXHAUSTED, None, now)
+                entry = Entry(route, entry_id, {}, tries)
+                moved = yield from self.dead_letter(entry, EXHAUSTED, None, now)
+                if moved.written:
+                    self._note_unread(entry)
             return None
         self._pending.suspect(route, [entry_id])
         try:
