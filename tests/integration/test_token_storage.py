@@ -15,8 +15,9 @@ from token_worker.errors import Unavailable
 from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
-from token_worker.storage.engine import Engine, TokenItem
+from token_worker.storage.engine import Engine
 from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Store, Touch
+from token_worker.storage.token_item import TokenItem
 from token_worker.storage.tokens import KEYS_PER_COMMAND, TokenStorage
 
 ROW = Row(b"tokens/h1", b"tokens/t1", b"h value", b"t value")

@@ -11,7 +11,8 @@ import msgspec
 from judge.case import Case
 from token_worker.acra.owner import Owner
 from token_worker.keys.keyring import DataKeyCache, Keyring
-from token_worker.storage.engine import Engine, FindKeys, ItemResult, Steps, TokenItem
+from token_worker.storage.engine import Engine, FindKeys, Steps
+from token_worker.storage.token_item import ItemResult, TokenItem
 from token_worker.testing.memory import MemoryTokens
 from token_worker.tokens.formats import AnyFormat
 

@@ -11,7 +11,8 @@ from token_worker.redis.link import RedisLink
 from token_worker.service.handler import Handler
 from token_worker.service.replies import Result
 from token_worker.storage.durability import Durability, DurabilityBarrier
-from token_worker.storage.engine import Engine, TokenItem
+from token_worker.storage.engine import Engine
+from token_worker.storage.token_item import TokenItem
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.entry import Answer, Entry
 from token_worker.telemetry.audit import Audit

@@ -10,7 +10,7 @@ from token_worker.redis.link import RedisLink
 from token_worker.service.replies import Result
 from token_worker.service.worker import Worker
 from token_worker.storage.durability import Durability, DurabilityBarrier, NoBarrier
-from token_worker.storage.engine import TokenItem
+from token_worker.storage.token_item import TokenItem
 from token_worker.streams.entry import Answer, Entry
 from token_worker.telemetry.audit import Audit
 

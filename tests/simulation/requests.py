@@ -12,7 +12,7 @@ from token_worker.contract.messages import Op
 from token_worker.errors import Unavailable
 from token_worker.keys.keyring import Keyring
 from token_worker.service.replies import DeadLettered, Postponed, Result
-from token_worker.storage.engine import TokenItem
+from token_worker.storage.token_item import TokenItem
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.reply_facts import ReplyFacts
 from token_worker.tokens.derivation import Origin

@@ -28,7 +28,7 @@ from token_worker.redis.exchange import BoundedCommand, Command, RunScript
 from token_worker.service.committer import Committer
 from token_worker.service.replies import Postponed, Result
 from token_worker.service.worker import Worker
-from token_worker.storage.engine import TokenItem
+from token_worker.storage.token_item import TokenItem
 from token_worker.streams.commit import COMMIT
 from token_worker.streams.delivery import Delivery
 from token_worker.streams.entry import Answer, Entry

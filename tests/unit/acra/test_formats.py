@@ -20,8 +20,9 @@ from token_worker.acra.value_types import TYPES
 from token_worker.errors import CorruptData
 from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.keys.store import unwrap, wrap
-from token_worker.storage.engine import Engine, TokenItem
+from token_worker.storage.engine import Engine
 from token_worker.storage.steps import Lookup, Outcome, Row, Store
+from token_worker.storage.token_item import TokenItem
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 KEY = b"k" * 32

@@ -10,8 +10,9 @@ from token_worker.errors import Unavailable
 from token_worker.keys.cache import AGE_SECONDS, KeyCache, KeySearch
 from token_worker.keys.keyring import DataKeyCache, Keyring, NoMatchingKey
 from token_worker.keys.store import new_key
-from token_worker.storage.engine import Engine, FindKeys, TokenItem
+from token_worker.storage.engine import Engine, FindKeys
 from token_worker.storage.steps import Outcome, Store
+from token_worker.storage.token_item import TokenItem
 from token_worker.tokens.derivation import PLAIN, Deriver
 
 SHOP = Owner("client", "shop-frontend")

@@ -11,7 +11,7 @@ from token_worker.contract.values import InvalidValue
 from token_worker.errors import Code, Refused
 from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.service.route_formats import RouteFormats
-from token_worker.storage.engine import TokenItem
+from token_worker.storage.token_item import TokenItem
 from token_worker.streams.routes import Route
 from token_worker.tokens.formats import builtin_formats
 from token_worker.tokens.formats.pan import Pan, PanParameters

@@ -12,7 +12,7 @@ from token_worker.contract.messages import Format, Op
 from token_worker.contract.values import BYTES_CODECS, VALUE_CODECS, ValueCodec
 from token_worker.errors import Code, Refused, Unavailable
 from token_worker.keys.keyring import Keyring
-from token_worker.storage.engine import TokenItem
+from token_worker.storage.token_item import TokenItem
 from token_worker.streams.entry import Entry
 
 INTERNAL = Refused(Code.INTERNAL, "the request could not be handled; it is kept as a dead letter")

@@ -40,7 +40,8 @@ from token_worker.service.replies import (
 from token_worker.service.route_formats import RouteFormats
 from token_worker.settings.options import Settings
 from token_worker.storage.durability import MARK
-from token_worker.storage.engine import Engine, FindKeys, Steps, TokenItem
+from token_worker.storage.engine import Engine, FindKeys, Steps
+from token_worker.storage.token_item import TokenItem
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.routes import Route, keys_of, may_reply_to

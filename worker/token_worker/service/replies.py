@@ -10,7 +10,7 @@ from token_worker.contract.decoded import Decoded
 from token_worker.contract.messages import Op, Reply, ReplyError, ReplyItem
 from token_worker.errors import Code, Refused, Unavailable
 from token_worker.service.checked_request import INTERNAL, CheckedRequest
-from token_worker.storage.engine import TokenItem
+from token_worker.storage.token_item import TokenItem
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.reply_facts import ReplyFacts
 from token_worker.telemetry.trace_context import log_fields

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from token_worker.contract.values import InvalidValue
 from token_worker.errors import Code, Refused
-from token_worker.storage.engine import TokenItem
+from token_worker.storage.token_item import TokenItem
 from token_worker.streams.routes import ANY_REF, Route
 from token_worker.tokens.formats import KINDS, AnyFormat
 

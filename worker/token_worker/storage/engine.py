@@ -15,16 +15,13 @@ The engine promises, whatever others do to the same entries between two steps:
   candidate is tried.
 """
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from functools import lru_cache
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
-import msgspec
-
 from token_worker.acra import secure_cell
 from token_worker.acra.token_entry import (
-    EntryNames,
     Times,
     accessed_number,
     decode_entry,
@@ -33,20 +30,29 @@ from token_worker.acra.token_entry import (
     encode_times,
     encode_token_value,
 )
-from token_worker.acra.value_types import TokenType
 from token_worker.errors import Code, CorruptData, Refused, Unavailable
 from token_worker.keys.cache import KeySearch
-from token_worker.keys.keyring import Keyring, NoMatchingKey, OwnerCache
+from token_worker.keys.keyring import Keyring, NoMatchingKey
 from token_worker.storage.sealing import Opened, Sealing
 from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store, Touch
-from token_worker.tokens.derivation import PLAIN, Deriver, Form, Origin, tries
-from token_worker.tokens.formats import AnyFormat
+from token_worker.storage.token_item import (
+    ItemResult,
+    NamesAndDeriver,
+    TokenItem,
+    candidates_left,
+    draw_first,
+    names_and_deriver,
+    token_key,
+)
 
 TOUCH_SECONDS = 24 * 3600
 """A read updates an entry's time of last use if that is older than this, as Acra does."""
 
 WRITE_ROUNDS_MAX = 32
 """Conditional writes for one value before the item is postponed. Only constant interference needs so many."""
+
+GUESS_AFTER = 8
+"""Batches in a row of nothing but new values, after which the next one is taken to be such a batch, too."""
 
 _PROBE_CANDIDATES = 64
 """Candidates of one value that are looked up at once, after its first one was taken."""
@@ -57,76 +63,11 @@ _EXHAUSTED = Refused(Code.TOKEN_SPACE_EXHAUSTED, "no free token of this type and
 _UNREADABLE = Refused(Code.ENTRY_UNREADABLE, "the stored entry cannot be read")
 _KEY_UNREADABLE = Refused(Code.KEY_UNREADABLE, "a key in the history of this client or zone cannot be read")
 
-ItemResult = bytes | Refused | Unavailable
-"""The encoded token or value, the error, or ``Unavailable`` if the result cannot be known now."""
-
 
 class FindKeys(NamedTuple):
     """Search more keys for these rings. Answer: for each a ``KeySearch``, or ``Unavailable``."""
 
     rings: list[Keyring]
-
-
-class TokenItem(msgspec.Struct, eq=False):
-    """One value to tokenize, or one token to detokenize.
-
-    Attributes:
-        ring: keys of the zone if the request names one, else of the client.
-        data: the encoded value or token, at least one byte.
-        origin: set for an inconsistent token only.
-        format: how a new token is drawn; None: by its type alone. The value must fit the format.
-        result: None until the engine is done.
-        form: belongs to the caller, who needs it for the result.
-        is_other: belongs to the caller: the token exists, and is not of the format.
-        key: belongs to the engine, like the attributes below: the key of the entry to look up.
-        candidates: further candidates for the token.
-        token: the candidate to try now; empty if it has to be found first. The result is this very object if it is new.
-        existing: the ``t.`` entry of that candidate, if it was read and holds this value.
-    """
-
-    ring: Keyring
-    kind: TokenType
-    data: bytes
-    tokenize: bool
-    origin: Origin | None = None
-    format: AnyFormat | None = None
-    result: ItemResult | None = None
-    form: Any = None
-    is_other: bool = False
-
-    key: bytes = b""
-    candidates: Iterator[bytes] | None = None
-    token: bytes = b""
-    existing: bytes = b""
-
-
-class _OwnerCache(OwnerCache):
-    """Values that are computed once for a keyring and kept in it.
-
-    They do not refer to the keyring, so that both are freed at once.
-    """
-
-    __slots__ = ("_deriver", "_key", "_owner", "of_token", "of_value")
-
-    def __init__(self, ring: Keyring) -> None:
-        names = EntryNames(ring.owner)
-        self.of_value = names.of_value
-        self.of_token = names.of_token
-        self._key, self._owner = ring.current, ring.owner
-        self._deriver: Deriver | None = None
-
-    @property
-    def deriver(self) -> Deriver:
-        if self._deriver is None:
-            self._deriver = Deriver(self._key, self._owner)
-        return self._deriver
-
-
-def _owner_cache(ring: Keyring) -> _OwnerCache:
-    cache = ring.owner_cache
-    if not isinstance(cache, _OwnerCache):
-        cache = ring.owner_cache = _OwnerCache(ring)
-    return cache
 
 
 _Content = Opened | Refused | Unavailable
@@ -148,12 +89,16 @@ class Engine:
 
     def __init__(self) -> None:
         self._sealing = Sealing()
+        self._new_in_a_row = 0  # batches
 
     def run(self, items: Iterable[TokenItem], now: int) -> Steps:
         """Set ``result`` of every item; ``now`` is in Unix seconds."""
         accessed = _touched_since(now)
         known, absent, duplicates = self._classify(items)
-        raws = yield Lookup(list(known))
+        inconsistent = len(absent)
+        if self._new_in_a_row >= GUESS_AFTER and all(item.tokenize for item in known.values()):
+            known = yield from self._store_unseen(known, now)
+        raws = (yield Lookup(list(known))) if known else []
         open_entry = self._sealing.open
         locked: _RawEntries = []
         touched: list[tuple[bytes, bytes, bytes]] = []
@@ -184,10 +129,17 @@ class Engine:
                 item.result = _token_from(content) if item.tokenize else _value_from(item, content)
                 if isinstance(content, tuple) and content[1] is not None:
                     touched += _touch(item.key, raw, content[1], now)
+        if known and next(iter(known.values())).tokenize:
+            self._new_in_a_row = self._new_in_a_row + 1 if len(absent) - inconsistent == len(known) else 0
         if absent:
             yield from self._make(absent, now, accessed)
         if touched:
             yield Touch(touched)
+        if duplicates:
+            yield from self._answer_duplicates(duplicates, now)
+
+    def _answer_duplicates(self, duplicates: _Duplicates, now: int) -> Steps:
+        """Give duplicates the result of the first of them. If its form had no token, theirs may have one."""
         for item, first in duplicates:
             item.result = first.result
         again = [item for item, first in duplicates if isinstance(item.result, Refused) and item.format != first.format]
@@ -200,14 +152,14 @@ class Engine:
         inconsistent: list[TokenItem] = []
         duplicates: _Duplicates = []
         ring: Keyring | None = None
-        cache: _OwnerCache
+        cache: NamesAndDeriver
         for item in items:
             item.result = None
             if item.origin is not None:
                 inconsistent.append(item)
                 continue
             if item.ring is not ring:
-                ring, cache = item.ring, _owner_cache(item.ring)
+                ring, cache = item.ring, names_and_deriver(item.ring)
             name = cache.of_value if item.tokenize else cache.of_token
             item.key = key = name(item.data, item.kind.number)
             first = by_key.setdefault(key, item)  # the first of equal items decides
@@ -258,25 +210,28 @@ class Engine:
             locked = still
         return opened
 
+    def _store_unseen(self, items: dict[bytes, TokenItem], now: int) -> Generator[Step, Any, dict[bytes, TokenItem]]:
+        """Write values as new ones without a look-up. Return the items that were not written: they take the usual way.
+
+        A value that is known after all costs what its token took to draw and to seal. Batches of new values mostly come
+        in a row, and each saves a round trip.
+        """
+        for item in items.values():
+            draw_first(item)
+        fresh = [item for item in items.values() if item.result is None and item.token]
+        outcomes: list[Outcome] = (yield Store(self._rows(fresh, now))) if fresh else []
+        for item, (what, _) in zip(fresh, outcomes, strict=True):
+            if what == "written":
+                item.result = item.token
+        left = {key: item for key, item in items.items() if not isinstance(item.result, bytes)}
+        for item in left.values():
+            item.result = None  # a value that cannot get a token may have one
+        return left
+
     def _make(self, items: list[TokenItem], now: int, accessed: int) -> Steps:
         """Make a token for each value that has no token."""
         for item in items:
-            item.candidates, item.existing = None, b""
-            if item.ring.unsettled is not None:
-                item.result = item.ring.unsettled
-                continue
-            try:
-                if item.format is None:
-                    item.kind.check_new(item.data)
-            except Refused as refused:
-                item.result = refused.with_traceback(
-                    None
-                )  # the frames of its traceback hold the values of the whole batch
-            else:
-                item.token = _owner_cache(item.ring).deriver.token(_form(item), item.data, 0, item.origin)
-                if item.token == item.data:
-                    item.candidates = _derived(item)
-                    item.token = next(item.candidates, b"")
+            draw_first(item)
         for _ in range(WRITE_ROUNDS_MAX):
             waiting = [item for item in items if item.result is None]
             if not waiting:
@@ -323,13 +278,13 @@ class Engine:
             number = item.kind.number
             h_value = seal(data_key, item.token, next(ivs), times) if item.origin is None else b""
             t_value = item.existing or seal(data_key, encode_token_value(item.data, number), next(ivs), times)
-            rows.append(Row(item.key, _token_key(item, item.token), h_value, t_value))
+            rows.append(Row(item.key, token_key(item, item.token), h_value, t_value))
         return rows
 
     def _probe(self, items: list[TokenItem], accessed: int) -> Steps:
         """Choose the next candidate of each item: the first that is free, or holds the same value."""
-        groups = [(item, list(islice(_candidates(item), _PROBE_CANDIDATES))) for item in items]
-        wanted = {_token_key(item, token): item for item, group in groups for token in group}
+        groups = [(item, list(islice(candidates_left(item), _PROBE_CANDIDATES))) for item in items]
+        wanted = {token_key(item, token): item for item, group in groups for token in group}
         raws: list[bytes | None] = yield Lookup(list(wanted))
         taken = {key: raw for key, raw in zip(wanted, raws, strict=True) if raw is not None}
         opened = yield from self._open([(wanted[key], raw) for key, raw in taken.items()], accessed)
@@ -338,13 +293,15 @@ class Engine:
             if not group:
                 item.result = _EXHAUSTED
             for number, token in enumerate(group, 1):
-                key = _token_key(item, token)
+                key = token_key(item, token)
                 if key in taken:
                     _check_candidate(item, token, taken[key], contents[key])
                 else:
                     item.token = token
                 if item.token or item.result is not None:
-                    item.candidates = chain(group[number:], _candidates(item))  # in case this one is taken meanwhile
+                    item.candidates = chain(
+                        group[number:], candidates_left(item)
+                    )  # in case this one is taken meanwhile
                     break
 
 
@@ -356,42 +313,6 @@ def _touched_since(now: int) -> int:
 @lru_cache(maxsize=1)  # as above
 def _new_times(now: int) -> bytes:
     return encode_times(Times(now, now)).hex().encode()
-
-
-def _candidates(item: TokenItem) -> Iterator[bytes]:
-    """The candidates that the item has not tried yet."""
-    if item.candidates is None:
-        item.candidates = _derived(item)
-        next(item.candidates)  # the first one was derived alone, because most items need no other
-    return item.candidates
-
-
-def _form(item: TokenItem) -> Form:
-    return item.format or PLAIN[item.kind.name]
-
-
-def _derived(item: TokenItem) -> Iterator[bytes]:
-    """Derive the candidates in the order of their counters, each once.
-
-    If the value is a candidate, it comes last. With a format it does not come at all.
-    """
-    derive, form = _owner_cache(item.ring).deriver.token, _form(item)
-    space = form.space(item.data)
-    derived: set[bytes] = set()
-    for counter in range(tries(space)):
-        if len(derived) == space:
-            break  # there are no other tokens
-        token = derive(form, item.data, counter, item.origin)
-        if token not in derived:
-            derived.add(token)
-            if token != item.data:
-                yield token
-    if item.data in derived and item.format is None:
-        yield item.data
-
-
-def _token_key(item: TokenItem, token: bytes) -> bytes:
-    return _owner_cache(item.ring).of_token(token, item.kind.number)
 
 
 def _check_candidate(item: TokenItem, token: bytes, raw: bytes, content: _Content) -> None:
