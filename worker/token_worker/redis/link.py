@@ -163,6 +163,8 @@ class RedisLink(Link):
             self._wire.bytes_left = math.inf
 
     def connect(self) -> int:
+        if self._started is None and time.monotonic() - self._used_at <= IDLE_CHECK_SECONDS:
+            return self.connections
         try:
             self._ensure_connected()
         except redis.RedisError as error:
@@ -197,7 +199,8 @@ class RedisLink(Link):
 
     def _send(self, command: tuple[Any, ...]) -> None:
         try:
-            self._ensure_connected()
+            if self._started is not None or time.monotonic() - self._used_at > IDLE_CHECK_SECONDS:
+                self._ensure_connected()
             self._wire.send(pack(command))
         except redis.RedisError as error:
             raise self._failure(error) from None

@@ -12,6 +12,7 @@ from token_worker.contract.messages import Format, Op
 from token_worker.contract.values import BYTES_CODECS, VALUE_CODECS, ValueCodec
 from token_worker.errors import Code, Refused, Unavailable
 from token_worker.keys.keyring import Keyring
+from token_worker.service.route_formats import RouteFormats
 from token_worker.storage.token_item import TokenItem
 from token_worker.streams.entry import Entry
 
@@ -70,13 +71,15 @@ class OwnerAccess:
 
     Attributes:
         owners: client and zone whose keys must exist; the last one's keys are used.
+        formats: the rules of the route about formats; None where the access is refused.
         outcome: the keys to use, or why the request is refused, or why it has to wait for keys.
     """
 
-    __slots__ = ("outcome", "owners")
+    __slots__ = ("formats", "outcome", "owners")
 
-    def __init__(self, owners: tuple[Owner, ...], refused: Refused) -> None:
+    def __init__(self, owners: tuple[Owner, ...], refused: Refused, formats: RouteFormats | None = None) -> None:
         self.owners = owners
+        self.formats = formats
         self.outcome: Keyring | Refused | Unavailable = refused
 
 

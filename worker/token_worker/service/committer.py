@@ -6,7 +6,7 @@ in order, so the reply to that script has to be read before anything else is ask
 streams through ``Committer.drive``, which finishes the commit in flight first. No other part has the connection.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 from token_worker.errors import Code, Unavailable
@@ -115,12 +115,13 @@ class Committer:
             return
         (parts, taken_ns, exchange), self._in_flight = self._in_flight, None
         answers = parts[0] if len(parts) == 1 else [answer for part in parts for answer in part]
-        done = self._persist(
-            (answer.entry for answer in answers),
-            exchange,
-            lambda: self._delivery.commit(parts, self._monotonic()),
-            is_started=True,
-        )
+        begun_at = self._monotonic()
+        done: Committed | None
+        try:
+            done = drive(exchange, self._link, is_started=True, log=self._log)
+        except Unavailable as error:
+            entries = [answer.entry for answer in answers]
+            done = self._try_again(entries, lambda: self._delivery.commit(parts, self._monotonic()), begun_at, error)
         if done is None:
             return
         self._outage.in_hand.reset()
@@ -146,7 +147,12 @@ class Committer:
         self.finish()
         if self._outage.drain.is_over:
             return
-        done = self._persist([entry], attempt(), attempt)
+        begun_at = self._monotonic()
+        done: Committed | None
+        try:
+            done = drive(attempt(), self._link, log=self._log)
+        except Unavailable as error:
+            done = self._try_again([entry], attempt, begun_at, error)
         if done is None:
             return
         if done.stuck:
@@ -192,41 +198,36 @@ class Committer:
             )
         self.leave_pending(done.stuck)
 
-    def _persist(
+    def _try_again(
         self,
-        entries: Iterable[Entry],
-        exchange: Exchange[Committed],
+        entries: Sequence[Entry],
         again: Callable[[], Exchange[Committed]],
-        *,
-        is_started: bool = False,
+        begun_at: float,
+        error: Unavailable,
     ) -> Committed | None:
-        """Run an exchange, and run it again while the streams are unavailable.
+        """Run an exchange again and again until the streams are available.
 
         Args:
             entries: the entries that it is about. They are left pending when the patience of the delivery is over.
-            exchange: the first attempt.
             again: makes the next attempt.
-            is_started: whether the first script of ``exchange`` was sent.
+            begun_at: time of the first attempt.
+            error: why that one failed.
 
         Returns:
             What the exchange did; None if there was no time for it.
         """
-        leave_at = self._monotonic() + self._delivery.patience_seconds
+        leave_at = begun_at + self._delivery.patience_seconds
         while True:
-            try:
-                return drive(exchange, self._link, is_started=is_started, log=self._log)
-            except Unavailable as error:
-                if self._monotonic() > leave_at:
-                    left = list(entries)
-                    self._log.warning(
-                        "entries left pending for a retry",
-                        entries=len(left),
-                        server=error.server,
-                        reason=error.reason,
-                    )
-                    self.leave_pending(left)
-                    return None
-                self._outage.in_hand.wait(error)
+            if self._monotonic() > leave_at:
+                self._log.warning(
+                    "entries left pending for a retry", entries=len(entries), server=error.server, reason=error.reason
+                )
+                self.leave_pending(entries)
+                return None
+            self._outage.in_hand.wait(error)
             if self._outage.drain.is_over:
                 return None
-            exchange, is_started = again(), False
+            try:
+                return drive(again(), self._link, log=self._log)
+            except Unavailable as raised:
+                error = raised

@@ -6,6 +6,7 @@ entry does not keep the others from being answered. Only ids and counts are logg
 
 import time
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any
 
 from msgspec import UNSET
@@ -103,19 +104,19 @@ class Handler:
                 requests.append(self._authorize(entry, decoded, accesses))
         self._find_keys(accesses)
         answerable: list[CheckedRequest] = []
+        items: list[TokenItem] = []
         for checked in requests:
             outcome = checked.refused or checked.access.outcome
             if isinstance(outcome, Keyring) and checked.decoded.request is not None:
-                checked.values = self._values(checked, checked.decoded.request, outcome)
+                checked.values = self._values(checked, checked.decoded.request, outcome, items)
                 answerable.append(checked)
             elif isinstance(outcome, Unavailable):
                 results.append(Postponed(checked.entry, outcome))
             else:
                 results.append(build_refusal(checked, outcome if isinstance(outcome, Refused) else INTERNAL))
-        items = [value for checked in answerable for value in checked.values if isinstance(value, TokenItem)]
         if items:
             self._run(items)
-            if any(item.format is not None for item in items):
+            if any(map(_format_of, items)):
                 self._compare_forms(answerable)
         results += map(build_reply, answerable)
         return results
@@ -140,7 +141,7 @@ class Handler:
         barrier = self._tokens.barrier
         barrier.open()
         self._execute(self._engine.run(items, int(self._now())))
-        if any(item.tokenize and isinstance(item.result, bytes) for item in items):
+        if barrier.holds_back and any(item.tokenize and isinstance(item.result, bytes) for item in items):
             barrier.wait()
 
     def _compare_forms(self, requests: list[CheckedRequest]) -> None:
@@ -177,7 +178,7 @@ class Handler:
         access = accesses.get(key)
         if access is None:
             try:
-                access = OwnerAccess(_owners(entry.route, request), INTERNAL)
+                access = OwnerAccess(_owners(entry.route, request), INTERNAL, self._formats[entry.route.requests])
             except Refused as refused:
                 access = OwnerAccess((), refused.with_traceback(None))
             accesses[key] = access
@@ -196,12 +197,18 @@ class Handler:
                 if not isinstance(access.outcome, Keyring):
                     break
 
-    def _values(self, checked: CheckedRequest, request: Request, ring: Keyring) -> list[TokenItem | FailedValue]:
+    def _values(
+        self, checked: CheckedRequest, request: Request, ring: Keyring, items: list[TokenItem]
+    ) -> list[TokenItem | FailedValue]:
+        """Make the values of a request. Those for the engine are added to ``items``, too."""
+        values: list[TokenItem | FailedValue] = []
         if request.items is UNSET:
-            return [self._value(checked, request, ring, None, request)]
-        values = [self._value(checked, request, ring, index, item) for index, item in enumerate(request.items)]
-        for index, refused in (checked.decoded.broken or {}).items():
-            values[index] = FailedValue("unknown", refused)
+            values.append(self._value(checked, request, ring, None, request))
+        else:
+            values += [self._value(checked, request, ring, index, item) for index, item in enumerate(request.items)]
+            for index, refused in (checked.decoded.broken or {}).items():
+                values[index] = FailedValue("unknown", refused)
+        items += [value for value in values if isinstance(value, TokenItem)]
         return values
 
     def _value(
@@ -222,18 +229,20 @@ class Handler:
             return FailedValue(type_name, Refused(Code.VALUE_TOO_LARGE, too_large))
         tokenize = request.op is _TOKENIZE
         form: AnyFormat | None = None
-        if tokenize:
-            formats = self._formats[checked.entry.route.requests]
-            if given.format is not None or formats.apply_to_all:
-                chosen = _choose_format(formats, given, index, type_name, data)
-                if isinstance(chosen, Refused):
-                    return FailedValue(type_name, chosen)
-                form = chosen
+        formats = checked.access.formats
+        if tokenize and formats is not None and (given.format is not None or formats.apply_to_all):
+            chosen = _choose_format(formats, given, index, type_name, data)
+            if isinstance(chosen, Refused):
+                return FailedValue(type_name, chosen)
+            form = chosen
         origin = None
         if not request.consistent and tokenize:
             original = request.replay_of.encode() if request.replay_of else checked.entry.id
             origin = Origin(checked.entry.route.requests.encode(), original, index or 0)
         return TokenItem(ring, codec.kind, data, tokenize, origin, form, form=codec)
+
+
+_format_of = attrgetter("format")
 
 
 def _choose_format(

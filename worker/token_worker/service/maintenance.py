@@ -50,20 +50,18 @@ class Maintenance:
 
     def tend(self) -> None:
         """Trim the streams that are due, and write the notes. Much trimming takes turns with the work."""
-        away = self._delivery.away
-        began = self._monotonic()
+        began = now = self._monotonic()
         if began < self._paused_until:
             return
         try:
             if self._retention.clears:
-                self._log_trimmed(self._committer.drive(self._retention.clear(away)))
-            while self._retention.is_due(now := self._monotonic()):
-                done = self._committer.drive(self._retention.tend(away))
-                self._log_trimmed(done)
-                if done.turns and self._notes is not None:
-                    self._notes.sweep(self._committer.drive, done.turns)
-                if (spent := self._monotonic() - began) > TRIM_SECONDS:
-                    self._retention.rest(now + (1 + REST_RATIO) * spent)
+                self._log_trimmed(self._committer.drive(self._retention.clear(self._delivery.away)))
+                now = self._monotonic()
+            while self._retention.is_due(now):
+                self._log_trimmed(self._committer.drive(self._retention.tend(self._delivery.away)))
+                now = self._monotonic()
+                if (spent := now - began) > TRIM_SECONDS:
+                    self._retention.rest(began + (1 + REST_RATIO) * spent)
         except Unavailable as error:
             self._log.warning("trimming stopped: server unavailable", reason=str(error))
             self._paused_until = self._monotonic() + PAUSE_SECONDS

@@ -19,7 +19,7 @@ What can happen between two steps, and what the worker does then:
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from token_worker.chunks import bounded_chunks
 from token_worker.contract.codec import items_at_most
@@ -102,13 +102,11 @@ class Worker:
             isolated, more, units = batch.isolated, batch.more, deque(_units(batch.entries))
             del batch  # payloads are freed as they are answered, not with the next read
             while units:
-                if self._monotonic() - leased_at > self._lease_seconds:
-                    leased_at = self._monotonic()
-                    units = deque(_units(self._renew([entry for unit in units for entry in unit])))
-                    continue
                 unit = units.popleft()
                 self._answer(unit, isolated=isolated, more=more and not units)
-            self._health.heartbeat()
+                if units and self._monotonic() - leased_at > self._lease_seconds:
+                    leased_at = self._monotonic()
+                    units = deque(_units(self._renew([entry for unit in units for entry in unit])))
             if not self._committer.is_in_flight:
                 self._maintenance.tend()
         self._committer.finish()
@@ -276,8 +274,10 @@ class Worker:
             return entries
 
 
-def _units(entries: list[Entry]) -> Iterator[list[Entry]]:
+def _units(entries: list[Entry]) -> Iterable[list[Entry]]:
     """Split a batch into units that are bounded in bytes and items; each has at least one entry."""
+    if len(entries) == 1:
+        return (entries,)
     payloads = [entry.fields.get(b"payload", b"") for entry in entries]
     counts, sizes = [*map(items_at_most, payloads)], [*map(len, payloads)]
     return bounded_chunks(entries, counts, sizes, max_count=UNIT_ITEMS, max_size=UNIT_BYTES)

@@ -77,7 +77,12 @@ class DurabilityBarrier:
         link: connection to the token storage.
         durability: the setting.
         most_ms: longest wait for the confirmation of one batch.
+
+    Attributes:
+        holds_back: False if no batch ever waits.
     """
+
+    holds_back = True
 
     def __init__(self, link: RedisLink, durability: Durability, most_ms: int) -> None:
         self._link = link
@@ -140,6 +145,8 @@ class DurabilityBarrier:
 
 class NoBarrier(DurabilityBarrier):
     """The barrier of ``server``: entries are safe enough once they are written, so no batch waits."""
+
+    holds_back = False
 
     def __init__(self) -> None:
         """Need no connection."""

@@ -49,6 +49,8 @@ class CommitScripts(DeliveryProtocol):
         return total
 
     def parts(self, answers: Sequence[Answer]) -> list[list[Answer]]:
+        if len(answers) == 1:
+            return [[*answers]]
         by_route: dict[str, list[Answer]] = {}
         route: Route | None = None
         for answer in answers:

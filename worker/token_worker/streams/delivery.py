@@ -116,6 +116,7 @@ class Delivery(CommitScripts):
     ) -> None:
         self._routes = deque(routes)
         self._note_unread = note_unread
+        self._by_name = {route.requests.encode(): route for route in routes}
         super().__init__(group)
         self._consumer = consumer
         self._batch_size = batch_size
@@ -137,15 +138,16 @@ class Delivery(CommitScripts):
 
     def fetch(self, now: float, block_ms: int) -> Exchange[Batch]:
         try:
-            self._resume(now)
-            yield from self._make_groups(now)
-            if not self._active():
-                raise Unavailable("streams", "no route can be served")  # noqa: TRY301 - waits as for a server
-            yield from self._uncounted.uncount_tries()
-            older = yield from self._fetch_older(now)
-            if older is not None:
-                return older
-            return (yield from self._read_new(now, self._block_ms(now, block_ms)))
+            if self._paused or self._groups_to_make or self.has_older(now):
+                older = yield from self._prepare(now)
+                if older is not None:
+                    return older
+                block_ms = self._block_ms(now, block_ms)
+            else:  # mostly
+                self._older_in_a_row = 0
+                self._pending.end_search()
+                block_ms = _least_ms(block_ms, self._pending.due - now)
+            return (yield from self._read_new(now, block_ms))
         except Unavailable:
             self._pending.look_at_own(now)
             raise
@@ -156,12 +158,20 @@ class Delivery(CommitScripts):
                 self._groups_made_again += 1
             raise Unavailable("streams", error.code) from None
 
+    def _prepare(self, now: float) -> Exchange[Batch | None]:
+        """Do all that comes before new entries. Return older entries if there are some to handle now."""
+        self._resume(now)
+        yield from self._make_groups(now)
+        if not self._active():
+            raise Unavailable("streams", "no route can be served")
+        yield from self._uncounted.uncount_tries()
+        return (yield from self._fetch_older(now))
+
     def _block_ms(self, now: float, most_ms: int) -> int:
         """Milliseconds that a read may wait for new entries: until there is something else to do, at most."""
         if not most_ms or self.has_older(now):
             return 0
-        due = min([self._pending.due, *self._paused.values()])
-        return min(most_ms, max(1, math.ceil(min(due - now, most_ms) * 1000)))
+        return _least_ms(most_ms, min([self._pending.due, *self._paused.values()]) - now)
 
     def suspect(self, entries: Sequence[Entry], now: float) -> None:
         for entry in entries:
@@ -191,6 +201,8 @@ class Delivery(CommitScripts):
         return True
 
     def _active(self) -> list[Route]:
+        if not self._paused:
+            return [*self._routes]
         return [route for route in self._routes if route not in self._paused]
 
     def _resume(self, now: float) -> None:
@@ -266,11 +278,11 @@ class Delivery(CommitScripts):
             for route in routes:  # one of them is at fault; the others go on
                 apart += yield from self._read([route], count, 0, now)
             return apart
-        by_name = {route.requests.encode(): route for route in routes}
-        return [
-            (by_name[name], [Entry(by_name[name], entry_id, _fields(fields)) for entry_id, fields in found])
-            for name, found in reply or ()
-        ]
+        read = []
+        for name, found in reply or ():
+            route = self._by_name[name]
+            read.append((route, [Entry(route, entry_id, _fields(fields)) for entry_id, fields in found]))
+        return read
 
     # -- entries delivered before
 
@@ -357,6 +369,13 @@ class Delivery(CommitScripts):
                 head = ("XCLAIM", route.requests, self._group, self._consumer, min(idle.values()))
                 kept += [mine[entry_id] for entry_id in (yield (*head, *idle, "JUSTID")) if entry_id in mine]
         return kept
+
+
+def _least_ms(most_ms: int, seconds: float) -> int:
+    """Milliseconds of a wait that is to end in so many seconds, at least 1; or fewer, where ``most_ms`` is less."""
+    if most_ms <= 1 or seconds * 1000 >= most_ms:
+        return most_ms
+    return max(1, math.ceil(seconds * 1000))
 
 
 def _fields(raw: list[bytes]) -> dict[bytes, bytes]:

@@ -1,6 +1,5 @@
 """Entries of a request stream on their way through a worker: read in a batch, answered, committed."""
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -55,8 +54,7 @@ class Answer(Struct, frozen=True, gc=False):
     facts: ReplyFacts = NO_FACTS
 
 
-@dataclass
-class Committed:
+class Committed(Struct):
     """Outcome of a commit.
 
     Attributes:
@@ -70,6 +68,6 @@ class Committed:
 
     written: int = 0
     suppressed: int = 0
-    forbidden: list[Entry] = field(default_factory=list)
-    stuck: list[Entry] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)
+    forbidden: list[Entry] = []
+    stuck: list[Entry] = []
+    refused: dict[str, str] = {}

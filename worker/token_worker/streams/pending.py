@@ -195,8 +195,12 @@ class Pending:
         while self._pages and not (self._untried or self._tried):
             yield from self._read(self._pages[0], now)
         if not (self._untried or self._tried):
-            self._looking_since = None
-            self._is_looking_at_others = False
+            self.end_search()
+
+    def end_search(self) -> None:
+        """Note that all entries which were found have been taken. The next search begins anew."""
+        self._looking_since = None
+        self._is_looking_at_others = False
 
     def _is_stale(self, now: float) -> bool:
         return bool(self._untried or self._tried) and now - self._found_at > self._claim_idle_ms / 2000
