@@ -17,6 +17,7 @@ would lose the field.
 
 import binascii
 import hashlib
+from binascii import hexlify
 from typing import NamedTuple
 
 from token_worker.acra.owner import Owner
@@ -51,11 +52,11 @@ class EntryNames:
 
     def of_value(self, value: bytes, number: int) -> bytes:
         """The key of the ``h.`` entry, which holds the token of a value."""
-        return self._h + _sha256(_DELIMITER + value + self._tail + _NUMBERS[number]).hexdigest().encode()
+        return self._h + hexlify(_sha256(_DELIMITER + value + self._tail + _NUMBERS[number]).digest())
 
     def of_token(self, token: bytes, number: int) -> bytes:
         """The key of the ``t.`` entry, which holds the value of a token."""
-        return self._t + _sha256(_DELIMITER + token + self._tail + _NUMBERS[number]).hexdigest().encode()
+        return self._t + hexlify(_sha256(_DELIMITER + token + self._tail + _NUMBERS[number]).digest())
 
 
 class Times(NamedTuple):

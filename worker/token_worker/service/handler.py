@@ -201,13 +201,14 @@ class Handler:
         self, checked: CheckedRequest, request: Request, ring: Keyring, items: list[TokenItem]
     ) -> list[TokenItem | FailedValue]:
         """Make the values of a request. Those for the engine are added to ``items``, too."""
-        values: list[TokenItem | FailedValue] = []
         if request.items is UNSET:
-            values.append(self._value(checked, request, ring, None, request))
-        else:
-            values += [self._value(checked, request, ring, index, item) for index, item in enumerate(request.items)]
-            for index, refused in (checked.decoded.broken or {}).items():
-                values[index] = FailedValue("unknown", refused)
+            value = self._value(checked, request, ring, None, request)
+            if isinstance(value, TokenItem):
+                items.append(value)
+            return [value]
+        values = [self._value(checked, request, ring, index, item) for index, item in enumerate(request.items)]
+        for index, refused in (checked.decoded.broken or {}).items():
+            values[index] = FailedValue("unknown", refused)
         items += [value for value in values if isinstance(value, TokenItem)]
         return values
 

@@ -279,5 +279,8 @@ def _units(entries: list[Entry]) -> Iterable[list[Entry]]:
     if len(entries) == 1:
         return (entries,)
     payloads = [entry.fields.get(b"payload", b"") for entry in entries]
+    joined = b"".join(payloads)
+    if len(joined) <= UNIT_BYTES and len(entries) + joined.count(b"{") <= UNIT_ITEMS and b"items" not in joined:
+        return (entries,)  # of JSON, each item has a brace; of MessagePack, each request has one item
     counts, sizes = [*map(items_at_most, payloads)], [*map(len, payloads)]
     return bounded_chunks(entries, counts, sizes, max_count=UNIT_ITEMS, max_size=UNIT_BYTES)
