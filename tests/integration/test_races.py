@@ -13,6 +13,7 @@ from harness.servers import Valkey
 from harness.stack import Stack
 from token_worker.acra.token_entry import decode_token_value
 from token_worker.acra.value_types import STR
+from token_worker.storage.engine import GUESS_AFTER
 from token_worker.storage.steps import Adopt, Step, Store
 from token_worker.tokens.derivation import PLAIN, Deriver
 
@@ -57,8 +58,12 @@ def check_storage(client: redis.Redis, acra: RacingAcra, key: bytes, tokens: dic
     assert written == len(tokens)
 
 
-def test_race_at_every_step_gives_one_token(server: Valkey, key: bytes) -> None:
+@pytest.mark.parametrize("guess_after", [GUESS_AFTER, 0], ids=["looks up", "guesses"])
+def test_race_at_every_step_gives_one_token(
+    server: Valkey, key: bytes, guess_after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Acra and another worker act between any two steps of a worker, and all of them give the same tokens."""
+    monkeypatch.setattr("token_worker.storage.engine.GUESS_AFTER", guess_after)
     values = [b"value number %d" % number for number in range(200)] + [b"%02d" % number for number in range(40)]
     values += [letter.encode() for letter in "abcdefghij"]
     chance = random.Random(SEED)
