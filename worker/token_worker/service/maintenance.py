@@ -66,7 +66,8 @@ class Maintenance:
             self._log.warning("trimming stopped: server unavailable", reason=str(error))
             self._paused_until = self._monotonic() + PAUSE_SECONDS
         else:
-            self.write_notes()
+            if self._notes is not None and now >= self._notes.due:
+                self.write_notes()
 
     def write_notes(self) -> None:
         """Write the notes if they are due."""

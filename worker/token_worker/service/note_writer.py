@@ -33,6 +33,9 @@ class NoteWriter:
         health: knows whether the worker is ready.
         server_now: Unix seconds by the clock of the streams' server.
         runtime: time and log.
+
+    Attributes:
+        due: time of the monotonic clock from which on ``write`` writes.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class NoteWriter:
         self._monotonic, self._log = runtime.monotonic, runtime.log
         self._host = socket.gethostname()
         self._began = self._monotonic()
-        self._due = float("-inf")
+        self.due = float("-inf")
         self._sweep_due: dict[Route, float] = {}
         self._is_written = False
         self._refused: set[str] = set()
@@ -59,9 +62,9 @@ class NoteWriter:
     def write(self, drive: Drive, resting: Collection[Route] = ()) -> None:
         """Write the notes if they are due. Routes that are resting are left out: their server is unavailable."""
         monotonic = self._monotonic()
-        if monotonic < self._due:
+        if monotonic < self.due:
             return
-        self._due = monotonic + NOTE_SECONDS
+        self.due = monotonic + NOTE_SECONDS
         now, why = self._server_now(), self._health.why_not_ready
         started = round(now - (monotonic - self._began))
         note = WorkerNote(__version__, self._host, started, why is None, round(now), why)
