@@ -69,9 +69,16 @@ class Reader:
         folder: where commands run; an empty one.
         environment: variables besides ``PATH`` and ``HOME``.
         places: texts of the pages, and what stands in their place here.
+        programs: names of programs, and the files to use for them; by default ``redis-cli`` is a part of one.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], places: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        environment: Mapping[str, str],
+        places: Mapping[str, str],
+        programs: Mapping[str, str] | None = None,
+    ) -> None:
         self._folder = folder
         self._places = dict(places)
         self._ids: dict[str, str] = {}
@@ -79,10 +86,13 @@ class Reader:
         self._running: list[subprocess.Popen[bytes]] = []
         tools = folder / "bin"
         tools.mkdir()
-        redis_cli = tools / "redis-cli"
-        redis_cli.write_text(_REDIS_CLI.format(python=sys.executable))
-        redis_cli.chmod(0o755)
-        (tools / "vault").symlink_to(bao_binary())
+        programs = {"vault": bao_binary(), **(programs or {})}
+        for name, file in programs.items():
+            (tools / name).symlink_to(file)
+        if "redis-cli" not in programs:
+            redis_cli = tools / "redis-cli"
+            redis_cli.write_text(_REDIS_CLI.format(python=sys.executable))
+            redis_cli.chmod(0o755)
         for name in ("scripts", "schemas"):
             (folder / name).symlink_to(ROOT / name)
         path = os.pathsep.join((str(tools), str(Path(sys.executable).parent), os.defpath))

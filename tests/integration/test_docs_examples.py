@@ -25,13 +25,21 @@ SET_UP = "docs/start.md"
 FOR_REAL = "Run it for real"
 """The section of README that does, too."""
 
-TESTED_ELSEWHERE = {"docs/testing.md", "docs/compose.md", "docs/kubernetes.md"}
-"""Pages that are run by ``test_testing_project`` and ``test_deployment``."""
+TESTED_ELSEWHERE = {
+    "docs/backup.md",
+    "docs/compose.md",
+    "docs/kubernetes.md",
+    "docs/testing.md",
+    "docs/upgrade.md",
+}
+"""Pages that tests of their own run: ``test_backup``, ``test_deployment``, ``test_testing_project``, ``test_upgrade``."""
 
 OF_OPERATORS = {"docs/keys.md", "docs/replay.md", "docs/routes.md", "docs/tokens.md"}
 """Pages for those who may use the master key."""
 
-OF_OTHERS = {SET_UP, *TESTED_ELSEWHERE, *OF_OPERATORS}
+ERASURE = "docs/erasure.md"
+
+OF_OTHERS = {SET_UP, ERASURE, *TESTED_ELSEWHERE, *OF_OPERATORS}
 
 FIRST_REQUEST = {
     "id": "1", "op": "tokenize", "client_id": "demo-client", "type": "email", "value": "grace@navy.example",
@@ -75,7 +83,8 @@ def operator(demo: Stack, openbao_server: OpenBao, tmp_path: Path) -> Iterator[R
     master_key = demo.settings.pop("ACRA_MASTER_KEY")
     openbao_server.call("POST", "secret/data/acra/transport", data={"acra_master_key": master_key})
     vault = {"VAULT_ADDR": openbao_server.url, "VAULT_TOKEN": openbao_server.root_token}
-    with Reader(tmp_path, {**demo.settings, **vault}, {}) as reader:
+    streams, storage = (demo.settings[f"TOKEN_WORKER_{name}_URL"] for name in ("STREAMS", "KEYS"))
+    with Reader(tmp_path, {**demo.settings, **vault}, places(streams, storage)) as reader:
         yield reader
     openbao_server.call("DELETE", "secret/metadata/acra/transport")
 
@@ -123,6 +132,13 @@ def test_page_runs_as_printed(name: str, reader: Reader) -> None:
 def test_page_for_operators_runs_as_printed(name: str, operator: Reader) -> None:
     """An operator can run every command of the page, one after the other."""
     operator.follow(page(name))
+
+
+def test_erasure_leaves_no_entry(operator: Reader, demo: Stack) -> None:
+    """The page removes both entries of the token from the token storage."""
+    assert demo.storage.keys("tokens/*")
+    operator.follow(page(ERASURE))
+    assert not demo.storage.keys("tokens/*")
 
 
 def test_beginner_gets_a_token(beginner: Reader) -> None:
