@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -23,6 +24,9 @@ from harness.servers import bao_binary, free_port
 from harness.stack import wait_until
 
 COMMAND_SECONDS: Final = 120
+
+SERVED: Final = 9300
+"""The port on the pages at which ``--serve`` listens on this machine."""
 
 ROLE_ID: Final = "the role id that was printed"
 """The text that a page shows in place of the role id that Vault made."""
@@ -70,6 +74,7 @@ class Reader:
         environment: variables besides ``PATH`` and ``HOME``.
         places: texts of the pages, and what stands in their place here.
         programs: names of programs, and the files to use for them; by default ``redis-cli`` is a part of one.
+        tell: is given each command, as it stands on the page, and then what it printed.
     """
 
     def __init__(
@@ -78,12 +83,15 @@ class Reader:
         environment: Mapping[str, str],
         places: Mapping[str, str],
         programs: Mapping[str, str] | None = None,
+        tell: Callable[[str], object] = lambda _: None,
     ) -> None:
         self._folder = folder
-        self._places = dict(places)
+        self._places = {f":{SERVED}": f":{free_port()}", **places}
+        self._tell = tell
         self._ids: dict[str, str] = {}
         self._shown_as: dict[str, str] = {}
         self._running: list[subprocess.Popen[bytes]] = []
+        self._serving: dict[int, subprocess.Popen[bytes]] = {}
         tools = folder / "bin"
         tools.mkdir()
         programs = {"vault": bao_binary(), **(programs or {})}
@@ -110,6 +118,10 @@ class Reader:
             elif block.language == "python":
                 self._run_python(block)
 
+    def export(self, variables: Mapping[str, str]) -> None:
+        """Set variables for the commands that follow."""
+        self._environment |= variables
+
     def _run(self, block: Block) -> None:
         expected = [0] * len(block.commands)
         expected[-1] = int(block.notes.get("exit status", 0))
@@ -118,14 +130,19 @@ class Reader:
 
     def _do(self, command: Command, expected: int) -> None:
         line = self._put_in_place(command.line)
+        self._tell(f"$ {command.line}")
         if line.startswith("export "):
             self._export(line)
             return
-        if re.match(r"token-worker\b.* run\Z", line):
+        if re.match(r"(\S+/)?token-worker\b.* run\Z", line):
             self._start(line)
+            return
+        if serving := re.match(r"(\S+/)?token-worker\b.* --serve '?\S*:(\d+)\b", line):
+            self._serve(line, int(serving[2]))
             return
         done = self._shell(line)
         printed = done.stdout.decode()
+        self._tell(self._as_on_the_page(printed))
         assert done.returncode == expected, f"{command.line} ended with {done.returncode}: {printed}"
         if line.startswith("vault read -field=role_id"):
             self._places[ROLE_ID] = printed.strip()
@@ -170,14 +187,28 @@ class Reader:
     def _start(self, line: str) -> None:
         """Start a worker, which runs until the page is through, and wait until it can answer."""
         address = f"127.0.0.1:{free_port()}"
-        environment = {**self._environment, "TOKEN_WORKER_HTTP_ADDRESS": address}
-        with (self._folder / "worker.log").open("ab") as log:
+        self._run_on(line, {"TOKEN_WORKER_HTTP_ADDRESS": address}, lambda: _is_ready(address))
+
+    def _serve(self, line: str, port: int) -> None:
+        """Start a command that serves on a port, in place of one that does so already, and wait until it does."""
+        if port in self._serving:
+            _end(self._serving[port])
+        self._serving[port] = self._run_on(line, {}, lambda: _listens(port))
+
+    def _run_on(self, line: str, more: Mapping[str, str], is_up: Callable[[], bool]) -> subprocess.Popen[bytes]:
+        with (self._folder / "running.log").open("ab") as log:
             started = subprocess.Popen(
-                shlex.split(line), env=environment, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                shlex.split(line),
+                env={**self._environment, **more},
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         self._running.append(started)
-        wait_until(lambda: started.poll() is not None or _is_ready(address), f"the worker of {line}")
+        wait_until(lambda: started.poll() is not None or is_up(), line)
         assert started.poll() is None, f"{line} ended with {started.returncode}"
+        return started
 
     def _put_in_place(self, text: str) -> str:
         for on_the_page, here in self._places.items():
@@ -196,7 +227,20 @@ class Reader:
         for process in self._running:
             process.terminate()
         for process in self._running:
-            process.wait(30)
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    process.wait(30)
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 5).close()
+    except OSError:
+        return False
+    return True
 
 
 def _is_ready(address: str) -> bool:

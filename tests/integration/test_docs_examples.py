@@ -3,14 +3,14 @@
 import base64
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from harness.doc_pages import README, page, page_names
 from harness.doc_runner import Reader
-from harness.servers import OpenBao, Valkey
+from harness.servers import OpenBao
 from harness.stack import Stack
+from harness.walk import SET_UP, new_servers, places, walk
 from token_worker.acra.owner import Owner
 from token_worker.keys.store import wrap
 
@@ -18,9 +18,6 @@ DEMO_KEY = base64.b64decode("ZG9jcyBoYXZlIHRoZSB0b2tlbnMgb2YgdGhpcyBrZXk=")
 """Key of ``demo-client`` while pages are run: tokens on the pages are those of this key."""
 
 PEOPLE = b'name,email,card\r\n"Hopper, Grace",grace@navy.example,4242 4242 4242 4242\r\nAda,,5105105105105100\r\n'
-
-SET_UP = "docs/start.md"
-"""The page that begins with servers where nothing has been set up."""
 
 FOR_REAL = "Run it for real"
 """The section of README that does, too."""
@@ -34,7 +31,7 @@ TESTED_ELSEWHERE = {
 }
 """Pages that tests of their own run: ``test_backup``, ``test_deployment``, ``test_testing_project``, ``test_upgrade``."""
 
-OF_OPERATORS = {"docs/keys.md", "docs/replay.md", "docs/routes.md", "docs/tokens.md"}
+OF_OPERATORS = {"docs/keys.md", "docs/replay.md", "docs/routes.md", "docs/tokens.md", "docs/troubleshooting.md"}
 """Pages for those who may use the master key."""
 
 ERASURE = "docs/erasure.md"
@@ -50,11 +47,6 @@ def has_examples(name: str) -> bool:
     """Tell whether a page has a block to run."""
     blocks = page(name).blocks()
     return any(block.language in {"console", "python"} and "not run" not in block.notes for block in blocks)
-
-
-def places(streams_url: str, storage_url: str) -> dict[str, str]:
-    """Servers on the pages, and those of the test."""
-    return {f"{name}:6379": urlsplit(url).netloc for name, url in (("streams", streams_url), ("keys", storage_url))}
 
 
 @pytest.fixture
@@ -90,31 +82,10 @@ def operator(demo: Stack, openbao_server: OpenBao, tmp_path: Path) -> Iterator[R
 
 
 @pytest.fixture
-def new_servers(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """New servers, where nothing has been set up: what stands for them on the pages."""
-    for name in ("streams", "keys"):
-        (tmp_path / f"{name}.acl").touch()
-    with (
-        Valkey(f"aclfile {tmp_path}/streams.acl", "appendonly yes") as streams,
-        Valkey(f"aclfile {tmp_path}/keys.acl", "appendonly yes", "maxmemory-policy noeviction") as keys,
-    ):
-        yield places(streams.url, keys.url)
-
-
-@pytest.fixture
-def beginner(new_servers: dict[str, str], tmp_path: Path) -> Iterator[Reader]:
+def beginner(tmp_path: Path) -> Iterator[Reader]:
     """Somebody with two new servers."""
-    with Reader(tmp_path, {}, new_servers) as reader:
+    with new_servers(tmp_path) as servers, Reader(tmp_path, {}, servers) as reader:
         yield reader
-
-
-@pytest.fixture
-def founder(new_servers: dict[str, str], tmp_path: Path) -> Iterator[Reader]:
-    """Somebody with two new servers and a new Vault."""
-    with OpenBao() as bao:
-        variables = {"VAULT_ADDR": bao.url, "VAULT_TOKEN": bao.root_token}
-        with Reader(tmp_path, variables, {**new_servers, "https://vault:8200": bao.url}) as reader:
-            yield reader
 
 
 def test_every_page_is_run() -> None:
@@ -146,10 +117,10 @@ def test_beginner_gets_a_token(beginner: Reader) -> None:
     beginner.follow(page(README), lambda section: section == FOR_REAL)
 
 
-def test_set_up_runs_as_printed(founder: Reader, tmp_path: Path) -> None:
-    """The steps for Vault and the settings on the page give a worker its master key, and it serves.
+def test_operator_walks_from_nothing_to_a_monitored_worker(tmp_path: Path) -> None:
+    """The commands of the pages alone set up servers, Vault, users, keys and workers, watch them, and rotate a key.
 
-    The worker, the operator and the client each have the rights of a Redis user of their own, and no more.
+    The worker, the operator, the monitor and the client each have the rights of a Redis user of their own, and no more.
     """
-    founder.follow(page(SET_UP))
+    walk(tmp_path, lambda _: None)
     assert (tmp_path / "secret-id").stat().st_mode & 0o077 == 0
