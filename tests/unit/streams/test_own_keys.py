@@ -2,7 +2,7 @@
 
 import pytest
 
-from token_worker.admin.acl import users
+from token_worker.admin.acl import Server, users
 from token_worker.contract.messages import Op
 from token_worker.redis.address import RedisSettings
 from token_worker.storage.durability import Durability
@@ -23,7 +23,7 @@ def test_keys_beside_a_stream_are_in_its_slot(route: Route) -> None:
 def test_every_key_beside_a_stream_is_in_the_rights() -> None:
     """No key that workers or operators keep is forgotten in the rights that ``acl`` prints."""
     route = Route("in", "out", OPS)
-    servers = {"streams": SERVER, "keys": SERVER, "tokens": SERVER}
+    servers: dict[Server, RedisSettings] = {"streams": SERVER, "keys": SERVER, "tokens": SERVER}
     found = users((route,), ".acrakeys", Durability.parse("server"), servers, reply_groups=False)
     written = {
         pattern.removeprefix("~")
