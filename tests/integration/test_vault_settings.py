@@ -200,7 +200,7 @@ def set_variables(
 ) -> None:
     """Set variables, whose placeholders become places of this test."""
     (folder / "authorities" / "more").mkdir(parents=True)
-    (folder / "authorities" / "more" / "one of ours").write_bytes(b"caf\xe9\n" + server.authority.cert_pem.bytes())
+    (folder / "authorities" / "more" / "one of ours").write_bytes(b"na\xefve\n" + server.authority.cert_pem.bytes())
     (folder / "empty").mkdir()
     client = folder / "client.pem"
     server.authority.issue_cert("worker.test").private_key_and_cert_chain_pem.write_to_path(client)
