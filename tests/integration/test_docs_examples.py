@@ -29,7 +29,7 @@ TESTED_ELSEWHERE = {
     "docs/testing.md",
     "docs/upgrade.md",
 }
-"""Pages that tests of their own run: ``test_backup``, ``test_deployment``, ``test_testing_project``, ``test_upgrade``."""
+"""Pages of ``test_backup``, ``test_deployment``, ``test_testing_project`` and ``test_upgrade``."""
 
 OF_OPERATORS = {"docs/keys.md", "docs/replay.md", "docs/routes.md", "docs/tokens.md", "docs/troubleshooting.md"}
 """Pages for those who may use the master key."""
