@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from token_worker.contract import lenient
 from token_worker.contract.decoded import Decoded, Limits, Unanswerable, invalid
@@ -105,7 +106,8 @@ def decode(payload: bytes | None, limits: Limits) -> Decoded:
         request = None
     if request is None:  # not in the except clause: an error raised there would keep the decoder's error, with values
         return lenient.read(payload, format, limits)
-    refusal = lenient.shape_refusal(request, limits)
+    is_usual = request.items is UNSET and request.type is not UNSET and request.value is not UNSET
+    refusal = None if is_usual else lenient.shape_refusal(request, limits)
     return Decoded(
         format, None if refusal else request, request.id, request.op, refusal, request.replay, request.reply_to
     )

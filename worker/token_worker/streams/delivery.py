@@ -281,7 +281,10 @@ class Delivery(CommitScripts):
         read = []
         for name, found in reply or ():
             route = self._by_name[name]
-            read.append((route, [Entry(route, entry_id, _fields(fields)) for entry_id, fields in found]))
+            entries = [
+                Entry(route, entry_id, {raw[0]: raw[1]} if len(raw) == 2 else _fields(raw)) for entry_id, raw in found
+            ]
+            read.append((route, entries))
         return read
 
     # -- entries delivered before
