@@ -54,8 +54,9 @@ The variables `VAULT_…` are those of the command line of Vault, and mean the s
 - **Certificate**: whichever is set first of `VAULT_CACERT`, `VAULT_CACERT_BYTES` and `VAULT_CAPATH` says which
   authorities are trusted. Without any they are those of the machine, or of `SSL_CERT_FILE`. Files are read at each new
   connection.
-- **Agent**: `VAULT_ADDR=unix:///run/vault/agent.sock` is the socket of an agent. If the agent adds the token of its
-  auto-auth (`use_auto_auth_token`), the log-in is `token` with no token set. The agent renews its token.
+- **Agent**: `VAULT_AGENT_ADDR` or `VAULT_ADDR` can be its socket, as in `unix:///run/vault/agent.sock`. If the agent
+  adds the token of its auto-auth (`use_auto_auth_token`), the log-in is `token` with no token set. The agent renews its
+  token.
 - **Wrapped secret id**: with `TOKEN_WORKER_VAULT_SECRET_ID_WRAPPED=true` the file holds a wrapping token, as `vault
   write -wrap-ttl=10m -f -field=wrapping_token auth/approle/role/workers/secret-id` prints it. The worker unwraps it
   once and keeps the secret id in memory. So each worker needs a file of its own, and a new one at each start. If a

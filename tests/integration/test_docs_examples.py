@@ -26,10 +26,11 @@ TESTED_ELSEWHERE = {
     "docs/backup.md",
     "docs/compose.md",
     "docs/kubernetes.md",
+    "docs/logs.md",
     "docs/testing.md",
     "docs/upgrade.md",
 }
-"""Pages of ``test_backup``, ``test_deployment``, ``test_testing_project`` and ``test_upgrade``."""
+"""Pages of ``test_backup``, ``test_deployment``, ``test_logs``, ``test_testing_project`` and ``test_upgrade``."""
 
 OF_OPERATORS = {"docs/keys.md", "docs/replay.md", "docs/routes.md", "docs/tokens.md", "docs/troubleshooting.md"}
 """Pages for those who may use the master key."""

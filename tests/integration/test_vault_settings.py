@@ -147,6 +147,11 @@ WORKS = {
     "a folder with files of any name": {"VAULT_ADDR": "{good}", "VAULT_CAPATH": "{folder}"},
     "the file goes first": {"VAULT_ADDR": "{good}", "VAULT_CACERT": "{authority}", "VAULT_CAPATH": "{empty}"},
     "the authorities of the machine": {"VAULT_ADDR": "{good}", "SSL_CERT_FILE": "{authority}"},
+    "an agent goes first": {
+        "VAULT_ADDR": "http://127.0.0.1:1",
+        "VAULT_AGENT_ADDR": "{good}",
+        "VAULT_CACERT": "{authority}",
+    },
     "another name": {
         "VAULT_ADDR": "{other-name}",
         "VAULT_CACERT": "{authority}",

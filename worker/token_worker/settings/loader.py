@@ -347,14 +347,17 @@ class _Loader:
         return text
 
     def _vault(self, options: Options) -> VaultSettings | None:
-        if options.vault_addr is None:
+        option = "vault_agent_addr" if options.vault_agent_addr else "vault_addr"
+        address = getattr(options, option)
+        if address is None:
             return None
-        if not re.fullmatch(r"https?://[^@\s]+|unix:///[^\s?#]+", options.vault_addr):
-            self._problem("vault_addr", "expected http://host:port, https://host:port or unix:///path")
+        if not re.fullmatch(r"https?://[^@\s]+|unix:///[^\s?#]+", address):
+            self._problem(option, "expected http://host:port, https://host:port or unix:///path")
         given = {
             name: getattr(options, f"vault_{_VAULT_NAMES.get(name, name)}") for name in VaultSettings.__struct_fields__
         }
-        return VaultSettings(**given | {"token": self._vault_token(options) if options.vault_auth == "token" else None})
+        token = self._vault_token(options) if options.vault_auth == "token" else None
+        return VaultSettings(**given | {"address": address, "token": token})
 
     def _vault_token(self, options: Options) -> str | None:
         """Find the token like the Vault command line or like Acra. The log-in reports a missing token."""

@@ -108,8 +108,11 @@ class SharedOptions(PlainOptions, frozen=True, kw_only=True):
         ),
     ] = None
     vault_addr: Annotated[
-        Text | None, _means("address of Vault or OpenBao, `http(s)://host:port`, or `unix:///path` of an agent")
+        Text | None, _means("address of Vault or OpenBao, `http(s)://host:port`, or `unix:///path`")
     ] = None
+    vault_agent_addr: Annotated[Text | None, _means("address of an agent of Vault, used in place of `VAULT_ADDR`")] = (
+        None
+    )
     vault_token: Annotated[
         Text | None, _means("token, if the log-in is by `token`", default="`VAULT_API_TOKEN`, else `~/.vault-token`")
     ] = None
