@@ -22,7 +22,7 @@ def test_log_in_a_file_is_rotated(stack: Stack, tmp_path: Path) -> None:
     wait_until(lambda: has_logged(log, "worker is ready"), "the worker")
     with Reader(tmp_path, {}, {"/var/log/": f"{tmp_path}/"}) as operator:
         operator.follow(page(PAGE))
-    command = [LOGROTATE, "--force", "--state", tmp_path / "state", tmp_path / "token-worker.logrotate"]
+    command = [str(LOGROTATE), "--force", f"--state={tmp_path}/state", f"{tmp_path}/token-worker.logrotate"]
     subprocess.run(command, check=True, timeout=60)
     assert worker.stop() == 0
     [old] = tmp_path.glob("token-worker.log.1*")
