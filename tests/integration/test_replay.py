@@ -335,20 +335,21 @@ def test_age_of_a_dead_letter_whose_id_is_ahead_of_the_clock(stack: Stack) -> No
 def test_revealed_payload_is_audited_first(stack: Stack, tmp_path: Path) -> None:
     """--reveal asks, leaves a line without the value in the audit log, and only then shows the payload."""
     letter = dead_letter(stack, {**requests(1)[0], "value": "a canary"}).decode()
-    audit = tmp_path / "audit.log"
+    setting = str(tmp_path / "audit.log")
     options = ("dead-letters", "show", letter, "--reveal")
-    unasked = stack.run(*options, TOKEN_WORKER_AUDIT_FILE=str(audit))
+    unasked = stack.run(*options, TOKEN_WORKER_AUDIT_FILE=setting)
     assert unasked.returncode == 2
     assert "canary" not in unasked.stdout + unasked.stderr
-    assert not audit.exists()
-    shown = stack.run(*options, "--yes", TOKEN_WORKER_AUDIT_FILE=str(audit))
+    shown = stack.run(*options, "--yes", TOKEN_WORKER_AUDIT_FILE=setting)
     assert "a canary" in shown.stdout
+    [audit] = tmp_path.glob("audit-commands-*.log")
     line = json.loads(audit.read_text())
     assert (line["event"], line["logger"], line["entry"], line["request_id"]) == ("reveal", "audit", letter, "r0")
     assert "canary" not in audit.read_text()
-    unwritable = stack.run(*options, "--yes", TOKEN_WORKER_AUDIT_FILE=str(tmp_path))
-    assert unwritable.returncode == 2
-    assert "canary" not in unwritable.stdout + unwritable.stderr
+    for refused in (str(tmp_path), ""):  # a folder, and no file at all
+        unaudited = stack.run(*options, "--yes", TOKEN_WORKER_AUDIT_FILE=refused)
+        assert unaudited.returncode == 2
+        assert "canary" not in unaudited.stdout + unaudited.stderr
 
 
 def test_dropped_dead_letters_are_gone(stack: Stack) -> None:

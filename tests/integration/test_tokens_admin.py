@@ -66,15 +66,19 @@ def test_show_reveals_only_when_asked_and_audited(stack: Stack, tmp_path: Any) -
     """``show`` tells no value or token; with --reveal it does, after a line in the audit log without them."""
     stack.start_worker()
     [token] = tokens_of(stack, 1)
-    audit = tmp_path / "audit.log"
+    setting = str(tmp_path / "audit.log")
     shown = run(stack, "show", CLIENT)
     assert json.loads(shown.stdout)["state"] == "enabled"
     assert "value 0" not in shown.stdout
     assert token not in shown.stdout
     options = ("show", CLIENT, "--type", "str", "--token", "--reveal")
-    assert run(stack, *options, value=token).returncode == 2
-    revealed = run(stack, *options, "--yes", value=token, TOKEN_WORKER_AUDIT_FILE=str(audit))
+    assert run(stack, *options, value=token, TOKEN_WORKER_AUDIT_FILE=setting).returncode == 2
+    unaudited = run(stack, *options, "--yes", value=token)
+    assert (unaudited.returncode, unaudited.stdout) == (2, "")
+    assert "--reveal needs an audit file" in unaudited.stderr
+    revealed = run(stack, *options, "--yes", value=token, TOKEN_WORKER_AUDIT_FILE=setting)
     assert json.loads(revealed.stdout)["value"] == "value 0"
+    [audit] = tmp_path.glob("audit-commands-*.log")
     line = json.loads(audit.read_text())
     assert (line["event"], line["client_id"]) == ("reveal", CLIENT)
     assert "value 0" not in audit.read_text()
@@ -184,7 +188,7 @@ def test_token_that_is_no_longer_meant_is_not_removed(stack: Stack) -> None:
         assert stack.storage.keys("tokens/*") == []
 
 
-def test_values_that_are_no_text_are_told_from_damage(stack: Stack) -> None:
+def test_values_that_are_no_text_are_told_from_damage(stack: Stack, tmp_path: Any) -> None:
     """A value that is no UTF-8 is counted by ``verify`` and no finding; ``show`` reveals its bytes as such."""
     stack.start_worker()
     latin = base64.b64encode("André".encode("latin-1")).decode()
@@ -195,10 +199,11 @@ def test_values_that_are_no_text_are_told_from_damage(stack: Stack) -> None:
     assert "1 values that are not UTF-8 text, but not damaged\n" in run(stack, "verify", CLIENT).stdout
     assert {json.loads(line)["text"] for line in run(stack, "show", CLIENT).stdout.splitlines()} == {True, False}
     options = ("show", CLIENT, "--type", "str", "--token", "--reveal", "--yes")
-    shown = json.loads(run(stack, *options, value=token).stdout)
+    audited = {"TOKEN_WORKER_AUDIT_FILE": str(tmp_path / "audit.log")}
+    shown = json.loads(run(stack, *options, value=token, **audited).stdout)
     assert (shown["text"], shown["value_base64"], shown["token"]) == (False, latin, token)
     assert "value" not in shown
-    shown = json.loads(run(stack, *options, value=plain).stdout)
+    shown = json.loads(run(stack, *options, value=plain, **audited).stdout)
     assert (shown["text"], shown["value"], shown["token"]) == (True, "value 0", plain)
     t_key = NAMES.of_token(token.encode(), STR)
     entry = decode_entry(stack.storage.get(t_key))

@@ -4,7 +4,7 @@ import ast
 import re
 import tomllib
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import pytest
@@ -59,7 +59,8 @@ def log_events() -> set[str]:
 def audit_events() -> set[str]:
     """The events of the lines that are written to the audit log."""
     events = set()
-    for node in ast.walk(ast.parse((CODE / "telemetry" / "audit.py").read_text())):
+    texts = [path.read_text() for path in (CODE / "telemetry").glob("*audit*.py")]
+    for node in chain.from_iterable(ast.walk(ast.parse(text)) for text in texts):
         found: ast.expr | None = None
         if isinstance(node, ast.AnnAssign) and name_of(node.target) == "event":
             found = node.value

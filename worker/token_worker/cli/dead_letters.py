@@ -1,8 +1,6 @@
 """``token-worker dead-letters``: list, show, replay and drop requests that could not be answered."""
 
-import getpass
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from token_worker.admin import dead_letters as letters_module
 from token_worker.admin.dead_letters import DeadLetter, DeadLetters
 from token_worker.admin.pages import PAGE_ENTRIES
 from token_worker.admin.replay import Selection
-from token_worker.cli.replay import Runner
+from token_worker.cli.replay import Runner, noted
 from token_worker.cli.terminal import check_reach, confirm, table_console
 from token_worker.errors import CheckFailed, Unavailable
 from token_worker.redis.connect import make_link
@@ -24,7 +22,7 @@ from token_worker.redis.link import Link
 from token_worker.settings import load
 from token_worker.settings.options import Settings
 from token_worker.streams.stream_ids import check_id
-from token_worker.telemetry.audit import Audit
+from token_worker.telemetry.command_audit import CommandAudit
 
 
 @click.group("dead-letters")
@@ -72,7 +70,11 @@ def list_(config: Path | None, *, reason: str | None, as_json: bool) -> None:
 
 @dead_letters.command(epilog="Example: token-worker dead-letters show 1785485730250-0")
 @click.argument("letter", metavar="ID")
-@click.option("--reveal", is_flag=True, help="Show the payload, with its values. This writes a line to the audit log.")
+@click.option(
+    "--reveal",
+    is_flag=True,
+    help="Show the payload, with its values. This writes a line to the audit log, which must be a file.",
+)
 @click.option("--yes", is_flag=True, help="With --reveal: do not ask for confirmation.")
 @_JSON
 @click.pass_obj
@@ -82,6 +84,9 @@ def show(config: Path | None, letter: str, *, reveal: bool, yes: bool, as_json: 
     Exit status 1: there is no such dead letter.
     """
     settings = load(os.environ, config)
+    audit = CommandAudit("dead-letters show", settings.audit_file)
+    if reveal:
+        audit.require_file()
     link = _link(settings)
     letter_id = _letter_id(letter)
     found = [pair for letters in _streams(settings) for pair in drive(letters.find(letter_id), link)]
@@ -89,7 +94,6 @@ def show(config: Path | None, letter: str, *, reveal: bool, yes: bool, as_json: 
         raise CheckFailed(f"{letter}: there is no such dead letter")
     if reveal:
         confirm(yes, "Show values in the clear? This is noted in the audit log.")
-        audit = Audit(f"{getpass.getuser()}@{socket.gethostname()}", settings.audit_file)
         for dead, _ in found:
             audit.reveal("dead letter", stream=dead.dead_stream, entry=dead.id, request_id=dead.request_id)
     for dead, payload in found:
@@ -137,7 +141,9 @@ def replay(
     runner = Runner(settings, _link(settings), dry_run=dry_run, as_json=as_json, rate=rate, wait=not no_wait)
     wanted = tuple(_letter_id(text) for text in ids)
     streams = dict.fromkeys(route.dead_letters for route in settings.routes)
-    runner.start([Selection(stream=stream, ids=wanted, reason=reason, keep=keep) for stream in streams])
+    facts = {"ids": wanted, "all": everything, "reason": reason, "keep": keep}
+    with noted("dead-letters replay", settings, runner, facts, dry_run=dry_run):
+        runner.start([Selection(stream=stream, ids=wanted, reason=reason, keep=keep) for stream in streams])
 
 
 @dead_letters.command(epilog="Example: token-worker dead-letters drop 1785485730250-0 --dry-run")
@@ -163,11 +169,16 @@ def drop(
     if not dry_run and chosen:
         confirm(yes, f"Delete {len(chosen)} dead letters for good?")
     dropped = 0
-    for stream in {letter.dead_stream: None for letter in chosen}:
-        names = [letter.id for letter in chosen if letter.dead_stream == stream]
-        for start in range(0, len(names), PAGE_ENTRIES):
-            part = names[start : start + PAGE_ENTRIES]
-            dropped += len(part) if dry_run else drive(letters_module.drop(stream, part), link)
+    audit = CommandAudit("dead-letters drop", settings.audit_file)
+    facts = {"ids": sorted(wanted), "all": everything, "reason": reason}
+    with audit.change(facts, dry_run=dry_run) as outcome:
+        outcome["dropped"] = 0
+        for stream in {letter.dead_stream: None for letter in chosen}:
+            names = [letter.id for letter in chosen if letter.dead_stream == stream]
+            for start in range(0, len(names), PAGE_ENTRIES):
+                part = names[start : start + PAGE_ENTRIES]
+                dropped += len(part) if dry_run else drive(letters_module.drop(stream, part), link)
+                outcome["dropped"] = dropped
     click.echo(f"{'would be dropped' if dry_run else 'dropped'}: {dropped}")
     if missing:
         raise CheckFailed(f"no such dead letters: {', '.join(sorted(missing))}")

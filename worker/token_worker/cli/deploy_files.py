@@ -14,7 +14,7 @@ from token_worker.errors import CheckFailed
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), required=False)
 @click.option("--force", is_flag=True, help="Replace files that were changed.")
 def deploy_files(folder: Path | None, *, force: bool) -> None:
-    """Write manifests, units, a Dockerfile, policies for Vault, alert rules, a dashboard and a scaler to FOLDER.
+    """Write manifests, units, a Dockerfile, log rotation, policies, alert rules, a dashboard and a scaler to FOLDER.
 
     Without FOLDER, the names of the files are printed and nothing is written. A file that was changed since it was
     written is kept: then nothing is written, and the exit status is 1.

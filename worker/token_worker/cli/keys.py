@@ -16,6 +16,7 @@ from token_worker.cli.terminal import table_console
 from token_worker.errors import CheckFailed
 from token_worker.keys.store import new_key, wrap
 from token_worker.settings import load
+from token_worker.telemetry.command_audit import CommandAudit
 
 
 class Verified(ListedKey, frozen=True, kw_only=True):
@@ -53,11 +54,13 @@ def generate(config: Path | None, owner_id: str, *, zone: bool) -> None:
     Exit status 1: the client has a key already; nothing was changed.
     """
     owner = owner_of(owner_id, zone=zone)
-    with AdminAccess(load(os.environ, config)) as access:
+    settings = load(os.environ, config)
+    audit = CommandAudit("keys generate", settings.audit_file)
+    with AdminAccess(settings) as access:
         master_key, store = access.connect()
-        created = store.create(owner, wrap(new_key(), master_key, owner))
-    if not created:
-        raise CheckFailed(f"{owner.key_name}: there is a key already; nothing was changed")
+        with audit.change({f"{owner.kind}_id": owner.id}):
+            if not store.create(owner, wrap(new_key(), master_key, owner)):
+                raise CheckFailed(f"{owner.key_name}: there is a key already; nothing was changed")
     click.echo(f"{owner.key_name}: generated")
 
 

@@ -20,6 +20,7 @@ from token_worker.cli.terminal import confirm
 from token_worker.keys.history import replaced_at
 from token_worker.redis.connect import make_primary_link
 from token_worker.settings import load
+from token_worker.telemetry.command_audit import CommandAudit
 
 _NEXT_STEPS = """\
 The new master key is in Vault; keys are still sealed with the previous one. Next:
@@ -73,9 +74,11 @@ def rotate(config: Path | None, owner_id: str, *, zone: bool, yes: bool) -> None
         f"Workers will seal with the new key {when}. By then restart {_ACRAS}: else it returns tokens as if they were"
         " the values. Rotate now?",
     )
+    audit = CommandAudit("keys rotate", settings.audit_file)
     with AdminAccess(settings) as access:
         master_keys, store = access.connect_admin()
-        history = rotation.rotate(store, master_keys, owner)
+        with audit.change({f"{owner.kind}_id": owner.id}) as outcome:
+            history = outcome["history"] = rotation.rotate(store, master_keys, owner)
     click.echo(f"{owner.key_name}: rotated; the old key is {history}")
     if settling:
         begin = _utc((replaced_at(history) or time.time()) + settling)
@@ -117,25 +120,25 @@ def destroy(
         )
     key = _history_name(name)
     settings = load(os.environ, config)
+    audit = CommandAudit("keys destroy", settings.audit_file)
     with AdminAccess(settings) as access:
         master_keys, store = access.connect_admin()
         tokens = make_primary_link("tokens", settings.tokens, raise_server_errors=True)
         destruction = Destruction(store, master_keys, tokens, settling_seconds=settings.key_settling_seconds)
-        if restore:
-            done = destruction.restore(key, dry_run=dry_run)
-        else:
-            if destruction.next_step(key) != "scanned" and not dry_run:
-                confirm(
-                    acra_restarted,
-                    f"Were AcraServer and AcraTranslator restarted since {key.stamp}, or is there none?",
-                    "--acra-restarted",
-                )
-                confirm(
-                    unused_elsewhere,
-                    "Is there no database with data that Acra encrypted with this key (columns, searchable or not)?",
-                    "--unused-elsewhere",
-                )
-            done = destruction.step(key, dry_run=dry_run)
+        if not restore and not dry_run and destruction.next_step(key) != "scanned":
+            confirm(
+                acra_restarted,
+                f"Were AcraServer and AcraTranslator restarted since {key.stamp}, or is there none?",
+                "--acra-restarted",
+            )
+            confirm(
+                unused_elsewhere,
+                "Is there no database with data that Acra encrypted with this key (columns, searchable or not)?",
+                "--unused-elsewhere",
+            )
+        with audit.change({"key": key.name, "restore": restore}, dry_run=dry_run) as outcome:
+            done = (destruction.restore if restore else destruction.step)(key, dry_run=dry_run)
+            outcome["step"] = done.what
     words = {
         "scanned": "no token entry is sealed with it",
         "retired": "no token entry is sealed with it; moved aside, --restore brings it back",
@@ -177,6 +180,7 @@ def rewrap(config: Path | None, *, new_master_key: bool, workers_have_both: bool
             "--new-master-key is for a master key in Vault; set ACRA_MASTER_KEY to a new one yourself, and"
             " ACRA_MASTER_KEY_PREVIOUS to the one before"
         )
+    audit = CommandAudit("keys rewrap", settings.audit_file)
     with AdminAccess(settings) as access:
         master_keys, store = access.connect_admin()
         counts = rewrapping.survey(store, master_keys)
@@ -188,7 +192,8 @@ def rewrap(config: Path | None, *, new_master_key: bool, workers_have_both: bool
             return
         if new_master_key:
             if not counts["previous"]:
-                access.replace_master_key(master_keys.current)
+                with audit.change({"new_master_key": True}):
+                    access.replace_master_key(master_keys.current)
             click.echo(_NEXT_STEPS)
             return
         if counts["previous"]:
@@ -197,8 +202,9 @@ def rewrap(config: Path | None, *, new_master_key: bool, workers_have_both: bool
                 'Were all workers restarted with both master keys (log: "two master keys loaded")?',
                 "--workers-have-both",
             )
-        with _progress("sealing keys") as progress:
+        with _progress("sealing keys") as progress, audit.change() as outcome:
             done = rewrapping.rewrap(store, master_keys, progress)
+            outcome["sealed"] = done.sealed
     click.echo(f"sealed with the master key: {done.sealed} keys, in {done.passes} passes; the others already were")
 
 

@@ -4,7 +4,8 @@ import datetime as dt
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -23,6 +24,7 @@ from token_worker.settings import load
 from token_worker.settings.options import Settings
 from token_worker.streams.routes import Route
 from token_worker.streams.stream_ids import FIRST_ID, LAST_ID, MOST, check_id
+from token_worker.telemetry.command_audit import CommandAudit
 
 WAIT_SECONDS = 60.0
 """Longest wait for the next reply."""
@@ -100,7 +102,9 @@ def replay(
     runner = Runner(settings, link, dry_run=dry_run, as_json=as_json, rate=rate, wait=not no_wait)
     if forget or resume:
         names = [name for route in routes for name in (route.requests, route.dead_letters)]
-        runner.go_on([*dict.fromkeys(names)], forget=forget)
+        facts = {"streams": streams, "op": op, "resume": resume, "forget": forget}
+        with noted("replay", settings, runner, facts, dry_run=False):
+            runner.go_on([*dict.fromkeys(names)], forget=forget)
         return
     wanted = tuple(_id(text.strip(), "--ids", end=False) for text in ids.split(",")) if ids else ()
     selection = Selection(
@@ -115,7 +119,31 @@ def replay(
         force=force,
     )
     names = [route.dead_letters if dead_letters else route.requests for route in routes]
-    runner.start([msgspec.structs.replace(selection, stream=name) for name in dict.fromkeys(names)])
+    facts = {
+        "streams": streams,
+        "from": first,
+        "to": last,
+        "ids": wanted,
+        "dead_letters": dead_letters,
+        "client_id": client,
+        "op": op,
+        "reason": reason,
+        "force": force,
+    }
+    with noted("replay", settings, runner, facts, dry_run=dry_run):
+        runner.start([msgspec.structs.replace(selection, stream=name) for name in dict.fromkeys(names)])
+
+
+@contextmanager
+def noted(
+    command: str, settings: Settings, runner: "Runner", facts: Mapping[str, object], *, dry_run: bool
+) -> Iterator[None]:
+    """Note in the audit log what is to be sent again, and afterwards how many requests were."""
+    with CommandAudit(command, settings.audit_file).change(facts, dry_run=dry_run) as outcome:
+        try:
+            yield
+        finally:
+            outcome["sent"] = runner.sent
 
 
 class Runner:
@@ -141,6 +169,11 @@ class Runner:
         self._wait = wait
         self._counts: Counter[str] = Counter()
         self._sent: list[ResentRequest] = []
+
+    @property
+    def sent(self) -> int:
+        """Requests that were sent so far."""
+        return self._counts["send"]
 
     def start(self, selections: Sequence[Selection]) -> None:
         """Start replays. Raises ``CheckFailed``."""

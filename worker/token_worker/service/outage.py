@@ -76,7 +76,12 @@ class Drain:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._deadline is not None:
             raise SystemExit(128 + number)
-        self._deadline = self._runtime.monotonic() + self._seconds
+        self.ask()
+
+    def ask(self) -> None:
+        """Ask the worker to drain. The time for the entries in hand begins with the first request."""
+        if self._deadline is None:
+            self._deadline = self._runtime.monotonic() + self._seconds
 
     @property
     def is_asked(self) -> bool:

@@ -13,6 +13,7 @@ from token_worker.keys.background import ThreadExecutor
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.store import KeyStore, RedisKeyStore
 from token_worker.redis.connect import make_link, make_primary_link
+from token_worker.service import hangup
 from token_worker.service.committer import Committer
 from token_worker.service.handler import Handler
 from token_worker.service.maintenance import Maintenance
@@ -61,6 +62,8 @@ def serve(settings: Settings) -> None:
     """
     drain = Drain(settings.drain_seconds)
     drain.listen()
+    audit = Audit(settings.consumer, settings.audit_file)
+    hangup.listen(drain, audit.reopen)
     log.info(
         "worker starts",
         consumer=settings.consumer,
@@ -83,7 +86,6 @@ def serve(settings: Settings) -> None:
     state = WorkerState(servers_of(settings), health, None if vault is None else lambda: vault.session.seconds_left)
     metrics.registry.register(state)
     ProcessCollector(registry=metrics.registry)
-    audit = Audit(settings.consumer, settings.audit_file)
     if settings.http_address is not None:
         serve_http(settings.http_address, health, metrics.registry)
     telemetry = Telemetry(metrics, health, audit, _spans(settings))

@@ -27,7 +27,11 @@ ROUTE_EXAMPLE: Final = '{"requests": "in", "responses": "out", "ops": ["tokenize
 
 FORMAT_EXAMPLE: Final = '{"name": "card", "kind": "pan", "keep_first": 6}'
 
+CONSUMER: Final = "{consumer}"
+"""Stands for the name of the worker in the path of its audit file."""
+
 Text = Annotated[str, Meta(min_length=1)]
+AuditPath = Annotated[str, Meta(pattern=r"^([^{}]|\{consumer\})+\Z")]
 PrintableName = Annotated[str, Meta(pattern=r"^[!-~]+\Z", max_length=256)]
 
 
@@ -203,7 +207,13 @@ class Options(SharedOptions, frozen=True, kw_only=True):
         _means("`HOST:PORT` or `[IPv6]:PORT` that serves `/metrics`, `/healthz` and `/readyz`, or `off`"),
     ] = "off"
     audit_file: Annotated[
-        Text | None, _means("file of the audit log", default="standard error, with the other logs")
+        AuditPath | None,
+        _means(
+            "file of the audit log, one for each worker: `{consumer}` in it stands for the worker's name; commands"
+            " write to a file beside it ([Audit](audit.md))",
+            default="standard error, with the other logs",
+            expected="a path, in which {consumer} may stand for the worker's name, and no other braces",
+        ),
     ] = None
     log_format: Annotated[
         Literal["json", "console"] | None,

@@ -1,0 +1,216 @@
+"""What the commands on tokens share: which client and tokens they are about, and access to these."""
+
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+
+from token_worker.acra.owner import Owner
+from token_worker.acra.value_types import TYPES, TokenType
+from token_worker.admin.tokens import Token, TokenAdmin, TokenFilter, TokenState, Unreadable
+from token_worker.cli.keys_change import owner_of
+from token_worker.cli.terminal import ScanProgress, parse_text, read_text
+from token_worker.contract.messages import Format, TypeName
+from token_worker.contract.values import decode_value
+from token_worker.errors import CheckFailed, Refused
+from token_worker.keys.access import KeyAccess
+from token_worker.keys.cache import KeyCache
+from token_worker.redis.connect import make_primary_link
+from token_worker.settings import load
+from token_worker.settings.options import Settings
+
+ENTRIES_PER_SECOND = 5000.0
+"""Default for the most entries to read in a second: a few per cent of the capacity of a server."""
+
+DAY_SECONDS = 86_400
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of all commands; those that choose tokens have a default, for commands that take all tokens."""
+
+    settings: Settings
+    owner_id: str
+    zone: bool
+    rate: float
+    as_json: bool
+    type_name: str | None = None
+    older_than: float | None = None
+    state: TokenState | None = None
+    by_value: bool = False
+    by_token: bool = False
+
+    @property
+    def owner(self) -> Owner:
+        return owner_of(self.owner_id, zone=self.zone)
+
+    @property
+    def filter(self) -> TokenFilter:
+        since = None if self.older_than is None else time.time() - self.older_than * DAY_SECONDS
+        return TokenFilter(None if self.type_name is None else TYPES[self.type_name], self.state, since)
+
+    @property
+    def names_one(self) -> bool:
+        return self.by_value or self.by_token
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Which tokens were chosen, for the audit log. The value or token that was given is not told."""
+        return {
+            f"{self.owner.kind}_id": self.owner_id,
+            "type": self.type_name,
+            "older_than_days": self.older_than,
+            "state": self.state,
+            "one": self.names_one,
+        }
+
+
+_OWNER = (
+    click.argument("owner_id", metavar="CLIENT_ID"),
+    click.option("--zone", is_flag=True, help="CLIENT_ID is the id of a zone (Acra 0.94 and earlier)."),
+)
+_FILTERS = (
+    click.option(
+        "--type", "type_name", type=click.Choice([name.value for name in TypeName]), help="Only tokens of this type."
+    ),
+    click.option(
+        "--older-than",
+        type=click.FloatRange(0),
+        metavar="DAYS",
+        help="Only tokens that were last used more than so many days ago.",
+    ),
+    click.option("--state", type=click.Choice(["enabled", "disabled"]), help="Only tokens in this state."),
+    click.option(
+        "--value", "by_value", is_flag=True, help="Only the token of the value on standard input. Needs --type."
+    ),
+    click.option("--token", "by_token", is_flag=True, help="Only the token on standard input. Needs --type."),
+)
+_OUTPUT = (
+    click.option(
+        "--rate", type=click.FloatRange(min=1), default=ENTRIES_PER_SECOND, help="Most entries to read in a second."
+    ),
+    click.option("--json", "as_json", is_flag=True, help="JSON, for programs."),
+)
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Print what would be done. Change nothing.")
+YES = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+
+
+def _with_options(
+    names: tuple[str, ...], options: tuple[Callable[..., Any], ...]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add options to a command, and pass them as one ``Asked``."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def with_asked(config: Path | None, **given: Any) -> None:
+            options = {name: given.pop(name) for name in names}
+            by_value, by_token = options.get("by_value"), options.get("by_token")
+            if by_value and by_token:
+                raise click.UsageError("give --value or --token, not both")
+            if (by_value or by_token) and options["type_name"] is None:
+                raise click.UsageError("--value and --token need --type")
+            asked = Asked(settings=load(os.environ, config), **options)
+            command(asked, **given)
+
+        for option in reversed(options):
+            with_asked = option(with_asked)
+        return click.pass_obj(with_asked)
+
+    return decorate
+
+
+_COMMON_NAMES = ("owner_id", "zone", "rate", "as_json")
+_FILTER_NAMES = ("type_name", "older_than", "state", "by_value", "by_token")
+
+choosing = _with_options(_COMMON_NAMES + _FILTER_NAMES, (*_OWNER, *_FILTERS, *_OUTPUT))
+"""For commands on the tokens that the filters choose."""
+
+taking_all = _with_options(_COMMON_NAMES, (*_OWNER, *_OUTPUT))
+"""For commands on all tokens of an owner: a filter is no option there, so that none is ignored."""
+
+
+def report(unreadable: int) -> None:
+    """Raise ``CheckFailed`` if entries could not be read."""
+    if unreadable:
+        raise CheckFailed(f"{unreadable} entries cannot be read; they stay as they are")
+
+
+class Given(NamedTuple):
+    """The one value or token that a command is about, encoded."""
+
+    kind: TokenType
+    data: bytes
+
+
+def read_given(asked: Asked) -> Given | None:
+    """Read the value or token from standard input, if the command is about one.
+
+    Raises:
+        click.UsageError: it is not one of its type.
+    """
+    if not asked.names_one:
+        return None
+    type_name = asked.type_name or ""
+    try:
+        value = decode_value(type_name, parse_text(type_name, read_text()), Format.JSON, "value")
+    except Refused as refused:
+        raise click.UsageError(refused.message) from None
+    kind = TYPES[type_name]
+    return Given(kind, kind.encode(value))
+
+
+def chosen(admin: TokenAdmin, asked: Asked, given: Given | None) -> Iterator[Token | Unreadable]:
+    """All tokens that the filters choose, or the one that was given.
+
+    Raises:
+        CheckFailed: the one that was given does not exist.
+    """
+    if given is None:
+        yield from admin.tokens(asked.filter)
+        return
+    found = admin.of_value(given.data, given.kind) if asked.by_value else admin.of_token(given.data, given.kind)
+    if found is None:
+        raise CheckFailed("there is no such token")
+    if isinstance(found, Unreadable) or asked.filter.takes(found):
+        yield found
+
+
+def entry_of(token: Token) -> str:
+    """Name the entry of a token, without its folder."""
+    return token.t_key.decode().rpartition("/")[2]
+
+
+@contextmanager
+def open_admin(asked: Asked, *, is_settling: bool = False) -> Iterator[TokenAdmin]:
+    """Access the tokens of the client, with all of its keys."""
+    settings = asked.settings
+    owner = asked.owner
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.completed} entries read"),)
+    with (
+        KeyAccess(settings) as access,
+        Progress(*columns, console=console, disable=not console.is_terminal or asked.names_one, transient=True) as bar,
+    ):
+        master_key, store = access.connect(ScanProgress("older keys"))
+        keys = KeyCache(
+            store,
+            master_key,
+            previous_master_key=access.previous_master_key,
+            settling_seconds=settings.key_settling_seconds if is_settling else 0,
+            history_seconds=float("inf"),
+        )
+        task = bar.add_task("")
+        link = make_primary_link("tokens", settings.tokens, raise_server_errors=True)
+        try:
+            yield TokenAdmin(link, keys, owner, rate=asked.rate, progress=lambda seen: bar.update(task, completed=seen))
+        except Refused as refused:
+            raise CheckFailed(f"{owner.key_name}: {refused.message}") from None
+        finally:
+            link.close()
