@@ -14,6 +14,8 @@ import redis
 from harness.servers import Valkey, redis_binary, valkey_binary
 from harness.stack import Stack, wait_until
 from token_worker.client import TokenClient
+from token_worker.monitor.collector import Collector
+from token_worker.settings import load
 from token_worker.streams.routes import Route
 
 CLIENT = "shop-frontend"
@@ -112,6 +114,8 @@ def test_everybody_can_do_what_they_have_to(secured: ServersWithUsers) -> None:
     rows = {json.loads(line)["stream"]: json.loads(line) for line in lag.stdout.splitlines()}
     assert (rows["in[1]"]["undelivered"], rows["in[1]"]["dead_letters"]) == (0, 1)
 
+    check_monitor(secured)
+
     as_operator = secured.settings_as("token-operator")
     for arguments, status in (
         (("replay", "--from", "0-0"), 1),  # the entry without a payload is a finding
@@ -137,6 +141,26 @@ def test_everybody_can_do_what_they_have_to(secured: ServersWithUsers) -> None:
     assert "NOPERM" not in (secured.folder / "worker.log").read_text()
     assert stack.streams.xinfo_consumers("in[1]", "token-workers") == []
     assert not stack.streams.exists("in[1]:workers")
+
+
+def check_monitor(secured: ServersWithUsers) -> None:
+    """As ``token-monitor``, the monitor reads all that its page shows, and may read neither keys nor tokens."""
+    collector = Collector(load(secured.stack.environment(**secured.settings_as("token-monitor"))))
+    for source in collector.sources:
+        source.look()
+    look = collector.look()
+    seen = [look.streams, *look.servers.values(), look.keys, look.checks]
+    assert [one.trouble for one in seen if one is not None and one.trouble is not None] == []
+    facts, keys, checks = look.streams.value, look.keys and look.keys.value, look.checks.value
+    assert facts is not None
+    assert facts.refused == []
+    assert [*facts.dead["in[1]:dead"].by_reason] == ["payload_missing"]
+    assert [worker.ready for worker in facts.workers["in[1]"]] == [True]
+    assert keys is not None
+    assert keys.clients == 2
+    verdicts = {check.check: check.status for check in checks or ()}
+    assert (verdicts["keys: right to read"], verdicts["tokens: right to read"]) == ("ok", "ok")
+    assert "finding" not in {verdicts["streams: user"], verdicts["keys: user"], verdicts["tokens: user"]}
 
 
 def test_client_can_do_what_it_has_to(secured: ServersWithUsers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +262,7 @@ def test_users_of_several_servers_do_not_come_as_one_file(stack: Stack) -> None:
     assert "choose one by --server" in done.stderr
     keys, tokens = (stack.run("acl", "--server", server) for server in ("keys", "tokens"))
     assert keys.stdout == tokens.stdout
-    assert keys.stdout.count("user ") == 2
+    assert keys.stdout.count("user ") == 3
 
 
 def test_pattern_that_covers_streams_of_routes_gets_no_right(stack: Stack) -> None:

@@ -348,8 +348,9 @@ def test_command_is_a_check(stack: Stack) -> None:
     [row] = [row for row in rows if row["stream"] == "tokenize:requests"]
     expected = {"stream", "group", "undelivered", "exact", "pending", "oldest_undelivered_age_seconds", "lag_known"}
     expected |= {"oldest_pending_age_seconds", "max_deliveries", "consumers", "dead_consumers", "dead_letters"}
-    expected |= {"ids_ahead_seconds"}
+    expected |= {"ids_ahead_seconds", "added", "read"}
     assert set(row) == expected
+    assert row["added"] == 7
     assert row["undelivered"] == 7
     assert "tokenize:requests" in command(stack).stdout
     assert command(stack, "--max-lag", "7", "--max-pending", "0", "--max-age-seconds", "3600").returncode == 0

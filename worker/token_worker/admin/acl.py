@@ -173,8 +173,9 @@ def _on_streams(routes: Sequence[Route], *, reply_groups: bool) -> Iterable[User
             selectors.append(Selector(("expire",), _patterns("%W~", named)))
         yield User("streams", "reader", f"reader-{name}", (), tuple(selectors))
     looking = Selector((*_LOOK, "get", *_READING_SCRIPTS), _patterns("%R~", [*streams, *arrivals]))
+    newest = Selector(("xrevrange",), _patterns("%R~", dead))
     knowing = Selector(("hgetall",), _patterns("%R~", notes))
-    yield User("streams", "monitor", "token-monitor", ("time", "info"), (looking, knowing))
+    yield User("streams", "monitor", "token-monitor", ("time", "info"), (looking, knowing, newest))
     yield User(
         "streams",
         "operator",
@@ -240,6 +241,8 @@ def _on_storage(folder: str, durability: Durability) -> Iterable[User]:
     yield User("tokens", "worker", "token-worker", ("ping", *waiting), tuple(selectors))
     changing = ("mget", "get", "set", "del", *_SCRIPTS)
     on_keys = Selector((*changing, "exists"), key_places)
+    yield User("keys", "monitor", "token-monitor", ("time", "info", "scan"), ())
+    yield User("tokens", "monitor", "token-monitor", ("time", "info"), ())
     yield User("keys", "operator", "token-operator", ("scan",), (on_keys,))
     yield User("tokens", "operator", "token-operator", ("scan",), (Selector(changing, tokens),))
 

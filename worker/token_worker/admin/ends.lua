@@ -2,7 +2,7 @@
 --
 -- KEYS[1]  the stream
 -- KEYS[2]  the notes of arrivals, see trim.lua
--- Returns  {number of entries, first id or nil, the largest id ever given, KEYS[2], groups}.
+-- Returns  {number of entries, first id or nil, the largest id ever given, KEYS[2], groups, entries ever added}.
 --          Each group is a list: what XINFO GROUPS says, and the first id after the last delivered one, or nil.
 --          nil if the stream does not exist
 -- Errors   those of XINFO STREAM, if the key is not a stream
@@ -28,4 +28,4 @@ for i, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   groups[i] = { group, following(map(group)['last-delivered-id']) }
 end
 local notes = redis.call('GET', KEYS[2])
-return { info.length, id(info['first-entry']) or false, info['last-generated-id'], notes, groups }
+return { info.length, id(info['first-entry']) or false, info['last-generated-id'], notes, groups, info['entries-added'] }

@@ -56,6 +56,8 @@ class GroupLag(msgspec.Struct, kw_only=True):
         dead_consumers: consumers that have not asked for entries for ``ALIVE_SECONDS``.
         dead_letters: entries in the route's dead-letter stream; None for response streams.
         lag_known: True if the server itself tells a lag.
+        added: entries that were ever added to the stream.
+        read: entries that were ever delivered to the group, as the server counts them; None if it does not know.
     """
 
     stream: str
@@ -71,6 +73,8 @@ class GroupLag(msgspec.Struct, kw_only=True):
     dead_letters: int | None
     lag_known: bool
     ids_ahead_seconds: float
+    added: int = 0
+    read: int | None = None
 
     @property
     def has_unknown_age(self) -> bool:
@@ -149,10 +153,10 @@ def _stream(
     rows: list[GroupLag] = []
     for group, following in ends.groups:
         row = yield from _group(stream, ends, group, following, server)
-        rows.append(msgspec.structs.replace(row, dead_letters=dead, ids_ahead_seconds=ahead))
+        rows.append(msgspec.structs.replace(row, dead_letters=dead, ids_ahead_seconds=ahead, added=ends.added))
     if ours is not None and not any(row.group == ours for row in rows):
         oldest = age_seconds(ends.first, ends, server.now_ms)
-        known = {"undelivered": ends.length, "oldest_undelivered_age_seconds": oldest}
+        known = {"undelivered": ends.length, "oldest_undelivered_age_seconds": oldest, "added": ends.added}
         rows.append(_row(stream, ours, **known, dead_letters=dead, ids_ahead_seconds=ahead))
     found.rows.extend(rows)
 
@@ -200,6 +204,7 @@ def _group(
         consumers=alive,
         dead_consumers=len(idle) - alive,
         lag_known=group.get("lag") is not None,
+        read=group.get("entries-read"),
     )
 
 

@@ -54,6 +54,7 @@ class StreamEnds(NamedTuple):
         last_given: the largest id that an entry ever had.
         notes: times (Unix milliseconds) and ids of noted arrivals; see ``trim.lua``.
         groups: for each group, what XINFO GROUPS says, and the first id after the last delivered one, or None.
+        added: number of entries that were ever added.
     """
 
     length: int = 0
@@ -61,6 +62,7 @@ class StreamEnds(NamedTuple):
     last_given: bytes = b"0-0"
     notes: tuple[tuple[int, bytes], ...] = ()
     groups: tuple[tuple[dict[str, Any], bytes | None], ...] = ()
+    added: int = 0
 
     def ahead_seconds(self, now_ms: int) -> float:
         """Seconds that the ids lie ahead of a clock. 0 if they do not, or only as far as clocks usually differ."""
@@ -96,11 +98,11 @@ def read_ends(route: Route, stream: str) -> Exchange[StreamEnds]:
     found = yield RunScript(_ENDS, (stream, route.own_keys.arrivals[stream]), ())
     if found is None:  # the stream does not exist: nothing was sent yet
         return StreamEnds()
-    length, first, last_given, raw, groups = found
+    length, first, last_given, raw, groups, added = found
     words = (raw or b"").split()
     notes = tuple((int(ms), entry_id) for ms, entry_id in zip(words[::2], words[1::2], strict=True))
     groups = tuple((by_name(group), following) for group, following in groups)
-    return StreamEnds(length, first, last_given, notes, groups)
+    return StreamEnds(length, first, last_given, notes, groups, added)
 
 
 def is_time(entry_id: str | bytes, now_ms: int) -> bool:

@@ -34,8 +34,8 @@ def acl(
 
     `token-worker` is for the workers. For the stream `tokenize:requests`, `producer-tokenize` sends requests, and
     `client-tokenize` also reads the replies: it is for token_worker.client, `request` and `file`. For the stream
-    `tokenize:responses`, `reader-tokenize` reads replies. `token-monitor` is for `lag`. `token-operator` is for
-    `replay`, `dead-letters`, `keys` and `tokens`.
+    `tokenize:responses`, `reader-tokenize` reads replies. `token-monitor` is for `monitor` and `lag`. `token-operator`
+    is for `replay`, `dead-letters`, `keys` and `tokens`.
 
     The lines are for the file that the server has as its `aclfile`; standard error says which command loads it. That
     command removes users that the file does not have. To keep the others, change `user` to `ACL SETUSER` at the

@@ -29,6 +29,7 @@ class _Commands(click.Group):
         "file",
         "keys",
         "lag",
+        "monitor",
         "replay",
         "request",
         "run",

@@ -1,16 +1,12 @@
 """``token-worker lag``: undelivered and pending entries of workers and of readers of replies."""
 
 import os
-import threading
-from http import HTTPStatus
 from pathlib import Path
 
 import click
 import msgspec
-from prometheus_client import CollectorRegistry
 
 from token_worker.admin.lag import Measured, measure
-from token_worker.admin.lag_exporter import LagCollector
 from token_worker.admin.workers import RouteWorkers, read_workers
 from token_worker.cli.lag_view import lag_table, workers_table
 from token_worker.cli.lag_watch import Figures, watch_json
@@ -19,9 +15,7 @@ from token_worker.cli.terminal import check_reach, table_console
 from token_worker.redis.connect import make_link
 from token_worker.redis.exchange import drive
 from token_worker.settings import load
-from token_worker.settings.listen_address import ListenAddress
 from token_worker.settings.options import Settings
-from token_worker.telemetry.http_server import Page, Pages, metrics_page, serve_pages
 
 
 @click.command(epilog="Example: token-worker lag --max-lag 10000 --max-age-seconds 60")
@@ -34,7 +28,7 @@ from token_worker.telemetry.http_server import Page, Pages, metrics_page, serve_
     type=click.FloatRange(0),
     help="Exit status 1 if an entry has waited longer, or for an unknown time.",
 )
-@click.option("--serve", metavar="HOST:PORT", help="Export the lag of all routes as Prometheus metrics.")
+@click.option("--serve", metavar="HOST:PORT", help="Serve the metrics of `token-worker monitor` alone.")
 @click.pass_obj
 def lag(
     config: Path | None,
@@ -59,6 +53,11 @@ def lag(
     if watch and has_limits:
         raise click.UsageError("--watch checks no limits: leave it or the --max options out")
     settings = load(os.environ, config)
+    if serve is not None:
+        from token_worker.cli.monitor import serve_metrics  # noqa: PLC0415 - brings a template engine
+
+        serve_metrics(serve, settings)
+        return
     link = make_link("streams", settings.streams, raise_server_errors=True)
 
     def read() -> Measured:
@@ -67,9 +66,6 @@ def lag(
     def read_all_workers() -> list[RouteWorkers]:
         return drive(read_workers(settings.routes, settings.group), link)
 
-    if serve is not None:
-        _serve(serve, LagCollector(read, read_all_workers))
-        return
     if watch:
         if as_json:
             watch_json(read, _print_json)
@@ -124,24 +120,3 @@ def _broken(
 def _print_json(found: Measured) -> None:
     for row in found.rows:
         click.echo(msgspec.json.encode(row).decode())
-
-
-def _serve(address: str, collector: LagCollector) -> None:
-    try:
-        place = ListenAddress.parse(address)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--serve") from None
-    registry = CollectorRegistry()
-    registry.register(collector)
-
-    class Metrics(Pages):
-        def page(self, path: str, _query: str) -> Page:
-            if path == "/metrics":
-                return metrics_page(registry)
-            return Page(HTTPStatus.NOT_FOUND, b"there is /metrics\n")
-
-    serve_pages(place, Metrics, "--serve")
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        return

@@ -1,14 +1,16 @@
-"""A small HTTP server in a thread of its own, for probes and metrics. It answers GET and HEAD.
+"""A small HTTP server in a thread of its own, for probes, metrics and pages. It answers GET and HEAD.
 
 A handler of a server derives from ``Pages`` and says what stands at a path. The path comes without its query string.
 """
 
 import socket
 import threading
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -23,6 +25,12 @@ CLIENT_SECONDS: Final = 30.0
 """Longest silence of a client in the middle of its request. Then its connection is closed."""
 
 TEXT: Final = "text/plain; charset=utf-8"
+
+CONNECTIONS_MAX: Final = 100
+"""Most connections at once. One more is closed."""
+
+CONNECTION_SECONDS: Final = 60.0
+"""Longest life of a connection. A client that sends a byte now and then does not keep a thread."""
 
 
 class Page(NamedTuple):
@@ -44,6 +52,8 @@ class Page(NamedTuple):
 class Pages(BaseHTTPRequestHandler):
     """Handles one request: ``page`` says what stands at a path. Nothing is logged, since scrapes would fill the log."""
 
+    server_version = "token-worker"
+    sys_version = ""
     wbufsize = ANSWER_BYTES  # by default the head is sent before the body, and a process may end in between
     timeout = CLIENT_SECONDS
 
@@ -85,6 +95,29 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address_of(listening), pages, bind_and_activate=False)
         self.socket.close()  # the one that the library has made
         self.socket = listening
+        self._open: dict[socket.socket, float] = {}
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Handle a connection in a thread, unless there are too many."""
+        if len(self._open) >= CONNECTIONS_MAX:
+            self.shutdown_request(request)
+            return
+        self._open[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Cut connections that live for too long. The server calls this twice a second, and after each connection."""
+        late = time.monotonic() - CONNECTION_SECONDS
+        for request, since in [*self._open.items()]:
+            if since < late:
+                self._open.pop(request, None)
+                with suppress(OSError):  # its thread has closed it
+                    request.shutdown(socket.SHUT_RDWR)
 
 
 def serve_pages(address: ListenAddress, pages: type[Pages], option: str) -> ListenAddress:

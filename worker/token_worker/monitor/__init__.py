@@ -1,0 +1,1 @@
+"""The page that operators look at, and metrics for all routes: ``token-worker monitor``."""

@@ -1,0 +1,267 @@
+"""What is wrong, the worst first: a level, a sentence, what to do, and the heading of docs/operations.md. Pure.
+
+The limits are those of the alert rules, so that the page and a pager say the same.
+"""
+
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from token_worker.admin.doctor import Check
+from token_worker.admin.lag import GroupLag
+from token_worker.admin.workers import SeenWorker
+from token_worker.monitor.look import Look
+from token_worker.monitor.servers import ServerFacts
+from token_worker.monitor.source import Seen
+from token_worker.monitor.streams import StreamFacts
+from token_worker.monitor.words import clock, count, duration, listed
+from token_worker.streams.routes import Route
+
+FALLS_BEHIND_SECONDS = 300
+STUCK_SECONDS = 900
+REPLIES_UNREAD_SECONDS = 3600
+"""Limits of the alerts TokenWorkerFallsBehind, TokenWorkerStuckEntries and TokenWorkerRepliesUnread."""
+
+DEAD_SECONDS = 86_400
+"""A dead letter that is younger is shown as a problem. An older one stays in its table."""
+
+MEMORY_PART = 0.9
+"""A server that uses more of its limit is nearly full."""
+
+
+class Level(IntEnum):
+    """How bad something is."""
+
+    GOOD = 0
+    WARN = 1
+    BAD = 2
+
+
+SIGNS = {Level.GOOD: "ok", Level.WARN: "look", Level.BAD: "act"}
+"""The word for each level, for those who do not see the colour."""
+
+
+class Kind(NamedTuple):
+    """A kind of problem.
+
+    Attributes:
+        anchor: the heading in docs/operations.md.
+        many: the sentence if there are several; ``{}`` is their number.
+        remedy: what to do.
+    """
+
+    level: Level
+    anchor: str
+    many: str
+    remedy: str
+
+
+AWAY = Kind(Level.BAD, "server-unavailable", "{} servers do not answer", "Start the server, or fix the network.")
+UNREADABLE = Kind(
+    Level.BAD, "tokenworkerstreamsunreachable", "{} streams cannot be read", "See the reason beside each stream."
+)
+NOBODY = Kind(Level.BAD, "tokenworkernobodyserves", "Nobody reads {} streams where requests wait", "Start workers.")
+IDLE = Kind(Level.WARN, "tokenworkernobodyserves", "Nobody reads {} streams", "Start workers.")
+NONE_READY = Kind(
+    Level.BAD, "worker-not-ready", "No worker is ready on {} streams", "Fix the server that the workers name."
+)
+BEHIND = Kind(
+    Level.BAD,
+    "tokenworkerfallsbehind",
+    "Requests wait for more than five minutes on {} streams",
+    "Start more workers if they are busy.",
+)
+STUCK = Kind(
+    Level.WARN,
+    "tokenworkerstuckentries",
+    "Requests stay pending on {} streams",
+    "Look for the reason in the log of a worker.",
+)
+IDS = Kind(Level.WARN, "tokenworkeridsahead", "Ids of {} streams are not times", "Fix the producers, or the clock.")
+NOT_READY = Kind(Level.WARN, "worker-not-ready", "{} workers are not ready", "Fix the server that they name.")
+UNREAD = Kind(Level.WARN, "tokenworkerrepliesunread", "{} readers of replies are behind", "Start the readers.")
+DEAD = Kind(
+    Level.WARN,
+    "tokenworkerdeadletters",
+    "Requests were given up on {} streams",
+    "Run `token-worker dead-letters list`, fix the cause, then replay or drop them.",
+)
+FULL = Kind(Level.WARN, "memory-nearly-full", "{} servers are nearly full", "Give the server more memory.")
+EVICTED = Kind(
+    Level.BAD,
+    "eviction",
+    "{} storages have evicted keys, and lost values",
+    "Set maxmemory-policy noeviction, and restore a backup.",
+)
+CHECK = Kind(Level.WARN, "findings-of-doctor", "{} findings of doctor", "See below.")
+STARTING = Kind(Level.WARN, "the-page", "{} figures are missing", "Wait a moment.")
+REFUSED = Kind(
+    Level.WARN, "right-to-look", "{} rights are missing", "Load the users that `token-worker acl` prints again."
+)
+
+KINDS = (
+    *(AWAY, EVICTED, UNREADABLE, NOBODY, NONE_READY, BEHIND),
+    *(STUCK, NOT_READY, IDLE, DEAD, UNREAD, FULL, IDS, REFUSED, CHECK, STARTING),
+)
+"""All kinds, the worst first."""
+
+
+class Trouble(NamedTuple):
+    """One problem: its kind, what has it, and a sentence without a full stop."""
+
+    kind: Kind
+    subject: str
+    sentence: str
+
+
+class Problem(NamedTuple):
+    """What the page shows: one problem, or several of a kind."""
+
+    level: Level
+    sentence: str
+    remedy: str
+    anchor: str
+
+
+def find_troubles(look: Look) -> Iterator[Trouble]:
+    """All problems, one by one."""
+    yield from _away("streams", look.streams)
+    for uses, seen in look.servers.items():
+        if look.streams.trouble is None or "streams" not in uses:
+            yield from _away(uses, seen)
+        for server in seen.value or () if seen.trouble is None else ():
+            yield from _server(uses, server)
+    facts = look.streams.value
+    if facts is None:
+        if look.streams.trouble is None:
+            yield Trouble(STARTING, "streams", "The first figures are on their way")
+        return
+    rows = own_rows(facts, look.group)
+    for route in look.routes:
+        yield from of_route(route, facts, rows.get(route.requests))
+    for row in facts.measured.rows:
+        if row.group != look.group:
+            yield from of_reader(row)
+    yield from _dead(facts)
+    yield from _workers(facts)
+    for right in facts.refused:
+        yield Trouble(REFUSED, right, f"A right is missing: {right}")
+    for check in look.checks.value or ():
+        if check.status == "finding" and not is_shown_elsewhere(check):
+            yield Trouble(CHECK, check.check, f"{check.check}: {check.message}")
+
+
+def of_route(route: Route, facts: StreamFacts, row: GroupLag | None) -> Iterator[Trouble]:
+    """The problems of one route, ``row`` being the workers' group there."""
+    stream = route.requests
+    if stream in facts.measured.unknown:
+        yield Trouble(UNREADABLE, stream, f"{stream} cannot be read ({facts.measured.unknown[stream]})")
+        return
+    if row is None:
+        return
+    alive = [worker for worker in facts.workers.get(stream, ()) if worker.is_alive]
+    waiting = row.undelivered + row.pending
+    if not alive and waiting:
+        yield Trouble(NOBODY, stream, f"No worker reads {stream}, where {_requests(waiting)}")
+    elif not alive:
+        yield Trouble(IDLE, stream, f"No worker reads {stream}")
+    elif all(worker.ready is False for worker in alive):
+        yield Trouble(NONE_READY, stream, f"No worker of {stream} is ready: {_why(alive)}")
+    oldest = row.oldest_undelivered_age_seconds
+    if oldest is not None and oldest > FALLS_BEHIND_SECONDS:
+        yield Trouble(BEHIND, stream, f"A request on {stream} has waited for {duration(oldest)}")
+    oldest = row.oldest_pending_age_seconds
+    if oldest is not None and oldest > STUCK_SECONDS:
+        yield Trouble(STUCK, stream, f"A request on {stream} has been pending for {duration(oldest)}")
+    for name in route.streams:
+        if name in facts.measured.ids:
+            yield Trouble(IDS, name, f"{name}: {facts.measured.ids[name].message}")
+
+
+def of_reader(row: GroupLag) -> Iterator[Trouble]:
+    """The problem of a group that reads replies."""
+    oldest = row.oldest_undelivered_age_seconds
+    if oldest is not None and oldest > REPLIES_UNREAD_SECONDS:
+        sentence = f"Group {row.group} has not read the replies on {row.stream} for {duration(oldest)}"
+        yield Trouble(UNREAD, f"{row.group} on {row.stream}", sentence)
+
+
+def summed_up(troubles: list[Trouble]) -> list[Problem]:
+    """Sum up problems of a kind. The worst kind comes first."""
+    problems = []
+    for kind in KINDS:
+        found = list({trouble.subject: trouble for trouble in troubles if trouble.kind is kind}.values())
+        if kind is CHECK and len(found) == 1:
+            problems.append(Problem(kind.level, found[0].sentence, kind.remedy, anchor_of(found[0].subject)))
+        elif len(found) == 1:
+            problems.append(Problem(kind.level, found[0].sentence, kind.remedy, kind.anchor))
+        elif found:
+            sentence = f"{kind.many.format(len(found))}: {listed([trouble.subject for trouble in found])}"
+            problems.append(Problem(kind.level, sentence, kind.remedy, kind.anchor))
+    return problems
+
+
+def own_rows(facts: StreamFacts, group: str) -> dict[str, GroupLag]:
+    """The workers' group of each request stream."""
+    return {row.stream: row for row in facts.measured.rows if row.group == group}
+
+
+def is_shown_elsewhere(check: Check) -> bool:
+    """True for findings of ``doctor`` that the page shows in another way."""
+    return check.check.endswith((": group", ": ids", ": reachable"))
+
+
+def anchor_of(check: str) -> str:
+    """The heading of a check of ``doctor``."""
+    name = check.partition(": ")[2] or check
+    if check.startswith("tokens: durability"):
+        name = check
+    return slug(name)
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading, as repositories on the web make it."""
+    return "".join(char for char in heading.lower().replace(" ", "-") if char.isalnum() or char in "-_")
+
+
+def _away(name: str, seen: Seen[Any]) -> Iterator[Trouble]:
+    if seen.trouble is not None:
+        reason, since = seen.trouble
+        sentence = f"The Redis for {name} does not answer ({reason}), since {clock(since)} UTC"
+        yield Trouble(AWAY, name, sentence)
+
+
+def _server(uses: str, server: ServerFacts) -> Iterator[Trouble]:
+    name = f"{uses} at {server.node}" if server.node else uses
+    if server.limit_bytes and server.used_bytes > MEMORY_PART * server.limit_bytes:
+        part = server.used_bytes / server.limit_bytes
+        yield Trouble(FULL, name, f"The Redis for {name} uses {part:.0%} of the memory that it may use")
+    if server.evicted and "streams" not in uses:
+        yield Trouble(EVICTED, name, f"The Redis for {name} has evicted {count(server.evicted)} keys: values are lost")
+
+
+def _dead(facts: StreamFacts) -> Iterator[Trouble]:
+    for stream, reasons in facts.dead.items():
+        young = {
+            name: reason
+            for name, reason in reasons.by_reason.items()
+            if reason.newest_ms is None or facts.now - reason.newest_ms / 1000 < DEAD_SECONDS
+        }
+        if young:
+            yield Trouble(DEAD, stream, f"Requests were given up within a day, see {stream}: {listed([*young])}")
+
+
+def _workers(facts: StreamFacts) -> Iterator[Trouble]:
+    for workers in facts.workers.values():
+        for worker in workers:
+            if worker.ready is False:
+                name = worker.consumer
+                yield Trouble(NOT_READY, name, f"Worker {name} is not ready: {_why([worker])}")
+
+
+def _why(workers: list[SeenWorker]) -> str:
+    return next((worker.why for worker in workers if worker.why), "no reason is known")
+
+
+def _requests(number: int) -> str:
+    return "1 request waits" if number == 1 else f"{count(number)} requests wait"
