@@ -4,6 +4,7 @@ A handler of a server derives from ``Pages`` and says what stands at a path. The
 """
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -109,6 +110,11 @@ class _Server(ThreadingHTTPServer):
         """Close a connection."""
         self._open.pop(request, None)
         super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that went away in the middle."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
     def service_actions(self) -> None:
         """Cut connections that live for too long. The server calls this twice a second, and after each connection."""
