@@ -33,7 +33,7 @@ HOUR_SECONDS = 3600.0
 STEP_SECONDS = 0.25
 """Length of the run, what it is shown as, and time from one look to the next."""
 
-WIDTH, HEIGHT = 1180, 820
+WIDTH, HEIGHT = 1180, 785
 BYTES_MAX = 150_000
 
 CLIENT = "shop-frontend"

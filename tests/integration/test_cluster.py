@@ -18,11 +18,13 @@ from harness.servers import Cluster, Valkey, redis_binary, valkey_binary
 from harness.stack import GROUP, Stack, wait_until
 from token_worker.contract.messages import Op
 from token_worker.errors import ServerError, Unavailable
+from token_worker.monitor.collector import Collector
 from token_worker.redis.address import parse
 from token_worker.redis.cluster import ClusterLink
 from token_worker.redis.connect import make_link
 from token_worker.redis.exchange import drive
 from token_worker.redis.link import Link
+from token_worker.settings import load
 from token_worker.streams.commit import COMMIT
 from token_worker.streams.delivery import Delivery
 from token_worker.streams.entry import Answer
@@ -352,6 +354,14 @@ def test_users_of_acl_work_on_a_cluster(cluster: Cluster, storage_server: Valkey
         assert lag.returncode == 0, lag.stderr
         rows = {row["stream"]: row for row in map(json.loads, lag.stdout.splitlines())}
         assert (rows[f"{SECOND}:requests"]["pending"], rows[f"{SECOND}:requests"]["dead_letters"]) == (0, 1)
+        assert stack.run("lag", **monitor).returncode == 0
+        collector = Collector(load(stack.environment(**monitor)))
+        for source in collector.sources:
+            source.look()
+            assert source.seen.trouble is None, source.name
+        facts = collector.look().streams.value
+        assert facts is not None
+        assert ([*facts.dead[dead].by_reason], facts.refused, facts.measured.unknown) == (["payload_missing"], [], {})
         again = stack.run("replay", "--stream", f"{SECOND}:requests", "--ids", entry.decode(), **operator)
         assert again.returncode == 0, again.stderr
         letters = stack.run("dead-letters", "list", "--json", **operator)

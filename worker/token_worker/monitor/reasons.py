@@ -78,7 +78,7 @@ def read_reasons(stream: str, length: int, now_ms: int, known: Reasons | None) -
         page = yield RunScript(_REASONS, (stream,), (f"({page[-2].decode()}", count, REASON_BYTES_MAX))
         if len(page) < 3:
             break
-    by_count = dict(sorted(found.items(), key=lambda item: -item[1].count))
+    by_count = dict(sorted(found.items(), key=lambda item: (item[0] == OTHER_REASONS, -item[1].count)))
     return Reasons(newest, length, looked_at, by_count)
 
 

@@ -29,7 +29,7 @@ NODE_REST_SECONDS = 1.0
 """Rest of a node that did not answer in time. It is not asked meanwhile, so that not every command waits for it."""
 
 _KEY_AT = {
-    **dict.fromkeys(("GET", "SET", "DEL", "UNLINK", "EXPIRE"), 1),
+    **dict.fromkeys(("GET", "SET", "DEL", "UNLINK", "EXPIRE", "HGETALL"), 1),
     **dict.fromkeys(("XADD", "XDEL", "XLEN", "XRANGE", "XREVRANGE", "XTRIM", "XPENDING", "XCLAIM"), 1),
     **dict.fromkeys(("XGROUP", "XINFO"), 2),
     **dict.fromkeys(("EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO"), 3),
