@@ -76,6 +76,7 @@ def operator(demo: Stack, openbao_server: OpenBao, tmp_path: Path) -> Iterator[R
     master_key = demo.settings.pop("ACRA_MASTER_KEY")
     openbao_server.call("POST", "secret/data/acra/transport", data={"acra_master_key": master_key})
     vault = {"VAULT_ADDR": openbao_server.url, "VAULT_TOKEN": openbao_server.root_token}
+    vault["TOKEN_WORKER_AUDIT_FILE"] = str(tmp_path / "audit.log")
     streams, storage = (demo.settings[f"TOKEN_WORKER_{name}_URL"] for name in ("STREAMS", "KEYS"))
     with Reader(tmp_path, {**demo.settings, **vault}, places(streams, storage)) as reader:
         yield reader
