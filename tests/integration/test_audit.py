@@ -48,6 +48,7 @@ LOOKING = {
     "keys show",
     "keys verify",
     "lag",
+    "monitor",
     "schemas",
     "tokens show",
     "tokens status",
