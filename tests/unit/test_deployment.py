@@ -15,6 +15,7 @@ from harness.manifests import COMPOSE, KUBERNETES, Manifests, compose_services
 from harness.servers import DEPLOY_FILES
 from harness.wheels import pack
 from token_worker import __version__
+from token_worker.settings import load
 from token_worker.settings.options import Options, variable_name
 
 OLDEST_KUBERNETES, NEWEST_KUBERNETES = "1.27", "1.37"
@@ -162,6 +163,26 @@ def test_unit_hands_secrets_over(unit: str) -> None:
     assert credentials == set(re.findall(r"^[^#\n]*%d/([\w-]+)", text, re.MULTILINE))
     assert given <= OPTIONS
     assert setting(unit, "DynamicUser") == ["yes"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "options"),
+    [(UNITS[0], {"vault_addr": "https://v", "vault_auth": "approle", "vault_role_id": "r"}), (UNITS[1], {})],
+)
+def test_settings_of_the_unit_load(unit: str, options: dict[str, str], tmp_path: Path) -> None:
+    """The variables of a unit, with a file of settings as on the page for set-up, are settings that load."""
+    for each in setting(unit, "LoadCredential"):
+        (tmp_path / each.partition(":")[0]).write_text(f"secret of {each.partition(':')[0]}\n")
+    here = {"%d": str(tmp_path), "%i": "9201", "%L": "/var/log"}
+    variables = dict(re.sub("%[diL]", lambda found: here[found[0]], each).split("=", 1) for each in
+                     setting(unit, "Environment"))  # fmt: skip
+    config = tmp_path / "settings.toml"
+    users = {"streams_url": "redis://user@streams", "keys_url": "redis://user@keys", "keys_password_file": "elsewhere"}
+    config.write_text("".join(f'{name} = "{value}"\n' for name, value in {**users, **options}.items()))
+    settings = load(variables, config)
+    assert settings.streams.password == "secret of streams-password"
+    assert settings.keys.password == "secret of keys-password"
+    assert (settings.vault is None) == (not options)
 
 
 @pytest.mark.parametrize("unit", UNITS)
