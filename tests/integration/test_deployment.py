@@ -95,6 +95,17 @@ def ask(streams: redis.Redis) -> dict[str, Any]:
     return dict(msgspec.json.decode(fields[b"payload"]))
 
 
+def check_monitor(monitor: Container, ports: Mapping[str, str], token: str) -> None:
+    """See that a monitor shows page and metrics to those who have its token, reaches both servers, and stops."""
+    url = f"http://127.0.0.1{ports[':9300']}"
+    await_status(monitor, f"{url}/metrics", 401)
+    assert "token_worker_streams_reachable 1.0" in await_status(monitor, f"{url}/metrics", 200, token)
+    of_each_server = ("tokenize:requests", CLIENT)
+    wait_until(lambda: all(name in get(f"{url}/", token)[1] for name in of_each_server), "the names on the page")
+    assert not re.findall("away since.*|.*cannot be read.*", get(f"{url}/", token)[1])
+    assert monitor.stop() in {0, SIGTERM}, monitor.log.read_text()
+
+
 def test_kubernetes_runs_as_printed(
     stack: Stack, openbao_server: OpenBao, tmp_path: Path, ports: dict[str, str]
 ) -> None:
@@ -108,7 +119,6 @@ def test_kubernetes_runs_as_printed(
     policy = (DEPLOY_FILES / "vault" / "master-key-only.hcl").read_text()
     openbao_server.call("POST", "sys/policies/acl/master-key-only", policy=policy)
     stack.restrict(tmp_path / "passwords")
-    (tmp_path / "passwords" / "keys-token-monitor").touch()
     cluster_folder = tmp_path / "cluster"
     cluster_folder.mkdir()
     vault = {"VAULT_ADDR": openbao_server.url, "VAULT_TOKEN": openbao_server.root_token}
@@ -126,6 +136,10 @@ def test_kubernetes_runs_as_printed(
             assert ask(stack.streams)["status"] == "ok"
             assert worker.stop() == 0, worker.log.read_text()
             assert "traceback" not in worker.log.read_text()
+        token = (tmp_path / "page-token").read_text().strip()
+        with start(tmp_path / "monitor", manifests.pod("token-worker-monitor"), cluster.content, places) as monitor:
+            probe(monitor, manifests.container("token-worker-monitor"), ports)
+            check_monitor(monitor, ports, token)
     openbao_server.call("DELETE", "sys/auth/kubernetes")
     openbao_server.call("DELETE", "secret/metadata/acra/transport")
 
@@ -156,3 +170,5 @@ def test_compose_runs_as_printed(tmp_path: Path, ports: dict[str, str]) -> None:
                 assert client.wait() == 0, client.log.read_text()
                 assert msgspec.json.decode(client.log.read_bytes())["status"] == "ok"
             assert worker.stop() == 0, worker.log.read_text()
+        with start(tmp_path / "monitor", pods["monitor"], content, places) as monitor:
+            check_monitor(monitor, ports, content("secret/monitor-token").strip())
