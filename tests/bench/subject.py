@@ -252,7 +252,7 @@ class Subject:
 @contextmanager
 def subject() -> Iterator[Subject]:
     """Two servers without persistence and one client, for as long as the body runs."""
-    with Valkey() as streams, Valkey() as storage, Stack(streams, storage) as stack:
+    with Valkey() as streams, Valkey() as storage, Stack(streams, storage, fresh=True) as stack:
         stack.generate_key(CLIENT)
         made = Subject(streams, storage, stack)
         try:

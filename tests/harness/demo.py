@@ -176,7 +176,7 @@ def running(acra: dict[str, Any]) -> Iterator[Stack]:
             f"  Valkey on ports {streams.port} (streams) and {storage.port} (keys, tokens), OpenBao on {bao.port}"
         )
         settings = bao.admit_workers(POLICY, acra["master_key"])
-        with Stack(streams, storage, settings=settings) as stack:
+        with Stack(streams, storage, settings=settings, fresh=True) as stack:
             stack.settings.pop("ACRA_MASTER_KEY")  # it comes from Vault
             generate = [sys.executable, "-m", "token_worker", "keys", "generate", CLIENT]
             subprocess.run(generate, env=stack.environment(), check=True, stdout=subprocess.DEVNULL)

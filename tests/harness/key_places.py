@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import requests
 
+from harness import quick
 from harness.servers import OpenBao
 from harness.stack import Stack
 from token_worker.admin.key_store import AdminStore, RedisAdminStore, VaultAdminStore
@@ -157,7 +158,7 @@ Done = subprocess.CompletedProcess[str]
 
 def keys_command(stack: Stack, place: Place, *arguments: str, **more: str) -> Done:
     """``token-worker keys`` with the stack's settings; standard input is no terminal."""
-    return subprocess.run(
+    return quick.run(
         [sys.executable, "-m", "token_worker", "keys", *arguments],
         env=stack.environment(**place.settings, **more),
         stdin=subprocess.DEVNULL,
@@ -183,7 +184,7 @@ main()
 
 def killed_command(stack: Stack, place: Place, at: int, *arguments: str, **more: str) -> int:
     """``token-worker keys``, killed before or after its call number ``(at + 1) // 2``; its exit status."""
-    return subprocess.run(
+    return quick.run(
         [sys.executable, "-c", KILLED_AT_CALL, str(at), "keys", *arguments],
         env=stack.environment(**place.settings, **more, PYTHONPATH=os.pathsep.join(sys.path)),
         stdin=subprocess.DEVNULL,

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 
 import msgspec
 
+from harness import quick
 from harness.ending import uninterrupted
 from harness.servers import RedisUse
 from token_worker.acra.owner import Owner
@@ -55,6 +56,7 @@ class Stack:
         storage: server of keys and tokens.
         master_key: a random one where none is given.
         settings: further settings of all workers, as environment variables.
+        fresh: processes start by a new Python, not by a fork: where their memory or their start is measured.
     """
 
     def __init__(
@@ -64,8 +66,11 @@ class Stack:
         *,
         master_key: bytes | None = None,
         settings: dict[str, str] | None = None,
+        fresh: bool = False,
     ) -> None:
         self._servers = {"streams": streams, "keys": storage}
+        self._popen: type[subprocess.Popen[Any]] = subprocess.Popen if fresh else quick.Popen
+        self._run: Callable[..., subprocess.CompletedProcess[Any]] = subprocess.run if fresh else quick.run
         self.streams: Any = streams.client()  # Any: redis-py types replies as unions of all they could be
         self.storage: Any = storage.client()
         self.master_key = master_key or os.urandom(32)
@@ -87,7 +92,7 @@ class Stack:
     def restrict(self, folder: Path) -> None:
         """Make the users that ``token-worker acl`` prints; workers that start from now on are ``token-worker``."""
         command = [sys.executable, "-m", "token_worker", "acl", "--passwords", str(folder), "--json"]
-        printed = subprocess.run(command, env=self.environment(), check=True, capture_output=True).stdout
+        printed = self._run(command, env=self.environment(), check=True, capture_output=True).stdout
         for row in map(msgspec.json.decode, printed.splitlines()):
             for server in self._servers[row["server"]].members:  # each has users of its own
                 with server.client() as client:
@@ -116,7 +121,7 @@ class Stack:
 
     def run(self, *arguments: str, value: str = "", **more: str) -> subprocess.CompletedProcess[str]:
         """Run a command with these settings, ``value`` on its standard input, to its end."""
-        return subprocess.run(
+        return self._run(
             [sys.executable, *PROGRAM, *arguments],
             env=self.environment(**more),
             input=value,
@@ -134,7 +139,7 @@ class Stack:
         ``program`` are arguments of Python that start ``token-worker``, in another way if need be.
         """
         with uninterrupted():
-            worker = WorkerProcess(self.environment(**{**self._of_workers, **more}), log, program)
+            worker = WorkerProcess(self.environment(**{**self._of_workers, **more}), log, program, self._popen)
             self.workers.append(worker)
         return worker
 
@@ -218,10 +223,16 @@ class Stack:
 class WorkerProcess:
     """``token-worker run`` as a process of its own."""
 
-    def __init__(self, environment: dict[str, str], log: Path | None = None, program: Sequence[str] = PROGRAM) -> None:
+    def __init__(
+        self,
+        environment: dict[str, str],
+        log: Path | None = None,
+        program: Sequence[str] = PROGRAM,
+        popen: type["subprocess.Popen[Any]"] = subprocess.Popen,
+    ) -> None:
         self.log = log
         with (log or Path(os.devnull)).open("ab") as output:
-            self._process = subprocess.Popen(
+            self._process = popen(
                 [sys.executable, *program, "run"],
                 env=environment,
                 stdin=subprocess.DEVNULL,

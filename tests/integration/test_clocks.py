@@ -1,7 +1,6 @@
 """Clocks of hosts that are hours off: ``expires_at`` is judged by the clock of the Redis that all share."""
 
 import itertools
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from harness import quick
 from harness.clients import CLIENT, KINDS, LONG_SECONDS, FakeWorker, start
 from harness.servers import Valkey
 from harness.stack import Stack
@@ -52,7 +52,7 @@ def test_command_on_a_host_whose_clock_is_off(served: Stack, seconds: int) -> No
     command = ("request", "tokenize", "--type", "str", "--client", CLIENT)
     program = [sys.executable, "-c", PROGRAM.format(seconds=seconds), *command]
     environment = served.environment()
-    done = subprocess.run(program, env=environment, input=b"x", capture_output=True, timeout=90, check=False)
+    done = quick.run(program, env=environment, input=b"x", capture_output=True, timeout=90, check=False)
     assert done.returncode == 0, done.stdout
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness import file_kills
+from harness import file_kills, quick
 from harness.stack import Stack, WorkerProcess, wait_until
 from token_worker.files import compressed
 from token_worker.files.progress import JobProgress, load
@@ -39,7 +39,7 @@ def customers(count: int, *, first: int = 0) -> bytes:
 
 def start(stack: Stack, *arguments: str, **settings: str) -> "subprocess.Popen[str]":
     """The command, running."""
-    return subprocess.Popen(
+    return quick.Popen(
         [sys.executable, "-m", "token_worker", "file", *arguments, *CLIENT],
         env=stack.environment(**settings),
         stdin=subprocess.DEVNULL,
@@ -197,7 +197,7 @@ def test_file_goes_from_standard_input_to_standard_output(stack: Stack, tmp_path
     """From standard input to standard output, and what was left out is counted: exit status 1."""
     data = "email,id\r\nada@example.org,1\r\nnone,2\r\n"
     arguments = ("tokenize", "-", "-", "--format", "csv", "--column", "email=email", *CLIENT)
-    done = subprocess.run(
+    done = quick.run(
         [sys.executable, "-m", "token_worker", "file", *arguments],
         env=stack.environment(), input=data.encode(), capture_output=True, timeout=60, check=False,
     )  # fmt: skip
@@ -500,7 +500,7 @@ def test_a_full_standard_output_is_told(stack: Stack, tmp_path: Path) -> None:
     source = tmp_path / "in.csv"
     source.write_bytes(customers(10))
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(
+        done = quick.run(
             [sys.executable, "-m", "token_worker", "file", "tokenize", str(source), "-", *COLUMNS, *CLIENT],
             env=stack.environment(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
         )  # fmt: skip
@@ -610,7 +610,7 @@ def test_suggestions_can_be_taken(stack: Stack, tmp_path: Path) -> None:
     ours, theirs = os.openpty()
     try:
         os.write(ours, b"who,nn\nwho,3\n")
-        done = subprocess.run(
+        done = quick.run(
             [sys.executable, "-m", "token_worker", "file", "tokenize", str(source), str(out), "--suggest", *CLIENT],
             env=stack.environment(TERM="dumb"), stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, text=True,
             timeout=60, check=False,

@@ -31,7 +31,7 @@ def serving(streams: Valkey, storage: Valkey, **members: Any) -> Iterator[Stack]
     """A stack whose route has these members; no worker yet."""
     route = {"requests": "tokenize:requests", "responses": "tokenize:responses", "ops": ["tokenize"], **members}
     settings = {"TOKEN_WORKER_ROUTES": msgspec.json.encode([route]).decode()}
-    with Stack(streams, storage, settings=settings) as stack:
+    with Stack(streams, storage, settings=settings, fresh=True) as stack:
         stack.streams.close()
         stack.streams = streams.client(socket_timeout=120)  # a large entry keeps a busy server from answering
         stack.generate_key(CLIENT)

@@ -34,7 +34,7 @@ def world() -> World:
 @pytest.fixture
 def stack(streams_server: Valkey, storage_server: Valkey) -> Iterator[Stack]:
     """Keys for everyone that the hostile requests name."""
-    with Stack(streams_server, storage_server, settings={"TOKEN_WORKER_LOG_LEVEL": "debug"}) as stack:
+    with Stack(streams_server, storage_server, settings={"TOKEN_WORKER_LOG_LEVEL": "debug"}, fresh=True) as stack:
         for owner in OWNERS:
             stack.generate_key(owner.id, owner.kind)
         yield stack

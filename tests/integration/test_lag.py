@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from harness import quick
 from harness.servers import Valkey, free_port, redis_binary, valkey_binary
 from harness.stack import GROUP, Stack, wait_until
 from token_worker.admin import lag
@@ -329,7 +330,7 @@ def test_age_that_cannot_be_told_is_a_finding(stack: Stack) -> None:
 def command(stack: Stack, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     environment = stack.environment(**more)
     environment.pop("ACRA_MASTER_KEY", None)  # it needs none
-    return subprocess.run(
+    return quick.run(
         [sys.executable, "-m", "token_worker", "lag", *arguments],
         env=environment,
         capture_output=True,
@@ -366,7 +367,7 @@ def test_exporter_measures_at_every_scrape(stack: Stack) -> None:
     """``lag --serve`` exports gauges of this moment; a port that is taken is wrong usage."""
     stack.send([{"id": "1"}] * 3)
     port = free_port()
-    process = subprocess.Popen(
+    process = quick.Popen(
         [sys.executable, "-m", "token_worker", "lag", "--serve", f"127.0.0.1:{port}"], env=stack.environment()
     )
     try:

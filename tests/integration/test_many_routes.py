@@ -54,7 +54,7 @@ def stack(servers: tuple[Valkey, Valkey]) -> Iterator[Stack]:
         {"requests": f"{name}:requests", "responses": f"{name}:responses", "ops": ["tokenize", "detokenize"]}
         for name in (f"route-{number}" for number in range(ROUTES))
     ]
-    with Stack(*servers, settings={"TOKEN_WORKER_ROUTES": msgspec.json.encode(routes).decode()}) as stack:
+    with Stack(*servers, settings={"TOKEN_WORKER_ROUTES": msgspec.json.encode(routes).decode()}, fresh=True) as stack:
         stack.generate_key("shop-frontend")
         yield stack
         for worker in stack.workers:

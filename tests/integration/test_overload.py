@@ -43,7 +43,7 @@ GROWTH_MIB = 8
 @pytest.fixture
 def subject(streams_server: Valkey, storage_server: Valkey) -> Iterator[Subject]:
     """Servers, and a client; workers are killed at the end, since a drain takes a second each."""
-    with Stack(streams_server, storage_server) as stack:
+    with Stack(streams_server, storage_server, fresh=True) as stack:
         stack.generate_key(CLIENT)
         yield Subject(streams_server, storage_server, stack)
         for worker in stack.workers:

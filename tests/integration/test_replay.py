@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from harness import quick
 from harness.servers import Valkey
 from harness.stack import Stack, wait_until
 from token_worker.admin import replay as replay_module
@@ -199,7 +200,7 @@ def test_replay_that_was_cut_short_goes_on_where_it_stopped(stack: Stack, number
     command = [sys.executable, "-m", "token_worker", "replay", "--from", "0-0", "--no-wait"]
     paced = [*command, "--rate", "20"]  # far from its end when it is stopped
     sent = 400
-    with subprocess.Popen(paced, env=stack.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    with quick.Popen(paced, env=stack.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         wait_until(lambda: stack.streams.xlen(STREAM) > sent + 20, "some replayed requests")
         os.kill(process.pid, number)
         process.wait(90)
@@ -220,7 +221,7 @@ def test_forgotten_replay_is_over(stack: Stack) -> None:
     stack.send(requests(100))
     stack.wait_for_replies(100)
     command = [sys.executable, "-m", "token_worker", "replay", "--from", "0-0", "--rate", "20"]
-    with subprocess.Popen(command, env=stack.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with quick.Popen(command, env=stack.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         wait_until(lambda: stack.streams.xlen(STREAM) > 100, "a replayed request")
         assert stack.run("replay", "--forget").stdout.startswith(f"forgotten: {STREAM}")
         _, errors = process.communicate(timeout=90)

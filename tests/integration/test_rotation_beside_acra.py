@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from harness import quick
 from harness.key_places import InRedis, InVault, Place, keys_command
 from harness.servers import OpenBao
 from harness.stack import PROGRAM, Stack
@@ -136,7 +137,7 @@ def test_question_is_answered_on_a_terminal(stack: Stack) -> None:
     before = stack.storage.get(f".acrakeys/{NAME}")
     for answer, status in (("n", 1), ("y", 0)):
         ours, theirs = os.openpty()
-        with subprocess.Popen(
+        with quick.Popen(
             [sys.executable, *PROGRAM, "keys", "rotate", OWNER.id],
             env=stack.environment(),
             stdin=theirs,
@@ -184,7 +185,7 @@ def test_commands_finish_their_look_at_a_large_storage(stack: Stack) -> None:
         (("disable", OWNER.id, "--type", "str", "--token"), token),
         (("remove", OWNER.id, "--yes"), ""),
     ):
-        done = subprocess.run(
+        done = quick.run(
             [*start_with, "tokens", *command],
             env=stack.environment(),
             input=value,

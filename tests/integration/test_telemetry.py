@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import stat
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -13,6 +12,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from harness import quick
 from harness.servers import Valkey, free_port
 from harness.stack import COMMAND_SECONDS, Stack, wait_until
 
@@ -111,7 +111,7 @@ def test_worker_is_ready_only_while_all_is_well(storage_server: Valkey) -> None:
 def test_port_that_is_taken_is_an_error_at_start(stack: Stack, streams_server: Valkey) -> None:
     """A worker that cannot listen ends at once, and names the setting."""
     address = f"127.0.0.1:{streams_server.port}"
-    done = subprocess.run(
+    done = quick.run(
         [sys.executable, "-m", "token_worker", "run"],
         env=stack.environment(TOKEN_WORKER_HTTP_ADDRESS=address),
         capture_output=True,

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from harness import quick
 from harness.stack import Stack, wait_until
 from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import EntryNames, TokenEntry, decode_entry, encode_entry, encode_token_value
@@ -291,7 +292,7 @@ def test_reencrypt_under_load_changes_no_token_and_fails_no_request(stack: Stack
     stack.start_worker()
     before = tokens_of(stack, 1200)
     rotated = [sys.executable, "-m", "token_worker", "keys", "rotate", CLIENT, "--yes"]
-    subprocess.run(rotated, env=stack.environment(), check=True, capture_output=True, timeout=60)
+    quick.run(rotated, env=stack.environment(), check=True, capture_output=True, timeout=60)
     old = {key: stack.storage.get(key) for key in stack.storage.keys("tokens/*")}
     command = [sys.executable, "-m", "token_worker", "tokens", "reencrypt", CLIENT, "--yes", "--rate", "1500"]
     rng = random.Random(kills)
@@ -301,10 +302,10 @@ def test_reencrypt_under_load_changes_no_token_and_fails_no_request(stack: Stack
 
     for _ in range(kills):
         target = min(changed() + rng.randrange(1, 400), len(old))  # where it was quick before, all may be done by now
-        with subprocess.Popen(command, env=stack.environment(), stdout=subprocess.DEVNULL) as process:
+        with quick.Popen(command, env=stack.environment(), stdout=subprocess.DEVNULL) as process:
             wait_until(lambda target=target: changed() >= target, "some entries sealed anew")  # type: ignore[misc]
             process.send_signal(signal.SIGKILL)
-    with subprocess.Popen(command, env=stack.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with quick.Popen(command, env=stack.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         rounds = 0
         while process.poll() is None or not rounds:
             replies = stack.ask(
