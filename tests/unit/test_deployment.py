@@ -49,8 +49,13 @@ def test_kustomization_is_built() -> None:
     assert done.returncode == 0, done.stderr
     built = list(yaml.safe_load_all(done.stdout))
     assert {each["metadata"].get("namespace", "token-worker") for each in built} == {"token-worker"}
-    images = re.findall(r"image: (\S+)", done.stdout)
-    assert set(images) == {f"registry.example/token-worker:{__version__}"}
+    assert set(re.findall(r"image: (\S+)", done.stdout)) == {f"registry.example/token-worker:{__version__}"}
+
+
+def test_tag_of_the_image_is_the_version() -> None:
+    """The files of a version deploy the image of that version."""
+    [image] = yaml.safe_load((KUBERNETES / "kustomization.yml").read_text())["images"]
+    assert (image["name"], image["newTag"]) == ("token-worker", __version__)
 
 
 def test_files_that_pods_read_are_mounted(manifests: Manifests) -> None:
