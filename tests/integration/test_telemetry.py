@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from harness import quick
 from harness.servers import Valkey, free_port
-from harness.stack import COMMAND_SECONDS, Stack, wait_until
+from harness.stack import COMMAND_SECONDS, Stack, has_logged, wait_until
 
 CLIENT = "shop-frontend"
 TOKENIZE = {"op": "tokenize", "client_id": CLIENT, "type": "str"}
@@ -186,14 +186,16 @@ def test_audit_lines_are_in_the_log_at_every_level(stack: Stack, tmp_path: Path)
     assert (line["logger"], line["request_id"], line["items"]) == ("audit", "1", {"token_not_found": 1})
 
 
-def test_no_reply_where_the_audit_cannot_be_written(stack: Stack) -> None:
-    """A disk that is full holds the replies back: the entries stay pending."""
+def test_no_reply_where_the_audit_cannot_be_written(stack: Stack, tmp_path: Path) -> None:
+    """A disk that is full holds the replies back: the entries stay pending, and the log says why in words."""
     if not os.path.exists("/dev/full"):  # noqa: PTH110 - a device
         return
-    worker = stack.start_worker(TOKEN_WORKER_AUDIT_FILE="/dev/full")
+    log = tmp_path / "log"
+    worker = stack.start_worker(log=log, TOKEN_WORKER_AUDIT_FILE="/dev/full")
     stack.send([{**DETOKENIZE, "id": "1", "value": "none"}], "detokenize:requests")
     stack.send([{**TOKENIZE, "id": "2", "value": "something"}])
     wait_until(lambda: _pending(stack) == 1, "the pending entry")
+    wait_until(lambda: has_logged(log, "server unavailable", "audit", "No space left on device"), "the reason")
     assert stack.streams.xlen("detokenize:responses") == 0
     assert worker.is_alive
     worker.kill()
