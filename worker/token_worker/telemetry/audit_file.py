@@ -1,8 +1,8 @@
 """Where the lines of an audit log go: a file with one writer, which other programs may move, delete or cut.
 
-- *Moved*, as logrotate does: each append looks at the path first. If another file is there, it is opened, and takes the
-  lines. If none is there, the moved file takes lines for ``CREATE_AFTER_SECONDS`` more, because logrotate is about to
-  create the new file, and would move a file that stands in its way. Then the file is created.
+- *Moved*, as logrotate does: appends look at the path, at most every ``LOOK_SECONDS``. If another file is there, it is
+  opened, and takes the lines. If none is there, the moved file takes lines for ``CREATE_AFTER_SECONDS`` more, because
+  logrotate is about to create the new file, and would move a file that stands in its way. Then the file is created.
 - *Deleted*: lines that went into a deleted file are written again, into a new one.
 - *Cut* by another program, as with logrotate's ``copytruncate``: this is logged, because earlier lines may be lost.
   Lines of the append under way are written again.
