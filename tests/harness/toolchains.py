@@ -23,6 +23,9 @@ INSTALL_SECONDS = 90
 RUN_SECONDS = 150
 """Time after which a compiler or program counts as hanging, also on a busy machine."""
 
+JAVA_IN_SHORT = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+"""Options of Java for a run of seconds, most of which its better compiler would take."""
+
 
 class Done(NamedTuple):
     """A command that ended by itself."""
@@ -170,8 +173,9 @@ def _need(tool: str, *version: str, at_least: tuple[int, int]) -> None:
 
 def _install(command: list[str], folder: Path) -> None:
     what = " ".join(command[:2])
+    environment = go_environment({**os.environ, "MAVEN_OPTS": " ".join(JAVA_IN_SHORT)})
     try:
-        done = run(command, folder, environment=go_environment(), seconds=INSTALL_SECONDS)
+        done = run(command, folder, environment=environment, seconds=INSTALL_SECONDS)
     except subprocess.TimeoutExpired:
         pytest.skip(f"{what} did not end within {INSTALL_SECONDS} seconds")
     if done.returncode:

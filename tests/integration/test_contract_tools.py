@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.toolchains import SharedFolders, go_environment, maven_jars, need_go, npm_install, run
+from harness.toolchains import JAVA_IN_SHORT, SharedFolders, go_environment, maven_jars, need_go, npm_install, run
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 PACKAGES = {
@@ -118,7 +118,7 @@ public class Check {
     }
 }
 """
-JACKSON = ("com.fasterxml.jackson.datatype", "jackson-datatype-jsr310", "2.18.2")
+JACKSON = ("com.fasterxml.jackson.core", "jackson-databind", "2.18.2")
 
 
 @pytest.fixture
@@ -210,8 +210,9 @@ def test_generated_java_reads_and_writes_the_examples(tools: Path, tmp_path: Pat
     generate(tools, package, ".java")
     (tmp_path / "Check.java").write_text(JAVA)
     sources = [str(path.relative_to(tmp_path)) for path in [tmp_path / "Check.java", *package.glob("*.java")]]
-    done = run(["javac", "-proc:none", "-cp", jars, "-d", "classes", *sources], tmp_path)
+    for_compiler = [f"-J{option}" for option in JAVA_IN_SHORT]
+    done = run(["javac", *for_compiler, "-proc:none", "-cp", jars, "-d", "classes", *sources], tmp_path)
     assert done.returncode == 0, done.stderr
-    done = run(["java", "-cp", f"classes:{jars}", "Check"], tmp_path, value=json.dumps(EXAMPLES))
+    done = run(["java", *JAVA_IN_SHORT, "-cp", f"classes:{jars}", "Check"], tmp_path, value=json.dumps(EXAMPLES))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == EXAMPLES
