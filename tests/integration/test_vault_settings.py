@@ -196,6 +196,13 @@ FAILS = {
     "no TLS": ({"VAULT_ADDR": "{plain-with-tls}"}, "does not speak TLS; set VAULT_ADDR to http://"),
     "a file that is not there": ({"VAULT_ADDR": "{good}", "VAULT_CACERT": "/no/file"}, "VAULT_CACERT: /no/file cannot"),
     "a folder without certificates": ({"VAULT_ADDR": "{good}", "VAULT_CAPATH": "{empty}"}, "VAULT_CAPATH: there is no"),
+    "a damaged certificate": (
+        {
+            "VAULT_ADDR": "{good}",
+            "VAULT_CACERT_BYTES": "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
+        },
+        "VAULT_CACERT_BYTES: a certificate is damaged",
+    ),
     "no token": ({"VAULT_ADDR": "{plain}", "VAULT_TOKEN": ""}, "no token for Vault: set VAULT_TOKEN"),
 }
 

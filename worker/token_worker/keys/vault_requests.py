@@ -98,6 +98,6 @@ def _remedy(error: ssl.SSLError | None) -> str:
     reason = "" if error is None else str(error.reason)
     if reason in _NOT_TLS:
         return "it does not speak TLS; set VAULT_ADDR to http://…"
-    if "ALERT" in reason:
-        return "it does not accept this client; set VAULT_CLIENT_CERT and VAULT_CLIENT_KEY to what it asks for"
-    return "set VAULT_ADDR to http://… if it has no TLS; else its certificates or the versions of TLS do not fit"
+    if "ALERT" in reason and "VERSION" not in reason:
+        return "it refuses this client; if it asks for a certificate, set VAULT_CLIENT_CERT and VAULT_CLIENT_KEY"
+    return f"{reason or 'no reason is known'}; set VAULT_ADDR to http://… if it has no TLS"

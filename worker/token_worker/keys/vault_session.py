@@ -243,7 +243,7 @@ class VaultSession:
         if not settings.secret_id_wrapped:
             return content
         if self._unwrapped is None or self._unwrapped[0] != content:
-            mount = settings.auth_mount or settings.auth
+            mount = (settings.auth_mount or settings.auth).strip("/")
             self._unwrapped = content, unwrap_secret_id(self.make_adapter(), settings, content, mount)
         return self._unwrapped[1]
 

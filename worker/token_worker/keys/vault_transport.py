@@ -118,7 +118,12 @@ def _certificates(variable: str, texts: Iterable[str]) -> str:
     found = dict.fromkeys(certificate for text in texts for certificate in _CERTIFICATE.findall(text))
     if not found:
         raise MasterKeyError(f"{variable}: there is no certificate in PEM")
-    return "\n".join(found)
+    pem = "\n".join(found)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
+    except (ssl.SSLError, ValueError):  # ValueError: not ASCII
+        raise MasterKeyError(f"{variable}: a certificate is damaged") from None
+    return pem
 
 
 def _files(folder: str) -> Iterator[Path]:
