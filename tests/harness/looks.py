@@ -115,7 +115,7 @@ def look_of(
         streams=seen(facts),
         hours={route.requests: quiet for route in routes},
         servers={"streams": seen([server()]), "keys, tokens": seen([server()])},
-        keys=seen(KeyAges(1, 0, 0, [OwnerKeys("client", "shop", True, NOW - 86_400, 1)], 0, True)),
+        keys=seen(KeyAges(1, 0, 0, [OwnerKeys("client", "shop", True, NOW - 86_400, 1)], True)),
         checks=seen([Check("streams: version", "ok", "fine")]),
     )
     return well._replace(**known)

@@ -133,7 +133,10 @@ def test_every_finding_has_its_heading() -> None:
     assert sorted(headings("Findings of doctor")) == sorted(doctor_checks())
 
 
-@pytest.mark.parametrize("group", ["Alerts", "Codes of a reply", "Log events", "Audit lines", "Findings of doctor"])
+@pytest.mark.parametrize(
+    "group",
+    ["Alerts", "Codes of a reply", "Log events", "Audit lines", "Findings of doctor", "Findings of the monitor"],
+)
 def test_every_heading_says_what_to_do(group: str) -> None:
     """Below each heading stands what it means, where to look and what to do, in this order."""
     assert headings(group)

@@ -43,7 +43,7 @@ def test_ages_come_from_the_history() -> None:
     ]
     found = scan(names).look()
     assert found is not None
-    assert (found.clients, found.zones, found.never_replaced, found.other_names) == (2, 1, 1, 1)
+    assert (found.clients, found.zones, found.never_replaced) == (2, 1, 1)
     assert [(owner.kind, owner.id, owner.earlier) for owner in found.oldest] == [
         ("zone", "zone-1", 1),
         ("client", "shop-frontend", 2),

@@ -12,7 +12,7 @@ from token_worker.admin.stream_ends import IdsFinding
 from token_worker.admin.workers import SeenWorker
 from token_worker.monitor.look import Look
 from token_worker.monitor.problems import KINDS, Level, Problem, anchor_of, find_troubles, slug, summed_up
-from token_worker.monitor.source import Seen, Trouble
+from token_worker.monitor.source import OWN_ERROR, Seen, Trouble
 
 PAGE = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
 ANCHORS = {slug(line.lstrip("# ").replace("`", "")) for line in PAGE.splitlines() if line.startswith("#")}
@@ -94,6 +94,21 @@ def test_trouble_of_the_streams(
     assert (first.level, first.sentence, first.anchor) == (level, sentence, anchor)
 
 
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("TimeoutError", "does not answer (TimeoutError)"),
+        ("WRONGPASS", "answers WRONGPASS"),
+        (f"{OWN_ERROR}: KeyError", "cannot be read (an error of the monitor: KeyError)"),
+    ],
+)
+def test_server_that_is_there_and_refuses_is_not_called_silent(reason: str, words: str) -> None:
+    """A wrong password is told apart from a server that is down, and from a mistake of the monitor."""
+    away = Seen(None, 0.0, Trouble(reason, NOW))
+    [first] = problems(look_of(ROUTES, servers={"tokens": away}))
+    assert first.sentence == f"The Redis for tokens {words}, since 08:00:00 UTC"
+
+
 def test_streams_away_come_first_and_once() -> None:
     """If the streams are away, one sentence says so with the reason and the time, before everything else."""
     look = look_of(ROUTES, rows(pending=7), ())
@@ -118,7 +133,7 @@ def test_each_server_can_be_away_alone() -> None:
     ("known", "sentence"),
     [
         ({"used_bytes": 95, "limit_bytes": 100}, "The Redis for tokens uses 95% of the memory that it may use"),
-        ({"evicted": 1200}, "The Redis for tokens has evicted 1,200 keys: values are lost"),
+        ({"evicted": 1200}, "The Redis for tokens has evicted 1,200 keys: values may be lost"),
     ],
 )
 def test_trouble_of_a_server(known: dict[str, int], sentence: str) -> None:

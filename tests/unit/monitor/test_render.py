@@ -60,7 +60,7 @@ def test_names_that_hold_html_are_text() -> None:
         route,
         [lag(EVIL, undelivered=5), lag(f"{EVIL}:out", EVIL)],
         (worker(EVIL, host=EVIL, version=EVIL, ready=False, why=EVIL),),
-        keys=seen(KeyAges(1, 0, 0, [OwnerKeys("client", EVIL, True, NOW, 1)], 0, True)),
+        keys=seen(KeyAges(1, 0, 0, [OwnerKeys("client", EVIL, True, NOW, 1)], True)),
         checks=seen([Check(EVIL, "finding", EVIL, f"{EVIL} `{EVIL}`"), Check(EVIL, "unknown", EVIL)]),
         group="token-workers",
     )

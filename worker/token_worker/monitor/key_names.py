@@ -18,7 +18,7 @@ PAGES_PER_LOOK = 20
 """Pages of a scan that one look reads: 20 milliseconds of the server, or so."""
 
 OWNERS_MAX = 100_000
-"""Most owners that are remembered. The keys of others are only counted."""
+"""Most owners that are remembered. The keys of others are not looked at."""
 
 OLDEST_MAX = 20
 """Most owners that are named."""
@@ -41,7 +41,6 @@ class KeyAges(NamedTuple):
         clients, zones: owners with a key in use.
         never_replaced: owners whose key was never replaced. The age of such a key is unknown.
         oldest: owners whose key was replaced the longest time ago, then owners whose key was never replaced.
-        other_names: names that are not keys that seal tokens.
         is_whole: False if there are more than ``OWNERS_MAX`` owners.
     """
 
@@ -49,7 +48,6 @@ class KeyAges(NamedTuple):
     zones: int
     never_replaced: int
     oldest: list[OwnerKeys]
-    other_names: int
     is_whole: bool
 
 
@@ -62,7 +60,6 @@ class KeyNames:
         self._pages: Iterator[list[bytes]] | None = None
         self._owners: dict[tuple[str, str], OwnerKeys] = {}
         self._seen: set[bytes] = set()
-        self._others = 0
         self._is_whole = True
         self._last: KeyAges | None = None
 
@@ -88,7 +85,7 @@ class KeyNames:
         return self._last
 
     def _begin(self) -> None:
-        self._owners, self._seen, self._others, self._is_whole = {}, set(), 0, True
+        self._owners, self._seen, self._is_whole = {}, set(), True
         self._pages = scan(self._link, f"{escape_pattern(self._folder)}/*")
 
     def _finish(self) -> None:
@@ -104,7 +101,6 @@ class KeyNames:
             zones=sum(owner.kind == "zone" for owner in owners),
             never_replaced=len(never),
             oldest=[*replaced, *unknown],
-            other_names=self._others,
             is_whole=self._is_whole,
         )
         self._owners, self._seen = {}, set()
@@ -112,7 +108,6 @@ class KeyNames:
     def _take(self, raw: bytes) -> None:
         name = parse_name(raw.decode(errors="replace").removeprefix(f"{self._folder}/"))
         if name.owner is None or not name.seals_tokens:
-            self._others += 1
             return
         owner_id = (name.owner.kind, name.owner.id)
         if owner_id not in self._owners:

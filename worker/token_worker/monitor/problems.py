@@ -12,7 +12,7 @@ from token_worker.admin.lag import GroupLag
 from token_worker.admin.workers import SeenWorker
 from token_worker.monitor.look import Look
 from token_worker.monitor.servers import ServerFacts
-from token_worker.monitor.source import Seen
+from token_worker.monitor.source import OWN_ERROR, Seen
 from token_worker.monitor.streams import StreamFacts
 from token_worker.monitor.words import clock, count, duration, listed
 from token_worker.streams.routes import Route
@@ -56,7 +56,12 @@ class Kind(NamedTuple):
     remedy: str
 
 
-AWAY = Kind(Level.BAD, "server-unavailable", "{} servers do not answer", "Start the server, or fix the network.")
+AWAY = Kind(
+    Level.BAD,
+    "server-unavailable",
+    "{} servers cannot be read",
+    "Start the server, or fix the network, or the user and password of the monitor.",
+)
 UNREADABLE = Kind(
     Level.BAD, "tokenworkerstreamsunreachable", "{} streams cannot be read", "See the reason beside each stream."
 )
@@ -90,7 +95,7 @@ FULL = Kind(Level.WARN, "memory-nearly-full", "{} servers are nearly full", "Giv
 EVICTED = Kind(
     Level.BAD,
     "eviction",
-    "{} storages have evicted keys, and lost values",
+    "{} storages have evicted keys",
     "Set maxmemory-policy noeviction, and restore a backup.",
 )
 CHECK = Kind(Level.WARN, "findings-of-doctor", "{} findings of doctor", "See below.")
@@ -144,7 +149,10 @@ def find_troubles(look: Look) -> Iterator[Trouble]:
             yield from of_reader(row)
     yield from _dead(facts)
     yield from _workers(facts)
-    for right in facts.refused:
+    refused = [*facts.refused]
+    if look.keys is not None and look.keys.trouble is not None and look.keys.trouble.reason == "NOPERM":
+        refused.append("names of keys (NOPERM)")
+    for right in refused:
         yield Trouble(REFUSED, right, f"A right is missing: {right}")
     for check in look.checks.value or ():
         if check.status == "finding" and not is_shown_elsewhere(check):
@@ -227,8 +235,10 @@ def slug(heading: str) -> str:
 def _away(name: str, seen: Seen[Any]) -> Iterator[Trouble]:
     if seen.trouble is not None:
         reason, since = seen.trouble
-        sentence = f"The Redis for {name} does not answer ({reason}), since {clock(since)} UTC"
-        yield Trouble(AWAY, name, sentence)
+        does = f"answers {reason}" if reason.isupper() else f"does not answer ({reason})"
+        if reason.startswith(OWN_ERROR):
+            does = f"cannot be read ({reason})"
+        yield Trouble(AWAY, name, f"The Redis for {name} {does}, since {clock(since)} UTC")
 
 
 def _server(uses: str, server: ServerFacts) -> Iterator[Trouble]:
@@ -237,7 +247,9 @@ def _server(uses: str, server: ServerFacts) -> Iterator[Trouble]:
         part = server.used_bytes / server.limit_bytes
         yield Trouble(FULL, name, f"The Redis for {name} uses {part:.0%} of the memory that it may use")
     if server.evicted and "streams" not in uses:
-        yield Trouble(EVICTED, name, f"The Redis for {name} has evicted {count(server.evicted)} keys: values are lost")
+        yield Trouble(
+            EVICTED, name, f"The Redis for {name} has evicted {count(server.evicted)} keys: values may be lost"
+        )
 
 
 def _dead(facts: StreamFacts) -> Iterator[Trouble]:

@@ -133,6 +133,8 @@ def check_rows(look: Look) -> list[CheckRow]:
 def checks_note(look: Look) -> str:
     """How many checks found nothing, and when."""
     checks = look.checks.value
+    if look.checks.trouble is not None:
+        return f"The checks failed: {look.checks.trouble.reason}."
     if checks is None:
         return "The checks are being done."
     fine = sum(check.status == "ok" for check in checks)

@@ -18,6 +18,9 @@ T = TypeVar("T")
 PAUSE_FACTOR = 2
 """A source rests for at least this many times as long as a read took, so that it does not load its server."""
 
+OWN_ERROR = "an error of the monitor"
+"""Beginning of the reason if the code of the monitor failed."""
+
 _LOG: FilteringBoundLogger = structlog.get_logger("monitor")
 
 
@@ -91,7 +94,7 @@ class Source(Generic[T]):
             self._fail(str(error))
         except Exception as error:  # noqa: BLE001 - the page says so, and the next read may succeed
             _LOG.exception("the monitor failed to read", source=self.name)
-            self._fail(f"an error of the monitor: {type(error).__name__}")
+            self._fail(f"{OWN_ERROR}: {type(error).__name__}")
         else:
             self._seen = Seen(value, self._clock(), None)
 

@@ -119,7 +119,7 @@ class _Server(ThreadingHTTPServer):
     def service_actions(self) -> None:
         """Cut connections that live for too long. The server calls this twice a second, and after each connection."""
         late = time.monotonic() - CONNECTION_SECONDS
-        for request, since in [*self._open.items()]:
+        for request, since in self._open.copy().items():
             if since < late:
                 self._open.pop(request, None)
                 with suppress(OSError):  # its thread has closed it
