@@ -11,6 +11,7 @@ servers quote arguments in their answers.
 import ssl
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import hvac.exceptions
 import requests
@@ -52,7 +53,7 @@ def send(address: str, request: Callable[[], Any]) -> Any:
             raise Unavailable("vault", "ConnectionError") from None
         raise MasterKeyError(f"TLS with Vault at {address} failed: {_remedy(cause)}") from None
     except (requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema, requests.exceptions.InvalidURL):
-        raise MasterKeyError(f"VAULT_ADDR: {address} is not a URL such as https://vault:8200") from None
+        raise MasterKeyError(_no_url(address)) from None
     except (requests.exceptions.RequestException, ConnectionError, TimeoutError) as error:
         raise Unavailable("vault", type(error).__name__) from None
     except hvac.exceptions.InvalidRequest as error:
@@ -101,3 +102,18 @@ def _remedy(error: ssl.SSLError | None) -> str:
     if "ALERT" in reason and "VERSION" not in reason:
         return "it refuses this client; if it asks for a certificate, set VAULT_CLIENT_CERT and VAULT_CLIENT_KEY"
     return f"{reason or 'no reason is known'}; set VAULT_ADDR to http://… if it has no TLS"
+
+
+def _no_url(address: str) -> str:
+    """Say which URL cannot be used: that of Vault, or else that of a proxy, which may hold a password."""
+    try:
+        parts = urlsplit(address)
+        is_good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if is_good:
+        return (
+            f"{parts.scheme.upper()}_PROXY or ALL_PROXY names no proxy that can be used for {address}; set it to"
+            " http://host:port, or add the host of Vault to NO_PROXY"
+        )
+    return f"VAULT_ADDR: {address} is not a URL such as https://vault:8200"
