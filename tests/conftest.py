@@ -33,9 +33,8 @@ TREE = Path(__file__).parents[1] / "worker"
 
 LONGEST = {
     "test_every_fault_happens_and_what_is_promised_holds",
-    "test_workers_killed_at_every_command_answer_every_request_once",
     "test_types_generated_from_asyncapi",
-    "test_master_key_is_replaced_under_load",
+    "test_bench_gives_every_figure",
 }
 """Tests of more than half a minute."""
 
