@@ -11,7 +11,7 @@ import pytest
 from harness.doc_pages import page
 from harness.doc_runner import Reader
 from harness.openbao import KeptOpenBao
-from harness.servers import DEPLOY_FILES, Valkey, free_port, redis_binary
+from harness.servers import DEPLOY_FILES, SYNC_AT_ONCE, Valkey, free_port, redis_binary
 from harness.stack import Stack
 
 PAGE = "docs/backup.md"
@@ -38,7 +38,7 @@ def test_everything_comes_back(streams_server: Valkey, tmp_path: Path) -> None:
     tools = {"redis-cli": str(REDIS_CLI), "redis-server": binary}
     with (
         KeptOpenBao() as bao,
-        Valkey("appendonly yes", "appendfsync always", binary=binary) as storage,
+        Valkey("appendonly yes", "appendfsync always", SYNC_AT_ONCE, binary=binary) as storage,
         Stack(streams_server, storage) as stack,
         trial_stopped(port),
     ):

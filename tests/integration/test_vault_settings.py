@@ -123,9 +123,9 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, approle: dict[s
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-def command_line() -> str | None:
+def command_line(path: str = "secret/acra/transport") -> str | None:
     """The master key as ``bao`` reads it in this environment. None if it cannot."""
-    command = [bao_binary(), "kv", "get", "-field=acra_master_key", "secret/acra/transport"]
+    command = [bao_binary(), "kv", "get", "-field=acra_master_key", path]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
     return done.stdout.decode().strip() if done.returncode == 0 else None
 
@@ -282,9 +282,10 @@ def test_path_of_the_api_is_answered_with_the_right_one(
         with pytest.raises(MasterKeyError, match=r"leave data/ out: set it to secret/acra/transport\Z"):
             worker()
         monkeypatch.setenv("TOKEN_WORKER_VAULT_AUTH", "token")
+    assert command_line("secret/data/acra/transport") is None
     server.call("POST", "secret/data/data/acra/transport", data={"acra_master_key": MASTER_KEY})
     try:
-        assert worker() == MASTER_KEY
+        assert (command_line("secret/data/acra/transport"), worker()) == (MASTER_KEY, MASTER_KEY)
     finally:
         server.call("DELETE", "secret/metadata/data/acra/transport")
 
