@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -65,6 +66,13 @@ for command in [sys.argv[3:]] if sys.argv[3:] else map(str.split, sys.stdin):
     print(*([reply] if reply == "OK" else lines(reply)), sep="\\n")
 '''
 
+_CURL: Final = '''#!{python}
+"""The part of curl that the pages need, where it is not installed."""
+import sys, urllib.request
+
+sys.stdout.buffer.write(urllib.request.urlopen(sys.argv[-1]).read())
+'''
+
 
 class Reader:
     """A reader with a shell in a folder; a context manager that stops what runs on.
@@ -97,10 +105,10 @@ class Reader:
         programs = {"vault": bao_binary(), **(programs or {})}
         for name, file in programs.items():
             (tools / name).symlink_to(file)
-        if "redis-cli" not in programs:
-            redis_cli = tools / "redis-cli"
-            redis_cli.write_text(_REDIS_CLI.format(python=sys.executable))
-            redis_cli.chmod(0o755)
+        ours = {"redis-cli": _REDIS_CLI} | ({} if shutil.which("curl") else {"curl": _CURL})
+        for name in ours.keys() - programs.keys():
+            (tools / name).write_text(ours[name].format(python=sys.executable))
+            (tools / name).chmod(0o755)
         for name in ("scripts", "schemas"):
             (folder / name).symlink_to(ROOT / name)
         path = os.pathsep.join((str(tools), str(Path(sys.executable).parent), os.defpath))
