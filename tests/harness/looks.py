@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from token_worker.admin.doctor import Check
+from token_worker.admin.check import Check
 from token_worker.admin.lag import GroupLag, Measured
 from token_worker.admin.workers import SeenWorker
 from token_worker.contract.messages import Op

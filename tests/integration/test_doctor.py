@@ -59,6 +59,7 @@ def test_good_set_up_has_no_finding(good: Stack) -> None:
     unknown = {name for name, row in checks.items() if row["status"] == "unknown"}
     assert "detokenize:requests: who may detokenize" in unknown
     assert "+acl" in checks["detokenize:requests: who may detokenize"]["remedy"]
+    assert checks["detokenize:requests: clients apart"]["status"] == "ok"
     assert checks["master key"]["message"] == "opens 1 keys of 1, chosen at random"
     assert "token-worker acl" not in checks["streams: user"]["remedy"]
 
@@ -72,12 +73,18 @@ def findings(stack: Stack, **more: str) -> dict[str, str]:
 
 def test_bare_servers_are_full_of_findings(stack: Stack) -> None:
     """User default, no append-only file, nobody reading, and anybody may ask for values: each is found."""
+    for client in (CLIENT, "another-client"):
+        stack.generate_key(client)
     found = findings(stack)
     for use in ("streams", "keys", "tokens"):
         assert "default" in found[f"{use}: user"]
         assert "append-only" in found[f"{use}: persistence"]
     assert "detokenize:requests: group" in found
     assert "anyone" in found["detokenize:requests: who may detokenize"]
+    assert "anyone" in found["detokenize:responses: who may read values"]
+    assert "anyone" in found["keys: who may read"]
+    assert "anyone" in found["tokens: who may read"]
+    assert found["detokenize:requests: clients apart"].startswith("2 clients share it")
 
 
 def test_eviction_is_a_finding(stack: Stack) -> None:

@@ -19,7 +19,7 @@ CODE = ROOT / "worker" / "token_worker"
 
 LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical"})
 TROUBLES = frozenset({"finding", "unknown"})
-CHECKING = frozenset({"_unknown", "_guarded"})
+CHECKING = frozenset({"unknown", "_guarded", "_who"})
 """Functions of doctor that make a check of the name that they are given."""
 
 
@@ -76,9 +76,10 @@ def audit_events() -> set[str]:
 
 def doctor_checks() -> set[str]:
     """Names of the checks of doctor that can be a finding or unknown, without their server or stream."""
-    [path] = [path for path in CODE.rglob("doctor.py") if path.parent.name != "cli"]
     checks = set()
-    for function in ast.walk(ast.parse(path.read_text())):
+    for function in (
+        node for path in (CODE / "admin").glob("doctor*.py") for node in ast.walk(ast.parse(path.read_text()))
+    ):
         if not isinstance(function, ast.FunctionDef) or function.name in CHECKING:
             continue
         names = {

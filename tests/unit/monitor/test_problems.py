@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from harness.looks import NOW, dead, lag, look_of, routes_named, seen, server, worker
-from token_worker.admin.doctor import Check
+from token_worker.admin.check import Check
 from token_worker.admin.lag import GroupLag
 from token_worker.admin.stream_ends import IdsFinding
 from token_worker.admin.workers import SeenWorker

@@ -8,7 +8,7 @@ import pytest
 
 from conftest import Say
 from harness.looks import NOW, dead, hour, lag, look_of, routes_named, seen, worker
-from token_worker.admin.doctor import Check
+from token_worker.admin.check import Check
 from token_worker.monitor.history import History, Sample
 from token_worker.monitor.key_names import KeyAges, OwnerKeys
 from token_worker.monitor.look import Look, RouteHour

@@ -8,14 +8,14 @@ import platform
 import random
 import re
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from importlib.metadata import version
-from typing import Any, Literal
-
-import msgspec
+from typing import Any
 
 from token_worker import __version__
 from token_worker.admin.access import AdminAccess
+from token_worker.admin.check import Check, unknown
+from token_worker.admin.doctor_access import clients_apart, copiers, readers, writers
 from token_worker.admin.keys import BAD_STATUSES, classify, locate_keys, read_keys
 from token_worker.admin.stream_ends import by_name, read_clock, read_ends
 from token_worker.admin.workers import ALIVE_SECONDS
@@ -54,23 +54,7 @@ _WHERE_KEYS_MAY_BE = (
     " database number (TOKEN_WORKER_KEYS_URL). If Acra has them as files, or in its keystore version 2"
 )
 
-Status = Literal["ok", "finding", "unknown"]
 Fields = dict[str, str]
-
-
-class Check(msgspec.Struct, frozen=True):
-    """The result of one check. Members are those of ``doctor --json``.
-
-    Attributes:
-        check: name of the check, with its server or stream.
-        message: the result; it holds no value, key or password.
-        remedy: what to do; empty if the status is ``ok``.
-    """
-
-    check: str
-    status: Status
-    message: str
-    remedy: str = ""
 
 
 def examine(settings: Settings) -> Iterator[Check]:
@@ -108,6 +92,8 @@ def _use(use: str, link: Link, settings: Settings, server: RedisSettings, *, tri
     if use == "streams":
         for route in settings.routes:
             yield from _reach(use, route.requests, _route(route, settings.group, link, tries_rights=tries_rights))
+    elif tries_rights:
+        yield copiers(use, link, settings.keys_folder)
     if use == "tokens" and (tries_rights or settings.durability != "fsync"):
         yield _durability(Durability.parse(settings.durability), link, is_elected=server.kind == "sentinel")
 
@@ -154,7 +140,7 @@ def _server(use: str, link: Link, username: str | None, *, tries_rights: bool) -
     try:
         info = _info(link)
     except ServerError as error:
-        yield _unknown(f"{use}: version, memory, persistence", error, "+info")
+        yield unknown(f"{use}: version, memory, persistence", error, "+info")
     else:
         yield _version(use, info)
         if not use.startswith("streams"):
@@ -222,7 +208,7 @@ def _durability(durability: Durability, link: Link, *, is_elected: bool) -> Chec
     except SettingsError as error:
         return Check(name, "finding", str(error), "change the server, or TOKEN_WORKER_DURABILITY")
     except ServerError as error:
-        return _unknown(name, error, "+waitaof" if durability.fsync else "+info")
+        return unknown(name, error, "+waitaof" if durability.fsync else "+info")
     return Check(name, "ok", "server: as safe as its persistence; fsync and replicas:N make replies wait for more")
 
 
@@ -232,7 +218,7 @@ def _clock(use: str, link: Link) -> Check:
     try:
         seconds, micros = link.call("TIME")
     except ServerError as error:
-        return _unknown(name, error, "+time")
+        return unknown(name, error, "+time")
     after = time.time()
     theirs = int(seconds) + int(micros) / 1e6
     off = max(before - theirs, theirs - after, 0.0)
@@ -265,7 +251,9 @@ def _route(route: Route, group: str, link: Link, *, tries_rights: bool) -> Itera
     yield _group(route, group, link)
     yield _ids(route, link)
     if tries_rights and Op.DETOKENIZE in route.ops:
-        yield _writers(route, link.node_of(route.requests) if isinstance(link, ClusterLink) else link)
+        node = link.node_of(route.requests) if isinstance(link, ClusterLink) else link
+        yield writers(route, node)
+        yield readers(route, node)
 
 
 def _group(route: Route, group: str, link: Link) -> Check:
@@ -277,7 +265,7 @@ def _group(route: Route, group: str, link: Link) -> Check:
         consumers = [by_name(raw) for raw in link.call("XINFO", "CONSUMERS", route.requests, group)]
     except ServerError as error:
         if error.code == "NOPERM":
-            return _unknown(name, error, "+xinfo|groups +xinfo|consumers")
+            return unknown(name, error, "+xinfo|groups +xinfo|consumers")
         return Check(name, "finding", "there is no such stream yet", "start a worker: it makes stream and group")
     alive = [
         bytes(consumer["name"]).decode(errors="replace")
@@ -296,36 +284,13 @@ def _ids(route: Route, link: Link) -> Check:
         now_ms = drive(read_clock(), link)
         found = {stream: drive(read_ends(route, stream), link).ids_finding(now_ms) for stream in route.streams}
     except ServerError as error:
-        return _unknown(name, error, "the rights that `token-worker acl` prints")
+        return unknown(name, error, "the rights that `token-worker acl` prints")
     findings = {stream: finding for stream, finding in found.items() if finding is not None}
     if findings:
         remedies = dict.fromkeys(finding.remedy for finding in findings.values())
         messages = [f"{stream}: {finding.message}" for stream, finding in findings.items()]
         return Check(name, "finding", "; ".join(messages), "; ".join(remedies))
     return Check(name, "ok", "no stream of the route is ahead of the server's clock, or near its last id")
-
-
-def _writers(route: Route, link: Link) -> Check:
-    """Check who may write to a request stream of a route that detokenizes."""
-    name = f"{route.requests}: who may detokenize"
-    writers, is_open = [], False
-    try:
-        for raw in link.call("ACL", "USERS"):
-            user = bytes(raw).decode(errors="replace")
-            details = by_name(link.call("ACL", "GETUSER", user))
-            if b"on" not in details["flags"]:
-                continue
-            if link.call("ACL", "DRYRUN", user, "XADD", route.requests, "*", "payload", "") == b"OK":
-                writers.append(user)
-                is_open |= b"nopass" in details["flags"]
-    except ServerError as error:
-        return _unknown(name, error, "+acl|users +acl|getuser +acl|dryrun (once, as an administrator)")
-    if is_open:
-        remedy = (
-            "create the users that `token-worker acl` prints, and switch user default off (ACL SETUSER default off)"
-        )
-        return Check(name, "finding", f"anyone, without a password ({', '.join(writers)})", remedy)
-    return Check(name, "ok", f"users {', '.join(writers) or 'none'}")
 
 
 def _apart(settings: Settings) -> Check:
@@ -344,7 +309,7 @@ def _master_key(settings: Settings) -> Iterator[Check]:
             return
         if settings.master_key_source == "vault":
             yield from _guarded("Vault token", lambda: _vault(access, settings))
-        yield from _guarded("master key", lambda: _sample(master_keys, store))
+        yield from _guarded("master key", lambda: _sample(master_keys, store, settings.routes))
 
 
 def _guarded(name: str, checks: Callable[[], Iterator[Check]]) -> Iterator[Check]:
@@ -354,7 +319,7 @@ def _guarded(name: str, checks: Callable[[], Iterator[Check]]) -> Iterator[Check
         yield Check(name, "unknown", str(error), "make that server answer, or grant the right that is missing")
 
 
-def _sample(master_keys: MasterKeys, store: Any) -> Iterator[Check]:
+def _sample(master_keys: MasterKeys, store: Any, routes: Sequence[Route]) -> Iterator[Check]:
     found = locate_keys(store)
     sample = random.sample(found, min(SAMPLE_KEYS, len(found)))
     bad = [
@@ -374,6 +339,8 @@ def _sample(master_keys: MasterKeys, store: Any) -> Iterator[Check]:
         )
     else:
         yield Check("master key", "ok", f"opens {len(sample)} keys of {len(found)}, chosen at random")
+    owners = {key.name.owner.id for key in readable if key.name.owner is not None and key.name.owner.kind == "client"}
+    yield from (clients_apart(route, owners) for route in routes if Op.DETOKENIZE in route.ops)
     if master_keys.previous is not None:
         remedy = "run `token-worker keys rewrap`, then drop the previous one and restart the workers"
         yield Check("previous master key", "finding", "two master keys loaded", remedy)
@@ -407,7 +374,3 @@ def _vault(access: AdminAccess, settings: Settings) -> Iterator[Check]:
 
 def _is_excess(where: str, right: str, path: str) -> bool:
     return right != "deny" and not (where == path and right == "read")
-
-
-def _unknown(name: str, error: ServerError, right: str) -> Check:
-    return Check(name, "unknown", f"this user may not check it ({error.code})", f"give this user {right}")

@@ -5,12 +5,16 @@ Trying a right that is missing leaves a line in ``ACL LOG`` of the server. So ri
 
 from collections.abc import Iterator
 
-from token_worker.admin.doctor import Check, examine_servers
+from token_worker.admin.check import Check
+from token_worker.admin.doctor import examine_servers
 from token_worker.errors import ServerError, Unavailable
 from token_worker.redis.connect import make_primary_link
 from token_worker.settings.options import Settings
 
-OF_RIGHTS = (": user", ": who may detokenize", ": right to read", "tokens: durability before a reply")
+OF_RIGHTS = (
+    *(": user", ": who may detokenize", ": who may read values", ": who may read"),
+    *(": right to read", "tokens: durability before a reply"),
+)
 """Endings of the checks that try rights."""
 
 LEFT_OUT = {

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from token_worker.admin.doctor import Check
+from token_worker.admin.check import Check
 from token_worker.monitor.history import Hour, Rates
 from token_worker.monitor.key_names import KeyAges
 from token_worker.monitor.servers import ServerFacts

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from token_worker.admin.doctor import Check
+from token_worker.admin.check import Check
 from token_worker.admin.lag import GroupLag
 from token_worker.admin.workers import SeenWorker
 from token_worker.monitor.look import Look
