@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
+from harness import quick
 from harness.prometheus import scrape
 from harness.servers import DEPLOY_FILES, OpenBao, Valkey, free_port
 from harness.stack import Stack, WorkerProcess, wait_until
@@ -61,7 +62,7 @@ class Watched:
 
     def _start_exporter(self, exits: ExitStack, port: int) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "token_worker", "lag", "--serve", f"127.0.0.1:{port}"]
-        exporter = subprocess.Popen(command, env=self.stack.environment())
+        exporter = quick.Popen(command, env=self.stack.environment())
         exits.callback(exporter.wait)
         exits.callback(exporter.kill)
         return exporter
