@@ -99,6 +99,7 @@ class Puppet:
         request: the command that waits for its outcome, or how long to wait; None: it has ended.
         ready_at: time of the world from which on it may go on.
         blocks_until: when its blocking read ends, None where it does not block.
+        late: the outcome of its request, if it gets that only when it goes on.
     """
 
     def __init__(self, name: str, stage: Stage, terms: Terms, rng: random.Random) -> None:
@@ -106,6 +107,7 @@ class Puppet:
         self.request: Command | Wait | None = None
         self.ready_at = 0.0
         self.blocks_until: float | None = None
+        self.late: tuple[object] | None = None
         self._stage = stage
         self._outcome: object = None
         self._is_dead = False
@@ -129,6 +131,7 @@ class Puppet:
                 claim_idle_ms=terms.claim_idle_ms,
                 max_deliveries=terms.max_deliveries,
                 rng=random.Random(rng.random()),
+                clock=lambda: self._stage.seconds,
             )
 
         subject = ClusterDelivery([[route] for route in terms.routes], make) if terms.is_apart else make(terms.routes)

@@ -261,7 +261,10 @@ class World:
             self.seconds = max(self.seconds, min(waits + self._starts))
             return
         puppet = self._rng.choice(ready)
-        if isinstance(puppet.request, Wait):
+        if puppet.late is not None:
+            [outcome], puppet.late = puppet.late, None
+            self._let(puppet, outcome)
+        elif isinstance(puppet.request, Wait):
             self._let(puppet, None)
         elif puppet.request is not None:
             self._perform(puppet, puppet.request)
@@ -308,9 +311,12 @@ class World:
         if fault == "all away":
             self._lose_all()
         self._tell_books(puppet.name, command, outcome)
-        self._let(puppet, outcome)
-        if fault == "stall":
+        if fault == "stall":  # the process is stopped, and sees the reply later
+            puppet.blocks_until = None
             puppet.ready_at = max(puppet.ready_at, self.seconds + self._rng.uniform(*STALL_SECONDS))
+            puppet.late = (outcome,)
+        else:
+            self._let(puppet, outcome)
 
     def _waiting_for(self, puppet: Puppet) -> list[bytes]:
         """Streams that have something to read for this worker."""

@@ -43,6 +43,7 @@ def delivery(
     batch_size: int = 500,
     max_deliveries: int = 2,
     note_unread: Callable[[Entry], object] = lambda _entry: None,
+    clock: Callable[[], float] = lambda: 0.0,
 ) -> Delivery:
     return Delivery(
         routes or (ROUTE,),
@@ -53,6 +54,7 @@ def delivery(
         max_deliveries=max_deliveries,
         rng=random.Random(1),
         note_unread=note_unread,
+        clock=clock,
     )
 
 
@@ -426,6 +428,28 @@ def test_claim_that_another_worker_won_is_passed_over() -> None:
     )
     batch, _ = run(delivery().fetch(0.0, 1000), server)
     assert [entry.id for entry in batch.entries] == [b"6-0"]
+
+
+@pytest.mark.parametrize("deliveries", [0, 1], ids=["put off", "delivered"])
+@pytest.mark.parametrize(("stopped_seconds", "idle_ms"), [(0.0, 40_000), (4.0, 40_000), (100.0, 135_000)])
+def test_claim_of_a_worker_that_was_stopped_leaves_what_another_got(
+    deliveries: int, stopped_seconds: float, idle_ms: int
+) -> None:
+    """A claim asks for the idle time that entries have by now, less the longest time that their listing may take."""
+    now = 7.0
+
+    def found(command: tuple[Any, ...]) -> list[list[Any]]:
+        nonlocal now
+        if "IDLE" not in command:
+            return []
+        now += stopped_seconds  # the process is stopped when the server has answered
+        return [[b"5-0", b"dead", 40_000, deliveries]]
+
+    server = Scripted(XPENDING=found, XCLAIM=[[b"5-0", [b"payload", b"x"]]])
+    _, commands = run(delivery(clock=lambda: now).fetch(0.0, 0), server)
+    assert [command for command in commands if command[0] == "XCLAIM"] == [
+        ("XCLAIM", "in", "group", "me", idle_ms, b"5-0")
+    ]
 
 
 def test_isolated_tries_are_counted_and_end() -> None:

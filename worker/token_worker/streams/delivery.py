@@ -30,6 +30,7 @@ Touches: the request streams and their group, the dead-letter, response and repl
 
 import math
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
@@ -96,6 +97,7 @@ class Delivery(CommitScripts):
         claim_idle_ms: idle time after which an entry of another worker is taken over.
         max_deliveries: isolated tries of an entry before it becomes a dead letter.
         rng: spreads the times at which workers look for old entries.
+        clock: the monotonic clock that ``now`` is of.
         note_unread: told of each entry that was moved to the dead letters without being read.
     """
 
@@ -112,6 +114,7 @@ class Delivery(CommitScripts):
         claim_idle_ms: int,
         max_deliveries: int,
         rng: random.Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
         note_unread: Callable[[Entry], object] = lambda _entry: None,
     ) -> None:
         self._routes = deque(routes)
@@ -123,7 +126,7 @@ class Delivery(CommitScripts):
         self._max_deliveries = max_deliveries
         rng = rng or random.Random()  # noqa: S311 - spreads the workers' times, guards nothing
         self._uncounted = UncountedTries(group, consumer)
-        self._pending = Pending(group, consumer, claim_idle_ms, self._uncounted, rng)
+        self._pending = Pending(group, consumer, claim_idle_ms, self._uncounted, rng, clock)
         self._groups_to_make = dict.fromkeys(routes)
         self._older_in_a_row = 0
         self._room = min(FIRST_COUNT, batch_size)
@@ -310,7 +313,8 @@ class Delivery(CommitScripts):
 
     def _claim(self, candidate: Candidate, now: float) -> Exchange[Entry | None]:
         """Claim an entry if nobody touched it since it was found. This counts as an isolated try."""
-        route, entry_id, idle_ms, tries = candidate
+        route, entry_id, tries = candidate.route, candidate.id, candidate.deliveries
+        idle_ms = self._pending.least_idle_ms([candidate])
         claim = ("XCLAIM", route.requests, self._group, self._consumer, idle_ms, entry_id)
         if tries > self._max_deliveries + 1:  # it killed even the worker that gave it up: do not read it
             if (yield (*claim, "JUSTID")):
@@ -335,7 +339,7 @@ class Delivery(CommitScripts):
         """Claim put-off entries of one route that nobody touched since they were found."""
         route = found[0].route
         ids = [candidate.id for candidate in found]
-        idle_ms = min(candidate.idle_ms for candidate in found)
+        idle_ms = self._pending.least_idle_ms(found)
         claim = ("XCLAIM", route.requests, self._group, self._consumer, idle_ms, *ids)
         try:
             claimed = yield BoundedCommand(READ_BYTES, claim) if len(ids) > 1 else claim

@@ -12,10 +12,11 @@ Touches: the request streams and their group.
 
 import random
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from token_worker.redis.exchange import Exchange
+from token_worker.redis.link import SOCKET_SECONDS
 from token_worker.streams.routes import Route
 from token_worker.streams.stream_ids import after
 from token_worker.streams.uncounted import UncountedTries
@@ -47,13 +48,16 @@ class Candidate(NamedTuple):
     """A pending entry.
 
     Attributes:
+        idle_ms: milliseconds since it was delivered last, when it was found.
         deliveries: as counted by the server; 0 if the entry was put off and nothing speaks against it.
+        asked_at: monotonic time at which the server was asked for it.
     """
 
     route: Route
     id: bytes
     idle_ms: int
     deliveries: int
+    asked_at: float
 
 
 class _Page(NamedTuple):
@@ -68,13 +72,20 @@ class Pending:
     """Pending entries that one worker knows, and when it looks for more. ``now`` is monotonic time in seconds."""
 
     def __init__(
-        self, group: str, consumer: str, claim_idle_ms: int, uncounted: UncountedTries, rng: random.Random
+        self,
+        group: str,
+        consumer: str,
+        claim_idle_ms: int,
+        uncounted: UncountedTries,
+        rng: random.Random,
+        clock: Callable[[], float],
     ) -> None:
         self._group = group
         self._consumer = consumer
         self._claim_idle_ms = claim_idle_ms
         self._uncounted = uncounted
         self._rng = rng
+        self._clock = clock
         self._looked_through: set[Route] = set()
         self._own_due = self._others_due = float("-inf")
         self._retry_due = float("inf")
@@ -172,6 +183,15 @@ class Pending:
         half_ms = self._claim_idle_ms / 2
         return one.route == other.route and (one.idle_ms < half_ms) == (other.idle_ms < half_ms)
 
+    def least_idle_ms(self, found: Iterable[Candidate]) -> int:
+        """Idle time that entries have by now, at least, if nobody has touched them since they were found.
+
+        A worker that was stopped for seconds between its question and its claim, by its host say, must not take an
+        entry away that another worker got meanwhile.
+        """
+        now = self._clock()
+        return min(it.idle_ms + max(0, int((now - it.asked_at - SOCKET_SECONDS) * 1000)) for it in found)
+
     def find(self, routes: Sequence[Route], now: float) -> Exchange[None]:
         """Look for entries of these routes until a page has some or nothing is due; not at all if some are known."""
         if self._is_stale(now):  # other workers may have these entries by now; a claim could take them away
@@ -229,8 +249,9 @@ class Pending:
         idle = () if page.is_own else ("IDLE", self._claim_idle_ms)
         owner = (self._consumer,) if page.is_own else ()
         stream, count = page.route.requests, self._page_size(page)
+        asked_at = self._clock()
         found = yield "XPENDING", stream, self._group, *idle, page.start, "+", count, *owner
-        return [Candidate(page.route, raw[0], raw[2], raw[3]) for raw in found]
+        return [Candidate(page.route, raw[0], raw[2], raw[3], asked_at) for raw in found]
 
     def _page_size(self, page: _Page) -> int:
         return OWN_AT_ONCE if page.is_own else FOUND_AT_ONCE
