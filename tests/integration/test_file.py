@@ -495,17 +495,21 @@ def test_refusals_for_all_rows_end_the_run(stack: Stack, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_full_standard_output_is_told(stack: Stack, tmp_path: Path) -> None:
-    """A full device as standard output is an error of one line, with the reason."""
-    source = tmp_path / "in.csv"
-    source.write_bytes(customers(10))
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [("file", "tokenize", "in.csv", "-", *COLUMNS, *CLIENT), ("schemas", "--help")])
+def test_a_full_standard_output_is_told(
+    stack: Stack, tmp_path: Path, arguments: tuple[str, ...], unbuffered: str
+) -> None:
+    """A full device as standard output is an error of one line, with the reason; of any command, buffered or not."""
+    (tmp_path / "in.csv").write_bytes(customers(10))
     with Path("/dev/full").open("wb") as full:
         done = quick.run(
-            [sys.executable, "-m", "token_worker", "file", "tokenize", str(source), "-", *COLUMNS, *CLIENT],
-            env=stack.environment(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+            [sys.executable, "-m", "token_worker", *arguments], env=stack.environment(PYTHONUNBUFFERED=unbuffered),
+            cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
         )  # fmt: skip
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
+    assert "exception" not in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -1,5 +1,6 @@
 """All commands under one name, and the exit status for each kind of error."""
 
+import errno
 import os
 import sys
 from importlib import import_module
@@ -14,6 +15,9 @@ from token_worker.telemetry import logs
 
 EXIT_USAGE_OR_SETTINGS = 2
 EXIT_OUT_OF_REACH = 3
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""Errors of a standard output that takes no more."""
 
 _CONFIG = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -65,7 +69,7 @@ def main() -> None:
     """Run a command, and turn expected errors into an exit status."""
     logs.configure("warning", "console" if sys.stderr.isatty() else "json")  # first: no traceback may show local values
     try:
-        app(prog_name="token-worker")
+        _run()
     except Unavailable as error:
         _say(f"out of reach: {error}")
         sys.exit(EXIT_OUT_OF_REACH)
@@ -75,9 +79,28 @@ def main() -> None:
     except (OperatorError, TokenWorkerError) as error:
         _say(str(error))
         sys.exit(EXIT_USAGE_OR_SETTINGS)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has closed the pipe
+    except BrokenPipeError:  # the reader has closed the pipe
+        _drop_output()
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        _drop_output()
+        _say(f"standard output: {error.strerror}")
+        sys.exit(1)
+
+
+def _run() -> None:
+    try:
+        app(prog_name="token-worker")
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()  # not at the end of the process, where an error has neither words nor exit status
+
+
+def _drop_output() -> None:
+    """Let what could not be written go, so that the end of the process does not try to write it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(text: str) -> None:
