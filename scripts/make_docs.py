@@ -42,9 +42,13 @@ _ADDRESSES = """\
 | `rediss+sentinel://…`, `rediss+cluster://…` | the same with TLS |
 
 - **Sentinel**: workers ask the Sentinels for the primary at every connection. They ask the primary for its role once a
-  second. User and password in the address are those of the servers, not those of the Sentinels.
+  second. User and password in the address are those of the servers, not those of the Sentinels. These have settings of
+  their own.
 - **Cluster**: all streams of a route need the same hash tag, as in `{shop}:requests`. Workers check this at start.
 - **Users**: servers do not replicate their ACL users. Create them on every replica and on every node.
+- **Passwords**: a password file is read anew for each connection. So a password can be changed while workers run: write
+  the new one into the file, then change it at the server. A worker whose user or password is refused says so, is not
+  ready, and tries again; other commands end with exit status 2.
 
 ## Vault, as its command line takes it
 
@@ -89,7 +93,7 @@ Exit status of all commands:
 | --- | --- |
 | 0 | fine |
 | 1 | a finding: an error reply, a key that exists, a limit that is exceeded |
-| 2 | wrong usage or settings |
+| 2 | wrong usage or settings, or a server refuses the user or the password; of `run` only what no server can mend |
 | 3 | a server cannot be reached |
 | 130, 143 | ended by SIGINT or SIGTERM before it was done |
 """

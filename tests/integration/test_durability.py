@@ -166,23 +166,25 @@ def test_rights_that_are_printed_are_enough_for_fsync(
 
 
 def test_worker_without_a_right_that_durability_needs_names_it(streams_server: Valkey, tmp_path: Path) -> None:
-    """Users that were printed before the durability was set are an error at start, not an outage without end."""
+    """Users that were printed before the durability was set are named, until the right is given."""
     with Valkey() as storage, Stack(streams_server, storage) as stack:
         stack.restrict(tmp_path)
         url = storage.url.replace("//", "//token-worker@")
         file = str(tmp_path / "keys-token-worker")
         own = {"TOKEN_WORKER_TOKENS_URL": url, "TOKEN_WORKER_TOKENS_PASSWORD_FILE": file}
-        done = stack.run("run", TOKEN_WORKER_DURABILITY="replicas:1", **own)
-        assert done.returncode == 2
-        assert "+set on token-worker:mark" in done.stderr
+        log = tmp_path / "log"
+        stack.start_worker(log=log, TOKEN_WORKER_DURABILITY="replicas:1", **own)
+        wait_until(lambda: has_logged(log, "server unavailable", "+set on token-worker:mark"), "the worker to say so")
 
 
-def test_worker_refuses_a_server_that_confirms_without_a_sync(streams_server: Valkey) -> None:
-    """With fsync, a Valkey that does not sync every write is an error at start. The text names the setting."""
+def test_worker_refuses_a_server_that_confirms_without_a_sync(streams_server: Valkey, tmp_path: Path) -> None:
+    """With fsync, a worker waits until a Valkey syncs every write. Its log names the setting."""
+    log = tmp_path / "log"
     with Valkey("appendonly yes") as storage, Stack(streams_server, storage) as stack:
-        done = stack.run("run", TOKEN_WORKER_DURABILITY="fsync")
-        assert done.returncode == 2
-        assert "needs appendfsync always" in done.stderr
+        stack.start_worker(log=log, TOKEN_WORKER_DURABILITY="fsync")
+        wait_until(lambda: has_logged(log, "server unavailable", "needs appendfsync always"), "the worker to say so")
+        stack.storage.config_set("appendfsync", "always")
+        wait_until(lambda: has_logged(log, "worker is ready"), "the worker")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 from harness.direct import Vectors
 from harness.key_places import Fuse, InRedis, InVault, Killed, Place, fingerprint, keys_command, killed_command
 from harness.servers import DEPLOY_FILES, OpenBao
-from harness.stack import Stack, wait_until
+from harness.stack import Stack, has_logged, wait_until
 from token_worker.acra.key_name import KeyName, parse_name
 from token_worker.acra.owner import Owner
 from token_worker.admin.keys import classify, open_key
@@ -267,7 +267,7 @@ def test_master_key_in_vault_is_replaced_first(stack: Stack, in_redis: InRedis, 
     assert secret.fields()["acra_master_key"] == text(OLD)
     done = keys_command(stack, in_redis, "rewrap", "--new-master-key")
     assert done.returncode == 0, done.stderr
-    assert "restart every worker" in done.stdout
+    assert "do not restart them" in done.stdout
     fields = secret.fields()
     new = base64.b64decode(fields.pop("acra_master_key"))
     assert len(new) == 32
@@ -280,7 +280,7 @@ def test_master_key_in_vault_is_replaced_first(stack: Stack, in_redis: InRedis, 
     assert again.returncode == 0
     assert base64.b64decode(secret.fields()["acra_master_key"]) == new
     secret.write(text(new), another="field")  # somebody changes another field: a version with the same master key
-    assert keys_command(stack, in_redis, "rewrap", "--workers-have-both").returncode == 0
+    assert keys_command(stack, in_redis, "rewrap").returncode == 0
     assert opened(in_redis, new) == before
     assert keys_command(stack, in_redis, "rewrap").returncode == 0
 
@@ -333,7 +333,7 @@ def test_new_master_key_killed_and_done_again(stack: Stack, in_redis: InRedis, s
     assert killed_command(stack, in_redis, at, "rewrap", "--new-master-key") in {0, -signal.SIGKILL}
     assert keys_command(stack, in_redis, "rewrap", "--new-master-key").returncode == 0, at
     assert secret.bao.api("GET", f"secret/metadata/{secret.path}")["data"]["current_version"] == 2
-    assert keys_command(stack, in_redis, "rewrap", "--workers-have-both").returncode == 0, at
+    assert keys_command(stack, in_redis, "rewrap").returncode == 0, at
     assert opened(in_redis, base64.b64decode(secret.fields()["acra_master_key"])) == before, at
 
 
@@ -355,8 +355,9 @@ def test_policy_for_key_admins_permits_every_command(stack: Stack, openbao_serve
         ("list",),
         ("show", OWNER.key_name),
         ("rewrap", "--new-master-key"),
-        ("rewrap", "--workers-have-both"),
+        ("rewrap",),
         ("verify",),
+        ("drop-previous", "--yes"),
     ):
         done = keys_command(stack, place, *arguments)
         assert done.returncode == 0, (arguments, done.stderr)
@@ -415,42 +416,76 @@ class RequestRounds:
         self._pool.shutdown()
 
 
+QUICK = """
+import sys
+from token_worker.cli import main
+from token_worker.keys import cache, live_master_keys
+cache.REFRESH_SECONDS = 0.2
+live_master_keys.FIRST_SECONDS = live_master_keys.READ_SECONDS = live_master_keys.DROP_SECONDS = 1.0
+sys.argv[0] = "token-worker"
+main()
+"""
+"""A worker whose times are shorter, so that the test need not last for minutes."""
+
+
 def test_master_key_is_replaced_under_load(
     stack: Stack, in_redis: InRedis, secret: MasterKeyInVault, load: RequestRounds, tmp_path: Path
 ) -> None:
-    """No request fails and no token changes while workers are restarted with both master keys, then with one."""
+    """No worker is restarted, no request fails, no token changes; at the end the old master key is gone everywhere."""
     stack.settings["TOKEN_WORKER_CLAIM_IDLE_MS"] = "1000"
-    logs = iter(tmp_path / f"log-{number}" for number in range(6))
+    logs = [tmp_path / f"log-{number}" for number in range(2)]
+    for log in logs:
+        stack.start_worker(log=log, program=("-c", QUICK))
 
-    def restart() -> list[Path]:
-        """Every worker, one after the other."""
-        made = []
-        for worker in list(stack.workers):
-            made.append(next(logs))
-            stack.start_worker(log=made[-1])
-            wait_until(lambda: "worker is ready" in made[-1].read_text(), "the worker")
-            stack.workers.remove(worker)
-            worker.kill()
-        return made
+    def all_logged(words: str) -> None:
+        wait_until(lambda: all(has_logged(log, words) for log in logs), words)
 
-    for _ in range(2):
-        stack.start_worker(log=next(logs))
     load.start()
     load.wait_for_round()
     assert keys_command(stack, in_redis, "rewrap", "--new-master-key").returncode == 0
     load.wait_for_round()
-    assert all("two master keys loaded" in log.read_text() for log in restart())
-    load.wait_for_round()
+    assert keys_command(stack, in_redis, "drop-previous", "--yes").returncode == 1
     assert keys_command(stack, in_redis, "rotate", OWNER.id, "--yes").returncode == 0
-    assert keys_command(stack, in_redis, "rewrap", "--workers-have-both").returncode == 0
+    assert keys_command(stack, in_redis, "rewrap").returncode == 0
+    all_logged("new master key read")
+    assert keys_command(stack, in_redis, "generate", "new-client").returncode == 0
     load.wait_for_round()
-    secret.bao.api("POST", f"secret/destroy/{secret.path}", {"versions": [1]})
-    assert all("two master keys" not in log.read_text() for log in restart())
+    request = {"id": "a client that is not cached", **tokenize(1), "client_id": "new-client"}
+    assert stack.ask([request], "tokenize")[request["id"]]["status"] == "ok"
+    assert keys_command(stack, in_redis, "verify").returncode == 0
+    dropped = keys_command(stack, in_redis, "drop-previous", "--yes")
+    assert dropped.returncode == 0, dropped.stderr
+    assert "versions deleted: 1;" in dropped.stdout
+    all_logged("previous master key dropped")
     load.wait_for_round()
     load.stop()
-    assert keys_command(stack, in_redis, "verify").returncode == 0
+    again = keys_command(stack, in_redis, "drop-previous", "--yes")
+    assert (again.returncode, "there is no previous master key" in again.stderr) == (1, True)
     for worker in stack.workers:
+        assert worker.is_alive
         worker.kill()
+
+
+def test_commands_say_who_may_replace_the_master_key(stack: Stack, openbao_server: OpenBao) -> None:
+    """With the settings of a worker, commands that change keys name the operator's policy and the operator's user."""
+    secret = MasterKeyInVault(openbao_server, stack)
+    place = InVault(openbao_server)
+    policy = (DEPLOY_FILES / "vault" / "all-keys.hcl").read_text()
+    policy = policy.replace("acra/transport", secret.path).replace(".acrakeys", place.folder)
+    name = f"worker-{secrets.token_hex(4)}"
+    place.api("POST", f"sys/policies/acl/{name}", {"policy": policy})
+    made = place.api("POST", "auth/token/create", {"policies": [name], "no_default_policy": True, "ttl": "1h"})
+    token = made["auth"]["client_token"]
+    for in_vault, arguments in (
+        (False, ("rewrap", "--new-master-key")),
+        (True, ("generate", OWNER.id)),
+    ):
+        stack.storage.flushall()
+        where = place if in_vault else InRedis(stack)
+        settings = {**where.settings, "VAULT_TOKEN": token, "TOKEN_WORKER_MASTER_KEY_SOURCE": "vault"}
+        done = stack.run("keys", *arguments, **settings)
+        assert done.returncode == 2, done.stderr
+        assert "run this as an operator, with a Vault token of the policy key-admin.hcl" in done.stderr
 
 
 def test_worker_serves_keys_of_both_master_keys(stack: Stack, tmp_path: Path) -> None:

@@ -354,7 +354,9 @@ class TestMasterKey:
         vault = session(token=token)
         with pytest.raises(MasterKeyError, match=f"`list` on {mount}/metadata/a$"):
             vault.list_secrets(mount, "a")
-        with pytest.raises(MasterKeyError, match=f"`create` on {mount}/data/a$"):
+        with pytest.raises(
+            MasterKeyError, match=rf"run this as an operator.*key-admin\.hcl \(it has `create` on {mount}/data/a\)$"
+        ):
             vault.create_secret(mount, "a", {"key": "x"})
 
 
@@ -757,7 +759,7 @@ class TestLogIn:
                 wait_until(lambda: any(line["event"] == "logged in to Vault again" for line in logs), "the next log-in")
             vault.close()
         assert logs[0]["log_level"] == "warning"
-        assert logs[0]["reason"] == "ConnectionError"
+        assert logs[0]["reason"].endswith((": connection refused", ": connection closed"))
 
 
 class TestAway:
@@ -766,9 +768,9 @@ class TestAway:
     def test_absent_server_is_unavailable(self) -> None:
         """A server that is not there is unavailable, at log-in and at a read, not when a session is made."""
         vault = VaultKv(VaultSettings(address=f"http://127.0.0.1:{free_port()}", token="t"))
-        with pytest.raises(Unavailable, match=r"^vault: ConnectionError$"):
+        with pytest.raises(Unavailable, match=r"^Vault at http://127\.0\.0\.1:\d+: connection refused$"):
             vault.session.connect()
-        with pytest.raises(Unavailable, match=r"^vault: ConnectionError$"):
+        with pytest.raises(Unavailable, match=r"^Vault at http://127\.0\.0\.1:\d+: connection refused$"):
             vault.read_secret("secret", "a")
 
     def test_silent_server_is_unavailable_after_the_time_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -776,7 +778,7 @@ class TestAway:
         monkeypatch.setattr(vault_session, "TIMEOUT_SECONDS", 0.2)
         with socket.create_server(("127.0.0.1", 0)) as silent:
             vault = VaultKv(VaultSettings(address=f"http://127.0.0.1:{silent.getsockname()[1]}", token="t"))
-            with pytest.raises(Unavailable, match=r"^vault: ReadTimeout$"):
+            with pytest.raises(Unavailable, match=r": no answer in time$"):
                 vault.session.connect()
             vault.close()
 
@@ -788,10 +790,10 @@ class TestAway:
             before.session.connect()
             Admin(server).do("PUT", "sys/seal")
             for request in (after.session.connect, lambda: from_vault(before)):
-                with pytest.raises(Unavailable, match=r"^vault: sealed$"):
+                with pytest.raises(Unavailable, match=r": is sealed$"):
                     request()
             approle = VaultKv(VaultSettings(address=server.url, auth="approle", role_id="r"))
-            with pytest.raises(Unavailable, match=r"^vault: sealed$"):
+            with pytest.raises(Unavailable, match=r": is sealed$"):
                 approle.session.connect()
             for vault in (before, after, approle):
                 vault.close()
@@ -969,7 +971,7 @@ class TestTls:
             thread = threading.Thread(target=hang_up)
             thread.start()
             vault = VaultKv(VaultSettings(address=f"https://127.0.0.1:{server.getsockname()[1]}", token="t"))
-            with pytest.raises(Unavailable, match=r"^vault: ConnectionError$"):
+            with pytest.raises(Unavailable, match=r"^Vault at https://127\.0\.0\.1:\d+: connection closed$"):
                 vault.session.connect()
             thread.join()
 

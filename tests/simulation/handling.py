@@ -73,6 +73,7 @@ class _StorageLink:
     """Stands for the connection to the token storage."""
 
     name = "tokens"
+    address = "storage"
 
     def __init__(self, services: Services) -> None:
         self._services = services

@@ -73,6 +73,9 @@ class Stage(Services, Protocol):
     def ping(self) -> None:
         """Ask the token storage."""
 
+    def probe(self) -> None:
+        """Ask the token storage whether it takes writes."""
+
 
 class Terms(NamedTuple):
     """The set-up of the workers of a world. Mutants replace classes here.

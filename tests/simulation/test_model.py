@@ -275,8 +275,10 @@ class ModelAndServer(RuleBasedStateMachine):
 def _outcome(do: Any, *arguments: Any) -> Any:
     try:
         return do(*arguments)
-    except (ServerError, Unavailable) as error:
-        return str(error)
+    except ServerError as error:
+        return f"{type(error)} {error.code}"
+    except Unavailable as error:
+        return f"{type(error)} {error.reason}"
 
 
 def _comparable(command: tuple[Any, ...], reply: Any) -> Any:

@@ -485,6 +485,10 @@ class World:
         if self.seconds < self._storage_back:
             raise Unavailable("tokens", "ConnectionError")
 
+    def probe(self) -> None:
+        """Stand in for ``TokenStorage.probe``."""
+        self.ping()
+
     def find(self, items: Sequence[TokenItem]) -> None:
         """Stand in for the token storage."""
         self.ping()

@@ -66,22 +66,99 @@ RETRY: dict[Code, Retry] = {
 """For each code, whether the producer may send the request again."""
 
 
+_PLACES = {
+    "streams": "Redis for streams",
+    "keys": "Redis for keys",
+    "tokens": "Redis for tokens",
+    "vault": "Vault",
+    "audit": "audit log",
+}
+"""What each server is, for error texts."""
+
+_CLOSED = "connection closed"
+
+_WORDS = {
+    "ConnectionRefusedError": "connection refused",
+    **dict.fromkeys(("ConnectionError", "ConnectionResetError", "ConnectionAbortedError", "BrokenPipeError"), _CLOSED),
+    **dict.fromkeys(("SSLEOFError", "SSLZeroReturnError", "RemoteDisconnected", "ProtocolError"), _CLOSED),
+    **dict.fromkeys(("TimeoutError", "ReadTimeout", "ConnectTimeout"), "no answer in time"),
+    "gaierror": "unknown host name",
+    "OSError": "host or network cannot be reached",
+    "FileNotFoundError": "no such socket or file",
+    "PermissionError": "no permission to use the socket or file",
+    "SSLCertVerificationError": "TLS failed: its certificate is not trusted, or has another name",
+    "SSLError": "TLS failed: perhaps this port has no TLS",
+    "InvalidResponse": "unreadable reply",
+    "WRONGPASS": "refuses the user or the password (WRONGPASS)",
+    "NOAUTH": "wants a user and a password, and none is set (NOAUTH)",
+    "NOPERM": "the user lacks a right (NOPERM)",
+    "OOM": "its memory limit is reached (OOM)",
+    "MISCONF": "cannot write to its disk (MISCONF)",
+    "READONLY": "is no primary (READONLY)",
+    "MASTERDOWN": "is a replica whose primary is away (MASTERDOWN)",
+    "NOREPLICAS": "has too few replicas to take writes (NOREPLICAS)",
+    "LOADING": "loads its data (LOADING)",
+    "BUSY": "runs a long script (BUSY)",
+    "CLUSTERDOWN": "the cluster is not whole (CLUSTERDOWN)",
+    "TRYAGAIN": "slots of the cluster are on their way (TRYAGAIN)",
+    "MOVED": "slots of the cluster are on their way (MOVED)",
+    "DB": "has no such database (DB)",
+    "ERR": "refuses a command (ERR)",
+    "WRONGTYPE": "a key is of another type (WRONGTYPE)",
+    "NOGROUP": "there is no such stream or consumer group (NOGROUP)",
+    "sealed": "is sealed",
+    "standby": "is on standby",
+    "InternalServerError": "fails inside (status 500)",
+    "BadGateway": "the proxy before it gets no answer (status 502)",
+    "VaultDown": "is down (status 503)",
+    "RateLimitExceeded": "gets too many requests (status 429)",
+    "CLUSTER SLOTS": "no node gives the map of slots",
+    "Sentinel": "no Sentinel names the primary",
+    "ROLE": "does not tell its role",
+}
+"""Reasons in words, by the class of an exception or the code of a server."""
+
+
+def in_words(reason: str) -> str:
+    """Say a reason in words. A reason that is no known class or code is words already."""
+    if reason in _WORDS:
+        return _WORDS[reason]
+    first, _, last = reason.rpartition(" ")
+    return f"{_WORDS[first]}: {in_words(last)}" if first in _WORDS else reason
+
+
+def _place(server: str, address: str) -> str:
+    what = _PLACES.get(server, server)
+    if address:
+        return f"{what} at {address}"
+    return "key storage" if server == "keys" else what  # it may be Vault
+
+
 class TokenWorkerError(Exception):
     """Base of all errors that this package raises on purpose."""
 
 
 class Unavailable(TokenWorkerError):  # noqa: N818 - "except Unavailable" reads well
-    """A server cannot be used now. Wait, then try again.
+    """A server cannot be used now. Wait, then try again. The text names server, address and reason in words.
 
     Attributes:
-        server: ``streams``, ``keys``, ``tokens`` or ``vault``.
-        reason: class of the exception or error code of the server, without arguments.
+        server: ``streams``, ``keys``, ``tokens``, ``vault`` or ``audit``.
+        reason: class of the exception or error code of the server, without arguments; or words.
+        address: where the server is, without user and password; empty if it is not known.
     """
 
-    def __init__(self, server: str, reason: str) -> None:
-        super().__init__(f"{server}: {reason}")
+    def __init__(self, server: str, reason: str, address: str = "") -> None:
+        super().__init__(f"{_place(server, address)}: {in_words(reason)}")
         self.server = server
         self.reason = reason
+        self.address = address
+
+
+class LoginRefused(Unavailable):
+    """A server refuses the user or the password. A worker tries again, and reads the password file anew each time.
+
+    Commands end with exit status 2.
+    """
 
 
 class Refused(TokenWorkerError):  # noqa: N818 - as above
@@ -104,12 +181,14 @@ class ServerError(TokenWorkerError):
     Attributes:
         server: ``streams``, ``keys`` or ``tokens``.
         code: first word of the error (``NOGROUP``, ``WRONGTYPE``, ``NOPERM``).
+        address: as of ``Unavailable``.
     """
 
-    def __init__(self, server: str, code: str) -> None:
-        super().__init__(f"{server}: {code}")
+    def __init__(self, server: str, code: str, address: str = "") -> None:
+        super().__init__(f"{_place(server, address)}: {in_words(code)}")
         self.server = server
         self.code = code
+        self.address = address
 
 
 class ReplyTooLarge(TokenWorkerError):  # noqa: N818 - as above
@@ -124,6 +203,14 @@ class CheckFailed(TokenWorkerError):  # noqa: N818 - as above
     """A command found a problem that a person has to look at, or it cannot do its work now: exit status 1."""
 
 
+class NoKeyOpens(Unavailable):
+    """The master key opens none of the keys that were tried, or there are no keys of Acra's in the folder."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__("keys", why)
+        self.args = (why,)
+
+
 class OperatorError(TokenWorkerError):
     """An operator has to change something before the program can go on. The message says what: exit status 2."""
 
@@ -134,3 +221,7 @@ class SettingsError(OperatorError):
 
 class MasterKeyError(OperatorError):
     """The master key cannot be read: no such secret or field, not base64, too short, or no permission."""
+
+
+class VaultRefused(MasterKeyError):  # noqa: N818 - as above
+    """Vault answers, but refuses, or lacks what is needed. That can be mended there, so a worker tries again."""

@@ -93,7 +93,7 @@ def test_unchanged_key_is_unwrapped_once(
         calls.append(owner)
         return unwrap(sealed, master_key, owner)
 
-    monkeypatch.setattr("token_worker.keys.cache.unwrap", counted)
+    monkeypatch.setattr("token_worker.keys.live_master_keys.unwrap", counted)
     for _ in range(5):
         cache.rings([SHOP, BILLING])
         clock.advance(AGE_SECONDS + 1)
@@ -555,6 +555,8 @@ class FakeLink:
 
 class _Link(FakeLink, RedisLink):
     """The same, for the type checker."""
+
+    address = "127.0.0.1:1"
 
 
 def test_scan_starts_anew_after_an_outage() -> None:

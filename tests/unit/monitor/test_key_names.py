@@ -10,6 +10,8 @@ from token_worker.monitor.key_names import KeyNames
 class FakeLink:
     """Answers SCAN with pages that a test chose."""
 
+    address = "127.0.0.1:1"
+
     def __init__(self, *pages: list[str]) -> None:
         self.pages = [[f".acrakeys/{name}".encode() for name in page] for page in pages]
         self.connections = 1

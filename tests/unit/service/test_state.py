@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from token_worker.errors import Unavailable
 from token_worker.keys.cache import KeyCache
-from token_worker.service.outage import BackOff
+from token_worker.service.outage import BackOff, Drain, Outage
 from token_worker.service.runtime import Runtime
 from token_worker.service.state import WorkerState
 from token_worker.telemetry.health import Health
@@ -52,11 +52,12 @@ def test_server_that_the_loop_waits_for_is_away_until_it_answers() -> None:
     scraped = Scraped()
     seen: list[set[str]] = []
     runtime = Runtime(monotonic=lambda: 0.0, sleep=lambda _seconds: seen.append(scraped.away()))
-    back_off = BackOff(lambda: bool(seen), scraped.health, runtime)
+    outage = Outage(Drain(0, runtime), scraped.health, runtime)
+    back_off = BackOff(lambda: bool(seen), outage.away, scraped.health, runtime)
     back_off.wait(Unavailable("tokens", "ConnectionRefusedError"))
     assert seen == [{"tokens"}]
     assert scraped.value("ready") == 0
-    back_off.reset()
+    outage.answered("tokens")
     assert scraped.away() == set()
     assert scraped.value("ready") == 1
 

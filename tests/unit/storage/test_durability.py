@@ -13,6 +13,7 @@ class Server:
     """Answers commands by their name; an exception is raised."""
 
     name = "tokens"
+    address = "127.0.0.1:1"
 
     def __init__(self, **answers: Any) -> None:
         self.answers = answers

@@ -43,7 +43,7 @@ def test_route_whose_server_is_away_holds_up_no_other(job: Callable[..., Exchang
     streams, subject = Streams(), Retention(ROUTES, "group", "me", is_apart=True)
     assert subject.is_due(0.0)
     done = drive(job(subject), cast(Link, streams))
-    assert done.refused == [("in1", "ConnectionRefusedError")]
+    assert done.refused == [("in1", "Redis for streams: connection refused")]
     assert done.deleted + done.consumers > 0
     assert {key.partition(":")[0] for key in streams.asked} >= {"in0", "in1", "in2"}
 

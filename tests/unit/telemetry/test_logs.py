@@ -72,7 +72,11 @@ log.info("x", raw=CANARY.encode(), thing=Thing(), nested=nested, ours=Unavailabl
 """
     (event,) = events(code)
 
-    assert (event["raw"], event["thing"], event["ours"]) == ("<bytes>", "<Thing>", "keys: OOM")
+    assert (event["raw"], event["thing"], event["ours"]) == (
+        "<bytes>",
+        "<Thing>",
+        "key storage: its memory limit is reached (OOM)",
+    )
     assert event["nested"] == {"a": ["<ValueError>", "<Thing>"]}
 
 
@@ -237,7 +241,7 @@ raise KeyError(CANARY)
     assert "entry refused" in text
     assert "\x1b" not in text
     assert "'a\\x1b[2Jb\\nc'" in text
-    assert "token_worker.errors.Unavailable: 'keys: OOM'\n  <string>:" in text
+    assert "token_worker.errors.Unavailable: 'key storage: its memory limit is reached (OOM)'\n  <string>:" in text
     assert "builtins.ValueError" in text
     assert "library message" in text
     assert "uncaught exception" in text

@@ -6,7 +6,7 @@ from token_worker.admin.key_store import AdminStore, RedisAdminStore, VaultAdmin
 from token_worker.errors import MasterKeyError
 from token_worker.keys import master
 from token_worker.keys.access import KeyAccess, required
-from token_worker.keys.master import MasterKeys
+from token_worker.keys.master import MasterKeys, VaultMasterKey
 from token_worker.redis.connect import make_primary_link
 
 
@@ -34,6 +34,21 @@ class AdminAccess(KeyAccess):
         vault, new = required(self._vault), os.urandom(master.MASTER_KEY_BYTES_MIN)
         if not master.store_in_vault(vault, current, new) or master.from_vault(vault) != new:
             raise MasterKeyError("the master key in Vault was changed meanwhile; run the command again")
+
+    def drop_previous_master_keys(self) -> list[int]:
+        """Delete the older versions of the secret in Vault that hold another master key. Returns their numbers.
+
+        Raises:
+            Unavailable: Vault is away. Versions may have been deleted.
+            MasterKeyError: a right is missing.
+        """
+        vault = required(self._vault)
+        secret = VaultMasterKey(vault)
+        newest = secret.read()
+        numbers = [older.number for older in secret.older(newest) if older.key != newest.key]
+        if numbers:
+            vault.delete_versions(secret.mount, secret.path, numbers)
+        return numbers
 
     def _admin_store(self) -> AdminStore:
         settings = self._settings

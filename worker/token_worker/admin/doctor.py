@@ -342,7 +342,7 @@ def _sample(master_keys: MasterKeys, store: Any, routes: Sequence[Route]) -> Ite
     owners = {key.name.owner.id for key in readable if key.name.owner is not None and key.name.owner.kind == "client"}
     yield from (clients_apart(route, owners) for route in routes if Op.DETOKENIZE in route.ops)
     if master_keys.previous is not None:
-        remedy = "run `token-worker keys rewrap`, then drop the previous one and restart the workers"
+        remedy = "run `token-worker keys rewrap`, then `token-worker keys drop-previous`"
         yield Check("previous master key", "finding", "two master keys loaded", remedy)
 
 

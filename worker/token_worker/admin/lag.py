@@ -110,7 +110,7 @@ def measure(routes: Sequence[Route], group: str) -> Exchange[Measured]:
             yield from _stream(route, route.requests, server, group, dead, found)
             _note_ids(route.dead_letters, (yield from read_ends(route, route.dead_letters)), server, found)
         except Unavailable as error:
-            found.unknown[route.requests] = error.reason
+            found.unknown[route.requests] = str(error)
     shared: dict[str, Route] = {}
     for route in routes:
         shared.setdefault(route.responses, route)
@@ -118,7 +118,7 @@ def measure(routes: Sequence[Route], group: str) -> Exchange[Measured]:
         try:
             yield from _stream(route, route.responses, server, None, None, found)
         except Unavailable as error:
-            found.unknown[route.responses] = error.reason
+            found.unknown[route.responses] = str(error)
     return found
 
 

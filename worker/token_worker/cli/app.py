@@ -5,12 +5,22 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 
 from token_worker import __version__, interrupts
-from token_worker.errors import CheckFailed, OperatorError, TokenWorkerError, Unavailable
+from token_worker.cli.groups import NearestGroup
+from token_worker.errors import (
+    CheckFailed,
+    LoginRefused,
+    OperatorError,
+    ServerError,
+    SettingsError,
+    TokenWorkerError,
+    Unavailable,
+)
 from token_worker.telemetry import logs
 
 EXIT_USAGE_OR_SETTINGS = 2
@@ -22,7 +32,20 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 _CONFIG = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-class _Commands(click.Group):
+_OPERATORS = "token-operator"
+_USERS = {
+    "dead-letters": _OPERATORS,
+    "file": "client-…",
+    "keys": _OPERATORS,
+    "lag": "token-monitor",
+    "replay": _OPERATORS,
+    "request": "client-…",
+    "tokens": _OPERATORS,
+}
+"""The Redis user, as ``token-worker acl`` names it, that has the rights for a command."""
+
+
+class _Commands(NearestGroup):
     """The commands. The module of a command is imported only if the command runs: a worker loads no other command."""
 
     NAMES = (
@@ -52,6 +75,23 @@ class _Commands(click.Group):
         interrupts.restore()
         return command
 
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command. An error that a right is missing names the user who has it."""
+        try:
+            return super().invoke(context)
+        except (Unavailable, ServerError) as error:
+            reason = error.reason if isinstance(error, Unavailable) else error.code
+            user = _USERS.get(context.invoked_subcommand or "")
+            if reason.rpartition(" ")[2] != "NOPERM" or user is None:
+                raise
+            text = f"{error}: run this as the Redis user {user}, with the rights that `token-worker acl` prints"
+            raise SettingsError(text) from None
+        except click.NoSuchOption as error:
+            if error.option_name != "--config":
+                raise
+            text = "--config stands before the command: token-worker --config FILE COMMAND"
+            raise click.UsageError(text, error.ctx) from None
+
 
 @click.group(
     cls=_Commands,
@@ -70,6 +110,9 @@ def main() -> None:
     logs.configure("warning", "console" if sys.stderr.isatty() else "json")  # first: no traceback may show local values
     try:
         _run()
+    except LoginRefused as error:
+        _say(f"{error}: check the user and the password (TOKEN_WORKER_{error.server.upper()}_URL, …_PASSWORD_FILE)")
+        sys.exit(EXIT_USAGE_OR_SETTINGS)
     except Unavailable as error:
         _say(f"out of reach: {error}")
         sys.exit(EXIT_OUT_OF_REACH)

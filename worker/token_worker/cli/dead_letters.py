@@ -13,9 +13,10 @@ from token_worker.admin import dead_letters as letters_module
 from token_worker.admin.dead_letters import DeadLetter, DeadLetters
 from token_worker.admin.pages import PAGE_ENTRIES
 from token_worker.admin.replay import Selection
+from token_worker.cli.groups import NearestGroup
 from token_worker.cli.replay import Runner, noted
 from token_worker.cli.terminal import check_reach, confirm, table_console
-from token_worker.errors import CheckFailed, Unavailable
+from token_worker.errors import CheckFailed, LoginRefused, Unavailable
 from token_worker.redis.connect import make_link
 from token_worker.redis.exchange import drive
 from token_worker.redis.link import Link
@@ -25,7 +26,7 @@ from token_worker.streams.stream_ids import check_id
 from token_worker.telemetry.command_audit import CommandAudit
 
 
-@click.group("dead-letters")
+@click.group("dead-letters", cls=NearestGroup)
 def dead_letters() -> None:
     """Look at requests that could not be answered, send them again, or delete them."""
 
@@ -206,9 +207,9 @@ def _all(
             while page := drive(letters.next_page(), link):
                 yield from (letter for letter, _ in page if reason in (None, letter.reason))
         except Unavailable as error:
-            if unknown is None:
+            if unknown is None or isinstance(error, LoginRefused):
                 raise
-            unknown[letters.stream] = error.reason
+            unknown[letters.stream] = str(error)
 
 
 def _streams(settings: Settings) -> list[DeadLetters]:

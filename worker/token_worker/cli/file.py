@@ -19,7 +19,7 @@ from token_worker.cli.file_arguments import PIPE, FileArguments, check_columns
 from token_worker.cli.file_view import View, summary
 from token_worker.client import TokenClient
 from token_worker.contract.messages import Op
-from token_worker.errors import CheckFailed, OperatorError, Unavailable
+from token_worker.errors import CheckFailed, OperatorError, Unavailable, in_words
 from token_worker.files.inputs import FORMATS_BY_ENDING
 from token_worker.files.job import Job
 from token_worker.files.output_paths import OutputPaths
@@ -144,7 +144,7 @@ def _run(settings: Settings, arguments: FileArguments, options: JobOptions, view
         except BrokenPipeError:
             raise
         except Unavailable as error:
-            raise Unavailable(error.server, f"{error.reason}{_hint(paths)}") from None
+            raise type(error)(error.server, f"{in_words(error.reason)}{_hint(paths)}", error.address) from None
         except OSError as error:
             name = f"{error.filename}: " if error.filename else ""
             raise CheckFailed(f"{name}{error.strerror or 'it cannot be read or written'}{_hint(paths)}") from None

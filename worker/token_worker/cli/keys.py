@@ -11,7 +11,8 @@ from rich.table import Table
 from token_worker.admin.access import AdminAccess
 from token_worker.admin.destroy import read_record
 from token_worker.admin.keys import BAD_STATUSES, KeyStatus, ListedKey, classify, describe, locate_keys, read_keys
-from token_worker.cli.keys_change import destroy, owner_of, rewrap, rotate
+from token_worker.cli.groups import NearestGroup
+from token_worker.cli.keys_change import destroy, drop_previous, owner_of, rewrap, rotate
 from token_worker.cli.terminal import table_console
 from token_worker.errors import CheckFailed
 from token_worker.keys.store import new_key, wrap
@@ -33,12 +34,12 @@ class Shown(Verified, frozen=True, kw_only=True):
     retired_at: float | None
 
 
-@click.group()
+@click.group(cls=NearestGroup)
 def keys() -> None:
     """Look at the keys of clients and zones, and change them."""
 
 
-for command in (rotate, destroy, rewrap):
+for command in (rotate, destroy, rewrap, drop_previous):
     keys.add_command(command)
 
 

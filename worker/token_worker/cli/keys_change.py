@@ -17,6 +17,7 @@ from token_worker.admin import rotate as rotation
 from token_worker.admin.access import AdminAccess
 from token_worker.admin.destroy import Destruction
 from token_worker.cli.terminal import confirm
+from token_worker.errors import CheckFailed
 from token_worker.keys.history import replaced_at
 from token_worker.redis.connect import make_primary_link
 from token_worker.settings import load
@@ -24,11 +25,12 @@ from token_worker.telemetry.command_audit import CommandAudit
 
 _NEXT_STEPS = """\
 The new master key is in Vault; keys are still sealed with the previous one. Next:
-  1. restart every worker: it then holds both, and logs "two master keys loaded"
-  2. token-worker keys rewrap --workers-have-both
-  3. restart AcraServer and AcraTranslator as soon as that has ended
-From now on, and until step 2 has ended, an AcraServer or AcraTranslator that is restarted does not start: do not
-restart them, and do not wait with steps 1 and 2."""
+  1. token-worker keys rewrap
+     (workers that run read the new master key by themselves: do not restart them)
+  2. restart AcraServer and AcraTranslator as soon as that has ended
+  3. token-worker keys drop-previous
+From now on, and until step 1 has ended, an AcraServer or AcraTranslator that is restarted does not start: do not
+restart them, and do not wait with step 1."""
 
 
 _NO_CACHE = "--keystore_cache_size=-1"
@@ -155,7 +157,9 @@ def destroy(
 @click.command(epilog="Example: token-worker keys rewrap --new-master-key")
 @click.option("--new-master-key", is_flag=True, help="First run: only make a new master key and store it in Vault.")
 @click.option(
-    "--workers-have-both", is_flag=True, help="Confirm that all workers were restarted and have both master keys."
+    "--workers-have-both",
+    is_flag=True,
+    help="Confirm that all workers were restarted with both master keys; not for a master key in Vault.",
 )
 @click.option("--dry-run", is_flag=True, help="Only count the keys that are sealed with each master key.")
 @click.pass_obj
@@ -163,9 +167,13 @@ def rewrap(config: Path | None, *, new_master_key: bool, workers_have_both: bool
     """Seal every key with a new master key.
 
     If the master key is in Vault, `rewrap --new-master-key` stores a new one in its secret. The old one is then the
-    previous version of the secret. If it is in ACRA_MASTER_KEY, set that to the new key, and ACRA_MASTER_KEY_PREVIOUS
-    to the old one. Restart the workers, so that they have both, then run `rewrap --workers-have-both`. You may stop
-    this command and run it again.
+    previous version of the secret. Then run `rewrap`. Workers read the new master key by themselves, when they meet the
+    first key that is sealed with it. Last, `keys drop-previous` drops the old one.
+
+    If the master key is in ACRA_MASTER_KEY, set that to the new key, and ACRA_MASTER_KEY_PREVIOUS to the old one.
+    Restart the workers, so that they have both, then run `rewrap --workers-have-both`.
+
+    You may stop this command and run it again.
 
     Acra has one master key at a time. From the moment that the new one is in its place until this command has ended, an
     AcraServer or AcraTranslator that is restarted does not start. Restart it as soon as the command has ended.
@@ -180,6 +188,8 @@ def rewrap(config: Path | None, *, new_master_key: bool, workers_have_both: bool
             "--new-master-key is for a master key in Vault; set ACRA_MASTER_KEY to a new one yourself, and"
             " ACRA_MASTER_KEY_PREVIOUS to the one before"
         )
+    if workers_have_both and settings.master_key_source == "vault":
+        raise click.UsageError("workers read a new master key from Vault by themselves: leave --workers-have-both out")
     audit = CommandAudit("keys rewrap", settings.audit_file)
     with AdminAccess(settings) as access:
         master_keys, store = access.connect_admin()
@@ -196,7 +206,7 @@ def rewrap(config: Path | None, *, new_master_key: bool, workers_have_both: bool
                     access.replace_master_key(master_keys.current)
             click.echo(_NEXT_STEPS)
             return
-        if counts["previous"]:
+        if counts["previous"] and settings.master_key_source != "vault":
             confirm(
                 workers_have_both,
                 'Were all workers restarted with both master keys (log: "two master keys loaded")?',
@@ -206,6 +216,47 @@ def rewrap(config: Path | None, *, new_master_key: bool, workers_have_both: bool
             done = rewrapping.rewrap(store, master_keys, progress)
             outcome["sealed"] = done.sealed
     click.echo(f"sealed with the master key: {done.sealed} keys, in {done.passes} passes; the others already were")
+    if master_keys.previous is not None:
+        click.echo("restart AcraServer and AcraTranslator now; then drop the old one: token-worker keys drop-previous")
+
+
+@click.command("drop-previous", epilog="Example: token-worker keys drop-previous --yes")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--dry-run", is_flag=True, help="Only count the keys that are sealed with each master key.")
+@click.pass_obj
+def drop_previous(config: Path | None, *, yes: bool, dry_run: bool) -> None:
+    """Drop the master key that `keys rewrap` has replaced: delete its versions of the secret in Vault.
+
+    Workers that run forget it within a quarter of an hour of work. `vault kv undelete` brings the versions back, until
+    you run `vault kv destroy`: a backup of the key storage from before the replacement needs the old master key.
+
+    Exit status 1: a key is still sealed with the previous master key, or there is none. Nothing is changed then.
+    """
+    settings = load(os.environ, config)
+    if settings.master_key_source != "vault":
+        raise click.UsageError(
+            "drop-previous is for a master key in Vault; unset ACRA_MASTER_KEY_PREVIOUS yourself, and restart the"
+            " workers"
+        )
+    audit = CommandAudit("keys drop-previous", settings.audit_file)
+    with AdminAccess(settings) as access:
+        master_keys, store = access.connect_admin()
+        counts = rewrapping.survey(store, master_keys)
+        if counts["previous"]:
+            raise CheckFailed(
+                f"{counts['previous']} keys are sealed with the previous master key: run `token-worker keys rewrap`"
+                " first; nothing was changed"
+            )
+        if master_keys.previous is None:
+            raise CheckFailed("there is no previous master key in Vault; nothing was changed")
+        click.echo(f"keys: {counts['current']} sealed with the master key, {counts['public']} public")
+        if dry_run:
+            return
+        confirm(yes, "Were AcraServer and AcraTranslator restarted since `keys rewrap`, or is there none?")
+        with audit.change() as outcome:
+            numbers = access.drop_previous_master_keys()
+            outcome["versions"] = len(numbers)
+    click.echo(f"versions deleted: {', '.join(map(str, sorted(numbers)))}; `vault kv undelete` brings them back")
 
 
 def _utc(moment: float) -> str:

@@ -69,7 +69,7 @@ def check_reach(unknown: Mapping[str, str]) -> None:
     for stream, reason in unknown.items():
         click.echo(f"{stream}: out of reach: {reason}", err=True)
     if unknown:
-        raise Unavailable("streams", f"{len(unknown)} of them")
+        raise Unavailable("streams", f"{len(unknown)} streams cannot be read")
 
 
 def read_text() -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from token_worker.acra.value_types import TYPES
 from token_worker.admin.tokens import Token, TokenFilter, Unreadable
+from token_worker.cli.groups import NearestGroup
 from token_worker.cli.terminal import confirm, table_console
 from token_worker.cli.tokens_change import disable, enable, reencrypt, remove
 from token_worker.cli.tokens_choice import (
@@ -41,7 +42,7 @@ _NO_FINDINGS = ("not_text", "repaired")
 """Counts of ``verify`` that are not findings."""
 
 
-@click.group()
+@click.group(cls=NearestGroup)
 def tokens() -> None:
     """Look at the tokens of a client or zone, and change them."""
 

@@ -21,7 +21,7 @@ from token_worker.client.errors import NotAnswered, StreamsRefused, StreamsUnava
 from token_worker.client.items import RequestLimits
 from token_worker.client.replies import Replies
 from token_worker.client.tracing import SendSpans
-from token_worker.errors import ServerError, TokenWorkerError, Unavailable
+from token_worker.errors import ServerError, SettingsError, TokenWorkerError, Unavailable
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.connect import make_link
 from token_worker.redis.link import Link
@@ -97,8 +97,7 @@ class RouteChannel:
     @property
     def away(self) -> str | None:
         """Reason why the server cannot be used now. None if it can be used."""
-        away = [*self._away.values()]
-        return f"streams: {away[0]}" if away else None
+        return next(iter(self._away.values()), None)
 
     def _timeout_error(self) -> NotAnswered:
         if away := self.away:
@@ -125,7 +124,7 @@ class RouteChannel:
         thread = threading.Thread(
             target=self._run_thread, args=(name, one_round, clean_up), name=f"token-client {name}", daemon=True
         )
-        self._away[name] = "no connection yet"
+        self._away[name] = f"Redis for streams at {self._streams.server}: no connection yet"
         self._all_threads.add(thread)
         thread.start()
         self._threads.append(thread)
@@ -157,8 +156,8 @@ class RouteChannel:
         while not self._is_closed:
             try:
                 one_round(link)
-            except (Unavailable, ServerError) as error:
-                self._away[name] = error.reason if isinstance(error, Unavailable) else error.code
+            except (Unavailable, ServerError, SettingsError) as error:
+                self._away[name] = str(error)
                 failures += 1
                 pause = BACK_OFF_SECONDS.after(failures)
                 with self._closing:

@@ -27,7 +27,9 @@ from token_worker.keys.background import Executor, InlineExecutor, WaitBudget
 from token_worker.keys.cached_keys import CachedKeys, HistorySearch
 from token_worker.keys.history import HistoryPage, search_history
 from token_worker.keys.keyring import DataKeyCache, Keyring
-from token_worker.keys.store import KeyStore, unwrap
+from token_worker.keys.live_master_keys import LiveMasterKeys
+from token_worker.keys.master import MasterKeys
+from token_worker.keys.store import KeyStore
 
 AGE_SECONDS = 60.0
 """Time that a key serves before it is looked up again. So a rotation is seen after at most this time."""
@@ -81,7 +83,7 @@ class KeyCache:
 
     Args:
         store: the key storage.
-        master_key: opens its keys.
+        master_key: opens its keys; or the master keys of a process, which may change.
         previous_master_key: the master key before it, while one replaces the other.
         size: owners whose keys are cached.
         clock: monotonic seconds.
@@ -100,7 +102,7 @@ class KeyCache:
     def __init__(
         self,
         store: KeyStore,
-        master_key: bytes,
+        master_key: bytes | LiveMasterKeys,
         *,
         previous_master_key: bytes | None = None,
         size: int = OWNERS_MAX,
@@ -113,7 +115,9 @@ class KeyCache:
         history_seconds: float = AGE_SECONDS,
     ) -> None:
         self._store = store
-        self._master_keys = [master_key] if previous_master_key is None else [master_key, previous_master_key]
+        if isinstance(master_key, bytes):
+            master_key = LiveMasterKeys(MasterKeys(master_key, previous_master_key))
+        self._master_keys = master_key
         self._size = size
         self._clock = clock
         self._wall = wall
@@ -146,12 +150,16 @@ class KeyCache:
         """End the threads."""
         self._lookups.close()
         self._history.close()
+        self._master_keys.close()
 
     def rings(self, owners: Iterable[Owner]) -> dict[Owner, Found]:
         """The keys of each owner: a keyring, or why there is none, or ``Unavailable`` if that cannot be known now."""
         now = self._clock()
         self._budget.renew()
         self._history_budget.renew()
+        if self._master_keys.poll():
+            for cached in self._cached.values():
+                cached.forget_refusal()
         self._collect()
         found: dict[Owner, Found] = {}
         missing = []
@@ -292,7 +300,7 @@ class KeyCache:
 
     def _note_outage(self, error: Unavailable) -> None:
         if self._away is None:
-            log.warning("key storage unavailable: cached keys are used", server=error.server, reason=error.reason)
+            log.warning("key storage unavailable: cached keys are used", server=error.server, reason=str(error))
         self._away = error
         self._failures += 1
         self._ask_again_at = self._clock() + RETRY_SECONDS.after(self._failures)
@@ -313,27 +321,23 @@ class KeyCache:
             self._due.append((asked_at, owner))
         if sealed == cached.sealed:
             return
-        cached.sealed, cached.changed_at = sealed, self._clock()
         try:
-            key = self._unwrap(sealed, owner)
+            key = self._master_keys.unwrap(sealed, owner)
+        except Unavailable as error:  # go on with the keys at hand, but not for longer than in an outage
+            if cached.doubt(now) >= AGE_SECONDS + GRACE_SECONDS or cached.ring is None:
+                cached.refuse(error.with_traceback(None))
+            return
         except CorruptData:
+            cached.sealed, cached.changed_at = sealed, self._clock()
             log.error("key cannot be unwrapped with the master key", key=owner.key_name)
             cached.refuse(Refused(Code.KEY_UNREADABLE, f"the key of this {owner.kind} cannot be read"))
             return
+        cached.sealed, cached.changed_at, cached.doubted_at = sealed, self._clock(), None
         if cached.newest == key:  # the same key, sealed with another master key
             return
         if cached.newest is not None:
             log.info("key was rotated", key=owner.key_name)
         cached.renew(owner, key, self._data_keys, cached.changed_at, self._settling_seconds)
-
-    def _unwrap(self, sealed: bytes, owner: Owner) -> bytes:
-        """Open a sealed key. While the master key is replaced, either of the two may open it."""
-        for master_key in self._master_keys[:-1]:
-            try:
-                return unwrap(sealed, master_key, owner)
-            except CorruptData:
-                log.info("key is sealed with the previous master key, or damaged", key=owner.key_name)
-        return unwrap(sealed, self._master_keys[-1], owner)
 
     # -- keys that were replaced
 
@@ -412,19 +416,29 @@ class KeyCache:
         return HistorySearch(self._history.submit(job), now, cached.changed_at)
 
     def _add_page(self, page: HistoryPage, ring: Keyring, cached: CachedKeys) -> bool:
-        """Add keys of the history to the ring, and to the cached ring if that is another. True if any key is new."""
+        """Add keys of the history to the ring, and to the cached ring if that is another. True if any key is new.
+
+        Raises:
+            Unavailable: no key is new, and one may be opened by a master key that is not known yet.
+        """
+        doubt: Unavailable | None = None
         for name, sealed in page.keys:
             if sealed is None:
                 continue
             try:
-                cached.history[name] = self._unwrap(sealed, ring.owner)
+                cached.history[name] = self._master_keys.unwrap(sealed, ring.owner)
+            except Unavailable as error:
+                doubt = error.with_traceback(None)
             except CorruptData:
                 if not ring.some_unreadable:
                     log.error("key of the history cannot be unwrapped with the master key", key=name)
                 ring.some_unreadable = True
         if cached.ring is not None and cached.ring is not ring:
             _add(cached.ring, cached.history.values())
-        return _add(ring, cached.history.values())
+        is_added = _add(ring, cached.history.values())
+        if doubt is not None and not is_added:
+            raise doubt
+        return is_added
 
 
 def _add(ring: Keyring, keys: Iterable[bytes]) -> bool:
@@ -433,4 +447,4 @@ def _add(ring: Keyring, keys: Iterable[bytes]) -> bool:
 
 def _unknown(owner: Owner) -> Refused:
     code = Code.UNKNOWN_CLIENT if owner.kind == "client" else Code.UNKNOWN_ZONE
-    return Refused(code, f"there is no key of this {owner.kind}")
+    return Refused(code, f"there is no key of this {owner.kind}: `token-worker keys generate` makes one")

@@ -39,6 +39,7 @@ class CachedKeys:
         sealed: stored text of the newest key.
         newest: the newest key.
         checked_at: when the key storage was last asked for the newest key.
+        doubted_at: when a stored text was first seen that no known master key opens; None if one opens it.
         refused_until: without a ring, the key storage is not asked again before this time.
         used_at: when the loop last used the keys.
         changed_at: when the newest key was seen to be another.
@@ -57,6 +58,7 @@ class CachedKeys:
         "awaited_since",
         "changed_at",
         "checked_at",
+        "doubted_at",
         "history",
         "history_at",
         "is_due",
@@ -74,11 +76,12 @@ class CachedKeys:
 
     def __init__(self) -> None:
         self.ring: Keyring | None = None
-        self.refusal: Refused | None = None
+        self.refusal: Refused | Unavailable | None = None
         self.sealed: bytes | None = None
         self.newest: bytes | None = None
         self.checked_at = float("-inf")
         self.refused_until = float("-inf")
+        self.doubted_at: float | None = None
         self.used_at = float("-inf")
         self.changed_at = float("-inf")
         self.rechecked_at = float("-inf")
@@ -91,9 +94,21 @@ class CachedKeys:
         self.outgoing: list[tuple[float, bytes]] = []
         self._first_seen: dict[str, float] = {}
 
-    def refuse(self, refusal: Refused) -> None:
+    def refuse(self, refusal: Refused | Unavailable) -> None:
         """Drop the keys: there is no key that can be used."""
         self.ring, self.newest, self.outgoing, self.refusal = None, None, [], refusal
+        if isinstance(refusal, Unavailable):
+            self.sealed = None  # tried again with the next look-up
+
+    def doubt(self, now: float) -> float:
+        """Note that no known master key opens the stored text. Returns the seconds since that began."""
+        self.doubted_at = now if self.doubted_at is None else self.doubted_at
+        return now - self.doubted_at
+
+    def forget_refusal(self) -> None:
+        """Have the key looked up again if it could not be opened: there is another master key."""
+        if self.ring is None:
+            self.sealed, self.refused_until = None, float("-inf")
 
     def renew(self, owner: Owner, key: bytes, data_keys: DataKeyCache, now: float, settling_seconds: float) -> None:
         """Take another key as the newest one."""

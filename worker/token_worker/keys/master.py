@@ -5,11 +5,12 @@ ignored, as Acra does. No error contains any part of the text or of the key.
 """
 
 import base64
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from token_worker.acra import secure_cell
-from token_worker.errors import CorruptData, MasterKeyError
+from token_worker.errors import CorruptData, MasterKeyError, VaultRefused
 
 if TYPE_CHECKING:
     from token_worker.keys.vault_kv import VaultKv
@@ -45,6 +46,16 @@ class MasterKeys(NamedTuple):
             if self.previous is None:
                 raise
         return secure_cell.open_cell(self.previous, cell, context), False
+
+
+class MasterKeyVersion(NamedTuple):
+    """A master key, and the number of its version in its source; 0 if the source has no versions."""
+
+    key: bytes
+    number: int = 0
+
+    def __repr__(self) -> str:
+        return f"MasterKeyVersion(number={self.number})"
 
 
 def decode_master_key(text: str, where: str) -> bytes:
@@ -86,51 +97,89 @@ def from_environment(value: str | None, file: str | None) -> bytes:
 
 
 def from_vault(vault: "VaultKv") -> bytes:
-    """The master key from the field ``acra_master_key`` of the secret that the settings of ``vault`` name.
+    """The newest master key in Vault; errors as by ``VaultMasterKey``."""
+    return VaultMasterKey(vault).read().key
 
-    Raises:
+
+class VaultMasterKey:
+    """The master key in the field ``acra_master_key`` of the secret that the settings of ``vault`` name.
+
+    All methods, and making one, raise:
         Unavailable: Vault is away, sealed or on standby.
         MasterKeyError: the secret or its field does not exist, may not be read, or does not hold a master key.
     """
-    mount, path = vault.split(vault.session.settings.secret)
-    try:
-        secret = vault.read_secret(mount, path)
-    except MasterKeyError:
-        _check_for_data(vault, mount, path)
-        raise
-    if secret is None:
-        _check_for_data(vault, mount, path)
-        raise MasterKeyError(
-            f"Vault has no secret {mount}/{path}: put the master key there (base64, from standard input) with"
-            f" `vault kv put -mount={mount} {path} {FIELD}=-`, or set TOKEN_WORKER_VAULT_SECRET"
-        )
-    return _in_secret(secret, mount, path)
+
+    def __init__(self, vault: "VaultKv") -> None:
+        self._vault = vault
+        self.mount, self.path = vault.split(vault.session.settings.secret)
+
+    def read(self) -> MasterKeyVersion:
+        """Read the newest version by one request."""
+        mount, path = self.mount, self.path
+        try:
+            found = self._vault.read_version(mount, path)
+        except MasterKeyError:
+            _check_for_data(self._vault, mount, path)
+            raise
+        if found is None:
+            _check_for_data(self._vault, mount, path)
+            raise VaultRefused(
+                f"Vault has no secret {mount}/{path}: put the master key there (base64, from standard input) with"
+                f" `vault kv put -mount={mount} {path} {FIELD}=-`, or set TOKEN_WORKER_VAULT_SECRET"
+            )
+        try:
+            return MasterKeyVersion(_in_secret(found.fields, mount, path), found.number)
+        except MasterKeyError as error:
+            raise VaultRefused(str(error)) from None
+
+    def holds(self, version: MasterKeyVersion) -> bool:
+        """Tell, by one request, whether an older version still has this key."""
+        return self._key_of(version.number) == version.key
+
+    def previous(self, newest: MasterKeyVersion) -> MasterKeyVersion | None:
+        """The newest older version with another key; None if there is none.
+
+        Versions that do not hold a master key, or were deleted, are skipped. KV 1 has only one version.
+        """
+        return next((version for version in self.older(newest) if version.key != newest.key), None)
+
+    def older(self, newest: MasterKeyVersion) -> Iterator[MasterKeyVersion]:
+        """Older versions that hold a master key, the newest first."""
+        for number in range(newest.number - 1, max(0, newest.number - VERSIONS_SEARCHED_MAX), -1):
+            key = self._key_of(number)
+            if key is not None:
+                yield MasterKeyVersion(key, number)
+
+    def _key_of(self, number: int) -> bytes | None:
+        older = self._vault.read_version(self.mount, self.path, number)
+        if older is None:
+            return None
+        try:
+            return _in_secret(older.fields, self.mount, self.path)
+        except MasterKeyError:
+            return None
+
+
+class FileMasterKey:
+    """The master key in the file that ``ACRA_MASTER_KEY_FILE`` names. It may be replaced while workers run."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+
+    def read(self) -> MasterKeyVersion:
+        """Read the file; errors as by ``from_environment``."""
+        return MasterKeyVersion(from_environment(None, self._file))
+
+    def holds(self, version: MasterKeyVersion) -> bool:  # noqa: ARG002 - it has no older ones
+        """Keep the previous master key: nothing tells when it is not needed any more."""
+        return True
 
 
 def previous_from_vault(vault: "VaultKv", current: bytes) -> bytes | None:
-    """The master key before ``current``, from the older versions of its secret. None if there is no other key.
-
-    Versions that do not hold a master key, or were deleted, are skipped. KV 1 has only one version.
-
-    Raises:
-        Unavailable: Vault is away, sealed or on standby.
-        MasterKeyError: the secret may not be read.
-    """
-    mount, path = vault.split(vault.session.settings.secret)
-    newest = vault.read_version(mount, path)
-    if newest is None:
-        return None
-    for version in range(newest.number - 1, max(0, newest.number - VERSIONS_SEARCHED_MAX), -1):
-        older = vault.read_version(mount, path, version)
-        if older is None:
-            continue
-        try:
-            key = _in_secret(older.fields, mount, path)
-        except MasterKeyError:
-            continue
-        if key != current:
-            return key
-    return None
+    """The master key before ``current``, from the older versions of its secret. None if there is no other key."""
+    source = VaultMasterKey(vault)
+    found = source.previous(MasterKeyVersion(current, source.read().number))
+    return None if found is None else found.key
 
 
 def store_in_vault(vault: "VaultKv", current: bytes, new: bytes) -> bool:

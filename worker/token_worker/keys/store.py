@@ -103,6 +103,14 @@ class KeyStore(Protocol):
         ...
 
 
+class ListedKeyStore(KeyStore, Protocol):
+    """A key storage whose names can be looked at."""
+
+    def some_names(self) -> list[str]:
+        """Some names in the folder, of keys or of anything else: those that one page of a listing shows."""
+        ...
+
+
 class RedisKeyStore:
     """Acra's key storage, version 1.
 
@@ -151,6 +159,10 @@ class RedisKeyStore:
 
     def create(self, owner: Owner, sealed: bytes) -> bool:
         return self._link.call("SET", f"{self._folder}/{owner.key_name}", sealed, "NX") is not None
+
+    def some_names(self) -> list[str]:
+        _, found = self._history.call("SCAN", "0", "MATCH", f"{escape_pattern(self._folder)}/*", "COUNT", SCAN_KEYS)
+        return [raw.decode(errors="replace").removeprefix(f"{self._folder}/") for raw in found]
 
     def history_names(self, owner: Owner, since: float) -> tuple[list[str], bool]:
         return self._names.get(owner.key_name, []), self._names_since > since
@@ -202,6 +214,10 @@ class VaultKeyStore:
     def create(self, owner: Owner, sealed: bytes) -> bool:
         path = f"{self._folder}/{owner.key_name}"
         return self._vault.create_secret(self._mount, path, {VAULT_FIELD: sealed.decode()})
+
+    def some_names(self) -> list[str]:
+        with _refusal_is_unavailable():
+            return self._vault.list_secrets(self._mount, self._folder)
 
     def history_names(self, owner: Owner, since: float) -> tuple[list[str], bool]:  # noqa: ARG002 - always listed again
         base = owner.key_name + HISTORY_INFIX

@@ -181,7 +181,7 @@ class VaultKv:
             return False
         api_path = self._api_path(mount, "data", path)
         create = partial(self._create, mount, path, dict(data))
-        return self.session.ask(create, _denied("creating", "create", mount, path, api_path)) is not None
+        return self.session.ask(create, _not_operator("creating", "create", mount, path, api_path)) is not None
 
     def write_version(self, mount: str, path: str, data: Mapping[str, object], number: int) -> bool:
         """Write a secret whose newest version still has this number (0: it does not exist).
@@ -199,7 +199,9 @@ class VaultKv:
             )
         api_path = self._api_path(mount, "data", path)
         write = partial(self._create, mount, path, dict(data), number)
-        return self.session.ask(write, _denied("writing", "create` and `update", mount, path, api_path)) is not None
+        return (
+            self.session.ask(write, _not_operator("writing", "create` and `update", mount, path, api_path)) is not None
+        )
 
     def delete_secret(self, mount: str, path: str) -> None:
         """Delete a secret with all its versions. Does nothing if it does not exist.
@@ -208,8 +210,17 @@ class VaultKv:
             Unavailable: Vault is away; the secret may have been deleted.
             MasterKeyError: the token may not delete it.
         """
-        denied = _denied("deleting", "delete", mount, path, self._api_path(mount, "metadata", path))
+        denied = _not_operator("deleting", "delete", mount, path, self._api_path(mount, "metadata", path))
         self.session.ask(partial(self._delete, mount, path), denied)
+
+    def delete_versions(self, mount: str, path: str, numbers: Sequence[int]) -> None:
+        """Delete versions of a KV 2 secret; ``vault kv undelete`` brings them back. Errors as by ``delete_secret``."""
+        denied = _not_operator("deleting versions of", "update", mount, path, self._api_path(mount, "delete", path))
+        self.session.ask(partial(self._delete_versions, mount, path, [*numbers]), denied)
+
+    def _delete_versions(self, mount: str, path: str, numbers: list[int]) -> Any:
+        KvV2(self.session.adapter).delete_secret_versions(path, numbers, mount)
+        return {"data": {}}
 
     def _create(self, mount: str, path: str, data: Mapping[str, object], number: int = 0) -> Any:
         adapter = self.session.adapter
@@ -234,3 +245,10 @@ class VaultKv:
 
 def _denied(doing: str, right: str, mount: str, path: str, api_path: str) -> str:
     return f"Vault does not permit {doing} {mount}/{path}: give the token's policy `{right}` on {api_path}"
+
+
+def _not_operator(doing: str, right: str, mount: str, path: str, api_path: str) -> str:
+    return (
+        f"Vault does not permit {doing} {mount}/{path}: run this as an operator, with a Vault token of the policy"
+        f" key-admin.hcl (it has `{right}` on {api_path})"
+    )

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import hvac.exceptions
 import requests
 
-from token_worker.errors import MasterKeyError, Unavailable
+from token_worker.errors import MasterKeyError, Unavailable, VaultRefused
 
 _HOST_NAME, _ADDRESS, _NOT_YET_VALID, _EXPIRED = 62, 64, 9, 10
 """Reasons why a certificate is refused: X509_V_ERR_ of OpenSSL."""
@@ -50,12 +50,12 @@ def send(address: str, request: Callable[[], Any]) -> Any:
     except requests.exceptions.SSLError as error:
         cause = _find(error, ssl.SSLError)
         if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):  # as a server that restarts hangs up
-            raise Unavailable("vault", "ConnectionError") from None
-        raise MasterKeyError(f"TLS with Vault at {address} failed: {_remedy(cause)}") from None
+            raise Unavailable("vault", "ConnectionError", address) from None
+        raise VaultRefused(f"TLS with Vault at {address} failed: {_remedy(cause)}") from None
     except (requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema, requests.exceptions.InvalidURL):
         raise MasterKeyError(_no_url(address)) from None
     except (requests.exceptions.RequestException, ConnectionError, TimeoutError) as error:
-        raise Unavailable("vault", type(error).__name__) from None
+        raise Unavailable("vault", _cause(error), address) from None
     except hvac.exceptions.InvalidRequest as error:
         if "HTTP request to an HTTPS server" in str(error.text):
             raise MasterKeyError(f"Vault at {address} speaks TLS: set VAULT_ADDR to https://…") from None
@@ -67,7 +67,7 @@ def send(address: str, request: Callable[[], Any]) -> Any:
     except hvac.exceptions.VaultError as error:
         text = str(error.text).lower()
         reason = "sealed" if "sealed" in text else "standby" if "not active" in text else type(error).__name__
-        raise Unavailable("vault", reason) from None
+        raise Unavailable("vault", reason, address) from None
 
 
 def answer(address: str, request: Callable[[], Any], part: str) -> dict[str, Any]:
@@ -82,6 +82,15 @@ def answer(address: str, request: Callable[[], Any], part: str) -> dict[str, Any
 def not_vault(address: str) -> MasterKeyError:
     """The error for a server that answers, but not as Vault does."""
     return MasterKeyError(f"{address} does not answer as Vault does: check VAULT_ADDR")
+
+
+def _cause(error: BaseException) -> str:
+    """The class of the error beneath, which says more than ``ConnectionError`` does."""
+    if isinstance(error, requests.exceptions.Timeout):
+        return "TimeoutError"
+    while error.__context__ is not None:
+        error = error.__context__
+    return type(error).__name__
 
 
 def _find(error: BaseException, kind: type[ssl.SSLError]) -> ssl.SSLError | None:

@@ -24,7 +24,7 @@ from hvac.adapters import JSONAdapter
 from hvac.api.auth_methods import JWT, AppRole, Token
 
 from token_worker.backoff import BackOffSeconds
-from token_worker.errors import MasterKeyError, Unavailable
+from token_worker.errors import MasterKeyError, Unavailable, VaultRefused
 from token_worker.keys.vault_lease import Lease
 from token_worker.keys.vault_requests import answer, send
 from token_worker.keys.vault_transport import new_session
@@ -119,18 +119,16 @@ class VaultSession:
                     if self._token_is_valid():
                         raise
                     if self.settings.auth == "token":
-                        raise MasterKeyError(
-                            f"{denied}; or the token has ended: set VAULT_TOKEN to a new one"
-                        ) from None
+                        raise VaultRefused(f"{denied}; or the token has ended: set VAULT_TOKEN to a new one") from None
                     _log.info("Vault token expired, logging in again")
                     self._log_in()
                     return self._answer(request, "data")
             except hvac.exceptions.InvalidPath:
                 return None
             except hvac.exceptions.Forbidden:
-                raise MasterKeyError(denied) from None
+                raise VaultRefused(denied) from None
             except hvac.exceptions.InvalidRequest:
-                raise MasterKeyError(f"{denied} (Vault calls it an invalid request)") from None
+                raise VaultRefused(f"{denied} (Vault calls it an invalid request)") from None
 
     def ask_about_token(self, request: Callable[[], Any]) -> dict[str, Any] | None:
         """Send a request about the token itself, and return the ``data``; None if Vault does not permit it."""
@@ -200,7 +198,7 @@ class VaultSession:
                     f" {self.settings.address} is an agent: it has to use the token of its auto-auth, whose policies"
                     " need `read` on auth/token/lookup-self"
                 ) from None
-            raise MasterKeyError(
+            raise VaultRefused(
                 f"Vault at {self.settings.address} refuses the token: it has ended or is not one of this server's (set"
                 " VAULT_TOKEN to a new one), or its policies lack `read` on auth/token/lookup-self"
             ) from None
@@ -229,7 +227,7 @@ class VaultSession:
         try:
             auth = self._answer(login, "auth")  # hvac puts the new token into the adapter
         except hvac.exceptions.VaultError:
-            raise MasterKeyError(f"Vault refuses the log-in at auth/{mount}: check the mount, {check}") from None
+            raise VaultRefused(f"Vault refuses the log-in at auth/{mount}: check the mount, {check}") from None
         finally:
             self.adapter.token = self.adapter.token or old  # the old one may still be valid for a while
         self._lease = Lease.of(auth) if auth["lease_duration"] else Lease(None, 0, renewable=False)
@@ -254,7 +252,7 @@ class VaultSession:
                 self._renew()
             except Unavailable as error:
                 failures += 1
-                _log.warning("Vault token not renewed", reason=error.reason, failures=failures)
+                _log.warning("Vault token not renewed", reason=str(error), failures=failures)
             except MasterKeyError as error:
                 failures += 1
                 _log.error("Vault token not renewed", reason=str(error), failures=failures)

@@ -2,12 +2,12 @@
 
 An address can name one server, *Sentinels* (which know the server that is the primary now) or nodes of a *cluster*
 (which know the other nodes). User, password and TLS files are for the servers. Sentinels get the same TLS files, and a
-password of their own if they need one.
+user and a password of their own if they need them.
 """
 
 import re
 from typing import Final, Literal, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
@@ -50,7 +50,10 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
         service: name of the primary at the Sentinels.
         database: number of the database behind Sentinels.
         password: password of the servers.
+        password_file: file with that password, read again for each connection; None if it is part of the address.
+        sentinel_user: user to log in as at the Sentinels; None for the default user.
         sentinel_password: password of the Sentinels.
+        sentinel_password_file: file with that password, read again for each connection.
         ca_file, cert_file, key_file: files for TLS.
     """
 
@@ -61,7 +64,10 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
     service: str = ""
     database: int = 0
     password: str | None = None
+    password_file: str | None = None
+    sentinel_user: str | None = None
     sentinel_password: str | None = None
+    sentinel_password_file: str | None = None
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
@@ -110,17 +116,20 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
         """Settings of one server behind the Sentinels, or of one node of the cluster."""
         user = f"{self.user}@" if self.user else ""
         url = f"{'rediss' if self.is_tls else 'redis'}://{user}{node}/{self.database}"
-        return self._plain(url, self.password, self.user)
+        return self._plain(url, self.password, self.password_file, self.user)
 
     def sentinel(self, node: Node) -> "RedisSettings":
         """Settings of one Sentinel."""
-        return self._plain(f"{'rediss' if self.is_tls else 'redis'}://{node}/0", self.sentinel_password)
+        user = quote(self.sentinel_user, safe="") if self.sentinel_user else None
+        url = f"{'rediss' if self.is_tls else 'redis'}://{f'{user}@' if user else ''}{node}/0"
+        return self._plain(url, self.sentinel_password, self.sentinel_password_file, user)
 
-    def _plain(self, url: str, password: str | None, user: str | None = None) -> "RedisSettings":
+    def _plain(self, url: str, password: str | None, file: str | None, user: str | None) -> "RedisSettings":
         return RedisSettings(
             url=url,
             user=user,
             password=password,
+            password_file=file,
             ca_file=self.ca_file,
             cert_file=self.cert_file,
             key_file=self.key_file,

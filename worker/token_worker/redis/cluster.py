@@ -14,7 +14,7 @@ from typing import Any
 import redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
-from token_worker.errors import ServerError, Unavailable
+from token_worker.errors import ServerError, SettingsError, Unavailable
 from token_worker.redis.address import Node, RedisSettings
 from token_worker.redis.link import Link, RedisLink
 from token_worker.redis.script import Script
@@ -62,7 +62,7 @@ class NodeLink(RedisLink):
 
     def _connect(self) -> None:
         if time.monotonic() < self._rests_until:
-            raise Unavailable(self.name, "TimeoutError")
+            raise Unavailable(self.name, "TimeoutError", str(self.node))
         super()._connect()
 
     def _typed(self, error: redis.RedisError) -> Unavailable | ServerError:
@@ -178,7 +178,7 @@ class ClusterLink(Link):
         node = self._slots[key_slot(key if isinstance(key, bytes) else key.encode())]
         if node is None:
             self._is_stale = True
-            raise Unavailable(self.name, "CLUSTERDOWN")
+            raise Unavailable(self.name, "CLUSTERDOWN", self._settings.server)
         return self._link(node)
 
     def _send(self, command: tuple[Any, ...], send: Send) -> Any:
@@ -199,7 +199,7 @@ class ClusterLink(Link):
             except Unavailable:
                 self._note_failure(link.node)
                 raise
-        raise Unavailable(self.name, "MOVED")
+        raise Unavailable(self.name, "MOVED", self._settings.server)
 
     def _send_to_any(self, send: Send) -> Any:
         error: Unavailable | None = None
@@ -209,7 +209,7 @@ class ClusterLink(Link):
             except Unavailable as raised:
                 self._note_failure(link.node)
                 error = raised
-        raise error or Unavailable(self.name, "CLUSTERDOWN")
+        raise error or Unavailable(self.name, "CLUSTERDOWN", self._settings.server)
 
     def _note_failure(self, node: Node) -> None:
         self._failed.add(node)
@@ -217,14 +217,17 @@ class ClusterLink(Link):
 
     def _link(self, node: Node) -> NodeLink:
         if node not in self._links:
-            self._links[node] = NodeLink(self.name, self._settings, node, raise_server_errors=self._raise_server_errors)
+            is_known = any(link.connections for link in self._links.values())
+            made = NodeLink(self.name, self._settings, node, raise_server_errors=self._raise_server_errors)
+            made.is_known, self._links[node] = is_known, made
         return self._links[node]
 
     def _refresh_slots(self) -> None:
         """Fetch the map of slots if it may be out of date."""
         if not self._is_stale:
             return
-        reason = ""
+        kind, reason = Unavailable, ""
+        wrong: list[SettingsError] = []
         for node in sorted(self._known, key=self._failed.__contains__):
             self._known.remove(node)
             self._known.append(node)
@@ -232,14 +235,19 @@ class ClusterLink(Link):
                 found = self._link(node).call("CLUSTER", "SLOTS")
             except Unavailable as error:
                 self._failed.add(node)
-                reason = error.reason
+                kind, reason = type(error), error.reason
             except ServerError as error:
-                reason = error.code
+                kind, reason = Unavailable, error.code
+            except SettingsError as error:
+                wrong.append(error)
+                kind, reason = Unavailable, "InvalidResponse"
             else:
                 self._failed.discard(node)
                 self._take_slots(found, node.host)
                 return
-        raise Unavailable(self.name, f"CLUSTER SLOTS {reason}")
+        if len(wrong) == len(self._known) and not any(link.connections for link in self._links.values()):
+            raise wrong[0]
+        raise kind(self.name, f"CLUSTER SLOTS {reason}".rstrip(), self._settings.server)
 
     def _take_slots(self, found: list[Any], asked: str) -> None:
         """Take over the map of slots that a node gave. The nodes of the settings can always be asked for the next."""

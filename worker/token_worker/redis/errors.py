@@ -2,14 +2,14 @@
 
 import redis
 
-from token_worker.errors import ServerError, Unavailable
+from token_worker.errors import LoginRefused, ServerError, SettingsError, Unavailable
 
 _CODES: dict[type[Exception], str] = {
     redis.exceptions.BusyLoadingError: "LOADING",
     redis.exceptions.ReadOnlyError: "READONLY",
     redis.exceptions.OutOfMemoryError: "OOM",
     redis.exceptions.NoPermissionError: "NOPERM",
-    redis.exceptions.AuthenticationError: "WRONGPASS",
+    redis.exceptions.AuthenticationError: "WRONGPASS",  # NOAUTH, too: see ``RedisLink._typed``
     redis.exceptions.NoScriptError: "NOSCRIPT",
     redis.exceptions.MasterDownError: "MASTERDOWN",  # before its base class
     redis.exceptions.ClusterDownError: "CLUSTERDOWN",
@@ -31,11 +31,13 @@ _WAIT_FOR = frozenset(
         "OOM",
         "MISCONF",
         "NOREPLICAS",
-        "NOAUTH",
-        "WRONGPASS",
+        "DB",
     }
 )
 """Codes of a server that cannot or will not do its work now. Time or an operator mends them."""
+
+_LOGIN = frozenset({"NOAUTH", "WRONGPASS"})
+"""Codes of a server that refuses the user or the password."""
 
 _NOT_PRIMARY = frozenset({"READONLY", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED"})
 """Codes of a server that is no primary, or may soon be none."""
@@ -67,7 +69,9 @@ def is_from_primary(error: redis.RedisError) -> bool:
     return isinstance(error, redis.ResponseError) and error_code(error) not in _NOT_PRIMARY
 
 
-def typed(name: str, error: redis.RedisError, *, raise_server_errors: bool) -> Unavailable | ServerError:
+def typed(
+    name: str, error: redis.RedisError, *, raise_server_errors: bool, address: str = ""
+) -> Unavailable | ServerError:
     """Make the error to raise for one of redis-py.
 
     Args:
@@ -75,8 +79,26 @@ def typed(name: str, error: redis.RedisError, *, raise_server_errors: bool) -> U
         error: the error of redis-py.
         raise_server_errors: whether an error that waiting does not mend becomes a ``ServerError``. If not, every error
             becomes ``Unavailable``.
+        address: where the server is.
     """
     code = error_code(error)
+    if code in _LOGIN:
+        return LoginRefused(name, code, address)
     if raise_server_errors and isinstance(error, redis.ResponseError) and code not in _WAIT_FOR:
-        return ServerError(name, code)
-    return Unavailable(name, code)
+        return ServerError(name, code, address)
+    return Unavailable(name, code, address)
+
+
+def check_first_answer(name: str, error: redis.RedisError, address: str) -> None:
+    """Find settings that no server can mend, by the error of the first connection.
+
+    Raises:
+        SettingsError: the server does not speak Redis, or has no database of that number.
+    """
+    variable = f"TOKEN_WORKER_{name.upper()}_URL"
+    if isinstance(error, redis.exceptions.InvalidResponse):
+        raise SettingsError(f"{address} does not speak Redis: set {variable}, or its default, to a Redis or Valkey")
+    if error_code(error) == "DB":
+        raise SettingsError(
+            f"{address} has no database of that number: set a smaller one in {variable}, or in its default"
+        )

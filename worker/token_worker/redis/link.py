@@ -16,9 +16,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from token_worker.errors import ServerError, Unavailable
-from token_worker.redis.address import RedisSettings
-from token_worker.redis.errors import ScriptUnknownError, is_from_primary, typed
+from token_worker.errors import LoginRefused, ServerError, Unavailable
+from token_worker.redis.address import Node, RedisSettings
+from token_worker.redis.errors import ScriptUnknownError, check_first_answer, is_from_primary, typed
+from token_worker.redis.password import read_password
 from token_worker.redis.script import Script
 from token_worker.redis.wire import Wire, pack
 
@@ -115,6 +116,12 @@ class RedisLink(Link):
         seconds: how long to wait for a connection, or for a reply.
     """
 
+    _checked_seconds = IDLE_CHECK_SECONDS
+    """Time after the last use for which ``_ensure_connected`` need not be called."""
+
+    is_known = False
+    """True if the address does not come from the settings. An answer that is none of Redis' is an outage then."""
+
     connections = 0
     """Number of connections made so far; also the number of the current connection."""
 
@@ -137,6 +144,8 @@ class RedisLink(Link):
             }
         if settings.password is not None:
             given["password"] = settings.password
+        self._password_file = settings.password_file
+        self._has_password = settings.password is not None
         pool = redis.ConnectionPool.from_url(
             settings.url,
             protocol=2,
@@ -163,7 +172,7 @@ class RedisLink(Link):
             self._wire.bytes_left = math.inf
 
     def connect(self) -> int:
-        if self._started is None and time.monotonic() - self._used_at <= IDLE_CHECK_SECONDS:
+        if self._started is None and time.monotonic() - self._used_at <= self._checked_seconds:
             return self.connections
         try:
             self._ensure_connected()
@@ -199,7 +208,7 @@ class RedisLink(Link):
 
     def _send(self, command: tuple[Any, ...]) -> None:
         try:
-            if self._started is not None or time.monotonic() - self._used_at > IDLE_CHECK_SECONDS:
+            if self._started is not None or time.monotonic() - self._used_at > self._checked_seconds:
                 self._ensure_connected()
             self._wire.send(pack(command))
         except redis.RedisError as error:
@@ -278,8 +287,18 @@ class RedisLink(Link):
         self._used_at = time.monotonic()
 
     def _connect(self) -> None:
-        """Make a new connection."""
-        self._connection.connect()
+        """Make a new connection, with the password that its file holds now."""
+        if self._password_file is not None:
+            password = read_password(self._password_file)
+            if password is None:
+                raise LoginRefused(self.name, f"its password file {self._password_file} cannot be read", self.address)
+            self._connection.password = password
+        try:
+            self._connection.connect()
+        except redis.RedisError as error:
+            if not (self.connections or self.is_known):
+                check_first_answer(self.name, error, self.address)
+            raise
         self._wire.open(self._connection)
 
     def close(self) -> None:
@@ -287,5 +306,15 @@ class RedisLink(Link):
         self._wire.close()
         self._used_at = -math.inf
 
+    @property
+    def address(self) -> str:
+        """``host:port`` of the server, or the path of its socket."""
+        connection = self._connection
+        path: str | None = getattr(connection, "path", None)
+        return path or str(Node(connection.host, connection.port))
+
     def _typed(self, error: redis.RedisError) -> Unavailable | ServerError:
-        return typed(self.name, error, raise_server_errors=self._raise_server_errors)
+        made = typed(self.name, error, raise_server_errors=self._raise_server_errors, address=self.address)
+        if isinstance(made, LoginRefused) and not self._has_password:
+            return LoginRefused(self.name, "NOAUTH", self.address)  # redis-py does not tell it from WRONGPASS
+        return made

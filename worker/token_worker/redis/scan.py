@@ -29,7 +29,7 @@ def scan(link: RedisLink, pattern: str, count: int = SCAN_KEYS) -> Iterator[list
 
 def _check(link: RedisLink, connection: int) -> None:
     if link.connections != connection:
-        raise Unavailable(link.name, "connection was replaced during a scan")
+        raise Unavailable(link.name, "connection was replaced during a scan", link.address)
 
 
 def escape_pattern(text: str) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import redis
 
-from token_worker.errors import Unavailable
+from token_worker.errors import SettingsError, Unavailable
 from token_worker.redis.address import Node, RedisSettings
 from token_worker.redis.errors import error_code
 from token_worker.redis.link import RedisLink
@@ -37,6 +37,8 @@ class SentinelLink(RedisLink):
         settings: settings of kind ``sentinel``.
     """
 
+    _checked_seconds = -1.0  # always: a busy connection asks for the role, too
+
     def __init__(self, name: str, settings: RedisSettings, *, raise_server_errors: bool = False) -> None:
         address = settings.at(settings.nodes[0])  # no server: ``_connect`` finds one
         super().__init__(name, address, raise_server_errors=raise_server_errors)
@@ -52,28 +54,29 @@ class SentinelLink(RedisLink):
     def _connect(self) -> None:
         """Connect to the first named server that is a primary. The Sentinel that named it is asked first next time."""
         connection = self._connection
-        reason = ""
+        last = Unavailable(self.name, "Sentinel", self._settings.server)
         for connection.host, connection.port in self._named():
             try:
                 super()._connect()
                 self._check_role()
             except redis.RedisError as error:
-                reason = error_code(error)
+                made = self._typed(error)
+                last = made if isinstance(made, Unavailable) else Unavailable(self.name, made.code, self.address)
             except Unavailable as error:
-                reason = error.reason
+                last = error
             else:
                 return
             self.close()
-        raise Unavailable(self.name, reason)
+        raise last.with_traceback(None)
 
     def _check_role(self) -> None:
         self._wire.send(pack(("ROLE",)))
         try:
             role = self._wire.receive()[0]
         except redis.ResponseError as error:
-            raise Unavailable(self.name, f"ROLE {error_code(error)}") from None
+            raise Unavailable(self.name, f"ROLE {error_code(error)}", self.address) from None
         if role != b"master":
-            raise Unavailable(self.name, "READONLY")
+            raise Unavailable(self.name, "READONLY", self.address)
         self._checked_at = time.monotonic()
 
     def _named(self) -> Iterator[Node]:
@@ -81,21 +84,28 @@ class SentinelLink(RedisLink):
 
         Raises:
             Unavailable: no Sentinel names a server.
+            SettingsError: no address is that of a Sentinel, and there never was a connection.
         """
         named: set[Node] = set()
-        reason = ""
+        kind, reason = Unavailable, ""
+        wrong: list[SettingsError] = []
         for _ in range(len(self._sentinels)):
             try:
                 node = self._ask(self._sentinels[0])
             except Unavailable as error:
-                reason = error.reason
+                kind, reason = type(error), error.reason
+            except SettingsError as error:
+                wrong.append(error)
+                reason = "InvalidResponse"
             else:
                 if node not in named:
                     named.add(node)
                     yield node
             self._sentinels.rotate(-1)
+        if len(wrong) == len(self._sentinels) and not self.connections:
+            raise wrong[0]
         if not named:
-            raise Unavailable(self.name, f"Sentinel {reason}")
+            raise kind(self.name, f"Sentinel {reason}".rstrip(), self._settings.server)
 
     def _ask(self, sentinel: Node) -> Node:
         link = RedisLink(self.name, self._settings.sentinel(sentinel), seconds=SENTINEL_SECONDS)
@@ -104,5 +114,5 @@ class SentinelLink(RedisLink):
         finally:
             link.close()
         if found is None:
-            raise Unavailable(self.name, "knows no such service")
+            raise Unavailable(self.name, "knows no such service", link.address)
         return Node(found[0].decode(), int(found[1]))

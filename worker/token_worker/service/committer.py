@@ -124,7 +124,7 @@ class Committer:
             done = self._try_again(entries, lambda: self._delivery.commit(parts, self._monotonic()), begun_at, error)
         if done is None:
             return
-        self._outage.in_hand.reset()
+        self._outage.answered("streams")
         self._metrics.committed(answers, done)
         if self._spans is not None:
             self._spans.answered(answers, done, taken_ns)
@@ -184,7 +184,7 @@ class Committer:
             self._log.warning(
                 "tries of entries will be uncounted when the server is available",
                 entries=len(entries),
-                reason=error.reason,
+                reason=str(error),
             )
 
     def _leave_stuck(self, done: Committed) -> None:
@@ -220,7 +220,7 @@ class Committer:
         while True:
             if self._monotonic() > leave_at:
                 self._log.warning(
-                    "entries left pending for a retry", entries=len(entries), server=error.server, reason=error.reason
+                    "entries left pending for a retry", entries=len(entries), server=error.server, reason=str(error)
                 )
                 self.leave_pending(entries)
                 return None

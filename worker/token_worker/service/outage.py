@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from token_worker.backoff import BackOffSeconds
-from token_worker.errors import Unavailable
+from token_worker.errors import NoKeyOpens, Unavailable
 from token_worker.service.runtime import REAL, Runtime
 from token_worker.telemetry.health import Health
 
@@ -17,42 +17,50 @@ NAP_SECONDS = 0.1
 
 
 class BackOff:
-    """Waits that grow while a server is unavailable, and that end soon when the worker drains.
+    """Waits that grow while servers are unavailable, and that end soon when the worker drains.
 
     Args:
         is_over: returns whether to wait no longer.
+        away: the servers that did not answer, with the last error of each. Shared by all waits of a worker.
         health: told that the worker cannot work, and that the loop is alive.
         runtime: time, chance and log.
     """
 
-    def __init__(self, is_over: Callable[[], bool], health: Health, runtime: Runtime = REAL) -> None:
+    def __init__(
+        self, is_over: Callable[[], bool], away: dict[str, Unavailable], health: Health, runtime: Runtime = REAL
+    ) -> None:
         self._is_over = is_over
+        self._away = away
         self._health = health
         self._runtime = runtime
-        self._failures = 0
+        self.failures = 0
 
-    def wait(self, error: Unavailable, meanwhile: Callable[[], object] = lambda: None) -> None:
+    def wait(
+        self, error: Unavailable, meanwhile: Callable[[], object] = lambda: None, *, least_seconds: float = 0.0
+    ) -> None:
         """Log which server is unavailable and why, then wait. ``meanwhile`` is called every ``NAP_SECONDS``."""
         runtime = self._runtime
-        self._failures += 1
-        seconds = BACK_OFF_SECONDS.after(self._failures) * runtime.uniform(0.5, 1)
-        self._health.not_ready(str(error), error.server)
-        runtime.log.warning(
-            "server unavailable", server=error.server, reason=error.reason, retry_in_seconds=round(seconds, 2)
-        )
+        self._away[error.server] = error.with_traceback(None)
+        self.failures += 1
+        seconds = max(BACK_OFF_SECONDS.after(self.failures), least_seconds) * runtime.uniform(0.5, 1)
+        self._health.not_ready(str(error), None if isinstance(error, NoKeyOpens) else error.server)
+        pause = round(seconds, 2)
+        if isinstance(error, NoKeyOpens):
+            runtime.log.error("not ready: no key opens", reason=str(error), retry_in_seconds=pause)
+        else:
+            runtime.log.warning(
+                "server unavailable",
+                server=error.server,
+                code=error.reason,
+                reason=str(error),
+                retry_in_seconds=pause,
+            )
         runtime.collect_garbage()  # errors refer to commands and to each other; an outage must not pile them up
         end = runtime.monotonic() + seconds
         while not self._is_over() and (left := end - runtime.monotonic()) > 0:
             self._health.heartbeat()
             meanwhile()
             runtime.sleep(min(left, NAP_SECONDS))
-
-    def reset(self) -> None:
-        """Note that all servers answered. The next wait is short again."""
-        if self._failures:
-            self._runtime.log.info("servers available again")
-        self._health.ready()
-        self._failures = 0
 
 
 class Drain:
@@ -99,11 +107,39 @@ class Outage:
 
     Attributes:
         drain: the request to drain. It ends all waits.
+        away: the servers that did not answer and have not answered since, with the last error of each.
         idle: waits with nothing in hand. They end when the worker is asked to drain.
         in_hand: waits with entries in hand. They end when the time for these entries is over, too.
     """
 
     def __init__(self, drain: Drain, health: Health, runtime: Runtime = REAL) -> None:
         self.drain = drain
-        self.idle = BackOff(lambda: drain.is_asked, health, runtime)
-        self.in_hand = BackOff(lambda: drain.is_over, health, runtime)
+        self._health = health
+        self._log = runtime.log
+        self.away: dict[str, Unavailable] = {}
+        self._back: set[str] = set()
+        self._is_started = False
+        self.idle = BackOff(lambda: drain.is_asked, self.away, health, runtime)
+        self.in_hand = BackOff(lambda: drain.is_over, self.away, health, runtime)
+
+    def returned(self, *servers: str) -> bool:
+        """Note that these servers did what was asked of them. Returns True if no other one is away."""
+        if self.away:
+            self._back.update(server for server in servers if self.away.pop(server, None) is not None)
+            if self.away:
+                server, error = next(iter(self.away.items()))
+                self._health.not_ready(str(error), server)
+                return False
+            self._log.info("servers available again", servers=sorted(self._back))
+            self._back.clear()
+            self.idle.failures = self.in_hand.failures = 0
+        return True
+
+    def answered(self, *servers: str) -> None:
+        """Note that these servers did what was asked of them. The worker is ready if no other one is away."""
+        if not self.returned(*servers):
+            return
+        if not self._is_started:
+            self._is_started = True
+            self._log.info("worker is ready")
+        self._health.ready()

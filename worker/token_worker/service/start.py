@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from token_worker.errors import Unavailable
-from token_worker.keys.access import KeyAccess
+from token_worker import __version__
+from token_worker.acra.owner import Owner
+from token_worker.errors import NoKeyOpens, Unavailable, VaultRefused
+from token_worker.keys.access import KeyAccess, required
 from token_worker.keys.background import ThreadExecutor
 from token_worker.keys.cache import KeyCache
-from token_worker.keys.store import KeyStore, RedisKeyStore
+from token_worker.keys.live_master_keys import LiveMasterKeys
+from token_worker.keys.sample import try_sample
+from token_worker.keys.store import KeyStore, ListedKeyStore, RedisKeyStore
 from token_worker.redis.connect import make_link, make_primary_link
 from token_worker.service import hangup
 from token_worker.service.committer import Committer
 from token_worker.service.handler import Handler
 from token_worker.service.maintenance import Maintenance
 from token_worker.service.note_writer import NoteWriter
-from token_worker.service.outage import BackOff, Drain, Outage
+from token_worker.service.outage import Drain, Outage
 from token_worker.service.runtime import REAL, Runtime
 from token_worker.service.state import WorkerState, servers_of
 from token_worker.service.worker import Worker
@@ -50,6 +54,9 @@ T = TypeVar("T")
 GARBAGE_OBJECTS = 50_000
 """New objects after which cycles are looked for: a few batches. The work makes none, only errors do."""
 
+REFUSED_SECONDS = 15.0
+"""Least pause before a Vault that refuses is asked again, up to one half shorter: it may lock out a frequent caller."""
+
 ABSENT_LOOKUPS_PER_SECOND = 200.0
 """Names without a key that Vault is asked for: a request each. Redis is asked for all of a batch at once."""
 
@@ -64,15 +71,10 @@ def serve(settings: Settings) -> None:
     drain.listen()
     audit = Audit(settings.consumer, settings.audit_file)
     hangup.listen(drain, audit.reopen)
-    log.info(
-        "worker starts",
-        consumer=settings.consumer,
-        group=settings.group,
-        routes=[route.requests for route in settings.routes],
-    )
+    access = KeyAccess(settings)
+    _log_start(settings, access)
     if settings.streams_and_storage_share_server:
         log.warning("streams and storage share one server: set TOKEN_WORKER_KEYS_URL to another")
-    access = KeyAccess(settings)
     keys: KeyCache | None = None
 
     def trouble() -> str | None:
@@ -90,19 +92,20 @@ def serve(settings: Settings) -> None:
         serve_http(settings.http_address, health, metrics.registry)
     telemetry = Telemetry(metrics, health, audit, _spans(settings))
     streams = _streams(settings, drain, telemetry, state)
-    waiting = streams.maintenance.write_notes
+    start = _Start(streams.outage, health, streams.maintenance.write_notes)
     try:
-        master_key, key_store = _wait_for(access.connect, drain, health, waiting)
+        _, key_store = start.wait_for(access.connect)
         access.keep_alive()
-        tokens = _token_storage(settings, state)
-        _wait_for(tokens.barrier.check_server, drain, health, waiting)
-        if access.previous_master_key is not None:
-            log.warning("two master keys loaded: keys sealed with the previous one are read, too")
-        keys = state.keys = _key_cache(settings, key_store, master_key, access.previous_master_key)
         if isinstance(key_store, RedisKeyStore):
             state.count_connections("keys", lambda: key_store.connections)
+        tokens = _token_storage(settings, state)
+        start.wait_for(tokens.barrier.open)
+        if access.previous_master_key is not None:
+            log.warning("two master keys loaded: keys sealed with the previous one are read, too")
+        master_keys = access.live_master_keys(ThreadExecutor("master key"))
+        start.wait_for(lambda: _try_keys(settings, access, key_store, master_keys))
+        keys = state.keys = _key_cache(settings, key_store, master_keys)
         worker = _worker(settings, keys, tokens, streams, telemetry, state)
-        log.info("worker is ready")
         gc.collect()
         gc.freeze()  # what is here now stays
         gc.set_threshold(GARBAGE_OBJECTS, *gc.get_threshold()[1:])
@@ -115,11 +118,52 @@ def serve(settings: Settings) -> None:
         access.close()
 
 
-def _key_cache(settings: Settings, store: KeyStore, master_key: bytes, previous: bytes | None) -> KeyCache:
+def _log_start(settings: Settings, access: KeyAccess) -> None:
+    """Say what this worker is, and which servers it will ask. No address has a password here."""
+    log.info(
+        "worker starts",
+        version=__version__,
+        group=settings.group,
+        consumer=settings.consumer,
+        routes=[route.requests for route in settings.routes],
+        streams=settings.streams.url,
+        tokens=settings.tokens.url,
+        keys=_place_of_keys(settings),
+        keys_folder=settings.keys_folder,
+        master_key=access.master_key_place,
+        durability=settings.durability,
+    )
+
+
+def _place_of_keys(settings: Settings) -> str:
+    if settings.keys_source == "vault":
+        return f"Vault at {required(settings.vault).address}"
+    return settings.keys.url
+
+
+def _try_keys(settings: Settings, access: KeyAccess, store: ListedKeyStore, master_keys: LiveMasterKeys) -> None:
+    """Try a sample of keys; errors as by ``try_sample``. If none opens, the master key is read again, when it may."""
+    pinned = {Owner("client", route.client_id): None for route in settings.routes if route.client_id is not None}
+    zones = {Owner("zone", zone): None for route in settings.routes for zone in route.zones or ()}
+    master_keys.poll()
+    try:
+        try_sample(
+            store,
+            master_keys,
+            [*pinned, *zones],
+            folder=settings.keys_folder,
+            where=_place_of_keys(settings),
+            master_key=access.master_key_place,
+        )
+    except NoKeyOpens:
+        master_keys.ask_again()
+        raise
+
+
+def _key_cache(settings: Settings, store: KeyStore, master_keys: LiveMasterKeys) -> KeyCache:
     return KeyCache(
         store,
-        master_key,
-        previous_master_key=previous,
+        master_keys,
         lookups=ThreadExecutor("keys"),
         history=ThreadExecutor("key history"),
         absent_lookups_per_second=ABSENT_LOOKUPS_PER_SECOND if settings.keys_source == "vault" else float("inf"),
@@ -206,16 +250,40 @@ class _DrainedAtStart(Exception):  # noqa: N818 - no error: somebody asked for i
     """The worker was asked to drain before all servers were available."""
 
 
-def _wait_for(connect: Callable[[], T], drain: Drain, health: Health, waiting: Callable[[], object]) -> T:
-    """Call ``connect`` until the server is available, and return its result. ``waiting`` is called while it waits.
+class _Start(NamedTuple):
+    """The start of a worker: waits for what it needs.
 
-    Raises:
-        _DrainedAtStart: the worker was asked to drain meanwhile.
+    Attributes:
+        outage: waits while a server is unavailable.
+        health: told that the worker is not ready.
+        waiting: called while it waits.
     """
-    back_off = BackOff(lambda: drain.is_asked, health)
-    while not drain.is_asked:
-        try:
-            return connect()
-        except Unavailable as error:
-            back_off.wait(error, waiting)
-    raise _DrainedAtStart
+
+    outage: Outage
+    health: Health
+    waiting: Callable[[], object]
+
+    def wait_for(self, connect: Callable[[], T]) -> T:
+        """Call ``connect`` until the server is available, and return its result.
+
+        A Vault that refuses is asked again, too: it is mended there, not here.
+
+        Raises:
+            _DrainedAtStart: the worker was asked to drain meanwhile.
+        """
+        failed = set[str]()
+        while not self.outage.drain.is_asked:
+            try:
+                result = connect()
+            except Unavailable as error:
+                failed.add(error.server)
+                self.outage.idle.wait(error, self.waiting)
+            except VaultRefused as error:
+                failed.add("vault")
+                refusal = Unavailable("vault", str(error))
+                self.outage.idle.wait(refusal, self.waiting, least_seconds=REFUSED_SECONDS)
+            else:
+                self.outage.returned(*failed)
+                self.health.not_ready("starting")
+                return result
+        raise _DrainedAtStart

@@ -127,7 +127,9 @@ class Worker:
         now = self._monotonic()
         self._health.heartbeat()
         try:
-            if self._delivery.has_older(now):
+            if is_back := "tokens" in self._outage.away:
+                self._tokens.probe()
+            elif self._delivery.has_older(now):
                 self._tokens.ping()  # a try that counts begins only while the token storage is available
             self._committer.refresh_clock()
             batch = self._committer.drive(self._delivery.fetch(now, BLOCK_MS))
@@ -139,7 +141,7 @@ class Worker:
             self._metrics.group_made_again()
             self._log.warning("missing consumer groups were created again", times=self._groups_made_again)
         self._log_paused_routes()
-        self._outage.idle.reset()
+        self._outage.answered("streams", *(["tokens"] if is_back else []))
         if batch.isolated:
             self._metrics.redelivery(batch.entries[0].route.requests)
         return self._taken(batch)
@@ -188,7 +190,7 @@ class Worker:
             isolated: whether this is one entry that is tried by itself, since an earlier try of it failed.
             more: whether there may be more to read once these entries are answered.
         """
-        renewed_at = self._monotonic()
+        renewed_at, failed = self._monotonic(), set[str]()
         while entries and not self._outage.drain.is_over:
             try:
                 if isolated and entries[0].exhausted:
@@ -198,6 +200,7 @@ class Worker:
                 answers = [result for result in results if isinstance(result, Answer)]
                 self._audit.detokenize(answers)
             except Unavailable as error:
+                failed.add(error.server)
                 if isolated:
                     self._committer.leave_pending(entries)
                     self._wait(self._outage.idle, error)
@@ -213,7 +216,10 @@ class Worker:
                 self._delivery.suspect(entries, self._monotonic())
                 return
             else:
-                self._outage.in_hand.reset()
+                if "audit" in self._outage.away and any(answer.facts.op == "detokenize" for answer in answers):
+                    failed.add("audit")
+                if failed:
+                    self._outage.answered(*failed)
                 self._commit(answers, more=more and len(answers) == len(results))
                 if len(answers) < len(results):
                     self._end_unanswered(results)
@@ -224,7 +230,7 @@ class Worker:
         """Leave the entries pending that wait for a key, and move those that cannot be answered to the dead letters."""
         postponed = [result for result in results if isinstance(result, Postponed)]
         for entry, why in postponed:
-            self._log.debug("entry waits for a key", server=why.server, reason=why.reason, **log_fields(entry))
+            self._log.debug("entry waits for a key", server=why.server, reason=str(why), **log_fields(entry))
         self._committer.leave_pending([entry for entry, _ in postponed])
         for result in results:
             if isinstance(result, DeadLettered):

@@ -316,12 +316,16 @@ class _Loader:
         if path := getattr(options, f"{part}_password_file"):
             if url is not None and redis.password is not None:
                 self._problem(f"{part}_password_file", "is set, and the address has a password; leave one of them out")
-            own["password"] = self._content(f"{part}_password_file", path)
-        if path := getattr(options, f"{part}_sentinel_password_file"):
-            if redis.kind != "sentinel":
+            own["password"], own["password_file"] = self._content(f"{part}_password_file", path), path
+        for member in ("sentinel_user", "sentinel_password_file"):
+            if getattr(options, f"{part}_{member}") and redis.kind != "sentinel":
                 where = f"set {variable_name(f'{part}_url')} to a redis+sentinel:// address"
-                self._problem(f"{part}_sentinel_password_file", f"needs Sentinels; {where}")
+                self._problem(f"{part}_{member}", f"needs Sentinels; {where}")
+        if user := getattr(options, f"{part}_sentinel_user"):
+            own["sentinel_user"] = user
+        if path := getattr(options, f"{part}_sentinel_password_file"):
             own["sentinel_password"] = self._content(f"{part}_sentinel_password_file", path)
+            own["sentinel_password_file"] = path
         redis = msgspec.structs.replace(redis, **own)
         if "key_file" in own and not redis.cert_file:
             self._problem(f"{part}_key_file", f"needs its certificate; set {variable_name(f'{part}_cert_file')}")

@@ -142,12 +142,14 @@ class Options(SharedOptions, frozen=True, kw_only=True):
 
     streams_url: Annotated[Text, _means("address of the streams' Redis")] = "redis://127.0.0.1:6379/0"
     streams_password_file: Annotated[Text | None, _means("file with the password of that Redis")] = None
+    streams_sentinel_user: Annotated[Text | None, _means("user of its Sentinels")] = None
     streams_sentinel_password_file: Annotated[Text | None, _means("file with the password of its Sentinels")] = None
     streams_ca_file: Annotated[Text | None, _means("file with the CA certificate, for `rediss://`")] = None
     streams_cert_file: Annotated[Text | None, _means("file with the client certificate, for `rediss://`")] = None
     streams_key_file: Annotated[Text | None, _means("file with the private key of that certificate")] = None
     keys_url: Annotated[Text | None, _means("address of the key storage's Redis", default="the streams' Redis")] = None
     keys_password_file: Annotated[Text | None, _means("file with the password of that Redis")] = None
+    keys_sentinel_user: Annotated[Text | None, _means("user of its Sentinels")] = None
     keys_sentinel_password_file: Annotated[Text | None, _means("file with the password of its Sentinels")] = None
     keys_ca_file: Annotated[Text | None, _means("file with the CA certificate, for `rediss://`")] = None
     keys_cert_file: Annotated[Text | None, _means("file with the client certificate, for `rediss://`")] = None
@@ -156,6 +158,7 @@ class Options(SharedOptions, frozen=True, kw_only=True):
         Text | None, _means("address of the token storage's Redis", default="the key storage's Redis")
     ] = None
     tokens_password_file: Annotated[Text | None, _means("file with the password of that Redis")] = None
+    tokens_sentinel_user: Annotated[Text | None, _means("user of its Sentinels")] = None
     tokens_sentinel_password_file: Annotated[Text | None, _means("file with the password of its Sentinels")] = None
     tokens_ca_file: Annotated[Text | None, _means("file with the CA certificate, for `rediss://`")] = None
     tokens_cert_file: Annotated[Text | None, _means("file with the client certificate, for `rediss://`")] = None
@@ -278,7 +281,9 @@ def describe() -> list[tuple[str, str, str]]:
             raise TypeError(f"option {field.name} has no description")
         default = (kind.extra or {}).get("default") or ("-" if field.default is None else f"`{field.default}`")
         told = default, (kind.extra_json_schema or {})["description"]
-        name = re.sub(r"_(STREAMS|KEYS|TOKENS)_(.+_FILE)", r"_{STREAMS,KEYS,TOKENS}_\2", variable_name(field.name))
+        name = re.sub(
+            r"_(STREAMS|KEYS|TOKENS)_(.+_FILE|SENTINEL_USER)", r"_{STREAMS,KEYS,TOKENS}_\2", variable_name(field.name)
+        )
         if lines.setdefault(name, told) != told:
             raise TypeError(f"option {field.name} is described in two ways")
     return [(name, *told) for name, told in lines.items()]

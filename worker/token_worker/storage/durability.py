@@ -116,7 +116,7 @@ class DurabilityBarrier:
         try:
             self.check_server()
         except SettingsError as error:
-            raise Unavailable(self._link.name, str(error)) from None
+            raise Unavailable(self._link.name, str(error), self._link.address) from None
         self._connection = self._link.connections
 
     def wait(self) -> None:
@@ -136,11 +136,10 @@ class DurabilityBarrier:
             self._checked_connection = 0  # the append-only file was switched off, or a right taken: check again
             raise
         if confirmed < (1 if fsync else replicas):
-            raise Unavailable(
-                link.name, "not on disk yet" if fsync else f"{confirmed} of {replicas} replicas confirmed"
-            )
+            why = "not on disk yet" if fsync else f"{confirmed} of {replicas} replicas confirmed"
+            raise Unavailable(link.name, why, link.address)
         if link.connections != self._connection:
-            raise Unavailable(link.name, "connection was replaced")
+            raise Unavailable(link.name, "connection was replaced", link.address)
 
 
 class NoBarrier(DurabilityBarrier):

@@ -20,6 +20,9 @@ KEYS_PER_COMMAND = 1000
 BYTES_PER_COMMAND = 4 << 20
 """Most bytes of values that one script is sent."""
 
+_NOBODYS = "tokens/none"
+"""A key that nobody makes, below the prefix that the worker's user may write."""
+
 _STORE = Script(__package__, "store.lua")
 _ADOPT = Script(__package__, "adopt.lua")
 _TOUCH = Script(__package__, "touch.lua")
@@ -42,6 +45,12 @@ class TokenStorage:
     def ping(self) -> None:
         """Check that the storage answers; raises ``Unavailable`` if not."""
         self._link.call("PING")
+
+    def probe(self) -> None:
+        """Check that the storage takes and confirms writes, without a token; raises ``Unavailable`` if not."""
+        self.barrier.open()
+        self._link.call("SET", _NOBODYS, "", "XX")  # only if it exists, which it never does
+        self.barrier.wait()
 
     def execute(self, step: Step) -> Any:
         """Execute a step of the engine, and return its answer.

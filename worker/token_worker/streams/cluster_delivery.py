@@ -125,7 +125,7 @@ class ClusterDelivery(DeliveryProtocol):
     @property
     def away(self) -> dict[Route, str]:
         rests = self._rests.items()
-        return {route: rest.error.reason for delivery, rest in rests for route in self._routes[delivery]}
+        return {route: str(rest.error) for delivery, rest in rests for route in self._routes[delivery]}
 
     @property
     def groups_made_again(self) -> int:

@@ -159,7 +159,7 @@ class Delivery(CommitScripts):
             self._pending.start_anew(now)
             if error.code in _GROUP_GONE:
                 self._groups_made_again += 1
-            raise Unavailable("streams", error.code) from None
+            raise Unavailable("streams", error.code, error.address) from None
 
     def _prepare(self, now: float) -> Exchange[Batch | None]:
         """Do all that comes before new entries. Return older entries if there are some to handle now."""

@@ -133,7 +133,7 @@ class Retention:
             except Unavailable as error:
                 if not self._is_apart:
                     raise
-                done.refused.append((route.requests, error.reason))
+                done.refused.append((route.requests, str(error)))
         return done
 
     def _tend_route(self, route: Route, done: Trimmed) -> Exchange[None]:

@@ -25,6 +25,9 @@ class MemoryTokens(TokenStorage):
     def ping(self) -> None:
         """Do nothing: the storage is never away."""
 
+    def probe(self) -> None:
+        """Do nothing: the storage is never full."""
+
     def execute(self, step: Step) -> Any:
         """Do a step and give its answer."""
         match step:

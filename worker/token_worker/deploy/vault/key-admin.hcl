@@ -10,6 +10,11 @@ path "secret/data/acra/transport" {
   capabilities = ["read", "update"]
 }
 
+# `keys drop-previous` deletes the versions of the secret that hold a replaced master key.
+path "secret/delete/acra/transport" {
+  capabilities = ["update"]
+}
+
 # The rest is for TOKEN_WORKER_KEYS_SOURCE=vault. Generate, rotate, rewrap:
 path "secret/data/.acrakeys/*" {
   capabilities = ["create", "read", "update"]
