@@ -33,14 +33,12 @@ def debian_program(name: str) -> str:
     return path
 
 
-def scrape(port: int) -> str:
-    """The metrics that a process of this host exports; empty if it does not listen."""
+def scrape(port: int, path: str = "/metrics") -> str:
+    """The metrics that a process of this host exports, or another of its pages; empty if it does not listen."""
     try:
-        answer = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=30)
+        return requests.get(f"http://127.0.0.1:{port}{path}", timeout=30).text
     except requests.ConnectionError:
         return ""
-    answer.raise_for_status()
-    return answer.text
 
 
 class Recording:

@@ -1,16 +1,17 @@
 """Each alert fires when it should and not before, on series that were scraped from a real worker and exporter."""
 
+import base64
+import os
 import re
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from harness.prometheus import Recording, debian_program
+from harness.prometheus import Recording, debian_program, scrape
 from harness.servers import DEPLOY_FILES
-from harness.stack import GROUP
+from harness.stack import GROUP, wait_until
 from harness.watched import CLIENT, Watched
 from token_worker.acra.owner import Owner
 
@@ -80,14 +81,15 @@ def test_every_alert_fires_when_it_should_and_no_other(watched: Watched, tmp_pat
         TokenWorkerIdsAhead=1,
     )
 
-    # When nobody measures the lag, and a worker that does not become ready has a Vault token that cannot be renewed
+    # When nobody measures the lag, and a worker has the wrong master key and a Vault token that cannot be renewed
     watched.stop_exporters()
-    watched.streams.signal(signal.SIGSTOP)  # a connection to it hangs
     watched.bao.call("POST", "auth/approle/role/token-worker", token_explicit_max_ttl="200s")
+    for _ in range(2):  # the version before is tried, too
+        wrong = base64.b64encode(os.urandom(32)).decode()
+        watched.bao.call("POST", "secret/data/acra/transport", data={"acra_master_key": wrong})
     watched.start_worker()
-    watched.wait_for_worker("token_worker_vault_token_seconds [0-9]")
+    wait_until(lambda: "wrong master key" in scrape(watched.worker_port, "/readyz"), "the worker to try its keys")
     record(TokenWorkerMonitorMissing=1, TokenWorkerVaultTokenEnds=1, TokenWorkerNotReady=1)
-    watched.streams.signal(signal.SIGCONT)
 
     recording.check(ALERTS, tmp_path / "alerts.json")
     assert recording.alerts == set(re.findall(r"- alert: (\w+)", ALERTS.read_text()))
