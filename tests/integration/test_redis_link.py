@@ -96,6 +96,7 @@ def test_connection_closed_while_at_rest_is_made_anew(
 ) -> None:
     """A server that closed the connection while nothing was asked is asked on a new one, and nobody notices."""
     monkeypatch.setattr(redis_link, "IDLE_CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(RedisLink, "_checked_seconds", 0.0)
     subject = link(streams_server.url)
     for number in range(3):
         assert subject.call("PING") == b"PONG"
