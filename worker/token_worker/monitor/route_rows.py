@@ -11,6 +11,9 @@ from token_worker.monitor.streams import StreamFacts
 from token_worker.monitor.words import NONE
 from token_worker.streams.routes import Route
 
+STEADY_PART = 0.05
+"""Rates that differ by less are the same: a batch that was just read makes such a difference."""
+
 
 class Plot(NamedTuple):
     """The hour of a route: paths of SVG, the values at the upper edges, and the same in words."""
@@ -80,8 +83,12 @@ def _drain(waiting: int, come: float | None, go: float | None) -> str:
         return NONE
     if come is None or go is None:
         return "unknown"
-    if go <= come:
-        return "grows" if come > go else "never" if waiting and go == 0 else "steady"
+    if go == come == 0:
+        return "never"
+    if abs(go - come) <= STEADY_PART * max(go, come):
+        return "steady"
+    if go < come:
+        return "grows"
     return words.duration(waiting / (go - come))
 
 
