@@ -110,6 +110,9 @@ KINDS = (
 )
 """All kinds, the worst first."""
 
+ROUTE_KINDS = frozenset({UNREADABLE, NOBODY, IDLE, NONE_READY, BEHIND, STUCK, IDS})
+"""Kinds whose subject is a stream of a route."""
+
 
 class Trouble(NamedTuple):
     """One problem: its kind, what has it, and a sentence without a full stop."""
@@ -143,7 +146,7 @@ def find_troubles(look: Look) -> Iterator[Trouble]:
         return
     rows = own_rows(facts, look.group)
     for route in look.routes:
-        yield from of_route(route, facts, rows.get(route.requests))
+        yield from _of_route(route, facts, rows.get(route.requests))
     for row in facts.measured.rows:
         if row.group != look.group:
             yield from of_reader(row)
@@ -159,7 +162,7 @@ def find_troubles(look: Look) -> Iterator[Trouble]:
             yield Trouble(CHECK, check.check, f"{check.check}: {check.message}")
 
 
-def of_route(route: Route, facts: StreamFacts, row: GroupLag | None) -> Iterator[Trouble]:
+def _of_route(route: Route, facts: StreamFacts, row: GroupLag | None) -> Iterator[Trouble]:
     """The problems of one route, ``row`` being the workers' group there."""
     stream = route.requests
     if stream in facts.measured.unknown:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from token_worker.admin.lag import GroupLag
 from token_worker.monitor import plot, words
 from token_worker.monitor.look import Look, RouteHour
-from token_worker.monitor.problems import SIGNS, Level, of_route, own_rows
+from token_worker.monitor.problems import ROUTE_KINDS, SIGNS, Level, Trouble, own_rows
 from token_worker.monitor.streams import StreamFacts
 from token_worker.monitor.words import NONE
 from token_worker.streams.routes import Route
@@ -44,17 +44,25 @@ class RouteRow(NamedTuple):
     plot: Plot
 
 
-def route_rows(look: Look, facts: StreamFacts) -> list[RouteRow]:
-    """All routes, the worst first."""
+def route_rows(look: Look, facts: StreamFacts, troubles: Iterable[Trouble]) -> list[RouteRow]:
+    """All routes with their troubles, the worst first."""
     rows = own_rows(facts, look.group)
-    found = [_route(route, facts, rows.get(route.requests), look.hours[route.requests]) for route in look.routes]
+    of_streams: dict[str, list[Trouble]] = {}
+    for trouble in troubles:
+        if trouble.kind in ROUTE_KINDS:
+            of_streams.setdefault(trouble.subject, []).append(trouble)
+    found = []
+    for route in look.routes:
+        mine = [*dict.fromkeys(trouble for name in route.streams for trouble in of_streams.get(name, ()))]
+        found.append(_route(route, facts, rows.get(route.requests), look.hours[route.requests], mine))
     found.sort(key=lambda one: (-one[1].level, -one[0], one[1].name))
     return [row for _, row in found]
 
 
-def _route(route: Route, facts: StreamFacts, row: GroupLag | None, hour: RouteHour) -> tuple[int, RouteRow]:
+def _route(
+    route: Route, facts: StreamFacts, row: GroupLag | None, hour: RouteHour, troubles: list[Trouble]
+) -> tuple[int, RouteRow]:
     """The row of a route, and how many requests wait."""
-    troubles = [*of_route(route, facts, row)]
     level = max((trouble.kind.level for trouble in troubles), default=Level.GOOD)
     waiting = 0 if row is None else row.undelivered + row.pending
     ages = () if row is None else (row.oldest_undelivered_age_seconds, row.oldest_pending_age_seconds)

@@ -74,7 +74,7 @@ def make_page(look: Look) -> Page:
     problems = summed_up(troubles)
     level = max((problem.level for problem in problems), default=Level.GOOD)
     facts = look.streams.value
-    routes = [] if facts is None else route_rows(look, facts)
+    routes = [] if facts is None else route_rows(look, facts, troubles)
     workers = [] if facts is None else worker_rows(facts)
     dead = [] if facts is None else dead_rows(facts)
     readers = [] if facts is None else reader_rows(facts, look.group)
