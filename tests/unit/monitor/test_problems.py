@@ -97,8 +97,8 @@ def test_trouble_of_the_streams(
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
-        ("TimeoutError", "does not answer (TimeoutError)"),
-        ("WRONGPASS", "answers WRONGPASS"),
+        ("TimeoutError", "does not answer: no answer in time"),
+        ("WRONGPASS", "cannot be used: refuses the user or the password (WRONGPASS)"),
         (f"{OWN_ERROR}: KeyError", "cannot be read (an error of the monitor: KeyError)"),
     ],
 )
@@ -118,7 +118,7 @@ def test_streams_away_come_first_and_once() -> None:
     )
     first, second, *_ = problems(look)
     assert first.level == Level.BAD
-    assert first.sentence == "The Redis for streams does not answer (ConnectionRefusedError), since 07:59:00 UTC"
+    assert first.sentence == "The Redis for streams does not answer: connection refused, since 07:59:00 UTC"
     assert second.sentence.startswith("No worker reads cards")
 
 
@@ -126,7 +126,7 @@ def test_each_server_can_be_away_alone() -> None:
     """The storage is away: the sentence names it, and the streams are not said to be away."""
     away = Seen([server()], NOW, Trouble("TimeoutError", NOW))
     [first] = problems(look_of(ROUTES, servers={"streams": seen([server()]), "keys, tokens": away}))
-    assert first.sentence.startswith("The Redis for keys, tokens does not answer (TimeoutError)")
+    assert first.sentence.startswith("The Redis for keys, tokens does not answer: no answer in time")
 
 
 @pytest.mark.parametrize(

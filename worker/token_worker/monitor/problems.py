@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from token_worker.admin.check import Check
 from token_worker.admin.lag import GroupLag
 from token_worker.admin.workers import SeenWorker
+from token_worker.errors import in_words
 from token_worker.monitor.look import Look
 from token_worker.monitor.servers import ServerFacts
 from token_worker.monitor.source import OWN_ERROR, Seen
@@ -238,7 +239,7 @@ def slug(heading: str) -> str:
 def _away(name: str, seen: Seen[Any]) -> Iterator[Trouble]:
     if seen.trouble is not None:
         reason, since = seen.trouble
-        does = f"answers {reason}" if reason.isupper() else f"does not answer ({reason})"
+        does = f"{'cannot be used' if reason.isupper() else 'does not answer'}: {in_words(reason)}"
         if reason.startswith(OWN_ERROR):
             does = f"cannot be read ({reason})"
         yield Trouble(AWAY, name, f"The Redis for {name} {does}, since {clock(since)} UTC")
