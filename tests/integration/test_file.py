@@ -261,7 +261,9 @@ def test_missing_answers_are_told_soon(stack: Stack, tmp_path: Path, away: bool)
     finally:
         running.send_signal(signal.SIGINT)
         running.communicate(timeout=60)
-    assert ("no answers: streams: " if away else "no answers: no worker answers; does a worker run") in complaint
+    assert (
+        "no answers: Redis for streams at 127.0.0.1:1: " if away else "no answers: no worker answers; does a worker run"
+    ) in complaint
 
 
 @pytest.mark.usefixtures("worker")

@@ -42,6 +42,8 @@ Make = Callable[[DurabilityBarrier], Handler]
 class Unsafe(NoBarrier):
     """A barrier that never opens: the token storage confirms nothing."""
 
+    holds_back = True
+
     def __init__(self) -> None:
         super().__init__()
         self.asked = 0

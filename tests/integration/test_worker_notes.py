@@ -169,7 +169,7 @@ def test_worker_that_cannot_start_says_why(stack: Stack, tmp_path: Path) -> None
     wait_until(lambda: stack.streams.hexists(detokenize, "worker-1"), "the note")
     note = msgspec.json.decode(stack.streams.hget(detokenize, "worker-1"))
     assert not note["ready"]
-    assert note["why"].startswith("tokens: ")
+    assert note["why"].startswith("Redis for tokens at ")
     assert worker.stop() == 0
     assert not stack.streams.exists(detokenize)
     assert not has_logged(log, EVENT)
