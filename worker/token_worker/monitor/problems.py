@@ -69,7 +69,7 @@ UNREADABLE = Kind(
 NOBODY = Kind(Level.BAD, "tokenworkernobodyserves", "Nobody reads {} streams where requests wait", "Start workers.")
 IDLE = Kind(Level.WARN, "tokenworkernobodyserves", "Nobody reads {} streams", "Start workers.")
 NONE_READY = Kind(
-    Level.BAD, "worker-not-ready", "No worker is ready on {} streams", "Fix the server that the workers name."
+    Level.BAD, "worker-not-ready", "No worker is ready on {} streams", "Do what the reason beside each stream asks for."
 )
 BEHIND = Kind(
     Level.BAD,
@@ -84,7 +84,7 @@ STUCK = Kind(
     "Look for the reason in the log of a worker.",
 )
 IDS = Kind(Level.WARN, "tokenworkeridsahead", "Ids of {} streams are not times", "Fix the producers, or the clock.")
-NOT_READY = Kind(Level.WARN, "worker-not-ready", "{} workers are not ready", "Fix the server that they name.")
+NOT_READY = Kind(Level.WARN, "worker-not-ready", "{} workers are not ready", "Do what the reason asks for.")
 UNREAD = Kind(Level.WARN, "tokenworkerrepliesunread", "{} readers of replies are behind", "Start the readers.")
 DEAD = Kind(
     Level.WARN,

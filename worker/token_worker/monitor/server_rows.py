@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from token_worker.errors import in_words
 from token_worker.monitor import words
 from token_worker.monitor.checks import LEFT_OUT
 from token_worker.monitor.look import Look
@@ -52,7 +53,7 @@ def _servers(uses: str, seen: Seen[list[ServerFacts]], now: float, troubles: lis
     state, level = "answers", Level.GOOD
     if seen.trouble is not None:
         reason, since = seen.trouble
-        level, state = Level.BAD, f"away since {words.clock(since)} UTC: {reason}"
+        level, state = Level.BAD, f"away since {words.clock(since)} UTC: {in_words(reason)}"
     elif seen.value is None:
         state = "is being asked"
     for server in seen.value or ():
