@@ -51,6 +51,7 @@ local deleted = 0
 local has_clock, clock = pcall(function()
   return os.clock
 end)
+has_clock = has_clock and clock ~= nil
 local began = has_clock and clock()
 local function is_over()
   if has_clock then
