@@ -11,6 +11,7 @@ import msgspec
 from token_worker.admin.acl import Server, User, merge, too_wide, users
 from token_worker.errors import CheckFailed
 from token_worker.redis.address import RedisSettings
+from token_worker.redis.password import read_password
 from token_worker.settings import load
 from token_worker.settings.options import Settings
 from token_worker.storage.durability import Durability
@@ -105,4 +106,7 @@ def _password(folder: Path, user: User) -> str:
         pass
     except OSError as error:
         raise CheckFailed(f"--passwords {folder}: cannot be written ({error.strerror})") from None
-    return path.read_text().strip()
+    password = read_password(str(path))
+    if password is None:  # an earlier run was ended between making and filling it, say
+        raise CheckFailed(f"{path}: is empty or cannot be read; delete it, and a password is made")
+    return password
