@@ -3,11 +3,20 @@
 import base64
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from token_worker.errors import MasterKeyError
-from token_worker.keys.master import MASTER_KEY_BYTES_MIN, decode_master_key, from_environment
+from token_worker.keys.master import (
+    FIELD,
+    MASTER_KEY_BYTES_MIN,
+    MasterKeyVersion,
+    VaultMasterKey,
+    decode_master_key,
+    from_environment,
+)
 
 KEY = os.urandom(MASTER_KEY_BYTES_MIN)
 TEXT = base64.b64encode(KEY).decode()
@@ -101,3 +110,23 @@ def test_file_that_is_not_base64(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(MasterKeyError) as caught:
         from_environment(None, str(file))
     assert str(caught.value) == f"ACRA_MASTER_KEY_FILE ({file}): not base64"
+
+
+def test_previous_master_key_is_held_while_any_version_has_it() -> None:
+    """Vault drops the oldest versions of a secret. A master key is gone only if no version has it any more."""
+    kept = {4: KEY, 5: LONG_KEY}
+
+    def read_version(_mount: str, _path: str, number: int | None = None) -> Any:
+        number = max(kept) if number is None else number
+        key = kept.get(number)
+        fields = {FIELD: base64.b64encode(key or b"").decode()}
+        return None if key is None else SimpleNamespace(fields=fields, number=number)
+
+    session = SimpleNamespace(settings=SimpleNamespace(secret="secret/acra/transport"))
+    vault: Any = SimpleNamespace(
+        session=session, split=lambda _path: ("secret", "acra/transport"), read_version=read_version
+    )
+    source = VaultMasterKey(vault)
+    assert source.holds(MasterKeyVersion(KEY, 1))
+    del kept[4]
+    assert not source.holds(MasterKeyVersion(KEY, 1))

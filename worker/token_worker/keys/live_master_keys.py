@@ -51,7 +51,7 @@ class MasterKeySource(Protocol):
         ...
 
     def holds(self, version: MasterKeyVersion) -> bool:
-        """Tell, by one request, whether the source still has an older master key."""
+        """Tell, by one request if it has, whether the source still has an older master key."""
         ...
 
 

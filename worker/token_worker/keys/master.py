@@ -133,8 +133,13 @@ class VaultMasterKey:
             raise VaultRefused(str(error)) from None
 
     def holds(self, version: MasterKeyVersion) -> bool:
-        """Tell, by one request, whether an older version still has this key."""
-        return self._key_of(version.number) == version.key
+        """Tell whether an older version still has this key. That takes one request, unless the key may be gone.
+
+        Then all versions are looked at: its number goes first if other fields of the secret change often.
+        """
+        if self._key_of(version.number) == version.key:
+            return True
+        return any(older.key == version.key for older in self.older(self.read()))
 
     def previous(self, newest: MasterKeyVersion) -> MasterKeyVersion | None:
         """The newest older version with another key; None if there is none.
