@@ -35,16 +35,18 @@ class AdminAccess(KeyAccess):
         if not master.store_in_vault(vault, current, new) or master.from_vault(vault) != new:
             raise MasterKeyError("the master key in Vault was changed meanwhile; run the command again")
 
-    def drop_previous_master_keys(self) -> list[int]:
+    def drop_previous_master_keys(self, current: bytes) -> list[int]:
         """Delete the older versions of the secret in Vault that hold another master key. Returns their numbers.
 
         Raises:
             Unavailable: Vault is away. Versions may have been deleted.
-            MasterKeyError: a right is missing.
+            MasterKeyError: a right is missing, or the secret does not hold ``current`` any more: nothing was deleted.
         """
         vault = required(self._vault)
         secret = VaultMasterKey(vault)
         newest = secret.read()
+        if newest.key != current:  # then ``current`` is a previous one, and still seals all keys
+            raise MasterKeyError("the master key in Vault was changed meanwhile; run the command again")
         numbers = [older.number for older in secret.older(newest) if older.key != newest.key]
         if numbers:
             vault.delete_versions(secret.mount, secret.path, numbers)

@@ -254,7 +254,7 @@ def drop_previous(config: Path | None, *, yes: bool, dry_run: bool) -> None:
             return
         confirm(yes, "Were AcraServer and AcraTranslator restarted since `keys rewrap`, or is there none?")
         with audit.change() as outcome:
-            numbers = access.drop_previous_master_keys()
+            numbers = access.drop_previous_master_keys(master_keys.current)
             outcome["versions"] = len(numbers)
     click.echo(f"versions deleted: {', '.join(map(str, sorted(numbers)))}; `vault kv undelete` brings them back")
 
