@@ -97,7 +97,9 @@ class Engine:
         known, absent, duplicates = self._classify(items)
         inconsistent = len(absent)
         if self._new_in_a_row >= GUESS_AFTER and all(item.tokenize for item in known.values()):
+            row, self._new_in_a_row = self._new_in_a_row, 0  # a full storage refuses the write, and not a look-up
             known = yield from self._store_unseen(known, now)
+            self._new_in_a_row = row
         raws = (yield Lookup(list(known))) if known else []
         open_entry = self._sealing.open
         locked: _RawEntries = []
