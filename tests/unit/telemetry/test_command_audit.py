@@ -156,3 +156,19 @@ def test_values_are_shown_only_if_the_file_can_be_written(tmp_path: Path) -> Non
     with pytest.raises(SettingsError, match="No such file or directory"):
         CommandAudit("tokens show", str(tmp_path / "none" / "audit.log")).require_file()
     CommandAudit("tokens show", str(tmp_path / "audit.log")).require_file()
+
+
+def test_lines_for_a_pipe_leave_no_descriptor_open(tmp_path: Path) -> None:
+    """Each line to a named pipe opens and closes it, however many values are shown."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        audit = CommandAudit("tokens show", str(pipe))
+        before = len([*Path("/proc/self/fd").iterdir()])
+        for _ in range(3):
+            audit.reveal("token")
+        assert len([*Path("/proc/self/fd").iterdir()]) == before
+        assert os.read(reader, 1 << 16).count(b"\n") == 3
+    finally:
+        os.close(reader)

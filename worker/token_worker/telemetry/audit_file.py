@@ -50,10 +50,12 @@ class AuditStream:
 
     Args:
         descriptor: where the lines go.
+        is_own: whether ``close`` closes the descriptor. Standard error belongs to the process.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, is_own: bool = False) -> None:
         self._descriptor = descriptor
+        self._is_own = is_own
         self._is_cut = False
 
     def append(self, lines: Lines) -> None:
@@ -74,7 +76,9 @@ class AuditStream:
         """Do nothing: only a file is kept on a disk."""
 
     def close(self) -> None:
-        """Do nothing: the stream belongs to the process."""
+        """Close the stream, unless it belongs to the process. A file releases its lock."""
+        if self._is_own:
+            os.close(self._descriptor)
 
     def __enter__(self) -> Self:
         return self
@@ -112,7 +116,7 @@ class AuditFile(AuditStream):
     """
 
     def __init__(self, path: Path, *, lock_seconds: float = 0, now: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(-1)
+        super().__init__(-1, is_own=True)
         self._path = path
         self._lock_seconds = lock_seconds
         self._now = now
@@ -166,10 +170,6 @@ class AuditFile(AuditStream):
             os.fsync(self._descriptor)
         except OSError as error:
             raise Unavailable("audit", in_words(error)) from None
-
-    def close(self) -> None:
-        """Release the lock."""
-        os.close(self._descriptor)
 
     def _open(self) -> None:
         descriptor, self._is_readable = _open_to_append(self._path)
@@ -250,7 +250,7 @@ def open_audit(path: Path, *, lock_seconds: float = 0) -> AuditStream:
     try:
         if is_file(path):
             return AuditFile(path, lock_seconds=lock_seconds)
-        return AuditStream(os.open(path, os.O_WRONLY | os.O_APPEND))
+        return AuditStream(os.open(path, os.O_WRONLY | os.O_APPEND), is_own=True)
     except BlockingIOError:
         remedy = "give each worker a file of its own, as in audit-{consumer}.log"
         raise SettingsError(f"TOKEN_WORKER_AUDIT_FILE: {path}: {_IN_USE}; {remedy}") from None
