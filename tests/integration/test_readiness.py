@@ -22,7 +22,7 @@ from token_worker.errors import Refused, SettingsError, Unavailable
 from token_worker.keys.background import ThreadExecutor
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.keyring import Keyring
-from token_worker.keys.live_master_keys import READ_SECONDS, LiveMasterKeys
+from token_worker.keys.live_master_keys import NONE_OPENS, READ_SECONDS, LiveMasterKeys
 from token_worker.keys.master import MasterKeys, VaultMasterKey
 from token_worker.keys.store import RedisKeyStore, new_key, wrap
 from token_worker.keys.vault_kv import VaultKv
@@ -100,6 +100,21 @@ def test_wrong_master_key_is_not_ready(place: Place, bare: Stack, tmp_path: Path
     assert sent_requests(bare, 5, CLIENT.id).settle() == []
 
 
+def test_wrong_master_key_shows_where_tokens_hide_the_keys(bare: Stack, tmp_path: Path) -> None:
+    """If a look at start sees no key among many tokens, the first key that does not open makes the worker not ready."""
+    put_key(InRedis(bare), os.urandom(32))
+    bare.storage.mset({b"tokens/%d" % number: b"entry" for number in range(50_000)})
+    log = tmp_path / "log"
+    bare.start_worker(log=log, TOKEN_WORKER_CONSUMER="worker-1")
+    logs(log, READY)
+    assert has_logged(log, "no client key was seen")
+    request = {"id": "1", "op": "tokenize", "client_id": CLIENT.id, "type": "str", "value": "any value"}
+    assert bare.ask([request])["1"]["error"]["code"] == "key_unreadable"
+    wait_until(
+        lambda: NONE_OPENS.encode() in (bare.streams.hget("tokenize:requests:workers", "worker-1") or b""), "why"
+    )
+
+
 def test_wrong_folder_is_not_ready(place: Place, bare: Stack, tmp_path: Path) -> None:
     """If the folder has other things in it than keys, the worker says so, by another sentence."""
     place.put(f"{place.folder}/users/1", "somebody")
@@ -114,7 +129,7 @@ def test_no_key_at_all_is_ready_with_a_warning(place: Place, bare: Stack, tmp_pa
     log = tmp_path / "log"
     bare.start_worker(log=log)
     logs(log, READY)
-    assert has_logged(log, "no client key found: token-worker keys generate makes the first", place.folder)
+    assert has_logged(log, "no client key was seen: token-worker keys generate makes the first", place.folder)
     request = {"id": "1", "op": "tokenize", "client_id": CLIENT.id, "type": "str", "value": "any value"}
     error = bare.ask([request])["1"]["error"]
     assert error["code"] == "unknown_client"

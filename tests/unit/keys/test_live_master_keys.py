@@ -12,7 +12,7 @@ from token_worker.acra.owner import Owner
 from token_worker.errors import Code, CorruptData, Refused, Unavailable
 from token_worker.keys.cache import AGE_SECONDS, GRACE_SECONDS, KeyCache, KeySearch
 from token_worker.keys.keyring import Keyring
-from token_worker.keys.live_master_keys import DROP_SECONDS, FIRST_SECONDS, READ_SECONDS, LiveMasterKeys
+from token_worker.keys.live_master_keys import DROP_SECONDS, FIRST_SECONDS, NONE_OPENS, READ_SECONDS, LiveMasterKeys
 from token_worker.keys.master import MasterKeys, MasterKeyVersion
 from token_worker.keys.store import new_key, wrap
 
@@ -297,6 +297,18 @@ def test_key_is_unreadable_at_once_if_the_master_key_cannot_be_read_again() -> N
     with pytest.raises(CorruptData):
         master_keys.unwrap(wrap(bytes(32), NEW, SHOP), SHOP)
     assert not master_keys.poll()
+
+
+def test_master_key_that_has_opened_no_key_is_a_trouble_until_it_opens_one() -> None:
+    """A look at start may see no key. Then the first keys tell; what no master key could open says nothing."""
+    master_keys = LiveMasterKeys(MasterKeys(MASTER_KEY))
+    assert master_keys.trouble is None
+    for sealed, trouble in ((b"no cell", None), (wrap(bytes(32), NEW, SHOP), NONE_OPENS)):
+        with pytest.raises(CorruptData):
+            master_keys.unwrap(sealed, SHOP)
+        assert master_keys.trouble == trouble
+    master_keys.unwrap(wrap(bytes(32), MASTER_KEY, SHOP), SHOP)
+    assert master_keys.trouble is None
 
 
 def test_no_master_key_is_shown() -> None:

@@ -119,7 +119,7 @@ def test_wrong_folder_is_said(store: Listed, names: list[str], why: str) -> None
 def test_no_key_at_all_is_a_warning(store: Listed, names: list[str]) -> None:
     """A set-up without keys is fine so far; the warning names the command that makes the first."""
     store.sealed |= dict.fromkeys(names, b"something")
-    assert attempt(store, SHOP) == ["no client key found: token-worker keys generate makes the first"]
+    assert attempt(store, SHOP) == ["no client key was seen: token-worker keys generate makes the first"]
 
 
 def test_key_storage_that_is_away_is_unavailable(store: Listed) -> None:

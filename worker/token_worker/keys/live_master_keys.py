@@ -37,6 +37,8 @@ FIRST_SECONDS = 5.0
 DROP_SECONDS = 600.0
 """Time after which a process with two master keys looks whether the older one is gone; up to one half more or less."""
 
+NONE_OPENS = "wrong master key: it has opened no client key so far; put the master key back that sealed them"
+
 DAMAGED_MAX = 20_000
 """Sealed keys that are remembered as damaged. The oldest are forgotten first, and may cause one more reading."""
 
@@ -96,6 +98,7 @@ class LiveMasterKeys:
         self._next_at = float("-inf")
         self._due_at: float | None = None
         self._drop_at = clock() + self._drop_pause()
+        self._has_opened = self._has_failed = False
 
     def __repr__(self) -> str:
         return f"LiveMasterKeys({len(self._keys)})"
@@ -104,6 +107,11 @@ class LiveMasterKeys:
     def count(self) -> int:
         """The number of master keys that are known."""
         return len(self._keys)
+
+    @property
+    def trouble(self) -> str | None:
+        """Return that no key has opened yet and one did not; None otherwise. A look at start may have seen no key."""
+        return NONE_OPENS if self._has_failed and not self._has_opened else None
 
     def opens(self, sealed: bytes, context: bytes) -> bool:
         """True if a known master key opens the stored text of a key of any kind."""
@@ -116,6 +124,7 @@ class LiveMasterKeys:
                 secure_cell.open_cell(key, cell, context)
             except CorruptData:
                 continue
+            self._has_opened = True
             return True
         return False
 
@@ -128,19 +137,26 @@ class LiveMasterKeys:
         """
         for key in self._keys[:-1]:
             try:
-                return unwrap(sealed, key, owner)
+                return self._unwrap(sealed, key, owner)
             except CorruptData:
                 log.info("key is sealed with the previous master key, or damaged", key=owner.key_name)
         try:
-            return unwrap(sealed, self._keys[-1], owner)
+            return self._unwrap(sealed, self._keys[-1], owner)
         except CorruptData:
-            if self._source is None or hash(sealed) in self._damaged or not _is_cell(sealed):
+            is_cell = _is_cell(sealed)
+            if self._source is None or hash(sealed) in self._damaged or not is_cell:
+                self._has_failed |= is_cell
                 raise
         self._missed[hash(sealed)] = None
         if len(self._missed) > DAMAGED_MAX:
             del self._missed[next(iter(self._missed))]
         self.ask_again()
         raise Unavailable("master key", "is being read again, because a key does not open")
+
+    def _unwrap(self, sealed: bytes, key: bytes, owner: Owner) -> bytes:
+        opened = unwrap(sealed, key, owner)
+        self._has_opened = True
+        return opened
 
     def ask_again(self) -> None:
         """Have the source read again as soon as that is allowed."""

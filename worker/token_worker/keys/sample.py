@@ -79,7 +79,11 @@ def try_sample(
             f"wrong folder: {folder} of {where} holds no key of Acra's, but other things: check"
             " TOKEN_WORKER_KEYS_FOLDER, and the database number in TOKEN_WORKER_KEYS_URL"
         )
-    log.warning("no client key found: token-worker keys generate makes the first", folder=folder, where=where)
+    log.warning(
+        "no client key was seen: token-worker keys generate makes the first",
+        folder=folder,
+        where=where,
+    )
 
 
 def _rank(name: KeyName) -> tuple[bool, bool]:

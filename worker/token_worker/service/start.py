@@ -76,11 +76,14 @@ def serve(settings: Settings) -> None:
     if settings.streams_and_storage_share_server:
         log.warning("streams and storage share one server: set TOKEN_WORKER_KEYS_URL to another")
     keys: KeyCache | None = None
+    master_keys: LiveMasterKeys | None = None
 
     def trouble() -> str | None:
         if drain.is_asked:
             return "draining"
-        return str(keys.away) if keys is not None and keys.away is not None else None
+        if keys is not None and keys.away is not None:
+            return str(keys.away)
+        return None if master_keys is None else master_keys.trouble
 
     metrics = Metrics(CollectorRegistry(), [route.requests for route in settings.routes])
     health = Health(settings.claim_idle_ms / 1000, trouble)
