@@ -87,6 +87,20 @@ def test_bare_servers_are_full_of_findings(stack: Stack) -> None:
     assert found["detokenize:requests: clients apart"].startswith("2 clients share it")
 
 
+@pytest.mark.parametrize("way", ["xread", "xreadgroup", "xrange", "xrevrange"])
+def test_user_who_may_read_replies_in_any_way_is_named(stack: Stack, way: str) -> None:
+    """Whoever may read the replies of a route that detokenizes is named, by whatever command; and no other user."""
+    name = "detokenize:responses: who may read values"
+    for user, right in (("peeper", f"+{way}"), ("counter", "+xlen")):
+        stack.streams.execute_command("ACL", "SETUSER", user, "reset", "on", ">a password", "~detokenize:*", right)
+    try:
+        _, checks = examine(stack)
+    finally:
+        stack.streams.acl_deluser("peeper", "counter")
+    assert "peeper" in checks[name]["message"]
+    assert "counter" not in checks[name]["message"]
+
+
 def test_eviction_is_a_finding(stack: Stack) -> None:
     """A storage that may evict entries is a finding, under any policy but noeviction."""
     stack.storage.config_set("maxmemory-policy", "allkeys-lru")

@@ -14,18 +14,25 @@ from token_worker.streams.routes import Route
 
 def writers(route: Route, link: Link) -> Check:
     """Check who may write to a request stream of a route that detokenizes."""
-    return _who(f"{route.requests}: who may detokenize", link, "XADD", route.requests, "*", "payload", "")
+    return _who(f"{route.requests}: who may detokenize", link, ("XADD", route.requests, "*", "payload", ""))
 
 
 def readers(route: Route, link: Link) -> Check:
     """Check who may read the replies of a route that detokenizes: the values of all its clients."""
-    return _who(f"{route.responses}: who may read values", link, "XREAD", "STREAMS", route.responses, "0")
+    stream = route.responses
+    ways = (
+        ("XREAD", "STREAMS", stream, "0"),
+        ("XREADGROUP", "GROUP", "group", "consumer", "STREAMS", stream, ">"),
+        ("XRANGE", stream, "-", "+"),
+        ("XREVRANGE", stream, "+", "-"),
+    )
+    return _who(f"{stream}: who may read values", link, *ways)
 
 
 def copiers(use: str, link: Link, folder: str) -> Check:
     """Check who may read keys, or token entries. Entries tell guessed values without any key."""
     key = f"{folder}/x" if use == "keys" else "tokens/x"
-    return _who(f"{use}: who may read", link, "MGET", key)
+    return _who(f"{use}: who may read", link, ("MGET", key), ("GET", key), ("DUMP", key))
 
 
 def clients_apart(route: Route, owners: AbstractSet[str]) -> Check:
@@ -37,8 +44,8 @@ def clients_apart(route: Route, owners: AbstractSet[str]) -> Check:
     return Check(name, "ok", "one client" if route.client_id is not None or owners else "no client has a key yet")
 
 
-def _who(name: str, link: Link, *command: str) -> Check:
-    """Check which users may run a command, and whether one of them needs no password."""
+def _who(name: str, link: Link, *commands: tuple[str, ...]) -> Check:
+    """Check which users may run one of the commands, and whether one of these users needs no password."""
     users, is_open = [], False
     try:
         for raw in link.call("ACL", "USERS"):
@@ -46,7 +53,7 @@ def _who(name: str, link: Link, *command: str) -> Check:
             details = by_name(link.call("ACL", "GETUSER", user))
             if b"on" not in details["flags"]:
                 continue
-            if link.call("ACL", "DRYRUN", user, *command) == b"OK":
+            if any(link.call("ACL", "DRYRUN", user, *command) == b"OK" for command in commands):
                 users.append(user)
                 is_open |= b"nopass" in details["flags"]
     except ServerError as error:
