@@ -108,7 +108,7 @@ class ByHand:
         def do() -> None:
             try:
                 future.set_result(job())
-            except Unavailable as error:
+            except Exception as error:  # noqa: BLE001 - as a thread does
                 future.set_exception(error)
 
         self.jobs.append(do)

@@ -255,6 +255,18 @@ def test_vault_that_is_away_is_asked_again_and_keys_at_hand_serve_as_in_an_outag
     assert isinstance(setup.ask(OTHER), Keyring)
 
 
+def test_defect_of_the_reading_is_no_defect_of_a_batch(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nothing expects is logged by its type, and the source is asked again."""
+    setup.seal(OTHER, new_key(), NEW)
+    monkeypatch.setattr(setup.source, "read", lambda: bytes(1)[2])
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            assert isinstance(setup.ask(OTHER), Unavailable)
+            setup.clock.advance(2 * READ_SECONDS)
+            setup.read()
+    assert {"IndexError"} == {line["reason"] for line in logs if line["event"] == "master key not read again"}
+
+
 def test_history_waits_for_the_new_master_key_too(setup: Setup) -> None:
     """A block that needs a key of the history, which the new master key seals, is not called unreadable meanwhile."""
     oldest = new_key()

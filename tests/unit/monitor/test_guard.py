@@ -63,6 +63,14 @@ def test_bearer_is_for_metrics(file: Path) -> None:
     assert not is_open(it, "/", f"Bearer {PASSWORD}")
 
 
+def test_bearer_may_have_any_characters(tmp_path: Path) -> None:
+    """A password outside of ASCII works as a bearer token, too: headers arrive as Latin-1."""
+    file = tmp_path / "token"
+    file.write_text("schlüssel für den monitor")
+    sent = "Bearer schlüssel für den monitor".encode().decode("latin-1")
+    assert is_open(guard(TokenFile(file)), "/metrics", sent)
+
+
 def test_password_is_read_again_when_the_file_changes(file: Path) -> None:
     """A new password counts at the next request, and the old one no more. No file is no way in."""
     token = TokenFile(file)

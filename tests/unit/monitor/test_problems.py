@@ -181,6 +181,8 @@ def test_many_of_a_kind_are_one_problem() -> None:
 
 def test_missing_right_is_said() -> None:
     """If the user of the monitor lacks a right, the page says so rather than showing nothing."""
+    [other] = problems(with_facts(look_of(ROUTES), refused=["cards: notes of workers (WRONGTYPE)"]))
+    assert other.sentence == "Cannot be read: cards: notes of workers (WRONGTYPE)"
     [first] = problems(with_facts(look_of(ROUTES), refused=["cards: notes of workers (NOPERM)"]))
     assert first.sentence == "A right is missing: cards: notes of workers (NOPERM)"
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from http import HTTPStatus
 
 import pytest
+import structlog
 
 from token_worker.errors import SettingsError
 from token_worker.settings.listen_address import ListenAddress
@@ -100,6 +101,24 @@ def test_address_of_no_machine_is_refused(host: str, why: str) -> None:
     """An address that is not of this machine is refused with the option, the address and the reason."""
     with pytest.raises(SettingsError, match=rf"^--serve: cannot listen on {host}:0 \({why}\)"):
         serve_pages(ListenAddress(host, 0), Hello, "--serve")
+
+
+def test_page_that_cannot_be_made_is_an_error_of_the_server() -> None:
+    """A defect behind a page is answered by 500 without details, and logged."""
+
+    class Broken(Pages):
+        def page(self, path: str, query: str) -> Page:
+            raise RuntimeError("a detail")
+
+    served = serve_pages(ListenAddress("127.0.0.1", 0), Broken, "--serve")
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+    with structlog.testing.capture_logs() as logs:
+        connection.request("GET", "/any")
+        answer = connection.getresponse()
+    assert answer.status == HTTPStatus.INTERNAL_SERVER_ERROR
+    assert b"a detail" not in answer.read()
+    connection.close()
+    assert [(line["event"], line["path"]) for line in logs] == [("a page could not be made", "/any")]
 
 
 def test_port_that_is_taken_is_refused() -> None:

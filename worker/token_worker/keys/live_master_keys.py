@@ -194,8 +194,8 @@ class LiveMasterKeys:
             return False
         try:
             found = reading.result()
-        except (Unavailable, OperatorError) as error:
-            log.warning("master key not read again", reason=str(error))
+        except Exception as error:  # noqa: BLE001 - a defect of the reading must not fail the batch in hand
+            _log_failure(error)
             self._missed = asked | self._missed
             self.ask_again()
             return False
@@ -219,8 +219,8 @@ class LiveMasterKeys:
             return
         try:
             is_there = looking.result()
-        except (Unavailable, OperatorError) as error:
-            log.warning("master key not read again", reason=str(error))
+        except Exception as error:  # noqa: BLE001 - as above
+            _log_failure(error)
             return
         if not is_there:
             self._older = None
@@ -229,6 +229,12 @@ class LiveMasterKeys:
 
     def _drop_pause(self) -> float:
         return self._uniform(0.5, 1.5) * DROP_SECONDS
+
+
+def _log_failure(error: Exception) -> None:
+    """Log why the source could not be read. The text of an error that nothing expects may hold anything."""
+    is_expected = isinstance(error, Unavailable | OperatorError)
+    log.warning("master key not read again", reason=str(error) if is_expected else type(error).__name__)
 
 
 def _is_cell(sealed: bytes) -> bool:

@@ -122,7 +122,7 @@ def is_loopback_name(host: str) -> bool:
 def _password(authorization: str, *, bearer: bool) -> bytes:
     scheme, _, given = authorization.partition(" ")
     if bearer and scheme.lower() == "bearer":
-        return given.strip().encode(errors="surrogateescape")
+        return given.strip().encode("latin-1", errors="replace")  # as http.server decodes headers
     if scheme.lower() == "basic":
         try:
             return base64.b64decode(given, validate=True).partition(b":")[2]

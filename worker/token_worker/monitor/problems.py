@@ -156,8 +156,11 @@ def find_troubles(look: Look) -> Iterator[Trouble]:
     refused = [*facts.refused]
     if look.keys is not None and look.keys.trouble is not None and look.keys.trouble.reason == "NOPERM":
         refused.append("names of keys (NOPERM)")
-    for right in refused:
-        yield Trouble(REFUSED, right, f"A right is missing: {right}")
+    for what in refused:
+        if what.endswith("(NOPERM)"):
+            yield Trouble(REFUSED, what, f"A right is missing: {what}")
+        else:
+            yield Trouble(UNREADABLE, what, f"Cannot be read: {what}")
     for check in look.checks.value or ():
         if check.status == "finding" and not is_shown_elsewhere(check):
             yield Trouble(CHECK, check.check, f"{check.check}: {check.message}")

@@ -13,11 +13,15 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, NamedTuple
 
+import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from structlog.typing import FilteringBoundLogger
 
 from token_worker.settings.listen_address import ListenAddress
 from token_worker.telemetry.listening import address_of, listen
+
+_LOG: FilteringBoundLogger = structlog.get_logger("http")
 
 ANSWER_BYTES: Final = 1 << 20
 """Size up to which an answer is sent at once: larger than the metrics of thousands of streams."""
@@ -72,7 +76,11 @@ class Pages(BaseHTTPRequestHandler):
 
     def _answer(self, *, has_body: bool) -> None:
         path, _, query = self.path.partition("?")
-        page = self.page(path, query)
+        try:
+            page = self.page(path, query)
+        except Exception:  # noqa: BLE001 - the client gets an answer, whatever fails
+            _LOG.exception("a page could not be made", path=path)
+            page = Page(HTTPStatus.INTERNAL_SERVER_ERROR, b"this page could not be made; the log says more\n")
         self.send_response(page.status)
         for name, value in {**page.headers, "Content-Type": page.kind, "Content-Length": len(page.body)}.items():
             self.send_header(name, str(value))
