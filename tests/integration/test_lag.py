@@ -1,10 +1,10 @@
 """Lag equals the entries counted by reading, if the server's own figure is right, unknown or wrong."""
 
 import random
-import shutil
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from harness import quick
-from harness.servers import Valkey, free_port, redis_binary, valkey_binary
+from harness.servers import Valkey, free_port, oldest_binary, redis_binary, valkey_binary
 from harness.stack import GROUP, Stack, wait_until
 from token_worker.admin import lag
 from token_worker.admin.lag import GroupLag, measure
@@ -23,19 +23,14 @@ from token_worker.redis.exchange import drive
 from token_worker.redis.link import RedisLink
 from token_worker.streams.routes import Route
 from token_worker.streams.stream_ids import LAST_ID
+from token_worker.streams.worker_notes import WorkerNote
 
 ROUTE = Route("in", "out", frozenset({Op.TOKENIZE}))
 
 
-def redis70() -> str:
-    """Debian's Redis 7.0, where it is installed."""
-    path = shutil.which("redis-server", path="/usr/bin")
-    if path is None:
-        pytest.skip("Debian's package redis-server is not installed")
-    return path
-
-
-@pytest.fixture(scope="module", params=[valkey_binary, redis_binary, redis70], ids=["valkey", "redis82", "redis70"])
+@pytest.fixture(
+    scope="module", params=[valkey_binary, redis_binary, oldest_binary], ids=["valkey", "redis82", "redis70"]
+)
 def process(request: pytest.FixtureRequest) -> Iterator[Valkey]:
     """Each of the servers."""
     with Valkey(binary=request.param()) as server:
@@ -107,6 +102,17 @@ def test_figures_are_right_while_all_is_well(measured: MeasuredServer) -> None:
     assert row.oldest_pending_age_seconds is not None
     measured.read(10)
     assert measured.lag().undelivered == 0
+
+
+def test_worker_that_waits_for_its_first_request_is_alive(measured: MeasuredServer) -> None:
+    """A worker that is ready counts on every server. Redis before 7.2 keeps no consumer of reads that bring nothing."""
+    measured.client.xgroup_create("in", GROUP, id="0", mkstream=True)
+    measured.client.xreadgroup(GROUP, "worker-1", {"in": ">"}, block=1)
+    for name, is_ready in (("worker-1", True), ("worker-2", False)):
+        note = WorkerNote("1.0", "host", 0, ready=is_ready, at=round(time.time()))
+        measured.client.hset(ROUTE.own_keys.workers, name, msgspec.json.encode(note))
+    row = measured.lag()
+    assert (row.consumers, row.dead_consumers) == (1, 0)
 
 
 def test_deleted_entries_make_the_servers_lag_unknown(measured: MeasuredServer) -> None:

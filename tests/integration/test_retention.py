@@ -11,7 +11,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from harness.servers import Valkey, redis_binary, valkey_binary
+from harness.servers import Valkey, oldest_binary, redis_binary, valkey_binary
 from harness.stack import GROUP, Stack, wait_until
 from token_worker.contract.messages import Op
 from token_worker.redis.address import RedisSettings
@@ -352,7 +352,7 @@ def test_worker_says_that_ids_are_ahead_and_when_that_is_over(stack: Stack, tmp_
     ("entries_a_node", "bytes_a_node", "size"),
     [(100, 4096, 400), (100, 4096, 40), (10_000, 0, 40), (100, 4096, 8000), (100, 4096, 500_000)],
 )
-@pytest.mark.parametrize("binary", [valkey_binary, redis_binary])
+@pytest.mark.parametrize("binary", [valkey_binary, redis_binary, oldest_binary])
 def test_no_trim_keeps_the_server_for_long(
     binary: Callable[[], str], entries_a_node: int, bytes_a_node: int, size: int, say: Callable[[str], None]
 ) -> None:

@@ -18,7 +18,7 @@ from token_worker.admin.check import Check, unknown
 from token_worker.admin.doctor_access import clients_apart, copiers, readers, writers
 from token_worker.admin.keys import BAD_STATUSES, classify, locate_keys, read_keys
 from token_worker.admin.stream_ends import by_name, read_clock, read_ends
-from token_worker.admin.workers import ALIVE_SECONDS
+from token_worker.admin.workers import read_route
 from token_worker.contract.messages import Op
 from token_worker.errors import OperatorError, ServerError, SettingsError, TokenWorkerError, Unavailable
 from token_worker.keys.master import MasterKeys
@@ -262,19 +262,15 @@ def _group(route: Route, group: str, link: Link) -> Check:
         groups = [by_name(raw) for raw in link.call("XINFO", "GROUPS", route.requests)]
         if group not in [bytes(found["name"]).decode() for found in groups]:
             return Check(name, "finding", f"there is no group {group}", "start a worker: it makes the group")
-        consumers = [by_name(raw) for raw in link.call("XINFO", "CONSUMERS", route.requests, group)]
+        workers = drive(read_route(route, group, drive(read_clock(), link)), link).workers
     except ServerError as error:
         if error.code == "NOPERM":
             return unknown(name, error, "+xinfo|groups +xinfo|consumers")
         return Check(name, "finding", "there is no such stream yet", "start a worker: it makes stream and group")
-    alive = [
-        bytes(consumer["name"]).decode(errors="replace")
-        for consumer in consumers
-        if consumer["idle"] < ALIVE_SECONDS * 1000
-    ]
+    alive = [worker.consumer for worker in workers if worker.reads]
     if not alive:
         return Check(name, "finding", f"no worker reads for {group}", "start a worker")
-    return Check(name, "ok", f"{group} is read by {', '.join(sorted(alive))}")
+    return Check(name, "ok", f"{group} is read by {', '.join(alive)}")
 
 
 def _ids(route: Route, link: Link) -> Check:

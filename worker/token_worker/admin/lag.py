@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from token_worker.admin.stream_ends import IdsFinding, StreamEnds, age_seconds, by_name, read_clock, read_ends
-from token_worker.admin.workers import ALIVE_SECONDS
+from token_worker.admin.workers import ALIVE_SECONDS, read_route
 from token_worker.errors import ServerError, Unavailable
 from token_worker.redis.exchange import Exchange, RunScript
 from token_worker.redis.script import Script
@@ -123,8 +123,10 @@ def measure(routes: Sequence[Route], group: str) -> Exchange[Measured]:
 
 
 class _ServerFacts(NamedTuple):
+    """The server's clock, and whether it is older than 7.2: it miscounts its lag, and keeps no idle consumers."""
+
     now_ms: int
-    miscounts_lag: bool
+    is_old: bool
 
 
 def _note_ids(stream: str, ends: StreamEnds, server: _ServerFacts, found: Measured) -> None:
@@ -153,6 +155,11 @@ def _stream(
     rows: list[GroupLag] = []
     for group, following in ends.groups:
         row = yield from _group(stream, ends, group, following, server)
+        if server.is_old and row.group == ours:
+            workers = (yield from read_route(route, row.group, server.now_ms)).workers
+            alive = sum(worker.reads for worker in workers)
+            dead_consumers = sum(worker.idle_seconds is not None and not worker.reads for worker in workers)
+            row = msgspec.structs.replace(row, consumers=alive, dead_consumers=dead_consumers)
         rows.append(msgspec.structs.replace(row, dead_letters=dead, ids_ahead_seconds=ahead, added=ends.added))
     if ours is not None and not any(row.group == ours for row in rows):
         oldest = age_seconds(ends.first, ends, server.now_ms)
@@ -182,7 +189,7 @@ def _group(
     stream: str, ends: StreamEnds, group: dict[str, Any], following: bytes | None, server: _ServerFacts
 ) -> Exchange[GroupLag]:
     name = group["name"].decode()
-    lag = None if server.miscounts_lag else group.get("lag")
+    lag = None if server.is_old else group.get("lag")
     undelivered, exact = yield from _undelivered(stream, ends, group["last-delivered-id"], following, lag)
     oldest = age_seconds(following, ends, server.now_ms)
     oldest_pending, worst = None, 0

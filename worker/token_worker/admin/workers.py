@@ -48,6 +48,14 @@ class SeenWorker(msgspec.Struct, frozen=True, kw_only=True):
     noted_seconds_ago: float | None = None
 
     @property
+    def reads(self) -> bool:
+        """True if it asked for entries a moment ago, or says that it is ready.
+
+        Redis before 7.2 keeps no consumer, or no time, of a read that brings nothing.
+        """
+        return bool(self.ready) or (self.idle_seconds is not None and self.idle_seconds < ALIVE_SECONDS)
+
+    @property
     def is_alive(self) -> bool:
         """True if it asked for entries, or wrote its note, a moment ago."""
         ages = (self.idle_seconds, self.noted_seconds_ago)
@@ -86,13 +94,14 @@ def read_workers(routes: Sequence[Route], group: str) -> Exchange[list[RouteWork
     found = []
     for route in routes:
         try:
-            found.append((yield from _of_route(route, group, now_ms)))
+            found.append((yield from read_route(route, group, now_ms)))
         except (Unavailable, ServerError) as error:
             found.append(RouteWorkers(stream=route.requests, unknown=str(error)))
     return found
 
 
-def _of_route(route: Route, group: str, now_ms: int) -> Exchange[RouteWorkers]:
+def read_route(route: Route, group: str, now_ms: int) -> Exchange[RouteWorkers]:
+    """Read the workers of one route. Errors of the server are raised, as they are thrown in."""
     consumers: list[dict[str, Any]] = []
     try:
         consumers = [by_name(raw) for raw in (yield "XINFO", "CONSUMERS", route.requests, group)]
