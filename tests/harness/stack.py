@@ -188,6 +188,7 @@ class Stack:
         last = self.streams.xrevrange(f"{stream}:responses", count=1)
         before = last[0][0].decode() if last else "0-0"
         self.send(requests, f"{stream}:requests")
+        wanted = {request["id"] for request in requests}  # others may ask meanwhile
         found: dict[str, Reply] = {}
         deadline = time.monotonic() + 60
         while len(found) < len(requests):
@@ -196,8 +197,9 @@ class Stack:
                     before = entry_id.decode()
                     payload = fields[b"payload"]
                     reply = msgspec.json.decode(payload) if payload[:1] == b"{" else msgspec.msgpack.decode(payload)
-                    found[reply["id"]] = reply
-                    deadline = time.monotonic() + 60
+                    if reply["id"] in wanted:
+                        found[reply["id"]] = reply
+                        deadline = time.monotonic() + 60
             if progress is not None:
                 progress(len(found))
             if time.monotonic() > deadline:

@@ -4,12 +4,14 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from msgspec import structs
 from rich.console import Console
 from rich.table import Table
 
 from token_worker.admin.lag import GroupLag, Measured
 from token_worker.admin.workers import RouteWorkers, SeenWorker
+from token_worker.cli.lag import lag
 from token_worker.cli.lag_view import age, lag_table, workers_table
 
 LONG = "a-tenant-with-a-rather-long-name:of-a-department:tokenize:requests"
@@ -120,3 +122,10 @@ def test_small_screen_shows_the_longest_waits() -> None:
 def test_ages_are_short(seconds: float | None, text: str) -> None:
     """An age has one unit and at most six characters."""
     assert age(seconds) == text
+
+
+def test_watch_needs_a_terminal() -> None:
+    """Into a file or a pipe the tables are not drawn: the command says what to add."""
+    done = CliRunner().invoke(lag, ["--watch"])
+    assert done.exit_code == 2
+    assert "add --json" in done.output

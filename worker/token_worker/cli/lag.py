@@ -1,6 +1,7 @@
 """``token-worker lag``: undelivered and pending entries of workers and of readers of replies."""
 
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -52,6 +53,8 @@ def lag(
         raise click.UsageError("--serve exports metrics and checks no limits: leave the other options out")
     if watch and has_limits:
         raise click.UsageError("--watch checks no limits: leave it or the --max options out")
+    if watch and not as_json and not sys.stdout.isatty():
+        raise click.UsageError("--watch draws on a terminal: into a file or a pipe, add --json")
     settings = load(os.environ, config)
     if serve is not None:
         from token_worker.cli.monitor import serve_metrics  # noqa: PLC0415 - brings a template engine

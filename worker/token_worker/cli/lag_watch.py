@@ -17,7 +17,7 @@ from rich.text import Text
 from token_worker.admin.lag import Measured
 from token_worker.admin.workers import RouteWorkers
 from token_worker.cli.lag_view import BAD, QUIET, lag_table, workers_table
-from token_worker.errors import Unavailable
+from token_worker.errors import Unavailable, in_words
 
 INTERVAL_SECONDS = 1.0
 
@@ -57,7 +57,7 @@ class Screen:
             self._figures = read()
         except Unavailable as error:
             self._away_since = self._away_since or _now()
-            self._reason = error.reason
+            self._reason = in_words(error.reason)
             return
         self._away_since, self._read_at = None, _now()
 
