@@ -1,10 +1,7 @@
 """The pages for Kubernetes and Compose run as printed, and what they deploy serves, as a user who has no rights."""
 
-import base64
 import re
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from harness.container import Container
 from harness.doc_pages import page
 from harness.doc_runner import Reader
 from harness.fake_kubernetes import FakeKubernetes
+from harness.fetching import get
 from harness.manifests import Pod, compose_services, service_pod
 from harness.ports import release, reserve
 from harness.servers import DEPLOY_FILES, OpenBao, Valkey
@@ -53,20 +51,6 @@ def start(
     variables = {name: here(value) for name, value in pod.environment.items()}
     command = [sys.executable, "-m", "token_worker", *map(here, args or pod.args)]
     return Container(folder, command, variables, files, pod.user, value="grace@navy.example")
-
-
-def get(url: str, token: str = "") -> tuple[int, str]:
-    """Return status and body, 0 if nothing listens. ``token`` is a password, of any user."""
-    head = {"Authorization": f"Basic {base64.b64encode(f'any:{token}'.encode()).decode()}"} if token else {}
-    try:
-        request = urllib.request.Request(url, headers=head)  # noqa: S310 - http, to ourselves
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - the same
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-    except OSError:
-        return 0, ""
 
 
 def await_status(container: Container, url: str, status: int, token: str = "") -> str:

@@ -5,14 +5,12 @@ import os
 import signal
 import stat
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from harness import quick
+from harness import fetching, quick
 from harness.servers import Valkey, free_port
 from harness.stack import COMMAND_SECONDS, Stack, has_logged, wait_until
 
@@ -23,14 +21,7 @@ DETOKENIZE = {"op": "detokenize", "client_id": CLIENT, "type": "str"}
 
 def get(port: int, path: str) -> tuple[int, str]:
     """Status and body; 0 where nothing listens."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-    except OSError:
-        return 0, ""
+    return fetching.get(f"http://127.0.0.1:{port}{path}")
 
 
 def metrics(port: int) -> dict[tuple[str, ...], float]:

@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from harness import looks
 from harness.prometheus import in_grafana
 from harness.servers import DEPLOY_FILES
-from token_worker.admin.lag import GroupLag, Measured
+from token_worker.admin.lag import Measured
 from token_worker.admin.lag_exporter import LagCollector
 from token_worker.cli import app
 from token_worker.errors import CheckFailed
@@ -25,21 +26,7 @@ OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 def exported() -> set[str]:
     """Names of all metrics of a worker and of the lag exporter."""
-    row = GroupLag(
-        stream="in",
-        group="g",
-        undelivered=1,
-        exact=True,
-        pending=1,
-        oldest_undelivered_age_seconds=1.0,
-        oldest_pending_age_seconds=1.0,
-        max_deliveries=1,
-        consumers=1,
-        dead_consumers=0,
-        dead_letters=1,
-        lag_known=True,
-        ids_ahead_seconds=0.0,
-    )
+    row = looks.lag("in", undelivered=1, oldest_undelivered_age_seconds=1.0, oldest_pending_age_seconds=1.0)
     registry = CollectorRegistry()
     Metrics(registry, ["in"])
     registry.register(WorkerState(("streams", "vault"), Health(30), lambda: 60.0))

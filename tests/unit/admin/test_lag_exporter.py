@@ -5,27 +5,14 @@ from itertools import product
 import msgspec
 import pytest
 
+from harness.looks import lag
 from token_worker import __version__
-from token_worker.admin.lag import GroupLag, Measured
+from token_worker.admin.lag import Measured
 from token_worker.admin.lag_exporter import LagCollector
 from token_worker.admin.workers import RouteWorkers, SeenWorker
 from token_worker.errors import Unavailable
 
-ROW = GroupLag(
-    stream="in",
-    group="group",
-    undelivered=3,
-    exact=True,
-    pending=0,
-    oldest_undelivered_age_seconds=1.0,
-    oldest_pending_age_seconds=None,
-    max_deliveries=0,
-    consumers=1,
-    dead_consumers=0,
-    dead_letters=0,
-    lag_known=True,
-    ids_ahead_seconds=0.0,
-)
+ROW = lag("in", "group", undelivered=3, oldest_undelivered_age_seconds=1.0)
 
 
 def nothing() -> Measured:
