@@ -33,7 +33,7 @@ def chromium() -> Iterator["Browser"]:
 
 
 class Complaints:
-    """What a page did that it must not do: errors on the console, dialogs, requests to other hosts.
+    """Complaints about a page: errors on the console, dialogs, requests to other hosts.
 
     Violations of the Content-Security-Policy are among the errors on the console.
     """

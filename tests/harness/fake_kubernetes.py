@@ -73,7 +73,7 @@ class FakeKubernetes:
 
     @property
     def manifests(self) -> Manifests:
-        """What was applied."""
+        """The objects that were applied."""
         return Manifests(self._folder / "applied")
 
     def content(self, source: str) -> str:

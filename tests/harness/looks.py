@@ -1,4 +1,4 @@
-"""What the monitor knows, made up: for tests of its page without servers."""
+"""Facts for the monitor, made up: its page is tested without servers."""
 
 from typing import Any
 

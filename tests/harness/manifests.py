@@ -17,7 +17,7 @@ Object = dict[str, Any]
 
 
 class Pod(NamedTuple):
-    """What a container of a pod or a service gets.
+    """The command, variables and files of a container.
 
     Attributes:
         args: arguments of ``token-worker``.

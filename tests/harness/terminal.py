@@ -57,7 +57,7 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """What stands on the screen now."""
+        """The text on the screen now."""
         while select.select([self._ours], [], [], 0)[0]:
             try:
                 read = os.read(self._ours, READ_BYTES)

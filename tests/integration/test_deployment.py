@@ -29,7 +29,7 @@ SIGTERM = 143
 
 @pytest.fixture
 def ports() -> Iterator[dict[str, str]]:
-    """What stands on the pages for the ports of probes and of the monitor, and ports that are free here."""
+    """The ports of probes and of the monitor on the pages, each with a port that is free here."""
     free = [reserve(), reserve()]
     yield {f":{shown}": f":{port}" for shown, port in zip(("9200", "9300"), free, strict=True)}
     for port in free:

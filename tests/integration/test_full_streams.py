@@ -16,7 +16,7 @@ from harness.stack import GROUP, Stack, wait_until
 
 CLIENT = "shop-frontend"
 ROOM_BYTES = 3 << 20
-"""What fits in until the server is full. Workers that answer quickly would never let much more be taken up."""
+"""Room until the server is full. Workers that answer quickly would never let much more be taken up."""
 
 LARGE = 120 << 20
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 
 STATE_MS = 60_000
-"""How long a page may take to show what has changed."""
+"""Time that a page may take to show a change."""
 
 
 @pytest.fixture(scope="module")

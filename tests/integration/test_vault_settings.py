@@ -246,7 +246,7 @@ def test_what_works_on_the_command_line_works(
 def test_what_fails_on_the_command_line_fails_with_the_reason(
     server: ListeningOpenBao, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, case: str
 ) -> None:
-    """Where the command line is refused, a worker is, too, and its error says what to set."""
+    """A worker is refused where the command line is, and its error says what to set."""
     variables, text = FAILS[case]
     set_variables(monkeypatch, server, tmp_path, variables)
     assert command_line() is None

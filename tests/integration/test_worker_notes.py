@@ -1,4 +1,4 @@
-"""What workers write about themselves for those who watch them, on real servers: it is true, bounded and harmless."""
+"""Notes of workers about themselves are true, bounded and harmless, on real servers."""
 
 from collections.abc import Iterator
 from pathlib import Path

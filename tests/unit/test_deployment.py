@@ -209,7 +209,7 @@ def test_image_is_made_by_the_book() -> None:
 
 
 def test_context_of_the_image_has_no_secret() -> None:
-    """What is sent to the builder is a list of what the image needs, and nothing else of the folder."""
+    """The builder gets what the image needs, and nothing else of the folder."""
     lines = (DEPLOY_FILES / "Dockerfile.dockerignore").read_text().splitlines()
     assert lines[1] == "*"
     assert all(line.startswith("!") and (line == "!wheels" or (ROOT / line[1:]).exists()) for line in lines[2:])

@@ -73,7 +73,7 @@ _PLACES = {
     "vault": "Vault",
     "audit": "audit log",
 }
-"""What each server is, for error texts."""
+"""Names of the servers in error texts."""
 
 _CLOSED = "connection closed"
 

@@ -46,7 +46,7 @@ def worker(consumer: str, **members: Any) -> SeenWorker:
 
 
 def lines(table: Table, width: int = 80) -> list[str]:
-    """What a terminal of this width shows."""
+    """Return the text on a terminal of this width."""
     out = StringIO()
     Console(file=out, width=width, markup=False, highlight=False).print(table)
     return [line.rstrip() for line in out.getvalue().splitlines()]

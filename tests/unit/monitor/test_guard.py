@@ -1,4 +1,4 @@
-"""Who may see the page and the metrics."""
+"""The guard of the page and the metrics lets in whom it should, and nobody else."""
 
 import base64
 from pathlib import Path

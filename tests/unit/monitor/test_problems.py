@@ -1,4 +1,4 @@
-"""What the page says is wrong, and in which order."""
+"""The page says what is wrong, the worst first."""
 
 from pathlib import Path
 from typing import Any

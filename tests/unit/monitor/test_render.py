@@ -134,7 +134,7 @@ def test_worst_route_comes_first() -> None:
     ],
 )
 def test_time_to_drain(waiting: int, samples: list[tuple[int, int]], drain: str) -> None:
-    """What waits, by the rates of now; it is said if that will never be."""
+    """The page tells when nothing will wait, by the rates of now, or that this will never be."""
     history = History()
     for index, (added, done) in enumerate(samples):
         history.add(Sample(NOW + 5 * index, waiting, added, done))

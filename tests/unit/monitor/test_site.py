@@ -1,4 +1,4 @@
-"""What stands at each path of the monitor, over HTTP."""
+"""The monitor answers each of its paths, over HTTP."""
 
 import base64
 import http.client

@@ -389,7 +389,7 @@ def test_writer_waits_no_longer_than_allowed(path: Path) -> None:
 
 
 def test_file_system_without_locks_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where files cannot be locked, as on some network file systems, a worker does not start."""
+    """A worker does not start where files cannot be locked, as on some network file systems."""
 
     def no_locks(*_: Any) -> None:
         raise OSError(37, "No locks available")

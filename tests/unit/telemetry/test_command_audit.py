@@ -126,7 +126,7 @@ def test_commands_of_one_operator_share_a_file(audit: CommandAudit, path: Path) 
 
 
 def test_account_that_logged_in_is_named(tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where sudo has changed the account, the line names the one before, too."""
+    """The line names the account before sudo, too, if sudo has changed it."""
     monkeypatch.setattr(command_audit, "_login", lambda: "alice")
     CommandAudit("tokens show", str(tmp_path / "audit.log")).reveal("token")
     monkeypatch.setattr(command_audit, "_login", lambda: USER)

@@ -29,14 +29,14 @@ FEWEST_ROWS = 3
 
 
 class Figures(NamedTuple):
-    """What is shown."""
+    """The figures that are shown."""
 
     lag: Measured
     workers: Sequence[RouteWorkers]
 
 
 class Screen:
-    """What stands on the screen, made of the last figures and of the error since then.
+    """The content of the screen, made of the last figures and of the error since then.
 
     Args:
         group: consumer group of the workers.

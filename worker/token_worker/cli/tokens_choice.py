@@ -1,4 +1,4 @@
-"""What the commands on tokens share: which client and tokens they are about, and access to these."""
+"""The choice of the commands on tokens: the client and tokens that they are about, and access to these."""
 
 import functools
 import os
@@ -62,7 +62,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def facts(self) -> dict[str, object]:
-        """Which tokens were chosen, for the audit log. The value or token that was given is not told."""
+        """The chosen tokens, for the audit log. The value or token that was given is not told."""
         return {
             f"{self.owner.kind}_id": self.owner_id,
             "type": self.type_name,

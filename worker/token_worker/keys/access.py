@@ -90,7 +90,7 @@ class KeyAccess:
 
     @property
     def master_key_place(self) -> str:
-        """Where the master key is, for people."""
+        """The place of the master key, for people."""
         settings = self._settings
         if settings.master_key_source == "vault":
             vault = required(settings.vault)

@@ -46,7 +46,7 @@ log = structlog.get_logger("keys")
 
 
 class MasterKeySource(Protocol):
-    """Where the master key comes from, if it can be read again. Both raise ``Unavailable`` or ``OperatorError``."""
+    """The source of the master key, if it can be read again. Both raise ``Unavailable`` or ``OperatorError``."""
 
     def read(self) -> MasterKeyVersion:
         """Read the newest master key, by one request."""

@@ -102,7 +102,7 @@ def _find(error: BaseException, kind: type[ssl.SSLError]) -> ssl.SSLError | None
 
 
 def _remedy(error: ssl.SSLError | None) -> str:
-    """What is wrong with a connection, and what to do."""
+    """Say what is wrong with a connection, and what to do."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return _OF_CERTIFICATES.get(error.verify_code, _UNKNOWN_AUTHORITY)
     reason = "" if error is None else str(error.reason)

@@ -1,4 +1,4 @@
-"""What ``doctor`` finds with the rights of the monitor, and the checks that are left out.
+"""Checks of ``doctor`` with the rights of the monitor, and those that are left out.
 
 Trying a right that is missing leaves a line in ``ACL LOG`` of the server. So rights are tried once, not every time.
 """

@@ -23,7 +23,7 @@ STREAMS_SECONDS = 5.0
 SERVERS_SECONDS = 10.0
 KEYS_SECONDS = 5.0
 CHECKS_SECONDS = 60.0
-"""How often each source is read."""
+"""Time between two reads of each source."""
 
 
 class Collector:

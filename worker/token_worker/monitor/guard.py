@@ -1,4 +1,4 @@
-"""Who may see what. A password opens everything; without one, only this machine is answered.
+"""The guard of the pages. A password opens everything; without one, only this machine is answered.
 
 Without a password, a request also has to name this machine in ``Host``: else a page of a foreign site could read the
 answers in the operator's own browser, by a name of its own that leads to the loopback (DNS rebinding).
@@ -75,7 +75,7 @@ class Guard:
         self._metrics_open = metrics_open
 
     def refusal(self, path: str, authorization: str, host: str, peer: str) -> str | None:
-        """Why a request is refused; None if it is answered.
+        """Return why a request is refused; None if it is answered.
 
         Args:
             path: what is asked for.

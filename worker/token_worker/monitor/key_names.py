@@ -35,7 +35,7 @@ class OwnerKeys(msgspec.Struct):
 
 
 class KeyAges(NamedTuple):
-    """What one whole scan has found.
+    """The result of one whole scan.
 
     Attributes:
         clients, zones: owners with a key in use.

@@ -19,7 +19,7 @@ class RouteHour(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What the page is made from.
+    """The facts that the page is made from.
 
     Attributes:
         at: this machine's clock, in Unix seconds.

@@ -1,4 +1,4 @@
-"""What is wrong, the worst first: a level, a sentence, what to do, and the heading of docs/operations.md. Pure.
+"""Problems, the worst first: a level, a sentence, what to do, and the heading of docs/operations.md. Pure.
 
 The limits are those of the alert rules, so that the page and a pager say the same.
 """
@@ -31,7 +31,7 @@ MEMORY_PART = 0.9
 
 
 class Level(IntEnum):
-    """How bad something is."""
+    """The weight of a problem."""
 
     GOOD = 0
     WARN = 1
@@ -124,7 +124,7 @@ class Trouble(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What the page shows: one problem, or several of a kind."""
+    """A line of the page: one problem, or several of a kind."""
 
     level: Level
     sentence: str

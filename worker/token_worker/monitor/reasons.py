@@ -1,4 +1,4 @@
-"""Why requests became dead letters: each reason, how often, and when last. Sans-IO, and read-only.
+"""Reasons of dead letters: each reason, how often, and when last. Sans-IO, and read-only.
 
 No payload leaves the server. Only the newest dead letters are looked at, and only if the stream has changed.
 """

@@ -86,7 +86,7 @@ def _route(
 
 
 def _drain(waiting: int, come: float | None, go: float | None) -> str:
-    """How long until nothing waits, if the rates stay."""
+    """The time until nothing waits, if the rates stay."""
     if not waiting:
         return NONE
     if come is None or go is None:

@@ -132,7 +132,7 @@ def check_rows(look: Look) -> list[CheckRow]:
 
 
 def checks_note(look: Look) -> str:
-    """How many checks found nothing, and when."""
+    """The number of checks that found nothing, and the time."""
     checks = look.checks.value
     if look.checks.trouble is not None:
         return f"The checks failed: {look.checks.trouble.reason}."

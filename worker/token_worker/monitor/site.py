@@ -1,4 +1,4 @@
-"""What stands at each path of the monitor.
+"""The pages of the monitor, by path.
 
 ``/`` is the page, ``/operations`` the guide for whoever is on call, and ``/metrics`` is for Prometheus. ``/healthz``
 says whether the monitor itself works, to everybody.

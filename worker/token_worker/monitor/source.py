@@ -25,14 +25,14 @@ _LOG: FilteringBoundLogger = structlog.get_logger("monitor")
 
 
 class Trouble(NamedTuple):
-    """Why a source cannot be read, and since when (Unix seconds)."""
+    """The reason why a source cannot be read, and the time since then (Unix seconds)."""
 
     reason: str
     since: float
 
 
 class Seen(NamedTuple, Generic[T]):
-    """What a source has seen.
+    """The last sight of a source.
 
     Attributes:
         value: what was read last; None if nothing was read yet.
@@ -68,7 +68,7 @@ class Source(Generic[T]):
 
     @property
     def seen(self) -> Seen[T]:
-        """What was seen last."""
+        """The last sight."""
         return self._seen
 
     @property

@@ -113,7 +113,7 @@ def dead_rows(facts: StreamFacts) -> list[DeadRow]:
 
 
 def dead_note(facts: StreamFacts) -> str:
-    """What the rows leave out; empty if they are whole."""
+    """The sentence about rows that are left out; empty if they are whole."""
     cut = [
         f"{stream}: the newest {words.count(found.looked_at)} of {words.count(found.length)}"
         for stream, found in facts.dead.items()

@@ -57,7 +57,7 @@ class NoteWriter:
         self._sweep_due: dict[Route, float] = {}
         self._is_written = False
         self._refused: set[str] = set()
-        """What was refused the last time: to write, to sweep, or both."""
+        """The attempts that were refused the last time: to write, to sweep, or both."""
 
     def write(self, drive: Drive, resting: Collection[Route] = ()) -> None:
         """Write the notes if they are due. Routes that are resting are left out: their server is unavailable."""

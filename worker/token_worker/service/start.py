@@ -175,7 +175,7 @@ def _key_cache(settings: Settings, store: KeyStore, master_keys: LiveMasterKeys)
 
 
 class _Streams(NamedTuple):
-    """What a worker has for the streams' server. It needs no key, and connects when it is used first."""
+    """The parts of a worker for the streams' server. They need no key, and connect when they are used first."""
 
     delivery: DeliveryProtocol
     clock: ServerClock

@@ -9,7 +9,7 @@ import re
 from typing import Final, NamedTuple
 
 EXPECTED: Final = "HOST:PORT, such as 127.0.0.1:9200, or [::]:9200 for all addresses"
-"""What an error says that refuses another form."""
+"""The sentence of an error that refuses another form."""
 
 MAX_PORT: Final = 65535
 

@@ -37,7 +37,7 @@ Refusals = list[tuple[str, str]]
 
 
 class WorkerNote(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a worker says about itself.
+    """The note of a worker about itself.
 
     Attributes:
         version: version of the package.

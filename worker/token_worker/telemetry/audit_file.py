@@ -1,4 +1,4 @@
-"""Where the lines of an audit log go: a file with one writer, which other programs may move, delete or cut.
+"""The file of an audit log: it has one writer, and other programs may move, delete or cut it.
 
 - *Moved*, as logrotate does: appends look at the path, at most every ``LOOK_SECONDS``. If another file is there, it is
   opened, and takes the lines. If none is there, the moved file takes lines for ``CREATE_AFTER_SECONDS`` more, because
