@@ -20,14 +20,16 @@ from harness.servers import DEPLOY_FILES, OpenBao
 from harness.stack import Stack, has_logged, wait_until
 from token_worker.acra.key_name import KeyName, parse_name
 from token_worker.acra.owner import Owner
+from token_worker.admin.access import AdminAccess
 from token_worker.admin.keys import classify, open_key
 from token_worker.admin.rewrap import rewrap, survey
 from token_worker.admin.rotate import rotate
-from token_worker.errors import CheckFailed
+from token_worker.errors import CheckFailed, MasterKeyError
 from token_worker.keys import master
 from token_worker.keys.master import MasterKeys
 from token_worker.keys.store import wrap
 from token_worker.keys.vault_kv import VaultKv
+from token_worker.settings import load as load_settings
 from token_worker.settings.vault import VaultSettings
 
 VECTORS = Vectors("acra-keystore")
@@ -464,6 +466,17 @@ def test_master_key_is_replaced_under_load(
     for worker in stack.workers:
         assert worker.is_alive
         worker.kill()
+
+
+def test_previous_master_key_stays_if_another_one_comes_meanwhile(stack: Stack, secret: MasterKeyInVault) -> None:
+    """If the secret holds another master key than the one that was looked for, no version is deleted."""
+    secret.write(text(NEW))
+    secret.write(text(os.urandom(32)))  # of another operator, after the look
+    with AdminAccess(load_settings(stack.environment())) as access:
+        access.connect_admin()
+        with pytest.raises(MasterKeyError, match="changed meanwhile"):
+            access.drop_previous_master_keys(NEW)
+    assert [secret.fields(version)["acra_master_key"] for version in (1, 2)] == [text(OLD), text(NEW)]
 
 
 def test_commands_say_who_may_replace_the_master_key(stack: Stack, openbao_server: OpenBao) -> None:

@@ -403,6 +403,24 @@ def test_after_a_lost_read_own_pending_entries_come_first() -> None:
     assert server.named("XREADGROUP") == []
 
 
+def test_put_off_entries_are_forgotten_once_they_are_answered() -> None:
+    """After a quiet read, put-off entries come before new ones again, and again after the short rest."""
+    subject = delivery()
+    new = Scripted(XREADGROUP=lambda _: [[b"in", entries(1, start=9)]])
+    batch, _ = run(subject.fetch(0.0, 0), new)
+
+    def put_off_and_take(at: float) -> list[bytes]:
+        server = PutOff(b"9-0")
+        run(subject.put_off(batch.entries, at), server)
+        taken, _ = run(subject.fetch(at + RETRY_OWN_SECONDS + 0.1, 0), server)
+        return [entry.id for entry in taken.entries]
+
+    assert put_off_and_take(1.0) == [b"9-0"]
+    quiet, commands = run(subject.fetch(4.0, 0), Scripted())
+    assert (quiet.entries, [command[0] for command in commands]) == ([], ["XREADGROUP"])
+    assert put_off_and_take(20.0) == [b"9-0"]
+
+
 @pytest.mark.parametrize("why", ["failed", "of before"])
 def test_own_entries_that_something_speaks_against_are_tried_alone(why: str) -> None:
     """Entries of a batch that failed, or delivered to a process before this one, are no entries of a lost read."""
