@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("namespaces")
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["lag", "--watch"],
+        ["lag", "--watch", "--json"],
         ["request", "tokenize", "--type", "str", "--client", "shop", "--timeout", "600"],
         ["keys", "list"],
     ],

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from token_worker.admin.lag import GroupLag, Measured
 from token_worker.admin.workers import RouteWorkers, SeenWorker
-from token_worker.cli.lag import lag
+from token_worker.cli.app import app
 from token_worker.cli.lag_view import age, lag_table, workers_table
 
 LONG = "a-tenant-with-a-rather-long-name:of-a-department:tokenize:requests"
@@ -126,6 +126,6 @@ def test_ages_are_short(seconds: float | None, text: str) -> None:
 
 def test_watch_needs_a_terminal() -> None:
     """Into a file or a pipe the tables are not drawn: the command says what to add."""
-    done = CliRunner().invoke(lag, ["--watch"])
+    done = CliRunner().invoke(app, ["lag", "--watch"])
     assert done.exit_code == 2
     assert "add --json" in done.output
