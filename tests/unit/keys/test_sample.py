@@ -24,6 +24,9 @@ class Listed(FakeStore):
             raise AWAY
         return list(self.sealed)
 
+    def layout_record(self) -> None:
+        return None
+
     def seal(self, name: str, master_key: bytes = MASTER_KEY) -> None:
         """Store a key under a name, with the context that the name has."""
         owner = parse_name(name).owner or Owner("client", name)

@@ -19,6 +19,7 @@ from token_worker.acra.key_name import HISTORY_INFIX
 from token_worker.acra.owner import SYMMETRIC_KEYS, Owner
 from token_worker.errors import CorruptData, MasterKeyError, Unavailable
 from token_worker.keys.keyring import KEY_BYTES
+from token_worker.keys.layout_record import LayoutRecord, decode_keys_record, layout_path
 from token_worker.redis.link import RedisLink
 from token_worker.redis.scan import SCAN_KEYS, escape_pattern, scan
 
@@ -110,6 +111,15 @@ class ListedKeyStore(KeyStore, Protocol):
         """Some names in the folder, of keys or of anything else: those that one page of a listing shows."""
         ...
 
+    def layout_record(self) -> LayoutRecord | None:
+        """The record of the tokens' layout; None if there is none.
+
+        Raises:
+            CorruptData, SettingsError: as by ``decode_record``.
+            VaultRefused: Vault does not permit reading it. In Redis a missing right is ``Unavailable``, too.
+        """
+        ...
+
 
 class RedisKeyStore:
     """Acra's key storage, version 1.
@@ -163,6 +173,10 @@ class RedisKeyStore:
     def some_names(self) -> list[str]:
         _, found = self._history.call("SCAN", "0", "MATCH", f"{escape_pattern(self._folder)}/*", "COUNT", SCAN_KEYS)
         return [raw.decode(errors="replace").removeprefix(f"{self._folder}/") for raw in found]
+
+    def layout_record(self) -> LayoutRecord | None:
+        [text] = self._link.call("MGET", layout_path(self._folder))
+        return decode_keys_record(text)
 
     def history_names(self, owner: Owner, since: float) -> tuple[list[str], bool]:
         return self._names.get(owner.key_name, []), self._names_since > since
@@ -218,6 +232,9 @@ class VaultKeyStore:
     def some_names(self) -> list[str]:
         with _refusal_is_unavailable():
             return self._vault.list_secrets(self._mount, self._folder)
+
+    def layout_record(self) -> LayoutRecord | None:
+        return decode_keys_record(_text_of(self._vault.read_secret(self._mount, layout_path(self._folder))))
 
     def history_names(self, owner: Owner, since: float) -> tuple[list[str], bool]:  # noqa: ARG002 - always listed again
         base = owner.key_name + HISTORY_INFIX

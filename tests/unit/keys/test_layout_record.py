@@ -1,0 +1,115 @@
+"""Layout records: their bytes, and which pairs of them a worker accepts."""
+
+import json
+
+import pytest
+
+from token_worker.errors import CorruptData, SettingsError
+from token_worker.keys.layout_record import (
+    LayoutName,
+    LayoutRecord,
+    decode_keys_record,
+    decode_record,
+    encode_record,
+    find_problem,
+    layout_of,
+    layout_path,
+    new_record,
+)
+
+ID = "0123456789abcdef" * 2
+DENSE = LayoutRecord(layout="dense", storage=ID, since="2026-11-30T07:51:01Z")
+ACRA = LayoutRecord(layout="acra", storage=ID, since="2026-11-30T07:51:01Z")
+OTHER = LayoutRecord(layout="dense", storage=ID[::-1], since="2026-11-30T07:51:01Z")
+
+
+def test_a_record_has_the_bytes_that_the_specification_shows() -> None:
+    """A record is JSON of three members, in this order."""
+    text = b'{"layout":"dense","storage":"0123456789abcdef0123456789abcdef","since":"2026-11-30T07:51:01Z"}'
+    assert encode_record(DENSE) == text
+    assert decode_record(text, "key storage") == DENSE
+    assert layout_path("prod/keys") == "prod/keys.layout"
+
+
+def test_new_records_have_ids_of_their_own() -> None:
+    """A new record has a random id and the time in UTC, unless it is given the id of the storage."""
+    first, second = (new_record("dense", 1_796_025_061.9) for _ in range(2))
+    assert first.since == "2026-11-30T07:51:01Z"
+    assert first.storage != second.storage
+    assert decode_record(encode_record(first), "key storage") == first
+    assert new_record("acra", 0, ID).storage == ID
+
+
+def changed(**members: object) -> bytes:
+    return json.dumps({"layout": "dense", "storage": ID, "since": "2026-11-30T07:51:01Z"} | members).encode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"dense",
+        b"[]",
+        b"\xff" * 16,
+        b"[" * 100_000,
+        b'{"layout":"dense"}',
+        changed(storage=ID[:-1]),
+        changed(storage=ID.upper()),
+        changed(storage=ID + "\n"),
+        changed(since="yesterday"),
+        changed(since=1),
+        changed(layout=["dense"]),
+    ],
+)
+def test_damaged_records_are_refused(text: bytes) -> None:
+    """A text that is no record is named as damaged, with its place and without its content."""
+    with pytest.raises(CorruptData, match=r"^layout record in the token storage: damaged") as error:
+        decode_record(text, "token storage")
+    assert ID[:-1] not in str(error.value)
+
+
+@pytest.mark.parametrize("text", [changed(layout="denser"), changed(index=2), changed(layout="denser", storage="new")])
+def test_records_of_newer_versions_are_refused_in_words(text: bytes) -> None:
+    """An unknown layout, or a member that this version does not know, is not read as something else."""
+    with pytest.raises(SettingsError, match="written by a newer version of token-worker"):
+        decode_record(text, "key storage")
+
+
+def test_without_a_record_the_layout_is_acra() -> None:
+    """Storages without records are Acra's, with and without the setting."""
+    assert decode_keys_record(None) is None
+    assert layout_of(None) == "acra"
+    assert find_problem(None, None) is None
+    assert find_problem(None, None, "acra") is None
+
+
+@pytest.mark.parametrize("record", [ACRA, DENSE])
+def test_equal_records_are_accepted(record: LayoutRecord) -> None:
+    """The same record in both storages decides, also if the setting says the same."""
+    assert layout_of(record) == record.layout
+    assert find_problem(record, record) is None
+    assert find_problem(record, record, record.layout) is None
+
+
+@pytest.mark.parametrize(
+    ("in_keys", "in_tokens", "asked", "words"),
+    [
+        (None, None, "dense", "TOKEN_WORKER_LAYOUT is dense, but the key storage has no record"),
+        (DENSE, DENSE, "acra", "TOKEN_WORKER_LAYOUT is acra, but the key storage records dense"),
+        (DENSE, None, None, "the token storage has no record: it is another one, or has lost its data"),
+        (ACRA, None, "acra", "the token storage has no record"),
+        (None, DENSE, None, "the key storage has no record: it is another one, or was restored"),
+        (DENSE, OTHER, None, "different ids"),
+        (ACRA, DENSE, None, "records layout acra, the token storage dense"),
+        (DENSE, ACRA, "dense", "records layout dense, the token storage acra"),
+    ],
+)
+def test_records_that_do_not_fit_are_a_problem(
+    in_keys: LayoutRecord | None, in_tokens: LayoutRecord | None, asked: LayoutName | None, words: str
+) -> None:
+    """Any difference is a problem in words, with a remedy, and without the ids."""
+    problem = find_problem(in_keys, in_tokens, asked)
+    assert problem is not None
+    assert words in problem.what
+    assert problem.remedy
+    assert ID not in str(problem)
