@@ -24,7 +24,7 @@ from token_worker.service import handler
 from token_worker.service.handler import Handler
 from token_worker.service.replies import DeadLettered, Postponed, Result
 from token_worker.storage import engine
-from token_worker.storage.sealing import Sealing
+from token_worker.storage.acra.sealing import Sealing
 from token_worker.storage.steps import Lookup
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.reply_facts import NO_FACTS
@@ -268,9 +268,9 @@ def _not_authenticated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers with a value if an entry cannot be opened."""
     opened = Sealing.open
 
-    def anything(self: Sealing, ring: Keyring, raw: bytes, accessed: int) -> Any:
+    def anything(self: Sealing, ring: Keyring, name: bytes, number: int, raw: bytes, mark: Any) -> Any:
         try:
-            return opened(self, ring, raw, accessed)
+            return opened(self, ring, name, number, raw, mark)
         except CorruptData:
             return b"anything", None
 

@@ -15,6 +15,7 @@ from token_worker.errors import Unavailable
 from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
+from token_worker.storage.acra.layout import AcraLayout
 from token_worker.storage.engine import Engine
 from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Store, Touch
 from token_worker.storage.token_item import TokenItem
@@ -273,7 +274,7 @@ def test_large_entries_are_written_by_several_scripts(server: Valkey, client: re
 
 
 def execute_all(storage: TokenStorage, items: list[TokenItem], now: int = 1_800_000_000) -> None:
-    steps = Engine().run(items, now)
+    steps = Engine(AcraLayout()).run(items, now)
     answer = None
     while True:
         try:

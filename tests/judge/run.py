@@ -11,6 +11,7 @@ import msgspec
 from judge.case import Case
 from token_worker.acra.owner import Owner
 from token_worker.keys.keyring import DataKeyCache, Keyring
+from token_worker.storage.acra.layout import AcraLayout
 from token_worker.storage.engine import Engine, FindKeys, Steps
 from token_worker.storage.token_item import ItemResult, TokenItem
 from token_worker.testing.memory import MemoryTokens
@@ -61,7 +62,7 @@ class Tokens:
     def __init__(self) -> None:
         self._ring = Keyring(Owner("client", "shop-frontend"), bytes(range(32)), DataKeyCache())
         self._storage = MemoryTokens()
-        self._engine = Engine()
+        self._engine = Engine(AcraLayout())
 
     def tokenize(self, form: AnyFormat, values: list[bytes]) -> list[ItemResult | None]:
         """Tokenize values by a format. The results stand in their order."""

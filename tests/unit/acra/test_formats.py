@@ -20,6 +20,7 @@ from token_worker.acra.value_types import TYPES
 from token_worker.errors import CorruptData
 from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.keys.store import unwrap, wrap
+from token_worker.storage.acra.layout import AcraLayout
 from token_worker.storage.engine import Engine
 from token_worker.storage.steps import Lookup, Outcome, Row, Store
 from token_worker.storage.token_item import TokenItem
@@ -212,7 +213,7 @@ def test_what_we_write_is_read_field_by_field_by_another_reader(
     token_type = TYPES[kind]
     item = TokenItem(ring, token_type, token_type.encode(value), tokenize=True)
     rows: list[Row] = []
-    steps = Engine().run([item], 1_800_000_000)
+    steps = Engine(AcraLayout()).run([item], 1_800_000_000)
     step: Any = next(steps)
     try:
         while True:

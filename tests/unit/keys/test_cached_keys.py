@@ -10,6 +10,7 @@ from token_worker.errors import Unavailable
 from token_worker.keys.cache import AGE_SECONDS, KeyCache, KeySearch
 from token_worker.keys.keyring import DataKeyCache, Keyring, NoMatchingKey
 from token_worker.keys.store import new_key
+from token_worker.storage.acra.layout import AcraLayout
 from token_worker.storage.engine import Engine, FindKeys
 from token_worker.storage.steps import Outcome, Store
 from token_worker.storage.token_item import TokenItem
@@ -216,7 +217,7 @@ def test_seconds_until_the_newest_key_seals_are_known(store: FakeStore, clock: C
 def made(ring: Keyring, value: bytes) -> tuple[TokenItem, Store | None]:
     """Run a new value through the engine, which finds nothing stored. Returns the rows that it wants to write."""
     item = TokenItem(ring, STR, value, tokenize=True)
-    steps = Engine().run([item], 1_800_000_000)
+    steps = Engine(AcraLayout()).run([item], 1_800_000_000)
     written = None
     answer: object = None
     while True:

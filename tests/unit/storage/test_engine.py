@@ -27,7 +27,8 @@ from token_worker.acra.value_types import BYTES, EMAIL, INT32, INT64, STR, Token
 from token_worker.errors import Code, Refused, Unavailable
 from token_worker.keys.cache import KeySearch
 from token_worker.keys.keyring import DataKeyCache, Keyring
-from token_worker.storage.engine import GUESS_AFTER, TOUCH_SECONDS, Engine, FindKeys, Steps
+from token_worker.storage.acra.layout import STALE_SECONDS, AcraLayout
+from token_worker.storage.engine import GUESS_AFTER, Engine, FindKeys, Steps
 from token_worker.storage.steps import Adopt, Lookup, Store, Touch
 from token_worker.storage.token_item import ItemResult, TokenItem
 from token_worker.testing.memory import MemoryTokens
@@ -132,7 +133,7 @@ def drive(steps: Steps, memory: Memory, more: MoreOf = no_more) -> None:
 
 def run(memory: Memory, items: Iterable[TokenItem], *, now: int = NOW, more: MoreOf = no_more) -> list[ItemResult]:
     items = list(items)
-    drive(Engine().run(items, now), memory, more)
+    drive(Engine(AcraLayout()).run(items, now), memory, more)
     results = [item.result for item in items]
     assert all(result is not None for result in results)
     return [result for result in results if result is not None]
@@ -220,7 +221,7 @@ def test_cost_of_a_batch(memory: Memory, ring: Keyring, guess_after: int) -> Non
 
 def test_batches_of_new_values_in_a_row(memory: Memory, ring: Keyring, guess_after: int) -> None:
     """After batches of nothing but new values, the next one is written without a look-up; until a value is known."""
-    engine = Engine()
+    engine = Engine(AcraLayout())
 
     def steps_of(*values: bytes) -> list[str]:
         memory.steps.clear()
@@ -606,7 +607,7 @@ def test_disabled_token_is_named_and_not_replaced(memory: Memory, ring: Keyring,
     before = dict(memory.entries)
     item = detokenize(ring, b"token of it") if which == "t" else tokenize(ring, b"the value it")
 
-    (result,) = run(memory, [item], now=NOW + 2 * TOUCH_SECONDS)
+    (result,) = run(memory, [item], now=NOW + 2 * STALE_SECONDS)
 
     assert code(result) is Code.TOKEN_DISABLED
     assert memory.entries == before
@@ -760,7 +761,7 @@ def test_more_keys_out_of_reach(memory: Memory, ring: Keyring) -> None:
 # The time of last use
 
 
-@pytest.mark.parametrize(("age", "is_moved"), [(TOUCH_SECONDS, False), (TOUCH_SECONDS + 1, True)])
+@pytest.mark.parametrize(("age", "is_moved"), [(STALE_SECONDS, False), (STALE_SECONDS + 1, True)])
 def test_read_moves_the_time_of_last_use_after_a_day(
     memory: Memory, ring: Keyring, age: int, *, is_moved: bool
 ) -> None:
@@ -784,7 +785,7 @@ def test_touch_and_a_concurrent_disable(memory: Memory, ring: Keyring) -> None:
     key = memory.put_t(ring, STR, b"some token", b"some value")
     memory.meddle = lambda step: memory.disable(key) if isinstance(step, Touch) else None
 
-    run(memory, [detokenize(ring, b"some token")], now=NOW + 2 * TOUCH_SECONDS)
+    run(memory, [detokenize(ring, b"some token")], now=NOW + 2 * STALE_SECONDS)
 
     assert decode_entry(memory.entries[key]) == decode_entry(memory.entries[key])._replace(disabled=True, accessed=NOW)
 
@@ -853,7 +854,7 @@ def test_lost_race_answers_with_the_token_of_acra(memory: Memory, ring: Keyring)
 
 def test_another_worker_is_faster(memory: Memory, ring: Keyring) -> None:
     """Two workers that race write the same entries once."""
-    once(memory, Store, lambda: drive(Engine().run([tokenize(new_ring(), b"a value")], NOW), memory))
+    once(memory, Store, lambda: drive(Engine(AcraLayout()).run([tokenize(new_ring(), b"a value")], NOW), memory))
 
     assert run(memory, [tokenize(ring, b"a value")]) == [candidate(b"a value")]
     assert len(memory.entries) == 2
@@ -964,7 +965,7 @@ class _Run:
     """One of our workers, step by step."""
 
     def __init__(self, memory: Memory, items: list[TokenItem]) -> None:
-        self._steps = Engine().run(items, NOW)
+        self._steps = Engine(AcraLayout()).run(items, NOW)
         self._memory = memory
         self._answer: Any = None
 
@@ -1012,7 +1013,7 @@ def test_any_interleaving_gives_a_value_one_token(values: list[bytes], turns: li
 def test_known_value_is_answered_by_a_full_storage_after_a_wrong_guess(memory: Memory, ring: Keyring) -> None:
     """A storage that refuses writes stops a guess once. The next try looks up, and finds the token."""
     (token,) = run(memory, [tokenize(ring, b"a known value")])
-    engine = Engine()
+    engine = Engine(AcraLayout())
 
     def refuse_writes(step: Any) -> None:
         if isinstance(step, Store):

@@ -22,7 +22,8 @@ from token_worker.acra.token_entry import (
 )
 from token_worker.errors import CorruptData
 from token_worker.keys.keyring import DataKeyCache, Keyring, NoMatchingKey
-from token_worker.storage.sealing import Opened, Sealing
+from token_worker.storage.acra.sealing import Sealing
+from token_worker.storage.layout import Notes, Opened
 
 NOW = 1_800_000_000
 ACCESSED = accessed_number(NOW)
@@ -40,20 +41,17 @@ def ring_of(owner: Owner = SHOP, *keys: bytes) -> Keyring:
     return ring
 
 
-def part_by_part(ring: Keyring, raw: bytes) -> tuple[bytes, Times]:
+def part_by_part(ring: Keyring, raw: bytes) -> Opened:
     """The long way, which all tests of the formats are about."""
     entry = decode_entry(raw)
-    return ring.open(entry.block), Times(*entry[1:])
+    inside, times = ring.open(entry.block), Times(*entry[1:])
+    if times.disabled:
+        return inside, Notes(disabled=True)
+    return inside, Notes(is_stale=True) if times.accessed < NOW else None
 
 
-def contents(opened: Opened, raw: bytes) -> tuple[bytes, Times]:
-    """An answer with its times filled in where they were left out, which says that they are of no interest."""
-    inside, times = opened
-    if times is None:
-        times = Times(*decode_entry(raw)[1:])
-        assert not times.disabled
-        assert times.accessed >= NOW
-    return inside, times
+def read(sealing: Sealing, ring: Keyring, raw: bytes) -> Opened:
+    return sealing.open(ring, b"", 0, raw, (NOW, ACCESSED))
 
 
 def outcome(call: Any) -> Any:
@@ -76,9 +74,9 @@ def test_sealed_entries_are_those_of_the_formats(length: int) -> None:
 
     assert len(set(raws)) == 3
     for raw in raws:
-        assert part_by_part(ring, raw) == (inside, IN_USE)
+        assert part_by_part(ring, raw) == (inside, None)
         for opener in (sealing, Sealing(), sealing):
-            assert contents(opener.open(ring, raw, ACCESSED), raw) == (inside, IN_USE)
+            assert read(opener, ring, raw) == (inside, None)
 
 
 OWNERS = [SHOP, Owner("zone", SHOP.id), Owner("client", "billing_service")]
@@ -109,7 +107,7 @@ WARM = Sealing()
 for _ in range(2):
     for _raw in POOL:
         for _ring in RINGS:
-            outcome(lambda _ring=_ring, _raw=_raw: WARM.open(_ring, _raw, ACCESSED))
+            outcome(lambda _ring=_ring, _raw=_raw: read(WARM, _ring, _raw))
 
 
 @given(
@@ -129,7 +127,7 @@ def test_short_and_long_way_agree(
     raw = bytes(changed[:cut]) + tail
 
     expected = outcome(lambda: part_by_part(ring, raw))
-    got = outcome(lambda: contents(WARM.open(ring, raw, ACCESSED), raw))
+    got = outcome(lambda: read(WARM, ring, raw))
 
     assert expected == got
 
@@ -142,12 +140,12 @@ def test_every_change_of_a_digit(is_met: bool) -> None:
     sealing = Sealing()
     met = data_key if is_met else DataKey.generate(KEY, SHOP.context)
     for _ in range(2):
-        assert sealing.open(ring, entry_with(met, b"other value also"), ACCESSED)[0] == b"other value also"
+        assert read(sealing, ring, entry_with(met, b"other value also"))[0] == b"other value also"
     for at in range(len(raw)):
         for digit in b"0f" if raw[at : at + 1] not in b"0f" else b"17":
             changed = raw[:at] + bytes((digit,)) + raw[at + 1 :]
             expected = outcome(lambda changed=changed: part_by_part(ring, changed))
-            got = outcome(lambda changed=changed: contents(sealing.open(ring, changed, ACCESSED), changed))
+            got = outcome(lambda changed=changed: read(sealing, ring, changed))
             assert expected == got, at
 
 
@@ -163,7 +161,7 @@ def test_short_and_long_way_agree_on_times(raw: bytes, ring: Keyring, at: int, b
     changed[at] = byte
     raw = bytes(changed)
 
-    assert outcome(lambda: part_by_part(ring, raw)) == outcome(lambda: contents(WARM.open(ring, raw, ACCESSED), raw))
+    assert outcome(lambda: part_by_part(ring, raw)) == outcome(lambda: read(WARM, ring, raw))
 
 
 def test_entry_of_another_owner_stays_locked() -> None:
@@ -171,21 +169,21 @@ def test_entry_of_another_owner_stays_locked() -> None:
     ring, zone, sealing = ring_of(), ring_of(OWNERS[1], b"z" * 32), Sealing()
     raw = sealing.seal(ring.sealing_key(1), b"a value", b"i" * 12, TIMES)
     for _ in range(3):
-        assert sealing.open(ring, raw, ACCESSED)[0] == b"a value"
+        assert read(sealing, ring, raw)[0] == b"a value"
         with pytest.raises(NoMatchingKey):
-            sealing.open(zone, raw, ACCESSED)
+            read(sealing, zone, raw)
 
 
 def test_entry_stays_locked_until_its_key_is_there() -> None:
     """After a rotation an entry of the old key is opened by the keyring that has it, and by no other."""
     before, after, sealing = ring_of(), ring_of(SHOP, b"n" * 32), Sealing()
     raw = sealing.seal(before.sealing_key(1), b"a value", b"i" * 12, TIMES)
-    assert sealing.open(before, raw, ACCESSED)[0] == b"a value"
+    assert read(sealing, before, raw)[0] == b"a value"
     with pytest.raises(NoMatchingKey):
-        sealing.open(after, raw, ACCESSED)
+        read(sealing, after, raw)
     after.add(KEY)
     for ring in (after, before, after):
-        assert sealing.open(ring, raw, ACCESSED)[0] == b"a value"
+        assert read(sealing, ring, raw)[0] == b"a value"
 
 
 def test_two_keys_of_one_id() -> None:
@@ -196,7 +194,7 @@ def test_two_keys_of_one_id() -> None:
     sealing, ring = Sealing(), ring_of(SHOP, by_id[name], key)
     raws = [entry_with(DataKey.generate(one, SHOP.context), b"a value") for one in (key, by_id[name]) * 3]
 
-    assert [sealing.open(ring, raw, ACCESSED)[0] for raw in raws * 2] == [b"a value"] * 12
+    assert [read(sealing, ring, raw)[0] for raw in raws * 2] == [b"a value"] * 12
 
 
 def test_what_is_kept_is_bounded() -> None:
@@ -206,11 +204,9 @@ def test_what_is_kept_is_bounded() -> None:
     for length in range(1, 30):
         sealing.seal(ring.sealing_key(1), bytes(length), secrets.token_bytes(12), TIMES)
 
-    assert [len(sealing.open(ring, raw, ACCESSED)[0]) for raw in raws * 2] == [
-        1 + number % 7 for number in range(30)
-    ] * 2
+    assert [len(read(sealing, ring, raw)[0]) for raw in raws * 2] == [1 + number % 7 for number in range(30)] * 2
     for raw in [entry_with(DataKey.generate(KEY, SHOP.context), b"of one length") for _ in range(9)]:
-        assert sealing.open(ring, raw, ACCESSED)[0] == b"of one length"
+        assert read(sealing, ring, raw)[0] == b"of one length"
     assert (len(sealing._to_open), len(sealing._to_seal), len(sealing._frames)) == (3, 3, 3)
 
 

@@ -65,6 +65,8 @@ class Keyring:
         self.current = current
         self.some_unreadable = False
         """True if the history holds a key that the master key does not open."""
+        self.index: bytes | None = None
+        """The index key of the owner, if it was asked for and can be read."""
         self.unsettled: Unavailable | None = None
         """Set while it is not known yet whether ``current`` may seal. Opening works all the same."""
         self.owner_cache: OwnerCache | None = None

@@ -76,7 +76,7 @@ class Handler:
     ) -> None:
         self._keys = keys
         self._tokens = tokens
-        self._engine = Engine()
+        self._engine = Engine(tokens.layout)
         self._now = now
         self._server_now = server_now or now
         self._limits = Limits(settings.max_request_bytes, settings.max_items)

@@ -8,45 +8,34 @@ The engine promises, whatever others do to the same entries between two steps:
 
 - The same value gets the same token, also several times in one batch, where the first item decides how the token is
   drawn. If its form has no token for the value, the next form is tried. Two values never share a token.
-- An ``h.`` entry is written only if its ``t.`` entry holds this very value and is enabled. The ``t.`` entry is written
+- A value entry is written only if its token entry holds this very value and is enabled. The token entry is written
   together with it, or was read before and has not changed.
 - If two workers race for a value, the loser answers with the winner's token.
 - An entry that is disabled, unreadable, or of another value is never overwritten. It is a named error, or the next
   candidate is tried.
+- A token that was removed, and left a tombstone, is never given out again. A tombstone of the value is replaced by the
+  value's next token; a tombstone of the token is passed over.
+
+The layout of the storage decides how entries are named and what their bytes are; see ``storage.layout``.
 """
 
 from collections.abc import Generator, Iterable
-from functools import lru_cache
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
-from token_worker.acra import secure_cell
-from token_worker.acra.token_entry import (
-    Times,
-    accessed_number,
-    decode_entry,
-    decode_token_value,
-    encode_entry,
-    encode_times,
-    encode_token_value,
-)
 from token_worker.errors import Code, CorruptData, Refused, Unavailable
 from token_worker.keys.cache import KeySearch
 from token_worker.keys.keyring import Keyring, NoMatchingKey
-from token_worker.storage.sealing import Opened, Sealing
-from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store, Touch
+from token_worker.storage.layout import Layout, Opened
+from token_worker.storage.steps import Adopt, Lookup, Outcome, Step, Store, Touch
 from token_worker.storage.token_item import (
-    ItemResult,
+    Candidate,
     NamesAndDeriver,
     TokenItem,
     candidates_left,
     draw_first,
-    names_and_deriver,
     token_key,
 )
-
-TOUCH_SECONDS = 24 * 3600
-"""A read updates an entry's time of last use if that is older than this, as Acra does."""
 
 WRITE_ROUNDS_MAX = 32
 """Conditional writes for one value before the item is postponed. Only constant interference needs so many."""
@@ -75,8 +64,15 @@ _Content = Opened | Refused | Unavailable
 _Duplicates = list[tuple[TokenItem, TokenItem]]
 """Items, each with the first item of the batch that wants the same."""
 
-_RawEntries = list[tuple[TokenItem, bytes]]
-"""Items, each with an entry as it is stored."""
+
+class _Stored(NamedTuple):
+    """An entry as it is stored, and the item for which it was read. ``is_value`` tells which entry it is."""
+
+    item: TokenItem
+    name: bytes
+    is_value: bool
+    raw: bytes
+
 
 Steps = Generator[Step | FindKeys, Any, None]
 
@@ -84,16 +80,18 @@ Steps = Generator[Step | FindKeys, Any, None]
 class Engine:
     """Tokenizes and detokenizes batches.
 
-    Keeps AES ciphers from batch to batch. Names and derivation keys are kept in each keyring.
+    Args:
+        layout: of the token storage.
     """
 
-    def __init__(self) -> None:
-        self._sealing = Sealing()
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
         self._new_in_a_row = 0  # batches
 
     def run(self, items: Iterable[TokenItem], now: int) -> Steps:
         """Set ``result`` of every item; ``now`` is in Unix seconds."""
-        accessed = _touched_since(now)
+        layout = self._layout
+        mark = layout.mark(now)
         known, absent, duplicates = self._classify(items)
         inconsistent = len(absent)
         if self._new_in_a_row >= GUESS_AFTER and all(item.tokenize for item in known.values()):
@@ -101,44 +99,56 @@ class Engine:
             known = yield from self._store_unseen(known, now)
             self._new_in_a_row = row
         raws = (yield Lookup(list(known))) if known else []
-        open_entry = self._sealing.open
-        locked: _RawEntries = []
-        touched: list[tuple[bytes, bytes, bytes]] = []
+        stale: list[tuple[bytes, bytes]] = []
+        locked = self._read(known, raws, mark, absent, stale)
+        if locked:
+            contents = yield from self._unlock(locked, mark)
+            for (item, _, _, raw), opened in zip(locked, contents, strict=True):
+                _take(item, raw, opened, absent, stale)
+        if known and next(iter(known.values())).tokenize:
+            self._new_in_a_row = self._new_in_a_row + 1 if len(absent) - inconsistent == len(known) else 0
+        if absent:
+            yield from self._make(absent, now, mark)
+        if stale:
+            yield Touch([(key, raw, layout.touch(raw, now)) for key, raw in stale])
+        if duplicates:
+            yield from self._answer_duplicates(duplicates, now)
+
+    def _read(
+        self,
+        known: dict[bytes, TokenItem],
+        raws: list[Any],
+        mark: Any,
+        absent: list[TokenItem],
+        stale: list[tuple[bytes, bytes]],
+    ) -> list[_Stored]:
+        """Read the entries that were looked up. Return those that no key in their ring opens."""
+        open_value, open_token = self._layout.open_value, self._layout.open_token
+        locked: list[_Stored] = []
         for item, raw in zip(known.values(), raws, strict=True):
-            if raw is None:
-                if item.tokenize:
+            if raw.__class__ is not bytes:
+                if raw is not None:  # a node of the cluster is away
+                    item.result = raw
+                elif item.tokenize:
                     absent.append(item)
                 else:
                     item.result = _NOT_FOUND
                 continue
             try:
-                inside, times = open_entry(item.ring, raw, accessed)
+                if item.tokenize:
+                    content, notes = open_value(item.ring, item.key, item.kind.number, raw, mark)
+                else:
+                    content, notes = open_token(item.ring, item.key, item.kind.number, raw, mark)
             except NoMatchingKey:
-                locked.append((item, raw))
-                continue
+                locked.append(_Stored(item, item.key, item.tokenize, raw))
             except CorruptData:
                 item.result = _UNREADABLE
-                continue
-            if times is not None:
-                if times.disabled:
-                    item.result = _DISABLED
-                    continue
-                touched += _touch(item.key, raw, times, now)
-            item.result = inside if item.tokenize else _decode_value(item, inside)
-        if locked:
-            contents = yield from self._unlock(locked, accessed)
-            for (item, raw), content in zip(locked, contents, strict=True):
-                item.result = _token_from(content) if item.tokenize else _value_from(item, content)
-                if isinstance(content, tuple) and content[1] is not None:
-                    touched += _touch(item.key, raw, content[1], now)
-        if known and next(iter(known.values())).tokenize:
-            self._new_in_a_row = self._new_in_a_row + 1 if len(absent) - inconsistent == len(known) else 0
-        if absent:
-            yield from self._make(absent, now, accessed)
-        if touched:
-            yield Touch(touched)
-        if duplicates:
-            yield from self._answer_duplicates(duplicates, now)
+            else:
+                if notes is None:
+                    item.result = content or _UNREADABLE
+                else:
+                    _take(item, raw, (content, notes), absent, stale)
+        return locked
 
     def _answer_duplicates(self, duplicates: _Duplicates, now: int) -> Steps:
         """Give duplicates the result of the first of them. If its form had no token, theirs may have one."""
@@ -157,11 +167,11 @@ class Engine:
         cache: NamesAndDeriver
         for item in items:
             item.result = None
+            if item.ring is not ring:
+                ring, cache = item.ring, self._layout.prepare(item.ring)
             if item.origin is not None:
                 inconsistent.append(item)
                 continue
-            if item.ring is not ring:
-                ring, cache = item.ring, names_and_deriver(item.ring)
             name = cache.of_value if item.tokenize else cache.of_token
             item.key = key = name(item.data, item.kind.number)
             first = by_key.setdefault(key, item)  # the first of equal items decides
@@ -169,42 +179,47 @@ class Engine:
                 duplicates.append((item, first))
         return by_key, inconsistent, duplicates
 
-    def _open(self, entries: _RawEntries, accessed: int) -> Generator[FindKeys, Any, list[_Content]]:
+    def _open_one(self, stored: _Stored, mark: Any) -> Opened:
+        item, name, is_value, raw = stored
+        open_it = self._layout.open_value if is_value else self._layout.open_token
+        return open_it(item.ring, name, item.kind.number, raw, mark)
+
+    def _open(self, entries: list[_Stored], mark: Any) -> Generator[FindKeys, Any, list[_Content]]:
         """Open stored entries. If a ring lacks the key, search more keys."""
         opened: list[_Content] = []
         locked: list[int] = []
-        for item, raw in entries:
+        for stored in entries:
             try:
-                opened.append(self._sealing.open(item.ring, raw, accessed))
+                opened.append(self._open_one(stored, mark))
             except NoMatchingKey:
                 locked.append(len(opened))
                 opened.append(_UNREADABLE)
             except CorruptData:
                 opened.append(_UNREADABLE)
         if locked:
-            unlocked = yield from self._unlock([entries[number] for number in locked], accessed)
+            unlocked = yield from self._unlock([entries[number] for number in locked], mark)
             for number, content in zip(locked, unlocked, strict=True):
                 opened[number] = content
         return opened
 
-    def _unlock(self, entries: _RawEntries, accessed: int) -> Generator[FindKeys, Any, list[_Content]]:
+    def _unlock(self, entries: list[_Stored], mark: Any) -> Generator[FindKeys, Any, list[_Content]]:
         """Open entries that no key in their ring opens: search more keys, and try again after each that is found."""
         opened: list[_Content] = [_UNREADABLE] * len(entries)
         locked = list(range(len(entries)))
         while locked:
-            rings = list({entries[number][0].ring for number in locked})
+            rings = list({entries[number].item.ring for number in locked})
             answers = dict(zip(rings, (yield FindKeys(rings)), strict=True))
             still: list[int] = []
             for number in locked:
-                item, raw = entries[number]
-                answer = answers[item.ring]
+                ring = entries[number].item.ring
+                answer = answers[ring]
                 if isinstance(answer, Unavailable):
                     opened[number] = answer
                 elif answer is KeySearch.EXHAUSTED:
-                    opened[number] = _KEY_UNREADABLE if item.ring.some_unreadable else _UNREADABLE
+                    opened[number] = _KEY_UNREADABLE if ring.some_unreadable else _UNREADABLE
                 else:
                     try:
-                        opened[number] = self._sealing.open(item.ring, raw, accessed)
+                        opened[number] = self._open_one(entries[number], mark)
                     except NoMatchingKey:
                         still.append(number)
                     except CorruptData:
@@ -221,8 +236,8 @@ class Engine:
         for item in items.values():
             draw_first(item)
         fresh = [item for item in items.values() if item.result is None and item.token]
-        outcomes: list[Outcome] = (yield Store(self._rows(fresh, now))) if fresh else []
-        for item, (what, _) in zip(fresh, outcomes, strict=True):
+        outcomes: list[Outcome] = (yield Store(self._layout.rows(fresh, now))) if fresh else []
+        for item, (what, *_) in zip(fresh, outcomes, strict=True):
             if what == "written":
                 item.result = item.token
         left = {key: item for key, item in items.items() if not isinstance(item.result, bytes)}
@@ -230,7 +245,7 @@ class Engine:
             item.result = None  # a value that cannot get a token may have one
         return left
 
-    def _make(self, items: list[TokenItem], now: int, accessed: int) -> Steps:
+    def _make(self, items: list[TokenItem], now: int, mark: Any) -> Steps:
         """Make a token for each value that has no token."""
         for item in items:
             draw_first(item)
@@ -239,67 +254,59 @@ class Engine:
             if not waiting:
                 return
             if fresh := [item for item in waiting if item.token and not item.existing]:
-                yield from self._write(fresh, now, accessed, adopt=False)
+                yield from self._write(fresh, now, mark, adopt=False)
             if adoptable := [item for item in waiting if item.existing and item.result is None]:
-                yield from self._write(adoptable, now, accessed, adopt=True)
+                yield from self._write(adoptable, now, mark, adopt=True)
             if taken := [item for item in waiting if item.result is None and not item.token]:
-                yield from self._probe(taken, accessed)
+                yield from self._probe(taken, mark)
         for item in items:
             if item.result is None:
                 item.result = Unavailable("tokens", "entries keep changing")
 
-    def _write(self, items: list[TokenItem], now: int, accessed: int, *, adopt: bool) -> Steps:
+    def _write(self, items: list[TokenItem], now: int, mark: Any, *, adopt: bool) -> Steps:
         """Write the entries of each item's candidate. If entries exist already, they decide how the item goes on."""
-        rows = self._rows(items, now)
+        rows = self._layout.rows(items, now)
         outcomes: list[Outcome] = yield Adopt(rows) if adopt else Store(rows)
-        found = [(item, raw) for item, (what, raw) in zip(items, outcomes, strict=True) if what in {"value", "token"}]
-        opened = iter((yield from self._open(found, accessed)) if found else ())
-        for item, (what, raw) in zip(items, outcomes, strict=True):
+        found = [
+            _Stored(item, row.h_key if what == "value" else row.t_key, what == "value", raw)
+            for item, row, (what, raw, _) in zip(items, rows, outcomes, strict=True)
+            if what in {"value", "token"}
+        ]
+        opened = iter((yield from self._open(found, mark)) if found else ())
+        for item, (what, raw, error) in zip(items, outcomes, strict=True):
             item.existing = b""
             if what == "written":
                 item.result = item.token
             elif what == "value":
-                item.result = _token_from(next(opened))
+                _take_winner(item, raw, next(opened))
             elif what == "token":
-                _check_candidate(item, item.token, raw, next(opened))
+                _check_candidate(item, (item.token, item.counter), raw, next(opened))
             elif what == "broken":
                 item.result = _UNREADABLE
+            elif what == "away":
+                item.result = error
 
-    def _rows(self, items: list[TokenItem], now: int) -> list[Row]:
-        """The two entries of each item. Each is encrypted with a new IV: an IV is never used twice."""
-        blocks: dict[Keyring, int] = {}
-        for item in items:
-            blocks[item.ring] = blocks.get(item.ring, 0) + 2
-        data_keys = {ring: ring.sealing_key(count) for ring, count in blocks.items()}
-        times = _new_times(now)
-        ivs = secure_cell.random_ivs(2 * len(items))
-        seal = self._sealing.seal
-        rows: list[Row] = []
-        for item in items:
-            data_key = data_keys[item.ring]
-            number = item.kind.number
-            h_value = seal(data_key, item.token, next(ivs), times) if item.origin is None else b""
-            t_value = item.existing or seal(data_key, encode_token_value(item.data, number), next(ivs), times)
-            rows.append(Row(item.key, token_key(item, item.token), h_value, t_value))
-        return rows
-
-    def _probe(self, items: list[TokenItem], accessed: int) -> Steps:
+    def _probe(self, items: list[TokenItem], mark: Any) -> Steps:
         """Choose the next candidate of each item: the first that is free, or holds the same value."""
         groups = [(item, list(islice(candidates_left(item), _PROBE_CANDIDATES))) for item in items]
-        wanted = {token_key(item, token): item for item, group in groups for token in group}
-        raws: list[bytes | None] = yield Lookup(list(wanted))
+        wanted = {token_key(item, token): item for item, group in groups for token, _ in group}
+        raws: list[bytes | Unavailable | None] = yield Lookup(list(wanted))
         taken = {key: raw for key, raw in zip(wanted, raws, strict=True) if raw is not None}
-        opened = yield from self._open([(wanted[key], raw) for key, raw in taken.items()], accessed)
-        contents = dict(zip(taken, opened, strict=True))
+        stored = [_Stored(wanted[key], key, False, raw) for key, raw in taken.items() if isinstance(raw, bytes)]
+        opened = yield from self._open(stored, mark)
+        contents = {entry.name: content for entry, content in zip(stored, opened, strict=True)}
         for item, group in groups:
             if not group:
                 item.result = _EXHAUSTED
-            for number, token in enumerate(group, 1):
+            for number, (token, counter) in enumerate(group, 1):
                 key = token_key(item, token)
-                if key in taken:
-                    _check_candidate(item, token, taken[key], contents[key])
+                raw = taken.get(key)
+                if raw is None:
+                    item.token, item.counter = token, counter
+                elif isinstance(raw, Unavailable):
+                    item.result = raw
                 else:
-                    item.token = token
+                    _check_candidate(item, (token, counter), raw, contents[key])
                 if item.token or item.result is not None:
                     item.candidates = chain(
                         group[number:], candidates_left(item)
@@ -307,67 +314,61 @@ class Engine:
                     break
 
 
-@lru_cache(maxsize=1)  # many batches share a second
-def _touched_since(now: int) -> int:
-    return accessed_number(now - TOUCH_SECONDS)
+def _take(
+    item: TokenItem, raw: bytes, opened: _Content, absent: list[TokenItem], stale: list[tuple[bytes, bytes]]
+) -> None:
+    """Set the result of an item from its entry, or add the item to those that get a new token."""
+    if not isinstance(opened, tuple):
+        item.result = opened
+        return
+    content, notes = opened
+    if notes is None:
+        item.result = content or _UNREADABLE
+    elif notes.disabled:
+        item.result = _DISABLED
+    elif notes.removed:
+        if item.tokenize:
+            item.tombstone, item.first_counter = raw, notes.next_counter
+            absent.append(item)
+        else:
+            item.result = _NOT_FOUND
+    else:
+        item.result = content or _UNREADABLE
+        if notes.is_stale:
+            stale.append((item.key, raw))
 
 
-@lru_cache(maxsize=1)  # as above
-def _new_times(now: int) -> bytes:
-    return encode_times(Times(now, now)).hex().encode()
+def _take_winner(item: TokenItem, raw: bytes, opened: _Content) -> None:
+    """Take the token that another worker was faster to write. If it was removed since, begin again after it."""
+    if not isinstance(opened, tuple):
+        item.result = opened
+        return
+    token, notes = opened
+    if notes is None or not (notes.disabled or notes.removed):
+        item.result = token
+    elif notes.disabled:
+        item.result = _DISABLED
+    else:
+        item.tombstone, item.first_counter = raw, notes.next_counter
+        draw_first(item)
 
 
-def _check_candidate(item: TokenItem, token: bytes, raw: bytes, content: _Content) -> None:
-    """Decide how an item goes on whose candidate has a ``t.`` entry already.
+def _check_candidate(item: TokenItem, candidate: Candidate, raw: bytes, content: _Content) -> None:
+    """Decide how an item goes on whose candidate has a token entry already.
 
     The entry can hold this value; then it is adopted. It can be disabled or unreadable; that is an error. If it holds
-    another value, ``token`` is emptied, so that another candidate is tried.
+    another value, or was removed, ``token`` is emptied, so that another candidate is tried.
     """
     item.token = b""
     if not isinstance(content, tuple):
         item.result = content
         return
-    inside, times = content
-    try:
-        value, number = decode_token_value(inside)
-    except CorruptData:
-        item.result = _UNREADABLE
+    value, notes = content
+    if value != item.data or (notes is not None and notes.alone and item.origin is None):
         return
-    if (value, number) != (item.data, item.kind.number):
-        return
-    if times is not None and times.disabled:
+    if notes is not None and notes.disabled:
         item.result = _DISABLED
     elif item.origin is not None:
-        item.result = token
+        item.result = candidate[0]
     else:
-        item.token, item.existing = token, raw
-
-
-def _token_from(content: _Content) -> ItemResult:
-    """The token in an opened ``h.`` entry, or the error."""
-    if not isinstance(content, tuple):
-        return content
-    inside, times = content
-    return _DISABLED if times is not None and times.disabled else inside
-
-
-def _value_from(item: TokenItem, content: _Content) -> ItemResult:
-    """The value in an opened ``t.`` entry, or the error."""
-    if not isinstance(content, tuple):
-        return content
-    inside, times = content
-    return _DISABLED if times is not None and times.disabled else _decode_value(item, inside)
-
-
-def _decode_value(item: TokenItem, inside: bytes) -> ItemResult:
-    try:
-        value, number = decode_token_value(inside)
-    except CorruptData:
-        return _UNREADABLE
-    return value if number == item.kind.number and value else _UNREADABLE
-
-
-def _touch(key: bytes, raw: bytes, times: Times, now: int) -> list[tuple[bytes, bytes, bytes]]:
-    if times.disabled or now - times.accessed <= TOUCH_SECONDS:
-        return []
-    return [(key, raw, encode_entry(decode_entry(raw)._replace(accessed=now)))]
+        (item.token, item.counter), item.existing = candidate, raw

@@ -1,9 +1,11 @@
 -- Writes new token entries: of each row both or neither, and only where there is nothing yet.
 --
--- KEYS  for each row: its h. entry, its t. entry (an inconsistent token has no h.: its t. stands twice)
--- ARGV  for each row: the new h. value ('' for none), the new t. value
--- Returns for each row: '' written; 'h' .. value: h. exists, holding that; 't' .. value: t. exists, holding that;
---       'x': a key of the row is not a string.
+-- KEYS  for each row: its value entry, its token entry (an inconsistent token has no value entry: the other stands
+--       twice)
+-- ARGV  for each row: the new value entry ('' for none), the new token entry, the tombstone that the value entry may
+--       replace ('' for none)
+-- Returns for each row: '' written; 'h' .. value: the value entry exists, holding that; 't' .. value: the token entry
+--       exists, holding that; 'x': a key of the row is not a string.
 --
 -- One script at most touches about 1,000 keys (500 rows): about 3 ms of the server.
 local function taken(kind, key)
@@ -14,16 +16,19 @@ end
 local found = redis.call('MGET', unpack(KEYS))
 local answers = {}
 for i = 1, #KEYS, 2 do
-  local h, t = found[i], found[i + 1]
-  local h_value = ARGV[i]
+  local row = (i - 1) / 2 * 3
+  local h_value, t_value, h_old = ARGV[row + 1], ARGV[row + 2], ARGV[row + 3]
+  local function holds_back(value) -- what stands in the way of the value entry: all but the tombstone
+    return h_value ~= '' and value and (h_old == '' or value ~= h_old)
+  end
   local answer
-  if h_value ~= '' and h then
-    answer = 'h' .. h
-  elseif t then
-    answer = 't' .. t
-  elseif h_value ~= '' and redis.pcall('GET', KEYS[i]) then -- no string, or written by an earlier row
+  if holds_back(found[i]) then
+    answer = 'h' .. found[i]
+  elseif found[i + 1] then
+    answer = 't' .. found[i + 1]
+  elseif holds_back(redis.pcall('GET', KEYS[i])) then -- no string, or written by an earlier row
     answer = taken('h', KEYS[i])
-  elseif not redis.call('SET', KEYS[i + 1], ARGV[i + 1], 'NX') then -- the same
+  elseif not redis.call('SET', KEYS[i + 1], t_value, 'NX') then -- the same
     answer = taken('t', KEYS[i + 1])
   else
     if h_value ~= '' then

@@ -4,11 +4,10 @@ Names of entries and derivation keys are computed once for a keyring, and kept i
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from token_worker.acra.token_entry import EntryNames
 from token_worker.acra.value_types import TokenType
 from token_worker.errors import Refused, Unavailable
 from token_worker.keys.keyring import Keyring, OwnerCache
@@ -33,7 +32,10 @@ class TokenItem(msgspec.Struct, eq=False):
         key: belongs to the engine, like the attributes below: the key of the entry to look up.
         candidates: further candidates for the token.
         token: the candidate to try now; empty if it has to be found first. The result is this very object if it is new.
-        existing: the ``t.`` entry of that candidate, if it was read and holds this value.
+        counter: the counter that gave this candidate.
+        existing: the token entry of that candidate, if it was read and holds this value.
+        first_counter: the counter of the first candidate, above 0 if the value had a token that was removed.
+        tombstone: the value entry of that token, which is replaced; else empty.
     """
 
     ring: Keyring
@@ -47,9 +49,26 @@ class TokenItem(msgspec.Struct, eq=False):
     is_other: bool = False
 
     key: bytes = b""
-    candidates: Iterator[bytes] | None = None
+    candidates: Iterator["Candidate"] | None = None
     token: bytes = b""
+    counter: int = 0
     existing: bytes = b""
+    first_counter: int = 0
+    tombstone: bytes = b""
+
+
+Candidate = tuple[bytes, int]
+"""A candidate for a token, and its counter. The counter is -1 if the value itself may become the token."""
+
+
+class Names(Protocol):
+    """Names of the entries of one owner."""
+
+    def of_value(self, value: bytes, number: int, /) -> bytes:
+        """Return the name of the value entry of an encoded value; ``number`` is that of its type."""
+
+    def of_token(self, token: bytes, number: int, /) -> bytes:
+        """Return the name of the token entry of an encoded token."""
 
 
 class NamesAndDeriver(OwnerCache):
@@ -60,8 +79,7 @@ class NamesAndDeriver(OwnerCache):
 
     __slots__ = ("_deriver", "_key", "_owner", "of_token", "of_value")
 
-    def __init__(self, ring: Keyring) -> None:
-        names = EntryNames(ring.owner)
+    def __init__(self, ring: Keyring, names: Names) -> None:
         self.of_value = names.of_value
         self.of_token = names.of_token
         self._key, self._owner = ring.current, ring.owner
@@ -74,11 +92,11 @@ class NamesAndDeriver(OwnerCache):
         return self._deriver
 
 
-def names_and_deriver(ring: Keyring) -> NamesAndDeriver:
-    """Return what is kept in a keyring."""
+def prepared(ring: Keyring) -> NamesAndDeriver:
+    """Return what a layout has computed for a keyring; see ``Layout.prepare``."""
     cache = ring.owner_cache
     if not isinstance(cache, NamesAndDeriver):
-        cache = ring.owner_cache = NamesAndDeriver(ring)
+        raise TypeError("the layout has not prepared this keyring")
     return cache
 
 
@@ -94,13 +112,14 @@ def draw_first(item: TokenItem) -> None:
         except Refused as refused:
             item.result = refused.with_traceback(None)  # its frames hold the values of the whole batch
             return
-    item.token = names_and_deriver(item.ring).deriver.token(form_of(item), item.data, 0, item.origin)
+    item.counter = item.first_counter
+    item.token = prepared(item.ring).deriver.token(form_of(item), item.data, item.counter, item.origin)
     if item.token == item.data:
         item.candidates = _derived(item)
-        item.token = next(item.candidates, b"")
+        item.token, item.counter = next(item.candidates, (b"", 0))
 
 
-def candidates_left(item: TokenItem) -> Iterator[bytes]:
+def candidates_left(item: TokenItem) -> Iterator[Candidate]:
     """The candidates that the item has not tried yet."""
     if item.candidates is None:
         item.candidates = _derived(item)
@@ -113,26 +132,26 @@ def form_of(item: TokenItem) -> Form:
     return item.format or PLAIN[item.kind.name]
 
 
-def _derived(item: TokenItem) -> Iterator[bytes]:
+def _derived(item: TokenItem) -> Iterator[Candidate]:
     """Derive the candidates in the order of their counters, each once.
 
     If the value is a candidate, it comes last. With a format it does not come at all.
     """
-    derive, form = names_and_deriver(item.ring).deriver.token, form_of(item)
+    derive, form = prepared(item.ring).deriver.token, form_of(item)
     space = form.space(item.data)
     derived: set[bytes] = set()
-    for counter in range(tries(space)):
+    for counter in range(item.first_counter, item.first_counter + tries(space)):
         if len(derived) == space:
             break  # there are no other tokens
         token = derive(form, item.data, counter, item.origin)
         if token not in derived:
             derived.add(token)
             if token != item.data:
-                yield token
+                yield token, counter
     if item.data in derived and item.format is None:
-        yield item.data
+        yield item.data, -1
 
 
 def token_key(item: TokenItem, token: bytes) -> bytes:
-    """Return the key of the ``t.`` entry that a token has."""
-    return names_and_deriver(item.ring).of_token(token, item.kind.number)
+    """Return the name of the token entry that a token has."""
+    return prepared(item.ring).of_token(token, item.kind.number)

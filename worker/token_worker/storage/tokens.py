@@ -1,7 +1,8 @@
 """Executes the engine's steps on the Redis that holds the tokens, in few round trips and short scripts.
 
-Touches only ``tokens/…`` keys. New entries are written by MSETNX. It writes all of them, or none if one of them exists;
-then a script writes them row by row. The invariants are described in ``store.lua``, ``adopt.lua`` and ``touch.lua``.
+Touches the entries of its layout, and nothing else. New entries are written by MSETNX. It writes all of them, or none
+if one of them exists; then a script writes them row by row. The invariants are described in ``store.lua``,
+``adopt.lua`` and ``touch.lua``.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,17 +12,16 @@ from token_worker.chunks import bounded_chunks
 from token_worker.errors import Unavailable
 from token_worker.redis.link import RedisLink
 from token_worker.redis.script import Script
+from token_worker.storage.acra.layout import AcraLayout
 from token_worker.storage.durability import DurabilityBarrier, NoBarrier
-from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store
+from token_worker.storage.layout import Layout
+from token_worker.storage.steps import Adopt, Claim, Lookup, Outcome, Row, Step, Store
 
 KEYS_PER_COMMAND = 1000
 """Most keys of one command or script, so that other clients of the server wait for a few milliseconds at most."""
 
 BYTES_PER_COMMAND = 4 << 20
 """Most bytes of values that one script is sent."""
-
-_NOBODYS = "tokens/none"
-"""A key that nobody makes, below the prefix that the worker's user may write."""
 
 _STORE = Script(__package__, "store.lua")
 _ADOPT = Script(__package__, "adopt.lua")
@@ -32,15 +32,22 @@ _OUTCOMES: dict[bytes, Any] = {b"h": "value", b"t": "token", b"c": "changed", b"
 
 
 class TokenStorage:
-    """The token storage in Acra's layout.
+    """The token storage on one server.
 
     Attributes:
         barrier: holds a batch back until its tokens are safe.
+        layout: of the entries; Acra's if left out.
     """
 
-    def __init__(self, link: RedisLink, barrier: DurabilityBarrier | None = None) -> None:
+    def __init__(self, link: RedisLink, barrier: DurabilityBarrier | None = None, layout: Layout | None = None) -> None:
         self._link = link
         self.barrier = barrier or NoBarrier()
+        self.layout = layout or AcraLayout()
+
+    @property
+    def connections(self) -> int:
+        """Number of connections made so far. What was seen on an earlier one may have been another server."""
+        return self._link.connections
 
     def ping(self) -> None:
         """Check that the storage answers; raises ``Unavailable`` if not."""
@@ -49,7 +56,7 @@ class TokenStorage:
     def probe(self) -> None:
         """Check that the storage takes and confirms writes, without a token; raises ``Unavailable`` if not."""
         self.barrier.open()
-        self._link.call("SET", _NOBODYS, "", "XX")  # only if it exists, which it never does
+        self._link.call("SET", self.layout.unused_name, "", "XX")  # only if it exists, which it never does
         self.barrier.wait()
 
     def execute(self, step: Step) -> Any:
@@ -65,6 +72,8 @@ class TokenStorage:
             return [outcome for part in _parts(step.rows) for outcome in self._store(part)]
         if isinstance(step, Adopt):
             return [outcome for part in _parts(step.rows) for outcome in self._write(_ADOPT, part)]
+        if isinstance(step, Claim):
+            return [self._claim(key, value) for key, value in step.rows]
         return self._touch(step.rows)
 
     def _look_up(self, keys: list[bytes]) -> list[bytes | None]:
@@ -76,7 +85,9 @@ class TokenStorage:
     def _store(self, rows: list[Row]) -> Iterable[Outcome]:
         """Write all rows by one MSETNX, which costs half of the script. If one of their keys exists, use the script."""
         entries: list[bytes] = []
-        for h_key, t_key, h_value, t_value in rows:
+        for h_key, t_key, h_value, t_value, h_old in rows:
+            if h_old:
+                return self._write(_STORE, rows)
             entries += (h_key, h_value, t_key, t_value) if h_value else (t_key, t_value)
         keys = entries[::2]
         if len(set(keys)) == len(keys) and self._link.call("MSETNX", *entries) == 1:
@@ -86,11 +97,15 @@ class TokenStorage:
     def _write(self, script: Script, rows: Sequence[Row]) -> Iterator[Outcome]:
         keys: list[bytes] = []
         args: list[bytes] = []
-        for h_key, t_key, h_value, t_value in rows:
+        for h_key, t_key, h_value, t_value, h_old in rows:
             keys += (h_key or t_key, t_key)
-            args += (h_value, t_value)
+            args += (h_value, t_value, h_old)
         for raw in self._link.run(script, keys, args):
             yield Outcome(_OUTCOMES[raw[:1]], raw[1:]) if raw else _WRITTEN
+
+    def _claim(self, key: bytes, value: bytes) -> bytes:
+        held: bytes | None = self._link.call("SET", key, value, "NX", "GET")
+        return value if held is None else held
 
     def _touch(self, rows: list[tuple[bytes, bytes, bytes]]) -> None:
         for start in range(0, len(rows), KEYS_PER_COMMAND):
@@ -106,5 +121,5 @@ class TokenStorage:
 
 
 def _parts(rows: list[Row]) -> Iterator[list[Row]]:
-    counts, sizes = [2] * len(rows), [len(row.h_value) + len(row.t_value) for row in rows]
+    counts, sizes = [2] * len(rows), [len(row.h_value) + len(row.t_value) + len(row.h_old) for row in rows]
     return bounded_chunks(rows, counts, sizes, max_count=KEYS_PER_COMMAND, max_size=BYTES_PER_COMMAND)

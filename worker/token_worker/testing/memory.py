@@ -7,8 +7,10 @@ from typing import Any, Final
 from token_worker.acra.key_name import HISTORY_INFIX
 from token_worker.acra.owner import Owner
 from token_worker.keys.store import wrap
+from token_worker.storage.acra.layout import AcraLayout
 from token_worker.storage.durability import NoBarrier
-from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Step, Store, Touch
+from token_worker.storage.layout import Layout
+from token_worker.storage.steps import Adopt, Claim, Lookup, Outcome, Row, Step, Store, Touch
 from token_worker.storage.tokens import TokenStorage
 
 MASTER_KEY: Final = hashlib.sha256(b"token_worker.testing").digest()
@@ -18,8 +20,11 @@ MASTER_KEY: Final = hashlib.sha256(b"token_worker.testing").digest()
 class MemoryTokens(TokenStorage):
     """A token storage that does each step at once, with the outcomes that the scripts have."""
 
-    def __init__(self) -> None:
+    connections = 1
+
+    def __init__(self, layout: Layout | None = None) -> None:
         self.barrier = NoBarrier()
+        self.layout = layout or AcraLayout()
         self.entries: dict[bytes, bytes] = {}
 
     def ping(self) -> None:
@@ -37,15 +42,17 @@ class MemoryTokens(TokenStorage):
                 return [self._put(row) for row in rows]
             case Adopt(rows):
                 return [self._take_up(row) for row in rows]
-            case Touch(rows):
-                for key, old, new in rows:
+            case Claim(claims):
+                return [self.entries.setdefault(key, value) for key, value in claims]
+            case Touch(touches):
+                for key, old, new in touches:
                     if self.entries.get(key) == old:
                         self.entries[key] = new
                 return None
 
     def _put(self, row: Row) -> Outcome:
-        h_key, t_key, h_value, t_value = row
-        if h_value and h_key in self.entries:
+        h_key, t_key, h_value, t_value, h_old = row
+        if h_value and h_key in self.entries and not (h_old and self.entries[h_key] == h_old):
             return Outcome("value", self.entries[h_key])
         if t_key in self.entries:
             return Outcome("token", self.entries[t_key])
@@ -55,10 +62,10 @@ class MemoryTokens(TokenStorage):
         return Outcome("written")
 
     def _take_up(self, row: Row) -> Outcome:
-        h_key, t_key, h_value, t_value = row
+        h_key, t_key, h_value, t_value, h_old = row
         if self.entries.get(t_key) != t_value:
             return Outcome("changed")
-        if h_key in self.entries:
+        if h_key in self.entries and not (h_old and self.entries[h_key] == h_old):
             return Outcome("value", self.entries[h_key])
         self.entries[h_key] = h_value
         return Outcome("written")

@@ -36,6 +36,9 @@ There are 256 candidates (counters 0 to 255), or if the *space* of the value is 
 of them are passed over, and the token has no format, the value itself may become the token, if it is among the
 candidates and not the token of another value.
 
+In the dense layout of the token storage, a token that was removed leaves its counter behind. The value's next token
+then begins at the counter after it, with as many candidates from there.
+
 **Space.** The number of tokens that a value can have. With a format, the docstring of the kind says it under *Space*.
 Without a format, it is 62 for a ``str`` of one byte, 256 for ``bytes`` of one byte, and above 256 for longer values.
 (An empty value has no candidate but itself.)

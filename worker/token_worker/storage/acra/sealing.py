@@ -22,6 +22,7 @@ from token_worker.acra import acra_block, secure_cell
 from token_worker.acra.acra_block import DATA_KEY_BYTES, DataKey
 from token_worker.acra.token_entry import Times, block_start, decode_entry, decode_times, used_since
 from token_worker.keys.keyring import Keyring
+from token_worker.storage.layout import Notes, Opened
 
 HEADS_MAX = 4096
 """Heads that are cached for sealing, and again for opening. Each has an AES key of about 3 KB."""
@@ -40,8 +41,8 @@ _TAG = secure_cell.IV_BYTES
 _DATA = _TAG + secure_cell.TAG_BYTES
 """Position of the tag and of the ciphertext in a cell, counted from the end of its header."""
 
-Opened = tuple[bytes, Times | None]
-"""The data of an entry, and its times. The times are None if it is enabled and was used since the time in question."""
+_Mark = tuple[int, int]
+"""Time in Unix seconds since which an entry is not stale, and the same for ``used_since``."""
 
 _Crypt = Callable[[bytes, bytes, bytes], bytes]
 _Known = tuple[Keyring | None, int, _Crypt]
@@ -83,13 +84,15 @@ class Sealing:
         head = hexlify(block_start(block_bytes) + block_head + cell_head)
         return self._keep(self._to_seal, (data_key, length), (head, data_key.cipher(length).encrypt))
 
-    def open(self, ring: Keyring, raw: bytes, accessed: int) -> Opened:
-        """Open an entry of the ring's owner. Returns its data, and its times if they are of interest.
+    def open(self, ring: Keyring, name: bytes, number: int, raw: bytes, mark: _Mark) -> Opened:
+        """Open an entry of the ring's owner. Returns its data, and the remarks on it.
 
         Args:
             ring: keys of the owner.
+            name: has no meaning here, like ``number``; see ``Layout.open_value``.
+            number: see ``name``.
             raw: the entry, as it is stored in Redis.
-            accessed: a time, from ``accessed_number``.
+            mark: the time since which an entry is not stale, from ``AcraLayout.mark``.
 
         Raises:
             NoMatchingKey: none of the ring's keys opens its data key.
@@ -100,33 +103,33 @@ class Sealing:
             head = raw[:_HEAD]
             known_ring, end, decrypt = self._to_open.get(head, _UNKNOWN)
             if known_ring is not ring:
-                return self._open_framed(ring, raw, accessed)
+                return self._open_framed(ring, name, number, raw, mark)
             self._last = head, known_ring, end, decrypt
         try:
             rest = unhexlify(raw[_HEAD:])
             inside = decrypt(rest[:_TAG], rest[_DATA:end] + rest[_TAG:_DATA], ring.context)
         except (InvalidTag, ValueError):  # damaged, or an old Themis wrote it
-            return self._open_parts(ring, raw)
+            return self._open_parts(ring, raw, mark)
         times = rest[end:]
-        return inside, None if used_since(times, accessed) else decode_times(times)
+        return inside, None if used_since(times, mark[1]) else _notes(decode_times(times), mark)
 
-    def _open_framed(self, ring: Keyring, raw: bytes, accessed: int) -> Opened:
+    def _open_framed(self, ring: Keyring, name: bytes, number: int, raw: bytes, mark: _Mark) -> Opened:
         """Open an entry with a new data key, if its frame is known."""
         end = self._frames.get(_frame(raw))
         key = ring.key_with(raw[_KEY_ID:_KEY_ID_END])
         if end is None or key is None:
-            return self._open_parts(ring, raw)
+            return self._open_parts(ring, raw, mark)
         try:
             sealed = unhexlify(raw[_SEALED_KEY:_SEALED_KEY_END])
             unseal = acra_block.data_key_cipher(key, ring.context).decrypt
             data_key = unseal(sealed[:_TAG], sealed[_DATA:] + sealed[_TAG:_DATA], ring.context)
         except (InvalidTag, ValueError):  # damaged, an old Themis wrote it, or two keys have the same id
-            return self._open_parts(ring, raw)
+            return self._open_parts(ring, raw, mark)
         decrypt = secure_cell.cipher(data_key, end - _DATA, ring.context).decrypt
         self._keep(self._to_open, raw[:_HEAD], (ring, end, decrypt))
-        return self.open(ring, raw, accessed)
+        return self.open(ring, name, number, raw, mark)
 
-    def _open_parts(self, ring: Keyring, raw: bytes) -> Opened:
+    def _open_parts(self, ring: Keyring, raw: bytes, mark: _Mark) -> Opened:
         entry = decode_entry(raw)
         block = acra_block.parse(entry.block)
         inside = ring.unseal(block).open(block.sealed_data)
@@ -134,13 +137,19 @@ class Sealing:
         has_frame = len(block.sealed_data_key) == _SEALED_KEY_BYTES and len(start) == _START_BYTES
         if has_frame and raw.startswith(hexlify(start)):
             self._keep(self._frames, _frame(raw), _DATA + len(inside))
-        return inside, Times(*entry[1:])
+        return inside, _notes(Times(*entry[1:]), mark)
 
     def _keep(self, heads: OrderedDict[K, V], key: K, value: V) -> V:
         heads[key] = value
         if len(heads) > self._size:
             heads.popitem(last=False)
         return value
+
+
+def _notes(times: Times, mark: _Mark) -> Notes | None:
+    if times.disabled:
+        return _DISABLED
+    return _STALE if times.accessed < mark[0] else None
 
 
 def _frame(raw: bytes) -> bytes:
@@ -151,4 +160,5 @@ def _no_crypt(_iv: bytes, _data: bytes, _context: bytes) -> bytes:
     raise InvalidTag
 
 
+_DISABLED, _STALE = Notes(disabled=True), Notes(is_stale=True)
 _UNKNOWN: _Known = (None, 0, _no_crypt)

@@ -1,0 +1,1 @@
+"""Acra's layout of the token storage, which AcraServer and AcraTranslator share."""

@@ -1,0 +1,86 @@
+"""Acra's layout: entries that AcraServer and AcraTranslator read and write, too; see ``acra.token_entry``. Pure."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from token_worker.acra import secure_cell
+from token_worker.acra.token_entry import (
+    EntryNames,
+    Times,
+    accessed_number,
+    decode_entry,
+    decode_token_value,
+    encode_entry,
+    encode_times,
+    encode_token_value,
+)
+from token_worker.keys.keyring import Keyring
+from token_worker.storage.acra.sealing import Sealing
+from token_worker.storage.layout import LayoutName, Opened
+from token_worker.storage.steps import Row
+from token_worker.storage.token_item import NamesAndDeriver, TokenItem
+
+STALE_SECONDS = 24 * 3600
+"""A read moves an entry's time of last use if that is older than this, as Acra does."""
+
+
+class AcraLayout:
+    """Acra's layout of the token storage; see ``storage.layout.Layout``.
+
+    Attributes:
+        open_value: opens a value entry. It is the very function of ``Sealing``, because it is called for each value.
+    """
+
+    name: LayoutName = "acra"
+    unused_name = b"tokens/none"
+
+    def __init__(self) -> None:
+        self._sealing = Sealing()
+        self.open_value: Callable[[Keyring, bytes, int, bytes, Any], Opened] = self._sealing.open
+
+    def prepare(self, ring: Keyring) -> NamesAndDeriver:
+        cache = ring.owner_cache
+        if type(cache) is not NamesAndDeriver:
+            cache = ring.owner_cache = NamesAndDeriver(ring, EntryNames(ring.owner))
+        return cache
+
+    def mark(self, now: int) -> tuple[int, int]:
+        return _stale_before(now)
+
+    def open_token(self, ring: Keyring, name: bytes, number: int, raw: bytes, mark: Any) -> Opened:
+        inside, notes = self._sealing.open(ring, name, number, raw, mark)
+        value, its_number = decode_token_value(inside)
+        return value if its_number == number else b"", notes
+
+    def rows(self, items: list[TokenItem], now: int) -> list[Row]:
+        """Seal the two entries of each item. Each is encrypted with a new IV: an IV is never used twice."""
+        blocks: dict[Keyring, int] = {}
+        for item in items:
+            blocks[item.ring] = blocks.get(item.ring, 0) + 2
+        data_keys = {ring: ring.sealing_key(count) for ring, count in blocks.items()}
+        times = _new_times(now)
+        ivs = secure_cell.random_ivs(2 * len(items))
+        seal = self._sealing.seal
+        rows: list[Row] = []
+        for item in items:
+            data_key = data_keys[item.ring]
+            number = item.kind.number
+            h_value = seal(data_key, item.token, next(ivs), times) if item.origin is None else b""
+            t_value = item.existing or seal(data_key, encode_token_value(item.data, number), next(ivs), times)
+            rows.append(Row(item.key, self.prepare(item.ring).of_token(item.token, number), h_value, t_value))
+        return rows
+
+    def touch(self, raw: bytes, now: int) -> bytes:
+        return encode_entry(decode_entry(raw)._replace(accessed=now))
+
+
+@lru_cache(maxsize=1)  # many batches share a second
+def _stale_before(now: int) -> tuple[int, int]:
+    since = now - STALE_SECONDS
+    return since, accessed_number(since)
+
+
+@lru_cache(maxsize=1)  # as above
+def _new_times(now: int) -> bytes:
+    return encode_times(Times(now, now)).hex().encode()

@@ -1,0 +1,1 @@
+"""The dense layout of the token storage: small entries with keyed names."""

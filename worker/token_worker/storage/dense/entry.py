@@ -1,0 +1,222 @@
+"""Bytes of the dense layout. This text is the specification, version 1. A changed vector is a breaking release.
+
+Notation: ``||`` is concatenation; ``BE16(x)`` and ``BE32(x)`` are x as 2 and 4 bytes big-endian; ``LP(x)`` is
+``BE32(length of x in bytes) || x``; ``x[:n]`` is the first n bytes of x; text in quotes is ASCII.
+
+**Owner.** An entry belongs to a client or a zone. ``kind`` is ``client`` or ``zone``; ``id`` is the owner's id in
+UTF-8. An owner has symmetric keys K of 32 bytes, of which one seals, and one index key I of 32 random bytes. ::
+
+    K_seal || key id = HKDF-SHA256(K, info = "token-worker dense storage v1 seal "  || LP(kind) || LP(id)): 64 + 2 bytes
+    K_name           = HKDF-SHA256(I, info = "token-worker dense storage v1 names " || LP(kind) || LP(id)): 32 bytes
+    MAC(x)           = HMAC-SHA-256(K_name, x)
+
+HKDF is RFC 5869, with no salt (32 zero bytes). HMAC is RFC 2104.
+
+**Names.** A token has two entries, a *value entry* and a *token entry*. Each is a Redis string whose name has 16
+bytes. A token that was drawn inconsistently has a token entry alone. ::
+
+    tag                 = MAC("owner")[:4]
+    name of value entry = "v" || tag || MAC("v" || number || value)[:11]
+    name of token entry = "t" || tag || MAC("t" || number || token)[:11]
+
+``number`` is the type in one byte: 1 int32, 2 int64, 3 str, 4 bytes, 5 email. Values and tokens are encoded as in
+Acra's layout: 4 or 8 bytes little-endian two's complement, UTF-8, or the bytes.
+
+All names of one owner's value entries begin alike, so SCAN finds them. Two owners may have the same tag. Two values of
+one owner may have the same name: with 10^10 values of one owner the chance of one such pair is 2 in 10^7.
+
+**Entry.** ::
+
+    entry   = head || AES-SIV(K_seal, plaintext)
+    head    = version and flags (1 byte) || BE16(day) || key id
+    plaintext of a value entry: number || next || token
+    plaintext of a token entry: number || value
+
+AES-SIV is RFC 5297 with a key of 64 bytes (AEAD_AES_SIV_CMAC_512): 16 bytes of synthetic IV, then the ciphertext. It
+has one component of associated data: ``name || head``. So an entry opens only under its own name, with its own head,
+and for its own owner.
+
+The high four bits of the first byte are the version, 1. The low four are flags:
+
+- 1, *disabled*: the token is neither given out nor detokenized.
+- 2, *removed*: the entry is a tombstone. The plaintext ends before the token or value.
+- 4, *alone*: a token entry of an inconsistent token, which no value entry names.
+- 8 is reserved.
+
+*Disabled* and *removed* exclude each other, and a value entry is never *alone*. ``day`` is the day of creation (UTC),
+counted from 1970-01-01.
+
+``next`` is a counter of candidates (see ``tokens.derivation``): one byte below 255, or ``255 || BE32(next)``. Should
+the token be removed, the value's next token is drawn with the counters from ``next`` on. It is 0 if the token was not
+drawn by the derivation, else the counter after the token's own. A tombstone keeps it. The token of a tombstone is
+passed over in any case, so it never comes back.
+
+An entry of another version, with the reserved flag, or with flags that exclude each other is unreadable.
+
+**Check value.** The token storage holds one string for each owner, from which a worker learns that its index key is
+the one with which the names were made. ::
+
+    name  = "c" || SHA-256("token-worker dense storage v1 check " || LP(kind) || LP(id))[:15]
+    value = MAC("check")[:16]
+
+**What the bytes promise.** Without the index key nobody can tell whether a value is stored, whatever he guesses. An
+entry that was moved, swapped, cut, or changed by somebody without the keys does not open. The same entry written twice
+on one day has the same bytes. Older bytes of the same entry do open, and a deletion leaves no trace: the bytes alone
+cannot show either. The length of a value, the day, the key id and the flags can be read by everybody.
+
+Pure.
+"""
+
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Final, NamedTuple
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from token_worker.acra.owner import Owner
+from token_worker.errors import CorruptData
+from token_worker.tokens.derivation import lp
+
+NAME_BYTES: Final = 16
+"""Length of every name of an entry, and of the name of a check value."""
+
+HEAD_BYTES: Final = 5
+KEY_ID_AT: Final = 3
+"""Position of the key id in an entry. It ends with the head."""
+
+DISABLED: Final = 1
+REMOVED: Final = 2
+ALONE: Final = 4
+
+SECONDS_OF_DAY: Final = 86400
+
+_LABEL = b"token-worker dense storage v1 "
+_SEAL_KEY_BYTES = 64
+_KEY_ID_BYTES = HEAD_BYTES - KEY_ID_AT
+_VERSION = 1 << 4
+_SIV_BYTES = 16
+_VALUE_FLAGS = frozenset((0, DISABLED, REMOVED))
+_TOKEN_FLAGS = frozenset((0, DISABLED, REMOVED, ALONE, ALONE | DISABLED, ALONE | REMOVED))
+_FIRST_BYTES = {
+    ord("v"): frozenset(_VERSION | flags for flags in _VALUE_FLAGS),
+    ord("t"): frozenset(_VERSION | flags for flags in _TOKEN_FLAGS),
+}
+"""Valid first bytes of an entry, by the first byte of its name."""
+
+
+class EntryNames:
+    """Names of the entries of one owner, from its index key.
+
+    Attributes:
+        tag: the bytes after the first one, the same in each name of this owner.
+        check: the owner's check value.
+    """
+
+    __slots__ = ("_mac", "_t", "_v", "check", "tag")
+
+    def __init__(self, index_key: bytes, owner: Owner) -> None:
+        self._mac = mac = _hmac_sha256(_derive(index_key, b"names ", owner, 32))
+        self.tag = tag = mac(b"owner")[:4]
+        self.check = mac(b"check")[:16]
+        self._v, self._t = b"v" + tag, b"t" + tag
+
+    def of_value(self, value: bytes, number: int) -> bytes:
+        """Return the name of the value entry, which holds the token of a value."""
+        return self._v + self._mac(b"v%c%b" % (number, value))[:11]
+
+    def of_token(self, token: bytes, number: int) -> bytes:
+        """Return the name of the token entry, which holds the value of a token."""
+        return self._t + self._mac(b"t%c%b" % (number, token))[:11]
+
+
+def check_name(owner: Owner) -> bytes:
+    """Return the name of an owner's check value. Nobody needs a key for it."""
+    return b"c" + sha256(_LABEL + b"check " + _identity(owner)).digest()[:15]
+
+
+class SealKey:
+    """Seals and opens entries under one symmetric key of an owner.
+
+    Attributes:
+        id: the key id in the head of an entry.
+    """
+
+    __slots__ = ("decrypt", "encrypt", "id")
+
+    def __init__(self, key: bytes, owner: Owner) -> None:
+        derived = _derive(key, b"seal ", owner, _SEAL_KEY_BYTES + _KEY_ID_BYTES)
+        siv = AESSIV(derived[:_SEAL_KEY_BYTES])
+        self.encrypt, self.decrypt = siv.encrypt, siv.decrypt
+        self.id = derived[_SEAL_KEY_BYTES:]
+
+    def head(self, flags: int, day: int) -> bytes:
+        """Return the head of an entry.
+
+        Args:
+            flags: sum of ``DISABLED``, ``REMOVED`` and ``ALONE``.
+            day: days since 1970-01-01, below 65536.
+        """
+        return bytes((_VERSION | flags,)) + day.to_bytes(2, "big") + self.id
+
+    def seal(self, name: bytes, head: bytes, plaintext: bytes) -> bytes:
+        """Make an entry."""
+        return head + self.encrypt(plaintext, [name + head])
+
+    def open(self, name: bytes, entry: bytes) -> bytes | None:
+        """Return the plaintext of an entry, or None if this key does not open it."""
+        head = entry[:HEAD_BYTES]
+        try:
+            return self.decrypt(entry[HEAD_BYTES:], [name + head])
+        except InvalidTag:
+            return None
+
+
+class Head(NamedTuple):
+    """The head of an entry."""
+
+    flags: int
+    day: int
+    key_id: bytes
+
+
+def read_head(name: bytes, entry: bytes) -> Head:
+    """Read the head of an entry. Only an entry that opens shows that its head is true.
+
+    Raises:
+        CorruptData: the bytes are not an entry of this version, or too short.
+    """
+    if len(entry) < HEAD_BYTES + _SIV_BYTES + 1 or entry[0] not in _FIRST_BYTES[name[0]]:
+        raise CorruptData("entry: not of this version of the dense layout")
+    return Head(entry[0] & 15, int.from_bytes(entry[1:3], "big"), entry[KEY_ID_AT:HEAD_BYTES])
+
+
+def day_of(now: float) -> int:
+    """Return the day of a time in Unix seconds, as a head has it."""
+    return min(max(int(now) // SECONDS_OF_DAY, 0), 0xFFFF)
+
+
+def _identity(owner: Owner) -> bytes:
+    return lp(owner.kind.encode()) + lp(owner.context)
+
+
+def _derive(key: bytes, purpose: bytes, owner: Owner, length: int) -> bytes:
+    return HKDF(SHA256(), length, salt=None, info=_LABEL + purpose + _identity(owner)).derive(key)
+
+
+def _hmac_sha256(key: bytes) -> Callable[[bytes], bytes]:
+    """Make the function that returns the HMAC of a message; see ``tokens.derivation`` for the reason."""
+    block = key.ljust(sha256().block_size, b"\0")
+    inner = sha256(bytes(byte ^ 0x36 for byte in block)).copy
+    outer = sha256(bytes(byte ^ 0x5C for byte in block)).copy
+
+    def mac(message: bytes) -> bytes:
+        first = inner()
+        first.update(message)
+        second = outer()
+        second.update(first.digest())
+        return second.digest()
+
+    return mac

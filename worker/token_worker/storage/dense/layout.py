@@ -1,0 +1,178 @@
+"""The dense layout: small entries with keyed names, sealed by AES-SIV; see ``storage.dense.entry``. Pure."""
+
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+
+from token_worker.errors import CorruptData
+from token_worker.keys.keyring import Keyring, NoMatchingKey
+from token_worker.storage.dense import entry
+from token_worker.storage.dense.entry import ALONE, HEAD_BYTES, KEY_ID_AT, EntryNames, SealKey
+from token_worker.storage.layout import LayoutName, Notes, Opened
+from token_worker.storage.steps import Row
+from token_worker.storage.token_item import NamesAndDeriver, TokenItem
+
+_LONG_NEXT = 255
+"""First byte of a ``next`` that takes five bytes."""
+
+
+class DenseOwner(NamesAndDeriver):
+    """What the layout computes for a keyring: names, derivation, and the keys that open and seal.
+
+    Attributes:
+        seal_key: seals new entries.
+        check: the owner's check value.
+        checked_on: the connection to the token storage on which the check value was found right; 0 for none.
+    """
+
+    __slots__ = ("_by_id", "_day", "_heads", "_known", "check", "checked_on", "seal_key")
+
+    def __init__(self, ring: Keyring, index_key: bytes) -> None:
+        names = EntryNames(index_key, ring.owner)
+        super().__init__(ring, names)
+        self.check = names.check
+        self.checked_on = 0
+        self.seal_key = SealKey(ring.current, ring.owner)
+        self._by_id: dict[bytes, list[SealKey]] = {}
+        self._known = 0
+        self._day = -1
+        self._heads = (b"", b"")
+
+    def heads(self, day: int) -> tuple[bytes, bytes]:
+        """Return the head of a new entry, and that of a new entry that is alone."""
+        if day != self._day:
+            self._heads = self.seal_key.head(0, day), self.seal_key.head(ALONE, day)
+            self._day = day
+        return self._heads
+
+    def keys_with(self, ring: Keyring, key_id: bytes) -> list[SealKey]:
+        """Return the keys of the ring with this id."""
+        keys = ring.keys
+        for key in keys[self._known :]:
+            made = SealKey(key, ring.owner)
+            self._by_id.setdefault(made.id, []).append(made)
+        self._known = len(keys)
+        return self._by_id.get(key_id, [])
+
+
+class DenseLayout:
+    """The dense layout of the token storage; see ``storage.layout.Layout``."""
+
+    name: LayoutName = "dense"
+    unused_name = b"t" + bytes(15)
+
+    def prepare(self, ring: Keyring) -> DenseOwner:
+        cache = ring.owner_cache
+        if type(cache) is not DenseOwner:
+            if ring.index is None:
+                raise TypeError("the keyring has no index key")
+            cache = ring.owner_cache = DenseOwner(ring, ring.index)
+        return cache
+
+    def mark(self, now: int) -> None:  # noqa: ARG002 - entries have no time of last use
+        return None
+
+    def open_value(self, ring: Keyring, name: bytes, number: int, raw: bytes, _mark: Any) -> Opened:
+        plaintext, flags = _open(self.prepare(ring), ring, name, raw)
+        if len(plaintext) < 2 or plaintext[0] != number:
+            raise CorruptData("entry: wrong content")
+        if not flags and plaintext[1] != _LONG_NEXT:
+            return plaintext[2:] or _no_content(), None
+        counter, token = read_next(plaintext)
+        if flags & entry.REMOVED:
+            if token:
+                raise CorruptData("entry: wrong content")
+            return b"", Notes(removed=True, next_counter=counter)
+        return token or _no_content(), Notes(disabled=True) if flags else None
+
+    def open_token(self, ring: Keyring, name: bytes, number: int, raw: bytes, _mark: Any) -> Opened:
+        plaintext, flags = _open(self.prepare(ring), ring, name, raw)
+        if not plaintext or plaintext[0] != number:
+            raise CorruptData("entry: wrong content")
+        value = plaintext[1:]
+        if not flags:
+            return value or _no_content(), None
+        is_removed = bool(flags & entry.REMOVED)
+        if is_removed == bool(value):
+            raise CorruptData("entry: wrong content")
+        is_disabled, is_alone = bool(flags & entry.DISABLED), bool(flags & entry.ALONE)
+        return value, Notes(disabled=is_disabled, removed=is_removed, alone=is_alone)
+
+    def rows(self, items: list[TokenItem], now: int) -> list[Row]:
+        day = entry.day_of(now)
+        rows: list[Row] = []
+        ring: Keyring | None = None
+        for item in items:
+            if item.ring is not ring:
+                ring = item.ring
+                owner = self.prepare(ring)
+                head, alone_head = owner.heads(day)
+                of_token, seal = owner.of_token, owner.seal_key.seal
+            number = item.kind.number
+            t_name = of_token(item.token, number)
+            if item.origin is None:
+                value_entry = seal(item.key, head, value_plaintext(number, item.counter + 1, item.token))
+                t_value = item.existing or seal(t_name, head, token_plaintext(number, item.data))
+                rows.append(Row(item.key, t_name, value_entry, t_value, item.tombstone))
+            else:
+                rows.append(Row(b"", t_name, b"", seal(t_name, alone_head, token_plaintext(number, item.data))))
+        return rows
+
+    def touch(self, raw: bytes, now: int) -> bytes:  # noqa: ARG002 - never asked for: no entry is stale
+        return raw
+
+
+def value_plaintext(number: int, next_counter: int, token: bytes) -> bytes:
+    """Return the plaintext of a value entry; of a removed one if the token is empty."""
+    if next_counter < _LONG_NEXT:
+        return b"%c%c%b" % (number, next_counter, token)
+    return b"%c%c%b%b" % (number, _LONG_NEXT, next_counter.to_bytes(4, "big"), token)
+
+
+def token_plaintext(number: int, value: bytes) -> bytes:
+    """Return the plaintext of a token entry; of a removed one if the value is empty."""
+    return b"%c%b" % (number, value)
+
+
+def read_next(plaintext: bytes) -> tuple[int, bytes]:
+    """Split the plaintext of a value entry after its number into the counter and the token.
+
+    Raises:
+        CorruptData: the plaintext ends in the counter.
+    """
+    if plaintext[1] != _LONG_NEXT:
+        return plaintext[1], plaintext[2:]
+    if len(plaintext) < 6:
+        raise CorruptData("entry: wrong content")
+    return int.from_bytes(plaintext[2:6], "big"), plaintext[6:]
+
+
+def open_entry(owner: DenseOwner, ring: Keyring, name: bytes, raw: bytes) -> tuple[bytes, int]:
+    """Open an entry of the ring's owner. Return its plaintext and its flags.
+
+    Raises:
+        NoMatchingKey: none of the ring's keys opens it.
+        CorruptData: the bytes are not an entry of this version.
+    """
+    head = entry.read_head(name, raw)
+    for key in owner.keys_with(ring, head.key_id):
+        plaintext = key.open(name, raw)
+        if plaintext is not None:
+            return plaintext, head.flags
+    raise NoMatchingKey("entry: no key of the ring opens it")
+
+
+def _open(owner: DenseOwner, ring: Keyring, name: bytes, raw: bytes) -> tuple[bytes, int]:
+    """Open an entry as ``open_entry`` does. Most entries have no flags and are sealed by the current key."""
+    head = raw[:HEAD_BYTES]
+    seal_key = owner.seal_key
+    if head[:1] == b"\x10" and head[KEY_ID_AT:] == seal_key.id:
+        try:
+            return seal_key.decrypt(raw[HEAD_BYTES:], [name + head]), 0
+        except (InvalidTag, ValueError):  # damaged or too short, or another key has the same id
+            pass
+    return open_entry(owner, ring, name, raw)
+
+
+def _no_content() -> bytes:
+    raise CorruptData("entry: no content")

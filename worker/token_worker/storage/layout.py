@@ -1,0 +1,83 @@
+"""The interface between the token engine and a layout of the token storage: names, sealing and opening of entries.
+
+A token has a *value entry*, which holds the token of a value, and a *token entry*, which holds the value of a token.
+The layout decides how they are named and what their bytes are. The engine knows no more than what stands here.
+"""
+
+from typing import Any, Literal, NamedTuple, Protocol
+
+from token_worker.keys.keyring import Keyring
+from token_worker.storage.steps import Row
+from token_worker.storage.token_item import NamesAndDeriver, TokenItem
+
+LayoutName = Literal["acra", "dense"]
+"""Acra's layout, or our own."""
+
+
+class Notes(NamedTuple):
+    """Remarks on an entry that was opened. An entry without remarks has None.
+
+    Attributes:
+        disabled: its token is disabled.
+        removed: its token was removed. The entry holds neither token nor value.
+        alone: a token entry that belongs to no value entry, because its token was drawn inconsistently.
+        next_counter: of a removed value entry: the counter from which candidates for the next token begin.
+        is_stale: its time of last use has to be moved; see ``Layout.touch``.
+    """
+
+    disabled: bool = False
+    removed: bool = False
+    alone: bool = False
+    next_counter: int = 0
+    is_stale: bool = False
+
+
+Opened = tuple[bytes, Notes | None]
+"""The token or value in an entry, and the remarks on it."""
+
+
+class Layout(Protocol):
+    """One layout. It keeps ciphers from batch to batch, and asks no server."""
+
+    name: LayoutName
+    unused_name: bytes
+    """A name that a worker may write, and that no entry ever has."""
+
+    def prepare(self, ring: Keyring) -> NamesAndDeriver:
+        """Return the names and the derivation of a keyring. They are computed once, and kept in it."""
+        ...
+
+    def mark(self, now: int) -> Any:
+        """Return what the layout needs to know about the time of a batch; ``now`` is in Unix seconds."""
+        ...
+
+    def open_value(self, ring: Keyring, name: bytes, number: int, raw: bytes, mark: Any, /) -> Opened:
+        """Open a value entry, and return the token in it.
+
+        Args:
+            ring: keys of the owner; ``prepare`` was called with it.
+            name: name of the entry.
+            number: number of the type.
+            raw: the entry as it is stored.
+            mark: the result of ``mark``.
+
+        Raises:
+            NoMatchingKey: none of the ring's keys opens it. Another key of the owner may.
+            CorruptData: the bytes are not an entry.
+        """
+        ...
+
+    def open_token(self, ring: Keyring, name: bytes, number: int, raw: bytes, mark: Any, /) -> Opened:
+        """Open a token entry, and return the value in it; empty for a value of another type. See ``open_value``."""
+        ...
+
+    def rows(self, items: list[TokenItem], now: int) -> list[Row]:
+        """Seal the entries of the items, each for its ``token``.
+
+        A row has no value entry if the item is inconsistent. Its token entry is the item's ``existing`` one, if set.
+        """
+        ...
+
+    def touch(self, raw: bytes, now: int) -> bytes:
+        """Return a stale entry with its time of last use moved to ``now``."""
+        ...
