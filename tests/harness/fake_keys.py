@@ -7,6 +7,7 @@ from typing import TypeVar
 from token_worker.acra.key_name import HISTORY_INFIX
 from token_worker.acra.owner import Owner
 from token_worker.errors import Unavailable
+from token_worker.keys.index_key import KeyTexts, seal_index_key
 from token_worker.keys.store import wrap
 
 T = TypeVar("T")
@@ -33,6 +34,8 @@ class FakeStore:
     """A key storage in a dictionary that counts what it is asked.
 
     Attributes:
+        sealed: texts by name, without the folder.
+        index: texts of index keys, by the name of the owner's key.
         is_away: raise ``Unavailable`` from now on.
         scan_answers: errors that the next scans of the history raise; None for a scan that succeeds.
         looked_up: every owner asked for, in order.
@@ -43,6 +46,7 @@ class FakeStore:
 
     def __init__(self, clock: Clock) -> None:
         self.sealed: dict[str, bytes] = {}
+        self.index: dict[str, bytes] = {}
         self.is_away = False
         self.scan_answers: list[Unavailable | None] = []
         self.looked_up: list[Owner] = []
@@ -65,6 +69,13 @@ class FakeStore:
     def current(self, owners: Sequence[Owner]) -> list[bytes | None]:
         self.looked_up += owners
         return self._read([owner.key_name for owner in owners])
+
+    def put_index(self, owner: Owner, key: bytes, master_key: bytes = MASTER_KEY) -> None:
+        self.index[owner.key_name] = seal_index_key(key, master_key, owner)
+
+    def current_with_index(self, owners: Sequence[Owner]) -> list[KeyTexts]:
+        keys = self.current(owners)
+        return [KeyTexts(key, self.index.get(owner.key_name)) for key, owner in zip(keys, owners, strict=True)]
 
     def read(self, names: Sequence[str]) -> list[bytes | None]:
         self.read_names += names

@@ -14,6 +14,7 @@ from harness.stack import Stack, wait_until
 from token_worker.acra.owner import Owner
 from token_worker.errors import Unavailable
 from token_worker.keys.cache import KeyCache, KeySearch
+from token_worker.keys.index_key import seal_index_key
 from token_worker.keys.keyring import Keyring
 from token_worker.keys.store import VaultKeyStore, new_key, wrap
 from token_worker.keys.vault_kv import VaultKv
@@ -54,9 +55,10 @@ def bao(openbao_server: OpenBao) -> Iterator[Bao]:
     bao = Bao(openbao_server)
     bao.write("secret/data/acra/transport", data={"acra_master_key": base64.b64encode(MASTER_KEY).decode()})
     yield bao
-    for name in (OWNER.key_name, f"{OWNER.key_name}.old/2026-11-23T22:36:01.21151373"):
+    history = f"{OWNER.key_name}.old/2026-11-23T22:36:01.21151373"
+    for path in (f".acrakeys/{OWNER.key_name}", f".acrakeys/{history}", f".acrakeys.index/{OWNER.key_name}"):
         requests.delete(
-            f"{bao.url}/v1/secret/metadata/.acrakeys/{name}",
+            f"{bao.url}/v1/secret/metadata/{path}",
             headers={"X-Vault-Token": openbao_server.root_token},
             timeout=10,
         )
@@ -80,6 +82,21 @@ def test_history_is_read_under_acras_names(bao: Bao) -> None:
     assert cache.find_keys(ring) is KeySearch.ADDED
     assert ring.keys == [new, old]
     assert cache.find_keys(ring) is KeySearch.EXHAUSTED
+
+
+def test_index_keys_are_read_with_the_policy_of_workers(bao: Bao) -> None:
+    """Index keys come from secrets beside the folder of the keys, with the rights of a worker."""
+    key = new_key()
+    bao.put_key(OWNER.key_name, new_key())
+    sealed = seal_index_key(key, MASTER_KEY, OWNER)
+    bao.write(f"secret/data/.acrakeys.index/{OWNER.key_name}", data={"key": sealed.decode()})
+    cache = KeyCache(store(bao, bao.token()), MASTER_KEY, with_index=True)
+
+    ring = cache.rings([OWNER])[OWNER]
+
+    assert isinstance(ring, Keyring)
+    assert ring.index_state == "present"
+    assert ring.index == key
 
 
 def test_key_in_vault_is_never_replaced(bao: Bao, openbao_server: OpenBao) -> None:

@@ -23,6 +23,7 @@ from token_worker.keys.cache import (
     KeySearch,
 )
 from token_worker.keys.keyring import DATA_KEY_SECONDS, DataKeyCache, Keyring, NoMatchingKey
+from token_worker.keys.sealed_text import open_text
 from token_worker.keys.store import RedisKeyStore, new_key, unwrap, wrap
 from token_worker.redis.link import RedisLink
 from token_worker.redis.scan import scan
@@ -87,18 +88,18 @@ def test_unchanged_key_is_unwrapped_once(
 ) -> None:
     """As long as the sealed text is the same, a key is not unwrapped again; nor is one that cannot be unwrapped."""
     store.sealed[BILLING.key_name] = wrap(new_key(), new_key(), BILLING)
-    calls: list[Owner] = []
+    calls: list[bytes] = []
 
-    def counted(sealed: bytes, master_key: bytes, owner: Owner) -> bytes:
-        calls.append(owner)
-        return unwrap(sealed, master_key, owner)
+    def counted(sealed: bytes, master_key: bytes, context: bytes) -> bytes:
+        calls.append(context)
+        return open_text(sealed, master_key, context)
 
-    monkeypatch.setattr("token_worker.keys.live_master_keys.unwrap", counted)
+    monkeypatch.setattr("token_worker.keys.live_master_keys.open_text", counted)
     for _ in range(5):
         cache.rings([SHOP, BILLING])
         clock.advance(AGE_SECONDS + 1)
 
-    assert calls == [SHOP, BILLING]
+    assert calls == [SHOP.context, BILLING.context]
 
 
 def test_rotated_key_seals_from_the_next_look_up_on(cache: KeyCache, store: FakeStore, clock: Clock) -> None:

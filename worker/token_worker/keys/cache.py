@@ -12,7 +12,7 @@ Everything in this class belongs to the loop's thread.
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from enum import Enum, auto
 from functools import partial
@@ -26,9 +26,11 @@ from token_worker.keys.absent_owners import AbsentOwners
 from token_worker.keys.background import Executor, InlineExecutor, WaitBudget
 from token_worker.keys.cached_keys import CachedKeys, HistorySearch
 from token_worker.keys.history import HistoryPage, search_history
+from token_worker.keys.index_key import KeyTexts
 from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.keys.live_master_keys import LiveMasterKeys
 from token_worker.keys.master import MasterKeys
+from token_worker.keys.opener import Opener
 from token_worker.keys.store import KeyStore
 
 AGE_SECONDS = 60.0
@@ -68,7 +70,7 @@ log = structlog.get_logger("keys")
 
 Found = Keyring | Refused | Unavailable
 
-_Answer = Future[list[bytes | None]]
+_Answer = Future[list[KeyTexts]]
 
 
 class KeySearch(Enum):
@@ -93,6 +95,7 @@ class KeyCache:
         absent_lookups_per_second: look-ups of owners without a key that the key storage gets; more have to wait.
         settling_seconds: how long after a rotation the key before still seals.
         history_seconds: how long a search of the history counts.
+        with_index: also look up the index keys, by the same look-up.
 
     Attributes:
         hits: owners whose keys were cached.
@@ -113,8 +116,10 @@ class KeyCache:
         absent_lookups_per_second: float = float("inf"),
         settling_seconds: float = 0,
         history_seconds: float = AGE_SECONDS,
+        with_index: bool = False,
     ) -> None:
         self._store = store
+        self._read = store.current_with_index if with_index else partial(_without_index, store)
         if isinstance(master_key, bytes):
             master_key = LiveMasterKeys(MasterKeys(master_key, previous_master_key))
         self._master_keys = master_key
@@ -129,6 +134,8 @@ class KeyCache:
         self._cached: OrderedDict[Owner, CachedKeys] = OrderedDict()
         self._absent = AbsentOwners(absent_lookups_per_second)
         self._data_keys = DataKeyCache()
+        doubt_seconds = AGE_SECONDS + GRACE_SECONDS
+        self._opener = Opener(master_key, self._data_keys, clock, settling_seconds, doubt_seconds)
         self._jobs: deque[tuple[list[Owner], float, _Answer]] = deque()
         self._asked: dict[Owner, _Answer] = {}
         self._due: deque[tuple[float, Owner]] = deque()
@@ -252,7 +259,7 @@ class KeyCache:
     def _ask(self, owners: list[Owner], now: float) -> None:
         if not owners:
             return
-        answer = self._lookups.submit(partial(self._store.current, owners))
+        answer = self._lookups.submit(partial(self._read, owners))
         self._jobs.append((owners, now, answer))
         self._asked |= dict.fromkeys(owners, answer)
 
@@ -295,8 +302,8 @@ class KeyCache:
             if self._away is not None:
                 log.info("key storage available again")
             self._away, self._failures, self._ask_again_at = None, 0, float("-inf")
-            for owner, sealed in zip(owners, texts, strict=True):
-                self._install(owner, sealed, asked_at)
+            for owner, found in zip(owners, texts, strict=True):
+                self._install(owner, found, asked_at)
 
     def _note_outage(self, error: Unavailable) -> None:
         if self._away is None:
@@ -305,11 +312,11 @@ class KeyCache:
         self._failures += 1
         self._ask_again_at = self._clock() + RETRY_SECONDS.after(self._failures)
 
-    def _install(self, owner: Owner, sealed: bytes | None, asked_at: float) -> None:
+    def _install(self, owner: Owner, texts: KeyTexts, asked_at: float) -> None:
         now = self._clock()
         # If the answer is late, the request that asked may have to come again, and must find the answer then.
         until = asked_at + ABSENCE_SECONDS if now - asked_at <= WAIT_SECONDS else now + LATE_SECONDS
-        if sealed is None:
+        if texts.key is None:
             self._cached.pop(owner, None)
             self._absent.add(owner, until)
             return
@@ -319,25 +326,7 @@ class KeyCache:
         if self._refreshes:
             cached.is_due = True
             self._due.append((asked_at, owner))
-        if sealed == cached.sealed:
-            return
-        try:
-            key = self._master_keys.unwrap(sealed, owner)
-        except Unavailable as error:  # go on with the keys at hand, but not for longer than in an outage
-            if cached.doubt(now) >= AGE_SECONDS + GRACE_SECONDS or cached.ring is None:
-                cached.refuse(error.with_traceback(None))
-            return
-        except CorruptData:
-            cached.sealed, cached.changed_at = sealed, self._clock()
-            log.error("key cannot be unwrapped with the master key", key=owner.key_name)
-            cached.refuse(Refused(Code.KEY_UNREADABLE, f"the key of this {owner.kind} cannot be read"))
-            return
-        cached.sealed, cached.changed_at, cached.doubted_at = sealed, self._clock(), None
-        if cached.newest == key:  # the same key, sealed with another master key
-            return
-        if cached.newest is not None:
-            log.info("key was rotated", key=owner.key_name)
-        cached.renew(owner, key, self._data_keys, cached.changed_at, self._settling_seconds)
+        self._opener.take(owner, cached, texts, now)
 
     # -- keys that were replaced
 
@@ -443,6 +432,10 @@ class KeyCache:
 
 def _add(ring: Keyring, keys: Iterable[bytes]) -> bool:
     return sum(ring.add(key) for key in keys) > 0
+
+
+def _without_index(store: KeyStore, owners: Sequence[Owner]) -> list[KeyTexts]:
+    return [KeyTexts(key) for key in store.current(owners)]
 
 
 def _unknown(owner: Owner) -> Refused:

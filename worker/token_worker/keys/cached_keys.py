@@ -12,7 +12,7 @@ from typing import NamedTuple
 from token_worker.acra.owner import Owner
 from token_worker.errors import Refused, Unavailable
 from token_worker.keys.history import HistoryPage, replaced_at
-from token_worker.keys.keyring import DataKeyCache, Keyring
+from token_worker.keys.keyring import DataKeyCache, IndexState, Keyring
 
 UNSETTLED = Unavailable("keys", "the history of keys is being looked up")
 
@@ -31,6 +31,27 @@ class HistorySearch(NamedTuple):
     changed_at: float
 
 
+class OpenedIndex(NamedTuple):
+    """An index key.
+
+    Attributes:
+        text: the stored text; None if there is none.
+        key: the key; None if there is none, or no master key opens it.
+        state: as of ``Keyring.index_state``.
+    """
+
+    text: bytes | None = None
+    key: bytes | None = None
+    state: IndexState = "absent"
+
+    def names_as(self, other: "OpenedIndex") -> bool:
+        """True if both give the same names to entries, however they are sealed."""
+        return self.key == other.key and self.state == other.state
+
+    def __repr__(self) -> str:
+        return f"OpenedIndex({self.state})"
+
+
 class CachedKeys:
     """The keys of one owner, and what is known about them. Times are monotonic seconds.
 
@@ -38,6 +59,7 @@ class CachedKeys:
         ring: the keys; None if they cannot be used, for the reason in ``refusal``.
         sealed: stored text of the newest key.
         newest: the newest key.
+        index: the index key; absent, too, if the worker does not look for index keys.
         checked_at: when the key storage was last asked for the newest key.
         doubted_at: when a stored text was first seen that no known master key opens; None if one opens it.
         refused_until: without a ring, the key storage is not asked again before this time.
@@ -61,6 +83,7 @@ class CachedKeys:
         "doubted_at",
         "history",
         "history_at",
+        "index",
         "is_due",
         "is_settled",
         "newest",
@@ -79,6 +102,7 @@ class CachedKeys:
         self.refusal: Refused | Unavailable | None = None
         self.sealed: bytes | None = None
         self.newest: bytes | None = None
+        self.index = OpenedIndex()
         self.checked_at = float("-inf")
         self.refused_until = float("-inf")
         self.doubted_at: float | None = None
@@ -106,9 +130,11 @@ class CachedKeys:
         return now - self.doubted_at
 
     def forget_refusal(self) -> None:
-        """Have the key looked up again if it could not be opened: there is another master key."""
+        """Have keys looked up again that could not be opened: there is another master key."""
         if self.ring is None:
             self.sealed, self.refused_until = None, float("-inf")
+        elif self.index.state == "unreadable":
+            self.checked_at = float("-inf")
 
     def renew(self, owner: Owner, key: bytes, data_keys: DataKeyCache, now: float, settling_seconds: float) -> None:
         """Take another key as the newest one."""
@@ -121,6 +147,11 @@ class CachedKeys:
         ring = self._arrange(owner, data_keys, now)
         if is_first and settling_seconds:
             ring.unsettled = UNSETTLED
+
+    def rename(self, owner: Owner, data_keys: DataKeyCache) -> None:
+        """Take another index key: names that were made with the keyring before are dropped with it."""
+        if self.ring is not None:
+            self._replace(self.ring, Keyring(owner, self.ring.current, data_keys, self.index.key, self.index.state))
 
     def settle(self, owner: Owner, data_keys: DataKeyCache, now: float, wall: float, settling_seconds: float) -> None:
         """Decide by the history, which is complete now, which key seals and until when; ``wall`` is in Unix seconds."""
@@ -145,12 +176,23 @@ class CachedKeys:
         self.outgoing = [(until, key) for until, key in self.outgoing if until > now]
         newest = self.newest or b""
         sealing = self.outgoing[0][1] if self.outgoing else newest
-        old = self.ring
-        ring = old if old is not None and old.current == sealing else Keyring(owner, sealing, data_keys)
-        self.ring = ring
+        old, index = self.ring, self.index
+        is_right = (
+            old is not None and old.current == sealing and (old.index, old.index_state) == (index.key, index.state)
+        )
+        if old is not None and is_right:
+            old.add(newest)
+            return old
+        ring = Keyring(owner, sealing, data_keys, index.key, index.state)
         ring.add(newest)
-        if old is not None and old is not ring:
-            ring.some_unreadable, ring.unsettled = old.some_unreadable, old.unsettled
-            for key in old.keys:
-                ring.add(key)
+        if old is None:
+            self.ring = ring
+        else:
+            self._replace(old, ring)
         return ring
+
+    def _replace(self, old: Keyring, ring: Keyring) -> None:
+        self.ring = ring
+        ring.some_unreadable, ring.unsettled = old.some_unreadable, old.unsettled
+        for key in old.keys:
+            ring.add(key)

@@ -2,6 +2,7 @@
 
 import time
 from collections import OrderedDict
+from typing import Literal
 
 from token_worker.acra import acra_block
 from token_worker.acra.acra_block import Block, DataKey
@@ -9,7 +10,10 @@ from token_worker.acra.owner import Owner
 from token_worker.errors import CorruptData, Unavailable
 
 KEY_BYTES = 32
-"""Length of a symmetric storage key in Acra."""
+"""Length of a symmetric storage key in Acra, and of an index key."""
+
+IndexState = Literal["present", "absent", "unreadable"]
+"""``absent``: the key storage holds no index key of the owner. ``unreadable``: no master key opens it."""
 
 DATA_KEY_BLOCKS_MAX = 1 << 20
 """Most blocks sealed with one data key: far below the 2^32 at which random 96-bit IVs become unsafe."""
@@ -59,10 +63,21 @@ class OwnerCache:
 class Keyring:
     """The key of an owner that seals, and keys that only open: a newer one, and needed keys of the history."""
 
-    def __init__(self, owner: Owner, current: bytes, data_keys: DataKeyCache) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        current: bytes,
+        data_keys: DataKeyCache,
+        index: bytes | None = None,
+        index_state: IndexState = "absent",
+    ) -> None:
         self.owner = owner
         self.context = owner.context
         self.current = current
+        self.index = index
+        """The index key, if ``index_state`` is ``present``. Another index key comes with another keyring."""
+        self.index_state = index_state
+        """``absent``, too, if the worker does not look for index keys. ``unreadable``: no master key opens it."""
         self.some_unreadable = False
         """True if the history holds a key that the master key does not open."""
         self.index: bytes | None = None

@@ -25,8 +25,9 @@ from token_worker.acra import secure_cell
 from token_worker.acra.owner import Owner
 from token_worker.errors import CorruptData, OperatorError, Unavailable
 from token_worker.keys.background import Executor, InlineExecutor
+from token_worker.keys.index_key import index_context, index_path
 from token_worker.keys.master import MasterKeys, MasterKeyVersion
-from token_worker.keys.store import unwrap
+from token_worker.keys.sealed_text import open_text
 
 READ_SECONDS = 60.0
 """Shortest time between two readings of the source. Each pause is up to one half longer, at random."""
@@ -135,13 +136,20 @@ class LiveMasterKeys:
             CorruptData: no master key opens it, and the source has no other.
             Unavailable: no known master key opens it; the source is about to be read again.
         """
+        return self._open(sealed, owner.context, owner.key_name)
+
+    def unwrap_index(self, sealed: bytes, owner: Owner) -> bytes:
+        """Open the stored text of an index key; errors as by ``unwrap``."""
+        return self._open(sealed, index_context(owner), index_path("", owner))
+
+    def _open(self, sealed: bytes, context: bytes, name: str) -> bytes:
         for key in self._keys[:-1]:
             try:
-                return self._unwrap(sealed, key, owner)
+                return self._open_with(key, sealed, context)
             except CorruptData:
-                log.info("key is sealed with the previous master key, or damaged", key=owner.key_name)
+                log.info("key is sealed with the previous master key, or damaged", key=name)
         try:
-            return self._unwrap(sealed, self._keys[-1], owner)
+            return self._open_with(self._keys[-1], sealed, context)
         except CorruptData:
             is_cell = _is_cell(sealed)
             if self._source is None or hash(sealed) in self._damaged or not is_cell:
@@ -153,8 +161,8 @@ class LiveMasterKeys:
         self.ask_again()
         raise Unavailable("master key", "is being read again, because a key does not open")
 
-    def _unwrap(self, sealed: bytes, key: bytes, owner: Owner) -> bytes:
-        opened = unwrap(sealed, key, owner)
+    def _open_with(self, key: bytes, sealed: bytes, context: bytes) -> bytes:
+        opened = open_text(sealed, key, context)
         self._has_opened = True
         return opened
 

@@ -2,11 +2,9 @@
 
 Redis: string ``<folder>/<name>``, its value base64(Secure Cell(master key, key, context)); the history of a key under
 ``<folder>/<name>.old/<UTC timestamp>``. Vault: the same names as KV secrets of one mount, the same text in field
-``key``.
+``key``. Index keys: see ``index_key``.
 """
 
-import base64
-import binascii
 import os
 import time
 from collections import defaultdict
@@ -14,12 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from token_worker.acra import secure_cell
 from token_worker.acra.key_name import HISTORY_INFIX
 from token_worker.acra.owner import SYMMETRIC_KEYS, Owner
-from token_worker.errors import CorruptData, MasterKeyError, Unavailable
+from token_worker.errors import MasterKeyError, Unavailable
+from token_worker.keys.index_key import KeyTexts, index_path
 from token_worker.keys.keyring import KEY_BYTES
 from token_worker.keys.layout_record import LayoutRecord, decode_keys_record, layout_path
+from token_worker.keys.sealed_text import open_text, seal_text
 from token_worker.redis.link import RedisLink
 from token_worker.redis.scan import SCAN_KEYS, escape_pattern, scan
 
@@ -31,7 +30,7 @@ MOVED_FIELD = "moved_to"
 """Field of a KV secret that replaces the key while the key is moved to another name, or deleted."""
 
 KEYS_PER_COMMAND = 1000
-"""Most keys of one MGET."""
+"""Most keys of one MGET; an even number, so that the two keys of an owner come by one."""
 
 SCAN_PAUSE_SECONDS = 0.01
 """Longest pause of a worker between two steps of a scan.
@@ -52,23 +51,16 @@ def unwrap(sealed: bytes, master_key: bytes, owner: Owner) -> bytes:
     Raises:
         CorruptData: the text is not base64, this master key does not open it, or the key has not 32 bytes.
     """
-    try:
-        cell = binascii.a2b_base64(sealed.strip(), strict_mode=True)
-    except (ValueError, binascii.Error):
-        raise CorruptData("key: not base64") from None
-    key = secure_cell.open_cell(master_key, cell, owner.context)
-    if len(key) != KEY_BYTES:
-        raise CorruptData("key: wrong length")
-    return key
+    return open_text(sealed, master_key, owner.context)
 
 
 def wrap(key: bytes, master_key: bytes, owner: Owner) -> bytes:
     """Seal a key with the master key. Returns the text to store."""
-    return base64.b64encode(secure_cell.seal(master_key, key, owner.context))
+    return seal_text(key, master_key, owner.context)
 
 
 def new_key() -> bytes:
-    """Make a random symmetric key."""
+    """Make a random symmetric key, or index key."""
     return os.urandom(KEY_BYTES)
 
 
@@ -81,6 +73,10 @@ class KeyStore(Protocol):
 
     def current(self, owners: Sequence[Owner]) -> list[bytes | None]:
         """The sealed current key of each owner, or None."""
+        ...
+
+    def current_with_index(self, owners: Sequence[Owner]) -> list[KeyTexts]:
+        """The sealed current key and the sealed index key of each owner. Redis reads both by one command."""
         ...
 
     def history_names(self, owner: Owner, since: float) -> tuple[list[str], bool]:
@@ -155,12 +151,11 @@ class RedisKeyStore:
     def read(self, names: Sequence[str]) -> list[bytes | None]:
         return self._read(self._history, names)
 
+    def current_with_index(self, owners: Sequence[Owner]) -> list[KeyTexts]:
+        return _in_pairs(_mget(self._link, _both_paths(self._folder, owners)))
+
     def _read(self, link: RedisLink, names: Sequence[str]) -> list[bytes | None]:
-        found: list[bytes | None] = []
-        for start in range(0, len(names), KEYS_PER_COMMAND):
-            part = names[start : start + KEYS_PER_COMMAND]
-            found += link.call("MGET", *(f"{self._folder}/{name}" for name in part))
-        return found
+        return _mget(link, [f"{self._folder}/{name}" for name in names])
 
     @property
     def connections(self) -> int:
@@ -220,9 +215,15 @@ class VaultKeyStore:
     def current(self, owners: Sequence[Owner]) -> list[bytes | None]:
         return self.read([owner.key_name for owner in owners])
 
+    def current_with_index(self, owners: Sequence[Owner]) -> list[KeyTexts]:
+        return _in_pairs(self._read(_both_paths(self._folder, owners)))
+
     def read(self, names: Sequence[str]) -> list[bytes | None]:
+        return self._read([f"{self._folder}/{name}" for name in names])
+
+    def _read(self, paths: Sequence[str]) -> list[bytes | None]:
         with _refusal_is_unavailable():
-            secrets = self._vault.read_secrets(self._mount, [f"{self._folder}/{name}" for name in names])
+            secrets = self._vault.read_secrets(self._mount, paths)
         return [_text_of(secret) for secret in secrets]
 
     def create(self, owner: Owner, sealed: bytes) -> bool:
@@ -244,6 +245,22 @@ class VaultKeyStore:
 
     def refresh_history(self) -> None:
         """Do nothing: ``history_names`` always asks Vault, which lists the history of one owner at once."""
+
+
+def _both_paths(folder: str, owners: Sequence[Owner]) -> list[str]:
+    """The places of each owner's key and index key, in pairs: so both come by the same command."""
+    return [path for owner in owners for path in (f"{folder}/{owner.key_name}", index_path(folder, owner))]
+
+
+def _in_pairs(texts: Sequence[bytes | None]) -> list[KeyTexts]:
+    return [KeyTexts(key, index) for key, index in zip(texts[::2], texts[1::2], strict=True)]
+
+
+def _mget(link: RedisLink, paths: Sequence[str]) -> list[bytes | None]:
+    found: list[bytes | None] = []
+    for start in range(0, len(paths), KEYS_PER_COMMAND):
+        found += link.call("MGET", *paths[start : start + KEYS_PER_COMMAND])
+    return found
 
 
 def _text_of(secret: dict[str, object] | None) -> bytes | None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from token_worker.acra.key_name import HISTORY_INFIX
 from token_worker.acra.owner import Owner
+from token_worker.keys.index_key import KeyTexts
 from token_worker.keys.store import wrap
 from token_worker.storage.acra.layout import AcraLayout
 from token_worker.storage.durability import NoBarrier
@@ -76,14 +77,21 @@ class MemoryKeys:
 
     Attributes:
         sealed: texts by name, without the folder.
+        index: texts of index keys, by the name of the owner's key.
     """
 
     def __init__(self) -> None:
         self.sealed: dict[str, bytes] = {}
+        self.index: dict[str, bytes] = {}
 
     def current(self, owners: Sequence[Owner]) -> list[bytes | None]:
         """The sealed current key of each owner."""
         return [self.sealed.get(owner.key_name) for owner in owners]
+
+    def current_with_index(self, owners: Sequence[Owner]) -> list[KeyTexts]:
+        """The sealed current key and the sealed index key of each owner."""
+        keys = self.current(owners)
+        return [KeyTexts(key, self.index.get(owner.key_name)) for key, owner in zip(keys, owners, strict=True)]
 
     def history_names(self, owner: Owner, since: float) -> tuple[list[str], bool]:  # noqa: ARG002 - of the protocol
         """Names of the history of an owner's key, newest first."""

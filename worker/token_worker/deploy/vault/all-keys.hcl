@@ -15,6 +15,15 @@ path "secret/data/.acrakeys/*" {
   capabilities = ["read"]
 }
 
+# With the dense layout of the token storage: the index keys, <folder>.index/<name>, and the record of the layout.
+path "secret/data/.acrakeys.index/*" {
+  capabilities = ["read"]
+}
+
+path "secret/data/.acrakeys.layout" {
+  capabilities = ["read"]
+}
+
 # The times of replaced keys cannot be guessed, so they are listed. This shows names, not keys.
 path "secret/metadata/.acrakeys/*" {
   capabilities = ["list"]

@@ -25,6 +25,20 @@ path "secret/metadata/.acrakeys/*" {
   capabilities = ["list", "delete"]
 }
 
+# The index keys of the dense layout: generate, index, rewrap, list, destroy.
+path "secret/data/.acrakeys.index/*" {
+  capabilities = ["create", "read", "update"]
+}
+
+path "secret/metadata/.acrakeys.index/*" {
+  capabilities = ["list", "delete"]
+}
+
+# The record of the layout: `tokens layout` and `tokens migrate` write it, other commands read it.
+path "secret/data/.acrakeys.layout" {
+  capabilities = ["create", "read", "update"]
+}
+
 # Where `keys destroy` moves keys to, and keeps its records.
 path "secret/data/.acrakeys.retired/*" {
   capabilities = ["create", "read", "update"]
