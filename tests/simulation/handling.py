@@ -65,7 +65,7 @@ class PuppetHandler(Handler):
         """Stand in for ``Handler.internal``."""
         return self._services.internal(entry)
 
-    def _execute(self, items: Any) -> None:
+    def _execute(self, items: Any) -> Any:
         self._services.find(items)
 
 

@@ -80,8 +80,6 @@ class Keyring:
         """``absent``, too, if the worker does not look for index keys. ``unreadable``: no master key opens it."""
         self.some_unreadable = False
         """True if the history holds a key that the master key does not open."""
-        self.index: bytes | None = None
-        """The index key of the owner, if it was asked for and can be read."""
         self.unsettled: Unavailable | None = None
         """Set while it is not known yet whether ``current`` may seal. Opening works all the same."""
         self.owner_cache: OwnerCache | None = None

@@ -5,9 +5,9 @@ entry does not keep the others from being answered. Only ids and counts are logg
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import UNSET
 
@@ -41,7 +41,8 @@ from token_worker.service.replies import (
 from token_worker.service.route_formats import RouteFormats
 from token_worker.settings.options import Settings
 from token_worker.storage.durability import MARK
-from token_worker.storage.engine import Engine, FindKeys, Steps
+from token_worker.storage.engine import Engine, FindKeys
+from token_worker.storage.steps import Step
 from token_worker.storage.token_item import TokenItem
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.entry import Answer, Entry
@@ -50,6 +51,8 @@ from token_worker.tokens.derivation import Origin
 from token_worker.tokens.formats import AnyFormat
 
 _TOKENIZE = Op.TOKENIZE
+
+T = TypeVar("T")
 
 _Accesses = dict[tuple[str, Op, str | None, str | None], OwnerAccess]
 """By request stream, operation, client and zone."""
@@ -152,14 +155,15 @@ class Handler:
                 if isinstance(value, TokenItem):
                     formats.compare(value)
 
-    def _execute(self, steps: Steps) -> None:
-        """Execute the steps of the engine."""
+    def _execute(self, steps: Generator[Step | FindKeys, Any, T]) -> T:
+        """Execute the steps of the engine, or of the layout. Return what they return."""
         answer: Any = None
         while True:
             try:
                 step = steps.send(answer)
-            except StopIteration:
-                return
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
             if isinstance(step, FindKeys):
                 answer = [self._keys.find_keys(ring) for ring in step.rings]
             else:
@@ -196,6 +200,17 @@ class Handler:
                 access.outcome = rings[owner]
                 if not isinstance(access.outcome, Keyring):
                     break
+        if self._tokens.layout.has_index_keys:
+            self._check_index_keys(accesses)
+
+    def _check_index_keys(self, accesses: _Accesses) -> None:
+        """Refuse every access whose owner's index key is not the one that named the stored tokens."""
+        tokens = self._tokens
+        rings = list({access.outcome: None for access in accesses.values() if isinstance(access.outcome, Keyring)})
+        refused = self._execute(tokens.layout.check(rings, lambda: tokens.connections)) if rings else {}
+        for access in accesses.values():
+            if isinstance(access.outcome, Keyring):
+                access.outcome = refused.get(access.outcome, access.outcome)
 
     def _values(
         self, checked: CheckedRequest, request: Request, ring: Keyring, items: list[TokenItem]

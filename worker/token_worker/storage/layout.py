@@ -4,10 +4,12 @@ A token has a *value entry*, which holds the token of a value, and a *token entr
 The layout decides how they are named and what their bytes are. The engine knows no more than what stands here.
 """
 
+from collections.abc import Callable, Generator
 from typing import Any, Literal, NamedTuple, Protocol
 
+from token_worker.errors import Refused, Unavailable
 from token_worker.keys.keyring import Keyring
-from token_worker.storage.steps import Row
+from token_worker.storage.steps import Row, Step
 from token_worker.storage.token_item import NamesAndDeriver, TokenItem
 
 LayoutName = Literal["acra", "dense"]
@@ -40,8 +42,24 @@ class Layout(Protocol):
     """One layout. It keeps ciphers from batch to batch, and asks no server."""
 
     name: LayoutName
+    has_index_keys: bool
+    """True if names come from index keys. Then ``check`` has to be asked about a keyring before it is used."""
     unused_name: bytes
     """A name that a worker may write, and that no entry ever has."""
+
+    def check(
+        self, rings: list[Keyring], connections: Callable[[], int], /
+    ) -> Generator[Step, Any, dict[Keyring, Refused | Unavailable]]:
+        """Check that the index keys are those with which the names in the storage were made.
+
+        Args:
+            rings: keys of the owners that are needed now.
+            connections: returns the number of connections to the storage so far. A check holds for one of them.
+
+        Returns:
+            The reason of each keyring that cannot be used.
+        """
+        ...
 
     def prepare(self, ring: Keyring) -> NamesAndDeriver:
         """Return the names and the derivation of a keyring. They are computed once, and kept in it."""

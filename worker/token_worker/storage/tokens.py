@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from token_worker.chunks import bounded_chunks
-from token_worker.errors import Unavailable
+from token_worker.errors import ServerError, Unavailable
 from token_worker.redis.link import RedisLink
 from token_worker.redis.script import Script
 from token_worker.storage.acra.layout import AcraLayout
@@ -73,7 +73,7 @@ class TokenStorage:
         if isinstance(step, Adopt):
             return [outcome for part in _parts(step.rows) for outcome in self._write(_ADOPT, part)]
         if isinstance(step, Claim):
-            return [self._claim(key, value) for key, value in step.rows]
+            return self._claim(step.rows)
         return self._touch(step.rows)
 
     def _look_up(self, keys: list[bytes]) -> list[bytes | None]:
@@ -103,9 +103,14 @@ class TokenStorage:
         for raw in self._link.run(script, keys, args):
             yield Outcome(_OUTCOMES[raw[:1]], raw[1:]) if raw else _WRITTEN
 
-    def _claim(self, key: bytes, value: bytes) -> bytes:
-        held: bytes | None = self._link.call("SET", key, value, "NX", "GET")
-        return value if held is None else held
+    def _claim(self, rows: list[tuple[bytes, bytes]]) -> list[bytes]:
+        held: list[bytes] = []
+        answers = self._link.call_all([("SET", key, value, "NX", "GET") for key, value in rows])
+        for (_, value), answer in zip(rows, answers, strict=True):
+            if isinstance(answer, (Unavailable, ServerError)):
+                raise answer
+            held.append(value if answer is None else answer)
+        return held
 
     def _touch(self, rows: list[tuple[bytes, bytes, bytes]]) -> None:
         for start in range(0, len(rows), KEYS_PER_COMMAND):

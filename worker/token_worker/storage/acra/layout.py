@@ -1,6 +1,6 @@
 """Acra's layout: entries that AcraServer and AcraTranslator read and write, too; see ``acra.token_entry``. Pure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import lru_cache
 from typing import Any
 
@@ -15,10 +15,11 @@ from token_worker.acra.token_entry import (
     encode_times,
     encode_token_value,
 )
+from token_worker.errors import Refused, Unavailable
 from token_worker.keys.keyring import Keyring
 from token_worker.storage.acra.sealing import Sealing
 from token_worker.storage.layout import LayoutName, Opened
-from token_worker.storage.steps import Row
+from token_worker.storage.steps import Row, Step
 from token_worker.storage.token_item import NamesAndDeriver, TokenItem
 
 STALE_SECONDS = 24 * 3600
@@ -33,6 +34,7 @@ class AcraLayout:
     """
 
     name: LayoutName = "acra"
+    has_index_keys = False
     unused_name = b"tokens/none"
 
     def __init__(self) -> None:
@@ -44,6 +46,13 @@ class AcraLayout:
         if type(cache) is not NamesAndDeriver:
             cache = ring.owner_cache = NamesAndDeriver(ring, EntryNames(ring.owner))
         return cache
+
+    def check(
+        self, _rings: list[Keyring], _connections: Callable[[], int]
+    ) -> Generator[Step, Any, dict[Keyring, Refused | Unavailable]]:
+        """Return no reason: Acra's names need no key."""
+        yield from ()
+        return {}
 
     def mark(self, now: int) -> tuple[int, int]:
         return _stale_before(now)

@@ -1,19 +1,28 @@
 """The dense layout: small entries with keyed names, sealed by AES-SIV; see ``storage.dense.entry``. Pure."""
 
+from collections.abc import Callable, Generator
+from hmac import compare_digest
 from typing import Any
 
+import structlog
 from cryptography.exceptions import InvalidTag
 
-from token_worker.errors import CorruptData
+from token_worker.acra.owner import Owner
+from token_worker.errors import Code, CorruptData, Refused, Unavailable
 from token_worker.keys.keyring import Keyring, NoMatchingKey
 from token_worker.storage.dense import entry
 from token_worker.storage.dense.entry import ALONE, HEAD_BYTES, KEY_ID_AT, EntryNames, SealKey
 from token_worker.storage.layout import LayoutName, Notes, Opened
-from token_worker.storage.steps import Row
+from token_worker.storage.steps import Claim, Lookup, Row, Step
 from token_worker.storage.token_item import NamesAndDeriver, TokenItem
 
 _LONG_NEXT = 255
 """First byte of a ``next`` that takes five bytes."""
+
+_OWNERS_TOLD_MAX = 1000
+"""Owners whose trouble was logged already. With more of them, some are logged again."""
+
+log = structlog.get_logger("tokens")
 
 
 class DenseOwner(NamesAndDeriver):
@@ -59,7 +68,11 @@ class DenseLayout:
     """The dense layout of the token storage; see ``storage.layout.Layout``."""
 
     name: LayoutName = "dense"
+    has_index_keys = True
     unused_name = b"t" + bytes(15)
+
+    def __init__(self) -> None:
+        self._told: dict[Owner, str] = {}
 
     def prepare(self, ring: Keyring) -> DenseOwner:
         cache = ring.owner_cache
@@ -68,6 +81,54 @@ class DenseLayout:
                 raise TypeError("the keyring has no index key")
             cache = ring.owner_cache = DenseOwner(ring, ring.index)
         return cache
+
+    def check(
+        self, rings: list[Keyring], connections: Callable[[], int]
+    ) -> Generator[Step, Any, dict[Keyring, Refused | Unavailable]]:
+        current = connections()
+        without = [ring for ring in rings if ring.index is None]
+        owners = [(ring, self.prepare(ring)) for ring in rings if ring.index is not None]
+        owners = [(ring, owner) for ring, owner in owners if owner.checked_on != current]
+        refused: dict[Keyring, Refused | Unavailable] = {}
+        if without:
+            checks = yield Lookup([entry.check_name(ring.owner) for ring in without])
+            for ring, check in zip(without, checks, strict=True):
+                refused[ring] = check if isinstance(check, Unavailable) else self._without_index(ring, check)
+        if owners:
+            checks = yield Claim([(entry.check_name(ring.owner), owner.check) for ring, owner in owners])
+            current = connections()  # the first command may have made a new one
+            for (ring, owner), check in zip(owners, checks, strict=True):
+                if isinstance(check, Unavailable):
+                    refused[ring] = check
+                elif compare_digest(check, owner.check):
+                    owner.checked_on = current
+                else:
+                    refused[ring] = self._tell(ring.owner, "another index key made the names of the stored tokens")
+        return refused
+
+    def _without_index(self, ring: Keyring, check: bytes | None) -> Refused:
+        """Return the reason why a keyring without an index key cannot be used."""
+        owner = ring.owner
+        if ring.index_state == "unreadable":
+            return self._tell(owner, "the master key does not open the index key")
+        if check is not None:
+            return self._tell(owner, "the index key is gone, and there are tokens")
+        self._log(owner, "no index key: token-worker keys index makes it")
+        code = Code.UNKNOWN_CLIENT if owner.kind == "client" else Code.UNKNOWN_ZONE
+        return Refused(code, f"there is no index key of this {owner.kind}: `token-worker keys index` makes one")
+
+    def _tell(self, owner: Owner, problem: str) -> Refused:
+        self._log(owner, problem)
+        return Refused(Code.KEY_UNREADABLE, f"the index key of this {owner.kind} cannot be used")
+
+    def _log(self, owner: Owner, problem: str) -> None:
+        """Log the trouble with an owner's index key, once."""
+        if self._told.get(owner) == problem:
+            return
+        if len(self._told) >= _OWNERS_TOLD_MAX:
+            self._told.clear()
+        self._told[owner] = problem
+        log.error("index key cannot be used", key=owner.key_name, reason=problem)
 
     def mark(self, now: int) -> None:  # noqa: ARG002 - entries have no time of last use
         return None
