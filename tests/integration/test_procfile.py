@@ -4,25 +4,28 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
 from harness import ports
+from harness.fetching import get
 from harness.servers import free_port
 from harness.stack import Stack, wait_until
 
 PROCFILE = Path(__file__).parents[2] / "Procfile"
 WORKERS = 4
+TOKEN = "password of the monitor's page"
 
 
 def test_procfile_runs_four_workers_side_by_side(stack: Stack, tmp_path: Path) -> None:
-    """Started by honcho, four workers all take part, their lag is exported, and SIGTERM ends all of them."""
+    """Started by honcho, four workers all take part, the monitor serves its page, and SIGTERM ends all of them."""
     output = tmp_path / "output"
     port = _free_ports()
-    lag_port = port + 100
-    environment = stack.environment(PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin", PORT=str(port))
-    command = [sys.executable, "-m", "honcho", "-f", str(PROCFILE), "start", "-c", f"worker={WORKERS},lag=1"]
+    token_file = tmp_path / "a token"
+    token_file.write_text(TOKEN)
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    environment = stack.environment(PATH=path, PORT=str(port), MONITOR_TOKEN_FILE=str(token_file))
+    command = [sys.executable, "-m", "honcho", "-f", str(PROCFILE), "start", "-c", f"worker={WORKERS},monitor=1"]
     with output.open("wb") as out:
         honcho = subprocess.Popen(
             command, env=environment, stdout=out, stderr=out, cwd=tmp_path, start_new_session=True
@@ -36,7 +39,10 @@ def test_procfile_runs_four_workers_side_by_side(stack: Stack, tmp_path: Path) -
         ]
         replies = stack.ask(requests)
         assert {reply["status"] for reply in replies.values()} == {"ok"}
-        wait_until(lambda: b"token_worker_stream_undelivered_entries" in _metrics(lag_port), "the lag")
+        page = f"http://127.0.0.1:{port + 100}/"
+        wait_until(lambda: "token_worker_stream_undelivered_entries" in get(f"{page}metrics")[1], "the lag")
+        assert get(page)[0] == 401
+        assert get(page, TOKEN)[0] == 200
         honcho.send_signal(signal.SIGTERM)
         honcho.wait(60)
         assert output.read_text().count("drained") == WORKERS
@@ -50,15 +56,6 @@ def _took_part(stack: Stack) -> int:
     stack.ask([{"id": "one more", "op": "tokenize", "client_id": "shop-frontend", "type": "str", "value": "a value"}])
     consumers = stack.streams.xinfo_consumers("tokenize:requests", "token-workers")
     return sum(consumer["inactive"] >= 0 for consumer in consumers)  # -1: has never read an entry
-
-
-def _metrics(port: int) -> bytes:
-    """The exported metrics; an empty text as long as the exporter does not listen."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
-            return bytes(answer.read())
-    except OSError:
-        return b""
 
 
 def _free_ports() -> int:
