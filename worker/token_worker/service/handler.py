@@ -20,6 +20,7 @@ from token_worker.contract.values import InvalidValue, bytes_not_allowed, unknow
 from token_worker.errors import Code, Refused, Unavailable
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.keyring import Keyring
+from token_worker.keys.layout_record import TOKENS_RECORD
 from token_worker.service.checked_request import (
     BYTES_TYPE_CODECS,
     INTERNAL,
@@ -85,7 +86,7 @@ class Handler:
         self._limits = Limits(settings.max_request_bytes, settings.max_items)
         self._max_value_bytes = settings.max_value_bytes
         self._formats = {route.requests: RouteFormats(route, settings.formats) for route in settings.routes}
-        self._all_keys = keys_of(settings.routes) | {MARK}
+        self._all_keys = keys_of(settings.routes) | {MARK, TOKENS_RECORD}
         self._of_storage = ("tokens/", f"{settings.keys_folder}/", f"{settings.keys_folder}.")
 
     def handle(self, entries: Iterable[Entry]) -> list[Result]:

@@ -5,16 +5,13 @@ The layout decides how they are named and what their bytes are. The engine knows
 """
 
 from collections.abc import Callable, Generator
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from token_worker.errors import Refused, Unavailable
 from token_worker.keys.keyring import Keyring
+from token_worker.keys.layout_record import LayoutName
 from token_worker.storage.steps import Row, Step
 from token_worker.storage.token_item import NamesAndDeriver, TokenItem
-
-LayoutName = Literal["acra", "dense"]
-"""Acra's layout, or our own."""
-
 
 class Notes(NamedTuple):
     """Remarks on an entry that was opened. An entry without remarks has None.

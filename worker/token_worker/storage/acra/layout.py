@@ -17,8 +17,9 @@ from token_worker.acra.token_entry import (
 )
 from token_worker.errors import Refused, Unavailable
 from token_worker.keys.keyring import Keyring
+from token_worker.keys.layout_record import LayoutName
 from token_worker.storage.acra.sealing import Sealing
-from token_worker.storage.layout import LayoutName, Opened
+from token_worker.storage.layout import Opened
 from token_worker.storage.steps import Row, Step
 from token_worker.storage.token_item import NamesAndDeriver, TokenItem
 

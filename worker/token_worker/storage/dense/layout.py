@@ -10,9 +10,10 @@ from cryptography.exceptions import InvalidTag
 from token_worker.acra.owner import Owner
 from token_worker.errors import Code, CorruptData, Refused, Unavailable
 from token_worker.keys.keyring import Keyring, NoMatchingKey
+from token_worker.keys.layout_record import LayoutName
 from token_worker.storage.dense import entry
 from token_worker.storage.dense.entry import ALONE, HEAD_BYTES, KEY_ID_AT, EntryNames, SealKey
-from token_worker.storage.layout import LayoutName, Notes, Opened
+from token_worker.storage.layout import Notes, Opened
 from token_worker.storage.steps import Claim, Lookup, Row, Step
 from token_worker.storage.token_item import NamesAndDeriver, TokenItem
 
