@@ -3,7 +3,7 @@
 MOVED and ASK say that a command was not done, so it is sent to the node that they name. Nothing else is sent twice.
 After any failure the map of slots is fetched again before the next command, from another node than before. A command
 without a key goes to any node that answers. For both, nodes that failed are asked last. Only the commands of
-``_KEY_AT`` are known: those that the streams need.
+``_KEY_AT`` are known: those that the streams need. ``cluster_pipeline`` sends many commands at once.
 """
 
 import math
@@ -33,12 +33,12 @@ _KEY_AT = {
     **dict.fromkeys(("XADD", "XDEL", "XLEN", "XRANGE", "XREVRANGE", "XTRIM", "XPENDING", "XCLAIM"), 1),
     **dict.fromkeys(("XGROUP", "XINFO"), 2),
     **dict.fromkeys(("EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO"), 3),
-    **dict.fromkeys(("TIME", "INFO"), None),
+    **dict.fromkeys(("TIME", "INFO", "PING"), None),
 }
 """Position of the first key of each command; None for a command without a key."""
 
 
-class _RedirectError(ServerError):
+class RedirectError(ServerError):
     """Another node has the key.
 
     Attributes:
@@ -55,8 +55,17 @@ class _RedirectError(ServerError):
 class NodeLink(RedisLink):
     """One node of a cluster."""
 
-    def __init__(self, name: str, settings: RedisSettings, node: Node, *, raise_server_errors: bool = False) -> None:
-        super().__init__(name, settings.at(node), raise_server_errors=raise_server_errors, seconds=NODE_SECONDS)
+    def __init__(
+        self,
+        name: str,
+        settings: RedisSettings,
+        node: Node,
+        *,
+        raise_server_errors: bool = False,
+        seconds: float | None = None,
+    ) -> None:
+        seconds = seconds or NODE_SECONDS
+        super().__init__(name, settings.at(node), raise_server_errors=raise_server_errors, seconds=seconds)
         self.node = node
         self._rests_until = -math.inf
 
@@ -69,7 +78,7 @@ class NodeLink(RedisLink):
         if isinstance(error, redis.TimeoutError):
             self._rests_until = time.monotonic() + NODE_REST_SECONDS
         if isinstance(error, redis.exceptions.AskError):
-            return _RedirectError(self.name, error)
+            return RedirectError(self.name, error)
         return super()._typed(error)
 
 
@@ -121,7 +130,7 @@ class ClusterLink(Link):
             self._note_failure(link.node)
         # A node that redirects has done nothing.
         return [
-            self._outcome(command) if isinstance(outcome, _RedirectError) else outcome
+            self._outcome(command) if isinstance(outcome, RedirectError) else outcome
             for command, outcome in zip(commands, outcomes, strict=True)
         ]
 
@@ -142,7 +151,7 @@ class ClusterLink(Link):
         if link is not None:
             try:
                 return link.finish_script()
-            except _RedirectError:
+            except RedirectError:
                 pass  # the script was not run
             except Unavailable:
                 self._note_failure(link.node)
@@ -192,7 +201,7 @@ class ClusterLink(Link):
                 if is_asking:
                     link.call("ASKING")
                 return send(link)
-            except _RedirectError as redirect:
+            except RedirectError as redirect:
                 self._is_stale |= redirect.is_moved
                 is_asking = not redirect.is_moved
                 link = self._link(redirect.node._replace(host=redirect.node.host or link.node.host))
@@ -218,9 +227,12 @@ class ClusterLink(Link):
     def _link(self, node: Node) -> NodeLink:
         if node not in self._links:
             is_known = any(link.connections for link in self._links.values())
-            made = NodeLink(self.name, self._settings, node, raise_server_errors=self._raise_server_errors)
+            made = self._make_link(node)
             made.is_known, self._links[node] = is_known, made
         return self._links[node]
+
+    def _make_link(self, node: Node) -> NodeLink:
+        return NodeLink(self.name, self._settings, node, raise_server_errors=self._raise_server_errors)
 
     def _refresh_slots(self) -> None:
         """Fetch the map of slots if it may be out of date."""

@@ -7,6 +7,7 @@ and receive for the time-out. On a plain socket the kernel keeps the time-out in
 
 import math
 import os
+import select
 import socket
 import ssl
 import struct
@@ -130,6 +131,33 @@ class Wire:
             finally:
                 del reply  # else the error and this frame would hold each other
         return reply
+
+    def receive_many(self, replies: list[Any], count: int) -> None:
+        """Append so many replies to a list. An error that is the reply is appended, too, and not raised.
+
+        Raises:
+            redis.RedisError: as by ``send``. The replies before that are in the list.
+        """
+        reader, source = self._reader, self._socket
+        if reader is None or source is None:
+            raise redis.ConnectionError
+        for _ in range(count):
+            reply = reader.gets()
+            while reply is NOT_ENOUGH_DATA:
+                reader.feed(_receive(source))
+                reply = reader.gets()
+            replies.append(reply)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until something can be received. Return False if nothing came for so long."""
+        source = self._socket
+        if source is None:
+            return True  # to receive tells why
+        if isinstance(source, ssl.SSLSocket) and source.pending():
+            return True
+        poll = select.poll()
+        poll.register(source, select.POLLIN)
+        return bool(poll.poll(max(0.0, seconds) * 1000))
 
 
 def _receive(source: socket.socket) -> bytes:
