@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from token_worker.redis.link import RedisLink
 from token_worker.service.handler import Handler
 from token_worker.settings import load
 from token_worker.storage.durability import MARK, DurabilityBarrier, NoBarrier
+from token_worker.storage.token_item import TokenItem
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.delivery import FIRST_COUNT
 from token_worker.streams.entry import Answer, Entry
@@ -48,7 +49,7 @@ class Unsafe(NoBarrier):
         super().__init__()
         self.asked = 0
 
-    def wait(self) -> None:
+    def wait(self, items: Iterable[TokenItem] = ()) -> None:
         self.asked += 1
         raise Unavailable("tokens", "0 of 1 replicas confirmed")
 

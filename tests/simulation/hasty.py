@@ -120,9 +120,9 @@ class TrustsAnyConnection(PuppetHandler):
 
 
 class _AnyConnection(DurabilityBarrier):
-    def wait(self) -> None:
+    def wait(self, items: Iterable[TokenItem] = ()) -> None:
         try:
-            super().wait()
+            super().wait(items)
         except Unavailable as error:
             if error.reason != "connection was replaced":
                 raise

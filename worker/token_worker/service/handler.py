@@ -45,7 +45,7 @@ from token_worker.storage.durability import MARK
 from token_worker.storage.engine import Engine, FindKeys
 from token_worker.storage.steps import Step
 from token_worker.storage.token_item import TokenItem
-from token_worker.storage.tokens import TokenStorage
+from token_worker.storage.token_store import TokenStore
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.routes import Route, keys_of, may_reply_to
 from token_worker.tokens.derivation import Origin
@@ -74,7 +74,7 @@ class Handler:
         self,
         settings: Settings,
         keys: KeyCache,
-        tokens: TokenStorage,
+        tokens: TokenStore,
         now: Callable[[], float] = time.time,
         server_now: Callable[[], float] | None = None,
     ) -> None:
@@ -146,7 +146,7 @@ class Handler:
         barrier.open()
         self._execute(self._engine.run(items, int(self._now())))
         if barrier.holds_back and any(item.tokenize and isinstance(item.result, bytes) for item in items):
-            barrier.wait()
+            barrier.wait(items)
 
     def _compare_forms(self, requests: list[CheckedRequest]) -> None:
         """Compare tokens with the formats that were asked for: a value may have a token since before."""

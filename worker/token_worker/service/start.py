@@ -28,6 +28,7 @@ from token_worker.service.state import WorkerState, servers_of
 from token_worker.service.worker import Worker
 from token_worker.settings.options import Settings
 from token_worker.storage.durability import Durability, DurabilityBarrier, NoBarrier
+from token_worker.storage.token_store import TokenStore
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.clock import ServerClock
 from token_worker.streams.cluster_delivery import ClusterDelivery
@@ -203,7 +204,7 @@ def _streams(settings: Settings, drain: Drain, telemetry: Telemetry, state: Work
 def _worker(
     settings: Settings,
     keys: KeyCache,
-    tokens: TokenStorage,
+    tokens: TokenStore,
     streams: _Streams,
     telemetry: Telemetry,
     state: WorkerState,
@@ -231,7 +232,7 @@ def _delivery(settings: Settings, note_unread: Callable[[Entry], object]) -> Del
     return of(*groups) if len(groups) == 1 else ClusterDelivery(groups, of)
 
 
-def _token_storage(settings: Settings, state: WorkerState) -> TokenStorage:
+def _token_storage(settings: Settings, state: WorkerState) -> TokenStore:
     link = make_primary_link("tokens", settings.tokens)
     state.count_connections("tokens", lambda: link.connections)
     durability = Durability.parse(settings.durability)

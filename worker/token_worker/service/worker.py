@@ -31,7 +31,7 @@ from token_worker.service.outage import BackOff, Outage
 from token_worker.service.replies import DeadLettered, Postponed, Result
 from token_worker.service.runtime import REAL, Runtime
 from token_worker.settings.options import Settings
-from token_worker.storage.tokens import TokenStorage
+from token_worker.storage.token_store import TokenStore
 from token_worker.streams.delivery import EXHAUSTED
 from token_worker.streams.delivery_protocol import DeliveryProtocol
 from token_worker.streams.entry import Answer, Batch, Entry
@@ -69,7 +69,7 @@ class Worker:
         settings: Settings,
         delivery: DeliveryProtocol,
         handler: Handler,
-        tokens: TokenStorage,
+        tokens: TokenStore,
         committer: Committer,
         maintenance: Maintenance,
         outage: Outage,

@@ -31,16 +31,18 @@ administrator, checks it.
 the disk of one server. While too few confirm, a worker stops reading, as if the storage were away. That includes routes
 whose replies bring no token; to keep those going, serve them by workers of their own.
 
-Touches ``token-worker:mark``, which is not one of Acra's names.
+Touches ``token-worker:mark``, which is not one of Acra's names. ``cluster_durability`` does the same in a cluster.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Self
 
 import structlog
 
 from token_worker.errors import ServerError, SettingsError, Unavailable
 from token_worker.redis.link import Link, RedisLink
+from token_worker.storage.token_item import TokenItem
 
 MARK = "token-worker:mark"
 """Key that a batch writes before it waits. Its value is empty."""
@@ -52,6 +54,9 @@ _TRUSTED = ("redis", 8)
 """The server, and its first version, whose WAITAOF waits for the disk under ``appendfsync everysec``, too."""
 
 _NO_RIGHT = "NOPERM"
+
+_MARK_NUMBER = re.compile(r":\{\d+\}")
+"""End of a mark's name in a cluster."""
 
 log = structlog.get_logger("durability")
 
@@ -100,11 +105,7 @@ class DurabilityBarrier:
         """
         connection = self._link.connect()
         if connection != self._checked_connection:
-            _call(self._link, set(), "SET", MARK, "")
-            if self._durability.fsync:
-                examine_fsync(self._link)
-            else:
-                _call(self._link, set(), "WAIT", 0, 1)
+            check_rights(self._link, self._durability, MARK)
             self._checked_connection = connection
 
     def open(self) -> None:
@@ -119,8 +120,11 @@ class DurabilityBarrier:
             raise Unavailable(self._link.name, str(error), self._link.address) from None
         self._connection = self._link.connections
 
-    def wait(self) -> None:
+    def wait(self, items: Iterable[TokenItem] = ()) -> None:  # noqa: ARG002 - one server confirms all or nothing
         """Wait until everything that the batch has read or written is confirmed.
+
+        Args:
+            items: the items of the batch. In a cluster, those whose node does not confirm get ``Unavailable``.
 
         Raises:
             Unavailable: it was not confirmed in time. Handle the whole batch again.
@@ -156,8 +160,22 @@ class NoBarrier(DurabilityBarrier):
     def open(self) -> None:
         """Begin a batch."""
 
-    def wait(self) -> None:
+    def wait(self, items: Iterable[TokenItem] = ()) -> None:
         """Return at once."""
+
+
+def check_rights(link: Link, durability: Durability, mark: str) -> None:
+    """Check that this server can confirm writes as the setting needs it, and that the user may ask for it.
+
+    Raises:
+        SettingsError: the server cannot, or the user may not.
+        Unavailable: the server is away.
+    """
+    _call(link, set(), "SET", mark, "")
+    if durability.fsync:
+        examine_fsync(link)
+    else:
+        _call(link, set(), "WAIT", 0, 1)
 
 
 def examine_fsync(link: Link) -> bool:
@@ -200,7 +218,8 @@ def _call(link: Link, refusals: set[str], *command: str | int) -> Any:
         if code in refusals:
             return None
         if code == _NO_RIGHT:
-            right = f"+{str(command[0]).lower()}{f' on {MARK}' if MARK in command else ''}"
+            place = f" on {_MARK_NUMBER.sub(':*', str(command[1]))}" if command[0] == "SET" else ""
+            right = f"+{str(command[0]).lower()}{place}"
             text = f"TOKEN_WORKER_DURABILITY: the user of the token storage needs {right}; see token-worker acl"
             raise SettingsError(text) from None
         raise
