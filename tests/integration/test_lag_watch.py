@@ -26,7 +26,7 @@ def test_watching_goes_on_through_an_outage(storage_server: Valkey) -> None:
             assert "detokenize:requests " in shown
             assert any(line.startswith(f"{NAME} ") and line.endswith("ready") for line in shown.splitlines())
             streams.kill()
-            shown = terminal.wait_for(f"localhost:{streams.port} is away since", "the figures are of")
+            shown = terminal.wait_for(f"127.0.0.1:{streams.port} is away since", "the figures are of")
             assert NAME in shown
             streams.start()
             stack.streams.xadd("tokenize:requests", {"no": "payload"})  # becomes a dead letter

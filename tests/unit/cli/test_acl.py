@@ -1,4 +1,4 @@
-"""Passwords of the users that ``token-worker acl`` prints."""
+"""The users that ``token-worker acl`` prints: their passwords, and the command that loads them."""
 
 from pathlib import Path
 
@@ -20,3 +20,18 @@ def test_file_without_a_password_makes_no_user(tmp_path: Path, content: bytes) -
     assert isinstance(done.exception, CheckFailed)
     assert "streams-token-worker: is empty" in str(done.exception)
     assert "token-worker reset" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://127.0.0.1:7001/0", "-u redis://127.0.0.1:7001"),
+        ("redis://localhost", "-u redis://localhost:6379"),
+        ("rediss://[::1]:7001", "-u rediss://[::1]:7001"),
+        ("unix:///run/redis.sock", "-s /run/redis.sock"),
+    ],
+)
+def test_users_are_loaded_at_the_address_of_the_settings(url: str, address: str) -> None:
+    """The command that loads the users names the server as the settings do: another name need not lead to it."""
+    done = CliRunner().invoke(app, ["acl", "--server", "streams"], env={"TOKEN_WORKER_STREAMS_URL": url})
+    assert f": redis-cli {address} ACL LOAD\n" in done.output

@@ -312,13 +312,13 @@ class TestRedis:
             (
                 "redis+sentinel://app:p%40ss@b:1,a/main/3",
                 "redis://app@b:1/3",
-                "main@a:26379,b:1",
+                "main@b:1,a:26379",
                 [("b", 1), ("a", 26379)],
             ),
             ("rediss+sentinel://:p%40ss@[::1]:1,[fe::2]/m.a-i_n/", "rediss://[::1]:1/0", None, None),
             ("redis+cluster://a,b:7000", "redis://a:6379/0", "a:6379,b:7000", [("a", 6379), ("b", 7000)]),
-            ("rediss+cluster://app:p%40ss@127.0.0.1:1/", "rediss://app@127.0.0.1:1/0", "localhost:1", None),
-            ("redis+cluster://app@a:1,[fe::1]:2", "redis://app@a:1/0", "[fe::1]:2,a:1", [("a", 1), ("fe::1", 2)]),
+            ("rediss+cluster://app:p%40ss@127.0.0.1:1/", "rediss://app@127.0.0.1:1/0", "127.0.0.1:1", None),
+            ("redis+cluster://app@a:1,[fe::1]:2", "redis://app@a:1/0", "a:1,[fe::1]:2", [("a", 1), ("fe::1", 2)]),
         ],
     )
     def test_addresses_of_sentinels_and_clusters_are_read(

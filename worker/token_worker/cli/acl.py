@@ -80,7 +80,7 @@ def _loading(server: RedisSettings) -> str:
 
 def _is_same(addresses: Mapping[Server, RedisSettings], one: Server, other: Server) -> bool:
     """Tell whether one server serves both uses."""
-    return addresses[one].server == addresses[other].server
+    return addresses[one].identity == addresses[other].identity
 
 
 def _servers(settings: Settings) -> dict[Server, RedisSettings]:
@@ -92,7 +92,7 @@ def _merged(found: list[User], settings: Settings) -> list[User]:
     addresses = _servers(settings)
     groups: dict[tuple[str, str], list[User]] = {}
     for user in found:
-        groups.setdefault((addresses[user.server].server, user.name), []).append(user)
+        groups.setdefault((addresses[user.server].identity, user.name), []).append(user)
     return [merge(group) for group in groups.values()]
 
 

@@ -47,7 +47,7 @@ def places(settings: Settings) -> dict[str, RedisSettings]:
         del uses["keys"]
     by_server: dict[str, list[str]] = {}
     for use, address in uses.items():
-        by_server.setdefault(address.server, []).append(use)
+        by_server.setdefault(address.identity, []).append(use)
     return {", ".join(names): uses[names[0]] for names in by_server.values()}
 
 

@@ -6,6 +6,7 @@ user and a password of their own if they need them.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
@@ -102,15 +103,26 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def server(self) -> str:
-        """``host:port``, the path of the socket, ``service@host:port,…`` or ``host:port,…``. Loopback has one name."""
-        nodes = self.nodes
-        if self.kind == "server":  # not every Python parses a URL with several hosts
-            parts = urlsplit(self.url)
-            if parts.scheme == "unix":
-                return parts.path
-            nodes = (Node(parts.hostname or "", parts.port or DEFAULT_PORT),)
-        names = sorted(str(Node("localhost" if is_loopback(host) else host, port)) for host, port in nodes)
-        return f"{self.service}@{','.join(names)}" if self.service else ",".join(names)
+        """``host:port``, the path of the socket, ``service@host:port,…`` or ``host:port,…``, as the address has it."""
+        return self._named(self._places)
+
+    @property
+    def identity(self) -> str:
+        """The same text for all addresses of one server: like ``server``, sorted, and with one name of the loopback."""
+        places = (Node("localhost" if is_loopback(node.host) else node.host, node.port) for node in self._places)
+        return self._named(sorted(places, key=str))
+
+    @property
+    def _places(self) -> tuple[Node, ...]:
+        """Host and port of each server that the address names; none for a socket."""
+        if self.kind != "server":  # not every Python parses a URL with several hosts
+            return self.nodes
+        parts = urlsplit(self.url)
+        return () if parts.scheme == "unix" else (Node(parts.hostname or "", parts.port or DEFAULT_PORT),)
+
+    def _named(self, places: Iterable[Node]) -> str:
+        names = ",".join(map(str, places)) or urlsplit(self.url).path
+        return f"{self.service}@{names}" if self.service else names
 
     def at(self, node: Node) -> "RedisSettings":
         """Settings of one server behind the Sentinels, or of one node of the cluster."""

@@ -266,7 +266,7 @@ class Settings(PlainOptions, frozen=True, kw_only=True):
     @property
     def streams_and_storage_share_server(self) -> bool:
         """True if one server holds the streams and also keys or tokens. This is allowed, with a warning."""
-        return self.streams.server in {self.keys.server, self.tokens.server}
+        return self.streams.identity in {self.keys.identity, self.tokens.identity}
 
 
 def describe() -> list[tuple[str, str, str]]:
