@@ -19,8 +19,8 @@ STREAM_COMMANDS = (
     " +get +set +time +evalsha +eval"
 )
 STORAGE_RULES = [
-    "~.acrakeys/*",
-    "~tokens/*",
+    *("~.acrakeys/*", "~.acrakeys.layout"),
+    *("~tokens/*", "~token-worker:layout"),
     *["+mget", "+msetnx", "+get", "+set", "+scan", "+evalsha", "+eval", "+ping"],
 ]
 

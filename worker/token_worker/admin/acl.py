@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from token_worker.errors import CheckFailed
+from token_worker.keys.layout_record import TOKENS_RECORD, layout_path
 from token_worker.redis.address import Kind, RedisSettings
 from token_worker.storage.durability import MARK, Durability
 from token_worker.streams.routes import Route, keys_of, may_reply_to, streams_of
@@ -231,20 +232,24 @@ def _client(name: str, route: Route, own: Sequence[str]) -> User:
 
 def _on_storage(folder: str, durability: Durability) -> Iterable[User]:
     keys = _glob(folder) + "/*"
-    key_places = (f"~{keys}", f"~{_glob(folder)}.retired/*", f"~{_glob(folder)}.scans/*")
+    record = _glob(layout_path(folder))
+    key_places = (f"~{keys}", f"~{_glob(folder)}.retired/*", f"~{_glob(folder)}.scans/*", f"~{record}")
     tokens = ("~tokens/*",)
-    yield User("keys", "worker", "token-worker", ("scan",), (Selector(("mget",), (f"%R~{keys}",)),))
+    yield User("keys", "worker", "token-worker", ("scan",), (Selector(("mget",), (f"%R~{keys}", f"%R~{record}")),))
     waiting = ("waitaof",) if durability.fsync else ("wait",) if durability.replicas else ()
     selectors = [Selector(("mget", "msetnx", "get", "set", *_SCRIPTS), tokens)]
+    selectors.append(Selector(("get",), (f"%R~{TOKENS_RECORD}",)))
     if waiting:
         selectors.append(Selector(("set",), (f"%W~{MARK}",)))
     yield User("tokens", "worker", "token-worker", ("ping", *waiting), tuple(selectors))
     changing = ("mget", "get", "set", "del", *_SCRIPTS)
     on_keys = Selector((*changing, "exists"), key_places)
-    yield User("keys", "monitor", "token-monitor", ("time", "info", "scan"), ())
-    yield User("tokens", "monitor", "token-monitor", ("time", "info"), ())
+    look = Selector(("mget",), (f"%R~{record}",)), Selector(("get",), (f"%R~{TOKENS_RECORD}",))
+    yield User("keys", "monitor", "token-monitor", ("time", "info", "scan"), look[:1])
+    yield User("tokens", "monitor", "token-monitor", ("time", "info"), look[1:])
     yield User("keys", "operator", "token-operator", ("scan",), (on_keys,))
-    yield User("tokens", "operator", "token-operator", ("scan",), (Selector(changing, tokens),))
+    on_record = Selector(("get", "set", *_SCRIPTS), (f"~{TOKENS_RECORD}",))
+    yield User("tokens", "operator", "token-operator", ("scan",), (Selector(changing, tokens), on_record))
 
 
 def merge(found: Iterable[User]) -> User:

@@ -8,7 +8,7 @@ Retries of redis-py are switched off, because a write whose reply was lost may h
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -124,6 +124,12 @@ class RedisLink(Link):
 
     connections = 0
     """Number of connections made so far; also the number of the current connection."""
+
+    on_connect: Callable[[], object] | None = None
+    """Is called when a new connection was made, before it is used for anything else. It may ask the server.
+
+    If it raises ``Unavailable``, the connection is closed, and the command that needed it fails with this error.
+    """
 
     def __init__(
         self,
@@ -285,6 +291,8 @@ class RedisLink(Link):
             self.close()
         self._connect()
         self._used_at = time.monotonic()
+        if self.on_connect is not None:
+            self.on_connect()
 
     def _connect(self) -> None:
         """Make a new connection, with the password that its file holds now."""

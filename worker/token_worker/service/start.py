@@ -13,6 +13,8 @@ from token_worker.errors import NoKeyOpens, Unavailable, VaultRefused
 from token_worker.keys.access import KeyAccess, required
 from token_worker.keys.background import ThreadExecutor
 from token_worker.keys.cache import KeyCache
+from token_worker.keys.layout_record import LayoutName
+from token_worker.keys.layout_watch import LayoutWatch
 from token_worker.keys.live_master_keys import LiveMasterKeys
 from token_worker.keys.sample import try_sample
 from token_worker.keys.store import KeyStore, ListedKeyStore, RedisKeyStore
@@ -28,6 +30,7 @@ from token_worker.service.state import WorkerState, servers_of
 from token_worker.service.worker import Worker
 from token_worker.settings.options import Settings
 from token_worker.storage.durability import Durability, DurabilityBarrier, NoBarrier
+from token_worker.storage.make_layout import make_layout
 from token_worker.storage.token_store import TokenStore
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.clock import ServerClock
@@ -102,13 +105,16 @@ def serve(settings: Settings) -> None:
         access.keep_alive()
         if isinstance(key_store, RedisKeyStore):
             state.count_connections("keys", lambda: key_store.connections)
-        tokens = _token_storage(settings, state)
+        watch = LayoutWatch(settings.layout, make_primary_link("tokens", settings.tokens))
+        state.count_connections("tokens", lambda: watch.link.connections)
+        layout = start.wait_for(lambda: watch.choose(key_store))
+        tokens = _token_storage(settings, watch, layout)
         start.wait_for(tokens.barrier.open)
         if access.previous_master_key is not None:
             log.warning("two master keys loaded: keys sealed with the previous one are read, too")
         master_keys = access.live_master_keys(ThreadExecutor("master key"))
         start.wait_for(lambda: _try_keys(settings, access, key_store, master_keys))
-        keys = state.keys = _key_cache(settings, key_store, master_keys)
+        keys = state.keys = _key_cache(settings, key_store, master_keys, layout)
         worker = _worker(settings, keys, tokens, streams, telemetry, state)
         gc.collect()
         gc.freeze()  # what is here now stays
@@ -164,7 +170,7 @@ def _try_keys(settings: Settings, access: KeyAccess, store: ListedKeyStore, mast
         raise
 
 
-def _key_cache(settings: Settings, store: KeyStore, master_keys: LiveMasterKeys) -> KeyCache:
+def _key_cache(settings: Settings, store: KeyStore, master_keys: LiveMasterKeys, layout: LayoutName) -> KeyCache:
     return KeyCache(
         store,
         master_keys,
@@ -172,6 +178,7 @@ def _key_cache(settings: Settings, store: KeyStore, master_keys: LiveMasterKeys)
         history=ThreadExecutor("key history"),
         absent_lookups_per_second=ABSENT_LOOKUPS_PER_SECOND if settings.keys_source == "vault" else float("inf"),
         settling_seconds=settings.key_settling_seconds,
+        with_index=layout == "dense",
     )
 
 
@@ -232,12 +239,10 @@ def _delivery(settings: Settings, note_unread: Callable[[Entry], object]) -> Del
     return of(*groups) if len(groups) == 1 else ClusterDelivery(groups, of)
 
 
-def _token_storage(settings: Settings, state: WorkerState) -> TokenStore:
-    link = make_primary_link("tokens", settings.tokens)
-    state.count_connections("tokens", lambda: link.connections)
-    durability = Durability.parse(settings.durability)
+def _token_storage(settings: Settings, watch: LayoutWatch, layout: LayoutName) -> TokenStore:
+    link, durability = watch.link, Durability.parse(settings.durability)
     barrier = DurabilityBarrier(link, durability, settings.claim_idle_ms // 3) if any(durability) else NoBarrier()
-    return TokenStorage(link, barrier)
+    return TokenStorage(link, barrier, make_layout(layout))
 
 
 def _spans(settings: Settings) -> "Spans | None":

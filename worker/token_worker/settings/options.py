@@ -89,6 +89,14 @@ class PlainOptions(_SecretsHidden, frozen=True, kw_only=True):
             expected="server, fsync, or replicas:N with N from 1 to 9",
         ),
     ] = "server"
+    layout: Annotated[
+        Literal["acra", "dense"] | None,
+        _means(
+            "layout of the stored tokens, `acra` or `dense`: a worker does not start in another"
+            " ([Layouts](layouts.md))",
+            default="as recorded in the key storage; without a record `acra`",
+        ),
+    ] = None
     drain_seconds: Annotated[
         int, Meta(ge=0, le=3600), _means("how long a worker may take to finish its batch after SIGTERM")
     ] = 25

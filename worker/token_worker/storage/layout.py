@@ -13,6 +13,7 @@ from token_worker.keys.layout_record import LayoutName
 from token_worker.storage.steps import Row, Step
 from token_worker.storage.token_item import NamesAndDeriver, TokenItem
 
+
 class Notes(NamedTuple):
     """Remarks on an entry that was opened. An entry without remarks has None.
 

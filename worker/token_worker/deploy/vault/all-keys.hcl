@@ -15,12 +15,13 @@ path "secret/data/.acrakeys/*" {
   capabilities = ["read"]
 }
 
-# With the dense layout of the token storage: the index keys, <folder>.index/<name>, and the record of the layout.
-path "secret/data/.acrakeys.index/*" {
+# The record of the layout of the token storage. Most set-ups in Acra's layout have none; the right to look is needed.
+path "secret/data/.acrakeys.layout" {
   capabilities = ["read"]
 }
 
-path "secret/data/.acrakeys.layout" {
+# With the dense layout: the index keys, <folder>.index/<name>.
+path "secret/data/.acrakeys.index/*" {
   capabilities = ["read"]
 }
 

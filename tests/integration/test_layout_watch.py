@@ -1,0 +1,148 @@
+"""A worker serves a token storage in the layout that both records name, and looks again on every new connection."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.fetching import get
+from harness.key_places import InRedis, InVault, Place
+from harness.servers import OpenBao, Valkey, free_port
+from harness.stack import Stack, has_logged, wait_until
+from token_worker.acra.owner import Owner
+from token_worker.keys.layout_record import TOKENS_RECORD, LayoutRecord, encode_record, layout_path, new_record
+from token_worker.keys.store import new_key, wrap
+
+CLIENT = Owner("client", "shop-frontend")
+REQUEST = {"op": "tokenize", "client_id": CLIENT.id, "type": "str", "value": "any value"}
+ACRA, OTHER, DENSE = (new_record(layout, 0) for layout in ("acra", "acra", "dense"))
+
+
+@pytest.fixture
+def bare(streams_server: Valkey, storage_server: Valkey) -> Iterator[Stack]:
+    """A stack without any key or record."""
+    with Stack(streams_server, storage_server) as stack:
+        yield stack
+        for worker in stack.workers:
+            worker.kill()
+
+
+@pytest.fixture(params=["redis", "vault"])
+def place(request: pytest.FixtureRequest, bare: Stack, openbao_server: OpenBao) -> Place:
+    """A key storage in Redis or in Vault with a client's key, which the stack uses."""
+    found: Place = InRedis(bare) if request.param == "redis" else InVault(openbao_server)
+    bare.settings |= {"TOKEN_WORKER_TOKENS_URL": bare.settings["TOKEN_WORKER_KEYS_URL"], **found.settings}
+    found.put(f"{found.folder}/{CLIENT.key_name}", wrap(new_key(), bare.master_key, CLIENT))
+    return found
+
+
+def record(place: Place, tokens: Any, in_keys: LayoutRecord | None, in_tokens: LayoutRecord | None) -> None:
+    if in_keys is not None:
+        place.put(layout_path(place.folder), encode_record(in_keys))
+    if in_tokens is not None:
+        tokens.set(TOKENS_RECORD, encode_record(in_tokens))
+
+
+@pytest.mark.parametrize(
+    ("in_keys", "in_tokens", "setting", "words"),
+    [
+        (None, None, "dense", "TOKEN_WORKER_LAYOUT is dense, but the key storage has no record"),
+        (DENSE, DENSE, "acra", "TOKEN_WORKER_LAYOUT is acra, but the key storage records dense"),
+        (DENSE, None, "", "the token storage has no record: it is another one, or has lost its data"),
+        (None, DENSE, "", "the key storage has no record"),
+        (ACRA, OTHER, "", "have different ids"),
+    ],
+)
+def test_worker_does_not_start_in_another_layout(
+    place: Place,
+    bare: Stack,
+    tmp_path: Path,
+    in_keys: LayoutRecord | None,
+    in_tokens: LayoutRecord | None,
+    setting: str,
+    words: str,
+) -> None:
+    """If records and setting do not fit, a worker ends with exit status 2, says what to do, and has read nothing."""
+    record(place, bare.storage, in_keys, in_tokens)
+    log = tmp_path / "log"
+    worker = bare.start_worker(log=log, TOKEN_WORKER_LAYOUT=setting)
+    assert worker.wait() == 2
+    assert words in log.read_text()
+    assert not bare.streams.exists("tokenize:requests")
+
+
+@pytest.mark.parametrize(("in_both", "setting"), [(None, ""), (None, "acra"), (ACRA, ""), (ACRA, "acra")])
+def test_worker_starts_where_records_agree(
+    place: Place, bare: Stack, tmp_path: Path, in_both: LayoutRecord | None, setting: str
+) -> None:
+    """Without records, and with equal ones, a worker serves, and its log names the layout."""
+    record(place, bare.storage, in_both, in_both)
+    log = tmp_path / "log"
+    bare.start_worker(log=log, TOKEN_WORKER_LAYOUT=setting)
+    assert bare.ask([REQUEST | {"id": "1"}])["1"]["status"] == "ok"
+    assert has_logged(log, "layout of tokens", '"layout": "acra"')
+
+
+def test_unreadable_record_is_named(bare: Stack, tmp_path: Path) -> None:
+    """A damaged record, and one of a newer version, stop the start in words."""
+    log = tmp_path / "log"
+    bare.storage.set(TOKENS_RECORD, '{"layout":')
+    assert bare.start_worker(log=log).wait() == 2
+    assert "layout record in the token storage: damaged" in log.read_text()
+    bare.storage.set(layout_path(".acrakeys"), encode_record(ACRA).replace(b"acra", b"tiny"))
+    assert bare.start_worker(log=log).wait() == 2
+    assert "layout record in the key storage: written by a newer version" in log.read_text()
+
+
+def test_running_worker_stops_reading_while_another_token_storage_answers(bare: Stack) -> None:
+    """If another token storage, or an empty one, answers, nothing is read or written; then the worker goes on."""
+    place, port = InRedis(bare), free_port()
+    place.put(f".acrakeys/{CLIENT.key_name}", wrap(new_key(), bare.master_key, CLIENT))
+    with Valkey() as tokens_server, tokens_server.client() as tokens:
+        bare.settings["TOKEN_WORKER_TOKENS_URL"] = tokens_server.url
+        record(place, tokens, ACRA, ACRA)
+        bare.start_worker(TOKEN_WORKER_HTTP_ADDRESS=f"127.0.0.1:{port}")
+        assert bare.ask([REQUEST | {"id": "1"}])["1"]["status"] == "ok"
+        for number, (another, words) in enumerate([(OTHER, "different ids"), (None, "has lost its data")]):
+            tokens.delete(TOKENS_RECORD)
+            record(place, tokens, None, another)
+            held = tokens.dbsize()
+            tokens.client_kill_filter(_type="normal", skipme=True)
+            bare.send([REQUEST | {"id": f"waits {number}", "value": f"new {number}"}])
+            wait_until(lambda words=words: words in get(f"http://127.0.0.1:{port}/readyz")[1], words)  # type: ignore[misc]
+            assert tokens.dbsize() == held
+            assert bare.streams.xlen("tokenize:responses") == 1 + number
+            record(place, tokens, None, ACRA)
+            assert len(bare.wait_for_replies(2 + number)) == 2 + number
+        assert all(reply["status"] == "ok" for reply in bare.replies())
+
+
+def test_missing_right_is_named(tmp_path: Path) -> None:
+    """A worker that may not read a record is not ready, and names the right; TOKEN_WORKER_LAYOUT=acra does without."""
+    with Valkey() as streams, Valkey() as storage, Stack(streams, storage) as stack:
+        stack.generate_key(CLIENT.id)
+        rights = [
+            "~.acrakeys/*",
+            "~tokens/*",
+            "+mget",
+            "+msetnx",
+            "+get",
+            "+set",
+            "+scan",
+            "+evalsha",
+            "+eval",
+            "+ping",
+        ]
+        stack.storage.execute_command("ACL", "SETUSER", "worker", "on", ">secret", *rights)
+        url = storage.url.replace("redis://", "redis://worker:secret@")
+        log = tmp_path / "log"
+        first = stack.start_worker(log=log, TOKEN_WORKER_KEYS_URL=url)
+        wait_until(lambda: has_logged(log, "may not read the layout record (NOPERM)", "token-worker acl"), "the right")
+        stack.storage.execute_command("ACL", "SETUSER", "worker", "~.acrakeys.layout")
+        wait_until(lambda: has_logged(log, f"may not read {TOKENS_RECORD} (NOPERM)"), "the other right")
+        first.kill()
+        stack.start_worker(TOKEN_WORKER_KEYS_URL=url, TOKEN_WORKER_LAYOUT="acra")
+        assert stack.ask([REQUEST | {"id": "1"}])["1"]["status"] == "ok"
+        for worker in stack.workers:
+            worker.kill()
