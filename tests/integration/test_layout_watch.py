@@ -11,6 +11,7 @@ from harness.key_places import InRedis, InVault, Place
 from harness.servers import OpenBao, Valkey, free_port
 from harness.stack import Stack, has_logged, wait_until
 from token_worker.acra.owner import Owner
+from token_worker.keys.index_key import index_path, seal_index_key
 from token_worker.keys.layout_record import TOKENS_RECORD, LayoutRecord, encode_record, layout_path, new_record
 from token_worker.keys.store import new_key, wrap
 
@@ -82,6 +83,19 @@ def test_worker_starts_where_records_agree(
     bare.start_worker(log=log, TOKEN_WORKER_LAYOUT=setting)
     assert bare.ask([REQUEST | {"id": "1"}])["1"]["status"] == "ok"
     assert has_logged(log, "layout of tokens", '"layout": "acra"')
+
+
+def test_worker_serves_a_dense_storage(place: Place, bare: Stack) -> None:
+    """With dense records and an index key, a worker stores tokens in the dense layout, and in no other."""
+    record(place, bare.storage, DENSE, DENSE)
+    place.put(index_path(place.folder, CLIENT), seal_index_key(new_key(), bare.master_key, CLIENT))
+    bare.start_worker(TOKEN_WORKER_LAYOUT="dense")
+    token = bare.ask([REQUEST | {"id": "1"}])["1"]["value"]
+    again = REQUEST | {"id": "2", "op": "detokenize", "value": token}
+    assert bare.ask([again], "detokenize")["2"]["value"] == REQUEST["value"]
+    names = set(bare.storage.scan_iter("*")) - set(bare.storage.scan_iter(".acrakeys*"))
+    assert sorted(bytes(name[:1]) for name in names if len(name) == 16) == [b"c", b"t", b"v"]
+    assert {name for name in names if len(name) != 16} == {TOKENS_RECORD.encode()}
 
 
 def test_unreadable_record_is_named(bare: Stack, tmp_path: Path) -> None:

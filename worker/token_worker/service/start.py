@@ -30,6 +30,7 @@ from token_worker.service.state import WorkerState, servers_of
 from token_worker.service.worker import Worker
 from token_worker.settings.options import Settings
 from token_worker.storage.durability import Durability, DurabilityBarrier, NoBarrier
+from token_worker.storage.layout import Layout
 from token_worker.storage.make_layout import make_layout
 from token_worker.storage.token_store import TokenStore
 from token_worker.storage.tokens import TokenStorage
@@ -105,16 +106,14 @@ def serve(settings: Settings) -> None:
         access.keep_alive()
         if isinstance(key_store, RedisKeyStore):
             state.count_connections("keys", lambda: key_store.connections)
-        watch = LayoutWatch(settings.layout, make_primary_link("tokens", settings.tokens))
-        state.count_connections("tokens", lambda: watch.link.connections)
-        layout = start.wait_for(lambda: watch.choose(key_store))
-        tokens = _token_storage(settings, watch, layout)
+        watch = _layout_watch(settings, state)
+        tokens = _token_storage(settings, watch, start.wait_for(lambda: watch.choose(key_store)))
         start.wait_for(tokens.barrier.open)
         if access.previous_master_key is not None:
             log.warning("two master keys loaded: keys sealed with the previous one are read, too")
         master_keys = access.live_master_keys(ThreadExecutor("master key"))
         start.wait_for(lambda: _try_keys(settings, access, key_store, master_keys))
-        keys = state.keys = _key_cache(settings, key_store, master_keys, layout)
+        keys = state.keys = _key_cache(settings, key_store, master_keys, tokens.layout)
         worker = _worker(settings, keys, tokens, streams, telemetry, state)
         gc.collect()
         gc.freeze()  # what is here now stays
@@ -170,7 +169,7 @@ def _try_keys(settings: Settings, access: KeyAccess, store: ListedKeyStore, mast
         raise
 
 
-def _key_cache(settings: Settings, store: KeyStore, master_keys: LiveMasterKeys, layout: LayoutName) -> KeyCache:
+def _key_cache(settings: Settings, store: KeyStore, master_keys: LiveMasterKeys, layout: Layout) -> KeyCache:
     return KeyCache(
         store,
         master_keys,
@@ -178,7 +177,7 @@ def _key_cache(settings: Settings, store: KeyStore, master_keys: LiveMasterKeys,
         history=ThreadExecutor("key history"),
         absent_lookups_per_second=ABSENT_LOOKUPS_PER_SECOND if settings.keys_source == "vault" else float("inf"),
         settling_seconds=settings.key_settling_seconds,
-        with_index=layout == "dense",
+        with_index=layout.has_index_keys,
     )
 
 
@@ -237,6 +236,12 @@ def _delivery(settings: Settings, note_unread: Callable[[Entry], object]) -> Del
 
     groups = by_slot(settings.routes) if settings.streams.kind == "cluster" else [settings.routes]
     return of(*groups) if len(groups) == 1 else ClusterDelivery(groups, of)
+
+
+def _layout_watch(settings: Settings, state: WorkerState) -> LayoutWatch:
+    link = make_primary_link("tokens", settings.tokens)
+    state.count_connections("tokens", lambda: link.connections)
+    return LayoutWatch(settings.layout, link)
 
 
 def _token_storage(settings: Settings, watch: LayoutWatch, layout: LayoutName) -> TokenStore:
