@@ -4,7 +4,8 @@ Notation: ``||`` is concatenation; ``BE16(x)`` and ``BE32(x)`` are x as 2 and 4 
 ``BE32(length of x in bytes) || x``; ``x[:n]`` is the first n bytes of x; text in quotes is ASCII.
 
 **Owner.** An entry belongs to a client or a zone. ``kind`` is ``client`` or ``zone``; ``id`` is the owner's id in
-UTF-8. An owner has symmetric keys K of 32 bytes, of which one seals, and one index key I of 32 random bytes. ::
+UTF-8. An owner has symmetric keys K of 32 bytes, of which one seals new entries and every one opens entries. It has one
+index key I of 32 random bytes. ::
 
     K_seal || key id = HKDF-SHA256(K, info = "token-worker dense storage v1 seal "  || LP(kind) || LP(id)): 64 + 2 bytes
     K_name           = HKDF-SHA256(I, info = "token-worker dense storage v1 names " || LP(kind) || LP(id)): 32 bytes
@@ -28,30 +29,36 @@ one owner may have the same name: with 10^10 values of one owner the chance of o
 **Entry.** ::
 
     entry   = head || AES-SIV(K_seal, plaintext)
-    head    = version and flags (1 byte) || BE16(day) || key id
-    plaintext of a value entry: number || next || token
-    plaintext of a token entry: number || value
+    head    = 16 * version + flags (1 byte) || BE16(day) || key id
+    plaintext of a value entry:   number || next || token
+    plaintext of a token entry:   number || value
+    of a removed value entry:     number || next
+    of a removed token entry:     number
 
-AES-SIV is RFC 5297 with a key of 64 bytes (AEAD_AES_SIV_CMAC_512): 16 bytes of synthetic IV, then the ciphertext. It
-has one component of associated data: ``name || head``. So an entry opens only under its own name, with its own head,
-and for its own owner.
+AES-SIV is RFC 5297 with a key of 64 bytes (AEAD_AES_SIV_CMAC_512): 16 bytes of synthetic IV, then the ciphertext. The
+associated data are one component: ``name || head``. So an entry opens only under its own name, with its own head, and
+for its own owner.
 
-The high four bits of the first byte are the version, 1. The low four are flags:
+The key id is that of the key K that sealed the entry. Two keys of an owner may have the same id; a reader tries each
+key that has it. ``day`` is the day of creation (UTC), counted from 1970-01-01, which is day 0.
+
+``version`` is 1. ``flags`` is a sum of:
 
 - 1, *disabled*: the token is neither given out nor detokenized.
-- 2, *removed*: the entry is a tombstone. The plaintext ends before the token or value.
+- 2, *removed*: the entry is a tombstone, and holds neither token nor value.
 - 4, *alone*: a token entry of an inconsistent token, which no value entry names.
 - 8 is reserved.
 
-*Disabled* and *removed* exclude each other, and a value entry is never *alone*. ``day`` is the day of creation (UTC),
-counted from 1970-01-01.
+*Disabled* and *removed* exclude each other. *Alone* goes with either of them. A value entry is never *alone*.
 
-``next`` is a counter of candidates (see ``tokens.derivation``): one byte below 255, or ``255 || BE32(next)``. Should
-the token be removed, the value's next token is drawn with the counters from ``next`` on. It is 0 if the token was not
-drawn by the derivation, else the counter after the token's own. A tombstone keeps it. The token of a tombstone is
-passed over in any case, so it never comes back.
+``next`` is a counter of candidates (see ``tokens.derivation``). It takes one byte if it is below 255, else the five
+bytes ``255 || BE32(next)``. It is 0 if the token was not drawn by the derivation, else the counter after the token's
+own. If the token is removed, the tombstone of its value keeps ``next``, and the value's next token is drawn with the
+counters from ``next`` on. The token of a tombstone is passed over in any case, so it never comes back.
 
-An entry of another version, with the reserved flag, or with flags that exclude each other is unreadable.
+An entry is unreadable if its version is not 1, if it has the reserved flag or flags that do not fit, if no key of the
+owner with its key id opens it, if its ``number`` is another one than in its name, or if its plaintext is not as above.
+Token and value have at least one byte.
 
 **Check value.** The token storage holds one string for each owner, from which a worker learns that its index key is
 the one with which the names were made. ::
