@@ -101,6 +101,21 @@ def test_away_message_names_what_where_and_why(setup: Setup) -> None:
     assert (second["event"], second["reason"]) == ("not ready: no key opens", "wrong master key: …")
 
 
+def test_reason_that_stays_is_logged_once_a_minute(setup: Setup) -> None:
+    """A new reason is logged at once, the same one at most once a minute, and each outage from its beginning."""
+    with structlog.testing.capture_logs() as logs:
+        while setup.now < 130:
+            setup.outage.idle.wait(NoKeyOpens("wrong master key: …"))
+        assert events(logs) == ["not ready: no key opens"] * 3
+        for reason in (REFUSED, REFUSED, "LOADING", REFUSED, REFUSED):
+            setup.outage.in_hand.wait(Unavailable("streams", reason))
+            setup.outage.idle.wait(Unavailable("tokens", "OOM"))
+        assert [line["code"] for line in logs[3:]] == [REFUSED, "OOM", "LOADING", REFUSED]
+        setup.outage.returned("streams")
+        setup.outage.in_hand.wait(Unavailable("streams", REFUSED))
+    assert [line["code"] for line in logs[7:]] == [REFUSED]
+
+
 def test_keys_that_do_not_open_are_no_server_that_is_away(setup: Setup) -> None:
     """The worker is not ready, and no server is to blame."""
     setup.outage.idle.wait(NoKeyOpens("wrong folder: …"))

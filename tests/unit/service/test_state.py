@@ -53,7 +53,7 @@ def test_server_that_the_loop_waits_for_is_away_until_it_answers() -> None:
     seen: list[set[str]] = []
     runtime = Runtime(monotonic=lambda: 0.0, sleep=lambda _seconds: seen.append(scraped.away()))
     outage = Outage(Drain(0, runtime), scraped.health, runtime)
-    back_off = BackOff(lambda: bool(seen), outage.away, scraped.health, runtime)
+    back_off = BackOff(lambda: bool(seen), outage.away, {}, scraped.health, runtime)
     back_off.wait(Unavailable("tokens", "ConnectionRefusedError"))
     assert seen == [{"tokens"}]
     assert scraped.value("ready") == 0

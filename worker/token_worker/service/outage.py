@@ -12,6 +12,9 @@ from token_worker.telemetry.health import Health
 BACK_OFF_SECONDS = BackOffSeconds(0.1, 5.0)
 """Waits while a server is unavailable. Each wait is up to one half shorter, at random."""
 
+LOG_AGAIN_SECONDS = 60.0
+"""Interval at which a wait is logged again while its reason stays the same."""
+
 NAP_SECONDS = 0.1
 """Interval at which a wait checks that it is not over."""
 
@@ -22,15 +25,22 @@ class BackOff:
     Args:
         is_over: returns whether to wait no longer.
         away: the servers that did not answer, with the last error of each. Shared by all waits of a worker.
+        logged: the reason that was logged last for each of these servers, and when. Shared likewise.
         health: told that the worker cannot work, and that the loop is alive.
         runtime: time, chance and log.
     """
 
     def __init__(
-        self, is_over: Callable[[], bool], away: dict[str, Unavailable], health: Health, runtime: Runtime = REAL
+        self,
+        is_over: Callable[[], bool],
+        away: dict[str, Unavailable],
+        logged: dict[str, tuple[str, float]],
+        health: Health,
+        runtime: Runtime = REAL,
     ) -> None:
         self._is_over = is_over
         self._away = away
+        self._logged = logged
         self._health = health
         self._runtime = runtime
         self.failures = 0
@@ -38,29 +48,40 @@ class BackOff:
     def wait(
         self, error: Unavailable, meanwhile: Callable[[], object] = lambda: None, *, least_seconds: float = 0.0
     ) -> None:
-        """Log which server is unavailable and why, then wait. ``meanwhile`` is called every ``NAP_SECONDS``."""
+        """Log which server is unavailable and why, then wait. ``meanwhile`` is called every ``NAP_SECONDS``.
+
+        The same reason is logged at most once in ``LOG_AGAIN_SECONDS``.
+        """
         runtime = self._runtime
         self._away[error.server] = error.with_traceback(None)
         self.failures += 1
         seconds = max(BACK_OFF_SECONDS.after(self.failures), least_seconds) * runtime.uniform(0.5, 1)
         self._health.not_ready(str(error), None if isinstance(error, NoKeyOpens) else error.server)
-        pause = round(seconds, 2)
-        if isinstance(error, NoKeyOpens):
-            runtime.log.error("not ready: no key opens", reason=str(error), retry_in_seconds=pause)
-        else:
-            runtime.log.warning(
-                "server unavailable",
-                server=error.server,
-                code=error.reason,
-                reason=str(error),
-                retry_in_seconds=pause,
-            )
+        self._log(error, round(seconds, 2))
         runtime.collect_garbage()  # errors refer to commands and to each other; an outage must not pile them up
         end = runtime.monotonic() + seconds
         while not self._is_over() and (left := end - runtime.monotonic()) > 0:
             self._health.heartbeat()
             meanwhile()
             runtime.sleep(min(left, NAP_SECONDS))
+
+    def _log(self, error: Unavailable, pause_seconds: float) -> None:
+        reason, now = str(error), self._runtime.monotonic()
+        before, at = self._logged.get(error.server, ("", now))
+        if reason == before and now - at < LOG_AGAIN_SECONDS:
+            return
+        self._logged[error.server] = reason, now
+        log = self._runtime.log
+        if isinstance(error, NoKeyOpens):
+            log.error("not ready: no key opens", reason=reason, retry_in_seconds=pause_seconds)
+        else:
+            log.warning(
+                "server unavailable",
+                server=error.server,
+                code=error.reason,
+                reason=reason,
+                retry_in_seconds=pause_seconds,
+            )
 
 
 class Drain:
@@ -117,15 +138,20 @@ class Outage:
         self._health = health
         self._log = runtime.log
         self.away: dict[str, Unavailable] = {}
+        self._logged: dict[str, tuple[str, float]] = {}
         self._back: set[str] = set()
         self._is_started = False
-        self.idle = BackOff(lambda: drain.is_asked, self.away, health, runtime)
-        self.in_hand = BackOff(lambda: drain.is_over, self.away, health, runtime)
+        shared = self.away, self._logged, health, runtime
+        self.idle = BackOff(lambda: drain.is_asked, *shared)
+        self.in_hand = BackOff(lambda: drain.is_over, *shared)
 
     def returned(self, *servers: str) -> bool:
         """Note that these servers did what was asked of them. Returns True if no other one is away."""
         if self.away:
-            self._back.update(server for server in servers if self.away.pop(server, None) is not None)
+            back = [server for server in servers if self.away.pop(server, None) is not None]
+            self._back.update(back)
+            for server in back:
+                self._logged.pop(server, None)
             if self.away:
                 server, error = next(iter(self.away.items()))
                 self._health.not_ready(str(error), server)
