@@ -13,9 +13,14 @@ import redis
 
 from harness.servers import Valkey, redis_binary, valkey_binary
 from harness.stack import Stack, wait_until
+from token_worker.acra.owner import Owner
 from token_worker.client import TokenClient
+from token_worker.keys.index_key import index_path
+from token_worker.keys.layout_record import TOKENS_RECORD, layout_path
 from token_worker.monitor.collector import Collector
 from token_worker.settings import load
+from token_worker.storage.dense.entry import EntryNames, check_name
+from token_worker.storage.dense.layout import DenseLayout
 from token_worker.streams.routes import Route
 
 CLIENT = "shop-frontend"
@@ -67,9 +72,9 @@ class ServersWithUsers:
                 settings |= {f"TOKEN_WORKER_{use.upper()}_PASSWORD_FILE": str(file)}
         return settings
 
-    def client_as(self, name: str) -> Any:
-        password = (self.folder / f"streams-{name}").read_text().strip()
-        return redis.Redis(port=self.servers["streams"].port, username=name, password=password, protocol=2)
+    def client_as(self, name: str, server: str = "streams") -> Any:
+        password = (self.folder / f"{server}-{name}").read_text().strip()
+        return redis.Redis(port=self.servers[server].port, username=name, password=password, protocol=2)
 
 
 @pytest.fixture(params=[valkey_binary, redis_binary])
@@ -126,6 +131,7 @@ def test_everybody_can_do_what_they_have_to(secured: ServersWithUsers) -> None:
         (("keys", "rotate", CLIENT, "--yes"), 0),
         (("keys", "verify"), 0),
         (("keys", "generate", "third-client"), 0),
+        (("keys", "index", "--all"), 0),
         (("keys", "rewrap"), 0),
         (("tokens", "status", CLIENT), 0),
         (("tokens", "disable", CLIENT, "--yes"), 0),
@@ -224,6 +230,66 @@ def test_nobody_can_do_more(secured: ServersWithUsers, user: str) -> None:
             command
         )
     assert {key: stack.streams.dump(key) for key in stack.streams.keys("*")} == before
+
+
+def is_refused(client: Any, *command: Any) -> bool:
+    """Try a command. Tell whether the user lacks a right for it."""
+    try:
+        client.execute_command(*command)
+    except redis.exceptions.NoPermissionError:
+        return True
+    except redis.ResponseError as error:  # by a script
+        return "permission" in str(error)
+    return False
+
+
+def test_rights_in_the_dense_layout(secured: ServersWithUsers) -> None:
+    """A worker reads index keys and records, and writes entries of the layout; index keys are made by operators alone.
+
+    Its rights end at names of another length.
+    """
+    worker, operator = (secured.client_as(name, "keys") for name in ("token-worker", "token-operator"))
+    owner = Owner("client", CLIENT)
+    index, record, check = index_path(".acrakeys", owner), layout_path(".acrakeys"), check_name(owner)
+    names = EntryNames(bytes(32), owner)
+    value, token = names.of_value(b"value\n", 3), names.of_token(b"token", 3)
+    script = "for _, key in ipairs(KEYS) do redis.call('GET', key) redis.call('SET', key, '') end"
+
+    refused = {
+        "worker": [
+            *(is_refused(worker, "SET", name, "x") for name in (index, record, TOKENS_RECORD)),
+            *(is_refused(worker, "MSETNX", name, "x") for name in (value + b"x", value[:-1], b"x" + value[1:])),
+            *(is_refused(worker, "DEL", name) for name in (index, value, token, check)),
+            is_refused(worker, "EVAL", script, 1, index),
+        ],
+        "monitor": [
+            *(is_refused(secured.client_as("token-monitor", "keys"), "MGET", name) for name in (index, value)),
+            is_refused(secured.client_as("token-monitor", "keys"), "SET", TOKENS_RECORD, "x"),
+        ],
+    }
+    allowed = {
+        "worker": [
+            is_refused(worker, "MGET", f".acrakeys/{owner.key_name}", index, record),
+            is_refused(worker, "GET", TOKENS_RECORD),
+            is_refused(worker, "MSETNX", value, "x", token, "x"),
+            is_refused(worker, "MGET", value, token),
+            is_refused(worker, "SET", check, "x", "NX", "GET"),
+            is_refused(worker, "EVAL", script, 2, value, token),
+            is_refused(worker, "SET", DenseLayout.unused_name, "", "XX"),
+        ],
+        "operator": [
+            *(is_refused(operator, "SET", name, "x") for name in (index, record, TOKENS_RECORD)),
+            *(is_refused(operator, "EVAL", script, 1, name) for name in (index, record, value)),
+            *(is_refused(operator, "DEL", name) for name in (index, record, value, token, check)),
+        ],
+        "monitor": [
+            is_refused(secured.client_as("token-monitor", "keys"), "MGET", record),
+            is_refused(secured.client_as("token-monitor", "keys"), "GET", TOKENS_RECORD),
+        ],
+    }
+
+    assert {user: set(tries) for user, tries in refused.items()} == {"worker": {True}, "monitor": {True}}
+    assert {user: set(tries) for user, tries in allowed.items()} == {user: {False} for user in allowed}
 
 
 @pytest.mark.parametrize("binary", [valkey_binary, redis_binary])

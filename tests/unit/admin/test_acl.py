@@ -1,10 +1,15 @@
-"""Names of Redis users."""
+"""Names and rights of Redis users."""
 
 import re
+from typing import Any
 
 import pytest
 
-from token_worker.admin.acl import short_names
+from token_worker.admin.acl import Role, Server, User, short_names, users
+from token_worker.contract.messages import Op
+from token_worker.redis.address import RedisSettings, parse
+from token_worker.storage.durability import Durability
+from token_worker.streams.routes import Route
 
 
 @pytest.mark.parametrize(
@@ -33,3 +38,45 @@ def test_streams_that_would_share_a_name_get_a_hash_each() -> None:
     assert names["other"] == "other"
     assert names["a-b"] != "a-b"
     assert all(re.fullmatch("[A-Za-z0-9._-]{1,100}", name) for name in names.values())
+
+
+def user_of(server: Server, role: Role, tokens_url: str = "redis://127.0.0.1:1", **more: Any) -> User:
+    server_of_all = RedisSettings(url="redis://127.0.0.1:1")
+    servers: dict[Server, RedisSettings] = {
+        "streams": server_of_all,
+        "keys": server_of_all,
+        "tokens": parse(tokens_url),
+    }
+    routes = (Route("in", "out", frozenset({Op.TOKENIZE})),)
+    found = users(routes, ".acrakeys", Durability.parse("server"), servers, reply_groups=False, **more)
+    [user] = [user for user in found if (user.server, user.role) == (server, role)]
+    return user
+
+
+def patterns(user: User) -> set[str]:
+    return {pattern.partition("~")[2] for selector in user.selectors for pattern in selector.keys}
+
+
+def test_rights_are_for_the_layout_that_is_asked_for() -> None:
+    """Workers of one layout have no right on entries of the other; without a layout they have rights on both."""
+    names = {layout: patterns(user_of("tokens", "worker", layout=layout)) for layout in ("acra", "dense", None)}
+    assert names["acra"] == {"tokens/*", "token-worker:layout"}
+    assert names["dense"] == {*(kind + 15 * "?" for kind in "vtc"), "token-worker:layout"}
+    assert names[None] == names["acra"] | names["dense"]
+
+
+def test_marks_of_a_cluster_are_in_the_rights() -> None:
+    """In a cluster each node has a mark of its own, which workers write."""
+    assert "token-worker:mark:*" in patterns(user_of("tokens", "worker", "redis+cluster://127.0.0.1:1"))
+    assert "token-worker:mark:*" not in patterns(user_of("tokens", "worker"))
+
+
+def test_only_operators_write_index_keys_and_the_record() -> None:
+    """Workers read index keys and the record of the layout; monitors read only the record."""
+    rights = {role: {name for one in user_of("keys", role).selectors for name in one.keys} for role in ROLES}
+    assert rights["worker"] == {"%R~.acrakeys/*", "%R~.acrakeys.index/*", "%R~.acrakeys.layout"}
+    assert rights["monitor"] == {"%R~.acrakeys.layout"}
+    assert {"~.acrakeys.index/*", "~.acrakeys.layout"} <= rights["operator"]
+
+
+ROLES: tuple[Role, ...] = ("worker", "monitor", "operator")

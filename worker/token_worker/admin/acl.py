@@ -14,8 +14,10 @@ from typing import Literal
 import msgspec
 
 from token_worker.errors import CheckFailed
-from token_worker.keys.layout_record import TOKENS_RECORD, layout_path
+from token_worker.keys.index_key import index_folder
+from token_worker.keys.layout_record import TOKENS_RECORD, LayoutName, layout_path
 from token_worker.redis.address import Kind, RedisSettings
+from token_worker.storage.dense.entry import NAME_BYTES
 from token_worker.storage.durability import MARK, Durability
 from token_worker.streams.routes import Route, keys_of, may_reply_to, streams_of
 
@@ -50,6 +52,12 @@ _OF_OTHERS: dict[Kind, tuple[str, ...]] = {
     "cluster": ("cluster|slots", "cluster|shards", "cluster|nodes", "asking", "command"),
 }
 """Further commands that producers and readers need: their Redis clients differ from ours."""
+
+_OF_LAYOUTS: dict[LayoutName, tuple[str, ...]] = {
+    "acra": ("tokens/*",),
+    "dense": tuple(kind + "?" * (NAME_BYTES - 1) for kind in "vtc"),
+}
+"""Patterns of the names in the token storage. In the dense layout each has the same length."""
 
 _GROUP_READING = ("xreadgroup", "xack", "xautoclaim", "xgroup|create")
 
@@ -99,6 +107,7 @@ def users(
     servers: Mapping[Server, RedisSettings],
     *,
     reply_groups: bool,
+    layout: LayoutName | None = None,
 ) -> list[User]:
     """All users that the routes need.
 
@@ -108,6 +117,7 @@ def users(
         durability: how safe tokens are before a reply.
         servers: addresses of the servers.
         reply_groups: True if readers of replies use consumer groups.
+        layout: the layout of the tokens; None for rights in each layout.
 
     Raises:
         CheckFailed: a name has a space, which no ACL can express.
@@ -115,7 +125,11 @@ def users(
     for name in [*streams_of(routes), *(route.reply_to for route in routes), folder]:
         if " " in name:
             raise CheckFailed(f"{name}: an ACL cannot express a name with a space; choose another")
-    found = [*_on_streams(routes, reply_groups=reply_groups), *_on_storage(folder, durability)]
+    layouts: Sequence[LayoutName] = [*_OF_LAYOUTS] if layout is None else [layout]
+    found = [
+        *_on_streams(routes, reply_groups=reply_groups),
+        *_on_storage(folder, durability, layouts, servers["tokens"].kind),
+    ]
     return [_behind(servers[user.server], user) for user in found]
 
 
@@ -230,26 +244,30 @@ def _client(name: str, route: Route, own: Sequence[str]) -> User:
     return User("streams", "client", name, ("time",), tuple(selectors))
 
 
-def _on_storage(folder: str, durability: Durability) -> Iterable[User]:
-    keys = _glob(folder) + "/*"
-    record = _glob(layout_path(folder))
-    key_places = (f"~{keys}", f"~{_glob(folder)}.retired/*", f"~{_glob(folder)}.scans/*", f"~{record}")
-    tokens = ("~tokens/*",)
-    yield User("keys", "worker", "token-worker", ("scan",), (Selector(("mget",), (f"%R~{keys}", f"%R~{record}")),))
+def _on_storage(
+    folder: str, durability: Durability, layouts: Sequence[LayoutName], tokens_kind: Kind
+) -> Iterable[User]:
+    tokens = tuple(f"~{pattern}" for layout in layouts for pattern in _OF_LAYOUTS[layout])
+    of_keys, of_tokens = _glob(layout_path(folder)), _glob(TOKENS_RECORD)
+    keys, index = _glob(folder) + "/*", _glob(index_folder(folder)) + "/*"
+    key_places = (f"~{keys}", f"~{index}", f"~{_glob(folder)}.retired/*", f"~{_glob(folder)}.scans/*")
+    reading = Selector(("mget",), (f"%R~{keys}", f"%R~{index}", f"%R~{of_keys}"))
+    yield User("keys", "worker", "token-worker", ("scan",), (reading,))
     waiting = ("waitaof",) if durability.fsync else ("wait",) if durability.replicas else ()
-    selectors = [Selector(("mget", "msetnx", "get", "set", *_SCRIPTS), tokens)]
-    selectors.append(Selector(("get",), (f"%R~{TOKENS_RECORD}",)))
-    if waiting:
-        selectors.append(Selector(("set",), (f"%W~{MARK}",)))
+    reading_record = Selector(("get",), (f"%R~{of_tokens}",))
+    selectors = [Selector(("mget", "msetnx", "get", "set", *_SCRIPTS), tokens), reading_record]
+    if waiting or tokens_kind == "cluster":
+        marks = f"{MARK}:*" if tokens_kind == "cluster" else MARK
+        selectors.append(Selector(("set",), (f"%W~{marks}",)))
     yield User("tokens", "worker", "token-worker", ("ping", *waiting), tuple(selectors))
     changing = ("mget", "get", "set", "del", *_SCRIPTS)
-    on_keys = Selector((*changing, "exists"), key_places)
-    look = Selector(("mget",), (f"%R~{record}",)), Selector(("get",), (f"%R~{TOKENS_RECORD}",))
-    yield User("keys", "monitor", "token-monitor", ("time", "info", "scan"), look[:1])
-    yield User("tokens", "monitor", "token-monitor", ("time", "info"), look[1:])
+    on_keys = Selector((*changing, "exists"), (*key_places, f"~{of_keys}"))
+    on_tokens = Selector(changing, tokens), Selector(("get", "set", *_SCRIPTS), (f"~{of_tokens}",))
+    looking_at_record = Selector(("mget",), (f"%R~{of_keys}",))
+    yield User("keys", "monitor", "token-monitor", ("time", "info", "scan"), (looking_at_record,))
+    yield User("tokens", "monitor", "token-monitor", ("time", "info"), (reading_record,))
     yield User("keys", "operator", "token-operator", ("scan",), (on_keys,))
-    on_record = Selector(("get", "set", *_SCRIPTS), (f"~{TOKENS_RECORD}",))
-    yield User("tokens", "operator", "token-operator", ("scan",), (Selector(changing, tokens), on_record))
+    yield User("tokens", "operator", "token-operator", ("scan",), on_tokens)
 
 
 def merge(found: Iterable[User]) -> User:

@@ -42,6 +42,9 @@ def acl(
     command removes users that the file does not have. To keep the others, change `user` to `ACL SETUSER` at the
     beginning of each line, and give the lines to `redis-cli`.
 
+    Workers and operators have rights on tokens in the layout that TOKEN_WORKER_LAYOUT says; in each layout if it is not
+    set.
+
     The command contacts no server. Settings such as TOKEN_WORKER_STREAMS_PASSWORD_FILE take its password files. Servers
     do not replicate users: create them on every replica and on every node of a cluster.
     """
@@ -52,8 +55,15 @@ def acl(
             err=True,
         )
     durability = Durability.parse(settings.durability)
-    found = users(settings.routes, settings.keys_folder, durability, _servers(settings), reply_groups=reply_groups)
     addresses = _servers(settings)
+    found = users(
+        settings.routes,
+        settings.keys_folder,
+        durability,
+        addresses,
+        reply_groups=reply_groups,
+        layout=settings.layout,
+    )
     chosen = [user for user in _merged(found, settings) if server is None or _is_same(addresses, server, user.server)]
     if not as_json and not all(_is_same(addresses, user.server, chosen[0].server) for user in chosen):
         raise click.UsageError("the users are for several servers: choose one by --server")
