@@ -27,6 +27,7 @@ CHANGING = {
     "dead-letters replay",
     "keys destroy",
     "keys generate",
+    "keys index",
     "keys rewrap",
     "keys rotate",
     "replay",
@@ -115,6 +116,7 @@ def test_every_change_is_noted(served: Stack, tmp_path: Path) -> None:
     key = f"{client}_storage_sym"
     assert audited.change("keys", "generate", client)["client_id"] == client
     assert "there is a key already" in audited.change("keys", "generate", client, status=1)["reason"]
+    assert audited.change("keys", "index", client)["made"] == 1
     history = audited.change("keys", "rotate", client, "--yes")["history"]
     assert history.startswith(f"{key}.old/")
     old = f"{key}.old/2020-01-01T00:00:00.000000001"

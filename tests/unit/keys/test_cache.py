@@ -23,8 +23,9 @@ from token_worker.keys.cache import (
     KeySearch,
 )
 from token_worker.keys.keyring import DATA_KEY_SECONDS, DataKeyCache, Keyring, NoMatchingKey
+from token_worker.keys.master import MasterKeys
 from token_worker.keys.sealed_text import open_text
-from token_worker.keys.store import RedisKeyStore, new_key, unwrap, wrap
+from token_worker.keys.store import RedisKeyStore, new_key, wrap
 from token_worker.redis.link import RedisLink
 from token_worker.redis.scan import scan
 
@@ -375,7 +376,7 @@ def test_key_sealed_with_the_previous_master_key_is_opened(store: FakeStore, clo
     store.put(BILLING, new_key(), "2026-01-01T00:00:00")
     store.sealed[BILLING.key_name] = wrap(new_key(), replaced, BILLING)
 
-    cache = KeyCache(store, replaced, previous_master_key=MASTER_KEY, clock=clock)
+    cache = KeyCache(store, MasterKeys(replaced, MASTER_KEY), clock=clock)
     rings = cache.rings([SHOP, BILLING])
 
     assert all(isinstance(ring, Keyring) for ring in rings.values())
@@ -387,7 +388,7 @@ def test_key_sealed_with_the_previous_master_key_is_opened(store: FakeStore, clo
 def test_key_sealed_anew_is_no_rotation(store: FakeStore, clock: Clock) -> None:
     """A key that was sealed with another master key is the same key: nothing is replaced, nothing is reported."""
     replaced = bytes(range(32, 64))
-    cache = KeyCache(store, replaced, previous_master_key=MASTER_KEY, clock=clock)
+    cache = KeyCache(store, MasterKeys(replaced, MASTER_KEY), clock=clock)
     ring = ring_of(cache)
     store.sealed[SHOP.key_name] = wrap(ring.current, replaced, SHOP)
     clock.advance(AGE_SECONDS)

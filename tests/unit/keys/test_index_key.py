@@ -1,6 +1,5 @@
 """Index keys: what they are sealed with, how they are read, and what the cache makes of them."""
 
-import base64
 from collections.abc import Callable
 from typing import Any
 

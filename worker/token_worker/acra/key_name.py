@@ -72,6 +72,7 @@ class KeyName(NamedTuple):
         stamp: the time in the part of the history; None for a key in use.
         kind: the kind of key; None if Acra makes no such name.
         owner: the client or zone; None if the key belongs to none.
+        own_context: the context of a key that is none of Acra's; None for Acra's own.
     """
 
     name: str
@@ -79,6 +80,7 @@ class KeyName(NamedTuple):
     stamp: str | None
     kind: KeyKind | None
     owner: Owner | None
+    own_context: bytes | None = None
 
     @property
     def key_id(self) -> str:
@@ -88,6 +90,8 @@ class KeyName(NamedTuple):
     @property
     def context(self) -> bytes:
         """Associated context of the seal. It has no meaning for public keys and unknown kinds."""
+        if self.own_context is not None:
+            return self.own_context
         return self.base.encode() if self.owner is None else self.owner.context
 
     @property

@@ -16,13 +16,13 @@ class AdminAccess(KeyAccess):
     def connect_admin(self) -> tuple[MasterKeys, AdminStore]:
         """Return the master keys, and the key storage for commands that change keys. Errors as by ``connect``."""
         current, _ = self.connect()
-        return MasterKeys(current, self.previous_master_key), self._admin_store()
+        return MasterKeys(current, self.previous_master_key), self.admin_store()
 
     def connect_names(self) -> AdminStore:
         """Return the key storage for a command that needs no master key. Errors as by ``connect``."""
         if self._settings.keys_source == "vault":
             required(self._vault).session.connect()
-        return self._admin_store()
+        return self.admin_store()
 
     def replace_master_key(self, current: bytes) -> None:
         """Store a new master key in its secret in Vault, and read it back.
@@ -52,7 +52,8 @@ class AdminAccess(KeyAccess):
             vault.delete_versions(secret.mount, secret.path, numbers)
         return numbers
 
-    def _admin_store(self) -> AdminStore:
+    def admin_store(self) -> AdminStore:
+        """Return the key storage for commands, after one of the other methods has connected."""
         settings = self._settings
         if settings.keys_source == "vault":
             vault = required(self._vault)

@@ -1,6 +1,6 @@
 """The keys of the key storage for operators: lists them, and checks that the master key opens them.
 
-Never prints a key. Reads ``<folder>/*`` and ``<folder>.retired/*``.
+Never prints a key. Reads ``<folder>/*``, ``<folder>.index/*`` and ``<folder>.retired/*``.
 """
 
 import base64
@@ -14,6 +14,7 @@ from token_worker.acra import secure_cell
 from token_worker.acra.key_name import KeyName, KeyState, parse_name
 from token_worker.admin.key_store import AdminStore, StoredText, retired_folder
 from token_worker.errors import CorruptData
+from token_worker.keys.index_key import NAME_PREFIX, index_folder, parse_index_name
 from token_worker.keys.keyring import KEY_BYTES
 from token_worker.keys.master import MasterKeys
 
@@ -29,7 +30,7 @@ KeyStatus = Literal["current", "previous", "public", "version_2", "unknown", "un
 """The state of a stored key.
 
 ``current``, ``previous``: it is sealed with the current, or the previous master key. ``public``: it is a public key,
-which is not sealed. ``version_2``: it belongs to Acra's keystore version 2. ``unknown``: Acra makes no such name.
+which is not sealed. ``version_2``: it belongs to Acra's keystore version 2. ``unknown``: nobody makes such a name.
 ``unreadable``: no master key opens it, or it is damaged.
 """
 
@@ -42,7 +43,7 @@ class ListedKey(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         key_id: the id in Acra's listing.
-        purpose: the purpose in Acra's listing; None if Acra makes no such name.
+        purpose: the purpose in Acra's listing, or ``index_key``; None if neither Acra nor we make such a name.
         state: in use, in the history, or being destroyed.
         creation_time: of a key in the history, as in Acra's listing: the time in its name, when it was replaced. None
             for others.
@@ -67,13 +68,20 @@ class LocatedKey(NamedTuple):
 
 
 def locate_keys(store: AdminStore) -> list[LocatedKey]:
-    """All keys, sorted by name: first those in Acra's folder, then those that were moved aside."""
+    """All keys, sorted by name: first those in Acra's folder, then index keys, then those that were moved aside."""
+    index, retired = index_folder(store.folder), retired_folder(store.folder)
+    names = store.names_in([store.folder, index, retired])
     found = [
         LocatedKey(name, f"{store.folder}/{name.name}", "current" if name.stamp is None else "rotated")
-        for name in _names(store, store.folder)
+        for name in map(parse_name, names[store.folder])
     ]
-    retired = retired_folder(store.folder)
-    return found + [LocatedKey(name, f"{retired}/{name.name}", "retired") for name in _names(store, retired)]
+    for below in names[index]:
+        name = parse_index_name(NAME_PREFIX + below)
+        found.append(LocatedKey(name, f"{index}/{below}", "current"))
+    for below in names[retired]:
+        name = parse_index_name(below) if below.startswith(NAME_PREFIX) else parse_name(below)
+        found.append(LocatedKey(name, f"{retired}/{below}", "retired"))
+    return found
 
 
 def read_keys(store: AdminStore, keys: Sequence[LocatedKey]) -> Iterator[tuple[LocatedKey, StoredText]]:
@@ -136,7 +144,3 @@ def _cell_of(text: bytes) -> bytes:
         return binascii.a2b_base64(text.strip(), strict_mode=True)
     except (ValueError, binascii.Error):
         raise CorruptData("key: not base64") from None
-
-
-def _names(store: AdminStore, folder: str) -> list[KeyName]:
-    return [parse_name(name) for name in sorted(set(store.names(folder)))]

@@ -49,7 +49,7 @@ def survey(store: AdminStore, master_keys: MasterKeys) -> Counter[KeyStatus]:
 
 _WHY: dict[KeyStatus, str] = {
     "version_2": "belongs to Acra's keystore version 2; move it to another folder",
-    "unknown": "is not a key that Acra 0.96 makes; move it out of the folder",
+    "unknown": "is not a key that Acra 0.96 or token-worker makes; move it out of the folder",
     "unreadable": "no master key opens it, or it is damaged",
 }
 

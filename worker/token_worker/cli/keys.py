@@ -10,11 +10,14 @@ from rich.table import Table
 
 from token_worker.admin.access import AdminAccess
 from token_worker.admin.destroy import read_record
+from token_worker.admin.index_keys import check_not_retired, generate_keys, lack_index_keys, read_layout
 from token_worker.admin.keys import BAD_STATUSES, KeyStatus, ListedKey, classify, describe, locate_keys, read_keys
 from token_worker.cli.groups import NearestGroup
 from token_worker.cli.keys_change import destroy, drop_previous, owner_of, rewrap, rotate
+from token_worker.cli.keys_index import index
 from token_worker.cli.terminal import table_console
 from token_worker.errors import CheckFailed
+from token_worker.keys.master import MasterKeys
 from token_worker.keys.store import new_key, wrap
 from token_worker.settings import load
 from token_worker.telemetry.command_audit import CommandAudit
@@ -39,7 +42,7 @@ def keys() -> None:
     """Look at the keys of clients and zones, and change them."""
 
 
-for command in (rotate, destroy, rewrap, drop_previous):
+for command in (rotate, destroy, rewrap, drop_previous, index):
     keys.add_command(command)
 
 
@@ -50,19 +53,28 @@ for command in (rotate, destroy, rewrap, drop_previous):
 def generate(config: Path | None, owner_id: str, *, zone: bool) -> None:
     """Create the first symmetric key of a client, sealed with the master key.
 
+    If the tokens have the dense layout, the command makes the client's index key first. If it was killed in between,
+    run it again: it keeps the index key, and makes the other one.
+
     The command never replaces a key.
 
-    Exit status 1: the client has a key already; nothing was changed.
+    Exit status 1: the client has a key already, or had one that is being destroyed; nothing was changed.
     """
     owner = owner_of(owner_id, zone=zone)
     settings = load(os.environ, config)
     audit = CommandAudit("keys generate", settings.audit_file)
     with AdminAccess(settings) as access:
         master_key, store = access.connect()
+        master_keys, admin_store = MasterKeys(master_key, access.previous_master_key), access.admin_store()
         with audit.change({f"{owner.kind}_id": owner.id}):
-            if not store.create(owner, wrap(new_key(), master_key, owner)):
-                raise CheckFailed(f"{owner.key_name}: there is a key already; nothing was changed")
-    click.echo(f"{owner.key_name}: generated")
+            is_dense = read_layout(admin_store) == "dense"
+            if is_dense:
+                generate_keys(admin_store, master_keys, owner)
+            else:
+                check_not_retired(admin_store, owner)
+                if not store.create(owner, wrap(new_key(), master_key, owner)):
+                    raise CheckFailed(f"{owner.key_name}: there is a key already; nothing was changed")
+    click.echo(f"{owner.key_name}: generated{', with its index key' if is_dense else ''}")
 
 
 @keys.command("list", epilog="Example: token-worker keys list")
@@ -84,20 +96,24 @@ def list_(config: Path | None, *, as_json: bool) -> None:
 def verify(config: Path | None, *, as_json: bool) -> None:
     """Try to open every key with the master key.
 
-    Exit status 1: a key cannot be opened, is of a kind that Acra does not make, or is sealed with the previous master
-    key.
+    Exit status 1: a key cannot be opened, is of an unknown kind, or is sealed with the previous master key; or a client
+    has no index key, and the tokens have the dense layout.
     """
     with AdminAccess(load(os.environ, config)) as access:
         master_keys, store = access.connect_admin()
+        found = list(read_keys(store, locate_keys(store)))
         rows = [
             Verified(
                 **msgspec.structs.asdict(describe(key)),
                 sealed_with=classify(key.name, stored.text, master_keys),
             )
-            for key, stored in read_keys(store, locate_keys(store))
+            for key, stored in found
         ]
-    _print(rows, as_json=as_json)
-    bad = [f"{row.name}: {_WORDS[row.sealed_with]}" for row in rows if row.sealed_with in BAD_STATUSES]
+        _print(rows, as_json=as_json)
+        bad = [f"{row.name}: {_WORDS[row.sealed_with]}" for row in rows if row.sealed_with in BAD_STATUSES]
+        if read_layout(store) == "dense":
+            without = lack_index_keys([key for key, _ in found])
+            bad += [f"{owner.key_name}: has no index key; token-worker keys index --all makes it" for owner in without]
     if bad:
         raise CheckFailed("\n".join(bad))
 
@@ -141,7 +157,7 @@ _WORDS: dict[KeyStatus, str] = {
     "previous": "previous master key",
     "public": "not sealed (public)",
     "version_2": "keystore version 2, which workers do not read",
-    "unknown": "not a key that Acra makes",
+    "unknown": "not a key that Acra or token-worker makes",
     "unreadable": "the master key does not open it",
 }
 

@@ -23,6 +23,7 @@ from token_worker.contract.values import decode_value
 from token_worker.errors import CheckFailed, Refused
 from token_worker.keys.access import KeyAccess
 from token_worker.keys.cache import KeyCache
+from token_worker.keys.master import MasterKeys
 from token_worker.redis.connect import make_primary_link
 from token_worker.settings import load
 from token_worker.settings.options import Settings
@@ -201,8 +202,7 @@ def open_admin(asked: Asked, *, is_settling: bool = False) -> Iterator[TokenAdmi
         master_key, store = access.connect(ScanProgress("older keys"))
         keys = KeyCache(
             store,
-            master_key,
-            previous_master_key=access.previous_master_key,
+            MasterKeys(master_key, access.previous_master_key),
             settling_seconds=settings.key_settling_seconds if is_settling else 0,
             history_seconds=float("inf"),
         )

@@ -85,8 +85,7 @@ class KeyCache:
 
     Args:
         store: the key storage.
-        master_key: opens its keys; or the master keys of a process, which may change.
-        previous_master_key: the master key before it, while one replaces the other.
+        master_key: opens its keys; or the master key and the one before it; or those of a process, which may change.
         size: owners whose keys are cached.
         clock: monotonic seconds.
         wall: Unix seconds.
@@ -105,9 +104,8 @@ class KeyCache:
     def __init__(
         self,
         store: KeyStore,
-        master_key: bytes | LiveMasterKeys,
+        master_key: bytes | MasterKeys | LiveMasterKeys,
         *,
-        previous_master_key: bytes | None = None,
         size: int = OWNERS_MAX,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -121,7 +119,9 @@ class KeyCache:
         self._store = store
         self._read = store.current_with_index if with_index else partial(_without_index, store)
         if isinstance(master_key, bytes):
-            master_key = LiveMasterKeys(MasterKeys(master_key, previous_master_key))
+            master_key = MasterKeys(master_key)
+        if isinstance(master_key, MasterKeys):
+            master_key = LiveMasterKeys(master_key)
         self._master_keys = master_key
         self._size = size
         self._clock = clock

@@ -14,8 +14,15 @@ as that of another owner.
 
 from typing import NamedTuple
 
+from token_worker.acra.key_name import KeyKind, KeyName, parse_name
 from token_worker.acra.owner import Owner
 from token_worker.keys.sealed_text import open_text, seal_text
+
+INDEX_KEY = KeyKind("index_key", "symmetric")
+"""The kind of an index key, as listings name it."""
+
+NAME_PREFIX = ".index/"
+"""The beginning of an index key's name in listings, logs, and the folder of keys that are being destroyed."""
 
 _CONTEXT = b"token-worker index key v1 "
 
@@ -35,6 +42,20 @@ def index_folder(folder: str) -> str:
 def index_path(folder: str, owner: Owner) -> str:
     """The place of an owner's index key: a Redis key, or the path of a KV secret in its mount."""
     return f"{index_folder(folder)}/{owner.key_name}"
+
+
+def index_name(owner: Owner) -> KeyName:
+    """The name of an owner's index key, as commands list it: its path without the folder of the keys."""
+    name = NAME_PREFIX + owner.key_name
+    return KeyName(name, name, None, INDEX_KEY, owner, index_context(owner))
+
+
+def parse_index_name(name: str) -> KeyName:
+    """Parse a name with its prefix. If it is not that of an index key, ``kind`` is None."""
+    of_key = parse_name(name.removeprefix(NAME_PREFIX))
+    if of_key.owner is None or of_key.stamp is not None or not of_key.seals_tokens:
+        return KeyName(name, name, None, None, None)
+    return index_name(of_key.owner)
 
 
 def index_context(owner: Owner) -> bytes:

@@ -25,7 +25,7 @@ from token_worker.acra import secure_cell
 from token_worker.acra.owner import Owner
 from token_worker.errors import CorruptData, OperatorError, Unavailable
 from token_worker.keys.background import Executor, InlineExecutor
-from token_worker.keys.index_key import index_context, index_path
+from token_worker.keys.index_key import index_name
 from token_worker.keys.master import MasterKeys, MasterKeyVersion
 from token_worker.keys.sealed_text import open_text
 
@@ -140,7 +140,7 @@ class LiveMasterKeys:
 
     def unwrap_index(self, sealed: bytes, owner: Owner) -> bytes:
         """Open the stored text of an index key; errors as by ``unwrap``."""
-        return self._open(sealed, index_context(owner), index_path("", owner))
+        return self._open(sealed, index_name(owner).context, index_name(owner).name)
 
     def _open(self, sealed: bytes, context: bytes, name: str) -> bytes:
         for key in self._keys[:-1]:

@@ -8,7 +8,7 @@ import structlog
 from token_worker.acra.owner import Owner
 from token_worker.errors import Code, CorruptData, Refused, Unavailable
 from token_worker.keys.cached_keys import CachedKeys, OpenedIndex
-from token_worker.keys.index_key import KeyTexts, index_path
+from token_worker.keys.index_key import KeyTexts, index_name
 from token_worker.keys.keyring import DataKeyCache
 from token_worker.keys.live_master_keys import LiveMasterKeys
 
@@ -68,16 +68,16 @@ class Opener(NamedTuple):
         if not _is_another_index(known, text):
             return known
         if text is None:
-            log.info("index key is gone", key=index_path("", owner))
+            log.info("index key is gone", key=index_name(owner).name)
             return OpenedIndex()
         try:
             key = self.master_keys.unwrap_index(text, owner)
         except CorruptData:
             if text != known.text:
-                log.error("index key cannot be unwrapped with the master key", key=index_path("", owner))
+                log.error("index key cannot be unwrapped with the master key", key=index_name(owner).name)
             return OpenedIndex(text, None, "unreadable")
         if known.key not in (None, key):
-            log.warning("index key was replaced by another", key=index_path("", owner))
+            log.warning("index key was replaced by another", key=index_name(owner).name)
         return OpenedIndex(text, key, "present")
 
 

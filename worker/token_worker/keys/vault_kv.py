@@ -122,14 +122,20 @@ class VaultKv:
             for path, secret in zip(paths, secrets, strict=True)
         ]
 
-    def read_version(self, mount: str, path: str, number: int | None = None) -> Version | None:
-        """One version of a secret, by default the newest. None if it does not exist, or was deleted."""
+    def read_version(
+        self, mount: str, path: str, number: int | None = None, *, is_for_operators: bool = False
+    ) -> Version | None:
+        """One version of a secret, by default the newest. None if it does not exist, or was deleted.
+
+        If Vault refuses a secret that ``is_for_operators``, the error names the policy of operators.
+        """
         if self._version(mount) == 1:
             fields = self.read_secret(mount, path)
             return None if fields is None else Version(fields, 0)
         kv = KvV2(self.session.adapter)
         read = partial(kv.read_secret_version, path, number, mount, raise_on_deleted_version=True)
-        data = self.session.ask(read, _denied("reading", "read", mount, path, self._api_path(mount, "data", path)))
+        denied = _not_operator if is_for_operators else _denied
+        data = self.session.ask(read, denied("reading", "read", mount, path, self._api_path(mount, "data", path)))
         return None if data is None else Version(data["data"], int(data["metadata"]["version"]))
 
     def list_secrets(self, mount: str, path: str) -> list[str]:
