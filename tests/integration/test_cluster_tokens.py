@@ -6,32 +6,13 @@ from typing import Any
 
 import pytest
 
+from harness.cluster_rows import WRITTEN, name, pipeline_of, redirects, row
 from harness.servers import Cluster, oldest_binary, valkey_binary
 from token_worker.errors import Unavailable
-from token_worker.redis.address import parse
-from token_worker.redis.cluster_pipeline import ClusterPipeline, slot_of
+from token_worker.redis.cluster_pipeline import slot_of
 from token_worker.storage.cluster_tokens import ClusterTokenStorage
 from token_worker.storage.dense.layout import DenseLayout
 from token_worker.storage.steps import Adopt, Claim, Lookup, Outcome, Row, Store, Touch
-
-WRITTEN = Outcome("written")
-PLACES = 3
-"""Primaries of a cluster, each with a third of the slots."""
-
-
-def name(kind: bytes, number: int, place: int | None = None) -> bytes:
-    """A name of 16 bytes; with ``place``, one that the primary of that number has."""
-    chance = random.Random(f"{kind!r}{number}{place}")
-    while True:
-        made = kind + chance.randbytes(15)
-        if b"{" not in made and (place is None or slot_of(made) * PLACES // 16384 == place):
-            return made
-
-
-def row(number: int, h_place: int | None = None, t_place: int | None = None, *, old: bytes = b"") -> Row:
-    h_key, t_key = name(b"v", number, h_place), name(b"t", number, t_place)
-    return Row(h_key, t_key, b"h value %d" % number, b"t value %d" % number, old)
-
 
 ROW, OTHER = row(1, 0, 1), row(2, 2, 0)
 ALONE = Row(b"", ROW.t_key, b"", ROW.t_value)
@@ -57,10 +38,6 @@ def storage(cluster: Cluster) -> Iterator[ClusterTokenStorage]:
     pipeline = pipeline_of(cluster)
     yield ClusterTokenStorage(pipeline, DenseLayout())
     pipeline.close()
-
-
-def pipeline_of(cluster: Cluster) -> ClusterPipeline:
-    return ClusterPipeline("tokens", parse(cluster.url))
 
 
 def content(cluster: Cluster) -> dict[bytes, bytes | None]:
@@ -249,11 +226,3 @@ def test_names_with_braces_are_found(storage: ClusterTokenStorage, cluster: Clus
     assert storage.execute(Store([Row(b"", name, b"", name) for name in names])) == [WRITTEN] * len(names)
     assert storage.execute(Lookup(names)) == names
     assert redirects(cluster) == moved
-
-
-def redirects(cluster: Cluster) -> int:
-    """How often a node has named another one."""
-    found = [
-        server.info("errorstats").get(f"errorstat_{code}") for server in cluster.members for code in ("MOVED", "ASK")
-    ]
-    return sum(one["count"] for one in found if one)

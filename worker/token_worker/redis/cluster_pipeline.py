@@ -7,7 +7,8 @@ not sent again. A command that was redirected (MOVED, ASK) was not done. It is s
 
 import time
 from binascii import crc_hqx
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -67,6 +68,10 @@ class ClusterPipeline(ClusterLink):
         unclosed: nodes without closing commands that succeeded after their last use.
         redirected: slots of commands that were redirected since ``begin``.
         map_number: number of the maps of slots so far.
+        on_connect: is called when a connection to any node was made, before the next commands of ``call_each``. It may
+            ask the cluster. If it raises ``Unavailable``, nothing is sent, and it is called again before the next
+            commands. An error of the node that it asked counts only before its first success: later, others are not
+            kept waiting for that node.
     """
 
     def __init__(self, name: str, settings: RedisSettings, seconds: float = NODE_SECONDS) -> None:
@@ -77,6 +82,9 @@ class ClusterPipeline(ClusterLink):
         self.unclosed: set[Node] = set()
         self.redirected: set[int] = set()
         self.map_number = 0
+        self.on_connect: Callable[[], object] | None = None
+        self._checked_connections = 0
+        self._failed_calls = 0
         self._owners: tuple[Node, ...] = ()
         self._refusals: dict[Node, tuple[Unavailable, bool]] = {}
 
@@ -151,6 +159,7 @@ class ClusterPipeline(ClusterLink):
         left: Targets = {node: numbers for node, numbers in targets.items() if node is not None}
         asking: set[int] = set()
         for _ in range(REDIRECTS_MAX):
+            self._connect_all(left)
             sent = self._send_all(left, asking, commands, closing)
             redirected = self._receive_all(sent, outcomes, closing, writes=writes)
             if not redirected:
@@ -160,6 +169,13 @@ class ClusterPipeline(ClusterLink):
         for number in [number for numbers in left.values() for number in numbers]:
             outcomes[number] = Unavailable(self.name, "MOVED", self._settings.server)
         return outcomes
+
+    def call(self, *command: Any) -> Any:
+        try:
+            return super().call(*command)
+        except Unavailable:
+            self._failed_calls += 1
+            raise
 
     def close_on(self, nodes: Iterable[Node], closing: Closing) -> None:
         """Send only the closing commands to these nodes."""
@@ -175,16 +191,31 @@ class ClusterPipeline(ClusterLink):
         self._owners = tuple(node for node in dict.fromkeys(self._slots) if node is not None)
         self._refusals = {node: refusal for node, refusal in self._refusals.items() if node in self._links}
 
+    def _connect_all(self, nodes: Iterable[Node]) -> None:
+        """Connect to all nodes, and call ``on_connect``. A node that cannot be reached says so when it is sent to."""
+        for node in nodes:
+            with suppress(Unavailable, ServerError):
+                self._link(node).connect()
+        connections = self.connections
+        if self.on_connect is None or connections == self._checked_connections:
+            return
+        failed_calls = self._failed_calls
+        try:
+            self.on_connect()
+        except Unavailable:
+            if failed_calls == self._failed_calls or not self._checked_connections:
+                raise
+        else:
+            self._checked_connections = connections
+
     def _send_all(
         self, targets: Targets, asking: Collection[int], commands: Sequence[bytes], closing: Closing | None
     ) -> list[_Sent]:
-        """Send to all nodes. Those without a connection come last, since they may not be reached."""
-        links = [self.link_to(node) for node in targets]
-        links.sort(key=lambda link: not link.is_connected)
+        """Send to all nodes."""
         all_sent: list[_Sent] = []
         try:
-            for link in links:
-                numbers = targets[link.node]
+            for node, numbers in targets.items():
+                link = self.link_to(node)
                 parts = [commands[number] for number in numbers]
                 places: Sequence[int] = range(len(numbers))
                 if asking:
