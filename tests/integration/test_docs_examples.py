@@ -32,7 +32,14 @@ TESTED_ELSEWHERE = {
 }
 """Pages of ``test_backup``, ``test_deployment``, ``test_logs``, ``test_testing_project`` and ``test_upgrade``."""
 
-OF_OPERATORS = {"docs/keys.md", "docs/replay.md", "docs/routes.md", "docs/tokens.md", "docs/troubleshooting.md"}
+OF_OPERATORS = {
+    "docs/keys.md",
+    "docs/layouts.md",
+    "docs/replay.md",
+    "docs/routes.md",
+    "docs/tokens.md",
+    "docs/troubleshooting.md",
+}
 """Pages for those who may use the master key."""
 
 ERASURE = "docs/erasure.md"

@@ -1,4 +1,4 @@
-"""``token-worker tokens``: count, show, disable, remove, verify and reencrypt the tokens of a client."""
+"""``token-worker tokens``: count, show, disable, remove, verify and reencrypt the tokens of a client; their layout."""
 
 import time
 from collections import Counter
@@ -26,6 +26,7 @@ from token_worker.cli.tokens_choice import (
     report,
     taking_all,
 )
+from token_worker.cli.tokens_layout import layout
 from token_worker.contract.messages import Format, TypeName
 from token_worker.contract.values import encode_value
 from token_worker.errors import CheckFailed, CorruptData
@@ -47,7 +48,7 @@ def tokens() -> None:
     """Look at the tokens of a client or zone, and change them."""
 
 
-for command in (disable, enable, remove, reencrypt):
+for command in (disable, enable, remove, reencrypt, layout):
     tokens.add_command(command)
 
 

@@ -2,11 +2,14 @@
 
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.cluster import ClusterLink
-from token_worker.redis.link import Link, RedisLink
+from token_worker.redis.link import RedisLink
 from token_worker.redis.sentinel import SentinelLink
 
+AnyLink = ClusterLink | RedisLink
+"""A link of any kind."""
 
-def make_link(name: str, settings: RedisSettings, *, raise_server_errors: bool = False) -> Link:
+
+def make_link(name: str, settings: RedisSettings, *, raise_server_errors: bool = False) -> AnyLink:
     """Make a link that is not connected yet; arguments as for ``RedisLink``."""
     if settings.kind == "cluster":
         return ClusterLink(name, settings, raise_server_errors=raise_server_errors)

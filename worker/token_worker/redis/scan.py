@@ -9,17 +9,24 @@ SCAN_KEYS = 1000
 """Keys that one SCAN command looks at: about a millisecond of the server."""
 
 
-def scan(link: RedisLink, pattern: str, count: int = SCAN_KEYS) -> Iterator[list[bytes]]:
+def scan(link: RedisLink, pattern: str, count: int = SCAN_KEYS, *, kind: str = "") -> Iterator[list[bytes]]:
     """Yield pages of keys. A key that exists during the whole scan is in at least one page.
+
+    Args:
+        link: the server.
+        pattern: glob pattern of the keys.
+        count: keys that one command looks at.
+        kind: type of the keys, such as ``string``; of any type if left out.
 
     Raises:
         Unavailable: the server is unavailable; or the connection was replaced, even while the last page was in use.
             Another server may answer then, which does not know the cursor, and which may have lost writes.
     """
     connection = link.connect()
+    only = ("TYPE", kind) if kind else ()
     cursor = b"0"
     while True:
-        cursor, keys = link.call("SCAN", cursor, "MATCH", pattern, "COUNT", count)
+        cursor, keys = link.call("SCAN", cursor, "MATCH", pattern, "COUNT", count, *only)
         _check(link, connection)
         yield keys
         if cursor == b"0":
