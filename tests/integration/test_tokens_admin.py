@@ -17,7 +17,9 @@ from harness.stack import Stack, wait_until
 from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import EntryNames, TokenEntry, decode_entry, encode_entry, encode_token_value
 from token_worker.acra.value_types import TYPES
-from token_worker.admin.tokens import Token, TokenAdmin, TokenFilter
+from token_worker.admin.entry_store import ServerEntries
+from token_worker.admin.stored_tokens import Token
+from token_worker.admin.tokens import TokenAdmin, TokenFilter
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.keys.store import RedisKeyStore
@@ -176,7 +178,7 @@ def test_token_that_is_no_longer_meant_is_not_removed(stack: Stack) -> None:
         closing(RedisLink("tokens", RedisSettings(url=url))) as link,
     ):
         cache = KeyCache(RedisKeyStore(keys, ".acrakeys"), stack.master_key)
-        admin = TokenAdmin(link, cache, Owner("client", CLIENT), rate=1e9)
+        admin = TokenAdmin(ServerEntries(link), cache, Owner("client", CLIENT), rate=1e9)
         chosen = TokenFilter(state="disabled")
         [found] = admin.tokens(chosen)
         assert isinstance(found, Token)

@@ -14,7 +14,14 @@ from token_worker.acra.owner import Owner
 from token_worker.admin.key_store import AdminStore, retired_folder
 from token_worker.admin.keys import KEYS_PER_READ, LocatedKey, open_key
 from token_worker.errors import CheckFailed, CorruptData
-from token_worker.keys.index_key import index_name, index_path, seal_index_key
+from token_worker.keys.index_key import (
+    NAME_PREFIX,
+    index_folder,
+    index_name,
+    index_path,
+    parse_index_name,
+    seal_index_key,
+)
 from token_worker.keys.layout_record import LayoutName, decode_keys_record, layout_of, layout_path
 from token_worker.keys.master import MasterKeys
 from token_worker.keys.store import new_key, wrap
@@ -102,6 +109,13 @@ def owners_with_keys(store: AdminStore) -> list[Owner]:
     """All clients and zones that have a symmetric key in use, sorted by its name."""
     names = map(parse_name, store.names_in([store.folder])[store.folder])
     return [name.owner for name in names if name.owner is not None and name.seals_tokens and name.stamp is None]
+
+
+def owners_with_index_keys(store: AdminStore) -> list[Owner]:
+    """All clients and zones that have an index key, sorted by its name."""
+    folder = index_folder(store.folder)
+    names = (parse_index_name(NAME_PREFIX + below) for below in store.names_in([folder])[folder])
+    return [name.owner for name in names if name.owner is not None]
 
 
 def lack_index_keys(keys: Sequence[LocatedKey]) -> list[Owner]:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import click
 import msgspec
 
-from token_worker.admin.tokens import Token, TokenAdmin, Unreadable
+from token_worker.admin.stored_tokens import Token, Unreadable, entry_label
+from token_worker.admin.tokens import TokenAdmin
 from token_worker.cli.terminal import confirm
 from token_worker.cli.tokens_choice import (
     DRY_RUN,
@@ -13,13 +14,13 @@ from token_worker.cli.tokens_choice import (
     Asked,
     choosing,
     chosen,
-    entry_of,
     open_admin,
     read_given,
     report,
     taking_all,
 )
 from token_worker.errors import CheckFailed
+from token_worker.keys.layout_record import LayoutName
 from token_worker.telemetry.command_audit import CommandAudit
 
 NOTED_ENTRIES_MAX = 100
@@ -73,9 +74,10 @@ def enable(asked: Asked, *, dry_run: bool, yes: bool) -> None:
 @DRY_RUN
 @YES
 def remove(asked: Asked, *, dry_run: bool, yes: bool) -> None:
-    """Delete tokens for good. Nobody can detokenize them any more.
+    """Remove tokens for good. Nobody can detokenize them any more.
 
-    Until the client's key is rotated, the same value gets the same token again. To revoke a token, disable it.
+    In the dense layout, the value gets another token from now on. In Acra's layout it gets the same token again, until
+    the client's key is rotated: there, disable a token to revoke it.
 
     Exit status 1: the same as for `disable`.
     """
@@ -93,21 +95,25 @@ def reencrypt(asked: Asked, *, dry_run: bool, yes: bool) -> None:
     Run it a minute after `keys rotate`, or when TOKEN_WORKER_KEY_SETTLING_SECONDS are over: no worker seals with the
     old key any more then. You may stop the command and run it again.
 
-    An AcraServer or AcraTranslator that has run with its key cache since before the rotation cannot read entries that
-    are sealed with the new key: it returns tokens as if they were the values. Restart it before, or run it with
-    --keystore_cache_size=-1.
+    In Acra's layout, an AcraServer or AcraTranslator that has run with its key cache since before the rotation cannot
+    read entries that are sealed with the new key: it returns tokens as if they were the values. Restart it before, or
+    run it with --keystore_cache_size=-1.
 
     Exit status 1: entries cannot be read, and stay as they are; or the new key does not seal yet.
     """
-    if not dry_run:
+
+    def ask(layout: LayoutName) -> None:
+        if layout == "dense" or dry_run:
+            return
         confirm(
             yes,
             "Was every AcraServer and AcraTranslator restarted since the last rotation, or does it run with"
             " --keystore_cache_size=-1, or is there none? Else it returns tokens as if they were the values.",
         )
+
     audit = CommandAudit("tokens reencrypt", asked.settings.audit_file)
     with (
-        open_admin(asked, is_settling=not dry_run) as admin,
+        open_admin(asked, is_settling=not dry_run, before=ask) as admin,
         audit.change(asked.facts, dry_run=dry_run) as outcome,
     ):
         done = admin.reencrypt(dry_run=dry_run)
@@ -119,7 +125,7 @@ def reencrypt(asked: Asked, *, dry_run: bool, yes: bool) -> None:
         click.echo(
             f"{would} with the newest key: {done.sealed} entries, in {done.passes} passes; the others already were"
         )
-        if done.sealed and not dry_run:
+        if done.sealed and not dry_run and admin.stored.layout == "acra":
             click.echo("now restart every AcraServer and AcraTranslator that has a key cache and was not restarted yet")
     report(done.unreadable)
 
@@ -135,15 +141,15 @@ def _change(
     with open_admin(asked) as admin, audit.change(asked.facts, dry_run=dry_run) as outcome:
         entries = outcome["entries"] = list[str]()
         try:
-            for token in chosen(admin, asked, given):
+            for token in chosen(admin, asked, given, to_remove=command == "remove"):
                 if isinstance(token, Unreadable):
                     counts["unreadable"] += 1
-                elif token.state == done:
+                elif token.state == done and token.is_whole:
                     continue
                 elif dry_run or change(admin, token):
                     counts["changed"] += 1
                     if len(entries) < NOTED_ENTRIES_MAX:
-                        entries.append(entry_of(token))
+                        entries.append(entry_label(token.t.key))
                 else:
                     counts["busy"] += 1
         finally:

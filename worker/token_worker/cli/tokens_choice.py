@@ -1,5 +1,6 @@
 """The choice of the commands on tokens: the client and tokens that they are about, and access to these."""
 
+import datetime as dt
 import functools
 import os
 import time
@@ -15,16 +16,23 @@ from rich.progress import Progress, TextColumn
 
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import TYPES, TokenType
-from token_worker.admin.tokens import Token, TokenAdmin, TokenFilter, TokenState, Unreadable
+from token_worker.admin.access import AdminAccess
+from token_worker.admin.entry_store import ServerEntries
+from token_worker.admin.index_keys import owners_with_index_keys
+from token_worker.admin.key_store import AdminStore
+from token_worker.admin.layout import read_records
+from token_worker.admin.stored_tokens import Token, TokenState, Unreadable
+from token_worker.admin.tokens import TokenAdmin, TokenFilter
 from token_worker.cli.keys_change import owner_of
 from token_worker.cli.terminal import ScanProgress, parse_text, read_text
 from token_worker.contract.messages import Format, TypeName
 from token_worker.contract.values import decode_value
-from token_worker.errors import CheckFailed, Refused
-from token_worker.keys.access import KeyAccess
+from token_worker.errors import CheckFailed, CorruptData, Refused, SettingsError
 from token_worker.keys.cache import KeyCache
+from token_worker.keys.layout_record import LayoutName
 from token_worker.keys.master import MasterKeys
 from token_worker.redis.connect import make_primary_link
+from token_worker.redis.link import Link
 from token_worker.settings import load
 from token_worker.settings.options import Settings
 
@@ -44,6 +52,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     as_json: bool
     type_name: str | None = None
     older_than: float | None = None
+    created_before: dt.datetime | None = None
     state: TokenState | None = None
     by_value: bool = False
     by_token: bool = False
@@ -55,7 +64,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def filter(self) -> TokenFilter:
         since = None if self.older_than is None else time.time() - self.older_than * DAY_SECONDS
-        return TokenFilter(None if self.type_name is None else TYPES[self.type_name], self.state, since)
+        created = None if self.created_before is None else self.created_before.replace(tzinfo=dt.UTC).timestamp()
+        return TokenFilter(None if self.type_name is None else TYPES[self.type_name], self.state, since, created)
 
     @property
     def names_one(self) -> bool:
@@ -68,6 +78,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
             f"{self.owner.kind}_id": self.owner_id,
             "type": self.type_name,
             "older_than_days": self.older_than,
+            "created_before": None if self.created_before is None else f"{self.created_before:%Y-%m-%d}",
             "state": self.state,
             "one": self.names_one,
         }
@@ -85,7 +96,13 @@ _FILTERS = (
         "--older-than",
         type=click.FloatRange(0),
         metavar="DAYS",
-        help="Only tokens that were last used more than so many days ago.",
+        help="Only tokens that were last used more than so many days ago. Acra's layout only.",
+    ),
+    click.option(
+        "--created-before",
+        type=click.DateTime(["%Y-%m-%d"]),
+        metavar="DATE",
+        help="Only tokens that were created before this day (UTC, YYYY-MM-DD).",
     ),
     click.option("--state", type=click.Choice(["enabled", "disabled"]), help="Only tokens in this state."),
     click.option(
@@ -128,7 +145,7 @@ def _with_options(
 
 
 _COMMON_NAMES = ("owner_id", "zone", "rate", "as_json")
-_FILTER_NAMES = ("type_name", "older_than", "state", "by_value", "by_token")
+_FILTER_NAMES = ("type_name", "older_than", "created_before", "state", "by_value", "by_token")
 
 choosing = _with_options(_COMMON_NAMES + _FILTER_NAMES, (*_OWNER, *_FILTERS, *_OUTPUT))
 """For commands on the tokens that the filters choose."""
@@ -167,8 +184,12 @@ def read_given(asked: Asked) -> Given | None:
     return Given(kind, kind.encode(value))
 
 
-def chosen(admin: TokenAdmin, asked: Asked, given: Given | None) -> Iterator[Token | Unreadable]:
+def chosen(
+    admin: TokenAdmin, asked: Asked, given: Given | None, *, to_remove: bool = False
+) -> Iterator[Token | Unreadable]:
     """All tokens that the filters choose, or the one that was given.
+
+    With ``to_remove``, also a token whose removal was interrupted.
 
     Raises:
         CheckFailed: the one that was given does not exist.
@@ -177,40 +198,71 @@ def chosen(admin: TokenAdmin, asked: Asked, given: Given | None) -> Iterator[Tok
         yield from admin.tokens(asked.filter)
         return
     found = admin.of_value(given.data, given.kind) if asked.by_value else admin.of_token(given.data, given.kind)
-    if found is None:
+    if found is None or (isinstance(found, Token) and found.is_half_gone and not to_remove):
         raise CheckFailed("there is no such token")
     if isinstance(found, Unreadable) or asked.filter.takes(found):
         yield found
 
 
-def entry_of(token: Token) -> str:
-    """Name the entry of a token, without its folder."""
-    return token.t_key.decode().rpartition("/")[2]
-
-
 @contextmanager
-def open_admin(asked: Asked, *, is_settling: bool = False) -> Iterator[TokenAdmin]:
-    """Access the tokens of the client, with all of its keys."""
+def open_admin(
+    asked: Asked, *, is_settling: bool = False, before: Callable[[LayoutName], object] = lambda _: None
+) -> Iterator[TokenAdmin]:
+    """Access the tokens of the client, with all of its keys. ``before`` is called when the layout is known."""
     settings = asked.settings
     owner = asked.owner
     console = Console(stderr=True)
     columns = (TextColumn("{task.completed} entries read"),)
-    with (
-        KeyAccess(settings) as access,
-        Progress(*columns, console=console, disable=not console.is_terminal or asked.names_one, transient=True) as bar,
-    ):
+    bar = Progress(*columns, console=console, disable=not console.is_terminal or asked.names_one, transient=True)
+    with AdminAccess(settings) as access:
         master_key, store = access.connect(ScanProgress("older keys"))
-        keys = KeyCache(
-            store,
-            MasterKeys(master_key, access.previous_master_key),
-            settling_seconds=settings.key_settling_seconds if is_settling else 0,
-            history_seconds=float("inf"),
-        )
-        task = bar.add_task("")
         link = make_primary_link("tokens", settings.tokens, raise_server_errors=True)
         try:
-            yield TokenAdmin(link, keys, owner, rate=asked.rate, progress=lambda seen: bar.update(task, completed=seen))
+            layout = read_layout(access.admin_store(), link, settings.layout)
+            _refuse_without_effect(asked, layout)
+            before(layout)
+            keys = KeyCache(
+                store,
+                MasterKeys(master_key, access.previous_master_key),
+                settling_seconds=settings.key_settling_seconds if is_settling else 0,
+                history_seconds=float("inf"),
+                with_index=layout == "dense",
+            )
+            with bar:
+                task = bar.add_task("")
+                yield TokenAdmin(
+                    ServerEntries(link),
+                    keys,
+                    owner,
+                    layout=layout,
+                    list_owners=lambda: owners_with_index_keys(access.admin_store()),
+                    rate=asked.rate,
+                    progress=lambda seen: bar.update(task, completed=seen),
+                )
         except Refused as refused:
             raise CheckFailed(f"{owner.key_name}: {refused.message}") from None
         finally:
             link.close()
+
+
+def read_layout(store: AdminStore, link: Link, asked: LayoutName | None) -> LayoutName:
+    """Read the layout of the tokens from its records.
+
+    Raises:
+        SettingsError: the records do not fit each other or the setting, or one cannot be read.
+    """
+    try:
+        records = read_records(store, link)
+    except CorruptData as error:
+        raise SettingsError(str(error)) from None
+    problem = records.problem(asked)
+    if problem is not None:
+        raise SettingsError(str(problem))
+    return records.layout
+
+
+def _refuse_without_effect(asked: Asked, layout: LayoutName) -> None:
+    if layout == "dense" and asked.older_than is not None:
+        raise click.UsageError(
+            "--older-than: the dense layout does not keep when a token was last used; choose by --created-before"
+        )

@@ -9,7 +9,7 @@ SCAN_KEYS = 1000
 """Keys that one SCAN command looks at: about a millisecond of the server."""
 
 
-def scan(link: RedisLink, pattern: str, count: int = SCAN_KEYS, *, kind: str = "") -> Iterator[list[bytes]]:
+def scan(link: RedisLink, pattern: str | bytes, count: int = SCAN_KEYS, *, kind: str = "") -> Iterator[list[bytes]]:
     """Yield pages of keys. A key that exists during the whole scan is in at least one page.
 
     Args:
@@ -42,3 +42,8 @@ def _check(link: RedisLink, connection: int) -> None:
 def escape_pattern(text: str) -> str:
     """Escape a text, so that a glob pattern of Redis matches it literally."""
     return "".join(f"\\{char}" if char in "*?[]\\" else char for char in text)
+
+
+def escape_bytes(data: bytes) -> bytes:
+    """Escape bytes, so that a glob pattern of Redis matches them literally."""
+    return b"".join(b"\\%c" % byte if byte in b"*?[]\\" else b"%c" % byte for byte in data)
