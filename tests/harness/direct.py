@@ -13,11 +13,14 @@ import msgspec
 from harness.servers import Valkey
 from token_worker.contract.messages import Op
 from token_worker.keys.cache import KeyCache
+from token_worker.keys.layout_record import LayoutName
 from token_worker.keys.store import RedisKeyStore
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
 from token_worker.service.handler import Handler
 from token_worker.settings import load
+from token_worker.storage.layout import Layout
+from token_worker.storage.make_layout import make_layout
 from token_worker.storage.steps import Step
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.entry import Answer, Entry
@@ -32,8 +35,8 @@ VECTORS = Path(__file__).parents[1] / "vectors"
 class _Watched(TokenStorage):
     """A token storage that calls ``before`` ahead of each step."""
 
-    def __init__(self, link: RedisLink, before: Callable[[Step], None]) -> None:
-        super().__init__(link)
+    def __init__(self, link: RedisLink, before: Callable[[Step], None], layout: Layout) -> None:
+        super().__init__(link, layout=layout)
         self._before = before
 
     def execute(self, step: Step) -> Any:
@@ -50,6 +53,7 @@ class DirectHandler:
         now: Unix seconds.
         before: is called ahead of each step on the token storage.
         formats: formats of the settings, which the route allows besides the built-in ones.
+        layout: of the tokens.
         route: members of the route that differ from ``ROUTE``.
     """
 
@@ -60,6 +64,7 @@ class DirectHandler:
         now: Callable[[], float] = time.time,
         before: Callable[[Step], None] = lambda _: None,
         formats: Sequence[Message] = (),
+        layout: LayoutName = "acra",
         **route: Any,
     ) -> None:
         environ = {"TOKEN_WORKER_STREAMS_URL": server.url, "TOKEN_WORKER_MASTER_KEY_SOURCE": "env"}
@@ -68,8 +73,8 @@ class DirectHandler:
         settings = msgspec.structs.replace(loaded, routes=(served,))
         address = RedisSettings(url=server.url)
         self._links = RedisLink("keys", address), RedisLink("tokens", address)
-        keys = KeyCache(RedisKeyStore(self._links[0], settings.keys_folder), master_key)
-        self._handler = Handler(settings, keys, _Watched(self._links[1], before), now)
+        keys = KeyCache(RedisKeyStore(self._links[0], settings.keys_folder), master_key, with_index=layout == "dense")
+        self._handler = Handler(settings, keys, _Watched(self._links[1], before, make_layout(layout)), now)
         self._numbers = itertools.count(1)
 
     def ask(self, requests: Sequence[Message], first: int | None = None, *, in_json: bool = True) -> list[Message]:

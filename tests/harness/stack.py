@@ -18,6 +18,8 @@ from harness import quick
 from harness.ending import uninterrupted
 from harness.servers import RedisUse
 from token_worker.acra.owner import Owner
+from token_worker.keys.index_key import index_path, seal_index_key
+from token_worker.keys.layout_record import TOKENS_RECORD, LayoutName, encode_record, layout_path, new_record
 from token_worker.keys.store import new_key, wrap
 
 Reply = dict[str, Any]
@@ -57,6 +59,7 @@ class Stack:
         master_key: a random one where none is given.
         settings: further settings of all workers, as environment variables.
         fresh: processes start by a new Python, not by a fork: where their memory or their start is measured.
+        layout: of the tokens. In the dense layout, it is recorded in ``storage``, and owners get index keys, too.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Stack:
         master_key: bytes | None = None,
         settings: dict[str, str] | None = None,
         fresh: bool = False,
+        layout: LayoutName = "acra",
     ) -> None:
         self._servers = {"streams": streams, "keys": storage}
         self._popen: type[subprocess.Popen[Any]] = subprocess.Popen if fresh else quick.Popen
@@ -80,6 +84,10 @@ class Stack:
             "ACRA_MASTER_KEY": base64.b64encode(self.master_key).decode(),
             **(settings or {}),
         }
+        self.layout = layout
+        if layout == "dense":
+            record = encode_record(new_record(layout, time.time()))
+            self.storage.mset({TOKENS_RECORD: record, layout_path(".acrakeys"): record})
         self.workers: list[WorkerProcess] = []
         self._of_workers: dict[str, str] = {}
 
@@ -87,6 +95,8 @@ class Stack:
         """Put a new symmetric key into the key storage, and return it."""
         owner, key = Owner(kind, owner_id), new_key()
         self.storage.set(f".acrakeys/{owner.key_name}", wrap(key, self.master_key, owner))
+        if self.layout == "dense":
+            self.storage.set(index_path(".acrakeys", owner), seal_index_key(new_key(), self.master_key, owner))
         return key
 
     def restrict(self, folder: Path) -> None:
