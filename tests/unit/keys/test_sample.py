@@ -11,6 +11,7 @@ from token_worker.keys.live_master_keys import LiveMasterKeys
 from token_worker.keys.master import MasterKeys
 from token_worker.keys.sample import SAMPLE_KEYS, try_sample
 from token_worker.keys.store import new_key, wrap
+from token_worker.streams.worker_notes import WorkerNote
 
 SHOP = Owner("client", "shop-frontend")
 WRONG = bytes(range(50, 82))
@@ -91,6 +92,24 @@ def test_wrong_master_key_is_said(store: Listed, keys: int, how: str) -> None:
         attempt(store)
     assert str(caught.value).startswith(f"wrong master key: ACRA_MASTER_KEY {how}")
     assert ".acrakeys of redis://keys:6379" in str(caught.value)
+
+
+def test_note_of_a_worker_holds_the_longest_sentence(store: Listed) -> None:
+    """Whoever watches the workers reads to the end what to do about a wrong master key."""
+    for number in range(SAMPLE_KEYS):
+        store.seal(f"client-{number}_storage_sym", WRONG)
+    with pytest.raises(NoKeyOpens) as caught:
+        try_sample(
+            store,
+            LiveMasterKeys(MasterKeys(MASTER_KEY)),
+            [],
+            folder="payments/acrakeys",
+            where="rediss://token-worker@redis-keys.production.internal.example.com:6379/0",
+            master_key="the secret kv/payments/acra-master-key in Vault at https://vault.production.example.com:8200",
+        )
+    note = WorkerNote("0.1.0", "host", 0, ready=False, at=0, why=str(caught.value))
+    assert note.why is not None
+    assert note.why.endswith("; put the master key back that sealed them")
 
 
 def test_key_of_a_pinned_client_that_does_not_open_is_a_wrong_master_key(store: Listed) -> None:

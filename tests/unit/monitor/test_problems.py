@@ -55,7 +55,13 @@ NOT_READY = worker("w-1", ready=False, why="Vault is sealed")
             "No worker reads cards, where 7 requests wait",
             "tokenworkernobodyserves",
         ),
-        (rows(), (NOT_READY,), Level.BAD, "No worker is ready on 2 streams: cards, names", "worker-not-ready"),
+        (
+            rows(),
+            (NOT_READY,),
+            Level.BAD,
+            "No worker is ready on 2 streams (cards, names): Vault is sealed",
+            "worker-not-ready",
+        ),
         (
             rows(),
             (NOT_READY, worker("w-2")),
@@ -177,6 +183,25 @@ def test_many_of_a_kind_are_one_problem() -> None:
     names = [f"route-{number:03}" for number in range(200)]
     [first] = problems(look_of(routes_named(*names), workers=()))
     assert first.sentence == "Nobody reads 200 streams: route-000, route-001, route-002 and 197 more"
+
+
+def test_reason_of_workers_that_are_not_ready_is_on_top() -> None:
+    """The top line says why workers are not ready, also of several workers and streams, and before what follows of it."""
+    workers = (NOT_READY, worker("w-2", ready=False, why=NOT_READY.why), worker("w-3", ready=False, why="disk full"))
+    stuck = [lag("cards", undelivered=9, oldest_undelivered_age_seconds=999.0), lag("names", pending=1)]
+    first, *_ = problems(look_of(routes_named("cards", "names"), stuck, workers))
+    assert first.sentence == "No worker is ready on 2 streams (cards, names): Vault is sealed"
+    old = [lag("cards", pending=9, oldest_pending_age_seconds=9999.0), lag("names")]
+    first, *_ = problems(look_of(ROUTES, old, (*workers, READY)))
+    assert first.sentence == "3 workers are not ready (w-1, w-2, w-3): Vault is sealed, disk full"
+
+
+def test_route_without_a_worker_does_not_hide_a_reason() -> None:
+    """One route has nobody, and the workers of another are not ready: their reason is on top."""
+    look = look_of(ROUTES, [lag("cards", undelivered=2), lag("names", undelivered=2)])
+    first, second = problems(with_facts(look, workers={"cards": (), "names": (NOT_READY,)}))[:2]
+    assert first.sentence == "No worker of names is ready: Vault is sealed"
+    assert second.sentence == "No worker reads cards, where 2 requests wait"
 
 
 def test_missing_right_is_said() -> None:

@@ -69,7 +69,7 @@ UNREADABLE = Kind(
 NOBODY = Kind(Level.BAD, "tokenworkernobodyserves", "Nobody reads {} streams where requests wait", "Start workers.")
 IDLE = Kind(Level.WARN, "tokenworkernobodyserves", "Nobody reads {} streams", "Start workers.")
 NONE_READY = Kind(
-    Level.BAD, "worker-not-ready", "No worker is ready on {} streams", "Do what the reason beside each stream asks for."
+    Level.BAD, "worker-not-ready", "No worker is ready on {} streams", "Do what the reason asks for."
 )
 BEHIND = Kind(
     Level.BAD,
@@ -106,21 +106,28 @@ REFUSED = Kind(
 )
 
 KINDS = (
-    *(AWAY, EVICTED, UNREADABLE, NOBODY, NONE_READY, BEHIND),
-    *(STUCK, NOT_READY, IDLE, DEAD, UNREAD, FULL, IDS, REFUSED, CHECK, STARTING),
+    *(AWAY, EVICTED, UNREADABLE, NONE_READY, NOBODY, BEHIND),
+    *(NOT_READY, STUCK, IDLE, DEAD, UNREAD, FULL, IDS, REFUSED, CHECK, STARTING),
 )
-"""All kinds, the worst first."""
+"""All kinds, the worst first. A worker that is not ready tells a reason, so it stands before what follows from it."""
+
+REASONS_MAX = 2
+"""Most reasons of one kind in a sentence. The tables have all of them."""
 
 ROUTE_KINDS = frozenset({UNREADABLE, NOBODY, IDLE, NONE_READY, BEHIND, STUCK, IDS})
 """Kinds whose subject is a stream of a route."""
 
 
 class Trouble(NamedTuple):
-    """One problem: its kind, what has it, and a sentence without a full stop."""
+    """One problem: its kind, what has it, and a sentence without a full stop.
+
+    ``reason`` is a part of the sentence: what a worker says of itself. It is told, too, if several have the problem.
+    """
 
     kind: Kind
     subject: str
     sentence: str
+    reason: str = ""
 
 
 class Problem(NamedTuple):
@@ -181,7 +188,7 @@ def _of_route(route: Route, facts: StreamFacts, row: GroupLag | None) -> Iterato
     elif not alive:
         yield Trouble(IDLE, stream, f"No worker reads {stream}")
     elif all(worker.ready is False for worker in alive):
-        yield Trouble(NONE_READY, stream, f"No worker of {stream} is ready: {_why(alive)}")
+        yield Trouble(NONE_READY, stream, f"No worker of {stream} is ready: {_why(alive)}", _why(alive))
     oldest = row.oldest_undelivered_age_seconds
     if oldest is not None and oldest > FALLS_BEHIND_SECONDS:
         yield Trouble(BEHIND, stream, f"A request on {stream} has waited for {duration(oldest)}")
@@ -211,9 +218,14 @@ def summed_up(troubles: list[Trouble]) -> list[Problem]:
         elif len(found) == 1:
             problems.append(Problem(kind.level, found[0].sentence, kind.remedy, kind.anchor))
         elif found:
-            sentence = f"{kind.many.format(len(found))}: {listed([trouble.subject for trouble in found])}"
-            problems.append(Problem(kind.level, sentence, kind.remedy, kind.anchor))
+            problems.append(Problem(kind.level, _of_many(kind, found), kind.remedy, kind.anchor))
     return problems
+
+
+def _of_many(kind: Kind, found: list[Trouble]) -> str:
+    sentence, subjects = kind.many.format(len(found)), listed([trouble.subject for trouble in found])
+    reasons = [*dict.fromkeys(trouble.reason for trouble in found if trouble.reason)]
+    return f"{sentence} ({subjects}): {listed(reasons, REASONS_MAX)}" if reasons else f"{sentence}: {subjects}"
 
 
 def own_rows(facts: StreamFacts, group: str) -> dict[str, GroupLag]:
@@ -275,7 +287,7 @@ def _workers(facts: StreamFacts) -> Iterator[Trouble]:
         for worker in workers:
             if worker.ready is False:
                 name = worker.consumer
-                yield Trouble(NOT_READY, name, f"Worker {name} is not ready: {_why([worker])}")
+                yield Trouble(NOT_READY, name, f"Worker {name} is not ready: {_why([worker])}", _why([worker]))
 
 
 def _why(workers: list[SeenWorker]) -> str:

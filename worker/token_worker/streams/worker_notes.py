@@ -20,8 +20,8 @@ NOTE = Script(__package__, "note.lua")
 SWEEP_NOTES = Script(__package__, "sweep_notes.lua", before="stream_info.lua")
 
 HOST_CHARACTERS = 64
-WHY_CHARACTERS = 200
-"""Most characters of these members of a note, so that a note takes less than 1 KiB."""
+WHY_CHARACTERS = 400
+"""Most characters of these members of a note. The longest reason, a wrong master key in Vault, has about 300."""
 
 KEPT_SECONDS = 86_400
 """Time after which the notes of a route expire to which no worker writes any more."""
