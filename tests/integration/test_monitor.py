@@ -161,7 +161,8 @@ def test_page_shows_what_the_servers_hold_also_while_they_are_away(
         assert "Traceback" not in (tmp_path / "monitor.log").read_text()
         # It tries a right that it must not have once, to say so if it has it, and not at each look.
         denied = {row["object"] for row in stack.storage.acl_log() if row["username"] == "token-monitor"}
-        assert denied <= {"get", "config|get", "acl|list", "acl|users", "client|setinfo"}
+        stored = {".acrakeys/no-such-name", "tokens/no-such-name"}
+        assert denied <= {*stored, "config|get", "acl|list", "acl|users", "client|setinfo"}
 
 
 def check_figures(page: "Page", stack: Stack) -> None:

@@ -10,13 +10,14 @@ import re
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from importlib.metadata import version
-from typing import Any
 
 from token_worker import __version__
 from token_worker.admin.access import AdminAccess
 from token_worker.admin.check import Check, unknown
 from token_worker.admin.doctor_access import clients_apart, copiers, readers, writers
-from token_worker.admin.keys import BAD_STATUSES, classify, locate_keys, read_keys
+from token_worker.admin.doctor_layout import examine_index_keys, examine_layout
+from token_worker.admin.key_store import AdminStore, RedisAdminStore
+from token_worker.admin.keys import BAD_STATUSES, LocatedKey, classify, locate_keys, read_keys
 from token_worker.admin.stream_ends import by_name, read_clock, read_ends
 from token_worker.admin.workers import read_route
 from token_worker.contract.messages import Op
@@ -24,7 +25,7 @@ from token_worker.errors import OperatorError, ServerError, SettingsError, Token
 from token_worker.keys.master import MasterKeys
 from token_worker.redis.address import RedisSettings, is_loopback
 from token_worker.redis.cluster import ClusterLink
-from token_worker.redis.connect import make_link
+from token_worker.redis.connect import make_link, make_primary_link
 from token_worker.redis.exchange import drive
 from token_worker.redis.link import Link
 from token_worker.settings.options import Settings
@@ -82,6 +83,20 @@ def examine_servers(settings: Settings, *, tries_rights: bool = True) -> Iterato
         finally:
             link.close()
     yield _apart(settings)
+    if settings.keys_source == "redis":
+        keys = make_primary_link("keys", settings.keys, raise_server_errors=True)
+        try:
+            yield from _layout(settings, RedisAdminStore(keys, settings.keys_folder), tries_rights=tries_rights)
+        finally:
+            keys.close()
+
+
+def _layout(settings: Settings, store: AdminStore, *, tries_rights: bool = True) -> Iterator[Check]:
+    link = make_link("tokens", settings.tokens, raise_server_errors=True)
+    try:
+        yield from _guarded("layout", lambda: examine_layout(store, link, settings.layout, tries_rights=tries_rights))
+    finally:
+        link.close()
 
 
 def _use(use: str, link: Link, settings: Settings, server: RedisSettings, *, tries_rights: bool) -> Iterator[Check]:
@@ -305,7 +320,19 @@ def _master_key(settings: Settings) -> Iterator[Check]:
             return
         if settings.master_key_source == "vault":
             yield from _guarded("Vault token", lambda: _vault(access, settings))
-        yield from _guarded("master key", lambda: _sample(master_keys, store, settings.routes))
+        yield from _guarded("master key", lambda: _keys(master_keys, store, settings))
+
+
+def _keys(master_keys: MasterKeys, store: AdminStore, settings: Settings) -> Iterator[Check]:
+    found = locate_keys(store)
+    yield from _sample(found, master_keys, store, settings.routes)
+    if settings.keys_source == "vault":
+        yield from _layout(settings, store)
+    link = make_link("tokens", settings.tokens, raise_server_errors=True)
+    try:
+        yield from _guarded("layout: index keys", lambda: examine_index_keys(found, store, link, master_keys))
+    finally:
+        link.close()
 
 
 def _guarded(name: str, checks: Callable[[], Iterator[Check]]) -> Iterator[Check]:
@@ -315,8 +342,9 @@ def _guarded(name: str, checks: Callable[[], Iterator[Check]]) -> Iterator[Check
         yield Check(name, "unknown", str(error), "make that server answer, or grant the right that is missing")
 
 
-def _sample(master_keys: MasterKeys, store: Any, routes: Sequence[Route]) -> Iterator[Check]:
-    found = locate_keys(store)
+def _sample(
+    found: Sequence[LocatedKey], master_keys: MasterKeys, store: AdminStore, routes: Sequence[Route]
+) -> Iterator[Check]:
     sample = random.sample(found, min(SAMPLE_KEYS, len(found)))
     bad = [
         f"{key.name.name} ({verdict})"

@@ -33,13 +33,14 @@ from token_worker.redis.exchange import drive
 from token_worker.redis.link import Link
 from token_worker.redis.scan import SCAN_KEYS, scan
 from token_worker.redis.script import Script
+from token_worker.storage.dense.entry import NAME_BYTES
 from token_worker.streams.routes import Route
 
 _REPLACE = Script(__package__, "replace.lua")
 
 _ACRA_PREFIX = b"tokens/"
-_DENSE_BYTES = 16
 _DENSE_FIRST = (b"v", b"t")
+_PRINTABLE = frozenset(range(0x20, 0x7F))
 
 _CHANGED = "the layout record was changed meanwhile; look at it with `token-worker tokens layout`"
 
@@ -157,17 +158,25 @@ def find_tokens(link: AnyLink, progress: Callable[[int], object] = lambda _: Non
         progress: is called with the number of names scanned so far.
     """
     scanned = 0
-    for names in _strings(link):
-        found: set[LayoutName] = set()
-        if any(name.startswith(_ACRA_PREFIX) for name in names):
-            found.add("acra")
-        if any(len(name) == _DENSE_BYTES and name.startswith(_DENSE_FIRST) for name in names):
-            found.add("dense")
+    for names in strings(link):
+        found = {layout for name in names if (layout := layout_of_name(name)) is not None}
         if found:
             return found
         scanned += SCAN_KEYS
         progress(scanned)
     return set()
+
+
+def layout_of_name(name: bytes) -> LayoutName | None:
+    """Tell the layout of which a string with this name is an entry; None for something else.
+
+    Names of the dense layout are random after the first byte. A name that can be printed is somebody else's: a random
+    one is so once in three million times.
+    """
+    if name.startswith(_ACRA_PREFIX):
+        return "acra"
+    is_dense = len(name) == NAME_BYTES and name.startswith(_DENSE_FIRST) and not _PRINTABLE.issuperset(name)
+    return "dense" if is_dense else None
 
 
 def check_no_workers(routes: Sequence[Route], group: str, streams: Link) -> None:
@@ -200,7 +209,7 @@ def check_empty(link: AnyLink, layout: LayoutName, progress: Callable[[int], obj
         )
 
 
-def _strings(link: AnyLink) -> Iterator[list[bytes]]:
+def strings(link: AnyLink) -> Iterator[list[bytes]]:
     """Names of all strings, page by page; in a cluster those of every primary. Streams may have names like entries."""
     for node in link.primaries() if isinstance(link, ClusterLink) else [link]:
         yield from scan(node, "*", kind="string")
