@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
 import pytest
 
 from harness import quick
+from harness.servers import Valkey
 from harness.stack import Stack, wait_until
+from harness.stored_names import entries_of, names_of
 from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import EntryNames, TokenEntry, decode_entry, encode_entry, encode_token_value
 from token_worker.acra.value_types import TYPES
@@ -27,8 +30,17 @@ from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
 
 CLIENT = "shop-frontend"
-NAMES = EntryNames(Owner("client", CLIENT))
+SHOP = Owner("client", CLIENT)
+NAMES = EntryNames(SHOP)
 STR = TYPES["str"].number
+
+
+@pytest.fixture(params=["acra", "dense"])
+def both(streams_server: Valkey, storage_server: Valkey, request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """A stack as ``stack``, in either layout."""
+    with Stack(streams_server, storage_server, layout=request.param) as made:
+        made.generate_key(CLIENT)
+        yield made
 
 
 def run(stack: Stack, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -46,13 +58,13 @@ def tokens_of(stack: Stack, count: int, **more: Any) -> list[str]:
     return [replies[f"tokenize-{number}"]["value"] for number in range(count)]
 
 
-def test_status_counts_by_type_and_state(stack: Stack) -> None:
+def test_status_counts_by_type_and_state(both: Stack) -> None:
     """``status`` counts tokens by type and state, and those without a value entry."""
-    stack.start_worker()
-    tokens_of(stack, 30)
-    stack.ask([request(f"i{number}", consistent=False, type="int32", value=number) for number in range(4)])
-    assert run(stack, "disable", CLIENT, "--type", "str", "--value", value="value 3").stdout == "disabled: 1 tokens\n"
-    done = run(stack, "status", CLIENT, "--json")
+    both.start_worker()
+    tokens_of(both, 30)
+    both.ask([request(f"i{number}", consistent=False, type="int32", value=number) for number in range(4)])
+    assert run(both, "disable", CLIENT, "--type", "str", "--value", value="value 3").stdout == "disabled: 1 tokens\n"
+    done = run(both, "status", CLIENT, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
         "types": [
@@ -61,51 +73,51 @@ def test_status_counts_by_type_and_state(stack: Stack) -> None:
         ],
         "unreadable": 0,
     }
-    assert "29" in run(stack, "status", CLIENT, "--state", "enabled", "--type", "str").stdout
-    assert run(stack, "status", "other-client").returncode == 1  # has no key
+    assert "29" in run(both, "status", CLIENT, "--state", "enabled", "--type", "str").stdout
+    assert run(both, "status", "other-client").returncode == 1  # has no key
 
 
-def test_show_reveals_only_when_asked_and_audited(stack: Stack, tmp_path: Any) -> None:
+def test_show_reveals_only_when_asked_and_audited(both: Stack, tmp_path: Any) -> None:
     """``show`` tells no value or token; with --reveal it does, after a line in the audit log without them."""
-    stack.start_worker()
-    [token] = tokens_of(stack, 1)
+    both.start_worker()
+    [token] = tokens_of(both, 1)
     setting = str(tmp_path / "audit.log")
-    shown = run(stack, "show", CLIENT)
+    shown = run(both, "show", CLIENT)
     assert json.loads(shown.stdout)["state"] == "enabled"
     assert "value 0" not in shown.stdout
     assert token not in shown.stdout
     options = ("show", CLIENT, "--type", "str", "--token", "--reveal")
-    assert run(stack, *options, value=token, TOKEN_WORKER_AUDIT_FILE=setting).returncode == 2
-    unaudited = run(stack, *options, "--yes", value=token)
+    assert run(both, *options, value=token, TOKEN_WORKER_AUDIT_FILE=setting).returncode == 2
+    unaudited = run(both, *options, "--yes", value=token)
     assert (unaudited.returncode, unaudited.stdout) == (2, "")
     assert "--reveal needs an audit file" in unaudited.stderr
-    revealed = run(stack, *options, "--yes", value=token, TOKEN_WORKER_AUDIT_FILE=setting)
+    revealed = run(both, *options, "--yes", value=token, TOKEN_WORKER_AUDIT_FILE=setting)
     assert json.loads(revealed.stdout)["value"] == "value 0"
     [audit] = tmp_path.glob("audit-commands-*.log")
     line = json.loads(audit.read_text())
     assert (line["event"], line["client_id"]) == ("reveal", CLIENT)
     assert "value 0" not in audit.read_text()
     assert token not in audit.read_text()
-    assert run(stack, "show", CLIENT, "--type", "str", "--token", value="no such token").returncode == 1
+    assert run(both, "show", CLIENT, "--type", "str", "--token", value="no such token").returncode == 1
 
 
-def test_disabled_tokens_come_back_enabled(stack: Stack) -> None:
+def test_disabled_tokens_come_back_enabled(both: Stack) -> None:
     """A disabled token is refused both ways by workers, and serves again once enabled; times to live stay."""
-    stack.start_worker()
-    [token] = tokens_of(stack, 1)
-    t_key = NAMES.of_token(token.encode(), STR)
-    stack.storage.expire(t_key, 1000)
+    both.start_worker()
+    [token] = tokens_of(both, 1)
+    t_key = names_of(both, SHOP).of_token(token.encode(), STR)
+    both.storage.expire(t_key, 1000)
     back = request("back", "detokenize", value=token)
-    assert run(stack, "disable", CLIENT, "--dry-run").stdout == "would be disabled: 1 tokens\n"
-    assert stack.ask([back], "detokenize")["detokenize-back"]["value"] == "value 0"
-    assert run(stack, "disable", CLIENT).returncode == 2  # all of a client, and nobody to ask
-    assert run(stack, "disable", CLIENT, "--yes").stdout == "disabled: 1 tokens\n"
-    assert stack.ask([back], "detokenize")["detokenize-back"]["error"]["code"] == "token_disabled"
-    assert stack.ask([request(0)])["tokenize-0"]["error"]["code"] == "token_disabled"
-    assert 900 < stack.storage.ttl(t_key) <= 1000
-    done = run(stack, "enable", CLIENT, "--type", "str", "--token", value=token)
+    assert run(both, "disable", CLIENT, "--dry-run").stdout == "would be disabled: 1 tokens\n"
+    assert both.ask([back], "detokenize")["detokenize-back"]["value"] == "value 0"
+    assert run(both, "disable", CLIENT).returncode == 2  # all of a client, and nobody to ask
+    assert run(both, "disable", CLIENT, "--yes").stdout == "disabled: 1 tokens\n"
+    assert both.ask([back], "detokenize")["detokenize-back"]["error"]["code"] == "token_disabled"
+    assert both.ask([request(0)])["tokenize-0"]["error"]["code"] == "token_disabled"
+    assert 900 < both.storage.ttl(t_key) <= 1000
+    done = run(both, "enable", CLIENT, "--type", "str", "--token", value=token)
     assert done.stdout == "enabled: 1 tokens\n"
-    assert tokens_of(stack, 1) == [token]
+    assert tokens_of(both, 1) == [token]
 
 
 def age(stack: Stack, key: bytes, seconds: int) -> None:
@@ -167,51 +179,48 @@ def test_filters_choose_also_what_is_named(stack: Stack) -> None:
     assert back["error"]["code"] == "token_not_found"
 
 
-def test_token_that_is_no_longer_meant_is_not_removed(stack: Stack) -> None:
+def test_token_that_is_no_longer_meant_is_not_removed(both: Stack) -> None:
     """A token that was enabled again after it was found among the disabled ones stays."""
-    stack.start_worker()
-    tokens_of(stack, 1)
-    run(stack, "disable", CLIENT, "--type", "str", "--value", value="value 0")
-    url = stack.settings["TOKEN_WORKER_KEYS_URL"]
+    both.start_worker()
+    tokens_of(both, 1)
+    run(both, "disable", CLIENT, "--type", "str", "--value", value="value 0")
+    url = both.settings["TOKEN_WORKER_KEYS_URL"]
     with (
         closing(RedisLink("keys", RedisSettings(url=url))) as keys,
         closing(RedisLink("tokens", RedisSettings(url=url))) as link,
     ):
-        cache = KeyCache(RedisKeyStore(keys, ".acrakeys"), stack.master_key)
-        admin = TokenAdmin(ServerEntries(link), cache, Owner("client", CLIENT), rate=1e9)
+        cache = KeyCache(RedisKeyStore(keys, ".acrakeys"), both.master_key, with_index=both.layout == "dense")
+        admin = TokenAdmin(ServerEntries(link), cache, SHOP, layout=both.layout, rate=1e9)
         chosen = TokenFilter(state="disabled")
         [found] = admin.tokens(chosen)
         assert isinstance(found, Token)
-        assert run(stack, "enable", CLIENT, "--yes").stdout == "enabled: 1 tokens\n"
+        assert run(both, "enable", CLIENT, "--yes").stdout == "enabled: 1 tokens\n"
         assert admin.remove(found, chosen)
-        assert len(stack.storage.keys("tokens/*")) == 2
         [now] = admin.tokens(TokenFilter())
         assert isinstance(now, Token)
         assert admin.remove(now, TokenFilter())
-        assert stack.storage.keys("tokens/*") == []
+        assert list(admin.tokens(TokenFilter())) == []
 
 
-def test_values_that_are_no_text_are_told_from_damage(stack: Stack, tmp_path: Any) -> None:
+def test_values_that_are_no_text_are_told_from_damage(both: Stack, tmp_path: Any) -> None:
     """A value that is no UTF-8 is counted by ``verify`` and no finding; ``show`` reveals its bytes as such."""
-    stack.start_worker()
+    both.start_worker()
     latin = base64.b64encode("André".encode("latin-1")).decode()
-    [plain] = tokens_of(stack, 1)
-    token = stack.ask([request("latin", value=latin, **{"as": "bytes"})])["tokenize-latin"]["value"]
-    done = run(stack, "verify", CLIENT, "--json")
+    [plain] = tokens_of(both, 1)
+    token = both.ask([request("latin", value=latin, **{"as": "bytes"})])["tokenize-latin"]["value"]
+    done = run(both, "verify", CLIENT, "--json")
     assert (done.returncode, json.loads(done.stdout)["not_text"], json.loads(done.stdout)["unreadable"]) == (0, 1, 0)
-    assert "1 values that are not UTF-8 text, but not damaged\n" in run(stack, "verify", CLIENT).stdout
-    assert {json.loads(line)["text"] for line in run(stack, "show", CLIENT).stdout.splitlines()} == {True, False}
+    assert "1 values that are not UTF-8 text, but not damaged\n" in run(both, "verify", CLIENT).stdout
+    assert {json.loads(line)["text"] for line in run(both, "show", CLIENT).stdout.splitlines()} == {True, False}
     options = ("show", CLIENT, "--type", "str", "--token", "--reveal", "--yes")
     audited = {"TOKEN_WORKER_AUDIT_FILE": str(tmp_path / "audit.log")}
-    shown = json.loads(run(stack, *options, value=token, **audited).stdout)
+    shown = json.loads(run(both, *options, value=token, **audited).stdout)
     assert (shown["text"], shown["value_base64"], shown["token"]) == (False, latin, token)
     assert "value" not in shown
-    shown = json.loads(run(stack, *options, value=plain, **audited).stdout)
+    shown = json.loads(run(both, *options, value=plain, **audited).stdout)
     assert (shown["text"], shown["value"], shown["token"]) == (True, "value 0", plain)
-    t_key = NAMES.of_token(token.encode(), STR)
-    entry = decode_entry(stack.storage.get(t_key))
-    stack.storage.set(t_key, encode_entry(entry._replace(block=entry.block[:-1])))
-    done = run(stack, "verify", CLIENT, "--json")
+    both.storage.setrange(names_of(both, SHOP).of_token(token.encode(), STR), 30, b"x")
+    done = run(both, "verify", CLIENT, "--json")
     assert (done.returncode, json.loads(done.stdout)["not_text"], json.loads(done.stdout)["unreadable"]) == (1, 0, 1)
 
 
@@ -273,44 +282,43 @@ def test_one_token_of_two_types_is_no_finding(stack: Stack) -> None:
     )
 
 
-def test_unreadable_entries_are_told_and_left(stack: Stack) -> None:
+def test_unreadable_entries_are_told_and_left(both: Stack) -> None:
     """Every command reports entries that no key opens, and leaves them byte for byte as they are."""
-    stack.start_worker()
-    [token] = tokens_of(stack, 1)
-    t_key = NAMES.of_token(token.encode(), STR)
-    entry = decode_entry(stack.storage.get(t_key))
-    broken = encode_entry(entry._replace(block=entry.block[:-1] + bytes([entry.block[-1] ^ 1])))
-    stack.storage.set(t_key, broken)
+    both.start_worker()
+    [token] = tokens_of(both, 1)
+    t_key = names_of(both, SHOP).of_token(token.encode(), STR)
+    both.storage.setbit(t_key, 40 * 8, 1 - both.storage.getbit(t_key, 40 * 8))
+    broken = both.storage.get(t_key)
     for arguments in (("status",), ("verify",), ("disable", "--yes"), ("remove", "--yes"), ("reencrypt", "--yes")):
-        done = run(stack, arguments[0], CLIENT, *arguments[1:])
+        done = run(both, arguments[0], CLIENT, *arguments[1:])
         assert done.returncode == 1, arguments
         assert "findings" in done.stderr if arguments == ("verify",) else "cannot be read" in done.stderr
-    assert stack.storage.get(t_key) == broken
+    assert both.storage.get(t_key) == broken
 
 
-@pytest.mark.parametrize("kills", [0, 3])
-def test_reencrypt_under_load_changes_no_token_and_fails_no_request(stack: Stack, kills: int) -> None:
+@pytest.mark.parametrize(("both", "kills"), [("acra", 0), ("acra", 3), ("dense", 3)], indirect=["both"])
+def test_reencrypt_under_load_changes_no_token_and_fails_no_request(both: Stack, kills: int) -> None:
     """After a rotation all entries are encrypted again while workers answer, also if the command is killed."""
-    stack.start_worker()
-    before = tokens_of(stack, 1200)
+    both.start_worker()
+    before = tokens_of(both, 1200)
     rotated = [sys.executable, "-m", "token_worker", "keys", "rotate", CLIENT, "--yes"]
-    quick.run(rotated, env=stack.environment(), check=True, capture_output=True, timeout=60)
-    old = {key: stack.storage.get(key) for key in stack.storage.keys("tokens/*")}
+    quick.run(rotated, env=both.environment(), check=True, capture_output=True, timeout=60)
+    old = {key: both.storage.get(key) for key in entries_of(both)}
     command = [sys.executable, "-m", "token_worker", "tokens", "reencrypt", CLIENT, "--yes", "--rate", "1500"]
     rng = random.Random(kills)
 
     def changed() -> int:
-        return sum(now != raw for now, raw in zip(stack.storage.mget([*old]), old.values(), strict=True))
+        return sum(now != raw for now, raw in zip(both.storage.mget([*old]), old.values(), strict=True))
 
     for _ in range(kills):
         target = min(changed() + rng.randrange(1, 400), len(old))  # where it was quick before, all may be done by now
-        with quick.Popen(command, env=stack.environment(), stdout=subprocess.DEVNULL) as process:
+        with quick.Popen(command, env=both.environment(), stdout=subprocess.DEVNULL) as process:
             wait_until(lambda target=target: changed() >= target, "some entries sealed anew")  # type: ignore[misc]
             process.send_signal(signal.SIGKILL)
-    with quick.Popen(command, env=stack.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with quick.Popen(command, env=both.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         rounds = 0
         while process.poll() is None or not rounds:
-            replies = stack.ask(
+            replies = both.ask(
                 [request(f"{rounds}-{number}", "detokenize", value=token) for number, token in enumerate(before[:400])],
                 "detokenize",
             )
@@ -319,21 +327,21 @@ def test_reencrypt_under_load_changes_no_token_and_fails_no_request(stack: Stack
         output, errors = process.communicate()
     assert process.returncode == 0, errors
     assert b"sealed with the newest key" in output
-    assert tokens_of(stack, 1200) == before
-    assert all(stack.storage.get(key) != raw for key, raw in old.items())
-    done = run(stack, "reencrypt", CLIENT, "--dry-run", "--json")
+    assert tokens_of(both, 1200) == before
+    assert all(both.storage.get(key) != raw for key, raw in old.items())
+    done = run(both, "reencrypt", CLIENT, "--dry-run", "--json")
     assert json.loads(done.stdout) == {"dry_run": True, "sealed": 0, "passes": 1, "unreadable": 0}
 
 
-def test_reencrypt_counts_entries(stack: Stack) -> None:
+def test_reencrypt_counts_entries(both: Stack) -> None:
     """Both entries of a consistent token count, and the one of an inconsistent token."""
-    stack.start_worker()
-    tokens_of(stack, 3)
-    stack.ask([request("i", consistent=False)])
-    assert stack.run("keys", "rotate", CLIENT, "--yes").returncode == 0
-    dry = run(stack, "reencrypt", CLIENT, "--dry-run", "--json")
+    both.start_worker()
+    tokens_of(both, 3)
+    both.ask([request("i", consistent=False)])
+    assert both.run("keys", "rotate", CLIENT, "--yes").returncode == 0
+    dry = run(both, "reencrypt", CLIENT, "--dry-run", "--json")
     assert json.loads(dry.stdout) == {"dry_run": True, "sealed": 7, "passes": 1, "unreadable": 0}
-    done = run(stack, "reencrypt", CLIENT, "--yes", "--json")
+    done = run(both, "reencrypt", CLIENT, "--yes", "--json")
     assert json.loads(done.stdout) == {"dry_run": False, "sealed": 7, "passes": 2, "unreadable": 0}
 
 
