@@ -118,7 +118,6 @@ def _entry(
     }
 
 
-
 if __name__ == "__main__":
     parts = []
     for part, vectors in (("owners", owner_vectors()), ("entries", entry_vectors())):

@@ -1,97 +1,45 @@
-"""The token engine, driven against a dictionary, also while others change entries between any two of its steps."""
+"""The token engine in both layouts, driven against a dictionary, also while others change entries between two steps."""
 
 import gc
 import itertools
-import random
 import secrets
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from token_worker.acra.acra_block import parse
-from token_worker.acra.owner import Owner
-from token_worker.acra.token_entry import (
-    EntryNames,
-    TokenEntry,
-    decode_entry,
-    decode_token_value,
-    encode_entry,
-    encode_token_value,
+from harness.engine_memory import (
+    BILLING,
+    MEMORIES,
+    NOW,
+    OLD_KEY,
+    ORIGIN,
+    SHOP,
+    AcraMemory,
+    EngineMemory,
+    candidate,
+    code,
+    detokenize,
+    drive,
+    new_ring,
+    run,
+    tokenize,
 )
+from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import BYTES, EMAIL, INT32, INT64, STR, TokenType
-from token_worker.errors import Code, Refused, Unavailable
+from token_worker.errors import Code, Unavailable
 from token_worker.keys.cache import KeySearch
-from token_worker.keys.keyring import DataKeyCache, Keyring
-from token_worker.storage.acra.layout import STALE_SECONDS, AcraLayout
-from token_worker.storage.engine import GUESS_AFTER, Engine, FindKeys, Steps
-from token_worker.storage.steps import Adopt, Lookup, Store, Touch
+from token_worker.keys.keyring import Keyring
+from token_worker.storage.acra.layout import STALE_SECONDS
+from token_worker.storage.engine import GUESS_AFTER, Engine
+from token_worker.storage.steps import Adopt, Lookup, Store
 from token_worker.storage.token_item import ItemResult, TokenItem
-from token_worker.testing.memory import MemoryTokens
-from token_worker.tokens.derivation import LETTERS, PLAIN, ByteStream, Deriver, Origin
+from token_worker.tokens.derivation import LETTERS, ByteStream, Origin
 from token_worker.tokens.formats import AnyFormat, builtin_formats
 from token_worker.tokens.formats.base import Format, Parameters
 from token_worker.tokens.formats.pan import Pan, PanParameters
 from token_worker.tokens.formats.places import DIGITS
-
-NOW = 1_800_000_000
-SHOP = Owner("client", "shop-frontend")
-KEY = bytes(range(32))
-OLD_KEY = bytes(range(32, 64))
-NAMES = EntryNames(SHOP)
-DERIVER = Deriver(KEY, SHOP)
-ORIGIN = Origin(b"tokenize:requests", b"1-1", 0)
-
-MoreOf = Callable[[Keyring], KeySearch | Unavailable]
-
-
-class Memory(MemoryTokens):
-    """A token storage in a dictionary. It records the steps, and lets a test change entries before each step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.steps: list[Any] = []
-        self.meddle: Callable[[Any], None] = lambda _: None
-
-    @property
-    def step_names(self) -> list[str]:
-        return [type(step).__name__ for step in self.steps]
-
-    def execute(self, step: Any) -> Any:
-        self.meddle(step)
-        self.steps.append(step)
-        return super().execute(step)
-
-    def put_t(self, ring: Keyring, kind: TokenType, token: bytes, value: bytes, *, disabled: bool = False) -> bytes:
-        """Put a ``t.`` entry as AcraServer would; its key."""
-        key = NAMES.of_token(token, kind.number)
-        self.entries[key] = entry_of(ring, encode_token_value(value, kind.number), disabled=disabled)
-        return key
-
-    def put_h(self, ring: Keyring, kind: TokenType, value: bytes, token: bytes, *, disabled: bool = False) -> bytes:
-        """Put an ``h.`` entry as AcraServer would; its key."""
-        key = NAMES.of_value(value, kind.number)
-        self.entries[key] = entry_of(ring, token, disabled=disabled)
-        return key
-
-    def disable(self, key: bytes) -> None:
-        self.entries[key] = encode_entry(decode_entry(self.entries[key])._replace(disabled=True))
-
-
-def entry_of(ring: Keyring, inside: bytes, accessed: int = NOW, *, disabled: bool = False) -> bytes:
-    return encode_entry(TokenEntry(ring.seal(inside), accessed, accessed, disabled=disabled))
-
-
-def new_ring(*keys: bytes) -> Keyring:
-    current, *older = keys or (KEY,)
-    made = Keyring(SHOP, current, DataKeyCache())
-    for key in older:
-        made.add(key)
-    return made
 
 
 @pytest.fixture(autouse=True, scope="module", params=[GUESS_AFTER, 0], ids=["looks up", "guesses"])
@@ -106,54 +54,10 @@ def ring() -> Keyring:
     return new_ring()
 
 
-@pytest.fixture
-def memory() -> Memory:
-    return Memory()
-
-
-def no_more(_: Keyring) -> KeySearch | Unavailable:
-    return KeySearch.EXHAUSTED
-
-
-def drive(steps: Steps, memory: Memory, more: MoreOf = no_more) -> None:
-    """Perform all steps of a run; a run that does not end is a failure."""
-    answer: Any = None
-    for _ in range(1000):
-        try:
-            step = steps.send(answer)
-        except StopIteration:
-            return
-        if isinstance(step, FindKeys):
-            memory.steps.append(step)
-            answer = [more(ring) for ring in step.rings]
-        else:
-            answer = memory.execute(step)
-    pytest.fail("the engine does not come to an end")
-
-
-def run(memory: Memory, items: Iterable[TokenItem], *, now: int = NOW, more: MoreOf = no_more) -> list[ItemResult]:
-    items = list(items)
-    drive(Engine(AcraLayout()).run(items, now), memory, more)
-    results = [item.result for item in items]
-    assert all(result is not None for result in results)
-    return [result for result in results if result is not None]
-
-
-def tokenize(ring: Keyring, data: bytes, kind: TokenType = STR, origin: Origin | None = None) -> TokenItem:
-    return TokenItem(ring, kind, data, tokenize=True, origin=origin)
-
-
-def detokenize(ring: Keyring, data: bytes, kind: TokenType = STR) -> TokenItem:
-    return TokenItem(ring, kind, data, tokenize=False)
-
-
-def candidate(value: bytes, counter: int = 0, kind: TokenType = STR, origin: Origin | None = None) -> bytes:
-    return DERIVER.token(PLAIN[kind.name], value, counter, origin)
-
-
-def code(result: ItemResult) -> Code:
-    assert isinstance(result, Refused), type(result)
-    return result.code
+@pytest.fixture(params=list(MEMORIES))
+def memory(request: pytest.FixtureRequest) -> EngineMemory:
+    """Each test runs in both layouts."""
+    return MEMORIES[request.param]()
 
 
 # What a batch gives and costs
@@ -171,7 +75,7 @@ def code(result: ItemResult) -> Code:
     ],
 )
 def test_value_gets_the_derived_token_and_comes_back(
-    memory: Memory, ring: Keyring, kind: TokenType, value: bytes
+    memory: EngineMemory, ring: Keyring, kind: TokenType, value: bytes
 ) -> None:
     """A value's token is the derived one and as long as the value. Detokenizing gives the value."""
     (token,) = run(memory, [tokenize(ring, value, kind)])
@@ -182,7 +86,7 @@ def test_value_gets_the_derived_token_and_comes_back(
     assert len(memory.entries) == 2
 
 
-def test_same_value_several_times(memory: Memory, ring: Keyring) -> None:
+def test_same_value_several_times(memory: EngineMemory, ring: Keyring) -> None:
     """A value that stands several times in a batch gets one token and one pair of entries."""
     values = [b"one value", b"another", b"one value", b"one value"]
 
@@ -193,9 +97,9 @@ def test_same_value_several_times(memory: Memory, ring: Keyring) -> None:
     assert [len(step.rows) for step in memory.steps if isinstance(step, Store)] == [2]
 
 
-def test_one_value_of_two_types_and_owners(memory: Memory, ring: Keyring) -> None:
+def test_one_value_of_two_types_and_owners(memory: EngineMemory, ring: Keyring) -> None:
     """A value of another type, or of a zone that bears the client's id and key, is another value."""
-    zone = Keyring(Owner("zone", SHOP.id), KEY, DataKeyCache())
+    zone = new_ring(owner=Owner("zone", SHOP.id))
 
     tokens = run(memory, [tokenize(ring, b"abcdefgh", kind) for kind in (STR, BYTES)] + [tokenize(zone, b"abcdefgh")])
 
@@ -203,7 +107,7 @@ def test_one_value_of_two_types_and_owners(memory: Memory, ring: Keyring) -> Non
     assert len(memory.entries) == 6
 
 
-def test_cost_of_a_batch(memory: Memory, ring: Keyring, guess_after: int) -> None:
+def test_cost_of_a_batch(memory: EngineMemory, ring: Keyring, guess_after: int) -> None:
     """500 new values take one look-up and one write. Known values, and tokens to detokenize, take one look-up."""
     values = [b"value %d" % number for number in range(500)]
 
@@ -219,9 +123,9 @@ def test_cost_of_a_batch(memory: Memory, ring: Keyring, guess_after: int) -> Non
     assert memory.step_names == ["Lookup", "Lookup"]
 
 
-def test_batches_of_new_values_in_a_row(memory: Memory, ring: Keyring, guess_after: int) -> None:
+def test_batches_of_new_values_in_a_row(memory: EngineMemory, ring: Keyring, guess_after: int) -> None:
     """After batches of nothing but new values, the next one is written without a look-up; until a value is known."""
-    engine = Engine(AcraLayout())
+    engine = Engine(memory.layout)
 
     def steps_of(*values: bytes) -> list[str]:
         memory.steps.clear()
@@ -237,12 +141,12 @@ def test_batches_of_new_values_in_a_row(memory: Memory, ring: Keyring, guess_aft
     assert steps_of(b"value 103") == (["Lookup", "Store"] if guess_after else ["Store"])
 
 
-def test_wrong_guess_answers_as_a_look_up_does(memory: Memory, ring: Keyring) -> None:
+def test_wrong_guess_answers_as_a_look_up_does(memory: EngineMemory, ring: Keyring) -> None:
     """Values known before, refused, disabled and last used long ago get what a look-up gives them, beside new ones."""
     week = 7 * 24 * 3600
     (known, old) = run(memory, [tokenize(ring, b"known"), tokenize(ring, b"old")], now=NOW - week)
     run(memory, [tokenize(ring, b"disabled")])
-    memory.disable(NAMES.of_value(b"disabled", STR.number))
+    memory.disable(memory.value_key(b"disabled"))
 
     items = [tokenize(ring, value) for value in (b"known", b"old", b"disabled", b"new")]
     items.append(tokenize(ring, b"no address", EMAIL))
@@ -251,16 +155,16 @@ def test_wrong_guess_answers_as_a_look_up_does(memory: Memory, ring: Keyring) ->
     assert results[:2] == [known, old]
     assert [code(result) for result in (results[2], results[4])] == [Code.TOKEN_DISABLED, Code.INVALID_EMAIL]
     assert results[3] == candidate(b"new")
-    assert memory.step_names[-1] == "Touch"
+    assert ("Touch" in memory.step_names) is isinstance(memory, AcraMemory)
 
 
-def test_empty_batch(memory: Memory) -> None:
+def test_empty_batch(memory: EngineMemory) -> None:
     """A batch of nothing changes nothing."""
     assert run(memory, []) == []
     assert not memory.entries
 
 
-def test_refused_value_keeps_nothing(memory: Memory, ring: Keyring) -> None:
+def test_refused_value_keeps_nothing(memory: EngineMemory, ring: Keyring) -> None:
     """An answer that is a refusal holds no other value of its batch: all go as soon as nobody needs them."""
     gc.collect()
     gc.disable()
@@ -277,49 +181,15 @@ def test_refused_value_keeps_nothing(memory: Memory, ring: Keyring) -> None:
     assert left == 0
 
 
-def test_no_iv_twice(memory: Memory, ring: Keyring) -> None:
-    """No initialization vector serves twice, also where collisions and lost races make values be sealed again."""
-    cells: list[bytes] = []
-
-    def meddle(step: Any) -> None:
-        if isinstance(step, Store | Adopt):
-            raws = [raw for row in step.rows for raw in (row.h_value, row.t_value) if raw]
-            cells.extend(parse(decode_entry(raw).block).sealed_data for raw in raws)
-
-    memory.meddle = meddle
-    values = [bytes([letter]) for letter in LETTERS[:40]]  # one character: most candidates collide with a neighbour's
-    run(memory, [tokenize(ring, value) for value in values])
-
-    distinct = set(cells)  # an adopted t. entry is sent as it was read
-    assert len(distinct) > 90
-    assert len({cell[16:28] for cell in distinct}) == len(distinct)
-
-
 # Tokens that are taken
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
-def test_data_key_seals_a_bounded_number_of_entries(
-    memory: Memory, ring: Keyring, at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every entry that is sealed counts: batch by batch a data key comes to its bound, and another takes its place."""
-    bound = 12
-    monkeypatch.setattr("token_worker.keys.keyring.DATA_KEY_BLOCKS_MAX", bound)
-    for batch in range(20):
-        run(memory, [tokenize(ring, b"value %d of batch %d" % (number, batch)) for number in range(at_once)])
-
-    blocks = Counter(parse(decode_entry(raw).block).sealed_data_key for raw in memory.entries.values())
-    assert sum(blocks.values()) == 2 * 20 * at_once
-    assert max(blocks.values()) < bound + 2 * at_once
-    assert min(blocks.values()) > 1  # and no entry needs one of its own
-
-
-def test_candidate_of_another_value_is_passed_over(memory: Memory, ring: Keyring) -> None:
+def test_candidate_of_another_value_is_passed_over(memory: EngineMemory, ring: Keyring) -> None:
     """A candidate that is another value's token is passed over, by every engine in the same way."""
     for counter in range(3):
         memory.put_t(ring, STR, candidate(b"a value", counter), b"v%d" % counter)
     before = dict(memory.entries)
-    other = Memory()
+    other = type(memory)()
     other.entries |= before
 
     assert run(memory, [tokenize(ring, b"a value")]) == [candidate(b"a value", 3)]
@@ -328,16 +198,7 @@ def test_candidate_of_another_value_is_passed_over(memory: Memory, ring: Keyring
     assert len(memory.entries) == len(before) + 2
 
 
-def test_candidate_whose_entry_says_another_type_is_passed_over(memory: Memory, ring: Keyring) -> None:
-    """A t. entry that holds the very bytes of the value, as a value of another type, is no token of this value."""
-    key = NAMES.of_token(candidate(b"a value"), STR.number)
-    memory.entries[key] = before = entry_of(ring, encode_token_value(b"a value", BYTES.number))
-
-    assert run(memory, [tokenize(ring, b"a value")]) == [candidate(b"a value", 1)]
-    assert memory.entries[key] == before
-
-
-def test_collision_of_more_than_a_round(memory: Memory, ring: Keyring) -> None:
+def test_collision_of_more_than_a_round(memory: EngineMemory, ring: Keyring) -> None:
     """The search goes on past the candidates that are looked up at once, still without a write for each."""
     for counter in range(200):
         memory.put_t(ring, STR, candidate(b"a value", counter), b"v%d" % counter)
@@ -347,7 +208,7 @@ def test_collision_of_more_than_a_round(memory: Memory, ring: Keyring) -> None:
 
 
 @pytest.mark.parametrize("origin", [None, ORIGIN], ids=["consistent", "inconsistent"])
-def test_256_taken_candidates_are_a_named_error(memory: Memory, ring: Keyring, origin: Origin | None) -> None:
+def test_256_taken_candidates_are_a_named_error(memory: EngineMemory, ring: Keyring, origin: Origin | None) -> None:
     """After 256 candidates that are all taken there is a named error, and nothing is written."""
     for counter in range(256):
         memory.put_t(ring, STR, candidate(b"a value", counter, origin=origin), b"v%d" % counter)
@@ -360,7 +221,7 @@ def test_256_taken_candidates_are_a_named_error(memory: Memory, ring: Keyring, o
     assert sum(len(step.keys) for step in memory.steps if isinstance(step, Lookup)) <= 257
 
 
-def test_collision_in_one_batch(memory: Memory, ring: Keyring) -> None:
+def test_collision_in_one_batch(memory: EngineMemory, ring: Keyring) -> None:
     """Values of a batch that want the same tokens get different ones, whatever their number."""
     values = [bytes([byte]) for byte in range(256)]
 
@@ -371,7 +232,7 @@ def test_collision_in_one_batch(memory: Memory, ring: Keyring) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 7, 100])
-def test_one_character_until_exhaustion(memory: Memory, ring: Keyring, batch: int) -> None:
+def test_one_character_until_exhaustion(memory: EngineMemory, ring: Keyring, batch: int) -> None:
     """62 values of one character get the 62 tokens there are; each further one gets a named error."""
     values = [bytes([byte]) for byte in range(32, 127)]
     results: list[ItemResult] = []
@@ -386,7 +247,7 @@ def test_one_character_until_exhaustion(memory: Memory, ring: Keyring, batch: in
 
 
 @pytest.mark.parametrize("value", [b"a", b"Z", b"5"])
-def test_token_is_not_the_value(memory: Memory, ring: Keyring, value: bytes) -> None:
+def test_token_is_not_the_value(memory: EngineMemory, ring: Keyring, value: bytes) -> None:
     """A token equals its value only where it is the only one left."""
     others = [bytes([letter]) for letter in LETTERS if bytes([letter]) != value]
     for other in others[1:]:
@@ -400,14 +261,14 @@ def test_token_is_not_the_value(memory: Memory, ring: Keyring, value: bytes) -> 
     assert run(memory, [detokenize(ring, value)]) == [value]
 
 
-def test_first_candidate_is_the_value() -> None:
+def test_first_candidate_is_the_value(memory: EngineMemory) -> None:
     """A value that would be its own token gets the next candidate, and there are such values of one byte."""
     values = [bytes([byte]) for byte in range(256)]
     own = [value for value in values if candidate(value, kind=BYTES) == value]
 
     assert own
     for value in own:
-        (token,) = run(Memory(), [tokenize(new_ring(), value, BYTES)])
+        (token,) = run(type(memory)(), [tokenize(new_ring(), value, BYTES)])
         assert token == next(found for n in range(256) if (found := candidate(value, n, BYTES)) != value)
 
 
@@ -452,17 +313,17 @@ class TwoDigits(Format[Parameters, bytes]):
 TWO_DIGITS = TwoDigits("two-digits", Parameters(min_space=1))
 
 
-def test_token_of_a_format_is_stored_under_its_type(memory: Memory, ring: Keyring) -> None:
+def test_token_of_a_format_is_stored_under_its_type(memory: EngineMemory, ring: Keyring) -> None:
     """A token drawn by a format is an entry of type ``str`` like any other: it is detokenized without a format."""
     (token,) = run(memory, [formatted(ring, CARD, PAN)])
 
     assert isinstance(token, bytes)
     assert PAN.could_draw(CARD, token)
-    assert set(memory.entries) == {NAMES.of_value(CARD, STR.number), NAMES.of_token(token, STR.number)}
+    assert set(memory.entries) == {memory.value_key(CARD), memory.token_key(token)}
     assert run(memory, [detokenize(ring, token)]) == [CARD]
 
 
-def test_one_value_has_one_token_whatever_the_format(memory: Memory, ring: Keyring) -> None:
+def test_one_value_has_one_token_whatever_the_format(memory: EngineMemory, ring: Keyring) -> None:
     """A value that has a token keeps it: asked for with, without and with another format, before and in one batch.
 
     In one batch, the first item decides.
@@ -480,7 +341,7 @@ def test_one_value_has_one_token_whatever_the_format(memory: Memory, ring: Keyri
         assert len(memory.entries) == 2
 
 
-def test_first_of_equal_values_decides_their_token(memory: Memory, ring: Keyring) -> None:
+def test_first_of_equal_values_decides_their_token(memory: EngineMemory, ring: Keyring) -> None:
     """Of equal values in one batch the first decides how the token is drawn, as if it had come alone."""
     for forms in ([PAN, None], [None, PAN], [PAN, None, PAN]):
         items = [TokenItem(ring, STR, CARD, tokenize=True, format=form) for form in forms]
@@ -490,7 +351,7 @@ def test_first_of_equal_values_decides_their_token(memory: Memory, ring: Keyring
         assert run(memory, items) == alone * len(forms)
 
 
-def test_refusal_belongs_to_a_form_of_the_value(memory: Memory, ring: Keyring) -> None:
+def test_refusal_belongs_to_a_form_of_the_value(memory: EngineMemory, ring: Keyring) -> None:
     """A value that can have no token of one form gets one of another form, also if both are asked for in one batch."""
     for number in range(100):
         memory.put_t(ring, STR, b"%02d" % number, b"taken")
@@ -507,7 +368,7 @@ def test_refusal_belongs_to_a_form_of_the_value(memory: Memory, ring: Keyring) -
     assert safe.could_draw(b"a@b.c", token)
 
 
-def test_formats_with_equal_definitions_draw_the_same(memory: Memory, ring: Keyring) -> None:
+def test_formats_with_equal_definitions_draw_the_same(memory: EngineMemory, ring: Keyring) -> None:
     """The definition of a format decides its tokens, not its name. Each parameter that changes a token enters."""
     renamed = Pan("card", PanParameters(separators="refuse", min_space=7))
     kept = Pan("pan", PanParameters(keep_first=1))
@@ -521,7 +382,7 @@ def test_formats_with_equal_definitions_draw_the_same(memory: Memory, ring: Keyr
     assert renamed.field == PAN.field != kept.field
 
 
-def test_inconsistent_token_of_a_format(memory: Memory, ring: Keyring) -> None:
+def test_inconsistent_token_of_a_format(memory: EngineMemory, ring: Keyring) -> None:
     """An inconsistent token of a format differs from item to item, and comes back."""
     origins = [ORIGIN._replace(item=number) for number in range(3)]
     tokens = run(memory, [formatted(ring, CARD, PAN, origin) for origin in origins])
@@ -532,7 +393,7 @@ def test_inconsistent_token_of_a_format(memory: Memory, ring: Keyring) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 7, 100])
-def test_space_of_a_format_until_exhaustion(memory: Memory, ring: Keyring, batch: int) -> None:
+def test_space_of_a_format_until_exhaustion(memory: EngineMemory, ring: Keyring, batch: int) -> None:
     """Of 100 values with 100 tokens at least 95 get one. No two share one, none is its own, the rest are exhausted."""
     values = [b"%02d" % number for number in range(100)]
     results: list[ItemResult] = []
@@ -548,7 +409,7 @@ def test_space_of_a_format_until_exhaustion(memory: Memory, ring: Keyring, batch
     ]
 
 
-def test_format_has_no_last_resort(memory: Memory, ring: Keyring) -> None:
+def test_format_has_no_last_resort(memory: EngineMemory, ring: Keyring) -> None:
     """A value whose own digits are the only token left is refused, though a value without a format would get them."""
     for number in range(100):
         if number != 42:
@@ -556,10 +417,10 @@ def test_format_has_no_last_resort(memory: Memory, ring: Keyring) -> None:
     (result,) = run(memory, [formatted(ring, b"42", TWO_DIGITS)])
 
     assert code(result) is Code.TOKEN_SPACE_EXHAUSTED
-    assert NAMES.of_value(b"42", STR.number) not in memory.entries
+    assert memory.value_key(b"42") not in memory.entries
 
 
-def test_only_one_token_and_it_is_the_value(memory: Memory, ring: Keyring) -> None:
+def test_only_one_token_and_it_is_the_value(memory: EngineMemory, ring: Keyring) -> None:
     """A format that can draw nothing but the value refuses it as exhausted."""
 
     class Same(TwoDigits):
@@ -575,22 +436,22 @@ def test_only_one_token_and_it_is_the_value(memory: Memory, ring: Keyring) -> No
 # Entries that are already there
 
 
-def test_value_keeps_the_token_that_it_has(memory: Memory, ring: Keyring) -> None:
+def test_value_keeps_the_token_that_it_has(memory: EngineMemory, ring: Keyring) -> None:
     """A value that has a token, whatever it is, keeps it."""
-    memory.put_t(ring, STR, b"random of Acra", b"value of a man")
-    memory.put_h(ring, STR, b"value of a man", b"random of Acra")
+    memory.put_t(ring, STR, b"random of them", b"value of a man")
+    memory.put_h(ring, STR, b"value of a man", b"random of them")
     before = dict(memory.entries)
 
-    assert run(memory, [tokenize(ring, b"value of a man")]) == [b"random of Acra"]
-    assert run(memory, [detokenize(ring, b"random of Acra")]) == [b"value of a man"]
+    assert run(memory, [tokenize(ring, b"value of a man")]) == [b"random of them"]
+    assert run(memory, [detokenize(ring, b"random of them")]) == [b"value of a man"]
     assert memory.entries == before
 
 
-def test_unknown_token_is_not_found(memory: Memory, ring: Keyring) -> None:
+def test_unknown_token_is_not_found(memory: EngineMemory, ring: Keyring) -> None:
     """An unknown token, one of another type and one of another owner are not found; nothing is written."""
     (token,) = run(memory, [tokenize(ring, b"abcdefgh")])
     assert isinstance(token, bytes)
-    other = Keyring(Owner("client", "billing_service"), KEY, DataKeyCache())
+    other = new_ring(owner=BILLING)
     before = dict(memory.entries)
 
     results = run(memory, [detokenize(ring, b"unknown"), detokenize(ring, token, INT64), detokenize(other, token)])
@@ -600,7 +461,7 @@ def test_unknown_token_is_not_found(memory: Memory, ring: Keyring) -> None:
 
 
 @pytest.mark.parametrize("which", ["t", "h"])
-def test_disabled_token_is_named_and_not_replaced(memory: Memory, ring: Keyring, which: str) -> None:
+def test_disabled_token_is_named_and_not_replaced(memory: EngineMemory, ring: Keyring, which: str) -> None:
     """A disabled entry is token_disabled, not absent: no second token is made, nothing changes."""
     memory.put_t(ring, STR, b"token of it", b"the value it", disabled=which == "t")
     memory.put_h(ring, STR, b"the value it", b"token of it", disabled=which == "h")
@@ -615,7 +476,9 @@ def test_disabled_token_is_named_and_not_replaced(memory: Memory, ring: Keyring,
 
 @pytest.mark.parametrize("counter", [0, 2])
 @pytest.mark.parametrize("origin", [None, ORIGIN], ids=["consistent", "inconsistent"])
-def test_disabled_token_met_while_writing(memory: Memory, ring: Keyring, counter: int, origin: Origin | None) -> None:
+def test_disabled_token_met_while_writing(
+    memory: EngineMemory, ring: Keyring, counter: int, origin: Origin | None
+) -> None:
     """A disabled t. of the value, without its h., is token_disabled: never adopted, never passed over."""
     for taken in range(counter):
         memory.put_t(ring, STR, candidate(b"a value", taken, origin=origin), b"v%d" % taken)
@@ -628,40 +491,42 @@ def test_disabled_token_met_while_writing(memory: Memory, ring: Keyring, counter
     assert memory.entries == before
 
 
-def test_disabled_token_of_another_value(memory: Memory, ring: Keyring) -> None:
+def test_disabled_token_of_another_value(memory: EngineMemory, ring: Keyring) -> None:
     """A disabled t. of another value is taken all the same: the next candidate is used."""
     memory.put_t(ring, STR, candidate(b"a value"), b"another", disabled=True)
 
     assert run(memory, [tokenize(ring, b"a value")]) == [candidate(b"a value", 1)]
 
 
-def test_token_without_its_value_entry(memory: Memory, ring: Keyring) -> None:
+def test_token_without_its_value_entry(memory: EngineMemory, ring: Keyring) -> None:
     """A t. of this very value, as a crash leaves it, is adopted: its bytes stay, h. is added."""
     key = memory.put_t(ring, STR, candidate(b"a value"), b"a value")
     raw = memory.entries[key]
 
     assert run(memory, [tokenize(ring, b"a value")]) == [candidate(b"a value")]
     assert memory.entries[key] == raw
-    assert decode_entry(memory.entries[NAMES.of_value(b"a value", STR.number)]).disabled is False
+    assert not memory.is_disabled(memory.value_key(b"a value"))
     assert memory.step_names[-3:] == ["Lookup", "Store", "Adopt"]
 
 
-def damaged(raw: bytes) -> bytes:
-    """The same entry with the last byte of its block's ciphertext changed."""
-    entry = decode_entry(raw)
-    return encode_entry(entry._replace(block=entry.block[:-1] + bytes([entry.block[-1] ^ 1])))
-
-
-@pytest.mark.parametrize("damage", [damaged, lambda raw: b"no hex", lambda raw: b"", lambda raw: raw[:-2]])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda memory, raw: memory.damaged(raw),
+        lambda _, raw: b"no hex",
+        lambda _, raw: b"",
+        lambda _, raw: raw[:-2],
+    ],
+)
 def test_unreadable_entry_is_an_error_of_its_item_alone(
-    memory: Memory, ring: Keyring, damage: Callable[[bytes], bytes]
+    memory: EngineMemory, ring: Keyring, damage: Callable[[EngineMemory, bytes], bytes]
 ) -> None:
     """An entry that cannot be read is an error for its item only. It is not overwritten, and not treated as absent."""
     value_key = memory.put_h(ring, STR, b"first value", b"first token")
     token_key = memory.put_t(ring, STR, b"other token", b"other value")
     candidate_key = memory.put_t(ring, STR, candidate(b"third value"), b"third value")
     for key in (value_key, token_key, candidate_key):
-        memory.entries[key] = damage(memory.entries[key])
+        memory.entries[key] = damage(memory, memory.entries[key])
     before = dict(memory.entries)
     values = (b"first value", b"third value", b"fine")
 
@@ -673,24 +538,10 @@ def test_unreadable_entry_is_an_error_of_its_item_alone(
     assert len(memory.entries) == len(before) + 2
 
 
-@pytest.mark.parametrize(
-    "inside",
-    [encode_token_value(b"swapped value", BYTES.number), encode_token_value(b"", STR.number), b"\xff\xff"],
-    ids=["another type", "empty value", "no TokenValue"],
-)
-def test_token_entry_that_holds_something_else(memory: Memory, ring: Keyring, inside: bytes) -> None:
-    """A t. entry whose block opens, but holds no value of the token's type, is entry_unreadable."""
-    memory.entries[NAMES.of_token(b"some token", STR.number)] = entry_of(ring, inside)
-
-    (result,) = run(memory, [detokenize(ring, b"some token")])
-
-    assert code(result) is Code.ENTRY_UNREADABLE
-
-
 # Keys that are not at hand
 
 
-def test_entry_of_a_rotated_key(memory: Memory, ring: Keyring) -> None:
+def test_entry_of_a_rotated_key(memory: EngineMemory, ring: Keyring) -> None:
     """An entry of an older key opens once that key is found, and keeps its token; new ones owe nothing to it."""
     before = new_ring(OLD_KEY)
     (old_token,) = run(memory, [tokenize(before, b"old value")])
@@ -705,7 +556,7 @@ def test_entry_of_a_rotated_key(memory: Memory, ring: Keyring) -> None:
     assert sorted(memory.step_names) == ["FindKeys", "Lookup", "Store"]
 
 
-def test_several_keys_one_after_the_other(memory: Memory, ring: Keyring) -> None:
+def test_several_keys_one_after_the_other(memory: EngineMemory, ring: Keyring) -> None:
     """Keys are looked for until the entry opens or there are no more."""
     history = [secrets.token_bytes(32) for _ in range(3)]
     (token,) = run(memory, [tokenize(new_ring(history[2]), b"old value")])
@@ -720,7 +571,7 @@ def test_several_keys_one_after_the_other(memory: Memory, ring: Keyring) -> None
 
 
 @pytest.mark.parametrize(("some_unreadable", "expected"), [(False, Code.ENTRY_UNREADABLE), (True, Code.KEY_UNREADABLE)])
-def test_entry_of_a_lost_key(memory: Memory, ring: Keyring, *, some_unreadable: bool, expected: Code) -> None:
+def test_entry_of_a_lost_key(memory: EngineMemory, ring: Keyring, *, some_unreadable: bool, expected: Code) -> None:
     """An entry whose key nobody has is an error of the entry; of the key, where one in the history does not open."""
     lost = new_ring(OLD_KEY)
     memory.put_h(lost, STR, b"old value", b"old token")
@@ -738,10 +589,10 @@ def test_entry_of_a_lost_key(memory: Memory, ring: Keyring, *, some_unreadable: 
     assert memory.entries == before
 
 
-def test_more_keys_out_of_reach(memory: Memory, ring: Keyring) -> None:
+def test_more_keys_out_of_reach(memory: EngineMemory, ring: Keyring) -> None:
     """While further keys cannot be looked for, items that may need one wait; the others get their answer."""
     away = Unavailable("keys", "ConnectionError")
-    other = Keyring(Owner("client", "billing_service"), KEY, DataKeyCache())
+    other = new_ring(owner=BILLING)
     memory.put_h(new_ring(OLD_KEY), STR, b"old value", b"old token")
     memory.put_t(ring, STR, b"some token", b"some value")
     items = [
@@ -758,42 +609,10 @@ def test_more_keys_out_of_reach(memory: Memory, ring: Keyring) -> None:
     assert all(isinstance(result, bytes) for result in results[2:])
 
 
-# The time of last use
-
-
-@pytest.mark.parametrize(("age", "is_moved"), [(STALE_SECONDS, False), (STALE_SECONDS + 1, True)])
-def test_read_moves_the_time_of_last_use_after_a_day(
-    memory: Memory, ring: Keyring, age: int, *, is_moved: bool
-) -> None:
-    """A read moves the time of last use once it is over 24 hours old, and nothing else of the entry."""
-    keys = [
-        memory.put_t(ring, STR, b"some token", b"some value"),
-        memory.put_h(ring, STR, b"some value", b"some token"),
-    ]
-    before = dict(memory.entries)
-
-    run(memory, [detokenize(ring, b"some token"), tokenize(ring, b"some value")], now=NOW + age)
-
-    for key in keys:
-        entry, old = decode_entry(memory.entries[key]), decode_entry(before[key])
-        assert entry == old._replace(accessed=NOW + age if is_moved else NOW)
-    assert ("Touch" in memory.step_names) is is_moved
-
-
-def test_touch_and_a_concurrent_disable(memory: Memory, ring: Keyring) -> None:
-    """Updating the time of last use does not undo that another process disabled the entry meanwhile."""
-    key = memory.put_t(ring, STR, b"some token", b"some value")
-    memory.meddle = lambda step: memory.disable(key) if isinstance(step, Touch) else None
-
-    run(memory, [detokenize(ring, b"some token")], now=NOW + 2 * STALE_SECONDS)
-
-    assert decode_entry(memory.entries[key]) == decode_entry(memory.entries[key])._replace(disabled=True, accessed=NOW)
-
-
 # Inconsistent tokens
 
 
-def test_inconsistent_token_differs_by_entry_and_item(memory: Memory, ring: Keyring) -> None:
+def test_inconsistent_token_differs_by_entry_and_item(memory: EngineMemory, ring: Keyring) -> None:
     """An inconsistent token has only a t. entry, and differs by stream, entry and item."""
     origins = [ORIGIN, ORIGIN._replace(item=1), ORIGIN._replace(entry=b"1-2"), ORIGIN._replace(stream=b"other")]
 
@@ -805,7 +624,7 @@ def test_inconsistent_token_differs_by_entry_and_item(memory: Memory, ring: Keyr
     assert back == [b"a value"] * 4
 
 
-def test_redelivered_inconsistent_request_gets_the_same_token(memory: Memory, ring: Keyring) -> None:
+def test_redelivered_inconsistent_request_gets_the_same_token(memory: EngineMemory, ring: Keyring) -> None:
     """A request that is delivered again, even twice in one batch, gets the same token, after a collision too."""
     memory.put_t(ring, STR, candidate(b"a value", 0, origin=ORIGIN), b"another")
     (token,) = run(memory, [tokenize(ring, b"a value", origin=ORIGIN)])
@@ -816,7 +635,7 @@ def test_redelivered_inconsistent_request_gets_the_same_token(memory: Memory, ri
     assert memory.entries == entries
 
 
-def test_consistent_beside_inconsistent(memory: Memory, ring: Keyring) -> None:
+def test_consistent_beside_inconsistent(memory: EngineMemory, ring: Keyring) -> None:
     """Inconsistent tokens neither use nor make the value's consistent one."""
     results = run(memory, [tokenize(ring, b"a value", origin=ORIGIN), tokenize(ring, b"a value")])
 
@@ -827,53 +646,41 @@ def test_consistent_beside_inconsistent(memory: Memory, ring: Keyring) -> None:
 # Others at work between two steps
 
 
-def once(memory: Memory, kind: type[Any], action: Callable[[], object]) -> None:
-    """Do something before the first step of this kind."""
-    done: list[bool] = []
+def test_lost_race_answers_with_the_winners_token(memory: EngineMemory, ring: Keyring) -> None:
+    """A worker that loses the race for a value answers with the winner's token, and leaves no entry."""
 
-    def meddle(step: Any) -> None:
-        if isinstance(step, kind) and not done:
-            done.append(True)
-            action()
-
-    memory.meddle = meddle
-
-
-def test_lost_race_answers_with_the_token_of_acra(memory: Memory, ring: Keyring) -> None:
-    """A worker that loses the race for a value answers with AcraServer's random token and leaves no entry."""
-
-    def acra() -> None:
+    def other() -> None:
         memory.put_t(ring, STR, b"Random0", b"a value")
         memory.put_h(ring, STR, b"a value", b"Random0")
 
-    once(memory, Store, acra)
+    memory.once(Store, other)
 
     assert run(memory, [tokenize(ring, b"a value")]) == [b"Random0"]
     assert len(memory.entries) == 2
 
 
-def test_another_worker_is_faster(memory: Memory, ring: Keyring) -> None:
+def test_another_worker_is_faster(memory: EngineMemory, ring: Keyring) -> None:
     """Two workers that race write the same entries once."""
-    once(memory, Store, lambda: drive(Engine(AcraLayout()).run([tokenize(new_ring(), b"a value")], NOW), memory))
+    memory.once(Store, lambda: drive(Engine(memory.layout).run([tokenize(new_ring(), b"a value")], NOW), memory))
 
     assert run(memory, [tokenize(ring, b"a value")]) == [candidate(b"a value")]
     assert len(memory.entries) == 2
 
 
-def test_acra_is_faster_than_an_adoption(memory: Memory, ring: Keyring) -> None:
+def test_another_token_is_faster_than_an_adoption(memory: EngineMemory, ring: Keyring) -> None:
     """If h. appears with another token between reading t. and adopting it, that token is the answer."""
     key = memory.put_t(ring, STR, candidate(b"a value"), b"a value")
     raw = memory.entries[key]
-    once(memory, Adopt, lambda: memory.put_h(ring, STR, b"a value", b"Random0"))
+    memory.once(Adopt, lambda: memory.put_h(ring, STR, b"a value", b"Random0"))
 
     assert run(memory, [tokenize(ring, b"a value")]) == [b"Random0"]
     assert memory.entries[key] == raw
 
 
-def test_token_is_disabled_before_its_adoption(memory: Memory, ring: Keyring) -> None:
+def test_token_is_disabled_before_its_adoption(memory: EngineMemory, ring: Keyring) -> None:
     """A t. that is disabled between reading and adopting it gets no h.: the answer is token_disabled."""
     key = memory.put_t(ring, STR, candidate(b"a value"), b"a value")
-    once(memory, Adopt, lambda: memory.disable(key))
+    memory.once(Adopt, lambda: memory.disable(key))
 
     (result,) = run(memory, [tokenize(ring, b"a value")])
 
@@ -881,25 +688,25 @@ def test_token_is_disabled_before_its_adoption(memory: Memory, ring: Keyring) ->
     assert list(memory.entries) == [key]
 
 
-def test_token_is_removed_before_its_adoption(memory: Memory, ring: Keyring) -> None:
+def test_token_is_removed_before_its_adoption(memory: EngineMemory, ring: Keyring) -> None:
     """A t. entry that is removed between reading and adopting it is written again, together with h."""
     key = memory.put_t(ring, STR, candidate(b"a value"), b"a value")
-    once(memory, Adopt, lambda: memory.entries.pop(key))
+    memory.once(Adopt, lambda: memory.entries.pop(key))
 
     assert run(memory, [tokenize(ring, b"a value")]) == [candidate(b"a value")]
     assert run(memory, [detokenize(ring, candidate(b"a value"))]) == [b"a value"]
     assert len(memory.entries) == 2
 
 
-def test_token_is_replaced_before_its_adoption(memory: Memory, ring: Keyring) -> None:
+def test_token_is_replaced_before_its_adoption(memory: EngineMemory, ring: Keyring) -> None:
     """A t. that holds another value by the time it is adopted is passed over."""
     memory.put_t(ring, STR, candidate(b"a value"), b"a value")
-    once(memory, Adopt, lambda: memory.put_t(ring, STR, candidate(b"a value"), b"another"))
+    memory.once(Adopt, lambda: memory.put_t(ring, STR, candidate(b"a value"), b"another"))
 
     assert run(memory, [tokenize(ring, b"a value")]) == [candidate(b"a value", 1)]
 
 
-def test_candidate_is_taken_after_it_was_seen_free(memory: Memory, ring: Keyring) -> None:
+def test_candidate_is_taken_after_it_was_seen_free(memory: EngineMemory, ring: Keyring) -> None:
     """A candidate that was free when looked up and taken when written is passed over."""
     memory.put_t(ring, STR, candidate(b"a value"), b"another")
     stores = itertools.count()
@@ -917,13 +724,14 @@ def test_candidate_is_taken_after_it_was_seen_free(memory: Memory, ring: Keyring
     assert run(memory, [detokenize(ring, token)]) == [b"a value"]
 
 
-def test_entries_that_never_come_to_rest(memory: Memory, ring: Keyring) -> None:
+def test_entries_that_never_come_to_rest(memory: EngineMemory, ring: Keyring) -> None:
     """A value whose entry changes before every write is given back for later; its neighbours are answered."""
-    key = memory.put_t(ring, STR, candidate(b"a value"), b"a value")
+    memory.put_t(ring, STR, candidate(b"a value"), b"a value")
+    ages = itertools.count(1)
 
     def meddle(step: Any) -> None:
         if isinstance(step, Adopt):
-            memory.entries[key] = entry_of(ring, encode_token_value(b"a value", STR.number))
+            memory.put_t(ring, STR, candidate(b"a value"), b"a value", age=next(ages) * 86400)
 
     memory.meddle = meddle
 
@@ -935,85 +743,10 @@ def test_entries_that_never_come_to_rest(memory: Memory, ring: Keyring) -> None:
     assert len(memory.steps) < 100
 
 
-class _Acra:
-    """Plays AcraServer step by step: a random token's t. with SET NX, then h. with SET NX; a loser reads the winner."""
-
-    def __init__(self, ring: Keyring, memory: Memory, value: bytes, chance: random.Random) -> None:
-        self.result: bytes | None = None
-        self._random = chance
-        self._steps = self._run(ring, memory, value)
-
-    def advance(self) -> bool:
-        return next(self._steps, None) is not None
-
-    def _run(self, ring: Keyring, memory: Memory, value: bytes) -> Any:
-        h_key = NAMES.of_value(value, STR.number)
-        if h_key not in memory.entries:
-            yield "h. read"
-            while True:
-                token = bytes(self._random.choices(LETTERS, k=len(value)))
-                if NAMES.of_token(token, STR.number) not in memory.entries:
-                    break
-            memory.put_t(ring, STR, token, value)
-            yield "t. written"
-            if h_key not in memory.entries:
-                memory.put_h(ring, STR, value, token)
-        self.result = ring.open(decode_entry(memory.entries[h_key]).block)
-
-
-class _Run:
-    """One of our workers, step by step."""
-
-    def __init__(self, memory: Memory, items: list[TokenItem]) -> None:
-        self._steps = Engine(AcraLayout()).run(items, NOW)
-        self._memory = memory
-        self._answer: Any = None
-
-    def advance(self) -> bool:
-        try:
-            step = self._steps.send(self._answer)
-        except StopIteration:
-            return False
-        self._answer = self._memory.execute(step)
-        return True
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    values=st.lists(st.sampled_from([b"a", b"b", b"ab", b"cd", b"long value"]), min_size=1, max_size=4),
-    turns=st.lists(st.integers(0, 5), max_size=60),
-)
-def test_any_interleaving_gives_a_value_one_token(values: list[bytes], turns: list[int]) -> None:
-    """For any interleaving of workers and AcraServer, a value has one token, and each of our t. entries has an h."""
-    ring, memory, chance = new_ring(), Memory(), random.Random(7)
-    batches = [[tokenize(ring, value) for value in values] for _ in range(2)]
-    acras = [_Acra(ring, memory, value, chance) for value in values]
-    actors: list[_Run | _Acra] = [*(_Run(memory, batch) for batch in batches), *acras]
-    for turn in turns:
-        if actors and not actors[turn % len(actors)].advance():
-            del actors[turn % len(actors)]
-    while actors:
-        actors = [actor for actor in actors if actor.advance()]
-
-    def inside(t_key: bytes) -> tuple[bytes, int]:
-        return decode_token_value(ring.open(decode_entry(memory.entries[t_key]).block))
-
-    by_value: dict[bytes, set[ItemResult | None]] = {}
-    for number, value in enumerate(values):
-        by_value.setdefault(value, set()).update({batch[number].result for batch in batches}, {acras[number].result})
-    assert [len(tokens) for tokens in by_value.values()] == [1] * len(by_value)
-    assert len(set().union(*by_value.values())) == len(by_value)
-    referenced = {NAMES.of_token(token, STR.number) for (token,) in by_value.values() if isinstance(token, bytes)}
-    written = [row for step in memory.steps if isinstance(step, Store) for row in step.rows]
-    ours = {row.t_key for row in written if memory.entries.get(row.t_key) == row.t_value}
-    assert ours <= referenced
-    assert {value for (value, _) in map(inside, referenced)} == set(by_value)
-
-
-def test_known_value_is_answered_by_a_full_storage_after_a_wrong_guess(memory: Memory, ring: Keyring) -> None:
+def test_known_value_is_answered_by_a_full_storage_after_a_wrong_guess(memory: EngineMemory, ring: Keyring) -> None:
     """A storage that refuses writes stops a guess once. The next try looks up, and finds the token."""
     (token,) = run(memory, [tokenize(ring, b"a known value")])
-    engine = Engine(AcraLayout())
+    engine = Engine(memory.layout)
 
     def refuse_writes(step: Any) -> None:
         if isinstance(step, Store):
