@@ -20,6 +20,9 @@ from token_worker.keys.index_key import index_path, open_index_key, seal_index_k
 from token_worker.keys.layout_record import encode_record, layout_path, new_record
 from token_worker.keys.master import MasterKeys
 from token_worker.keys.store import unwrap, wrap
+from token_worker.redis.address import RedisSettings
+from token_worker.redis.link import RedisLink
+from token_worker.storage.dense.entry import check_name
 
 OWNER = Owner("client", "shop-frontend")
 ZONE = Owner("zone", "DDDDDDDDsomezone")
@@ -48,6 +51,11 @@ def index_key(stack: Stack, place: Place, owner: Owner = OWNER) -> str | None:
     """The fingerprint of an owner's index key, which the master key has to open; None if there is none."""
     text = place.get(index_path(place.folder, owner))
     return None if text is None else fingerprint(open_index_key(text, stack.master_key, owner))
+
+
+def tokens_of(stack: Stack) -> RedisLink:
+    """A connection to the token storage."""
+    return RedisLink("tokens", RedisSettings(url=stack.settings["TOKEN_WORKER_KEYS_URL"]), raise_server_errors=True)
 
 
 def rows(text: str) -> list[dict[str, Any]]:
@@ -85,21 +93,22 @@ def test_generate_for_a_client_that_has_a_key_makes_nothing(dense: Place, stack:
 
 def test_generate_cut_short_anywhere_and_done_again(dense: Place, stack: Stack) -> None:
     """Ended before or after any of its calls, and run again, there is one pair of keys; never a key alone."""
-    masters, ended = MasterKeys(stack.master_key), 0
+    masters, tokens, ended = MasterKeys(stack.master_key), tokens_of(stack), 0
     for at in range(1, 14):
         owner = Owner("client", f"client-{at}")
         with contextlib.suppress(Killed):
-            generate_keys(dense.store(Fuse(at)), masters, owner)
+            generate_keys(dense.store(Fuse(at)), masters, owner, tokens)
             ended += 1
         between = index_key(stack, dense, owner)
         is_made = dense.get(f"{dense.folder}/{owner.key_name}") is not None
         assert between is not None or not is_made
         with contextlib.suppress(CheckFailed):
-            generate_keys(dense.store(), masters, owner)
+            generate_keys(dense.store(), masters, owner, tokens)
             assert not is_made
         assert dense.get(f"{dense.folder}/{owner.key_name}") is not None
         assert index_key(stack, dense, owner) == (between or index_key(stack, dense, owner))
     assert 0 < ended < 13
+    tokens.close()
 
 
 def test_generate_stops_at_an_index_key_that_does_not_open(dense: Place, stack: Stack) -> None:
@@ -107,7 +116,7 @@ def test_generate_stops_at_an_index_key_that_does_not_open(dense: Place, stack: 
     dense.put(index_path(dense.folder, NEW_CLIENT), seal_index_key(bytes(32), NEW_MASTER_KEY, NEW_CLIENT))
     done = keys_command(stack, dense, "generate", NEW_CLIENT.id)
     assert done.returncode == 1
-    assert ".index/new-client_storage_sym: the master key does not open it" in done.stderr
+    assert ".index/new-client_storage_sym: the master key does not open the index key" in done.stderr
     assert dense.get(f"{dense.folder}/{NEW_CLIENT.key_name}") is None
 
 
@@ -163,11 +172,27 @@ def test_index_reports_a_key_that_does_not_open(place: Place, stack: Stack) -> N
     assert index_key(stack, place) is not None
 
 
+def test_index_key_that_is_gone_is_not_replaced(dense: Place, stack: Stack) -> None:
+    """If tokens were named by an index key that is gone, no other is made: a worker would refuse it."""
+    for owner in (OWNER, NEW_CLIENT):
+        stack.storage.set(check_name(owner), bytes(16))
+
+    done = keys_command(stack, dense, "index", "--all", "--json")
+    assert done.returncode == 1
+    assert [row["state"] for row in rows(done.stdout)] == ["made", "lost"]
+    assert dense.get(index_path(dense.folder, OWNER)) is None
+
+    done = keys_command(stack, dense, "generate", NEW_CLIENT.id)
+    assert done.returncode == 1
+    assert "bring it back from a backup" in done.stderr
+    assert dense.get(f"{dense.folder}/{NEW_CLIENT.key_name}") is None
+
+
 def test_index_keys_made_at_once_are_one(place: Place, stack: Stack) -> None:
     """Of many commands at the same time one makes the index key; the others find it."""
     masters = MasterKeys(stack.master_key)
     with ThreadPoolExecutor(6) as pool:
-        states = list(pool.map(lambda _: make_index_key(place.store(), masters, OWNER), range(6)))
+        states = list(pool.map(lambda _: make_index_key(place.store(), masters, OWNER, tokens_of(stack)), range(6)))
     assert sorted(states) == ["made", *["present"] * 5]
     assert index_key(stack, place) is not None
 

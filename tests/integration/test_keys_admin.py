@@ -19,8 +19,10 @@ from harness.servers import OpenBao, Valkey, free_port
 from harness.stack import Stack
 from token_worker.acra.key_name import parse_name, stamp_of
 from token_worker.acra.owner import Owner
-from token_worker.admin.destroy import KEPT_SECONDS, SETTLED_SECONDS, Destruction, scan_entries
+from token_worker.admin.destroy import SETTLED_SECONDS, Destruction
+from token_worker.admin.entry_scan import scan_entries
 from token_worker.admin.rotate import rotate
+from token_worker.admin.set_aside import KEPT_SECONDS
 from token_worker.errors import CheckFailed
 from token_worker.keys.cache import AGE_SECONDS, KeyCache
 from token_worker.keys.keyring import Keyring

@@ -353,6 +353,7 @@ def test_policy_for_key_admins_permits_every_command(stack: Stack, openbao_serve
     old_key = f"{OWNER.key_name}.old/2026-01-01T00:00:00"
     for arguments in (
         ("generate", OWNER.id),
+        ("index", OWNER.id),
         ("rotate", OWNER.id, "--yes"),
         ("list",),
         ("show", OWNER.key_name),
@@ -368,6 +369,16 @@ def test_policy_for_key_admins_permits_every_command(stack: Stack, openbao_serve
     for more in (("--acra-restarted", "--unused-elsewhere"), ("--restore",)):
         done = keys_command(stack, place, "destroy", old_key, *more)
         assert done.returncode == 0, (more, done.stderr)
+    confirmed = ("--last", "--confirm", OWNER.id, "--unused-elsewhere")
+    for options in (confirmed, ("--last", "--restore"), confirmed):
+        done = keys_command(stack, place, "destroy", OWNER.id, *options)
+        assert done.returncode == 0, (options, done.stderr)
+    for name in place.names(f"{place.folder}.scans"):
+        place.put(f"{place.folder}.scans/{name}", '{"scanned_at": 0, "retired_at": 0}')
+    done = keys_command(stack, place, "destroy", OWNER.id, *confirmed)
+    assert done.returncode == 0, done.stderr
+    for folder in ("", ".index", ".retired", ".scans"):
+        assert place.names(f"{place.folder}{folder}") == []
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Makes the index keys that clients and zones need in the dense token storage, where there are none.
 
 An index key is never replaced: the entries that it names would not be found any more. Redis: SET NX. Vault:
-check-and-set with version 0, so KV version 1 is refused. Changes ``<folder>.index/*``, and nothing else.
+check-and-set with version 0, so KV version 1 is refused. Changes ``<folder>.index/*``, and keys of new owners. Reads
+the check values of owners in the token storage.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,9 +26,23 @@ from token_worker.keys.index_key import (
 from token_worker.keys.layout_record import LayoutName, decode_keys_record, layout_of, layout_path
 from token_worker.keys.master import MasterKeys
 from token_worker.keys.store import new_key, wrap
+from token_worker.redis.link import Link
+from token_worker.storage.dense.entry import check_name
 
-IndexKeyState = Literal["made", "present", "unreadable"]
-"""``unreadable``: there is an index key that the master key does not open. It was left as it is."""
+IndexKeyState = Literal["made", "present", "unreadable", "lost"]
+"""``unreadable``: there is an index key that the master key does not open. It was left as it is.
+
+``lost``: there is none, but the token storage holds the check value of one. No other was made, because workers would
+refuse it.
+"""
+
+PROBLEMS: dict[IndexKeyState, str] = {
+    "unreadable": "the master key does not open the index key",
+    "lost": (
+        "the index key is gone, and there are tokens that it named: bring it back from a backup of the key storage, or"
+        " give the tokens up with `token-worker keys destroy --last`"
+    ),
+}
 
 
 class IndexKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +67,7 @@ def read_layout(store: AdminStore) -> LayoutName:
         raise CheckFailed(str(error)) from None
 
 
-def generate_keys(store: AdminStore, master_keys: MasterKeys, owner: Owner) -> None:
+def generate_keys(store: AdminStore, master_keys: MasterKeys, owner: Owner, tokens: Link) -> None:
     """Make the index key and the first symmetric key of an owner; one of an interrupted attempt is kept.
 
     The symmetric key comes last. So an owner that has a key has an index key, too, and workers never see one without
@@ -60,7 +75,7 @@ def generate_keys(store: AdminStore, master_keys: MasterKeys, owner: Owner) -> N
 
     Raises:
         CheckFailed: the owner has a key, or had one that is being destroyed, or an index key that the master key does
-            not open. Nothing was changed.
+            not open, or tokens named by an index key that is gone. Nothing was changed.
     """
     path = f"{store.folder}/{owner.key_name}"
     [stored] = store.read([path])
@@ -68,8 +83,9 @@ def generate_keys(store: AdminStore, master_keys: MasterKeys, owner: Owner) -> N
     if stored is not None:
         raise exists
     check_not_retired(store, owner)
-    if make_index_key(store, master_keys, owner) == "unreadable":
-        raise CheckFailed(f"{index_name(owner).name}: the master key does not open it; nothing was changed")
+    made = make_index_key(store, master_keys, owner, tokens)
+    if made not in ("made", "present"):
+        raise CheckFailed(f"{index_name(owner).name}: {PROBLEMS[made]}; nothing was changed")
     if not store.create(path, wrap(new_key(), master_keys.current, owner)):
         raise exists
 
@@ -88,10 +104,14 @@ def check_not_retired(store: AdminStore, owner: Owner) -> None:
         )
 
 
-def make_index_key(store: AdminStore, master_keys: MasterKeys, owner: Owner, *, dry_run: bool = False) -> IndexKeyState:
-    """Make the index key of an owner, if there is none."""
+def make_index_key(
+    store: AdminStore, master_keys: MasterKeys, owner: Owner, tokens: Link, *, dry_run: bool = False
+) -> IndexKeyState:
+    """Make the index key of an owner, if there is none, and none has named tokens."""
     path = index_path(store.folder, owner)
     [stored] = store.read([path])
+    if stored is None and tokens.call("GET", check_name(owner)) is not None:
+        return "lost"
     if stored is None:
         if dry_run or store.create(path, seal_index_key(new_key(), master_keys.current, owner)):
             return "made"
@@ -129,7 +149,7 @@ def lack_index_keys(keys: Sequence[LocatedKey]) -> list[Owner]:
 
 
 def make_index_keys(
-    store: AdminStore, master_keys: MasterKeys, owners: list[Owner], *, dry_run: bool = False
+    store: AdminStore, master_keys: MasterKeys, owners: list[Owner], tokens: Link, *, dry_run: bool = False
 ) -> Iterator[IndexKey]:
     """Make the index keys of owners that have none, one after the other. May be stopped, and run again.
 
@@ -145,5 +165,5 @@ def make_index_keys(
             yield IndexKey(
                 client_id=owner.id if owner.kind == "client" else None,
                 zone_id=owner.id if owner.kind == "zone" else None,
-                state=make_index_key(store, master_keys, owner, dry_run=dry_run),
+                state=make_index_key(store, master_keys, owner, tokens, dry_run=dry_run),
             )

@@ -14,7 +14,7 @@ from token_worker.acra import secure_cell
 from token_worker.acra.key_name import KeyName, KeyState, parse_name
 from token_worker.admin.key_store import AdminStore, StoredText, retired_folder
 from token_worker.errors import CorruptData
-from token_worker.keys.index_key import NAME_PREFIX, index_folder, parse_index_name
+from token_worker.keys.index_key import INDEX_KEY, NAME_PREFIX, index_folder, parse_index_name
 from token_worker.keys.keyring import KEY_BYTES
 from token_worker.keys.master import MasterKeys
 
@@ -105,6 +105,11 @@ def describe(key: LocatedKey) -> ListedKey:
         creation_time=None if name.stamp is None else f"{name.stamp}Z",
         name=name.name,
     )
+
+
+def live_path(folder: str, name: KeyName) -> str:
+    """The path at which workers look for a key; ``folder`` is that of Acra's keys."""
+    return f"{folder}{name.name}" if name.kind is INDEX_KEY else f"{folder}/{name.name}"
 
 
 def classify(name: KeyName, text: bytes, master_keys: MasterKeys) -> KeyStatus:

@@ -9,16 +9,18 @@ from rich import box
 from rich.table import Table
 
 from token_worker.admin.access import AdminAccess
-from token_worker.admin.destroy import read_record
 from token_worker.admin.index_keys import check_not_retired, generate_keys, lack_index_keys, read_layout
 from token_worker.admin.keys import BAD_STATUSES, KeyStatus, ListedKey, classify, describe, locate_keys, read_keys
+from token_worker.admin.set_aside import read_record
 from token_worker.cli.groups import NearestGroup
-from token_worker.cli.keys_change import destroy, drop_previous, owner_of, rewrap, rotate
+from token_worker.cli.keys_change import drop_previous, owner_of, rewrap, rotate
+from token_worker.cli.keys_destroy import destroy
 from token_worker.cli.keys_index import index
 from token_worker.cli.terminal import table_console
 from token_worker.errors import CheckFailed
 from token_worker.keys.master import MasterKeys
 from token_worker.keys.store import new_key, wrap
+from token_worker.redis.connect import make_link
 from token_worker.settings import load
 from token_worker.telemetry.command_audit import CommandAudit
 
@@ -58,7 +60,8 @@ def generate(config: Path | None, owner_id: str, *, zone: bool) -> None:
 
     The command never replaces a key.
 
-    Exit status 1: the client has a key already, or had one that is being destroyed; nothing was changed.
+    Exit status 1: the client has a key already, or had one that is being destroyed, or one that is gone although there
+    are tokens; nothing was changed.
     """
     owner = owner_of(owner_id, zone=zone)
     settings = load(os.environ, config)
@@ -69,7 +72,8 @@ def generate(config: Path | None, owner_id: str, *, zone: bool) -> None:
         with audit.change({f"{owner.kind}_id": owner.id}):
             is_dense = read_layout(admin_store) == "dense"
             if is_dense:
-                generate_keys(admin_store, master_keys, owner)
+                tokens = make_link("tokens", settings.tokens, raise_server_errors=True)
+                generate_keys(admin_store, master_keys, owner, tokens)
             else:
                 check_not_retired(admin_store, owner)
                 if not store.create(owner, wrap(new_key(), master_key, owner)):

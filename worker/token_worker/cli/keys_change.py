@@ -1,4 +1,4 @@
-"""``token-worker keys rotate``, ``destroy`` and ``rewrap``: commands that change existing keys."""
+"""``token-worker keys rotate``, ``rewrap`` and ``drop-previous``: commands that change existing keys."""
 
 import os
 import time
@@ -10,16 +10,13 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from token_worker.acra.key_name import KeyName, parse_name
 from token_worker.acra.owner import Owner
 from token_worker.admin import rewrap as rewrapping
 from token_worker.admin import rotate as rotation
 from token_worker.admin.access import AdminAccess
-from token_worker.admin.destroy import Destruction
-from token_worker.cli.terminal import confirm
+from token_worker.cli.terminal import confirm, utc
 from token_worker.errors import CheckFailed
 from token_worker.keys.history import replaced_at
-from token_worker.redis.connect import make_primary_link
 from token_worker.settings import load
 from token_worker.telemetry.command_audit import CommandAudit
 
@@ -83,75 +80,10 @@ def rotate(config: Path | None, owner_id: str, *, zone: bool, yes: bool) -> None
             history = outcome["history"] = rotation.rotate(store, master_keys, owner)
     click.echo(f"{owner.key_name}: rotated; the old key is {history}")
     if settling:
-        begin = _utc((replaced_at(history) or time.time()) + settling)
+        begin = utc((replaced_at(history) or time.time()) + settling)
         click.echo(f"workers seal with the new key from {begin} on; restart before that {_ACRAS}")
     else:
         click.echo(f"workers seal with the new key within a minute; restart at once {_ACRAS}")
-
-
-@click.command(
-    epilog="\b\nExample: token-worker keys destroy shop-frontend_storage_sym.old/2026-01-31T08:15:30.25 --dry-run"
-)
-@click.argument("name")
-@click.option(
-    "--acra-restarted",
-    is_flag=True,
-    help="Confirm that AcraServer and AcraTranslator were restarted since the rotation.",
-)
-@click.option(
-    "--unused-elsewhere", is_flag=True, help="Confirm that no database holds data that Acra encrypted with this key."
-)
-@click.option("--restore", is_flag=True, help="Bring back a key that was moved aside.")
-@click.option("--dry-run", is_flag=True, help="Scan, and print what would be done.")
-@click.pass_obj
-def destroy(
-    config: Path | None, name: str, *, acra_restarted: bool, unused_elsewhere: bool, restore: bool, dry_run: bool
-) -> None:
-    """Destroy the key NAME of the history, one step at a time. Run the command again when the next step is due.
-
-    NAME is one of the names of `keys list --json`. Each step begins with a scan that must find no token entry that is
-    sealed with the key. The first step is due about two hours after the rotation. The second one, two hours later,
-    moves the key aside. The third one, a week later, deletes it. Until then, --restore brings it back. What is sealed
-    with a deleted key is lost for good.
-
-    Exit status 1: no step is due yet, or entries are sealed with the key.
-    """
-    if restore and (acra_restarted or unused_elsewhere):
-        raise click.UsageError(
-            "--acra-restarted and --unused-elsewhere confirm the destruction: leave them out of --restore"
-        )
-    key = _history_name(name)
-    settings = load(os.environ, config)
-    audit = CommandAudit("keys destroy", settings.audit_file)
-    with AdminAccess(settings) as access:
-        master_keys, store = access.connect_admin()
-        tokens = make_primary_link("tokens", settings.tokens, raise_server_errors=True)
-        destruction = Destruction(store, master_keys, tokens, settling_seconds=settings.key_settling_seconds)
-        if not restore and not dry_run and destruction.next_step(key) != "scanned":
-            confirm(
-                acra_restarted,
-                f"Were AcraServer and AcraTranslator restarted since {key.stamp}, or is there none?",
-                "--acra-restarted",
-            )
-            confirm(
-                unused_elsewhere,
-                "Is there no database with data that Acra encrypted with this key (columns, searchable or not)?",
-                "--unused-elsewhere",
-            )
-        with audit.change({"key": key.name, "restore": restore}, dry_run=dry_run) as outcome:
-            done = (destruction.restore if restore else destruction.step)(key, dry_run=dry_run)
-            outcome["step"] = done.what
-    words = {
-        "scanned": "no token entry is sealed with it",
-        "retired": "no token entry is sealed with it; moved aside, --restore brings it back",
-        "deleted": "deleted",
-        "restored": "is in the history again",
-    }
-    would = "would be: " if dry_run else ""
-    scanned = f" (entries seen: {done.scan.entries}, damaged: {done.scan.damaged})" if done.scan is not None else ""
-    click.echo(f"{key.name}: {would}{words[done.what]}{scanned}")
-    if done.due_at is not None:
-        click.echo(f"next step: {_utc(done.due_at)}")
 
 
 @click.command(epilog="Example: token-worker keys rewrap --new-master-key")
@@ -257,20 +189,6 @@ def drop_previous(config: Path | None, *, yes: bool, dry_run: bool) -> None:
             numbers = access.drop_previous_master_keys(master_keys.current)
             outcome["versions"] = len(numbers)
     click.echo(f"versions deleted: {', '.join(map(str, sorted(numbers)))}; `vault kv undelete` brings them back")
-
-
-def _utc(moment: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
-
-
-def _history_name(name: str) -> KeyName:
-    key = parse_name(name)
-    if key.kind is None or key.stamp is None or not key.seals_tokens:
-        raise click.BadParameter(
-            "expected a symmetric key of a client or zone from the history, <id>_storage_sym.old/<time>",
-            param_hint="NAME",
-        )
-    return key
 
 
 @contextmanager

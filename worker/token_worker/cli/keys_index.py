@@ -7,16 +7,17 @@ import click
 import msgspec
 
 from token_worker.admin.access import AdminAccess
-from token_worker.admin.index_keys import IndexKey, IndexKeyState, make_index_keys, owners_with_keys
+from token_worker.admin.index_keys import PROBLEMS, IndexKey, IndexKeyState, make_index_keys, owners_with_keys
 from token_worker.cli.keys_change import owner_of
 from token_worker.errors import CheckFailed
+from token_worker.redis.connect import make_link
 from token_worker.settings import load
 from token_worker.telemetry.command_audit import CommandAudit
 
 _WORDS: dict[IndexKeyState, str] = {
     "made": "index key made",
     "present": "has an index key",
-    "unreadable": "the master key does not open the index key",
+    **PROBLEMS,
 }
 
 
@@ -37,7 +38,8 @@ def index(
 
     An index key is never replaced. If this command was killed, run it again.
 
-    Exit status 1: the client has no key, or the master key does not open an index key that exists.
+    Exit status 1: the client has no key; or the master key does not open an index key that exists; or an index key is
+    gone, and tokens were named by it.
     """
     if all_owners == (owner_id is not None) or (zone and all_owners):
         raise click.UsageError("give a CLIENT_ID, with --zone for a zone, or --all")
@@ -45,21 +47,22 @@ def index(
     chosen = None if owner_id is None else owner_of(owner_id, zone=zone)
     audit = CommandAudit("keys index", settings.audit_file)
     facts = {"all": True} if chosen is None else {f"{chosen.kind}_id": chosen.id}
-    made = unreadable = total = 0
+    made = problems = total = 0
     with AdminAccess(settings) as access:
         master_keys, store = access.connect_admin()
+        tokens = make_link("tokens", settings.tokens, raise_server_errors=True)
         owners = owners_with_keys(store) if chosen is None else [chosen]
         with audit.change(facts, dry_run=dry_run) as outcome:
-            for key in make_index_keys(store, master_keys, owners, dry_run=dry_run):
+            for key in make_index_keys(store, master_keys, owners, tokens, dry_run=dry_run):
                 made += key.state == "made"
-                unreadable += key.state == "unreadable"
+                problems += key.state in PROBLEMS
                 total += 1
                 outcome["made"] = made
                 _print(key, as_json=as_json, is_quiet=all_owners and key.state == "present", dry_run=dry_run)
     if not as_json and all_owners:
-        click.echo(f"index keys: {made} {'would be ' if dry_run else ''}made, {total - made} exist")
-    if unreadable:
-        raise CheckFailed(f"{unreadable} index keys are not opened by the master key; they stay as they are")
+        click.echo(f"index keys: {made} {'would be ' if dry_run else ''}made, {total - made - problems} exist")
+    if problems:
+        raise CheckFailed(f"{problems} clients or zones have an index key that cannot be used, or none; see above")
 
 
 def _print(key: IndexKey, *, as_json: bool, is_quiet: bool, dry_run: bool) -> None:

@@ -43,6 +43,28 @@ def confirm(given: bool, question: str, option: str = "--yes") -> None:
         raise CheckFailed("nothing was changed")
 
 
+def confirm_by_typing(given: str | None, expected: str, question: str, option: str) -> None:
+    """Ask on a terminal for a text that is no accident to type, unless it was given with the option.
+
+    Raises:
+        click.UsageError: another text was given, or none, and standard input is not a terminal.
+        CheckFailed: another text was typed.
+    """
+    if given is None:
+        if not sys.stdin.isatty():
+            raise click.UsageError(f"{question} Confirm with {option} {expected}")
+        given = click.prompt(f"{question} Type {expected} to go on", default="", show_default=False)
+        if given != expected:
+            raise CheckFailed("nothing was changed")
+    if given != expected:
+        raise click.UsageError(f"{option} is not {expected}; nothing was changed")
+
+
+def utc(moment: float) -> str:
+    """Format a time in Unix seconds."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
+
+
 class ScanProgress:
     """Prints the progress of a scan to standard error, if the scan takes more than a second."""
 
