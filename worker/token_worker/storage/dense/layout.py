@@ -32,7 +32,7 @@ class DenseOwner(NamesAndDeriver):
     Attributes:
         seal_key: seals new entries.
         check: the owner's check value.
-        checked_on: the connection to the token storage on which the check value was found right; 0 for none.
+        checked_on: the connection to the token storage on which the check value was found right; -1 for none.
     """
 
     __slots__ = ("_by_id", "_day", "_heads", "_known", "check", "checked_on", "seal_key")
@@ -41,7 +41,7 @@ class DenseOwner(NamesAndDeriver):
         names = EntryNames(index_key, ring.owner)
         super().__init__(ring, names)
         self.check = names.check
-        self.checked_on = 0
+        self.checked_on = -1  # 0 is the number before the first connection
         self.seal_key = SealKey(ring.current, ring.owner)
         self._by_id: dict[bytes, list[SealKey]] = {}
         self._known = 0
