@@ -178,14 +178,16 @@ def running(acra: dict[str, Any]) -> Iterator[Stack]:
         settings = bao.admit_workers(POLICY, acra["master_key"])
         with Stack(streams, storage, settings=settings, fresh=True) as stack:
             stack.settings.pop("ACRA_MASTER_KEY")  # it comes from Vault
-            generate = [sys.executable, "-m", "token_worker", "keys", "generate", CLIENT]
-            subprocess.run(generate, env=stack.environment(), check=True, stdout=subprocess.DEVNULL)
+            for words in (("tokens", "layout", "dense"), ("keys", "generate", CLIENT)):
+                command = [sys.executable, "-m", "token_worker", *words]
+                subprocess.run(command, env=stack.environment(), check=True, stdout=subprocess.DEVNULL)
             stack.restrict(streams.folder / "passwords")
             for _ in range(WORKERS):
                 stack.start_worker(log=streams.folder / "workers.log")
             wait_until(lambda: len(consumers(stack)) == WORKERS, "the workers")
             console.print(
-                f"  {WORKERS} workers, logged in to OpenBao by AppRole, with the rights of `token-worker acl`"
+                f"  {WORKERS} workers, logged in to OpenBao by AppRole, with the rights of `token-worker acl`;"
+                " tokens have the dense layout"
             )
             yield stack
 
@@ -216,8 +218,18 @@ def take_through(stack: Stack, check: Check, records: Sequence[Record]) -> None:
     check.that(holds=not wrong(tokens, again), what="the same records sent again got the same tokens")
 
 
+@contextmanager
+def beside_acra(stack: Stack) -> Iterator[Stack]:
+    """Servers and a worker of their own, with the same master key: tokens in Acra's layout need a storage for them."""
+    same = {name: value for name, value in stack.settings.items() if not name.endswith(("_URL", "_PASSWORD_FILE"))}
+    with Valkey() as streams, Valkey() as storage, Stack(streams, storage, settings=same, fresh=True) as other:
+        other.settings.pop("ACRA_MASTER_KEY")
+        yield other
+
+
 def turn_acras_back(stack: Stack, check: Check, acra: dict[str, Any]) -> None:
-    """Load what the real AcraTranslator wrote into the storage; its tokens and its values are known."""
+    """Load what the real AcraTranslator wrote into a storage; its tokens and its values are known."""
+    stack.start_worker()
     for name, value in acra["redis"].items():
         stack.storage.set(name, value)
     cases = [{**case, "id": str(number)} for number, case in enumerate(acra["cases"])]
@@ -387,8 +399,9 @@ def demo(records: int, file: Path | None, columns: str | None, *, keep: bool) ->
             take_file_through(stack, check, chosen, file, rows)
         else:
             take_through(stack, check, customers(records))
-        console.print("[bold]What Acra wrote[/]")
-        turn_acras_back(stack, check, acra)
+        console.print("[bold]What Acra wrote[/], in Acra's layout, with a worker and servers of its own")
+        with beside_acra(stack) as other:
+            turn_acras_back(other, check, acra)
         if keep:
             explain(stack)
             signal.pause()

@@ -144,9 +144,9 @@ def test_compose_runs_as_printed(tmp_path: Path, ports: dict[str, str]) -> None:
     with server("streams") as streams, server("keys") as keys:
         places = {"streams:6379": f"127.0.0.1:{streams.port}", "keys:6379": f"127.0.0.1:{keys.port}", **ports}
         pods = {name: service_pod(service) for name, service in compose_services().items()}
-        generate = ["keys", "generate", CLIENT]
-        with start(tmp_path / "operator", pods["operator"], content, places, generate) as operator:
-            assert operator.wait() == 0, operator.log.read_text()
+        for number, command in enumerate((["tokens", "layout", "dense"], ["keys", "generate", CLIENT])):
+            with start(tmp_path / f"operator-{number}", pods["operator"], content, places, command) as operator:
+                assert operator.wait() == 0, operator.log.read_text()
         with start(tmp_path / "worker", pods["worker"], content, places) as worker:
             await_status(worker, f"http://127.0.0.1{ports[':9200']}/readyz", 200)
             request = ["request", "tokenize", "--type", "email", "--client", CLIENT]

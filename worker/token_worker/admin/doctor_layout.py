@@ -143,9 +143,7 @@ def _check_values(found: Sequence[LocatedKey], store: AdminStore, link: AnyLink,
         return unknown(name, error, "the right to read the token storage, as `token-worker acl` prints it")
     if wrong:
         message = f"{_named(wrong)}: the index key is not the one with which the tokens were stored, or does not open"
-        remedy = (
-            "restore its index key from a backup of the key storage: requests get key_unreadable until then"
-        )
+        remedy = "restore its index key from a backup of the key storage: requests get key_unreadable until then"
         return Check(name, "finding", message, remedy)
     return Check(name, "ok", f"fit {compared} index keys, chosen at random")
 
