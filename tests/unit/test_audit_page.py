@@ -46,7 +46,7 @@ def _commands(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[s
 
 
 def _changes(command: click.Command) -> bool:
-    """Tell whether a command reaches a call of ``CommandAudit.change`` by functions of its module, and imported ones."""
+    """Tell whether a command reaches a call of ``CommandAudit.change``, by functions of its module or imported ones."""
     callback = inspect.unwrap(command.callback or _nothing)
     waiting, seen = [(callback.__module__, callback.__name__)], set[tuple[str, str]]()
     while waiting:

@@ -186,7 +186,7 @@ def test_many_of_a_kind_are_one_problem() -> None:
 
 
 def test_reason_of_workers_that_are_not_ready_is_on_top() -> None:
-    """The top line says why workers are not ready, also of several workers and streams, and before what follows of it."""
+    """The top line says why workers are not ready, also of several workers and streams, before what follows of it."""
     workers = (NOT_READY, worker("w-2", ready=False, why=NOT_READY.why), worker("w-3", ready=False, why="disk full"))
     stuck = [lag("cards", undelivered=9, oldest_undelivered_age_seconds=999.0), lag("names", pending=1)]
     first, *_ = problems(look_of(routes_named("cards", "names"), stuck, workers))
