@@ -16,7 +16,7 @@ from token_worker.redis.address import RedisSettings
 from token_worker.redis.exchange import Exchange, drive
 from token_worker.redis.link import RedisLink
 from token_worker.streams.routes import DEFAULT_ROUTES, Route
-from token_worker.streams.worker_notes import STARTING_SECONDS, WorkerNote, WorkerNotes
+from token_worker.streams.worker_notes import NOTE_SECONDS, STARTING_SECONDS, WorkerNote, WorkerNotes
 
 ROUTE = Route("in", "out", frozenset({Op.TOKENIZE}))
 NOTES = ROUTE.own_keys.workers
@@ -77,6 +77,19 @@ def test_workers_are_seen_by_name(noted: NotedServer) -> None:
     assert (silent.pending, silent.version, silent.ready) == (1, None, None)
     assert silent.idle_seconds is not None
     assert (starts.idle_seconds, starts.pending, starts.is_alive) == (None, 0, True)
+
+
+def test_worker_that_was_killed_is_not_ready_after_two_missed_notes(noted: NotedServer) -> None:
+    """After two notes that did not come, a worker is not what its last note says, and it is silent unless it reads."""
+    noted.note("reads", seconds_ago=round(2 * NOTE_SECONDS) + 6)
+    noted.note("was killed", seconds_ago=round(2 * NOTE_SECONDS) + 6)
+    noted.note("is late", seconds_ago=round(2 * NOTE_SECONDS))
+    late, reads, killed = noted.seen().workers  # by name
+    assert (late.ready, late.is_alive) == (False, True)
+    assert (reads.ready, reads.is_alive, reads.reads) == (None, True, True)
+    assert (killed.ready, killed.is_alive, killed.reads) == (None, False, False)
+    idle = msgspec.structs.replace(reads, idle_seconds=30.0)
+    assert (idle.is_alive, idle.reads, idle.silent_seconds) == (False, False, 30.0)
 
 
 def test_old_note_says_nothing_of_now(noted: NotedServer) -> None:

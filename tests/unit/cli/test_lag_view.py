@@ -86,7 +86,7 @@ def test_workers_that_are_gone_are_counted() -> None:
     holding = worker("holding", idle_seconds=500.0, pending=3, ready=None)
     shown = lines(workers_table([RouteWorkers(stream="in", workers=(*gone, holding, worker("runs")))]))
     assert [line.split()[0] for line in shown] == ["worker", "holding", "runs", "and"]
-    assert shown[1].endswith("silent")
+    assert shown[1].endswith("silent for 8 min")
     assert shown[-1].strip() == "and 30 that are gone and hold nothing"
 
 

@@ -75,6 +75,14 @@ def test_names_that_hold_html_are_text() -> None:
     assert all(re.fullmatch(r"/[a-z]*([#?][\w=-]*)?|#main", link) for link in links), links
 
 
+def test_worker_that_stopped_without_a_word_is_silent() -> None:
+    """A worker that was killed is silent since its last sign, on whatever stream, and not ready."""
+    gone = worker("w-1", idle_seconds=50.0, noted_seconds_ago=61.0, pending=2)
+    page = rendered(look_of(routes_named("cards"), workers=(gone, worker("w-2"))))
+    assert "silent since 2027-01-15 07:59:10 UTC, and has pending entries" in page.text
+    assert "1 worker on 1 route" in page.text
+
+
 def test_nothing_is_inline_or_foreign() -> None:
     """The page has no script or style inside, and names no other host: the strict policy refuses nothing."""
     for page in (rendered(look_of(routes_named("a"))), Parsed(render_operations())):

@@ -13,10 +13,18 @@ from token_worker.errors import ServerError, Unavailable
 from token_worker.redis.exchange import Exchange, RunScript, drive
 from token_worker.redis.link import Link
 from token_worker.redis.script import Script
-from token_worker.service.note_writer import NOTE_SECONDS, SWEEP_SECONDS, NoteWriter
+from token_worker.service.note_writer import SWEEP_SECONDS, NoteWriter
 from token_worker.service.runtime import Runtime
 from token_worker.streams.routes import Route
-from token_worker.streams.worker_notes import NOTE, SCRIPT_NOTES, SWEEP_NOTES, Refusals, WorkerNote, WorkerNotes
+from token_worker.streams.worker_notes import (
+    NOTE,
+    NOTE_SECONDS,
+    SCRIPT_NOTES,
+    SWEEP_NOTES,
+    Refusals,
+    WorkerNote,
+    WorkerNotes,
+)
 from token_worker.telemetry.health import Health
 
 ROUTES = [Route(f"{{{n}}}in", f"{{{n}}}out", frozenset({Op.TOKENIZE})) for n in range(3)]

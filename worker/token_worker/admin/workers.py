@@ -14,13 +14,19 @@ from token_worker.admin.stream_ends import by_name, read_clock
 from token_worker.errors import ServerError, Unavailable
 from token_worker.redis.exchange import Exchange
 from token_worker.streams.routes import Route
-from token_worker.streams.worker_notes import WorkerNote
+from token_worker.streams.worker_notes import NOTE_SECONDS, WorkerNote
 
 ALIVE_SECONDS = 60
-"""A consumer that asked for entries within this time is alive. A worker asks every second, or is busy with a batch."""
+"""A consumer without a note is alive if it asked for entries within this time."""
 
-STALE_SECONDS = 60
-"""Age from which a note says nothing about the worker of now: it missed three intervals at which it is written."""
+STALE_SECONDS = 2 * NOTE_SECONDS + 5
+"""Age from which a note says nothing about the worker of now: two intervals at which it is written were missed."""
+
+READS_SECONDS = 10
+"""A worker whose note is out of date is alive if it asked for entries within this time: perhaps it may not write notes.
+
+A worker asks every second, or is busy with a batch.
+"""
 
 
 class SeenWorker(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,13 +59,23 @@ class SeenWorker(msgspec.Struct, frozen=True, kw_only=True):
 
         Redis before 7.2 keeps no consumer, or no time, of a read that brings nothing.
         """
-        return bool(self.ready) or (self.idle_seconds is not None and self.idle_seconds < ALIVE_SECONDS)
+        return self.is_alive and (bool(self.ready) or _is_within(self.idle_seconds, ALIVE_SECONDS))
 
     @property
     def is_alive(self) -> bool:
-        """True if it asked for entries, or wrote its note, a moment ago."""
-        ages = (self.idle_seconds, self.noted_seconds_ago)
-        return any(age is not None and age < ALIVE_SECONDS for age in ages)
+        """True if it wrote its note, or asked for entries, a moment ago. A worker that was killed soon does neither."""
+        if self.noted_seconds_ago is None:
+            return _is_within(self.idle_seconds, ALIVE_SECONDS)
+        return self.noted_seconds_ago < STALE_SECONDS or _is_within(self.idle_seconds, READS_SECONDS)
+
+    @property
+    def silent_seconds(self) -> float:
+        """Time since it last asked for entries or wrote its note."""
+        return min((age for age in (self.idle_seconds, self.noted_seconds_ago) if age is not None), default=0.0)
+
+
+def _is_within(age: float | None, seconds: float) -> bool:
+    return age is not None and age < seconds
 
 
 class RouteWorkers(msgspec.Struct, frozen=True, kw_only=True):

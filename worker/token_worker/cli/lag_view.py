@@ -148,7 +148,7 @@ def _worker_cells(worker: SeenWorker, routes: int) -> list[Text]:
 
 def _state(worker: SeenWorker) -> tuple[str, str]:
     if not worker.is_alive:
-        return "silent", BAD
+        return f"silent for {age(worker.silent_seconds)}", BAD
     if worker.ready is None:
         return "reads", ""
     return ("ready", "green") if worker.ready else ("not ready", BAD)

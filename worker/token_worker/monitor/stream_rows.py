@@ -62,7 +62,10 @@ def _worker(name: str, at: list[tuple[str, SeenWorker]], now: float) -> WorkerRo
     one = min((worker for _, worker in at), key=_age_of_note)
     idle = min((worker.idle_seconds for _, worker in at if worker.idle_seconds is not None), default=None)
     pending = sum(worker.pending for _, worker in at)
-    level, state = _state(one, any(worker.is_alive for _, worker in at), pending)
+    silent_since = None
+    if not any(worker.is_alive for _, worker in at):
+        silent_since = now - min(worker.silent_seconds for _, worker in at)
+    level, state = _state(one, silent_since, pending)
     return WorkerRow(
         level=level,
         sign=SIGNS[level],
@@ -81,9 +84,10 @@ def _age_of_note(worker: SeenWorker) -> float:
     return float("inf") if worker.noted_seconds_ago is None else worker.noted_seconds_ago
 
 
-def _state(worker: SeenWorker, is_alive: bool, pending: int) -> tuple[Level, str]:
-    if not is_alive:
-        return Level.WARN, "silent, and has pending entries" if pending else "silent"
+def _state(worker: SeenWorker, silent_since: float | None, pending: int) -> tuple[Level, str]:
+    if silent_since is not None:
+        silent = f"silent since {words.moment(silent_since)} UTC"
+        return Level.WARN, f"{silent}, and has pending entries" if pending else silent
     if worker.ready is None:
         return Level.GOOD, "reads"
     if worker.ready:

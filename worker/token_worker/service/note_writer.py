@@ -9,16 +9,13 @@ from token_worker.errors import TokenWorkerError
 from token_worker.redis.exchange import Exchange
 from token_worker.service.runtime import REAL, Runtime
 from token_worker.streams.routes import Route
-from token_worker.streams.worker_notes import Refusals, WorkerNote, WorkerNotes
+from token_worker.streams.worker_notes import NOTE_SECONDS, Refusals, WorkerNote, WorkerNotes
 from token_worker.telemetry.health import Health
 
 T = TypeVar("T")
 
 Drive = Callable[[Exchange[Refusals]], Refusals]
 """Runs an exchange on the streams' server."""
-
-NOTE_SECONDS = 20.0
-"""Interval at which notes are written."""
 
 SWEEP_SECONDS = 60.0
 """Interval at which a worker sweeps the notes of a route that it trims."""

@@ -23,6 +23,9 @@ HOST_CHARACTERS = 64
 WHY_CHARACTERS = 400
 """Most characters of these members of a note. The longest reason, a wrong master key in Vault, has about 300."""
 
+NOTE_SECONDS = 20.0
+"""Interval at which a worker writes its notes."""
+
 KEPT_SECONDS = 86_400
 """Time after which the notes of a route expire to which no worker writes any more."""
 
