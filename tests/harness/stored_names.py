@@ -20,7 +20,7 @@ def names_of(stack: Stack, owner: Owner) -> Names:
 
 
 def entries_of(stack: Stack) -> list[bytes]:
-    """Names of all entries in the layout of the stack."""
+    """Names of all entries in the layout of the stack, sorted."""
     if stack.layout == "acra":
-        return list(stack.storage.keys("tokens/*"))
-    return [name for name in stack.storage.keys("[vt]*") if len(name) == entry.NAME_BYTES]
+        return sorted(stack.storage.keys("tokens/*"))
+    return sorted(name for name in stack.storage.keys("[vt]*") if len(name) == entry.NAME_BYTES)

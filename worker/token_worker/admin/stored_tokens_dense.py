@@ -4,15 +4,17 @@ A token is removed by making both entries tombstones. The token's tombstone keep
 value's keeps the number of the next candidate.
 
 **Order.** On several nodes each step is done by itself, and workers write between any two of them: a token entry first,
-then the value entry. Nobody may meet an enabled value entry whose token is disabled or removed. So:
+then the value entry. Nobody may meet an enabled value entry whose token is disabled or removed. So the value entry is
+disabled before the token entry is touched, and no worker writes it then. To enable, it is the other way round, and the
+token entry is compared once more.
 
-- to disable: the value entry first, then the token entry; to enable: the other way round, and the token entry is
-  compared once more;
-- to remove: the value entry is disabled first, so that an interrupted removal is found by the value; then the token
-  entry becomes a tombstone, then the value entry.
-- A token entry without a value entry may be half of a token that a worker is writing. A tombstone of the value is made,
-  or gets another counter, before the token entry is touched. The worker then fails to write the value entry, and looks
-  again.
+A removal that was interrupted has left a disabled value entry that names the token: the token is found by its value,
+and the same command completes it.
+
+A token entry without a value entry may be half of a token that a worker is writing. Then a disabled value entry is put
+there, or in place of the value's tombstone. It names the token, if that is known, or else the value itself with the
+counter ``BLOCKED``. At the end it becomes a tombstone that differs from what the worker has read, so the worker fails
+to write its value entry, and looks again.
 
 **Owners with the same tag.** Names begin with a tag of four bytes, which two owners may share. An entry that does not
 open is tried with the keys of the others before it is called unreadable.
@@ -62,6 +64,10 @@ OWNERS_AT_ONCE = 500
 """Owners whose index keys are looked up together."""
 
 
+BLOCKED = 0xFFFFFFFF
+"""Counter of a value entry that only keeps workers from writing there. No token is drawn with it."""
+
+
 class _Entry(NamedTuple):
     """An entry that was opened.
 
@@ -82,6 +88,11 @@ class _Entry(NamedTuple):
     @property
     def is_removed(self) -> bool:
         return bool(self.flags & REMOVED)
+
+    @property
+    def is_blocked(self) -> bool:
+        """True if a command that was interrupted has put this value entry in the way of workers."""
+        return bool(self.flags & DISABLED) and self.next_counter == BLOCKED
 
     @property
     def stored(self) -> StoredEntry:
@@ -182,7 +193,7 @@ class DenseTokens:
         h = None if raw is None else self._try(h_key, raw)
         if not isinstance(h, _Entry):
             return h
-        if h.is_removed:
+        if h.is_removed or h.is_blocked:
             return None
         t_key = self._names.of_token(h.content, kind.number)
         [t_raw] = self._entries.read([t_key])
@@ -222,6 +233,8 @@ class DenseTokens:
                 yield finding
 
     def _check_pair(self, h: _Entry, t_key: bytes, t_raw: bytes | None) -> Finding | None:
+        if h.is_blocked:
+            return Finding("removed_alone", h.key, None, [EntryChange(h.key, h.raw, self._tombstone(h, 0))])
         if t_raw is None:
             gone = [EntryChange(t_key, b"", b""), EntryChange(h.key, h.raw, b"")]
             return Finding("value_alone", h.key, None, gone)
@@ -229,7 +242,7 @@ class DenseTokens:
         if not isinstance(t, _Entry):
             return None  # ``open_tokens`` reports it
         if t.is_removed:
-            removed = [EntryChange(t_key, t_raw, t_raw), EntryChange(h.key, h.raw, self._tombstone(h))]
+            removed = [EntryChange(t_key, t_raw, t_raw), EntryChange(h.key, h.raw, self._tombstone(h, h.next_counter))]
             return Finding("removed_alone", h.key, None, removed)
         what: FindingKind | None = None
         if t.flags & ALONE or self._names.of_value(t.content, t.kind.number) != h.key:
@@ -245,43 +258,48 @@ class DenseTokens:
         if not disabled:
             t_new = self._flagged(t, t.flags & ~DISABLED)
             again = EntryChange(t.key, t_new, t_new)
-            return [EntryChange(t.key, t.raw, t_new), *self._value_steps(token, 0), again]
-        disabled_t = EntryChange(t.key, t.raw, self._flagged(t, t.flags | DISABLED))
-        if token.h is None and not token.h_raw and token.token is not None and not token.is_alone:
-            plaintext = value_plaintext(token.kind.number, 0, token.token)
-            return [EntryChange(token.h_key, b"", self._seal(token.h_key, plaintext, DISABLED, t.day)), disabled_t]
-        return [*self._value_steps(token, DISABLED), disabled_t]
+            return [EntryChange(t.key, t.raw, t_new), *self._enabled_value(token), again]
+        before, after = self._guard(token, removes=False)
+        return [*before, EntryChange(t.key, t.raw, self._flagged(t, t.flags | DISABLED)), *after]
 
     def steps_to_remove(self, token: Token) -> list[EntryChange]:
         t = self._reopen(token.t.key, token.t.raw)
-        t_removed = EntryChange(t.key, t.raw, self._removed(t))
-        if token.h is None:
-            return [*self._value_steps(token, DISABLED), t_removed]
-        h = self._reopen(token.h_key, token.h_raw)
-        disabled = self._flagged(h, DISABLED)
-        last = EntryChange(h.key, disabled, self._tombstone(h))
-        return [EntryChange(h.key, h.raw, disabled), t_removed, last]
+        before, after = self._guard(token, removes=True)
+        return [*before, EntryChange(t.key, t.raw, self._removed(t)), *after]
 
-    def _value_steps(self, token: Token, flags: int) -> list[EntryChange]:
-        """Return the step on the value entry that goes with another state of the token entry.
-
-        ``flags`` is ``DISABLED`` if the token is disabled or removed next, and 0 if it was enabled.
-        """
+    def _enabled_value(self, token: Token) -> list[EntryChange]:
+        """Return the step on the value entry of a token that is enabled."""
         if token.is_alone:
             return []
-        if token.h is not None:
-            h = self._reopen(token.h_key, token.h_raw)
-            return [EntryChange(h.key, h.raw, self._flagged(h, flags))]
-        is_left = EntryChange(token.h_key, token.h_raw, token.h_raw)
-        if not flags:
-            return [is_left]
-        if not token.h_raw:
-            plaintext, day = value_plaintext(token.kind.number, 0, b""), entry.day_of(token.t.created)
-            return [EntryChange(token.h_key, b"", self._seal(token.h_key, plaintext, REMOVED, day))]
-        beside = self._value_of(token)
-        if beside is None or not beside.is_removed:
-            return [is_left]
-        return [EntryChange(beside.key, beside.raw, self._tombstone(beside, beside.next_counter + 1))]
+        new = token.h_raw
+        h = self._value_of(token)
+        if token.h is not None and h is not None:
+            new = self._flagged(h, h.flags & ~DISABLED)
+        elif h is not None and h.is_blocked:
+            new = self._tombstone(h, 0)
+        return [EntryChange(token.h_key, token.h_raw, new)]
+
+    def _guard(self, token: Token, *, removes: bool) -> tuple[list[EntryChange], list[EntryChange]]:
+        """Return the steps on the value entry before and after the token entry is disabled or removed."""
+        if token.is_alone:
+            return [], []
+        key, raw, number = token.h_key, token.h_raw, token.kind.number
+        h = self._value_of(token)
+        if token.h is not None and h is not None:
+            disabled = self._flagged(h, h.flags | DISABLED)
+            after = [EntryChange(key, disabled, self._tombstone(h, h.next_counter))] if removes else []
+            return [EntryChange(key, raw, disabled)], after
+        if raw and (h is None or not (h.is_removed or h.is_blocked)):  # it does not open, or names another token
+            is_left = EntryChange(key, raw, raw)
+            return [is_left], [is_left]
+        next_counter = h.next_counter + 1 if h is not None and h.is_removed else 0
+        counter, names = (BLOCKED, token.value) if token.token is None else (next_counter, token.token)
+        day = entry.day_of(token.t.created) if h is None else h.day
+        disabled = self._seal(key, value_plaintext(number, counter, names), DISABLED, day)
+        if not removes and not raw and token.token is not None:
+            return [EntryChange(key, b"", disabled)], []
+        tombstone = self._seal(key, value_plaintext(number, next_counter, b""), REMOVED, day)
+        return [EntryChange(key, raw, disabled)], [EntryChange(key, disabled, tombstone)]
 
     def reseal(self, key: bytes, raw: bytes) -> bytes | None:
         owner = self._owner()
@@ -372,10 +390,9 @@ class DenseTokens:
             return t.raw
         return self._seal(t.key, token_plaintext(t.kind.number, b""), t.flags & ALONE | REMOVED, t.day)
 
-    def _tombstone(self, h: _Entry, next_counter: int | None = None) -> bytes:
+    def _tombstone(self, h: _Entry, next_counter: int) -> bytes:
         """Return the tombstone of a value entry."""
-        counter = h.next_counter if next_counter is None else next_counter
-        return self._seal(h.key, value_plaintext(h.kind.number, counter, b""), REMOVED, h.day)
+        return self._seal(h.key, value_plaintext(h.kind.number, next_counter, b""), REMOVED, h.day)
 
     def _seal(self, key: bytes, plaintext: bytes, flags: int, day: int) -> bytes:
         seal_key = self._owner().seal_key

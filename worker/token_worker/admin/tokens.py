@@ -233,7 +233,7 @@ class TokenAdmin:
     def _read_again(self, token: Token) -> Token | Unreadable | None:
         """Read a token again. If only its value entry is left, return that."""
         found = self._token_at(token.t.key)
-        if found is not None or token.h is None:
+        if found is not None:
             return found._replace(token=token.token) if isinstance(found, Token) else found
         left = self.stored.of_value(token.value, token.kind)
         return left if isinstance(left, Token) and left.is_half_gone and left.t.key == token.t.key else None

@@ -68,9 +68,7 @@ UNREADABLE = Kind(
 )
 NOBODY = Kind(Level.BAD, "tokenworkernobodyserves", "Nobody reads {} streams where requests wait", "Start workers.")
 IDLE = Kind(Level.WARN, "tokenworkernobodyserves", "Nobody reads {} streams", "Start workers.")
-NONE_READY = Kind(
-    Level.BAD, "worker-not-ready", "No worker is ready on {} streams", "Do what the reason asks for."
-)
+NONE_READY = Kind(Level.BAD, "worker-not-ready", "No worker is ready on {} streams", "Do what the reason asks for.")
 BEHIND = Kind(
     Level.BAD,
     "tokenworkerfallsbehind",
