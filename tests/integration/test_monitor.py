@@ -66,13 +66,14 @@ def check(complaints: Complaints) -> None:
 class Shown:
     """A monitor without servers: shows what a test says."""
 
-    def __init__(self, look: Look, refresh_seconds: int = 1) -> None:
+    def __init__(self, look: Look) -> None:
         self.look = look
+        self.refresh_seconds = 1
         guard = Guard(None, metrics_open=False)
         guard.is_local = True
 
         def page(refreshes: bool) -> bytes:
-            return render_page(make_page(self.look), refresh_seconds if refreshes else None)
+            return render_page(make_page(self.look), self.refresh_seconds if refreshes else None)
 
         site = Site(guard, CollectorRegistry(), page)
         self.url = f"http://{serve_pages(ListenAddress('127.0.0.1', 0), site.handler(), '--serve')}/"
@@ -233,6 +234,15 @@ def test_page_refreshes_without_javascript(opened: Callable[..., "Page"]) -> Non
     page.click("text=Stop")
     page.wait_for_selector("text=Go on")
     assert page.locator("meta[http-equiv]").count() == 0
+
+
+def test_open_page_takes_over_a_new_interval(opened: Callable[..., "Page"]) -> None:
+    """A page that is open refreshes as often as the monitor says now: more often while a server is away."""
+    shown = Shown(look_of(routes_named("cards")))
+    page = opened(shown.url)
+    shown.refresh_seconds = 2
+    page.wait_for_selector("#every:text('2')", timeout=STATE_MS)
+    assert page.evaluate("seconds") == 2
 
 
 def test_keyboard_and_narrow_screen(opened: Callable[..., "Page"]) -> None:

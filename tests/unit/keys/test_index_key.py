@@ -9,7 +9,7 @@ import structlog
 from harness.fake_keys import MASTER_KEY, ByHand, Clock, FakeStore
 from token_worker.acra.owner import Owner
 from token_worker.errors import CorruptData, Unavailable
-from token_worker.keys.cache import AGE_SECONDS, GRACE_SECONDS, KeyCache
+from token_worker.keys.cache import ABSENCE_SECONDS, AGE_SECONDS, GRACE_SECONDS, KeyCache
 from token_worker.keys.index_key import KeyTexts, index_context, index_path, open_index_key, seal_index_key
 from token_worker.keys.keyring import Keyring, OwnerCache
 from token_worker.keys.live_master_keys import LiveMasterKeys
@@ -174,6 +174,14 @@ def test_made_and_gone(setup: Setup) -> None:
 
     assert [(ring.index, ring.index_state) for ring in rings] == [(None, "absent"), (KEY, "present"), (None, "absent")]
     assert len(set(map(id, rings))) == 3
+
+
+def test_missing_index_key_is_seen_soon(setup: Setup) -> None:
+    """An index key that was just made is seen as soon as a key that was just made, and not after the age of a key."""
+    assert setup.ring().index is None
+    setup.store.put_index(SHOP, KEY)
+    setup.clock.advance(ABSENCE_SECONDS)
+    assert setup.ring().index == KEY
 
 
 def test_another_index_key_drops_the_names(setup: Setup) -> None:

@@ -13,6 +13,7 @@ from token_worker.admin.workers import SeenWorker
 from token_worker.monitor.look import Look
 from token_worker.monitor.problems import KINDS, Level, Problem, anchor_of, find_troubles, slug, summed_up
 from token_worker.monitor.source import OWN_ERROR, Seen, Trouble
+from token_worker.monitor.view import make_page
 
 PAGE = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
 ANCHORS = {slug(line.lstrip("# ").replace("`", "")) for line in PAGE.splitlines() if line.startswith("#")}
@@ -126,6 +127,7 @@ def test_streams_away_come_first_and_once() -> None:
     assert first.level == Level.BAD
     assert first.sentence == "The Redis for streams does not answer: connection refused, since 07:59:00 UTC"
     assert second.sentence.startswith("No worker reads cards")
+    assert make_page(look).refresh_seconds < make_page(look_of(ROUTES)).refresh_seconds  # its return is shown soon
 
 
 def test_each_server_can_be_away_alone() -> None:

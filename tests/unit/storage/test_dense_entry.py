@@ -37,6 +37,7 @@ def ring_of(kind: Literal["client", "zone"], owner_id: str, keys: list[bytes], i
     ring = Keyring(Owner(kind, owner_id), keys[0], DataKeyCache(), index_key, "present")
     for key in keys[1:]:
         ring.add(key)
+    LAYOUT.prepare(ring)
     return ring
 
 
@@ -274,3 +275,24 @@ def test_day_of_a_time() -> None:
     """The day of a time is counted from 1970 in UTC, and stays within its two bytes."""
     assert [entry.day_of(now) for now in (0, 86399.9, 86400, 1_800_000_000)] == [0, 0, 1, 20833]
     assert [entry.day_of(now) for now in (-1, 2**40)] == [0, 65535]
+
+
+def test_two_keys_with_one_id() -> None:
+    """Entries under two keys of an owner with the same key id and day open in any order, and again."""
+    by_id: dict[bytes, bytes] = {}
+    for number in range(2**16):  # one of the first few hundreds is the second with its id
+        key = number.to_bytes(32, "big")
+        other = by_id.setdefault(SealKey(key, RING.owner).id, key)
+        if other != key:
+            break
+    ring = ring_of("client", "shop-frontend", [key, other], bytes(32))
+    owner = LAYOUT.prepare(ring)
+    v_name, t_name = owner.of_value(b"value", STR), owner.of_token(b"token", STR)
+    for sealing in (key, other, key, other):
+        seal_key = SealKey(sealing, ring.owner)
+        head = seal_key.head(0, 20833)
+        for _ in range(2):
+            token = opened(ring, v_name, STR, seal_key.seal(v_name, head, value_plaintext(STR, 1, b"token")))
+            assert token == (b"token", None)
+            value = opened(ring, t_name, STR, seal_key.seal(t_name, head, token_plaintext(STR, b"value")))
+            assert value == (b"value", None)

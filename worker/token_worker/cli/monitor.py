@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from token_worker.admin.lag import measure
 from token_worker.admin.lag_exporter import LagCollector
 from token_worker.admin.workers import read_workers
-from token_worker.monitor.collector import STREAMS_SECONDS, Collector
+from token_worker.monitor.collector import Collector
 from token_worker.monitor.guard import Guard, TokenFile, is_loopback
 from token_worker.monitor.render import render_page
 from token_worker.monitor.site import Site
@@ -52,7 +52,8 @@ def monitor(config: Path | None, *, address: str, token_file: Path | None, metri
     guard = Guard(token, metrics_open=metrics_open)
 
     def page(refreshes: bool) -> bytes:
-        return render_page(make_page(collector.look()), round(STREAMS_SECONDS) if refreshes else None)
+        made = make_page(collector.look())
+        return render_page(made, made.refresh_seconds if refreshes else None)
 
     site = Site(guard, metrics_of(settings), page, lambda: all(source.is_alive for source in collector.sources))
     in_use = serve_pages(place, site.handler(), "--serve")

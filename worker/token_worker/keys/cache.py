@@ -46,7 +46,7 @@ GRACE_SECONDS = 900.0
 """Time that a key serves past its age while the key storage is away."""
 
 ABSENCE_SECONDS = 1.0
-"""Time for which the cache remembers that an owner has no key, or none that the master key opens."""
+"""Time for which the cache remembers that an owner has no key or index key, or none that the master key opens."""
 
 RECHECK_SECONDS = 1.0
 """Shortest time between two look-ups of one owner's key because no cached key opens an entry."""
@@ -117,6 +117,7 @@ class KeyCache:
         with_index: bool = False,
     ) -> None:
         self._store = store
+        self._with_index = with_index
         self._read = store.current_with_index if with_index else partial(_without_index, store)
         if isinstance(master_key, bytes):
             master_key = MasterKeys(master_key)
@@ -212,7 +213,10 @@ class KeyCache:
         cached = self._cached.get(owner)
         if cached is not None:
             age = now - cached.checked_at
-            if now >= cached.refused_until if cached.ring is None else age >= AGE_SECONDS:
+            ring = cached.ring
+            if now >= cached.refused_until if ring is None else age >= AGE_SECONDS:
+                return None
+            if age >= ABSENCE_SECONDS and self._with_index and ring is not None and ring.index is None:
                 return None
             if age >= REFRESH_SECONDS and not cached.is_due and self._refreshes:
                 cached.is_due = True

@@ -15,6 +15,9 @@ from token_worker.errors import ServerError, TokenWorkerError, Unavailable
 
 T = TypeVar("T")
 
+AWAY_SECONDS = 1.0
+"""Longest pause while a server is away: the page has to say soon that it is back."""
+
 PAUSE_FACTOR = 2
 """A source rests for at least this many times as long as a read took, so that it does not load its server."""
 
@@ -63,6 +66,7 @@ class Source(Generic[T]):
         self._interval_seconds = interval_seconds
         self._clock = clock
         self._seen: Seen[T] = Seen(None, 0.0, None)
+        self._is_away = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"monitor-{name}", daemon=True)
 
@@ -86,10 +90,14 @@ class Source(Generic[T]):
 
     def look(self) -> None:
         """Read once."""
+        self._is_away = False
         try:
             value = self._read()
-        except (Unavailable, ServerError) as error:
-            self._fail(error.reason if isinstance(error, Unavailable) else error.code)
+        except Unavailable as error:
+            self._is_away = True
+            self._fail(error.reason)
+        except ServerError as error:
+            self._fail(error.code)
         except TokenWorkerError as error:
             self._fail(str(error))
         except Exception as error:  # noqa: BLE001 - the page says so, and the next read may succeed
@@ -109,4 +117,10 @@ class Source(Generic[T]):
             began = time.monotonic()
             self.look()
             took = time.monotonic() - began
-            pause = max(self._interval_seconds - took, PAUSE_FACTOR * took if self._seen.trouble is None else 1.0)
+            pause = self._pause(took)
+
+    def _pause(self, took_seconds: float) -> float:
+        if self._is_away:
+            return min(self._interval_seconds, AWAY_SECONDS)
+        least = PAUSE_FACTOR * took_seconds if self._seen.trouble is None else AWAY_SECONDS
+        return max(self._interval_seconds - took_seconds, least)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from token_worker import __version__
 from token_worker.monitor import words
 from token_worker.monitor.look import Look
-from token_worker.monitor.problems import SIGNS, Level, Problem, find_troubles, summed_up
+from token_worker.monitor.problems import AWAY, SIGNS, Level, Problem, find_troubles, summed_up
 from token_worker.monitor.route_rows import RouteRow, route_rows
 from token_worker.monitor.server_rows import (
     CheckRow,
@@ -29,6 +29,10 @@ from token_worker.monitor.stream_rows import (
 )
 from token_worker.monitor.words import number_of
 
+REFRESH_SECONDS = 5
+AWAY_REFRESH_SECONDS = 2
+"""Time after which the page refreshes itself, and while a server is away."""
+
 ROWS_MAX = 500
 """Most rows of a table. The rest is counted."""
 
@@ -40,6 +44,7 @@ class Page(NamedTuple):
         level, sign: of the worst problem.
         headline: one sentence: all is well, or the worst problem.
         problems: all problems, the worst first.
+        refresh_seconds: time after which the page is made anew.
         stale: since when the streams are away; empty if they are not.
         read_at, read_iso: when the streams were read last.
         cut: by table, how many rows are left out.
@@ -49,6 +54,7 @@ class Page(NamedTuple):
     sign: str
     headline: str
     problems: list[Problem]
+    refresh_seconds: int
     stale: str
     read_at: str
     read_iso: str
@@ -86,6 +92,7 @@ def make_page(look: Look) -> Page:
         sign=SIGNS[level],
         headline=_headline(problems, routes, workers),
         problems=problems,
+        refresh_seconds=AWAY_REFRESH_SECONDS if any(it.kind is AWAY for it in troubles) else REFRESH_SECONDS,
         stale=_stale(look),
         read_at=read_at,
         read_iso=f"{read_at.replace(' ', 'T')}Z",

@@ -2,7 +2,7 @@
 "use strict";
 
 const script = document.currentScript;
-const seconds = Number(script.dataset.refresh || 0);
+let seconds = Number(script.dataset.refresh || 0);
 const filters = {};
 const FILTER_FROM_ROWS = 10;
 
@@ -49,6 +49,9 @@ function replace(fresh) {
   document.title = fresh.title;
   document.querySelector("link[rel=icon]").href = fresh.querySelector("link[rel=icon]").href;
   document.querySelector(".when time").replaceWith(document.adoptNode(fresh.querySelector(".when time")));
+  const every = fresh.getElementById("every");
+  document.getElementById("every").textContent = every.textContent;
+  seconds = Number(every.textContent);  // shorter while a server is away
   addFilters();
   for (const [id, left] of places) {
     const wide = document.getElementById(id);

@@ -74,9 +74,10 @@ cannot show either. The length of a value, the day, the key id and the flags can
 Pure.
 """
 
+import hmac
 from collections.abc import Callable
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
@@ -84,8 +85,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from token_worker.acra.owner import Owner
+from token_worker.acra.value_types import TYPES
 from token_worker.errors import CorruptData
 from token_worker.tokens.derivation import lp
+
+if TYPE_CHECKING:
+    from _hashlib import HASH
 
 NAME_BYTES: Final = 16
 """Length of every name of an entry, and of the name of a check value."""
@@ -112,6 +117,11 @@ _FIRST_BYTES = {
     ord("t"): frozenset(_VERSION | flags for flags in _TOKEN_FLAGS),
 }
 """Valid first bytes of an entry, by the first byte of its name."""
+_NUMBERS = range(1 + max(kind.number for kind in TYPES.values()))
+_V_STARTS, _T_STARTS = ([b"%b%c" % (side, number) for number in _NUMBERS] for side in (b"v", b"t"))
+"""By the number of the type: the beginning of what the MAC in a name is made of."""
+_State = Callable[[], "HASH"]
+"""Returns a copy of a hash, to go on with."""
 
 
 class EntryNames:
@@ -120,23 +130,20 @@ class EntryNames:
     Attributes:
         tag: the bytes after the first one, the same in each name of this owner.
         check: the owner's check value.
+        of_value: returns the name of the value entry, which holds the token of a value; for the encoded value and the
+            number of its type.
+        of_token: returns the name of the token entry, which holds the value of a token; for the same of a token.
     """
 
-    __slots__ = ("_mac", "_t", "_v", "check", "tag")
+    __slots__ = ("check", "of_token", "of_value", "tag")
 
     def __init__(self, index_key: bytes, owner: Owner) -> None:
-        self._mac = mac = _hmac_sha256(_derive(index_key, b"names ", owner, 32))
-        self.tag = tag = mac(b"owner")[:4]
-        self.check = mac(b"check")[:16]
-        self._v, self._t = b"v" + tag, b"t" + tag
-
-    def of_value(self, value: bytes, number: int) -> bytes:
-        """Return the name of the value entry, which holds the token of a value."""
-        return self._v + self._mac(b"v%c%b" % (number, value))[:11]
-
-    def of_token(self, token: bytes, number: int) -> bytes:
-        """Return the name of the token entry, which holds the value of a token."""
-        return self._t + self._mac(b"t%c%b" % (number, token))[:11]
+        key = _derive(index_key, b"names ", owner, 32)
+        self.tag = tag = hmac.digest(key, b"owner", "sha256")[:4]
+        self.check = hmac.digest(key, b"check", "sha256")[:16]
+        states = _hmac_states(key)
+        self.of_value = _namer(*states, _V_STARTS, b"v" + tag)
+        self.of_token = _namer(*states, _T_STARTS, b"t" + tag)
 
 
 def check_name(owner: Owner) -> bytes:
@@ -213,17 +220,20 @@ def _derive(key: bytes, purpose: bytes, owner: Owner, length: int) -> bytes:
     return HKDF(SHA256(), length, salt=None, info=_LABEL + purpose + _identity(owner)).derive(key)
 
 
-def _hmac_sha256(key: bytes) -> Callable[[bytes], bytes]:
-    """Make the function that returns the HMAC of a message; see ``tokens.derivation`` for the reason."""
+def _hmac_states(key: bytes) -> tuple[_State, _State]:
+    """Return the two hashes of an HMAC after its key; see ``tokens.derivation`` for the reason."""
     block = key.ljust(sha256().block_size, b"\0")
-    inner = sha256(bytes(byte ^ 0x36 for byte in block)).copy
-    outer = sha256(bytes(byte ^ 0x5C for byte in block)).copy
+    return sha256(bytes(byte ^ 0x36 for byte in block)).copy, sha256(bytes(byte ^ 0x5C for byte in block)).copy
 
-    def mac(message: bytes) -> bytes:
+
+def _namer(inner: _State, outer: _State, starts: list[bytes], tag: bytes) -> Callable[[bytes, int], bytes]:
+    """Make a function that names entries. It is a single function, because it is called for each value."""
+
+    def name(data: bytes, number: int) -> bytes:
         first = inner()
-        first.update(message)
+        first.update(starts[number] + data)
         second = outer()
         second.update(first.digest())
-        return second.digest()
+        return tag + second.digest()[:11]
 
-    return mac
+    return name

@@ -12,13 +12,23 @@ from token_worker.errors import Code, CorruptData, Refused, Unavailable
 from token_worker.keys.keyring import Keyring, NoMatchingKey
 from token_worker.keys.layout_record import LayoutName
 from token_worker.storage.dense import entry
-from token_worker.storage.dense.entry import ALONE, HEAD_BYTES, KEY_ID_AT, EntryNames, SealKey
+from token_worker.storage.dense.entry import ALONE, HEAD_BYTES, EntryNames, SealKey
 from token_worker.storage.layout import Notes, Opened
 from token_worker.storage.steps import Claim, Lookup, Row, Step
 from token_worker.storage.token_item import NamesAndDeriver, TokenItem
 
 _LONG_NEXT = 255
 """First byte of a ``next`` that takes five bytes."""
+
+_TOKEN_STARTS, _VALUE_STARTS = ([bytes((number, *more)) for number in range(6)] for more in ((), (1,)))
+"""By the number of the type: what stands before the value in a token entry, and before a first token in a value entry.
+"""
+
+_HEADS_MAX = 1000
+"""Heads that are kept for each owner: one for each day and key."""
+
+_UNUSUAL = KeyError, IndexError, ValueError, InvalidTag
+"""Errors of the short way: the head is new, the entry is damaged, or another key has the same id."""
 
 _OWNERS_TOLD_MAX = 1000
 """Owners whose trouble was logged already. With more of them, some are logged again."""
@@ -33,9 +43,10 @@ class DenseOwner(NamesAndDeriver):
         seal_key: seals new entries.
         check: the owner's check value.
         checked_on: the connection to the token storage on which the check value was found right; -1 for none.
+        decrypts: by the head of entries without flags: the function that opened the last one.
     """
 
-    __slots__ = ("_by_id", "_day", "_heads", "_known", "check", "checked_on", "seal_key")
+    __slots__ = ("_by_id", "_day", "_heads", "_known", "check", "checked_on", "decrypts", "seal_key")
 
     def __init__(self, ring: Keyring, index_key: bytes) -> None:
         names = EntryNames(index_key, ring.owner)
@@ -43,6 +54,7 @@ class DenseOwner(NamesAndDeriver):
         self.check = names.check
         self.checked_on = -1  # 0 is the number before the first connection
         self.seal_key = SealKey(ring.current, ring.owner)
+        self.decrypts: dict[bytes, Callable[[bytes, list[bytes]], bytes]] = {}
         self._by_id: dict[bytes, list[SealKey]] = {}
         self._known = 0
         self._day = -1
@@ -54,6 +66,12 @@ class DenseOwner(NamesAndDeriver):
             self._heads = self.seal_key.head(0, day), self.seal_key.head(ALONE, day)
             self._day = day
         return self._heads
+
+    def keep(self, head: bytes, key: SealKey) -> None:
+        """Keep the key that opened an entry with this head and no flags: the next one mostly begins alike."""
+        if len(self.decrypts) >= _HEADS_MAX:
+            self.decrypts.clear()
+        self.decrypts[head] = key.decrypt
 
     def keys_with(self, ring: Keyring, key_id: bytes) -> list[SealKey]:
         """Return the keys of the ring with this id."""
@@ -135,28 +153,45 @@ class DenseLayout:
         return None
 
     def open_value(self, ring: Keyring, name: bytes, number: int, raw: bytes, _mark: Any) -> Opened:
-        plaintext, flags = _open(self.prepare(ring), ring, name, raw)
+        owner: Any = ring.owner_cache
+        head = raw[:HEAD_BYTES]
+        try:  # the usual entry, with as few calls as possible
+            plaintext = owner.decrypts[head](raw[HEAD_BYTES:], [name + head])
+            token = plaintext[2:]
+            if token and plaintext[0] == number and plaintext[1] != _LONG_NEXT:
+                return token, None
+        except _UNUSUAL:
+            pass
+        plaintext, flags = open_entry(owner, ring, name, raw)
         if len(plaintext) < 2 or plaintext[0] != number:
             raise CorruptData("entry: wrong content")
-        if not flags and plaintext[1] != _LONG_NEXT:
-            return plaintext[2:] or _no_content(), None
         counter, token = read_next(plaintext)
-        if flags & entry.REMOVED:
-            if token:
-                raise CorruptData("entry: wrong content")
+        is_removed = bool(flags & entry.REMOVED)
+        if is_removed == bool(token):
+            raise CorruptData("entry: wrong content")
+        if is_removed:
             return b"", Notes(removed=True, next_counter=counter)
-        return token or _no_content(), Notes(disabled=True) if flags else None
+        return token, Notes(disabled=True) if flags else None
 
     def open_token(self, ring: Keyring, name: bytes, number: int, raw: bytes, _mark: Any) -> Opened:
-        plaintext, flags = _open(self.prepare(ring), ring, name, raw)
+        owner: Any = ring.owner_cache
+        head = raw[:HEAD_BYTES]
+        try:  # as above
+            plaintext = owner.decrypts[head](raw[HEAD_BYTES:], [name + head])
+            value = plaintext[1:]
+            if value and plaintext[0] == number:
+                return value, None
+        except _UNUSUAL:
+            pass
+        plaintext, flags = open_entry(owner, ring, name, raw)
         if not plaintext or plaintext[0] != number:
             raise CorruptData("entry: wrong content")
         value = plaintext[1:]
-        if not flags:
-            return value or _no_content(), None
         is_removed = bool(flags & entry.REMOVED)
         if is_removed == bool(value):
             raise CorruptData("entry: wrong content")
+        if not flags:
+            return value, None
         is_disabled, is_alone = bool(flags & entry.DISABLED), bool(flags & entry.ALONE)
         return value, Notes(disabled=is_disabled, removed=is_removed, alone=is_alone)
 
@@ -169,15 +204,19 @@ class DenseLayout:
                 ring = item.ring
                 owner = self.prepare(ring)
                 head, alone_head = owner.heads(day)
-                of_token, seal = owner.of_token, owner.seal_key.seal
+                of_token, encrypt = owner.of_token, owner.seal_key.encrypt  # not seal(): a call for each entry
             number = item.kind.number
-            t_name = of_token(item.token, number)
+            key, token = item.key, item.token
+            t_name = of_token(token, number)
+            t_plaintext = _TOKEN_STARTS[number] + item.data
             if item.origin is None:
-                value_entry = seal(item.key, head, value_plaintext(number, item.counter + 1, item.token))
-                t_value = item.existing or seal(t_name, head, token_plaintext(number, item.data))
-                rows.append(Row(item.key, t_name, value_entry, t_value, item.tombstone))
+                start = value_plaintext(number, item.counter + 1, b"") if item.counter else _VALUE_STARTS[number]
+                h_value = head + encrypt(start + token, [key + head])
+                t_value = item.existing or head + encrypt(t_plaintext, [t_name + head])
+                rows.append(Row(key, t_name, h_value, t_value, item.tombstone))
             else:
-                rows.append(Row(b"", t_name, b"", seal(t_name, alone_head, token_plaintext(number, item.data))))
+                t_value = alone_head + encrypt(t_plaintext, [t_name + alone_head])
+                rows.append(Row(b"", t_name, b"", t_value))
         return rows
 
     def touch(self, raw: bytes, now: int) -> bytes:  # noqa: ARG002 - never asked for: no entry is stale
@@ -212,6 +251,8 @@ def read_next(plaintext: bytes) -> tuple[int, bytes]:
 def open_entry(owner: DenseOwner, ring: Keyring, name: bytes, raw: bytes) -> tuple[bytes, int]:
     """Open an entry of the ring's owner. Return its plaintext and its flags.
 
+    If it has no flags, the next entry with the same head is opened by the same key.
+
     Raises:
         NoMatchingKey: none of the ring's keys opens it.
         CorruptData: the bytes are not an entry of this version.
@@ -220,21 +261,7 @@ def open_entry(owner: DenseOwner, ring: Keyring, name: bytes, raw: bytes) -> tup
     for key in owner.keys_with(ring, head.key_id):
         plaintext = key.open(name, raw)
         if plaintext is not None:
+            if not head.flags:
+                owner.keep(raw[:HEAD_BYTES], key)
             return plaintext, head.flags
     raise NoMatchingKey("entry: no key of the ring opens it")
-
-
-def _open(owner: DenseOwner, ring: Keyring, name: bytes, raw: bytes) -> tuple[bytes, int]:
-    """Open an entry as ``open_entry`` does. Most entries have no flags and are sealed by the current key."""
-    head = raw[:HEAD_BYTES]
-    seal_key = owner.seal_key
-    if head[:1] == b"\x10" and head[KEY_ID_AT:] == seal_key.id:
-        try:
-            return seal_key.decrypt(raw[HEAD_BYTES:], [name + head]), 0
-        except (InvalidTag, ValueError):  # damaged or too short, or another key has the same id
-            pass
-    return open_entry(owner, ring, name, raw)
-
-
-def _no_content() -> bytes:
-    raise CorruptData("entry: no content")
