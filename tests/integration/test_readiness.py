@@ -212,7 +212,7 @@ def test_database_that_the_server_does_not_have_ends_the_worker(bare: Stack, str
     """A database number beyond the server's is exit status 2, and the text names the setting."""
     done = bare.run("run", TOKEN_WORKER_KEYS_URL=f"redis://127.0.0.1:{streams_server.port}/9999")
     assert done.returncode == 2
-    assert "has no database of that number: set a smaller one in TOKEN_WORKER_KEYS_URL" in done.stderr
+    assert "has no database 9999: set a smaller number in TOKEN_WORKER_KEYS_URL" in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["redis://", "redis+sentinel://", "redis+cluster://"])

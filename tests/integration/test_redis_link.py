@@ -23,7 +23,7 @@ from harness.proxy import Command, Moment, Proxy, Relay, Verdict
 from harness.servers import Valkey, free_port
 from token_worker.errors import LoginRefused, ReplyTooLarge, ServerError, SettingsError, Unavailable
 from token_worker.redis import link as redis_link
-from token_worker.redis.address import RedisSettings
+from token_worker.redis.address import RedisSettings, parse
 from token_worker.redis.link import RedisLink
 from token_worker.redis.script import Script
 from token_worker.streams.commit import COMMIT
@@ -147,7 +147,7 @@ def test_connection_that_is_refused_is_made_anew_by_the_next_call(streams_server
         "streams", RedisSettings(url=f"redis://127.0.0.1:{streams_server.port}/99"), raise_server_errors=True
     )
     for tries in (1, 2, 3):
-        with pytest.raises(SettingsError, match="has no database of that number"):
+        with pytest.raises(SettingsError, match="has no database 99: set a smaller number"):
             subject.call("PING")
         assert subject.tries == tries
 
@@ -386,6 +386,26 @@ def test_server_that_is_away_is_unavailable(url: str) -> None:
         link(url.format(port=free_port())).call("PING")
     assert caught.value.server == "streams"
     assert caught.value.reason in {"ConnectionRefusedError", "FileNotFoundError"}
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_refused_database_is_told_by_its_number(raises: bool) -> None:
+    """A user who may not SELECT the database of the address reads that, and not of any right that is missing."""
+    with Valkey() as server, server.client() as client:
+        client.execute_command("ACL", "SETUSER", "app", "on", f">{SECRET}", "+ping")
+        url = f"redis://app:{SECRET}@127.0.0.1:{server.port}"
+        assert RedisLink("keys", parse(f"{url}/0")).call("PING") == b"PONG"
+        subject = RedisLink("keys", parse(f"{url}/3"), raise_server_errors=raises)
+        for ask in (subject.connect, lambda: subject.call("PING"), lambda: subject.call_all([("PING",)])[0]):
+            with pytest.raises(Unavailable, match=r"SELECT of database 3 was refused: .*\(NOPERM\)") as caught:
+                raise_from(ask())
+            assert caught.value.reason == "SELECT 3 NOPERM"
+
+
+def raise_from(answer: object) -> None:
+    """Raise the answer if it is an error, as those of ``call_all`` are."""
+    if isinstance(answer, Exception):
+        raise answer
 
 
 def test_wrong_password_is_unavailable_and_not_told() -> None:

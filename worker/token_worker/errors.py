@@ -124,6 +124,12 @@ def in_words(reason: str) -> str:
     if reason in _WORDS:
         return _WORDS[reason]
     first, _, last = reason.rpartition(" ")
+    command, _, database = first.partition(" ")
+    if command == "SELECT":
+        return (
+            f"SELECT of database {database} was refused: the number in the address is wrong, or the user lacks the"
+            f" right +select ({last})"
+        )
     return f"{_WORDS[first]}: {in_words(last)}" if first in _WORDS else reason
 
 

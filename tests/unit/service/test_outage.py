@@ -11,6 +11,7 @@ from token_worker.service.runtime import Runtime
 from token_worker.telemetry.health import Health
 
 REFUSED = "ConnectionRefusedError"
+NO_SELECT = "was refused: the number in the address is wrong, or the user lacks the right +select (NOPERM)"
 
 
 class Setup:
@@ -143,6 +144,7 @@ def test_keys_that_do_not_open_are_no_server_that_is_away(setup: Setup) -> None:
             Unavailable("streams", "CLUSTER SLOTS TimeoutError"),
             "Redis for streams: no node gives the map of slots: no answer in time",
         ),
+        (Unavailable("keys", "SELECT 3 NOPERM", "h:1"), f"Redis for keys at h:1: SELECT of database 3 {NO_SELECT}"),
         (ServerError("tokens", "NOPERM", "h:1"), "Redis for tokens at h:1: the user lacks a right (NOPERM)"),
     ],
 )

@@ -47,11 +47,28 @@ class ScriptUnknownError(ServerError):
     """The server does not know the script: it was restarted, or its scripts were flushed."""
 
 
+class SelectRefusedError(redis.ResponseError):
+    """The server refuses SELECT, the last command of a log-in. The text is the code: ``SELECT 3 NOPERM``."""
+
+
+def select_refusal(error: redis.RedisError, database: int) -> redis.RedisError:
+    """Return the error of a log-in, as a ``SelectRefusedError`` if SELECT of this database was refused.
+
+    redis-py passes over other commands of a log-in that are refused. With database 0 it sends no SELECT.
+    """
+    code = error_code(error)
+    if database and code in ("NOPERM", "SELECT"):  # the latter in a cluster: "SELECT is not allowed in cluster mode"
+        return SelectRefusedError(f"SELECT {database} {'NOPERM' if code == 'NOPERM' else 'ERR'}")
+    return error
+
+
 def error_code(error: redis.RedisError) -> str:
     """Return the first word of a server's error (``NOGROUP``), or the kind of a failure (``ConnectionRefusedError``).
 
     The rest of the error is left out on purpose, because servers quote arguments.
     """
+    if isinstance(error, SelectRefusedError):
+        return str(error)
     for kind, code in _CODES.items():
         if isinstance(error, kind):
             return code
@@ -84,12 +101,14 @@ def typed(
     code = error_code(error)
     if code in _LOGIN:
         return LoginRefused(name, code, address)
+    if isinstance(error, SelectRefusedError):
+        return Unavailable(name, code, address)  # no command can be sent
     if raise_server_errors and isinstance(error, redis.ResponseError) and code not in _WAIT_FOR:
         return ServerError(name, code, address)
     return Unavailable(name, code, address)
 
 
-def check_first_answer(name: str, error: redis.RedisError, address: str) -> None:
+def check_first_answer(name: str, error: redis.RedisError, address: str, database: int) -> None:
     """Find settings that no server can mend, by the error of the first connection.
 
     Raises:
@@ -100,5 +119,5 @@ def check_first_answer(name: str, error: redis.RedisError, address: str) -> None
         raise SettingsError(f"{address} does not speak Redis: set {variable}, or its default, to a Redis or Valkey")
     if error_code(error) == "DB":
         raise SettingsError(
-            f"{address} has no database of that number: set a smaller one in {variable}, or in its default"
+            f"{address} has no database {database}: set a smaller number in {variable}, or in its default"
         )

@@ -18,7 +18,7 @@ from redis.retry import Retry
 
 from token_worker.errors import LoginRefused, ServerError, Unavailable
 from token_worker.redis.address import Node, RedisSettings
-from token_worker.redis.errors import ScriptUnknownError, check_first_answer, is_from_primary, typed
+from token_worker.redis.errors import ScriptUnknownError, check_first_answer, is_from_primary, select_refusal, typed
 from token_worker.redis.password import read_password
 from token_worker.redis.script import Script
 from token_worker.redis.wire import Wire, pack
@@ -305,8 +305,8 @@ class RedisLink(Link):
             self._connection.connect()
         except redis.RedisError as error:
             if not (self.connections or self.is_known):
-                check_first_answer(self.name, error, self.address)
-            raise
+                check_first_answer(self.name, error, self.address, self._connection.db)
+            raise select_refusal(error, self._connection.db) from None
         self._wire.open(self._connection)
 
     def close(self) -> None:
