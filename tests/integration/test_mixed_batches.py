@@ -19,12 +19,14 @@ from token_worker.acra.owner import Owner
 from token_worker.contract.messages import Op
 from token_worker.errors import Unavailable
 from token_worker.keys.cache import KeyCache
+from token_worker.keys.index_key import index_path, seal_index_key
 from token_worker.keys.store import RedisKeyStore, new_key, wrap
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
 from token_worker.service.handler import Handler
 from token_worker.settings import load
 from token_worker.storage.durability import MARK, DurabilityBarrier, NoBarrier
+from token_worker.storage.make_layout import make_layout
 from token_worker.storage.token_item import TokenItem
 from token_worker.storage.tokens import TokenStorage
 from token_worker.streams.delivery import FIRST_COUNT
@@ -60,8 +62,8 @@ def unsafe() -> Unsafe:
     return Unsafe()
 
 
-@pytest.fixture
-def make(storage_server: Valkey) -> Iterator[Make]:
+@pytest.fixture(params=["acra", "dense"])
+def make(storage_server: Valkey, request: pytest.FixtureRequest) -> Iterator[Make]:
     """Makes handlers of both routes, with what holds their tokens back, on keys of their own."""
     master_key = os.urandom(32)
     address = RedisSettings(url=storage_server.url)
@@ -69,6 +71,7 @@ def make(storage_server: Valkey) -> Iterator[Make]:
     with storage_server.client() as client:
         for owner in (*(Owner("client", name) for name in CLIENTS), Owner("zone", "zone-of-one")):
             client.set(f".acrakeys/{owner.key_name}", wrap(new_key(), master_key, owner))
+            client.set(index_path(".acrakeys", owner), seal_index_key(new_key(), master_key, owner))
     routes = msgspec.json.encode([OPEN, PINNED]).decode()
     settings = load(
         {
@@ -79,8 +82,9 @@ def make(storage_server: Valkey) -> Iterator[Make]:
     )
 
     def make(barrier: DurabilityBarrier) -> Handler:
-        keys = KeyCache(RedisKeyStore(links[0], settings.keys_folder), master_key)
-        return Handler(settings, keys, TokenStorage(links[1], barrier))
+        has_index_keys = request.param == "dense"
+        keys = KeyCache(RedisKeyStore(links[0], settings.keys_folder), master_key, with_index=has_index_keys)
+        return Handler(settings, keys, TokenStorage(links[1], barrier, make_layout(request.param)))
 
     yield make
     for link in links:

@@ -13,6 +13,7 @@ from hypothesis.strategies import SearchStrategy
 from harness.direct import DirectHandler, Message
 from harness.servers import Valkey
 from token_worker.acra.owner import Owner
+from token_worker.keys.index_key import index_path, seal_index_key
 from token_worker.keys.store import new_key, wrap
 from token_worker.tokens.derivation import LETTERS
 
@@ -157,10 +158,10 @@ def requests_of(draw: st.DrawFn) -> tuple[int, bool, list[tuple[str, Value]], bo
     return draw(st.integers(0, 1)), draw(st.booleans()), items, single
 
 
-@pytest.fixture(scope="module")
-def handler(_storage_process: Valkey) -> Iterator[DirectHandler]:
-    """One for the whole module: each example has clients of its own."""
-    with DirectHandler(_storage_process, MASTER_KEY, lambda: NOW) as handler:
+@pytest.fixture(scope="module", params=["acra", "dense"])
+def handler(_storage_process: Valkey, request: pytest.FixtureRequest) -> Iterator[DirectHandler]:
+    """One for each layout and the whole module: each example has clients of its own."""
+    with DirectHandler(_storage_process, MASTER_KEY, lambda: NOW, layout=request.param) as handler:
         yield handler
 
 
@@ -176,6 +177,8 @@ def example(_storage_process: Valkey, handler: DirectHandler) -> Iterator[Any]:
             example = next(numbers)
             owners = [Owner("client", f"{name}-{example}") for name in ("shop-frontend", "billing_service")]
             client.mset({f".acrakeys/{owner.key_name}": wrap(new_key(), MASTER_KEY, owner) for owner in owners})
+            sealed = {index_path(".acrakeys", owner): seal_index_key(new_key(), MASTER_KEY, owner) for owner in owners}
+            client.mset(sealed)
             return Model(handler, [owner.id for owner in owners])
 
         yield make
@@ -194,7 +197,7 @@ BATCHES = st.lists(
 """Of each: is it in JSON, requests for tokens, and then a client and which of the tokens so far it turns back."""
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=BATCHES)
 def test_any_sequence_of_batches_keeps_the_promises(
     example: Any, batches: list[tuple[bool, list[Any], int, list[int]]]

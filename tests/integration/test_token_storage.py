@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from harness.servers import Valkey, redis_binary
+from harness.servers import Valkey, oldest_binary, redis_binary, valkey_binary
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import STR, TokenType
 from token_worker.errors import Unavailable
@@ -16,8 +16,9 @@ from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
 from token_worker.storage.acra.layout import AcraLayout
+from token_worker.storage.dense.layout import DenseLayout
 from token_worker.storage.engine import Engine
-from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Store, Touch
+from token_worker.storage.steps import Adopt, Claim, Lookup, Outcome, Row, Store, Touch
 from token_worker.storage.token_item import TokenItem
 from token_worker.storage.tokens import KEYS_PER_COMMAND, TokenStorage
 
@@ -202,6 +203,99 @@ def test_touching_leaves_changed_entries_alone(storage: TokenStorage, client: re
     storage.execute(Touch([(b"tokens/" + name, b"old", b"new") for name in (b"a", b"b", b"c", b"d")]))
 
     assert content(client) == {b"tokens/a": b"disabled", b"tokens/c": None, b"tokens/d": b"new"}
+
+
+# Tombstones, on the oldest server, too
+
+REPLACING = ROW._replace(h_old=b"a tombstone")
+
+
+BINARIES = [valkey_binary, redis_binary, oldest_binary]
+
+
+@pytest.fixture(scope="module", params=BINARIES, ids=["valkey", "redis82", "redis70"])
+def any_server(request: pytest.FixtureRequest) -> Iterator[Valkey]:
+    with Valkey(binary=request.param()) as server:
+        yield server
+
+
+@pytest.fixture
+def tombs(any_server: Valkey) -> Iterator[redis.Redis]:
+    """An empty server."""
+    with any_server.client() as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def dense(any_server: Valkey) -> Iterator[TokenStorage]:
+    link = RedisLink("tokens", RedisSettings(url=any_server.url))
+    yield TokenStorage(link, layout=DenseLayout())
+    link.close()
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["store", "adopt"])
+@pytest.mark.parametrize("held", [None, b"a tombstone"], ids=["nothing", "tombstone"])
+def test_tombstone_that_was_read_is_replaced(
+    dense: TokenStorage, tombs: redis.Redis, held: bytes | None, *, is_new: bool
+) -> None:
+    """A value entry is written over the tombstone that was read, or if it is gone; beside it new rows are written."""
+    if held is not None:
+        tombs.set("tokens/h1", held)
+    if not is_new:
+        tombs.set("tokens/t1", b"t value")
+    others = [OTHER] if is_new else []
+
+    assert dense.execute((Store if is_new else Adopt)([REPLACING, *others])) == [WRITTEN] * (1 + len(others))
+
+    assert content(tombs).items() >= {b"tokens/h1": b"h value", b"tokens/t1": b"t value"}.items()
+    assert tombs.dbsize() == 2 + 2 * len(others)
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["store", "adopt"])
+@pytest.mark.parametrize("held", [b"another tombstone", b"", b"h value"])
+def test_tombstone_that_was_replaced_meanwhile(
+    dense: TokenStorage, tombs: redis.Redis, held: bytes, *, is_new: bool
+) -> None:
+    """Nothing is written over anything but the tombstone that was read. The answer is what stands there."""
+    tombs.mset({"tokens/h1": held} | ({} if is_new else {"tokens/t1": b"t value"}))
+    before = content(tombs)
+
+    assert dense.execute((Store if is_new else Adopt)([REPLACING])) == [Outcome("value", held)]
+
+    assert content(tombs) == before
+
+
+@pytest.mark.parametrize("held", [b"t tombstone", b"t value", b""])
+def test_tombstone_stays_if_the_token_is_taken(dense: TokenStorage, tombs: redis.Redis, held: bytes) -> None:
+    """A row whose token entry exists is not written, also if its value entry is the tombstone that was read."""
+    tombs.mset({"tokens/h1": b"a tombstone", "tokens/t1": held})
+    before = content(tombs)
+
+    assert dense.execute(Store([REPLACING])) == [Outcome("token", held)]
+    assert dense.execute(Adopt([REPLACING._replace(t_value=b"as it was read")])) == [Outcome("changed")]
+
+    assert content(tombs) == before
+
+
+@pytest.mark.parametrize("second", [REPLACING, REPLACING._replace(t_key=b"tokens/t2"), OTHER._replace(t_key=ROW.t_key)])
+def test_rows_that_meet_at_a_tombstone(dense: TokenStorage, tombs: redis.Redis, second: Row) -> None:
+    """Of two rows that replace one tombstone, or want one token, the first is written, and the second finds it."""
+    tombs.set("tokens/h1", b"a tombstone")
+
+    first, outcome = dense.execute(Store([REPLACING, second]))
+
+    assert first == WRITTEN
+    assert outcome in (Outcome("value", b"h value"), Outcome("token", b"t value"))
+    assert content(tombs) == {b"tokens/h1": b"h value", b"tokens/t1": b"t value"}
+
+
+def test_claims(dense: TokenStorage, tombs: redis.Redis) -> None:
+    """A check value is written where there is nothing, and answered as it stands; the first one wins."""
+    assert dense.execute(Claim([(b"c1", b"ours"), (b"c2", b"ours")])) == [b"ours", b"ours"]
+    assert dense.execute(Claim([(b"c3", b"ours"), (b"c1", b"theirs")])) == [b"ours", b"ours"]
+
+    assert content(tombs) == {b"c1": b"ours", b"c2": b"ours", b"c3": b"ours"}
 
 
 # Scripts and their cost
