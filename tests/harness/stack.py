@@ -55,7 +55,8 @@ class Stack:
 
     Args:
         streams: server of the streams.
-        storage: server of keys and tokens.
+        storage: server of keys, and of tokens.
+        tokens: server of the tokens, if they have one of their own.
         master_key: a random one where none is given.
         settings: further settings of all workers, as environment variables.
         fresh: processes start by a new Python, not by a fork: where their memory or their start is measured.
@@ -67,12 +68,13 @@ class Stack:
         streams: RedisUse,
         storage: RedisUse,
         *,
+        tokens: RedisUse | None = None,
         master_key: bytes | None = None,
         settings: dict[str, str] | None = None,
         fresh: bool = False,
         layout: LayoutName = "acra",
     ) -> None:
-        self._servers = {"streams": streams, "keys": storage}
+        self._servers = {"streams": streams, "keys": storage} | ({} if tokens is None else {"tokens": tokens})
         self._popen: type[subprocess.Popen[Any]] = subprocess.Popen if fresh else quick.Popen
         self._run: Callable[..., subprocess.CompletedProcess[Any]] = subprocess.run if fresh else quick.run
         self.streams: Any = streams.client()  # Any: redis-py types replies as unions of all they could be
@@ -81,6 +83,7 @@ class Stack:
         self.settings = {
             "TOKEN_WORKER_STREAMS_URL": streams.url,
             "TOKEN_WORKER_KEYS_URL": storage.url,
+            **({} if tokens is None else {"TOKEN_WORKER_TOKENS_URL": tokens.url}),
             "ACRA_MASTER_KEY": base64.b64encode(self.master_key).decode(),
             **(settings or {}),
         }

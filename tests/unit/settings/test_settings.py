@@ -393,13 +393,13 @@ class TestRedis:
         [
             ({}, ["KEYS"]),
             ({"KEYS": "redis+cluster://b"}, ["KEYS"]),
-            ({"KEYS": "redis://b", "TOKENS": "rediss+cluster://b"}, ["TOKENS"]),
-            ({"KEYS": "redis+cluster://b", "TOKENS": "redis+cluster://b"}, ["KEYS", "TOKENS"]),
+            ({"KEYS": "redis://b", "TOKENS": "rediss+cluster://b"}, []),
+            ({"KEYS": "redis+cluster://b", "TOKENS": "redis+cluster://b"}, ["KEYS"]),
             ({"KEYS": "redis+sentinel://b/main"}, []),
         ],
     )
-    def test_keys_and_tokens_are_on_one_primary(self, more: dict[str, str], refused: list[str]) -> None:
-        """A cluster can hold the streams alone, and is not taken for the key storage by default either."""
+    def test_keys_are_on_one_primary(self, more: dict[str, str], refused: list[str]) -> None:
+        """A cluster can hold streams and tokens, and is not taken for the key storage by default either."""
         environ = {"STREAMS": "redis+cluster://a", **more}
         environ = {f"TOKEN_WORKER_{use}_URL": url for use, url in environ.items()}
         environ["TOKEN_WORKER_ROUTES"] = '[{"requests": "{t}:in", "responses": "{t}:out", "ops": ["tokenize"]}]'
@@ -409,6 +409,17 @@ class TestRedis:
         assert [line.partition("_URL: ")[0] for line in lines] == [f"TOKEN_WORKER_{use}" for use in refused]
         assert all("cannot be a cluster: Acra needs one primary" in line for line in lines)
         assert all(("of the streams by default" in line) is not ("KEYS" in more) for line in lines)
+
+    @pytest.mark.parametrize(("layout", "refused"), [(None, 0), ("dense", 0), ("acra", 1)])
+    def test_tokens_in_acras_layout_are_on_one_primary(self, layout: str | None, refused: int) -> None:
+        """A cluster cannot hold tokens in Acra's layout. Without the setting, the record decides at the start."""
+        environ = {"TOKEN_WORKER_KEYS_URL": "redis://b", "TOKEN_WORKER_TOKENS_URL": "redis+cluster://c"}
+        environ |= {"TOKEN_WORKER_BATCH_SIZE": "0"} | ({"TOKEN_WORKER_LAYOUT": layout} if layout else {})
+
+        lines = problems(environ)[1:]
+
+        assert len(lines) == refused
+        assert all(line.startswith("TOKEN_WORKER_TOKENS_URL: cannot be a cluster: Acra needs") for line in lines)
 
     def test_keys_from_vault_need_no_key_storage(self) -> None:
         """With the keys in Vault just the tokens need a server that is no cluster."""

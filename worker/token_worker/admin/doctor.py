@@ -107,10 +107,12 @@ def _use(use: str, link: Link, settings: Settings, server: RedisSettings, *, tri
     if use == "streams":
         for route in settings.routes:
             yield from _reach(use, route.requests, _route(route, settings.group, link, tries_rights=tries_rights))
-    elif tries_rights:
-        yield copiers(use, link, settings.keys_folder)
-    if use == "tokens" and (tries_rights or settings.durability != "fsync"):
-        yield _durability(Durability.parse(settings.durability), link, is_elected=server.kind == "sentinel")
+        return
+    for name, one in _servers(use, link):
+        if tries_rights:
+            yield copiers(name, one, settings.keys_folder)
+        if use == "tokens" and (tries_rights or settings.durability != "fsync"):
+            yield _durability(name, Durability.parse(settings.durability), one, is_elected=server.kind != "server")
 
 
 def _reach(use: str, name: str, checks: Iterator[Check]) -> Generator[Check, None, bool]:
@@ -203,14 +205,14 @@ def _persistence(use: str, info: Fields) -> Check:
     return Check(name, "ok", "append-only file; with appendfsync everysec, a crash of the machine can lose a second")
 
 
-def _durability(durability: Durability, link: Link, *, is_elected: bool) -> Check:
+def _durability(use: str, durability: Durability, link: Link, *, is_elected: bool) -> Check:
     """Check that tokens are as safe before a reply as ``TOKEN_WORKER_DURABILITY`` says."""
-    name = "tokens: durability before a reply"
+    name = f"{use}: durability before a reply"
     try:
         if durability.fsync:
             if is_elected:
                 remedy = "set replicas:N, with as many replicas as may be promoted"
-                return Check(name, "finding", "fsync: a replica that Sentinels promote may lack tokens", remedy)
+                return Check(name, "finding", "fsync: a replica that is promoted may lack tokens", remedy)
             if examine_fsync(link):
                 return Check(name, "ok", "fsync: tokens are on disk before a reply")
             return Check(name, "unknown", "fsync requires appendfsync always, which this user may not check", _AS_ADMIN)

@@ -22,6 +22,7 @@ from token_worker.keys.layout_record import (
     read_tokens_record,
 )
 from token_worker.keys.store import ListedKeyStore
+from token_worker.redis.cluster_pipeline import ClusterPipeline
 from token_worker.redis.link import RedisLink
 
 _NO_RIGHT = "NOPERM"
@@ -42,7 +43,7 @@ class LayoutWatch:
         link: see above.
     """
 
-    def __init__(self, asked: LayoutName | None, link: RedisLink) -> None:
+    def __init__(self, asked: LayoutName | None, link: RedisLink | ClusterPipeline) -> None:
         self._asked = asked
         self.link = link
         self._in_keys: LayoutRecord | None = None

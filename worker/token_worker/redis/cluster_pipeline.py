@@ -66,6 +66,7 @@ class ClusterPipeline(ClusterLink):
         used: nodes that were used since ``begin``, each with the number of its connection at its first use.
         replaced: nodes whose connection has changed since.
         unclosed: nodes without closing commands that succeeded after their last use.
+        refusals: the reason of each node that failed at its last commands, and whether it only refuses writes.
         redirected: slots of commands that were redirected since ``begin``.
         map_number: number of the maps of slots so far.
         on_connect: is called when a connection to any node was made, before the next commands of ``call_each``. It may
@@ -86,7 +87,12 @@ class ClusterPipeline(ClusterLink):
         self._checked_connections = 0
         self._failed_calls = 0
         self._owners: tuple[Node, ...] = ()
-        self._refusals: dict[Node, tuple[Unavailable, bool]] = {}
+        self.refusals: dict[Node, tuple[Unavailable, bool]] = {}
+
+    @property
+    def address(self) -> str:
+        """The nodes of the settings."""
+        return self._settings.server
 
     def begin(self) -> None:
         """Begin to note which nodes are used."""
@@ -120,9 +126,9 @@ class ClusterPipeline(ClusterLink):
 
         A node that refuses writes, because its memory is full, say, stays a failing one until it does a write.
         """
-        if not self._refusals or any(node not in self._refusals for node in self._owners):
+        if not self.refusals or any(node not in self.refusals for node in self._owners):
             return None
-        return next((self._refusals[node][0] for node in self._owners), None)
+        return next((self.refusals[node][0] for node in self._owners), None)
 
     def call_each(
         self,
@@ -189,7 +195,7 @@ class ClusterPipeline(ClusterLink):
         super()._take_slots(found, asked)
         self.map_number += 1
         self._owners = tuple(node for node in dict.fromkeys(self._slots) if node is not None)
-        self._refusals = {node: refusal for node, refusal in self._refusals.items() if node in self._links}
+        self.refusals = {node: refusal for node, refusal in self.refusals.items() if node in self._links}
 
     def _connect_all(self, nodes: Iterable[Node]) -> None:
         """Connect to all nodes, and call ``on_connect``. A node that cannot be reached says so when it is sent to."""
@@ -294,12 +300,12 @@ class ClusterPipeline(ClusterLink):
         if failure is None or is_done:
             self._note_success(node, writes=writes)
         else:
-            self._refusals[node] = failure, writes and sent.link.is_connected
+            self.refusals[node] = failure, writes and sent.link.is_connected
 
     def _note_success(self, node: Node, *, writes: bool) -> None:
-        refusal = self._refusals.get(node)
+        refusal = self.refusals.get(node)
         if refusal is not None and (writes or not refusal[1]):
-            del self._refusals[node]
+            del self.refusals[node]
 
     def _follow(self, redirected: _Redirected) -> tuple[Targets, set[int]]:
         """The commands that were redirected, by the node that each redirect names; and those that have to ask there."""

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from token_worker import __version__
 from token_worker.acra.owner import Owner
-from token_worker.errors import NoKeyOpens, Unavailable, VaultRefused
+from token_worker.errors import NoKeyOpens, SettingsError, Unavailable, VaultRefused
 from token_worker.keys.access import KeyAccess, required
 from token_worker.keys.background import ThreadExecutor
 from token_worker.keys.cache import KeyCache
@@ -18,7 +18,8 @@ from token_worker.keys.layout_watch import LayoutWatch
 from token_worker.keys.live_master_keys import LiveMasterKeys
 from token_worker.keys.sample import try_sample
 from token_worker.keys.store import KeyStore, ListedKeyStore, RedisKeyStore
-from token_worker.redis.connect import make_link, make_primary_link
+from token_worker.redis.connect import make_link, make_tokens_link
+from token_worker.redis.link import RedisLink
 from token_worker.service import hangup
 from token_worker.service.committer import Committer
 from token_worker.service.handler import Handler
@@ -29,6 +30,8 @@ from token_worker.service.runtime import REAL, Runtime
 from token_worker.service.state import WorkerState, servers_of
 from token_worker.service.worker import Worker
 from token_worker.settings.options import Settings
+from token_worker.storage.cluster_durability import ClusterBarrier
+from token_worker.storage.cluster_tokens import ClusterTokenStorage
 from token_worker.storage.durability import Durability, DurabilityBarrier, NoBarrier
 from token_worker.storage.layout import Layout
 from token_worker.storage.make_layout import make_layout
@@ -239,15 +242,24 @@ def _delivery(settings: Settings, note_unread: Callable[[Entry], object]) -> Del
 
 
 def _layout_watch(settings: Settings, state: WorkerState) -> LayoutWatch:
-    link = make_primary_link("tokens", settings.tokens)
+    link = make_tokens_link(settings.tokens, waits_for_disk=settings.durability == "fsync")
     state.count_connections("tokens", lambda: link.connections)
     return LayoutWatch(settings.layout, link)
 
 
 def _token_storage(settings: Settings, watch: LayoutWatch, layout: LayoutName) -> TokenStore:
-    link, durability = watch.link, Durability.parse(settings.durability)
-    barrier = DurabilityBarrier(link, durability, settings.claim_idle_ms // 3) if any(durability) else NoBarrier()
-    return TokenStorage(link, barrier, make_layout(layout))
+    link, durability, most_ms = watch.link, Durability.parse(settings.durability), settings.claim_idle_ms // 3
+    if isinstance(link, RedisLink):
+        barrier = DurabilityBarrier(link, durability, most_ms) if any(durability) else NoBarrier()
+        return TokenStorage(link, barrier, make_layout(layout))
+    if layout == "acra":
+        raise SettingsError(
+            "TOKEN_WORKER_TOKENS_URL: is that of a cluster, but tokens in Acra's layout need one primary:"
+            " set the address of a server or of Sentinels"
+        )
+    return ClusterTokenStorage(
+        link, make_layout(layout), ClusterBarrier(link, durability, most_ms) if any(durability) else None
+    )
 
 
 def _spans(settings: Settings) -> "Spans | None":

@@ -171,7 +171,7 @@ class _Loader:
         keys_are_used = options.keys_source == "redis" or options.keys_url is not None
         if keys.kind == "cluster" and keys_are_used:
             self._not_in_cluster("keys", options.keys_url)
-        if tokens.kind == "cluster" and (options.tokens_url is not None or not keys_are_used):
+        if tokens.kind == "cluster" and (options.layout == "acra" if options.tokens_url else not keys_are_used):
             self._not_in_cluster("tokens", options.tokens_url)
         return Settings(
             **{name: getattr(options, name) for name in PlainOptions.__struct_fields__},

@@ -7,11 +7,14 @@ them at once. The mark of a node is a key in one of its own slots.
   lose the first and keep the second. So whoever finds a value entry may rely on its token entry.
 - A node confirms nothing if its connection was replaced during the batch: another server may answer there now. The same
   holds if the slot of the mark has moved.
-- Only the values on nodes that do not confirm have to be done again. The others are answered.
+- Only the values on nodes that do not confirm have to be done again. The others are answered. A node that did not
+  confirm rests for a moment: meanwhile nobody waits for it.
 
 Touches ``token-worker:mark:{<number>}``.
 """
 
+import math
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -25,6 +28,11 @@ from token_worker.storage.token_item import TokenItem
 
 _TRIES_MAX = 300_000
 """Most names that are tried for a mark: a node with a single slot gets one, but for one time in 10 million."""
+
+REST_SECONDS = 1.0
+"""Time for which a node is not asked to confirm after it did not. Its values are put off at once meanwhile."""
+
+_NO_REST = (-math.inf, None)
 
 _MOVED = "MOVED"
 
@@ -76,6 +84,7 @@ class ClusterBarrier(DurabilityBarrier):
         self.wait_ms = max(1, min(CONFIRM_MS, most_ms, int(cluster.seconds * 750)))
         self._marks = ClusterMarks(cluster)
         self._checked: dict[Node, int] = {}
+        self._resting: dict[Node, tuple[float, Unavailable]] = {}
 
     def check_server(self) -> None:
         """Check that each node can confirm writes as the setting needs it. A node that is away is left out.
@@ -143,7 +152,7 @@ class ClusterBarrier(DurabilityBarrier):
     def commands(self, link: PipelinedNode) -> Sequence[tuple[Any, ...]]:
         """The mark of a node, and the wait for its confirmation; nothing for a node without slots."""
         mark = self._marks.of(link.node)
-        if mark is None:
+        if mark is None or time.monotonic() < self._resting.get(link.node, _NO_REST)[0]:
             return ()
         fsync, replicas = self._durability
         wait = ("WAITAOF", 1, 0, self.wait_ms) if fsync else ("WAIT", replicas, self.wait_ms)
@@ -156,13 +165,18 @@ class ClusterBarrier(DurabilityBarrier):
             if isinstance(reply, Unavailable):
                 self._checked.pop(link.node, None)  # the append-only file was switched off, or a right taken
                 return reply
+        if not replies and link.node in self._resting:
+            return self._resting[link.node][1]
         if not replies or isinstance(replies[0], ServerError):
             return Unavailable(name, _MOVED, address)
         fsync, replicas = self._durability
         confirmed = replies[1][0] if fsync else replies[1]
         if confirmed < (1 if fsync else replicas):
             why = "not on disk yet" if fsync else f"{confirmed} of {replicas} replicas confirmed"
-            return Unavailable(name, why, address)
+            problem = Unavailable(name, why, address)
+            self._resting[link.node] = time.monotonic() + REST_SECONDS, problem
+            return problem
+        self._resting.pop(link.node, None)
         if link.node in self._cluster.replaced:
             return Unavailable(name, "connection was replaced", address)
         return None

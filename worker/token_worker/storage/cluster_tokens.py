@@ -13,11 +13,14 @@ A batch costs a round trip for each of the two writes. All nodes are asked at on
 on other nodes are done all the same. Touches 16-byte names of the dense layout only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import structlog
 
 from token_worker.chunks import bounded_chunks
 from token_worker.errors import ServerError, Unavailable
+from token_worker.redis.address import Node
 from token_worker.redis.cluster_pipeline import ClusterPipeline
 from token_worker.redis.script import Script
 from token_worker.redis.wire import pack
@@ -28,6 +31,8 @@ from token_worker.storage.steps import Adopt, Claim, Lookup, Outcome, Row, Step,
 from token_worker.storage.tokens import BYTES_PER_COMMAND, KEYS_PER_COMMAND
 
 _REPLACE = Script(__package__, "replace.lua").source
+
+log = structlog.get_logger("tokens")
 
 _WRITTEN = Outcome("written")
 _CHANGED = Outcome("changed")
@@ -47,6 +52,7 @@ class ClusterTokenStorage:
         self._cluster = cluster
         self._closing = barrier
         self._marks = ClusterMarks(cluster)
+        self._away: set[Node] = set()
         self.layout = layout
         self.barrier: DurabilityBarrier = barrier or NoBarrier()
 
@@ -132,9 +138,19 @@ class ClusterTokenStorage:
         """Send commands to the nodes; raises ``Unavailable`` if no node did any, and all nodes refuse."""
         closing = self._closing if is_closed else None
         found = self._cluster.call_each(keys, commands, writes=writes, closing=closing)
+        if self._cluster.refusals.keys() != self._away:
+            self._log_away(self._cluster.refusals)
         if any(isinstance(raw, Unavailable) for raw in found):
             self._raise_if_all_refuse()
         return found
+
+    def _log_away(self, refusals: Mapping[Node, tuple[Unavailable, bool]]) -> None:
+        for node in refusals.keys() - self._away:
+            reason = str(refusals[node][0])
+            log.warning("node of the cluster cannot be used: what is there is put off", server="tokens", reason=reason)
+        for node in self._away - refusals.keys():
+            log.info("node of the cluster can be used again", server="tokens", node=str(node))
+        self._away = set(refusals)
 
     def _raise_if_all_refuse(self) -> None:
         refusal = self._cluster.all_refuse
