@@ -23,14 +23,14 @@ from collections.abc import Generator, Iterable
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
+from token_worker.acra.value_types import TokenType
 from token_worker.errors import Code, CorruptData, Refused, Unavailable
 from token_worker.keys.cache import KeySearch
 from token_worker.keys.keyring import Keyring, NoMatchingKey
 from token_worker.storage.layout import Layout, Opened
-from token_worker.storage.steps import Adopt, Lookup, Outcome, Step, Store, Touch
+from token_worker.storage.steps import WRITTEN, Adopt, Lookup, Outcome, Step, Store, Touch
 from token_worker.storage.token_item import (
     Candidate,
-    NamesAndDeriver,
     TokenItem,
     candidates_left,
     draw_first,
@@ -125,6 +125,7 @@ class Engine:
         """Read the entries that were looked up. Return those that no key in their ring opens."""
         open_value, open_token = self._layout.open_value, self._layout.open_token
         locked: list[_Stored] = []
+        kind: TokenType | None = None
         for item, raw in zip(known.values(), raws, strict=True):
             if raw.__class__ is not bytes:
                 if raw is not None:  # a node of the cluster is away
@@ -134,11 +135,14 @@ class Engine:
                 else:
                     item.result = _NOT_FOUND
                 continue
+            if item.kind is not kind:
+                kind = item.kind
+                number = kind.number
             try:
                 if item.tokenize:
-                    content, notes = open_value(item.ring, item.key, item.kind.number, raw, mark)
+                    content, notes = open_value(item.ring, item.key, number, raw, mark)
                 else:
-                    content, notes = open_token(item.ring, item.key, item.kind.number, raw, mark)
+                    content, notes = open_token(item.ring, item.key, number, raw, mark)
             except NoMatchingKey:
                 locked.append(_Stored(item, item.key, item.tokenize, raw))
             except CorruptData:
@@ -164,16 +168,20 @@ class Engine:
         inconsistent: list[TokenItem] = []
         duplicates: _Duplicates = []
         ring: Keyring | None = None
-        cache: NamesAndDeriver
+        kind: TokenType | None = None
         for item in items:
             item.result = None
             if item.ring is not ring:
-                ring, cache = item.ring, self._layout.prepare(item.ring)
+                ring = item.ring
+                cache = self._layout.prepare(ring)
+                of_value, of_token = cache.of_value, cache.of_token
             if item.origin is not None:
                 inconsistent.append(item)
                 continue
-            name = cache.of_value if item.tokenize else cache.of_token
-            item.key = key = name(item.data, item.kind.number)
+            if item.kind is not kind:
+                kind = item.kind
+                number = kind.number
+            item.key = key = (of_value if item.tokenize else of_token)(item.data, number)
             first = by_key.setdefault(key, item)  # the first of equal items decides
             if first is not item:
                 duplicates.append((item, first))
@@ -233,8 +241,7 @@ class Engine:
         A value that is known after all costs what its token took to draw and to seal. Batches of new values mostly come
         in a row, and each saves a round trip.
         """
-        for item in items.values():
-            draw_first(item)
+        draw_first(items.values())
         fresh = [item for item in items.values() if item.result is None and item.token]
         outcomes: list[Outcome] = (yield Store(self._layout.rows(fresh, now))) if fresh else []
         for item, (what, *_) in zip(fresh, outcomes, strict=True):
@@ -247,15 +254,15 @@ class Engine:
 
     def _make(self, items: list[TokenItem], now: int, mark: Any) -> Steps:
         """Make a token for each value that has no token."""
-        for item in items:
-            draw_first(item)
+        draw_first(items)
+        waiting = items
         for _ in range(WRITE_ROUNDS_MAX):
-            waiting = [item for item in items if item.result is None]
+            if fresh := [item for item in waiting if item.result is None and item.token and not item.existing]:
+                yield from self._write(fresh, now, mark, adopt=False)
+            waiting = [item for item in waiting if item.result is None]
             if not waiting:
                 return
-            if fresh := [item for item in waiting if item.token and not item.existing]:
-                yield from self._write(fresh, now, mark, adopt=False)
-            if adoptable := [item for item in waiting if item.existing and item.result is None]:
+            if adoptable := [item for item in waiting if item.existing]:
                 yield from self._write(adoptable, now, mark, adopt=True)
             if taken := [item for item in waiting if item.result is None and not item.token]:
                 yield from self._probe(taken, mark)
@@ -267,6 +274,10 @@ class Engine:
         """Write the entries of each item's candidate. If entries exist already, they decide how the item goes on."""
         rows = self._layout.rows(items, now)
         outcomes: list[Outcome] = yield Adopt(rows) if adopt else Store(rows)
+        if outcomes.count(WRITTEN) == len(items):  # the usual case
+            for item in items:
+                item.result, item.existing = item.token, b""
+            return
         found = [
             _Stored(item, row.h_key if what == "value" else row.t_key, what == "value", raw)
             for item, row, (what, raw, _) in zip(items, rows, outcomes, strict=True)
@@ -350,7 +361,7 @@ def _take_winner(item: TokenItem, raw: bytes, opened: _Content) -> None:
         item.result = _DISABLED
     else:
         item.tombstone, item.first_counter = raw, notes.next_counter
-        draw_first(item)
+        draw_first([item])
 
 
 def _check_candidate(item: TokenItem, candidate: Candidate, raw: bytes, content: _Content) -> None:

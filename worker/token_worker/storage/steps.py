@@ -1,6 +1,6 @@
 """Steps that the token engine asks of the token storage. They are data; ``storage.tokens`` executes them."""
 
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from token_worker.errors import Unavailable
 
@@ -63,6 +63,10 @@ class Outcome(NamedTuple):
     what: Literal["written", "value", "token", "changed", "broken", "away"]
     raw: bytes = b""
     error: Unavailable | None = None
+
+
+WRITTEN: Final = Outcome("written")
+"""The outcome of nearly every row."""
 
 
 class Claim(NamedTuple):

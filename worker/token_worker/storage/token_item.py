@@ -3,12 +3,12 @@
 Names of entries and derivation keys are computed once for a keyring, and kept in it. Pure.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import msgspec
 
-from token_worker.acra.value_types import TokenType
+from token_worker.acra.value_types import EMAIL, TokenType
 from token_worker.errors import Refused, Unavailable
 from token_worker.keys.keyring import Keyring, OwnerCache
 from token_worker.tokens.derivation import PLAIN, Deriver, Form, Origin, tries
@@ -100,23 +100,33 @@ def prepared(ring: Keyring) -> NamesAndDeriver:
     return cache
 
 
-def draw_first(item: TokenItem) -> None:
-    """Draw the first candidate of an item. If its value can get no token now, set the result that says why."""
-    item.candidates, item.existing, item.token = None, b"", b""
-    if item.ring.unsettled is not None:
-        item.result = item.ring.unsettled
-        return
-    if item.format is None:
-        try:
-            item.kind.check_new(item.data)
-        except Refused as refused:
-            item.result = refused.with_traceback(None)  # its frames hold the values of the whole batch
-            return
-    item.counter = item.first_counter
-    item.token = prepared(item.ring).deriver.token(form_of(item), item.data, item.counter, item.origin)
-    if item.token == item.data:
-        item.candidates = _derived(item)
-        item.token, item.counter = next(item.candidates, (b"", 0))
+def draw_first(items: Iterable[TokenItem]) -> None:
+    """Draw the first candidate of each item. If a value can get no token now, set the result that says why."""
+    ring: Keyring | None = None
+    for item in items:
+        if item.ring is not ring:
+            ring = item.ring
+            derive = prepared(ring).deriver.token
+        item.candidates, item.existing, item.token = None, b"", b""
+        if ring.unsettled is not None:
+            item.result = ring.unsettled
+            continue
+        form: Form | None = item.format
+        data = item.data
+        if form is None:
+            kind = item.kind
+            if kind is EMAIL:  # values of the other types can always get one
+                try:
+                    kind.check_new(data)
+                except Refused as refused:
+                    item.result = refused.with_traceback(None)  # its frames hold the values of the whole batch
+                    continue
+            form = PLAIN[kind.name]
+        item.counter = counter = item.first_counter
+        item.token = token = derive(form, data, counter, item.origin)
+        if token == data:
+            item.candidates = _derived(item)
+            item.token, item.counter = next(item.candidates, (b"", 0))
 
 
 def candidates_left(item: TokenItem) -> Iterator[Candidate]:

@@ -6,6 +6,7 @@ if one of them exists; then a script writes them row by row. The invariants are 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from token_worker.chunks import bounded_chunks
@@ -15,7 +16,7 @@ from token_worker.redis.script import Script
 from token_worker.storage.acra.layout import AcraLayout
 from token_worker.storage.durability import DurabilityBarrier, NoBarrier
 from token_worker.storage.layout import Layout
-from token_worker.storage.steps import Adopt, Claim, Lookup, Outcome, Row, Step, Store
+from token_worker.storage.steps import WRITTEN, Adopt, Claim, Lookup, Outcome, Row, Step, Store
 
 KEYS_PER_COMMAND = 1000
 """Most keys of one command or script, so that other clients of the server wait for a few milliseconds at most."""
@@ -27,7 +28,6 @@ _STORE = Script(__package__, "store.lua")
 _ADOPT = Script(__package__, "adopt.lua")
 _TOUCH = Script(__package__, "touch.lua")
 
-_WRITTEN = Outcome("written")
 _OUTCOMES: dict[bytes, Any] = {b"h": "value", b"t": "token", b"c": "changed", b"x": "broken"}
 
 
@@ -91,7 +91,7 @@ class TokenStorage:
             entries += (h_key, h_value, t_key, t_value) if h_value else (t_key, t_value)
         keys = entries[::2]
         if len(set(keys)) == len(keys) and self._link.call("MSETNX", *entries) == 1:
-            return [_WRITTEN] * len(rows)
+            return [WRITTEN] * len(rows)
         return self._write(_STORE, rows)
 
     def _write(self, script: Script, rows: Sequence[Row]) -> Iterator[Outcome]:
@@ -101,7 +101,7 @@ class TokenStorage:
             keys += (h_key or t_key, t_key)
             args += (h_value, t_value, h_old)
         for raw in self._link.run(script, keys, args):
-            yield Outcome(_OUTCOMES[raw[:1]], raw[1:]) if raw else _WRITTEN
+            yield Outcome(_OUTCOMES[raw[:1]], raw[1:]) if raw else WRITTEN
 
     def _claim(self, rows: list[tuple[bytes, bytes]]) -> list[bytes]:
         held: list[bytes] = []
@@ -125,6 +125,8 @@ class TokenStorage:
                 return  # reading works without this write; the time of last use is moved another day
 
 
-def _parts(rows: list[Row]) -> Iterator[list[Row]]:
+def _parts(rows: list[Row]) -> Iterable[list[Row]]:
+    if 2 * len(rows) <= KEYS_PER_COMMAND and sum(map(len, chain.from_iterable(rows))) <= BYTES_PER_COMMAND:
+        return (rows,) if rows else ()  # the usual case: even with their names they are small
     counts, sizes = [2] * len(rows), [len(row.h_value) + len(row.t_value) + len(row.h_old) for row in rows]
     return bounded_chunks(rows, counts, sizes, max_count=KEYS_PER_COMMAND, max_size=BYTES_PER_COMMAND)

@@ -261,6 +261,10 @@ PLAIN: Final[dict[str, Form]] = {
 """By type: how tokens without a format are drawn."""
 
 
+_PLAIN_STR = PLAIN["str"]
+_COUNTER_0 = bytes(4)
+
+
 class Deriver:
     """Derives the tokens of one owner from the symmetric key that seals."""
 
@@ -273,12 +277,18 @@ class Deriver:
 
     def token(self, form: Form, value: bytes, counter: int, origin: Origin | None = None) -> bytes:
         """Derive the candidate with this counter for an encoded value. With ``origin`` the token is inconsistent."""
-        message = form.field + len(value).to_bytes(4, "big") + value
+        length = len(value)
+        message = form.field + length.to_bytes(4, "big") + value
         mac = self._consistent
         if origin is not None:
             message += lp(origin.stream) + lp(origin.entry) + origin.item.to_bytes(4, "big")
             mac = self._inconsistent
-        return form.draw(ByteStream(mac(message + counter.to_bytes(4, "big")), mac), value)
+        digest = mac(message + (counter.to_bytes(4, "big") if counter else _COUNTER_0))
+        if form is _PLAIN_STR:  # without a stream: the first 64 bytes are enough, unless the token is long
+            token = digest.translate(*_STR)[:length]
+            if len(token) == length:
+                return token
+        return form.draw(ByteStream(digest, mac), value)
 
 
 def _hmac_sha512(key: bytes) -> Callable[[bytes], bytes]:

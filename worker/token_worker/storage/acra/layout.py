@@ -73,12 +73,15 @@ class AcraLayout:
         ivs = secure_cell.random_ivs(2 * len(items))
         seal = self._sealing.seal
         rows: list[Row] = []
+        ring: Keyring | None = None
         for item in items:
-            data_key = data_keys[item.ring]
+            if item.ring is not ring:
+                ring = item.ring
+                data_key, of_token = data_keys[ring], self.prepare(ring).of_token
             number = item.kind.number
             h_value = seal(data_key, item.token, next(ivs), times) if item.origin is None else b""
             t_value = item.existing or seal(data_key, encode_token_value(item.data, number), next(ivs), times)
-            rows.append(Row(item.key, self.prepare(item.ring).of_token(item.token, number), h_value, t_value))
+            rows.append(Row(item.key, of_token(item.token, number), h_value, t_value))
         return rows
 
     def touch(self, raw: bytes, now: int) -> bytes:
