@@ -18,8 +18,8 @@ from token_worker.keys.layout_watch import LayoutWatch
 from token_worker.keys.live_master_keys import LiveMasterKeys
 from token_worker.keys.sample import try_sample
 from token_worker.keys.store import KeyStore, ListedKeyStore, RedisKeyStore
+from token_worker.redis.cluster_pipeline import ClusterPipeline
 from token_worker.redis.connect import make_link, make_tokens_link
-from token_worker.redis.link import RedisLink
 from token_worker.service import hangup
 from token_worker.service.committer import Committer
 from token_worker.service.handler import Handler
@@ -249,7 +249,7 @@ def _layout_watch(settings: Settings, state: WorkerState) -> LayoutWatch:
 
 def _token_storage(settings: Settings, watch: LayoutWatch, layout: LayoutName) -> TokenStore:
     link, durability, most_ms = watch.link, Durability.parse(settings.durability), settings.claim_idle_ms // 3
-    if isinstance(link, RedisLink):
+    if not isinstance(link, ClusterPipeline):
         barrier = DurabilityBarrier(link, durability, most_ms) if any(durability) else NoBarrier()
         return TokenStorage(link, barrier, make_layout(layout))
     if layout == "acra":
@@ -257,9 +257,8 @@ def _token_storage(settings: Settings, watch: LayoutWatch, layout: LayoutName) -
             "TOKEN_WORKER_TOKENS_URL: is that of a cluster, but tokens in Acra's layout need one primary:"
             " set the address of a server or of Sentinels"
         )
-    return ClusterTokenStorage(
-        link, make_layout(layout), ClusterBarrier(link, durability, most_ms) if any(durability) else None
-    )
+    in_cluster = ClusterBarrier(link, durability, most_ms) if any(durability) else None
+    return ClusterTokenStorage(link, make_layout(layout), in_cluster)
 
 
 def _spans(settings: Settings) -> "Spans | None":
