@@ -1,5 +1,6 @@
 """The monitor shows in a real browser what the servers hold, also while they are away, and reads no value."""
 
+import base64
 import re
 import subprocess
 import sys
@@ -260,6 +261,46 @@ def test_keyboard_and_narrow_screen(opened: Callable[..., "Page"]) -> None:
         style = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert style == "solid" or page.evaluate("document.activeElement === document.body")
     assert {"wide-routes", "wide-workers", "/operations", "/metrics"} <= reached
+
+
+MOST_FREQUENT = """async ([png, right]) => {
+    const bytes = Uint8Array.from(atob(png), char => char.charCodeAt(0));
+    const image = await createImageBitmap(new Blob([bytes]));
+    const context = new OffscreenCanvas(image.width, image.height).getContext("2d");
+    context.drawImage(image, 0, 0);
+    const {data} = context.getImageData(right ? image.width - 4 : 3, 0, 1, image.height);
+    const counts = {};
+    for (let at = 0; at < data.length; at += 4) {
+        const colour = data.slice(at, at + 3).join();
+        counts[colour] = (counts[colour] || 0) + 1;
+    }
+    return Object.entries(counts).sort((one, other) => other[1] - one[1])[0][0];
+}"""
+"""The colour that most pixels have, near the left or the right edge of a picture."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_table_that_goes_on_is_seen_to_do_so(opened: Callable[..., "Page"], scheme: str) -> None:
+    """On a narrow screen a shadow lies on the side on which a table goes on, and on no other side."""
+    shown = Shown(look_of(routes_named("tokenize:requests")))
+    page = opened(f"{shown.url}?refresh=off", viewport={"width": 400, "height": 800}, color_scheme=scheme)
+    table = page.locator("#wide-routes")
+
+    def edges() -> tuple[str, str]:
+        """The colours at the left and the right edge."""
+        png = base64.b64encode(table.screenshot()).decode()
+        return page.evaluate(MOST_FREQUENT, [png, False]), page.evaluate(MOST_FREQUENT, [png, True])
+
+    back = {"light": "255,255,255", "dark": "13,17,23"}[scheme]
+    left, right = edges()
+    assert (left == back, right == back) == (True, False)
+    table.evaluate("it => it.scrollLeft = it.scrollWidth / 4")
+    assert back not in edges()
+    table.evaluate("it => it.scrollLeft = it.scrollWidth")
+    left, right = edges()
+    assert (left == back, right == back) == (False, True)
+    page.set_viewport_size({"width": 1900, "height": 800})
+    assert edges() == (back, back)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
