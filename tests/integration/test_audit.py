@@ -39,7 +39,7 @@ CHANGING = {
 }
 """Commands that change keys, tokens or streams."""
 
-CHANGING_ELSEWHERE = {"keys drop-previous", "tokens layout"}
+CHANGING_ELSEWHERE = {"keys drop-previous", "tokens layout", "tokens migrate"}
 """Commands that change Vault alone, or an empty token storage; their lines are tested where they are."""
 
 LOOKING = {

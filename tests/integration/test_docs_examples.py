@@ -27,10 +27,11 @@ TESTED_ELSEWHERE = {
     "docs/compose.md",
     "docs/kubernetes.md",
     "docs/logs.md",
+    "docs/migrate.md",
     "docs/testing.md",
     "docs/upgrade.md",
 }
-"""Pages of ``test_backup``, ``test_deployment``, ``test_logs``, ``test_testing_project`` and ``test_upgrade``."""
+"""Pages of tests with these names, and of ``test_deployment`` and ``test_testing_project``."""
 
 OF_OPERATORS = {
     "docs/keys.md",

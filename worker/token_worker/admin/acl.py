@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from token_worker.admin.migrate_scan import PLACE
 from token_worker.errors import CheckFailed
 from token_worker.keys.index_key import index_folder
 from token_worker.keys.layout_record import TOKENS_RECORD, LayoutName, layout_path
@@ -262,12 +263,14 @@ def _on_storage(
     yield User("tokens", "worker", "token-worker", ("ping", *waiting), tuple(selectors))
     changing = ("mget", "get", "set", "del", *_SCRIPTS)
     on_keys = Selector((*changing, "exists"), (*key_places, f"~{of_keys}"))
-    on_tokens = Selector(changing, tokens), Selector(("get", "set", *_SCRIPTS), (f"~{of_tokens}",))
+    on_tokens = [Selector(changing, tokens), Selector(("get", "set", *_SCRIPTS), (f"~{of_tokens}", f"~{PLACE}"))]
+    if waiting:
+        on_tokens.append(Selector(("set",), (f"%W~{MARK}",)))
     looking_at_record = Selector(("mget",), (f"%R~{of_keys}",))
     yield User("keys", "monitor", "token-monitor", ("time", "info", "scan"), (looking_at_record,))
     yield User("tokens", "monitor", "token-monitor", ("time", "info"), (reading_record,))
     yield User("keys", "operator", "token-operator", ("scan",), (on_keys,))
-    yield User("tokens", "operator", "token-operator", ("scan",), on_tokens)
+    yield User("tokens", "operator", "token-operator", ("scan", *waiting), tuple(on_tokens))
 
 
 def merge(found: Iterable[User]) -> User:

@@ -23,6 +23,7 @@ from token_worker.cli.tokens_choice import (
     report,
 )
 from token_worker.cli.tokens_layout import layout
+from token_worker.cli.tokens_migrate import migrate
 from token_worker.cli.tokens_verify import verify
 from token_worker.contract.messages import Format, TypeName
 from token_worker.contract.values import encode_value
@@ -40,7 +41,7 @@ def tokens() -> None:
     """Look at the tokens of a client or zone, and change them."""
 
 
-for command in (disable, enable, remove, reencrypt, verify, layout):
+for command in (disable, enable, remove, reencrypt, verify, layout, migrate):
     tokens.add_command(command)
 
 

@@ -1,0 +1,168 @@
+"""Tokens of every kind in one layout, and what has to be true of them after they were moved into the other."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any, NamedTuple
+
+from harness.direct import DirectHandler, Message
+from harness.key_places import Killed
+from harness.servers import Valkey
+from token_worker.acra.owner import Owner
+from token_worker.admin.index_keys import owners_with_keys
+from token_worker.admin.key_store import RedisAdminStore
+from token_worker.admin.migrate_stages import Stage, open_stage
+from token_worker.keys.cache import KeyCache
+from token_worker.keys.index_key import index_path, seal_index_key
+from token_worker.keys.layout_record import LayoutName
+from token_worker.keys.store import RedisKeyStore, new_key, wrap
+from token_worker.redis.address import RedisSettings
+from token_worker.redis.link import RedisLink
+
+CLIENT = Owner("client", "shop-frontend")
+ZONE = Owner("zone", "DDDDDDDDzoneone")
+FOLDER = ".acrakeys"
+FORMATS: list[Message] = [{"name": "card", "kind": "pan", "keep_first": 6, "min_space": 1000}]
+
+OF_ALL_KINDS: list[Message] = [
+    {"type": "int32", "value": -7},
+    {"type": "int64", "value": 2**60},
+    {"type": "str", "value": "a value of many words"},
+    {"type": "str", "value": "x"},
+    {"type": "bytes", "value": "AAEC/w=="},
+    {"type": "email", "value": "grace@navy.example"},
+    {"type": "str", "value": "4111111111111111", "format": "card"},
+    {"type": "str", "value": "with a zone", "zone_id": ZONE.id},
+    {"type": "str", "value": "ü" * 300},
+]
+"""Requests without ``op`` and ``client_id``."""
+
+
+class Given(NamedTuple):
+    """A token that was given for a request."""
+
+    request: Message
+    token: Any
+
+    def __repr__(self) -> str:
+        """Show neither value nor token: a test that fails prints this."""
+        return f"Given({self.request['type']})"
+
+
+class Token(NamedTuple):
+    """What a layout answers for a token, without its value: errors by their codes."""
+
+    tokenized: str
+    detokenized: str
+
+
+class Moving:
+    """A server with keys and index keys of a client and a zone.
+
+    Args:
+        server: holds keys and tokens.
+        master_key: of the key storage.
+    """
+
+    def __init__(self, server: Valkey, master_key: bytes) -> None:
+        self.server = server
+        self.master_key = master_key
+        self.storage: Any = server.client()
+        self.keys = {owner: new_key() for owner in (CLIENT, ZONE)}
+        for owner, key in self.keys.items():
+            self.storage.set(f"{FOLDER}/{owner.key_name}", wrap(key, master_key, owner))
+            self.storage.set(index_path(FOLDER, owner), seal_index_key(new_key(), master_key, owner))
+
+    def close(self) -> None:
+        self.storage.close()
+
+    def ask(self, layout: LayoutName, requests: Sequence[Message]) -> list[Message]:
+        """Replies of a worker that has just started in this layout."""
+        with DirectHandler(self.server, self.master_key, formats=FORMATS, layout=layout) as handler:
+            return handler.ask([{"client_id": CLIENT.id, **request} for request in requests])
+
+    def give(self, requests: Sequence[Message], layout: LayoutName = "acra") -> list[Given]:
+        """Tokenize. Every request must get a token."""
+        replies = self.ask(layout, [{"op": "tokenize", **request} for request in requests])
+        assert {reply["status"] for reply in replies} == {"ok"}
+        return [Given(request, reply["value"]) for request, reply in zip(requests, replies, strict=True)]
+
+    def answers(self, layout: LayoutName, given: Sequence[Given]) -> list[Token]:
+        """What a worker answers for these tokens and their values: ``same``, ``other``, or the code of an error."""
+        back = [_without_form(request) | {"op": "detokenize", "value": token} for request, token in given]
+        values = self.ask(layout, back)
+        tokens = self.ask(layout, [{"op": "tokenize", **request} for request, _ in given])
+        return [
+            Token(_compare(token, each.token), _compare(value, each.request["value"]))
+            for each, token, value in zip(given, tokens, values, strict=True)
+        ]
+
+    def names(self, pattern: str) -> list[bytes]:
+        """Names in the storage."""
+        return sorted(self.storage.scan_iter(pattern, count=1000))
+
+    @property
+    def dense(self) -> dict[bytes, bytes]:
+        """All entries of the dense layout, as they are stored."""
+        names = [name for name in self.names("[tv]" + "?" * 15) if not name.startswith(b"token-worker")]
+        return dict(zip(names, self.storage.mget(names), strict=True)) if names else {}
+
+    @contextmanager
+    def stage(self, fuse: "Kill | None" = None) -> Iterator[Stage]:
+        """The stages of the command, in this process."""
+        address = RedisSettings(url=self.server.url)
+        with (
+            closing(RedisLink("keys", address, raise_server_errors=True)) as keys_link,
+            closing(RedisLink("tokens", address, raise_server_errors=True)) as link,
+        ):
+            store = RedisAdminStore(keys_link, FOLDER)
+            keys = KeyCache(RedisKeyStore(keys_link, FOLDER), self.master_key, with_index=True)
+            if fuse is not None:
+                fuse.wire(link)
+                fuse.wire(keys_link)
+            yield open_stage(
+                store,
+                link,
+                keys,
+                owners_with_keys(store),
+                rate=float("inf"),
+                progress=lambda _part, _tally: None,
+                needs_all=True,
+            )
+
+
+class Kill:
+    """Ends a process at its n-th command to a server: from then on no command is done.
+
+    Attributes:
+        calls: commands so far.
+    """
+
+    def __init__(self, at: int = 0, *, before: bool = False) -> None:
+        self.calls = 0
+        self._at = at
+        self._before = before
+
+    def wire(self, link: RedisLink) -> None:
+        """Let the commands of a connection count."""
+        call: Callable[..., Any] = link.call
+
+        def counted(*command: Any) -> Any:
+            self.calls += 1
+            if self._at and (self.calls > self._at or (self._before and self.calls == self._at)):
+                raise Killed
+            answer = call(*command)
+            if self.calls == self._at:
+                raise Killed
+            return answer
+
+        link.call = counted  # type: ignore[method-assign]
+
+
+def _without_form(request: Message) -> Message:
+    return {name: member for name, member in request.items() if name not in ("format", "consistent")}
+
+
+def _compare(reply: Message, expected: object) -> str:
+    if reply["status"] != "ok":
+        return str(reply["error"]["code"])
+    return "same" if str(reply["value"]) == str(expected) else "other"  # large numbers are text in JSON

@@ -1,0 +1,550 @@
+"""``token-worker tokens migrate``: tokens are moved between the layouts of the token storage, and none differs."""
+
+import json
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import quick
+from harness.direct import Vectors
+from harness.doc_pages import page
+from harness.doc_runner import Reader
+from harness.key_places import Killed
+from harness.moving import CLIENT, FOLDER, OF_ALL_KINDS, ZONE, Given, Kill, Moving, Token
+from harness.servers import Valkey
+from harness.stack import Stack, wait_until
+from token_worker.acra.owner import Owner
+from token_worker.acra.token_entry import EntryNames, decode_entry, encode_entry, encode_token_value
+from token_worker.acra.value_types import TYPES
+from token_worker.admin import migrate_stages
+from token_worker.admin.entry_store import ServerEntries
+from token_worker.admin.layout import read_records
+from token_worker.admin.migrate import Tally
+from token_worker.admin.migrate_scan import Place, Walk, read_place, save_place
+from token_worker.admin.migrate_stages import copy, drop, finish
+from token_worker.admin.stored_tokens import Token as StoredToken
+from token_worker.admin.tokens import TokenAdmin, TokenFilter
+from token_worker.errors import CheckFailed
+from token_worker.keys.index_key import index_path, seal_index_key
+from token_worker.keys.keyring import DataKeyCache, Keyring
+from token_worker.keys.layout_record import LayoutName, layout_path
+from token_worker.keys.store import new_key
+from token_worker.storage.durability import NoBarrier
+
+NAMES = EntryNames(CLIENT)
+STR = TYPES["str"].number
+SAME = Token("same", "same")
+DISABLED = Token("token_disabled", "token_disabled")
+
+
+@pytest.fixture
+def moving(storage_server: Valkey) -> Iterator[Moving]:
+    """A storage with keys and index keys, and no token yet."""
+    with closing(Moving(storage_server, secrets.token_bytes(32))) as moving:
+        yield moving
+
+
+def words(count: int) -> list[dict[str, Any]]:
+    return [{"type": "str", "value": f"value {number}"} for number in range(count)]
+
+
+def t_name(given: Given) -> bytes:
+    return NAMES.of_token(given.token.encode(), STR)
+
+
+def v_name(given: Given) -> bytes:
+    return NAMES.of_value(given.request["value"].encode(), STR)
+
+
+def set_disabled(moving: Moving, given: Given, *, disabled: bool, half: str = "both") -> None:
+    """Disable or enable a text of the client in Acra's layout, as the commands do."""
+    for name in {"both": [t_name(given), v_name(given)], "token": [t_name(given)], "value": [v_name(given)]}[half]:
+        moving.storage.set(name, encode_entry(decode_entry(moving.storage.get(name))._replace(disabled=disabled)))
+
+
+def copied(moving: Moving, to: LayoutName = "dense") -> Tally:
+    with moving.stage() as stage:
+        return copy(stage, to, dry_run=False, resume=False)
+
+
+def finished(moving: Moving, to: LayoutName = "dense", leave: Any = frozenset(), before_check: Any = None) -> Tally:
+    """Finish. ``before_check`` is called just before the second scan."""
+    calls = 0
+
+    def check_workers() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2 and before_check is not None:
+            before_check()
+
+    with moving.stage() as stage:
+        return finish(stage, to, leave=leave, check_workers=check_workers, barrier=NoBarrier(), dry_run=False).tally
+
+
+def layout_of(moving: Moving) -> tuple[LayoutName, str | None]:
+    """The layout in use, and the problem of the records, if there is one."""
+    with moving.stage() as stage:
+        found = read_records(stage.store, stage.link)
+    problem = found.problem()
+    return found.layout, None if problem is None else str(problem)
+
+
+@pytest.mark.parametrize("name", ["storage_server", "redis82_server"])
+def test_tokens_of_every_kind_move_both_ways(name: str, request: pytest.FixtureRequest) -> None:
+    """Every type, form and state answers the same after the move, and after the way back, when the old entries went."""
+    with closing(Moving(request.getfixturevalue(name), secrets.token_bytes(32))) as moving:
+        given = moving.give(OF_ALL_KINDS)
+        off, *_ = moving.give(words(3))
+        set_disabled(moving, off, disabled=True)
+        days = [decode_entry(moving.storage.get(key)).created // 86400 for key in (t_name(off), v_name(off))]
+        [alone] = moving.give([{"type": "int64", "value": 5, "consistent": False}])
+
+        tally = copied(moving)
+        assert (tally.counts["copied"], tally.counts["inconsistent"]) == (len(given) + 3, 1)
+        with pytest.raises(CheckFailed, match="1 tokens that were drawn inconsistently"):
+            finished(moving)
+        tally = finished(moving, leave=migrate_stages.INCONSISTENT)
+        assert (tally.counts["copied"], tally.counts["same"]) == (0, len(given) + 3)
+        assert layout_of(moving) == ("dense", None)
+        assert moving.answers("dense", [*given, off]) == [*[SAME] * len(given), DISABLED]
+        with moving.stage() as stage:
+            assert drop(stage, "acra", even_changed=False, dry_run=False).counts["dropped"] == len(given) + 3
+        [left] = moving.names("tokens/*")  # the token that cannot be moved
+        assert moving.answers("dense", [*given, off]) == [*[SAME] * len(given), DISABLED]
+
+        new = moving.give([{"type": "str", "value": "made in the dense layout"}], "dense")
+        copied(moving, "acra")
+        finished(moving, "acra")
+        with moving.stage() as stage:
+            drop(stage, "dense", even_changed=False, dry_run=False)
+        assert moving.dense == {}
+        assert layout_of(moving) == ("acra", None)
+        assert moving.answers("acra", [*given, off, *new]) == [*[SAME] * len(given), DISABLED, SAME]
+        [back] = moving.ask("acra", [{"op": "detokenize", "type": "int64", "value": alone.token}])
+        assert back["value"] == "5"
+        assert left in moving.names("tokens/*")
+        assert days == [decode_entry(moving.storage.get(key)).created // 86400 for key in (t_name(off), v_name(off))]
+
+
+def test_tokens_that_acra_wrote_move(storage_server: Valkey) -> None:
+    """Entries that AcraServer wrote itself answer the same in the dense layout."""
+    vectors = Vectors("acra-types")
+    with closing(Moving(storage_server, vectors.master_key)) as moving:
+        moving.storage.flushall()
+        vectors.load(storage_server)
+        owners = [name.decode().removeprefix(f"{FOLDER}/") for name in moving.names(f"{FOLDER}/*_storage_sym")]
+        for name in owners:
+            owner = Owner("client", name.removesuffix("_storage_sym"))
+            moving.storage.set(index_path(FOLDER, owner), seal_index_key(new_key(), vectors.master_key, owner))
+        tally = finished(moving, leave=migrate_stages.INCONSISTENT)
+        assert tally.counts["copied"] > 0
+        given = [
+            Given({name: case[name] for name in ("client_id", "type", "value")}, case["token"])
+            for case in vectors.cases
+            if case.get("consistent", True)
+        ]
+        assert set(moving.answers("dense", given)) == {SAME}
+
+
+def test_copy_finds_nothing_to_do_when_it_is_run_again(moving: Moving) -> None:
+    """A second copy writes nothing, and on another day neither: entries keep the day of their creation."""
+    moving.give(words(30))
+    copied(moving)
+    before = moving.dense
+    tally = copied(moving)
+    assert (tally.counts["copied"], tally.counts["same"]) == (0, 30)
+    assert moving.dense == before
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_killed_at_any_command_and_run_again(moving: Moving, before: bool) -> None:
+    """Copy and finish, killed before or after any of their commands and run again, leave no token that differs."""
+    given = moving.give([*words(20), *OF_ALL_KINDS])
+    set_disabled(moving, given[3], disabled=True)
+    expected = [DISABLED if number == 3 else SAME for number in range(len(given))]
+    start = set(moving.names("*"))
+    for at in range(1, 1000, 3 if before else 1):
+        for name in set(moving.names("*")) - start:
+            moving.storage.delete(name)
+        try:
+            with moving.stage(Kill(at, before=before)) as stage:
+                copy(stage, "dense", dry_run=False, resume=False)
+                finish(
+                    stage, "dense", leave=frozenset(), check_workers=lambda: None, barrier=NoBarrier(), dry_run=False
+                )
+        except Killed:
+            if layout_of(moving)[0] == "acra":
+                finished(moving)
+            assert layout_of(moving) == ("dense", None)
+            assert len(moving.dense) == 2 * len(given)
+            if at % 5 == 0:
+                assert moving.answers("dense", given) == expected
+        else:
+            break
+    assert at > 20
+    assert moving.answers("dense", given) == expected
+
+
+def test_killed_way_back_and_run_again(moving: Moving) -> None:
+    """The way back, and the drop after it, may be killed and run again as well."""
+    given = moving.give(words(20))
+    finished(moving)
+    with moving.stage() as stage:
+        drop(stage, "acra", even_changed=False, dry_run=False)
+    for at in range(1, 200):
+        try:
+            with moving.stage(Kill(at)) as stage:
+                if layout_of(moving)[0] == "dense":
+                    finish(
+                        stage, "acra", leave=frozenset(), check_workers=lambda: None, barrier=NoBarrier(), dry_run=False
+                    )
+                drop(stage, "dense", even_changed=False, dry_run=False)
+        except Killed:
+            continue
+        break
+    assert layout_of(moving) == ("acra", None)
+    assert moving.dense == {}
+    assert set(moving.answers("acra", given)) == {SAME}
+
+
+def test_changes_between_copy_and_finish_are_moved(moving: Moving) -> None:
+    """A token disabled, enabled, removed or created after the copy is right after the finish."""
+    given = moving.give(words(6))
+    set_disabled(moving, given[1], disabled=True)
+    copied(moving)
+    change_after_copy(moving, given)
+    tally = finished(moving)
+    assert (tally.counts["copied"], tally.counts["changed"], tally.counts["twins_deleted"]) == (3, 2, 1)
+    assert_changes_are_moved(moving, given)
+
+
+def change_after_copy(moving: Moving, given: list[Given]) -> None:
+    set_disabled(moving, given[0], disabled=True)
+    set_disabled(moving, given[1], disabled=False)
+    moving.storage.delete(t_name(given[2]), v_name(given[2]))
+    given += moving.give([{"type": "str", "value": "created later"}])
+
+
+def assert_changes_are_moved(moving: Moving, given: list[Given]) -> None:
+    removed = given.pop(2)
+    back = {"op": "detokenize", **removed.request, "value": removed.token}
+    assert moving.ask("dense", [back])[0].get("error", {}).get("code") == "token_not_found"
+    assert moving.answers("dense", given) == [DISABLED, *[SAME] * 5]
+
+
+def test_finish_without_the_second_scan_is_found(moving: Moving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test before this one fails if the finish takes the first copy for the truth."""
+    given = moving.give(words(6))
+    set_disabled(moving, given[1], disabled=True)
+    copied(moving)
+    change_after_copy(moving, given)
+    monkeypatch.setattr(migrate_stages, "_bring_up_to_date", lambda *_, **__: Tally())
+    with pytest.raises(CheckFailed, match="4 tokens changed meanwhile"):  # the comparison alone finds it
+        finished(moving)
+    monkeypatch.setattr(migrate_stages, "_check_twins", lambda *_: None)
+    finished(moving)
+    with pytest.raises(AssertionError):
+        assert_changes_are_moved(moving, given)
+
+
+def test_finish_is_refused_while_somebody_writes(moving: Moving) -> None:
+    """If an entry of Acra's changes after it was copied, the layout stays, and workers can start in it."""
+    given = moving.give(words(5))
+    changes = [
+        lambda: set_disabled(moving, given[0], disabled=True),
+        lambda: moving.storage.delete(t_name(given[1]), v_name(given[1])),
+        lambda: moving.give([{"type": "str", "value": "written meanwhile"}]),
+    ]
+    for change in changes:
+        with pytest.raises(CheckFailed, match="1 tokens changed meanwhile"):
+            finished(moving, before_check=change)
+        assert layout_of(moving) == ("acra", None)
+    finished(moving)
+    assert layout_of(moving) == ("dense", None)
+
+
+def unreadable(moving: Moving, given: list[Given]) -> None:
+    entry = decode_entry(moving.storage.get(t_name(given[0])))
+    moving.storage.set(t_name(given[0]), encode_entry(entry._replace(block=entry.block[:-1])))
+
+
+def unreadable_value(moving: Moving, given: list[Given]) -> None:
+    moving.storage.set(v_name(given[0]), "no entry")
+
+
+def of_nobody(moving: Moving, _given: list[Given]) -> None:
+    other = EntryNames(Owner("client", "without-key"))
+    moving.storage.set(other.of_value(b"x", STR), "anything")
+
+
+def value_alone(moving: Moving, given: list[Given]) -> None:
+    moving.storage.delete(t_name(given[0]))
+
+
+def disabled_alone(moving: Moving, given: list[Given]) -> None:
+    set_disabled(moving, given[0], disabled=True, half="token")
+
+
+def mismatch(moving: Moving, given: list[Given]) -> None:
+    moving.storage.set(v_name(given[0]), moving.storage.get(v_name(given[1])))
+
+
+@pytest.mark.parametrize(
+    ("plant", "text"),
+    [
+        (unreadable, "1 entries that cannot be read"),
+        (unreadable_value, "1 entries that cannot be read"),
+        (of_nobody, "1 entries of clients or zones without a key"),
+        (value_alone, "1 value entries whose token entry is gone"),
+        (disabled_alone, "1 tokens with one entry disabled"),
+        (mismatch, "1 value entries that name the token of another value"),
+    ],
+)
+def test_finish_is_refused_with_entries_that_cannot_be_moved(moving: Moving, plant: Any, text: str) -> None:
+    """A finish names what cannot be moved, and leaves the layout as it is."""
+    given = moving.give(words(4))
+    plant(moving, given)
+    before = {name: moving.storage.get(name) for name in moving.names("tokens/*")}
+    with pytest.raises(CheckFailed, match=text):
+        finished(moving)
+    assert layout_of(moving) == ("acra", None)
+    assert before == {name: moving.storage.get(name) for name in moving.names("tokens/*")}
+    if plant in (unreadable, unreadable_value, of_nobody):
+        finished(moving, leave=migrate_stages.UNREADABLE | migrate_stages.INCONSISTENT)
+        assert layout_of(moving) == ("dense", None)
+        assert before == {name: moving.storage.get(name) for name in moving.names("tokens/*")}
+        assert set(moving.answers("dense", given[1:])) == {SAME}
+
+
+def test_without_index_keys_nothing_is_moved(moving: Moving) -> None:
+    """Every client and zone needs an index key; the error names the command."""
+    moving.give(words(2))
+    moving.storage.delete(index_path(FOLDER, ZONE))
+    with pytest.raises(CheckFailed, match=r"DDDDDDDDzoneone_zone_sym; make them with `token-worker keys index --all`"):
+        copied(moving)
+    moving.storage.set(index_path(FOLDER, ZONE), "no key")
+    with pytest.raises(CheckFailed, match="does not open the index key of DDDDDDDDzoneone_zone_sym"):
+        copied(moving)
+    assert moving.dense == {}
+
+
+def test_another_index_key_is_refused(moving: Moving) -> None:
+    """If the names in the storage were made with another index key, nothing is moved: it would not be found."""
+    moving.give(words(2))
+    copied(moving)
+    before = moving.dense
+    moving.storage.set(index_path(FOLDER, CLIENT), seal_index_key(new_key(), moving.master_key, CLIENT))
+    with pytest.raises(CheckFailed, match="another index key"):
+        copied(moving)
+    assert moving.dense == before
+
+
+def test_interrupted_between_the_records(moving: Moving) -> None:
+    """If only the token storage has the new record, no worker starts; the same command completes the move."""
+    given = moving.give(words(5))
+    path = layout_path(FOLDER)
+    finished(moving)
+    new = moving.storage.get(path)
+    moving.storage.set(path, new.replace(b"dense", b"acra"))
+    layout, problem = layout_of(moving)
+    assert layout == "acra"
+    assert problem is not None
+    assert "tokens migrate --to dense --finish" in problem
+    with pytest.raises(CheckFailed, match="already"):
+        finished(moving, "acra")  # takes the move back
+    assert layout_of(moving) == ("acra", None)
+    finished(moving)
+    assert layout_of(moving) == ("dense", None)
+    assert set(moving.answers("dense", given)) == {SAME}
+
+
+def test_drop_deletes_only_what_equals(moving: Moving) -> None:
+    """An entry of Acra's goes only after both entries of its twin were opened and say the same."""
+    given = moving.give(words(6))
+    with pytest.raises(CheckFailed, match="acra is the layout in use"), moving.stage() as stage:
+        drop(stage, "acra", even_changed=True, dry_run=False)
+    finished(moving)
+    with moving.stage() as stage:
+        names = stage.dense.names(stage.reader.ring(CLIENT))  # type: ignore[arg-type]
+    twins = [
+        (names.of_token(each.token.encode(), STR), names.of_value(each.request["value"].encode(), STR))
+        for each in given
+    ]
+    moving.storage.set(twins[0][0], moving.storage.get(twins[0][0])[:-1] + b"?")  # damaged
+    moving.storage.delete(twins[1][1])
+    moving.storage.set(twins[2][1], moving.storage.get(twins[3][1]))  # swapped in: does not open under this name
+    set_disabled(moving, given[4], disabled=True)  # the source changed
+    with moving.stage() as stage:
+        dry = drop(stage, "acra", even_changed=False, dry_run=True)
+        assert len(moving.names("tokens/*")) == 12
+        tally = drop(stage, "acra", even_changed=False, dry_run=False)
+    assert dry.counts == tally.counts
+    assert (tally.counts["dropped"], tally.counts["different"], tally.counts["changed_since"]) == (2, 3, 1)
+    kept = {name for each in (given[0], given[1], given[2], given[4]) for name in (t_name(each), v_name(each))}
+    assert set(moving.names("tokens/*")) == kept
+    with moving.stage() as stage:
+        assert drop(stage, "acra", even_changed=True, dry_run=False).counts["dropped"] == 1
+    assert set(moving.names("tokens/*")) == kept - {t_name(given[4]), v_name(given[4])}
+
+
+def test_removed_tokens_do_not_come_back(moving: Moving) -> None:
+    """What was removed in the dense layout is gone after the way back, though Acra's entries of it were still there."""
+    given = moving.give(words(4))
+    finished(moving)
+    for each in given[:2]:
+        remove_in_dense(moving, each)
+    [new] = moving.give([given[0].request], "dense")  # the next token of a value whose token was removed
+    assert new.token != given[0].token
+    assert len(moving.names("tokens/*")) == 8
+
+    tally = copied(moving, "acra")
+    assert tally.counts["removed"] == 2
+    finished(moving, "acra")
+
+    assert moving.answers("acra", [new, *given[2:]]) == [SAME] * 3
+    back = [{"op": "detokenize", **each.request, "value": each.token} for each in given[:2]]
+    assert {reply.get("error", {}).get("code") for reply in moving.ask("acra", back)} == {"token_not_found"}
+    assert set(moving.names("tokens/*")) == {
+        name for each in (new, *given[2:]) for name in (t_name(each), v_name(each))
+    }
+    with moving.stage() as stage:
+        tally = drop(stage, "dense", even_changed=False, dry_run=False)
+        assert (tally.counts["dropped"], tally.counts["removed"]) == (3, 2)
+        drop(stage, "dense", even_changed=True, dry_run=False)
+    assert moving.dense == {}
+    assert moving.names("c" + "?" * 15) == []
+
+
+def remove_in_dense(moving: Moving, given: Given) -> None:
+    with moving.stage() as stage:
+        keys = stage.reader.keys
+        admin = TokenAdmin(ServerEntries(stage.link), keys, CLIENT, layout="dense", rate=1e9)
+        found = admin.of_token(given.token.encode(), TYPES["str"])
+        assert isinstance(found, StoredToken)
+        assert admin.remove(found, TokenFilter())
+
+
+def test_token_that_went_to_another_value_is_moved(moving: Moving) -> None:
+    """If a token was removed after the copy, and given to another value, the finish moves it to that value."""
+    first, second = moving.give(words(2))
+    copied(moving)
+    moving.storage.delete(t_name(first), v_name(first))
+    stolen = Given(first.request, second.token)
+    moving.storage.rename(v_name(second), v_name(first))
+    ring = Keyring(CLIENT, moving.keys[CLIENT], DataKeyCache())
+    block = ring.seal(encode_token_value(first.request["value"].encode(), STR))
+    moving.storage.set(
+        t_name(second), encode_entry(decode_entry(moving.storage.get(t_name(second)))._replace(block=block))
+    )
+    finished(moving)
+    assert moving.answers("dense", [stolen]) == [SAME]
+    assert len(moving.dense) == 2
+
+
+def test_copy_goes_on_where_it_was_stopped(moving: Moving) -> None:
+    """With ``--resume`` a copy begins at the place that was saved last; a copy into the other layout does not."""
+    moving.give(words(700))
+    with moving.stage() as stage:
+        walk = Walk(stage.link, rate=float("inf"))
+        walk._saved_at = float("-inf")
+        first = next(walk.pages(stage.acra, to="dense"))
+        assert len(first.tokens) < 700
+        save_place(stage.link, Place(to="dense", cursor=stage.link.call("SCAN", "0", "COUNT", 1000)[0].decode()))
+        rest = copy(stage, "dense", dry_run=True, resume=True).counts["tokens"]
+        assert 0 < rest < 700
+        save_place(stage.link, Place(to="acra", cursor="5"))
+        assert copy(stage, "dense", dry_run=False, resume=True).counts["tokens"] == 700
+        assert read_place(stage.link, "dense") == "0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((), "give --to or --drop"),
+        (("--to", "dense", "--drop", "acra"), "give --to or --drop"),
+        (("--drop", "acra", "--finish"), "--finish needs --to"),
+        (("--to", "dense", "--finish", "--resume"), "--resume is for a copy"),
+        (("--to", "dense", "--changed"), "--changed is only for --drop"),
+        (("--to", "dense", "--leave-unreadable"), "only for --finish"),
+        (("--to", "dense", "--finish"), "Confirm with --yes"),
+    ],
+)
+def test_options_that_do_not_fit(stack: Stack, arguments: tuple[str, ...], text: str) -> None:
+    """Options without effect are refused, and a finish or drop wants a confirmation."""
+    done = stack.run("tokens", "migrate", *arguments)
+    assert done.returncode == 2
+    assert text in done.stderr
+
+
+def test_commands_beside_workers(stack: Stack, tmp_path: Path) -> None:
+    """A copy runs while workers serve; the finish waits until they are stopped; then all answers are the same.
+
+    The command has the rights of the operator that ``acl`` prints, and is audited.
+    """
+    stack.restrict(tmp_path)
+    settings = stack.settings_as("token-operator", tmp_path)
+    audited = {"TOKEN_WORKER_AUDIT_FILE": str(tmp_path / "audit.log"), **settings}
+    worker = stack.start_worker()
+    requests = [
+        {"id": str(number), "op": "tokenize", "client_id": CLIENT.id, "type": "str", "value": f"value {number}"}
+        for number in range(900)
+    ]
+    before = {number: reply["value"] for number, reply in stack.ask(requests[:600]).items()}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return stack.run("tokens", "migrate", *arguments, **audited)
+
+    done = run("--to", "dense")
+    assert (done.returncode, "keys index --all" in done.stderr) == (1, True)
+    assert stack.run("keys", "index", "--all").returncode == 0
+    command = [sys.executable, "-m", "token_worker", "tokens", "migrate", "--to", "dense", "--rate", "400"]
+    environment = stack.environment(**settings)
+    with quick.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        before |= {number: reply["value"] for number, reply in stack.ask(requests[600:]).items()}
+        assert process.wait(60) == 0
+    done = run("--to", "dense", "--finish", "--yes")
+    assert (done.returncode, "workers are running" in done.stderr) == (1, True)
+    worker.stop()
+    waiting = stack.send([{**requests[0], "id": "waits"}])
+    assert len(waiting) == 1
+    done = run("--to", "dense", "--finish", "--yes", "--json")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert shown["copied"] + shown["same"] == 900
+    assert shown["pause_seconds"] > 0
+
+    stack.start_worker()
+    wait_until(lambda: any(reply["id"] == "waits" for reply in stack.replies()), "the request that waited")
+    after = stack.ask([{**each, "id": f"again {each['id']}"} for each in requests])
+    assert all(after[f"again {number}"].get("value") == token for number, token in before.items())
+    back = [
+        {**each, "id": f"back {each['id']}", "op": "detokenize", "value": before[str(each["id"])]} for each in requests
+    ]
+    values = stack.ask(back, "detokenize")
+    assert all(values[f"back {each['id']}"].get("value") == each["value"] for each in requests)
+
+    assert "900 tokens deleted" in run("--drop", "acra", "--yes").stdout
+    assert run("--to", "dense").returncode == 1  # this is the layout already
+    [audit] = tmp_path.glob("audit-commands-*.log")
+    lines = [json.loads(line) for line in audit.read_text().splitlines()]
+    ended = [line["outcome"] for line in lines if line["event"] == "change ended"]
+    assert ended == ["failed", "done", "done", "failed"]
+    assert not any(token in audit.read_text() for token in before.values())
+
+
+def test_page_runs_as_printed(stack: Stack, tmp_path: Path) -> None:
+    """An operator can run every command of the page, with the workers stopped for the finish."""
+    worker = stack.start_worker()
+    stack.ask([{"id": "1", "op": "tokenize", "client_id": CLIENT.id, "type": "str", "value": "before"}])
+    settings = {**stack.settings, "TOKEN_WORKER_AUDIT_FILE": str(tmp_path / "audit.log")}
+    with Reader(tmp_path, settings, {}) as reader:
+        reader.follow(page("docs/migrate.md"), lambda section: section in ("1. Prepare", "2. Copy"))
+        worker.stop()
+        reader.follow(page("docs/migrate.md"), lambda section: section not in ("1. Prepare", "2. Copy"))
+    assert stack.storage.keys("tokens/*") == []
