@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-TARGETS = ("requests", "stored")
+TARGETS = ("requests", "stored", "dense")
 CASES = 100_000
 
 
@@ -32,7 +32,7 @@ def main(
     *,
     coverage: bool,
 ) -> None:
-    """Run hostile stream entries (requests) and damaged stored values (stored) through the worker's code.
+    """Run hostile stream entries (requests) and damaged stored values (stored, dense) through the worker's code.
 
     At the first case with a wrong result it prints the seed and the number of the case, and ends with exit status 1.
     """

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from fuzz.dense import Dense
 from fuzz.entries import Entries
 from fuzz.stored import Stored
 from fuzz.world import Fault, no_chance
@@ -55,7 +56,7 @@ class Target(Protocol):
         ...
 
 
-TARGETS: dict[str, type[Target]] = {target.name: target for target in (Entries, Stored)}
+TARGETS: dict[str, type[Target]] = {target.name: target for target in (Entries, Stored, Dense)}
 
 
 class Failure(NamedTuple):

@@ -23,6 +23,7 @@ from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import decode_entry
 from token_worker.contract.messages import Format
 from token_worker.errors import Code, CorruptData
+from token_worker.service.handler import Handler
 from token_worker.service.replies import Result
 from token_worker.streams.entry import Answer
 from token_worker.testing.memory import MemoryKeys
@@ -112,16 +113,9 @@ class Stored:
             Fault: a check failed.
         """
         key_of = next((case.key_of for case in cases if case.key_of is not None), None)
-        handler = self._handler
-        if key_of is not None:
-            keys = MemoryKeys()
-            keys.sealed = {**self.world.keys.sealed, cases[0].name.decode(): cases[0].raw}
-            handler = self.world.handler(self._tokens, keys)
-        entries = self._tokens.entries = self.world.entries.copy()
-        for case in cases if key_of is None else ():
-            entries[case.name] = case.raw
-            entries.pop(case.absent, None)
-        before = entries.copy()
+        self._tokens.entries = self.world.entries.copy()
+        handler = self._put(cases)
+        before = self._tokens.entries.copy()
         asked = [case.good for case in cases]
         needed = {name for case in cases for name in (case.good.h_key, case.good.t_key)}
         pool = [one for one in self._rng.sample(self.world.singles, 4 * NEIGHBOURS) if one.h_key not in needed]
@@ -139,6 +133,18 @@ class Stored:
             elif not _is_right(good, results[entry.id]):
                 raise Fault("a good neighbour has not got its right answer")
         self._compare(cases, before)
+
+    def _put(self, cases: Sequence[Case]) -> Handler:
+        """Put the damaged values in place. Return the handler that meets them."""
+        if cases[0].key_of is not None:
+            keys = MemoryKeys()
+            keys.sealed = {**self.world.keys.sealed, cases[0].name.decode(): cases[0].raw}
+            return self.world.handler(self._tokens, keys)
+        entries = self._tokens.entries
+        for case in cases:
+            entries[case.name] = case.raw
+            entries.pop(case.absent, None)
+        return self._handler
 
     def _judge(self, case: Case, result: Result, number: int) -> None:
         if _is_right(case.good, result):

@@ -10,10 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 import structlog
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuzz import run
+from fuzz.dense import Dense
 from fuzz.entries import REASONS, Entries
 from fuzz.mutations import Fields
 from fuzz.stored import DAMAGED, Case, Stored
@@ -25,6 +27,9 @@ from token_worker.service.handler import Handler
 from token_worker.service.replies import DeadLettered, Postponed, Result
 from token_worker.storage import engine
 from token_worker.storage.acra.sealing import Sealing
+from token_worker.storage.dense import entry
+from token_worker.storage.dense.layout import DenseLayout
+from token_worker.storage.layout import Notes
 from token_worker.storage.steps import Lookup
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.reply_facts import NO_FACTS
@@ -41,6 +46,7 @@ OF_REQUESTS = {
 """All outcomes that hostile requests have to reach."""
 
 OF_STORED = {*DAMAGED, "right", "swapped"}
+OF_DENSE = {"entry_unreadable", "key_unreadable", "right"}
 
 
 def fuzz(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -56,14 +62,18 @@ def outcomes(output: str) -> set[str]:
 # A sample of the cases
 
 
-@pytest.mark.parametrize(("target", "expected"), [("requests", OF_REQUESTS), ("stored", OF_STORED)])
+@pytest.mark.parametrize(
+    ("target", "expected"), [("requests", OF_REQUESTS), ("stored", OF_STORED), ("dense", OF_DENSE)]
+)
 def test_sample_of_a_fixed_seed(target: str, expected: set[str]) -> None:
     """Hostile input has right results only, and reaches every outcome."""
     done = fuzz("--target", target, "--cases", str(SAMPLE), "--seed", "1")
     assert (done.returncode, outcomes(done.stdout)) == (0, expected), done.stdout
 
 
-@pytest.mark.parametrize(("target", "expected"), [("requests", OF_REQUESTS), ("stored", OF_STORED)])
+@pytest.mark.parametrize(
+    ("target", "expected"), [("requests", OF_REQUESTS), ("stored", OF_STORED), ("dense", OF_DENSE)]
+)
 def test_sample_of_a_random_seed(target: str, expected: set[str], say: Callable[[str], None]) -> None:
     """Hostile input of another seed in every run has right results only; the run prints the seed."""
     done = fuzz("--target", target, "--cases", str(SAMPLE))
@@ -167,6 +177,34 @@ def test_any_change_of_an_entry(
         raw[at % len(raw)] = byte
     stored.begin(rng)
     stored.check([Case(good, good.needed, bytes(raw[:cut]) + tail)])
+
+
+@pytest.fixture(scope="module")
+def dense() -> Dense:
+    return Dense("hypothesis")
+
+
+@given(
+    number=st.integers(0, 179),
+    changes=st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), max_size=4),
+    cut=st.none() | st.integers(0, 600),
+    tail=st.binary(max_size=4),
+    rng=st.randoms(use_true_random=False),
+)
+@settings(max_examples=200, deadline=None)
+def test_any_change_of_a_dense_entry(
+    dense: Dense, number: int, changes: list[tuple[int, int]], cut: int | None, tail: bytes, rng: Any
+) -> None:
+    """After any change of a dense entry, the answer is entry_unreadable, and nothing is written."""
+    good = dense.world.singles[number]
+    before = dense.world.entries[good.needed]
+    raw = bytearray(before)
+    for at, byte in changes:
+        raw[at % len(raw)] = byte
+    changed = bytes(raw[:cut]) + tail
+    dense.begin(rng)
+    if changed != before:
+        dense.check([Case(good, good.needed, changed)])
 
 
 # What it would find
@@ -297,6 +335,81 @@ def test_defects_with_damage_are_found(
     """Damage that is taken for absence, answered with something, or written over does not pass."""
     break_it(monkeypatch)
     report = run.run("stored", "1", cases=5000)
+    assert report.failure is not None
+
+
+def _without(at: slice) -> Callable[[pytest.MonkeyPatch], None]:
+    """Leave a part of name and head out of what is authenticated."""
+
+    class Careless:
+        def __init__(self, key: bytes) -> None:
+            self._siv = AESSIV(key)
+
+        def encrypt(self, data: bytes, parts: list[bytes]) -> bytes:
+            return self._siv.encrypt(data, [part[at] for part in parts])
+
+        def decrypt(self, data: bytes, parts: list[bytes]) -> bytes:
+            return self._siv.decrypt(data, [part[at] for part in parts])
+
+    return lambda monkeypatch: monkeypatch.setattr(entry, "AESSIV", Careless)
+
+
+def _answered_with_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer with a value if an entry cannot be opened."""
+    opened = DenseLayout.open_value
+
+    def anything(self: DenseLayout, *given: Any) -> Any:
+        try:
+            return opened(self, *given)
+        except CorruptData:
+            return b"anything", None
+
+    monkeypatch.setattr(DenseLayout, "open_value", anything)
+
+
+def _taken_for_a_tombstone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a value whose entry cannot be opened a new token."""
+    opened = DenseLayout.open_value
+
+    def nothing(self: DenseLayout, *given: Any) -> Any:
+        try:
+            return opened(self, *given)
+        except CorruptData:
+            return b"", Notes(removed=True)
+
+    monkeypatch.setattr(DenseLayout, "open_value", nothing)
+
+
+def _unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take any check value for the right one."""
+    monkeypatch.setattr("token_worker.storage.dense.layout.compare_digest", lambda *_: True)
+
+
+def _index_key_of_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take an index key that does not open for one that is not there."""
+    monkeypatch.setattr(DenseLayout, "_without_index", lambda *_: Refused(Code.UNKNOWN_CLIENT, "no index key"))
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        _without(slice(0, 16)),
+        _without(slice(16, None)),
+        _answered_with_anything,
+        _taken_for_a_tombstone,
+        _unchecked,
+        _index_key_of_anybody,
+        _taken_for_absent,
+        _written_over,
+    ],
+    ids=["head", "name", "anything", "tombstone", "check", "index", "absent", "written over"],
+)
+def test_defects_of_the_dense_layout_are_found(
+    monkeypatch: pytest.MonkeyPatch, break_it: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    """Name or head that are not authenticated, damage that is answered or taken for absence, do not pass."""
+    break_it(monkeypatch)
+    report = run.run("dense", "1", cases=5000)
     assert report.failure is not None
 
 

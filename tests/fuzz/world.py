@@ -20,9 +20,14 @@ from token_worker.acra.value_types import TYPES
 from token_worker.contract.messages import Format, Op, Reply
 from token_worker.errors import TokenWorkerError
 from token_worker.keys.cache import KeyCache
+from token_worker.keys.index_key import seal_index_key
+from token_worker.keys.layout_record import LayoutName
 from token_worker.keys.store import new_key, wrap
 from token_worker.service.handler import Handler
 from token_worker.settings import load
+from token_worker.storage.dense import entry
+from token_worker.storage.make_layout import make_layout
+from token_worker.storage.token_item import Names
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.routes import Route
 from token_worker.testing.memory import MemoryKeys, MemoryTokens
@@ -101,7 +106,8 @@ def no_chance(rng: random.Random) -> Iterator[None]:
 class World:
     """Keys, entries and good requests, all made from a seed; it is never changed, handlers get copies."""
 
-    def __init__(self, seed: str) -> None:
+    def __init__(self, seed: str, layout: LayoutName = "acra") -> None:
+        self.layout = layout
         rng = random.Random(f"world {seed}")
         with no_chance(rng):
             loaded = load({"TOKEN_WORKER_STREAMS_URL": "redis://nowhere", "TOKEN_WORKER_MASTER_KEY_SOURCE": "env"})
@@ -110,6 +116,10 @@ class World:
             self.keys = MemoryKeys()
             self.keys.sealed = {owner.key_name: wrap(new_key(), self.master_key, owner) for owner in OWNERS}
             self.keys.sealed[BROKEN.key_name] = wrap(new_key(), new_key(), BROKEN)
+            self._index_keys = {owner: new_key() for owner in OWNERS}
+            self.keys.index = {
+                owner.key_name: seal_index_key(key, self.master_key, owner) for owner, key in self._index_keys.items()
+            }
             self.entries: dict[bytes, bytes] = {}
             self._numbers = itertools.count(1)
             self._tokens = self._store(rng)
@@ -120,15 +130,22 @@ class World:
     def tokens(self) -> MemoryTokens:
         """A token storage with all entries; entries of streams are numbered anew."""
         self._numbers = itertools.count(1)
-        made = MemoryTokens()
+        made = MemoryTokens(make_layout(self.layout))
         made.entries = self.entries.copy()
         return made
 
     def handler(self, tokens: MemoryTokens, keys: MemoryKeys | None = None, now: float = NOW) -> Handler:
         """A handler with empty caches."""
         clock = itertools.count(1.0, 1e-6)
-        cache = KeyCache(keys or self.keys, self.master_key, clock=lambda: next(clock))
+        has_index = self.layout == "dense"
+        cache = KeyCache(keys or self.keys, self.master_key, clock=lambda: next(clock), with_index=has_index)
         return Handler(self.settings, cache, tokens, lambda: now)
+
+    def names(self, owner: Owner) -> Names:
+        """Names of an owner's entries."""
+        if self.layout == "dense":
+            return entry.EntryNames(self._index_keys[owner], owner)
+        return EntryNames(owner)
 
     def next_entry(self, fields: dict[bytes, bytes]) -> Entry:
         """An entry as it would be read from the stream."""
@@ -157,7 +174,7 @@ class World:
     def _singles(self) -> Iterator[Good]:
         for format_ in Format:
             for owner, kind, value, token in self._tokens:
-                names, type_ = EntryNames(owner), TYPES[kind]
+                names, type_ = self.names(owner), TYPES[kind]
                 keys = (
                     names.of_value(type_.encode(value), type_.number),
                     names.of_token(type_.encode(token), type_.number),
