@@ -224,5 +224,6 @@ def test_every_kind_leads_to_a_heading() -> None:
     """The link of each problem leads to a heading of docs/operations.md that is there."""
     assert {kind.anchor for kind in KINDS} <= ANCHORS
     checks = ["tokens: durability before a reply", "detokenize:requests: who may detokenize", "keys: right to read"]
+    checks += ["layout", "layout: entries", "layout: index keys", "layout: check values"]
     checks += ["streams: TLS and password", "servers apart", "streams: version", "keys: eviction", "keys: clock"]
     assert {anchor_of(check) for check in checks} <= ANCHORS

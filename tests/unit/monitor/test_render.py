@@ -194,7 +194,7 @@ def test_guide_has_an_anchor_for_each_heading() -> None:
         "tokenworkernobodyserves",
         "server-unavailable",
         "persistence",
-        "tokens-durability-before-a-reply",
+        "durability-before-a-reply",
     } <= anchors
     assert None not in anchors
     links = {attrs["href"] or "" for tag, attrs in page.elements if tag == "a"}

@@ -13,7 +13,7 @@ from token_worker.settings.options import Settings
 
 OF_RIGHTS = (
     *(": user", ": who may detokenize", ": who may read values", ": who may read"),
-    *(": right to read", "tokens: durability before a reply", "layout: entries"),
+    *(": right to read", ": durability before a reply", "layout: entries"),
 )
 """Endings of the checks that try rights."""
 
