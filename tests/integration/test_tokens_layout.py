@@ -1,5 +1,6 @@
 """``token-worker tokens layout`` records the layout of an empty token storage, and of no other."""
 
+import secrets
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import msgspec
 import pytest
 
 from harness.key_places import Fuse, InRedis, InVault, Killed, Place
-from harness.servers import OpenBao, Valkey
+from harness.servers import DEPLOY_FILES, Cluster, OpenBao, Valkey
 from harness.stack import Stack
 from token_worker.acra.owner import Owner
 from token_worker.admin.layout import plan_change, read_records, write_records
@@ -171,6 +172,36 @@ def test_other_records_are_kept(bare: Stack, in_keys: LayoutRecord | None, in_to
     assert (done.returncode, done.stdout) == (1, "")
     assert "there is another record" in done.stderr
     assert held(place, bare) == (in_keys, in_tokens)
+
+
+def test_policy_for_key_admins_permits_the_command(bare: Stack, openbao_server: OpenBao) -> None:
+    """With the policy for key admins, and no other, both layouts can be recorded beside keys in Vault."""
+    place = InVault(openbao_server)
+    policy = (DEPLOY_FILES / "vault" / "key-admin.hcl").read_text().replace(".acrakeys", place.folder)
+    name = f"key-admin-{secrets.token_hex(4)}"
+    place.api("POST", f"sys/policies/acl/{name}", {"policy": policy})
+    made = place.api("POST", "auth/token/create", {"policies": [name], "no_default_policy": True, "ttl": "1h"})
+    tokens_url = {"TOKEN_WORKER_TOKENS_URL": bare.settings["TOKEN_WORKER_KEYS_URL"]}
+    bare.settings |= {**place.settings, **tokens_url, "VAULT_TOKEN": made["auth"]["client_token"]}
+    for arguments in (["dense"], ["acra"], []):
+        done = layout(bare, *arguments)
+        assert done.returncode == 0, (arguments, done.stderr)
+
+
+def test_cluster_that_holds_tokens_gets_a_record(bare: Stack) -> None:
+    """In a cluster the record is on one node, and tokens on any node forbid a change."""
+    with Cluster(replicas=0) as cluster, cluster.client() as client:
+        bare.settings["TOKEN_WORKER_TOKENS_URL"] = cluster.url
+        assert layout(bare, "dense").returncode == 0
+        assert decode_keys_record(client.get(TOKENS_RECORD)) == held(InRedis(bare), bare)[0]
+        rows = [msgspec.json.decode(line) for line in bare.run("doctor", "--json").stdout.splitlines()]
+        assert [row["status"] for row in rows if row["check"] in ("layout", "layout: entries")] == ["ok", "ok"]
+        for last in range(3):  # on nodes of their own, or not: the scan looks at all
+            name = b"v" + bytes(14) + bytes([last])
+            client.set(name, "entry")
+            assert "tokens migrate --to acra" in layout(bare, "acra").stderr
+            client.delete(name)
+        assert layout(bare, "acra").returncode == 0
 
 
 def test_layout_is_not_changed_while_workers_run(bare: Stack) -> None:
