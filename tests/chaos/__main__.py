@@ -9,6 +9,7 @@ It runs the package that its Python has installed, on servers of its own on the 
 import random
 import sys
 import time
+from typing import get_args
 
 import click
 import msgspec
@@ -17,6 +18,7 @@ from rich.console import Console
 from chaos import losses, strict, troubles
 from chaos.report import report, show
 from harness.ending import end_by_signals
+from token_worker.keys.layout_record import LayoutName
 
 
 @click.command(context_settings={"show_default": True})
@@ -27,8 +29,9 @@ from harness.ending import end_by_signals
     help="How long faults are brought about while nothing may be lost; the other acts take a minute or two more.",
 )
 @click.option("--seed", type=int, help="Repeats the order of faults and requests, not their timing. [default: random]")
+@click.option("--layout", type=click.Choice(get_args(LayoutName)), default="acra", help="Layout of the tokens.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def main(seconds: float, seed: int | None, *, as_json: bool) -> None:
+def main(seconds: float, seed: int | None, layout: LayoutName, *, as_json: bool) -> None:
     """Bring about every fault at least once, and show that what is promised holds.
 
     The exit status is 0 only if every kind of fault has happened, no request was lost, answered twice or answered
@@ -40,9 +43,9 @@ def main(seconds: float, seed: int | None, *, as_json: bool) -> None:
     progress = Console(stderr=True)
     progress.print(f"seed {seed}", highlight=False)
     with progress.status("") as status:
-        outcome, counts = strict.play(seconds, rng, status.update)
-        troubled, of_troubles = troubles.play(rng, status.update)
-        lost, of_losses = losses.play(rng, status.update)
+        outcome, counts = strict.play(seconds, rng, status.update, layout)
+        troubled, of_troubles = troubles.play(rng, status.update, layout)
+        lost, of_losses = losses.play(rng, status.update, layout)
     counts.update(of_troubles)
     counts.update(of_losses)
     made = report(seed, time.monotonic() - begin, counts, [outcome, *troubled, *lost])

@@ -10,8 +10,8 @@ import msgspec
 
 from harness.ledger import Item, Kind, Ledger, Place, Trouble, order
 from token_worker.acra.owner import Owner
-from token_worker.acra.token_entry import EntryNames
 from token_worker.acra.value_types import TYPES
+from token_worker.storage.token_item import Names
 
 NAMES_SHOWN = 20
 
@@ -124,8 +124,8 @@ def streams_behind(held: Container[Place | None]) -> Permit:
     return permit
 
 
-def tokens_behind(held: Container[bytes]) -> Permit:
-    """Permit the troubles of a token storage that went back to the keys ``held``.
+def tokens_behind(held: Container[bytes], names_of: Callable[[Owner], Names]) -> Permit:
+    """Permit the troubles of a token storage that went back to the keys ``held``; ``names_of`` names entries.
 
     Tokens without an entry may be unknown. Values without an entry may get another token.
     """
@@ -133,7 +133,7 @@ def tokens_behind(held: Container[bytes]) -> Permit:
     def permit(trouble: Trouble) -> bool:
         if trouble.item is None:
             return False
-        of_value, of_token = _names(trouble.item)
+        of_value, of_token = _names(trouble.item, names_of)
         if trouble.kind is Kind.UNKNOWN_TOKEN:
             return of_token not in held
         return trouble.kind is Kind.UNEQUAL and of_value not in held
@@ -145,8 +145,8 @@ def _is_up_to(entry: Place | None, ids: Mapping[str, str]) -> bool:
     return entry is not None and order(entry.id) <= order(ids[entry.stream])
 
 
-def _names(item: Item) -> tuple[bytes, bytes]:
+def _names(item: Item, names_of: Callable[[Owner], Names]) -> tuple[bytes, bytes]:
     """Names of two entries: of the item as a value, and of the item as a token."""
-    names, kind = EntryNames(Owner("client", item.client_id)), TYPES[item.kind]
+    names, kind = names_of(Owner("client", item.client_id)), TYPES[item.kind]
     data = kind.encode(item.content)
     return names.of_value(data, kind.number), names.of_token(data, kind.number)

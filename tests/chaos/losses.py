@@ -20,12 +20,15 @@ from typing import Any
 
 from chaos.judge import Outcome, Permit, groups_gone, judge, nothing, streams_behind, streams_gone, tokens_behind
 from chaos.plan import Fault
-from chaos.scene import KEPT, Scene
+from chaos.scene import CLIENTS, KEPT, Scene
 from chaos.traffic import DEAD_LETTERS, REQUESTS, RESPONSES
 from harness.ledger import Place, order
 from harness.proxy import Proxy, Relay
 from harness.servers import SYNC_AT_ONCE, Valkey
 from harness.stack import GROUP, wait_until
+from harness.stored_names import entries_on, names_of
+from token_worker.acra.owner import Owner
+from token_worker.keys.layout_record import LayoutName
 from token_worker.streams.routes import DEFAULT_ROUTES
 
 LOSS = "data lost"
@@ -44,22 +47,24 @@ BEHIND = 150
 TOO_LONG_SECONDS = 60.0
 
 
-def play(rng: random.Random, progress: Callable[[str], None]) -> tuple[list[Outcome], Counter[Fault]]:
+def play(
+    rng: random.Random, progress: Callable[[str], None], layout: LayoutName
+) -> tuple[list[Outcome], Counter[Fault]]:
     """Play every act once; return the result of each, and the losses."""
     outcomes: list[Outcome] = []
     counts: Counter[Fault] = Counter({Fault(LOSS, name): 0 for name in ACTS})
     for name, act in ACTS.items():
         progress(name)
-        outcomes.append(act(name, rng))
+        outcomes.append(act(name, rng, layout))
         counts[Fault(LOSS, name)] += 1
     return outcomes, counts
 
 
 @contextmanager
-def _scene(rng: random.Random, *servers: Valkey, **settings: str) -> Iterator[Scene]:
+def _scene(rng: random.Random, layout: LayoutName, *servers: Valkey, **settings: str) -> Iterator[Scene]:
     """Two servers, workers and a client; ``settings`` are the workers'."""
     fork = random.Random(rng.random())
-    with Scene(servers[0], servers[1], fork, settings=settings, rate=RATE, keep_requests=True) as scene:
+    with Scene(servers[0], servers[1], fork, settings=settings, rate=RATE, keep_requests=True, layout=layout) as scene:
         for _ in range(WORKERS):
             scene.stack.start_worker()
         yield scene
@@ -78,8 +83,8 @@ def _wait_for_requests(scene: Scene, more: int) -> None:
 # -- loss on the server of the streams itself
 
 
-def _lose(name: str, rng: random.Random, lose: Callable[[Scene], Permit]) -> Outcome:
-    with Valkey(*KEPT) as streams, Valkey(*KEPT) as storage, _scene(rng, streams, storage) as scene:
+def _lose(name: str, rng: random.Random, layout: LayoutName, lose: Callable[[Scene], Permit]) -> Outcome:
+    with Valkey(*KEPT) as streams, Valkey(*KEPT) as storage, _scene(rng, layout, streams, storage) as scene:
         with scene.traffic():
             _wait_for_replies(scene, REQUESTS_BEFORE)
             permit = lose(scene)
@@ -167,11 +172,11 @@ class _Pair:
         self.way.cut_all()
 
 
-def _promote_streams(name: str, rng: random.Random) -> Outcome:
+def _promote_streams(name: str, rng: random.Random, layout: LayoutName) -> Outcome:
     with ExitStack() as exits:
         pair = _Pair(exits)
         storage = exits.enter_context(Valkey(*KEPT))
-        scene = exits.enter_context(_scene(rng, pair.master, storage, TOKEN_WORKER_STREAMS_URL=pair.way.url))
+        scene = exits.enter_context(_scene(rng, layout, pair.master, storage, TOKEN_WORKER_STREAMS_URL=pair.way.url))
         with scene.traffic():
             _wait_for_replies(scene, REQUESTS_BEFORE)
             pair.link.go_away()
@@ -200,19 +205,21 @@ def _promote(pair: _Pair) -> set[Place]:
     return held
 
 
-def _promote_tokens(name: str, rng: random.Random, *, durability: str = "server") -> Outcome:
+def _promote_tokens(name: str, rng: random.Random, layout: LayoutName, *, durability: str = "server") -> Outcome:
     with ExitStack() as exits:
         streams = exits.enter_context(Valkey(*KEPT))
         pair = _Pair(exits)
         scene = exits.enter_context(
             _scene(
                 rng,
+                layout,
                 streams,
                 pair.master,
                 TOKEN_WORKER_KEYS_URL=pair.way.url,
                 TOKEN_WORKER_DURABILITY=durability,
             )
         )
+        names = {owner: names_of(scene.stack, owner) for owner in (Owner("client", client_id) for client_id in CLIENTS)}
         with scene.traffic():
             _wait_for_replies(scene, REQUESTS_BEFORE)
             pair.link.go_away()
@@ -223,13 +230,17 @@ def _promote_tokens(name: str, rng: random.Random, *, durability: str = "server"
             pair.way.go_away()
             pair.promote()
             with pair.replica.client() as client:
-                held = set(client.scan_iter("tokens/*", count=1000))
+                held = set(entries_on(client, layout))
             if durability != "server":
                 exits.enter_context(_replica_of(pair.replica))
             pair.way.come_back()
             _wait_for_replies(scene, REQUESTS_AFTER)
 
-        return judge(name, scene.ledger, tokens_behind(held) if durability == "server" else nothing)
+        return judge(
+            name,
+            scene.ledger,
+            tokens_behind(held, names.__getitem__) if durability == "server" else nothing,
+        )
 
 
 def _replica_of(master: Valkey) -> Valkey:
@@ -237,12 +248,14 @@ def _replica_of(master: Valkey) -> Valkey:
     return Valkey(*KEPT, f"replicaof 127.0.0.1 {master.port}")
 
 
-ACTS: dict[str, Callable[[str, random.Random], Outcome]] = {
-    "FLUSHALL of the streams": lambda name, rng: _lose(name, rng, _flush),
-    "streams deleted": lambda name, rng: _lose(name, rng, _delete_streams),
-    "groups destroyed": lambda name, rng: _lose(name, rng, _destroy_groups),
+ACTS: dict[str, Callable[[str, random.Random, LayoutName], Outcome]] = {
+    "FLUSHALL of the streams": lambda name, rng, layout: _lose(name, rng, layout, _flush),
+    "streams deleted": lambda name, rng, layout: _lose(name, rng, layout, _delete_streams),
+    "groups destroyed": lambda name, rng, layout: _lose(name, rng, layout, _destroy_groups),
     "replica of the streams promoted": _promote_streams,
     "replica of the tokens promoted": _promote_tokens,
-    "replica of the tokens promoted, replicas:1": lambda name, rng: _promote_tokens(name, rng, durability="replicas:1"),
+    "replica of the tokens promoted, replicas:1": lambda name, rng, layout: _promote_tokens(
+        name, rng, layout, durability="replicas:1"
+    ),
 }
 """Each loss by its name."""

@@ -9,12 +9,15 @@ from typing import Any, Self
 
 import redis
 
-from chaos.traffic import REQUESTS, Collector, SteadyProducer
+from chaos.traffic import REQUESTS, AnyPlanter, Collector, SteadyProducer
 from harness.ending import uninterrupted
 from harness.ledger import Ledger, order
-from harness.planter import Planter
+from harness.planter import DensePlanter, Planter
 from harness.servers import Valkey
 from harness.stack import GROUP, Stack, wait_until
+from token_worker.acra.owner import Owner
+from token_worker.keys.index_key import index_path, open_index_key
+from token_worker.keys.layout_record import LayoutName
 
 CLIENTS = ("shop-frontend", "shop-backoffice")
 
@@ -83,6 +86,7 @@ class Scene:
         settings: of the workers, besides ``SETTINGS``.
         rate: requests a second.
         keep_requests: check second replies, too.
+        layout: of the tokens.
     """
 
     def __init__(
@@ -94,10 +98,11 @@ class Scene:
         settings: dict[str, str] | None = None,
         rate: int,
         keep_requests: bool = False,
+        layout: LayoutName,
     ) -> None:
         self.streams_server = streams
         self.storage_server = storage
-        self.stack = Stack(streams, storage, settings={**SETTINGS, **(settings or {})})
+        self.stack = Stack(streams, storage, settings={**SETTINGS, **(settings or {})}, layout=layout)
         self.ledger = Ledger(keep_requests=keep_requests)
         self.producer = SteadyProducer(self.ledger, self.connect, rng, rate)
         self.collector = Collector(self.ledger, self.connect)
@@ -108,9 +113,14 @@ class Scene:
         """A connection to the server of the streams that waits for it as long as it takes."""
         return self.streams_server.client(socket_timeout=None)
 
-    def make_client(self, client_id: str) -> Planter:
-        """Make a client's key in the key storage."""
-        return Planter(self.stack.storage, client_id, self.stack.generate_key(client_id))
+    def make_client(self, client_id: str) -> AnyPlanter:
+        """Make a client's keys in the key storage."""
+        storage, key = self.stack.storage, self.stack.generate_key(client_id)
+        if self.stack.layout == "acra":
+            return Planter(storage, client_id, key)
+        owner = Owner("client", client_id)
+        sealed = storage.get(index_path(".acrakeys", owner))
+        return DensePlanter(storage, client_id, key, open_index_key(sealed, self.stack.master_key, owner))
 
     @contextmanager
     def traffic(self) -> Iterator[Crew]:

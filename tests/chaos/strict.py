@@ -19,6 +19,7 @@ from chaos.vault import VaultFaults, vault_faults
 from chaos.workers import Roles, WorkerFaults, worker_faults
 from harness.openbao import KeptOpenBao
 from harness.servers import Valkey
+from token_worker.keys.layout_record import LayoutName
 
 RATE = 300
 
@@ -28,9 +29,11 @@ EXTRA_SECONDS = 180.0
 WORKERS = 6
 
 
-def play(seconds: float, rng: random.Random, progress: Callable[[str], None]) -> tuple[Outcome, Counter[Fault]]:
+def play(
+    seconds: float, rng: random.Random, progress: Callable[[str], None], layout: LayoutName
+) -> tuple[Outcome, Counter[Fault]]:
     """Bring about faults for some seconds, or longer if some have not happened. Returns the result and the faults."""
-    plan = Plan(worker_faults() | server_faults() | vault_faults(), rng)
+    plan = Plan(worker_faults(layout) | server_faults() | vault_faults(), rng)
 
     def fork() -> random.Random:
         return random.Random(rng.random())
@@ -39,7 +42,7 @@ def play(seconds: float, rng: random.Random, progress: Callable[[str], None]) ->
         Valkey(*KEPT) as streams,
         Valkey(*KEPT) as storage,
         KeptOpenBao() as bao,
-        Scene(streams, storage, fork(), rate=RATE) as scene,
+        Scene(streams, storage, fork(), rate=RATE, layout=layout) as scene,
         ExitStack() as exits,
     ):
         vault = VaultFaults(bao, scene, plan, fork())

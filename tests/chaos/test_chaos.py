@@ -10,7 +10,7 @@ import pytest
 from chaos.report import Report
 from harness.processes import Run
 
-KINDS_OF_FAULTS = 121
+KINDS_OF_FAULTS = 123
 CHILDREN = 9
 """Two Valkeys, one OpenBao, and six workers."""
 

@@ -50,12 +50,12 @@ LAST, MARKS = {REQUESTS: "10-5"}, {REQUESTS: "9-7"}
         (streams_behind({ENTRY}), lost("1-0"), False),
         (streams_behind({ENTRY}), again("1-0"), True),
         (streams_behind({ENTRY, REPLY}), again("1-0"), False),
-        (tokens_behind(set()), Trouble(Kind.UNKNOWN_TOKEN, "", ENTRY, item=ITEM), True),
-        (tokens_behind({OF_TOKEN}), Trouble(Kind.UNKNOWN_TOKEN, "", ENTRY, item=ITEM), False),
-        (tokens_behind({OF_TOKEN}), Trouble(Kind.UNEQUAL, "", ENTRY, item=ITEM), True),
-        (tokens_behind({OF_VALUE}), Trouble(Kind.UNEQUAL, "", ENTRY, item=ITEM), False),
-        (tokens_behind(set()), lost("1-0"), False),
-        (tokens_behind(set()), Trouble(Kind.WRONG, "", ENTRY), False),
+        (tokens_behind(set(), EntryNames), Trouble(Kind.UNKNOWN_TOKEN, "", ENTRY, item=ITEM), True),
+        (tokens_behind({OF_TOKEN}, EntryNames), Trouble(Kind.UNKNOWN_TOKEN, "", ENTRY, item=ITEM), False),
+        (tokens_behind({OF_TOKEN}, EntryNames), Trouble(Kind.UNEQUAL, "", ENTRY, item=ITEM), True),
+        (tokens_behind({OF_VALUE}, EntryNames), Trouble(Kind.UNEQUAL, "", ENTRY, item=ITEM), False),
+        (tokens_behind(set(), EntryNames), lost("1-0"), False),
+        (tokens_behind(set(), EntryNames), Trouble(Kind.WRONG, "", ENTRY), False),
         (nothing, Trouble(Kind.UNKNOWN_TOKEN, "", ENTRY, item=ITEM), False),
     ],
 )
@@ -83,14 +83,14 @@ def test_loss_explains_one_second_reply() -> None:
     outcome = judge("act", ledger_with(again("1-0"), again("1-0")), permit)
     assert outcome.counts["request answered twice"] == Count(permitted=1, unexplained=1)
     forgotten = [Trouble(Kind.UNKNOWN_TOKEN, "", Place(REQUESTS, entry_id), item=ITEM) for entry_id in ("1-0", "2-0")]
-    outcome = judge("act", ledger_with(*forgotten), tokens_behind(set()))
+    outcome = judge("act", ledger_with(*forgotten), tokens_behind(set(), EntryNames))
     assert outcome.counts["token that cannot be detokenized"] == Count(permitted=1)
 
 
 def test_loss_explains_one_change_of_a_token() -> None:
     """If the loss of its entry permits a value a second token, it has to keep that one: a third is unexplained."""
     changes = [Trouble(Kind.UNEQUAL, f"{REQUESTS} {entry_id}", ENTRY, item=ITEM) for entry_id in ("1-1", "1-3")]
-    outcome = judge("act", ledger_with(*changes), tokens_behind(set()))
+    outcome = judge("act", ledger_with(*changes), tokens_behind(set(), EntryNames))
     assert outcome.counts["value with two tokens"] == Count(permitted=1, unexplained=1)
     assert outcome.entries == ["act: value with two tokens: tokenize:requests 1-3"]
 

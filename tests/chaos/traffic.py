@@ -15,7 +15,7 @@ import redis
 
 from harness.ledger import Ledger, Place, order
 from harness.messages import FORMATS, KINDS, Native, Request, value_of
-from harness.planter import Planter
+from harness.planter import DensePlanter, Planter
 
 REQUESTS = ("tokenize:requests", "detokenize:requests")
 REPLY_STREAMS = tuple(f"tokenize:responses:{number}" for number in range(7))
@@ -40,6 +40,7 @@ BLOCK_MS = 200
 PAGE = 500
 
 Connect = Callable[[], "redis.Redis"]
+AnyPlanter = Planter | DensePlanter
 
 
 class _Sent(NamedTuple):
@@ -67,13 +68,13 @@ class SteadyProducer:
         self._connect = connect
         self._rng = rng
         self._at_once = max(1, round(rate * TICK_SECONDS))
-        self._clients: list[tuple[str, Planter]] = []
+        self._clients: list[tuple[str, AnyPlanter]] = []
         self._client: Any = None
         self._doubtful: list[_Sent] = []
         self._last = dict.fromkeys(REQUESTS, "0-0")
         self._number = 0
 
-    def add_client(self, client_id: str, planter: Planter) -> None:
+    def add_client(self, client_id: str, planter: AnyPlanter) -> None:
         """Send requests of this client, too."""
         self._clients.append((client_id, planter))
 
@@ -207,7 +208,7 @@ class SteadyProducer:
         self._number += 1
         value = f"prepared for {self._number}"
         try:
-            self._rng.choice((planter.take_candidate, planter.leave_half, planter.leave_old))(value)
+            self._rng.choice((planter.take_candidate, planter.leave_half, planter.leave_rare))(value)
         except redis.RedisError:  # the storage is away: it may be written or not, nobody has asked for it yet
             return None
         return self._request("tokenize", "str", [value], client_id=client_id)

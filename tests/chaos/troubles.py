@@ -21,6 +21,7 @@ from harness.commands import CLAIM, label
 from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey
 from harness.stack import wait_until
+from token_worker.keys.layout_record import LayoutName
 from token_worker.streams.routes import DEFAULT_ROUTES
 
 TROUBLE = "nothing lost"
@@ -56,19 +57,21 @@ FEW_TRIES = {"TOKEN_WORKER_MAX_DELIVERIES": "2"}
 TOO_LONG_SECONDS = 90.0
 
 
-def play(rng: random.Random, progress: Callable[[str], None]) -> tuple[list[Outcome], Counter[Fault]]:
+def play(
+    rng: random.Random, progress: Callable[[str], None], layout: LayoutName
+) -> tuple[list[Outcome], Counter[Fault]]:
     """Play every act once; return the result of each, and the acts that happened."""
     outcomes: list[Outcome] = []
     counts: Counter[Fault] = Counter({Fault(TROUBLE, name): 0 for name in ACTS})
     for name, act in ACTS.items():
         progress(name)
-        outcomes.append(act(name, random.Random(rng.random())))
+        outcomes.append(act(name, random.Random(rng.random()), layout))
         counts[Fault(TROUBLE, name)] += 1
     return outcomes, counts
 
 
 @contextmanager
-def _scene(rng: random.Random, **settings: str) -> Iterator[tuple[Scene, Proxy, Proxy]]:
+def _scene(rng: random.Random, layout: LayoutName, **settings: str) -> Iterator[tuple[Scene, Proxy, Proxy]]:
     """A scene, and proxies before its streams and its keys."""
     with ExitStack() as exits:
         streams = exits.enter_context(Valkey(*KEPT))
@@ -80,7 +83,7 @@ def _scene(rng: random.Random, **settings: str) -> Iterator[tuple[Scene, Proxy, 
             "TOKEN_WORKER_KEYS_URL": to_keys.url,
             "TOKEN_WORKER_TOKENS_URL": storage.url,
         }
-        scene = exits.enter_context(Scene(streams, storage, rng, settings=settings, rate=RATE))
+        scene = exits.enter_context(Scene(streams, storage, rng, settings=settings, rate=RATE, layout=layout))
         for _ in range(WORKERS):
             scene.stack.start_worker()
         yield scene, to_streams, to_keys
@@ -95,8 +98,8 @@ def _pending(streams: Any, stream: str) -> int:
     return sum(int(group["pending"]) for group in streams.xinfo_groups(stream))
 
 
-def _take_keys_away(name: str, rng: random.Random) -> Outcome:
-    with _scene(rng) as (scene, _, to_keys):
+def _take_keys_away(name: str, rng: random.Random, layout: LayoutName) -> Outcome:
+    with _scene(rng, layout) as (scene, _, to_keys):
         with scene.traffic():
             _wait_for_replies(scene, REPLIES_BEFORE)
             begin = time.monotonic()
@@ -117,7 +120,7 @@ def _send_many(scene: Scene, client_id: str) -> None:
         scene.producer.send([scene.producer.request_of(client_id) for _ in range(SENT_AT_ONCE)])
 
 
-def _fill_memory(name: str, rng: random.Random) -> Outcome:
+def _fill_memory(name: str, rng: random.Random, layout: LayoutName) -> Outcome:
     routes = [
         {
             "requests": route.requests,
@@ -130,7 +133,7 @@ def _fill_memory(name: str, rng: random.Random) -> Outcome:
         }
         for route in DEFAULT_ROUTES
     ]
-    with _scene(rng, TOKEN_WORKER_ROUTES=msgspec.json.encode(routes).decode()) as (scene, _, _):
+    with _scene(rng, layout, TOKEN_WORKER_ROUTES=msgspec.json.encode(routes).decode()) as (scene, _, _):
         streams: Any = scene.stack.streams
         with scene.traffic():
             _wait_for_replies(scene, REPLIES_BEFORE)
@@ -157,7 +160,7 @@ def _wait_for_requests_taken(scene: Scene, more: int) -> None:
         time.sleep(0.05)
 
 
-def _lose_claims(name: str, rng: random.Random) -> Outcome:
+def _lose_claims(name: str, rng: random.Random, layout: LayoutName) -> Outcome:
     lost = 0
 
     def hook(moment: Moment, command: Command) -> Verdict:
@@ -172,7 +175,7 @@ def _lose_claims(name: str, rng: random.Random) -> Outcome:
             return Verdict.CUT
         return Verdict.PASS
 
-    with _scene(rng, **FEW_TRIES) as (scene, to_streams, _):
+    with _scene(rng, layout, **FEW_TRIES) as (scene, to_streams, _):
         with scene.traffic():
             _wait_for_replies(scene, REPLIES_BEFORE)
             to_streams.hook = hook
@@ -181,7 +184,7 @@ def _lose_claims(name: str, rng: random.Random) -> Outcome:
         return judge(name, scene.ledger, None)
 
 
-ACTS: dict[str, Callable[[str, random.Random], Outcome]] = {
+ACTS: dict[str, Callable[[str, random.Random, LayoutName], Outcome]] = {
     "key storage away, requests put off": _take_keys_away,
     "memory of the streams' server full": _fill_memory,
     "replies to claims lost": _lose_claims,

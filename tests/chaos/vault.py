@@ -18,10 +18,12 @@ import requests
 
 from chaos.plan import Fault, Plan
 from chaos.scene import CLIENTS, Scene
+from chaos.traffic import AnyPlanter
 from harness.openbao import KeptOpenBao
-from harness.planter import Planter
 from harness.servers import DEPLOY_FILES, free_port
 from token_worker.acra.owner import Owner
+from token_worker.keys.index_key import index_path
+from token_worker.keys.layout_record import layout_path
 
 VAULT = "Vault"
 FAULTS = {
@@ -85,6 +87,8 @@ class VaultFaults:
             "TOKEN_WORKER_HTTP_ADDRESS": self._metrics,
         }
         bao.call("POST", ROLE, token_ttl=f"{TOKEN_SECONDS}s", token_max_ttl=f"{MOST_TOKEN_SECONDS}s")
+        if scene.stack.layout == "dense":
+            self._copy(layout_path(".acrakeys"))
         for client_id in CLIENTS:
             self._copy_key(client_id)
         self._doing: dict[str, Callable[[], bool]] = {
@@ -177,7 +181,7 @@ class VaultFaults:
 
     # -- clients
 
-    def _new_client(self) -> tuple[str, Planter] | None:
+    def _new_client(self) -> tuple[str, AnyPlanter] | None:
         """Make a client that no worker knows, with its key in Vault and in the key storage. None: there are enough."""
         if self._clients == MOST_CLIENTS:
             return None
@@ -188,9 +192,14 @@ class VaultFaults:
         return client_id, planter
 
     def _copy_key(self, client_id: str) -> None:
-        name = Owner("client", client_id).key_name
-        sealed = self._scene.stack.storage.get(f".acrakeys/{name}")
-        self._bao.call("POST", f"secret/data/.acrakeys/{name}", data={"key": sealed.decode()})
+        owner = Owner("client", client_id)
+        self._copy(f".acrakeys/{owner.key_name}")
+        if self._scene.stack.layout == "dense":
+            self._copy(index_path(".acrakeys", owner))
+
+    def _copy(self, path: str) -> None:
+        """Copy a text of the key storage in Redis to the one in Vault."""
+        self._bao.call("POST", f"secret/data/{path}", data={"key": self._scene.stack.storage.get(path).decode()})
 
 
 class _Said:

@@ -17,10 +17,11 @@ from typing import NamedTuple
 import redis
 
 from chaos.plan import Fault, Plan
-from harness.commands import CLAIM, COMMIT, LABELS, UNCOUNT, label
+from harness.commands import CLAIM, COMMIT, DENSE_LABELS, LABELS, UNCOUNT, label
 from harness.ledger import Kind, Ledger
 from harness.proxy import Command, Moment, Proxy, Relay, Verdict
 from harness.stack import Stack, WorkerProcess
+from token_worker.keys.layout_record import LayoutName
 from token_worker.streams.routes import DEFAULT_ROUTES
 
 KILL, STOP, CUT = "SIGKILL of a worker", "SIGSTOP of a worker, then SIGCONT", "connections of a worker"
@@ -63,7 +64,7 @@ RETENTION = frozenset({"streams EVALSHA turn", "streams EVALSHA trim", "streams 
 
 AT_START = (
     RETENTION
-    | {"streams CLIENT", "streams EVALSHA group", "tokens CLIENT", "vault"}
+    | {"streams CLIENT", "streams EVALSHA group", "tokens CLIENT", "tokens GET", "tokens SET", "vault"}
     | {place for place in (*LABELS, *CUT_PLACES) if place.startswith("keys")}
 )
 """Commands that a worker seldom sends later: a new worker is started for them."""
@@ -78,10 +79,10 @@ class Roles(NamedTuple):
     all_keys: bool = False
 
 
-def worker_faults() -> dict[Fault, float]:
-    """All faults of workers, with their weights."""
+def worker_faults(layout: LayoutName) -> dict[Fault, float]:
+    """All faults of workers in a layout, with their weights."""
     faults: dict[Fault, float] = {}
-    for place in (*LABELS, "vault"):
+    for place in (*(LABELS if layout == "acra" else DENSE_LABELS), "vault"):
         for moment in (BEFORE, AFTER):
             faults[Fault(KILL, place, moment)] = 1.0
     faults |= {Fault(KILL, ANYWHERE, moment): 10.0 for moment in (BEFORE, AFTER)}

@@ -35,6 +35,7 @@ LABELS = (
     "keys CLIENT",
     "keys MGET",
     "tokens CLIENT",
+    "tokens GET",
     "tokens PING",
     "tokens MGET",
     "tokens MSETNX",
@@ -42,7 +43,10 @@ LABELS = (
     "tokens EVALSHA adopt",
     "tokens EVALSHA touch",
 )
-"""Every command that a worker with keys in Redis sends to servers that have their data."""
+"""Every command that a worker with keys in Redis sends to servers that have their data, in Acra's layout."""
+
+DENSE_LABELS = (*(name for name in LABELS if name != "tokens EVALSHA touch"), "tokens SET")
+"""The same in the dense layout: entries have no time of last use, and a check value is written."""
 
 
 def label(role: str, command: Command) -> str:

@@ -1,9 +1,12 @@
 """Names of stored entries in whatever layout a stack has."""
 
+from typing import Any
+
 from harness.stack import Stack
 from token_worker.acra import token_entry
 from token_worker.acra.owner import Owner
 from token_worker.keys.index_key import index_path, open_index_key
+from token_worker.keys.layout_record import LayoutName
 from token_worker.storage.dense import entry
 from token_worker.storage.token_item import Names
 
@@ -21,6 +24,11 @@ def names_of(stack: Stack, owner: Owner) -> Names:
 
 def entries_of(stack: Stack) -> list[bytes]:
     """Names of all entries in the layout of the stack, sorted."""
-    if stack.layout == "acra":
-        return sorted(stack.storage.keys("tokens/*"))
-    return sorted(name for name in stack.storage.keys("[vt]*") if len(name) == entry.NAME_BYTES)
+    return entries_on(stack.storage, stack.layout)
+
+
+def entries_on(client: Any, layout: LayoutName) -> list[bytes]:
+    """Names of all entries of a layout on a server, sorted."""
+    if layout == "acra":
+        return sorted(client.keys("tokens/*"))
+    return sorted(name for name in client.keys("[vt]*") if len(name) == entry.NAME_BYTES)

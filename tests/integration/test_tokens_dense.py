@@ -6,18 +6,26 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 
+from harness.direct import DirectHandler
 from harness.servers import Valkey
 from harness.stack import Stack
 from harness.stored_names import dense_names, entries_of
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import STR
+from token_worker.admin.entry_store import ServerEntries
+from token_worker.admin.stored_tokens import Token
+from token_worker.admin.tokens import TokenAdmin, TokenFilter
+from token_worker.keys.cache import KeyCache
 from token_worker.keys.index_key import index_path, seal_index_key
 from token_worker.keys.keyring import DataKeyCache, Keyring
-from token_worker.keys.store import unwrap
+from token_worker.keys.store import RedisKeyStore, unwrap
+from token_worker.redis.address import RedisSettings
+from token_worker.redis.link import RedisLink
 from token_worker.storage.dense.entry import (
     ALONE,
     DISABLED,
@@ -29,6 +37,7 @@ from token_worker.storage.dense.entry import (
     read_head,
 )
 from token_worker.storage.dense.layout import DenseLayout, open_entry, token_plaintext, value_plaintext
+from token_worker.storage.steps import Step
 
 CLIENT, OTHER = "shop-frontend", "shop-backoffice"
 SHOP, BACK = Owner("client", CLIENT), Owner("client", OTHER)
@@ -369,3 +378,64 @@ def test_tag_of_special_bytes_finds_its_own_entries_only(dense: Stack, special: 
     dense.storage.mset(dict.fromkeys(others, b"no entry"))
     assert counted(dense, CLIENT) == (1, 0)
     assert run(dense, "verify", CLIENT)[0] == 0
+
+
+# -- against workers
+
+
+@pytest.mark.parametrize("command", ["remove", "disable"])
+@pytest.mark.parametrize("is_known", [True, False], ids=["known value", "new value"])
+def test_command_between_any_two_steps_of_a_worker(
+    dense: Stack, storage_server: Valkey, command: str, *, is_known: bool
+) -> None:
+    """Between any two steps of a worker on the value, a token that the command finds is gone for good, or disabled."""
+    url = dense.settings["TOKEN_WORKER_KEYS_URL"]
+    done: set[str] = set()
+    with (
+        closing(RedisLink("keys", RedisSettings(url=url))) as keys,
+        closing(RedisLink("tokens", RedisSettings(url=url))) as link,
+        DirectHandler(storage_server, dense.master_key, layout="dense") as other,
+    ):
+        cache = KeyCache(RedisKeyStore(keys, ".acrakeys"), dense.master_key, with_index=True)
+        admin = TokenAdmin(ServerEntries(link), cache, SHOP, layout="dense", rate=1e9)
+
+        def act(value: str) -> None:
+            found = admin.of_value(value.encode(), STR)
+            if isinstance(found, Token):
+                done.add(answered(other, "detokenize", (found.token or b"").decode(), value))
+                if command == "remove":
+                    assert admin.remove(found, TokenFilter())
+                else:
+                    assert admin.set_disabled(found, disabled=True)
+                token = (found.token or b"").decode()
+                wanted = "token_not_found" if command == "remove" else "token_disabled"
+                assert answered(other, "detokenize", token) == wanted
+
+        for number in range(8):
+            value = f"value {number}"
+            if is_known:
+                answered(other, "tokenize", value)
+            seen = itertools.count()
+
+            def before(_: Step, number: int = number, seen: Iterator[int] = seen, value: str = value) -> None:
+                if next(seen) == number // 2:
+                    if number % 2:
+                        answered(other, "tokenize", value)  # another worker is faster
+                    act(value)
+
+            with DirectHandler(storage_server, dense.master_key, before=before, layout="dense") as slow:
+                ours = answered(slow, "tokenize", value)
+            now = answered(other, "tokenize", value)
+            if command == "remove":
+                assert now == ours or answered(other, "detokenize", ours) == "token_not_found"
+                assert answered(other, "detokenize", now) == value
+    assert done
+    assert run(dense, "verify", CLIENT)[0] == 0
+
+
+def answered(handler: DirectHandler, op: str, value: str, expected: str | None = None) -> str:
+    """The answer of one worker's handler: the token or value, or the code of the error."""
+    [reply] = handler.ask([{"op": op, "client_id": CLIENT, "type": "str", "value": value}])
+    found = str(reply["value"] if reply["status"] == "ok" else reply["error"]["code"])
+    assert expected in (None, found)
+    return found
