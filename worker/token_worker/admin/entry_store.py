@@ -16,7 +16,8 @@ from token_worker.redis.script import Script
 KEYS_PER_COMMAND = 1000
 """Most keys of one command."""
 
-_CHANGE = Script(__package__, "change.lua")
+CHANGE = Script(__package__, "change.lua")
+"""Compares entries, and changes all or none."""
 
 
 class EntryChange(NamedTuple):
@@ -71,5 +72,5 @@ class ServerEntries:
         merged: dict[bytes, tuple[bytes, bytes]] = {}
         for key, old, new in steps:
             merged[key] = (merged[key][0] if key in merged else old, new)
-        is_done = self._link.run(_CHANGE, list(merged), [raw for pair in merged.values() for raw in pair])
+        is_done = self._link.run(CHANGE, list(merged), [raw for pair in merged.values() for raw in pair])
         return len(steps) if is_done else 0

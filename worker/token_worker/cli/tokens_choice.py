@@ -17,6 +17,7 @@ from rich.progress import Progress, TextColumn
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import TYPES, TokenType
 from token_worker.admin.access import AdminAccess
+from token_worker.admin.cluster_entries import ClusterEntries
 from token_worker.admin.entry_store import ServerEntries
 from token_worker.admin.index_keys import owners_with_index_keys
 from token_worker.admin.key_store import AdminStore
@@ -31,8 +32,9 @@ from token_worker.errors import CheckFailed, CorruptData, Refused, SettingsError
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.layout_record import LayoutName
 from token_worker.keys.master import MasterKeys
+from token_worker.redis.cluster_pipeline import ClusterPipeline
 from token_worker.redis.connect import make_primary_link
-from token_worker.redis.link import Link
+from token_worker.redis.link import Link, RedisLink
 from token_worker.settings import load
 from token_worker.settings.options import Settings
 
@@ -216,7 +218,7 @@ def open_admin(
     bar = Progress(*columns, console=console, disable=not console.is_terminal or asked.names_one, transient=True)
     with AdminAccess(settings) as access:
         master_key, store = access.connect(ScanProgress("older keys"))
-        link = make_primary_link("tokens", settings.tokens, raise_server_errors=True)
+        link = _tokens_link(settings)
         try:
             layout = read_layout(access.admin_store(), link, settings.layout)
             _refuse_without_effect(asked, layout)
@@ -231,7 +233,7 @@ def open_admin(
             with bar:
                 task = bar.add_task("")
                 yield TokenAdmin(
-                    ServerEntries(link),
+                    ClusterEntries(link) if isinstance(link, ClusterPipeline) else ServerEntries(link),
                     keys,
                     owner,
                     layout=layout,
@@ -243,6 +245,12 @@ def open_admin(
             raise CheckFailed(f"{owner.key_name}: {refused.message}") from None
         finally:
             link.close()
+
+
+def _tokens_link(settings: Settings) -> RedisLink | ClusterPipeline:
+    if settings.tokens.kind == "cluster":
+        return ClusterPipeline("tokens", settings.tokens)
+    return make_primary_link("tokens", settings.tokens, raise_server_errors=True)
 
 
 def read_layout(store: AdminStore, link: Link, asked: LayoutName | None) -> LayoutName:
@@ -258,6 +266,8 @@ def read_layout(store: AdminStore, link: Link, asked: LayoutName | None) -> Layo
     problem = records.problem(asked)
     if problem is not None:
         raise SettingsError(str(problem))
+    if records.layout == "acra" and isinstance(link, ClusterPipeline):
+        raise SettingsError("TOKEN_WORKER_TOKENS_URL: tokens in Acra's layout are never in a cluster")
     return records.layout
 
 
