@@ -47,7 +47,7 @@ def requests_of(texts: list[tuple[str, str]], op: str) -> list[dict[str, Any]]:
     made = []
     for number, start in enumerate(range(0, len(texts), A_REQUEST)):
         items = [{"type": kind, "value": value} for kind, value in texts[start : start + A_REQUEST]]
-        request = {"id": f"{op} {number}", "op": op, "client_id": SHOP.id, "items": items}
+        request: dict[str, Any] = {"id": f"{op} {number}", "op": op, "client_id": SHOP.id, "items": items}
         request |= {"zone_id": ZONE.id} if number % 3 == 1 else {}
         request |= {"consistent": False} if number % 3 == 2 and op == "tokenize" else {}
         made.append(request)

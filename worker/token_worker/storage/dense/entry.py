@@ -56,6 +56,9 @@ bytes ``255 || BE32(next)``. It is 0 if the token was not drawn by the derivatio
 own. If the token is removed, the tombstone of its value keeps ``next``, and the value's next token is drawn with the
 counters from ``next`` on. The token of a tombstone is passed over in any case, so it never comes back.
 
+A command that removes or disables a token may put a disabled value entry in the way of workers while it is at work. If
+it does not know the token, the entry holds the value in place of the token, and ``next`` is 2^32 - 1.
+
 An entry is unreadable if its version is not 1, if it has the reserved flag or flags that do not fit, if no key of the
 owner with its key id opens it, if its ``number`` is another one than in its name, or if its plaintext is not as above.
 Token and value have at least one byte.
