@@ -1,4 +1,7 @@
-"""A dump of the token storage, and all logs, hold no value and no token; in the dense layout no hash of them either."""
+"""A dump of the token storage, and all logs, hold no value and no token; in the dense layout no hash of them either.
+
+``LONG_TESTS=1`` searches for 10,000 values and their tokens.
+"""
 
 import base64
 import os
@@ -16,8 +19,8 @@ from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import TYPES
 from token_worker.keys.layout_record import LayoutName
 
-VALUES = int(os.environ.get("DUMP_VALUES", "300"))
-"""Values that are tokenized and searched for. By hand: DUMP_VALUES=10000."""
+VALUES = 10_000 if os.environ.get("LONG_TESTS") else 300
+"""Values that are tokenized, and searched for with their tokens."""
 
 A_REQUEST = 50
 SHOP, ZONE = Owner("client", "shop-frontend"), Owner("zone", "DDDDDDDDUXhraqEnfwpZNnam")
