@@ -1,0 +1,365 @@
+"""Workers write tokens to the nodes of a cluster while others do the same, are killed anywhere, and nodes fail over.
+
+Engine, storage, barrier and pipeline are those of production; see ``token_nodes``. Every schedule has a seed.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from typing import Any
+
+import pytest
+
+from simulation.token_nodes import Actor, ClusterInMemory, Schedule, Servers
+from token_worker.acra.owner import Owner
+from token_worker.acra.value_types import STR
+from token_worker.admin.entry_store import EntryChange
+from token_worker.admin.stored_tokens import Token
+from token_worker.admin.stored_tokens_dense import DenseTokens
+from token_worker.admin.tokens import TokenAdmin, TokenFilter
+from token_worker.errors import Refused, Unavailable
+from token_worker.keys.cache import KeyCache, KeySearch
+from token_worker.keys.index_key import seal_index_key
+from token_worker.keys.keyring import Keyring
+from token_worker.keys.store import wrap
+from token_worker.redis.wire import pack
+from token_worker.storage import cluster_tokens
+from token_worker.storage.cluster_durability import ClusterBarrier
+from token_worker.storage.cluster_tokens import ClusterTokenStorage
+from token_worker.storage.dense.layout import DenseLayout
+from token_worker.storage.durability import Durability
+from token_worker.storage.engine import Engine, FindKeys
+from token_worker.storage.steps import Outcome, Row
+from token_worker.storage.token_item import ItemResult, TokenItem
+from token_worker.testing.memory import MASTER_KEY, MemoryKeys
+from token_worker.tokens.derivation import PLAIN
+
+SHOP = Owner("client", "shop-frontend")
+NOW = 1_800_000_000
+SCHEDULES = 100
+TRIES = 4
+"""Tries of a batch that a node did not do."""
+
+
+@pytest.fixture(autouse=True)
+def no_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes fail over often here."""
+    monkeypatch.setattr(ClusterTokenStorage, "_log_away", lambda *_: None)
+
+
+class Broken(AssertionError):  # noqa: N818 - reads as what it says
+    """A promise is broken."""
+
+
+def _cache() -> KeyCache:
+    keys = MemoryKeys()
+    keys.sealed = {SHOP.key_name: wrap(bytes(range(32)), MASTER_KEY, SHOP)}
+    keys.index = {SHOP.key_name: seal_index_key(bytes(range(32, 64)), MASTER_KEY, SHOP)}
+    return KeyCache(keys, MASTER_KEY, with_index=True)
+
+
+CACHE = _cache()
+RING = CACHE.rings([SHOP])[SHOP]
+LAYOUT = DenseLayout()
+NAMES = LAYOUT.prepare(RING) if isinstance(RING, Keyring) else None
+
+
+def ring() -> Keyring:
+    assert isinstance(RING, Keyring)
+    return RING
+
+
+def candidate(value: bytes, counter: int = 0) -> bytes:
+    return LAYOUT.prepare(ring()).deriver.token(PLAIN["str"], value, counter)
+
+
+def _values() -> list[bytes]:
+    """Two values whose first candidates are the same, and one more."""
+    seen: dict[bytes, bytes] = {}
+    for number in count():
+        value = b"%x" % number
+        if len(value) == 2:
+            token = candidate(value)
+            if token in seen:
+                return [seen[token], value, b"another value"]
+            seen[token] = value
+    raise AssertionError
+
+
+VALUES = _values()
+
+
+class World:
+    """The nodes, and what workers have answered."""
+
+    def __init__(self, durability: Durability) -> None:
+        self.servers = Servers()
+        self.durability = durability
+        self.answered: list[tuple[bytes, bytes]] = []
+
+    def worker(self, values: Sequence[bytes]) -> Actor:
+        """A worker that tokenizes these values in one batch, and tries again what a node did not do."""
+
+        def work(actor: Actor) -> None:
+            cluster = ClusterInMemory(self.servers, actor)
+            barrier = ClusterBarrier(cluster, self.durability, 1000) if any(self.durability) else None
+            storage = ClusterTokenStorage(cluster, LAYOUT, barrier)
+            left = list(values)
+            for _ in range(TRIES):
+                items = [TokenItem(ring(), STR, value, tokenize=True) for value in left]
+                try:
+                    storage.barrier.open()
+                    run(items, storage.execute)
+                    storage.barrier.wait(items)
+                except Unavailable:
+                    continue
+                self.answered += [(item.data, item.result) for item in items if isinstance(item.result, bytes)]
+                left = [item.data for item in items if isinstance(item.result, Unavailable)]
+
+        return Actor(work)
+
+    def operator(self, operate: Callable[[TokenAdmin, Token], bool], token: bytes, done: list[bool]) -> Actor:
+        """A command on a token."""
+
+        def work(actor: Actor) -> None:
+            admin = TokenAdmin(Entries(self.servers, actor), CACHE, SHOP, layout="dense", rate=1e9)
+            found = admin.of_token(token, STR)
+            if isinstance(found, Token):
+                done.append(operate(admin, found))
+
+        return Actor(work)
+
+    def ask(self, data: bytes, *, tokenize: bool) -> ItemResult | None:
+        """The answer to a value or token, while nobody else is at work."""
+        item = TokenItem(ring(), STR, data, tokenize=tokenize)
+        if tokenize:
+            worker = self.worker([data])
+            Schedule(lambda: None).run([worker], lambda alive: alive[0])
+            value, token = self.answered.pop()
+            assert value == data
+            return token
+        run([item], lambda step: [self.servers.get(key) for key in step.keys])
+        return item.result
+
+    def check(self) -> None:
+        """Check that each enabled value entry names a token that exists, is enabled, and holds the value."""
+        names = LAYOUT.prepare(ring())
+        for name, raw in self.servers.entries.items():
+            if name[:1] != b"v":
+                continue
+            token, notes = LAYOUT.open_value(ring(), name, STR.number, raw, None)
+            if notes is not None:
+                continue
+            t_name = names.of_token(token, STR.number)
+            held = self.servers.get(t_name)
+            if held is None:
+                raise Broken("an enabled value entry names a token that does not exist")
+            value, notes = LAYOUT.open_token(ring(), t_name, STR.number, held, None)
+            if notes is not None or names.of_value(value, STR.number) != name:
+                raise Broken("an enabled value entry names a token that does not serve")
+
+    def check_answers(self) -> None:
+        """Check that each value has one token, no two have the same, and each token gives its value back."""
+        tokens = dict(self.answered)
+        if any(tokens[value] != token for value, token in self.answered):
+            raise Broken("a value has two tokens")
+        if len(set(tokens.values())) < len(tokens):
+            raise Broken("two values have the same token")
+        for value, token in tokens.items():
+            if self.ask(token, tokenize=False) != value:
+                raise Broken("a token that went out cannot be detokenized")
+            if self.ask(value, tokenize=True) != token:
+                raise Broken("a value gets another token later")
+
+
+class Entries:
+    """The entries as an operator uses them: each step by itself."""
+
+    def __init__(self, servers: Servers, actor: Actor) -> None:
+        self._servers = servers
+        self._actor = actor
+
+    def names(self, pattern: bytes, count: int) -> Iterator[list[bytes]]:
+        raise NotImplementedError
+
+    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return [self._get(key) for key in keys]
+
+    def change(self, steps: Sequence[EntryChange]) -> int:
+        for done, (key, old, new) in enumerate(steps):
+            if (self._get(key) or b"") != old:
+                return done
+            entries = self._servers.at(key).entries
+            if new:
+                entries[key] = new
+            else:
+                entries.pop(key, None)
+        return len(steps)
+
+    def _get(self, key: bytes) -> bytes | None:
+        self._actor.pause()
+        return self._servers.get(key)
+
+
+def run(items: list[TokenItem], execute: Callable[[Any], Any]) -> None:
+    """Run the engine."""
+    steps, answer = Engine(LAYOUT).run(items, NOW), None
+    while True:
+        try:
+            step = steps.send(answer)
+        except StopIteration:
+            return
+        answer = [KeySearch.EXHAUSTED] * len(step.rings) if isinstance(step, FindKeys) else execute(step)
+
+
+def chooser(chance: random.Random, pace: float) -> Callable[[list[Actor]], Actor]:
+    """Go on with the same actor for a while, then with any."""
+    last: list[Actor] = []
+
+    def choose(alive: list[Actor]) -> Actor:
+        if not last or last[0] not in alive or chance.random() < pace:
+            last[:] = [chance.choice(alive)]
+        return last[0]
+
+    return choose
+
+
+def race(chance: random.Random) -> None:
+    """Workers write the same values; some are killed anywhere."""
+    world = World(Durability())
+    workers = [world.worker(chance.sample(VALUES, chance.randrange(1, 4))) for _ in range(3)]
+    deadly = {worker: chance.randrange(1, 12) for worker in workers if chance.random() < 0.4}
+
+    def before() -> None:
+        for worker, steps in deadly.items():
+            if worker.steps >= steps and not worker.is_over:
+                worker.kill()
+
+    Schedule(world.check).run(workers, chooser(chance, chance.choice((0.2, 0.6, 1))), before)
+    world.check_answers()
+
+
+def fail_overs(chance: random.Random) -> None:
+    """Workers write with replicas:1 while nodes fail over."""
+    world = World(Durability(replicas=1))
+    workers = [world.worker(chance.sample(VALUES, chance.randrange(1, 4))) for _ in range(2)]
+    risk = chance.choice((0.02, 0.05, 0.1))
+
+    def before() -> None:
+        if chance.random() < risk:
+            chance.choice([*world.servers.of.values()]).fail_over()
+
+    Schedule(world.check).run(workers, chooser(chance, chance.choice((0.2, 0.6, 1))), before)
+    for server in world.servers.of.values():
+        server.fail_over()
+    names = LAYOUT.prepare(ring())
+    for value, token in world.answered:
+        for name in (names.of_value(value, STR.number), names.of_token(token, STR.number)):
+            if world.servers.get(name) is None:
+                raise Broken("an entry is lost that was confirmed")
+    world.check_answers()
+
+
+def operators(chance: random.Random) -> None:
+    """Workers write while an operator removes the token of one value, and the others are left alone."""
+    world = World(Durability())
+    value, other = VALUES[0], VALUES[2]
+    token = world.ask(value, tokenize=True)
+    assert isinstance(token, bytes)
+    if chance.random() < 0.5:  # a worker was killed between its two writes
+        world.servers.at(names_of(value)[0]).entries.pop(names_of(value)[0])
+    done: list[bool] = []
+    remover = world.operator(lambda admin, found: admin.remove(found, TokenFilter()), token, done)
+    workers = [world.worker(chance.sample([value, other], chance.randrange(1, 3))) for _ in range(2)]
+    Schedule(world.check).run([remover, *workers], chooser(chance, chance.choice((0.2, 0.6, 1))))
+    if done != [True]:
+        return  # workers were faster, and the command says so
+    if not isinstance(world.ask(token, tokenize=False), Refused):
+        raise Broken("a removed token serves")
+    if world.ask(value, tokenize=True) == token:
+        raise Broken("a removed token comes back")
+    world.answered = [(data, found) for data, found in world.answered if found != token]
+    world.check_answers()
+
+
+def names_of(value: bytes) -> tuple[bytes, bytes]:
+    names = LAYOUT.prepare(ring())
+    return names.of_value(value, STR.number), names.of_token(candidate(value), STR.number)
+
+
+SCENES = {"race": race, "fail-overs": fail_overs, "operator": operators}
+
+
+def explore(scene: str, schedules: int) -> None:
+    for seed in range(schedules):
+        try:
+            SCENES[scene](random.Random(seed))
+        except Broken as broken:
+            raise Broken(f"{broken} (seed {seed})") from None
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_promises_hold_whatever_the_order(scene: str) -> None:
+    """No enabled value entry is without its token, and each token that went out gives its value back."""
+    explore(scene, SCHEDULES)
+
+
+def _value_entry_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def turned(self: ClusterTokenStorage, rows: Sequence[Row], *, is_new: bool) -> list[Outcome]:
+        commands = [cluster_tokens._value_write(row) for row in rows]
+        found = self._call([row.h_key for row in rows], commands, writes=True, is_closed=True)
+        outcomes = [cluster_tokens._after_value_write(row, raw) for row, raw in zip(rows, found, strict=True)]
+        kept = [row for row, outcome in zip(rows, outcomes, strict=True) if outcome.what == "written"]
+        commands = [pack(("SET", row.t_key, row.t_value, "NX", "GET")) for row in kept]
+        self._call([row.t_key for row in kept], commands, writes=True, is_closed=True)
+        return outcomes
+
+    monkeypatch.setattr(ClusterTokenStorage, "_write_part", turned)
+
+
+def _taken_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_tokens, "_after_store", lambda *_: cluster_tokens._WRITTEN)
+
+
+def _replaces_without_compare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_tokens, "_after_adopt", lambda *_: cluster_tokens._WRITTEN)
+    monkeypatch.setattr(cluster_tokens, "_value_write", lambda row: pack(("SET", row.h_key, row.h_value)))
+    monkeypatch.setattr(cluster_tokens, "_after_value_write", lambda *_: cluster_tokens._WRITTEN)
+
+
+def _token_entry_unconfirmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = ClusterTokenStorage._call
+
+    def hasty(self: ClusterTokenStorage, keys: Sequence[bytes], *given: Any, **options: Any) -> list[Any]:
+        return call(self, keys, *given, **{**options, "is_closed": any(key[:1] == b"v" for key in keys)})
+
+    monkeypatch.setattr(ClusterTokenStorage, "_call", hasty)
+
+
+def _replies_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ClusterBarrier, "wait", lambda *_: None)
+    monkeypatch.setattr(ClusterBarrier, "problem", lambda *_: None)
+
+
+def _removal_without_tombstone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DenseTokens, "_removed", lambda *_: b"")
+
+
+@pytest.mark.parametrize(
+    ("plant", "scene"),
+    [
+        (_value_entry_first, "race"),
+        (_taken_tokens, "race"),
+        (_token_entry_unconfirmed, "fail-overs"),
+        (_replies_at_once, "fail-overs"),
+        (_removal_without_tombstone, "operator"),
+        (_replaces_without_compare, "operator"),
+    ],
+)
+def test_planted_bug_is_found(
+    plant: Callable[[pytest.MonkeyPatch], None], scene: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of these mistakes breaks a promise in one of the schedules: they are hard enough."""
+    plant(monkeypatch)
+    with pytest.raises(Broken):
+        explore(scene, 8 * SCHEDULES)
