@@ -11,22 +11,24 @@ import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
 from rich.console import Console
 
-from bench import client, closed, cpu, files, footprint, formats, growth, latency
+from bench import client, closed, cpu, files, footprint, formats, growth, latency, layouts
 from bench.figures import Row, Run, compare, show, show_comparison
 from bench.sizes import QUICK, Sizes
 from harness.ending import end_by_signals
+from token_worker.keys.layout_record import LayoutName
 
 GROUPS: dict[str, Callable[[Sizes, Callable[[str], None]], list[Row]]] = {
     "closed": closed.measure,
     "client": client.measure,
     "cpu": cpu.measure,
     "formats": formats.measure,
+    "layouts": layouts.measure,
     "workers": cpu.measure_two,
     "latency": latency.measure,
     "stored": growth.measure_stored,
@@ -37,7 +39,7 @@ GROUPS: dict[str, Callable[[Sizes, Callable[[str], None]], list[Row]]] = {
 }
 """Groups of figures, in the order they are taken."""
 
-OPTIONS: dict[str, tuple[click.IntRange | click.FloatRange, str]] = {
+OPTIONS: dict[str, tuple["click.ParamType[Any]", str]] = {
     "rounds": (click.IntRange(1), "How often each figure is taken, at most 3 times in groups that prepare much."),
     "requests": (click.IntRange(100), "Single requests of a backlog, and items of one in requests of 100."),
     "acra": (click.IntRange(100), "Tokens as Acra writes them; a worker keeps 4,096 of their data keys."),
@@ -51,6 +53,7 @@ OPTIONS: dict[str, tuple[click.IntRange | click.FloatRange, str]] = {
     "loop": (click.FloatRange(0.01), "Seconds of each closed or open loop, and of each load by a client."),
     "open_rate": (click.FloatRange(0), "Requests a second that open loops take their parts of; 0: as measured."),
     "listed": (click.IntRange(1), "Values of the list that one call of the client takes."),
+    "layout": (click.Choice(get_args(LayoutName)), "Layout of the tokens; the group layouts compares both."),
 }
 """An option for each size."""
 
@@ -77,10 +80,14 @@ def read_run(_context: click.Context, _option: click.Parameter, file: Path | Non
 def with_sizes(command: Callable[..., None]) -> Callable[..., None]:
     """Add an option for each size."""
     for name, (kind, text) in reversed(OPTIONS.items()):
-        default, quick = getattr(Sizes(), name), getattr(QUICK, name)
+        default, quick = _shown(getattr(Sizes(), name)), _shown(getattr(QUICK, name))
         flag = f"--{name.replace('_', '-')}"
-        command = click.option(flag, type=kind, help=f"{text} [default: {default:,}; quick: {quick:,}]")(command)
+        command = click.option(flag, type=kind, help=f"{text} [default: {default}; quick: {quick}]")(command)
     return command
+
+
+def _shown(size: object) -> str:
+    return size if isinstance(size, str) else f"{size:,}"
 
 
 @click.command(context_settings={"max_content_width": 110})

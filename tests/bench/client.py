@@ -50,7 +50,7 @@ def measure(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     """Measure every way to call on the null worker, and right after that on the workers, in each round."""
     own: dict[Figure, list[Calls]] = defaultdict(list)
     null: dict[Figure, list[Calls]] = defaultdict(list)
-    with subject() as system, subject() as other, program(calls.__file__, Calls) as caller:
+    with subject(sizes.layout) as system, subject() as other, program(calls.__file__, Calls) as caller:
         for _ in range(WORKERS):
             system.start_worker()
         system.wait_for_consumers("tokenize", WORKERS)

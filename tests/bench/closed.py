@@ -71,16 +71,19 @@ class Round:
         system.warm_up("null", "tokenize", "detokenize")
         values = system.values(sizes.requests)
         tokens = system.tokens(values)
-        acra = preload.acras(system, sizes.acra)
-        acra_values, acra_tokens = [value for value, _ in acra], [token for _, token in acra]
         self.works = [
             Work(NULL, "null", values, values),
             Work(NEW, "tokenize", None, None),
             Work(KNOWN, "tokenize", values, tokens),
             Work(DETOKENIZE, "detokenize", tokens, values),
-            Work(ACRA_KNOWN, "tokenize", acra_values, acra_tokens),
-            Work(ACRA_DETOKENIZE, "detokenize", acra_tokens, acra_values),
         ]
+        if sizes.layout == "acra":
+            acra = preload.acras(system, sizes.acra)
+            acra_values, acra_tokens = [value for value, _ in acra], [token for _, token in acra]
+            self.works += [
+                Work(ACRA_KNOWN, "tokenize", acra_values, acra_tokens),
+                Work(ACRA_DETOKENIZE, "detokenize", acra_tokens, acra_values),
+            ]
         self._next: dict[str, int] = {}
 
     def loops(self) -> Iterator[tuple[Figure, Loop]]:
@@ -136,7 +139,7 @@ def measure(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     """Measure the null worker and each kind of work in turn: both ways to send, each number in flight, each round."""
     rounds: dict[Figure, list[Loop]] = {}
     for number in range(sizes.rounds):
-        with subject() as system, program(load.__file__, Loop) as loader:
+        with subject(sizes.layout) as system, program(load.__file__, Loop) as loader:
             for figure, loop in Round(sizes, system, loader).loops():
                 rounds.setdefault(figure, []).append(loop)
                 way, count, name = figure

@@ -51,8 +51,9 @@ Kind = tuple[str, int]
 def measure(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     """A fresh worker each round, the null worker in between; a worker opens each of Acra's blocks once."""
     rounds: dict[Kind, list[Measured]] = defaultdict(list)
-    with subject() as system:
-        acras = {items: preload.acras(system, sizes.acra) for items in (1, ITEMS)}
+    is_acra = sizes.layout == "acra"
+    with subject(sizes.layout) as system:
+        acras = {items: preload.acras(system, sizes.acra) for items in (1, ITEMS) if is_acra}
         for number in range(sizes.rounds):
             tell(f"cpu, round {number + 1} of {sizes.rounds}")
             worker, null = system.start_worker(), system.start_null()
@@ -63,7 +64,7 @@ def measure(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
                 for name, measured in _kinds(system, worker.pid, sizes.requests, items):
                     rounds[name, items].append(measured)
                 singles.append(_null(system, null.pid, sizes.requests))
-                for name, measured in _acras(system, worker.pid, acras[items], items):
+                for name, measured in _acras(system, worker.pid, acras[items], items) if is_acra else ():
                     rounds[name, items].append(measured)
             values = system.values(sizes.requests)
             rounds[NULL, ITEMS].append(system.measure_checked(null.pid, "null", values, values, items=ITEMS)[0])
@@ -106,6 +107,8 @@ def rows(rounds: dict[Kind, list[Measured]]) -> list[Row]:
         own = [one.worker_us for one in rounds[NULL, items]]
         made.append(row(section, NULL, unit, own, to=null_us))
         for name, most in goals.items():
+            if (name, items) not in rounds:
+                continue  # entries of Acra's, in the dense layout
             made.append(row(section, name, unit, [one.worker_us for one in rounds[name, items]], to=null_us, most=most))
     rates = [one.rate for one in null]
     made.append(row("throughput of one worker", NULL, "requests/s", rates, to=rates))
@@ -121,7 +124,9 @@ def _redis_rows(rounds: dict[Kind, list[Measured]]) -> list[Row]:
     null_us = [one.redis_us for one in rounds[NULL, 1]]
     made = [row(section, NULL, unit, null_us, to=null_us)]
     for name in SINGLE_MOST:
-        runs = rounds[name, 1]
+        runs = rounds.get((name, 1))
+        if runs is None:
+            continue
         made += (
             row(section, f"{name}, streams", unit, [one.streams_us for one in runs]),
             row(section, f"{name}, storage", unit, [one.storage_us for one in runs]),
@@ -149,7 +154,7 @@ def two_workers(sizes: Sizes, tell: Callable[[str], None], cores: list[int]) -> 
     """Measure a backlog of new values with one worker and with two; ``cores``: of the servers, then of the workers."""
     one: list[float] = []
     two: list[float] = []
-    with subject() as system:
+    with subject(sizes.layout) as system:
         os.sched_setaffinity(system.streams.pid, {cores[0]})
         os.sched_setaffinity(system.storage.pid, {cores[1]})
         for number in range(sizes.rounds):

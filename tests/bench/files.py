@@ -38,7 +38,7 @@ class Done(NamedTuple):
 def measure(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     """Measure new values in each round, the same values again, and the way back."""
     rounds: dict[str, list[Done]] = defaultdict(list)
-    with subject() as system, subject() as other, TemporaryDirectory() as name:
+    with subject(sizes.layout) as system, subject() as other, TemporaryDirectory() as name:
         folder = Path(name)
         worker = system.start_worker()
         system.warm_up("tokenize", "detokenize")

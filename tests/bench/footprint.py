@@ -33,7 +33,7 @@ def measure_memory(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     for number in range(sizes.few_rounds):
         tell(f"memory, round {number + 1} of {sizes.few_rounds}")
         for small, found in peaks.items():
-            with subject() as system:
+            with subject(sizes.layout) as system:
                 worker = system.start_worker()
                 system.warm_up("tokenize", count=1)
                 rest.append(peak_mib(worker.pid))
@@ -64,7 +64,7 @@ def _large(system: Subject, pid: int, small: int, count: int) -> None:
 def measure_start(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     """Measure the time from the start of the process until it has answered a waiting request."""
     seconds: dict[str, list[float]] = {"null": [], "tokenize": []}
-    with subject() as system:
+    with subject(sizes.layout) as system:
         system.make_group("tokenize:requests")
         for number in range(sizes.rounds):
             tell(f"start, round {number + 1} of {sizes.rounds}")

@@ -25,7 +25,7 @@ def measure(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     """The same card numbers as ``str`` and as ``pan``, each new, in a fresh worker each round."""
     rounds: dict[tuple[str, int], list[Measured]] = defaultdict(list)
     derived: dict[str, list[float]] = defaultdict(list)
-    with subject() as system:
+    with subject(sizes.layout) as system:
         for number in range(sizes.rounds):
             tell(f"formats, round {number + 1} of {sizes.rounds}")
             worker = system.start_worker()

@@ -20,12 +20,13 @@ def measure_stored(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     few = min(FEW, max(1, sizes.stored // 100))
     wanted = min(sizes.requests, few)
     costs: dict[tuple[str, int], list[float]] = defaultdict(list)
-    with subject() as small, subject() as large:
+    with subject(sizes.layout) as small, subject(sizes.layout) as large:
         tell(f"storing {sizes.stored:,} tokens")
-        empty = _used_memory(large)
-        tokens = {few: preload.stored(small, few, wanted), sizes.stored: preload.stored(large, sizes.stored, wanted)}
-        bytes_a_token = (_used_memory(large) - empty) / sizes.stored
-        workers = {few: (small, small.start_worker().pid), sizes.stored: (large, large.start_worker().pid)}
+        systems = {few: small, sizes.stored: large}
+        empty = {count: system.used_memory() for count, system in systems.items()}
+        tokens = {count: preload.stored(system, count, wanted) for count, system in systems.items()}
+        memory = {count: (system.used_memory() - empty[count]) / count for count, system in systems.items()}
+        workers = {count: (system, system.start_worker().pid) for count, system in systems.items()}
         for system, _ in workers.values():
             system.warm_up("tokenize", "detokenize")
         for number in range(sizes.few_rounds):
@@ -40,7 +41,11 @@ def measure_stored(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
         made.append(row(section, f"{name}, few", unit, with_few))
         own = costs[name, sizes.stored]
         made.append(row(section, f"{name}, many", unit, own, to=with_few, of="few", most=STORED_MOST))
-    made.append(row("Redis memory", "a token, both entries", "bytes", [bytes_a_token]))
+    few_bytes, many_bytes = [memory[few]], [memory[sizes.stored]]
+    made.append(row("Redis memory", "a token, both entries, few", "bytes", few_bytes))
+    made.append(
+        row("Redis memory", "a token, both entries", "bytes", many_bytes, to=few_bytes, of="few", most=STORED_MOST)
+    )
     return made
 
 
@@ -52,17 +57,13 @@ def _work(system: Subject, pid: int, tokens: list[preload.Token]) -> list[tuple[
     return [(KNOWN, known), (DETOKENIZE, back), (NEW, new)]
 
 
-def _used_memory(system: Subject) -> int:
-    return int(system.stack.storage.info("memory")["used_memory"])
-
-
 def measure_clients(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     """Measure known values of many clients, one of each in turn, against as many values of one client.
 
     The one client has a worker of its own, since a worker that caches keys of many clients is slower for each.
     """
     costs: dict[str, list[Measured]] = {"one": [], "many": []}
-    with subject() as system:
+    with subject(sizes.layout) as system:
         tell(f"storing {sizes.clients:,} clients")
         left = preload.clients(system, sizes.clients)
         part = len(left) // sizes.few_rounds

@@ -37,7 +37,7 @@ class Steady(NamedTuple):
 def measure(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     """Measure the null worker, new values and known values in turn, with the same two processes throughout."""
     runs: dict[str, list[Steady]] = defaultdict(list)
-    with subject() as system:
+    with subject(sizes.layout) as system:
         worker, null = system.start_worker(), system.start_null()
         system.warm_up("null", "tokenize", "detokenize")
         count = round(sizes.rate * (sizes.seconds + WARM_UP_SECONDS))

@@ -1,6 +1,8 @@
-"""The sizes of a run."""
+"""The sizes of a run, and its layout."""
 
 import msgspec
+
+from token_worker.keys.layout_record import LayoutName
 
 
 class Sizes(msgspec.Struct, frozen=True):
@@ -20,6 +22,7 @@ class Sizes(msgspec.Struct, frozen=True):
         loop: seconds of each closed or open loop, and of each load by a client.
         open_rate: requests a second that stand for the closed loop's rate in the open loops; 0 for the rate measured.
         listed: values of the list that one call of the client takes.
+        layout: layout of the tokens, except in the group that compares both.
     """
 
     rounds: int = 5
@@ -35,6 +38,7 @@ class Sizes(msgspec.Struct, frozen=True):
     loop: float = 1
     open_rate: float = 0
     listed: int = 100_000
+    layout: LayoutName = "acra"
 
     @property
     def few_rounds(self) -> int:

@@ -24,6 +24,7 @@ from bench import null
 from harness.ending import uninterrupted
 from harness.servers import Valkey
 from harness.stack import Stack, WorkerProcess, wait_until
+from token_worker.keys.layout_record import LayoutName
 
 CLIENT = "bench-client"
 WARM_UP = 200
@@ -113,6 +114,11 @@ class Subject:
     def values(self, count: int) -> list[str]:
         """New values of 16 characters."""
         return [f"{self.rng.randrange(10**16):016}" for _ in range(count)]
+
+    def used_memory(self) -> int:
+        """Bytes that the storage's server has allocated, without buffers of its connections."""
+        info = self.stack.storage.info("memory")
+        return int(info["used_memory"]) - int(info["mem_clients_normal"])
 
     # -- processes
 
@@ -250,9 +256,18 @@ class Subject:
 
 
 @contextmanager
-def subject() -> Iterator[Subject]:
-    """Two servers without persistence and one client, for as long as the body runs."""
-    with Valkey() as streams, Valkey() as storage, Stack(streams, storage, fresh=True) as stack:
+def subject(layout: LayoutName = "acra", *, storage_binary: str | None = None) -> Iterator[Subject]:
+    """Two servers without persistence and one client, for as long as the body runs.
+
+    Args:
+        layout: of the tokens.
+        storage_binary: the server of the storage; Valkey if left out.
+    """
+    with (
+        Valkey() as streams,
+        Valkey(binary=storage_binary) as storage,
+        Stack(streams, storage, fresh=True, layout=layout) as stack,
+    ):
         stack.generate_key(CLIENT)
         made = Subject(streams, storage, stack)
         try:

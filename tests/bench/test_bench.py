@@ -31,7 +31,7 @@ LITTLE = {
     "seconds": 0.2,
     "idle": 1.1,
     "rows": 500,
-    "loop": 0.02,
+    "loop": 0.05,
     "listed": 300,
 }
 INFORM = {
@@ -48,7 +48,9 @@ INFORM = {
     "worker CPU, single requests: known value, Acra's entry",
     "worker CPU, requests of 100 items: detokenize, Acra's entry",
     "Redis CPU, single requests: null worker",
-    "Redis memory: a token, both entries",
+    "Redis memory: a token, both entries, few",
+    "layouts, memory of Redis: acra",
+    "layouts, CPU of the storage's server, single requests: detokenize, dense",
     "resident peak of the worker: after one request",
     "start to first reply: null worker with the same imports",
     "token-worker file, 500 rows of two columns: new value, CPU of the command",
@@ -81,6 +83,14 @@ GOALS = {
     "Redis CPU, single requests: new value, both": "≤ 3 x null",
     "formats, worker CPU, single requests: pan of 16, new value": "≤ 1.25 x str",
     "formats, worker CPU, 100 items: pan of 16, new value": "≤ 1.25 x str",
+    "Redis memory: a token, both entries": "≤ 1.1 x few",
+    "layouts, memory of Valkey: dense": "≤ 190 bytes a token",
+    "layouts, memory of Redis: dense": "≤ 210 bytes a token",
+    "layouts, CPU of the worker, single requests: new value, dense": "≤ 1.15 x acra",
+    "layouts, CPU of the worker, requests of 100 items: new value, dense": "≤ 0.8 x acra",
+    "layouts, CPU of the worker, requests of 100 items: known value, dense": "≤ 1.3 x acra",
+    "layouts, CPU of the worker, requests of 100 items: detokenize, dense": "≤ 1 x acra",
+    "layouts, CPU of the storage's server, requests of 100 items: new value, dense": "≤ 0.6 x acra",
     "two workers: new value": "≥ 1.8 x one",
     "steady single requests: p50, new value": "≤ 1.5 x null",
     "steady single requests: p99, known value": "≤ 1.5 x null",
@@ -134,6 +144,19 @@ def test_bench_gives_every_figure(tmp_path: Path) -> None:
     assert "≤ 2 x null" in line
     assert "new / old" in again.stdout
     assert "not the same in both runs: requests (100, now 400)" in again.stdout
+
+
+def test_groups_can_have_the_dense_layout() -> None:
+    """With ``--layout dense`` the tokens have that layout, those stored beforehand, too; there are none of Acra's."""
+    options = (f"--{name}={value}" for name, value in LITTLE.items())
+    done = run(*options, "--only", "cpu,clients", "--layout", "dense", "--json")
+    assert done.returncode == 0, done.stderr
+    figures = msgspec.json.decode(done.stdout, type=Run)
+    rows = {made.title: made for made in figures.rows}
+    assert figures.conditions["layout"] == "dense"
+    assert not [title for title in rows if "Acra" in title]
+    assert rows["worker CPU, single requests: known value"].median
+    assert rows["CPU of known values, many clients in turn: many clients, worker"].median
 
 
 def test_goals_are_judged_by_the_median_of_the_rounds() -> None:
