@@ -135,7 +135,7 @@ class Mover:
 
     def check_values(self, names: Sequence[bytes]) -> None:
         """Find value entries of the source that fit no token entry."""
-        self._reader.begin_page()
+        self._reader.begin_page(self._source, names)
         for finding in self._reader.broken(self._source, names):
             if finding.kind != "removed":  # its token entry is counted
                 self.tally.find(finding)
@@ -143,7 +143,7 @@ class Mover:
     def sweep(self, page: Page) -> None:
         """Delete twins whose source is gone: pairs, and single entries that belong to no token."""
         target, reader = self._target, self._reader
-        reader.begin_page()
+        reader.begin_page(target, [*page.tokens, *page.values])
         pairs: list[Pair] = []
         rows: list[Row] = []
         for found in reader.pairs(target, page.tokens):
@@ -214,7 +214,7 @@ class Mover:
 
     def _pairs(self, names: Sequence[bytes], *, even_changed: bool = False) -> list[Pair]:
         """Read tokens of the source. Everything else is noted; with ``even_changed`` tombstones and orphans go."""
-        self._reader.begin_page()
+        self._reader.begin_page(self._source, names)
         pairs: list[Pair] = []
         rows: list[Row] = []
         for found in self._reader.pairs(self._source, names):

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from token_worker.acra.owner import Owner
 from token_worker.admin.migrate_sides import Content, Half, Opened, Sealed, Side
 from token_worker.errors import CorruptData, Refused, Unavailable
-from token_worker.keys.cache import KeyCache, KeySearch
+from token_worker.keys.cache import Found, KeyCache, KeySearch
 from token_worker.keys.keyring import Keyring, NoMatchingKey
 from token_worker.redis.link import RedisLink
 
@@ -81,9 +81,16 @@ class Reader:
         self._likely = 0
         """Number of the type of the last value entry of Acra's: the next one mostly has the same."""
 
-    def begin_page(self) -> None:
-        """Look up keys again that are too old. Call it before each page."""
+    def begin_page(self, side: Side, names: Sequence[bytes]) -> None:
+        """Look up the keys of all owners of a page at once. Call it before each page.
+
+        Raises:
+            Unavailable: the key storage is away.
+        """
         self._rings.clear()
+        owners = {owner for name in names for owner in side.owners(name)}
+        for owner, found in self.keys.rings(owners).items():
+            self._rings[owner] = _usable(found)
 
     def ring(self, owner: Owner) -> Keyring | None:
         """Return the keys of an owner. None if the owner has none that can be used.
@@ -92,10 +99,7 @@ class Reader:
             Unavailable: the key storage is away.
         """
         if owner not in self._rings:
-            found = self.keys.rings([owner])[owner]
-            if isinstance(found, Unavailable):
-                raise found
-            self._rings[owner] = None if isinstance(found, Refused) else found
+            self._rings[owner] = _usable(self.keys.rings([owner])[owner])
         return self._rings[owner]
 
     def read(self, names: Sequence[bytes]) -> list[bytes | None]:
@@ -202,6 +206,12 @@ class Reader:
 
     def _locked(self, side: Side, name: bytes, raw: bytes) -> Finding:
         return Finding("unreadable" if side.owners(name) else "no_key", name, raw)
+
+
+def _usable(found: Found) -> Keyring | None:
+    if isinstance(found, Unavailable):
+        raise found
+    return None if isinstance(found, Refused) else found
 
 
 def _pair(

@@ -245,11 +245,11 @@ class DenseSide:
 
 def _day_and_state(raw: bytes) -> tuple[int, bool]:
     """Return the day on which an entry of Acra's was created, and whether it is disabled."""
-    times = raw[-_TIMES_DIGITS:]  # of an entry as most are: enabled, and with two times of today's length
+    times = raw[-_TIMES_DIGITS:]  # of an entry as most are
     if times[:2] == b"10" and times[12:14] == b"18" and raw[:2] == b"0a":
         length, after = _length(raw)
         if len(raw) == after + 2 * length + _TIMES_DIGITS:
-            return _day(times), False
+            return _decoded(times)
     entry = decode_entry(raw)
     return dense_entry.day_of(entry.created), entry.disabled
 
@@ -263,8 +263,9 @@ def _length(raw: bytes) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=4096)  # tokens are made in groups
-def _day(times: bytes) -> int:
-    return dense_entry.day_of(decode_times(unhexlify(times)).created)
+def _decoded(times: bytes) -> tuple[int, bool]:
+    created, _, disabled = decode_times(unhexlify(times))
+    return dense_entry.day_of(created), disabled
 
 
 def _check_value(number: int, value: bytes) -> None:

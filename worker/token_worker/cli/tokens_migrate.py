@@ -49,6 +49,8 @@ _WORDS: dict[str, str] = {
     "tombstones_dropped": "entries of removed tokens deleted",
     "changed_since": "were disabled, enabled or removed since they were moved; --changed deletes them, too",
     "different": "have no equal copy in the layout that is in use",
+    "left_unreadable": "entries of the new layout that cannot be read; they stay",
+    "left_no_key": "entries of the new layout of clients or zones without a key; they stay",
     "only_in_acra": "tokens in Acra's layout that the dense one does not know; they stay",
     "removed": "removed tokens: the dense layout alone remembers that they are revoked",
     "orphan": "entries of tokens that nobody was given",
