@@ -38,13 +38,14 @@ _ADDRESSES = """\
 | `rediss://…` | one server, with TLS |
 | `unix://[user[:password]@]/path[?db=number]` | one server on this machine, by its socket |
 | `redis+sentinel://host[:port],…/service[/number]` | the primary of a service, as Sentinels name it |
-| `redis+cluster://host[:port],…` | a cluster; only for the streams |
+| `redis+cluster://host[:port],…` | a cluster: for the streams, and for tokens in the [dense layout](layouts.md#in-a-redis-cluster) |
 | `rediss+sentinel://…`, `rediss+cluster://…` | the same with TLS |
 
 - **Sentinel**: workers ask the Sentinels for the primary at every connection. They ask the primary for its role once a
   second. User and password in the address are those of the servers, not those of the Sentinels. These have settings of
   their own.
 - **Cluster**: all streams of a route need the same hash tag, as in `{shop}:requests`. Workers check this at start.
+  Tokens in the dense layout need nothing of the kind. Keys, and tokens in Acra's layout, cannot be in a cluster.
 - **Users**: servers do not replicate their ACL users. Create them on every replica and on every node.
 - **Passwords**: a password file is read anew for each connection. So a password can be changed while workers run: write
   the new one into the file, then change it at the server. A worker whose user or password is refused says so, is not
