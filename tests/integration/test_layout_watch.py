@@ -1,5 +1,6 @@
 """A worker serves a token storage in the layout that both records name, and looks again on every new connection."""
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from harness.fetching import get
 from harness.key_places import InRedis, InVault, Place
-from harness.servers import OpenBao, Valkey, free_port
+from harness.servers import DEPLOY_FILES, OpenBao, Valkey, free_port
 from harness.stack import Stack, has_logged, wait_until
 from token_worker.acra.owner import Owner
 from token_worker.keys.index_key import index_path, seal_index_key
@@ -160,3 +161,23 @@ def test_missing_right_is_named(tmp_path: Path) -> None:
         assert stack.ask([REQUEST | {"id": "1"}])["1"]["status"] == "ok"
         for worker in stack.workers:
             worker.kill()
+
+
+def test_missing_right_in_vault_is_named(bare: Stack, openbao_server: OpenBao, tmp_path: Path) -> None:
+    """The same holds for a record in Vault: the path is named that the policy lacks."""
+    place = InVault(openbao_server)
+    place.put(f"{place.folder}/{CLIENT.key_name}", wrap(new_key(), bare.master_key, CLIENT))
+    policy = (DEPLOY_FILES / "vault" / "all-keys.hcl").read_text().replace(".acrakeys.layout", "another-record")
+    name = f"no-record-{secrets.token_hex(4)}"
+    place.api("POST", f"sys/policies/acl/{name}", {"policy": policy.replace(".acrakeys", place.folder)})
+    made = place.api("POST", "auth/token/create", {"policies": [name], "no_default_policy": True, "ttl": "1h"})
+    tokens_url = {"TOKEN_WORKER_TOKENS_URL": bare.settings["TOKEN_WORKER_KEYS_URL"]}
+    bare.settings |= {**place.settings, **tokens_url, "VAULT_TOKEN": made["auth"]["client_token"]}
+    log = tmp_path / "log"
+    first = bare.start_worker(log=log)
+    words = f"`read` on secret/data/{place.folder}.layout; or set TOKEN_WORKER_LAYOUT=acra"
+    wait_until(lambda: has_logged(log, "server unavailable", words), words)
+    assert first.is_alive
+    first.kill()
+    bare.start_worker(TOKEN_WORKER_LAYOUT="acra")
+    assert bare.ask([REQUEST | {"id": "1"}])["1"]["status"] == "ok"
