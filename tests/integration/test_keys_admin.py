@@ -21,6 +21,7 @@ from token_worker.acra.key_name import parse_name, stamp_of
 from token_worker.acra.owner import Owner
 from token_worker.admin.destroy import SETTLED_SECONDS, Destruction
 from token_worker.admin.entry_scan import scan_entries
+from token_worker.admin.entry_store import ServerEntries
 from token_worker.admin.rotate import rotate
 from token_worker.admin.set_aside import KEPT_SECONDS
 from token_worker.errors import CheckFailed
@@ -451,7 +452,10 @@ def test_scan_counts_what_the_key_opens(stack: Stack, storage_server: Valkey) ->
     some = stack.storage.keys("tokens/*")[0]
     stack.storage.set(some.rsplit(b"/", 1)[0] + b"/damaged", b"no entry")
     link = RedisLink("tokens", RedisSettings(url=stack.settings["TOKEN_WORKER_KEYS_URL"]), raise_server_errors=True)
-    scans = [scan_entries(link, OWNER, other), scan_entries(link, Owner("client", "other_client"), other)]
+    scans = [
+        scan_entries(ServerEntries(link), OWNER, other),
+        scan_entries(ServerEntries(link), Owner("client", "other_client"), other),
+    ]
     assert [scan.opened for scan in scans] == [0, 2]
     assert sum(scan.damaged for scan in scans) == 1
     link.close()
@@ -469,7 +473,7 @@ def test_key_too_short_in_the_history(in_redis: InRedis, stack: Stack) -> None:
 
 def destruction(place: Place, stack: Stack, fuse: Fuse | None = None) -> Destruction:
     tokens = RedisLink("tokens", RedisSettings(url=stack.settings["TOKEN_WORKER_KEYS_URL"]), raise_server_errors=True)
-    return Destruction(place.store(fuse), masters(stack), tokens)
+    return Destruction(place.store(fuse), masters(stack), ServerEntries(tokens))
 
 
 def test_destruction_cut_short_anywhere_and_done_again(place: Place, stack: Stack, old_key: str) -> None:

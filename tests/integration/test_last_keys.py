@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from harness.key_places import Fuse, InRedis, InVault, Killed, Place, keys_command
-from harness.servers import OpenBao
+from harness.servers import Cluster, OpenBao
 from harness.stack import Stack
 from token_worker.acra.key_name import stamp_of
 from token_worker.acra.owner import Owner
 from token_worker.admin.destroy import SETTLED_SECONDS
 from token_worker.admin.entry_scan import scan_entries
+from token_worker.admin.entry_store import ServerEntries
 from token_worker.admin.keys import locate_keys, open_key
 from token_worker.admin.last_keys import LastKeys
 from token_worker.admin.set_aside import KEPT_SECONDS
@@ -22,7 +23,8 @@ from token_worker.keys.index_key import index_name, index_path, seal_index_key
 from token_worker.keys.layout_record import TOKENS_RECORD, encode_record, layout_path, new_record
 from token_worker.keys.master import MasterKeys
 from token_worker.keys.store import new_key, wrap
-from token_worker.redis.address import RedisSettings
+from token_worker.redis.address import RedisSettings, parse
+from token_worker.redis.cluster_pipeline import ClusterPipeline
 from token_worker.redis.link import RedisLink
 from token_worker.storage.dense.entry import EntryNames, SealKey, check_name
 
@@ -167,7 +169,7 @@ def test_nothing_happens_without_the_typed_id(place: Place, stack: Stack) -> Non
 
 def last_keys(place: Place, stack: Stack, fuse: Fuse | None = None) -> LastKeys:
     tokens = RedisLink("tokens", RedisSettings(url=stack.settings["TOKEN_WORKER_KEYS_URL"]), raise_server_errors=True)
-    return LastKeys(place.store(fuse), MasterKeys(stack.master_key), tokens, OWNER)
+    return LastKeys(place.store(fuse), MasterKeys(stack.master_key), ServerEntries(tokens), OWNER)
 
 
 def texts(place: Place, stack: Stack) -> set[bytes]:
@@ -258,9 +260,9 @@ def test_scan_finds_entries_of_the_dense_layout(stack: Stack) -> None:
     stack.storage.set(names.of_token(b"damaged", 3), b"x")
     stack.storage.set(names.of_token(b"another length", 3) + b"x", b"x")
 
-    assert scan_entries(tokens, OWNER, key, index) == (4, 2, 1)
-    assert scan_entries(tokens, OWNER, key).opened == 2
-    assert scan_entries(tokens, OTHER, key, index).opened == 0
+    assert scan_entries(ServerEntries(tokens), OWNER, key, index) == (4, 2, 1)
+    assert scan_entries(ServerEntries(tokens), OWNER, key).opened == 2
+    assert scan_entries(ServerEntries(tokens), OTHER, key, index).opened == 0
     tokens.close()
 
 
@@ -279,3 +281,31 @@ def test_key_that_seals_dense_entries_is_not_destroyed(place: Place, stack: Stac
 
     assert done.returncode == 1
     assert "1 of 1 token entries are sealed with it" in done.stderr
+
+
+def test_tokens_in_a_cluster(stack: Stack) -> None:
+    """Entries on all nodes are scanned and counted, and the check value is deleted from the node that has it."""
+    in_redis, index, key = InRedis(stack), new_key(), new_key()
+    old = f"{NAME}.old/{stamp_of(int((time.time() - SETTLED_SECONDS - 60) * 1e9))}"
+    for name, one in ((NAME, new_key()), (old, key)):
+        in_redis.put(f".acrakeys/{name}", wrap(one, stack.master_key, OWNER))
+    in_redis.put(index_path(".acrakeys", OWNER), seal_index_key(index, stack.master_key, OWNER))
+    names, seal_key = EntryNames(index, OWNER), SealKey(key, OWNER)
+    with Cluster(replicas=0) as cluster:
+        stack.settings["TOKEN_WORKER_TOKENS_URL"] = cluster.url
+        pipeline = ClusterPipeline("tokens", parse(cluster.url))
+        for number in range(30):
+            entry = names.of_token(b"%d" % number, 3)
+            pipeline.call("SET", entry, seal_key.seal(entry, seal_key.head(0, 1), b"\3value"))
+        pipeline.call("SET", check_name(OWNER), names.check)
+
+        used = keys_command(stack, in_redis, "destroy", old)
+        assert (used.returncode, "30 of 30 token entries" in used.stderr) == (1, True), used.stderr
+        status, text = destroy(stack, in_redis, *CONFIRMED)
+        assert (status, "will be lost for good: 30" in text) == (0, True), text
+        for name in (NAME, old, f".index/{NAME}"):
+            in_redis.put(f".acrakeys.scans/{name}", '{"scanned_at": 0, "retired_at": 0}')
+        status, text = destroy(stack, in_redis, *CONFIRMED)
+        assert (status, pipeline.call("GET", check_name(OWNER))) == (0, None), text
+        assert in_redis.names(".acrakeys.retired") == []
+        pipeline.close()

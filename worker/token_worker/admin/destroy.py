@@ -19,13 +19,13 @@ from typing import Literal, NamedTuple
 
 from token_worker.acra.key_name import KeyName
 from token_worker.admin.entry_scan import EntryScan, read_index_key, scan_entries
+from token_worker.admin.entry_store import EntryStore
 from token_worker.admin.key_store import AdminStore
 from token_worker.admin.set_aside import KEPT_SECONDS, DestroyRecord, SetAside, changed, not_before
 from token_worker.errors import CheckFailed
 from token_worker.keys.cache import AGE_SECONDS, GRACE_SECONDS
 from token_worker.keys.keyring import DATA_KEY_SECONDS
 from token_worker.keys.master import MasterKeys
-from token_worker.redis.link import Link
 
 MARGIN_SECONDS = 1800.0
 """Margin for clocks that differ, and for workers that were suspended."""
@@ -52,7 +52,7 @@ class Destruction:
     Args:
         store: the key storage.
         master_keys: open the keys.
-        tokens: the token storage.
+        entries: the token storage.
         now: the clock, in Unix seconds.
         settling_seconds: time for which workers still seal with a replaced key.
     """
@@ -61,7 +61,7 @@ class Destruction:
         self,
         store: AdminStore,
         master_keys: MasterKeys,
-        tokens: Link,
+        entries: EntryStore,
         now: Callable[[], float] = time.time,
         *,
         settling_seconds: float = 0,
@@ -69,7 +69,7 @@ class Destruction:
         self._store = store
         self._master_keys = master_keys
         self._aside = SetAside(store, master_keys)
-        self._tokens = tokens
+        self._entries = entries
         self._now = now
         self._settled_seconds = SETTLED_SECONDS + settling_seconds
 
@@ -115,7 +115,7 @@ class Destruction:
             raise changed(name)
         key = self._aside.open(name, stored.text)
         index_key = read_index_key(self._store, self._master_keys, name.owner)
-        scan = scan_entries(self._tokens, name.owner, key, index_key)
+        scan = scan_entries(self._entries, name.owner, key, index_key)
         if scan.opened:
             if record_stored is not None and live is not None and not dry_run:
                 self._aside.forget_record(name, record_stored)

@@ -10,14 +10,13 @@ from typing import NamedTuple
 from token_worker.acra import acra_block, token_entry
 from token_worker.acra.acra_block import open_data_key
 from token_worker.acra.owner import Owner
+from token_worker.admin.entry_store import EntryStore
 from token_worker.admin.key_store import AdminStore
 from token_worker.admin.keys import open_key
-from token_worker.errors import CorruptData, Unavailable
+from token_worker.errors import CorruptData
 from token_worker.keys.index_key import index_name, index_path
 from token_worker.keys.master import MasterKeys
-from token_worker.redis.cluster import ClusterLink, RedirectError
-from token_worker.redis.link import Link, RedisLink
-from token_worker.redis.scan import escape_bytes, escape_pattern, scan
+from token_worker.redis.scan import SCAN_KEYS, escape_bytes, escape_pattern
 from token_worker.storage.dense import entry as dense
 
 _ANY_TAG = b"?" * 4
@@ -48,14 +47,14 @@ def read_index_key(store: AdminStore, master_keys: MasterKeys, owner: Owner) -> 
         return None
 
 
-def scan_entries(link: Link, owner: Owner, key: bytes, index_key: bytes | None = None) -> EntryScan:
+def scan_entries(entries: EntryStore, owner: Owner, key: bytes, index_key: bytes | None = None) -> EntryScan:
     """Try the key on all token entries of its owner."""
     return EntryScan(
-        *map(sum, zip(_scan_acra(link, owner, key), _scan_dense(link, owner, key, index_key), strict=True))
+        *map(sum, zip(_scan_acra(entries, owner, key), _scan_dense(entries, owner, key, index_key), strict=True))
     )
 
 
-def count_entries(link: Link, owner: Owner, index_key: bytes | None) -> int:
+def count_entries(entries: EntryStore, owner: Owner, index_key: bytes | None) -> int:
     """Count the token entries of an owner, by their names. Without the index key, only those of Acra's layout.
 
     An entry may count twice while the storage grows or shrinks.
@@ -63,15 +62,15 @@ def count_entries(link: Link, owner: Owner, index_key: bytes | None) -> int:
     patterns = [_acra_pattern(owner)]
     if index_key is not None:
         patterns.append(_dense_pattern(dense.EntryNames(index_key, owner).tag))
-    return sum(len(names) for pattern in patterns for _, names in _pages(link, pattern))
+    return sum(len(names) for pattern in patterns for names in entries.names(pattern, SCAN_KEYS))
 
 
-def _scan_acra(link: Link, owner: Owner, key: bytes) -> EntryScan:
+def _scan_acra(entries: EntryStore, owner: Owner, key: bytes) -> EntryScan:
     context = owner.context
     key_id = acra_block.key_id(key, context)
-    entries = opened = damaged = 0
-    for _, raw in _entries(link, _acra_pattern(owner)):
-        entries += 1
+    seen = opened = damaged = 0
+    for _, raw in _read(entries, _acra_pattern(owner)):
+        seen += 1
         try:
             block = acra_block.parse(token_entry.decode_entry(raw or b"").block)
         except CorruptData:
@@ -79,61 +78,27 @@ def _scan_acra(link: Link, owner: Owner, key: bytes) -> EntryScan:
             continue
         if block.key_id == key_id:
             opened += _opens(key, block.sealed_data_key, context)
-    return EntryScan(entries, opened, damaged)
+    return EntryScan(seen, opened, damaged)
 
 
-def _scan_dense(link: Link, owner: Owner, key: bytes, index_key: bytes | None) -> EntryScan:
+def _scan_dense(entries: EntryStore, owner: Owner, key: bytes, index_key: bytes | None) -> EntryScan:
     seal_key = dense.SealKey(key, owner)
     tag = None if index_key is None else dense.EntryNames(index_key, owner).tag
-    entries = opened = damaged = 0
-    for name, raw in _entries(link, _dense_pattern(tag)):
+    seen = opened = damaged = 0
+    for name, raw in _read(entries, _dense_pattern(tag)):
         try:
             is_of_key = dense.read_head(name, raw or b"").key_id == seal_key.id
         except CorruptData:
             is_of_key = False
             damaged += raw is not None and tag is not None
-        entries += is_of_key or tag is not None
+        seen += is_of_key or tag is not None
         opened += is_of_key and seal_key.open(name, raw or b"") is not None
-    return EntryScan(entries, opened, damaged)
+    return EntryScan(seen, opened, damaged)
 
 
-def _entries(link: Link, pattern: bytes) -> Iterator[tuple[bytes, bytes | None]]:
-    for node, names in _pages(link, pattern):
-        if not names:
-            continue
-        if node is link:
-            yield from zip(names, node.call("MGET", *names), strict=True)
-            continue
-        for name, raw in zip(names, node.call_all([("GET", name) for name in names]), strict=True):
-            if isinstance(raw, RedirectError):
-                raise _moving(link)
-            if isinstance(raw, Exception):
-                raise raw
-            yield name, raw
-
-
-def _pages(link: Link, pattern: bytes) -> Iterator[tuple[RedisLink, list[bytes]]]:
-    """Scan a server, or all primaries of a cluster.
-
-    Raises:
-        Unavailable: a node is away, or a slot has moved meanwhile, so that its entries may have been missed.
-    """
-    if not isinstance(link, ClusterLink):
-        assert isinstance(link, RedisLink)  # noqa: S101 - there is no third kind
-        for names in scan(link, pattern):
-            yield link, names
-        return
-    nodes = link.primaries()
-    before = nodes[0].call("CLUSTER", "SLOTS")
-    for node in nodes:
-        for names in scan(node, pattern):
-            yield node, names
-    if nodes[0].call("CLUSTER", "SLOTS") != before:
-        raise _moving(link)
-
-
-def _moving(link: Link) -> Unavailable:
-    return Unavailable(link.name, "MOVED")
+def _read(entries: EntryStore, pattern: bytes) -> Iterator[tuple[bytes, bytes | None]]:
+    for names in entries.names(pattern, SCAN_KEYS):
+        yield from zip(names, entries.read(names), strict=True)
 
 
 def _acra_pattern(owner: Owner) -> bytes:

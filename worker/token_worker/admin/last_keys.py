@@ -19,13 +19,13 @@ from typing import Literal, NamedTuple
 from token_worker.acra.key_name import KeyName
 from token_worker.acra.owner import Owner
 from token_worker.admin.entry_scan import count_entries
+from token_worker.admin.entry_store import EntryChange, EntryStore
 from token_worker.admin.key_store import AdminStore
 from token_worker.admin.keys import locate_keys
 from token_worker.admin.set_aside import KEPT_SECONDS, DestroyRecord, Found, SetAside, not_before
 from token_worker.errors import CheckFailed
 from token_worker.keys.index_key import INDEX_KEY
 from token_worker.keys.master import MasterKeys
-from token_worker.redis.link import Link
 from token_worker.storage.dense.entry import check_name
 
 
@@ -50,7 +50,7 @@ class LastKeys:
     Args:
         store: the key storage.
         master_keys: open the keys.
-        tokens: the token storage.
+        entries: the token storage.
         owner: the client or zone.
         now: the clock, in Unix seconds.
     """
@@ -59,13 +59,13 @@ class LastKeys:
         self,
         store: AdminStore,
         master_keys: MasterKeys,
-        tokens: Link,
+        entries: EntryStore,
         owner: Owner,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._aside = SetAside(store, master_keys)
-        self._tokens = tokens
+        self._entries = entries
         self._owner = owner
         self._now = now
 
@@ -81,7 +81,7 @@ class LastKeys:
         now = self._now()
         if not found:
             return self._give_up(dry_run=dry_run)
-        entries = count_entries(self._tokens, self._owner, self._index_key(found))
+        entries = count_entries(self._entries, self._owner, self._index_key(found))
         names = [name.name for name in found]
         if any(one.live is not None for one in found.values()):
             for name, one in found.items():  # all of them are opened before the first one is moved
@@ -103,7 +103,7 @@ class LastKeys:
                 since = max(since, one.record.retired_at)
         not_before(since + KEPT_SECONDS, now, f"{self._owner.key_name}: moved aside, --restore brings it back")
         if not dry_run:
-            self._tokens.call("DEL", check_name(self._owner))
+            self._forget_check_value()
             for name, one in reversed(found.items()):
                 if one.retired is not None:
                     self._aside.delete(name, one.retired)
@@ -138,12 +138,17 @@ class LastKeys:
         The keys were lost, or deleted by a step that was interrupted after that. With the keys, the check value comes
         back.
         """
-        check = check_name(self._owner)
-        if self._tokens.call("GET", check) is None:
+        if self._entries.read([check_name(self._owner)]) == [None]:
             raise CheckFailed(f"{self._owner.key_name}: there is no such key")
         if not dry_run:
-            self._tokens.call("DEL", check)
+            self._forget_check_value()
         return LastKeysStep("deleted", [])
+
+    def _forget_check_value(self) -> None:
+        name = check_name(self._owner)
+        [check] = self._entries.read([name])
+        if check is not None:
+            self._entries.change([EntryChange(name, check, b"")])
 
     def _is_of_owner(self, name: KeyName) -> bool:
         return name.owner == self._owner and (name.seals_tokens or name.kind is INDEX_KEY)

@@ -8,12 +8,15 @@ import click
 from token_worker.acra.key_name import KeyName, parse_name
 from token_worker.acra.owner import Owner
 from token_worker.admin.access import AdminAccess
+from token_worker.admin.cluster_entries import ClusterEntries
 from token_worker.admin.destroy import Destruction
 from token_worker.admin.entry_scan import read_index_key
+from token_worker.admin.entry_store import EntryStore, ServerEntries
 from token_worker.admin.last_keys import LastKeys, LastKeysStep
 from token_worker.cli.keys_change import owner_of
 from token_worker.cli.terminal import confirm, confirm_by_typing, utc
-from token_worker.redis.connect import make_link
+from token_worker.redis.cluster_pipeline import ClusterPipeline
+from token_worker.redis.connect import make_primary_link
 from token_worker.settings import load
 from token_worker.settings.options import Settings
 from token_worker.telemetry.command_audit import CommandAudit
@@ -82,8 +85,9 @@ def destroy(
     audit = CommandAudit("keys destroy", settings.audit_file)
     with AdminAccess(settings) as access:
         master_keys, store = access.connect_admin()
-        tokens = make_link("tokens", settings.tokens, raise_server_errors=True)
-        destruction = Destruction(store, master_keys, tokens, settling_seconds=settings.key_settling_seconds)
+        destruction = Destruction(
+            store, master_keys, _entries(settings), settling_seconds=settings.key_settling_seconds
+        )
         if not restore and not dry_run and destruction.next_step(key) != "scanned":
             confirm(
                 acra_restarted,
@@ -116,8 +120,7 @@ def _destroy_last(
     audit = CommandAudit("keys destroy", settings.audit_file)
     with AdminAccess(settings) as access:
         master_keys, store = access.connect_admin()
-        tokens = make_link("tokens", settings.tokens, raise_server_errors=True)
-        last_keys = LastKeys(store, master_keys, tokens, owner)
+        last_keys = LastKeys(store, master_keys, _entries(settings), owner)
         if not restore and not dry_run:
             planned = last_keys.step(dry_run=True)
             if planned.what != "deleted" or planned.keys:
@@ -144,6 +147,12 @@ def _destroy_last(
         click.echo("workers answer unknown_client within a minute, within 16 if the key storage is out of their reach")
     if done.due_at is not None:
         click.echo(f"next step: {utc(done.due_at)}")
+
+
+def _entries(settings: Settings) -> EntryStore:
+    if settings.tokens.kind == "cluster":
+        return ClusterEntries(ClusterPipeline("tokens", settings.tokens))
+    return ServerEntries(make_primary_link("tokens", settings.tokens, raise_server_errors=True))
 
 
 def _question(planned: LastKeysStep) -> str:
