@@ -133,6 +133,8 @@ def test_everybody_can_do_what_they_have_to(secured: ServersWithUsers) -> None:
         (("keys", "generate", "third-client"), 0),
         (("keys", "index", "--all"), 0),
         (("keys", "rewrap"), 0),
+        (("keys", "destroy", "third-client", "--last", "--confirm=third-client", "--unused-elsewhere"), 0),
+        (("keys", "destroy", "third-client", "--last", "--restore"), 0),
         (("tokens", "status", CLIENT), 0),
         (("tokens", "disable", CLIENT, "--yes"), 0),
         (("tokens", "verify", CLIENT), 0),
