@@ -1,5 +1,6 @@
 """``token-worker tokens migrate``: tokens are moved between the layouts of the token storage, and none differs."""
 
+import hashlib
 import json
 import secrets
 import subprocess
@@ -27,15 +28,16 @@ from token_worker.admin.entry_store import ServerEntries
 from token_worker.admin.layout import read_records
 from token_worker.admin.migrate import Tally
 from token_worker.admin.migrate_scan import Place, Walk, read_place, save_place
+from token_worker.admin.migrate_sides import Content
 from token_worker.admin.migrate_stages import copy, drop, finish
 from token_worker.admin.stored_tokens import Token as StoredToken
 from token_worker.admin.tokens import TokenAdmin, TokenFilter
-from token_worker.errors import CheckFailed
+from token_worker.errors import CheckFailed, Unavailable
 from token_worker.keys.index_key import index_path, seal_index_key
 from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.keys.layout_record import LayoutName, layout_path
-from token_worker.keys.store import new_key
-from token_worker.storage.durability import NoBarrier
+from token_worker.keys.store import new_key, wrap
+from token_worker.storage.durability import Durability, DurabilityBarrier, NoBarrier
 
 NAMES = EntryNames(CLIENT)
 STR = TYPES["str"].number
@@ -447,6 +449,90 @@ def test_token_that_went_to_another_value_is_moved(moving: Moving) -> None:
     assert len(moving.dense) == 2
 
 
+def test_tokens_of_replaced_keys_move(moving: Moving) -> None:
+    """Entries under a key of the history are moved, and sealed with the key in use."""
+    given = moving.give(words(5))
+    old = f"{FOLDER}/{CLIENT.key_name}"
+    moving.storage.rename(old, f"{old}.old/2026-01-01T00:00:00")
+    moving.storage.set(old, wrap(new_key(), moving.master_key, CLIENT))
+    given += moving.give([{"type": "str", "value": "after the rotation"}])
+    finished(moving)
+    assert set(moving.answers("dense", given)) == {SAME}
+    moving.storage.delete(f"{old}.old/2026-01-01T00:00:00")
+    assert set(moving.answers("dense", given)) == {SAME}
+    assert drop_acra(moving).counts["unreadable"] == 5  # without the old key they are not compared, so they stay
+    assert len(moving.names("tokens/*")) == 10
+
+
+def drop_acra(moving: Moving) -> Tally:
+    with moving.stage() as stage:
+        return drop(stage, "acra", even_changed=False, dry_run=False)
+
+
+ONE_TAG = {CLIENT: b"shop-frontend 17596", Owner("client", "shop-backoffice"): b"shop-backoffice 33649"}
+"""Texts whose hashes are index keys that give both clients the same tag."""
+
+
+def test_clients_with_one_tag_are_kept_apart(moving: Moving) -> None:
+    """Tokens of two clients whose names begin alike in the dense layout move both ways."""
+    given = []
+    for owner, text in ONE_TAG.items():
+        index_key = hashlib.sha256(text).digest()
+        key = moving.keys.get(owner) or new_key()
+        moving.storage.set(f"{FOLDER}/{owner.key_name}", wrap(key, moving.master_key, owner))
+        moving.storage.set(index_path(FOLDER, owner), seal_index_key(index_key, moving.master_key, owner))
+        given += moving.give([{"client_id": owner.id, **request} for request in words(4)])
+    finished(moving)
+    assert len({name[1:5] for name in moving.dense}) == 1
+    assert drop_acra(moving).counts["dropped"] == 8
+    assert set(moving.answers("dense", given)) == {SAME}
+    finished(moving, "acra")
+    assert set(moving.answers("acra", given)) == {SAME}
+
+
+def test_token_of_two_values_is_refused(moving: Moving) -> None:
+    """A token that the new layout holds for another value, drawn inconsistently there, is never overwritten."""
+    [alone] = moving.give([{"type": "str", "value": "drawn before", "consistent": False}], "dense")
+    [other] = moving.give([{"type": "str", "value": "value two"}])
+    entry = decode_entry(moving.storage.get(v_name(other)))
+    ring = Keyring(CLIENT, moving.keys[CLIENT], DataKeyCache())
+    moving.storage.set(v_name(other), encode_entry(entry._replace(block=ring.seal(alone.token.encode()))))
+    moving.storage.rename(t_name(other), t_name(alone))
+    before = moving.dense
+    with pytest.raises(CheckFailed, match="1 tokens that the new layout holds for another value"):
+        finished(moving)
+    assert moving.dense == before
+    assert layout_of(moving) == ("acra", None)
+
+
+def test_token_of_two_values_is_refused_on_the_way_back(moving: Moving) -> None:
+    """The same holds for Acra's layout, where such a token stayed behind."""
+    [alone] = moving.give([{"type": "str", "value": "drawn before", "consistent": False}])
+    finished(moving, leave=migrate_stages.INCONSISTENT)
+    with moving.stage() as stage:
+        ring = stage.reader.ring(CLIENT)
+        assert ring is not None
+        names = stage.dense.names(ring)
+        value, token = b"another value", alone.token.encode()
+        both = names.of_token(token, STR), names.of_value(value, STR)
+        sealed = stage.dense.seal(ring, Content(STR, value, token, False, 20_000, 20_000), both, 0)
+        moving.storage.mset(dict(zip(both, sealed, strict=True)))
+    before = {name: moving.storage.get(name) for name in moving.names("tokens/*")}
+    with pytest.raises(CheckFailed, match="1 tokens that the new layout holds for another value"):
+        finished(moving, "acra")
+    assert before == {name: moving.storage.get(name) for name in moving.names("tokens/*")}
+
+
+def test_copies_are_as_safe_as_tokens_of_workers(moving: Moving) -> None:
+    """The finish waits as ``TOKEN_WORKER_DURABILITY`` says; if replicas do not confirm, the old layout stays."""
+    moving.give(words(2))
+    with moving.stage() as stage:
+        barrier = DurabilityBarrier(stage.link, Durability(replicas=1), 50)
+        with pytest.raises(Unavailable, match="0 of 1 replicas"):
+            finish(stage, "dense", leave=frozenset(), check_workers=lambda: None, barrier=barrier, dry_run=False)
+    assert layout_of(moving) == ("acra", None)
+
+
 def test_copy_goes_on_where_it_was_stopped(moving: Moving) -> None:
     """With ``--resume`` a copy begins at the place that was saved last; a copy into the other layout does not."""
     moving.give(words(700))
@@ -473,12 +559,27 @@ def test_copy_goes_on_where_it_was_stopped(moving: Moving) -> None:
         (("--to", "dense", "--changed"), "--changed is only for --drop"),
         (("--to", "dense", "--leave-unreadable"), "only for --finish"),
         (("--to", "dense", "--finish"), "Confirm with --yes"),
+        (("--drop", "acra"), "Confirm with --yes"),
     ],
 )
 def test_options_that_do_not_fit(stack: Stack, arguments: tuple[str, ...], text: str) -> None:
     """Options without effect are refused, and a finish or drop wants a confirmation."""
     done = stack.run("tokens", "migrate", *arguments)
     assert done.returncode == 2
+    assert text in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ({"TOKEN_WORKER_LAYOUT": "acra"}, "TOKEN_WORKER_LAYOUT is acra: no worker would start afterwards"),
+        ({"TOKEN_WORKER_TOKENS_URL": "redis+cluster://127.0.0.1:1"}, "tokens are moved on one server"),
+    ],
+)
+def test_settings_that_do_not_fit(stack: Stack, setting: dict[str, str], text: str) -> None:
+    """Nothing is begun if no worker could start afterwards, or where Acra's layout cannot be."""
+    done = stack.run("tokens", "migrate", "--to", "dense", "--finish", "--yes", **setting)
+    assert done.returncode == 1, done.stderr
     assert text in done.stderr
 
 
