@@ -14,7 +14,7 @@ from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import STR
 from token_worker.admin.entry_store import EntryChange
 from token_worker.admin.stored_tokens import Finding, Token
-from token_worker.admin.stored_tokens_dense import DenseTokens
+from token_worker.admin.stored_tokens_dense import BLOCKED, DenseTokens
 from token_worker.admin.tokens import TokenAdmin, TokenFilter
 from token_worker.errors import Code, Refused
 from token_worker.keys.cache import KeyCache, KeySearch
@@ -445,3 +445,18 @@ def test_one_after_the_other_and_back_again() -> None:
         for _ in slow:
             world.check()
         assert (world.tokenize(), world.detokenize(now)) == (now, VALUE)
+
+
+def test_interrupted_removal_of_a_token_that_equals_its_value() -> None:
+    """A command that was interrupted leaves a counter that no candidate has. It does not get into a tombstone."""
+    world = World()
+    t_name = world.owner.of_token(VALUE, STR.number)
+    world._put(t_name, token_plaintext(STR.number, VALUE), 0)
+    world._put(world.v_name, value_plaintext(STR.number, BLOCKED, VALUE), DISABLED)
+    token = world.admin.of_token(VALUE, STR)
+    assert isinstance(token, Token)
+
+    assert remove(world, token)
+
+    assert world.tokenize() == world.candidate(0)
+    world.check()

@@ -392,6 +392,8 @@ class DenseTokens:
 
     def _tombstone(self, h: _Entry, next_counter: int) -> bytes:
         """Return the tombstone of a value entry."""
+        if next_counter == BLOCKED:  # of a token that equals its value
+            next_counter = 0
         return self._seal(h.key, value_plaintext(h.kind.number, next_counter, b""), REMOVED, h.day)
 
     def _seal(self, key: bytes, plaintext: bytes, flags: int, day: int) -> bytes:
