@@ -236,3 +236,22 @@ def test_what_we_write_is_read_field_by_field_by_another_reader(
     assert t_entry[3:] == h_entry[3:]
     assert h_entry.key_id == t_entry.key_id == acra_block.key_id(KEY, owner.context)
     assert h_entry.sealed_data_key == t_entry.sealed_data_key  # one data key serves many blocks
+
+
+@given(st.binary(max_size=300), st.integers(0, 7), st.integers(0, 7))
+def test_value_of_a_type(value: bytes, number: int, asked: int) -> None:
+    """A token value gives its value to who asks for its type, and nothing to others."""
+    message = token_entry.encode_token_value(value, number)
+    assert token_entry.value_of_type(message, asked) == (value if asked == number else b"")
+
+
+@given(st.binary(max_size=12), st.integers(0, 7))
+def test_value_of_a_type_in_any_bytes(message: bytes, asked: int) -> None:
+    """Any other bytes are read as ``decode_token_value`` reads them."""
+    try:
+        value, number = token_entry.decode_token_value(message)
+    except CorruptData:
+        with pytest.raises(CorruptData):
+            token_entry.value_of_type(message, asked)
+    else:
+        assert token_entry.value_of_type(message, asked) == (value if asked == number else b"")

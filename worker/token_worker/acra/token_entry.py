@@ -175,6 +175,19 @@ def decode_token_value(message: bytes) -> tuple[bytes, int]:
     return value, int(fields.get(2, 0))
 
 
+def value_of_type(message: bytes, number: int) -> bytes:
+    """Decode the content of the block in a ``t.`` entry: the value if it has this type number, else empty bytes.
+
+    Raises:
+        CorruptData: the bytes are not a TokenValue.
+    """
+    length = len(message) - 4
+    if 0 < length < 0x80 and message[:2] == _SHORT[length] and message[-2:] == _NUMBER_FIELDS[number]:
+        return message[2:-2]
+    value, its_number = decode_token_value(message)
+    return value if its_number == number else b""
+
+
 def _varint(number: int) -> bytes:
     parts = bytearray()
     while number > 0x7F:

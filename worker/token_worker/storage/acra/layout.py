@@ -10,10 +10,10 @@ from token_worker.acra.token_entry import (
     Times,
     accessed_number,
     decode_entry,
-    decode_token_value,
     encode_entry,
     encode_times,
     encode_token_value,
+    value_of_type,
 )
 from token_worker.errors import Refused, Unavailable
 from token_worker.keys.keyring import Keyring
@@ -59,9 +59,8 @@ class AcraLayout:
         return _stale_before(now)
 
     def open_token(self, ring: Keyring, name: bytes, number: int, raw: bytes, mark: Any) -> Opened:
-        inside, notes = self._sealing.open(ring, name, number, raw, mark)
-        value, its_number = decode_token_value(inside)
-        return value if its_number == number else b"", notes
+        inside, notes = self.open_value(ring, name, number, raw, mark)
+        return value_of_type(inside, number), notes
 
     def rows(self, items: list[TokenItem], now: int) -> list[Row]:
         """Seal the two entries of each item. Each is encrypted with a new IV: an IV is never used twice."""
