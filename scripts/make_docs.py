@@ -38,7 +38,7 @@ _ADDRESSES = """\
 | `rediss://…` | one server, with TLS |
 | `unix://[user[:password]@]/path[?db=number]` | one server on this machine, by its socket |
 | `redis+sentinel://host[:port],…/service[/number]` | the primary of a service, as Sentinels name it |
-| `redis+cluster://host[:port],…` | a cluster: for the streams, and for tokens in the [dense layout](layouts.md#in-a-redis-cluster) |
+| `redis+cluster://host[:port],…` | a cluster: streams, or tokens in the [dense layout](layouts.md#in-a-redis-cluster) |
 | `rediss+sentinel://…`, `rediss+cluster://…` | the same with TLS |
 
 - **Sentinel**: workers ask the Sentinels for the primary at every connection. They ask the primary for its role once a
