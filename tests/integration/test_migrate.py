@@ -16,10 +16,11 @@ from harness import quick
 from harness.direct import Vectors
 from harness.doc_pages import page
 from harness.doc_runner import Reader
-from harness.key_places import Killed
+from harness.key_places import InVault, Killed
 from harness.moving import CLIENT, FOLDER, OF_ALL_KINDS, ZONE, Given, Kill, Moving, Token
-from harness.servers import Valkey
+from harness.servers import OpenBao, Valkey
 from harness.stack import Stack, wait_until
+from harness.terminal import Terminal
 from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import EntryNames, decode_entry, encode_entry, encode_token_value
 from token_worker.acra.value_types import TYPES
@@ -35,7 +36,7 @@ from token_worker.admin.tokens import TokenAdmin, TokenFilter
 from token_worker.errors import CheckFailed, Unavailable
 from token_worker.keys.index_key import index_path, seal_index_key
 from token_worker.keys.keyring import DataKeyCache, Keyring
-from token_worker.keys.layout_record import LayoutName, layout_path
+from token_worker.keys.layout_record import TOKENS_RECORD, LayoutName, layout_path
 from token_worker.keys.store import new_key, wrap
 from token_worker.storage.durability import Durability, DurabilityBarrier, NoBarrier
 
@@ -637,6 +638,39 @@ def test_commands_beside_workers(stack: Stack, tmp_path: Path) -> None:
     ended = [line["outcome"] for line in lines if line["event"] == "change ended"]
     assert ended == ["failed", "done", "done", "failed"]
     assert not any(token in audit.read_text() for token in before.values())
+
+
+def test_keys_and_record_in_vault(stack: Stack, openbao_server: OpenBao) -> None:
+    """With keys in Vault, the index keys and the record of the layout are there, and the move is the same."""
+    place = InVault(openbao_server)
+    place.put(f"{place.folder}/{CLIENT.key_name}", wrap(bytes(range(32)), stack.master_key, CLIENT))
+    stack.storage.flushall()
+    stack.settings |= place.settings
+    worker = stack.start_worker()
+    request = {"op": "tokenize", "client_id": CLIENT.id, "type": "str", "value": "a value"}
+    before = stack.ask([{**request, "id": "1"}])["1"]["value"]
+    worker.stop()
+    assert stack.run("keys", "index", "--all").returncode == 0
+    done = stack.run("tokens", "migrate", "--to", "dense", "--finish", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert place.get(layout_path(place.folder)) == stack.storage.get(TOKENS_RECORD)
+    stack.start_worker()
+    assert stack.ask([{**request, "id": "2"}])["2"].get("value") == before
+
+
+def test_progress_on_a_terminal(stack: Stack) -> None:
+    """On a terminal a bar shows how many tokens were seen, how many a second, and a place for the time that is left."""
+    stack.start_worker()
+    stack.ask(
+        [
+            {"id": str(number), "op": "tokenize", "client_id": CLIENT.id, "type": "int32", "value": number}
+            for number in range(600)
+        ]
+    )
+    assert stack.run("keys", "index", "--all").returncode == 0
+    command = [sys.executable, "-m", "token_worker", "tokens", "migrate", "--to", "dense", "--rate", "200"]
+    with Terminal(command, stack.environment()) as terminal:
+        terminal.wait_for(" tokens, ", "/s ", "-:--:--")
 
 
 def test_page_runs_as_printed(stack: Stack, tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ class Walk:
         connection = link.connect()
         cursor, due = start, time.monotonic()
         while True:
+            done = part_done(int(cursor))
             answer, names = link.call("SCAN", cursor, "MATCH", side.pattern, "COUNT", SCAN_KEYS, "TYPE", "string")
             cursor = answer.decode()
             for begin in range(0, len(names), PAGE_NAMES):
@@ -95,11 +96,11 @@ class Walk:
                 time.sleep(max(0.0, due - time.monotonic()))
                 due = time.monotonic() + len(page.tokens) / self._rate
                 yield page
+                self._progress(done)
             if link.connections != connection:
                 raise Unavailable(link.name, "connection was replaced during a scan", link.address)
             if cursor == "0":
                 return
-            self._progress(part_done(int(cursor)))
             if to is not None and time.monotonic() - self._saved_at > SAVE_SECONDS:
                 save_place(link, Place(to=to, cursor=cursor))
                 self._saved_at = time.monotonic()

@@ -199,7 +199,8 @@ def _open(settings: Settings, wanted: Wanted, rate: float) -> Iterator[Stage]:
         Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar,
     ):
         master_key, store = access.connect(ScanProgress("older keys"))
-        admin_store = access.connect_names()
+        access.keep_alive()  # a move may take longer than a token of Vault lives
+        admin_store = access.admin_store()
         owners = owners_with_keys(admin_store)
         keys = KeyCache(
             store,
