@@ -226,11 +226,6 @@ class DenseMemory(EngineMemory):
         self.remove(self.value_key(value))
         self.remove(self.token_key(token))
 
-    def move_on(self, key: bytes) -> None:
-        """Raise the counter in a value's tombstone by one, so that its bytes are other ones."""
-        plaintext, flags = self.opened(key)
-        self._reseal(key, value_plaintext(plaintext[0], read_next(plaintext)[0] + 1, b""), flags)
-
     def _change(self, key: bytes, add: int = 0, drop: int = 0) -> None:
         plaintext, flags = self.opened(key)
         self._reseal(key, plaintext, flags & ~drop | add)

@@ -1,13 +1,15 @@
 """Workers and operators in any order, in the dense layout: on one server, and in a cluster command by command."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.engine_memory import (
+    SHOP,
     ClusterRun,
     DenseMemory,
     SteppedRun,
@@ -19,26 +21,58 @@ from harness.engine_memory import (
     tokenize,
 )
 from token_worker.acra.value_types import STR
+from token_worker.admin.entry_store import EntryChange
+from token_worker.admin.owner_keys import OwnerKeys
+from token_worker.admin.stored_tokens import Token
+from token_worker.admin.stored_tokens_dense import DenseTokens
 from token_worker.errors import Code
+from token_worker.keys.cache import KeyCache
+from token_worker.keys.keyring import Keyring
 from token_worker.storage.dense.entry import DISABLED, REMOVED
 from token_worker.storage.dense.layout import read_next, token_plaintext
 from token_worker.storage.token_item import TokenItem
+from token_worker.testing.memory import MemoryKeys
 
 VALUE = b"a value"
 
 
-class Operator:
-    """Removes or disables a token: on one server at once, in a cluster with a step for each command.
+class Entries:
+    """The entries in memory, as commands read and change them."""
 
-    In a cluster the value entry is changed first, then the token entry, and then the value entry is looked at again. A
-    tombstone that still stands there is written anew with another counter. So a worker that read the tombstone while
-    the token entry was enabled cannot replace it any more.
-    """
+    def __init__(self, memory: DenseMemory) -> None:
+        self._entries = memory.entries
+
+    def names(self, pattern: bytes, count: int) -> Iterator[list[bytes]]:
+        raise NotImplementedError
+
+    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return [self._entries.get(key) for key in keys]
+
+    def change(self, steps: Sequence[EntryChange]) -> int:
+        for done, (key, old, new) in enumerate(steps):
+            if self._entries.get(key, b"") != old:
+                return done
+            self._entries[key] = new
+        return len(steps)
+
+
+class Keys(OwnerKeys):
+    """The keys of the shop."""
+
+    def ring(self) -> Keyring:
+        return shop_ring()
+
+    def open(self, open_with: Callable[[Keyring], Any]) -> Any:
+        return open_with(shop_ring())
+
+
+class Operator:
+    """Removes or disables a token by the steps of ``token-worker tokens``: in a cluster, others act between any two."""
 
     def __init__(self, memory: DenseMemory, token: bytes, flag: int, *, in_cluster: bool) -> None:
-        self._memory, self._entries = memory, memory.entries
+        self._entries = Entries(memory)
+        self._stored = DenseTokens(self._entries, Keys(KeyCache(MemoryKeys(), bytes(32)), SHOP), tuple)
         self._token, self._t_key, self._flag = token, memory.token_key(token), flag
-        self._change = memory.remove if flag == REMOVED else memory.disable
         self._steps = self._run()
         self._in_cluster = in_cluster
 
@@ -50,45 +84,28 @@ class Operator:
         return False
 
     def _run(self) -> Iterator[str]:
-        entries, t_key = self._entries, self._t_key
+        value = b""
         while True:
-            t_raw = entries.get(t_key)
-            if t_raw is None or self._memory.opened(t_key)[1] & (REMOVED | self._flag):
-                return
-            v_key = self._memory.value_key(self._memory.opened(t_key)[0][1:])
+            [raw] = self._entries.read([self._t_key])
             yield "token entry read"
-            v_raw = entries.get(v_key)
+            found = [] if raw is None else self._stored.open_tokens([(self._t_key, raw)])
+            now = found[0] if found else self._stored.of_value(value, STR) if value else None
+            if not isinstance(now, Token) or now.t.key != self._t_key:
+                return
+            if self._flag == DISABLED and now.state == "disabled" and now.is_whole:
+                return
+            value = now.value
             yield "value entry read"
-            if entries.get(v_key) != v_raw:
-                continue
-            self._change_value(v_key)
-            yield "value entry written"
-            if entries.get(t_key) != t_raw:
-                continue
-            self._change(t_key)
-            yield "token entry written"
-            while True:
-                v_raw = entries[v_key]
-                yield "value entry read again"
-                if entries[v_key] == v_raw:
-                    self._change_value_again(v_key)
-                    return
-
-    def _change_value(self, v_key: bytes) -> None:
-        if v_key not in self._entries:
-            held = b"" if self._flag == REMOVED else self._token
-            value = self._memory.opened(self._t_key)[0][1:]
-            self._memory.put_h(shop_ring(), STR, value, held, flags=self._flag)
-            return
-        plaintext, flags = self._memory.opened(v_key)
-        if read_next(plaintext)[1] == self._token and not flags & (REMOVED | self._flag):
-            self._change(v_key)
-
-    def _change_value_again(self, v_key: bytes) -> None:
-        if self._memory.opened(v_key)[1] & REMOVED:
-            self._memory.move_on(v_key)
-        else:
-            self._change_value(v_key)
+            if self._flag == REMOVED or now.is_half_gone:
+                steps = self._stored.steps_to_remove(now)
+            else:
+                steps = self._stored.steps_to_set(now, disabled=True)
+            for step in steps:
+                if not self._entries.change([step]):
+                    break
+                yield "entry written"
+            else:
+                return
 
 
 @settings(max_examples=200, deadline=None)
