@@ -144,6 +144,16 @@ def test_removed_token_never_comes_back(memory: DenseMemory, ring: Keyring) -> N
     assert len(memory.entries) == 1 + 6
 
 
+def test_entries_that_are_put_back_are_believed(memory: DenseMemory, ring: Keyring) -> None:
+    """The bytes alone cannot show that they are old: who writes to the storage can bring a removed token back."""
+    (token,) = run(memory, [tokenize(ring, VALUE)])
+    before = dict(memory.entries)
+    memory.remove_token(VALUE, candidate(VALUE))
+    memory.entries.update(before)
+
+    assert run(memory, [tokenize(ring, VALUE), detokenize(ring, candidate(VALUE))]) == [token, VALUE]
+
+
 @pytest.mark.parametrize("counter", [0, 1, 7, 254, 255, 1000])
 def test_next_token_begins_at_the_counter_of_the_tombstone(memory: DenseMemory, ring: Keyring, counter: int) -> None:
     """The first candidate of a value with a tombstone has the counter that the tombstone keeps."""
