@@ -12,6 +12,11 @@ PLACES = 3
 """Primaries of a cluster, each with a third of the slots."""
 
 
+def all_stored(outcomes: list[Outcome]) -> bool:
+    """Tell whether all rows are stored, now or by an earlier try."""
+    return all(outcome.what in {"written", "value"} for outcome in outcomes)
+
+
 def name(kind: bytes, number: int, place: int | None = None) -> bytes:
     """A name of 16 bytes; with ``place``, one that the primary of that number has."""
     chance = random.Random(f"{kind!r}{number}{place}")

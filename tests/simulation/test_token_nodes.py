@@ -308,7 +308,7 @@ def _value_entry_first(monkeypatch: pytest.MonkeyPatch) -> None:
     def turned(self: ClusterTokenStorage, rows: Sequence[Row], *, is_new: bool) -> list[Outcome]:
         commands = [cluster_tokens._value_write(row) for row in rows]
         found = self._call([row.h_key for row in rows], commands, writes=True, is_closed=True)
-        outcomes = [cluster_tokens._after_value_write(row, raw) for row, raw in zip(rows, found, strict=True)]
+        outcomes = [cluster_tokens._after_value_write(raw) for raw in found]
         kept = [row for row, outcome in zip(rows, outcomes, strict=True) if outcome.what == "written"]
         commands = [pack(("SET", row.t_key, row.t_value, "NX", "GET")) for row in kept]
         self._call([row.t_key for row in kept], commands, writes=True, is_closed=True)

@@ -129,7 +129,7 @@ class ClusterTokenStorage:
             kept = [rows[at] for at in going_on]
             found = self._call([row.h_key for row in kept], list(map(_value_write, kept)), writes=True, is_closed=True)
             for at, raw in zip(going_on, found, strict=True):
-                outcomes[at] = _after_value_write(rows[at], raw)
+                outcomes[at] = _after_value_write(raw)
         return outcomes
 
     def _call(
@@ -178,9 +178,9 @@ def _after_adopt(row: Row, raw: Any) -> Outcome:
     return Outcome("away", error=raw) if isinstance(raw, Unavailable) else _CHANGED
 
 
-def _after_value_write(row: Row, raw: Any) -> Outcome:
-    """The outcome of a value entry. The same bytes name the same token."""
-    if raw is None or raw == row.h_value:
+def _after_value_write(raw: Any) -> Outcome:
+    """The outcome of a value entry. One with the same bytes was there before: the value is not a new one."""
+    if raw is None:
         return _WRITTEN
     return Outcome("value", raw) if isinstance(raw, bytes) else _failed(raw)
 
