@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -439,3 +440,15 @@ def answered(handler: DirectHandler, op: str, value: str, expected: str | None =
     found = str(reply["value"] if reply["status"] == "ok" else reply["error"]["code"])
     assert expected in (None, found)
     return found
+
+
+def test_operator_has_the_rights_that_commands_need(dense: Stack, tmp_path: Path) -> None:
+    """The user that ``token-worker acl`` prints for operators may run every command on tokens."""
+    dense.restrict(tmp_path)
+    dense.start_worker()
+    tokenize(dense, "a value")
+    operator = dense.settings_as("token-operator", tmp_path)
+    for command, *more in COMMANDS:
+        status, _, errors = run(dense, command, CLIENT, *more, **operator)
+        assert status == 0, errors
+    assert run(dense, "verify", CLIENT, "--repair", **operator)[0] == 0
