@@ -367,6 +367,23 @@ def test_interrupted_between_the_records(moving: Moving) -> None:
     assert set(moving.answers("dense", given)) == {SAME}
 
 
+def test_move_that_is_taken_back_meanwhile_is_not_recorded(moving: Moving) -> None:
+    """If another command takes a finish back, workers may start in the old layout: the finish must not end."""
+    moving.give(words(2))
+    calls = 0
+
+    def take_back() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:  # before the record in the key storage
+            with pytest.raises(CheckFailed, match="is taken back"):
+                finished(moving, "acra")
+
+    with pytest.raises(CheckFailed, match="took the move back"), moving.stage() as stage:
+        finish(stage, "dense", leave=frozenset(), check_workers=take_back, barrier=NoBarrier(), dry_run=False)
+    assert layout_of(moving) == ("acra", None)
+
+
 def test_drop_deletes_only_what_equals(moving: Moving) -> None:
     """An entry of Acra's goes only after both entries of its twin were opened and say the same."""
     given = moving.give(words(6))

@@ -175,7 +175,7 @@ def copy(stage: Stage, to: LayoutName, *, dry_run: bool, resume: bool) -> Tally:
         CheckFailed: the new layout is in use.
         Unavailable: a server is away.
     """
-    _read_direction(stage, to, changes=not dry_run)
+    _read_direction(stage, to, changes=False)
     mover = stage.mover(to, changes=not dry_run)
     tally = mover.tally
     source = stage.side("acra" if to == "dense" else "dense")
@@ -251,7 +251,10 @@ def finish(
             with suppress(TokenWorkerError):  # then the same command has to be run again
                 _open_door(stage.link, with_door, found)
             raise
-        write_records(stage.store, stage.link, read_records(stage.store, stage.link), change.record)
+        closed = read_records(stage.store, stage.link)
+        if closed.in_tokens != change.record:
+            raise CheckFailed("another command took the move back meanwhile; the layout was not changed")
+        write_records(stage.store, stage.link, closed, change.record)
         save_place(stage.link, None)
     return Finished(tally, time.monotonic() - begin)
 
