@@ -19,7 +19,7 @@ def measure_stored(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
     """Measure the same work on a small and on a large storage, in turn; each has its own servers and worker."""
     few = min(FEW, max(1, sizes.stored // 100))
     wanted = min(sizes.requests, few)
-    costs: dict[tuple[str, int], list[float]] = defaultdict(list)
+    costs: dict[tuple[str, int], list[Measured]] = defaultdict(list)
     with subject(sizes.layout) as small, subject(sizes.layout) as large:
         tell(f"storing {sizes.stored:,} tokens")
         systems = {few: small, sizes.stored: large}
@@ -33,14 +33,18 @@ def measure_stored(sizes: Sizes, tell: Callable[[str], None]) -> list[Row]:
             tell(f"{sizes.stored:,} tokens, round {number + 1} of {sizes.few_rounds}")
             for count, (system, pid) in workers.items():
                 for name, measured in _work(system, pid, tokens[count]):
-                    costs[name, count].append(measured.worker_us + measured.storage_us)
-    section, unit = "worker and storage CPU, few and many tokens stored", "µs a request"
+                    costs[name, count].append(measured)
+    unit = "µs a request"
     made = []
-    for name in (KNOWN, DETOKENIZE, NEW):
-        with_few = costs[name, few]
-        made.append(row(section, f"{name}, few", unit, with_few))
-        own = costs[name, sizes.stored]
-        made.append(row(section, f"{name}, many", unit, own, to=with_few, of="few", most=STORED_MOST))
+    for title, cost in (
+        ("worker and storage", lambda run: run.worker_us + run.storage_us),
+        ("worker", lambda run: run.worker_us),
+    ):
+        section = f"{title} CPU, few and many tokens stored"
+        for name in (KNOWN, DETOKENIZE, NEW):
+            with_few, with_many = (list(map(cost, costs[name, count])) for count in (few, sizes.stored))
+            made.append(row(section, f"{name}, few", unit, with_few))
+            made.append(row(section, f"{name}, many", unit, with_many, to=with_few, of="few", most=STORED_MOST))
     few_bytes, many_bytes = [memory[few]], [memory[sizes.stored]]
     made.append(row("Redis memory", "a token, both entries, few", "bytes", few_bytes))
     made.append(

@@ -116,7 +116,14 @@ class Subject:
         return [f"{self.rng.randrange(10**16):016}" for _ in range(count)]
 
     def used_memory(self) -> int:
-        """Bytes that the storage's server has allocated, without buffers of its connections."""
+        """Bytes that the storage's server has allocated, without buffers of its connections.
+
+        It waits until the server's table of keys has grown to its new size: meanwhile there are two of them.
+        """
+        wait_until(
+            lambda: not self.stack.storage.info("memory").get("mem_overhead_db_hashtable_rehashing"),
+            "the server to move its keys into a larger table",
+        )
         info = self.stack.storage.info("memory")
         return int(info["used_memory"]) - int(info["mem_clients_normal"])
 
