@@ -38,6 +38,8 @@ from token_worker.keys.index_key import index_path, seal_index_key
 from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.keys.layout_record import TOKENS_RECORD, LayoutName, layout_path
 from token_worker.keys.store import new_key, wrap
+from token_worker.redis.link import RedisLink
+from token_worker.redis.script import Script
 from token_worker.storage.durability import Durability, DurabilityBarrier, NoBarrier
 
 NAMES = EntryNames(CLIENT)
@@ -155,6 +157,27 @@ def test_tokens_that_acra_wrote_move(storage_server: Valkey) -> None:
         assert set(moving.answers("dense", given)) == {SAME}
 
 
+def test_token_that_changes_while_it_is_copied(moving: Moving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of what is no longer so is not written; a drop of what was just changed is not done."""
+    given = moving.give(words(3))
+    changes = iter((True, False))
+
+    def change_first(link: RedisLink, script: Script, *arguments: Any) -> Any:
+        set_disabled(moving, given[0], disabled=next(changes))
+        return run(link, script, *arguments)
+
+    run = RedisLink.run
+    monkeypatch.setattr(RedisLink, "run", change_first)
+    tally = copied(moving)
+    assert (tally.counts["copied"], tally.counts["busy"], len(moving.dense)) == (2, 1, 4)
+    monkeypatch.undo()
+    set_disabled(moving, given[0], disabled=False)
+    finished(moving)
+    monkeypatch.setattr(RedisLink, "run", change_first)
+    changes = iter((True,))
+    assert (drop_acra(moving).counts["busy"], len(moving.names("tokens/*"))) == (1, 2)
+
+
 def test_copy_finds_nothing_to_do_when_it_is_run_again(moving: Moving) -> None:
     """A second copy writes nothing, and on another day neither: entries keep the day of their creation."""
     moving.give(words(30))
@@ -172,7 +195,7 @@ def test_killed_at_any_command_and_run_again(moving: Moving, before: bool) -> No
     set_disabled(moving, given[3], disabled=True)
     expected = [DISABLED if number == 3 else SAME for number in range(len(given))]
     start = set(moving.names("*"))
-    for at in range(1, 1000, 3 if before else 1):
+    for at in range(1, 1000, 3 if before else 2):
         for name in set(moving.names("*")) - start:
             moving.storage.delete(name)
         try:
@@ -254,6 +277,15 @@ def test_finish_without_the_second_scan_is_found(moving: Moving, monkeypatch: py
     finished(moving)
     with pytest.raises(AssertionError):
         assert_changes_are_moved(moving, given)
+
+
+def test_no_worker_starts_during_the_comparison(moving: Moving) -> None:
+    """While the second scan runs the records differ, so what it has compared does not change any more."""
+    moving.give(words(2))
+    problems = []
+    finished(moving, before_check=lambda: problems.append(layout_of(moving)[1]))
+    assert problems
+    assert "records layout acra, the token storage dense" in str(problems[0])
 
 
 def test_finish_is_refused_while_somebody_writes(moving: Moving) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from moves.run import run
 
-TOKENS = 100_000 if os.environ.get("LONG_TESTS") == "1" else 1500
+TOKENS = 100_000 if os.environ.get("LONG_TESTS") == "1" else 900
 
 
 def test_no_token_differs_after_moves_that_were_killed(say: Callable[[str], None]) -> None:
