@@ -116,18 +116,18 @@ def names_asked_for(steps: Sequence[Any]) -> set[bytes]:
     return names
 
 
-def test_first_use_writes_the_check_value_once_for_a_connection() -> None:
+def test_check_value_is_written_at_first_use_and_read_once_for_a_connection() -> None:
     """The check value is written with the first batch of an owner, and compared once for each connection after that."""
     service = Service(*OWNERS)
-    assert service.steps_of(SHOP, SHOP, ZONE) == ["Claim", "Lookup", "Store"]
+    assert service.steps_of(SHOP, SHOP, ZONE) == ["Lookup", "Claim", "Lookup", "Store"]
     for owner in (SHOP, ZONE):
         assert service.tokens.entries[check_name(owner)] == EntryNames(INDEX_KEYS[owner], owner).check
     assert check_name(BILLING) not in service.tokens.entries
 
     assert service.steps_of(SHOP, ZONE) == ["Lookup"]
-    assert service.steps_of(SHOP, BILLING) == ["Claim", "Lookup", "Store"]
+    assert service.steps_of(SHOP, BILLING) == ["Lookup", "Claim", "Lookup", "Store"]
     service.tokens.connections += 1
-    assert service.steps_of(SHOP, ZONE) == ["Claim", "Lookup"]
+    assert service.steps_of(SHOP, ZONE) == ["Lookup", "Lookup"]
     assert service.steps_of(SHOP, ZONE) == ["Lookup"]
 
 
@@ -138,7 +138,7 @@ def test_what_a_layout_asks(layout: LayoutName) -> None:
 
     first = service.steps_of(SHOP, ZONE)
 
-    assert first == (["Claim"] if layout == "dense" else []) + ["Lookup", "Store"]
+    assert first == (["Lookup", "Claim"] if layout == "dense" else []) + ["Lookup", "Store"]
     assert service.steps_of(SHOP, ZONE) == ["Lookup"]
 
 
@@ -250,13 +250,28 @@ def test_replaced_index_key_is_checked_anew() -> None:
     assert len(service.tokens.entries) == 3
 
 
+def test_trouble_that_comes_back_is_logged_again() -> None:
+    """The log says once that an index key cannot be used, and says so again after a time in which it could."""
+    service = Service(SHOP)
+    right, wrong = (EntryNames(key, SHOP).check for key in (INDEX_KEYS[SHOP], b"another index key of this client"))
+
+    with structlog.testing.capture_logs() as lines:
+        for check, code in ((wrong, "key_unreadable"), (right, "ok"), (wrong, "key_unreadable")):
+            service.tokens.entries[check_name(SHOP)] = check
+            service.tokens.connections += 1
+            assert [service.ask(SHOP), service.ask(SHOP)] == [[code], [code]]
+
+    assert [line["event"] for line in lines] == ["index key cannot be used"] * 2
+
+
 def test_first_check_value_wins() -> None:
     """Of two workers with different index keys that start together, the second one is refused."""
     service = Service(SHOP)
     theirs = EntryNames(b"another index key of this client", SHOP).check
 
-    def be_faster(_: Any) -> None:
-        service.tokens.entries.setdefault(check_name(SHOP), theirs)
+    def be_faster(step: Any) -> None:
+        if isinstance(step, Claim):
+            service.tokens.entries.setdefault(check_name(SHOP), theirs)
 
     service.tokens.before = be_faster
 

@@ -105,24 +105,27 @@ class DenseLayout:
         self, rings: list[Keyring], connections: Callable[[], int]
     ) -> Generator[Step, Any, dict[Keyring, Refused | Unavailable]]:
         current = connections()
-        without = [ring for ring in rings if ring.index is None]
-        owners = [(ring, self.prepare(ring)) for ring in rings if ring.index is not None]
-        owners = [(ring, owner) for ring, owner in owners if owner.checked_on != current]
+        asked = [ring for ring in rings if ring.index is None or self.prepare(ring).checked_on != current]
+        if not asked:
+            return {}
+        found = yield Lookup([entry.check_name(ring.owner) for ring in asked])
+        checks: dict[Keyring, Any] = dict(zip(asked, found, strict=True))
+        current = connections()  # the look-up may have made a new one
+        new = [ring for ring in asked if ring.index is not None and checks[ring] is None]
+        if new:  # written only then: a full storage refuses a write, and tokens are still found there
+            claims = [(entry.check_name(ring.owner), self.prepare(ring).check) for ring in new]
+            checks |= zip(new, (yield Claim(claims)), strict=True)
         refused: dict[Keyring, Refused | Unavailable] = {}
-        if without:
-            checks = yield Lookup([entry.check_name(ring.owner) for ring in without])
-            for ring, check in zip(without, checks, strict=True):
-                refused[ring] = check if isinstance(check, Unavailable) else self._without_index(ring, check)
-        if owners:
-            checks = yield Claim([(entry.check_name(ring.owner), owner.check) for ring, owner in owners])
-            current = connections()  # the first command may have made a new one
-            for (ring, owner), check in zip(owners, checks, strict=True):
-                if isinstance(check, Unavailable):
-                    refused[ring] = check
-                elif compare_digest(check, owner.check):
-                    owner.checked_on = current
-                else:
-                    refused[ring] = self._tell(ring.owner, "another index key made the names of the stored tokens")
+        for ring, check in checks.items():
+            if isinstance(check, Unavailable):
+                refused[ring] = check
+            elif ring.index is None:
+                refused[ring] = self._without_index(ring, check)
+            elif compare_digest(check, self.prepare(ring).check):
+                self.prepare(ring).checked_on = current
+                self._told.pop(ring.owner, None)
+            else:
+                refused[ring] = self._tell(ring.owner, "another index key made the names of the stored tokens")
         return refused
 
     def _without_index(self, ring: Keyring, check: bytes | None) -> Refused:
@@ -141,7 +144,7 @@ class DenseLayout:
         return Refused(Code.KEY_UNREADABLE, f"the index key of this {owner.kind} cannot be used")
 
     def _log(self, owner: Owner, problem: str) -> None:
-        """Log the trouble with an owner's index key, once."""
+        """Log the trouble with an owner's index key, once until it is over."""
         if self._told.get(owner) == problem:
             return
         if len(self._told) >= _OWNERS_TOLD_MAX:
