@@ -20,6 +20,7 @@ from token_worker.contract.messages import Op
 from token_worker.errors import Unavailable
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.index_key import index_path, seal_index_key
+from token_worker.keys.layout_record import TOKENS_RECORD
 from token_worker.keys.store import RedisKeyStore, new_key, wrap
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
@@ -147,7 +148,18 @@ def test_what_a_route_may_is_asked_for_each_route_of_a_batch(ask: Ask, *, is_pin
 OF_ANY_ROUTE = [key for route in (OPEN, PINNED) for key in (*route.streams, *route.own_keys.names)]
 
 
-@pytest.mark.parametrize("name", [*OF_ANY_ROUTE, MARK, "tokens/a", ".acrakeys/a", ".acrakeys.retired/a"])
+OF_STORAGE = [
+    MARK,
+    f"{MARK}:{{7}}",
+    TOKENS_RECORD,
+    "tokens/a",
+    ".acrakeys/a",
+    ".acrakeys.retired/a",
+    ".acrakeys.layout",
+]
+
+
+@pytest.mark.parametrize("name", [*OF_ANY_ROUTE, *OF_STORAGE])
 def test_reply_goes_to_no_key_of_any_route(ask: Ask, name: str) -> None:
     """On each route, whatever its pattern, a request that names a stream or key of the workers' is ``forbidden``."""
     answers = ask([(route, tokenize("client-one", reply_to=name)) for route in (OPEN, PINNED)])

@@ -87,7 +87,7 @@ class Handler:
         self._max_value_bytes = settings.max_value_bytes
         self._formats = {route.requests: RouteFormats(route, settings.formats) for route in settings.routes}
         self._all_keys = keys_of(settings.routes) | {MARK, TOKENS_RECORD}
-        self._of_storage = ("tokens/", f"{settings.keys_folder}/", f"{settings.keys_folder}.")
+        self._of_storage = ("tokens/", f"{settings.keys_folder}/", f"{settings.keys_folder}.", f"{MARK}:")
 
     def handle(self, entries: Iterable[Entry]) -> list[Result]:
         """Make a result for each entry, in no particular order.
