@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -24,13 +25,13 @@ from harness.engine_memory import (
 )
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import BYTES, STR
-from token_worker.errors import Code
+from token_worker.errors import Code, Unavailable
 from token_worker.keys.cache import KeySearch
 from token_worker.keys.keyring import Keyring
 from token_worker.storage.dense.entry import ALONE, DISABLED, REMOVED, SealKey
 from token_worker.storage.dense.layout import read_next, token_plaintext
 from token_worker.storage.engine import GUESS_AFTER, Engine
-from token_worker.storage.steps import Adopt, Store
+from token_worker.storage.steps import Adopt, Lookup, Step, Store
 from token_worker.storage.token_item import TokenItem
 from token_worker.tokens.derivation import LETTERS
 
@@ -248,6 +249,32 @@ def test_stored_and_removed_between_look_up_and_write(memory: DenseMemory, ring:
 
     assert run(memory, [tokenize(ring, VALUE)]) == [candidate(VALUE, 1)]
     assert run(memory, [detokenize(ring, candidate(VALUE, 1))]) == [VALUE]
+
+
+def test_counter_of_a_token_that_came_and_went_is_kept(memory: DenseMemory, ring: Keyring) -> None:
+    """The tombstone that a worker meets as it writes says where the candidates begin, whichever key drew before."""
+    memory.once(Store, lambda: memory.put_h(ring, STR, VALUE, b"", flags=REMOVED, next_counter=3))
+
+    assert run(memory, [tokenize(ring, VALUE)]) == [candidate(VALUE, 3)]
+    assert next_counter(memory, VALUE) == 4
+
+
+def test_candidates_on_a_node_that_is_away_are_not_free(
+    memory: DenseMemory, ring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it cannot be known whether a candidate is free, its value is put off, and nothing is written."""
+    memory.put_t(ring, STR, candidate(VALUE), b"another value")
+    before, away, execute = dict(memory.entries), Unavailable("tokens", "ConnectionError"), memory.execute
+
+    def partly(step: Step) -> Any:
+        answer = execute(step)
+        is_probe = isinstance(step, Lookup) and step.keys[0][:1] == b"t"
+        return [away] * len(answer) if is_probe else answer
+
+    monkeypatch.setattr(memory, "execute", partly)
+
+    assert run(memory, [tokenize(ring, VALUE)]) == [away]
+    assert memory.entries == before
 
 
 def test_tombstone_is_replaced_and_removed_again(memory: DenseMemory, ring: Keyring) -> None:
