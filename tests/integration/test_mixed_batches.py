@@ -20,7 +20,7 @@ from token_worker.contract.messages import Op
 from token_worker.errors import Unavailable
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.index_key import index_path, seal_index_key
-from token_worker.keys.layout_record import TOKENS_RECORD
+from token_worker.keys.layout_record import MOVE_PLACE, TOKENS_RECORD
 from token_worker.keys.store import RedisKeyStore, new_key, wrap
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
@@ -152,6 +152,7 @@ OF_STORAGE = [
     MARK,
     f"{MARK}:{{7}}",
     TOKENS_RECORD,
+    MOVE_PLACE,
     "tokens/a",
     ".acrakeys/a",
     ".acrakeys.retired/a",

@@ -1,10 +1,12 @@
 """Layout records: their bytes, and which pairs of them a worker accepts."""
 
 import json
+from typing import cast
+from unittest.mock import Mock
 
 import pytest
 
-from token_worker.errors import CorruptData, SettingsError
+from token_worker.errors import CorruptData, ServerError, SettingsError
 from token_worker.keys.layout_record import (
     LayoutName,
     LayoutRecord,
@@ -15,7 +17,9 @@ from token_worker.keys.layout_record import (
     layout_of,
     layout_path,
     new_record,
+    read_tokens_record,
 )
+from token_worker.redis.link import Link
 
 ID = "0123456789abcdef" * 2
 DENSE = LayoutRecord(layout="dense", storage=ID, since="2026-11-30T07:51:01Z")
@@ -66,6 +70,17 @@ def test_damaged_records_are_refused(text: bytes) -> None:
     with pytest.raises(CorruptData, match=r"^layout record in the token storage: damaged") as error:
         decode_record(text, "token storage")
     assert ID[:-1] not in str(error.value)
+
+
+def test_record_of_another_type_is_damaged() -> None:
+    """A key that holds no string is no record. Any other error of the server is raised as it is."""
+    link = Mock(spec=Link)
+    link.call.side_effect = ServerError("tokens", "WRONGTYPE")
+    with pytest.raises(CorruptData, match="damaged"):
+        read_tokens_record(cast(Link, link))
+    link.call.side_effect = ServerError("tokens", "ERR")
+    with pytest.raises(ServerError, match="ERR"):
+        read_tokens_record(cast(Link, link))
 
 
 @pytest.mark.parametrize("text", [changed(layout="denser"), changed(index=2), changed(layout="denser", storage="new")])

@@ -141,6 +141,15 @@ def test_batches_of_new_values_in_a_row(memory: EngineMemory, ring: Keyring, gue
     assert steps_of(b"value 103") == (["Lookup", "Store"] if guess_after else ["Store"])
 
 
+def test_storage_that_may_write_half_a_token_is_looked_up_first(memory: EngineMemory, ring: Keyring) -> None:
+    """No batch is guessed to be new where a wrong guess would leave a token entry behind."""
+    engine = Engine(memory.layout, guesses=False)
+    for batch in range(GUESS_AFTER + 1):
+        memory.steps.clear()
+        drive(engine.run([tokenize(ring, b"value %d" % batch)], NOW), memory)
+        assert memory.step_names == ["Lookup", "Store"]
+
+
 def test_wrong_guess_answers_as_a_look_up_does(memory: EngineMemory, ring: Keyring) -> None:
     """Values known before, refused, disabled and last used long ago get what a look-up gives them, beside new ones."""
     week = 7 * 24 * 3600

@@ -13,10 +13,9 @@ from typing import Literal
 
 import msgspec
 
-from token_worker.admin.migrate_scan import PLACE
 from token_worker.errors import CheckFailed
 from token_worker.keys.index_key import index_folder
-from token_worker.keys.layout_record import TOKENS_RECORD, LayoutName, layout_path
+from token_worker.keys.layout_record import MOVE_PLACE, TOKENS_RECORD, LayoutName, layout_path
 from token_worker.redis.address import Kind, RedisSettings
 from token_worker.storage.dense.entry import NAME_BYTES
 from token_worker.storage.durability import MARK, Durability
@@ -263,7 +262,7 @@ def _on_storage(
     yield User("tokens", "worker", "token-worker", ("ping", *waiting), tuple(selectors))
     changing = ("mget", "get", "set", "del", *_SCRIPTS)
     on_keys = Selector((*changing, "exists"), (*key_places, f"~{of_keys}"))
-    on_tokens = [Selector(changing, tokens), Selector(("get", "set", *_SCRIPTS), (f"~{of_tokens}", f"~{PLACE}"))]
+    on_tokens = [Selector(changing, tokens), Selector(("get", "set", *_SCRIPTS), (f"~{of_tokens}", f"~{MOVE_PLACE}"))]
     if waiting:
         on_tokens.append(Selector(("set",), (f"%W~{MARK}",)))
     looking_at_record = Selector(("mget",), (f"%R~{of_keys}",))

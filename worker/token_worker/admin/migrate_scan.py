@@ -14,12 +14,9 @@ import msgspec
 
 from token_worker.admin.migrate_sides import Side
 from token_worker.errors import Unavailable
-from token_worker.keys.layout_record import LayoutName
+from token_worker.keys.layout_record import MOVE_PLACE, LayoutName
 from token_worker.redis.link import RedisLink
 from token_worker.redis.scan import SCAN_KEYS
-
-PLACE = "token-worker:migration"
-"""Key of the place, in the token storage."""
 
 SAVE_SECONDS = 2.0
 """Shortest time between two writes of the place."""
@@ -108,12 +105,12 @@ class Walk:
 
 def save_place(link: RedisLink, place: Place | None) -> None:
     """Save the place; None if the copy came to its end."""
-    link.call("SET", PLACE, b"" if place is None else msgspec.json.encode(place))
+    link.call("SET", MOVE_PLACE, b"" if place is None else msgspec.json.encode(place))
 
 
 def read_place(link: RedisLink, to: LayoutName) -> str:
     """Return the cursor at which a copy into this layout can go on; that of the begin if there is none."""
-    text = link.call("GET", PLACE)
+    text = link.call("GET", MOVE_PLACE)
     try:
         place = msgspec.json.decode(text or b"", type=Place)
     except msgspec.DecodeError:

@@ -16,13 +16,16 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 
-from token_worker.errors import CorruptData, SettingsError
+from token_worker.errors import CorruptData, ServerError, SettingsError
 from token_worker.redis.link import Link
 
 LayoutName = Literal["acra", "dense"]
 
 TOKENS_RECORD = "token-worker:layout"
 """Key of the record in the token storage."""
+
+MOVE_PLACE = "token-worker:migration"
+"""Key in the token storage that tells how far a move to the other layout came."""
 
 DEFAULT: LayoutName = "acra"
 """The layout of a key storage without a record."""
@@ -118,7 +121,12 @@ def read_tokens_record(link: Link) -> LayoutRecord | None:
         CorruptData, SettingsError: as by ``decode_record``.
         Unavailable, ServerError: as by the link.
     """
-    text: bytes | None = link.call("GET", TOKENS_RECORD)
+    try:
+        text: bytes | None = link.call("GET", TOKENS_RECORD)
+    except ServerError as error:
+        if error.code != "WRONGTYPE":
+            raise
+        raise CorruptData("layout record in the token storage: damaged; put it back from a backup") from None
     return None if text is None else decode_record(text, "token storage")
 
 

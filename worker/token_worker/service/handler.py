@@ -20,7 +20,7 @@ from token_worker.contract.values import InvalidValue, bytes_not_allowed, unknow
 from token_worker.errors import Code, Refused, Unavailable
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.keyring import Keyring
-from token_worker.keys.layout_record import TOKENS_RECORD
+from token_worker.keys.layout_record import MOVE_PLACE, TOKENS_RECORD
 from token_worker.service.checked_request import (
     BYTES_TYPE_CODECS,
     INTERNAL,
@@ -80,13 +80,13 @@ class Handler:
     ) -> None:
         self._keys = keys
         self._tokens = tokens
-        self._engine = Engine(tokens.layout)
+        self._engine = Engine(tokens.layout, guesses=tokens.writes_whole_rows)
         self._now = now
         self._server_now = server_now or now
         self._limits = Limits(settings.max_request_bytes, settings.max_items)
         self._max_value_bytes = settings.max_value_bytes
         self._formats = {route.requests: RouteFormats(route, settings.formats) for route in settings.routes}
-        self._all_keys = keys_of(settings.routes) | {MARK, TOKENS_RECORD}
+        self._all_keys = keys_of(settings.routes) | {MARK, TOKENS_RECORD, MOVE_PLACE}
         self._of_storage = ("tokens/", f"{settings.keys_folder}/", f"{settings.keys_folder}.", f"{MARK}:")
 
     def handle(self, entries: Iterable[Entry]) -> list[Result]:

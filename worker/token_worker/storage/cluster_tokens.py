@@ -48,6 +48,8 @@ class ClusterTokenStorage:
         barrier: holds a batch back until its tokens are safe; none by default.
     """
 
+    writes_whole_rows = False
+
     def __init__(self, cluster: ClusterPipeline, layout: Layout, barrier: ClusterBarrier | None = None) -> None:
         self._cluster = cluster
         self._closing = barrier

@@ -82,10 +82,13 @@ class Engine:
 
     Args:
         layout: of the token storage.
+        guesses: True if new values in a row are written without a look-up. A storage that may write one entry of a
+            token without the other would keep the token entry of each wrong guess.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, *, guesses: bool = True) -> None:
         self._layout = layout
+        self._guesses = guesses
         self._new_in_a_row = 0  # batches
 
     def run(self, items: Iterable[TokenItem], now: int) -> Steps:
@@ -94,7 +97,7 @@ class Engine:
         mark = layout.mark(now)
         known, absent, duplicates = self._classify(items)
         inconsistent = len(absent)
-        if self._new_in_a_row >= GUESS_AFTER and all(item.tokenize for item in known.values()):
+        if self._guesses and self._new_in_a_row >= GUESS_AFTER and all(item.tokenize for item in known.values()):
             row, self._new_in_a_row = self._new_in_a_row, 0  # a full storage refuses the write, and not a look-up
             known = yield from self._store_unseen(known, now)
             self._new_in_a_row = row

@@ -13,10 +13,12 @@ class TokenStore(Protocol):
     Attributes:
         barrier: holds a batch back until its tokens are safe.
         layout: of the entries.
+        writes_whole_rows: True if both entries of a new token are written, or neither.
     """
 
     barrier: DurabilityBarrier
     layout: Layout
+    writes_whole_rows: bool
 
     @property
     def connections(self) -> int:

@@ -39,6 +39,8 @@ class TokenStorage:
         layout: of the entries; Acra's if left out.
     """
 
+    writes_whole_rows = True
+
     def __init__(self, link: RedisLink, barrier: DurabilityBarrier | None = None, layout: Layout | None = None) -> None:
         self._link = link
         self.barrier = barrier or NoBarrier()
