@@ -399,6 +399,28 @@ def test_interrupted_between_the_records(moving: Moving) -> None:
     assert set(moving.answers("dense", given)) == {SAME}
 
 
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_key_storage_from_before_the_move(moving: Moving, is_gone: bool) -> None:
+    """If the key storage is older than the move, or lost its record, nothing that is in the new layout alone goes."""
+    given = moving.give(words(5))
+    path = layout_path(FOLDER)
+    finished(moving)
+    with moving.stage() as stage:
+        drop(stage, "acra", even_changed=False, dry_run=False)
+    new = moving.storage.get(path)
+    if is_gone:
+        moving.storage.delete(path)
+    else:
+        moving.storage.set(path, new.replace(b"dense", b"acra"))
+    with pytest.raises(CheckFailed, match="5 tokens are in layout dense alone"):
+        finished(moving)
+    with pytest.raises(CheckFailed, match="5 tokens are in layout dense alone"), moving.stage() as stage:
+        copy(stage, "dense", dry_run=False, resume=False)
+    moving.storage.set(path, moving.storage.get(TOKENS_RECORD))  # as docs/layouts.md says
+    assert layout_of(moving) == ("dense", None)
+    assert set(moving.answers("dense", given)) == {SAME}
+
+
 def test_move_that_is_taken_back_meanwhile_is_not_recorded(moving: Moving) -> None:
     """If another command takes a finish back, workers may start in the old layout: the finish must not end."""
     moving.give(words(2))

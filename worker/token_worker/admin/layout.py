@@ -202,6 +202,11 @@ def check_empty(link: AnyLink, layout: LayoutName, progress: Callable[[int], obj
         CheckFailed: it has.
     """
     found = find_tokens(link, progress)
+    if found == {layout}:
+        raise CheckFailed(
+            f"the token storage has tokens of layout {layout} already: restore the key storage that belongs to it, or"
+            " copy its record (docs/layouts.md); or take an empty token storage"
+        )
     if found:
         raise CheckFailed(
             f"the token storage has tokens (layout {' and '.join(sorted(found))}): `token-worker tokens migrate --to"

@@ -51,6 +51,18 @@ BLOCKING: dict[FindingKind, str] = {
 }
 """Findings with which a finish is refused, in words."""
 
+_VERIFY = "`token-worker tokens verify CLIENT` names them"
+
+ADVICE: dict[FindingKind, str] = {
+    "value_alone": _VERIFY,
+    "disabled_alone": _VERIFY,
+    "mismatch": _VERIFY,
+    "no_key": "bring the keys back, or leave the entries behind by --leave-unreadable",
+    "unreadable": "bring the keys back, or leave the entries behind by --leave-unreadable",
+    "inconsistent": "the new layout cannot hold them; --leave-inconsistent gives them up",
+}
+"""Advice for these findings."""
+
 _ALREADY = "this is the layout already"
 
 UNREADABLE: frozenset[FindingKind] = frozenset({"no_key", "unreadable"})
@@ -175,7 +187,9 @@ def copy(stage: Stage, to: LayoutName, *, dry_run: bool, resume: bool) -> Tally:
         CheckFailed: the new layout is in use.
         Unavailable: a server is away.
     """
-    _read_direction(stage, to, changes=False)
+    found = _read_direction(stage, to, changes=False)
+    if found.in_tokens is not None and found.in_tokens.layout == to:
+        _check_interrupted(stage, to)
     mover = stage.mover(to, changes=not dry_run)
     tally = mover.tally
     source = stage.side("acra" if to == "dense" else "dense")
@@ -238,6 +252,8 @@ def finish(
     change = plan_change(found, to)
     if change is None:
         raise CheckFailed(_ALREADY)
+    if found.in_tokens is not None and found.in_tokens.layout == to:
+        _check_interrupted(stage, to)
     tally = _bring_up_to_date(stage, to, dry_run=dry_run)
     _refuse(tally, leave)
     if not dry_run:
@@ -271,6 +287,24 @@ def _bring_up_to_date(stage: Stage, to: LayoutName, *, dry_run: bool) -> Tally:
     return tally
 
 
+def _check_interrupted(stage: Stage, to: LayoutName) -> None:
+    """Refuse to go on if the new layout holds tokens of its own.
+
+    The token storage records the new layout already, the key storage does not. So a finish was interrupted, or the key
+    storage is older than a move that is complete. Then the sweep would delete every token that was made since.
+    """
+    mover = stage.mover(to, changes=False)
+    for page in stage.walk(mover.tally).pages(stage.side(to)):
+        mover.sweep(Page(page.tokens, []))
+    alone = mover.tally.counts["twins_deleted"]
+    if alone:
+        raise CheckFailed(
+            f"{alone} tokens are in layout {to} alone, and the token storage records {to} already: this is no move that"
+            " was interrupted; the key storage lost its record, or was restored from a backup before the move. Nothing"
+            " was changed. Restore the newer key storage, or copy the record: see docs/layouts.md"
+        )
+
+
 def _check_twins(stage: Stage, to: LayoutName, leave: AbstractSet[FindingKind]) -> None:
     """Compare every token with its twin, in both directions."""
     mover = stage.mover(to, changes=False)
@@ -289,11 +323,19 @@ def _check_twins(stage: Stage, to: LayoutName, leave: AbstractSet[FindingKind]) 
 
 
 def _refuse(tally: Tally, leave: AbstractSet[FindingKind]) -> None:
-    found = [
-        f"{tally.counts[kind]} {words}" for kind, words in BLOCKING.items() if tally.counts[kind] and kind not in leave
-    ]
+    found = blocking(tally, leave)
     if found:
-        raise Unmovable(tally, f"the layout was not changed: {'; '.join(found)}")
+        raise Unmovable(tally, f"the layout was not changed: {found}")
+
+
+def blocking(tally: Tally, leave: AbstractSet[FindingKind] = frozenset()) -> str:
+    """Findings with which a finish is refused, counted, with advice; empty if there are none."""
+    found = []
+    for kind, words in BLOCKING.items():
+        if tally.counts[kind] and kind not in leave:
+            advice = f" ({ADVICE[kind]})" if kind in ADVICE else ""
+            found.append(f"{tally.counts[kind]} {words}{advice}")
+    return "; ".join(found)
 
 
 class Unmovable(CheckFailed):

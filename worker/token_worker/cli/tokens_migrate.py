@@ -252,11 +252,9 @@ def _run(settings: Settings, stage: Stage, wanted: Wanted, outcome: dict[str, ob
     left = sum(tally.counts[name] for name in _LEFT)
     if wanted.is_drop and left:
         raise CheckFailed(f"{left} entries of layout {wanted.layout} are left")
-    blocking = sum(tally.counts[kind] for kind in BLOCKING)
+    blocking = migrate_stages.blocking(tally)
     if wanted.stage == "copy" and blocking:
-        raise CheckFailed(
-            f"{blocking} entries cannot be moved; --finish will be refused until they are repaired or left"
-        )
+        raise CheckFailed(f"--finish will be refused: {blocking}")
 
 
 def _check_workers(settings: Settings) -> None:

@@ -159,13 +159,15 @@ def find_problem(
         return LayoutProblem(
             f"the key storage records layout {layout}, but the token storage has no record: it is another one, or has"
             " lost its data",
-            f"{_ADDRESSES}; restore the token storage from a backup if its data was lost",
+            f"{_ADDRESSES}; restore the token storage from a backup if its data was lost;"
+            " if only the record was lost, copy the other one (docs/layouts.md)",
         )
     if in_keys is None:
         return LayoutProblem(
             f"the token storage records layout {in_tokens.layout}, but the key storage has no record: it is another"
             " one, or was restored from an older backup",
-            f"{_ADDRESSES}; run `token-worker tokens layout {in_tokens.layout}` again if it was interrupted",
+            f"{_ADDRESSES}; run `token-worker tokens layout {in_tokens.layout}` again if it was interrupted;"
+            " if there are tokens, restore the key storage, or copy the record (docs/layouts.md)",
         )
     if in_keys.storage != in_tokens.storage:
         return LayoutProblem("the layout records of key storage and token storage have different ids", _ADDRESSES)
@@ -173,6 +175,7 @@ def find_problem(
         return LayoutProblem(
             f"the key storage records layout {in_keys.layout}, the token storage {in_tokens.layout}",
             f"run the command again that was interrupted (`token-worker tokens layout {in_tokens.layout}`, or"
-            f" `token-worker tokens migrate --to {in_tokens.layout} --finish`)",
+            f" `token-worker tokens migrate --to {in_tokens.layout} --finish`);"
+            " if the key storage was restored from a backup, copy the record (docs/layouts.md)",
         )
     return None
