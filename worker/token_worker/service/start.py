@@ -103,7 +103,7 @@ def serve(settings: Settings) -> None:
         serve_http(settings.http_address, health, metrics.registry)
     telemetry = Telemetry(metrics, health, audit, _spans(settings))
     streams = _streams(settings, drain, telemetry, state)
-    start = _Start(streams.outage, health, streams.maintenance.write_notes)
+    start = _Start(streams.outage, health, streams.maintenance.tend)
     try:
         _, key_store = start.wait_for(access.connect)
         access.keep_alive()
@@ -281,7 +281,7 @@ class _Start(NamedTuple):
     Attributes:
         outage: waits while a server is unavailable.
         health: told that the worker is not ready.
-        waiting: called while it waits.
+        waiting: called while it waits: the streams are trimmed, and the notes written.
     """
 
     outage: Outage
