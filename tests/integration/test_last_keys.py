@@ -248,6 +248,19 @@ def test_client_whose_keys_were_lost_may_get_new_ones(place: Place, stack: Stack
     assert keys_command(stack, place, "generate", OWNER.id).returncode == 0
 
 
+def test_tokens_that_cannot_be_counted_are_not_told_as_none(place: Place, stack: Stack) -> None:
+    """Without the index key nobody can count the tokens that the check value tells of; then no number is told."""
+    store, path = place.store(), index_path(place.folder, OWNER)
+    [stored] = store.read([path])
+    assert stored is not None
+    assert store.remove(path, stored, f"{place.folder}.scans/none")
+    status, text = destroy(stack, place, "--dry-run")
+    assert (status, "will be lost for good: 0" in text) == (0, True), text
+    stack.storage.set(check_name(OWNER), bytes(16))
+    status, text = destroy(stack, place, "--dry-run")
+    assert (status, "will be lost for good: cannot be counted, because the index key is gone" in text) == (0, True), text
+
+
 def test_scan_finds_entries_of_the_dense_layout(stack: Stack) -> None:
     """A key of the history that seals entries of the dense layout is found in use, with and without the index key."""
     tokens = RedisLink("tokens", RedisSettings(url=stack.settings["TOKEN_WORKER_KEYS_URL"]), raise_server_errors=True)

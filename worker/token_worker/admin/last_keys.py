@@ -34,13 +34,14 @@ class LastKeysStep(NamedTuple):
 
     Attributes:
         keys: the names of the keys.
-        entries: entries of the owner in the token storage; both entries of a token count.
+        entries: entries of the owner in the token storage; both entries of a token count. None if there are entries
+            that only the index key could count, and it is gone.
         due_at: when the next step is due (Unix seconds); None if there is none.
     """
 
     what: Literal["retired", "deleted", "restored"]
     keys: list[str]
-    entries: int = 0
+    entries: int | None = 0
     due_at: float | None = None
 
 
@@ -81,7 +82,7 @@ class LastKeys:
         now = self._now()
         if not found:
             return self._give_up(dry_run=dry_run)
-        entries = count_entries(self._entries, self._owner, self._index_key(found))
+        entries = self._count(self._index_key(found))
         names = [name.name for name in found]
         if any(one.live is not None for one in found.values()):
             for name, one in found.items():  # all of them are opened before the first one is moved
@@ -149,6 +150,11 @@ class LastKeys:
         [check] = self._entries.read([name])
         if check is not None:
             self._entries.change([EntryChange(name, check, b"")])
+
+    def _count(self, index_key: bytes | None) -> int | None:
+        if index_key is None and self._entries.read([check_name(self._owner)]) != [None]:
+            return None  # the check value tells that there are tokens; nobody can tell which they are
+        return count_entries(self._entries, self._owner, index_key)
 
     def _is_of_owner(self, name: KeyName) -> bool:
         return name.owner == self._owner and (name.seals_tokens or name.kind is INDEX_KEY)

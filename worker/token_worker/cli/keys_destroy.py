@@ -142,7 +142,8 @@ def _destroy_last(
         click.echo(f"{owner.id}: had no key; {would}its check value deleted from the token storage")
     elif done.what != "restored":
         what = "are lost for good" if done.what == "deleted" and not dry_run else "will be lost for good"
-        click.echo(f"entries in the token storage that {what}: {done.entries}")
+        count = "cannot be counted, because the index key is gone" if done.entries is None else done.entries
+        click.echo(f"entries in the token storage that {what}: {count}")
     if done.what == "retired" and not dry_run:
         click.echo("workers answer unknown_client within a minute, within 16 if the key storage is out of their reach")
     if done.due_at is not None:
@@ -159,6 +160,8 @@ def _question(planned: LastKeysStep) -> str:
     if not planned.keys:
         return "The client has no key, but the token storage has its check value. Are its keys lost for good?"
     moved = "moves all keys of the client aside" if planned.what == "retired" else "deletes all keys of the client"
+    if planned.entries is None:
+        return f"This {moved}. Its index key is gone, so its tokens cannot be counted; all will be lost for good."
     return f"This {moved}, with its index key; {planned.entries} entries will be lost for good."
 
 
