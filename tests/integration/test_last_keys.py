@@ -145,6 +145,10 @@ def test_keys_come_back(place: Place, stack: Stack) -> None:
     assert gone["error"]["code"] == "unknown_client"
     refused = keys_command(stack, place, "generate", OWNER.id)
     assert (refused.returncode, "is being destroyed" in refused.stderr) == (1, True)
+    for command in (("keys", "index"), ("keys", "rotate", "--yes"), ("tokens", "status"), ("tokens", "verify")):
+        refused = stack.run(*command, OWNER.id, **place.settings)
+        told = f"`token-worker keys destroy {OWNER.id} --last --restore`" in refused.stderr
+        assert (refused.returncode, told) == (1, True), (command, refused.stderr)
     status, text = destroy(stack, place, "--restore", "--dry-run")
     assert (status, state(place)) == (0, RETIRED), text
     status, text = destroy(stack, place, "--restore")
@@ -258,7 +262,8 @@ def test_tokens_that_cannot_be_counted_are_not_told_as_none(place: Place, stack:
     assert (status, "will be lost for good: 0" in text) == (0, True), text
     stack.storage.set(check_name(OWNER), bytes(16))
     status, text = destroy(stack, place, "--dry-run")
-    assert (status, "will be lost for good: cannot be counted, because the index key is gone" in text) == (0, True), text
+    told = "will be lost for good: cannot be counted, because the index key is gone" in text
+    assert (status, told) == (0, True), text
 
 
 def test_scan_finds_entries_of_the_dense_layout(stack: Stack) -> None:

@@ -98,9 +98,10 @@ def check_not_retired(store: AdminStore, owner: Owner) -> None:
     """
     [stored] = store.read([f"{retired_folder(store.folder)}/{owner.key_name}"])
     if stored is not None:
+        which = f"{owner.id} --zone" if owner.kind == "zone" else owner.id
         raise CheckFailed(
-            f"{owner.key_name}: is being destroyed; bring it back with `token-worker keys destroy --last --restore`, or"
-            " wait until it is deleted; nothing was changed"
+            f"{owner.key_name}: is being destroyed; bring it back with `token-worker keys destroy {which} --last"
+            " --restore`, or wait until it is deleted; nothing was changed"
         )
 
 
@@ -154,13 +155,14 @@ def make_index_keys(
     """Make the index keys of owners that have none, one after the other. May be stopped, and run again.
 
     Raises:
-        CheckFailed: an owner has no key.
+        CheckFailed: an owner has no key, or one that is being destroyed.
     """
     for start in range(0, len(owners), KEYS_PER_READ):
         part = owners[start : start + KEYS_PER_READ]
         keys = store.read([f"{store.folder}/{owner.key_name}" for owner in part])
         for owner, key in zip(part, keys, strict=True):
             if key is None:
+                check_not_retired(store, owner)
                 raise CheckFailed(f"{owner.key_name}: there is no such key; make one with `token-worker keys generate`")
             yield IndexKey(
                 client_id=owner.id if owner.kind == "client" else None,

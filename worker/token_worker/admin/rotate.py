@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from token_worker.acra.key_name import HISTORY_INFIX, parse_name, stamp_of
 from token_worker.acra.owner import Owner
+from token_worker.admin.index_keys import check_not_retired
 from token_worker.admin.key_store import AdminStore
 from token_worker.admin.keys import open_key, seal_key
 from token_worker.errors import CheckFailed, CorruptData
@@ -37,6 +38,7 @@ def rotate(store: AdminStore, master_keys: MasterKeys, owner: Owner, clock: Call
     for _ in range(ROTATE_ATTEMPTS_MAX):
         [old] = store.read([path])
         if old is None:
+            check_not_retired(store, owner)
             raise CheckFailed(f"{name.name}: there is no such key; make one with `token-worker keys generate`")
         try:
             key, is_current = open_key(name, old.text, master_keys)

@@ -19,7 +19,7 @@ from token_worker.acra.value_types import TYPES, TokenType
 from token_worker.admin.access import AdminAccess
 from token_worker.admin.cluster_entries import ClusterEntries
 from token_worker.admin.entry_store import ServerEntries
-from token_worker.admin.index_keys import owners_with_index_keys
+from token_worker.admin.index_keys import check_not_retired, owners_with_index_keys
 from token_worker.admin.key_store import AdminStore
 from token_worker.admin.layout import read_records
 from token_worker.admin.stored_tokens import Token, TokenState, Unreadable
@@ -28,7 +28,7 @@ from token_worker.cli.keys_change import owner_of
 from token_worker.cli.terminal import ScanProgress, parse_text, read_text
 from token_worker.contract.messages import Format, TypeName
 from token_worker.contract.values import decode_value
-from token_worker.errors import CheckFailed, CorruptData, Refused, SettingsError
+from token_worker.errors import CheckFailed, Code, CorruptData, Refused, SettingsError
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.layout_record import LayoutName
 from token_worker.keys.master import MasterKeys
@@ -242,6 +242,8 @@ def open_admin(
                     progress=lambda seen: bar.update(task, completed=seen),
                 )
         except Refused as refused:
+            if refused.code in (Code.UNKNOWN_CLIENT, Code.UNKNOWN_ZONE):
+                check_not_retired(access.admin_store(), owner)
             raise CheckFailed(f"{owner.key_name}: {refused.message}") from None
         finally:
             link.close()
