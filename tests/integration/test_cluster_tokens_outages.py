@@ -1,7 +1,6 @@
 """The token storage in a real cluster while nodes are away, slots move, and replicas have to confirm."""
 
 import signal
-import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -269,41 +268,3 @@ def test_fsync_in_a_cluster() -> None:
         storage = batch_of(cluster, Durability(fsync=True))
         with pytest.raises(SettingsError, match="appendonly yes"):
             storage.barrier.check_server()
-
-
-def test_primary_that_is_killed_loses_no_token_that_was_confirmed() -> None:
-    """With a replica that confirms, every token of a batch that ended is there after a primary was killed."""
-    with Cluster(ONLY_WHAT_IS_DOWN) as cluster:
-        storage = batch_of(cluster, Durability(replicas=1), 1000)
-        confirmed: list[Row] = []
-        number = 0
-        victim = cluster.members[1]
-        killer = threading.Thread(target=victim.kill)
-        is_over = False
-        while not is_over:
-            rows = [row(100_000 + number + one) for one in range(20)]
-            number += 20
-            if len(confirmed) > 300 and not killer.ident:
-                killer.start()
-            try:
-                storage.barrier.open()
-                outcomes = storage.execute(Store(rows))
-                items = [item(row.h_key) for row, outcome in zip(rows, outcomes, strict=True) if outcome == WRITTEN]
-                storage.barrier.wait(items)
-            except Unavailable:
-                continue
-            good = {item.key for item in items if isinstance(item.result, bytes)}
-            confirmed += [row for row in rows if row.h_key in good]
-            is_over = bool(killer.ident) and not killer.is_alive() and cluster.primary_of(8000) is not victim
-        killer.join()
-        wait_until(lambda: does(lambda: find(storage, confirmed)), "every token")
-        victim.start()
-
-
-def find(storage: ClusterTokenStorage, rows: list[Row]) -> bool:
-    """Tell whether all nodes answer; then every entry has to be there."""
-    found = storage.execute(Lookup([key for row in rows for key in (row.h_key, row.t_key)]))
-    if any(isinstance(raw, Unavailable) for raw in found):
-        return False
-    assert found == [value for row in rows for value in (row.h_value, row.t_value)]
-    return True

@@ -19,7 +19,8 @@ class Setup:
 
     def __init__(self) -> None:
         self.now = 0.0
-        runtime = Runtime(monotonic=lambda: self.now, sleep=self._sleep, uniform=lambda _low, high: high)
+        clock = Runtime(monotonic=lambda: self.now, sleep=self._sleep, uniform=lambda _low, high: high)
+        runtime = clock._replace(collect_garbage=lambda: None)
         self.health = Health(30)
         self.outage = Outage(Drain(10, runtime), self.health, runtime)
 
