@@ -110,14 +110,15 @@ def test_unreadable_record_is_named(bare: Stack, tmp_path: Path) -> None:
     assert "layout record in the key storage: written by a newer version" in log.read_text()
 
 
-def test_running_worker_stops_reading_while_another_token_storage_answers(bare: Stack) -> None:
+def test_running_worker_stops_reading_while_another_token_storage_answers(bare: Stack, tmp_path: Path) -> None:
     """If another token storage, or an empty one, answers, nothing is read or written; then the worker goes on."""
     place, port = InRedis(bare), free_port()
     place.put(f".acrakeys/{CLIENT.key_name}", wrap(new_key(), bare.master_key, CLIENT))
     with Valkey() as tokens_server, tokens_server.client() as tokens:
         bare.settings["TOKEN_WORKER_TOKENS_URL"] = tokens_server.url
         record(place, tokens, ACRA, ACRA)
-        bare.start_worker(TOKEN_WORKER_HTTP_ADDRESS=f"127.0.0.1:{port}")
+        log = tmp_path / "log"
+        bare.start_worker(log=log, TOKEN_WORKER_HTTP_ADDRESS=f"127.0.0.1:{port}")
         assert bare.ask([REQUEST | {"id": "1"}])["1"]["status"] == "ok"
         for number, (another, words) in enumerate([(OTHER, "different ids"), (None, "has lost its data")]):
             tokens.delete(TOKENS_RECORD)
@@ -128,6 +129,7 @@ def test_running_worker_stops_reading_while_another_token_storage_answers(bare: 
             wait_until(lambda words=words: words in get(f"http://127.0.0.1:{port}/readyz")[1], words)  # type: ignore[misc]
             assert tokens.dbsize() == held
             assert bare.streams.xlen("tokenize:responses") == 1 + number
+            assert has_logged(log, "server unavailable", '"code": "LAYOUT"', words)
             record(place, tokens, None, ACRA)
             assert len(bare.wait_for_replies(2 + number)) == 2 + number
         assert all(reply["status"] == "ok" for reply in bare.replies())
@@ -153,7 +155,8 @@ def test_missing_right_is_named(tmp_path: Path) -> None:
         url = storage.url.replace("redis://", "redis://worker:secret@")
         log = tmp_path / "log"
         first = stack.start_worker(log=log, TOKEN_WORKER_KEYS_URL=url)
-        wait_until(lambda: has_logged(log, "may not read the layout record (NOPERM)", "token-worker acl"), "the right")
+        told = ('"code": "LAYOUT"', "may not read the layout record (NOPERM)", "token-worker acl")
+        wait_until(lambda: has_logged(log, *told), "the right")
         stack.storage.execute_command("ACL", "SETUSER", "worker", "~.acrakeys.layout")
         wait_until(lambda: has_logged(log, f"may not read {TOKENS_RECORD} (NOPERM)"), "the other right")
         first.kill()

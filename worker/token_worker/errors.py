@@ -115,6 +115,7 @@ _WORDS = {
     "CLUSTER SLOTS": "no node gives the map of slots",
     "Sentinel": "no Sentinel names the primary",
     "ROLE": "does not tell its role",
+    "LAYOUT": "its record of the layout does not fit (LAYOUT)",
 }
 """Reasons in words, by the class of an exception or the code of a server."""
 
@@ -151,10 +152,16 @@ class Unavailable(TokenWorkerError):  # noqa: N818 - "except Unavailable" reads 
         server: ``streams``, ``keys``, ``tokens``, ``vault`` or ``audit``.
         reason: class of the exception or error code of the server, without arguments; or words.
         address: where the server is, without user and password; empty if it is not known.
+
+    Args:
+        server: see above.
+        reason: see above.
+        address: see above.
+        words: the reason in words that say more than ``in_words``.
     """
 
-    def __init__(self, server: str, reason: str, address: str = "") -> None:
-        super().__init__(f"{_place(server, address)}: {in_words(reason)}")
+    def __init__(self, server: str, reason: str, address: str = "", words: str = "") -> None:
+        super().__init__(f"{_place(server, address)}: {words or in_words(reason)}")
         self.server = server
         self.reason = reason
         self.address = address

@@ -130,6 +130,7 @@ def test_keys_that_do_not_open_are_no_server_that_is_away(setup: Setup) -> None:
     ("error", "text"),
     [
         (Unavailable("keys", "TimeoutError", "[::1]:6379"), "Redis for keys at [::1]:6379: no answer in time"),
+        (Unavailable("tokens", "LAYOUT", "h:1", "has another layout"), "Redis for tokens at h:1: has another layout"),
         (Unavailable("keys", "not looked up yet"), "key storage: not looked up yet"),
         (Unavailable("vault", "sealed", "https://vault:8200"), "Vault at https://vault:8200: is sealed"),
         (Unavailable("audit", "disk full"), "audit log: disk full"),

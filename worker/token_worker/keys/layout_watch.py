@@ -25,6 +25,9 @@ from token_worker.keys.store import ListedKeyStore
 from token_worker.redis.cluster_pipeline import ClusterPipeline
 from token_worker.redis.link import RedisLink
 
+_CODE = "LAYOUT"
+"""The reason of the errors, for programs."""
+
 _NO_RIGHT = "NOPERM"
 
 _OR_SET = "or set TOKEN_WORKER_LAYOUT=acra if its tokens are in Acra's layout"
@@ -77,11 +80,11 @@ class LayoutWatch:
         try:
             in_tokens = self._permitted(lambda: read_tokens_record(self.link))
         except (CorruptData, SettingsError) as error:
-            raise Unavailable(self.link.name, str(error), self.link.address) from None
+            raise Unavailable(self.link.name, _CODE, self.link.address, str(error)) from None
         problem = find_problem(self._in_keys, in_tokens, self._asked)
         if problem is not None:
             why = f"{problem}; restart the worker if the layout was changed"
-            raise Unavailable(self.link.name, why, self.link.address)
+            raise Unavailable(self.link.name, _CODE, self.link.address, why)
 
     def _permitted(self, read: Callable[[], LayoutRecord | None]) -> LayoutRecord | None:
         """Read a record. If the worker may not read it, only ``TOKEN_WORKER_LAYOUT=acra`` stands for it.
@@ -99,5 +102,5 @@ class LayoutWatch:
             if self._asked != "acra":
                 record = TOKENS_RECORD if error.server == self.link.name else "the layout record"
                 why = f"the user may not read {record} (NOPERM): give it the rights that `token-worker acl` prints"
-                raise Unavailable(error.server, f"{why}, {_OR_SET}", error.address) from None
+                raise Unavailable(error.server, _CODE, error.address, f"{why}, {_OR_SET}") from None
         return None
