@@ -85,6 +85,15 @@ def test_layout_of_an_empty_storage_is_chosen_and_changed_back(place: Place, bar
         ("change ended", "tokens layout"),
     ]
     assert layout(bare, "dense").stdout == "dense: this is the layout already\n"
+    done = bare.run("tokens", "migrate", "--to", "dense", "--finish", "--yes")
+    assert (done.returncode, done.stdout) == (0, "dense: this is the layout already\n"), done.stderr
+    for options, told in (
+        (("--to", "acra"), "there are no tokens to move: nothing to do"),
+        (("--to", "acra", "--finish"), "there are no tokens to move: layout acra would be recorded"),
+        (("--drop", "acra"), "there are no tokens to drop: nothing to do"),
+    ):
+        done = bare.run("tokens", "migrate", *options, "--dry-run")
+        assert (done.returncode, done.stdout) == (0, f"dry run, nothing was changed; {told}\n"), done.stderr
     shown = layout(bare, "--json")
     assert shown.returncode == 0
     decoded = msgspec.json.decode(shown.stdout)

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from token_worker.admin import migrate_stages
 from token_worker.admin.access import AdminAccess
 from token_worker.admin.index_keys import owners_with_keys
-from token_worker.admin.layout import check_no_workers
+from token_worker.admin.layout import check_no_workers, read_records
 from token_worker.admin.migrate import Tally
 from token_worker.admin.migrate_reading import FindingKind
 from token_worker.admin.migrate_stages import BLOCKING, INCONSISTENT, UNREADABLE, Stage, Unmovable, open_stage
@@ -232,6 +232,9 @@ def _run(settings: Settings, stage: Stage, wanted: Wanted, outcome: dict[str, ob
     try:
         if wanted.is_drop:
             tally = migrate_stages.drop(stage, wanted.layout, even_changed=wanted.changed, dry_run=wanted.dry_run)
+        elif wanted.finish and _is_done(stage, wanted.layout):
+            _print(Tally(), wanted, None, 0, is_done=True)
+            return
         elif wanted.finish:
             tally, seconds = migrate_stages.finish(
                 stage,
@@ -257,6 +260,11 @@ def _run(settings: Settings, stage: Stage, wanted: Wanted, outcome: dict[str, ob
         raise CheckFailed(f"--finish will be refused: {blocking}")
 
 
+def _is_done(stage: Stage, layout: LayoutName) -> bool:
+    found = read_records(stage.store, stage.link)
+    return found.problem() is None and found.layout == layout
+
+
 def _check_workers(settings: Settings) -> None:
     streams = make_link("streams", settings.streams, raise_server_errors=True)
     try:
@@ -269,7 +277,7 @@ def _facts(tally: Tally) -> dict[str, int]:
     return {name: tally.counts[name] for name in _WORDS if tally.counts[name]}
 
 
-def _print(tally: Tally, wanted: Wanted, pause: float | None, seconds: float) -> None:
+def _print(tally: Tally, wanted: Wanted, pause: float | None, seconds: float, *, is_done: bool = False) -> None:
     if wanted.as_json:
         shown: dict[str, Any] = {
             "stage": wanted.stage,
@@ -281,6 +289,13 @@ def _print(tally: Tally, wanted: Wanted, pause: float | None, seconds: float) ->
             "entries": {kind: [_shown(name) for name in names] for kind, names in tally.names.items()},
         }
         click.echo(msgspec.json.encode(shown))
+        return
+    if is_done:
+        click.echo(f"{wanted.layout}: this is the layout already")
+        return
+    if wanted.dry_run and not _facts(tally):
+        then = f"layout {wanted.layout} would be recorded" if wanted.finish else "nothing to do"
+        click.echo(f"dry run, nothing was changed; there are no tokens to {'drop' if wanted.is_drop else 'move'}: {then}")
         return
     if wanted.dry_run:
         click.echo("dry run, nothing was changed; this would be done:")
