@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from harness.fetching import get
 from harness.key_places import InRedis, InVault, Place
@@ -54,6 +55,7 @@ def record(place: Place, tokens: Any, in_keys: LayoutRecord | None, in_tokens: L
         (DENSE, None, "", "the token storage has no record: it is another one, or has lost its data"),
         (None, DENSE, "", "the key storage has no record"),
         (ACRA, OTHER, "", "have different ids"),
+        (DENSE, replace(DENSE, unfinished=True), "", "a move is unfinished"),
     ],
 )
 def test_worker_does_not_start_in_another_layout(

@@ -33,7 +33,7 @@ from token_worker.admin.migrate_sides import Content
 from token_worker.admin.migrate_stages import copy, drop, finish
 from token_worker.admin.stored_tokens import Token as StoredToken
 from token_worker.admin.tokens import TokenAdmin, TokenFilter
-from token_worker.errors import CheckFailed, Unavailable
+from token_worker.errors import CheckFailed, CorruptData, Unavailable
 from token_worker.keys.index_key import index_path, seal_index_key
 from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.keys.layout_record import TOKENS_RECORD, LayoutName, layout_path
@@ -205,7 +205,7 @@ def test_killed_at_any_command_and_run_again(moving: Moving, before: bool) -> No
                     stage, "dense", leave=frozenset(), check_workers=lambda: None, barrier=NoBarrier(), dry_run=False
                 )
         except Killed:
-            if layout_of(moving)[0] == "acra":
+            if layout_of(moving) != ("dense", None):
                 finished(moving)
             assert layout_of(moving) == ("dense", None)
             assert len(moving.dense) == 2 * len(given)
@@ -226,7 +226,7 @@ def test_killed_way_back_and_run_again(moving: Moving) -> None:
     for at in range(1, 200):
         try:
             with moving.stage(Kill(at)) as stage:
-                if layout_of(moving)[0] == "dense":
+                if layout_of(moving) != ("acra", None):
                     finish(
                         stage, "acra", leave=frozenset(), check_workers=lambda: None, barrier=NoBarrier(), dry_run=False
                     )
@@ -380,13 +380,22 @@ def test_another_index_key_is_refused(moving: Moving) -> None:
     assert moving.dense == before
 
 
+def interrupt(moving: Moving) -> None:
+    """Kill a finish into the dense layout when no worker starts any more, before the new layout is recorded."""
+
+    def kill() -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(migrate_stages, "_open_door", lambda *_: None)
+        with pytest.raises(Killed):
+            finished(moving, before_check=kill)
+
+
 def test_interrupted_between_the_records(moving: Moving) -> None:
     """If only the token storage has the new record, no worker starts; the same command completes the move."""
     given = moving.give(words(5))
-    path = layout_path(FOLDER)
-    finished(moving)
-    new = moving.storage.get(path)
-    moving.storage.set(path, new.replace(b"dense", b"acra"))
+    interrupt(moving)
     layout, problem = layout_of(moving)
     assert layout == "acra"
     assert problem is not None
@@ -394,31 +403,93 @@ def test_interrupted_between_the_records(moving: Moving) -> None:
     with pytest.raises(CheckFailed, match="already"):
         finished(moving, "acra")  # takes the move back
     assert layout_of(moving) == ("acra", None)
+    interrupt(moving)
     finished(moving)
     assert layout_of(moving) == ("dense", None)
     assert set(moving.answers("dense", given)) == {SAME}
 
 
+def test_interrupted_before_the_last_write(moving: Moving) -> None:
+    """If both storages record the new layout, but one as unfinished, no worker starts; the move can only be ended."""
+    given = moving.give(words(5))
+    interrupt(moving)
+    unfinished = moving.storage.get(TOKENS_RECORD)
+    finished(moving)
+    new = moving.storage.get(TOKENS_RECORD)
+    moving.storage.set(TOKENS_RECORD, unfinished)
+    assert layout_of(moving)[0] == "dense"
+    assert "tokens migrate --to dense --finish" in str(layout_of(moving)[1])
+    with pytest.raises(CheckFailed, match="a move is unfinished"):
+        finished(moving, "acra")
+    finished(moving)
+    assert (moving.storage.get(TOKENS_RECORD), moving.storage.get(layout_path(FOLDER))) == (new, new)
+    assert set(moving.answers("dense", given)) == {SAME}
+
+
+def test_interrupted_with_keys_of_another_time(moving: Moving) -> None:
+    """A finish is not gone on with if the key storage records its layout from an earlier move: nothing was compared."""
+    moving.give(words(2))
+    finished(moving)
+    older = moving.storage.get(layout_path(FOLDER)).replace(b'"since":"2', b'"since":"1')
+    finished(moving, "acra")
+    interrupt(moving)
+    moving.storage.set(layout_path(FOLDER), older)
+    for to in ("dense", "acra"):
+        assert_refused(moving, to, "restore the newer one")
+    moving.storage.set(layout_path(FOLDER), moving.storage.get(TOKENS_RECORD))
+    with moving.stage() as stage, pytest.raises(CorruptData, match="copied from an unfinished move"):
+        read_records(stage.store, stage.link)
+
+
+def assert_refused(moving: Moving, to: LayoutName, text: str) -> None:
+    """Both stages of a move are refused, and change nothing."""
+
+    def stored() -> dict[bytes, bytes]:
+        return {name: moving.storage.get(name) for name in moving.names("*")}
+
+    before = stored()
+    with pytest.raises(CheckFailed, match=text):
+        finished(moving, to)
+    with pytest.raises(CheckFailed, match=text), moving.stage() as stage:
+        copy(stage, to, dry_run=False, resume=False)
+    assert stored() == before
+
+
 @pytest.mark.parametrize("is_gone", [True, False])
-def test_key_storage_from_before_the_move(moving: Moving, is_gone: bool) -> None:
-    """If the key storage is older than the move, or lost its record, nothing that is in the new layout alone goes."""
+@pytest.mark.parametrize("is_dropped", [True, False])
+def test_key_storage_from_before_the_move(moving: Moving, is_gone: bool, is_dropped: bool) -> None:
+    """If the key storage is older than the move, or lost its record, no token goes, and none gets an older state."""
     given = moving.give(words(5))
     path = layout_path(FOLDER)
     finished(moving)
-    with moving.stage() as stage:
-        drop(stage, "acra", even_changed=False, dry_run=False)
+    if is_dropped:
+        drop_acra(moving)
+    removed, *given = given
+    remove_in_dense(moving, removed)
     new = moving.storage.get(path)
     if is_gone:
         moving.storage.delete(path)
     else:
         moving.storage.set(path, new.replace(b"dense", b"acra"))
-    with pytest.raises(CheckFailed, match="5 tokens are in layout dense alone"):
-        finished(moving)
-    with pytest.raises(CheckFailed, match="5 tokens are in layout dense alone"), moving.stage() as stage:
-        copy(stage, "dense", dry_run=False, resume=False)
+    for to in ("dense", "acra"):
+        assert_refused(moving, to, r"copy the record \(docs/layouts.md\)")
     moving.storage.set(path, moving.storage.get(TOKENS_RECORD))  # as docs/layouts.md says
     assert layout_of(moving) == ("dense", None)
     assert set(moving.answers("dense", given)) == {SAME}
+    [back] = moving.ask("dense", [{"op": "detokenize", **removed.request, "value": removed.token}])
+    assert back["error"]["code"] == "token_not_found"
+
+
+def test_token_storage_from_before_the_move(moving: Moving) -> None:
+    """If the token storage is older than the move, its record is not replaced: that takes the newer storage."""
+    moving.give(words(2))
+    finished(moving)
+    finished(moving, "acra")
+    old = moving.storage.get(TOKENS_RECORD)
+    finished(moving)
+    moving.storage.set(TOKENS_RECORD, old)
+    for to in ("dense", "acra"):
+        assert_refused(moving, to, "restored from an older backup")
 
 
 def test_move_that_is_taken_back_meanwhile_is_not_recorded(moving: Moving) -> None:

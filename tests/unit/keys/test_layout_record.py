@@ -24,6 +24,7 @@ from token_worker.redis.link import Link
 ID = "0123456789abcdef" * 2
 DENSE = LayoutRecord(layout="dense", storage=ID, since="2026-11-30T07:51:01Z")
 ACRA = LayoutRecord(layout="acra", storage=ID, since="2026-11-30T07:51:01Z")
+UNFINISHED = LayoutRecord(layout="dense", storage=ID, since="2026-11-30T07:51:01Z", unfinished=True)
 OTHER = LayoutRecord(layout="dense", storage=ID[::-1], since="2026-11-30T07:51:01Z")
 
 
@@ -33,6 +34,16 @@ def test_a_record_has_the_bytes_that_the_specification_shows() -> None:
     assert encode_record(DENSE) == text
     assert decode_record(text, "key storage") == DENSE
     assert layout_path("prod/keys") == "prod/keys.layout"
+
+
+def test_record_of_an_unfinished_move() -> None:
+    """While a move is finished, the record of the token storage says so; that of the key storage must not."""
+    text = encode_record(UNFINISHED)
+    assert text == encode_record(DENSE)[:-1] + b',"unfinished":true}'
+    assert decode_record(text, "token storage") == UNFINISHED
+    assert UNFINISHED.finished == DENSE
+    with pytest.raises(CorruptData, match="copied from an unfinished move"):
+        decode_keys_record(text)
 
 
 def test_new_records_have_ids_of_their_own() -> None:
@@ -83,7 +94,10 @@ def test_record_of_another_type_is_damaged() -> None:
         read_tokens_record(cast(Link, link))
 
 
-@pytest.mark.parametrize("text", [changed(layout="denser"), changed(index=2), changed(layout="denser", storage="new")])
+@pytest.mark.parametrize(
+    "text",
+    [changed(layout="denser"), changed(index=2), changed(layout="denser", storage="new"), changed(unfinished=False)],
+)
 def test_records_of_newer_versions_are_refused_in_words(text: bytes) -> None:
     """An unknown layout, or a member that this version does not know, is not read as something else."""
     with pytest.raises(SettingsError, match="written by a newer version of token-worker"):
@@ -117,6 +131,10 @@ def test_equal_records_are_accepted(record: LayoutRecord) -> None:
         (DENSE, OTHER, None, "different ids"),
         (ACRA, DENSE, None, "records layout acra, the token storage dense"),
         (DENSE, ACRA, "dense", "records layout dense, the token storage acra"),
+        (ACRA, UNFINISHED, None, "a move is unfinished"),
+        (DENSE, UNFINISHED, None, "a move is unfinished"),
+        (None, UNFINISHED, None, "a move is unfinished"),
+        (OTHER, UNFINISHED, None, "different ids"),
     ],
 )
 def test_records_that_do_not_fit_are_a_problem(

@@ -112,6 +112,23 @@ def write_records(store: AdminStore, link: Link, found: Records, record: LayoutR
         CheckFailed: a record is not what was read any more. The record of the token storage may have been written.
         Unavailable, ServerError, MasterKeyError: as by the storages.
     """
+    _write_in_tokens(link, found, record)
+    _write_in_keys(store, found, record)
+
+
+def end_move(store: AdminStore, link: Link, found: Records, record: LayoutRecord) -> None:
+    """Write the record of a move that is complete: first into the key storage.
+
+    The record of the token storage is ``unfinished`` until then. If this is killed in between, no worker starts, and
+    the records tell that all but the second write is done.
+
+    Args and errors as by ``write_records``. The record of the key storage may have been written.
+    """
+    _write_in_keys(store, found, record)
+    _write_in_tokens(link, found, record)
+
+
+def _write_in_tokens(link: Link, found: Records, record: LayoutRecord) -> None:
     text = encode_record(record)
     if found.in_tokens != record:
         if found.tokens_text is None:
@@ -120,8 +137,11 @@ def write_records(store: AdminStore, link: Link, found: Records, record: LayoutR
             is_written = bool(link.run(_REPLACE, [TOKENS_RECORD], [found.tokens_text, text]))
         if not is_written:
             raise CheckFailed(_CHANGED)
+
+
+def _write_in_keys(store: AdminStore, found: Records, record: LayoutRecord) -> None:
     if found.in_keys != record:
-        path = layout_path(store.folder)
+        path, text = layout_path(store.folder), encode_record(record)
         old = found.keys_text
         if not (store.create(path, text) if old is None else store.replace(path, old, text)):
             raise CheckFailed(_CHANGED)
@@ -141,9 +161,11 @@ def plan_change(found: Records, layout: LayoutName) -> Change | None:
         record = new_record(layout, time.time(), None if in_tokens is None else in_tokens.storage)
         return Change(record, ("token storage", "key storage"))
     if in_tokens is not None and (in_keys is None or in_keys.storage == in_tokens.storage):
-        if in_tokens.layout == layout:
-            return Change(in_tokens, ("key storage",))  # a change that was interrupted
-        if in_keys is not None:
+        if in_tokens.layout == layout:  # a change that was interrupted
+            record = in_tokens.finished
+            held = {"token storage": in_tokens, "key storage": in_keys}
+            return Change(record, tuple(name for name, other in held.items() if other != record))
+        if in_keys is not None and in_keys.layout == layout:
             return Change(in_keys, ("token storage",))  # the same, taken back
     raise CheckFailed(f"there is another record: {problem}")
 

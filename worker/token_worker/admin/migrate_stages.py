@@ -1,11 +1,13 @@
 """The stages of ``tokens migrate``: the copy beside workers, the finish without them, and the drop afterwards.
 
 **Finish.** A full scan brings the twins up to date, whatever was copied before. Then the record in the token storage is
-written: no worker starts any more, since the records differ. A second full scan, in both directions, must find no
-difference. Only then the record in the key storage is written, and workers start in the new layout. If the second scan
-finds a difference, somebody still writes; the record in the token storage is put back.
+written, as ``unfinished``: no worker starts any more. A second full scan, in both directions, must find no difference.
+Only then the record in the key storage is written, and ``unfinished`` goes from the other: workers start in the new
+layout. If the second scan finds a difference, somebody still writes; the record in the token storage is put back.
 
-If a finish is killed, the records may differ. The same command completes it.
+If a finish is killed, the records may differ. The same command completes it. No worker has used the new layout then,
+because ``unfinished`` stands there. If the records differ without it, one storage is older than the other. Then the
+layout that the token storage records may hold what the other one does not: nothing is touched.
 
 Touches the entries of both layouts, and the records: ``token-worker:layout`` and ``<folder>.layout``.
 """
@@ -16,9 +18,11 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from token_worker.acra.owner import Owner
 from token_worker.admin.key_store import AdminStore
-from token_worker.admin.layout import Records, plan_change, read_records, write_records
+from token_worker.admin.layout import Records, end_move, plan_change, read_records, write_records
 from token_worker.admin.migrate import Mover, Tally
 from token_worker.admin.migrate_reading import FindingKind, Reader
 from token_worker.admin.migrate_scan import Page, Walk, read_place, save_place
@@ -161,9 +165,10 @@ def _read_direction(stage: Stage, to: LayoutName, *, changes: bool) -> Records:
     A move into the old layout that was interrupted is taken back: its record goes from the token storage.
 
     Raises:
-        CheckFailed: the new layout is in use, or the records are those of different storages.
+        CheckFailed: the new layout is in use, or the records are those of different storages or times.
     """
     found = read_records(stage.store, stage.link)
+    _check_interrupted(found)
     if found.layout != to:
         if found.in_keys is not None or found.in_tokens is None or found.in_tokens.layout == to:
             plan_change(found, to)  # raises if the records are those of different storages
@@ -177,6 +182,19 @@ def _read_direction(stage: Stage, to: LayoutName, *, changes: bool) -> Records:
     raise CheckFailed(_ALREADY)
 
 
+def _check_interrupted(found: Records) -> None:
+    """Refuse if the records differ, but not by a finish that was interrupted."""
+    problem, in_tokens = found.problem(), found.in_tokens
+    if problem is None or in_tokens is None:
+        return
+    if in_tokens.layout != found.layout:
+        is_known = in_tokens.unfinished
+    else:  # without ``unfinished``, the records of a first move were being written, or the ids differ
+        is_known = not in_tokens.unfinished or found.in_keys == in_tokens.finished
+    if not is_known:
+        raise CheckFailed(f"{problem}. Nothing was changed")
+
+
 # -- copy
 
 
@@ -187,9 +205,7 @@ def copy(stage: Stage, to: LayoutName, *, dry_run: bool, resume: bool) -> Tally:
         CheckFailed: the new layout is in use.
         Unavailable: a server is away.
     """
-    found = _read_direction(stage, to, changes=False)
-    if found.in_tokens is not None and found.in_tokens.layout == to:
-        _check_interrupted(stage, to)
+    _read_direction(stage, to, changes=False)
     mover = stage.mover(to, changes=not dry_run)
     tally = mover.tally
     source = stage.side("acra" if to == "dense" else "dense")
@@ -243,6 +259,8 @@ def finish(
     begin = time.monotonic()
     check_workers()
     barrier.open()
+    if not dry_run and _end_interrupted(stage, to):
+        return Finished(Tally(), time.monotonic() - begin)
     found = _read_direction(stage, to, changes=not dry_run)
     if found.in_keys is None and not dry_run:  # both records first: if this is killed, they tell what was interrupted
         old = found.in_tokens or new_record(_other(to), time.time())
@@ -252,12 +270,11 @@ def finish(
     change = plan_change(found, to)
     if change is None:
         raise CheckFailed(_ALREADY)
-    if found.in_tokens is not None and found.in_tokens.layout == to:
-        _check_interrupted(stage, to)
     tally = _bring_up_to_date(stage, to, dry_run=dry_run)
     _refuse(tally, leave)
     if not dry_run:
-        with_door = _close_door(stage.link, found, change.record)
+        door = replace(change.record, unfinished=True)
+        with_door = _close_door(stage.link, found, door)
         try:
             check_workers()
             _check_twins(stage, to, leave)
@@ -268,11 +285,24 @@ def finish(
                 _open_door(stage.link, with_door, found)
             raise
         closed = read_records(stage.store, stage.link)
-        if closed.in_tokens != change.record:
+        if closed.in_tokens != door:
             raise CheckFailed("another command took the move back meanwhile; the layout was not changed")
-        write_records(stage.store, stage.link, closed, change.record)
+        end_move(stage.store, stage.link, closed, change.record)
         save_place(stage.link, None)
     return Finished(tally, time.monotonic() - begin)
+
+
+def _end_interrupted(stage: Stage, to: LayoutName) -> bool:
+    """End a finish that was killed before its last write. Returns False if there is none."""
+    found = read_records(stage.store, stage.link)
+    in_keys, in_tokens = found.in_keys, found.in_tokens
+    if in_keys is None or in_tokens is None or in_keys.layout != to:
+        return False
+    if not in_tokens.unfinished or in_keys != in_tokens.finished:
+        return False
+    end_move(stage.store, stage.link, found, in_keys)
+    save_place(stage.link, None)
+    return True
 
 
 def _bring_up_to_date(stage: Stage, to: LayoutName, *, dry_run: bool) -> Tally:
@@ -285,24 +315,6 @@ def _bring_up_to_date(stage: Stage, to: LayoutName, *, dry_run: bool) -> Tally:
     for page in stage.walk(tally, 1, 4).pages(stage.side(to)):
         mover.sweep(page)
     return tally
-
-
-def _check_interrupted(stage: Stage, to: LayoutName) -> None:
-    """Refuse to go on if the new layout holds tokens of its own.
-
-    The token storage records the new layout already, the key storage does not. So a finish was interrupted, or the key
-    storage is older than a move that is complete. Then the sweep would delete every token that was made since.
-    """
-    mover = stage.mover(to, changes=False)
-    for page in stage.walk(mover.tally).pages(stage.side(to)):
-        mover.sweep(Page(page.tokens, []))
-    alone = mover.tally.counts["twins_deleted"]
-    if alone:
-        raise CheckFailed(
-            f"{alone} tokens are in layout {to} alone, and the token storage records {to} already: this is no move that"
-            " was interrupted; the key storage lost its record, or was restored from a backup before the move. Nothing"
-            " was changed. Restore the newer key storage, or copy the record: see docs/layouts.md"
-        )
 
 
 def _check_twins(stage: Stage, to: LayoutName, leave: AbstractSet[FindingKind]) -> None:

@@ -23,7 +23,7 @@ from token_worker.admin.layout import (
 from token_worker.cli.terminal import ScanProgress, table_console
 from token_worker.cli.tokens_choice import DRY_RUN
 from token_worker.errors import CheckFailed, CorruptData
-from token_worker.keys.layout_record import TOKENS_RECORD, LayoutName, layout_path
+from token_worker.keys.layout_record import TOKENS_RECORD, LayoutName, LayoutRecord, layout_path
 from token_worker.redis.connect import AnyLink, make_link
 from token_worker.settings import load
 from token_worker.settings.options import Settings
@@ -92,7 +92,7 @@ def _show(settings: Settings, found: Records, *, as_json: bool) -> None:
             ("token storage", TOKENS_RECORD): found.in_tokens,
         }
         for where, record in records.items():
-            cells = ("none", "", "") if record is None else (record.layout, record.since, record.storage)
+            cells = ("none", "", "") if record is None else (_name(record), record.since, record.storage)
             table.add_row(*where, *cells)
         table_console().print(table)
         if problem is None:
@@ -100,6 +100,10 @@ def _show(settings: Settings, found: Records, *, as_json: bool) -> None:
             click.echo(f"{found.layout}: {without}{_MEANINGS[found.layout]}")
     if problem is not None:
         raise CheckFailed(str(problem))
+
+
+def _name(record: LayoutRecord) -> str:
+    return f"{record.layout} (unfinished)" if record.unfinished else record.layout
 
 
 def _record(

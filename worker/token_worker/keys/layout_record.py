@@ -7,6 +7,8 @@ id, so that the two storages are known to belong together. Without a record in t
 
 Workers only read the records. ``token-worker tokens layout`` and ``tokens migrate`` write them: first in the token
 storage, then in the key storage. If a command was interrupted in between, the records differ, and no worker starts.
+While the finish of a move runs, the record of the token storage has ``"unfinished":true``, too. No worker starts with
+it, whatever the key storage says. So it tells a finish that was interrupted from a key storage that is older.
 """
 
 import datetime as dt
@@ -40,18 +42,25 @@ _ADDRESSES = (
 )
 
 
-class LayoutRecord(msgspec.Struct, frozen=True, kw_only=True):
+class LayoutRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A record, as it is stored.
 
     Attributes:
         layout: the layout of the tokens.
         storage: random id of the token storage: 32 hexadecimal digits.
         since: when the layout was recorded: UTC, to the second.
+        unfinished: a move into the layout is not at its end. Only the record of the token storage may say so.
     """
 
     layout: LayoutName
     storage: str
     since: str
+    unfinished: bool = False
+
+    @property
+    def finished(self) -> "LayoutRecord":
+        """The same record, without ``unfinished``."""
+        return msgspec.structs.replace(self, unfinished=False)
 
 
 class LayoutProblem(NamedTuple):
@@ -97,10 +106,11 @@ def decode_record(text: bytes, place: str) -> LayoutRecord:
     except (msgspec.DecodeError, RecursionError):
         found = None
     if not isinstance(found, dict) or not all(
-        isinstance(found.get(name), str) for name in LayoutRecord.__struct_fields__
+        isinstance(found.get(name), str) for name in ("layout", "storage", "since")
     ):
         raise CorruptData(f"layout record in the {place}: damaged; put it back from a backup")
-    if found["layout"] not in _NAMES or found.keys() - set(LayoutRecord.__struct_fields__):
+    is_known = found["layout"] in _NAMES and found.get("unfinished", True) is True
+    if not is_known or found.keys() - set(LayoutRecord.__struct_fields__):
         raise SettingsError(
             f"layout record in the {place}: written by a newer version of token-worker; use that version here, too"
         )
@@ -111,7 +121,10 @@ def decode_record(text: bytes, place: str) -> LayoutRecord:
 
 def decode_keys_record(text: bytes | None) -> LayoutRecord | None:
     """Decode the record of the key storage; None if there is none. Errors as by ``decode_record``."""
-    return None if text is None else decode_record(text, "key storage")
+    record = None if text is None else decode_record(text, "key storage")
+    if record is not None and record.unfinished:
+        raise CorruptData("layout record in the key storage: copied from an unfinished move; put the former one back")
+    return record
 
 
 def read_tokens_record(link: Link) -> LayoutRecord | None:
@@ -162,6 +175,8 @@ def find_problem(
             f"{_ADDRESSES}; restore the token storage from a backup if its data was lost;"
             " if only the record was lost, copy the other one (docs/layouts.md)",
         )
+    if in_tokens.unfinished and (in_keys is None or in_keys.storage == in_tokens.storage):
+        return _unfinished(in_keys, in_tokens)
     if in_keys is None:
         return LayoutProblem(
             f"the token storage records layout {in_tokens.layout}, but the key storage has no record: it is another"
@@ -173,9 +188,21 @@ def find_problem(
         return LayoutProblem("the layout records of key storage and token storage have different ids", _ADDRESSES)
     if in_keys.layout != in_tokens.layout:
         return LayoutProblem(
-            f"the key storage records layout {in_keys.layout}, the token storage {in_tokens.layout}",
-            f"run the command again that was interrupted (`token-worker tokens layout {in_tokens.layout}`, or"
-            f" `token-worker tokens migrate --to {in_tokens.layout} --finish`);"
-            " if the key storage was restored from a backup, copy the record (docs/layouts.md)",
+            f"the key storage records layout {in_keys.layout}, the token storage {in_tokens.layout}: one of them was"
+            " restored from an older backup",
+            "restore the storage that belongs to the other; if the tokens are right and only the record of the key"
+            " storage is older, copy the record (docs/layouts.md); if there are no tokens yet, run `token-worker tokens"
+            f" layout {in_tokens.layout}` again",
         )
     return None
+
+
+def _unfinished(in_keys: LayoutRecord | None, in_tokens: LayoutRecord) -> LayoutProblem:
+    layout, old = in_tokens.layout, layout_of(in_keys)
+    what = f"the key storage records layout {old}, the token storage {layout}: a move is unfinished"
+    if layout == old and in_keys != in_tokens.finished:
+        return LayoutProblem(what, "the key storage lost its record, or is older than the move: restore the newer one")
+    remedy = f"run `token-worker tokens migrate --to {layout} --finish` again"
+    if layout != old and in_keys is not None:
+        remedy += f"; to stay with layout {old}, run it with `--to {old}`"
+    return LayoutProblem(what, remedy)
