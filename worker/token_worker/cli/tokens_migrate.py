@@ -295,7 +295,9 @@ def _print(tally: Tally, wanted: Wanted, pause: float | None, seconds: float, *,
         return
     if wanted.dry_run and not _facts(tally):
         then = f"layout {wanted.layout} would be recorded" if wanted.finish else "nothing to do"
-        click.echo(f"dry run, nothing was changed; there are no tokens to {'drop' if wanted.is_drop else 'move'}: {then}")
+        click.echo(
+            f"dry run, nothing was changed; there are no tokens to {'drop' if wanted.is_drop else 'move'}: {then}"
+        )
         return
     if wanted.dry_run:
         click.echo("dry run, nothing was changed; this would be done:")

@@ -17,6 +17,9 @@ from token_worker.telemetry.command_audit import CommandAudit
 REPAIR_AGE_SECONDS = 3600.0
 """Age from which ``--repair`` deletes entries in Acra's layout. The other entry of a younger one may yet be written."""
 
+NAMED_ENTRIES = 100
+"""Entries of a kind that are named. All are counted."""
+
 _WORDS = {
     "value_alone": "value entries whose token entry is gone",
     "disabled_alone": "tokens with one entry disabled and the other not",
@@ -52,6 +55,8 @@ def verify(asked: Asked, *, repair: bool, min_age_seconds: float | None, dry_run
 
     A str or email that is not UTF-8, as AcraServer stores other encodings, is counted, but is not a finding.
 
+    The entry of each finding is named, in hexadecimal digits if it is one of the dense layout.
+
     Exit status 1: something was found and not repaired.
     """
     if not repair and (dry_run or min_age_seconds is not None):
@@ -66,17 +71,21 @@ def verify(asked: Asked, *, repair: bool, min_age_seconds: float | None, dry_run
     least_age = REPAIR_AGE_SECONDS if min_age_seconds is None else min_age_seconds
     audit = CommandAudit("tokens verify", asked.settings.audit_file)
     counts: Counter[str] = Counter()
+    names: dict[str, list[str]] = {}
     with (
         open_admin(asked, before=check_options) as admin,
         audit.change(asked.facts | {"repair": repair}, dry_run=dry_run or not repair) as outcome,
     ):
         outcome["repaired"] = 0
         for finding in _findings(admin, counts):
+            if isinstance(finding, Unreadable):
+                _count("unreadable", finding.key, counts, names)
+                continue
             is_old = finding.used_at is None or time.time() - finding.used_at >= least_age
             if repair and finding.repair and is_old and (dry_run or admin.repair(finding)):
                 counts["repaired"] += 1
             else:
-                counts[finding.what] += 1
+                _count(finding.what, finding.key, counts, names)
             outcome["repaired"] = counts["repaired"]
         layout = admin.stored.layout
     what = "value entries" if layout == "acra" else "findings"
@@ -84,18 +93,28 @@ def verify(asked: Asked, *, repair: bool, min_age_seconds: float | None, dry_run
     words = {name: text for name, text in _WORDS.items() if layout == "dense" or name not in _DENSE_ONLY}
     words["repaired"] = f"{what} {'would be' if dry_run else 'were'} {done}"
     if asked.as_json:
-        click.echo(msgspec.json.encode({name: counts[name] for name in words}))
+        click.echo(msgspec.json.encode({**{name: counts[name] for name in words}, "entries": names}))
     else:
         for name, text in words.items():
             if counts[name] or name not in _NO_FINDINGS:
                 click.echo(f"{counts[name]} {text}")
+            for entry in names.get(name, ()):
+                click.echo(f"  {entry}")
+            if len(names.get(name, ())) == NAMED_ENTRIES < counts[name]:
+                click.echo(f"  and {counts[name] - NAMED_ENTRIES} more")
     found = sum(counts[name] for name in words if name not in _NO_FINDINGS)
     if found:
         raise CheckFailed(f"{found} findings")
 
 
-def _findings(admin: TokenAdmin, counts: Counter[str]) -> Iterator[Finding]:
-    """All findings. What cannot be read, and values that are no text, are counted."""
+def _count(what: str, key: bytes, counts: Counter[str], names: dict[str, list[str]]) -> None:
+    counts[what] += 1
+    if what not in _NO_FINDINGS and counts[what] <= NAMED_ENTRIES:
+        names.setdefault(what, []).append(key.decode(errors="replace") if key.startswith(b"tokens/") else key.hex())
+
+
+def _findings(admin: TokenAdmin, counts: Counter[str]) -> Iterator[Finding | Unreadable]:
+    """All findings, and what cannot be read. Values that are no text are counted."""
     for token in admin.tokens(TokenFilter()):
         if isinstance(token, Token):
             counts["not_text"] += not token.is_text
@@ -103,9 +122,5 @@ def _findings(admin: TokenAdmin, counts: Counter[str]) -> Iterator[Finding]:
             if finding is not None:
                 yield finding
         else:
-            counts["unreadable"] += 1
-    for found in admin.check_values():
-        if isinstance(found, Unreadable):
-            counts["unreadable"] += 1
-        else:
-            yield found
+            yield token
+    yield from admin.check_values()
