@@ -21,8 +21,8 @@ _SIGNS = {"ok": "ok", "finding": "FINDING", "unknown": "unknown"}
 def doctor(config: Path | None, *, as_json: bool) -> None:
     """Check servers, rights, keys and routes. Print what is wrong and what to do. The command changes nothing.
 
-    Run it where a worker runs, with the worker's settings. Also run it once as an administrator of the streams' server,
-    to see who may detokenize.
+    Run it where a worker runs, with the worker's settings. Also run it once as an administrator of each server, those
+    of streams, keys and tokens, to see who may detokenize, and what a worker's user may not look at.
 
     Exit status 1: there is a finding.
     """
