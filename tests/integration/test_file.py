@@ -204,7 +204,7 @@ def test_file_goes_from_standard_input_to_standard_output(stack: Stack, tmp_path
     header, row, end = done.stdout.split(b"\r\n")
     assert (header, row[-2:], end) == (b"email,id", b",1", b"")
     assert done.returncode == 1
-    assert b"1 rows could not be done and are left out: invalid_email 1" in done.stderr
+    assert b"1 row could not be done and is left out: invalid_email 1" in done.stderr
     assert not [*tmp_path.iterdir()]
 
 
@@ -340,7 +340,7 @@ def test_a_run_that_is_stopped_goes_on(stack: Stack, worker: WorkerProcess, tmp_
         with path.open("ab") as file:
             file.write(b"what was not saved\n" * 50_000)
     done = stack.run("file", *arguments, "--resume", *CLIENT)
-    assert "1 rows could not be done" in done.stderr
+    assert "1 row could not be done" in done.stderr
     assert done.returncode == 1
     stack.run("file", "tokenize", str(source), str(whole), *COLUMNS, *CLIENT)
     assert out.read_bytes() == whole.read_bytes()

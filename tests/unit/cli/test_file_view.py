@@ -3,9 +3,11 @@
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from token_worker.cli.file_view import View
+from token_worker.cli.terminal import number
 from token_worker.files.progress import Counts, OtherTokens
 
 
@@ -35,3 +37,18 @@ def test_tokens_of_another_format_are_told_by_column() -> None:
         "  all these rows: left-out.jsonl"
     ]
     assert len(printed(Counts(rows=3))) == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "text"),
+    [
+        (number(1, "row"), "1 row"),
+        (number(0, "row"), "0 rows"),
+        (number(2000, "row"), "2,000 rows"),
+        (number(1, "pass", "passes"), "1 pass"),
+        (number(2, "pass", "passes"), "2 passes"),
+    ],
+)
+def test_one_of_a_kind_is_no_plural(told: str, text: str) -> None:
+    """A count of one has the noun in the singular."""
+    assert told == text

@@ -8,6 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from token_worker.cli.terminal import number
 from token_worker.files.columns import format_names
 from token_worker.files.progress import Counts, JobProgress
 
@@ -46,7 +47,7 @@ class View:
         self._bar.update(self._task, completed=position, speed=speed)
 
     def _speed(self, rows: int) -> str:
-        return f"{rows:,} rows, {self._rows / max(time.monotonic() - self._started, 1e-9):,.0f}/s"
+        return f"{number(rows, 'row')}, {self._rows / max(time.monotonic() - self._started, 1e-9):,.0f}/s"
 
     def say(self, line: str) -> None:
         """Print a line while the job runs."""
@@ -59,7 +60,9 @@ class View:
             counts: the numbers.
             errors: the file that lists the rows with such tokens.
         """
-        self.say(f"{self._speed(counts.rows)}; {counts.empty:,} empty cells kept; {counts.lost:,} rows left out")
+        self.say(
+            f"{self._speed(counts.rows)}; {counts.empty:,} empty cells kept; {number(counts.lost, 'row')} left out"
+        )
         for column, found in counts.other_format.items():
             first = "the first rows are" if found.count > len(found.rows) else "rows" if found.count > 1 else "row"
             self.say(
@@ -81,7 +84,8 @@ class View:
 def summary(counts: Counts, errors: Path | None) -> str:
     """Describe the rows that could not be done, and the reasons."""
     codes = ", ".join(f"{code} {count:,}" for code, count in sorted(counts.problems.items()))
-    lines = [f"{counts.lost:,} rows could not be done and are left out: {codes}"]
+    are = "is" if counts.lost == 1 else "are"
+    lines = [f"{number(counts.lost, 'row')} could not be done and {are} left out: {codes}"]
     for reason in sorted(counts.reasons, key=lambda reason: -reason.count)[:REASONS_SHOWN]:
         where = "the row" if reason.column is None else f"column {format_names([reason.column])}"
         first = ", ".join(map(str, reason.rows))

@@ -14,7 +14,7 @@ from token_worker.acra.owner import Owner
 from token_worker.admin import rewrap as rewrapping
 from token_worker.admin import rotate as rotation
 from token_worker.admin.access import AdminAccess
-from token_worker.cli.terminal import confirm, utc
+from token_worker.cli.terminal import confirm, number, utc
 from token_worker.errors import CheckFailed
 from token_worker.keys.history import replaced_at
 from token_worker.settings import load
@@ -147,7 +147,8 @@ def rewrap(config: Path | None, *, new_master_key: bool, workers_have_both: bool
         with _progress("sealing keys") as progress, audit.change() as outcome:
             done = rewrapping.rewrap(store, master_keys, progress)
             outcome["sealed"] = done.sealed
-    click.echo(f"sealed with the master key: {done.sealed} keys, in {done.passes} passes; the others already were")
+    sealed, passes = number(done.sealed, "key"), number(done.passes, "pass", "passes")
+    click.echo(f"sealed with the master key: {sealed}, in {passes}; the others already were")
     if master_keys.previous is not None:
         click.echo("restart AcraServer and AcraTranslator now; then drop the old one: token-worker keys drop-previous")
 

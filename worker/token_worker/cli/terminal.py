@@ -20,6 +20,11 @@ NEXT_WORD_SECONDS = 5.0
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,99}")
 
 
+def number(count: int, one: str, more: str = "") -> str:
+    """Return a count with its noun: ``1 row``, ``2,000 rows``. ``more`` is a plural that is not ``one`` and an s."""
+    return f"{count:,} {one if count == 1 else more or one + 's'}"
+
+
 def table_console() -> Console:
     """Return a console for tables on standard output: as wide as the terminal, or with a fixed width for a file."""
     console = Console(markup=False, highlight=False)

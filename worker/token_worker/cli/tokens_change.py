@@ -7,7 +7,7 @@ import msgspec
 
 from token_worker.admin.stored_tokens import Token, Unreadable, entry_label
 from token_worker.admin.tokens import TokenAdmin
-from token_worker.cli.terminal import confirm
+from token_worker.cli.terminal import confirm, number
 from token_worker.cli.tokens_choice import (
     DRY_RUN,
     YES,
@@ -122,9 +122,8 @@ def reencrypt(asked: Asked, *, dry_run: bool, yes: bool) -> None:
         click.echo(msgspec.json.encode({"dry_run": dry_run, **done._asdict()}))
     else:
         would = "would be sealed" if dry_run else "sealed"
-        click.echo(
-            f"{would} with the newest key: {done.sealed} entries, in {done.passes} passes; the others already were"
-        )
+        sealed, passes = number(done.sealed, "entry", "entries"), number(done.passes, "pass", "passes")
+        click.echo(f"{would} with the newest key: {sealed}, in {passes}; the others already were")
         if done.sealed and not dry_run and admin.stored.layout == "acra":
             click.echo("now restart every AcraServer and AcraTranslator that has a key cache and was not restarted yet")
     report(done.unreadable)
