@@ -12,7 +12,7 @@ from harness.doc_pages import page
 from harness.doc_runner import Reader
 from harness.openbao import KeptOpenBao
 from harness.servers import DEPLOY_FILES, SYNC_AT_ONCE, Valkey, free_port, redis_binary
-from harness.stack import Stack
+from harness.stack import Stack, wait_until
 
 PAGE = "docs/backup.md"
 CLIENT = "demo-client"
@@ -26,6 +26,10 @@ def trial_stopped(port: int) -> Iterator[None]:
         yield
     finally:
         subprocess.run([str(REDIS_CLI), "-p", str(port), "SHUTDOWN", "NOSAVE"], capture_output=True, check=False)
+
+
+OUT_OF_REACH = 3
+"""Exit status of a command that a server does not answer."""
 
 
 @pytest.mark.skipif(REDIS_CLI is None, reason="redis-cli is not installed")
@@ -59,6 +63,7 @@ def test_everything_comes_back(streams_server: Valkey, tmp_path: Path) -> None:
             bao.call("DELETE", "secret/metadata/acra/transport")
             assert stack.run("keys", "verify").returncode != 0
             operator.follow(page(PAGE), {"Restore Vault"}.__contains__)
+            wait_until(lambda: stack.run("keys", "verify").returncode != OUT_OF_REACH, "Vault to answer again")
             operator.follow(page(PAGE), {"Try a backup", "Restore keys and tokens"}.__contains__)
         storage.kill()
         storage.start()
