@@ -13,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-import pytest
 import redis
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.cluster import ClusterNode
@@ -54,6 +53,8 @@ def oldest_binary() -> str:
     """Path of ``redis-server`` 7.0, the oldest that is supported, of Debian's package. A test without it is skipped."""
     path = shutil.which("redis-server", path="/usr/bin")
     if path is None:
+        import pytest
+
         pytest.skip("Debian's package redis-server is not installed")
     return path
 

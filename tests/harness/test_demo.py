@@ -212,3 +212,12 @@ def running(folder: Path, *arguments: str) -> Run:
 def wait_until_kept(run: Run) -> None:
     """Wait for the last lines that ``--keep`` prints."""
     run.wait_for(lambda: "export TOKEN_WORKER_VAULT_SECRET_ID_FILE=" in run.output.read_text(), "the demo")
+
+
+def test_demo_needs_no_tool_of_the_tests() -> None:
+    """The demo runs in an environment without pytest and what is installed for tests alone."""
+    alone = "import sys; sys.modules |= dict.fromkeys(['pytest', 'hypothesis', 'fakeredis']); import harness.demo"
+    done = subprocess.run(
+        [sys.executable, "-c", alone], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
