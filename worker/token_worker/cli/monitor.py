@@ -73,10 +73,15 @@ def serve_metrics(address: str, settings: Settings) -> None:
     wait_for_end()
 
 
+SIGNAL_SECONDS = 1.0
+"""Longest wait in a row. Python notices a signal that comes in the instant before a wait only after it."""
+
+
 def wait_for_end() -> None:
     """Wait for SIGINT."""
     try:
-        threading.Event().wait()
+        while not threading.Event().wait(SIGNAL_SECONDS):
+            pass
     except KeyboardInterrupt:
         return
 
