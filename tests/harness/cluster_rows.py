@@ -36,7 +36,7 @@ def pipeline_of(cluster: Cluster) -> ClusterPipeline:
 
 
 def redirects(cluster: Cluster) -> int:
-    """How often a node has named another one."""
+    """The number of times that a node has named another one."""
     found = [
         server.info("errorstats").get(f"errorstat_{code}") for server in cluster.members for code in ("MOVED", "ASK")
     ]

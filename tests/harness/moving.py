@@ -49,7 +49,7 @@ class Given(NamedTuple):
 
 
 class Token(NamedTuple):
-    """What a layout answers for a token, without its value: errors by their codes."""
+    """The answer of a layout for a token, without its value: errors by their codes."""
 
     tokenized: str
     detokenized: str
@@ -87,7 +87,7 @@ class Moving:
         return [Given(request, reply["value"]) for request, reply in zip(requests, replies, strict=True)]
 
     def answers(self, layout: LayoutName, given: Sequence[Given]) -> list[Token]:
-        """What a worker answers for these tokens and their values: ``same``, ``other``, or the code of an error."""
+        """Ask a worker for these tokens and their values. Return ``same``, ``other``, or the code of an error for each."""
         back = [_without_form(request) | {"op": "detokenize", "value": token} for request, token in given]
         values = self.ask(layout, back)
         tokens = self.ask(layout, [{"op": "tokenize", **request} for request, _ in given])

@@ -539,7 +539,7 @@ def test_drop_deletes_only_what_equals(moving: Moving) -> None:
 
 
 def test_removed_tokens_do_not_come_back(moving: Moving) -> None:
-    """What was removed in the dense layout is gone after the way back, though Acra's entries of it were still there."""
+    """A token removed in the dense layout is gone after the way back, though Acra's entries of it were still there."""
     given = moving.give(words(4))
     finished(moving)
     for each in given[:2]:

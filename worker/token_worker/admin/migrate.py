@@ -39,7 +39,7 @@ _LEAVE = b"="
 
 
 class Step(NamedTuple):
-    """What a row does to an entry: ``old`` is the entry as it was read, ``new`` the new one; each empty for none."""
+    """A change of one entry: ``old`` is the entry as it was read, ``new`` the new one; each empty for none."""
 
     name: bytes
     old: bytes

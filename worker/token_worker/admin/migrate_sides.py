@@ -207,7 +207,7 @@ class DenseSide:
         return self.of(ring)
 
     def of(self, ring: Keyring) -> DenseOwner:
-        """What is computed for an owner, once for a keyring."""
+        """The names and ciphers of an owner, computed once for a keyring."""
         known = self._owners.get(ring.owner)
         if known is None or known[0] is not ring:
             if ring.index is None:

@@ -74,7 +74,7 @@ INCONSISTENT: frozenset[FindingKind] = frozenset({"inconsistent"})
 
 
 class Stage(NamedTuple):
-    """What a stage works on.
+    """The servers, keys and settings that a stage works on.
 
     Attributes:
         store: the key storage.

@@ -37,7 +37,7 @@ log = structlog.get_logger("tokens")
 
 
 class DenseOwner(NamesAndDeriver):
-    """What the layout computes for a keyring: names, derivation, and the keys that open and seal.
+    """Names, derivation, and the keys that open and seal: computed by the layout for a keyring.
 
     Attributes:
         seal_key: seals new entries.
