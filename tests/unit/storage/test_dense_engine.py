@@ -193,7 +193,7 @@ def test_tombstone_of_a_token_is_passed_over(memory: DenseMemory, ring: Keyring,
 
 
 def test_all_tokens_removed(memory: DenseMemory, ring: Keyring) -> None:
-    """A value is refused as exhausted if all tokens of its form were removed. It does not become its own token either."""
+    """A value is refused as exhausted if all tokens of its form were removed. It never becomes its own token."""
     values = [bytes([letter]) for letter in LETTERS]
     tokens = run(memory, [tokenize(ring, value) for value in values])
     assert set(tokens) == set(values)
