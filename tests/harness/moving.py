@@ -87,7 +87,7 @@ class Moving:
         return [Given(request, reply["value"]) for request, reply in zip(requests, replies, strict=True)]
 
     def answers(self, layout: LayoutName, given: Sequence[Given]) -> list[Token]:
-        """Ask a worker for these tokens and their values. Each answer is ``same``, ``other``, or the code of an error."""
+        """Ask a worker for tokens and their values. Each answer is ``same``, ``other``, or the code of an error."""
         back = [_without_form(request) | {"op": "detokenize", "value": token} for request, token in given]
         values = self.ask(layout, back)
         tokens = self.ask(layout, [{"op": "tokenize", **request} for request, _ in given])
