@@ -1,6 +1,7 @@
 """Fixtures: real servers that live as long as the test session, emptied for each test that asks for one."""
 
 import os
+import secrets
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -13,6 +14,7 @@ import token_worker
 from harness.clients import KINDS, FakeWorker, Kind, threads
 from harness.container import why_not
 from harness.ending import interrupt_by_signals
+from harness.moving import Moving
 from harness.servers import OpenBao, Valkey, redis_binary
 from harness.stack import Stack, wait_until
 from harness.toolchains import SharedFolders
@@ -167,6 +169,13 @@ def served(stack: Stack) -> Stack:
     """A stack with a worker."""
     stack.start_worker()
     return stack
+
+
+@pytest.fixture
+def moving(storage_server: Valkey) -> Iterator[Moving]:
+    """A storage with keys and index keys, and no token yet."""
+    with closing(Moving(storage_server, secrets.token_bytes(32))) as moving:
+        yield moving
 
 
 @pytest.fixture(params=KINDS)

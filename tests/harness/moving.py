@@ -8,19 +8,28 @@ from harness.direct import DirectHandler, Message
 from harness.key_places import Killed
 from harness.servers import Valkey
 from token_worker.acra.owner import Owner
+from token_worker.acra.token_entry import EntryNames, decode_entry, encode_entry
+from token_worker.acra.value_types import TYPES
+from token_worker.admin.entry_store import ServerEntries
 from token_worker.admin.index_keys import owners_with_keys
 from token_worker.admin.key_store import RedisAdminStore
-from token_worker.admin.migrate_stages import Stage, open_stage
+from token_worker.admin.layout import read_records
+from token_worker.admin.migrate import Tally
+from token_worker.admin.migrate_stages import Stage, copy, drop, finish, open_stage
+from token_worker.admin.stored_tokens import Token as StoredToken
+from token_worker.admin.tokens import TokenAdmin, TokenFilter
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.index_key import index_path, seal_index_key
 from token_worker.keys.layout_record import LayoutName
 from token_worker.keys.store import RedisKeyStore, new_key, wrap
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
+from token_worker.storage.durability import NoBarrier
 
 CLIENT = Owner("client", "shop-frontend")
 ZONE = Owner("zone", "DDDDDDDDzoneone")
 FOLDER = ".acrakeys"
+STR = TYPES["str"].number
 FORMATS: list[Message] = [{"name": "card", "kind": "pan", "keep_first": 6, "min_space": 1000}]
 
 OF_ALL_KINDS: list[Message] = [
@@ -35,6 +44,8 @@ OF_ALL_KINDS: list[Message] = [
     {"type": "str", "value": "ü" * 300},
 ]
 """Requests without ``op`` and ``client_id``."""
+
+_NAMES = EntryNames(CLIENT)
 
 
 class Given(NamedTuple):
@@ -53,6 +64,10 @@ class Token(NamedTuple):
 
     tokenized: str
     detokenized: str
+
+
+SAME = Token("same", "same")
+DISABLED = Token("token_disabled", "token_disabled")
 
 
 class Moving:
@@ -156,6 +171,71 @@ class Kill:
             return answer
 
         link.call = counted  # type: ignore[method-assign]
+
+
+def words(count: int) -> list[Message]:
+    """Requests for so many texts."""
+    return [{"type": "str", "value": f"value {number}"} for number in range(count)]
+
+
+def t_name(given: Given) -> bytes:
+    """Name of the token entry of a text in Acra's layout."""
+    return _NAMES.of_token(given.token.encode(), STR)
+
+
+def v_name(given: Given) -> bytes:
+    """Name of the value entry of a text in Acra's layout."""
+    return _NAMES.of_value(given.request["value"].encode(), STR)
+
+
+def set_disabled(moving: Moving, given: Given, *, disabled: bool, half: str = "both") -> None:
+    """Disable or enable a text of the client in Acra's layout, as the commands do."""
+    for name in {"both": [t_name(given), v_name(given)], "token": [t_name(given)], "value": [v_name(given)]}[half]:
+        moving.storage.set(name, encode_entry(decode_entry(moving.storage.get(name))._replace(disabled=disabled)))
+
+
+def remove_in_dense(moving: Moving, given: Given) -> None:
+    """Remove the token of a text in the dense layout, as the command does."""
+    with moving.stage() as stage:
+        keys = stage.reader.keys
+        admin = TokenAdmin(ServerEntries(stage.link), keys, CLIENT, layout="dense", rate=1e9)
+        found = admin.of_token(given.token.encode(), TYPES["str"])
+        assert isinstance(found, StoredToken)
+        assert admin.remove(found, TokenFilter())
+
+
+def copied(moving: Moving, to: LayoutName = "dense") -> Tally:
+    """Copy, as the command does without ``--finish``."""
+    with moving.stage() as stage:
+        return copy(stage, to, dry_run=False, resume=False)
+
+
+def finished(moving: Moving, to: LayoutName = "dense", leave: Any = frozenset(), before_check: Any = None) -> Tally:
+    """Finish. ``before_check`` is called just before the second scan."""
+    calls = 0
+
+    def check_workers() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2 and before_check is not None:
+            before_check()
+
+    with moving.stage() as stage:
+        return finish(stage, to, leave=leave, check_workers=check_workers, barrier=NoBarrier(), dry_run=False).tally
+
+
+def drop_acra(moving: Moving) -> Tally:
+    """Delete the entries of Acra's layout whose twins are the same."""
+    with moving.stage() as stage:
+        return drop(stage, "acra", even_changed=False, dry_run=False)
+
+
+def layout_of(moving: Moving) -> tuple[LayoutName, str | None]:
+    """The layout in use, and the problem of the records, if there is one."""
+    with moving.stage() as stage:
+        found = read_records(stage.store, stage.link)
+    problem = found.problem()
+    return found.layout, None if problem is None else str(problem)
 
 
 def _without_form(request: Message) -> Message:
