@@ -29,7 +29,7 @@ from token_worker.storage.cluster_tokens import ClusterTokenStorage
 from token_worker.storage.dense.layout import DenseLayout
 from token_worker.storage.durability import Durability
 from token_worker.storage.engine import Engine, FindKeys
-from token_worker.storage.steps import Outcome, Row
+from token_worker.storage.steps import WRITTEN, Outcome, Row
 from token_worker.storage.token_item import ItemResult, TokenItem
 from token_worker.testing.memory import MASTER_KEY, MemoryKeys
 from token_worker.tokens.derivation import PLAIN
@@ -318,13 +318,13 @@ def _value_entry_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _taken_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_tokens, "_after_store", lambda *_: cluster_tokens._WRITTEN)
+    monkeypatch.setattr(cluster_tokens, "_after_store", lambda *_: WRITTEN)
 
 
 def _replaces_without_compare(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_tokens, "_after_adopt", lambda *_: cluster_tokens._WRITTEN)
+    monkeypatch.setattr(cluster_tokens, "_after_adopt", lambda *_: WRITTEN)
     monkeypatch.setattr(cluster_tokens, "_value_write", lambda row: pack(("SET", row.h_key, row.h_value)))
-    monkeypatch.setattr(cluster_tokens, "_after_value_write", lambda *_: cluster_tokens._WRITTEN)
+    monkeypatch.setattr(cluster_tokens, "_after_value_write", lambda *_: WRITTEN)
 
 
 def _token_entry_unconfirmed(monkeypatch: pytest.MonkeyPatch) -> None:

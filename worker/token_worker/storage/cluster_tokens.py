@@ -27,14 +27,13 @@ from token_worker.redis.wire import pack
 from token_worker.storage.cluster_durability import ClusterBarrier, ClusterMarks
 from token_worker.storage.durability import DurabilityBarrier, NoBarrier
 from token_worker.storage.layout import Layout
-from token_worker.storage.steps import Adopt, Claim, Lookup, Outcome, Row, Step, Store
+from token_worker.storage.steps import WRITTEN, Adopt, Claim, Lookup, Outcome, Row, Step, Store
 from token_worker.storage.tokens import BYTES_PER_COMMAND, KEYS_PER_COMMAND
 
 _REPLACE = Script(__package__, "replace.lua").source
 
 log = structlog.get_logger("tokens")
 
-_WRITTEN = Outcome("written")
 _CHANGED = Outcome("changed")
 _BROKEN = Outcome("broken")
 
@@ -126,7 +125,7 @@ class ClusterTokenStorage:
         found = self._call(keys, commands, writes=is_new, is_closed=True)
         judge = _after_store if is_new else _after_adopt
         outcomes = [judge(row, raw) for row, raw in zip(rows, found, strict=True)]
-        going_on = [at for at, outcome in enumerate(outcomes) if outcome is _WRITTEN and rows[at].h_key]
+        going_on = [at for at, outcome in enumerate(outcomes) if outcome is WRITTEN and rows[at].h_key]
         if going_on:
             kept = [rows[at] for at in going_on]
             found = self._call([row.h_key for row in kept], list(map(_value_write, kept)), writes=True, is_closed=True)
@@ -169,21 +168,21 @@ def _value_write(row: Row) -> bytes:
 def _after_store(row: Row, raw: Any) -> Outcome:
     """The outcome of a new token entry. ``written`` means that the row may go on."""
     if raw is None or raw == row.t_value:
-        return _WRITTEN
+        return WRITTEN
     return Outcome("token", raw) if isinstance(raw, bytes) else _failed(raw)
 
 
 def _after_adopt(row: Row, raw: Any) -> Outcome:
     """The outcome of a token entry that was read again. ``written`` means that the row may go on."""
     if raw == row.t_value:
-        return _WRITTEN
+        return WRITTEN
     return Outcome("away", error=raw) if isinstance(raw, Unavailable) else _CHANGED
 
 
 def _after_value_write(raw: Any) -> Outcome:
     """The outcome of a value entry. One with the same bytes was there before: the value is not a new one."""
     if raw is None:
-        return _WRITTEN
+        return WRITTEN
     return Outcome("value", raw) if isinstance(raw, bytes) else _failed(raw)
 
 
