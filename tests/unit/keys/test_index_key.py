@@ -265,6 +265,25 @@ def test_index_key_at_hand_serves_while_the_master_keys_change(setup: Setup) -> 
     assert isinstance(setup.found(), Unavailable)
 
 
+@pytest.mark.parametrize("is_index", [True, False])
+def test_doubt_is_over_when_the_known_text_is_back(setup: Setup, *, is_index: bool) -> None:
+    """If the stored text is again the one that opens, keys at hand serve through the next doubt as long as ever."""
+    setup.store.put_index(SHOP, KEY)
+    ring = setup.ring()
+    texts = setup.store.index if is_index else setup.store.sealed
+    known = texts[SHOP.key_name]
+    doubtful = wrap(KEY, ANOTHER_MASTER_KEY, SHOP)
+
+    for text in (doubtful, known):
+        texts[SHOP.key_name] = text
+        assert setup.later() is ring
+    for _ in range(int(GRACE_SECONDS / AGE_SECONDS) + 2):
+        assert setup.later() is ring
+    texts[SHOP.key_name] = doubtful
+
+    assert setup.later() is ring
+
+
 def test_master_key_that_comes_later_opens_it(setup: Setup) -> None:
     """An unreadable index key is tried again at once when there is another master key, and only then."""
     setup.store.put_index(SHOP, KEY, ANOTHER_MASTER_KEY)

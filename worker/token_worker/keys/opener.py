@@ -37,6 +37,7 @@ class Opener(NamedTuple):
         sealed = texts.key or b""
         is_new = sealed != cached.sealed
         if not is_new and (cached.ring is None or not _is_another_index(cached.index, texts.index_key)):
+            cached.doubted_at = None  # the text that did not open is gone
             return
         try:
             key = self.master_keys.unwrap(sealed, owner) if is_new else cached.newest
