@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -139,19 +140,29 @@ class Container:
         """
         return self._process.wait(seconds)
 
+    @property
+    def first_process(self) -> int:
+        """The id of the first process of the container, which runs."""
+        [found] = children_of(self._process.pid)
+        return found
+
     def stop(self, seconds: float = 30) -> int:
         """Send SIGTERM to the first process of the container, which runs, and return its exit status.
 
         Raises:
             TimeoutExpired: it goes on.
         """
-        [first_process] = children_of(self._process.pid)
-        os.kill(first_process, signal.SIGTERM)
+        os.kill(self.first_process, signal.SIGTERM)
         return self._process.wait(seconds)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._process.kill()  # and with it, by --kill-child, all processes of the container
+        # The kernel kills all processes of the container with its first one. --kill-child does not outlast setpriv: a
+        # process that changes its user forgets that its parent's end is its own.
+        for first_process in children_of(self._process.pid):
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(first_process, signal.SIGKILL)
+        self._process.kill()
         self._process.wait()
