@@ -14,6 +14,7 @@ import token_worker
 from harness.clients import KINDS, FakeWorker, Kind, threads
 from harness.container import why_not
 from harness.ending import interrupt_by_signals
+from harness.key_places import InRedis, InVault, Place
 from harness.moving import Moving
 from harness.servers import OpenBao, Valkey, redis_binary
 from harness.stack import Stack, wait_until
@@ -162,6 +163,23 @@ def stack(streams_server: Valkey, storage_server: Valkey) -> Iterator[Stack]:
     with Stack(streams_server, storage_server) as stack:
         stack.generate_key("shop-frontend")
         yield stack
+
+
+@pytest.fixture
+def bare(streams_server: Valkey, storage_server: Valkey) -> Iterator[Stack]:
+    """A stack without any key or record. Its workers need not end by themselves."""
+    with Stack(streams_server, storage_server) as stack:
+        yield stack
+        for worker in stack.workers:
+            worker.kill()
+
+
+@pytest.fixture(params=["redis", "vault"])
+def place(request: pytest.FixtureRequest, bare: Stack) -> Place:
+    """An empty key storage in Redis, then in Vault, which ``bare`` uses."""
+    found: Place = InRedis(bare) if request.param == "redis" else InVault(request.getfixturevalue("openbao_server"))
+    bare.settings |= {"TOKEN_WORKER_TOKENS_URL": bare.settings["TOKEN_WORKER_KEYS_URL"], **found.settings}
+    return found
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """``token-worker doctor`` finds what is wrong with the layout of the token storage, and says what to do."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
-from harness.key_places import InRedis, InVault, Place
-from harness.servers import OpenBao, Valkey
+from harness.key_places import Place
+from harness.servers import Valkey
 from harness.stack import Stack
 from token_worker.acra.owner import Owner
 from token_worker.keys.index_key import index_path, seal_index_key
@@ -19,26 +18,11 @@ DENSE = new_record("dense", 0)
 LAYOUT_CHECKS = ("layout", "layout: entries", "layout: index keys", "layout: check values")
 
 
-@pytest.fixture(params=["redis", "vault"])
-def place(request: pytest.FixtureRequest, streams_server: Valkey, storage_server: Valkey) -> Iterator[Place]:
-    """A key storage in Redis or in Vault with the key of a client."""
-    with Stack(streams_server, storage_server) as stack:
-        if request.param == "redis":
-            found: Place = InRedis(stack)
-        else:
-            server: OpenBao = request.getfixturevalue("openbao_server")
-            found = InVault(server)
-        stack.settings |= {"TOKEN_WORKER_TOKENS_URL": stack.settings["TOKEN_WORKER_KEYS_URL"], **found.settings}
-        found.put(f"{found.folder}/{CLIENT.key_name}", wrap(new_key(), stack.master_key, CLIENT))
-        request.node.stack = stack
-        yield found
-
-
 @pytest.fixture
-def bare(request: pytest.FixtureRequest, place: Place) -> Stack:
-    """The stack that uses ``place``."""
-    found: Stack = request.node.stack
-    return found
+def place(place: Place, bare: Stack) -> Place:
+    """A key storage in Redis or in Vault with the key of a client, which the stack uses."""
+    place.put(f"{place.folder}/{CLIENT.key_name}", wrap(new_key(), bare.master_key, CLIENT))
+    return place
 
 
 def examine(stack: Stack, **more: str) -> dict[str, dict[str, str]]:

@@ -1,7 +1,6 @@
 """A worker serves a token storage in the layout that both records name, and looks again on every new connection."""
 
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +22,10 @@ ACRA, OTHER, DENSE = (new_record(layout, 0) for layout in ("acra", "acra", "dens
 
 
 @pytest.fixture
-def bare(streams_server: Valkey, storage_server: Valkey) -> Iterator[Stack]:
-    """A stack without any key or record."""
-    with Stack(streams_server, storage_server) as stack:
-        yield stack
-        for worker in stack.workers:
-            worker.kill()
-
-
-@pytest.fixture(params=["redis", "vault"])
-def place(request: pytest.FixtureRequest, bare: Stack, openbao_server: OpenBao) -> Place:
+def place(place: Place, bare: Stack) -> Place:
     """A key storage in Redis or in Vault with a client's key, which the stack uses."""
-    found: Place = InRedis(bare) if request.param == "redis" else InVault(openbao_server)
-    bare.settings |= {"TOKEN_WORKER_TOKENS_URL": bare.settings["TOKEN_WORKER_KEYS_URL"], **found.settings}
-    found.put(f"{found.folder}/{CLIENT.key_name}", wrap(new_key(), bare.master_key, CLIENT))
-    return found
+    place.put(f"{place.folder}/{CLIENT.key_name}", wrap(new_key(), bare.master_key, CLIENT))
+    return place
 
 
 def record(place: Place, tokens: Any, in_keys: LayoutRecord | None, in_tokens: LayoutRecord | None) -> None:

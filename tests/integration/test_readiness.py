@@ -44,23 +44,6 @@ main()
 """
 
 
-@pytest.fixture
-def bare(streams_server: Valkey, storage_server: Valkey) -> Iterator[Stack]:
-    """A stack without any key."""
-    with Stack(streams_server, storage_server) as stack:
-        yield stack
-        for worker in stack.workers:
-            worker.kill()
-
-
-@pytest.fixture(params=["redis", "vault"])
-def place(request: pytest.FixtureRequest, bare: Stack, openbao_server: OpenBao) -> Place:
-    """An empty key storage in Redis or in Vault, which the stack uses."""
-    found: Place = InRedis(bare) if request.param == "redis" else InVault(openbao_server)
-    bare.settings |= {"TOKEN_WORKER_TOKENS_URL": bare.settings["TOKEN_WORKER_KEYS_URL"], **found.settings}
-    return found
-
-
 def put_key(place: Place, master_key: bytes, name: str = CLIENT.key_name) -> None:
     place.put(f"{place.folder}/{name}", wrap(new_key(), master_key, CLIENT))
 

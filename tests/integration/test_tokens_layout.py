@@ -2,14 +2,13 @@
 
 import secrets
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from harness.key_places import Fuse, InRedis, InVault, Killed, Place
-from harness.servers import DEPLOY_FILES, Cluster, OpenBao, Valkey
+from harness.servers import DEPLOY_FILES, Cluster, OpenBao
 from harness.stack import Stack
 from token_worker.acra.owner import Owner
 from token_worker.admin.layout import plan_change, read_records, write_records
@@ -30,23 +29,6 @@ CLIENT = Owner("client", "shop-frontend")
 ID = "0123456789abcdef" * 2
 DENSE, OTHER = new_record("dense", 0, ID), new_record("dense", 0)
 ACRA = new_record("acra", 0, ID)
-
-
-@pytest.fixture
-def bare(streams_server: Valkey, storage_server: Valkey) -> Iterator[Stack]:
-    """A stack without any key or record."""
-    with Stack(streams_server, storage_server) as stack:
-        yield stack
-        for worker in stack.workers:
-            worker.kill()
-
-
-@pytest.fixture(params=["redis", "vault"])
-def place(request: pytest.FixtureRequest, bare: Stack, openbao_server: OpenBao) -> Place:
-    """An empty key storage in Redis or in Vault, which the stack uses."""
-    found: Place = InRedis(bare) if request.param == "redis" else InVault(openbao_server)
-    bare.settings |= {"TOKEN_WORKER_TOKENS_URL": bare.settings["TOKEN_WORKER_KEYS_URL"], **found.settings}
-    return found
 
 
 def put(place: Place, stack: Stack, in_keys: LayoutRecord | None, in_tokens: LayoutRecord | None) -> None:
