@@ -26,6 +26,7 @@ from token_worker.storage.acra.sealing import Sealing
 from token_worker.storage.layout import Notes, Opened
 
 NOW = 1_800_000_000
+LATER = NOW + 1000
 ACCESSED = accessed_number(NOW)
 KEY = bytes(range(32))
 SHOP = Owner("client", "shop-frontend")
@@ -47,11 +48,11 @@ def part_by_part(ring: Keyring, raw: bytes) -> Opened:
     inside, times = ring.open(entry.block), Times(*entry[1:])
     if times.disabled:
         return inside, Notes(disabled=True)
-    return inside, Notes(is_stale=True) if times.accessed < NOW else None
+    return inside, Notes(touched=encode_entry(entry._replace(accessed=LATER))) if times.accessed < NOW else None
 
 
 def read(sealing: Sealing, ring: Keyring, raw: bytes) -> Opened:
-    return sealing.open(ring, b"", 0, raw, (NOW, ACCESSED))
+    return sealing.open(ring, b"", 0, raw, (LATER, NOW, ACCESSED))
 
 
 def outcome(call: Any) -> Any:

@@ -38,7 +38,7 @@ Half = Literal["token", "value"]
 
 _KINDS = {kind.number: kind for kind in TYPES.values()}
 _NUMBERS = tuple(_KINDS)
-_NEVER_STALE = (0, 0)
+_NEVER_STALE = (0, 0, 0)
 """The mark of Acra's layout by which no entry is stale: nobody uses the entries here."""
 
 _TIMES_DIGITS = 24

@@ -65,6 +65,10 @@ _Duplicates = list[tuple[TokenItem, TokenItem]]
 """Items, each with the first item of the batch that wants the same."""
 
 
+_Touches = list[tuple[bytes, bytes, bytes]]
+"""Rows of ``Touch``."""
+
+
 class _Stored(NamedTuple):
     """An entry as it is stored, and the item for which it was read. ``is_value`` tells which entry it is."""
 
@@ -93,8 +97,7 @@ class Engine:
 
     def run(self, items: Iterable[TokenItem], now: int) -> Steps:
         """Set ``result`` of every item; ``now`` is in Unix seconds."""
-        layout = self._layout
-        mark = layout.mark(now)
+        mark = self._layout.mark(now)
         known, absent, duplicates = self._classify(items)
         inconsistent = len(absent)
         if self._guesses and self._new_in_a_row >= GUESS_AFTER and all(item.tokenize for item in known.values()):
@@ -102,7 +105,7 @@ class Engine:
             known = yield from self._store_unseen(known, now)
             self._new_in_a_row = row
         raws = (yield Lookup(list(known))) if known else []
-        stale: list[tuple[bytes, bytes]] = []
+        stale: _Touches = []
         locked = self._read(known, raws, mark, absent, stale)
         if locked:
             contents = yield from self._unlock(locked, mark)
@@ -113,7 +116,7 @@ class Engine:
         if absent:
             yield from self._make(absent, now, mark)
         if stale:
-            yield Touch([(key, raw, layout.touch(raw, now)) for key, raw in stale])
+            yield Touch(stale)
         if duplicates:
             yield from self._answer_duplicates(duplicates, now)
 
@@ -123,7 +126,7 @@ class Engine:
         raws: list[Any],
         mark: Any,
         absent: list[TokenItem],
-        stale: list[tuple[bytes, bytes]],
+        stale: _Touches,
     ) -> list[_Stored]:
         """Read the entries that were looked up. Return those that no key in their ring opens."""
         open_value, open_token = self._layout.open_value, self._layout.open_token
@@ -328,9 +331,7 @@ class Engine:
                     break
 
 
-def _take(
-    item: TokenItem, raw: bytes, opened: _Content, absent: list[TokenItem], stale: list[tuple[bytes, bytes]]
-) -> None:
+def _take(item: TokenItem, raw: bytes, opened: _Content, absent: list[TokenItem], stale: _Touches) -> None:
     """Set the result of an item from its entry, or add the item to those that get a new token."""
     if not isinstance(opened, tuple):
         item.result = opened
@@ -348,8 +349,8 @@ def _take(
             item.result = _NOT_FOUND
     else:
         item.result = content or _UNREADABLE
-        if notes.is_stale:
-            stale.append((item.key, raw))
+        if notes.touched:
+            stale.append((item.key, raw, notes.touched))
 
 
 def _take_winner(item: TokenItem, raw: bytes, opened: _Content) -> None:

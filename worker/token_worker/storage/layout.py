@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Protocol
 
 from token_worker.errors import Refused, Unavailable
 from token_worker.keys.keyring import Keyring
-from token_worker.keys.layout_record import LayoutName
 from token_worker.storage.steps import Row, Step
 from token_worker.storage.token_item import NamesAndDeriver, TokenItem
 
@@ -22,14 +21,14 @@ class Notes(NamedTuple):
         removed: its token was removed. The entry holds neither token nor value.
         alone: a token entry that belongs to no value entry, because its token was drawn inconsistently.
         next_counter: of a removed value entry: the counter from which candidates for the next token begin.
-        is_stale: its time of last use has to be moved; see ``Layout.touch``.
+        touched: the entry with its time of last use moved to now, if that has to be stored; else empty.
     """
 
     disabled: bool = False
     removed: bool = False
     alone: bool = False
     next_counter: int = 0
-    is_stale: bool = False
+    touched: bytes = b""
 
 
 Opened = tuple[bytes, Notes | None]
@@ -39,7 +38,6 @@ Opened = tuple[bytes, Notes | None]
 class Layout(Protocol):
     """One layout. It keeps ciphers from batch to batch, and asks no server."""
 
-    name: LayoutName
     has_index_keys: bool
     """True if names come from index keys. Then ``check`` has to be asked about a keyring before it is used."""
     unused_name: bytes
@@ -92,8 +90,4 @@ class Layout(Protocol):
 
         A row has no value entry if the item is inconsistent. Its token entry is the item's ``existing`` one, if set.
         """
-        ...
-
-    def touch(self, raw: bytes, now: int) -> bytes:
-        """Return a stale entry with its time of last use moved to ``now``."""
         ...

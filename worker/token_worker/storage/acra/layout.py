@@ -9,16 +9,13 @@ from token_worker.acra.token_entry import (
     EntryNames,
     Times,
     accessed_number,
-    decode_entry,
-    encode_entry,
     encode_times,
     encode_token_value,
     value_of_type,
 )
 from token_worker.errors import Refused, Unavailable
 from token_worker.keys.keyring import Keyring
-from token_worker.keys.layout_record import LayoutName
-from token_worker.storage.acra.sealing import Sealing
+from token_worker.storage.acra.sealing import Mark, Sealing
 from token_worker.storage.layout import Opened
 from token_worker.storage.steps import Row, Step
 from token_worker.storage.token_item import NamesAndDeriver, TokenItem
@@ -34,7 +31,6 @@ class AcraLayout:
         open_value: opens a value entry. It is the very function of ``Sealing``, because it is called for each value.
     """
 
-    name: LayoutName = "acra"
     has_index_keys = False
     unused_name = b"tokens/none"
 
@@ -55,8 +51,8 @@ class AcraLayout:
         yield from ()
         return {}
 
-    def mark(self, now: int) -> tuple[int, int]:
-        return _stale_before(now)
+    def mark(self, now: int) -> Mark:
+        return _mark(now)
 
     def open_token(self, ring: Keyring, name: bytes, number: int, raw: bytes, mark: Any) -> Opened:
         inside, notes = self.open_value(ring, name, number, raw, mark)
@@ -83,14 +79,11 @@ class AcraLayout:
             rows.append(Row(item.key, of_token(item.token, number), h_value, t_value))
         return rows
 
-    def touch(self, raw: bytes, now: int) -> bytes:
-        return encode_entry(decode_entry(raw)._replace(accessed=now))
-
 
 @lru_cache(maxsize=1)  # many batches share a second
-def _stale_before(now: int) -> tuple[int, int]:
+def _mark(now: int) -> Mark:
     since = now - STALE_SECONDS
-    return since, accessed_number(since)
+    return now, since, accessed_number(since)
 
 
 @lru_cache(maxsize=1)  # as above

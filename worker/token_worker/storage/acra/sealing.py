@@ -20,7 +20,7 @@ from cryptography.exceptions import InvalidTag
 
 from token_worker.acra import acra_block, secure_cell
 from token_worker.acra.acra_block import DATA_KEY_BYTES, DataKey
-from token_worker.acra.token_entry import Times, block_start, decode_entry, decode_times, used_since
+from token_worker.acra.token_entry import Times, block_start, decode_entry, decode_times, encode_entry, used_since
 from token_worker.keys.keyring import Keyring
 from token_worker.storage.layout import Notes, Opened
 
@@ -41,8 +41,8 @@ _TAG = secure_cell.IV_BYTES
 _DATA = _TAG + secure_cell.TAG_BYTES
 """Position of the tag and of the ciphertext in a cell, counted from the end of its header."""
 
-_Mark = tuple[int, int]
-"""Time in Unix seconds since which an entry is not stale, and the same for ``used_since``."""
+Mark = tuple[int, int, int]
+"""Time of a batch in Unix seconds, the time of last use before which an entry is stale, the same for ``used_since``."""
 
 _Crypt = Callable[[bytes, bytes, bytes], bytes]
 _Known = tuple[Keyring | None, int, _Crypt]
@@ -84,7 +84,7 @@ class Sealing:
         head = hexlify(block_start(block_bytes) + block_head + cell_head)
         return self._keep(self._to_seal, (data_key, length), (head, data_key.cipher(length).encrypt))
 
-    def open(self, ring: Keyring, name: bytes, number: int, raw: bytes, mark: _Mark) -> Opened:
+    def open(self, ring: Keyring, name: bytes, number: int, raw: bytes, mark: Mark) -> Opened:
         """Open an entry of the ring's owner. Returns its data, and the remarks on it.
 
         Args:
@@ -92,7 +92,7 @@ class Sealing:
             name: has no meaning here, like ``number``; see ``Layout.open_value``.
             number: see ``name``.
             raw: the entry, as it is stored in Redis.
-            mark: the time since which an entry is not stale, from ``AcraLayout.mark``.
+            mark: from ``AcraLayout.mark``.
 
         Raises:
             NoMatchingKey: none of the ring's keys opens its data key.
@@ -111,9 +111,9 @@ class Sealing:
         except (InvalidTag, ValueError):  # damaged, or an old Themis wrote it
             return self._open_parts(ring, raw, mark)
         times = rest[end:]
-        return inside, None if used_since(times, mark[1]) else _notes(decode_times(times), mark)
+        return inside, None if used_since(times, mark[2]) else _notes(decode_times(times), raw, mark)
 
-    def _open_framed(self, ring: Keyring, name: bytes, number: int, raw: bytes, mark: _Mark) -> Opened:
+    def _open_framed(self, ring: Keyring, name: bytes, number: int, raw: bytes, mark: Mark) -> Opened:
         """Open an entry with a new data key, if its frame is known."""
         end = self._frames.get(_frame(raw))
         key = ring.key_with(raw[_KEY_ID:_KEY_ID_END])
@@ -129,7 +129,7 @@ class Sealing:
         self._keep(self._to_open, raw[:_HEAD], (ring, end, decrypt))
         return self.open(ring, name, number, raw, mark)
 
-    def _open_parts(self, ring: Keyring, raw: bytes, mark: _Mark) -> Opened:
+    def _open_parts(self, ring: Keyring, raw: bytes, mark: Mark) -> Opened:
         entry = decode_entry(raw)
         block = acra_block.parse(entry.block)
         inside = ring.unseal(block).open(block.sealed_data)
@@ -137,7 +137,7 @@ class Sealing:
         has_frame = len(block.sealed_data_key) == _SEALED_KEY_BYTES and len(start) == _START_BYTES
         if has_frame and raw.startswith(hexlify(start)):
             self._keep(self._frames, _frame(raw), _DATA + len(inside))
-        return inside, _notes(Times(*entry[1:]), mark)
+        return inside, _notes(Times(*entry[1:]), raw, mark)
 
     def _keep(self, heads: OrderedDict[K, V], key: K, value: V) -> V:
         heads[key] = value
@@ -146,10 +146,11 @@ class Sealing:
         return value
 
 
-def _notes(times: Times, mark: _Mark) -> Notes | None:
+def _notes(times: Times, raw: bytes, mark: Mark) -> Notes | None:
     if times.disabled:
         return _DISABLED
-    return _STALE if times.accessed < mark[0] else None
+    now, since, _ = mark
+    return Notes(touched=encode_entry(decode_entry(raw)._replace(accessed=now))) if times.accessed < since else None
 
 
 def _frame(raw: bytes) -> bytes:
@@ -160,5 +161,5 @@ def _no_crypt(_iv: bytes, _data: bytes, _context: bytes) -> bytes:
     raise InvalidTag
 
 
-_DISABLED, _STALE = Notes(disabled=True), Notes(is_stale=True)
+_DISABLED = Notes(disabled=True)
 _UNKNOWN: _Known = (None, 0, _no_crypt)

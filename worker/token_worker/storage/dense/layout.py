@@ -10,7 +10,6 @@ from cryptography.exceptions import InvalidTag
 from token_worker.acra.owner import Owner
 from token_worker.errors import Code, CorruptData, Refused, Unavailable
 from token_worker.keys.keyring import Keyring, NoMatchingKey
-from token_worker.keys.layout_record import LayoutName
 from token_worker.storage.dense import entry
 from token_worker.storage.dense.entry import ALONE, HEAD_BYTES, EntryNames, SealKey
 from token_worker.storage.layout import Notes, Opened
@@ -86,7 +85,6 @@ class DenseOwner(NamesAndDeriver):
 class DenseLayout:
     """The dense layout of the token storage; see ``storage.layout.Layout``."""
 
-    name: LayoutName = "dense"
     has_index_keys = True
     unused_name = b"t" + bytes(15)
 
@@ -221,9 +219,6 @@ class DenseLayout:
                 t_value = alone_head + encrypt(t_plaintext, [t_name + alone_head])
                 rows.append(Row(b"", t_name, b"", t_value))
         return rows
-
-    def touch(self, raw: bytes, now: int) -> bytes:  # noqa: ARG002 - never asked for: no entry is stale
-        return raw
 
 
 def value_plaintext(number: int, next_counter: int, token: bytes) -> bytes:
