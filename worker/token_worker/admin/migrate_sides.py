@@ -28,7 +28,6 @@ from token_worker.acra.token_entry import (
 from token_worker.acra.value_types import TYPES
 from token_worker.errors import CorruptData
 from token_worker.keys.keyring import Keyring
-from token_worker.keys.layout_record import LayoutName
 from token_worker.storage.acra.sealing import Sealing
 from token_worker.storage.dense import entry as dense_entry
 from token_worker.storage.dense.layout import DenseOwner, open_entry, read_next, token_plaintext, value_plaintext
@@ -98,7 +97,6 @@ class Content(NamedTuple):
 class Side(Protocol):
     """One of the two layouts."""
 
-    layout: LayoutName
     keeps_unpaired: bool
     """True if a token entry that no value entry names may be a token of somebody."""
     pattern: str
@@ -133,7 +131,6 @@ class Side(Protocol):
 class AcraSide:
     """Acra's layout. See ``acra.token_entry``."""
 
-    layout: LayoutName = "acra"
     keeps_unpaired = True
     pattern = "tokens/*"
 
@@ -185,7 +182,6 @@ class DenseSide:
         rings: keyrings with index keys, of all owners that have both keys. They serve to know the tags.
     """
 
-    layout: LayoutName = "dense"
     keeps_unpaired = False
     pattern = "[tv]" + "?" * (dense_entry.NAME_BYTES - 1)
 

@@ -11,7 +11,6 @@ from typing import Literal, NamedTuple, Protocol
 from token_worker.acra.value_types import TYPES, TokenType
 from token_worker.admin.entry_store import EntryChange
 from token_worker.keys.layout_record import LayoutName
-from token_worker.storage.steps import Row
 
 KINDS = {kind.number: kind for kind in TYPES.values()}
 """The types, by their numbers."""
@@ -121,34 +120,14 @@ class Finding(NamedTuple):
     repair: Sequence[EntryChange] = ()
 
 
-class Draft(NamedTuple):
-    """A token to seal in a layout.
-
-    Attributes:
-        created: Unix seconds.
-        h_disabled, t_disabled: of the value entry and the token entry.
-        is_alone: there is no value entry.
-    """
-
-    kind: TokenType
-    value: bytes
-    token: bytes
-    created: int
-    h_disabled: bool = False
-    t_disabled: bool = False
-    is_alone: bool = False
-
-
 class StoredTokens(Protocol):
     """The tokens of one owner in one layout. Errors are those of the two storages, unless a method says more.
 
     Attributes:
         layout: its name.
-        has_last_use: entries have a time of last use.
     """
 
     layout: LayoutName
-    has_last_use: bool
 
     def pattern(self, side: Side) -> bytes:
         """Return the glob pattern of the names of one side."""
@@ -196,10 +175,6 @@ class StoredTokens(Protocol):
         Raises:
             CorruptData: no key opens it.
         """
-        ...
-
-    def seal(self, draft: Draft) -> Row:
-        """Seal the entries of a token with the newest key. The row has no value entry if the token is alone."""
         ...
 
 

@@ -11,14 +11,12 @@ from token_worker.acra.token_entry import (
     decode_entry,
     decode_token_value,
     encode_entry,
-    encode_token_value,
 )
 from token_worker.acra.value_types import TokenType
 from token_worker.admin.entry_store import EntryChange, EntryStore
 from token_worker.admin.owner_keys import OwnerKeys
 from token_worker.admin.stored_tokens import (
     KINDS,
-    Draft,
     Finding,
     FindingKind,
     Side,
@@ -31,7 +29,6 @@ from token_worker.errors import CorruptData
 from token_worker.keys.keyring import DataKeyCache, Keyring, NoMatchingKey
 from token_worker.keys.layout_record import LayoutName
 from token_worker.redis.scan import escape_pattern
-from token_worker.storage.steps import Row
 
 
 class AcraTokens:
@@ -43,7 +40,6 @@ class AcraTokens:
     """
 
     layout: LayoutName = "acra"
-    has_last_use = True
 
     def __init__(self, entries: EntryStore, keys: OwnerKeys) -> None:
         self._entries = entries
@@ -133,15 +129,6 @@ class AcraTokens:
         else:
             return None
         return encode_entry(entry._replace(block=self._keys.ring().seal(data)))
-
-    def seal(self, draft: Draft) -> Row:
-        ring, number, times = self._keys.ring(), draft.kind.number, (draft.created, draft.created)
-        t_entry = TokenEntry(ring.seal(encode_token_value(draft.value, number)), *times, draft.t_disabled)
-        t_key = self.name_of_token(draft.token, draft.kind)
-        if draft.is_alone:
-            return Row(b"", t_key, b"", encode_entry(t_entry))
-        h_entry = TokenEntry(ring.seal(draft.token), *times, draft.h_disabled)
-        return Row(self.name_of_value(draft.value, draft.kind), t_key, encode_entry(h_entry), encode_entry(t_entry))
 
     def _token(self, t_key: bytes, raw: bytes) -> Token | Unreadable:
         try:

@@ -34,7 +34,6 @@ from token_worker.admin.entry_store import EntryChange, EntryStore
 from token_worker.admin.owner_keys import OwnerKeys
 from token_worker.admin.stored_tokens import (
     KINDS,
-    Draft,
     Finding,
     FindingKind,
     Side,
@@ -58,7 +57,6 @@ from token_worker.storage.dense.layout import (
     token_plaintext,
     value_plaintext,
 )
-from token_worker.storage.steps import Row
 
 OWNERS_AT_ONCE = 500
 """Owners whose index keys are looked up together."""
@@ -151,7 +149,6 @@ class DenseTokens:
     """
 
     layout: LayoutName = "dense"
-    has_last_use = False
 
     def __init__(self, entries: EntryStore, keys: OwnerKeys, list_owners: Callable[[], Iterable[Owner]]) -> None:
         self._entries = entries
@@ -308,17 +305,6 @@ class DenseTokens:
             return None
         opened = self._open(key, raw)
         return None if opened is None else self._seal(key, opened.plaintext, opened.flags, opened.day)
-
-    def seal(self, draft: Draft) -> Row:
-        number, day = draft.kind.number, entry.day_of(draft.created)
-        t_key = self.name_of_token(draft.token, draft.kind)
-        t_flags = draft.t_disabled * DISABLED | draft.is_alone * ALONE
-        t_value = self._seal(t_key, token_plaintext(number, draft.value), t_flags, day)
-        if draft.is_alone:
-            return Row(b"", t_key, b"", t_value)
-        h_key = self.name_of_value(draft.value, draft.kind)
-        h_plaintext = value_plaintext(number, 0, draft.token)
-        return Row(h_key, t_key, self._seal(h_key, h_plaintext, draft.h_disabled * DISABLED, day), t_value)
 
     # -- entries
 
