@@ -182,7 +182,9 @@ def test_drop_deletes_only_what_equals(moving: Moving) -> None:
         (names.of_token(each.token.encode(), STR), names.of_value(each.request["value"].encode(), STR))
         for each in given
     ]
-    moving.storage.set(twins[0][0], moving.storage.get(twins[0][0])[:-1] + b"?")  # damaged
+    damaged = bytearray(moving.storage.get(twins[0][0]))
+    damaged[-1] ^= 1
+    moving.storage.set(twins[0][0], bytes(damaged))
     moving.storage.delete(twins[1][1])
     moving.storage.set(twins[2][1], moving.storage.get(twins[3][1]))  # swapped in: does not open under this name
     set_disabled(moving, given[4], disabled=True)  # the source changed
