@@ -56,6 +56,7 @@ NOT_READY = worker("w-1", ready=False, why="Vault is sealed")
             "No worker reads cards, where 7 requests wait",
             "tokenworkernobodyserves",
         ),
+        (rows(), (SILENT, READY), Level.WARN, "Worker w-1 is silent since 2027-01-15 07:00:00 UTC", "worker-silent"),
         (
             rows(),
             (NOT_READY,),

@@ -9,9 +9,11 @@ import pytest
 from conftest import Say
 from harness.looks import NOW, dead, hour, lag, look_of, routes_named, seen, worker
 from token_worker.admin.check import Check
+from token_worker.admin.workers import SeenWorker
 from token_worker.monitor.history import History, Sample
 from token_worker.monitor.key_names import KeyAges, OwnerKeys
 from token_worker.monitor.look import Look, RouteHour
+from token_worker.monitor.problems import Level
 from token_worker.monitor.render import render_operations, render_page
 from token_worker.monitor.source import Trouble
 from token_worker.monitor.view import make_page
@@ -75,12 +77,26 @@ def test_names_that_hold_html_are_text() -> None:
     assert all(re.fullmatch(r"/[a-z]*([#?][\w=-]*)?|#main", link) for link in links), links
 
 
-def test_worker_that_stopped_without_a_word_is_silent() -> None:
-    """A worker that was killed is silent since its last sign, on whatever stream, and not ready."""
-    gone = worker("w-1", idle_seconds=50.0, noted_seconds_ago=61.0, pending=2)
-    page = rendered(look_of(routes_named("cards"), workers=(gone, worker("w-2"))))
-    assert "silent since 2027-01-15 07:59:10 UTC, and has pending entries" in page.text
-    assert "1 worker on 1 route" in page.text
+@pytest.mark.parametrize("pending", [0, 2])
+def test_worker_that_stopped_without_a_word_is_silent(pending: int) -> None:
+    """A worker that was killed is silent since its last sign, on whatever stream. Its row and the top agree."""
+    gone = worker("w-1", idle_seconds=50.0, noted_seconds_ago=61.0, pending=pending)
+    look = look_of(routes_named("cards"), workers=(gone, worker("w-2")))
+    page, text = make_page(look), rendered(look).text
+    assert ("silent since 2027-01-15 07:59:10 UTC, and has pending entries" in text) == bool(pending)
+    assert "Worker w-1 is silent since 2027-01-15 07:59:10 UTC." in text
+    assert [row.level for row in page.workers] == [page.level, Level.GOOD]
+
+
+def test_worker_that_is_silent_on_one_stream_is_not_silent() -> None:
+    """A worker that gives a sign on one of its streams is alive: neither its row nor the top calls it silent."""
+    look = look_of(routes_named("cards", "names"))
+    assert look.streams.value is not None
+    quiet = worker("w-1", idle_seconds=3600.0, noted_seconds_ago=3600.0, ready=None)
+    workers: dict[str, tuple[SeenWorker, ...]] = {"cards": (quiet,), "names": (worker("w-1"),)}
+    page = make_page(look._replace(streams=seen(look.streams.value._replace(workers=workers))))
+    assert [row.state for row in page.workers] == ["ready"]
+    assert "silent" not in page.headline
 
 
 def test_nothing_is_inline_or_foreign() -> None:

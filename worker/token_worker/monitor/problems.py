@@ -3,7 +3,7 @@
 The limits are those of the alert rules, so that the page and a pager say the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from token_worker.monitor.look import Look
 from token_worker.monitor.servers import ServerFacts
 from token_worker.monitor.source import OWN_ERROR, Seen
 from token_worker.monitor.streams import StreamFacts
-from token_worker.monitor.words import clock, count, duration, listed
+from token_worker.monitor.words import clock, count, duration, listed, moment
 from token_worker.streams.routes import Route
 
 FALLS_BEHIND_SECONDS = 300
@@ -83,6 +83,12 @@ STUCK = Kind(
 )
 IDS = Kind(Level.WARN, "tokenworkeridsahead", "Ids of {} streams are not times", "Fix the producers, or the clock.")
 NOT_READY = Kind(Level.WARN, "worker-not-ready", "{} workers are not ready", "Do what the reason asks for.")
+SILENT = Kind(
+    Level.WARN,
+    "worker-silent",
+    "{} workers are silent",
+    "Find out why it ended, and start another one if it is missing.",
+)
 UNREAD = Kind(Level.WARN, "tokenworkerrepliesunread", "{} readers of replies are behind", "Start the readers.")
 DEAD = Kind(
     Level.WARN,
@@ -105,7 +111,7 @@ REFUSED = Kind(
 
 KINDS = (
     *(AWAY, EVICTED, UNREADABLE, NONE_READY, NOBODY, BEHIND),
-    *(NOT_READY, STUCK, IDLE, DEAD, UNREAD, FULL, IDS, REFUSED, CHECK, STARTING),
+    *(NOT_READY, STUCK, IDLE, SILENT, DEAD, UNREAD, FULL, IDS, REFUSED, CHECK, STARTING),
 )
 """All kinds, the worst first. A worker that is not ready tells a reason, so it stands before what follows from it."""
 
@@ -231,6 +237,22 @@ def own_rows(facts: StreamFacts, group: str) -> dict[str, GroupLag]:
     return {row.stream: row for row in facts.measured.rows if row.group == group}
 
 
+def by_consumer(facts: StreamFacts) -> dict[str, list[tuple[str, SeenWorker]]]:
+    """The workers by name: their streams, and what each tells of them."""
+    found: dict[str, list[tuple[str, SeenWorker]]] = {}
+    for stream, workers in facts.workers.items():
+        for worker in workers:
+            found.setdefault(worker.consumer, []).append((stream, worker))
+    return found
+
+
+def silent_since(same: Sequence[SeenWorker], now: float) -> float | None:
+    """The time of a worker's last sign on any stream, in Unix seconds; None if it is alive."""
+    if any(worker.is_alive for worker in same):
+        return None
+    return now - min(worker.silent_seconds for worker in same)
+
+
 def is_shown_elsewhere(check: Check) -> bool:
     """True for findings of ``doctor`` that the page shows in another way."""
     return check.check.endswith((": group", ": ids", ": reachable"))
@@ -279,10 +301,13 @@ def _dead(facts: StreamFacts) -> Iterator[Trouble]:
 
 
 def _workers(facts: StreamFacts) -> Iterator[Trouble]:
-    for workers in facts.workers.values():
-        for worker in workers:
+    for name, at in by_consumer(facts).items():
+        same = [worker for _, worker in at]
+        since = silent_since(same, facts.now)
+        if since is not None:
+            yield Trouble(SILENT, name, f"Worker {name} is silent since {moment(since)} UTC")
+        for worker in same:
             if worker.ready is False:
-                name = worker.consumer
                 yield Trouble(NOT_READY, name, f"Worker {name} is not ready: {_why([worker])}", _why([worker]))
 
 

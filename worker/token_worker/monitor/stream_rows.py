@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from token_worker.admin.workers import SeenWorker
 from token_worker.monitor import words
-from token_worker.monitor.problems import SIGNS, Level, of_reader
+from token_worker.monitor.problems import NOT_READY, SIGNS, SILENT, Level, by_consumer, of_reader, silent_since
 from token_worker.monitor.streams import StreamFacts
 from token_worker.monitor.words import NONE
 
@@ -48,24 +48,18 @@ class ReaderRow(NamedTuple):
 
 def worker_rows(facts: StreamFacts) -> list[WorkerRow]:
     """All workers, the worst first."""
-    seen: dict[str, list[tuple[str, SeenWorker]]] = {}
-    for stream, workers in facts.workers.items():
-        for worker in workers:
-            seen.setdefault(worker.consumer, []).append((stream, worker))
-    rows = [_worker(name, at, facts.now) for name, at in seen.items()]
+    rows = [_worker(name, at, facts.now) for name, at in by_consumer(facts).items()]
     rows.sort(key=lambda row: (-row.level, row.name))
     return rows
 
 
 def _worker(name: str, at: list[tuple[str, SeenWorker]], now: float) -> WorkerRow:
     """The row of a worker, which is a consumer of each of its streams."""
-    one = min((worker for _, worker in at), key=_age_of_note)
-    idle = min((worker.idle_seconds for _, worker in at if worker.idle_seconds is not None), default=None)
-    pending = sum(worker.pending for _, worker in at)
-    silent_since = None
-    if not any(worker.is_alive for _, worker in at):
-        silent_since = now - min(worker.silent_seconds for _, worker in at)
-    level, state = _state(one, silent_since, pending)
+    same = [worker for _, worker in at]
+    one = min(same, key=_age_of_note)
+    idle = min((worker.idle_seconds for worker in same if worker.idle_seconds is not None), default=None)
+    pending = sum(worker.pending for worker in same)
+    level, state = _state(one, silent_since(same, now), pending)
     return WorkerRow(
         level=level,
         sign=SIGNS[level],
@@ -84,15 +78,15 @@ def _age_of_note(worker: SeenWorker) -> float:
     return float("inf") if worker.noted_seconds_ago is None else worker.noted_seconds_ago
 
 
-def _state(worker: SeenWorker, silent_since: float | None, pending: int) -> tuple[Level, str]:
-    if silent_since is not None:
-        silent = f"silent since {words.moment(silent_since)} UTC"
-        return Level.WARN, f"{silent}, and has pending entries" if pending else silent
+def _state(worker: SeenWorker, since: float | None, pending: int) -> tuple[Level, str]:
+    if since is not None:
+        silent = f"silent since {words.moment(since)} UTC"
+        return SILENT.level, f"{silent}, and has pending entries" if pending else silent
     if worker.ready is None:
         return Level.GOOD, "reads"
     if worker.ready:
         return Level.GOOD, "ready"
-    return Level.WARN, f"not ready: {worker.why or 'no reason is known'}"
+    return NOT_READY.level, f"not ready: {worker.why or 'no reason is known'}"
 
 
 def dead_rows(facts: StreamFacts) -> list[DeadRow]:
