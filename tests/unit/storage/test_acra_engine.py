@@ -2,9 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -28,22 +26,11 @@ from token_worker.acra.value_types import BYTES, STR
 from token_worker.errors import Code
 from token_worker.keys.keyring import Keyring
 from token_worker.storage.acra.layout import STALE_SECONDS
-from token_worker.storage.engine import GUESS_AFTER
 from token_worker.storage.steps import Adopt, Store, Touch
 from token_worker.storage.token_item import ItemResult
 from token_worker.tokens.derivation import LETTERS
 
-
-@pytest.fixture(autouse=True, scope="module", params=[GUESS_AFTER, 0], ids=["looks up", "guesses"])
-def guess_after(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Each test runs with an engine that looks up first, and with one that takes all values to be new ones."""
-    with mock.patch("token_worker.storage.engine.GUESS_AFTER", request.param):
-        yield request.param
-
-
-@pytest.fixture
-def ring() -> Keyring:
-    return new_ring()
+pytestmark = pytest.mark.usefixtures("guess_after")
 
 
 @pytest.fixture

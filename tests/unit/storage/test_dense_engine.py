@@ -1,9 +1,8 @@
 """The token engine in the dense layout alone: tombstones, entries alone or in a wrong place, operators at work."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import pytest
 
@@ -30,7 +29,7 @@ from token_worker.keys.cache import KeySearch
 from token_worker.keys.keyring import Keyring
 from token_worker.storage.dense.entry import ALONE, DISABLED, REMOVED, SealKey
 from token_worker.storage.dense.layout import read_next, token_plaintext
-from token_worker.storage.engine import GUESS_AFTER, Engine
+from token_worker.storage.engine import Engine
 from token_worker.storage.steps import Adopt, Lookup, Step, Store
 from token_worker.storage.token_item import TokenItem
 from token_worker.tokens.derivation import LETTERS
@@ -38,17 +37,7 @@ from token_worker.tokens.derivation import LETTERS
 VALUE = b"a value"
 DAY = 86400
 
-
-@pytest.fixture(autouse=True, scope="module", params=[GUESS_AFTER, 0], ids=["looks up", "guesses"])
-def guess_after(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Each test runs with an engine that looks up first, and with one that takes all values to be new ones."""
-    with mock.patch("token_worker.storage.engine.GUESS_AFTER", request.param):
-        yield request.param
-
-
-@pytest.fixture
-def ring() -> Keyring:
-    return new_ring()
+pytestmark = pytest.mark.usefixtures("guess_after")
 
 
 @pytest.fixture

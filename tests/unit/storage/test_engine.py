@@ -3,7 +3,7 @@
 import gc
 import itertools
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -41,17 +41,7 @@ from token_worker.tokens.formats.base import Format, Parameters
 from token_worker.tokens.formats.pan import Pan, PanParameters
 from token_worker.tokens.formats.places import DIGITS
 
-
-@pytest.fixture(autouse=True, scope="module", params=[GUESS_AFTER, 0], ids=["looks up", "guesses"])
-def guess_after(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Each test runs with an engine that looks up first, and with one that takes all values to be new ones."""
-    with mock.patch("token_worker.storage.engine.GUESS_AFTER", request.param):
-        yield request.param
-
-
-@pytest.fixture
-def ring() -> Keyring:
-    return new_ring()
+pytestmark = pytest.mark.usefixtures("guess_after")
 
 
 @pytest.fixture(params=list(MEMORIES))

@@ -1,0 +1,22 @@
+"""The ways in which the engine begins a batch, and the keys of one client."""
+
+from collections.abc import Iterator
+from unittest import mock
+
+import pytest
+
+from harness.engine_memory import new_ring
+from token_worker.keys.keyring import Keyring
+from token_worker.storage.engine import GUESS_AFTER
+
+
+@pytest.fixture(scope="module", params=[GUESS_AFTER, 0], ids=["looks up", "guesses"])
+def guess_after(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Each test runs with an engine that looks up first, and with one that takes all values to be new ones."""
+    with mock.patch("token_worker.storage.engine.GUESS_AFTER", request.param):
+        yield request.param
+
+
+@pytest.fixture
+def ring() -> Keyring:
+    return new_ring()
