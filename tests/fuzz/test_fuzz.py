@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -159,24 +159,39 @@ def _fits_msgpack(message: object) -> bool:
     return True
 
 
-@given(
+class Damage(NamedTuple):
+    """Changes of the bytes of an entry: each puts a byte somewhere. Then the entry is cut, and gets a tail."""
+
+    changes: list[tuple[int, int]]
+    cut: int | None
+    tail: bytes
+
+    def of(self, entry: bytes) -> bytes:
+        raw = bytearray(entry)
+        for at, byte in self.changes:
+            raw[at % len(raw)] = byte
+        return bytes(raw[: self.cut]) + self.tail
+
+
+any_damage = given(
     number=st.integers(0, 179),
-    changes=st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), max_size=4),
-    cut=st.none() | st.integers(0, 600),
-    tail=st.binary(max_size=4),
+    damage=st.builds(
+        Damage,
+        changes=st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), max_size=4),
+        cut=st.none() | st.integers(0, 600),
+        tail=st.binary(max_size=4),
+    ),
     rng=st.randoms(use_true_random=False),
 )
+
+
+@any_damage
 @settings(max_examples=200, deadline=None)
-def test_any_change_of_an_entry(
-    stored: Stored, number: int, changes: list[tuple[int, int]], cut: int | None, tail: bytes, rng: Any
-) -> None:
+def test_any_change_of_an_entry(stored: Stored, number: int, damage: Damage, rng: Any) -> None:
     """After any change of a stored entry, the answer is right or names the damage, and the entry stays as it is."""
     good = stored.world.singles[number]
-    raw = bytearray(stored.world.entries[good.needed])
-    for at, byte in changes:
-        raw[at % len(raw)] = byte
     stored.begin(rng)
-    stored.check([Case(good, good.needed, bytes(raw[:cut]) + tail)])
+    stored.check([Case(good, good.needed, damage.of(stored.world.entries[good.needed]))])
 
 
 @pytest.fixture(scope="module")
@@ -184,24 +199,13 @@ def dense() -> Dense:
     return Dense("hypothesis")
 
 
-@given(
-    number=st.integers(0, 179),
-    changes=st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), max_size=4),
-    cut=st.none() | st.integers(0, 600),
-    tail=st.binary(max_size=4),
-    rng=st.randoms(use_true_random=False),
-)
+@any_damage
 @settings(max_examples=200, deadline=None)
-def test_any_change_of_a_dense_entry(
-    dense: Dense, number: int, changes: list[tuple[int, int]], cut: int | None, tail: bytes, rng: Any
-) -> None:
+def test_any_change_of_a_dense_entry(dense: Dense, number: int, damage: Damage, rng: Any) -> None:
     """After any change of a dense entry, the answer is entry_unreadable, and nothing is written."""
     good = dense.world.singles[number]
     before = dense.world.entries[good.needed]
-    raw = bytearray(before)
-    for at, byte in changes:
-        raw[at % len(raw)] = byte
-    changed = bytes(raw[:cut]) + tail
+    changed = damage.of(before)
     dense.begin(rng)
     if changed != before:
         dense.check([Case(good, good.needed, changed)])
