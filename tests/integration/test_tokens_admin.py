@@ -63,7 +63,7 @@ def test_status_counts_by_type_and_state(both: Stack) -> None:
     both.start_worker()
     tokens_of(both, 30)
     both.ask([request(f"i{number}", consistent=False, type="int32", value=number) for number in range(4)])
-    assert run(both, "disable", CLIENT, "--type", "str", "--value", value="value 3").stdout == "disabled: 1 tokens\n"
+    assert run(both, "disable", CLIENT, "--type", "str", "--value", value="value 3").stdout == "disabled: 1 token\n"
     done = run(both, "status", CLIENT, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
@@ -108,15 +108,15 @@ def test_disabled_tokens_come_back_enabled(both: Stack) -> None:
     t_key = names_of(both, SHOP).of_token(token.encode(), STR)
     both.storage.expire(t_key, 1000)
     back = request("back", "detokenize", value=token)
-    assert run(both, "disable", CLIENT, "--dry-run").stdout == "would be disabled: 1 tokens\n"
+    assert run(both, "disable", CLIENT, "--dry-run").stdout == "would be disabled: 1 token\n"
     assert both.ask([back], "detokenize")["detokenize-back"]["value"] == "value 0"
     assert run(both, "disable", CLIENT).returncode == 2  # all of a client, and nobody to ask
-    assert run(both, "disable", CLIENT, "--yes").stdout == "disabled: 1 tokens\n"
+    assert run(both, "disable", CLIENT, "--yes").stdout == "disabled: 1 token\n"
     assert both.ask([back], "detokenize")["detokenize-back"]["error"]["code"] == "token_disabled"
     assert both.ask([request(0)])["tokenize-0"]["error"]["code"] == "token_disabled"
     assert 900 < both.storage.ttl(t_key) <= 1000
     done = run(both, "enable", CLIENT, "--type", "str", "--token", value=token)
-    assert done.stdout == "enabled: 1 tokens\n"
+    assert done.stdout == "enabled: 1 token\n"
     assert tokens_of(both, 1) == [token]
 
 
@@ -136,7 +136,7 @@ def test_age_is_that_of_the_last_use_either_way(stack: Stack) -> None:
         if number == 0:
             age(stack, NAMES.of_value(b"value 0", STR), 10 * 86_400)
     done = run(stack, "remove", CLIENT, "--older-than", "9", "--yes")
-    assert done.stdout == "removed: 1 tokens\n"
+    assert done.stdout == "removed: 1 token\n"
     assert stack.storage.exists(NAMES.of_token(first.encode(), STR), NAMES.of_value(b"value 0", STR)) == 0
     assert stack.storage.exists(NAMES.of_token(second.encode(), STR), NAMES.of_value(b"value 1", STR)) == 2
 
@@ -146,8 +146,8 @@ def test_remove_takes_only_what_is_meant(stack: Stack) -> None:
     stack.start_worker()
     kept, gone = tokens_of(stack, 2)
     run(stack, "disable", CLIENT, "--type", "str", "--token", value=gone)
-    assert run(stack, "remove", CLIENT, "--state", "disabled", "--dry-run").stdout == "would be removed: 1 tokens\n"
-    assert run(stack, "remove", CLIENT, "--state", "disabled", "--yes").stdout == "removed: 1 tokens\n"
+    assert run(stack, "remove", CLIENT, "--state", "disabled", "--dry-run").stdout == "would be removed: 1 token\n"
+    assert run(stack, "remove", CLIENT, "--state", "disabled", "--yes").stdout == "removed: 1 token\n"
     assert run(stack, "remove", CLIENT, "--state", "disabled", "--yes").stdout == "removed: 0 tokens\n"
     assert len(stack.storage.keys("tokens/*")) == 2
     # An inconsistent token of the same value: its t. goes, the h. of the consistent one does not.
@@ -155,7 +155,7 @@ def test_remove_takes_only_what_is_meant(stack: Stack) -> None:
     assert other != kept
     h_key = NAMES.of_value(b"value 0", STR)
     h_raw = stack.storage.get(h_key)
-    assert run(stack, "remove", CLIENT, "--type", "str", "--token", value=other).stdout == "removed: 1 tokens\n"
+    assert run(stack, "remove", CLIENT, "--type", "str", "--token", value=other).stdout == "removed: 1 token\n"
     assert stack.storage.get(h_key) == h_raw
     assert tokens_of(stack, 1) == [kept]
     assert stack.ask([request("k", "detokenize", value=kept)], "detokenize")["detokenize-k"]["value"] == "value 0"
@@ -171,7 +171,7 @@ def test_filters_choose_also_what_is_named(stack: Stack) -> None:
     for option, value in (("--token", token), ("--value", "value 0")):
         for chosen in (("--state", "disabled"), ("--older-than", "1")):
             assert run(stack, "remove", CLIENT, "--type", "str", option, *chosen, value=value).stdout == nothing
-    assert run(stack, "remove", CLIENT, "--type", "int32", "--yes").stdout == "removed: 1 tokens\n"
+    assert run(stack, "remove", CLIENT, "--type", "int32", "--yes").stdout == "removed: 1 token\n"
     assert tokens_of(stack, 1) == [token]
     left = {NAMES.of_token(token.encode(), STR), NAMES.of_value(b"value 0", STR)}
     assert set(stack.storage.keys("tokens/*")) == left
@@ -194,7 +194,7 @@ def test_token_that_is_no_longer_meant_is_not_removed(both: Stack) -> None:
         chosen = TokenFilter(state="disabled")
         [found] = admin.tokens(chosen)
         assert isinstance(found, Token)
-        assert run(both, "enable", CLIENT, "--yes").stdout == "enabled: 1 tokens\n"
+        assert run(both, "enable", CLIENT, "--yes").stdout == "enabled: 1 token\n"
         assert admin.remove(found, chosen)
         [now] = admin.tokens(TokenFilter())
         assert isinstance(now, Token)

@@ -46,7 +46,7 @@ def test_commands_work_on_all_nodes(streams_server: Valkey, storage_server: Valk
         assert stack.run("keys", "rotate", CLIENT, "--yes").returncode == 0
         assert json.loads(run("reencrypt", "--json"))["sealed"] == 80
         assert ask("detokenize", tokens) == values
-        assert run("remove", "--type", "str", "--value", value="value 0") == "removed: 1 tokens\n"
+        assert run("remove", "--type", "str", "--value", value="value 0") == "removed: 1 token\n"
         assert run("remove", "--yes") == "removed: 39 tokens\n"
         assert set(ask("detokenize", tokens)) == {"token_not_found"}
         others = ask("tokenize", values)

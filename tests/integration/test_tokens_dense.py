@@ -114,7 +114,7 @@ def test_removal_revokes_and_the_value_gets_the_next_token(dense: Stack, option:
         token = tokenize(dense, "a value")
         assert token not in given
         assert detokenize(dense, token) == "a value"
-        assert remove(dense, option, "a value" if option == "--value" else token)[:2] == (0, "removed: 1 tokens\n")
+        assert remove(dense, option, "a value" if option == "--value" else token)[:2] == (0, "removed: 1 token\n")
         given.append(token)
     for token in given:
         assert detokenize(dense, token) == "token_not_found"
@@ -133,7 +133,7 @@ def test_inconsistent_token_is_removed_alone(dense: Stack) -> None:
     dense.start_worker()
     kept = tokenize(dense, "a value")
     lone = tokenize(dense, "a value", consistent=False)
-    assert remove(dense, "--token", lone)[:2] == (0, "removed: 1 tokens\n")
+    assert remove(dense, "--token", lone)[:2] == (0, "removed: 1 token\n")
     assert (detokenize(dense, lone), detokenize(dense, kept)) == ("token_not_found", "a value")
     assert tokenize(dense, "a value") == kept
     name = dense_names(dense, SHOP).of_token(lone.encode(), STR.number)
@@ -162,7 +162,7 @@ def test_removal_that_was_interrupted_is_completed(dense: Stack) -> None:
     status, output, _ = run(dense, "verify", CLIENT, "--json")
     assert (status, json.loads(output)["removed_alone"]) == (1, 2)
     assert NOT_FOUND in run(dense, "enable", CLIENT, "--type", "str", "--value", value="one")[2]
-    assert remove(dense, "--value", "one")[:2] == (0, "removed: 1 tokens\n")
+    assert remove(dense, "--value", "one")[:2] == (0, "removed: 1 token\n")
     assert NOT_FOUND in remove(dense, "--value", "one")[2]
     assert json.loads(run(dense, "verify", CLIENT, "--repair", "--json")[1])["repaired"] == 1
     assert run(dense, "verify", CLIENT)[0] == 0
@@ -193,7 +193,7 @@ def test_last_use_is_refused_and_creation_chosen_by_day(dense: Stack) -> None:
     }
     assert {len(bytes.fromhex(row["entry"])) for row in shown} == {16}
     yesterday = time.strftime("%Y-%m-%d", time.gmtime((TODAY - 1) * 86400))
-    assert run(dense, "remove", CLIENT, "--created-before", yesterday, "--yes")[1] == "removed: 1 tokens\n"
+    assert run(dense, "remove", CLIENT, "--created-before", yesterday, "--yes")[1] == "removed: 1 token\n"
     assert json.loads(run(dense, "status", CLIENT, "--json")[1])["types"][0]["enabled"] == 1
 
 
@@ -246,7 +246,7 @@ def test_halves_are_told_apart_and_repaired(dense: Stack) -> None:
     assert before == dict(zip(entries_of(dense), dense.storage.mget(entries_of(dense)), strict=True))
     assert counts_of(run(dense, "verify", CLIENT, "--json", "--repair")[1]) == repaired
     assert counts_of(run(dense, "verify", CLIENT, "--json")[1]) == repaired | {"repaired": 0}
-    assert run(dense, "disable", CLIENT, "--type", "str", "--token", value="token 2")[1] == "disabled: 1 tokens\n"
+    assert run(dense, "disable", CLIENT, "--type", "str", "--token", value="token 2")[1] == "disabled: 1 token\n"
     assert counts_of(run(dense, "verify", CLIENT, "--json")[1]) == repaired | {"repaired": 0, "disabled_alone": 0}
 
 
@@ -375,7 +375,7 @@ def test_entry_that_no_sharer_opens_is_told_and_left(sharing: Stack) -> None:
     assert counted(sharing, CLIENT) == (0, 1)
     for command in ("remove", "disable", "reencrypt"):
         status, _, errors = run(sharing, command, CLIENT, *["--yes"] * (command != "reencrypt"))
-        assert (status, "1 entries cannot be read" in errors) == (1, True)
+        assert (status, "1 entry cannot be read; it stays as it is" in errors) == (1, True)
     assert sharing.storage.get(name) == raw
 
 

@@ -157,7 +157,7 @@ def _change(
     if asked.as_json:
         click.echo(msgspec.json.encode({"dry_run": dry_run, done: changed, "unreadable": unreadable, "busy": busy}))
     else:
-        click.echo(f"{'would be ' if dry_run else ''}{done}: {changed} tokens")
+        click.echo(f"{'would be ' if dry_run else ''}{done}: {number(changed, 'token')}")
     report(unreadable)
     if busy:
-        raise CheckFailed(f"other programs kept changing {busy} tokens; run the command again")
+        raise CheckFailed(f"other programs kept changing {number(busy, 'token')}; run the command again")

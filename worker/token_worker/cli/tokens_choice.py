@@ -25,7 +25,7 @@ from token_worker.admin.layout import read_records
 from token_worker.admin.stored_tokens import Token, TokenState, Unreadable
 from token_worker.admin.tokens import TokenAdmin, TokenFilter
 from token_worker.cli.keys_change import owner_of
-from token_worker.cli.terminal import ScanProgress, parse_text, read_text
+from token_worker.cli.terminal import ScanProgress, number, parse_text, read_text
 from token_worker.contract.messages import Format, TypeName
 from token_worker.contract.values import decode_value
 from token_worker.errors import CheckFailed, Code, CorruptData, Refused, SettingsError
@@ -159,7 +159,8 @@ taking_all = _with_options(_COMMON_NAMES, (*_OWNER, *_OUTPUT))
 def report(unreadable: int) -> None:
     """Raise ``CheckFailed`` if entries could not be read."""
     if unreadable:
-        raise CheckFailed(f"{unreadable} entries cannot be read; they stay as they are")
+        stay = "it stays as it is" if unreadable == 1 else "they stay as they are"
+        raise CheckFailed(f"{number(unreadable, 'entry', 'entries')} cannot be read; {stay}")
 
 
 class Given(NamedTuple):

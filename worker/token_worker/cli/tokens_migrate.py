@@ -19,7 +19,7 @@ from token_worker.admin.layout import check_no_workers, read_records
 from token_worker.admin.migrate import Tally
 from token_worker.admin.migrate_reading import FindingKind
 from token_worker.admin.migrate_stages import BLOCKING, INCONSISTENT, UNREADABLE, Stage, Unmovable, open_stage
-from token_worker.cli.terminal import ScanProgress, confirm
+from token_worker.cli.terminal import ScanProgress, confirm, number
 from token_worker.cli.tokens_choice import DRY_RUN, YES
 from token_worker.errors import CheckFailed, CorruptData
 from token_worker.keys.cache import KeyCache
@@ -254,7 +254,7 @@ def _run(settings: Settings, stage: Stage, wanted: Wanted, outcome: dict[str, ob
     _print(tally, wanted, seconds, time.monotonic() - begin)
     left = sum(tally.counts[name] for name in _LEFT)
     if wanted.is_drop and left:
-        raise CheckFailed(f"{left} entries of layout {wanted.layout} are left")
+        raise CheckFailed(f"left in layout {wanted.layout}: {number(left, 'entry', 'entries')}")
     blocking = migrate_stages.blocking(tally)
     if wanted.stage == "copy" and blocking:
         raise CheckFailed(f"--finish will be refused: {blocking}")

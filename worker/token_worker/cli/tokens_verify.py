@@ -9,6 +9,7 @@ import msgspec
 
 from token_worker.admin.stored_tokens import Finding, Token, Unreadable
 from token_worker.admin.tokens import TokenAdmin, TokenFilter
+from token_worker.cli.terminal import number
 from token_worker.cli.tokens_choice import DRY_RUN, Asked, open_admin, taking_all
 from token_worker.errors import CheckFailed
 from token_worker.keys.layout_record import LayoutName
@@ -104,7 +105,7 @@ def verify(asked: Asked, *, repair: bool, min_age_seconds: float | None, dry_run
                 click.echo(f"  and {counts[name] - NAMED_ENTRIES} more")
     found = sum(counts[name] for name in words if name not in _NO_FINDINGS)
     if found:
-        raise CheckFailed(f"{found} findings")
+        raise CheckFailed(number(found, "finding"))
 
 
 def _count(what: str, key: bytes, counts: Counter[str], names: dict[str, list[str]]) -> None:
