@@ -297,7 +297,7 @@ def test_unreadable_entries_are_told_and_left(both: Stack) -> None:
     for arguments in (("status",), ("verify",), ("disable", "--yes"), ("remove", "--yes"), ("reencrypt", "--yes")):
         done = run(both, arguments[0], CLIENT, *arguments[1:])
         assert done.returncode == 1, arguments
-        assert "findings" in done.stderr if arguments == ("verify",) else "cannot be read" in done.stderr
+        assert "1 finding\n" in done.stderr if arguments == ("verify",) else "cannot be read" in done.stderr
     assert both.storage.get(t_key) == broken
 
 
