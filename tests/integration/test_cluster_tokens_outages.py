@@ -98,6 +98,39 @@ def test_node_that_hangs_keeps_others_waiting_for_one_time_out(bare: Cluster, mo
     wait_until(bare.is_well, "the cluster")
 
 
+def test_cluster_is_checked_while_its_connections_are_in_use(bare: Cluster) -> None:
+    """A check that is too old is made again. If it fails, nothing is sent, until it succeeds; a node may be away."""
+    pipeline = pipeline_of(bare)
+    storage = ClusterTokenStorage(pipeline, DenseLayout())
+    record, keys = name(b"r", 50, 0), [name(b"t", 50, place) for place in range(PLACES)]
+    good = row(51, 1, 2)
+
+    def check() -> None:
+        if pipeline.call("GET", record) is None:
+            raise Unavailable("tokens", "LAYOUT")
+
+    with bare.primary_of(slot_of(record)).client() as client:
+        client.set(record, "here")
+        pipeline.watch(check, 60.0)
+        assert storage.execute(Lookup(keys)) == [None] * 3
+        connections = pipeline.connections
+        client.delete(record)
+        assert storage.execute(Lookup(keys)) == [None] * 3
+        pipeline.watch(check, 0.0)
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="LAYOUT"):
+                storage.execute(Store([good]))
+        client.set(record, "here again")
+        assert storage.execute(Lookup([good.t_key])) == [None]
+        assert pipeline.connections == connections
+    bare.members[0].kill()
+    try:
+        assert storage.execute(Store([good])) == [WRITTEN]
+    finally:
+        bare.members[0].start()
+        wait_until(bare.is_well, "the cluster")
+
+
 def test_full_node_refuses_writes_alone(bare: Cluster) -> None:
     """If a node is out of memory, rows with an entry there are put off. If all are, the storage is unavailable."""
     rows = [row(30 + place, place, (place + 1) % 3) for place in range(PLACES)]

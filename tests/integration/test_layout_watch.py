@@ -125,6 +125,34 @@ def test_running_worker_stops_reading_while_another_token_storage_answers(bare: 
         assert all(reply["status"] == "ok" for reply in bare.replies())
 
 
+def test_running_worker_notices_that_its_token_storage_was_emptied(bare: Stack, tmp_path: Path) -> None:
+    """A FLUSHALL closes no connection. A busy worker stops soon all the same, and goes on when the data is back."""
+    place, port, log = InRedis(bare), free_port(), tmp_path / "log"
+    place.put(f".acrakeys/{CLIENT.key_name}", wrap(new_key(), bare.master_key, CLIENT))
+    with Valkey() as tokens_server, tokens_server.client() as tokens:
+        bare.settings["TOKEN_WORKER_TOKENS_URL"] = tokens_server.url
+        record(place, tokens, ACRA, ACRA)
+        bare.start_worker(log=log, TOKEN_WORKER_HTTP_ADDRESS=f"127.0.0.1:{port}")
+        assert bare.ask([REQUEST | {"id": "0"}])["0"]["status"] == "ok"
+        sent = 1
+
+        def is_noticed() -> bool:
+            nonlocal sent
+            bare.send([REQUEST | {"id": str(sent), "value": f"new {sent}"}])
+            sent += 1
+            return "has lost its data" in get(f"http://127.0.0.1:{port}/readyz")[1]
+
+        tokens.flushall()
+        wait_until(is_noticed, "the worker to say so")
+        held, answered = tokens.dbsize(), bare.streams.xlen("tokenize:responses")
+        assert answered < sent
+        is_noticed()
+        assert (tokens.dbsize(), bare.streams.xlen("tokenize:responses")) == (held, answered)
+        record(place, tokens, None, ACRA)
+        assert len(bare.wait_for_replies(sent)) == sent
+        assert has_logged(log, "server unavailable", '"code": "LAYOUT"', "has lost its data")
+
+
 def test_missing_right_is_named(tmp_path: Path) -> None:
     """A worker that may not read a record is not ready, and names the right; TOKEN_WORKER_LAYOUT=acra does without."""
     with Valkey() as streams, Valkey() as storage, Stack(streams, storage) as stack:

@@ -119,6 +119,38 @@ def test_connection_closed_between_two_calls_is_an_outage_once(streams_server: V
     assert subject.call("PING") == b"PONG"
 
 
+def test_server_is_checked_while_its_connection_is_in_use(streams_server: Valkey) -> None:
+    """A check that is too old is made again before a command. If it fails, nothing is sent, and the connection ends."""
+    subject = link(streams_server.url)
+    checked: list[int] = []
+
+    def check() -> None:
+        checked.append(subject.connections)
+        if subject.call("GET", "record") is None:
+            raise Unavailable("streams", "LAYOUT")
+
+    with streams_server.client() as client:
+        client.set("record", "here")
+        subject.call("SET", "first", "")
+        subject.watch(check, 60.0)
+        subject.call("SET", "second", "")
+        subject.watch(check, 0.0)
+        subject.call("SET", "third", "")
+        assert checked == [1]
+        client.flushall()
+        for number in (2, 3):
+            with pytest.raises(Unavailable, match="LAYOUT"):
+                subject.call("SET", "not sent", "")
+            assert checked == [1, 1, 2][:number]
+        assert client.keys() == []
+        client.set("record", "here again")
+        subject.watch(check, 60.0)
+        for _ in range(2):
+            subject.call("SET", "sent", "")
+        assert client.exists("sent")
+        assert checked == [1, 1, 2, 3]
+
+
 def test_connection_is_left_when_the_server_is_no_primary_any_more() -> None:
     """After READONLY the next command goes over a new connection: the name may lead to another server by then."""
     with Valkey() as server, server.client() as client:

@@ -2,12 +2,14 @@
 
 A worker starts only if the records of key storage and token storage agree with each other and with
 ``TOKEN_WORKER_LAYOUT``. Later another server may answer at the address of the token storage, or its data may be gone.
-So the record is read again on every new connection, before anything else is sent. If it does not fit any more, the
-token storage counts as unavailable: nothing is read or written there, and the next connection is checked again.
+So the record is read again on every new connection, before anything else is sent. A FLUSHALL closes no connection, so
+a record is also read again each second while the storage is in use. If it does not fit any more, the token storage
+counts as unavailable: nothing is read or written there, and the next connection is checked again.
 
 A worker never writes a record.
 """
 
+import math
 from collections.abc import Callable
 
 import structlog
@@ -25,6 +27,9 @@ from token_worker.keys.store import ListedKeyStore
 from token_worker.redis.cluster_pipeline import ClusterPipeline
 from token_worker.redis.link import RedisLink
 
+LOOK_SECONDS = 1.0
+"""Age of the last look at the record of the token storage at which the worker looks again: one GET, by one command."""
+
 _CODE = "LAYOUT"
 """The reason of the errors, for programs."""
 
@@ -36,7 +41,7 @@ log = structlog.get_logger("start")
 
 
 class LayoutWatch:
-    """Chooses the layout, and checks each new connection to the token storage.
+    """Chooses the layout, and looks again on new connections to the token storage, and while it is in use.
 
     Args:
         asked: ``TOKEN_WORKER_LAYOUT``; None if it is not set.
@@ -52,7 +57,7 @@ class LayoutWatch:
         self._in_keys: LayoutRecord | None = None
 
     def choose(self, store: ListedKeyStore) -> LayoutName:
-        """Read both records, and return the layout. From now on, new connections are checked.
+        """Read both records, and return the layout. From now on, the token storage is watched.
 
         Raises:
             SettingsError: the records or the setting do not fit. The text says what to do.
@@ -66,7 +71,7 @@ class LayoutWatch:
         problem = find_problem(self._in_keys, in_tokens, self._asked)
         if problem is not None:
             raise SettingsError(str(problem))
-        self.link.on_connect = self._check
+        self.link.watch(self._check, math.inf if in_tokens is None else LOOK_SECONDS)
         layout = layout_of(self._in_keys)
         log.info("layout of tokens", layout=layout, storage=None if in_tokens is None else in_tokens.storage)
         return layout

@@ -5,6 +5,7 @@ longer than one time-out. After a lost connection nobody knows whether a command
 not sent again. A command that was redirected (MOVED, ASK) was not done. It is sent to the node that the redirect names.
 """
 
+import math
 import time
 from binascii import crc_hqx
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -69,10 +70,6 @@ class ClusterPipeline(ClusterLink):
         refusals: the reason of each node that failed at its last commands, and whether it only refuses writes.
         redirected: slots of commands that were redirected since ``begin``.
         map_number: number of the maps of slots so far.
-        on_connect: is called when a connection to any node was made, before the next commands of ``call_each``. It may
-            ask the cluster. If it raises ``Unavailable``, nothing is sent, and it is called again before the next
-            commands. An error of the node that it asked counts only before its first success: later, others are not
-            kept waiting for that node.
     """
 
     def __init__(self, name: str, settings: RedisSettings, seconds: float = NODE_SECONDS) -> None:
@@ -83,7 +80,8 @@ class ClusterPipeline(ClusterLink):
         self.unclosed: set[Node] = set()
         self.redirected: set[int] = set()
         self.map_number = 0
-        self.on_connect: Callable[[], object] | None = None
+        self._check: Callable[[], object] | None = None
+        self._check_seconds = self._check_at = math.inf
         self._checked_connections = 0
         self._failed_calls = 0
         self._owners: tuple[Node, ...] = ()
@@ -93,6 +91,18 @@ class ClusterPipeline(ClusterLink):
     def address(self) -> str:
         """The nodes of the settings."""
         return self._settings.server
+
+    def watch(self, check: Callable[[], object], seconds: float) -> None:
+        """Have the cluster checked when a connection to any node was made, and while it is in use.
+
+        Args:
+            check: may ask the cluster. It is called before the next commands of ``call_each``. If it raises
+                ``Unavailable``, nothing is sent, and it is called again before the next commands. An error of the node
+                that it asked counts only before its first success: later, others are not kept waiting for that node.
+            seconds: age of the last check at which ``call_each`` makes another.
+        """
+        self._check, self._check_seconds = check, seconds
+        self._check_at = time.monotonic() + seconds
 
     def begin(self) -> None:
         """Begin to note which nodes are used."""
@@ -198,21 +208,22 @@ class ClusterPipeline(ClusterLink):
         self.refusals = {node: refusal for node, refusal in self.refusals.items() if node in self._links}
 
     def _connect_all(self, nodes: Iterable[Node]) -> None:
-        """Connect to all nodes, and call ``on_connect``. A node that cannot be reached says so when it is sent to."""
+        """Connect to all nodes, and make the check that is due. A node that is away says so when it is sent to."""
         for node in nodes:
             with suppress(Unavailable, ServerError):
                 self._link(node).connect()
-        connections = self.connections
-        if self.on_connect is None or connections == self._checked_connections:
+        connections, now = self.connections, time.monotonic()
+        if self._check is None or (connections == self._checked_connections and now < self._check_at):
             return
-        failed_calls = self._failed_calls
+        failed_calls, self._check_at = self._failed_calls, now
         try:
-            self.on_connect()
+            self._check()
         except Unavailable:
             if failed_calls == self._failed_calls or not self._checked_connections:
                 raise
         else:
             self._checked_connections = connections
+        self._check_at = now + self._check_seconds
 
     def _send_all(
         self, targets: Targets, asking: Collection[int], commands: Sequence[bytes], closing: Closing | None

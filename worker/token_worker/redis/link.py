@@ -125,11 +125,8 @@ class RedisLink(Link):
     connections = 0
     """Number of connections made so far; also the number of the current connection."""
 
-    on_connect: Callable[[], object] | None = None
-    """Is called when a new connection was made, before it is used for anything else. It may ask the server.
-
-    If it raises ``Unavailable``, the connection is closed, and the command that needed it fails with this error.
-    """
+    _check: Callable[[], object] | None = None
+    _check_seconds = _check_at = math.inf
 
     def __init__(
         self,
@@ -177,6 +174,17 @@ class RedisLink(Link):
         finally:
             self._wire.bytes_left = math.inf
 
+    def watch(self, check: Callable[[], object], seconds: float) -> None:
+        """Have the server checked on each new connection, before it is used for anything else, and while it is in use.
+
+        Args:
+            check: may ask the server. If it raises ``Unavailable``, the connection is closed, and the command that
+                needed it fails with this error.
+            seconds: age of the last check at which the next command makes another.
+        """
+        self._check, self._check_seconds = check, seconds
+        self._check_at = time.monotonic() + seconds
+
     def connect(self) -> int:
         if self._started is None and time.monotonic() - self._used_at <= self._checked_seconds:
             return self.connections
@@ -213,8 +221,9 @@ class RedisLink(Link):
         return self.call("EVAL", started.script.source, len(started.keys), *started.keys, *started.args)
 
     def _send(self, command: tuple[Any, ...]) -> None:
+        now = time.monotonic()
         try:
-            if self._started is not None or time.monotonic() - self._used_at > self._checked_seconds:
+            if self._started is not None or now - self._used_at > self._checked_seconds or now >= self._check_at:
                 self._ensure_connected()
             self._wire.send(pack(command))
         except redis.RedisError as error:
@@ -273,26 +282,27 @@ class RedisLink(Link):
             return self._typed(error)
 
     def _ensure_connected(self) -> None:
-        """Connect if there is no connection, or if the server has closed it.
-
-        If there is something to read on an idle connection, the server has closed it.
-        """
+        """Connect if there is no connection, or if the server has closed it. Make the check that is due."""
         if self._started is not None:
             raise RuntimeError("the script that was started has to be finished first")
-        if time.monotonic() - self._used_at <= IDLE_CHECK_SECONDS:
-            return
-        if self._used_at > -math.inf:
-            try:
-                is_closed = self._connection.can_read()
-            except redis.RedisError:
-                is_closed = True
-            if not is_closed:
-                return
-            self.close()
-        self._connect()
-        self._used_at = time.monotonic()
-        if self.on_connect is not None:
-            self.on_connect()
+        is_new = time.monotonic() - self._used_at > IDLE_CHECK_SECONDS and not self._is_open()
+        if is_new:
+            self._connect()
+            self._used_at = time.monotonic()
+        if self._check is not None and (is_new or time.monotonic() >= self._check_at):
+            self._check_at = math.inf  # the check asks, too
+            self._check()
+            self._check_at = time.monotonic() + self._check_seconds
+
+    def _is_open(self) -> bool:
+        """Tell whether an idle connection is open. If there is something to read, the server has closed it."""
+        if self._used_at == -math.inf:
+            return False
+        with suppress(redis.RedisError):
+            if not self._connection.can_read():
+                return True
+        self.close()
+        return False
 
     def _connect(self) -> None:
         """Make a new connection, with the password that its file holds now."""
