@@ -1,13 +1,14 @@
 """The token engine on a dictionary, in both layouts: it records the steps, and a test acts between any two of them."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
 from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import TokenEntry, decode_entry, encode_entry, encode_token_value
 from token_worker.acra.value_types import STR, TokenType
+from token_worker.admin.entry_store import EntryChange
 from token_worker.errors import Code, Refused, Unavailable
 from token_worker.keys.cache import KeySearch
 from token_worker.keys.keyring import DataKeyCache, Keyring
@@ -17,7 +18,7 @@ from token_worker.storage.dense.entry import ALONE, DISABLED, REMOVED
 from token_worker.storage.dense.layout import DenseLayout, open_entry, read_next, token_plaintext, value_plaintext
 from token_worker.storage.engine import Engine, FindKeys, Steps
 from token_worker.storage.layout import Layout
-from token_worker.storage.steps import Adopt, Outcome, Store
+from token_worker.storage.steps import WRITTEN, Adopt, Outcome, Row, Store
 from token_worker.storage.token_item import ItemResult, TokenItem
 from token_worker.testing.memory import MemoryTokens
 from token_worker.tokens.derivation import PLAIN, Deriver, Origin
@@ -251,12 +252,15 @@ def drive(steps: Steps, memory: EngineMemory, more: MoreOf = no_more) -> None:
             step = steps.send(answer)
         except StopIteration:
             return
-        if isinstance(step, FindKeys):
-            memory.steps.append(step)
-            answer = [more(ring) for ring in step.rings]
-        else:
-            answer = memory.execute(step)
+        answer = _answer_to(step, memory, more)
     raise AssertionError("the engine does not come to an end")
+
+
+def _answer_to(step: Any, memory: EngineMemory, more: MoreOf = no_more) -> Any:
+    if isinstance(step, FindKeys):
+        memory.steps.append(step)
+        return [more(ring) for ring in step.rings]
+    return memory.execute(step)
 
 
 def run(
@@ -303,8 +307,11 @@ class SteppedRun:
             step = self._steps.send(self._answer)
         except StopIteration:
             return False
-        self._answer = self._memory.execute(step)
+        self._execute(step)
         return True
+
+    def _execute(self, step: Any) -> None:
+        self._answer = _answer_to(step, self._memory)
 
 
 class ClusterRun(SteppedRun):
@@ -316,42 +323,79 @@ class ClusterRun(SteppedRun):
 
     def advance(self) -> bool:
         """Write the next entry, or execute the next step. Return False if there is none."""
-        if self._parts is not None:
-            try:
-                next(self._parts)
-            except StopIteration as stop:
-                self._parts, self._answer = None, stop.value
-            else:
-                return True
+        if self._parts is None:
+            return super().advance()
         try:
-            step = self._steps.send(self._answer)
-        except StopIteration:
-            return False
+            next(self._parts)
+        except StopIteration as stop:
+            self._parts, self._answer = None, stop.value
+            return super().advance()
+        return True
+
+    def write_value(self, row: Row) -> Outcome:
+        """Write a value entry where there is nothing, or the tombstone that was read."""
+        held = self._memory.entries.get(row.h_key)
+        if held is not None and not (row.h_old and held == row.h_old):
+            return Outcome("value", held)
+        self._memory.entries[row.h_key] = row.h_value
+        return WRITTEN
+
+    def _execute(self, step: Any) -> None:
         if isinstance(step, Store | Adopt):
             self._parts = self._write(step)
         else:
-            self._answer = self._memory.execute(step)
-        return True
+            super()._execute(step)
 
     def _write(self, step: Store | Adopt) -> Generator[None, None, list[Outcome]]:
-        """Write as ``storage.cluster_tokens`` does: all token entries first."""
-        entries, found = self._memory.entries, []
-        for row in step.rows:
-            is_new = isinstance(step, Store)
-            found.append(entries.setdefault(row.t_key, row.t_value) if is_new else entries.get(row.t_key))
-            yield
+        """Write as ``storage.cluster_tokens`` does: all token entries first. A pause after each command."""
         outcomes = []
-        for row, raw in zip(step.rows, found, strict=True):
-            if raw != row.t_value:
-                outcomes.append(Outcome("token", raw or b"") if isinstance(step, Store) else Outcome("changed"))
-                continue
-            held = entries.get(row.h_key)
-            if not row.h_key:
-                outcomes.append(Outcome("written"))
-            elif held in (None, row.h_value) or held == (row.h_old or None):
-                entries[row.h_key] = row.h_value
-                outcomes.append(Outcome("written"))
-            else:
-                outcomes.append(Outcome("value", held or b""))
+        for row in step.rows:
+            outcomes.append(self._write_token(row, is_new=isinstance(step, Store)))
             yield
+        for at, row in enumerate(step.rows):
+            if outcomes[at] is WRITTEN and row.h_key:
+                outcomes[at] = self.write_value(row)
+                yield
         return outcomes
+
+    def _write_token(self, row: Row, *, is_new: bool) -> Outcome:
+        """Write a token entry where there is nothing, or look if it is still the same."""
+        entries = self._memory.entries
+        if not is_new:
+            return WRITTEN if entries.get(row.t_key) == row.t_value else Outcome("changed")
+        held = entries.setdefault(row.t_key, row.t_value)
+        return WRITTEN if held == row.t_value else Outcome("token", held)
+
+
+class Nodes:
+    """The entries as commands of operators use them, each on a node of its own.
+
+    Attributes:
+        before: called ahead of each command to a node.
+        compares: False plants a bug: entries are changed without a look.
+    """
+
+    def __init__(self, entries: dict[bytes, bytes]) -> None:
+        self.entries = entries
+        self.before: Callable[[], None] = lambda: None
+        self.compares = True
+
+    def names(self, pattern: bytes, count: int) -> Iterator[list[bytes]]:
+        yield [name for name in self.entries if name[:1] == pattern[:1]]
+
+    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return [self._get(key) for key in keys]
+
+    def change(self, steps: Sequence[EntryChange]) -> int:
+        for done, (key, old, new) in enumerate(steps):
+            if (self._get(key) or b"") != old and self.compares:
+                return done
+            if new:
+                self.entries[key] = new
+            else:
+                self.entries.pop(key, None)
+        return len(steps)
+
+    def _get(self, key: bytes) -> bytes | None:
+        self.before()
+        return self.entries.get(key)

@@ -47,8 +47,8 @@ class Server:
                 self.entries[key] = value
                 return b"OK"
             case [b"EVAL", _, b"1", key, old, new]:
-                held = self.entries.get(key, b"")
-                if held == old:
+                held = self.entries.get(key)
+                if held is None or held == old:
                     self.entries[key] = new
                     return None
                 return held

@@ -5,34 +5,38 @@ one server the same steps are one script, so that fewer interleavings can happen
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from token_worker.acra.owner import Owner
+from harness.engine_memory import (
+    INDEX_KEY,
+    KEY,
+    SHOP,
+    ClusterRun,
+    DenseMemory,
+    Nodes,
+    candidate,
+    detokenize,
+    run,
+    tokenize,
+)
 from token_worker.acra.value_types import STR
 from token_worker.admin.entry_store import EntryChange
 from token_worker.admin.stored_tokens import Finding, Token
 from token_worker.admin.stored_tokens_dense import BLOCKED, DenseTokens
 from token_worker.admin.tokens import TokenAdmin, TokenFilter
 from token_worker.errors import Code, Refused
-from token_worker.keys.cache import KeyCache, KeySearch
+from token_worker.keys.cache import KeyCache
 from token_worker.keys.index_key import seal_index_key
 from token_worker.keys.keyring import Keyring
 from token_worker.keys.store import wrap
-from token_worker.storage.dense.entry import DISABLED, REMOVED, SealKey
-from token_worker.storage.dense.layout import DenseLayout, token_plaintext, value_plaintext
-from token_worker.storage.engine import Engine, FindKeys
-from token_worker.storage.steps import Adopt, Lookup, Outcome, Row, Store
-from token_worker.storage.token_item import TokenItem
+from token_worker.storage.dense.entry import DISABLED, REMOVED
+from token_worker.storage.steps import WRITTEN, Outcome, Row
+from token_worker.storage.token_item import ItemResult
 from token_worker.testing.memory import MASTER_KEY, MemoryKeys
-from token_worker.tokens.derivation import PLAIN
 
-SHOP = Owner("client", "shop-frontend")
-KEY, INDEX_KEY = bytes(range(32)), bytes(range(32, 64))
 VALUE = b"a value"
-NOW = 1_800_000_000
 SCHEDULES = 250
 
 
@@ -40,134 +44,59 @@ class Broken(AssertionError):  # noqa: N818 - reads as what it says
     """A promise is broken."""
 
 
-class Nodes:
-    """Entries, each on a node of its own. ``before`` is called ahead of each command."""
-
-    def __init__(self) -> None:
-        self.entries: dict[bytes, bytes] = {}
-        self.before: Callable[[], None] = lambda: None
-        self.compares = True
-
-    def names(self, pattern: bytes, count: int) -> Iterator[list[bytes]]:
-        yield [name for name in self.entries if name[:1] == pattern[:1]]
-
-    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        return [self._get(key) for key in keys]
-
-    def change(self, steps: Sequence[EntryChange]) -> int:
-        for done, (key, old, new) in enumerate(steps):
-            if (self._get(key) or b"") != old and self.compares:
-                return done
-            if new:
-                self.entries[key] = new
-            else:
-                self.entries.pop(key, None)
-        return len(steps)
-
-    def _get(self, key: bytes) -> bytes | None:
-        self.before()
-        return self.entries.get(key)
-
-
 class World:
     """One client with one value, its entries, and workers and operators on them."""
 
     def __init__(self) -> None:
-        self.nodes = Nodes()
+        self.memory = DenseMemory()
+        self.nodes = Nodes(self.memory.entries)
         keys = MemoryKeys()
         keys.sealed = {SHOP.key_name: wrap(KEY, MASTER_KEY, SHOP)}
         keys.index = {SHOP.key_name: seal_index_key(INDEX_KEY, MASTER_KEY, SHOP)}
         self.cache = KeyCache(keys, MASTER_KEY, with_index=True)
-        self.layout = DenseLayout()
         ring = self.cache.rings([SHOP])[SHOP]
         assert isinstance(ring, Keyring)
         self.ring = ring
-        self.owner = self.layout.prepare(ring)
         self.admin = TokenAdmin(self.nodes, self.cache, SHOP, layout="dense", rate=1e9)
-        self.v_name = self.owner.of_value(VALUE, STR.number)
-        self.compares = True
-        """False plants a bug: workers replace value entries without a look."""
-
-    def candidate(self, counter: int) -> bytes:
-        return self.owner.deriver.token(PLAIN["str"], VALUE, counter)
+        self.v_name = self.memory.value_key(VALUE)
+        self.worker = ClusterRun
 
     def t_name(self, counter: int) -> bytes:
-        return self.owner.of_token(self.candidate(counter), STR.number)
+        return self.memory.token_key(candidate(VALUE, counter))
 
     def put_value(self, flags: int, counter: int) -> None:
         """Write the value entry: it names this candidate, or is its tombstone."""
-        token = b"" if flags & REMOVED else self.candidate(counter)
-        self._put(self.v_name, value_plaintext(STR.number, counter + 1, token), flags)
+        token = b"" if flags & REMOVED else candidate(VALUE, counter)
+        self.memory.put_h(self.ring, STR, VALUE, token, next_counter=counter + 1, flags=flags)
 
     def put_token(self, flags: int, counter: int) -> None:
         content = b"" if flags & REMOVED else VALUE
-        self._put(self.t_name(counter), token_plaintext(STR.number, content), flags)
-
-    def _put(self, name: bytes, plaintext: bytes, flags: int) -> None:
-        seal_key = SealKey(KEY, SHOP)
-        self.nodes.entries[name] = seal_key.seal(name, seal_key.head(flags, NOW // 86400), plaintext)
+        self.memory.put_t(self.ring, STR, candidate(VALUE, counter), content, flags=flags)
 
     # -- workers
 
-    def tokenizing(self) -> Iterator[bytes | Refused | None]:
+    def tokenizing(self) -> Iterator[ItemResult | None]:
         """Tokenize the value as a worker does, with a pause ahead of each command; the last item is the result."""
-        item = TokenItem(self.ring, STR, VALUE, tokenize=True)
-        steps, answer = Engine(self.layout).run([item], NOW), None
-        while True:
-            try:
-                step = steps.send(answer)
-            except StopIteration:
-                break
-            answer = yield from self._execute(step)
+        item = tokenize(self.ring, VALUE)
+        worker = self.worker(self.memory, [item])
+        yield None
+        while worker.advance():
+            yield None
         assert item.result is not None
-        yield item.result  # type: ignore[misc]
+        yield item.result
 
-    def _execute(self, step: Any) -> Any:
-        entries = self.nodes.entries
-        found: list[Any] = []
-        match step:
-            case Lookup(keys):
-                for key in keys:
-                    yield
-                    found.append(entries.get(key))
-            case Store(rows) | Adopt(rows):
-                for row in rows:
-                    yield
-                    found.append((yield from self._write(row, is_new=isinstance(step, Store))))
-            case FindKeys(rings):
-                found = [KeySearch.EXHAUSTED] * len(rings)
-        return found
-
-    def _write(self, row: Row, *, is_new: bool) -> Any:
-        entries = self.nodes.entries
-        held = entries.setdefault(row.t_key, row.t_value) if is_new else entries.get(row.t_key)
-        if held != row.t_value:
-            return Outcome("token", held or b"") if is_new else Outcome("changed")
-        yield
-        held = entries.get(row.h_key, b"")
-        if held not in (row.h_old, row.h_value) and self.compares:
-            return Outcome("value", held)
-        entries[row.h_key] = row.h_value
-        return Outcome("written")
-
-    def tokenize(self) -> bytes | Refused:
+    def tokenize(self) -> ItemResult:
         """Tokenize the value without a pause."""
         *_, result = self.tokenizing()
         assert result is not None
         return result
 
-    def detokenize(self, token: bytes) -> bytes | Refused:
-        item = TokenItem(self.ring, STR, token, tokenize=False)
-        steps, answer = Engine(self.layout).run([item], NOW), None
-        while True:
-            try:
-                step = steps.send(answer)
-            except StopIteration:
-                break
-            assert isinstance(step, Lookup)
-            answer = [self.nodes.entries.get(key) for key in step.keys]
-        assert isinstance(item.result, bytes | Refused)
-        return item.result
+    def detokenize(self, token: bytes) -> ItemResult:
+        """Detokenize, by nothing but look-ups."""
+        self.memory.steps.clear()
+        [result] = run(self.memory, [detokenize(self.ring, token)])
+        assert set(self.memory.step_names) == {"Lookup"}
+        return result
 
     # -- what must hold
 
@@ -176,11 +105,12 @@ class World:
         raw = self.nodes.entries.get(self.v_name)
         if raw is None:
             return
-        token, notes = self.layout.open_value(self.ring, self.v_name, STR.number, raw, None)
+        layout = self.memory.layout
+        token, notes = layout.open_value(self.ring, self.v_name, STR.number, raw, None)
         if notes is None:
-            name = self.owner.of_token(token, STR.number)
+            name = self.memory.token_key(token)
             held = self.nodes.entries.get(name)
-            if held is None or self.layout.open_token(self.ring, name, STR.number, held, None) != (VALUE, None):
+            if held is None or layout.open_token(self.ring, name, STR.number, held, None) != (VALUE, None):
                 raise Broken("an enabled value entry names a token that does not serve")
 
 
@@ -190,7 +120,7 @@ Operation = Callable[[World], bool]
 def found(world: World, counter: int = 0, *, by_token: bool = False) -> Token | None:
     """The token of a candidate, as a command finds it: by a scan, or because it was given."""
     if by_token:
-        token = world.admin.of_token(world.candidate(counter), STR)
+        token = world.admin.of_token(candidate(VALUE, counter), STR)
     else:
         page = [(name, raw) for name in [world.t_name(counter)] if (raw := world.nodes.read([name])[0]) is not None]
         token = next(iter(world.admin.stored.open_tokens(page)), None)
@@ -306,7 +236,7 @@ def explore(state: str, operation: str, plant: Callable[[World], None] = lambda 
         plant(world)
         if not play(world, OPERATIONS[operation], random.Random(seed)):
             continue  # others kept changing the token, and the command says so
-        token = world.candidate(0)
+        token = candidate(VALUE, 0)
         back = world.detokenize(token)
         code = back.code if isinstance(back, Refused) else None
         now = world.tokenize()
@@ -340,8 +270,16 @@ def _without_tombstones(monkeypatch: pytest.MonkeyPatch) -> Callable[[World], No
     return lambda _: None
 
 
+class Blind(ClusterRun):
+    """A worker that replaces value entries without a look."""
+
+    def write_value(self, row: Row) -> Outcome:
+        self._memory.entries[row.h_key] = row.h_value
+        return WRITTEN
+
+
 def _worker_without_compare(_: pytest.MonkeyPatch) -> Callable[[World], None]:
-    return lambda world: setattr(world, "compares", False)
+    return lambda world: setattr(world, "worker", Blind)
 
 
 def _token_entry_first(monkeypatch: pytest.MonkeyPatch) -> Callable[[World], None]:
@@ -407,8 +345,8 @@ def contradict(operation: str, *, compares: bool) -> None:
         OPERATIONS[operation](world, token)
         world.nodes.before = lambda: None
         if seen > pause:
-            back, now = world.detokenize(world.candidate(0)), world.tokenize()
-            if not isinstance(back, Refused) or back.code != Code.TOKEN_NOT_FOUND or now != world.candidate(1):
+            back, now = world.detokenize(candidate(VALUE, 0)), world.tokenize()
+            if not isinstance(back, Refused) or back.code != Code.TOKEN_NOT_FOUND or now != candidate(VALUE, 1):
                 raise Broken("a removed token serves, or its value gets none")
 
 
@@ -441,7 +379,7 @@ def test_one_after_the_other_and_back_again() -> None:
             assert operation(world, token)
             world.check()
         now = world.tokenize()
-        assert now == world.candidate(1)
+        assert now == candidate(VALUE, 1)
         for _ in slow:
             world.check()
         assert (world.tokenize(), world.detokenize(now)) == (now, VALUE)
@@ -450,13 +388,12 @@ def test_one_after_the_other_and_back_again() -> None:
 def test_interrupted_removal_of_a_token_that_equals_its_value() -> None:
     """A command that was interrupted leaves a counter that no candidate has. It does not get into a tombstone."""
     world = World()
-    t_name = world.owner.of_token(VALUE, STR.number)
-    world._put(t_name, token_plaintext(STR.number, VALUE), 0)
-    world._put(world.v_name, value_plaintext(STR.number, BLOCKED, VALUE), DISABLED)
+    world.memory.put_t(world.ring, STR, VALUE, VALUE)
+    world.memory.put_h(world.ring, STR, VALUE, VALUE, next_counter=BLOCKED, flags=DISABLED)
     token = world.admin.of_token(VALUE, STR)
     assert isinstance(token, Token)
 
     assert remove(world, token)
 
-    assert world.tokenize() == world.candidate(0)
+    assert world.tokenize() == candidate(VALUE, 0)
     world.check()

@@ -1,7 +1,7 @@
 """Workers and operators in any order, in the dense layout: on one server, and in a cluster command by command."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from harness.engine_memory import (
     SHOP,
     ClusterRun,
     DenseMemory,
+    Nodes,
     SteppedRun,
     candidate,
     code,
@@ -21,7 +22,6 @@ from harness.engine_memory import (
     tokenize,
 )
 from token_worker.acra.value_types import STR
-from token_worker.admin.entry_store import EntryChange
 from token_worker.admin.owner_keys import OwnerKeys
 from token_worker.admin.stored_tokens import Token
 from token_worker.admin.stored_tokens_dense import DenseTokens
@@ -34,26 +34,6 @@ from token_worker.storage.token_item import TokenItem
 from token_worker.testing.memory import MemoryKeys
 
 VALUE = b"a value"
-
-
-class Entries:
-    """The entries in memory, as commands read and change them."""
-
-    def __init__(self, memory: DenseMemory) -> None:
-        self._entries = memory.entries
-
-    def names(self, pattern: bytes, count: int) -> Iterator[list[bytes]]:
-        raise NotImplementedError
-
-    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        return [self._entries.get(key) for key in keys]
-
-    def change(self, steps: Sequence[EntryChange]) -> int:
-        for done, (key, old, new) in enumerate(steps):
-            if self._entries.get(key, b"") != old:
-                return done
-            self._entries[key] = new
-        return len(steps)
 
 
 class Keys(OwnerKeys):
@@ -70,7 +50,7 @@ class Operator:
     """Removes or disables a token by the steps of ``token-worker tokens``: in a cluster, others act between any two."""
 
     def __init__(self, memory: DenseMemory, token: bytes, flag: int, *, in_cluster: bool) -> None:
-        self._entries = Entries(memory)
+        self._entries = Nodes(memory.entries)
         self._stored = DenseTokens(self._entries, Keys(KeyCache(MemoryKeys(), bytes(32)), SHOP), tuple)
         self._token, self._t_key, self._flag = token, memory.token_key(token), flag
         self._steps = self._run()
