@@ -114,7 +114,7 @@ class World:
                 raise Broken("an enabled value entry names a token that does not serve")
 
 
-Operation = Callable[[World], bool]
+Operation = Callable[[World, Token], bool]
 
 
 def found(world: World, counter: int = 0, *, by_token: bool = False) -> Token | None:
@@ -181,10 +181,11 @@ class Interrupted(BaseException):
     """The command was killed."""
 
 
-def play(world: World, operation: Callable[[World, Token], bool], chance: random.Random) -> bool:
+def play(world: World, operation: Operation, chance: random.Random) -> bool:
     """Run a command on the first candidate while up to three workers tokenize the value, and now and then kill it.
 
-    Returns True if the command has succeeded. A killed one is run again, without workers, and ``verify --repair``.
+    Returns True if the command has succeeded. A killed one is run again, and ``verify --repair``; workers are at their
+    end then, or go on afterwards.
     """
     workers = [world.tokenizing() for _ in range(chance.randrange(1, 4))]
     pace = chance.choice((0.3, 0.5, 0.8))
@@ -213,9 +214,9 @@ def play(world: World, operation: Callable[[World, Token], bool], chance: random
         pass
     finally:
         world.nodes.before = lambda: None
-    for worker in workers:
-        for _ in worker:
-            world.check()
+    is_paused = done is None and chance.random() < 0.5  # workers pause until all is repaired
+    if not is_paused:
+        go_on(world, workers)
     if done is None:
         again = found(world, by_token=True)
         if again is None:
@@ -224,8 +225,16 @@ def play(world: World, operation: Callable[[World, Token], bool], chance: random
         for finding in list(world.admin.check_values()):
             assert isinstance(finding, Finding)
             world.admin.repair(finding)
+    go_on(world, workers)
     world.check()
     return done
+
+
+def go_on(world: World, workers: list[Iterator[bytes | Refused | None]]) -> None:
+    """Let workers go on to their end."""
+    for worker in workers:
+        for _ in worker:
+            world.check()
 
 
 def explore(state: str, operation: str, plant: Callable[[World], None] = lambda _: None) -> None:
@@ -383,6 +392,42 @@ def test_one_after_the_other_and_back_again() -> None:
         for _ in slow:
             world.check()
         assert (world.tokenize(), world.detokenize(now)) == (now, VALUE)
+
+
+def verify(world: World, _: Token) -> bool:
+    return all(isinstance(finding, Finding) and world.admin.repair(finding) for finding in world.admin.check_values())
+
+
+@pytest.mark.parametrize(
+    ("begun", "steps_done", "completing"),
+    [("remove", 2, verify), ("remove", 1, remove), ("disable", 1, disable), ("disable", 2, enable)],
+)
+@pytest.mark.parametrize("next_counter", [0, 1])
+def test_worker_that_pauses_across_an_interrupted_command(
+    begun: str, steps_done: int, completing: Operation, next_counter: int
+) -> None:
+    """Whatever completes a command, a worker that has read the value's tombstone before it does not write any more.
+
+    The tombstone that is left has a higher counter, so its bytes were never there before.
+    """
+    world = World()
+    world.put_value(REMOVED, next_counter - 1)
+    before = world.nodes.entries[world.v_name]
+    worker = world.tokenizing()
+    for _ in range(3):  # it has written its token entry
+        next(worker)
+    token = found(world, next_counter)
+    assert token is not None
+    stored = world.admin.stored
+    steps = stored.steps_to_remove(token) if begun == "remove" else stored.steps_to_set(token, disabled=True)
+    assert world.nodes.change(steps[:steps_done]) == steps_done
+
+    assert completing(world, found(world, next_counter) or token)
+
+    assert world.nodes.entries[world.v_name] != before
+    *_, result = worker
+    world.check()
+    assert result == world.candidate(next_counter + 1)
 
 
 def test_interrupted_removal_of_a_token_that_equals_its_value() -> None:

@@ -12,9 +12,10 @@ A removal that was interrupted has left a disabled value entry that names the to
 and the same command completes it.
 
 A token entry without a value entry may be half of a token that a worker is writing. Then a disabled value entry is put
-there, or in place of the value's tombstone. It names the token, if that is known, or else the value itself with the
-counter ``BLOCKED``. At the end it becomes a tombstone that differs from what the worker has read, so the worker fails
-to write its value entry, and looks again.
+there, or in place of the value's tombstone. It names the token, if that is known, or else the value itself with a
+counter that no candidate has. At the end it becomes a tombstone that differs from what the worker has read, so the
+worker fails to write its value entry, and looks again. It differs by its counter, which is one higher. The entry in the
+way keeps that counter, as ``BLOCKED`` less it, for the command that makes the tombstone if the first is interrupted.
 
 **Owners with the same tag.** Names begin with a tag of four bytes, which two owners may share. An entry that does not
 open is tried with the keys of the others before it is called unreadable.
@@ -63,7 +64,7 @@ OWNERS_AT_ONCE = 500
 
 
 BLOCKED = 0xFFFFFFFF
-"""Counter of a value entry that only keeps workers from writing there. No token is drawn with it."""
+"""Highest counter of a value entry that only keeps workers from writing there. No token is drawn with it."""
 
 
 class _Entry(NamedTuple):
@@ -90,7 +91,12 @@ class _Entry(NamedTuple):
     @property
     def is_blocked(self) -> bool:
         """True if a command that was interrupted has put this value entry in the way of workers."""
-        return bool(self.flags & DISABLED) and self.next_counter == BLOCKED
+        return bool(self.flags & DISABLED) and self.next_counter > BLOCKED // 2
+
+    @property
+    def next_of_tombstone(self) -> int:
+        """The counter of the tombstone that this value entry becomes."""
+        return BLOCKED - self.next_counter if self.is_blocked else self.next_counter
 
     @property
     def stored(self) -> StoredEntry:
@@ -231,7 +237,7 @@ class DenseTokens:
 
     def _check_pair(self, h: _Entry, t_key: bytes, t_raw: bytes | None) -> Finding | None:
         if h.is_blocked:
-            return Finding("removed_alone", h.key, None, [EntryChange(h.key, h.raw, self._tombstone(h, 0))])
+            return Finding("removed_alone", h.key, None, [EntryChange(h.key, h.raw, self._tombstone(h))])
         if t_raw is None:
             gone = [EntryChange(t_key, b"", b""), EntryChange(h.key, h.raw, b"")]
             return Finding("value_alone", h.key, None, gone)
@@ -239,7 +245,7 @@ class DenseTokens:
         if not isinstance(t, _Entry):
             return None  # ``open_tokens`` reports it
         if t.is_removed:
-            removed = [EntryChange(t_key, t_raw, t_raw), EntryChange(h.key, h.raw, self._tombstone(h, h.next_counter))]
+            removed = [EntryChange(t_key, t_raw, t_raw), EntryChange(h.key, h.raw, self._tombstone(h))]
             return Finding("removed_alone", h.key, None, removed)
         what: FindingKind | None = None
         if t.flags & ALONE or self._names.of_value(t.content, t.kind.number) != h.key:
@@ -273,7 +279,7 @@ class DenseTokens:
         if token.h is not None and h is not None:
             new = self._flagged(h, h.flags & ~DISABLED)
         elif h is not None and h.is_blocked:
-            new = self._tombstone(h, 0)
+            new = self._tombstone(h)
         return [EntryChange(token.h_key, token.h_raw, new)]
 
     def _guard(self, token: Token, *, removes: bool) -> tuple[list[EntryChange], list[EntryChange]]:
@@ -284,13 +290,13 @@ class DenseTokens:
         h = self._value_of(token)
         if token.h is not None and h is not None:
             disabled = self._flagged(h, h.flags | DISABLED)
-            after = [EntryChange(key, disabled, self._tombstone(h, h.next_counter))] if removes else []
+            after = [EntryChange(key, disabled, self._tombstone(h))] if removes else []
             return [EntryChange(key, raw, disabled)], after
         if raw and (h is None or not (h.is_removed or h.is_blocked)):  # it does not open, or names another token
             is_left = EntryChange(key, raw, raw)
             return [is_left], [is_left]
-        next_counter = h.next_counter + 1 if h is not None and h.is_removed else 0
-        counter, names = (BLOCKED, token.value) if token.token is None else (next_counter, token.token)
+        next_counter = 0 if h is None else h.next_of_tombstone + h.is_removed
+        counter, names = (BLOCKED - next_counter, token.value) if token.token is None else (next_counter, token.token)
         day = entry.day_of(token.t.created) if h is None else h.day
         disabled = self._seal(key, value_plaintext(number, counter, names), DISABLED, day)
         if not removes and not raw and token.token is not None:
@@ -376,11 +382,9 @@ class DenseTokens:
             return t.raw
         return self._seal(t.key, token_plaintext(t.kind.number, b""), t.flags & ALONE | REMOVED, t.day)
 
-    def _tombstone(self, h: _Entry, next_counter: int) -> bytes:
+    def _tombstone(self, h: _Entry) -> bytes:
         """Return the tombstone of a value entry."""
-        if next_counter == BLOCKED:  # of a token that equals its value
-            next_counter = 0
-        return self._seal(h.key, value_plaintext(h.kind.number, next_counter, b""), REMOVED, h.day)
+        return self._seal(h.key, value_plaintext(h.kind.number, h.next_of_tombstone, b""), REMOVED, h.day)
 
     def _seal(self, key: bytes, plaintext: bytes, flags: int, day: int) -> bytes:
         seal_key = self._owner().seal_key

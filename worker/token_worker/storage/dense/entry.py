@@ -57,7 +57,8 @@ own. If the token is removed, the tombstone of its value keeps ``next``, and the
 counters from ``next`` on. The token of a tombstone is passed over in any case, so it never comes back.
 
 A command that removes or disables a token may put a disabled value entry in the way of workers while it is at work. If
-it does not know the token, the entry holds the value in place of the token, and ``next`` is 2^32 - 1.
+it does not know the token, the entry holds the value in place of the token, and ``next`` is 2^32 - 1 less the ``next``
+of the tombstone that follows.
 
 An entry is unreadable if its version is not 1, if it has the reserved flag or flags that do not fit, if no key of the
 owner with its key id opens it, if its ``number`` is another one than in its name, or if its plaintext is not as above.
