@@ -1,11 +1,11 @@
-"""The ways in which the engine begins a batch, and the keys of one client."""
+"""The ways in which the engine begins a batch, a storage in either layout, and the keys of one client."""
 
 from collections.abc import Iterator
 from unittest import mock
 
 import pytest
 
-from harness.engine_memory import new_ring
+from harness.engine_memory import MEMORIES, EngineMemory, new_ring
 from token_worker.keys.keyring import Keyring
 from token_worker.storage.engine import GUESS_AFTER
 
@@ -20,3 +20,9 @@ def guess_after(request: pytest.FixtureRequest) -> Iterator[int]:
 @pytest.fixture
 def ring() -> Keyring:
     return new_ring()
+
+
+@pytest.fixture(params=list(MEMORIES))
+def memory(request: pytest.FixtureRequest) -> EngineMemory:
+    """Each test runs in both layouts."""
+    return MEMORIES[request.param]()
