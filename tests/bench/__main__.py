@@ -46,7 +46,7 @@ OPTIONS: dict[str, tuple["click.ParamType[Any]", str]] = {
     "rate": (click.IntRange(1), "Single requests a second of the steady load."),
     "seconds": (click.FloatRange(0.1), "Seconds of each steady load."),
     "idle": (click.FloatRange(0.1), "Seconds for which the CPU of an idle worker is counted."),
-    "stored": (click.IntRange(100), "Tokens of the large storage: a kilobyte each."),
+    "stored": (click.IntRange(100), "Tokens of the large storage: in Acra's layout a kilobyte each."),
     "clients": (click.IntRange(10), "Clients that send in turn; a worker keeps 10,000."),
     "large": (click.IntRange(1), "Requests of 1 MiB and 1,000 items."),
     "rows": (click.IntRange(1), "Rows of a file that token-worker file takes through."),
