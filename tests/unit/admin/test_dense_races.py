@@ -230,7 +230,7 @@ def play(world: World, operation: Operation, chance: random.Random) -> bool:
     return done
 
 
-def go_on(world: World, workers: list[Iterator[bytes | Refused | None]]) -> None:
+def go_on(world: World, workers: list[Iterator[ItemResult | None]]) -> None:
     """Let workers go on to their end."""
     for worker in workers:
         for _ in worker:
@@ -427,7 +427,7 @@ def test_worker_that_pauses_across_an_interrupted_command(
     assert world.nodes.entries[world.v_name] != before
     *_, result = worker
     world.check()
-    assert result == world.candidate(next_counter + 1)
+    assert result == candidate(VALUE, next_counter + 1)
 
 
 def test_interrupted_removal_of_a_token_that_equals_its_value() -> None:
