@@ -132,7 +132,7 @@ class InVault:
         return None if found is None else str(found["key"]).encode()
 
     def names(self, folder: str) -> list[str]:
-        return sorted(self.store().names(folder))
+        return self.store().names_in([folder])[folder]
 
     def store(self, fuse: Fuse | None = None) -> AdminStore:
         vault = VaultKv(VaultSettings(address=self._server.url, token=self._server.root_token))

@@ -109,11 +109,12 @@ class Destruction:
         if not dry_run:
             self._aside.tidy([name])
         due = self.next_step(name)
-        live, retired, record, record_stored = self._aside.read(name)
+        found = self._aside.read(name)
+        live, retired, record, record_stored = found
         stored = live or retired
         if stored is None or name.owner is None:
             raise changed(name)
-        key = self._aside.open(name, stored.text)
+        key = self._aside.open(name, found)
         index_key = read_index_key(self._store, self._master_keys, name.owner)
         scan = scan_entries(self._entries, name.owner, key, index_key)
         if scan.opened:

@@ -20,6 +20,9 @@ from token_worker.redis.script import Script
 if TYPE_CHECKING:
     from token_worker.keys.vault_kv import VaultKv
 
+_RECORD_FIELD = "record"
+"""Field beside ``MOVED_FIELD``: the record that is deleted with the key; empty for none."""
+
 _REPLACE = Script(__package__, "replace.lua")
 _ROTATE = Script(__package__, "rotate.lua")
 _MOVE = Script(__package__, "move.lua")
@@ -41,12 +44,11 @@ class AdminStore(Protocol):
 
     folder: str
 
-    def names(self, folder: str) -> Iterator[str]:
-        """All names below a folder. A name may come twice; a name that is added meanwhile may be missed."""
-        ...
-
     def names_in(self, folders: Sequence[str]) -> dict[str, list[str]]:
-        """All names below ``folder`` and folders beside it, each once, sorted. Redis needs one scan for all."""
+        """All names below ``folder`` and folders beside it, each once, sorted. Redis needs one scan for all.
+
+        A name that is added meanwhile may be missed.
+        """
         ...
 
     def read(self, paths: Sequence[str]) -> list[StoredText | None]:
@@ -68,7 +70,7 @@ class AdminStore(Protocol):
     def move(self, path: str, old: StoredText, to: str, text: bytes, record: str, record_text: bytes) -> bool:
         """Move a key, and write its record, or delete it if ``record_text`` is empty.
 
-        Returns False if the key is not ``old`` any more.
+        Returns False if the key is not ``old`` any more, or ``to`` holds another text than ``text``.
         """
         ...
 
@@ -97,11 +99,6 @@ class RedisAdminStore:
     def __init__(self, link: RedisLink, folder: str) -> None:
         self.folder = folder
         self._link = link
-
-    def names(self, folder: str) -> Iterator[str]:
-        for page in scan(self._link, f"{escape_pattern(folder)}/*"):
-            for raw in page:
-                yield raw.decode(errors="replace").removeprefix(f"{folder}/")
 
     def names_in(self, folders: Sequence[str]) -> dict[str, list[str]]:
         found: dict[str, set[str]] = {folder: set() for folder in folders}
@@ -145,7 +142,7 @@ class VaultAdminStore:
         self._vault = vault
         self._mount = mount
 
-    def names(self, folder: str) -> Iterator[str]:
+    def _names(self, folder: str) -> Iterator[str]:
         folders = [""]
         while folders:
             inside = folders.pop()
@@ -156,7 +153,7 @@ class VaultAdminStore:
                     yield inside + name
 
     def names_in(self, folders: Sequence[str]) -> dict[str, list[str]]:
-        return {folder: sorted(set(self.names(folder))) for folder in folders}
+        return {folder: sorted(set(self._names(folder))) for folder in folders}
 
     def read(self, paths: Sequence[str]) -> list[StoredText | None]:
         return [self._read(path) for path in paths]
@@ -178,31 +175,36 @@ class VaultAdminStore:
 
     def move(self, path: str, old: StoredText, to: str, text: bytes, record: str, record_text: bytes) -> bool:
         found = self._vault.read_version(self._mount, to)
-        if not self._write(to, text, 0 if found is None else found.number):
+        held = None if found is None else found.fields.get(VAULT_FIELD)
+        if held is None and not self._write(to, text, 0 if found is None else found.number):
+            return False
+        if held not in (None, text.decode()):
             return False
         # Only now, and only if it is still what was copied: the check-and-set that lets no change get lost.
-        if not self._vault.write_version(self._mount, path, {MOVED_FIELD: to}, old.version):
+        if not self._leave(path, old, to, "" if record_text else record):
             return False
-        self.tidy([path])
         if record_text:
             found = self._vault.read_version(self._mount, record)
             self._write(record, record_text, 0 if found is None else found.number)
-        else:
-            self._vault.delete_secret(self._mount, record)
         return True
 
     def remove(self, path: str, old: StoredText, record: str) -> bool:
-        if not self._vault.write_version(self._mount, path, {MOVED_FIELD: ""}, old.version):
+        return self._leave(path, old, "", "" if record == path else record)
+
+    def _leave(self, path: str, old: StoredText, to: str, record: str) -> bool:
+        """Delete a key that is still ``old``, and then a record, unless that is empty."""
+        if not self._vault.write_version(self._mount, path, {MOVED_FIELD: to, _RECORD_FIELD: record}, old.version):
             return False
         self.tidy([path])
-        if record != path:
-            self._vault.delete_secret(self._mount, record)
         return True
 
     def tidy(self, paths: Sequence[str]) -> None:
         for path in paths:
             found = self._vault.read_version(self._mount, path)
             if found is not None and MOVED_FIELD in found.fields:
+                record = found.fields.get(_RECORD_FIELD)
+                if record:  # before the path, which is found again if this is interrupted
+                    self._vault.delete_secret(self._mount, str(record))
                 self._vault.delete_secret(self._mount, path)
 
     def _read(self, path: str) -> StoredText | None:

@@ -86,8 +86,7 @@ class LastKeys:
         names = [name.name for name in found]
         if any(one.live is not None for one in found.values()):
             for name, one in found.items():  # all of them are opened before the first one is moved
-                if one.live is not None:
-                    self._aside.open(name, one.live.text)
+                self._aside.open(name, one)
             if not dry_run:
                 for name, one in found.items():
                     if one.live is not None:
@@ -117,9 +116,11 @@ class LastKeys:
             CheckFailed: none was moved aside, or there is another key with the name of one.
         """
         found = self._find(dry_run=dry_run)
-        aside = [name for name, one in found.items() if one.retired is not None or _is_half_restored(one)]
+        aside = [name for name, one in found.items() if one.retired is not None]
         if not aside:
             raise CheckFailed(f"{self._owner.key_name}: no such key was moved aside")
+        for name in aside:
+            self._aside.open(name, found[name])
         for name in reversed(aside):
             self._aside.restore(name, dry_run=dry_run)
         return LastKeysStep("restored", [name.name for name in aside])
@@ -160,13 +161,4 @@ class LastKeys:
         return name.owner == self._owner and (name.seals_tokens or name.kind is INDEX_KEY)
 
     def _index_key(self, found: dict[KeyName, Found]) -> bytes | None:
-        for name, one in found.items():
-            stored = one.live or one.retired
-            if name.kind is INDEX_KEY and stored is not None:
-                return self._aside.open(name, stored.text)
-        return None
-
-
-def _is_half_restored(one: Found) -> bool:
-    """True if an earlier restore was interrupted when only the record was left."""
-    return one.live is not None and one.record is not None and one.record.retired_at is not None
+        return next((self._aside.open(name, one) for name, one in found.items() if name.kind is INDEX_KEY), None)

@@ -76,31 +76,36 @@ class SetAside:
         live, retired, stored = self._store.read([self._path(name), self._retired_path(name), self._record_path(name)])
         return Found(live, retired, _decode(stored), stored)
 
-    def open(self, name: KeyName, text: bytes) -> bytes:
-        """Open a key.
+    def open(self, name: KeyName, found: Found) -> bytes:
+        """Open a key, which is at one of its places at least.
 
         Raises:
-            CheckFailed: the master key does not open it.
+            CheckFailed: the master key does not open it, or there are two different keys.
         """
         try:
-            return open_key(name, text, self._master_keys)[0]
+            keys = {open_key(name, text.text, self._master_keys)[0] for text in found[:2] if text is not None}
         except CorruptData:
             raise CheckFailed(f"{name.name}: the master key does not open it; nothing was changed") from None
+        if len(keys) > 1:
+            raise CheckFailed(
+                f"{name.name}: another key with this name was moved aside; find out which one is right, and delete the"
+                " other; nothing was changed"
+            )
+        return keys.pop()
 
     def retire(self, name: KeyName, live: StoredText | None, record: DestroyRecord) -> None:
         """Move a key aside, and write its record. Only the record, if an earlier move was interrupted before that.
 
         Raises:
-            CheckFailed: the key was changed meanwhile.
+            CheckFailed: the key was changed meanwhile, or another key with its name was moved aside.
         """
-        path = self._record_path(name)
+        found = self.read(name)
         if live is None:
-            [old] = self._store.read([path])
-            self.write_record(name, old, record)
+            self.write_record(name, found.stored_record, record)
             return
-        record_text = msgspec.json.encode(record)
+        text, record_text = self._copy(name, found._replace(live=live), found.retired), msgspec.json.encode(record)
         if not self._store.move(
-            self._path(name), live, self._retired_path(name), self._sealed_again(name, live.text), path, record_text
+            self._path(name), live, self._retired_path(name), text, self._record_path(name), record_text
         ):
             raise changed(name)
 
@@ -129,29 +134,21 @@ class SetAside:
         """Bring a key back that was moved aside.
 
         Raises:
-            CheckFailed: no such key was moved aside, or there is another key with this name.
+            CheckFailed: no such key was moved aside, or there is another key with its name.
         """
-        live, retired, record, record_stored = self.read(name)
-        if retired is None:
-            if live is not None and record is not None and record.retired_at is not None and record_stored is not None:
-                if not dry_run:  # an earlier restore was interrupted: only the record is left
-                    self.forget_record(name, record_stored)
-                return
+        found = self.read(name)
+        if found.retired is None:
             raise CheckFailed(f"{name.name}: no such key was moved aside")
-        if live is not None:
-            if self.open(name, live.text) != self.open(name, retired.text):
-                raise CheckFailed(f"{name.name}: there is another key with this name; nothing was changed")
-            if not dry_run:
-                self.delete(name, retired)
-            return
-        text = self._sealed_again(name, retired.text)
+        text = self._copy(name, found, found.live)
         if not dry_run and not self._store.move(
-            self._retired_path(name), retired, self._path(name), text, self._record_path(name), b""
+            self._retired_path(name), found.retired, self._path(name), text, self._record_path(name), b""
         ):
             raise changed(name)
 
-    def _sealed_again(self, name: KeyName, text: bytes) -> bytes:
-        return seal_key(name, self.open(name, text), self._master_keys)
+    def _copy(self, name: KeyName, found: Found, there: StoredText | None) -> bytes:
+        """Return a key's text for the place to which it moves. A move that was interrupted left it there already."""
+        key = self.open(name, found)
+        return seal_key(name, key, self._master_keys) if there is None else there.text
 
     def _path(self, name: KeyName) -> str:
         return live_path(self._store.folder, name)
