@@ -10,14 +10,14 @@ import pytest
 from harness.key_places import Fuse, InRedis, InVault, Killed, Place, keys_command
 from harness.servers import Cluster, OpenBao
 from harness.stack import Stack
-from token_worker.acra.key_name import stamp_of
+from token_worker.acra.key_name import parse_name, stamp_of
 from token_worker.acra.owner import Owner
 from token_worker.admin.destroy import SETTLED_SECONDS
 from token_worker.admin.entry_scan import scan_entries
 from token_worker.admin.entry_store import ServerEntries
 from token_worker.admin.keys import locate_keys, open_key
 from token_worker.admin.last_keys import LastKeys
-from token_worker.admin.set_aside import KEPT_SECONDS
+from token_worker.admin.set_aside import KEPT_SECONDS, SetAside
 from token_worker.errors import CheckFailed
 from token_worker.keys.index_key import index_name, index_path, seal_index_key
 from token_worker.keys.layout_record import TOKENS_RECORD, encode_record, layout_path, new_record
@@ -250,6 +250,17 @@ def test_two_keys_with_one_name(place: Place, stack: Stack) -> None:
         with pytest.raises(CheckFailed, match=f".index/{NAME}: another key with this name was moved aside"):
             getattr(last_keys(place, stack), step)()
         assert (texts(place, stack), state(place)) == (before, names)
+
+
+def test_no_index_key_is_made_beside_one_that_was_moved_aside(place: Place, stack: Stack) -> None:
+    """Where two operators destroy and restore at the same time, an index key can be aside, and the key in its place."""
+    assert last_keys(place, stack).step().what == "retired"
+    SetAside(place.store(), MasterKeys(stack.master_key)).restore(parse_name(NAME))
+    refused = keys_command(stack, place, "index", OWNER.id)
+    assert refused.returncode == 1
+    assert "`token-worker keys destroy --last --restore` brings it back" in refused.stdout
+    assert destroy(stack, place, "--restore")[0] == 0
+    assert (state(place), keys_command(stack, place, "index", OWNER.id).returncode) == (LIVE, 0)
 
 
 def test_key_that_does_not_open_stops_it(place: Place, stack: Stack) -> None:

@@ -29,8 +29,10 @@ from token_worker.keys.store import new_key, wrap
 from token_worker.redis.link import Link
 from token_worker.storage.dense.entry import check_name
 
-IndexKeyState = Literal["made", "present", "unreadable", "lost"]
+IndexKeyState = Literal["made", "present", "unreadable", "set_aside", "lost"]
 """``unreadable``: there is an index key that the master key does not open. It was left as it is.
+
+``set_aside``: it was moved aside to be destroyed. No other was made, because then neither could be brought back.
 
 ``lost``: there is none, but the token storage holds the check value of one. No other was made, because workers would
 refuse it.
@@ -38,6 +40,7 @@ refuse it.
 
 PROBLEMS: dict[IndexKeyState, str] = {
     "unreadable": "the master key does not open the index key",
+    "set_aside": "the index key is being destroyed; `token-worker keys destroy --last --restore` brings it back",
     "lost": (
         "the index key is gone, and there are tokens that it named: bring it back from a backup of the key storage, or"
         " give the tokens up with `token-worker keys destroy --last`"
@@ -111,9 +114,11 @@ def make_index_key(
     """Make the index key of an owner, if there is none, and none has named tokens."""
     path = index_path(store.folder, owner)
     [stored] = store.read([path])
-    if stored is None and tokens.call("GET", check_name(owner)) is not None:
-        return "lost"
     if stored is None:
+        if store.read([f"{retired_folder(store.folder)}/{index_name(owner).name}"]) != [None]:
+            return "set_aside"
+        if tokens.call("GET", check_name(owner)) is not None:
+            return "lost"
         if dry_run or store.create(path, seal_index_key(new_key(), master_keys.current, owner)):
             return "made"
         [stored] = store.read([path])  # another command was faster
