@@ -10,6 +10,7 @@ from harness.moving import (
     SAME,
     Kill,
     Moving,
+    copied,
     drop_acra,
     finished,
     layout_of,
@@ -177,6 +178,49 @@ def test_key_storage_from_before_the_move(moving: Moving, is_gone: bool, is_drop
     assert back["error"]["code"] == "token_not_found"
 
 
+@pytest.mark.parametrize("is_dropped", [True, False])
+def test_both_records_are_lost(moving: Moving, is_dropped: bool) -> None:
+    """Without any record, tokens of the dense layout that no move has made are not taken for copies: nothing is done.
+
+    With a new record in both storages, as docs/layouts.md says, they serve again.
+    """
+    given = moving.give(words(5))
+    copied(moving)
+    finished(moving)
+    if is_dropped:
+        drop_acra(moving)
+    removed, off, *given = given
+    remove_in_dense(moving, removed)
+    record = moving.storage.get(TOKENS_RECORD)
+    moving.storage.delete(layout_path(FOLDER), TOKENS_RECORD)
+
+    assert_refused(moving, "dense", "restore the records, or write new ones")
+    with moving.stage() as stage:
+        for dry_run in (True, False):
+            with pytest.raises(CheckFailed, match="restore the records"):
+                copy(stage, "dense", dry_run=dry_run, resume=True)
+            with pytest.raises(CheckFailed, match="restore the records"):
+                drop(stage, "dense", even_changed=True, dry_run=dry_run)
+
+    moving.storage.mset({layout_path(FOLDER): record, TOKENS_RECORD: record})
+    assert layout_of(moving) == ("dense", None)
+    assert set(moving.answers("dense", [off, *given])) == {SAME}
+    [back] = moving.ask("dense", [{"op": "detokenize", **removed.request, "value": removed.token}])
+    assert back["error"]["code"] == "token_not_found"
+
+
+def test_copies_are_given_up_before_a_finish(moving: Moving) -> None:
+    """Copies that a move has made without a record can be changed by the next run, and dropped again."""
+    given = moving.give(words(5))
+    copied(moving)
+    set_disabled(moving, given[0], disabled=True)
+    assert copied(moving).counts["changed"] == 1
+    with moving.stage() as stage:
+        assert drop(stage, "dense", even_changed=False, dry_run=False).counts["dropped"] == 5
+    assert moving.dense == {}
+    assert layout_of(moving) == ("acra", None)
+
+
 def test_token_storage_from_before_the_move(moving: Moving) -> None:
     """If the token storage is older than the move, its record is not replaced: that takes the newer storage."""
     moving.give(words(2))
@@ -219,4 +263,7 @@ def test_copy_goes_on_where_it_was_stopped(moving: Moving) -> None:
         assert 0 < rest < 700
         save_place(stage.link, Place(to="acra", cursor="5"))
         assert copy(stage, "dense", dry_run=False, resume=True).counts["tokens"] == 700
-        assert read_place(stage.link, "dense") == "0"
+        assert (read_place(stage.link, "dense"), read_place(stage.link, "acra")) == ("0", None)
+    finished(moving)
+    with moving.stage() as stage:
+        assert read_place(stage.link, "dense") is None

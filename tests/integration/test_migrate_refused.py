@@ -133,7 +133,9 @@ def test_another_index_key_is_refused(moving: Moving) -> None:
 
 def test_token_of_two_values_is_refused(moving: Moving) -> None:
     """A token that the new layout holds for another value, drawn inconsistently there, is never overwritten."""
+    finished(moving)
     [alone] = moving.give([{"type": "str", "value": "drawn before", "consistent": False}], "dense")
+    finished(moving, "acra", leave=migrate_stages.INCONSISTENT)
     [other] = moving.give([{"type": "str", "value": "value two"}])
     entry = decode_entry(moving.storage.get(v_name(other)))
     ring = Keyring(CLIENT, moving.keys[CLIENT], DataKeyCache())

@@ -3,7 +3,8 @@
 A place is a cursor of SCAN. A server that was restarted has another order of names: names may be missed after an old
 cursor then. That is no harm to a copy, because the second scan at the end begins at the begin.
 
-Touches ``token-worker:migration`` in the token storage: the place up to which a copy came.
+Touches ``token-worker:migration`` in the token storage: the place up to which a copy came. It is there from before the
+first copied token until the new layout is recorded. So it also tells that the entries of the new layout are copies.
 """
 
 import time
@@ -104,18 +105,18 @@ class Walk:
 
 
 def save_place(link: RedisLink, place: Place | None) -> None:
-    """Save the place; None if the copy came to its end."""
+    """Save the place; None if there are no copies any more, because the new layout is in use."""
     link.call("SET", MOVE_PLACE, b"" if place is None else msgspec.json.encode(place))
 
 
-def read_place(link: RedisLink, to: LayoutName) -> str:
-    """Return the cursor at which a copy into this layout can go on; that of the begin if there is none."""
+def read_place(link: RedisLink, to: LayoutName) -> str | None:
+    """Return the cursor at which a copy into this layout can go on. None if there was no copy into it."""
     text = link.call("GET", MOVE_PLACE)
     try:
         place = msgspec.json.decode(text or b"", type=Place)
     except msgspec.DecodeError:
-        return "0"
-    return place.cursor if place.to == to and place.cursor.isdecimal() else "0"
+        return None
+    return place.cursor if place.to == to and place.cursor.isdecimal() else None
 
 
 def part_done(cursor: int) -> float:

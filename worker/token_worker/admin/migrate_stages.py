@@ -9,6 +9,9 @@ If a finish is killed, the records may differ. The same command completes it. No
 because ``unfinished`` stands there. If the records differ without it, one storage is older than the other. Then the
 layout that the token storage records may hold what the other one does not: nothing is touched.
 
+Without any record, Acra's layout is in use; or both records were lost. So entries of the dense layout that no move has
+made are not taken for copies then: nothing is touched, either.
+
 Touches the entries of both layouts, and the records: ``token-worker:layout`` and ``<folder>.layout``.
 """
 
@@ -22,10 +25,18 @@ from msgspec.structs import replace
 
 from token_worker.acra.owner import Owner
 from token_worker.admin.key_store import AdminStore
-from token_worker.admin.layout import Records, end_move, plan_change, read_records, write_records
+from token_worker.admin.layout import (
+    Records,
+    end_move,
+    layout_of_name,
+    plan_change,
+    read_records,
+    strings,
+    write_records,
+)
 from token_worker.admin.migrate import Mover, Tally
 from token_worker.admin.migrate_reading import FindingKind, Reader
-from token_worker.admin.migrate_scan import Page, Walk, read_place, save_place
+from token_worker.admin.migrate_scan import Page, Place, Walk, read_place, save_place
 from token_worker.admin.migrate_sides import AcraSide, DenseSide
 from token_worker.errors import CheckFailed, Refused, TokenWorkerError, Unavailable
 from token_worker.keys.cache import KeyCache
@@ -195,6 +206,22 @@ def _check_interrupted(found: Records) -> None:
         raise CheckFailed(f"{problem}. Nothing was changed")
 
 
+def _check_copies(link: RedisLink, found: Records, layout: LayoutName) -> None:
+    """Check that entries of a layout that is not in use are copies, if there is no record to tell it.
+
+    Raises:
+        CheckFailed: they may be the tokens in use, and the records lost.
+    """
+    if found.in_keys is not None or found.in_tokens is not None or read_place(link, layout) is not None:
+        return
+    if any(layout_of_name(name) == layout for names in strings(link) for name in names):
+        raise CheckFailed(
+            f"there is no record of the layout, and the token storage has tokens of layout {layout} that no move has"
+            " made: both records were lost; restore the records, or write new ones (docs/layouts.md). Nothing was"
+            " changed"
+        )
+
+
 # -- copy
 
 
@@ -202,19 +229,21 @@ def copy(stage: Stage, to: LayoutName, *, dry_run: bool, resume: bool) -> Tally:
     """Copy the tokens, while workers go on in the old layout.
 
     Raises:
-        CheckFailed: the new layout is in use.
+        CheckFailed: the new layout is in use, or may be.
         Unavailable: a server is away.
     """
-    _read_direction(stage, to, changes=False)
+    _check_copies(stage.link, _read_direction(stage, to, changes=False), to)
     mover = stage.mover(to, changes=not dry_run)
     tally = mover.tally
     source = stage.side("acra" if to == "dense" else "dense")
-    start = read_place(stage.link, to) if resume else "0"
+    start = (read_place(stage.link, to) if resume else None) or "0"
+    if not dry_run:
+        save_place(stage.link, Place(to=to, cursor=start))
     for page in stage.walk(tally).pages(source, start=start, to=None if dry_run else to):
         mover.copy(page.tokens)
         mover.check_values(page.values)
     if not dry_run:
-        save_place(stage.link, None)
+        save_place(stage.link, Place(to=to, cursor="0"))
     return tally
 
 
@@ -262,6 +291,7 @@ def finish(
     if not dry_run and _end_interrupted(stage, to):
         return Finished(Tally(), time.monotonic() - begin)
     found = _read_direction(stage, to, changes=not dry_run)
+    _check_copies(stage.link, found, to)
     if found.in_keys is None and not dry_run:  # both records first: if this is killed, they tell what was interrupted
         old = found.in_tokens or new_record(_other(to), time.time())
         if old.layout != to:
@@ -287,8 +317,8 @@ def finish(
         closed = read_records(stage.store, stage.link)
         if closed.in_tokens != door:
             raise CheckFailed("another command took the move back meanwhile; the layout was not changed")
+        save_place(stage.link, None)  # before the new layout is used: its entries are no copies then
         end_move(stage.store, stage.link, closed, change.record)
-        save_place(stage.link, None)
     return Finished(tally, time.monotonic() - begin)
 
 
@@ -301,7 +331,6 @@ def _end_interrupted(stage: Stage, to: LayoutName) -> bool:
     if not in_tokens.unfinished or in_keys != in_tokens.finished:
         return False
     end_move(stage.store, stage.link, found, in_keys)
-    save_place(stage.link, None)
     return True
 
 
@@ -393,7 +422,7 @@ def drop(stage: Stage, layout: LayoutName, *, even_changed: bool, dry_run: bool)
         dry_run: only count.
 
     Raises:
-        CheckFailed: the layout is in use, or the records do not agree.
+        CheckFailed: the layout is in use, or may be, or the records do not agree.
     """
     found = read_records(stage.store, stage.link)
     problem = found.problem()
@@ -401,6 +430,7 @@ def drop(stage: Stage, layout: LayoutName, *, even_changed: bool, dry_run: bool)
         raise CheckFailed(str(problem))
     if found.layout == layout:
         raise CheckFailed(f"{layout} is the layout in use: nothing was deleted")
+    _check_copies(stage.link, found, layout)
     mover = stage.mover(found.layout, changes=not dry_run)
     tally, side = mover.tally, stage.side(layout)
     for page in stage.walk(tally).pages(side):
