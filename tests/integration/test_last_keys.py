@@ -15,6 +15,7 @@ from token_worker.acra.owner import Owner
 from token_worker.admin.destroy import SETTLED_SECONDS
 from token_worker.admin.entry_scan import scan_entries
 from token_worker.admin.entry_store import ServerEntries
+from token_worker.admin.index_keys import make_index_key
 from token_worker.admin.keys import locate_keys, open_key
 from token_worker.admin.last_keys import LastKeys
 from token_worker.admin.set_aside import KEPT_SECONDS, SetAside
@@ -239,6 +240,27 @@ def test_deletion_cut_short_anywhere_and_done_again(place: Place, stack: Stack) 
             break
     assert done
     assert cut > 2
+
+
+def test_deletion_cut_short_anywhere_and_taken_back(place: Place, stack: Stack) -> None:
+    """If what an interrupted deletion has left is restored, no index key is made in place of the one of the tokens."""
+    tokens = RedisLink("tokens", RedisSettings(url=stack.settings["TOKEN_WORKER_KEYS_URL"]), raise_server_errors=True)
+    for at in range(2, 70, 4):
+        retire_again(place, stack)
+        done = False
+        with contextlib.suppress(Killed):
+            last_keys(place, stack, Fuse(at)).step()
+            done = True
+        if done:
+            break
+        with contextlib.suppress(CheckFailed):  # all of them were deleted
+            last_keys(place, stack).restore()
+        index_key = place.get(index_path(place.folder, OWNER))
+        made = make_index_key(place.store(), MasterKeys(stack.master_key), OWNER, tokens)
+        assert made == ("lost" if index_key is None else "present"), at
+        assert stack.storage.exists(check_name(OWNER))
+    assert done
+    tokens.close()
 
 
 def test_two_keys_with_one_name(place: Place, stack: Stack) -> None:

@@ -5,11 +5,13 @@ guess of a value on the names of the dense layout. Two steps, so that a person h
 
 1. *retired*: all keys move to ``<folder>.retired/``. For workers the owner has no key then. ``restore`` brings them
    back.
-2. *deleted*: ``KEPT_SECONDS`` later, the owner's check value in the token storage, the index key and all other keys are
-   deleted. The id may get new keys after that.
+2. *deleted*: ``KEPT_SECONDS`` later, the index key, all other keys, and last the owner's check value in the token
+   storage are deleted. The id may get new keys after that.
 
 The key in use moves first and is deleted last, and index keys the other way round. So a worker never sees an owner with
-a key and without its index key. A step that was interrupted is completed by the same command.
+a key and without its index key. If the deletion is interrupted and what is left is restored, the check value still
+tells that the index key is gone: then no other one is made. A step that was interrupted is completed by the same
+command.
 """
 
 import time
@@ -103,10 +105,10 @@ class LastKeys:
                 since = max(since, one.record.retired_at)
         not_before(since + KEPT_SECONDS, now, f"{self._owner.key_name}: moved aside, --restore brings it back")
         if not dry_run:
-            self._forget_check_value()
             for name, one in reversed(found.items()):
                 if one.retired is not None:
                     self._aside.delete(name, one.retired)
+            self._forget_check_value()
         return LastKeysStep("deleted", names, entries)
 
     def restore(self, *, dry_run: bool = False) -> LastKeysStep:
