@@ -172,6 +172,15 @@ def test_index_reports_a_key_that_does_not_open(place: Place, stack: Stack) -> N
     assert index_key(stack, place) is not None
 
 
+def test_index_makes_nothing_with_a_master_key_that_is_not_the_keys(place: Place, stack: Stack) -> None:
+    """A wrong master key, or one that was replaced since the command began, seals no index key; it is a finding."""
+    place.put(f"{place.folder}/{OWNER.key_name}", wrap(bytes(range(32)), NEW_MASTER_KEY, OWNER))
+    done = keys_command(stack, place, "index", "--all")
+    assert done.returncode == 1
+    assert f"{OWNER.id}: the master key does not open the key\n" in done.stdout
+    assert (index_key(stack, place), index_key(stack, place, ZONE) is None) == (None, False)
+
+
 def test_index_key_that_is_gone_is_not_replaced(dense: Place, stack: Stack) -> None:
     """If tokens were named by an index key that is gone, no other is made: a worker would refuse it."""
     for owner in (OWNER, NEW_CLIENT):

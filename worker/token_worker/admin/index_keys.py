@@ -12,7 +12,7 @@ import msgspec
 
 from token_worker.acra.key_name import parse_name
 from token_worker.acra.owner import Owner
-from token_worker.admin.key_store import AdminStore, retired_folder
+from token_worker.admin.key_store import AdminStore, StoredText, retired_folder
 from token_worker.admin.keys import KEYS_PER_READ, LocatedKey, open_key
 from token_worker.errors import CheckFailed, CorruptData
 from token_worker.keys.index_key import (
@@ -29,8 +29,11 @@ from token_worker.keys.store import new_key, wrap
 from token_worker.redis.link import Link
 from token_worker.storage.dense.entry import check_name
 
-IndexKeyState = Literal["made", "present", "unreadable", "set_aside", "lost"]
-"""``unreadable``: there is an index key that the master key does not open. It was left as it is.
+IndexKeyState = Literal["made", "present", "key_unreadable", "unreadable", "set_aside", "lost"]
+"""``key_unreadable``: the master key does not open the owner's key. No index key was made, because it would be sealed
+with the wrong master key, or with one that was replaced meanwhile.
+
+``unreadable``: there is an index key that the master key does not open. It was left as it is.
 
 ``set_aside``: it was moved aside to be destroyed. No other was made, because then neither could be brought back.
 
@@ -39,6 +42,7 @@ refuse it.
 """
 
 PROBLEMS: dict[IndexKeyState, str] = {
+    "key_unreadable": "the master key does not open the key",
     "unreadable": "the master key does not open the index key",
     "set_aside": "the index key is being destroyed; `token-worker keys destroy --last --restore` brings it back",
     "lost": (
@@ -169,8 +173,16 @@ def make_index_keys(
             if key is None:
                 check_not_retired(store, owner)
                 raise CheckFailed(f"{owner.key_name}: there is no such key; make one with `token-worker keys generate`")
-            yield IndexKey(
-                client_id=owner.id if owner.kind == "client" else None,
-                zone_id=owner.id if owner.kind == "zone" else None,
-                state=make_index_key(store, master_keys, owner, tokens, dry_run=dry_run),
-            )
+            state: IndexKeyState = "key_unreadable"
+            if _opens(key, owner, master_keys):
+                state = make_index_key(store, master_keys, owner, tokens, dry_run=dry_run)
+            client_id, zone_id = (owner.id, None) if owner.kind == "client" else (None, owner.id)
+            yield IndexKey(client_id=client_id, zone_id=zone_id, state=state)
+
+
+def _opens(key: StoredText, owner: Owner, master_keys: MasterKeys) -> bool:
+    try:
+        open_key(parse_name(owner.key_name), key.text, master_keys)
+    except CorruptData:
+        return False
+    return True

@@ -38,8 +38,8 @@ def index(
 
     An index key is never replaced. If this command was killed, run it again.
 
-    Exit status 1: the client has no key; or the master key does not open an index key that exists; or an index key is
-    being destroyed, or is gone, and tokens were named by it.
+    Exit status 1: the client has no key; or the master key does not open its key, or an index key that exists; or an
+    index key is being destroyed, or is gone, and tokens were named by it.
     """
     if all_owners == (owner_id is not None) or (zone and all_owners):
         raise click.UsageError("give a CLIENT_ID, with --zone for a zone, or --all")
