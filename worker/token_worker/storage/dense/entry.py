@@ -91,6 +91,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import TYPES
 from token_worker.errors import CorruptData
+from token_worker.storage.dense.siv_columns import COLUMN_MAX, COLUMN_MIN, LENGTH_MAX, ColumnSealer
 from token_worker.tokens.derivation import lp
 
 if TYPE_CHECKING:
@@ -162,11 +163,13 @@ class SealKey:
         id: the key id in the head of an entry.
     """
 
-    __slots__ = ("decrypt", "encrypt", "id")
+    __slots__ = ("_columns", "_key", "decrypt", "encrypt", "id")
 
     def __init__(self, key: bytes, owner: Owner) -> None:
         derived = _derive(key, b"seal ", owner, _SEAL_KEY_BYTES + _KEY_ID_BYTES)
-        siv = AESSIV(derived[:_SEAL_KEY_BYTES])
+        self._key = derived[:_SEAL_KEY_BYTES]
+        self._columns: ColumnSealer | None = None  # few owners have many new values at once
+        siv = AESSIV(self._key)
         self.encrypt, self.decrypt = siv.encrypt, siv.decrypt
         self.id = derived[_SEAL_KEY_BYTES:]
 
@@ -182,6 +185,34 @@ class SealKey:
     def seal(self, name: bytes, head: bytes, plaintext: bytes) -> bytes:
         """Make an entry."""
         return head + self.encrypt(plaintext, [name + head])
+
+    def seal_all(self, head: bytes, names: list[bytes], plaintexts: list[bytes]) -> list[bytes]:
+        """Make an entry of each plaintext, for the name in the same place."""
+        if len(names) >= COLUMN_MIN:
+            lengths = set(map(len, plaintexts))
+            if len(lengths) > 1:
+                return self._seal_by_length(head, names, plaintexts)
+            if len(names) > COLUMN_MAX:
+                return self.seal_all(head, names[:COLUMN_MAX], plaintexts[:COLUMN_MAX]) + self.seal_all(
+                    head, names[COLUMN_MAX:], plaintexts[COLUMN_MAX:]
+                )
+            if lengths.pop() <= LENGTH_MAX:
+                if self._columns is None:
+                    self._columns = ColumnSealer(self._key)
+                return self._columns.seal(head, names, plaintexts)
+        encrypt = self.encrypt
+        return [head + encrypt(text, [name + head]) for name, text in zip(names, plaintexts, strict=True)]
+
+    def _seal_by_length(self, head: bytes, names: list[bytes], plaintexts: list[bytes]) -> list[bytes]:
+        by_length: dict[int, list[int]] = {}
+        for place, text in enumerate(plaintexts):
+            by_length.setdefault(len(text), []).append(place)
+        entries = [b""] * len(names)
+        for places in by_length.values():
+            sealed = self.seal_all(head, [names[at] for at in places], [plaintexts[at] for at in places])
+            for place, entry in zip(places, sealed, strict=True):
+                entries[place] = entry
+        return entries
 
     def open(self, name: bytes, entry: bytes) -> bytes | None:
         """Return the plaintext of an entry, or None if this key does not open it."""

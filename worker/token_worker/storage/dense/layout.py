@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator
 from hmac import compare_digest
+from itertools import groupby
 from typing import Any
 
 import structlog
@@ -199,26 +200,46 @@ class DenseLayout:
     def rows(self, items: list[TokenItem], now: int) -> list[Row]:
         day = entry.day_of(now)
         rows: list[Row] = []
-        ring: Keyring | None = None
-        for item in items:
-            if item.ring is not ring:
-                ring = item.ring
-                owner = self.prepare(ring)
-                head, alone_head = owner.heads(day)
-                of_token, encrypt = owner.of_token, owner.seal_key.encrypt  # not seal(): a call for each entry
-            number = item.kind.number
-            key, token = item.key, item.token
-            t_name = of_token(token, number)
-            t_plaintext = _TOKEN_STARTS[number] + item.data
-            if item.origin is None:
-                start = value_plaintext(number, item.counter + 1, b"") if item.counter else _VALUE_STARTS[number]
-                h_value = head + encrypt(start + token, [key + head])
-                t_value = item.existing or head + encrypt(t_plaintext, [t_name + head])
-                rows.append(Row(key, t_name, h_value, t_value, item.tombstone))
-            else:
-                t_value = alone_head + encrypt(t_plaintext, [t_name + alone_head])
-                rows.append(Row(b"", t_name, b"", t_value))
+        for (ring, is_alone), group in groupby(items, _ring_and_kind):
+            owner = self.prepare(ring)
+            rows += (_alone_rows if is_alone else _rows)(owner, list(group), day)
         return rows
+
+
+def _ring_and_kind(item: TokenItem) -> tuple[Keyring, bool]:
+    return item.ring, item.origin is not None
+
+
+def _rows(owner: DenseOwner, items: list[TokenItem], day: int) -> list[Row]:
+    """Make the rows of consistent tokens."""
+    head, _ = owner.heads(day)
+    of_token, seal_all = owner.of_token, owner.seal_key.seal_all
+    keys: list[bytes] = []
+    t_names: list[bytes] = []
+    h_plaintexts: list[bytes] = []
+    t_plaintexts: list[bytes] = []
+    for item in items:
+        number = item.kind.number
+        token, counter = item.token, item.counter
+        keys.append(item.key)
+        t_names.append(of_token(token, number))
+        start = value_plaintext(number, counter + 1, b"") if counter else _VALUE_STARTS[number]
+        h_plaintexts.append(start + token)
+        t_plaintexts.append(_TOKEN_STARTS[number] + item.data)
+    h_values, t_values = seal_all(head, keys, h_plaintexts), seal_all(head, t_names, t_plaintexts)
+    return [
+        Row(key, t_name, h_value, item.existing or t_value, item.tombstone)
+        for item, key, t_name, h_value, t_value in zip(items, keys, t_names, h_values, t_values, strict=True)
+    ]
+
+
+def _alone_rows(owner: DenseOwner, items: list[TokenItem], day: int) -> list[Row]:
+    """Make the rows of inconsistent tokens."""
+    _, head = owner.heads(day)
+    names = [owner.of_token(item.token, item.kind.number) for item in items]
+    plaintexts = [_TOKEN_STARTS[item.kind.number] + item.data for item in items]
+    entries = owner.seal_key.seal_all(head, names, plaintexts)
+    return [Row(b"", name, b"", entry) for name, entry in zip(names, entries, strict=True)]
 
 
 def value_plaintext(number: int, next_counter: int, token: bytes) -> bytes:
