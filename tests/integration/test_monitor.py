@@ -141,7 +141,8 @@ def test_page_shows_what_the_servers_hold_also_while_they_are_away(
         fill(stack, tmp_path)
         with monitor(stack, tmp_path) as url:
             page = opened(url)
-            page.wait_for_selector("#wide-workers :text('ready')", timeout=STATE_MS)
+            for name in ("worker-a", "worker-b"):  # each says it at a time of its own
+                page.wait_for_selector(f"#wide-workers tr:has-text('{name}') :text('ready')", timeout=STATE_MS)
             page.wait_for_selector("#checks ~ p:text('checks found nothing')", timeout=STATE_MS)
             assert page.inner_text("#verdict h1") == f"ACT {VERDICT}"
             check_figures(page, stack)
