@@ -17,7 +17,7 @@ from token_worker.admin.index_keys import generate_keys, make_index_key
 from token_worker.admin.rewrap import rewrap, survey
 from token_worker.errors import CheckFailed
 from token_worker.keys.index_key import index_path, open_index_key, seal_index_key
-from token_worker.keys.layout_record import encode_record, layout_path, new_record
+from token_worker.keys.layout_record import TOKENS_RECORD, encode_record, layout_path, new_record
 from token_worker.keys.master import MasterKeys
 from token_worker.keys.store import unwrap, wrap
 from token_worker.redis.address import RedisSettings
@@ -41,9 +41,11 @@ def place(request: pytest.FixtureRequest, stack: Stack, openbao_server: OpenBao)
 
 
 @pytest.fixture
-def dense(place: Place) -> Place:
-    """The same, and the record says that tokens have the dense layout."""
-    place.put(layout_path(place.folder), encode_record(new_record("dense", 0)))
+def dense(place: Place, stack: Stack) -> Place:
+    """The same, and the records say that tokens have the dense layout."""
+    record = encode_record(new_record("dense", 0))
+    place.put(layout_path(place.folder), record)
+    stack.storage.set(TOKENS_RECORD, record)
     return place
 
 
@@ -77,6 +79,19 @@ def test_generate_makes_both_keys(dense: Place, stack: Stack) -> None:
     assert "there is a key already" in again.stderr
     assert dense.get(f"{dense.folder}/{NEW_CLIENT.key_name}") == text
     assert index_key(stack, dense, NEW_CLIENT) == made
+
+
+@pytest.mark.parametrize("arguments", [("generate", NEW_CLIENT.id), ("index", "--all")])
+def test_no_index_key_is_made_beside_another_token_storage(
+    dense: Place, stack: Stack, arguments: tuple[str, ...]
+) -> None:
+    """With the address of another token storage nobody can tell whether an index key was lost, so none is made."""
+    stack.settings["TOKEN_WORKER_TOKENS_URL"] = stack.settings["TOKEN_WORKER_STREAMS_URL"]
+    done = keys_command(stack, dense, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "the token storage has no record: it is another one" in done.stderr
+    assert dense.names(f"{dense.folder}.index") == []
+    assert dense.get(f"{dense.folder}/{NEW_CLIENT.key_name}") is None
 
 
 def test_generate_makes_no_index_key_in_acras_layout(place: Place, stack: Stack) -> None:
@@ -121,10 +136,10 @@ def test_generate_stops_at_an_index_key_that_does_not_open(dense: Place, stack: 
 
 
 def test_damaged_record_stops_generate(place: Place, stack: Stack) -> None:
-    """If nobody knows the layout, no key is made: exit status 1."""
+    """If nobody knows the layout, no key is made: exit status 2, as of all commands that need the layout."""
     place.put(layout_path(place.folder), "damaged")
     done = keys_command(stack, place, "generate", NEW_CLIENT.id)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "layout record in the key storage: damaged" in done.stderr
     assert place.get(f"{place.folder}/{NEW_CLIENT.key_name}") is None
 
@@ -293,6 +308,7 @@ def test_kv_1_is_refused(stack: Stack, openbao_server: OpenBao) -> None:
     assert keys_command(stack, vault, "generate", OWNER.id).returncode == 0
     record = encode_record(new_record("dense", 0)).decode()
     vault.api("POST", f"{mount}/{layout_path(vault.folder)}", {"key": record})
+    stack.storage.set(TOKENS_RECORD, record)
     for arguments in (("index", OWNER.id), ("generate", NEW_CLIENT.id)):
         done = keys_command(stack, vault, *arguments)
         assert done.returncode == 2, done.stderr

@@ -133,6 +133,18 @@ def test_old_dump_of_the_tokens_is_worth_nothing_afterwards(place: Place, stack:
     assert index_name(OTHER).name in {row.name.name for row in locate_keys(store)}
 
 
+@pytest.mark.parametrize("arguments", [("destroy", OWNER.id, "--last", *CONFIRMED), ("destroy", HISTORY, "--dry-run")])
+def test_no_key_is_destroyed_because_another_token_storage_lacks_its_entries(
+    place: Place, stack: Stack, arguments: tuple[str, ...]
+) -> None:
+    """With the address of another token storage, where no entry is, no step is done. `--restore` works all the same."""
+    stack.settings["TOKEN_WORKER_TOKENS_URL"] = stack.settings["TOKEN_WORKER_STREAMS_URL"]
+    done = keys_command(stack, place, *arguments)
+    assert (done.returncode, state(place)) == (2, LIVE), done.stderr
+    assert "the token storage has no record: it is another one" in done.stderr
+    assert keys_command(stack, place, "destroy", OWNER.id, "--last", "--restore").returncode == 1
+
+
 def test_keys_come_back(place: Place, stack: Stack) -> None:
     """Between the two steps the client is unknown, and `--restore` brings all of its keys back as they were."""
     stack.start_worker()
@@ -366,9 +378,12 @@ def test_tokens_in_a_cluster(stack: Stack) -> None:
         in_redis.put(f".acrakeys/{name}", wrap(one, stack.master_key, OWNER))
     in_redis.put(index_path(".acrakeys", OWNER), seal_index_key(index, stack.master_key, OWNER))
     names, seal_key = EntryNames(index, OWNER), SealKey(key, OWNER)
+    record = encode_record(new_record("dense", 0))
+    in_redis.put(layout_path(".acrakeys"), record)
     with Cluster(replicas=0) as cluster:
         stack.settings["TOKEN_WORKER_TOKENS_URL"] = cluster.url
         pipeline = ClusterPipeline("tokens", parse(cluster.url))
+        pipeline.call("SET", TOKENS_RECORD, record)
         for number in range(30):
             entry = names.of_token(b"%d" % number, 3)
             pipeline.call("SET", entry, seal_key.seal(entry, seal_key.head(0, 1), b"\3value"))

@@ -17,10 +17,10 @@ from token_worker.cli.keys_change import drop_previous, owner_of, rewrap, rotate
 from token_worker.cli.keys_destroy import destroy
 from token_worker.cli.keys_index import index
 from token_worker.cli.terminal import table_console
+from token_worker.cli.tokens_choice import agreed_layout, tokens_link
 from token_worker.errors import CheckFailed
 from token_worker.keys.master import MasterKeys
 from token_worker.keys.store import new_key, wrap
-from token_worker.redis.connect import make_link
 from token_worker.settings import load
 from token_worker.telemetry.command_audit import CommandAudit
 
@@ -61,7 +61,8 @@ def generate(config: Path | None, owner_id: str, *, zone: bool) -> None:
     The command never replaces a key.
 
     Exit status 1: the client has a key already, or had one that is being destroyed, or one that is gone although there
-    are tokens; nothing was changed.
+    are tokens; nothing was changed. Exit status 2: by their layout records, key storage and token storage do not belong
+    together.
     """
     owner = owner_of(owner_id, zone=zone)
     settings = load(os.environ, config)
@@ -69,10 +70,10 @@ def generate(config: Path | None, owner_id: str, *, zone: bool) -> None:
     with AdminAccess(settings) as access:
         master_key, store = access.connect()
         master_keys, admin_store = MasterKeys(master_key, access.previous_master_key), access.admin_store()
+        tokens = tokens_link(settings)
+        is_dense = agreed_layout(admin_store, tokens, settings.layout) == "dense"
         with audit.change({f"{owner.kind}_id": owner.id}):
-            is_dense = read_layout(admin_store) == "dense"
             if is_dense:
-                tokens = make_link("tokens", settings.tokens, raise_server_errors=True)
                 generate_keys(admin_store, master_keys, owner, tokens)
             else:
                 check_not_retired(admin_store, owner)

@@ -8,15 +8,14 @@ import click
 from token_worker.acra.key_name import KeyName, parse_name
 from token_worker.acra.owner import Owner
 from token_worker.admin.access import AdminAccess
-from token_worker.admin.cluster_entries import ClusterEntries
 from token_worker.admin.destroy import Destruction
 from token_worker.admin.entry_scan import read_index_key
-from token_worker.admin.entry_store import EntryStore, ServerEntries
+from token_worker.admin.entry_store import EntryStore
+from token_worker.admin.key_store import AdminStore
 from token_worker.admin.last_keys import LastKeys, LastKeysStep
 from token_worker.cli.keys_change import owner_of
 from token_worker.cli.terminal import confirm, confirm_by_typing, utc
-from token_worker.redis.cluster_pipeline import ClusterPipeline
-from token_worker.redis.connect import make_primary_link
+from token_worker.cli.tokens_choice import agreed_layout, entries_behind, tokens_link
 from token_worker.settings import load
 from token_worker.settings.options import Settings
 from token_worker.telemetry.command_audit import CommandAudit
@@ -66,7 +65,8 @@ def destroy(
     from then on its requests are answered `unknown_client`. The second one, a week later, deletes them. Then nobody can
     detokenize any token of the client, in no copy of the token storage.
 
-    Exit status 1: no step is due yet, entries are sealed with the key, or there is no such key.
+    Exit status 1: no step is due yet, entries are sealed with the key, or there is no such key. Exit status 2: by their
+    layout records, key storage and token storage do not belong together.
     """
     if restore and (acra_restarted or unused_elsewhere or typed is not None):
         raise click.UsageError(
@@ -85,9 +85,8 @@ def destroy(
     audit = CommandAudit("keys destroy", settings.audit_file)
     with AdminAccess(settings) as access:
         master_keys, store = access.connect_admin()
-        destruction = Destruction(
-            store, master_keys, _entries(settings), settling_seconds=settings.key_settling_seconds
-        )
+        entries = _entries(settings, store, restore=restore)
+        destruction = Destruction(store, master_keys, entries, settling_seconds=settings.key_settling_seconds)
         if not restore and not dry_run and destruction.next_step(key) != "scanned":
             confirm(
                 acra_restarted,
@@ -120,7 +119,7 @@ def _destroy_last(
     audit = CommandAudit("keys destroy", settings.audit_file)
     with AdminAccess(settings) as access:
         master_keys, store = access.connect_admin()
-        last_keys = LastKeys(store, master_keys, _entries(settings), owner)
+        last_keys = LastKeys(store, master_keys, _entries(settings, store, restore=restore), owner)
         if not restore and not dry_run:
             planned = last_keys.step(dry_run=True)
             if planned.what != "deleted" or planned.keys:
@@ -150,10 +149,11 @@ def _destroy_last(
         click.echo(f"next step: {utc(done.due_at)}")
 
 
-def _entries(settings: Settings) -> EntryStore:
-    if settings.tokens.kind == "cluster":
-        return ClusterEntries(ClusterPipeline("tokens", settings.tokens))
-    return ServerEntries(make_primary_link("tokens", settings.tokens, raise_server_errors=True))
+def _entries(settings: Settings, store: AdminStore, *, restore: bool) -> EntryStore:
+    link = tokens_link(settings)
+    if not restore:  # a key is destroyed because entries are not there, so it has to be the right token storage
+        agreed_layout(store, link, settings.layout)
+    return entries_behind(link)
 
 
 def _question(planned: LastKeysStep) -> str:

@@ -9,8 +9,8 @@ import msgspec
 from token_worker.admin.access import AdminAccess
 from token_worker.admin.index_keys import PROBLEMS, IndexKey, IndexKeyState, make_index_keys, owners_with_keys
 from token_worker.cli.keys_change import owner_of
+from token_worker.cli.tokens_choice import agreed_layout, tokens_link
 from token_worker.errors import CheckFailed
-from token_worker.redis.connect import make_link
 from token_worker.settings import load
 from token_worker.telemetry.command_audit import CommandAudit
 
@@ -39,7 +39,8 @@ def index(
     An index key is never replaced. If this command was killed, run it again.
 
     Exit status 1: the client has no key; or the master key does not open its key, or an index key that exists; or an
-    index key is being destroyed, or is gone, and tokens were named by it.
+    index key is being destroyed, or is gone, and tokens were named by it. Exit status 2: by their layout records, key
+    storage and token storage do not belong together.
     """
     if all_owners == (owner_id is not None) or (zone and all_owners):
         raise click.UsageError("give a CLIENT_ID, with --zone for a zone, or --all")
@@ -50,7 +51,8 @@ def index(
     made = problems = total = 0
     with AdminAccess(settings) as access:
         master_keys, store = access.connect_admin()
-        tokens = make_link("tokens", settings.tokens, raise_server_errors=True)
+        tokens = tokens_link(settings)
+        agreed_layout(store, tokens, settings.layout)
         owners = owners_with_keys(store) if chosen is None else [chosen]
         with audit.change(facts, dry_run=dry_run) as outcome:
             for key in make_index_keys(store, master_keys, owners, tokens, dry_run=dry_run):

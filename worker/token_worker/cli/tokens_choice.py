@@ -18,7 +18,7 @@ from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import TYPES, TokenType
 from token_worker.admin.access import AdminAccess
 from token_worker.admin.cluster_entries import ClusterEntries
-from token_worker.admin.entry_store import ServerEntries
+from token_worker.admin.entry_store import EntryStore, ServerEntries
 from token_worker.admin.index_keys import check_not_retired, owners_with_index_keys
 from token_worker.admin.key_store import AdminStore
 from token_worker.admin.layout import read_records
@@ -219,9 +219,9 @@ def open_admin(
     bar = Progress(*columns, console=console, disable=not console.is_terminal or asked.names_one, transient=True)
     with AdminAccess(settings) as access:
         master_key, store = access.connect(ScanProgress("older keys"))
-        link = _tokens_link(settings)
+        link = tokens_link(settings)
         try:
-            layout = read_layout(access.admin_store(), link, settings.layout)
+            layout = agreed_layout(access.admin_store(), link, settings.layout)
             _refuse_without_effect(asked, layout)
             before(layout)
             keys = KeyCache(
@@ -234,7 +234,7 @@ def open_admin(
             with bar:
                 task = bar.add_task("")
                 yield TokenAdmin(
-                    ClusterEntries(link) if isinstance(link, ClusterPipeline) else ServerEntries(link),
+                    entries_behind(link),
                     keys,
                     owner,
                     layout=layout,
@@ -250,14 +250,22 @@ def open_admin(
             link.close()
 
 
-def _tokens_link(settings: Settings) -> RedisLink | ClusterPipeline:
+def tokens_link(settings: Settings) -> RedisLink | ClusterPipeline:
+    """Make the link of a command to the token storage."""
     if settings.tokens.kind == "cluster":
         return ClusterPipeline("tokens", settings.tokens)
     return make_primary_link("tokens", settings.tokens, raise_server_errors=True)
 
 
-def read_layout(store: AdminStore, link: Link, asked: LayoutName | None) -> LayoutName:
+def entries_behind(link: RedisLink | ClusterPipeline) -> EntryStore:
+    """Return the entries of the token storage that the link leads to."""
+    return ClusterEntries(link) if isinstance(link, ClusterPipeline) else ServerEntries(link)
+
+
+def agreed_layout(store: AdminStore, link: Link, asked: LayoutName | None) -> LayoutName:
     """Read the layout of the tokens from its records.
+
+    A command that relies on what is not in the token storage calls this first. Else it may look into another one.
 
     Raises:
         SettingsError: the records do not fit each other or the setting, or one cannot be read.
