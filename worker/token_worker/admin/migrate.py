@@ -14,7 +14,7 @@ Touches ``tokens/*`` and the names of the dense layout: ``v…`` and ``t…`` of
 import hmac
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from token_worker.acra.owner import Owner
@@ -92,6 +92,11 @@ class Mover:
         target: the new layout.
         changes: whether to change anything. Without it, all is compared and counted.
         now: Unix seconds, for Acra's time of last use.
+
+    Attributes:
+        tally: what was done and found.
+        value_names: ``sum_of`` the names of the value entries of all tokens that were copied or compared.
+        twin_names: ``sum_of`` the names of their twins.
     """
 
     def __init__(
@@ -113,6 +118,7 @@ class Mover:
         self._now = now
         self._claimed: set[Owner] = set()
         self.tally = Tally()
+        self.value_names = self.twin_names = 0
 
     # -- copying
 
@@ -122,13 +128,16 @@ class Mover:
         rows: list[Row] = []
         new = 0
         for pair, twin in zip(pairs, self._twins(pairs), strict=True):
+            self.value_names += hash(pair.names[1])
             if self._equals(pair, twin):
                 self.tally.counts["same"] += 1
-                continue
-            row = self._copying(pair, twin)
-            if row is not None:
+            else:
+                row = self._copying(pair, twin)
+                if row is None:
+                    continue
                 rows.append(row)
                 new += twin.raws == (None, None)
+            self.twin_names += sum_of(twin.names)
         done = self._run(rows)
         self.tally.counts["copied"] += done
         self.tally.counts["changed"] += max(0, done - new)
@@ -365,6 +374,14 @@ class Mover:
             done += sum(self._link.run(TWINS, names, arguments))
         self.tally.counts["busy"] += len(rows) - done
         return done
+
+
+def sum_of(names: Iterable[bytes]) -> int:
+    """Return a sum by which two lists of names are compared, in whatever order. A name that occurs twice counts twice.
+
+    The sums of different lists are equal with a chance of 1 in 2^64.
+    """
+    return sum(map(hash, names))  # keyed anew in each process, so nobody can choose names with equal sums
 
 
 def _as_read(twin: Twin) -> Row:

@@ -34,10 +34,10 @@ from token_worker.admin.layout import (
     strings,
     write_records,
 )
-from token_worker.admin.migrate import Mover, Tally
+from token_worker.admin.migrate import Mover, Tally, sum_of
 from token_worker.admin.migrate_reading import FindingKind, Reader
 from token_worker.admin.migrate_scan import Page, Place, Walk, read_place, save_place
-from token_worker.admin.migrate_sides import AcraSide, DenseSide
+from token_worker.admin.migrate_sides import AcraSide, DenseSide, Side
 from token_worker.errors import CheckFailed, Refused, TokenWorkerError, Unavailable
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.keyring import Keyring
@@ -116,9 +116,9 @@ class Stage(NamedTuple):
         """Return a layout by its name."""
         return self.acra if layout == "acra" else self.dense
 
-    def walk(self, tally: Tally, number: int = 0, count: int = 1) -> Walk:
-        """Make one of ``count`` walks of equal length."""
-        return Walk(self.link, self.rate, lambda part: self.progress((number + part) / count, tally))
+    def walk(self, tally: Tally, start: float = 0.0, end: float = 1.0) -> Walk:
+        """Make a walk that takes this part of the whole time."""
+        return Walk(self.link, self.rate, lambda part: self.progress(start + part * (end - start), tally))
 
 
 def open_stage(
@@ -335,13 +335,22 @@ def _end_interrupted(stage: Stage, to: LayoutName) -> bool:
 
 
 def _bring_up_to_date(stage: Stage, to: LayoutName, *, dry_run: bool) -> Tally:
-    """Scan the source, and copy what has no equal twin. Scan the target, and delete twins without a source."""
+    """Copy what has no equal twin, and delete twins without a source.
+
+    Mostly the names show that there are none, and no value entry without a token either. Else all entries are opened.
+    """
     mover = stage.mover(to, changes=not dry_run)
-    tally = mover.tally
-    for page in stage.walk(tally, 0, 4).pages(stage.side(_other(to))):
+    tally, source, target = mover.tally, stage.side(_other(to)), stage.side(to)
+    value_names = 0
+    for page in stage.walk(tally, 0.0, 0.4).pages(source):
         mover.copy(page.tokens)
-        mover.check_values(page.values)
-    for page in stage.walk(tally, 1, 4).pages(stage.side(to)):
+        value_names += sum_of(page.values)
+    if value_names != mover.value_names:
+        for page in stage.walk(tally, 0.4, 0.45).pages(source):
+            mover.check_values(page.values)
+    if _has_twins_alone(stage, target, mover, 0.45):
+        return tally
+    for page in stage.walk(tally, 0.45, 0.5).pages(target):
         mover.sweep(page)
     return tally
 
@@ -349,11 +358,12 @@ def _bring_up_to_date(stage: Stage, to: LayoutName, *, dry_run: bool) -> Tally:
 def _check_twins(stage: Stage, to: LayoutName, leave: AbstractSet[FindingKind]) -> None:
     """Compare every token with its twin, in both directions."""
     mover = stage.mover(to, changes=False)
-    tally = mover.tally
-    for page in stage.walk(tally, 2, 4).pages(stage.side(_other(to))):
+    tally, target = mover.tally, stage.side(to)
+    for page in stage.walk(tally, 0.5, 0.9).pages(stage.side(_other(to))):
         mover.copy(page.tokens)
-    for page in stage.walk(tally, 3, 4).pages(stage.side(to)):
-        mover.sweep(Page(page.tokens, []))
+    if not _has_twins_alone(stage, target, mover, 0.9):
+        for page in stage.walk(tally, 0.9, 1.0).pages(target):
+            mover.sweep(Page(page.tokens, []))
     differences = tally.counts["copied"] + tally.counts["twins_deleted"]
     if differences:
         raise CheckFailed(
@@ -361,6 +371,13 @@ def _check_twins(stage: Stage, to: LayoutName, leave: AbstractSet[FindingKind]) 
             " services of Acra and the commands that use them, then run the command again. The layout was not changed"
         )
     _refuse(tally, leave)
+
+
+def _has_twins_alone(stage: Stage, target: Side, mover: Mover, part: float) -> bool:
+    """Tell whether the target has exactly the twins of the tokens that were copied, by their names."""
+    pages = stage.walk(mover.tally, part, part).pages(target)
+    names = sum(sum_of(page.tokens) + sum_of(page.values) for page in pages)
+    return names == mover.twin_names
 
 
 def _refuse(tally: Tally, leave: AbstractSet[FindingKind]) -> None:
