@@ -9,8 +9,13 @@ from typing import Any, Final, NamedTuple
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import TYPES
 from token_worker.storage.dense import entry
-from token_worker.storage.dense.entry import ALONE, DISABLED, REMOVED, EntryNames, SealKey
-from token_worker.storage.dense.layout import token_plaintext, value_plaintext
+from token_worker.storage.dense.entry import ALONE, DISABLED, FOREIGN, REMOVED, EntryNames, SealKey
+from token_worker.storage.dense.layout import (
+    alone_plaintext,
+    foreign_plaintext,
+    token_plaintext,
+    value_plaintext,
+)
 
 FILE = Path(__file__).parent.parent / "tests" / "vectors" / "dense.json"
 
@@ -52,7 +57,7 @@ NEXT: Final = [0, 1, 2, 254, 255, 256, 4096, 2**32 - 1]
 DAYS: Final = [0, 1, 20819, 65535]
 FLAGS: Final = {
     "value": [0, DISABLED, REMOVED],
-    "token": [0, DISABLED, REMOVED, ALONE, ALONE | DISABLED, ALONE | REMOVED],
+    "token": [base | state for base in (0, ALONE, ALONE | FOREIGN) for state in (0, DISABLED, REMOVED)],
 }
 
 
@@ -83,7 +88,8 @@ def _cases() -> Iterator[Case]:
     for keys, side in product(OWNERS, FLAGS):
         for type_name, pairs in PAIRS.items():
             for value, token in pairs:
-                yield keys, 0, side, type_name, value, token, 1, DAYS[2], 0
+                for flags in (0, ALONE, ALONE | FOREIGN) if side == "token" else (0,):
+                    yield keys, 0, side, type_name, value, token, 1, DAYS[2], flags
     for (side, all_flags), place in product(FLAGS.items(), range(2)):
         value, token = PAIRS["str"][1]
         for flags, day in product(all_flags, DAYS):
@@ -100,6 +106,12 @@ def _entry(
     held = b"" if flags & REMOVED else token if side == "value" else value
     if side == "value":
         name, plaintext = names.of_value(value, number), value_plaintext(number, counter, held)
+    elif flags & ALONE:
+        name = names.of_foreign(token, number) if flags & FOREIGN else names.of_token(token, number)
+        if flags & (FOREIGN | REMOVED):
+            plaintext = foreign_plaintext(number, names.data_id(token, number), held)
+        else:
+            plaintext = alone_plaintext(number, token, held)
     else:
         name, plaintext = names.of_token(token, number), token_plaintext(number, held)
     return {

@@ -14,8 +14,17 @@ from token_worker.keys.cache import KeySearch
 from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.storage.acra.layout import AcraLayout
 from token_worker.storage.dense import entry
-from token_worker.storage.dense.entry import ALONE, DISABLED, REMOVED
-from token_worker.storage.dense.layout import DenseLayout, open_entry, read_next, token_plaintext, value_plaintext
+from token_worker.storage.dense.entry import ALONE, DISABLED, FOREIGN, REMOVED
+from token_worker.storage.dense.layout import (
+    DenseLayout,
+    alone_plaintext,
+    foreign_plaintext,
+    open_entry,
+    read_alone,
+    read_next,
+    token_plaintext,
+    value_plaintext,
+)
 from token_worker.storage.engine import Engine, FindKeys, Steps
 from token_worker.storage.layout import Layout
 from token_worker.storage.steps import WRITTEN, Adopt, Outcome, Row, Store
@@ -173,9 +182,16 @@ class DenseMemory(EngineMemory):
         age: int = 0,
         flags: int = 0,
     ) -> bytes:
-        key = self.token_key(token, kind, ring)
+        names, number = self.layout.prepare(ring).names, kind.number
+        key = names.of_foreign(token, number) if flags & FOREIGN else names.of_token(token, number)
         flags |= DISABLED if disabled else 0
-        self.entries[key] = self.sealed(ring, key, token_plaintext(kind.number, value), flags, NOW - age)
+        if not flags & ALONE:
+            plaintext = token_plaintext(number, value)
+        elif flags & (FOREIGN | REMOVED):
+            plaintext = foreign_plaintext(number, names.data_id(token, number), value)
+        else:
+            plaintext = alone_plaintext(number, token, value)
+        self.entries[key] = self.sealed(ring, key, plaintext, flags, NOW - age)
         return key
 
     def put_h(
@@ -219,8 +235,13 @@ class DenseMemory(EngineMemory):
     def remove(self, key: bytes) -> None:
         """Make a tombstone of an entry."""
         plaintext, flags = self.opened(key)
-        content = read_next(plaintext)[1] if key[:1] == b"v" else plaintext[1:]
-        self._reseal(key, plaintext[: -len(content)], flags & ALONE | REMOVED)
+        if flags & ALONE:
+            alone = read_alone(self.layout.prepare(shop_ring()).names, key, plaintext, flags)
+            plaintext = foreign_plaintext(plaintext[0], alone.data_id, b"")
+        else:
+            content = read_next(plaintext)[1] if key[:1] == b"v" else plaintext[1:]
+            plaintext = plaintext[: -len(content)]
+        self._reseal(key, plaintext, flags & (ALONE | FOREIGN) | REMOVED)
 
     def remove_token(self, value: bytes, token: bytes) -> None:
         """Remove a token of type ``str`` as operators do: its value entry first."""
@@ -381,7 +402,8 @@ class Nodes:
         self.compares = True
 
     def names(self, pattern: bytes, count: int) -> Iterator[list[bytes]]:
-        yield [name for name in self.entries if name[:1] == pattern[:1]]
+        first = pattern[1 : pattern.index(b"]")] if pattern[:1] == b"[" else pattern[:1]
+        yield [name for name in self.entries if name[0] in first]
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return [self._get(key) for key in keys]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-DISABLED, REMOVED, ALONE = 1, 2, 4
+DISABLED, REMOVED, ALONE, FOREIGN = 1, 2, 4, 8
 ZERO = bytes(16)
 
 
@@ -19,13 +19,18 @@ class UnreadableError(Exception):
 
 
 class SecondEntry(NamedTuple):
-    """An entry, as the specification has it; ``content`` is the token or value, and ``next`` is of value entries."""
+    """An entry, as the specification has it.
+
+    ``content`` is the token or value, ``next`` is of value entries. ``token`` is of entries that are alone: the token,
+    or its data id.
+    """
 
     number: int
     content: bytes
     next: int | None
     day: int
     flags: int
+    token: bytes = b""
 
 
 def be(number: int, size: int) -> bytes:
@@ -106,6 +111,7 @@ class SecondDense:
         self.index_key = hkdf(index_key, b"token-worker dense storage v1 names " + self.who, 32)
         self.seals = [self.seal_of(key) for key in keys]
         self.tag = self.mac(b"owner")[:4]
+        self.identity = kind.encode("ascii") + owner_id.encode("utf-8")
 
     def seal_of(self, key: bytes) -> tuple[bytes, bytes]:
         """Derive the key that seals, and its id."""
@@ -121,6 +127,13 @@ class SecondDense:
     def token_name(self, number: int, token: bytes) -> bytes:
         return b"t" + self.tag + self.mac(b"t" + be(number, 1) + token)[:11]
 
+    def data_id(self, number: int, token: bytes) -> bytes:
+        delimiter = b"tokenizator hash delimiter"
+        return hashlib.sha256(delimiter + token + self.identity + delimiter + b"%d" % number).digest()
+
+    def foreign_name(self, data_id: bytes) -> bytes:
+        return b"t" + self.tag + self.mac(b"a" + data_id)[:11]
+
     def check(self) -> tuple[bytes, bytes]:
         """Name and check value."""
         name = hashlib.sha256(b"token-worker dense storage v1 check " + self.who).digest()[:15]
@@ -132,7 +145,10 @@ class SecondDense:
         head = be(1 << 4 | entry.flags, 1) + be(entry.day, 2) + key_id
         plaintext = be(entry.number, 1)
         if entry.next is not None:
-            plaintext += be(entry.next, 1) if entry.next < 255 else b"\xff" + be(entry.next, 4)
+            plaintext += counter_of(entry.next)
+        if entry.flags & ALONE:
+            plaintext += b"" if entry.flags & (FOREIGN | REMOVED) else counter_of(len(entry.token))
+            plaintext += entry.token
         return head + siv_seal(seal, plaintext + entry.content, name + head)
 
     def open(self, name: bytes, raw: bytes, number: int | None = None) -> SecondEntry:
@@ -145,7 +161,9 @@ class SecondDense:
         if len(sealed) < 16 or head[0] >> 4 != 1:
             raise UnreadableError
         flags = head[0] & 15
-        if flags & 8 or (flags & DISABLED and flags & REMOVED) or (flags & ALONE and name[:1] == b"v"):
+        if (flags & DISABLED and flags & REMOVED) or (flags & ALONE and name[:1] == b"v"):
+            raise UnreadableError
+        if flags & FOREIGN and not flags & ALONE:
             raise UnreadableError
         opened = (siv_open(seal, sealed, name + head) for seal, key_id in self.seals if key_id == head[3:])
         plaintext = next((found for found in opened if found is not None), None)
@@ -156,13 +174,38 @@ class SecondDense:
             raise UnreadableError
         return found
 
-    @staticmethod
-    def _parsed(name: bytes, flags: int, day: int, plaintext: bytes) -> SecondEntry:
+    def _parsed(self, name: bytes, flags: int, day: int, plaintext: bytes) -> SecondEntry:
+        if flags & ALONE:
+            return self._parsed_alone(name, flags, day, plaintext)
         counter, size = None, 1
         if name[:1] == b"v":
-            size = 6 if plaintext[1:2] == b"\xff" else 2
-            counter = int.from_bytes(plaintext[2:6] if size == 6 else plaintext[1:2], "big")
+            counter, size = counter_in(plaintext)
         content = plaintext[size:]
         if len(plaintext) < size or bool(content) == bool(flags & REMOVED):
             raise UnreadableError
         return SecondEntry(plaintext[0], content, counter, day, flags)
+
+    def _parsed_alone(self, name: bytes, flags: int, day: int, plaintext: bytes) -> SecondEntry:
+        number, size, begin = plaintext[0] if plaintext else 0, 32, 1
+        if not flags & (FOREIGN | REMOVED):
+            size, begin = counter_in(plaintext)
+        token, content = plaintext[begin : begin + size], plaintext[begin + size :]
+        if not 1 <= number <= 5 or not token or len(token) < size or bool(content) == bool(flags & REMOVED):
+            raise UnreadableError
+        if flags & FOREIGN:
+            expected = self.foreign_name(token)
+        else:
+            expected = name if flags & REMOVED else self.token_name(number, token)
+        if expected != name:
+            raise UnreadableError
+        return SecondEntry(number, content, None, day, flags, token)
+
+
+def counter_of(number: int) -> bytes:
+    return be(number, 1) if number < 255 else b"\xff" + be(number, 4)
+
+
+def counter_in(plaintext: bytes) -> tuple[int, int]:
+    """The counter after the first byte, and the place of what follows it."""
+    size = 6 if plaintext[1:2] == b"\xff" else 2
+    return int.from_bytes(plaintext[2:6] if size == 6 else plaintext[1:2], "big"), size

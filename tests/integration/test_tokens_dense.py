@@ -30,6 +30,7 @@ from token_worker.redis.link import RedisLink
 from token_worker.storage.dense.entry import (
     ALONE,
     DISABLED,
+    FOREIGN,
     REMOVED,
     EntryNames,
     SealKey,
@@ -37,7 +38,14 @@ from token_worker.storage.dense.entry import (
     day_of,
     read_head,
 )
-from token_worker.storage.dense.layout import DenseLayout, open_entry, token_plaintext, value_plaintext
+from token_worker.storage.dense.layout import (
+    DenseLayout,
+    alone_plaintext,
+    foreign_plaintext,
+    open_entry,
+    token_plaintext,
+    value_plaintext,
+)
 from token_worker.storage.steps import Step
 
 CLIENT, OTHER = "shop-frontend", "shop-backoffice"
@@ -95,7 +103,15 @@ class Writer:
 
     def token(self, token: bytes, value: bytes, flags: int = 0, day: int = TODAY) -> bytes:
         """Write a token entry. Returns its name."""
-        return self._put(self.names.of_token(token, STR.number), token_plaintext(STR.number, value), flags, day)
+        number = STR.number
+        plaintext = alone_plaintext(number, token, value) if flags & ALONE else token_plaintext(number, value)
+        return self._put(self.names.of_token(token, number), plaintext, flags, day)
+
+    def foreign(self, token: bytes, value: bytes, flags: int = 0, day: int = TODAY) -> bytes:
+        """Write the entry of a token that was drawn inconsistently in Acra's layout. Returns its name."""
+        data_id = self.names.data_id(token, STR.number)
+        plaintext = foreign_plaintext(STR.number, data_id, value)
+        return self._put(self.names.of_data_id(data_id), plaintext, flags | ALONE | FOREIGN, day)
 
     def _put(self, name: bytes, plaintext: bytes, flags: int, day: int) -> bytes:
         self._storage.set(name, self._seal_key.seal(name, self._seal_key.head(flags, day), plaintext))

@@ -28,7 +28,7 @@ from token_worker.errors import Code, Unavailable
 from token_worker.keys.cache import KeySearch
 from token_worker.keys.keyring import Keyring
 from token_worker.storage.dense.entry import ALONE, DISABLED, REMOVED, SealKey
-from token_worker.storage.dense.layout import read_next, token_plaintext
+from token_worker.storage.dense.layout import alone_plaintext, read_next
 from token_worker.storage.engine import Engine
 from token_worker.storage.steps import Adopt, Lookup, Step, Store
 from token_worker.storage.token_item import TokenItem
@@ -344,7 +344,7 @@ def test_inconsistent_token_is_alone(memory: DenseMemory, ring: Keyring) -> None
     key = memory.token_key(token)
     before = dict(memory.entries)
 
-    assert memory.opened(key) == (token_plaintext(STR.number, VALUE), ALONE)
+    assert memory.opened(key) == (alone_plaintext(STR.number, token, VALUE), ALONE)
     assert run(memory, [tokenize(ring, VALUE, origin=ORIGIN), detokenize(ring, token)]) == [token, VALUE]
     assert memory.entries == before
 

@@ -16,8 +16,14 @@ from token_worker.acra.value_types import TYPES
 from token_worker.errors import CorruptData
 from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.storage.dense import entry
-from token_worker.storage.dense.entry import ALONE, DISABLED, REMOVED, EntryNames, SealKey
-from token_worker.storage.dense.layout import DenseLayout, token_plaintext, value_plaintext
+from token_worker.storage.dense.entry import ALONE, DISABLED, FOREIGN, REMOVED, EntryNames, SealKey
+from token_worker.storage.dense.layout import (
+    DenseLayout,
+    alone_plaintext,
+    foreign_plaintext,
+    token_plaintext,
+    value_plaintext,
+)
 from token_worker.storage.layout import Notes, Opened
 
 VECTORS: dict[str, list[dict[str, Any]]] = msgspec.json.decode(
@@ -28,7 +34,7 @@ Side = Literal["value", "token"]
 RANDOM_ENTRIES = 10_000
 FLAGS: dict[Side, list[int]] = {
     "value": [0, DISABLED, REMOVED],
-    "token": [0, DISABLED, REMOVED, ALONE, ALONE | DISABLED, ALONE | REMOVED],
+    "token": [base | state for base in (0, ALONE, ALONE | FOREIGN) for state in (0, DISABLED, REMOVED)],
 }
 LAYOUT = DenseLayout()
 
@@ -65,6 +71,29 @@ def expected(side: Side, content: bytes, counter: int | None, flags: int) -> Ope
     return content, notes._replace(next_counter=counter or 0) if is_tombstone else notes
 
 
+def of_token_entry(names: EntryNames, number: int, token: bytes, value: bytes, flags: int) -> tuple[bytes, bytes]:
+    """Name and plaintext of a token entry; the value is empty if the entry is removed."""
+    name = names.of_foreign(token, number) if flags & FOREIGN else names.of_token(token, number)
+    if not flags & ALONE:
+        return name, token_plaintext(number, value)
+    if flags & (FOREIGN | REMOVED):
+        return name, foreign_plaintext(number, names.data_id(token, number), value)
+    return name, alone_plaintext(number, token, value)
+
+
+def second_of(
+    second: SecondDense, side: Side, number: int, value: bytes, token: bytes, counter: int | None, day: int, flags: int
+) -> tuple[bytes, SecondEntry]:
+    """Name and content of an entry by the second implementation."""
+    content = b"" if flags & REMOVED else token if side == "value" else value
+    data_id = second.data_id(number, token)
+    held = (data_id if flags & (FOREIGN | REMOVED) else token) if flags & ALONE else b""
+    written = SecondEntry(number, content, counter if side == "value" else None, day, flags, held)
+    if side == "value":
+        return second.value_name(number, value), written
+    return second.foreign_name(data_id) if flags & FOREIGN else second.token_name(number, token), written
+
+
 # Vectors
 
 
@@ -96,14 +125,13 @@ def check_entry(vector: Vector) -> None:
     held = b"" if flags & REMOVED else content
 
     if side == "value":
-        assert names.of_value(value, number) == second.value_name(number, value) == name
-        plaintext = value_plaintext(number, counter, held)
+        made = names.of_value(value, number), value_plaintext(number, counter, held)
     else:
-        assert names.of_token(token, number) == second.token_name(number, token) == name
-        plaintext = token_plaintext(number, held)
+        made = of_token_entry(names, number, token, held, flags)
+    their_name, written = second_of(second, side, number, value, token, counter, day, flags)
+    assert made[0] == their_name == name
     assert TYPES[vector["type"]].number == number
-    assert seal_key.seal(name, seal_key.head(flags, day), plaintext) == raw
-    written = SecondEntry(number, held, counter, day, flags)
+    assert seal_key.seal(name, seal_key.head(flags, day), made[1]) == raw
     assert sealed_by(second, key, name, written) == raw
     assert second.open(name, raw) == written
     assert opened(ring, name, number, raw) == expected(side, content, counter, flags)
@@ -155,13 +183,12 @@ def check_random_entry(chance: Random, ring: Keyring, second: SecondDense) -> No
     content = b"" if flags & REMOVED else token if side == "value" else value
     if side == "value":
         name, plaintext = owner.of_value(value, number), value_plaintext(number, counter, content)
-        assert second.value_name(number, value) == name
     else:
-        name, plaintext = owner.of_token(token, number), token_plaintext(number, content)
-        assert second.token_name(number, token) == name
+        name, plaintext = of_token_entry(owner.names, number, token, content, flags)
     raw = owner.seal_key.seal(name, owner.seal_key.head(flags, day), plaintext)
-    written = SecondEntry(number, content, counter if side == "value" else None, day, flags)
+    their_name, written = second_of(second, side, number, value, token, counter, day, flags)
 
+    assert their_name == name
     assert second.seal(name, written) == raw
     assert second.open(name, raw) == written
     assert opened(ring, name, number, raw) == expected(side, content, counter, flags)
@@ -215,11 +242,24 @@ STR = TYPES["str"].number
         ("token", 0, b"\x03"),
         ("token", 0, b"\x04value"),
         ("token", DISABLED, b"\x03"),
+        ("token", ALONE, b""),
         ("token", ALONE, b"\x03"),
+        ("token", ALONE, b"\x03value"),
+        ("token", ALONE, b"\x03\x05token"),
+        ("token", ALONE, b"\x03\x05tokem" + b"value"),
+        ("token", ALONE, b"\x03\x06token"),
+        ("token", ALONE, b"\x04\x05tokenvalue"),
+        ("token", ALONE, b"\x03\xff\0\0\0token"),
+        ("token", ALONE | FOREIGN, b"\x03"),
+        ("token", ALONE | FOREIGN, b"\x03" + bytes(32) + b"value"),
+        ("token", ALONE | FOREIGN | REMOVED, b"\x03" + bytes(32)),
+        ("token", ALONE | REMOVED, b"\x03"),
+        ("token", ALONE | REMOVED, b"\x03" + bytes(31)),
+        ("token", ALONE | REMOVED, b"\x03" + bytes(33)),
+        ("token", ALONE | REMOVED, b"\x04" + bytes(32)),
         ("token", REMOVED, b""),
         ("token", REMOVED, b"\x03value"),
         ("token", REMOVED, b"\x04"),
-        ("token", ALONE | REMOVED, b"\x03value"),
     ],
 )
 def test_plaintext_that_is_none(side: Side, flags: int, plaintext: bytes) -> None:
@@ -235,20 +275,22 @@ def test_plaintext_that_is_none(side: Side, flags: int, plaintext: bytes) -> Non
 
 
 def test_only_these_versions_and_flags() -> None:
-    """An authentic entry of another version, with the reserved flag, or with flags that do not fit, is unreadable."""
-    sides: list[tuple[Side, bytes, bytes]] = [
-        ("value", SECOND.value_name(STR, b"value"), b"\x03\x01token"),
-        ("token", SECOND.token_name(STR, b"token"), b"\x03value"),
-    ]
-    for (side, name, plaintext), first_byte in itertools.product(sides, range(256)):
-        check_first_byte(first_byte, side, name, plaintext)
+    """An authentic entry of another version, or with flags that do not fit, is unreadable."""
+    sides: list[Side] = ["value", "token"]
+    for side, first_byte in itertools.product(sides, range(256)):
+        check_first_byte(first_byte, side)
 
 
-def check_first_byte(first_byte: int, side: Side, name: bytes, plaintext: bytes) -> None:
-    key, flags, content = LAYOUT.prepare(RING).seal_key, first_byte & 15, plaintext[-5:]
-    raw = key.seal(name, bytes([first_byte]) + key.head(0, 7)[1:], plaintext[:-5] if flags & REMOVED else plaintext)
+def check_first_byte(first_byte: int, side: Side) -> None:
+    owner, flags = LAYOUT.prepare(RING), first_byte & 15
+    key, held = owner.seal_key, b"" if flags & REMOVED else b"held"
+    if side == "value":
+        name, plaintext = owner.of_value(b"value", STR), value_plaintext(STR, 1, held)
+    else:
+        name, plaintext = of_token_entry(owner.names, STR, b"token", held, flags)
+    raw = key.seal(name, bytes([first_byte]) + key.head(0, 7)[1:], plaintext)
     if first_byte >> 4 == 1 and flags in FLAGS[side]:
-        assert opened(RING, name, STR, raw) == expected(side, content, 1, flags)
+        assert opened(RING, name, STR, raw) == expected(side, b"held", 1, flags)
         assert SECOND.open(name, raw).flags == flags
     else:
         with pytest.raises(CorruptData):

@@ -17,7 +17,7 @@ would lose the field.
 
 import binascii
 import hashlib
-from binascii import hexlify
+from binascii import hexlify, unhexlify
 from typing import NamedTuple
 
 from token_worker.acra.owner import Owner
@@ -57,6 +57,19 @@ class EntryNames:
     def of_token(self, token: bytes, number: int) -> bytes:
         """The key of the ``t.`` entry, which holds the value of a token."""
         return self._t + hexlify(_sha256(_DELIMITER + token + self._tail + _NUMBERS[number]).digest())
+
+    def data_id(self, data: bytes, number: int) -> bytes:
+        """The data id of a value or token."""
+        return _sha256(_DELIMITER + data + self._tail + _NUMBERS[number]).digest()
+
+    def of_data_id(self, data_id: bytes) -> bytes:
+        """The key of the ``t.`` entry of a token with this data id."""
+        return self._t + hexlify(data_id)
+
+
+def data_id_in(name: bytes) -> bytes:
+    """Return the data id in the key of an entry."""
+    return unhexlify(name[-64:])
 
 
 class Times(NamedTuple):

@@ -30,7 +30,14 @@ from token_worker.errors import CorruptData
 from token_worker.keys.keyring import Keyring
 from token_worker.storage.acra.sealing import Sealing
 from token_worker.storage.dense import entry as dense_entry
-from token_worker.storage.dense.layout import DenseOwner, open_entry, read_next, token_plaintext, value_plaintext
+from token_worker.storage.dense.layout import (
+    DenseOwner,
+    open_entry,
+    read_alone,
+    read_next,
+    token_plaintext,
+    value_plaintext,
+)
 from token_worker.storage.token_item import Names
 
 Half = Literal["token", "value"]
@@ -58,7 +65,8 @@ class Opened(NamedTuple):
         day: day of creation, in days since 1970-01-01.
         disabled: the token is disabled.
         removed: the entry is a tombstone.
-        alone: the token entry belongs to no value entry.
+        alone: the token entry belongs to no value entry. Acra's layout does not tell it.
+        data_id: of the token, in a token entry of Acra's, or one that is alone; else empty.
     """
 
     numbers: tuple[int, ...]
@@ -67,6 +75,7 @@ class Opened(NamedTuple):
     disabled: bool = False
     removed: bool = False
     alone: bool = False
+    data_id: bytes = b""
 
 
 class Sealed(NamedTuple):
@@ -222,12 +231,16 @@ class DenseSide:
         if len(plaintext) < (2 if half == "value" else 1):
             raise CorruptData("entry: wrong content")
         number = plaintext[0]
-        data = read_next(plaintext)[1] if half == "value" else plaintext[1:]
+        alone, data_id = bool(flags & dense_entry.ALONE), b""
+        if alone:
+            _, data_id, data = read_alone(owner.names, name, plaintext, flags)
+        else:
+            data = read_next(plaintext)[1] if half == "value" else plaintext[1:]
         if removed == bool(data):
             raise CorruptData("entry: wrong content")
         if half == "token" and not removed:
             _check_value(number, data)
-        return Opened((number,), data, day, disabled, removed, bool(flags & dense_entry.ALONE))
+        return Opened((number,), data, day, disabled, removed, alone, data_id)
 
     def seal(self, ring: Keyring, content: Content, names: tuple[bytes, bytes], now: int) -> Sealed:  # noqa: ARG002
         number, value, token, disabled, token_day, value_day = content

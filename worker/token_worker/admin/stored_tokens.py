@@ -44,7 +44,7 @@ class Token(NamedTuple):
     Attributes:
         kind: type of the token.
         value: encoded value.
-        token: encoded token; None if there is only a token entry, which does not hold the token.
+        token: encoded token; None if there is only a token entry that does not hold the token.
         t: the token entry.
         h: the value entry, if it exists and names this token.
         h_key: name of the value entry.
@@ -141,8 +141,8 @@ class StoredTokens(Protocol):
         """Return the name of the value entry of an encoded value."""
         ...
 
-    def name_of_token(self, token: bytes, kind: TokenType) -> bytes:
-        """Return the name of the token entry of an encoded token."""
+    def names_of_token(self, token: bytes, kind: TokenType) -> list[bytes]:
+        """Return the names that the token entry of an encoded token may have."""
         ...
 
     def open_tokens(self, page: Sequence[tuple[bytes, bytes]]) -> list[Token | Unreadable]:

@@ -58,8 +58,8 @@ class AcraTokens:
     def name_of_value(self, value: bytes, kind: TokenType) -> bytes:
         return self._names.of_value(value, kind.number)
 
-    def name_of_token(self, token: bytes, kind: TokenType) -> bytes:
-        return self._names.of_token(token, kind.number)
+    def names_of_token(self, token: bytes, kind: TokenType) -> list[bytes]:
+        return [self._names.of_token(token, kind.number)]
 
     def open_tokens(self, page: Sequence[tuple[bytes, bytes]]) -> list[Token | Unreadable]:
         found = [self._token(key, raw) for key, raw in page]
@@ -76,7 +76,7 @@ class AcraTokens:
             token = self._open(decode_entry(raw))
         except CorruptData:
             return Unreadable(h_key)
-        t_key = self.name_of_token(token, kind)
+        t_key = self._names.of_token(token, kind.number)
         [t_raw] = self._entries.read([t_key])
         if t_raw is None:
             return None

@@ -17,6 +17,8 @@ counter that no candidate has. At the end it becomes a tombstone that differs fr
 worker fails to write its value entry, and looks again. It differs by its counter, which is one higher. The entry in the
 way keeps that counter, as ``BLOCKED`` less it, for the command that makes the tombstone if the first is interrupted.
 
+**Alone.** A token entry that is alone is changed by one step. If it is foreign, it is named by the token's data id.
+
 **Owners with the same tag.** Names begin with a tag of four bytes, which two owners may share. An entry that does not
 open is tried with the keys of the others before it is called unreadable.
 
@@ -26,7 +28,6 @@ would be found.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hmac import compare_digest
-from itertools import islice
 from typing import NamedTuple, TypeGuard
 
 from token_worker.acra.owner import Owner
@@ -43,25 +44,32 @@ from token_worker.admin.stored_tokens import (
     Unreadable,
     is_possible,
 )
+from token_worker.admin.tag_sharers import TagSharers
 from token_worker.errors import CheckFailed, CorruptData
-from token_worker.keys.cache import KeyCache
 from token_worker.keys.keyring import Keyring, NoMatchingKey
 from token_worker.keys.layout_record import LayoutName
 from token_worker.redis.scan import escape_bytes
 from token_worker.storage.dense import entry
-from token_worker.storage.dense.entry import ALONE, DISABLED, NAME_BYTES, REMOVED, SECONDS_OF_DAY, EntryNames
+from token_worker.storage.dense.entry import (
+    ALONE,
+    DISABLED,
+    FOREIGN,
+    NAME_BYTES,
+    REMOVED,
+    SECONDS_OF_DAY,
+    EntryNames,
+)
 from token_worker.storage.dense.layout import (
+    Alone,
     DenseLayout,
     DenseOwner,
+    foreign_plaintext,
     open_entry,
+    read_alone,
     read_next,
     token_plaintext,
     value_plaintext,
 )
-
-OWNERS_AT_ONCE = 500
-"""Owners whose index keys are looked up together."""
-
 
 BLOCKED = 0xFFFFFFFF
 """Highest counter of a value entry that only keeps workers from writing there. No token is drawn with it."""
@@ -73,6 +81,7 @@ class _Entry(NamedTuple):
     Attributes:
         content: the token in a value entry, the value in a token entry; empty in a tombstone.
         next_counter: of a value entry.
+        alone: the whole content of a token entry that is alone.
     """
 
     key: bytes
@@ -83,6 +92,7 @@ class _Entry(NamedTuple):
     kind: TokenType
     content: bytes
     next_counter: int = 0
+    alone: Alone | None = None
 
     @property
     def is_removed(self) -> bool:
@@ -101,45 +111,6 @@ class _Entry(NamedTuple):
     @property
     def stored(self) -> StoredEntry:
         return StoredEntry(self.key, self.raw, bool(self.flags & DISABLED), self.day * SECONDS_OF_DAY)
-
-
-class TagSharers:
-    """The other owners whose names begin with the same tag. They are looked for when the first entry does not open.
-
-    Args:
-        cache: the cache of all keys, which looks up index keys, too.
-        owner: the owner with this tag.
-        list_owners: returns all owners that have an index key.
-    """
-
-    def __init__(self, cache: KeyCache, owner: Owner, tag: bytes, list_owners: Callable[[], Iterable[Owner]]) -> None:
-        self._cache = cache
-        self._owner = owner
-        self._tag = tag
-        self._list_owners = list_owners
-        self._layout = DenseLayout()
-        self._found: list[OwnerKeys] | None = None
-
-    def open(self, key: bytes, raw: bytes) -> bool:
-        """Return True if the entry belongs to one of them."""
-        if self._found is None:
-            self._found = list(self._find())
-        for keys in self._found:
-            try:
-                keys.open(lambda ring: open_entry(self._layout.prepare(ring), ring, key, raw))
-            except CorruptData:
-                continue
-            return True
-        return False
-
-    def _find(self) -> Iterator[OwnerKeys]:
-        owners = iter(self._list_owners())
-        while part := list(islice(owners, OWNERS_AT_ONCE)):
-            for owner, ring in self._cache.rings(part).items():
-                if owner == self._owner or not isinstance(ring, Keyring) or ring.index is None:
-                    continue
-                if EntryNames(ring.index, owner).tag == self._tag:
-                    yield OwnerKeys(self._cache, owner)
 
 
 class DenseTokens:
@@ -174,8 +145,8 @@ class DenseTokens:
     def name_of_value(self, value: bytes, kind: TokenType) -> bytes:
         return self._names.of_value(value, kind.number)
 
-    def name_of_token(self, token: bytes, kind: TokenType) -> bytes:
-        return self._names.of_token(token, kind.number)
+    def names_of_token(self, token: bytes, kind: TokenType) -> list[bytes]:
+        return [self._names.of_token(token, kind.number), self._names.of_foreign(token, kind.number)]
 
     # -- reading
 
@@ -316,7 +287,8 @@ class DenseTokens:
 
     def _token(self, t: _Entry) -> Token:
         h_key = self._names.of_value(t.content, t.kind.number)
-        return Token(t.kind, t.content, None, t.stored, None, h_key, b"", is_alone=bool(t.flags & ALONE))
+        token = (t.alone.token or None) if t.alone else None
+        return Token(t.kind, t.content, token, t.stored, None, h_key, b"", is_alone=t.alone is not None)
 
     def _with_value(self, token: Token, raw: bytes | None) -> Token:
         """Add the value entry, if it names this token."""
@@ -361,14 +333,17 @@ class DenseTokens:
         kind = KINDS.get(plaintext[0])
         if kind is None:
             raise CorruptData("entry: wrong content")
-        counter, content = 0, plaintext[1:]
-        if key[:1] == b"v":
+        counter, content, alone = 0, plaintext[1:], None
+        if flags & ALONE:
+            alone = read_alone(self._names, key, plaintext, flags)
+            content = alone.value
+        elif key[:1] == b"v":
             if len(plaintext) < 2:
                 raise CorruptData("entry: wrong content")
             counter, content = read_next(plaintext)
         if not (is_possible(kind, content) if content else flags & REMOVED) or (content and flags & REMOVED):
             raise CorruptData("entry: wrong content")
-        return _Entry(key, raw, plaintext, flags, entry.read_head(key, raw).day, kind, content, counter)
+        return _Entry(key, raw, plaintext, flags, entry.read_head(key, raw).day, kind, content, counter, alone)
 
     def _flagged(self, opened: _Entry, flags: int) -> bytes:
         """Seal an entry with other flags; its very bytes if they are the same."""
@@ -380,7 +355,9 @@ class DenseTokens:
         """Return the tombstone of a token entry."""
         if t.is_removed:
             return t.raw
-        return self._seal(t.key, token_plaintext(t.kind.number, b""), t.flags & ALONE | REMOVED, t.day)
+        number = t.kind.number
+        plaintext = foreign_plaintext(number, t.alone.data_id, b"") if t.alone else token_plaintext(number, b"")
+        return self._seal(t.key, plaintext, t.flags & (ALONE | FOREIGN) | REMOVED, t.day)
 
     def _tombstone(self, h: _Entry) -> bytes:
         """Return the tombstone of a value entry."""

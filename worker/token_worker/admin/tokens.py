@@ -124,8 +124,11 @@ class TokenAdmin:
 
     def of_token(self, token: bytes, kind: TokenType) -> Token | Unreadable | None:
         """The token that an encoded token is, or None."""
-        found = self._token_at(self.stored.name_of_token(token, kind))
-        return found._replace(token=token) if isinstance(found, Token) else found
+        for name in self.stored.names_of_token(token, kind):
+            found = self._token_at(name)
+            if found is not None:
+                return found._replace(token=token) if isinstance(found, Token) else found
+        return None
 
     def check_token(self, token: Token) -> Finding | None:
         """Return what is wrong with a token, if ``check_values`` does not find it."""

@@ -103,8 +103,8 @@ def status(asked: Asked) -> None:
 def show(asked: Asked, *, reveal: bool, limit: int | None, yes: bool) -> None:
     """Show tokens, one JSON object a line: type, state, times, and whether a str or email is UTF-8 text. No values.
 
-    The token of an inconsistent value is not stored, so it is shown only if you gave it. A value that is not text is
-    shown as value_base64.
+    Acra's layout does not store the token of an inconsistent value, nor does the dense layout after a move. Then it is
+    shown only if you gave it. A value that is not text is shown as value_base64.
 
     Exit status 1: there is no such token, there are more than --limit, or entries cannot be read.
     """

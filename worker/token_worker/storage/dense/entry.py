@@ -14,11 +14,15 @@ index key I of 32 random bytes. ::
 HKDF is RFC 5869, with no salt (32 zero bytes). HMAC is RFC 2104.
 
 **Names.** A token has two entries, a *value entry* and a *token entry*. Each is a Redis string whose name has 16
-bytes. A token that was drawn inconsistently has a token entry alone. ::
+bytes. A token that was drawn inconsistently has a token entry alone. If it was moved from Acra's layout, where such a
+token is stored nowhere, its entry is *foreign*, and named by the token's data id. ::
 
-    tag                 = MAC("owner")[:4]
-    name of value entry = "v" || tag || MAC("v" || number || value)[:11]
-    name of token entry = "t" || tag || MAC("t" || number || token)[:11]
+    tag                   = MAC("owner")[:4]
+    name of value entry   = "v" || tag || MAC("v" || number || value)[:11]
+    name of token entry   = "t" || tag || MAC("t" || number || token)[:11]
+    name of foreign entry = "t" || tag || MAC("a" || data id)[:11]
+    data id               = SHA-256(D || token || kind || id || D || number in decimal digits), as in Acra's names
+    D                     = "tokenizator hash delimiter"
 
 ``number`` is the type in one byte: 1 int32, 2 int64, 3 str, 4 bytes, 5 email. Values and tokens are encoded as in
 Acra's layout: 4 or 8 bytes little-endian two's complement, UTF-8, or the bytes.
@@ -32,8 +36,11 @@ one owner may have the same name: with 10^10 values of one owner the chance of o
     head    = 16 * version + flags (1 byte) || BE16(day) || key id
     plaintext of a value entry:   number || next || token
     plaintext of a token entry:   number || value
+    of one that is alone:         number || length || token || value
+    of one that is foreign:       number || data id || value
     of a removed value entry:     number || next
     of a removed token entry:     number
+    of one that is alone:         number || data id
 
 AES-SIV is RFC 5297 with a key of 64 bytes (AEAD_AES_SIV_CMAC_512): 16 bytes of synthetic IV, then the ciphertext. The
 associated data are one component: ``name || head``. So an entry opens only under its own name, with its own head, and
@@ -47,22 +54,30 @@ key that has it. ``day`` is the day of creation (UTC), counted from 1970-01-01, 
 - 1, *disabled*: the token is neither given out nor detokenized.
 - 2, *removed*: the entry is a tombstone, and holds neither token nor value.
 - 4, *alone*: a token entry of an inconsistent token, which no value entry names.
-- 8 is reserved.
+- 8, *foreign*: the entry is named by the data id of its token, which is unknown. It is *alone*, too.
 
-*Disabled* and *removed* exclude each other. *Alone* goes with either of them. A value entry is never *alone*.
+*Disabled* and *removed* exclude each other. *Alone* goes with either of them. A value entry is never *alone*. A foreign
+entry has its name when it is removed, too.
 
 ``next`` is a counter of candidates (see ``tokens.derivation``). It takes one byte if it is below 255, else the five
 bytes ``255 || BE32(next)``. It is 0 if the token was not drawn by the derivation, else the counter after the token's
 own. If the token is removed, the tombstone of its value keeps ``next``, and the value's next token is drawn with the
 counters from ``next`` on. The token of a tombstone is passed over in any case, so it never comes back.
 
+``length`` is the number of bytes of the token, coded like ``next``. The token and the data id serve to move an entry
+into Acra's layout, whose names come from data ids, and to delete what was moved of a token that is removed later.
+
+A token is looked up under the name of its token entry. If nothing is there, or a tombstone, it may have a foreign
+entry. A new token must have neither. Foreign entries are made while no worker runs. The record of the layout tells
+workers whether there may be any; see ``keys.layout_record``.
+
 A command that removes or disables a token may put a disabled value entry in the way of workers while it is at work. If
 it does not know the token, the entry holds the value in place of the token, and ``next`` is 2^32 - 1 less the ``next``
 of the tombstone that follows.
 
-An entry is unreadable if its version is not 1, if it has the reserved flag or flags that do not fit, if no key of the
-owner with its key id opens it, if its ``number`` is another one than in its name, or if its plaintext is not as above.
-Token and value have at least one byte.
+An entry is unreadable if its version is not 1, if its flags do not fit, if no key of the owner with its key id opens
+it, if its ``number`` is another one than in its name, or if its plaintext is not as above. If its plaintext holds the
+token, or it is foreign, its name has to follow from the plaintext. Token and value have at least one byte.
 
 **Check value.** The token storage holds one string for each owner, from which a worker learns that its index key is
 the one with which the names were made. ::
@@ -88,6 +103,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from token_worker.acra import token_entry
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import TYPES
 from token_worker.errors import CorruptData
@@ -107,6 +123,7 @@ KEY_ID_AT: Final = 3
 DISABLED: Final = 1
 REMOVED: Final = 2
 ALONE: Final = 4
+FOREIGN: Final = 8
 
 SECONDS_OF_DAY: Final = 86400
 
@@ -116,12 +133,14 @@ _KEY_ID_BYTES = HEAD_BYTES - KEY_ID_AT
 _VERSION = 1 << 4
 _SIV_BYTES = 16
 _VALUE_FLAGS = frozenset((0, DISABLED, REMOVED))
-_TOKEN_FLAGS = frozenset((0, DISABLED, REMOVED, ALONE, ALONE | DISABLED, ALONE | REMOVED))
+_FOREIGN_FLAGS = frozenset(FOREIGN | ALONE | flags for flags in _VALUE_FLAGS)
+_TOKEN_FLAGS = frozenset((*_VALUE_FLAGS, *(ALONE | flags for flags in _VALUE_FLAGS), *_FOREIGN_FLAGS))
 _FIRST_BYTES = {
     ord("v"): frozenset(_VERSION | flags for flags in _VALUE_FLAGS),
     ord("t"): frozenset(_VERSION | flags for flags in _TOKEN_FLAGS),
 }
 """Valid first bytes of an entry, by the first byte of its name."""
+_FOREIGN_STARTS = frozenset(bytes((_VERSION | flags,)) for flags in _FOREIGN_FLAGS)
 _NUMBERS = range(1 + max(kind.number for kind in TYPES.values()))
 _V_STARTS, _T_STARTS = ([b"%b%c" % (side, number) for number in _NUMBERS] for side in (b"v", b"t"))
 """By the number of the type: the beginning of what the MAC in a name is made of."""
@@ -138,17 +157,27 @@ class EntryNames:
         of_value: returns the name of the value entry, which holds the token of a value; for the encoded value and the
             number of its type.
         of_token: returns the name of the token entry, which holds the value of a token; for the same of a token.
+        data_id: returns the data id of a token; for the same.
     """
 
-    __slots__ = ("check", "of_token", "of_value", "tag")
+    __slots__ = ("_key", "check", "data_id", "of_token", "of_value", "tag")
 
     def __init__(self, index_key: bytes, owner: Owner) -> None:
-        key = _derive(index_key, b"names ", owner, 32)
+        self._key = key = _derive(index_key, b"names ", owner, 32)
         self.tag = tag = hmac.digest(key, b"owner", "sha256")[:4]
         self.check = hmac.digest(key, b"check", "sha256")[:16]
         states = _hmac_states(key)
         self.of_value = _namer(*states, _V_STARTS, b"v" + tag)
         self.of_token = _namer(*states, _T_STARTS, b"t" + tag)
+        self.data_id = token_entry.EntryNames(owner).data_id
+
+    def of_data_id(self, data_id: bytes) -> bytes:
+        """Return the name of the foreign entry of a token with this data id."""
+        return b"t" + self.tag + hmac.digest(self._key, b"a" + data_id, "sha256")[:11]
+
+    def of_foreign(self, token: bytes, number: int) -> bytes:
+        """Return the name of the foreign entry of an encoded token; ``number`` is that of its type."""
+        return self.of_data_id(self.data_id(token, number))
 
 
 def check_name(owner: Owner) -> bytes:
@@ -177,7 +206,7 @@ class SealKey:
         """Return the head of an entry.
 
         Args:
-            flags: sum of ``DISABLED``, ``REMOVED`` and ``ALONE``.
+            flags: sum of ``DISABLED``, ``REMOVED``, ``ALONE`` and ``FOREIGN``.
             day: days since 1970-01-01, below 65536.
         """
         return bytes((_VERSION | flags,)) + day.to_bytes(2, "big") + self.id
@@ -240,6 +269,11 @@ def read_head(name: bytes, entry: bytes) -> Head:
     if len(entry) < HEAD_BYTES + _SIV_BYTES + 1 or entry[0] not in _FIRST_BYTES[name[0]]:
         raise CorruptData("entry: not of this version of the dense layout")
     return Head(entry[0] & 15, int.from_bytes(entry[1:3], "big"), entry[KEY_ID_AT:HEAD_BYTES])
+
+
+def is_foreign(raw: bytes) -> bool:
+    """Tell whether stored bytes have the head of a foreign entry. Nobody needs a key for it."""
+    return raw[:1] in _FOREIGN_STARTS
 
 
 def day_of(now: float) -> int:

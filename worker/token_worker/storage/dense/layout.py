@@ -3,16 +3,17 @@
 from collections.abc import Callable, Generator
 from hmac import compare_digest
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from cryptography.exceptions import InvalidTag
 
 from token_worker.acra.owner import Owner
+from token_worker.acra.value_types import TYPES
 from token_worker.errors import Code, CorruptData, Refused, Unavailable
 from token_worker.keys.keyring import Keyring, NoMatchingKey
 from token_worker.storage.dense import entry
-from token_worker.storage.dense.entry import ALONE, HEAD_BYTES, EntryNames, SealKey
+from token_worker.storage.dense.entry import ALONE, FOREIGN, HEAD_BYTES, REMOVED, EntryNames, SealKey
 from token_worker.storage.layout import Notes, Opened
 from token_worker.storage.steps import Claim, Lookup, Row, Step
 from token_worker.storage.token_item import NamesAndDeriver, TokenItem
@@ -23,6 +24,10 @@ _LONG_NEXT = 255
 _TOKEN_STARTS, _VALUE_STARTS = ([bytes((number, *more)) for number in range(6)] for more in ((), (1,)))
 """By the number of the type: what stands before the value in a token entry, and before a first token in a value entry.
 """
+
+_TYPE_NUMBERS = frozenset(kind.number for kind in TYPES.values())
+
+_DATA_ID_BYTES = 32
 
 _HEADS_MAX = 1000
 """Heads that are kept for each owner: one for each day and key."""
@@ -40,16 +45,17 @@ class DenseOwner(NamesAndDeriver):
     """Names, derivation, and the keys that open and seal: computed by the layout for a keyring.
 
     Attributes:
+        names: names of the owner's entries.
         seal_key: seals new entries.
         check: the owner's check value.
         checked_on: the connection to the token storage on which the check value was found right; -1 for none.
         decrypts: by the head of entries without flags: the function that opened the last one.
     """
 
-    __slots__ = ("_by_id", "_day", "_heads", "_known", "check", "checked_on", "decrypts", "seal_key")
+    __slots__ = ("_by_id", "_day", "_heads", "_known", "check", "checked_on", "decrypts", "names", "seal_key")
 
     def __init__(self, ring: Keyring, index_key: bytes) -> None:
-        names = EntryNames(index_key, ring.owner)
+        self.names = names = EntryNames(index_key, ring.owner)
         super().__init__(ring, names)
         self.check = names.check
         self.checked_on = -1  # 0 is the number before the first connection
@@ -188,7 +194,7 @@ class DenseLayout:
         plaintext, flags = open_entry(owner, ring, name, raw)
         if not plaintext or plaintext[0] != number:
             raise CorruptData("entry: wrong content")
-        value = plaintext[1:]
+        value = read_alone(owner.names, name, plaintext, flags).value if flags & ALONE else plaintext[1:]
         is_removed = bool(flags & entry.REMOVED)
         if is_removed == bool(value):
             raise CorruptData("entry: wrong content")
@@ -237,7 +243,7 @@ def _alone_rows(owner: DenseOwner, items: list[TokenItem], day: int) -> list[Row
     """Make the rows of inconsistent tokens."""
     _, head = owner.heads(day)
     names = [owner.of_token(item.token, item.kind.number) for item in items]
-    plaintexts = [_TOKEN_STARTS[item.kind.number] + item.data for item in items]
+    plaintexts = [alone_plaintext(item.kind.number, item.token, item.data) for item in items]
     entries = owner.seal_key.seal_all(head, names, plaintexts)
     return [Row(b"", name, b"", entry) for name, entry in zip(names, entries, strict=True)]
 
@@ -250,8 +256,55 @@ def value_plaintext(number: int, next_counter: int, token: bytes) -> bytes:
 
 
 def token_plaintext(number: int, value: bytes) -> bytes:
-    """Return the plaintext of a token entry; of a removed one if the value is empty."""
+    """Return the plaintext of a token entry that is not alone; of a removed one if the value is empty."""
     return b"%c%b" % (number, value)
+
+
+def alone_plaintext(number: int, token: bytes, value: bytes) -> bytes:
+    """Return the plaintext of a token entry that is alone, and not foreign. The length is coded like a counter."""
+    return value_plaintext(number, len(token), token + value)
+
+
+def foreign_plaintext(number: int, data_id: bytes, value: bytes) -> bytes:
+    """Return the plaintext of a foreign token entry; with no value: of a removed one that is alone."""
+    return b"%c%b%b" % (number, data_id, value)
+
+
+class Alone(NamedTuple):
+    """The content of a token entry that is alone.
+
+    Attributes:
+        token: empty if the entry is foreign or removed.
+        data_id: of the token.
+        value: empty if the entry is removed.
+    """
+
+    token: bytes
+    data_id: bytes
+    value: bytes
+
+
+def read_alone(names: EntryNames, name: bytes, plaintext: bytes, flags: int) -> Alone:
+    """Read the plaintext of a token entry that is alone.
+
+    Raises:
+        CorruptData: it is not of the specification, or belongs to another name.
+    """
+    if len(plaintext) < 2 or plaintext[0] not in _TYPE_NUMBERS:
+        raise CorruptData("entry: wrong content")
+    if flags & (FOREIGN | REMOVED):
+        end = 1 + _DATA_ID_BYTES
+        token, data_id, value = b"", plaintext[1:end], plaintext[end:]
+        its_name = names.of_data_id(data_id) if flags & FOREIGN else name
+    else:
+        length, rest = read_next(plaintext)
+        token, value = rest[:length], rest[length:]
+        if not token:
+            raise CorruptData("entry: wrong content")
+        data_id, its_name = names.data_id(token, plaintext[0]), names.of_token(token, plaintext[0])
+    if its_name != name or len(data_id) != _DATA_ID_BYTES or bool(value) == bool(flags & REMOVED):
+        raise CorruptData("entry: wrong content")
+    return Alone(token, data_id, value)
 
 
 def read_next(plaintext: bytes) -> tuple[int, bytes]:
