@@ -32,6 +32,7 @@ from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import decode_entry, encode_entry, encode_token_value
 from token_worker.admin import migrate_stages
 from token_worker.admin.migrate import Tally
+from token_worker.admin.migrate_findings import INCONSISTENT
 from token_worker.admin.migrate_stages import drop, finish
 from token_worker.errors import CheckFailed, Unavailable
 from token_worker.keys.index_key import index_path, seal_index_key
@@ -56,7 +57,7 @@ def test_tokens_of_every_kind_move_both_ways(name: str, request: pytest.FixtureR
         assert (tally.counts["copied"], tally.counts["inconsistent"]) == (len(given) + 3, 1)
         with pytest.raises(CheckFailed, match="1 tokens that were drawn inconsistently"):
             finished(moving)
-        tally = finished(moving, leave=migrate_stages.INCONSISTENT)
+        tally = finished(moving, leave=INCONSISTENT)
         assert (tally.counts["copied"], tally.counts["same"]) == (0, len(given) + 3)
         assert layout_of(moving) == ("dense", None)
         assert moving.answers("dense", [*given, off]) == [*[SAME] * len(given), DISABLED]
@@ -89,7 +90,7 @@ def test_tokens_that_acra_wrote_move(storage_server: Valkey) -> None:
         for name in owners:
             owner = Owner("client", name.removesuffix("_storage_sym"))
             moving.storage.set(index_path(FOLDER, owner), seal_index_key(new_key(), vectors.master_key, owner))
-        tally = finished(moving, leave=migrate_stages.INCONSISTENT)
+        tally = finished(moving, leave=INCONSISTENT)
         assert tally.counts["copied"] > 0
         given = [
             Given({name: case[name] for name in ("client_id", "type", "value")}, case["token"])

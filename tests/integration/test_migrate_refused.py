@@ -22,7 +22,6 @@ from harness.moving import (
 )
 from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import EntryNames, decode_entry, encode_entry
-from token_worker.admin import migrate_stages
 from token_worker.admin.migrate_sides import Content
 from token_worker.errors import CheckFailed
 from token_worker.keys.index_key import index_path, seal_index_key
@@ -102,7 +101,7 @@ def test_finish_is_refused_with_entries_that_cannot_be_moved(moving: Moving, pla
     assert layout_of(moving) == ("acra", None)
     assert before == {name: moving.storage.get(name) for name in moving.names("tokens/*")}
     if plant in (unreadable, unreadable_value, of_nobody):
-        finished(moving, leave=migrate_stages.UNREADABLE | migrate_stages.INCONSISTENT)
+        finished(moving, leave=UNREADABLE | INCONSISTENT)
         assert layout_of(moving) == ("dense", None)
         assert before == {name: moving.storage.get(name) for name in moving.names("tokens/*")}
         assert set(moving.answers("dense", given[1:])) == {SAME}
@@ -135,7 +134,7 @@ def test_token_of_two_values_is_refused(moving: Moving) -> None:
     """A token that the new layout holds for another value, drawn inconsistently there, is never overwritten."""
     finished(moving)
     [alone] = moving.give([{"type": "str", "value": "drawn before", "consistent": False}], "dense")
-    finished(moving, "acra", leave=migrate_stages.INCONSISTENT)
+    finished(moving, "acra", leave=INCONSISTENT)
     [other] = moving.give([{"type": "str", "value": "value two"}])
     entry = decode_entry(moving.storage.get(v_name(other)))
     ring = Keyring(CLIENT, moving.keys[CLIENT], DataKeyCache())
@@ -151,7 +150,7 @@ def test_token_of_two_values_is_refused(moving: Moving) -> None:
 def test_token_of_two_values_is_refused_on_the_way_back(moving: Moving) -> None:
     """The same holds for Acra's layout, where such a token stayed behind."""
     [alone] = moving.give([{"type": "str", "value": "drawn before", "consistent": False}])
-    finished(moving, leave=migrate_stages.INCONSISTENT)
+    finished(moving, leave=INCONSISTENT)
     with moving.stage() as stage:
         ring = stage.reader.ring(CLIENT)
         assert ring is not None

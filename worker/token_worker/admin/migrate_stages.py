@@ -35,6 +35,7 @@ from token_worker.admin.layout import (
     write_records,
 )
 from token_worker.admin.migrate import Mover, Tally, sum_of
+from token_worker.admin.migrate_findings import refuse
 from token_worker.admin.migrate_reading import FindingKind, Reader
 from token_worker.admin.migrate_scan import Page, Place, Walk, read_place, save_place
 from token_worker.admin.migrate_sides import AcraSide, DenseSide, Side
@@ -55,33 +56,7 @@ OWNERS_A_READ = 500
 OWNERS_NAMED = 5
 """Most owners that an error names."""
 
-BLOCKING: dict[FindingKind, str] = {
-    "value_alone": "value entries whose token entry is gone",
-    "disabled_alone": "tokens with one entry disabled or removed and the other not",
-    "mismatch": "value entries that name the token of another value",
-    "conflict": "tokens that the new layout holds for another value",
-    "no_key": "entries of clients or zones without a key",
-    "unreadable": "entries that cannot be read",
-    "inconsistent": "tokens that were drawn inconsistently",
-}
-"""Findings with which a finish is refused, in words."""
-
-_VERIFY = "`token-worker tokens verify CLIENT` names them"
-
-ADVICE: dict[FindingKind, str] = {
-    "value_alone": _VERIFY,
-    "disabled_alone": _VERIFY,
-    "mismatch": _VERIFY,
-    "no_key": "bring the keys back, or leave the entries behind by --leave-unreadable",
-    "unreadable": "bring the keys back, or leave the entries behind by --leave-unreadable",
-    "inconsistent": "the new layout cannot hold them; --leave-inconsistent gives them up",
-}
-"""Advice for these findings."""
-
 _ALREADY = "this is the layout already"
-
-UNREADABLE: frozenset[FindingKind] = frozenset({"no_key", "unreadable"})
-INCONSISTENT: frozenset[FindingKind] = frozenset({"inconsistent"})
 
 
 class Stage(NamedTuple):
@@ -301,7 +276,7 @@ def finish(
     if change is None:
         raise CheckFailed(_ALREADY)
     tally = _bring_up_to_date(stage, to, dry_run=dry_run)
-    _refuse(tally, leave)
+    refuse(tally, leave)
     if not dry_run:
         door = replace(change.record, unfinished=True)
         with_door = _close_door(stage.link, found, door)
@@ -370,7 +345,7 @@ def _check_twins(stage: Stage, to: LayoutName, leave: AbstractSet[FindingKind]) 
             f"{differences} tokens changed meanwhile: somebody still writes entries of layout {_other(to)}. Stop the"
             " services of Acra and the commands that use them, then run the command again. The layout was not changed"
         )
-    _refuse(tally, leave)
+    refuse(tally, leave)
 
 
 def _has_twins_alone(stage: Stage, target: Side, mover: Mover, part: float) -> bool:
@@ -378,34 +353,6 @@ def _has_twins_alone(stage: Stage, target: Side, mover: Mover, part: float) -> b
     pages = stage.walk(mover.tally, part, part).pages(target)
     names = sum(sum_of(page.tokens) + sum_of(page.values) for page in pages)
     return names == mover.twin_names
-
-
-def _refuse(tally: Tally, leave: AbstractSet[FindingKind]) -> None:
-    found = blocking(tally, leave)
-    if found:
-        raise Unmovable(tally, f"the layout was not changed: {found}")
-
-
-def blocking(tally: Tally, leave: AbstractSet[FindingKind] = frozenset()) -> str:
-    """Findings with which a finish is refused, counted, with advice; empty if there are none."""
-    found = []
-    for kind, words in BLOCKING.items():
-        if tally.counts[kind] and kind not in leave:
-            advice = f" ({ADVICE[kind]})" if kind in ADVICE else ""
-            found.append(f"{tally.counts[kind]} {words}{advice}")
-    return "; ".join(found)
-
-
-class Unmovable(CheckFailed):
-    """There are entries that cannot be moved.
-
-    Attributes:
-        tally: counts them.
-    """
-
-    def __init__(self, tally: Tally, text: str) -> None:
-        super().__init__(text)
-        self.tally = tally
 
 
 def _other(layout: LayoutName) -> LayoutName:

@@ -17,8 +17,9 @@ from token_worker.admin.access import AdminAccess
 from token_worker.admin.index_keys import owners_with_keys
 from token_worker.admin.layout import check_no_workers, read_records
 from token_worker.admin.migrate import Tally
+from token_worker.admin.migrate_findings import BLOCKING, INCONSISTENT, UNREADABLE, Unmovable, blocking
 from token_worker.admin.migrate_reading import FindingKind
-from token_worker.admin.migrate_stages import BLOCKING, INCONSISTENT, UNREADABLE, Stage, Unmovable, open_stage
+from token_worker.admin.migrate_stages import Stage, open_stage
 from token_worker.cli.terminal import ScanProgress, confirm, number
 from token_worker.cli.tokens_choice import DRY_RUN, YES
 from token_worker.errors import CheckFailed, CorruptData
@@ -255,9 +256,9 @@ def _run(settings: Settings, stage: Stage, wanted: Wanted, outcome: dict[str, ob
     left = sum(tally.counts[name] for name in _LEFT)
     if wanted.is_drop and left:
         raise CheckFailed(f"left in layout {wanted.layout}: {number(left, 'entry', 'entries')}")
-    blocking = migrate_stages.blocking(tally)
-    if wanted.stage == "copy" and blocking:
-        raise CheckFailed(f"--finish will be refused: {blocking}")
+    found = blocking(tally)
+    if wanted.stage == "copy" and found:
+        raise CheckFailed(f"--finish will be refused: {found}")
 
 
 def _is_done(stage: Stage, layout: LayoutName) -> bool:
