@@ -1,4 +1,4 @@
-"""The users that ``token-worker acl`` prints: their passwords, and the command that loads them."""
+"""The users that ``token-worker acl`` prints: their passwords, and the command that makes them."""
 
 from pathlib import Path
 
@@ -31,7 +31,14 @@ def test_file_without_a_password_makes_no_user(tmp_path: Path, content: bytes) -
         ("unix:///run/redis.sock", "-s /run/redis.sock"),
     ],
 )
-def test_users_are_loaded_at_the_address_of_the_settings(url: str, address: str) -> None:
-    """The command that loads the users names the server as the settings do: another name need not lead to it."""
+def test_users_are_made_at_the_address_of_the_settings(url: str, address: str) -> None:
+    """The command that makes the users names the server as the settings do: another name need not lead to it."""
     done = CliRunner().invoke(app, ["acl", "--server", "streams"], env={"TOKEN_WORKER_STREAMS_URL": url})
-    assert f": redis-cli {address} ACL LOAD\n" in done.output
+    assert f"FILE | redis-cli {address} && redis-cli {address} ACL SAVE\n" in done.output
+
+
+def test_users_that_are_off_are_said_to_be_off(tmp_path: Path) -> None:
+    """Without passwords the lines would switch off users at work: the command says so, and how to get the others."""
+    off = CliRunner().invoke(app, ["acl", "--server", "streams"])
+    on = CliRunner().invoke(app, ["acl", "--server", "streams", "--passwords", str(tmp_path)])
+    assert ("--passwords FOLDER" in off.stderr, "--passwords FOLDER" in on.stderr) == (True, False)

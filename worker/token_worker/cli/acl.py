@@ -38,9 +38,9 @@ def acl(
     `tokenize:responses`, `reader-tokenize` reads replies. `token-monitor` is for `monitor` and `lag`. `token-operator`
     is for `replay`, `dead-letters`, `keys` and `tokens`.
 
-    The lines are for the file that the server has as its `aclfile`; standard error says which command loads it. That
-    command removes users that the file does not have. To keep the others, change `user` to `ACL SETUSER` at the
-    beginning of each line, and give the lines to `redis-cli`.
+    Standard error says how to send the lines to the server. Other users stay as they are, and users that are there
+    already get these rights. Do not load a file that has these lines alone by ACL LOAD: that removes all other users,
+    and lets everybody in as user `default`, even if that was off.
 
     Workers and operators have rights on tokens in the layout that TOKEN_WORKER_LAYOUT says; in each layout if it is not
     set.
@@ -75,17 +75,22 @@ def acl(
         else:
             click.echo(user.line(password))
     if not as_json:
-        loading = _loading(addresses[chosen[0].server])
-        click.echo(f"# After you have written these lines into the server's aclfile: {loading}", err=True)
+        if passwords is None:
+            click.echo("# These users are off, also if they were on: --passwords FOLDER prints them on", err=True)
+        sending = _sending(addresses[chosen[0].server])
+        click.echo(f"# To make these users from a FILE with these lines, as an administrator: {sending}", err=True)
 
 
-def _loading(server: RedisSettings) -> str:
-    """The command that loads the aclfile of a server. An administrator runs it."""
-    if server.kind != "server":
-        return "redis-cli -h HOST -p PORT ACL LOAD, on each server"
-    if server.server.startswith("/"):
-        return f"redis-cli -s {server.server} ACL LOAD"
-    return f"redis-cli -u {'rediss' if server.is_tls else 'redis'}://{server.server} ACL LOAD"
+def _sending(server: RedisSettings) -> str:
+    """The commands that make the users on a server, and leave its other users alone.
+
+    ACL LOAD would remove those that are not in the file, and make user default one without a password.
+    """
+    place, where = "-h HOST -p PORT", ", on each server"
+    if server.kind == "server":
+        scheme = "rediss" if server.is_tls else "redis"
+        place, where = f"-s {server.server}" if server.server.startswith("/") else f"-u {scheme}://{server.server}", ""
+    return f"sed 's/^user/ACL SETUSER/' FILE | redis-cli {place} && redis-cli {place} ACL SAVE{where}"
 
 
 def _is_same(addresses: Mapping[Server, RedisSettings], one: Server, other: Server) -> bool:

@@ -106,7 +106,10 @@ EVICTED = Kind(
 CHECK = Kind(Level.WARN, "findings-of-doctor", "{} findings of doctor", "See below.")
 STARTING = Kind(Level.WARN, "the-page", "{} figures are missing", "Wait a moment.")
 REFUSED = Kind(
-    Level.WARN, "right-to-look", "{} rights are missing", "Load the users that `token-worker acl` prints again."
+    Level.WARN,
+    "right-to-look",
+    "{} rights are missing",
+    "Send the users that `token-worker acl --passwords` prints to the server.",
 )
 
 KINDS = (
