@@ -22,6 +22,7 @@ from harness.moving import (
 )
 from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import EntryNames, decode_entry, encode_entry
+from token_worker.admin.migrate_findings import INCONSISTENT, UNREADABLE
 from token_worker.admin.migrate_sides import Content
 from token_worker.errors import CheckFailed
 from token_worker.keys.index_key import index_path, seal_index_key
