@@ -64,7 +64,13 @@ def test_everything_comes_back(streams_server: Valkey, tmp_path: Path) -> None:
             assert stack.run("keys", "verify").returncode != 0
             operator.follow(page(PAGE), {"Restore Vault"}.__contains__)
             wait_until(lambda: stack.run("keys", "verify").returncode != OUT_OF_REACH, "Vault to answer again")
-            operator.follow(page(PAGE), {"Try a backup", "Restore keys and tokens"}.__contains__)
+            operator.follow(page(PAGE), {"Try a backup", "Bring back one key"}.__contains__)
+            stack.storage.set("made since", "a token")
+            assert before.keys() & dump(stack).keys() == {f".acrakeys/{CLIENT}_storage_sym".encode()}
+            operator.follow(page(PAGE), {"Bring back what is missing"}.__contains__)
+            assert dump(stack).items() >= before.items()
+            assert stack.storage.getdel("made since") == b"a token"
+            operator.follow(page(PAGE), {"Restore keys and tokens"}.__contains__)
         storage.kill()
         storage.start()
         assert dump(stack) == before

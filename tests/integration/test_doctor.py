@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,24 @@ def test_user_who_may_read_replies_in_any_way_is_named(stack: Stack, way: str) -
         stack.streams.acl_deluser("peeper", "counter")
     assert "peeper" in checks[name]["message"]
     assert "counter" not in checks[name]["message"]
+
+
+def test_append_only_file_is_turned_on_without_a_loss(streams_server: Valkey) -> None:
+    """The remedy for a server without an append-only file keeps its data. A restart alone would lose them."""
+    with Valkey() as storage, Stack(streams_server, storage) as stack:
+        stack.generate_key(CLIENT)
+        _, checks = examine(stack)
+        remedy = checks["keys: persistence"]["remedy"]
+        assert "a restart with appendonly yes before that loses all data" in remedy
+        done = re.search("run (CONFIG SET appendonly yes),", remedy)
+        assert done is not None
+        stack.storage.execute_command(*done[1].split())
+        wait_until(lambda: not storage.info("persistence")["aof_rewrite_in_progress"], "the file to be written")
+        assert storage.info("persistence")["aof_last_bgrewrite_status"] == "ok"
+        names = stack.storage.keys("*")
+        storage.kill()
+        with Valkey("appendonly yes", f"dir {storage.folder}") as restarted, restarted.client() as client:
+            assert client.keys("*") == names
 
 
 def test_eviction_is_a_finding(stack: Stack) -> None:

@@ -109,7 +109,10 @@ def test_index_keys_that_do_not_fit_are_findings(place: Place, bare: Stack) -> N
     assert OTHER.key_name in found["layout: check values"]["message"]
     assert CLIENT.key_name not in found["layout: check values"]["message"]
     place.put(index_path(place.folder, OTHER), seal_index_key(new_key(), bytes(32), OTHER))
-    assert OTHER.key_name in examine(bare)["layout: check values"]["message"]
+    closed = examine(bare)["layout: check values"]
+    assert OTHER.key_name in closed["message"]
+    assert "keys verify" in closed["remedy"]
+    assert "backup" not in closed["remedy"]
 
 
 def test_missing_rights_are_named() -> None:

@@ -47,6 +47,10 @@ OLDEST_VERSIONS = {"valkey": (7, 2), "redis": (7, 0)}
 LIBRARIES = ("redis", "hvac", "cryptography", "msgspec", "structlog")
 
 _LOST = {"streams": "requests and replies", "keys": "new keys", "tokens": "tokens that were handed out"}
+_TURN_ON_APPEND_ONLY = (
+    "run CONFIG SET appendonly yes, and when that is done write it into the server's configuration (docs/operations.md,"
+    " persistence): a restart with appendonly yes before that loses all data"
+)
 _AS_ADMIN = "run doctor once as an administrator of that server"
 
 _MOVE_KEYS = "`acra-keys export --all --private_keys`, then `acra-keys import` into this Redis (keystore version 1)"
@@ -195,9 +199,8 @@ def _eviction(use: str, info: Fields) -> Check:
 def _persistence(use: str, info: Fields) -> Check:
     name = f"{use}: persistence"
     if info.get("aof_enabled") != "1":
-        return Check(
-            name, "finding", "no append-only file", f"set appendonly yes: a crash loses {_LOST[use.partition(' ')[0]]}"
-        )
+        lost = _LOST[use.partition(" ")[0]]
+        return Check(name, "finding", f"no append-only file: a crash loses {lost}", _TURN_ON_APPEND_ONLY)
     if info.get("aof_last_write_status", "ok") != "ok":
         return Check(
             name, "finding", "the append-only file cannot be written", "see the server's log: the disk may be full"
@@ -308,7 +311,10 @@ def _ids(route: Route, link: Link) -> Check:
 
 def _apart(settings: Settings) -> Check:
     if settings.streams_and_storage_share_server:
-        remedy = "set TOKEN_WORKER_KEYS_URL to another server: full streams fill the key storage, too"
+        remedy = (
+            "give the streams another server (TOKEN_WORKER_STREAMS_URL): full streams fill the key storage, too; or set"
+            " TOKEN_WORKER_KEYS_URL, if keys and tokens are on another server already"
+        )
         return Check("servers apart", "finding", "streams and storage share one server", remedy)
     return Check("servers apart", "ok", "the streams have a server of their own")
 

@@ -103,14 +103,15 @@ def examine_index_keys(
     lacking = lack_index_keys(found)
     lost = _with_tokens(link, random.sample(lacking, min(SAMPLE_OWNERS, len(lacking))))
     yield _presence(lacking, lost)
-    yield _check_values(found, store, link, master_keys)
+    yield from _check_values(found, store, link, master_keys)
 
 
 def _presence(lacking: list[Owner], lost: list[Owner]) -> Check:
     name = "layout: index keys"
     if lost:
         message = f"{_named(lost)}: the index key is gone, and there are tokens, which nobody finds without it"
-        return Check(name, "finding", message, "restore it from a backup of the key storage; do not make another one")
+        remedy = "bring it back from a backup of the key storage (docs/backup.md); do not make another one"
+        return Check(name, "finding", message, remedy)
     if lacking:
         message = f"{len(lacking):,} clients or zones have a key, but no index key: {_named(lacking)}"
         remedy = "run `token-worker keys index --all`: until then requests are answered unknown_client"
@@ -118,12 +119,14 @@ def _presence(lacking: list[Owner], lost: list[Owner]) -> Check:
     return Check(name, "ok", "each client and zone with a key has one")
 
 
-def _check_values(found: Sequence[LocatedKey], store: AdminStore, link: AnyLink, master_keys: MasterKeys) -> Check:
+def _check_values(
+    found: Sequence[LocatedKey], store: AdminStore, link: AnyLink, master_keys: MasterKeys
+) -> Iterator[Check]:
     """Compare check values of the token storage with the index keys that should have made them."""
     name = "layout: check values"
     index_keys = [key for key in found if key.state == "current" and key.name.kind == INDEX_KEY]
     sample = random.sample(index_keys, min(SAMPLE_OWNERS, len(index_keys)))
-    wrong, compared = [], 0
+    wrong, closed, compared = [], [], 0
     try:
         for key, stored in read_keys(store, sample):
             if key.name.owner is None:
@@ -135,17 +138,26 @@ def _check_values(found: Sequence[LocatedKey], store: AdminStore, link: AnyLink,
             try:
                 index_key, _ = open_key(key.name, stored.text, master_keys)
             except CorruptData:
-                wrong.append(key.name.owner)
+                closed.append(key.name.owner)
             else:
                 if EntryNames(index_key, key.name.owner).check != held:
                     wrong.append(key.name.owner)
     except ServerError as error:
-        return unknown(name, error, "the right to read the token storage, as `token-worker acl` prints it")
+        yield unknown(name, error, "the right to read the token storage, as `token-worker acl` prints it")
+        return
+    if closed:
+        message = f"{_named(closed)}: the master key does not open the index key"
+        remedy = "run `token-worker keys verify` for all keys; the master key may be the wrong one"
+        yield Check(name, "finding", message, remedy)
     if wrong:
-        message = f"{_named(wrong)}: the index key is not the one with which the tokens were stored, or does not open"
-        remedy = "restore its index key from a backup of the key storage: requests get key_unreadable until then"
-        return Check(name, "finding", message, remedy)
-    return Check(name, "ok", f"fit {compared} index keys, chosen at random")
+        message = f"{_named(wrong)}: the index key is not the one with which the tokens were stored"
+        remedy = (
+            "bring this index key back from a backup of the key storage, and no other key (docs/backup.md): requests"
+            " get key_unreadable until then"
+        )
+        yield Check(name, "finding", message, remedy)
+    if not wrong and not closed:
+        yield Check(name, "ok", f"fit {compared} index keys, chosen at random")
 
 
 def _with_tokens(link: AnyLink, owners: list[Owner]) -> list[Owner]:

@@ -101,7 +101,7 @@ EVICTED = Kind(
     Level.BAD,
     "eviction",
     "{} storages have evicted keys",
-    "Set maxmemory-policy noeviction, and restore a backup.",
+    "Set maxmemory-policy noeviction, and bring back from a backup what is missing.",
 )
 CHECK = Kind(Level.WARN, "findings-of-doctor", "{} findings of doctor", "See below.")
 STARTING = Kind(Level.WARN, "the-page", "{} figures are missing", "Wait a moment.")

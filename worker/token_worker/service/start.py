@@ -82,7 +82,7 @@ def serve(settings: Settings) -> None:
     access = KeyAccess(settings)
     _log_start(settings, access)
     if settings.streams_and_storage_share_server:
-        log.warning("streams and storage share one server: set TOKEN_WORKER_KEYS_URL to another")
+        log.warning("streams and storage share one server: give the streams another")
     keys: KeyCache | None = None
     master_keys: LiveMasterKeys | None = None
 
