@@ -256,6 +256,13 @@ class DenseMemory(EngineMemory):
         self.entries[key] = self.sealed(shop_ring(), key, plaintext, flags)
 
 
+class ForeignMemory(DenseMemory):
+    """The dense layout where there may be foreign entries."""
+
+    def new_layout(self) -> DenseLayout:
+        return DenseLayout(has_foreign=True)
+
+
 MEMORIES: dict[str, type[AcraMemory] | type[DenseMemory]] = {"acra": AcraMemory, "dense": DenseMemory}
 """By the name of the layout."""
 

@@ -44,6 +44,7 @@ def record(place: Place, tokens: Any, in_keys: LayoutRecord | None, in_tokens: L
         (None, DENSE, "", "the key storage has no record"),
         (ACRA, OTHER, "", "have different ids"),
         (DENSE, replace(DENSE, unfinished=True), "", "a move is unfinished"),
+        (DENSE, replace(DENSE, foreign=True), "", "only one of the layout records says"),
     ],
 )
 def test_worker_does_not_start_in_another_layout(

@@ -5,6 +5,7 @@ from typing import cast
 from unittest.mock import Mock
 
 import pytest
+from msgspec.structs import replace
 
 from token_worker.errors import CorruptData, ServerError, SettingsError
 from token_worker.keys.layout_record import (
@@ -25,6 +26,7 @@ ID = "0123456789abcdef" * 2
 DENSE = LayoutRecord(layout="dense", storage=ID, since="2026-11-30T07:51:01Z")
 ACRA = LayoutRecord(layout="acra", storage=ID, since="2026-11-30T07:51:01Z")
 UNFINISHED = LayoutRecord(layout="dense", storage=ID, since="2026-11-30T07:51:01Z", unfinished=True)
+FOREIGN = LayoutRecord(layout="dense", storage=ID, since="2026-11-30T07:51:01Z", foreign=True)
 OTHER = LayoutRecord(layout="dense", storage=ID[::-1], since="2026-11-30T07:51:01Z")
 
 
@@ -44,6 +46,16 @@ def test_record_of_an_unfinished_move() -> None:
     assert UNFINISHED.finished == DENSE
     with pytest.raises(CorruptData, match="copied from an unfinished move"):
         decode_keys_record(text)
+
+
+def test_record_of_a_storage_with_foreign_entries() -> None:
+    """A record says that there may be foreign entries, also while the move is unfinished; a new one does not."""
+    text = encode_record(FOREIGN)
+    assert text == encode_record(DENSE)[:-1] + b',"foreign":true}'
+    assert decode_keys_record(text) == FOREIGN
+    unfinished = encode_record(replace(FOREIGN, unfinished=True))
+    assert decode_record(unfinished, "token storage").finished == FOREIGN
+    assert not new_record("dense", 0).foreign
 
 
 def test_new_records_have_ids_of_their_own() -> None:
@@ -96,7 +108,14 @@ def test_record_of_another_type_is_damaged() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [changed(layout="denser"), changed(index=2), changed(layout="denser", storage="new"), changed(unfinished=False)],
+    [
+        changed(layout="denser"),
+        changed(index=2),
+        changed(layout="denser", storage="new"),
+        changed(unfinished=False),
+        changed(foreign=False),
+        changed(foreign=1),
+    ],
 )
 def test_records_of_newer_versions_are_refused_in_words(text: bytes) -> None:
     """An unknown layout, or a member that this version does not know, is not read as something else."""
@@ -112,7 +131,7 @@ def test_without_a_record_the_layout_is_acra() -> None:
     assert find_problem(None, None, "acra") is None
 
 
-@pytest.mark.parametrize("record", [ACRA, DENSE])
+@pytest.mark.parametrize("record", [ACRA, DENSE, FOREIGN])
 def test_equal_records_are_accepted(record: LayoutRecord) -> None:
     """The same record in both storages decides, also if the setting says the same."""
     assert layout_of(record) == record.layout
@@ -135,6 +154,8 @@ def test_equal_records_are_accepted(record: LayoutRecord) -> None:
         (DENSE, UNFINISHED, None, "a move is unfinished"),
         (None, UNFINISHED, None, "a move is unfinished"),
         (OTHER, UNFINISHED, None, "different ids"),
+        (DENSE, FOREIGN, None, "only one of the layout records says that tokens were moved"),
+        (FOREIGN, DENSE, None, "only one of the layout records says that tokens were moved"),
     ],
 )
 def test_records_that_do_not_fit_are_a_problem(

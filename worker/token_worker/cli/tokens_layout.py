@@ -103,7 +103,8 @@ def _show(settings: Settings, found: Records, *, as_json: bool) -> None:
 
 
 def _name(record: LayoutRecord) -> str:
-    return f"{record.layout} (unfinished)" if record.unfinished else record.layout
+    remarks = [name for name in ("foreign", "unfinished") if getattr(record, name)]
+    return f"{record.layout} ({', '.join(remarks)})" if remarks else record.layout
 
 
 def _record(

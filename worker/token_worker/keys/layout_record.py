@@ -7,6 +7,9 @@ id, so that the two storages are known to belong together. Without a record in t
 
 Workers only read the records. ``token-worker tokens layout`` and ``tokens migrate`` write them: first in the token
 storage, then in the key storage. If a command was interrupted in between, the records differ, and no worker starts.
+If tokens that were drawn inconsistently were moved into the dense layout, both records have ``"foreign":true``: such
+tokens have entries under other names, which workers have to look up.
+
 While the finish of a move runs, the record of the token storage has ``"unfinished":true``, too. No worker starts with
 it, whatever the key storage says. So it tells a finish that was interrupted from a key storage that is older.
 """
@@ -49,12 +52,14 @@ class LayoutRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         layout: the layout of the tokens.
         storage: random id of the token storage: 32 hexadecimal digits.
         since: when the layout was recorded: UTC, to the second.
+        foreign: there may be foreign entries; see ``storage.dense.entry``.
         unfinished: a move into the layout is not at its end. Only the record of the token storage may say so.
     """
 
     layout: LayoutName
     storage: str
     since: str
+    foreign: bool = False
     unfinished: bool = False
 
     @property
@@ -109,7 +114,7 @@ def decode_record(text: bytes, place: str) -> LayoutRecord:
         isinstance(found.get(name), str) for name in ("layout", "storage", "since")
     ):
         raise CorruptData(f"layout record in the {place}: damaged; put it back from a backup")
-    is_known = found["layout"] in _NAMES and found.get("unfinished", True) is True
+    is_known = found["layout"] in _NAMES and all(found.get(name, True) is True for name in ("foreign", "unfinished"))
     if not is_known or found.keys() - set(LayoutRecord.__struct_fields__):
         raise SettingsError(
             f"layout record in the {place}: written by a newer version of token-worker; use that version here, too"
@@ -193,6 +198,12 @@ def find_problem(
             "restore the storage that belongs to the other; if the tokens are right and only the record of the key"
             " storage is older, copy the record (docs/layouts.md); if there are no tokens yet, run `token-worker tokens"
             f" layout {in_tokens.layout}` again",
+        )
+    if in_keys.foreign != in_tokens.foreign:
+        return LayoutProblem(
+            "only one of the layout records says that tokens were moved which had been drawn inconsistently: the other"
+            " one was restored from an older backup",
+            "restore the storage that belongs to the other, or copy the record that says it (docs/layouts.md)",
         )
     return None
 

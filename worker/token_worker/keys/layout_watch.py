@@ -49,12 +49,14 @@ class LayoutWatch:
 
     Attributes:
         link: see above.
+        has_foreign: the records say that there may be foreign entries; see ``storage.dense.entry``.
     """
 
     def __init__(self, asked: LayoutName | None, link: RedisLink | ClusterPipeline) -> None:
         self._asked = asked
         self.link = link
         self._in_keys: LayoutRecord | None = None
+        self.has_foreign = False
 
     def choose(self, store: ListedKeyStore) -> LayoutName:
         """Read both records, and return the layout. From now on, the token storage is watched.
@@ -73,6 +75,7 @@ class LayoutWatch:
             raise SettingsError(str(problem))
         self.link.watch(self._check, math.inf if in_tokens is None else LOOK_SECONDS)
         layout = layout_of(self._in_keys)
+        self.has_foreign = self._in_keys is not None and self._in_keys.foreign
         log.info("layout of tokens", layout=layout, storage=None if in_tokens is None else in_tokens.storage)
         return layout
 

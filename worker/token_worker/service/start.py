@@ -251,14 +251,14 @@ def _token_storage(settings: Settings, watch: LayoutWatch, layout: LayoutName) -
     link, durability, most_ms = watch.link, Durability.parse(settings.durability), settings.claim_idle_ms // 3
     if not isinstance(link, ClusterPipeline):
         barrier = DurabilityBarrier(link, durability, most_ms) if any(durability) else NoBarrier()
-        return TokenStorage(link, barrier, make_layout(layout))
+        return TokenStorage(link, barrier, make_layout(layout, has_foreign=watch.has_foreign))
     if layout == "acra":
         raise SettingsError(
             "TOKEN_WORKER_TOKENS_URL: is that of a cluster, but tokens in Acra's layout need one primary:"
             " set the address of a server or of Sentinels"
         )
     in_cluster = ClusterBarrier(link, durability, most_ms) if any(durability) else None
-    return ClusterTokenStorage(link, make_layout(layout), in_cluster)
+    return ClusterTokenStorage(link, make_layout(layout, has_foreign=watch.has_foreign), in_cluster)
 
 
 def _spans(settings: Settings) -> "Spans | None":

@@ -16,6 +16,9 @@ The engine promises, whatever others do to the same entries between two steps:
 - A token that was removed, and left a tombstone, is never given out again. A tombstone of the value is replaced by the
   value's next token; a tombstone of the token is passed over.
 
+If the layout has second names, a token that is not found is looked up once more, under its second name; and the second
+names of new tokens are looked up before they are written, as such a token is another's, or a redelivered item's own.
+
 The layout of the storage decides how entries are named and what their bytes are; see ``storage.layout``.
 """
 
@@ -27,7 +30,7 @@ from token_worker.acra.value_types import TokenType
 from token_worker.errors import Code, CorruptData, Refused, Unavailable
 from token_worker.keys.cache import KeySearch
 from token_worker.keys.keyring import Keyring, NoMatchingKey
-from token_worker.storage.layout import Layout, Opened
+from token_worker.storage.layout import Layout, Opened, SecondName
 from token_worker.storage.steps import WRITTEN, Adopt, Lookup, Outcome, Step, Store, Touch
 from token_worker.storage.token_item import (
     Candidate,
@@ -92,7 +95,8 @@ class Engine:
 
     def __init__(self, layout: Layout, *, guesses: bool = True) -> None:
         self._layout = layout
-        self._guesses = guesses
+        self._second_name = layout.second_name
+        self._guesses = guesses and layout.second_name is None
         self._new_in_a_row = 0  # batches
 
     def run(self, items: Iterable[TokenItem], now: int) -> Steps:
@@ -104,13 +108,13 @@ class Engine:
             row, self._new_in_a_row = self._new_in_a_row, 0  # a full storage refuses the write, and not a look-up
             known = yield from self._store_unseen(known, now)
             self._new_in_a_row = row
-        raws = (yield Lookup(list(known))) if known else []
         stale: _Touches = []
-        locked = self._read(known, raws, mark, absent, stale)
-        if locked:
-            contents = yield from self._unlock(locked, mark)
-            for (item, _, _, raw), opened in zip(locked, contents, strict=True):
-                _take(item, raw, opened, absent, stale)
+        if known:
+            yield from self._look_up(known, mark, absent, stale)
+        if self._second_name is not None:
+            missed = _by_second_name(known.values(), self._second_name)
+            if missed:
+                yield from self._look_up(missed, mark, absent, stale)
         if known and next(iter(known.values())).tokenize:
             self._new_in_a_row = self._new_in_a_row + 1 if len(absent) - inconsistent == len(known) else 0
         if absent:
@@ -119,6 +123,17 @@ class Engine:
             yield Touch(stale)
         if duplicates:
             yield from self._answer_duplicates(duplicates, now)
+
+    def _look_up(
+        self, known: dict[bytes, TokenItem], mark: Any, absent: list[TokenItem], stale: _Touches
+    ) -> Generator[Step | FindKeys, Any, None]:
+        """Look up entries, and take their contents."""
+        raws = yield Lookup(list(known))
+        locked = self._read(known, raws, mark, absent, stale)
+        if locked:
+            contents = yield from self._unlock(locked, mark)
+            for (item, _, _, raw), opened in zip(locked, contents, strict=True):
+                _take(item, raw, opened, absent, stale)
 
     def _read(
         self,
@@ -263,7 +278,10 @@ class Engine:
         draw_first(items)
         waiting = items
         for _ in range(WRITE_ROUNDS_MAX):
-            if fresh := [item for item in waiting if item.result is None and item.token and not item.existing]:
+            fresh = [item for item in waiting if item.result is None and item.token and not item.existing]
+            if self._second_name is not None and fresh:
+                fresh = yield from self._pass_over(fresh, self._second_name, mark)
+            if fresh:
                 yield from self._write(fresh, now, mark, adopt=False)
             waiting = [item for item in waiting if item.result is None]
             if not waiting:
@@ -275,6 +293,24 @@ class Engine:
         for item in items:
             if item.result is None:
                 item.result = Unavailable("tokens", "entries keep changing")
+
+    def _pass_over(
+        self, items: list[TokenItem], second_name: SecondName, mark: Any
+    ) -> Generator[Step | FindKeys, Any, list[TokenItem]]:
+        """Look up the second names of candidates. Return the items whose candidate is no token yet."""
+        keys = [second_name(item.ring, item.token, item.kind.number) for item in items]
+        raws: list[Any] = yield Lookup(keys)
+        met: list[_Stored] = []
+        for item, key, raw in zip(items, keys, raws, strict=True):
+            if isinstance(raw, Unavailable):
+                item.result = raw
+            elif raw is not None:
+                met.append(_Stored(item, key, False, raw))
+        if met:
+            contents = yield from self._open(met, mark)
+            for (item, _, _, raw), content in zip(met, contents, strict=True):
+                _check_candidate(item, (item.token, item.counter), raw, content)
+        return [item for item in items if item.result is None and item.token]
 
     def _write(self, items: list[TokenItem], now: int, mark: Any, *, adopt: bool) -> Steps:
         """Write the entries of each item's candidate. If entries exist already, they decide how the item goes on."""
@@ -306,7 +342,7 @@ class Engine:
     def _probe(self, items: list[TokenItem], mark: Any) -> Steps:
         """Choose the next candidate of each item: the first that is free, or holds the same value."""
         groups = [(item, list(islice(candidates_left(item), _PROBE_CANDIDATES))) for item in items]
-        wanted = {token_key(item, token): item for item, group in groups for token, _ in group}
+        wanted = {key: item for item, group in groups for token, _ in group for key in self._token_keys(item, token)}
         raws: list[bytes | Unavailable | None] = yield Lookup(list(wanted))
         taken = {key: raw for key, raw in zip(wanted, raws, strict=True) if raw is not None}
         stored = [_Stored(wanted[key], key, False, raw) for key, raw in taken.items() if isinstance(raw, bytes)]
@@ -316,11 +352,10 @@ class Engine:
             if not group:
                 item.result = _EXHAUSTED
             for number, (token, counter) in enumerate(group, 1):
-                key = token_key(item, token)
-                raw = taken.get(key)
-                if raw is None:
+                key = next((key for key in self._token_keys(item, token) if key in taken), None)
+                if key is None:
                     item.token, item.counter = token, counter
-                elif isinstance(raw, Unavailable):
+                elif isinstance(raw := taken[key], Unavailable):
                     item.result = raw
                 else:
                     _check_candidate(item, (token, counter), raw, contents[key])
@@ -329,6 +364,21 @@ class Engine:
                         group[number:], candidates_left(item)
                     )  # in case this one is taken meanwhile
                     break
+
+    def _token_keys(self, item: TokenItem, token: bytes) -> list[bytes]:
+        """Return the names that the token entry of a candidate may have."""
+        keys = [token_key(item, token)]
+        if self._second_name is not None:
+            keys.append(self._second_name(item.ring, token, item.kind.number))
+        return keys
+
+
+def _by_second_name(items: Iterable[TokenItem], second_name: SecondName) -> dict[bytes, TokenItem]:
+    """Return the tokens that were not found, by their second names."""
+    missed = [item for item in items if item.result is _NOT_FOUND]
+    for item in missed:
+        item.key = second_name(item.ring, item.data, item.kind.number)
+    return {item.key: item for item in missed}
 
 
 def _take(item: TokenItem, raw: bytes, opened: _Content, absent: list[TokenItem], stale: _Touches) -> None:

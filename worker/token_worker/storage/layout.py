@@ -1,7 +1,8 @@
 """The interface between the token engine and a layout of the token storage: names, sealing and opening of entries.
 
 A token has a *value entry*, which holds the token of a value, and a *token entry*, which holds the value of a token.
-The layout decides how they are named and what their bytes are. The engine knows no more than what stands here.
+The layout decides how they are named and what their bytes are. A token entry may stand under a second name. The engine
+knows no more than what stands here.
 """
 
 from collections.abc import Callable, Generator
@@ -35,11 +36,20 @@ Opened = tuple[bytes, Notes | None]
 """The token or value in an entry, and the remarks on it."""
 
 
+SecondName = Callable[[Keyring, bytes, int], bytes]
+"""Returns the second name of a token entry, for the keyring, the encoded token, and the number of its type."""
+
+
 class Layout(Protocol):
     """One layout. It keeps ciphers from batch to batch, and asks no server."""
 
     has_index_keys: bool
     """True if names come from index keys. Then ``check`` has to be asked about a keyring before it is used."""
+    second_name: SecondName | None
+    """Returns the second name that the token entry of an encoded token may have; None if entries have but one name.
+
+    Entries under second names are made while no worker runs. None of them is a consistent token's.
+    """
     unused_name: bytes
     """A name that a worker may write, and that no entry ever has."""
 

@@ -44,7 +44,7 @@ class TokenStorage:
     def __init__(self, link: RedisLink, barrier: DurabilityBarrier | None = None, layout: Layout | None = None) -> None:
         self._link = link
         self.barrier = barrier or NoBarrier()
-        self.layout = layout or AcraLayout()
+        self.layout: Layout = layout or AcraLayout()
 
     @property
     def connections(self) -> int:

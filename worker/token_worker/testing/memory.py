@@ -25,7 +25,7 @@ class MemoryTokens(TokenStorage):
 
     def __init__(self, layout: Layout | None = None) -> None:
         self.barrier = NoBarrier()
-        self.layout = layout or AcraLayout()
+        self.layout: Layout = layout or AcraLayout()
         self.entries: dict[bytes, bytes] = {}
 
     def ping(self) -> None:

@@ -16,7 +16,7 @@ from token_worker.acra.token_entry import (
 from token_worker.errors import Refused, Unavailable
 from token_worker.keys.keyring import Keyring
 from token_worker.storage.acra.sealing import Mark, Sealing
-from token_worker.storage.layout import Opened
+from token_worker.storage.layout import Opened, SecondName
 from token_worker.storage.steps import Row, Step
 from token_worker.storage.token_item import NamesAndDeriver, TokenItem
 
@@ -35,6 +35,7 @@ class AcraLayout:
     unused_name = b"tokens/none"
 
     def __init__(self) -> None:
+        self.second_name: SecondName | None = None
         self._sealing = Sealing()
         self.open_value: Callable[[Keyring, bytes, int, bytes, Any], Opened] = self._sealing.open
 

@@ -14,7 +14,7 @@ from token_worker.errors import Code, CorruptData, Refused, Unavailable
 from token_worker.keys.keyring import Keyring, NoMatchingKey
 from token_worker.storage.dense import entry
 from token_worker.storage.dense.entry import ALONE, FOREIGN, HEAD_BYTES, REMOVED, EntryNames, SealKey
-from token_worker.storage.layout import Notes, Opened
+from token_worker.storage.layout import Notes, Opened, SecondName
 from token_worker.storage.steps import Claim, Lookup, Row, Step
 from token_worker.storage.token_item import NamesAndDeriver, TokenItem
 
@@ -90,12 +90,17 @@ class DenseOwner(NamesAndDeriver):
 
 
 class DenseLayout:
-    """The dense layout of the token storage; see ``storage.layout.Layout``."""
+    """The dense layout of the token storage; see ``storage.layout.Layout``.
+
+    Args:
+        has_foreign: whether there may be foreign entries.
+    """
 
     has_index_keys = True
     unused_name = b"t" + bytes(15)
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_foreign: bool = False) -> None:
+        self.second_name: SecondName | None = self._foreign_name if has_foreign else None
         self._told: dict[Owner, str] = {}
 
     def prepare(self, ring: Keyring) -> DenseOwner:
@@ -156,6 +161,9 @@ class DenseLayout:
             self._told.clear()
         self._told[owner] = problem
         log.error("index key cannot be used", key=owner.key_name, reason=problem)
+
+    def _foreign_name(self, ring: Keyring, token: bytes, number: int) -> bytes:
+        return self.prepare(ring).names.of_foreign(token, number)
 
     def mark(self, now: int) -> None:  # noqa: ARG002 - entries have no time of last use
         return None
