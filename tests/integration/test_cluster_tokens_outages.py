@@ -245,7 +245,8 @@ def test_value_entry_waits_until_replicas_have_the_token_entry(replicated: Clust
 
 def test_tokens_are_put_off_whose_node_does_not_confirm(replicated: Cluster) -> None:
     """A batch that has only read waits for each node. Tokens of a node that does not confirm are put off alone."""
-    storage = batch_of(replicated, Durability(replicas=1))
+    pipeline = pipeline_of(replicated)
+    storage = ClusterTokenStorage(pipeline, DenseLayout(), ClusterBarrier(pipeline, Durability(replicas=1), 300))
     rows = [row(60 + place, place, (place + 1) % 3) for place in range(PLACES)]
     assert storage.execute(Store(rows)) == [WRITTEN] * 3
     replica = replicated.replica_of(replicated.members[2])
@@ -256,6 +257,11 @@ def test_tokens_are_put_off_whose_node_does_not_confirm(replicated: Cluster) -> 
         storage.execute(Lookup([item.key for item in items]))
         storage.barrier.wait(items)
         assert [type(item.result) for item in items] == [bytes, bytes, Unavailable]
+        # The next batch does not ask that node to confirm, and waits for no answer of it until the connection is cut.
+        storage.barrier.open()
+        storage.execute(Lookup([item.key for item in items]))
+        storage.barrier.wait()
+        assert all(pipeline.link_to(node).is_connected for node in pipeline.owners())
     finally:
         replica.signal(signal.SIGCONT)
 

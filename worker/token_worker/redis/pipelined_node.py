@@ -55,7 +55,7 @@ class PipelinedNode(NodeLink):
         """Return so many replies, each a reply or its error. Give up if nothing has come by ``deadline``."""
         replies: list[Any] = []
         try:
-            if not self._wire.wait(deadline - time.monotonic()):
+            if count and not self._wire.wait(deadline - time.monotonic()):
                 raise redis.TimeoutError  # noqa: TRY301 - one way to end
             self._wire.receive_many(replies, count)
         except redis.RedisError as error:
