@@ -425,6 +425,9 @@ class Nodes:
                 self.entries.pop(key, None)
         return len(steps)
 
+    def confirm(self) -> None:
+        pass
+
     def _get(self, key: bytes) -> bytes | None:
         self.before()
         return self.entries.get(key)

@@ -10,6 +10,8 @@ from harness.servers import Cluster, Valkey
 from harness.stack import wait_until
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import STR
+from token_worker.admin.cluster_entries import entries_on
+from token_worker.admin.entry_store import EntryChange
 from token_worker.errors import SettingsError, Unavailable
 from token_worker.keys.keyring import DataKeyCache, Keyring
 from token_worker.redis.address import parse
@@ -288,6 +290,26 @@ def test_replaced_connection_confirms_nothing(replicated: Cluster) -> None:
         storage.execute(Lookup([item.key for item in items]))
     storage.barrier.wait(items)
     assert [type(item.result) for item in items] == [Unavailable, bytes, bytes]
+
+
+def test_operator_goes_on_when_replicas_have_the_step_before(replicated: Cluster) -> None:
+    """While the replica of a step's node does not confirm, the command fails there, and the next step is not done."""
+    entries = entries_on(pipeline_of(replicated), Durability(replicas=1))
+    first, second = name(b"v", 90, 0), name(b"t", 90, 1)
+    steps = [EntryChange(first, b"", b"1"), EntryChange(second, b"", b"2"), EntryChange(first, b"1", b"3")]
+    replica = replicated.replica_of(replicated.members[1])
+    replica.signal(signal.SIGSTOP)
+    try:
+        for ask in (lambda: entries.change(steps), entries.confirm):
+            with pytest.raises(Unavailable, match="0 of 1 replicas confirmed"):
+                ask()
+        assert entries.read([first, second]) == [b"1", b"2"]
+    finally:
+        replica.signal(signal.SIGCONT)
+    left = [EntryChange(second, b"2", b"2"), *steps[2:]]
+    wait_until(lambda: does(lambda: entries.change(left) == 2), "the replica")
+    entries.confirm()
+    assert entries.change(left) == 1
 
 
 def test_fsync_in_a_cluster() -> None:

@@ -4,7 +4,7 @@ Engine, storage, barrier and pipeline are those of production; see ``token_nodes
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from simulation.token_nodes import Actor, ClusterInMemory, Schedule, Servers
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import STR
+from token_worker.admin.cluster_entries import ClusterEntries
 from token_worker.admin.entry_store import EntryChange
 from token_worker.admin.stored_tokens import Token
 from token_worker.admin.stored_tokens_dense import DenseTokens
@@ -36,6 +37,7 @@ from token_worker.tokens.derivation import PLAIN
 
 SHOP = Owner("client", "shop-frontend")
 NOW = 1_800_000_000
+Operate = Callable[[TokenAdmin, Token], bool]
 SCHEDULES = 100
 TRIES = 4
 """Tries of a batch that a node did not do."""
@@ -118,14 +120,22 @@ class World:
 
         return Actor(work)
 
-    def operator(self, operate: Callable[[TokenAdmin, Token], bool], token: bytes, done: list[bool]) -> Actor:
-        """A command on a token."""
+    def operator(self, operate: Operate, value: bytes, done: list[bool]) -> Actor:
+        """A command on the first token of a value, which is run again if a node did not do or confirm its part."""
 
         def work(actor: Actor) -> None:
-            admin = TokenAdmin(Entries(self.servers, actor), CACHE, SHOP, layout="dense", rate=1e9)
-            found = admin.of_token(token, STR)
-            if isinstance(found, Token):
-                done.append(operate(admin, found))
+            entries = ClusterEntries(ClusterInMemory(self.servers, actor), self.durability)
+            for _ in range(TRIES):
+                try:
+                    admin = TokenAdmin(entries, CACHE, SHOP, layout="dense", rate=1e9)
+                    found = admin.of_token(candidate(value), STR) or admin.of_value(value, STR)
+                    if isinstance(found, Token) and found.t.key == names_of(value)[1]:
+                        is_done = operate(admin, found)
+                        admin.confirm()
+                        done.append(is_done)
+                except Unavailable:
+                    continue
+                return
 
         return Actor(work)
 
@@ -172,35 +182,6 @@ class World:
                 raise Broken("a value gets another token later")
 
 
-class Entries:
-    """The entries as an operator uses them: each step by itself."""
-
-    def __init__(self, servers: Servers, actor: Actor) -> None:
-        self._servers = servers
-        self._actor = actor
-
-    def names(self, pattern: bytes, count: int) -> Iterator[list[bytes]]:
-        raise NotImplementedError
-
-    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        return [self._get(key) for key in keys]
-
-    def change(self, steps: Sequence[EntryChange]) -> int:
-        for done, (key, old, new) in enumerate(steps):
-            if (self._get(key) or b"") != old:
-                return done
-            entries = self._servers.at(key).entries
-            if new:
-                entries[key] = new
-            else:
-                entries.pop(key, None)
-        return len(steps)
-
-    def _get(self, key: bytes) -> bytes | None:
-        self._actor.pause()
-        return self._servers.get(key)
-
-
 def run(items: list[TokenItem], execute: Callable[[Any], Any]) -> None:
     """Run the engine."""
     steps, answer = Engine(LAYOUT).run(items, NOW), None
@@ -243,15 +224,7 @@ def fail_overs(chance: random.Random) -> None:
     """Workers write with replicas:1 while nodes fail over."""
     world = World(Durability(replicas=1))
     workers = [world.worker(chance.sample(VALUES, chance.randrange(1, 4))) for _ in range(2)]
-    risk = chance.choice((0.02, 0.05, 0.1))
-
-    def before() -> None:
-        if chance.random() < risk:
-            chance.choice([*world.servers.of.values()]).fail_over()
-
-    Schedule(world.check).run(workers, chooser(chance, chance.choice((0.2, 0.6, 1))), before)
-    for server in world.servers.of.values():
-        server.fail_over()
+    run_with_fail_overs(world, workers, chance)
     names = LAYOUT.prepare(ring())
     for value, token in world.answered:
         for name in (names.of_value(value, STR.number), names.of_token(token, STR.number)):
@@ -260,23 +233,74 @@ def fail_overs(chance: random.Random) -> None:
     world.check_answers()
 
 
+def run_with_fail_overs(world: World, actors: list[Actor], chance: random.Random) -> None:
+    """Let nodes fail over now and then, and all of them at the end."""
+    risk = chance.choice((0.02, 0.05, 0.1))
+
+    def before() -> None:
+        if chance.random() < risk:
+            chance.choice([*world.servers.of.values()]).fail_over()
+
+    Schedule(world.check).run(actors, chooser(chance, chance.choice((0.2, 0.6, 1))), before)
+    for server in world.servers.of.values():
+        server.fail_over()
+    world.check()
+
+
 def operators(chance: random.Random) -> None:
     """Workers write while an operator removes the token of one value, and the others are left alone."""
     world = World(Durability())
+    actors, token, done = beside_workers(world, remove, chance)
+    Schedule(world.check).run(actors, chooser(chance, chance.choice((0.2, 0.6, 1))))
+    check_removed(world, token, done)
+
+
+def operators_fail_overs(chance: random.Random) -> None:
+    """An operator changes the token of one value with replicas:1 while workers write and nodes fail over."""
+    world = World(Durability(replicas=1))
+    operate = chance.choice((remove, disable, enable))
+    actors, token, done = beside_workers(world, operate, chance)
+    run_with_fail_overs(world, actors, chance)
+    if operate is remove:
+        check_removed(world, token, done)
+    elif done == [True] and isinstance(world.ask(token, tokenize=False), bytes) != (operate is enable):
+        raise Broken("a change is lost that the command has confirmed")
+
+
+def remove(admin: TokenAdmin, token: Token) -> bool:
+    return admin.remove(token, TokenFilter())
+
+
+def disable(admin: TokenAdmin, token: Token) -> bool:
+    return admin.set_disabled(token, disabled=True)
+
+
+def enable(admin: TokenAdmin, token: Token) -> bool:
+    return admin.set_disabled(token, disabled=False)
+
+
+def beside_workers(world: World, operate: Operate, chance: random.Random) -> tuple[list[Actor], bytes, list[bool]]:
+    """An operator and two workers, the token of the value that the operator is about, and what the command says."""
     value, other = VALUES[0], VALUES[2]
     token = world.ask(value, tokenize=True)
     assert isinstance(token, bytes)
+    if operate is enable:
+        Schedule(lambda: None).run([world.operator(disable, value, [])], lambda alive: alive[0])
     if chance.random() < 0.5:  # a worker was killed between its two writes
-        world.servers.at(names_of(value)[0]).entries.pop(names_of(value)[0])
+        server, name = world.servers.at(names_of(value)[0]), names_of(value)[0]
+        server.entries.pop(name)
+        server.confirmed.pop(name, None)
     done: list[bool] = []
-    remover = world.operator(lambda admin, found: admin.remove(found, TokenFilter()), token, done)
     workers = [world.worker(chance.sample([value, other], chance.randrange(1, 3))) for _ in range(2)]
-    Schedule(world.check).run([remover, *workers], chooser(chance, chance.choice((0.2, 0.6, 1))))
+    return [world.operator(operate, value, done), *workers], token, done
+
+
+def check_removed(world: World, token: bytes, done: list[bool]) -> None:
     if done != [True]:
         return  # workers were faster, and the command says so
     if not isinstance(world.ask(token, tokenize=False), Refused):
         raise Broken("a removed token serves")
-    if world.ask(value, tokenize=True) == token:
+    if world.ask(VALUES[0], tokenize=True) == token:
         raise Broken("a removed token comes back")
     world.answered = [(data, found) for data, found in world.answered if found != token]
     world.check_answers()
@@ -287,7 +311,7 @@ def names_of(value: bytes) -> tuple[bytes, bytes]:
     return names.of_value(value, STR.number), names.of_token(candidate(value), STR.number)
 
 
-SCENES = {"race": race, "fail-overs": fail_overs, "operator": operators}
+SCENES = {"race": race, "fail-overs": fail_overs, "operator": operators, "operator-fail-overs": operators_fail_overs}
 
 
 def explore(scene: str, schedules: int) -> None:
@@ -345,6 +369,16 @@ def _removal_without_tombstone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DenseTokens, "_removed", lambda *_: b"")
 
 
+def _operator_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    change = ClusterEntries.change
+
+    def hasty(self: ClusterEntries, steps: Sequence[EntryChange]) -> int:
+        self._closing = None
+        return change(self, steps)
+
+    monkeypatch.setattr(ClusterEntries, "change", hasty)
+
+
 @pytest.mark.parametrize(
     ("plant", "scene"),
     [
@@ -354,6 +388,7 @@ def _removal_without_tombstone(monkeypatch: pytest.MonkeyPatch) -> None:
         (_replies_at_once, "fail-overs"),
         (_removal_without_tombstone, "operator"),
         (_replaces_without_compare, "operator"),
+        (_operator_does_not_wait, "operator-fail-overs"),
     ],
 )
 def test_planted_bug_is_found(

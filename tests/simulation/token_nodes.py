@@ -1,8 +1,9 @@
 """Three nodes of a cluster in memory, and actors that use them at the same time, one command after the other.
 
-The code of workers runs as it is: engine, storage, barrier and pipeline. Only the connections are replaced. Each actor
-is a thread, but one runs at a time: a schedule decides before every command which actor goes on. An actor can be killed
-there. A node can fail over: then it has only what its replica has confirmed, and all connections to it are lost.
+The code of workers and operators runs as it is: engine, commands, storage, barrier and pipeline. Only the connections
+are replaced. Each actor is a thread, but one runs at a time: a schedule decides before every command which actor goes
+on. An actor can be killed there. A node can fail over: then it has only what its replica has confirmed, and all
+connections to it are lost.
 """
 
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 
 import hiredis
 
+from token_worker.admin.entry_store import CHANGE
 from token_worker.errors import Unavailable
 from token_worker.redis.address import Node, parse
 from token_worker.redis.cluster_pipeline import ClusterPipeline, slot_of
@@ -46,6 +48,13 @@ class Server:
             case [b"SET", key, value]:
                 self.entries[key] = value
                 return b"OK"
+            case [b"EVAL", script, b"1", key, old, new] if script == CHANGE.source:
+                if self.entries.get(key, b"") != old:
+                    return 0
+                self.entries[key] = new
+                if not new:
+                    del self.entries[key]
+                return 1
             case [b"EVAL", _, b"1", key, old, new]:
                 held = self.entries.get(key)
                 if held is None or held == old:

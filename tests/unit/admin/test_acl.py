@@ -40,7 +40,13 @@ def test_streams_that_would_share_a_name_get_a_hash_each() -> None:
     assert all(re.fullmatch("[A-Za-z0-9._-]{1,100}", name) for name in names.values())
 
 
-def user_of(server: Server, role: Role, tokens_url: str = "redis://127.0.0.1:1", **more: Any) -> User:
+def user_of(
+    server: Server,
+    role: Role,
+    tokens_url: str = "redis://127.0.0.1:1",
+    durability: str = "server",
+    **more: Any,
+) -> User:
     server_of_all = RedisSettings(url="redis://127.0.0.1:1")
     servers: dict[Server, RedisSettings] = {
         "streams": server_of_all,
@@ -48,7 +54,7 @@ def user_of(server: Server, role: Role, tokens_url: str = "redis://127.0.0.1:1",
         "tokens": parse(tokens_url),
     }
     routes = (Route("in", "out", frozenset({Op.TOKENIZE})),)
-    found = users(routes, ".acrakeys", Durability.parse("server"), servers, reply_groups=False, **more)
+    found = users(routes, ".acrakeys", Durability.parse(durability), servers, reply_groups=False, **more)
     [user] = [user for user in found if (user.server, user.role) == (server, role)]
     return user
 
@@ -66,9 +72,11 @@ def test_rights_are_for_the_layout_that_is_asked_for() -> None:
 
 
 def test_marks_of_a_cluster_are_in_the_rights() -> None:
-    """In a cluster each node has a mark of its own, which workers write."""
+    """In a cluster each node has a mark of its own, which workers write, and operators if they wait for replicas."""
     assert "token-worker:mark:*" in patterns(user_of("tokens", "worker", "redis+cluster://127.0.0.1:1"))
     assert "token-worker:mark:*" not in patterns(user_of("tokens", "worker"))
+    operator = user_of("tokens", "operator", "redis+cluster://127.0.0.1:1", "replicas:1")
+    assert ("token-worker:mark:*" in patterns(operator), "wait" in operator.commands) == (True, True)
 
 
 def test_only_operators_write_index_keys_and_the_record() -> None:

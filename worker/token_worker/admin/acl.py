@@ -256,15 +256,15 @@ def _on_storage(
     waiting = ("waitaof",) if durability.fsync else ("wait",) if durability.replicas else ()
     reading_record = Selector(("get",), (f"%R~{of_tokens}",))
     selectors = [Selector(("mget", "msetnx", "get", "set", *_SCRIPTS), tokens), reading_record]
+    marks = Selector(("set",), (f"%W~{MARK}:*" if tokens_kind == "cluster" else f"%W~{MARK}",))
     if waiting or tokens_kind == "cluster":
-        marks = f"{MARK}:*" if tokens_kind == "cluster" else MARK
-        selectors.append(Selector(("set",), (f"%W~{marks}",)))
+        selectors.append(marks)
     yield User("tokens", "worker", "token-worker", ("ping", *waiting), tuple(selectors))
     changing = ("mget", "get", "set", "del", *_SCRIPTS)
     on_keys = Selector((*changing, "exists"), (*key_places, f"~{of_keys}"))
     on_tokens = [Selector(changing, tokens), Selector(("get", "set", *_SCRIPTS), (f"~{of_tokens}", f"~{MOVE_PLACE}"))]
     if waiting:
-        on_tokens.append(Selector(("set",), (f"%W~{MARK}",)))
+        on_tokens.append(marks)
     looking_at_record = Selector(("mget",), (f"%R~{of_keys}",))
     yield User("keys", "monitor", "token-monitor", ("time", "info", "scan"), (looking_at_record,))
     yield User("tokens", "monitor", "token-monitor", ("time", "info"), (reading_record,))

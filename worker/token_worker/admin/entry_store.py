@@ -4,6 +4,8 @@ A change of a token is a sequence of steps, each on one entry. On one server all
 it first compares every entry with what was read, and then changes all or none. Where entries are on several nodes, each
 step is done by itself, in the order given, up to the first entry that is not what was read any more. So the order of
 the steps has to be safe at every point.
+
+A command confirms at its end that all it has changed is as safe as ``TOKEN_WORKER_DURABILITY`` asks for.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +14,7 @@ from typing import NamedTuple, Protocol
 from token_worker.redis.link import RedisLink
 from token_worker.redis.scan import scan
 from token_worker.redis.script import Script
+from token_worker.storage.durability import DurabilityBarrier, NoBarrier
 
 KEYS_PER_COMMAND = 1000
 """Most keys of one command."""
@@ -52,12 +55,26 @@ class EntryStore(Protocol):
         """
         ...
 
+    def confirm(self) -> None:
+        """Wait until all changes so far are as safe as new tokens of workers are.
+
+        Raises:
+            Unavailable: they were not confirmed in time.
+        """
+        ...
+
 
 class ServerEntries:
-    """The entries on one server."""
+    """The entries on one server. It replicates each change as a whole, so commands only wait at their end.
 
-    def __init__(self, link: RedisLink) -> None:
+    Args:
+        link: connection to the server.
+        barrier: waits until changes are safe; none by default.
+    """
+
+    def __init__(self, link: RedisLink, barrier: DurabilityBarrier | None = None) -> None:
         self._link = link
+        self._barrier = barrier or NoBarrier()
 
     def names(self, pattern: bytes, count: int) -> Iterator[list[bytes]]:
         return scan(self._link, pattern, count)
@@ -74,3 +91,7 @@ class ServerEntries:
             merged[key] = (merged[key][0] if key in merged else old, new)
         is_done = self._link.run(CHANGE, list(merged), [raw for pair in merged.values() for raw in pair])
         return len(steps) if is_done else 0
+
+    def confirm(self) -> None:
+        self._barrier.open()
+        self._barrier.wait()

@@ -153,6 +153,7 @@ class LastKeys:
         [check] = self._entries.read([name])
         if check is not None:
             self._entries.change([EntryChange(name, check, b"")])
+            self._entries.confirm()
 
     def _count(self, index_key: bytes | None) -> int | None:
         if index_key is None and self._entries.read([check_name(self._owner)]) != [None]:

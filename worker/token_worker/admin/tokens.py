@@ -170,6 +170,10 @@ class TokenAdmin:
         """
         return self._change(token, self.stored.steps_to_remove, lambda now: now.is_half_gone or chosen.takes(now))
 
+    def confirm(self) -> None:
+        """Wait until all changes are as safe as the settings ask for; raises ``Unavailable`` if that takes too long."""
+        self._entries.confirm()
+
     def repair(self, finding: Finding) -> bool:
         """Put a finding right. Returns False if it has no repair, or if its entries have changed."""
         return bool(finding.repair) and self._entries.change(finding.repair) == len(finding.repair)

@@ -153,7 +153,7 @@ def _entries(settings: Settings, store: AdminStore, *, restore: bool) -> EntrySt
     link = tokens_link(settings)
     if not restore:  # a key is destroyed because entries are not there, so it has to be the right token storage
         agreed_layout(store, link, settings.layout)
-    return entries_behind(link)
+    return entries_behind(link, settings)
 
 
 def _question(planned: LastKeysStep) -> str:

@@ -118,6 +118,8 @@ def reencrypt(asked: Asked, *, dry_run: bool, yes: bool) -> None:
     ):
         done = admin.reencrypt(dry_run=dry_run)
         outcome.update(done._asdict())
+        if not dry_run:
+            admin.confirm()
     if asked.as_json:
         click.echo(msgspec.json.encode({"dry_run": dry_run, **done._asdict()}))
     else:
@@ -151,6 +153,8 @@ def _change(
                         entries.append(entry_label(token.t.key))
                 else:
                     counts["busy"] += 1
+            if not dry_run:
+                admin.confirm()
         finally:
             outcome.update(counts)
     changed, unreadable, busy = counts.values()

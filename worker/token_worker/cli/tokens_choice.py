@@ -17,8 +17,8 @@ from rich.progress import Progress, TextColumn
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import TYPES, TokenType
 from token_worker.admin.access import AdminAccess
-from token_worker.admin.cluster_entries import ClusterEntries
-from token_worker.admin.entry_store import EntryStore, ServerEntries
+from token_worker.admin.cluster_entries import entries_on
+from token_worker.admin.entry_store import EntryStore
 from token_worker.admin.index_keys import check_not_retired, owners_with_index_keys
 from token_worker.admin.key_store import AdminStore
 from token_worker.admin.layout import read_records
@@ -33,10 +33,11 @@ from token_worker.keys.cache import KeyCache
 from token_worker.keys.layout_record import LayoutName
 from token_worker.keys.master import MasterKeys
 from token_worker.redis.cluster_pipeline import ClusterPipeline
-from token_worker.redis.connect import make_primary_link
+from token_worker.redis.connect import make_tokens_link
 from token_worker.redis.link import Link, RedisLink
 from token_worker.settings import load
 from token_worker.settings.options import Settings
+from token_worker.storage.durability import Durability
 
 ENTRIES_PER_SECOND = 5000.0
 """Default for the most entries to read in a second: a few per cent of the capacity of a server."""
@@ -234,7 +235,7 @@ def open_admin(
             with bar:
                 task = bar.add_task("")
                 yield TokenAdmin(
-                    entries_behind(link),
+                    entries_behind(link, settings),
                     keys,
                     owner,
                     layout=layout,
@@ -252,14 +253,13 @@ def open_admin(
 
 def tokens_link(settings: Settings) -> RedisLink | ClusterPipeline:
     """Make the link of a command to the token storage."""
-    if settings.tokens.kind == "cluster":
-        return ClusterPipeline("tokens", settings.tokens)
-    return make_primary_link("tokens", settings.tokens, raise_server_errors=True)
+    is_fsync = settings.durability == "fsync"
+    return make_tokens_link(settings.tokens, waits_for_disk=is_fsync, raise_server_errors=True)
 
 
-def entries_behind(link: RedisLink | ClusterPipeline) -> EntryStore:
+def entries_behind(link: RedisLink | ClusterPipeline, settings: Settings) -> EntryStore:
     """Return the entries of the token storage that the link leads to."""
-    return ClusterEntries(link) if isinstance(link, ClusterPipeline) else ServerEntries(link)
+    return entries_on(link, Durability.parse(settings.durability))
 
 
 def agreed_layout(store: AdminStore, link: Link, asked: LayoutName | None) -> LayoutName:

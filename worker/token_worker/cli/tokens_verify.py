@@ -88,6 +88,8 @@ def verify(asked: Asked, *, repair: bool, min_age_seconds: float | None, dry_run
             else:
                 _count(finding.what, finding.key, counts, names)
             outcome["repaired"] = counts["repaired"]
+        if repair and not dry_run:
+            admin.confirm()
         layout = admin.stored.layout
     what = "value entries" if layout == "acra" else "findings"
     done = "deleted" if layout == "acra" else "repaired"

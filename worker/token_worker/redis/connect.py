@@ -31,8 +31,10 @@ def make_primary_link(name: str, settings: RedisSettings, *, raise_server_errors
     return kind(name, settings, raise_server_errors=raise_server_errors)
 
 
-def make_tokens_link(settings: RedisSettings, *, waits_for_disk: bool) -> RedisLink | ClusterPipeline:
-    """Make a worker's link for tokens. In a cluster, a wait for a disk needs a longer time-out than others do."""
+def make_tokens_link(
+    settings: RedisSettings, *, waits_for_disk: bool, raise_server_errors: bool = False
+) -> RedisLink | ClusterPipeline:
+    """Make a link for tokens. In a cluster, a wait for a disk needs a longer time-out than others do."""
     if settings.kind == "cluster":
         return ClusterPipeline("tokens", settings, SOCKET_SECONDS if waits_for_disk else NODE_SECONDS)
-    return make_primary_link("tokens", settings)
+    return make_primary_link("tokens", settings, raise_server_errors=raise_server_errors)
