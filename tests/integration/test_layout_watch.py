@@ -38,7 +38,7 @@ def record(place: Place, tokens: Any, in_keys: LayoutRecord | None, in_tokens: L
 @pytest.mark.parametrize(
     ("in_keys", "in_tokens", "setting", "words"),
     [
-        (None, None, "dense", "TOKEN_WORKER_LAYOUT is dense, but the key storage has no record"),
+        (None, None, "dense", "TOKEN_WORKER_LAYOUT is dense, but there is no record"),
         (DENSE, DENSE, "acra", "TOKEN_WORKER_LAYOUT is acra, but the key storage records dense"),
         (DENSE, None, "", "the token storage has no record: it is another one, or has lost its data"),
         (None, DENSE, "", "the key storage has no record"),

@@ -142,7 +142,8 @@ def test_equal_records_are_accepted(record: LayoutRecord) -> None:
 @pytest.mark.parametrize(
     ("in_keys", "in_tokens", "asked", "words"),
     [
-        (None, None, "dense", "TOKEN_WORKER_LAYOUT is dense, but the key storage has no record"),
+        (None, None, "dense", "TOKEN_WORKER_LAYOUT is dense, but there is no record"),
+        (None, DENSE, "dense", "the key storage has no record: it is another one, or was restored"),
         (DENSE, DENSE, "acra", "TOKEN_WORKER_LAYOUT is acra, but the key storage records dense"),
         (DENSE, None, None, "the token storage has no record: it is another one, or has lost its data"),
         (ACRA, None, "acra", "the token storage has no record"),
@@ -167,3 +168,11 @@ def test_records_that_do_not_fit_are_a_problem(
     assert words in problem.what
     assert problem.remedy
     assert ID not in str(problem)
+
+
+@pytest.mark.parametrize("in_tokens", [None, DENSE, UNFINISHED])
+def test_setting_that_says_the_layout_of_lost_records_is_kept(in_tokens: LayoutRecord | None) -> None:
+    """Nobody is told to leave the setting out if no record says otherwise: workers would take the layout for acra."""
+    problem = find_problem(None, in_tokens, "dense")
+    assert problem is not None
+    assert "leave TOKEN_WORKER_LAYOUT out" not in problem.remedy

@@ -118,7 +118,7 @@ def verify(config: Path | None, *, as_json: bool) -> None:
         bad = [f"{row.name}: {_WORDS[row.sealed_with]}" for row in rows if row.sealed_with in BAD_STATUSES]
         if read_layout(store) == "dense":
             without = lack_index_keys([key for key, _ in found])
-            bad += [f"{owner.key_name}: has no index key; token-worker keys index --all makes it" for owner in without]
+            bad += [f"{owner.key_name}: has no index key; {_NO_INDEX_KEY}" for owner in without]
     if bad:
         raise CheckFailed("\n".join(bad))
 
@@ -156,6 +156,8 @@ def show(config: Path | None, name: str, *, as_json: bool) -> None:
         table.add_row(member.replace("_", " "), text)
     table_console().print(table)
 
+
+_NO_INDEX_KEY = "bring it back from a backup if there are tokens, or make the first one with `token-worker keys index`"
 
 _WORDS: dict[KeyStatus, str] = {
     "current": "master key",

@@ -164,15 +164,21 @@ def find_problem(
         asked: the setting; None if it is not set.
     """
     layout = layout_of(in_keys)
-    if asked is not None and asked != layout:
-        recorded = f"the key storage records {layout}" if in_keys else "the key storage has no record, which means acra"
+    choose = f"run `token-worker tokens layout {asked}` for an empty token storage"
+    move = f"`token-worker tokens migrate --to {asked}` for one with tokens"
+    if in_keys is not None and asked not in (None, layout):
         return LayoutProblem(
-            f"TOKEN_WORKER_LAYOUT is {asked}, but {recorded}",
-            f"leave TOKEN_WORKER_LAYOUT out, or run `token-worker tokens layout {asked}` for an empty token storage,"
-            f" `token-worker tokens migrate --to {asked}` for one with tokens",
+            f"TOKEN_WORKER_LAYOUT is {asked}, but the key storage records {layout}",
+            f"leave TOKEN_WORKER_LAYOUT out, or {choose}, {move}",
         )
     if in_keys is None and in_tokens is None:
-        return None
+        if asked in (None, layout):
+            return None
+        # the setting may be all that is left of lost records, and without it workers would write in another layout
+        return LayoutProblem(
+            f"TOKEN_WORKER_LAYOUT is {asked}, but there is no record, which means {layout}",
+            f"{choose}, {move} of layout {layout}; if there was a record, put it back (docs/layouts.md)",
+        )
     if in_tokens is None:
         return LayoutProblem(
             f"the key storage records layout {layout}, but the token storage has no record: it is another one, or has"
