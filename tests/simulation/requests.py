@@ -109,7 +109,7 @@ def _op(entry: Entry) -> Op:
 
 
 def _answer(how: bytes, entry: Entry, target: str) -> Answer:
-    facts = ReplyFacts(_op(entry).value, "", "", None, None, (("", CODES[how]),))
+    facts = ReplyFacts(_op(entry).value, "", None, None, (("", CODES[how]),))
     payload = _payload(how, entry)
     if target == entry.route.responses:
         return Answer(entry, payload, facts=facts)

@@ -112,7 +112,7 @@ class CommitterSetup:
 
 
 def _answer(entry: Entry) -> Answer:
-    return Answer(entry, b"reply", facts=ReplyFacts("tokenize", "ok", "r-1", "shop", None, (("str", "ok"),)))
+    return Answer(entry, b"reply", facts=ReplyFacts("tokenize", "ok", "shop", None, (("str", "ok"),)))
 
 
 @pytest.fixture

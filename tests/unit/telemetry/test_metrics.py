@@ -24,7 +24,7 @@ Outcomes = tuple[tuple[str, str], ...]
 def answers_of(
     count: int, op: str = "tokenize", status: str = "ok", outcomes: Outcomes = (("str", "ok"),)
 ) -> list[Answer]:
-    facts = ReplyFacts(op, status, "r", "shop", None, outcomes)
+    facts = ReplyFacts(op, status, "shop", None, outcomes)
     return [Answer(Entry(ROUTE, b"%d-0" % number, {}), b"{}", facts=facts) for number in range(1, count + 1)]
 
 
@@ -65,7 +65,7 @@ def test_every_counter_begins_at_zero() -> None:
         ("ok", "partial", "error"), ("tokenize", "detokenize"), (*TypeName, "unknown"), Code
     ):
         metrics.committed(
-            [Answer(entry, b"", facts=ReplyFacts(op, status, "r", None, None, ((str(kind), code.value),)))],
+            [Answer(entry, b"", facts=ReplyFacts(op, status, None, None, ((str(kind), code.value),)))],
             Committed(written=1),
         )
     metrics.committed(answers_of(1, "unknown", "error", (("unknown", "invalid_request"),)), Committed(written=1))

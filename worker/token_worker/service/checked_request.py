@@ -1,6 +1,6 @@
 """A request that was checked against its route: the keys it may use, and its values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -8,25 +8,28 @@ import msgspec
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import TYPES, TokenType
 from token_worker.contract.decoded import Decoded
-from token_worker.contract.messages import Format, Op
+from token_worker.contract.messages import Format, Op, Request
 from token_worker.contract.values import BYTES_CODECS, VALUE_CODECS, ValueCodec
 from token_worker.errors import Code, Refused, Unavailable
 from token_worker.keys.keyring import Keyring
 from token_worker.service.route_formats import RouteFormats
 from token_worker.storage.token_item import TokenItem
 from token_worker.streams.entry import Entry
+from token_worker.streams.reply_facts import ReplyFacts
+
+OP_NAMES: dict[Op | None, str] = {Op.TOKENIZE: "tokenize", Op.DETOKENIZE: "detokenize", None: "unknown"}
+"""Names of operations in ``ReplyFacts``."""
 
 INTERNAL = Refused(Code.INTERNAL, "the request could not be handled; it is kept as a dead letter")
 
 
-class TypeCodec(NamedTuple):
+class TypeCodec(msgspec.Struct, frozen=True, eq=False):
     """Converts values of one type between messages of one format and stored bytes.
 
     Attributes:
         read, encode: convert a member of a request to stored bytes, one after the other.
         decode, write: convert stored bytes to a member of a reply. ``write`` is None if ``decode`` does all.
         ok: outcome of a good value, as in ``ReplyFacts.outcomes``.
-        all_ok: outcomes of a request with one good value.
     """
 
     kind: TokenType
@@ -35,13 +38,12 @@ class TypeCodec(NamedTuple):
     decode: Callable[[bytes], Any]
     write: Callable[[Any], Any] | None
     ok: tuple[str, str]
-    all_ok: tuple[tuple[str, str]]
 
 
 def _type_codec(name: str, codec: ValueCodec) -> TypeCodec:
-    kind, ok = TYPES[name], (name, "ok")
+    kind = TYPES[name]
     encode, decode = codec.to_bytes or kind.encode, codec.from_bytes or kind.read
-    return TypeCodec(kind, codec.from_message, encode, decode, codec.to_message, ok, (ok,))
+    return TypeCodec(kind, codec.from_message, encode, decode, codec.to_message, (name, "ok"))
 
 
 def _type_codecs(given: dict[Format, dict[str, ValueCodec]]) -> dict[Format, dict[str, TypeCodec]]:
@@ -66,40 +68,51 @@ class FailedValue(NamedTuple):
     refused: Refused
 
 
-class OwnerAccess:
-    """Access of a client, or of a client and a zone, on one route. It is looked up once a batch.
-
-    Attributes:
-        owners: client and zone whose keys must exist; the last one's keys are used.
-        formats: the rules of the route about formats; None where the access is refused.
-        outcome: the keys to use, or why the request is refused, or why it has to wait for keys.
-    """
-
-    __slots__ = ("formats", "outcome", "owners")
-
-    def __init__(self, owners: tuple[Owner, ...], refused: Refused, formats: RouteFormats | None = None) -> None:
-        self.owners = owners
-        self.formats = formats
-        self.outcome: Keyring | Refused | Unavailable = refused
-
-
-NO_ACCESS = OwnerAccess((), INTERNAL)
-"""Access of a request that is refused for another reason."""
-
-
 class CheckedRequest(msgspec.Struct, eq=False):
-    """A decoded entry that was checked against its route.
+    """A request whose access is not refused by itself.
 
     Attributes:
-        reply_to: stream that the reply goes to; None for the route's own.
-        refused: why the request is refused. If None, ``access`` decides.
-        access: access of its client and zone.
+        decoded: the entry, decoded to ``request``.
         values: its values, in order.
     """
 
     entry: Entry
     decoded: Decoded
-    reply_to: str | None
-    refused: Refused | None
-    access: OwnerAccess
-    values: list[TokenItem | FailedValue] = []
+    request: Request
+    values: Sequence[TokenItem | FailedValue] = ()
+
+
+class OwnerAccess:
+    """Access of a client, or of a client and a zone, to one operation of a route. It is looked up once a batch.
+
+    Attributes:
+        op: the operation.
+        owners: client and zone whose keys must exist; the last one's keys are used.
+        formats: the rules of the route about formats; None where the access is refused.
+        outcome: the keys to use, or why the requests are refused, or why they have to wait for keys.
+        requests: the requests of the batch that need it.
+    """
+
+    __slots__ = ("_ok_facts", "formats", "op", "outcome", "owners", "requests")
+
+    def __init__(
+        self, op: Op, owners: tuple[Owner, ...], refused: Refused, formats: RouteFormats | None = None
+    ) -> None:
+        self.op = op
+        self.owners = owners
+        self.formats = formats
+        self.outcome: Keyring | Refused | Unavailable = refused
+        self.requests: list[CheckedRequest] = []
+        self._ok_facts: dict[TypeCodec, ReplyFacts] = {}
+
+    def facts(self, status: str, outcomes: tuple[tuple[str, str], ...]) -> ReplyFacts:
+        """Facts of a reply. The owners are known to exist."""
+        zone_id = self.owners[1].id if len(self.owners) > 1 else None
+        return ReplyFacts(OP_NAMES[self.op], status, self.owners[0].id, zone_id, outcomes)
+
+    def ok_facts(self, codec: TypeCodec) -> ReplyFacts:
+        """Facts of a reply with one good value. All such replies share them."""
+        facts = self._ok_facts.get(codec)
+        if facts is None:
+            facts = self._ok_facts[codec] = self.facts("ok", (codec.ok,))
+        return facts

@@ -24,7 +24,6 @@ from token_worker.keys.layout_record import MOVE_PLACE, TOKENS_RECORD
 from token_worker.service.checked_request import (
     BYTES_TYPE_CODECS,
     INTERNAL,
-    NO_ACCESS,
     TYPE_CODECS,
     CheckedRequest,
     FailedValue,
@@ -97,7 +96,6 @@ class Handler:
                 handle the same entries again.
         """
         results: list[Result] = []
-        requests: list[CheckedRequest] = []
         accesses: _Accesses = {}
         for entry in entries:
             try:
@@ -105,24 +103,33 @@ class Handler:
             except Unanswerable as unanswerable:
                 results.append(DeadLettered(entry, unanswerable.reason))
             else:
-                requests.append(self._authorize(entry, decoded, accesses))
+                refused = self._authorize(entry, decoded, accesses)
+                if refused is not None:
+                    results.append(build_refusal(entry, decoded, refused))
         self._find_keys(accesses)
-        answerable: list[CheckedRequest] = []
-        items: list[TokenItem] = []
-        for checked in requests:
-            outcome = checked.refused or checked.access.outcome
-            if isinstance(outcome, Keyring) and checked.decoded.request is not None:
-                checked.values = self._values(checked, checked.decoded.request, outcome, items)
-                answerable.append(checked)
+        ready: list[OwnerAccess] = []
+        for access in accesses.values():
+            outcome = access.outcome
+            if isinstance(outcome, Keyring):
+                self._make_values(access, outcome)
+                ready.append(access)
             elif isinstance(outcome, Unavailable):
-                results.append(Postponed(checked.entry, outcome))
+                results += [Postponed(checked.entry, outcome) for checked in access.requests]
             else:
-                results.append(build_refusal(checked, outcome if isinstance(outcome, Refused) else INTERNAL))
+                results += [build_refusal(checked.entry, checked.decoded, outcome) for checked in access.requests]
+        items = [
+            value
+            for access in ready
+            for checked in access.requests
+            for value in checked.values
+            if isinstance(value, TokenItem)
+        ]
         if items:
             self._run(items)
             if any(map(_format_of, items)):
-                self._compare_forms(answerable)
-        results += map(build_reply, answerable)
+                _compare_forms(ready)
+        for access in ready:
+            results += [build_reply(checked, access) for checked in access.requests]
         return results
 
     def internal(self, entry: Entry) -> Answer:
@@ -133,8 +140,8 @@ class Handler:
             return Answer(entry, b"")
         payload, facts = encode_error(entry, decoded, INTERNAL), refused_facts(decoded, INTERNAL)
         if decoded.reply_to is None or not self._may_reply_to(entry.route, decoded.reply_to):
-            return Answer(entry, payload, facts=facts)
-        return Answer(entry, payload, decoded.reply_to, payload, facts)
+            return Answer(entry, payload, facts=facts, request_id=decoded.id)
+        return Answer(entry, payload, decoded.reply_to, payload, facts, decoded.id)
 
     def _may_reply_to(self, route: Route, name: str) -> bool:
         """Return True if the route allows this stream, and no key or token can have its name on a shared server."""
@@ -147,14 +154,6 @@ class Handler:
         self._execute(self._engine.run(items, int(self._now())))
         if barrier.holds_back and any(item.tokenize and isinstance(item.result, bytes) for item in items):
             barrier.wait(items)
-
-    def _compare_forms(self, requests: list[CheckedRequest]) -> None:
-        """Compare tokens with the formats that were asked for: a value may have a token since before."""
-        for checked in requests:
-            formats = self._formats[checked.entry.route.requests]
-            for value in checked.values:
-                if isinstance(value, TokenItem):
-                    formats.compare(value)
 
     def _execute(self, steps: Generator[Step | FindKeys, Any, T]) -> T:
         """Execute the steps of the engine, or of the layout. Return what they return."""
@@ -170,28 +169,28 @@ class Handler:
             else:
                 answer = self._tokens.execute(step)
 
-    def _authorize(self, entry: Entry, decoded: Decoded, accesses: _Accesses) -> CheckedRequest:
-        """Check a request against its route, and note the access that it needs."""
+    def _authorize(self, entry: Entry, decoded: Decoded, accesses: _Accesses) -> Refused | None:
+        """Check a request against its route, and add it to the access that it needs. Return why it is refused."""
         request = decoded.request
-        reply_to = decoded.reply_to
-        if reply_to is not None and not self._may_reply_to(entry.route, reply_to):
-            refused = decoded.refusal or Refused(Code.FORBIDDEN, "$.reply_to: this stream is not allowed on this route")
-            return CheckedRequest(entry, decoded, None, refused, NO_ACCESS)
+        if decoded.reply_to is not None and not self._may_reply_to(entry.route, decoded.reply_to):
+            decoded.reply_to = None  # its reply goes to the stream of the route
+            return decoded.refusal or Refused(Code.FORBIDDEN, "$.reply_to: this stream is not allowed on this route")
         if request is None:
-            return CheckedRequest(entry, decoded, reply_to, decoded.refusal, NO_ACCESS)
+            return decoded.refusal or INTERNAL
         key = (entry.route.requests, request.op, request.client_id, request.zone_id)
         access = accesses.get(key)
         if access is None:
-            try:
-                access = OwnerAccess(_owners(entry.route, request), INTERNAL, self._formats[entry.route.requests])
-            except Refused as refused:
-                access = OwnerAccess((), refused.with_traceback(None))
-            accesses[key] = access
-        if access.owners and request.expires_at is not None and request.expires_at <= self._server_now() * 1000:
-            return CheckedRequest(
-                entry, decoded, reply_to, Refused(Code.EXPIRED, "$.expires_at: has passed"), NO_ACCESS
-            )
-        return CheckedRequest(entry, decoded, reply_to, None, access)
+            access = accesses[key] = self._access(entry.route, request)
+        if request.expires_at is not None and access.owners and request.expires_at <= self._server_now() * 1000:
+            return Refused(Code.EXPIRED, "$.expires_at: has passed")
+        access.requests.append(CheckedRequest(entry, decoded, request))
+        return None
+
+    def _access(self, route: Route, request: Request) -> OwnerAccess:
+        try:
+            return OwnerAccess(request.op, _owners(route, request), INTERNAL, self._formats[route.requests])
+        except Refused as refused:
+            return OwnerAccess(request.op, (), refused.with_traceback(None))
 
     def _find_keys(self, accesses: _Accesses) -> None:
         """Set the outcome of every access: the last owner's keys if all owners have keys. A refused access has none."""
@@ -213,26 +212,28 @@ class Handler:
             if isinstance(access.outcome, Keyring):
                 access.outcome = refused.get(access.outcome, access.outcome)
 
-    def _values(
-        self, checked: CheckedRequest, request: Request, ring: Keyring, items: list[TokenItem]
-    ) -> list[TokenItem | FailedValue]:
-        """Make the values of a request. Those for the engine are added to ``items``, too."""
-        if request.items is UNSET:
-            value = self._value(checked, request, ring, None, request)
-            if isinstance(value, TokenItem):
-                items.append(value)
-            return [value]
-        values = [self._value(checked, request, ring, index, item) for index, item in enumerate(request.items)]
-        for index, refused in (checked.decoded.broken or {}).items():
-            values[index] = FailedValue("unknown", refused)
-        items += [value for value in values if isinstance(value, TokenItem)]
-        return values
+    def _make_values(self, access: OwnerAccess, ring: Keyring) -> None:
+        """Make the values of all requests that need an access."""
+        for checked in access.requests:
+            request = checked.request
+            if request.items is UNSET:
+                checked.values = (self._value(checked, access, ring, None, request),)
+                continue
+            values = [self._value(checked, access, ring, index, item) for index, item in enumerate(request.items)]
+            for index, refused in (checked.decoded.broken or {}).items():
+                values[index] = FailedValue("unknown", refused)
+            checked.values = values
 
     def _value(
-        self, checked: CheckedRequest, request: Request, ring: Keyring, index: int | None, given: Request | RequestItem
+        self,
+        checked: CheckedRequest,
+        access: OwnerAccess,
+        ring: Keyring,
+        index: int | None,
+        given: Request | RequestItem,
     ) -> TokenItem | FailedValue:
-        type_name = given.type or ""
-        codecs = TYPE_CODECS if given.as_ is None else BYTES_TYPE_CODECS[request.op]
+        type_name, op = given.type or "", access.op
+        codecs = TYPE_CODECS if given.as_ is None else BYTES_TYPE_CODECS[op]
         codec = codecs[checked.decoded.format].get(type_name)
         if codec is None:
             refuse = bytes_not_allowed if type_name in TYPES else unknown_type
@@ -244,22 +245,33 @@ class Handler:
         if len(data) > self._max_value_bytes:
             too_large = f"{_path(index)}: longer than {self._max_value_bytes} bytes"
             return FailedValue(type_name, Refused(Code.VALUE_TOO_LARGE, too_large))
-        tokenize = request.op is _TOKENIZE
+        if op is not _TOKENIZE:
+            return TokenItem(ring, codec.kind, data, False, None, None, codec)
         form: AnyFormat | None = None
-        formats = checked.access.formats
-        if tokenize and formats is not None and (given.format is not None or formats.apply_to_all):
+        formats = access.formats
+        if formats is not None and (given.format is not None or formats.apply_to_all):
             chosen = _choose_format(formats, given, index, type_name, data)
             if isinstance(chosen, Refused):
                 return FailedValue(type_name, chosen)
             form = chosen
         origin = None
-        if not request.consistent and tokenize:
+        request = checked.request
+        if not request.consistent:
             original = request.replay_of.encode() if request.replay_of else checked.entry.id
             origin = Origin(checked.entry.route.requests.encode(), original, index or 0)
-        return TokenItem(ring, codec.kind, data, tokenize, origin, form, form=codec)
+        return TokenItem(ring, codec.kind, data, True, origin, form, codec)
 
 
 _format_of = attrgetter("format")
+
+
+def _compare_forms(accesses: Iterable[OwnerAccess]) -> None:
+    """Compare tokens with the formats that were asked for: a value may have a token since before."""
+    for access in accesses:
+        for checked in access.requests:
+            for value in checked.values:
+                if isinstance(value, TokenItem) and access.formats is not None:
+                    access.formats.compare(value)
 
 
 def _choose_format(

@@ -26,8 +26,8 @@ class TokenItem(msgspec.Struct, eq=False):
         data: the encoded value or token, at least one byte.
         origin: set for an inconsistent token only.
         format: how a new token is drawn; None: by its type alone. The value must fit the format.
-        result: None until the engine is done.
         form: belongs to the caller, who needs it for the result.
+        result: None until the engine is done.
         is_other: belongs to the caller: the token exists, and is not of the format.
         key: belongs to the engine, like the attributes below: the key of the entry to look up.
         candidates: further candidates for the token.
@@ -44,8 +44,8 @@ class TokenItem(msgspec.Struct, eq=False):
     tokenize: bool
     origin: Origin | None = None
     format: AnyFormat | None = None
-    result: ItemResult | None = None
     form: Any = None
+    result: ItemResult | None = None
     is_other: bool = False
 
     key: bytes = b""

@@ -45,6 +45,7 @@ class Answer(Struct, frozen=True, gc=False):
         reply_to: stream that the request named; None for the route's own response stream.
         forbidden: reply for the route's own stream if ``reply_to`` cannot take ``payload``; empty without ``reply_to``.
         facts: facts about the reply, for telemetry.
+        request_id: id that the producer gave the request.
     """
 
     entry: Entry
@@ -52,6 +53,7 @@ class Answer(Struct, frozen=True, gc=False):
     reply_to: str | None = None
     forbidden: bytes = b""
     facts: ReplyFacts = NO_FACTS
+    request_id: str = ""
 
 
 class Committed(Struct):

@@ -1,15 +1,14 @@
-"""Facts about one reply, for metrics, audit log and spans. The handler writes them."""
+"""Facts about replies, for metrics, audit log and spans. The handler writes them."""
 
 import msgspec
 
 
-class ReplyFacts(msgspec.Struct, frozen=True, gc=False):
-    """The facts about a reply that are counted, audited and traced.
+class ReplyFacts(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """The facts about a reply that are counted, audited and traced. Replies of a batch that are alike share one object.
 
     Attributes:
         op: ``tokenize`` or ``detokenize``; ``unknown`` if the request names neither.
         status: ``ok``, ``partial`` or ``error``.
-        request_id: id that the producer gave the request.
         client_id, zone_id: set only if a client or zone of this name exists.
         outcomes: type and outcome of each item. The outcome is ``ok`` or a code of the contract. A request that was
             refused as a whole has one item of type ``unknown``.
@@ -17,11 +16,10 @@ class ReplyFacts(msgspec.Struct, frozen=True, gc=False):
 
     op: str
     status: str
-    request_id: str
     client_id: str | None
     zone_id: str | None
     outcomes: tuple[tuple[str, str], ...]
 
 
-NO_FACTS = ReplyFacts("unknown", "error", "", None, None, ())
+NO_FACTS = ReplyFacts("unknown", "error", None, None, ())
 """Facts of an answer that is not reported."""

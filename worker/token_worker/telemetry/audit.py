@@ -77,7 +77,7 @@ class Audit:
             line = _Line(
                 stream=answer.entry.route.requests,
                 entry=answer.entry.id.decode(),
-                request_id=facts.request_id,
+                request_id=answer.request_id,
                 client_id=facts.client_id,
                 zone_id=facts.zone_id,
                 items=_numbers([outcome for _, outcome in facts.outcomes]),

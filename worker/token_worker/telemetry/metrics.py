@@ -24,6 +24,7 @@ from token_worker.contract.messages import Op, TypeName
 from token_worker.errors import Code
 from token_worker.streams.delivery import EXHAUSTED
 from token_worker.streams.entry import Answer, Committed
+from token_worker.streams.reply_facts import ReplyFacts
 
 LATENCY_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 BATCH_ENTRIES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
@@ -186,17 +187,20 @@ class Metrics:
         if done.stuck:
             stuck = set(map(id, done.stuck))
             answers = [answer for answer in answers if id(answer.entry) not in stuck]
-        labels = [(it.entry.route.requests, it.facts.op, it.facts.status, it.facts.outcomes) for it in answers]
+        kinds = [(answer.entry.route.requests, answer.facts) for answer in answers]
         if done.forbidden:
             forbidden = set(map(id, done.forbidden))
-            labels = [
-                (stream, op, "error", _FORBIDDEN) if id(answer.entry) in forbidden else (stream, op, status, outcomes)
-                for answer, (stream, op, status, outcomes) in zip(answers, labels, strict=True)
+            kinds = [
+                (
+                    stream,
+                    ReplyFacts(facts.op, "error", None, None, _FORBIDDEN) if id(answer.entry) in forbidden else facts,
+                )
+                for answer, (stream, facts) in zip(answers, kinds, strict=True)
             ]
-        for (stream, op, status, outcomes), alike in _tally(labels).items():
-            self._requests.add((stream, status), alike)
-            for (kind, outcome), number in _tally(outcomes).items():
-                self._items.add((op, kind, outcome), alike * number)
+        for (stream, facts), alike in _tally(kinds).items():
+            self._requests.add((stream, facts.status), alike)
+            for (kind, outcome), number in _tally(facts.outcomes).items():
+                self._items.add((facts.op, kind, outcome), alike * number)
         now_ms = time.time() * 1000
         for written_ms, number in _tally([answer.entry.id.partition(b"-")[0] for answer in answers]).items():
             self._latency.add((now_ms - int(written_ms)) / 1000, number)  # if clocks differ, it is negative

@@ -59,7 +59,7 @@ class Spans:
                 continue
             error = Code.FORBIDDEN.value if id(entry) in forbidden else _error_of(answer)
             attributes: Attributes = {
-                "messaging.message.conversation_id": facts.request_id,
+                "messaging.message.conversation_id": answer.request_id,
                 "token_worker.op": facts.op,
                 "token_worker.status": facts.status if error is None else "error",
             }
