@@ -108,7 +108,7 @@ from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import TYPES
 from token_worker.errors import CorruptData
 from token_worker.storage.dense.siv_columns import COLUMN_MAX, COLUMN_MIN, LENGTH_MAX, ColumnSealer
-from token_worker.tokens.derivation import lp
+from token_worker.tokens.derivation import INNER_PAD, OUTER_PAD, lp
 
 if TYPE_CHECKING:
     from _hashlib import HASH
@@ -292,7 +292,7 @@ def _derive(key: bytes, purpose: bytes, owner: Owner, length: int) -> bytes:
 def _hmac_states(key: bytes) -> tuple[_State, _State]:
     """Return the two hashes of an HMAC after its key; see ``tokens.derivation`` for the reason."""
     block = key.ljust(sha256().block_size, b"\0")
-    return sha256(bytes(byte ^ 0x36 for byte in block)).copy, sha256(bytes(byte ^ 0x5C for byte in block)).copy
+    return sha256(block.translate(INNER_PAD)).copy, sha256(block.translate(OUTER_PAD)).copy
 
 
 def _namer(inner: _State, outer: _State, starts: list[bytes], tag: bytes) -> Callable[[bytes, int], bytes]:

@@ -52,7 +52,7 @@ class DenseOwner(NamesAndDeriver):
         decrypts: by the head of entries without flags: the function that opened the last one.
     """
 
-    __slots__ = ("_by_id", "_day", "_heads", "_known", "check", "checked_on", "decrypts", "names", "seal_key")
+    __slots__ = ("_day", "_heads", "_seal_keys", "check", "checked_on", "decrypts", "names", "seal_key")
 
     def __init__(self, ring: Keyring, index_key: bytes) -> None:
         self.names = names = EntryNames(index_key, ring.owner)
@@ -61,8 +61,7 @@ class DenseOwner(NamesAndDeriver):
         self.checked_on = -1  # 0 is the number before the first connection
         self.seal_key = SealKey(ring.current, ring.owner)
         self.decrypts: dict[bytes, Callable[[bytes, list[bytes]], bytes]] = {}
-        self._by_id: dict[bytes, list[SealKey]] = {}
-        self._known = 0
+        self._seal_keys = [self.seal_key]  # of the keys of the ring so far, of which the current one is the first
         self._day = -1
         self._heads = (b"", b"")
 
@@ -81,12 +80,9 @@ class DenseOwner(NamesAndDeriver):
 
     def keys_with(self, ring: Keyring, key_id: bytes) -> list[SealKey]:
         """Return the keys of the ring with this id."""
-        keys = ring.keys
-        for key in keys[self._known :]:
-            made = SealKey(key, ring.owner)
-            self._by_id.setdefault(made.id, []).append(made)
-        self._known = len(keys)
-        return self._by_id.get(key_id, [])
+        for key in ring.keys[len(self._seal_keys) :]:
+            self._seal_keys.append(SealKey(key, ring.owner))
+        return [key for key in self._seal_keys if key.id == key_id]
 
 
 class DenseLayout:
