@@ -30,9 +30,13 @@ from token_worker.client import (
 from token_worker.client.errors import refusal
 from token_worker.contract.messages import Op
 from token_worker.errors import Code
+from token_worker.keys.layout_record import LayoutName
+from token_worker.storage.dense.entry import NAME_BYTES
+from token_worker.storage.layout import Layout
 from token_worker.streams.routes import Route
 from token_worker.testing import InProcessWorker
 from token_worker.testing import worker as worker_module
+from token_worker.testing.memory import MemoryTokens
 
 SECRET = "4242 4242 4242 4242"
 
@@ -100,6 +104,33 @@ def test_values_go_there_and_back(worker: InProcessWorker, kind: Kind) -> None:
             assert client.detokenize(token, type=type_name) == value
         with pytest.raises(InvalidEmail):
             client.tokenize("no address", type="email")
+
+
+def test_layouts_give_the_same_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the dense layout every client has an index key, and producers see no difference."""
+    stored: list[MemoryTokens] = []
+
+    def noted(layout: Layout) -> MemoryTokens:
+        stored.append(MemoryTokens(layout))
+        return stored[-1]
+
+    monkeypatch.setattr(worker_module, "MemoryTokens", noted)
+    acra, dense = some_answers("acra"), some_answers("dense")
+    assert acra == dense
+    assert [all(len(name) == NAME_BYTES for name in tokens.entries) for tokens in stored] == [False, True]
+
+
+def some_answers(layout: LayoutName) -> list[Any]:
+    with (
+        InProcessWorker(layout=layout) as worker,
+        TokenClient(worker.url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client,
+    ):
+        tokens = [client.tokenize(value, type=name) for name, value in VALUES]
+        assert [client.tokenize(value, type=name) for name, value in VALUES] == tokens
+        with pytest.raises(TokenNotFound):
+            client.detokenize("no token")
+        values = [client.detokenize(token, type=name) for token, (name, _) in zip(tokens, VALUES, strict=True)]
+        return [*tokens, *values, client.detokenize(client.tokenize(SECRET, consistent=False))]
 
 
 def test_tokens_are_the_same_in_every_run(client: TokenClient) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from token_worker.acra.key_name import HISTORY_INFIX
 from token_worker.acra.owner import Owner
-from token_worker.keys.index_key import KeyTexts
+from token_worker.keys.index_key import KeyTexts, seal_index_key
 from token_worker.keys.store import wrap
 from token_worker.storage.acra.layout import AcraLayout
 from token_worker.storage.durability import NoBarrier
@@ -111,12 +111,16 @@ class MemoryKeys:
 
 
 class KeysForEverybody(MemoryKeys):
-    """A key storage in which every client and zone has a key, made from its name: the same in every run."""
+    """A key storage in which every client and zone has its keys, made from its name: the same in every run."""
 
     def current(self, owners: Sequence[Owner]) -> list[bytes | None]:
         """The sealed current key of each owner."""
         for owner in owners:
-            if owner.key_name not in self.sealed:
-                key = hashlib.sha256(f"token_worker.testing {owner.key_name}".encode()).digest()
+            name = owner.key_name
+            if name not in self.sealed:
+                key, index_key = (
+                    hashlib.sha256(f"token_worker.testing {text}".encode()).digest() for text in (name, f"index {name}")
+                )
                 self.create(owner, wrap(key, MASTER_KEY, owner))
+                self.index[name] = seal_index_key(index_key, MASTER_KEY, owner)
         return super().current(owners)

@@ -16,10 +16,12 @@ from token_worker.contract.decoded import Decoded, Limits, Unanswerable
 from token_worker.contract.messages import Op
 from token_worker.errors import Code
 from token_worker.keys.cache import KeyCache
+from token_worker.keys.layout_record import LayoutName
 from token_worker.redis.address import parse
 from token_worker.service.handler import Handler
 from token_worker.service.replies import DeadLettered
 from token_worker.settings import load
+from token_worker.storage.make_layout import make_layout
 from token_worker.streams.commit import trace_of
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.routes import DEFAULT_ROUTES, Route, check_formats, check_routes
@@ -57,6 +59,7 @@ class InProcessWorker:
     Args:
         routes: what is served, as for ``TokenClient``.
         formats: formats besides the built-in ones: for each the members that it has in the settings.
+        layout: how tokens are stored, ``acra`` or ``dense``. Producers get the same replies and tokens in both.
 
     Attributes:
         url: address of the Redis of the streams. It begins empty, and is nobody else's.
@@ -66,7 +69,13 @@ class InProcessWorker:
         SettingsError: a format is wrong.
     """
 
-    def __init__(self, routes: Sequence[Route] = DEFAULT_ROUTES, formats: Sequence[Mapping[str, object]] = ()) -> None:
+    def __init__(
+        self,
+        routes: Sequence[Route] = DEFAULT_ROUTES,
+        formats: Sequence[Mapping[str, object]] = (),
+        *,
+        layout: LayoutName = "acra",
+    ) -> None:
         environ = {"TOKEN_WORKER_MASTER_KEY_SOURCE": "env"}
         if formats:
             environ["TOKEN_WORKER_FORMATS"] = msgspec.json.encode(formats).decode()
@@ -79,7 +88,9 @@ class InProcessWorker:
         self.url: str = self._server.url
         settings = msgspec.structs.replace(settings, streams=parse(self.url), routes=tuple(routes))
         self._limits = Limits(settings.max_request_bytes, settings.max_items)
-        self._handler = Handler(settings, KeyCache(KeysForEverybody(), MASTER_KEY), MemoryTokens())
+        tokens = MemoryTokens(make_layout(layout))
+        keys = KeyCache(KeysForEverybody(), MASTER_KEY, with_index=tokens.layout.has_index_keys)
+        self._handler = Handler(settings, keys, tokens)
         self._redis: Any = FakeRedis(server=self._server.data, protocol=2)
         self._group = settings.group
         for stream in self._routes:
