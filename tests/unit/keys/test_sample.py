@@ -18,12 +18,18 @@ WRONG = bytes(range(50, 82))
 
 
 class Listed(FakeStore):
-    """A key storage whose names are listed in order."""
+    """A key storage whose names are listed in order.
 
-    def some_names(self) -> list[str]:
+    Attributes:
+        has_more: True if the storage has so many other names that one page does not show all.
+    """
+
+    has_more = False
+
+    def some_names(self) -> tuple[list[str], bool]:
         if self.is_away:
             raise AWAY
-        return list(self.sealed)
+        return list(self.sealed), not self.has_more
 
     def layout_record(self) -> None:
         return None
@@ -115,7 +121,7 @@ def test_note_of_a_worker_holds_the_longest_sentence(store: Listed) -> None:
 def test_key_of_a_pinned_client_that_does_not_open_is_a_wrong_master_key(store: Listed) -> None:
     """A pinned client's key counts also if the listing shows none."""
     store.seal(SHOP.key_name, WRONG)
-    store.some_names = list  # type: ignore[method-assign]
+    store.some_names = lambda: ([], True)  # type: ignore[method-assign]
     with pytest.raises(NoKeyOpens, match=r"^wrong master key: "):
         attempt(store, SHOP)
 
@@ -142,6 +148,12 @@ def test_no_key_at_all_is_a_warning(store: Listed, names: list[str]) -> None:
     """A set-up without keys is fine so far; the warning names the command that makes the first."""
     store.sealed |= dict.fromkeys(names, b"something")
     assert attempt(store, SHOP) == ["no client key was seen: token-worker keys generate makes the first"]
+
+
+def test_no_warning_if_not_all_names_were_seen(store: Listed) -> None:
+    """Where the keys stand among many tokens, nobody is told to make the first key because one look found none."""
+    store.has_more = True
+    assert attempt(store, SHOP) == ["client keys are tried when they are used: one look found none"]
 
 
 def test_key_storage_that_is_away_is_unavailable(store: Listed) -> None:

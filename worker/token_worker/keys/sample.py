@@ -32,7 +32,7 @@ def try_sample(
     where: str,
     master_key: str,
 ) -> None:
-    """Return if a key opens. Log a warning, and return, if there is no key.
+    """Return if a key opens, or if none was seen. Log a warning if there is none.
 
     Args:
         store: the key storage.
@@ -54,7 +54,7 @@ def try_sample(
                 tried += 1
                 if master_keys.opens(sealed, owner.context):
                     return
-    listed = store.some_names()
+    listed, are_all = store.some_names()
     found = [name for name in map(parse_name, listed) if name.kind is not None and name.kind.form != "public"]
     sample = sorted(found, key=_rank)[:SAMPLE_KEYS]
     for name, sealed in zip(sample, store.read([name.name for name in sample]), strict=True):
@@ -79,11 +79,10 @@ def try_sample(
             f"wrong folder: {folder} of {where} holds no key of Acra's, but other things: check"
             " TOKEN_WORKER_KEYS_FOLDER, and the database number in TOKEN_WORKER_KEYS_URL"
         )
-    log.warning(
-        "no client key was seen: token-worker keys generate makes the first",
-        folder=folder,
-        where=where,
-    )
+    if are_all:
+        log.warning("no client key was seen: token-worker keys generate makes the first", folder=folder, where=where)
+    else:
+        log.info("client keys are tried when they are used: one look found none", folder=folder, where=where)
 
 
 def _rank(name: KeyName) -> tuple[bool, bool]:

@@ -103,8 +103,11 @@ class KeyStore(Protocol):
 class ListedKeyStore(KeyStore, Protocol):
     """A key storage whose names can be looked at."""
 
-    def some_names(self) -> list[str]:
-        """Some names in the folder, of keys or of anything else: those that one page of a listing shows."""
+    def some_names(self) -> tuple[list[str], bool]:
+        """Some names in the folder, of keys or of anything else: those that one page of a listing shows.
+
+        True after them means that there are no others.
+        """
         ...
 
     def layout_record(self) -> LayoutRecord | None:
@@ -165,9 +168,11 @@ class RedisKeyStore:
     def create(self, owner: Owner, sealed: bytes) -> bool:
         return self._link.call("SET", f"{self._folder}/{owner.key_name}", sealed, "NX") is not None
 
-    def some_names(self) -> list[str]:
-        _, found = self._history.call("SCAN", "0", "MATCH", f"{escape_pattern(self._folder)}/*", "COUNT", SCAN_KEYS)
-        return [raw.decode(errors="replace").removeprefix(f"{self._folder}/") for raw in found]
+    def some_names(self) -> tuple[list[str], bool]:
+        cursor, found = self._history.call(
+            "SCAN", "0", "MATCH", f"{escape_pattern(self._folder)}/*", "COUNT", SCAN_KEYS
+        )
+        return [raw.decode(errors="replace").removeprefix(f"{self._folder}/") for raw in found], cursor == b"0"
 
     def layout_record(self) -> LayoutRecord | None:
         [text] = self._link.call("MGET", layout_path(self._folder))
@@ -230,9 +235,9 @@ class VaultKeyStore:
         path = f"{self._folder}/{owner.key_name}"
         return self._vault.create_secret(self._mount, path, {VAULT_FIELD: sealed.decode()})
 
-    def some_names(self) -> list[str]:
+    def some_names(self) -> tuple[list[str], bool]:
         with _refusal_is_unavailable():
-            return self._vault.list_secrets(self._mount, self._folder)
+            return self._vault.list_secrets(self._mount, self._folder), True
 
     def layout_record(self) -> LayoutRecord | None:
         return decode_keys_record(_text_of(self._vault.read_secret(self._mount, layout_path(self._folder))))
