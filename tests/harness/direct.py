@@ -13,7 +13,7 @@ import msgspec
 from harness.servers import Valkey
 from token_worker.contract.messages import Op
 from token_worker.keys.cache import KeyCache
-from token_worker.keys.layout_record import LayoutName
+from token_worker.keys.layout_record import LayoutName, read_tokens_record
 from token_worker.keys.store import RedisKeyStore
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
@@ -74,7 +74,9 @@ class DirectHandler:
         address = RedisSettings(url=server.url)
         self._links = RedisLink("keys", address), RedisLink("tokens", address)
         keys = KeyCache(RedisKeyStore(self._links[0], settings.keys_folder), master_key, with_index=layout == "dense")
-        self._handler = Handler(settings, keys, _Watched(self._links[1], before, make_layout(layout)), now)
+        record = read_tokens_record(self._links[1])
+        made = make_layout(layout, has_foreign=record is not None and record.foreign)
+        self._handler = Handler(settings, keys, _Watched(self._links[1], before, made), now)
         self._numbers = itertools.count(1)
 
     def ask(self, requests: Sequence[Message], first: int | None = None, *, in_json: bool = True) -> list[Message]:

@@ -14,7 +14,7 @@ from token_worker.admin.entry_store import ServerEntries
 from token_worker.admin.index_keys import owners_with_keys
 from token_worker.admin.key_store import RedisAdminStore
 from token_worker.admin.layout import read_records
-from token_worker.admin.migrate import Tally
+from token_worker.admin.migrate_rows import Tally
 from token_worker.admin.migrate_stages import Stage, copy, drop, finish, open_stage
 from token_worker.admin.stored_tokens import Token as StoredToken
 from token_worker.admin.tokens import TokenAdmin, TokenFilter
@@ -103,13 +103,22 @@ class Moving:
 
     def answers(self, layout: LayoutName, given: Sequence[Given]) -> list[Token]:
         """Ask a worker for tokens and their values. Each answer is ``same``, ``other``, or the code of an error."""
-        back = [_without_form(request) | {"op": "detokenize", "value": token} for request, token in given]
-        values = self.ask(layout, back)
+        values = self.values(layout, given)
         tokens = self.ask(layout, [{"op": "tokenize", **request} for request, _ in given])
         return [
-            Token(_compare(token, each.token), _compare(value, each.request["value"]))
-            for each, token, value in zip(given, tokens, values, strict=True)
+            Token(_compare(token, each.token), value) for each, token, value in zip(given, tokens, values, strict=True)
         ]
+
+    def values(self, layout: LayoutName, given: Sequence[Given]) -> list[str]:
+        """Ask a worker for the values of tokens: each is ``same``, ``other``, or the code of an error."""
+        back = [_without_form(request) | {"op": "detokenize", "value": token} for request, token in given]
+        values = self.ask(layout, back)
+        return [_compare(value, each.request["value"]) for each, value in zip(given, values, strict=True)]
+
+    def acra_content(self, name: bytes) -> tuple[int, bool]:
+        """Day of creation and state of an entry of Acra's."""
+        entry = decode_entry(self.storage.get(name))
+        return entry.created // 86400, entry.disabled
 
     def names(self, pattern: str) -> list[bytes]:
         """Names in the storage."""
@@ -143,6 +152,26 @@ class Moving:
                 progress=lambda _part, _tally: None,
                 needs_all=True,
             )
+
+    @contextmanager
+    def admin(self, layout: LayoutName) -> Iterator[TokenAdmin]:
+        """The commands on tokens of the client."""
+        with self.stage() as stage:
+            yield TokenAdmin(ServerEntries(stage.link), stage.reader.keys, CLIENT, layout=layout, rate=1e9)
+
+    @staticmethod
+    def found(admin: TokenAdmin, given: Given) -> StoredToken:
+        """The token of a text, as a command finds it."""
+        found = admin.of_token(given.token.encode(), TYPES["str"])
+        assert isinstance(found, StoredToken)
+        return found
+
+    def foreign_name(self, given: Given) -> bytes:
+        """Name of the foreign entry of a text."""
+        with self.stage() as stage:
+            ring = stage.reader.ring(CLIENT)
+            assert ring is not None
+            return stage.dense.of(ring).names.of_foreign(given.token.encode(), STR)
 
 
 class Kill:
@@ -196,12 +225,8 @@ def set_disabled(moving: Moving, given: Given, *, disabled: bool, half: str = "b
 
 def remove_in_dense(moving: Moving, given: Given) -> None:
     """Remove the token of a text in the dense layout, as the command does."""
-    with moving.stage() as stage:
-        keys = stage.reader.keys
-        admin = TokenAdmin(ServerEntries(stage.link), keys, CLIENT, layout="dense", rate=1e9)
-        found = admin.of_token(given.token.encode(), TYPES["str"])
-        assert isinstance(found, StoredToken)
-        assert admin.remove(found, TokenFilter())
+    with moving.admin("dense") as admin:
+        assert admin.remove(moving.found(admin, given), TokenFilter())
 
 
 def copied(moving: Moving, to: LayoutName = "dense") -> Tally:

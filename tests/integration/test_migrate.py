@@ -31,8 +31,7 @@ from harness.servers import Valkey
 from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import decode_entry, encode_entry, encode_token_value
 from token_worker.admin import migrate_stages
-from token_worker.admin.migrate import Tally
-from token_worker.admin.migrate_findings import INCONSISTENT
+from token_worker.admin.migrate_rows import Tally
 from token_worker.admin.migrate_stages import drop, finish
 from token_worker.errors import CheckFailed, Unavailable
 from token_worker.keys.index_key import index_path, seal_index_key
@@ -51,22 +50,23 @@ def test_tokens_of_every_kind_move_both_ways(name: str, request: pytest.FixtureR
         off, *_ = moving.give(words(3))
         set_disabled(moving, off, disabled=True)
         days = [decode_entry(moving.storage.get(key)).created // 86400 for key in (t_name(off), v_name(off))]
-        [alone] = moving.give([{"type": "int64", "value": 5, "consistent": False}])
+        lone = moving.give([request | {"consistent": False} for request in OF_ALL_KINDS])
+        count = len(given) + len(lone) + 3
 
         tally = copied(moving)
-        assert (tally.counts["copied"], tally.counts["inconsistent"]) == (len(given) + 3, 1)
-        with pytest.raises(CheckFailed, match="1 tokens that were drawn inconsistently"):
-            finished(moving)
-        tally = finished(moving, leave=INCONSISTENT)
-        assert (tally.counts["copied"], tally.counts["same"]) == (0, len(given) + 3)
+        assert (tally.counts["copied"], tally.counts["inconsistent"]) == (count, len(lone))
+        tally = finished(moving)
+        assert (tally.counts["copied"], tally.counts["same"]) == (0, count)
         assert layout_of(moving) == ("dense", None)
         assert moving.answers("dense", [*given, off]) == [*[SAME] * len(given), DISABLED]
         with moving.stage() as stage:
-            assert drop(stage, "acra", even_changed=False, dry_run=False).counts["dropped"] == len(given) + 3
-        [left] = moving.names("tokens/*")  # the token that cannot be moved
+            assert drop(stage, "acra", even_changed=False, dry_run=False).counts["dropped"] == count
+        assert moving.names("tokens/*") == []
         assert moving.answers("dense", [*given, off]) == [*[SAME] * len(given), DISABLED]
+        assert moving.values("dense", lone) == ["same"] * len(lone)
 
         new = moving.give([{"type": "str", "value": "made in the dense layout"}], "dense")
+        lone += moving.give([{"type": "str", "value": "made in the dense layout", "consistent": False}], "dense")
         copied(moving, "acra")
         finished(moving, "acra")
         with moving.stage() as stage:
@@ -74,14 +74,12 @@ def test_tokens_of_every_kind_move_both_ways(name: str, request: pytest.FixtureR
         assert moving.dense == {}
         assert layout_of(moving) == ("acra", None)
         assert moving.answers("acra", [*given, off, *new]) == [*[SAME] * len(given), DISABLED, SAME]
-        [back] = moving.ask("acra", [{"op": "detokenize", "type": "int64", "value": alone.token}])
-        assert back["value"] == "5"
-        assert left in moving.names("tokens/*")
+        assert moving.values("acra", lone) == ["same"] * len(lone)
         assert days == [decode_entry(moving.storage.get(key)).created // 86400 for key in (t_name(off), v_name(off))]
 
 
 def test_tokens_that_acra_wrote_move(storage_server: Valkey) -> None:
-    """Entries that AcraServer wrote itself answer the same in the dense layout."""
+    """Entries that AcraServer wrote itself answer the same in the dense layout, also those without a value entry."""
     vectors = Vectors("acra-types")
     with closing(Moving(storage_server, vectors.master_key)) as moving:
         moving.storage.flushall()
@@ -90,14 +88,22 @@ def test_tokens_that_acra_wrote_move(storage_server: Valkey) -> None:
         for name in owners:
             owner = Owner("client", name.removesuffix("_storage_sym"))
             moving.storage.set(index_path(FOLDER, owner), seal_index_key(new_key(), vectors.master_key, owner))
-        tally = finished(moving, leave=INCONSISTENT)
-        assert tally.counts["copied"] > 0
+        halves = set(moving.names("tokens/*/682e*")[::3])
+        moving.storage.delete(*halves)  # what AcraServer writes for a token that is not consistent
+        before = {name: moving.acra_content(name) for name in moving.names("tokens/*")}
         given = [
             Given({name: case[name] for name in ("client_id", "type", "value")}, case["token"])
             for case in vectors.cases
-            if case.get("consistent", True)
         ]
-        assert set(moving.answers("dense", given)) == {SAME}
+
+        tally = finished(moving)
+
+        assert (tally.counts["copied"], tally.counts["inconsistent"]) == (len(vectors.cases), len(halves))
+        assert moving.values("dense", given) == ["same"] * len(given)
+        assert drop_acra(moving).counts["dropped"] == len(vectors.cases)
+        finished(moving, "acra")
+        assert {name: moving.acra_content(name) for name in moving.names("tokens/*")} == before
+        assert moving.values("acra", given) == ["same"] * len(given)
 
 
 def test_token_that_changes_while_it_is_copied(moving: Moving, monkeypatch: pytest.MonkeyPatch) -> None:

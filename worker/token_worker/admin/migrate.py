@@ -5,48 +5,33 @@ is replaced, and a twin without a source is deleted. Every change is a row of ``
 the twin with what was read, and then writes both entries of the twin, the token entry first. So a copy may run while
 workers use the source, may be killed at any time, and may be run again.
 
-What cannot be moved stays where it is, and is not touched: tokens that were drawn inconsistently, and tombstones. It is
-found again when the layout is changed back.
+Tokens that were drawn inconsistently have one entry in each layout; see ``migrate_singles``. What cannot be moved stays
+where it is, and is not touched: tombstones, and what cannot be read. It is found again when the layout is changed back.
 
 Touches ``tokens/*`` and the names of the dense layout: ``v…`` and ``t…`` of 16 bytes, and the check values ``c…``.
 """
 
 import hmac
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from token_worker.acra.owner import Owner
-from token_worker.admin.migrate_reading import Finding, FindingKind, Pair, Reader
+from token_worker.admin.migrate_reading import Finding, Pair, Reader, Revoked, Single
+from token_worker.admin.migrate_rows import LEAVE, Row, Step, Tally
 from token_worker.admin.migrate_scan import Page
 from token_worker.admin.migrate_sides import AcraSide, DenseSide, Opened, Side
+from token_worker.admin.migrate_singles import Singles, SingleTwin
 from token_worker.errors import CheckFailed
 from token_worker.keys.keyring import Keyring
 from token_worker.redis.link import RedisLink
 from token_worker.redis.script import Script
-from token_worker.storage.dense.entry import check_name
+from token_worker.storage.dense.entry import check_name, is_foreign
 
 TWINS = Script(__package__, "twins.lua")
 
 ROWS_A_SCRIPT = 100
 """Most tokens that are changed at once: less than a millisecond of the server."""
-
-FINDINGS_KEPT = 100
-"""Findings of a kind whose names are kept. All are counted."""
-
-_LEAVE = b"="
-
-
-class Step(NamedTuple):
-    """A change of one entry: ``old`` is the entry as it was read, ``new`` the new one; each empty for none."""
-
-    name: bytes
-    old: bytes
-    new: bytes
-
-
-Row = list[Step]
 
 
 class Twin(NamedTuple):
@@ -54,32 +39,6 @@ class Twin(NamedTuple):
 
     names: tuple[bytes, bytes]
     raws: tuple[bytes | None, bytes | None]
-
-
-class Tally:
-    """Counts of one pass.
-
-    Attributes:
-        counts: by what was done or found.
-        names: the first names of findings, by kind.
-    """
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.names: dict[FindingKind, list[bytes]] = {}
-        self._unreadable: set[int] = set()
-
-    def find(self, finding: Finding) -> None:
-        """Note an entry that cannot be moved. One that cannot be read is met from both sides, and counts once."""
-        if finding.kind == "unreadable":
-            known = hash(finding.name)
-            if known in self._unreadable:
-                return
-            self._unreadable.add(known)
-        self.counts[finding.kind] += 1
-        names = self.names.setdefault(finding.kind, [])
-        if len(names) < FINDINGS_KEPT:
-            names.append(finding.name)
 
 
 class Mover:
@@ -117,6 +76,7 @@ class Mover:
         self._changes = changes
         self._now = now
         self._claimed: set[Owner] = set()
+        self._singles = Singles(reader, source, target)
         self.tally = Tally()
         self.value_names = self.twin_names = 0
 
@@ -124,7 +84,7 @@ class Mover:
 
     def copy(self, names: Sequence[bytes]) -> None:
         """Copy the tokens of these token entries of the source, where there is no twin that equals them."""
-        pairs = self._pairs(names)
+        pairs, singles, revoked = self._tokens(names)
         rows: list[Row] = []
         new = 0
         for pair, twin in zip(pairs, self._twins(pairs), strict=True):
@@ -138,9 +98,22 @@ class Mover:
                 rows.append(row)
                 new += twin.raws == (None, None)
             self.twin_names += sum_of(twin.names)
+        for single, its_twin in zip(singles, self._single_twins(singles), strict=True):
+            if its_twin.equals(single.lone):
+                self.tally.counts["same"] += 1
+            else:
+                made = self._singles.copying(single, its_twin, int(self._now()))
+                if isinstance(made, Finding):
+                    self.tally.find(made)
+                    continue
+                rows.append(made)
+                new += its_twin.raw is None
+            self.twin_names += hash(its_twin.name)
         done = self._run(rows)
         self.tally.counts["copied"] += done
         self.tally.counts["changed"] += max(0, done - new)
+        if revoked and self._target.keeps_unpaired:
+            self.tally.counts["twins_deleted"] += self._run(list(self._singles.revoking(revoked)))
 
     def check_values(self, names: Sequence[bytes]) -> None:
         """Find value entries of the source that fit no token entry."""
@@ -154,10 +127,17 @@ class Mover:
         target, reader = self._target, self._reader
         reader.begin_page(target, [*page.tokens, *page.values])
         pairs: list[Pair] = []
+        singles: list[Single] = []
         rows: list[Row] = []
-        for found in reader.pairs(target, page.tokens):
+        for found in reader.tokens(target, page.tokens):
             if isinstance(found, Pair):
                 pairs.append(found)
+                continue
+            self.tally.has_foreign |= is_foreign(found.raw)
+            if isinstance(found, Single):
+                singles.append(found)
+            elif isinstance(found, Revoked):
+                continue
             elif found.kind == "orphan":
                 rows.append([Step(found.name, found.raw, b"")])
             else:
@@ -166,6 +146,12 @@ class Mover:
             if self._is_gone(pair.ring, source):
                 (t_name, v_name), (t_raw, v_raw) = pair.names, pair.raws
                 rows.append([*_as_read(source), Step(v_name, v_raw, b""), Step(t_name, t_raw, b"")])
+        if not target.keeps_unpaired:  # those of Acra's may be its own: ``copy`` deletes the others
+            for made in self._singles.sweeping(singles):
+                if isinstance(made, Finding):
+                    self.tally.find(made)
+                else:
+                    rows.append(made)
         rows += [
             [Step(found.name, found.raw, b"")]
             for found in reader.broken(target, page.values)
@@ -182,7 +168,7 @@ class Mover:
             names: names of token entries.
             even_changed: whether to delete it, too, if its token was disabled, enabled or removed since it was moved.
         """
-        pairs = self._pairs(names, even_changed=even_changed)
+        pairs, singles, _ = self._tokens(names, even_changed=even_changed)
         rows: list[Row] = []
         for pair, twin in zip(pairs, self._twins(pairs), strict=True):
             if self._equals(pair, twin):
@@ -196,7 +182,38 @@ class Mover:
                 continue
             (t_name, v_name), (t_raw, v_raw) = pair.names, pair.raws
             rows.append([*_as_read(twin), Step(v_name, v_raw, b""), Step(t_name, t_raw, b"")])
+        for single, its_twin in zip(singles, self._single_twins(singles), strict=True):
+            is_changed = its_twin.is_changed(single.lone)
+            if its_twin.equals(single.lone) or (is_changed and even_changed):
+                rows.append([its_twin.read, Step(single.name, single.raw, b"")])
+            else:
+                self.tally.counts["changed_since" if is_changed else "different"] += 1
         self.tally.counts["dropped"] += self._run(rows)
+
+    def drop_copies(self, names: Sequence[bytes], *, even_changed: bool) -> None:
+        """Delete copies in Acra's layout of single tokens that were drawn in the dense layout, which is in use.
+
+        ``drop`` counts them as different. A copy that was begun and given up has made them, and only their source tells
+        it.
+
+        Args:
+            names: names of token entries of the target.
+            even_changed: as in ``drop``.
+        """
+        self._reader.begin_page(self._target, names)
+        found = [token for token in self._reader.tokens(self._target, names) if not _is_twin(token)]
+        singles = [single for single in found if isinstance(single, Single)]
+        back = Singles(self._reader, self._target, self._source)
+        rows = [
+            [Step(single.name, single.raw, LEAVE), Step(twin.name, twin.raw or b"", b"")]
+            for single, twin in zip(singles, back.twins(singles), strict=True)
+            if twin.equals(single.lone) or (even_changed and twin.is_changed(single.lone))
+        ]
+        if even_changed:
+            rows += back.revoking([tombstone for tombstone in found if isinstance(tombstone, Revoked)])
+        done = self._run(rows)
+        self.tally.counts["dropped"] += done
+        self.tally.counts["different"] -= done
 
     def drop_tombstones(self, names: Sequence[bytes]) -> None:
         """Delete value entries of the source that are tombstones."""
@@ -221,22 +238,38 @@ class Mover:
 
     # -- twins
 
-    def _pairs(self, names: Sequence[bytes], *, even_changed: bool = False) -> list[Pair]:
+    def _tokens(
+        self, names: Sequence[bytes], *, even_changed: bool = False
+    ) -> tuple[list[Pair], list[Single], list[Revoked]]:
         """Read tokens of the source. Everything else is noted; with ``even_changed`` tombstones and orphans go."""
         self._reader.begin_page(self._source, names)
         pairs: list[Pair] = []
+        singles: list[Single] = []
+        revoked: list[Revoked] = []
         rows: list[Row] = []
-        for found in self._reader.pairs(self._source, names):
+        for found in self._reader.tokens(self._source, names):
             if isinstance(found, Pair):
                 pairs.append(found)
-            elif even_changed and found.kind in ("removed", "orphan"):
+            elif isinstance(found, Single):
+                singles.append(found)
+            elif even_changed and (isinstance(found, Revoked) or found.kind in ("removed", "orphan")):
                 rows.append([Step(found.name, found.raw, b"")])
+            elif isinstance(found, Revoked):
+                revoked.append(found)
+                self.tally.find(Finding("removed", found.name, found.raw))
             else:
                 self.tally.find(found)
-        self.tally.counts["tokens"] += len(pairs)
+        self.tally.counts["tokens"] += len(pairs) + len(singles)
+        self.tally.counts["inconsistent"] += len(singles)
         if rows:
             self.tally.counts["tombstones_dropped"] += self._run(rows)
-        return pairs
+        return pairs, singles, revoked
+
+    def _single_twins(self, singles: Sequence[Single]) -> list[SingleTwin]:
+        for single in singles:
+            self._claim(single.ring)
+        self.tally.has_foreign |= bool(singles) and not self._target.keeps_unpaired
+        return self._singles.twins(singles)
 
     def _twins(self, pairs: Sequence[Pair]) -> list[Twin]:
         for pair in pairs:
@@ -290,7 +323,7 @@ class Mover:
         if pair.ring.unsettled is not None:
             raise pair.ring.unsettled
         made = self._target.seal(pair.ring, pair.content, twin.names, int(self._now()))
-        sources = [Step(name, raw, _LEAVE) for name, raw in zip(pair.names, pair.raws, strict=True)]
+        sources = [Step(name, raw, LEAVE) for name, raw in zip(pair.names, pair.raws, strict=True)]
         writes = [Step(name, old or b"", new) for name, old, new in zip(twin.names, twin.raws, made, strict=True)]
         return [*sources, *writes, *stale]
 
@@ -316,13 +349,14 @@ class Mover:
             return []  # ``sweep`` knows it
         t_name = self._target.names(ring).of_token(old_token, number)
         s_name = self._source.names(ring).of_token(old_token, number)
-        t_raw, s_raw = reader.read([t_name, s_name])
+        f_name = self._dense.of(ring).names.of_foreign(old_token, number)
+        t_raw, s_raw, f_raw = reader.read([t_name, s_name, f_name])
         token = None if t_raw is None else reader.open_with(self._target, ring, "token", t_name, t_raw)
         source = None if s_raw is None else reader.open_with(self._source, ring, "token", s_name, s_raw)
-        is_live = s_raw is not None and (source is None or not source.removed)
+        is_live = f_raw is not None or (s_raw is not None and (source is None or not source.removed))
         if t_raw is None or token is None or token.data != pair.content.value or is_live:
             return []
-        return [Step(s_name, s_raw or b"", _LEAVE), Step(t_name, t_raw, b"")]
+        return [Step(s_name, s_raw or b"", LEAVE), Step(f_name, b"", LEAVE), Step(t_name, t_raw, b"")]
 
     def _is_gone(self, ring: Keyring, source: Twin) -> bool:
         """Tell whether the source of a twin was removed.
@@ -376,6 +410,10 @@ class Mover:
         return done
 
 
+def _is_twin(token: Pair | Single | Revoked | Finding) -> bool:
+    return not isinstance(token, Pair) and is_foreign(token.raw)
+
+
 def sum_of(names: Iterable[bytes]) -> int:
     """Return a sum by which two lists of names are compared, in whatever order. A name that occurs twice counts twice.
 
@@ -386,4 +424,4 @@ def sum_of(names: Iterable[bytes]) -> int:
 
 def _as_read(twin: Twin) -> Row:
     """Steps that only compare."""
-    return [Step(name, raw or b"", _LEAVE) for name, raw in zip(twin.names, twin.raws, strict=True)]
+    return [Step(name, raw or b"", LEAVE) for name, raw in zip(twin.names, twin.raws, strict=True)]

@@ -2,8 +2,8 @@
 
 from collections.abc import Set as AbstractSet
 
-from token_worker.admin.migrate import Tally
 from token_worker.admin.migrate_reading import FindingKind
+from token_worker.admin.migrate_rows import Tally
 from token_worker.errors import CheckFailed
 
 BLOCKING: dict[FindingKind, str] = {
@@ -13,7 +13,6 @@ BLOCKING: dict[FindingKind, str] = {
     "conflict": "tokens that the new layout holds for another value",
     "no_key": "entries of clients or zones without a key",
     "unreadable": "entries that cannot be read",
-    "inconsistent": "tokens that were drawn inconsistently",
 }
 """Findings with which a finish is refused, in words."""
 
@@ -25,12 +24,10 @@ ADVICE: dict[FindingKind, str] = {
     "mismatch": _VERIFY,
     "no_key": "bring the keys back, or leave the entries behind by --leave-unreadable",
     "unreadable": "bring the keys back, or leave the entries behind by --leave-unreadable",
-    "inconsistent": "the new layout cannot hold them; --leave-inconsistent gives them up",
 }
 """Advice for these findings."""
 
 UNREADABLE: frozenset[FindingKind] = frozenset({"no_key", "unreadable"})
-INCONSISTENT: frozenset[FindingKind] = frozenset({"inconsistent"})
 
 
 def refuse(tally: Tally, leave: AbstractSet[FindingKind]) -> None:

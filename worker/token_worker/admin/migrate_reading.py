@@ -1,6 +1,7 @@
-"""Reads the tokens of a layout for ``tokens migrate``, page by page: pairs of entries that fit, and findings.
+"""Reads the tokens of a layout for ``tokens migrate``, page by page: pairs of entries that fit, singles, and findings.
 
-A pair is a token that can be moved. A finding is an entry that cannot, with the reason. The two entries of a pair were
+A pair is a token that can be moved. So is a single: the token entry of a token that was drawn inconsistently. A finding
+is an entry that cannot be moved, with the reason. The two entries of a pair were
 read by two commands, one after the other. A change compares them again before it writes.
 """
 
@@ -8,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from token_worker.acra.owner import Owner
-from token_worker.admin.migrate_sides import Content, Half, Opened, Sealed, Side
+from token_worker.admin.migrate_sides import Content, Half, Lone, Opened, Sealed, Side
 from token_worker.errors import CorruptData, Refused, Unavailable
 from token_worker.keys.cache import Found, KeyCache, KeySearch
 from token_worker.keys.keyring import Keyring, NoMatchingKey
@@ -20,7 +21,6 @@ KEYS_PER_COMMAND = 1000
 FindingKind = Literal[
     "no_key",
     "unreadable",
-    "inconsistent",
     "removed",
     "orphan",
     "value_alone",
@@ -32,7 +32,6 @@ FindingKind = Literal[
 
 - ``no_key``: it belongs to nobody who has a key.
 - ``unreadable``: it is damaged, or no key of its owner opens it.
-- ``inconsistent``: the token was drawn inconsistently, so it is stored nowhere.
 - ``removed``: it is a tombstone.
 - ``orphan``: a token entry of a token that nobody was given.
 - ``value_alone``: a value entry whose token entry does not exist.
@@ -46,6 +45,40 @@ class Finding(NamedTuple):
     """An entry that cannot be moved, as it was read."""
 
     kind: FindingKind
+    name: bytes
+    raw: bytes
+
+
+class Revoked(NamedTuple):
+    """The tombstone of a token that was drawn inconsistently, as it was read.
+
+    Attributes:
+        ring: keys of its owner.
+        data_id: of the token.
+        name: of the entry.
+        raw: the entry.
+    """
+
+    ring: Keyring
+    data_id: bytes
+    name: bytes
+    raw: bytes
+
+
+class Single(NamedTuple):
+    """A token that was drawn inconsistently, as it was read.
+
+    In Acra's layout it may also be half of a token that AcraServer was writing when it was killed. Nobody can tell.
+
+    Attributes:
+        ring: keys of its owner.
+        lone: the token.
+        name: of the entry.
+        raw: the entry.
+    """
+
+    ring: Keyring
+    lone: Lone
     name: bytes
     raw: bytes
 
@@ -139,7 +172,7 @@ class Reader:
 
     # -- pages
 
-    def pairs(self, side: Side, t_names: Sequence[bytes]) -> Iterator[Pair | Finding]:
+    def tokens(self, side: Side, t_names: Sequence[bytes]) -> Iterator[Pair | Single | Revoked | Finding]:
         """Read token entries, and the value entries that belong to them."""
         opened: list[tuple[bytes, bytes, Keyring, Opened, bytes]] = []
         for name, raw in zip(t_names, self.read(t_names), strict=True):
@@ -149,7 +182,8 @@ class Reader:
             if found is None:
                 yield self._locked(side, name, raw)
             elif found[1].removed:
-                yield Finding("removed", name, raw)
+                ring, token = found
+                yield Revoked(ring, token.data_id, name, raw) if token.alone else Finding("removed", name, raw)
             else:
                 ring, token = found
                 opened.append((name, raw, ring, token, side.names(ring).of_value(token.data, token.numbers[0])))
@@ -157,14 +191,14 @@ class Reader:
         for (t_name, t_raw, ring, token, v_name), v_raw in zip(opened, v_raws, strict=True):
             found = None if v_raw is None else self.open(side, "value", v_name, v_raw)
             if v_raw is None:
-                yield _unpaired(side, t_name, t_raw, token)
+                yield _unpaired(side, ring, t_name, t_raw, token)
             elif found is None:
                 yield Finding("unreadable", v_name, v_raw)
             else:
                 yield _pair(side, ring, (t_name, v_name), (token, found[1]), Sealed(t_raw, v_raw))
 
     def broken(self, side: Side, v_names: Sequence[bytes]) -> Iterator[Finding]:
-        """Read value entries, and find those that fit no token entry. ``pairs`` reports the other findings of pairs."""
+        """Read value entries, and find those that fit no token entry. ``tokens`` reports all other findings."""
         left: list[tuple[bytes, bytes, Keyring, Opened, list[int]]] = []
         for name, raw in zip(v_names, self.read(v_names), strict=True):
             if raw is None:
@@ -196,7 +230,7 @@ class Reader:
     def _fits(self, side: Side, ring: Keyring, v_name: bytes, t_name: bytes, t_raw: bytes) -> bool:
         found = self.open(side, "token", t_name, t_raw)
         if found is None:
-            return True  # ``pairs`` reports it
+            return True  # ``tokens`` reports it
         _, token = found
         [number] = token.numbers
         if token.removed or side.names(ring).of_value(token.data, number) != v_name:
@@ -216,11 +250,11 @@ def _usable(found: Found) -> Keyring | None:
 
 def _pair(
     side: Side, ring: Keyring, names: tuple[bytes, bytes], opened: tuple[Opened, Opened], raws: Sealed
-) -> Pair | Finding:
+) -> Pair | Single | Finding:
     token, value = opened
     [number] = token.numbers
     if value.removed or number not in value.numbers or side.names(ring).of_token(value.data, number) != names[0]:
-        return _unpaired(side, names[0], raws.token, token)
+        return _unpaired(side, ring, names[0], raws.token, token)
     if token.alone:
         return Finding("mismatch", names[1], raws.value)
     if token.disabled != value.disabled:
@@ -229,5 +263,8 @@ def _pair(
     return Pair(ring, content, names, raws)
 
 
-def _unpaired(side: Side, name: bytes, raw: bytes, token: Opened) -> Finding:
-    return Finding("inconsistent" if side.keeps_unpaired or token.alone else "orphan", name, raw)
+def _unpaired(side: Side, ring: Keyring, name: bytes, raw: bytes, token: Opened) -> Single | Finding:
+    if not (side.keeps_unpaired or token.alone):
+        return Finding("orphan", name, raw)
+    [number] = token.numbers
+    return Single(ring, Lone(number, token.data, token.data_id, token.disabled, token.day), name, raw)

@@ -1,8 +1,9 @@
 """The two layouts, as ``tokens migrate`` needs them: which entries there are, whose they are, and what they say.
 
 Both layouts keep a token in two entries. The token entry holds the value, the value entry holds the token. Acra's
-value entry does not hold the type; its token entry is looked for under each of the five. No entry of a token that was
-drawn inconsistently holds the token, so such a token cannot be moved: the names of the other layout need the token.
+value entry does not hold the type; its token entry is looked for under each of the five. A token that was drawn
+inconsistently has a token entry alone. Both layouts tell its data id: Acra's in the name of the entry, the dense one in
+the entry.
 
 Pure.
 """
@@ -19,6 +20,7 @@ from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import (
     EntryNames,
     TokenEntry,
+    data_id_in,
     decode_entry,
     decode_times,
     decode_token_value,
@@ -32,6 +34,7 @@ from token_worker.storage.acra.sealing import Sealing
 from token_worker.storage.dense import entry as dense_entry
 from token_worker.storage.dense.layout import (
     DenseOwner,
+    foreign_plaintext,
     open_entry,
     read_alone,
     read_next,
@@ -103,6 +106,24 @@ class Content(NamedTuple):
     value_day: int
 
 
+class Lone(NamedTuple):
+    """A token that has a token entry alone, whatever its layout.
+
+    Attributes:
+        number: of the type.
+        value: encoded.
+        data_id: of the token.
+        disabled: in its entry.
+        day: on which the entry was created.
+    """
+
+    number: int
+    value: bytes
+    data_id: bytes
+    disabled: bool
+    day: int
+
+
 class Side(Protocol):
     """One of the two layouts."""
 
@@ -136,6 +157,14 @@ class Side(Protocol):
         """Make the two entries of a token; ``names`` are those of the token entry and of the value entry."""
         ...
 
+    def lone_name(self, ring: Keyring, data_id: bytes) -> bytes:
+        """Return the name that the entry of a token has if only its data id is known."""
+        ...
+
+    def seal_lone(self, ring: Keyring, lone: Lone, name: bytes, now: int) -> bytes:
+        """Make the entry of a token that has no other."""
+        ...
+
 
 class AcraSide:
     """Acra's layout. See ``acra.token_entry``."""
@@ -157,7 +186,7 @@ class AcraSide:
     def owners(self, name: bytes) -> Sequence[Owner]:
         return self._by_digest.get(name[7:71], ())
 
-    def names(self, ring: Keyring) -> Names:
+    def names(self, ring: Keyring) -> EntryNames:
         names = self._names.get(ring.owner)
         if names is None:
             names = self._names[ring.owner] = EntryNames(ring.owner)
@@ -172,16 +201,22 @@ class AcraSide:
             return Opened(_NUMBERS, inside, day, disabled)
         value, number = decode_token_value(inside)
         _check_value(number, value)
-        return Opened((number,), value, day, disabled)
+        return Opened((number,), value, day, disabled, data_id=data_id_in(name))
 
     def seal(self, ring: Keyring, content: Content, names: tuple[bytes, bytes], now: int) -> Sealed:  # noqa: ARG002
         number, value, token, disabled, token_day, value_day = content
+        inside = encode_token_value(value, number)
+        return Sealed(
+            _acra_entry(ring, inside, token_day, now, disabled=disabled),
+            _acra_entry(ring, token, value_day, now, disabled=disabled),
+        )
 
-        def made(data: bytes, day: int) -> bytes:
-            created = day * dense_entry.SECONDS_OF_DAY
-            return encode_entry(TokenEntry(ring.seal(data), created, now, disabled))
+    def lone_name(self, ring: Keyring, data_id: bytes) -> bytes:
+        return self.names(ring).of_data_id(data_id)
 
-        return Sealed(made(encode_token_value(value, number), token_day), made(token, value_day))
+    def seal_lone(self, ring: Keyring, lone: Lone, name: bytes, now: int) -> bytes:  # noqa: ARG002 - not sealed with it
+        inside = encode_token_value(lone.value, lone.number)
+        return _acra_entry(ring, inside, lone.day, now, disabled=lone.disabled)
 
 
 class DenseSide:
@@ -250,6 +285,18 @@ class DenseSide:
             key.seal(names[0], key.head(flags, token_day), token_plaintext(number, value)),
             key.seal(names[1], key.head(flags, value_day), value_plaintext(number, 0, token)),
         )
+
+    def lone_name(self, ring: Keyring, data_id: bytes) -> bytes:
+        return self.of(ring).names.of_data_id(data_id)
+
+    def seal_lone(self, ring: Keyring, lone: Lone, name: bytes, now: int) -> bytes:  # noqa: ARG002 - for Acra's layout
+        key, flags = self.of(ring).seal_key, dense_entry.ALONE | dense_entry.FOREIGN
+        head = key.head(flags | dense_entry.DISABLED if lone.disabled else flags, lone.day)
+        return key.seal(name, head, foreign_plaintext(lone.number, lone.data_id, lone.value))
+
+
+def _acra_entry(ring: Keyring, inside: bytes, day: int, now: int, *, disabled: bool) -> bytes:
+    return encode_entry(TokenEntry(ring.seal(inside), day * dense_entry.SECONDS_OF_DAY, now, disabled))
 
 
 def _day_and_state(raw: bytes) -> tuple[int, bool]:

@@ -34,9 +34,10 @@ from token_worker.admin.layout import (
     strings,
     write_records,
 )
-from token_worker.admin.migrate import Mover, Tally, sum_of
+from token_worker.admin.migrate import Mover, sum_of
 from token_worker.admin.migrate_findings import refuse
 from token_worker.admin.migrate_reading import FindingKind, Reader
+from token_worker.admin.migrate_rows import Tally
 from token_worker.admin.migrate_scan import Page, Place, Walk, read_place, save_place
 from token_worker.admin.migrate_sides import AcraSide, DenseSide, Side
 from token_worker.errors import CheckFailed, Refused, TokenWorkerError, Unavailable
@@ -176,7 +177,8 @@ def _check_interrupted(found: Records) -> None:
     if in_tokens.layout != found.layout:
         is_known = in_tokens.unfinished
     else:  # without ``unfinished``, the records of a first move were being written, or the ids differ
-        is_known = not in_tokens.unfinished or found.in_keys == in_tokens.finished
+        is_older = found.in_keys is not None and found.in_keys.foreign != in_tokens.foreign
+        is_known = not (in_tokens.unfinished or is_older) or found.in_keys == in_tokens.finished
     if not is_known:
         raise CheckFailed(f"{problem}. Nothing was changed")
 
@@ -278,11 +280,12 @@ def finish(
     tally = _bring_up_to_date(stage, to, dry_run=dry_run)
     refuse(tally, leave)
     if not dry_run:
-        door = replace(change.record, unfinished=True)
+        record = replace(change.record, foreign=tally.has_foreign)
+        door = replace(record, unfinished=True)
         with_door = _close_door(stage.link, found, door)
         try:
             check_workers()
-            _check_twins(stage, to, leave)
+            _check_twins(stage, record, leave)
             barrier.wait()
             check_workers()
         except BaseException:
@@ -293,7 +296,7 @@ def finish(
         if closed.in_tokens != door:
             raise CheckFailed("another command took the move back meanwhile; the layout was not changed")
         save_place(stage.link, None)  # before the new layout is used: its entries are no copies then
-        end_move(stage.store, stage.link, closed, change.record)
+        end_move(stage.store, stage.link, closed, record)
     return Finished(tally, time.monotonic() - begin)
 
 
@@ -330,8 +333,9 @@ def _bring_up_to_date(stage: Stage, to: LayoutName, *, dry_run: bool) -> Tally:
     return tally
 
 
-def _check_twins(stage: Stage, to: LayoutName, leave: AbstractSet[FindingKind]) -> None:
-    """Compare every token with its twin, in both directions."""
+def _check_twins(stage: Stage, record: LayoutRecord, leave: AbstractSet[FindingKind]) -> None:
+    """Compare every token with its twin, in both directions, and the record with the entries."""
+    to = record.layout
     mover = stage.mover(to, changes=False)
     tally, target = mover.tally, stage.side(to)
     for page in stage.walk(tally, 0.5, 0.9).pages(stage.side(_other(to))):
@@ -340,6 +344,7 @@ def _check_twins(stage: Stage, to: LayoutName, leave: AbstractSet[FindingKind]) 
         for page in stage.walk(tally, 0.9, 1.0).pages(target):
             mover.sweep(Page(page.tokens, []))
     differences = tally.counts["copied"] + tally.counts["twins_deleted"]
+    differences = differences or int(tally.has_foreign and not record.foreign)  # another copy made the first of them
     if differences:
         raise CheckFailed(
             f"{differences} tokens changed meanwhile: somebody still writes entries of layout {_other(to)}. Stop the"
@@ -401,6 +406,9 @@ def drop(stage: Stage, layout: LayoutName, *, even_changed: bool, dry_run: bool)
         mover.drop(page.tokens, even_changed=even_changed)
         if layout == "dense" and even_changed:
             mover.drop_tombstones(page.values)
+    if layout == "acra" and tally.counts["different"]:
+        for page in stage.walk(tally).pages(stage.dense):
+            mover.drop_copies(page.tokens, even_changed=even_changed)
     if (
         layout == "dense"
         and not dry_run

@@ -16,9 +16,9 @@ from token_worker.admin import migrate_stages
 from token_worker.admin.access import AdminAccess
 from token_worker.admin.index_keys import owners_with_keys
 from token_worker.admin.layout import check_no_workers, read_records
-from token_worker.admin.migrate import Tally
-from token_worker.admin.migrate_findings import BLOCKING, INCONSISTENT, UNREADABLE, Unmovable, blocking
+from token_worker.admin.migrate_findings import BLOCKING, UNREADABLE, Unmovable, blocking
 from token_worker.admin.migrate_reading import FindingKind
+from token_worker.admin.migrate_rows import Tally
 from token_worker.admin.migrate_stages import Stage, open_stage
 from token_worker.cli.terminal import ScanProgress, confirm, number
 from token_worker.cli.tokens_choice import DRY_RUN, YES
@@ -41,6 +41,7 @@ SHOWN_NAMES = 5
 _LAYOUTS = click.Choice(["acra", "dense"])
 _WORDS: dict[str, str] = {
     "tokens": "tokens seen",
+    "inconsistent": "of these, drawn inconsistently",
     "copied": "copied",
     "changed": "of these, there was a copy that had to be changed",
     "same": "copied before",
@@ -88,9 +89,6 @@ class Wanted(NamedTuple):
 @click.option("--changed", is_flag=True, help="With --drop: also tokens that were disabled, enabled or removed since.")
 @click.option("--leave-unreadable", is_flag=True, help="With --finish: entries that cannot be read stay behind.")
 @click.option(
-    "--leave-inconsistent", is_flag=True, help="With --finish: tokens that were drawn inconsistently stay behind."
-)
-@click.option(
     "--rate",
     type=click.FloatRange(min=1),
     help=f"Most tokens to read in a second.  [default: {TOKENS_PER_SECOND:g}; with --finish no limit]",
@@ -108,7 +106,6 @@ def migrate(
     resume: bool,
     changed: bool,
     leave_unreadable: bool,
-    leave_inconsistent: bool,
     rate: float | None,
     dry_run: bool,
     yes: bool,
@@ -125,9 +122,7 @@ def migrate(
 
     Exit status 1: the layout was not changed, or entries were left; the reason is told.
     """
-    wanted = _check(
-        to, finish, drop, resume, changed, leave_unreadable, leave_inconsistent, dry_run=dry_run, as_json=as_json
-    )
+    wanted = _check(to, finish, drop, resume, changed, leave_unreadable, dry_run=dry_run, as_json=as_json)
     settings = load(os.environ, config)
     _check_settings(settings, wanted)
     if not dry_run:
@@ -149,7 +144,6 @@ def _check(
     resume: bool,
     changed: bool,
     leave_unreadable: bool,
-    leave_inconsistent: bool,
     *,
     dry_run: bool,
     as_json: bool,
@@ -163,9 +157,9 @@ def _check(
         raise click.UsageError("--resume is for a copy: leave --finish and --drop out. A finish always begins anew")
     if changed and drop is None:
         raise click.UsageError("--changed is only for --drop: add it, or leave --changed out")
-    if (leave_unreadable or leave_inconsistent) and not finish:
-        raise click.UsageError("--leave-… is only for --finish: add it, or leave it out")
-    leave = (UNREADABLE if leave_unreadable else frozenset()) | (INCONSISTENT if leave_inconsistent else frozenset())
+    if leave_unreadable and not finish:
+        raise click.UsageError("--leave-unreadable is only for --finish: add it, or leave it out")
+    leave = UNREADABLE if leave_unreadable else frozenset()
     return Wanted(layout, drop is not None, finish, resume, changed, leave, dry_run, as_json)
 
 
