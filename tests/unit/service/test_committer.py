@@ -151,7 +151,7 @@ WAYS: dict[Ask, str] = {
     _drive: "XPENDING",
     _refresh_clock: "TIME",
     _begin: f"sent {COMMIT.name}",
-    _commit: f"sent {COMMIT.name}",
+    _commit: COMMIT.name,
     _dead_letter: DEAD_LETTER.name,
     _leave_pending: "uncount.lua",
 }

@@ -10,8 +10,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -21,7 +22,7 @@ from token_worker.redis.address import Node, RedisSettings
 from token_worker.redis.errors import ScriptUnknownError, check_first_answer, is_from_primary, select_refusal, typed
 from token_worker.redis.password import read_password
 from token_worker.redis.script import Script
-from token_worker.redis.wire import Wire, pack
+from token_worker.redis.wire import Wire, pack, pack_again
 
 SOCKET_SECONDS = 5.0
 """Time-out of a reply; longer than any BLOCK that is asked for."""
@@ -30,7 +31,7 @@ IDLE_CHECK_SECONDS = 1.0
 """A connection that was idle for longer is checked before its next use, because its server may have been restarted."""
 
 
-class _StartedScript(NamedTuple):
+class _StartedScript(msgspec.Struct, frozen=True, gc=False):
     """A script that was sent, or the error because of which it was not."""
 
     script: Script
@@ -100,8 +101,10 @@ class Link(ABC):
 
     def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         """Run a script and return its reply; errors as by ``call``."""
-        with suppress(ScriptUnknownError):
+        try:
             return self.call(f"EVALSHA{script.suffix}", script.sha, len(keys), *keys, *args)
+        except ScriptUnknownError:
+            pass  # the next command must not keep the error, which holds the command
         return self.call(f"EVAL{script.suffix}", script.source, len(keys), *keys, *args)
 
 
@@ -170,7 +173,8 @@ class RedisLink(Link):
     def call_bounded(self, max_bytes: int, *command: Any) -> Any:
         self._wire.bytes_left = max_bytes
         try:
-            return self.call(*command)
+            self._send(pack_again(command))
+            return self._receive()
         finally:
             self._wire.bytes_left = math.inf
 
@@ -199,13 +203,13 @@ class RedisLink(Link):
         return self.connections
 
     def call(self, *command: Any) -> Any:
-        self._send(command)
+        self._send(pack(command))
         return self._receive()
 
     def start_script(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> None:
         error = None
         try:
-            self._send(("EVALSHA", script.sha, len(keys), *keys, *args))
+            self._send(pack(("EVALSHA", script.sha, len(keys), *keys, *args)))
         except (Unavailable, ServerError) as raised:
             error = raised.with_traceback(None)  # its frames hold the command twice
         self._started = _StartedScript(script, keys, args, error)
@@ -216,16 +220,18 @@ class RedisLink(Link):
             raise RuntimeError("no script was started")
         if started.error is not None:
             raise started.error
-        with suppress(ScriptUnknownError):
+        try:
             return self._receive()
+        except ScriptUnknownError:
+            pass  # as in ``run``
         return self.call("EVAL", started.script.source, len(started.keys), *started.keys, *started.args)
 
-    def _send(self, command: tuple[Any, ...]) -> None:
+    def _send(self, packed: bytes) -> None:
         now = time.monotonic()
         try:
             if self._started is not None or now - self._used_at > self._checked_seconds or now >= self._check_at:
                 self._ensure_connected()
-            self._wire.send(pack(command))
+            self._wire.send(packed)
         except redis.RedisError as error:
             raise self._failure(error) from None
         except BaseException:

@@ -11,6 +11,7 @@ import select
 import socket
 import ssl
 import struct
+from functools import lru_cache
 from typing import Any
 
 import hiredis
@@ -47,6 +48,12 @@ def pack(command: tuple[Any, ...]) -> bytes:
     parts[::2] = [_HEADS[length] if length < _HEADS_MAX else b"\r\n$%d\r\n" % length for length in lengths]
     parts[1::2] = arguments
     return b"".join([b"*%d" % len(arguments), *parts, b"\r\n"])
+
+
+@lru_cache(maxsize=16)
+def pack_again(command: tuple[Any, ...]) -> bytes:
+    """Pack a command that is sent again and again, like a read."""
+    return pack(command)
 
 
 def _to_bytes(argument: bytes | str | float) -> bytes:

@@ -7,7 +7,9 @@ streams through ``Committer.drive``, which finishes the commit in flight first. 
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
+
+from msgspec import Struct
 
 from token_worker.errors import Code, Unavailable
 from token_worker.redis.exchange import Exchange, drive, start
@@ -23,7 +25,7 @@ from token_worker.telemetry.trace_context import log_fields
 T = TypeVar("T")
 
 
-class _InFlightCommit(NamedTuple):
+class _InFlightCommit(Struct, frozen=True, gc=False):
     """A commit whose first script was sent.
 
     Attributes:
@@ -93,8 +95,9 @@ class Committer:
 
     def commit(self, parts: Sequence[Sequence[Answer]], taken_ns: int) -> None:
         """Acknowledge entries and write their replies, through outages of the streams. Arguments as of ``begin``."""
-        self.begin(parts, taken_ns)
-        self.finish()
+        if self._in_flight is not None:
+            self.finish()
+        self._finish(parts, taken_ns, self._delivery.commit(parts, self._monotonic()), is_started=False)
 
     def begin(self, parts: Sequence[Sequence[Answer]], taken_ns: int) -> None:
         """Finish the commit in flight, then send the first script of another one. ``finish`` does the rest.
@@ -111,14 +114,18 @@ class Committer:
 
     def finish(self) -> None:
         """Finish the commit in flight if there is one, through outages of the streams."""
-        if self._in_flight is None:
-            return
-        (parts, taken_ns, exchange), self._in_flight = self._in_flight, None
+        begun, self._in_flight = self._in_flight, None
+        if begun is not None:
+            self._finish(begun.parts, begun.taken_ns, begun.exchange, is_started=True)
+
+    def _finish(
+        self, parts: Sequence[Sequence[Answer]], taken_ns: int, exchange: Exchange[Committed], *, is_started: bool
+    ) -> None:
         answers = parts[0] if len(parts) == 1 else [answer for part in parts for answer in part]
         begun_at = self._monotonic()
         done: Committed | None
         try:
-            done = drive(exchange, self._link, is_started=True, log=self._log)
+            done = drive(exchange, self._link, is_started=is_started, log=self._log)
         except Unavailable as error:
             entries = [answer.entry for answer in answers]
             done = self._try_again(entries, lambda: self._delivery.commit(parts, self._monotonic()), begun_at, error)

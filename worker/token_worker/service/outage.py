@@ -163,7 +163,7 @@ class Outage:
 
     def answered(self, *servers: str) -> None:
         """Note that these servers did what was asked of them. The worker is ready if no other one is away."""
-        if not self.returned(*servers):
+        if self.away and not self.returned(*servers):
             return
         if not self._is_started:
             self._is_started = True

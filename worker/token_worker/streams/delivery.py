@@ -141,7 +141,8 @@ class Delivery(CommitScripts):
 
     def fetch(self, now: float, block_ms: int) -> Exchange[Batch]:
         try:
-            if self._paused or self._groups_to_make or self.has_older(now):
+            due = self._pending.due
+            if self._paused or self._groups_to_make or now >= due or self._uncounted:
                 older = yield from self._prepare(now)
                 if older is not None:
                     return older
@@ -149,7 +150,7 @@ class Delivery(CommitScripts):
             else:  # mostly
                 self._older_in_a_row = 0
                 self._pending.end_search()
-                block_ms = _least_ms(block_ms, self._pending.due - now)
+                block_ms = _least_ms(block_ms, due - now)
             return (yield from self._read_new(now, block_ms))
         except Unavailable:
             self._pending.look_at_own(now)
@@ -268,7 +269,7 @@ class Delivery(CommitScripts):
         blocking = ("BLOCK", block_ms) if block_ms else ()
         names = [route.requests for route in routes]
         head = ("XREADGROUP", "GROUP", self._group, self._consumer, "COUNT", count)
-        command = (*head, *blocking, "STREAMS", *names, *(">" for _ in names))
+        command = (*head, *blocking, "STREAMS", *names, *[">"] * len(names))
         try:
             reply = yield BoundedCommand(READ_BYTES, command) if count * len(routes) > 1 else command
         except ServerError as error:

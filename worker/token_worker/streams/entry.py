@@ -1,7 +1,5 @@
 """Entries of a request stream on their way through a worker: read in a batch, answered, committed."""
 
-from typing import NamedTuple
-
 from msgspec import Struct
 
 from token_worker.streams.reply_facts import NO_FACTS, ReplyFacts
@@ -24,7 +22,7 @@ class Entry(Struct, frozen=True, gc=False):
     exhausted: bool = False
 
 
-class Batch(NamedTuple):
+class Batch(Struct, frozen=True, gc=False):
     """Entries to handle now.
 
     Attributes:

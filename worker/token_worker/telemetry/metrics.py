@@ -73,10 +73,7 @@ class _Count(Collector):
 
     def add(self, labels: tuple[str, ...], number: int) -> None:
         """Count so many more."""
-        if labels in self._numbers:
-            self._numbers[labels] += number
-        else:
-            self._numbers[labels] = number
+        self._numbers[labels] = self._numbers.get(labels, 0) + number
 
     def numbers(self) -> list[tuple[tuple[str, ...], int]]:
         """Return labels and numbers, as they are now. Any thread may ask."""
