@@ -15,7 +15,7 @@ from harness.moving import (
     CLIENT,
 )
 from harness.servers import OpenBao
-from harness.stack import Stack, wait_until
+from harness.stack import Reply, Stack, wait_until
 from harness.terminal import Terminal
 from token_worker.keys.layout_record import TOKENS_RECORD, layout_path
 from token_worker.keys.store import wrap
@@ -64,10 +64,12 @@ def test_commands_beside_workers(stack: Stack, tmp_path: Path) -> None:
     settings = stack.settings_as("token-operator", tmp_path)
     audited = {"TOKEN_WORKER_AUDIT_FILE": str(tmp_path / "audit.log"), **settings}
     worker = stack.start_worker()
-    requests = [
+    requests: list[Reply] = [
         {"id": str(number), "op": "tokenize", "client_id": CLIENT.id, "type": "str", "value": f"value {number}"}
         for number in range(900)
     ]
+    for lone in requests[7::10]:
+        lone["consistent"] = False
     before = {number: reply["value"] for number, reply in stack.ask(requests[:600]).items()}
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -95,19 +97,26 @@ def test_commands_beside_workers(stack: Stack, tmp_path: Path) -> None:
     stack.start_worker()
     wait_until(lambda: any(reply["id"] == "waits" for reply in stack.replies()), "the request that waited")
     after = stack.ask([{**each, "id": f"again {each['id']}"} for each in requests])
-    assert all(after[f"again {number}"].get("value") == token for number, token in before.items())
+    different = [number for number, token in before.items() if after[f"again {number}"].get("value") != token]
+    assert sorted(map(int, different)) == list(range(7, 900, 10))  # these were not consistent
     back = [
-        {**each, "id": f"back {each['id']}", "op": "detokenize", "value": before[str(each["id"])]} for each in requests
+        {"id": f"back {number}", "op": "detokenize", "client_id": CLIENT.id, "type": "str", "value": token}
+        for number, token in before.items()
     ]
     values = stack.ask(back, "detokenize")
     assert all(values[f"back {each['id']}"].get("value") == each["value"] for each in requests)
+    chosen = ("disable", CLIENT.id, "--type", "str", "--token")
+    assert "disabled: 1 token" in stack.run("tokens", *chosen, value=before["17"], **audited).stdout
+    again = stack.ask([{**back[0], "id": "disabled", "value": before["17"]}], "detokenize")
+    assert again["disabled"]["error"]["code"] == "token_disabled"
+    assert stack.run("tokens", "enable", *chosen[1:], value=before["17"], **audited).returncode == 0
 
     assert "900 tokens deleted" in run("--drop", "acra", "--yes").stdout
     assert run("--to", "dense").returncode == 1  # this is the layout already
     [audit] = tmp_path.glob("audit-commands-*.log")
     lines = [json.loads(line) for line in audit.read_text().splitlines()]
     ended = [line["outcome"] for line in lines if line["event"] == "change ended"]
-    assert ended == ["failed", "done", "done", "failed"]
+    assert ended == ["failed", "done", "done", "done", "done", "failed"]
     assert not any(token in audit.read_text() for token in before.values())
 
 

@@ -4,7 +4,7 @@ Engine, storage, barrier and pipeline are those of production; see ``token_nodes
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import count
 from typing import Any
 
@@ -27,7 +27,8 @@ from token_worker.redis.wire import pack
 from token_worker.storage import cluster_tokens
 from token_worker.storage.cluster_durability import ClusterBarrier
 from token_worker.storage.cluster_tokens import ClusterTokenStorage
-from token_worker.storage.dense.layout import DenseLayout
+from token_worker.storage.dense.entry import ALONE, FOREIGN
+from token_worker.storage.dense.layout import DenseLayout, foreign_plaintext
 from token_worker.storage.durability import Durability
 from token_worker.storage.engine import Engine, FindKeys
 from token_worker.storage.steps import WRITTEN, Outcome, Row
@@ -49,6 +50,12 @@ def no_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ClusterTokenStorage, "_log_away", lambda *_: None)
 
 
+@pytest.fixture(autouse=True)
+def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates are looked up in small groups: each look-up is a command with a pause here."""
+    monkeypatch.setattr("token_worker.storage.engine._PROBE_CANDIDATES", 4)
+
+
 class Broken(AssertionError):  # noqa: N818 - reads as what it says
     """A promise is broken."""
 
@@ -63,6 +70,7 @@ def _cache() -> KeyCache:
 CACHE = _cache()
 RING = CACHE.rings([SHOP])[SHOP]
 LAYOUT = DenseLayout()
+WITH_FOREIGN = DenseLayout(has_foreign=True)
 NAMES = LAYOUT.prepare(RING) if isinstance(RING, Keyring) else None
 
 
@@ -94,9 +102,10 @@ VALUES = _values()
 class World:
     """The nodes, and what workers have answered."""
 
-    def __init__(self, durability: Durability) -> None:
+    def __init__(self, durability: Durability, layout: DenseLayout = LAYOUT) -> None:
         self.servers = Servers()
         self.durability = durability
+        self.layout = layout
         self.answered: list[tuple[bytes, bytes]] = []
 
     def worker(self, values: Sequence[bytes]) -> Actor:
@@ -105,13 +114,13 @@ class World:
         def work(actor: Actor) -> None:
             cluster = ClusterInMemory(self.servers, actor)
             barrier = ClusterBarrier(cluster, self.durability, 1000) if any(self.durability) else None
-            storage = ClusterTokenStorage(cluster, LAYOUT, barrier)
+            storage = ClusterTokenStorage(cluster, self.layout, barrier)
             left = list(values)
             for _ in range(TRIES):
                 items = [TokenItem(ring(), STR, value, tokenize=True) for value in left]
                 try:
                     storage.barrier.open()
-                    run(items, storage.execute)
+                    run(items, storage.execute, self.layout)
                     storage.barrier.wait(items)
                 except Unavailable:
                     continue
@@ -129,7 +138,7 @@ class World:
                 try:
                     admin = TokenAdmin(entries, CACHE, SHOP, layout="dense", rate=1e9)
                     found = admin.of_token(candidate(value), STR) or admin.of_value(value, STR)
-                    if isinstance(found, Token) and found.t.key == names_of(value)[1]:
+                    if isinstance(found, Token) and found.t.key in admin.stored.names_of_token(candidate(value), STR):
                         is_done = operate(admin, found)
                         admin.confirm()
                         done.append(is_done)
@@ -148,7 +157,7 @@ class World:
             value, token = self.answered.pop()
             assert value == data
             return token
-        run([item], lambda step: [self.servers.get(key) for key in step.keys])
+        run([item], lambda step: [self.servers.get(key) for key in step.keys], self.layout)
         return item.result
 
     def check(self) -> None:
@@ -182,9 +191,9 @@ class World:
                 raise Broken("a value gets another token later")
 
 
-def run(items: list[TokenItem], execute: Callable[[Any], Any]) -> None:
+def run(items: list[TokenItem], execute: Callable[[Any], Any], layout: DenseLayout) -> None:
     """Run the engine."""
-    steps, answer = Engine(LAYOUT).run(items, NOW), None
+    steps, answer = Engine(layout).run(items, NOW), None
     while True:
         try:
             step = steps.send(answer)
@@ -311,7 +320,47 @@ def names_of(value: bytes) -> tuple[bytes, bytes]:
     return names.of_value(value, STR.number), names.of_token(candidate(value), STR.number)
 
 
-SCENES = {"race": race, "fail-overs": fail_overs, "operator": operators, "operator-fail-overs": operators_fail_overs}
+def foreign(chance: random.Random) -> None:
+    """Nodes fail over while workers write values whose candidates were moved, and an operator changes one of these."""
+    world = World(Durability(replicas=1), WITH_FOREIGN)
+    moved = {candidate(value, counter): chance.choice(HOLDERS) for value in VALUES for counter in range(2)}
+    for token, value in moved.items():
+        name, raw = foreign_entry(token, value)
+        server = world.servers.at(name)
+        server.entries[name] = server.confirmed[name] = raw
+    operate, changed, done = chance.choice((remove, disable)), chance.choice(VALUES), list[bool]()
+    actors = [world.worker(chance.sample(VALUES, chance.randrange(1, 4))) for _ in range(2)]
+    run_with_fail_overs(world, [*actors, world.operator(operate, changed, done)], chance)
+    if any(token in moved for _, token in world.answered):
+        raise Broken("a value gets a token that was moved")
+    world.check_answers()
+    for token, value in moved.items():
+        back = world.ask(token, tokenize=False)
+        if token == candidate(changed):
+            if done == [True] and not isinstance(back, Refused):
+                raise Broken("a change is lost that the command has confirmed")
+        elif back != value:
+            raise Broken("a token that was moved cannot be detokenized")
+
+
+HOLDERS = [b"moved 1", b"moved 2"]
+
+
+def foreign_entry(token: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """Name and bytes of the entry of a token that was moved."""
+    owner = LAYOUT.prepare(ring())
+    data_id = owner.names.data_id(token, STR.number)
+    name, head = owner.names.of_data_id(data_id), owner.seal_key.head(ALONE | FOREIGN, 20_000)
+    return name, owner.seal_key.seal(name, head, foreign_plaintext(STR.number, data_id, value))
+
+
+SCENES = {
+    "race": race,
+    "fail-overs": fail_overs,
+    "operator": operators,
+    "operator-fail-overs": operators_fail_overs,
+    "foreign": foreign,
+}
 
 
 def explore(scene: str, schedules: int) -> None:
@@ -379,6 +428,14 @@ def _operator_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ClusterEntries, "change", hasty)
 
 
+def _foreign_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def passes(_self: Engine, items: list[TokenItem], *_: object) -> Generator[Any, Any, list[TokenItem]]:
+        yield from ()
+        return items
+
+    monkeypatch.setattr(Engine, "_pass_over", passes)
+
+
 @pytest.mark.parametrize(
     ("plant", "scene"),
     [
@@ -389,6 +446,7 @@ def _operator_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
         (_removal_without_tombstone, "operator"),
         (_replaces_without_compare, "operator"),
         (_operator_does_not_wait, "operator-fail-overs"),
+        (_foreign_not_looked_up, "foreign"),
     ],
 )
 def test_planted_bug_is_found(
