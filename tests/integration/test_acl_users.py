@@ -296,24 +296,25 @@ def test_rights_in_the_dense_layout(secured: ServersWithUsers) -> None:
 
 @pytest.mark.parametrize("binary", [valkey_binary, redis_binary])
 def test_lines_load_as_an_acl_file_and_as_commands(stack: Stack, tmp_path: Path, binary: Callable[[], str]) -> None:
-    """``redis-cli`` loads the output as it is, as an ACL file and as commands, by the line that the output names.
+    """The command that the output names makes the users, leaves others alone, and saves all.
 
-    Without --passwords nobody can log in.
+    The output is an ACL file, too. Without --passwords nobody can log in.
     """
     (tmp_path / "users.acl").touch()
     with Valkey(f"aclfile {tmp_path}/users.acl", binary=binary()) as server, server.client() as client:
+        client.execute_command("ACL", "SETUSER", "somebody-else")
         done = stack.run("acl", "--server", "streams", TOKEN_WORKER_STREAMS_URL=server.url)
         assert done.returncode == 0, done.stderr
-        (tmp_path / "users.acl").write_text(done.stdout)
-        _run_in_shell(done.stderr.rpartition("aclfile: ")[2], "OK")
-        assert {"token-worker", "producer-tokenize", "reader-detokenize"} <= set(client.acl_users())
-        assert "off" in client.acl_getuser("token-worker")["flags"]
-        loaded = client.acl_list()
-        client.execute_command("ACL", "SETUSER", "somebody-else")
         (tmp_path / "lines").write_text(done.stdout)
-        as_commands = f"sed 's/^user/ACL SETUSER/' {tmp_path}/lines | redis-cli -u {server.url}"
-        _run_in_shell(as_commands, *["OK"] * len(done.stdout.splitlines()))
-        assert {row for row in client.acl_list() if "somebody-else" not in row} == set(loaded)
+        command = done.stderr.rpartition("administrator: ")[2].replace("FILE", f"{tmp_path}/lines")
+        _run_in_shell(command, *["OK"] * len(done.stdout.splitlines()), "OK")
+        made = client.acl_list()
+        assert {"token-worker", "producer-tokenize", "reader-detokenize", "somebody-else"} <= set(client.acl_users())
+        assert "off" in client.acl_getuser("token-worker")["flags"]
+        assert "user somebody-else" in (tmp_path / "users.acl").read_text()
+        (tmp_path / "users.acl").write_text(done.stdout)
+        assert client.acl_load()
+        assert set(client.acl_list()) == {row for row in made if "somebody-else" not in row}
 
 
 def _run_in_shell(line: str, *printed: str) -> None:
