@@ -312,6 +312,26 @@ def test_operator_goes_on_when_replicas_have_the_step_before(replicated: Cluster
     assert entries.change(left) == 1
 
 
+def test_replica_that_goes_amid_a_scan_does_not_end_it(replicated: Cluster) -> None:
+    """A scan of all nodes fails if the slots have got other primaries meanwhile, and not if a replica is away."""
+    entries, primary = entries_on(pipeline_of(replicated), Durability()), replicated.members[0]
+    key = name(b"v", 95, 2)
+    entries.change([EntryChange(key, b"", b"1")])
+    pages = entries.names(b"*", 100)
+    found = next(pages)
+    with primary.client() as client:
+        before = client.execute_command("CLUSTER", "SLOTS")
+        replica = replicated.replica_of(primary)
+        replica.kill()
+        try:
+            wait_until(lambda: client.execute_command("CLUSTER", "SLOTS") != before, "the replica to be missed")
+            found += [name for page in pages for name in page]
+        finally:
+            replica.start()
+    assert key in found
+    wait_until(replicated.is_well, "the cluster")
+
+
 def test_fsync_in_a_cluster() -> None:
     """With fsync each node is asked whether its writes are on its disk. Without an append-only file it is refused."""
     with Cluster("appendonly yes", "appendfsync always", replicas=0) as cluster:

@@ -11,6 +11,7 @@ from typing import Any
 
 from token_worker.admin.entry_store import CHANGE, KEYS_PER_COMMAND, EntryChange, EntryStore, ServerEntries
 from token_worker.errors import ServerError, Unavailable
+from token_worker.redis.cluster import NodeLink
 from token_worker.redis.cluster_pipeline import ClusterPipeline
 from token_worker.redis.link import RedisLink
 from token_worker.redis.scan import scan
@@ -41,10 +42,10 @@ class ClusterEntries:
             Unavailable: a node is away, or a slot has moved meanwhile, so that its names may have been missed.
         """
         nodes = self._cluster.primaries()
-        before = nodes[0].call("CLUSTER", "SLOTS")
+        before = _primaries_of_slots(nodes[0])
         for node in nodes:
             yield from scan(node, pattern, count)
-        if nodes[0].call("CLUSTER", "SLOTS") != before:
+        if _primaries_of_slots(nodes[0]) != before:
             raise Unavailable(self._cluster.name, "MOVED")
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -81,6 +82,11 @@ def entries_on(link: RedisLink | ClusterPipeline, durability: Durability) -> Ent
     if isinstance(link, ClusterPipeline):
         return ClusterEntries(link, durability)
     return ServerEntries(link, DurabilityBarrier(link, durability, CONFIRM_MS) if any(durability) else None)
+
+
+def _primaries_of_slots(node: NodeLink) -> list[Any]:
+    """Return each range of slots with its primary. Replicas may come and go."""
+    return [row[:3] for row in node.call("CLUSTER", "SLOTS")]
 
 
 def _entry(raw: Any) -> bytes | None:
