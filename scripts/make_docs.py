@@ -77,7 +77,9 @@ The variables `VAULT_…` are those of the command line of Vault, and mean the s
   `token-worker doctor` as an administrator of the token storage once.
 - `replicas:N`: N replicas have them. No token is lost if at most N replicas can be promoted.
 
-Until the server or enough replicas confirm, replies with tokens wait, and the worker reads no new requests.
+Until the server or enough replicas confirm, replies with tokens wait, and the worker reads no new requests. Commands
+that change tokens wait, too, so give operators the same setting: if the change is not confirmed within three seconds,
+the command says so, and ends with exit status 3. Run it again.
 """
 
 _COMMANDS = """\
