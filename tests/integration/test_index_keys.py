@@ -17,7 +17,7 @@ from token_worker.admin.index_keys import generate_keys, make_index_key
 from token_worker.admin.rewrap import rewrap, survey
 from token_worker.errors import CheckFailed
 from token_worker.keys.index_key import index_path, open_index_key, seal_index_key
-from token_worker.keys.layout_record import TOKENS_RECORD, encode_record, layout_path, new_record
+from token_worker.keys.layout_record import TOKENS_RECORD, LayoutName, encode_record, layout_path, new_record
 from token_worker.keys.master import MasterKeys
 from token_worker.keys.store import unwrap, wrap
 from token_worker.redis.address import RedisSettings
@@ -92,6 +92,20 @@ def test_no_index_key_is_made_beside_another_token_storage(
     assert "the token storage has no record: it is another one" in done.stderr
     assert dense.names(f"{dense.folder}.index") == []
     assert dense.get(f"{dense.folder}/{NEW_CLIENT.key_name}") is None
+
+
+@pytest.mark.parametrize("layout", ["acra", "dense"])
+def test_generate_with_another_master_key_makes_nothing(place: Place, stack: Stack, layout: LayoutName) -> None:
+    """If the master key opens none of the keys that are there, no key is made: workers could not open it."""
+    record = encode_record(new_record(layout, 0))
+    place.put(layout_path(place.folder), record)
+    stack.storage.set(TOKENS_RECORD, record)
+    stack.settings["ACRA_MASTER_KEY"] = base64.b64encode(NEW_MASTER_KEY).decode()
+    done = keys_command(stack, place, "generate", NEW_CLIENT.id)
+    assert done.returncode == 1, done.stdout
+    assert "wrong master key: ACRA_MASTER_KEY opens none of the 2 keys" in done.stderr
+    assert place.get(f"{place.folder}/{NEW_CLIENT.key_name}") is None
+    assert place.names(f"{place.folder}.index") == []
 
 
 def test_generate_makes_no_index_key_in_acras_layout(place: Place, stack: Stack) -> None:

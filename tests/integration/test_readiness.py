@@ -83,15 +83,25 @@ def test_wrong_master_key_is_not_ready(place: Place, bare: Stack, tmp_path: Path
     assert sent_requests(bare, 5, CLIENT.id).settle() == []
 
 
+def test_wrong_master_key_is_seen_among_many_tokens(bare: Stack, tmp_path: Path) -> None:
+    """A worker is not ready with a wrong master key, also if the only key is among tokens in the same database."""
+    put_key(InRedis(bare), os.urandom(32))
+    bare.storage.mset({b"tokens/%d" % number: b"entry" for number in range(15_000)})
+    log = tmp_path / "log"
+    bare.start_worker(log=log)
+    logs(log, NO_KEY_OPENS, "wrong master key: ACRA_MASTER_KEY does not open the only key")
+    assert not has_logged(log, READY)
+
+
 def test_wrong_master_key_shows_where_tokens_hide_the_keys(bare: Stack, tmp_path: Path) -> None:
     """If a look at start sees no key among many tokens, the first key that does not open makes the worker not ready."""
-    put_key(InRedis(bare), os.urandom(32))
     bare.storage.mset({b"tokens/%d" % number: b"entry" for number in range(50_000)})
     log = tmp_path / "log"
     bare.start_worker(log=log, TOKEN_WORKER_CONSUMER="worker-1")
     logs(log, READY)
     assert has_logged(log, "client keys are tried when they are used")
     assert not has_logged(log, "no client key was seen")
+    put_key(InRedis(bare), os.urandom(32))  # later than the look: so it is not seen, wherever it stands
     request = {"id": "1", "op": "tokenize", "client_id": CLIENT.id, "type": "str", "value": "any value"}
     assert bare.ask([request])["1"]["error"]["code"] == "key_unreadable"
     wait_until(

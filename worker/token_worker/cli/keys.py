@@ -18,9 +18,11 @@ from token_worker.cli.keys_destroy import destroy
 from token_worker.cli.keys_index import index
 from token_worker.cli.terminal import table_console
 from token_worker.cli.tokens_choice import agreed_layout, tokens_link
-from token_worker.errors import CheckFailed
+from token_worker.errors import CheckFailed, NoKeyOpens
+from token_worker.keys.live_master_keys import LiveMasterKeys
 from token_worker.keys.master import MasterKeys
-from token_worker.keys.store import new_key, wrap
+from token_worker.keys.sample import try_sample
+from token_worker.keys.store import ListedKeyStore, new_key, wrap
 from token_worker.settings import load
 from token_worker.telemetry.command_audit import CommandAudit
 
@@ -61,8 +63,8 @@ def generate(config: Path | None, owner_id: str, *, zone: bool) -> None:
     The command never replaces a key.
 
     Exit status 1: the client has a key already, or had one that is being destroyed, or one that is gone although there
-    are tokens; nothing was changed. Exit status 2: by their layout records, key storage and token storage do not belong
-    together.
+    are tokens; or the master key opens none of the keys that were tried; nothing was changed. Exit status 2: by their
+    layout records, key storage and token storage do not belong together.
     """
     owner = owner_of(owner_id, zone=zone)
     settings = load(os.environ, config)
@@ -73,6 +75,7 @@ def generate(config: Path | None, owner_id: str, *, zone: bool) -> None:
         tokens = tokens_link(settings)
         is_dense = agreed_layout(admin_store, tokens, settings.layout) == "dense"
         with audit.change({f"{owner.kind}_id": owner.id}):
+            _check_master_key(access, store, master_keys, settings.keys_folder)
             if is_dense:
                 generate_keys(admin_store, master_keys, owner, tokens)
             else:
@@ -80,6 +83,15 @@ def generate(config: Path | None, owner_id: str, *, zone: bool) -> None:
                 if not store.create(owner, wrap(new_key(), master_key, owner)):
                     raise CheckFailed(f"{owner.key_name}: there is a key already; nothing was changed")
     click.echo(f"{owner.key_name}: generated{', with its index key' if is_dense else ''}")
+
+
+def _check_master_key(access: AdminAccess, store: ListedKeyStore, master_keys: MasterKeys, folder: str) -> None:
+    """Refuse to make a key with another master key than that of the keys that are there."""
+    live, place = LiveMasterKeys(master_keys), access.master_key_place
+    try:
+        try_sample(store, live, [], folder=folder, where=access.keys_place, master_key=place)
+    except NoKeyOpens as error:
+        raise CheckFailed(f"{error}; nothing was changed") from None
 
 
 @keys.command("list", epilog="Example: token-worker keys list")

@@ -97,6 +97,12 @@ class KeyAccess:
             return f"the secret {vault.secret} in Vault at {vault.address}"
         return "ACRA_MASTER_KEY" if settings.master_key_file is None else f"the file {settings.master_key_file}"
 
+    @property
+    def keys_place(self) -> str:
+        """The server of the keys, for people."""
+        settings = self._settings
+        return f"Vault at {required(settings.vault).address}" if settings.keys_source == "vault" else settings.keys.url
+
     def keep_alive(self) -> None:
         """Renew the Vault token in the background, if Vault is used."""
         if self.vault is not None:

@@ -1,12 +1,11 @@
-"""Tries a few keys with the master key, before a worker says that it is ready.
+"""Tries a few keys with the master key, before a worker says that it is ready, or a command makes a key.
 
-The sample: the keys of the clients that routes are pinned to, then up to 20 of the names that one page of a listing
-shows. One key that opens is enough.
+The sample: the keys of the clients that routes are pinned to, then up to 20 of the names that a short look at the
+listing shows. One key that opens is enough.
 """
 
 from collections.abc import Sequence
-
-import structlog
+from typing import Literal
 
 from token_worker.acra.key_name import KeyName, parse_name
 from token_worker.acra.owner import Owner
@@ -20,8 +19,6 @@ SAMPLE_KEYS = 20
 _BESIDE = (".poison_key/", ".old/")
 """Endings of folders that Vault lists beside keys."""
 
-log = structlog.get_logger("keys")
-
 
 def try_sample(
     store: ListedKeyStore,
@@ -31,8 +28,8 @@ def try_sample(
     folder: str,
     where: str,
     master_key: str,
-) -> None:
-    """Return if a key opens, or if none was seen. Log a warning if there is none.
+) -> Literal["opens", "unseen", "none"]:
+    """Return whether a key opens, or whether none was seen, or whether there is none.
 
     Args:
         store: the key storage.
@@ -53,7 +50,7 @@ def try_sample(
             if sealed is not None:
                 tried += 1
                 if master_keys.opens(sealed, owner.context):
-                    return
+                    return "opens"
     listed, are_all = store.some_names()
     found = [name for name in map(parse_name, listed) if name.kind is not None and name.kind.form != "public"]
     sample = sorted(found, key=_rank)[:SAMPLE_KEYS]
@@ -61,7 +58,7 @@ def try_sample(
         if sealed is not None:
             tried += 1
             if master_keys.opens(sealed, name.context):
-                return
+                return "opens"
     if tried:
         opens = f"opens none of the {tried} keys" if tried > 1 else "does not open the only key"
         raise NoKeyOpens(
@@ -79,10 +76,7 @@ def try_sample(
             f"wrong folder: {folder} of {where} holds no key of Acra's, but other things: check"
             " TOKEN_WORKER_KEYS_FOLDER, and the database number in TOKEN_WORKER_KEYS_URL"
         )
-    if are_all:
-        log.warning("no client key was seen: token-worker keys generate makes the first", folder=folder, where=where)
-    else:
-        log.info("client keys are tried when they are used: one look found none", folder=folder, where=where)
+    return "none" if are_all else "unseen"
 
 
 def _rank(name: KeyName) -> tuple[bool, bool]:

@@ -32,6 +32,9 @@ MOVED_FIELD = "moved_to"
 KEYS_PER_COMMAND = 1000
 """Most keys of one MGET; an even number, so that the two keys of an owner come by one."""
 
+LOOK_PAGES_MAX = 30
+"""Most pages of a look for any key among tokens: a hundredth of a second of the server."""
+
 SCAN_PAUSE_SECONDS = 0.01
 """Longest pause of a worker between two steps of a scan.
 
@@ -104,7 +107,7 @@ class ListedKeyStore(KeyStore, Protocol):
     """A key storage whose names can be looked at."""
 
     def some_names(self) -> tuple[list[str], bool]:
-        """Some names in the folder, of keys or of anything else: those that one page of a listing shows.
+        """Some names in the folder, of keys or of anything else: those that a short look at the listing shows.
 
         True after them means that there are no others.
         """
@@ -169,9 +172,11 @@ class RedisKeyStore:
         return self._link.call("SET", f"{self._folder}/{owner.key_name}", sealed, "NX") is not None
 
     def some_names(self) -> tuple[list[str], bool]:
-        cursor, found = self._history.call(
-            "SCAN", "0", "MATCH", f"{escape_pattern(self._folder)}/*", "COUNT", SCAN_KEYS
-        )
+        pattern, cursor, found = f"{escape_pattern(self._folder)}/*", b"0", []
+        for _ in range(LOOK_PAGES_MAX):
+            cursor, found = self._history.call("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_KEYS)
+            if found or cursor == b"0":
+                break
         return [raw.decode(errors="replace").removeprefix(f"{self._folder}/") for raw in found], cursor == b"0"
 
     def layout_record(self) -> LayoutRecord | None:

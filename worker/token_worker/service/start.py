@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from token_worker import __version__
 from token_worker.acra.owner import Owner
 from token_worker.errors import NoKeyOpens, SettingsError, Unavailable, VaultRefused
-from token_worker.keys.access import KeyAccess, required
+from token_worker.keys.access import KeyAccess
 from token_worker.keys.background import ThreadExecutor
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.layout_record import LayoutName
@@ -140,17 +140,11 @@ def _log_start(settings: Settings, access: KeyAccess) -> None:
         routes=[route.requests for route in settings.routes],
         streams=settings.streams.url,
         tokens=settings.tokens.url,
-        keys=_place_of_keys(settings),
+        keys=access.keys_place,
         keys_folder=settings.keys_folder,
         master_key=access.master_key_place,
         durability=settings.durability,
     )
-
-
-def _place_of_keys(settings: Settings) -> str:
-    if settings.keys_source == "vault":
-        return f"Vault at {required(settings.vault).address}"
-    return settings.keys.url
 
 
 def _try_keys(settings: Settings, access: KeyAccess, store: ListedKeyStore, master_keys: LiveMasterKeys) -> None:
@@ -158,18 +152,16 @@ def _try_keys(settings: Settings, access: KeyAccess, store: ListedKeyStore, mast
     pinned = {Owner("client", route.client_id): None for route in settings.routes if route.client_id is not None}
     zones = {Owner("zone", zone): None for route in settings.routes for zone in route.zones or ()}
     master_keys.poll()
+    folder, where, owners = settings.keys_folder, access.keys_place, [*pinned, *zones]
     try:
-        try_sample(
-            store,
-            master_keys,
-            [*pinned, *zones],
-            folder=settings.keys_folder,
-            where=_place_of_keys(settings),
-            master_key=access.master_key_place,
-        )
+        found = try_sample(store, master_keys, owners, folder=folder, where=where, master_key=access.master_key_place)
     except NoKeyOpens:
         master_keys.ask_again()
         raise
+    if found == "none":
+        log.warning("no client key was seen: token-worker keys generate makes the first", folder=folder, where=where)
+    elif found == "unseen":
+        log.info("client keys are tried when they are used: one look found none", folder=folder, where=where)
 
 
 def _key_cache(settings: Settings, store: KeyStore, master_keys: LiveMasterKeys, layout: Layout) -> KeyCache:
