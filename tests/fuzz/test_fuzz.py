@@ -28,6 +28,7 @@ from token_worker.service.replies import DeadLettered, Postponed, Result
 from token_worker.storage import engine
 from token_worker.storage.acra.sealing import Sealing
 from token_worker.storage.dense import entry
+from token_worker.storage.dense.entry import ALONE, FOREIGN
 from token_worker.storage.dense.layout import DenseLayout
 from token_worker.storage.layout import Notes
 from token_worker.storage.steps import Lookup
@@ -203,12 +204,23 @@ def dense() -> Dense:
 @settings(max_examples=200, deadline=None)
 def test_any_change_of_a_dense_entry(dense: Dense, number: int, damage: Damage, rng: Any) -> None:
     """After any change of a dense entry, the answer is entry_unreadable, and nothing is written."""
-    good = dense.world.singles[number]
+    good = dense.world.singles[number % len(dense.world.singles)]
     before = dense.world.entries[good.needed]
     changed = damage.of(before)
     dense.begin(rng)
     if changed != before:
         dense.check([Case(good, good.needed, changed)])
+
+
+def test_entries_of_all_kinds_are_damaged(dense: Dense) -> None:
+    """The target has entries of consistent and inconsistent tokens, and of such that came from Acra's layout."""
+    entries = {good.needed: dense.world.entries[good.needed] for good in dense.world.singles}
+    assert {(name[:1], raw[0] & 15) for name, raw in entries.items()} == {
+        (b"v", 0),
+        (b"t", 0),
+        (b"t", ALONE),
+        (b"t", ALONE | FOREIGN),
+    }
 
 
 # What it would find

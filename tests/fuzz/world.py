@@ -22,10 +22,11 @@ from token_worker.errors import TokenWorkerError
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.index_key import seal_index_key
 from token_worker.keys.layout_record import LayoutName
-from token_worker.keys.store import new_key, wrap
+from token_worker.keys.store import new_key, unwrap, wrap
 from token_worker.service.handler import Handler
 from token_worker.settings import load
 from token_worker.storage.dense import entry
+from token_worker.storage.dense.layout import foreign_plaintext
 from token_worker.storage.make_layout import make_layout
 from token_worker.storage.token_item import Names
 from token_worker.streams.entry import Answer, Entry
@@ -67,6 +68,18 @@ class Fault(TokenWorkerError):  # noqa: N818 - reads as what it says
     def __init__(self, what: str, case: int | None = None) -> None:
         super().__init__(what)
         self.case = case
+
+
+class _Token(NamedTuple):
+    """A stored token: whose, its type, value and token, the names of its entries, and whether it is inconsistent."""
+
+    owner: Owner
+    kind: str
+    value: Value
+    token: Value
+    h_key: bytes
+    t_key: bytes
+    is_lone: bool
 
 
 class Good(NamedTuple):
@@ -130,7 +143,7 @@ class World:
     def tokens(self) -> MemoryTokens:
         """A token storage with all entries; entries of streams are numbered anew."""
         self._numbers = itertools.count(1)
-        made = MemoryTokens(make_layout(self.layout))
+        made = MemoryTokens(make_layout(self.layout, has_foreign=True))
         made.entries = self.entries.copy()
         return made
 
@@ -143,28 +156,50 @@ class World:
 
     def names(self, owner: Owner) -> Names:
         """Names of an owner's entries."""
-        if self.layout == "dense":
-            return entry.EntryNames(self._index_keys[owner], owner)
-        return EntryNames(owner)
+        return self._dense_names(owner) if self.layout == "dense" else EntryNames(owner)
+
+    def _dense_names(self, owner: Owner) -> entry.EntryNames:
+        return entry.EntryNames(self._index_keys[owner], owner)
 
     def next_entry(self, fields: dict[bytes, bytes]) -> Entry:
         """An entry as it would be read from the stream."""
         return Entry(ROUTE, b"%d-0" % next(self._numbers), fields)
 
-    def _store(self, rng: random.Random) -> list[tuple[Owner, str, Value, Value]]:
-        """Owner, type, value and token of all that is stored; of half of it the time of last use is long past."""
+    def _store(self, rng: random.Random) -> list[_Token]:
+        """All that is stored. Half of it was used long ago. In the dense layout some tokens are inconsistent."""
         wanted = [(owner, kind, value) for owner in OWNERS for kind in TYPES for value in _values(rng, kind, A_KIND)]
         made = []
         for number, (owner, kind, value) in enumerate(wanted):
             tokens = self.tokens()
             handler = self.handler(tokens, now=NOW - number % 2 * 7 * 86_400)
             message = _message("tokenize", owner, [(kind, value)])
+            is_lone = self.layout == "dense" and number % 4 == 3
+            if is_lone:
+                message["consistent"] = False
             [answer] = handler.handle([self.next_entry({b"payload": msgspec.msgpack.encode(message)})])
             if not isinstance(answer, Answer):
                 raise Fault("a good request has no answer")
-            made.append((owner, kind, value, msgspec.msgpack.decode(answer.payload)["value"]))
+            token = msgspec.msgpack.decode(answer.payload)["value"]
             self.entries = tokens.entries
+            type_ = TYPES[kind]
+            h_key, t_key = (
+                self.names(owner).of_value(type_.encode(value), type_.number),
+                self.names(owner).of_token(type_.encode(token), type_.number),
+            )
+            if is_lone and number % 8 == 7:
+                t_key = self._make_foreign(owner, t_key, type_.encode(value), type_.encode(token), type_.number)
+            made.append(_Token(owner, kind, value, token, h_key, t_key, is_lone))
         return made
+
+    def _make_foreign(self, owner: Owner, t_key: bytes, value: bytes, token: bytes, number: int) -> bytes:
+        """Store a lone token as one that was moved. Returns the new name of its entry."""
+        names = self._dense_names(owner)
+        seal_key = entry.SealKey(unwrap(self.keys.sealed[owner.key_name], self.master_key, owner), owner)
+        data_id = names.data_id(token, number)
+        name, head = names.of_data_id(data_id), seal_key.head(entry.ALONE | entry.FOREIGN, entry.day_of(NOW))
+        self.entries[name] = seal_key.seal(name, head, foreign_plaintext(number, data_id, value))
+        del self.entries[t_key]
+        return name
 
     def _rotate(self, owner: Owner) -> None:
         name = owner.key_name
@@ -172,24 +207,21 @@ class World:
         self.keys.sealed[name] = wrap(new_key(), self.master_key, owner)
 
     def _singles(self) -> Iterator[Good]:
-        for format_ in Format:
-            for owner, kind, value, token in self._tokens:
-                names, type_ = self.names(owner), TYPES[kind]
-                keys = (
-                    names.of_value(type_.encode(value), type_.number),
-                    names.of_token(type_.encode(token), type_.number),
-                )
-                for op, given, wanted in (("tokenize", value, token), ("detokenize", token, value)):
-                    message = _message(op, owner, [(kind, _wire(kind, given, format_))])
-                    reply = {"id": message["id"], "op": op, "status": "ok", "value": _wire(kind, wanted, format_)}
-                    yield Good(format_, owner, ENCODE[format_](message), message, reply, *keys)
+        for format_, (owner, kind, value, token, h_key, t_key, is_lone) in itertools.product(Format, self._tokens):
+            for op, given, wanted in (("tokenize", value, token), ("detokenize", token, value)):
+                if op == "tokenize" and is_lone:
+                    continue
+                message = _message(op, owner, [(kind, _wire(kind, given, format_))])
+                reply = {"id": message["id"], "op": op, "status": "ok", "value": _wire(kind, wanted, format_)}
+                yield Good(format_, owner, ENCODE[format_](message), message, reply, h_key, t_key)
 
     def _several(self, rng: random.Random) -> Iterator[Good]:
         for format_, op, owner in itertools.product(Format, Op, OWNERS):
-            own = [row for row in self._tokens if row[0] == owner]
+            own = [row for row in self._tokens if row.owner == owner and not (row.is_lone and op is Op.TOKENIZE)]
             rows = rng.sample(own, 6)
             pairs = [
-                (kind, value, token) if op is Op.TOKENIZE else (kind, token, value) for _, kind, value, token in rows
+                (row.kind, row.value, row.token) if op is Op.TOKENIZE else (row.kind, row.token, row.value)
+                for row in rows
             ]
             message = _message(op.value, owner, [(kind, _wire(kind, given, format_)) for kind, given, _ in pairs])
             items = [

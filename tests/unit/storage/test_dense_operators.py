@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.engine_memory import (
+    ORIGIN,
     SHOP,
     ClusterRun,
     DenseMemory,
+    ForeignMemory,
     Nodes,
     SteppedRun,
     candidate,
@@ -28,7 +30,7 @@ from token_worker.admin.stored_tokens_dense import DenseTokens
 from token_worker.errors import Code
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.keyring import Keyring
-from token_worker.storage.dense.entry import DISABLED, REMOVED
+from token_worker.storage.dense.entry import ALONE, DISABLED, FOREIGN, REMOVED
 from token_worker.storage.dense.layout import read_next, token_plaintext
 from token_worker.storage.token_item import TokenItem
 from token_worker.testing.memory import MemoryKeys
@@ -52,7 +54,9 @@ class Operator:
     def __init__(self, memory: DenseMemory, token: bytes, flag: int, *, in_cluster: bool) -> None:
         self._entries = Nodes(memory.entries)
         self._stored = DenseTokens(self._entries, Keys(KeyCache(MemoryKeys(), bytes(32)), SHOP), tuple)
-        self._token, self._t_key, self._flag = token, memory.token_key(token), flag
+        keys = self._stored.names_of_token(token, STR)
+        self._t_key = next((key for key in keys if key in memory.entries), keys[0])
+        self._flag = flag
         self._steps = self._run()
         self._in_cluster = in_cluster
 
@@ -175,6 +179,37 @@ def test_every_order_of_a_worker_and_an_operator(
             pass
         check_invariants(memory, [VALUE])
         check_answer(memory, item)
+
+
+@pytest.mark.parametrize("flag", [REMOVED, DISABLED], ids=["removes", "disables"])
+@pytest.mark.parametrize("kind", [ALONE, ALONE | FOREIGN], ids=["drawn here", "foreign"])
+def test_every_order_with_a_token_that_is_alone(*, flag: int, kind: int) -> None:
+    """In every order, a token that an operator takes away goes to nobody but the redelivered request that had it."""
+    for order in itertools.product((True, False), repeat=7):
+        memory = ForeignMemory()
+        lone = candidate(VALUE, origin=ORIGIN)
+        for token in (lone, candidate(VALUE)):
+            memory.put_t(shop_ring(), STR, token, VALUE, flags=kind)
+        items = [tokenize(shop_ring(), VALUE), tokenize(shop_ring(), VALUE, origin=ORIGIN)]
+        worker = ClusterRun(memory, items)
+        operators = [Operator(memory, token, flag, in_cluster=True) for token in (lone, candidate(VALUE))]
+        for is_workers_turn in order:
+            for actor in [worker] if is_workers_turn else operators:
+                actor.advance()
+        while any(operator.advance() for operator in operators):
+            pass
+        while worker.advance():
+            pass
+        check_invariants(memory, [VALUE])
+        consistent, redelivered = (item.result for item in items)
+        assert consistent == candidate(VALUE, 1)
+        if isinstance(redelivered, bytes):
+            assert redelivered in (lone, candidate(VALUE, 1, origin=ORIGIN))
+        else:
+            assert redelivered is not None
+            assert code(redelivered) is Code.TOKEN_DISABLED
+        for result in run(memory, [detokenize(shop_ring(), token) for token in (lone, candidate(VALUE))]):
+            assert code(result) is (Code.TOKEN_NOT_FOUND if flag == REMOVED else Code.TOKEN_DISABLED)
 
 
 def check_answer(memory: DenseMemory, item: TokenItem) -> None:
