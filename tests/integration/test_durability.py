@@ -11,11 +11,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from harness.producer import BatchProducer
 from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey, redis_binary, valkey_binary
 from harness.stack import Stack, has_logged, wait_until, workers_killed
+from token_worker.cli import app
+from token_worker.errors import Unavailable
 
 ALWAYS = ("appendonly yes", "appendfsync always")
 SETTINGS = {
@@ -102,6 +105,24 @@ def test_token_that_another_worker_wrote_is_held_back_too(streams_server: Valkey
         assert producer.replies_written() == 5
         replica.signal(signal.SIGCONT)
         assert producer.settle() == []
+
+
+def test_commands_that_change_tokens_wait(
+    streams_server: Valkey, storage_server: Valkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a replica, a command with replicas:1 says that its change was not confirmed; others do not wait."""
+    monkeypatch.setattr("token_worker.admin.cluster_entries.CONFIRM_MS", 1)
+    client = "shop-frontend"
+    with Stack(streams_server, storage_server, layout="dense") as stack:
+        stack.generate_key(client)
+        audit = {"TOKEN_WORKER_AUDIT_FILE": str(tmp_path / "audit.log")}
+        runner = CliRunner(env=stack.environment(TOKEN_WORKER_DURABILITY="replicas:1", **audit))
+        for arguments in (["disable", client, "--yes"], ["reencrypt", client, "--yes"], ["verify", client, "--repair"]):
+            error = runner.invoke(app, ["tokens", *arguments]).exception
+            assert isinstance(error, Unavailable), arguments
+            assert error.reason == "0 of 1 replicas confirmed"
+        for arguments in (["status", client], ["verify", client], ["disable", client, "--dry-run"]):
+            assert runner.invoke(app, ["tokens", *arguments]).exit_code == 0, arguments
 
 
 @pytest.mark.parametrize("binary", [valkey_binary, redis_binary])
