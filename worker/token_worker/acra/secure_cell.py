@@ -12,7 +12,6 @@ The context is also the additional data of GCM. Pure. Every byte of a cell is ch
 import hmac
 import os
 import struct
-from collections.abc import Iterator
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -40,12 +39,6 @@ def cipher(key: bytes, length: int, context: bytes) -> AESGCM:
 def _cipher_of_old_themis(key: bytes, length: int, context: bytes) -> AESGCM:
     """The cipher as 64-bit Themis 0.9.6 and earlier derived it: with the length as LE64."""
     return AESGCM(hmac.digest(key, _KDF_PREFIX + length.to_bytes(8, "little") + context, "sha256"))
-
-
-def random_ivs(count: int) -> Iterator[bytes]:
-    """Draw ``count`` random IVs at once."""
-    drawn = os.urandom(count * IV_BYTES)
-    return (drawn[at : at + IV_BYTES] for at in range(0, len(drawn), IV_BYTES))
 
 
 def header(length: int) -> bytes:

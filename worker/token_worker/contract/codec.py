@@ -106,11 +106,11 @@ def decode(payload: bytes | None, limits: Limits) -> Decoded:
         request = None
     if request is None:  # not in the except clause: an error raised there would keep the decoder's error, with values
         return lenient.read(payload, format, limits)
-    is_usual = request.items is UNSET and request.type is not UNSET and request.value is not UNSET
-    refusal = None if is_usual else lenient.shape_refusal(request, limits)
-    return Decoded(
-        format, None if refusal else request, request.id, request.op, refusal, request.replay, request.reply_to
-    )
+    if request.items is not UNSET or request.type is UNSET or request.value is UNSET:
+        refusal = lenient.shape_refusal(request, limits)
+        if refusal is not None:
+            return Decoded(format, None, request.id, request.op, refusal, request.replay, request.reply_to)
+    return Decoded(format, request, request.id, request.op, None, request.replay, request.reply_to)
 
 
 def encode_reply(reply: Reply, format: Format) -> bytes:

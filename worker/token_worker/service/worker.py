@@ -190,7 +190,8 @@ class Worker:
             isolated: whether this is one entry that is tried by itself, since an earlier try of it failed.
             more: whether there may be more to read once these entries are answered.
         """
-        renewed_at, failed = self._monotonic(), set[str]()
+        renewed_at = self._monotonic()
+        failed: set[str] = set()
         while entries and not self._outage.drain.is_over:
             try:
                 if isolated and entries[0].exhausted:

@@ -120,7 +120,8 @@ class _Distribution(Collector):
     def add(self, value: float, number: int = 1) -> None:
         """Count a value so many times. A negative one adds nothing to the sum."""
         self._counts[bisect_left(self._bounds, value)] += number
-        self._sum += max(0.0, value) * number
+        if value > 0:
+            self._sum += value * number
 
     def collect(self) -> Iterator[Metric]:
         """Return the current histogram."""

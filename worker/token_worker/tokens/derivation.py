@@ -268,6 +268,7 @@ PLAIN: Final[dict[str, Form]] = {
 
 
 _PLAIN_STR = PLAIN["str"]
+_STR_TABLE, _STR_REJECTED = _STR
 _COUNTER_0 = bytes(4)
 
 
@@ -297,7 +298,7 @@ class Deriver:
             mac = self._inconsistent
         digest = mac(message + (counter.to_bytes(4, "big") if counter else _COUNTER_0))
         if form is _PLAIN_STR:  # without a stream: the first 64 bytes are enough, unless the token is long
-            token = digest.translate(*_STR)[:length]
+            token = digest.translate(_STR_TABLE, _STR_REJECTED)[:length]
             if len(token) == length:
                 return token
         return form.draw(ByteStream(digest, mac), value)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Generator
 from functools import lru_cache
 from typing import Any
 
-from token_worker.acra import secure_cell
 from token_worker.acra.token_entry import (
     EntryNames,
     Times,
@@ -60,24 +59,25 @@ class AcraLayout:
         return value_of_type(inside, number), notes
 
     def rows(self, items: list[TokenItem], now: int) -> list[Row]:
-        """Seal the two entries of each item. Each is encrypted with a new IV: an IV is never used twice."""
-        blocks: dict[Keyring, int] = {}
+        """Seal the two entries of each item: first all of one owner, so that they share what is looked up for it."""
+        contents: dict[Keyring, list[bytes]] = {}
         for item in items:
-            blocks[item.ring] = blocks.get(item.ring, 0) + 2
-        data_keys = {ring: ring.sealing_key(count) for ring, count in blocks.items()}
-        times = _new_times(now)
-        ivs = secure_cell.random_ivs(2 * len(items))
-        seal = self._sealing.seal
+            of_owner = contents.setdefault(item.ring, [])
+            if item.origin is None:
+                of_owner.append(item.token)
+            if not item.existing:
+                of_owner.append(encode_token_value(item.data, item.kind.number))
+        times, seal = _new_times(now), self._sealing.seal
+        sealed = {ring: iter(seal(ring.sealing_key(len(given)), given, times)) for ring, given in contents.items()}
         rows: list[Row] = []
         ring: Keyring | None = None
         for item in items:
             if item.ring is not ring:
                 ring = item.ring
-                data_key, of_token = data_keys[ring], self.prepare(ring).of_token
-            number = item.kind.number
-            h_value = seal(data_key, item.token, next(ivs), times) if item.origin is None else b""
-            t_value = item.existing or seal(data_key, encode_token_value(item.data, number), next(ivs), times)
-            rows.append(Row(item.key, of_token(item.token, number), h_value, t_value))
+                entries, of_token = sealed[ring], self.prepare(ring).of_token
+            h_value = next(entries) if item.origin is None else b""
+            t_value = item.existing or next(entries)
+            rows.append(Row(item.key, of_token(item.token, item.kind.number), h_value, t_value))
         return rows
 
 
@@ -89,4 +89,4 @@ def _mark(now: int) -> Mark:
 
 @lru_cache(maxsize=1)  # as above
 def _new_times(now: int) -> bytes:
-    return encode_times(Times(now, now)).hex().encode()
+    return encode_times(Times(now, now))

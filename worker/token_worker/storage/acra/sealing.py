@@ -11,6 +11,7 @@ also an entry that does not open in the short way. The result, or the error, is 
 Pure. The number of heads is bounded: the oldest are dropped first.
 """
 
+import os
 from binascii import hexlify, unhexlify
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from cryptography.exceptions import InvalidTag
 
 from token_worker.acra import acra_block, secure_cell
 from token_worker.acra.acra_block import DATA_KEY_BYTES, DataKey
+from token_worker.acra.secure_cell import IV_BYTES
 from token_worker.acra.token_entry import Times, block_start, decode_entry, decode_times, encode_entry, used_since
 from token_worker.keys.keyring import Keyring
 from token_worker.storage.layout import Notes, Opened
@@ -37,7 +39,7 @@ _HEAD = _SEALED_KEY_END + 2 * secure_cell.HEADER_BYTES
 """Positions in hex digits: begin and end of the key id, begin and end of the random bytes of the sealed data key, and
 the end of the head, where the IV of the data begins.
 """
-_TAG = secure_cell.IV_BYTES
+_TAG = IV_BYTES
 _DATA = _TAG + secure_cell.TAG_BYTES
 """Position of the tag and of the ciphertext in a cell, counted from the end of its header."""
 
@@ -63,19 +65,26 @@ class Sealing:
         self._last: tuple[bytes, Keyring | None, int, _Crypt] = (b"", *_UNKNOWN)
         """The head of the last entry that was opened: the next one mostly begins alike, and need not be looked up."""
 
-    def seal(self, data_key: DataKey, data: bytes, iv: bytes, times: bytes) -> bytes:
-        """Make a new entry, as it is stored in Redis.
+    def seal(self, data_key: DataKey, contents: list[bytes], times: bytes) -> list[bytes]:
+        """Make new entries, as they are stored in Redis. Each is encrypted with a new random IV.
 
         Args:
             data_key: from ``Keyring.sealing_key``, which counts the blocks that it seals.
-            data: at least one byte.
-            iv: 12 random bytes that are never used again.
-            times: the result of ``encode_times``, in hex.
+            contents: the data of each entry, at least one byte.
+            times: the result of ``encode_times``.
         """
-        head, encrypt = self._to_seal.get((data_key, len(data))) or self._new_head(data_key, len(data))
-        sealed = encrypt(iv, data, data_key.context)
-        tag_at = len(data)
-        return head + hexlify(iv + sealed[tag_at:] + sealed[:tag_at]) + times
+        entries: list[bytes] = []
+        heads: dict[int, tuple[bytes, _Crypt]] = {}
+        context, ivs = data_key.context, os.urandom(len(contents) * IV_BYTES)
+        for at, data in zip(range(0, len(ivs), IV_BYTES), contents, strict=True):
+            length = len(data)
+            if length not in heads:
+                heads[length] = self._to_seal.get((data_key, length)) or self._new_head(data_key, length)
+            head, encrypt = heads[length]
+            iv = ivs[at : at + IV_BYTES]
+            sealed = encrypt(iv, data, context)
+            entries.append(head + hexlify(iv + sealed[length:] + sealed[:length] + times))
+        return entries
 
     def _new_head(self, data_key: DataKey, length: int) -> tuple[bytes, _Crypt]:
         cell_head = secure_cell.header(length)
