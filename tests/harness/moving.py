@@ -5,14 +5,14 @@ from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 from harness.direct import DirectHandler, Message
-from harness.key_places import Killed
+from harness.key_places import Fuse, InVault, Killed
 from harness.servers import Valkey
 from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import EntryNames, decode_entry, encode_entry
 from token_worker.acra.value_types import TYPES
 from token_worker.admin.entry_store import ServerEntries
 from token_worker.admin.index_keys import owners_with_keys
-from token_worker.admin.key_store import RedisAdminStore
+from token_worker.admin.key_store import AdminStore, RedisAdminStore
 from token_worker.admin.layout import read_records
 from token_worker.admin.migrate_rows import Tally
 from token_worker.admin.migrate_stages import Stage, copy, drop, finish, open_stage
@@ -20,10 +20,12 @@ from token_worker.admin.stored_tokens import Token as StoredToken
 from token_worker.admin.tokens import TokenAdmin, TokenFilter
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.index_key import index_path, seal_index_key
-from token_worker.keys.layout_record import LayoutName
-from token_worker.keys.store import RedisKeyStore, new_key, wrap
+from token_worker.keys.layout_record import LayoutName, layout_path
+from token_worker.keys.store import RedisKeyStore, VaultKeyStore, new_key, wrap
+from token_worker.keys.vault_kv import VaultKv
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.link import RedisLink
+from token_worker.settings.vault import VaultSettings
 from token_worker.storage.durability import NoBarrier
 
 CLIENT = Owner("client", "shop-frontend")
@@ -143,15 +145,19 @@ class Moving:
             if fuse is not None:
                 fuse.wire(link)
                 fuse.wire(keys_link)
-            yield open_stage(
-                store,
-                link,
-                keys,
-                owners_with_keys(store),
-                rate=float("inf"),
-                progress=lambda _part, _tally: None,
-                needs_all=True,
-            )
+            yield self._open_stage(store, link, keys)
+
+    @staticmethod
+    def _open_stage(store: AdminStore, link: RedisLink, keys: KeyCache) -> Stage:
+        return open_stage(
+            store,
+            link,
+            keys,
+            owners_with_keys(store),
+            rate=float("inf"),
+            progress=lambda _part, _tally: None,
+            needs_all=True,
+        )
 
     @contextmanager
     def admin(self, layout: LayoutName) -> Iterator[TokenAdmin]:
@@ -172,6 +178,36 @@ class Moving:
             ring = stage.reader.ring(CLIENT)
             assert ring is not None
             return stage.dense.of(ring).names.of_foreign(given.token.encode(), STR)
+
+
+class MovingInVault(Moving):
+    """The same with keys, index keys and the record of the layout in Vault. Workers have copies of the keys in Redis.
+
+    Attributes:
+        fuse: ends the process at a call to Vault for the record.
+    """
+
+    def __init__(self, server: Valkey, master_key: bytes, place: InVault) -> None:
+        super().__init__(server, master_key)
+        self.fuse: Fuse | None = None
+        self._place = place
+        for name in self.names(f"{FOLDER}*"):
+            place.put(name.decode().replace(FOLDER, place.folder, 1), self.storage.get(name))
+        settings = VaultSettings(address=place.settings["VAULT_ADDR"], token=place.settings["VAULT_TOKEN"])
+        store = VaultKeyStore(VaultKv(settings), "secret", place.folder)
+        self._keys = KeyCache(store, master_key, with_index=True)
+
+    def forget_record(self) -> None:
+        """Delete the record of the layout in Vault, if there is one."""
+        self._place.api("DELETE", f"secret/metadata/{layout_path(self._place.folder)}")
+
+    @contextmanager
+    def stage(self, fuse: "Kill | None" = None) -> Iterator[Stage]:
+        """The stages of the command, in this process."""
+        with closing(RedisLink("tokens", RedisSettings(url=self.server.url), raise_server_errors=True)) as link:
+            if fuse is not None:
+                fuse.wire(link)
+            yield self._open_stage(self._place.store(self.fuse), link, self._keys)
 
 
 class Kill:

@@ -1,8 +1,11 @@
 """``token-worker tokens migrate``: interrupted anywhere, or with storages of different times, it harms no token."""
 
+import os
+from contextlib import closing
+
 import pytest
 
-from harness.key_places import Killed
+from harness.key_places import Fuse, InVault, Killed
 from harness.moving import (
     DISABLED,
     FOLDER,
@@ -10,6 +13,7 @@ from harness.moving import (
     SAME,
     Kill,
     Moving,
+    MovingInVault,
     copied,
     drop_acra,
     finished,
@@ -18,6 +22,7 @@ from harness.moving import (
     set_disabled,
     words,
 )
+from harness.servers import OpenBao, Valkey
 from token_worker.admin import migrate_stages
 from token_worker.admin.layout import read_records
 from token_worker.admin.migrate_scan import Place, Walk, read_place, save_place
@@ -44,7 +49,7 @@ def test_killed_at_any_command_and_run_again(moving: Moving, before: bool) -> No
                     stage, "dense", leave=frozenset(), check_workers=lambda: None, barrier=NoBarrier(), dry_run=False
                 )
         except Killed:
-            if layout_of(moving) != ("dense", None):
+            if is_killed and layout_of(moving) != ("dense", None):
                 finished(moving)
             assert layout_of(moving) == ("dense", None)
             assert len(moving.dense) == 2 * len(given)
@@ -54,6 +59,31 @@ def test_killed_at_any_command_and_run_again(moving: Moving, before: bool) -> No
             break
     assert at > 20
     assert moving.answers("dense", given) == expected
+
+
+def test_killed_at_any_call_to_vault_and_run_again(storage_server: Valkey, openbao_server: OpenBao) -> None:
+    """With the record in Vault, a finish may be killed before or after any call to Vault, and run again."""
+    with closing(MovingInVault(storage_server, os.urandom(32), InVault(openbao_server))) as moving:
+        given = moving.give(words(5))
+        start = set(moving.names("*"))
+        at, is_killed = 0, True
+        while is_killed:
+            at += 1
+            moving.forget_record()
+            for name in set(moving.names("*")) - start:
+                moving.storage.delete(name)
+            moving.fuse = Fuse(at)
+            try:
+                finished(moving)
+                is_killed = False
+            except Killed:
+                pass
+            moving.fuse = None
+            if is_killed and layout_of(moving) != ("dense", None):
+                finished(moving)
+            assert layout_of(moving) == ("dense", None)
+            assert set(moving.answers("dense", given)) == {SAME}
+        assert at > 10
 
 
 def test_killed_way_back_and_run_again(moving: Moving) -> None:
