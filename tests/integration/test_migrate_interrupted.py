@@ -49,7 +49,7 @@ def test_killed_at_any_command_and_run_again(moving: Moving, before: bool) -> No
                     stage, "dense", leave=frozenset(), check_workers=lambda: None, barrier=NoBarrier(), dry_run=False
                 )
         except Killed:
-            if is_killed and layout_of(moving) != ("dense", None):
+            if layout_of(moving) != ("dense", None):
                 finished(moving)
             assert layout_of(moving) == ("dense", None)
             assert len(moving.dense) == 2 * len(given)
