@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from msgspec.structs import replace
 
 from harness.key_places import Place
 from harness.servers import Valkey
@@ -11,7 +12,7 @@ from token_worker.acra.owner import Owner
 from token_worker.keys.index_key import index_path, seal_index_key
 from token_worker.keys.layout_record import TOKENS_RECORD, encode_record, layout_path, new_record
 from token_worker.keys.store import new_key, wrap
-from token_worker.storage.dense.entry import EntryNames, check_name
+from token_worker.storage.dense.entry import ALONE, FOREIGN, EntryNames, check_name
 
 CLIENT, OTHER = Owner("client", "shop-frontend"), Owner("client", "other-client")
 DENSE = new_record("dense", 0)
@@ -88,6 +89,19 @@ def test_entries_of_the_other_layout_are_a_finding(place: Place, bare: Stack) ->
     found = examine(bare)["layout: entries"]
     assert found["status"] == "finding"
     assert found["message"].startswith("3 entries of Acra's layout in a dense storage")
+
+
+def test_foreign_entries_without_a_record_are_a_finding(place: Place, bare: Stack) -> None:
+    """Entries of inconsistent tokens that were moved are found if the record does not tell workers of them."""
+    make_dense(place, bare)
+    bare.storage.set(b"t" + bytes(15), bytes((1 << 4 | ALONE | FOREIGN,)) + bytes(60))
+    found = examine(bare)["layout: foreign entries"]
+    assert found["status"] == "finding"
+    assert '"foreign":true' in found["remedy"]
+    record = encode_record(replace(DENSE, foreign=True))
+    place.put(layout_path(place.folder), record)
+    bare.storage.set(TOKENS_RECORD, record)
+    assert "layout: foreign entries" not in examine(bare)
 
 
 def test_index_keys_that_do_not_fit_are_findings(place: Place, bare: Stack) -> None:

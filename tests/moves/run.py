@@ -159,6 +159,11 @@ def _move(
     return moved
 
 
+def is_lone(number: int) -> bool:
+    """Whether the token was drawn inconsistently, so that it has a token entry alone."""
+    return number % 10 == 9
+
+
 def _store(stack: Stack, key: bytes, tokens: int) -> None:
     """Store tokens as Acra does, but with one data key."""
     owner = Owner("client", CLIENT)
@@ -166,7 +171,8 @@ def _store(stack: Stack, key: bytes, tokens: int) -> None:
     entries: dict[bytes, bytes] = {}
     for number in range(tokens):
         value, token = value_of(number).encode(), token_of(number).encode()
-        entries[names.of_value(value, STR.number)] = encode_entry(TokenEntry(seal(token), now, now))
+        if not is_lone(number):
+            entries[names.of_value(value, STR.number)] = encode_entry(TokenEntry(seal(token), now, now))
         inside = encode_token_value(value, STR.number)
         entries[names.of_token(token, STR.number)] = encode_entry(TokenEntry(seal(inside), now, now))
         if len(entries) >= 2000 or number == tokens - 1:
@@ -213,10 +219,16 @@ def _is_recorded(stack: Stack, to: LayoutName) -> bool:
     return text is not None and decode_record(text, "token storage").layout == to
 
 
+def _asked(op: str, start: int, number: int) -> list[int]:
+    """The numbers of the tokens that a request is about. A value has no lone token: the one before is asked for."""
+    numbers = range(start, start + number)
+    return [each - 1 if op == "tokenize" and is_lone(each) else each for each in numbers]
+
+
 def _request(name: str, op: str, start: int, number: int) -> Reply:
     """A request about tokens that are stored before the run."""
     of = value_of if op == "tokenize" else token_of
-    items = [{"type": "str", "value": of(each)} for each in range(start, start + number)]
+    items = [{"type": "str", "value": of(each)} for each in _asked(op, start, number)]
     return {"id": name, "op": op, "client_id": CLIENT, "items": items}
 
 
@@ -225,9 +237,8 @@ def _different(reply: Reply, op: str, start: int, number: int) -> int:
     if reply["status"] != "ok":
         return number
     of = token_of if op == "tokenize" else value_of
-    return sum(
-        item.get("value") != of(each) for item, each in zip(reply["items"], range(start, start + number), strict=True)
-    )
+    asked = _asked(op, start, number)
+    return sum(item.get("value") != of(each) for item, each in zip(reply["items"], asked, strict=True))
 
 
 def _compare(stack: Stack, tokens: int, name: str) -> int:
@@ -245,6 +256,8 @@ def _compare(stack: Stack, tokens: int, name: str) -> int:
 class _Load:
     """Sends requests all the time, also while no worker runs: known values, their tokens, and new values.
 
+    Some new tokens are inconsistent. They are detokenized later.
+
     Attributes:
         sent: requests so far.
         failed: at the end: requests without a reply, with an error, or with another token than they should have.
@@ -255,6 +268,7 @@ class _Load:
         self._tokens = tokens
         self._expected: dict[str, tuple[str, int]] = {}
         self._given: dict[str, str] = {}
+        self._lone: list[tuple[int, str]] = []
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._lasts = dict.fromkeys(("tokenize", "detokenize"), "0-0")
@@ -294,7 +308,20 @@ class _Load:
         self._expected[name] = "new", number // 2  # each value twice
         value = {"type": "str", "value": f"new {number // 2}"}
         self._stack.send([{"id": name, "op": "tokenize", "client_id": CLIENT, "items": [value]}])
-        self.sent += 3
+        name = f"load lone {number}"
+        self._expected[name] = "lone", number
+        lone = {"type": "str", "value": f"lone {number}"}
+        self._stack.send([{"id": name, "op": "tokenize", "client_id": CLIENT, "consistent": False, "items": [lone]}])
+        self.sent += 4
+        if self._lone:
+            drawn, token = self._lone[number * 7919 % len(self._lone)]
+            name = f"load back {number}"
+            self._expected[name] = "back", drawn
+            back = {"type": "str", "value": token}
+            self._stack.send(
+                [{"id": name, "op": "detokenize", "client_id": CLIENT, "items": [back]}], "detokenize:requests"
+            )
+            self.sent += 1
 
     def _take(self) -> bool:
         """Take new replies. Returns True if none is missing."""
@@ -308,9 +335,14 @@ class _Load:
         return not self._expected
 
     def _is_right(self, reply: Reply, op: str, start: int) -> bool:
-        if op != "new":
+        if op in ("tokenize", "detokenize"):
             return not _different(reply, op, start, 1)
         if reply["status"] != "ok" or "value" not in reply["items"][0]:
             return False
         token = reply["items"][0]["value"]
+        if op == "back":
+            return bool(token == f"lone {start}")
+        if op == "lone":
+            self._lone.append((start, token))
+            return True
         return bool(self._given.setdefault(f"new {start}", token) == token)

@@ -18,10 +18,13 @@ from token_worker.keys.index_key import INDEX_KEY
 from token_worker.keys.layout_record import TOKENS_RECORD, LayoutName, layout_path
 from token_worker.keys.master import MasterKeys
 from token_worker.redis.connect import AnyLink
-from token_worker.storage.dense.entry import EntryNames, check_name
+from token_worker.storage.dense.entry import EntryNames, check_name, is_foreign
 
 NAMES_MAX = 100_000
 """Names of the token storage that are looked at: a tenth of a second of the server."""
+
+SAMPLE_ENTRIES = 1000
+"""Token entries, chosen at random, that are looked at for foreign ones: half a second at most."""
 
 SAMPLE_OWNERS = 50
 """Owners, chosen at random, whose check value is compared."""
@@ -58,31 +61,49 @@ def examine_layout(
         recorded = "recorded in key storage and token storage" if found.in_keys else "without a record"
         yield Check(name, "ok", f"{found.layout}, {recorded}")
     if tries_rights:
-        yield _entries(found, link)
+        yield from _entries(found, link)
 
 
-def _entries(found: Records, link: AnyLink) -> Check:
-    """Check that the token storage has entries of one layout only."""
+def _entries(found: Records, link: AnyLink) -> Iterator[Check]:
+    """Check that the token storage has entries of one layout only, and foreign ones only if the record says so."""
     name = "layout: entries"
     layout = found.layout if found.in_tokens is None else found.in_tokens.layout
-    looked = foreign = 0
+    looked = others = 0
+    t_names: list[bytes] = []
     try:
         for raw in islice(chain.from_iterable(strings(link)), NAMES_MAX):
             looked += 1
-            foreign += layout_of_name(raw) not in (None, layout)
+            its_layout = layout_of_name(raw)
+            others += its_layout not in (None, layout)
+            if its_layout == layout == "dense" and raw.startswith(b"t"):
+                t_names.append(raw)
+        of_how_many = f"the first {looked:,} names" if looked == NAMES_MAX else f"{looked:,} names"
+        yield _other_layout(name, layout, others, of_how_many)
+        if found.in_tokens is not None and not found.in_tokens.foreign:
+            sample = random.sample(t_names, min(SAMPLE_ENTRIES, len(t_names)))
+            if any(is_foreign(link.call("GET", t_name) or b"") for t_name in sample):
+                yield Check(
+                    "layout: foreign entries",
+                    "finding",
+                    "there are entries of inconsistent tokens that were moved, but the layout record does not say so:"
+                    " workers do not find them, and may give such a token to another value",
+                    'stop the workers, and write both records with "foreign":true (docs/layouts.md)',
+                )
     except ServerError as error:
-        return unknown(name, error, "+scan (the user token-operator has it)")
-    of_how_many = f"the first {looked:,} names" if looked == NAMES_MAX else f"{looked:,} names"
-    if not foreign:
+        yield unknown(name, error, "+scan (the user token-operator has it)")
+
+
+def _other_layout(name: str, layout: LayoutName, others: int, of_how_many: str) -> Check:
+    if not others:
         return Check(name, "ok", f"no entry of another layout among {of_how_many}")
     if layout == "dense":
-        message = f"{foreign:,} entries of Acra's layout in a dense storage, among {of_how_many}"
+        message = f"{others:,} entries of Acra's layout in a dense storage, among {of_how_many}"
         remedy = (
             "find out who writes them: AcraServer and AcraTranslator cannot share this storage; `token-worker tokens"
             " migrate` moves or drops what an earlier move has left"
         )
     else:
-        message = f"{foreign:,} dense entries in Acra's layout, among {of_how_many}"
+        message = f"{others:,} dense entries in Acra's layout, among {of_how_many}"
         remedy = "workers here do not read them; `token-worker tokens migrate` finishes a move that was begun"
     return Check(name, "finding", message, remedy)
 
