@@ -9,6 +9,7 @@ from harness.key_places import Killed
 from harness.moving import (
     CLIENT,
     FOLDER,
+    SAME,
     Given,
     Kill,
     Moving,
@@ -19,6 +20,7 @@ from harness.moving import (
     remove_in_dense,
     set_disabled,
     t_name,
+    v_name,
     words,
 )
 from token_worker.admin import migrate_stages
@@ -217,6 +219,22 @@ def test_token_becomes_one_of_a_pair(moving: Moving) -> None:
 
     assert moving.values("dense", [lone, first, *tokens]) == ["same"] * 3
     assert moving.give([{"type": "str", "value": "x"}], "dense") == tokens
+
+
+def test_half_of_a_token_is_copied(moving: Moving) -> None:
+    """If a copy meets a token of which AcraServer has written one entry only, the finish makes a pair of it."""
+    [given] = moving.give(words(1))
+    half = moving.storage.get(v_name(given))
+    moving.storage.delete(v_name(given))
+    copied(moving)
+    assert flags(moving) == [ALONE | FOREIGN]
+    moving.storage.set(v_name(given), half)
+
+    finished(moving)
+
+    assert flags(moving) == [0, 0]
+    assert not is_foreign(moving)
+    assert moving.answers("dense", [given]) == [SAME]
 
 
 def test_redelivered_request_gets_its_token_again(moving: Moving) -> None:

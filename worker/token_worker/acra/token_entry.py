@@ -58,13 +58,15 @@ class EntryNames:
         """The key of the ``t.`` entry, which holds the value of a token."""
         return self._t + hexlify(_sha256(_DELIMITER + token + self._tail + _NUMBERS[number]).digest())
 
-    def data_id(self, data: bytes, number: int) -> bytes:
-        """The data id of a value or token."""
-        return _sha256(_DELIMITER + data + self._tail + _NUMBERS[number]).digest()
-
     def of_data_id(self, data_id: bytes) -> bytes:
         """The key of the ``t.`` entry of a token with this data id."""
         return self._t + hexlify(data_id)
+
+
+def data_id(owner: Owner, data: bytes, number: int) -> bytes:
+    """Compute the data id of a value or token."""
+    identity = owner.kind.encode() + owner.id.encode()
+    return _sha256(_DELIMITER + data + identity + _DELIMITER + _NUMBERS[number]).digest()
 
 
 def data_id_in(name: bytes) -> bytes:

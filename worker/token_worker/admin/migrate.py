@@ -133,12 +133,13 @@ class Mover:
             if isinstance(found, Pair):
                 pairs.append(found)
                 continue
-            self.tally.has_foreign |= is_foreign(found.raw)
             if isinstance(found, Single):
                 singles.append(found)
-            elif isinstance(found, Revoked):
                 continue
-            elif found.kind == "orphan":
+            self.tally.has_foreign |= is_foreign(found.raw)
+            if isinstance(found, Revoked):
+                continue
+            if found.kind == "orphan":
                 rows.append([Step(found.name, found.raw, b"")])
             else:
                 self.tally.counts[f"left_{found.kind}"] += 1
@@ -147,11 +148,13 @@ class Mover:
                 (t_name, v_name), (t_raw, v_raw) = pair.names, pair.raws
                 rows.append([*_as_read(source), Step(v_name, v_raw, b""), Step(t_name, t_raw, b"")])
         if not target.keeps_unpaired:  # those of Acra's may be its own: ``copy`` deletes the others
-            for made in self._singles.sweeping(singles):
+            for single, made in zip(singles, self._singles.sweeping(singles), strict=True):
                 if isinstance(made, Finding):
                     self.tally.find(made)
-                else:
+                if isinstance(made, list):
                     rows.append(made)
+                else:
+                    self.tally.has_foreign |= is_foreign(single.raw)
         rows += [
             [Step(found.name, found.raw, b"")]
             for found in reader.broken(target, page.values)

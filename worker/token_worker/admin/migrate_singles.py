@@ -90,10 +90,11 @@ class Singles:
             if isinstance(twin, Single):
                 yield [Step(tombstone.name, tombstone.raw, LEAVE), Step(twin.name, twin.raw, b"")]
 
-    def sweeping(self, twins: Sequence[Single]) -> Iterator[Row | Finding]:
-        """Make the rows that delete singles of the dense layout whose source in Acra's is gone.
+    def sweeping(self, twins: Sequence[Single]) -> Iterator[Row | Finding | None]:
+        """Make the row of each single of the dense layout that deletes it; None if it stays.
 
-        It is a finding if Acra's layout has given the token to another value, consistently.
+        It goes if its source in Acra's layout is gone, has become a pair, or has another twin. It is a finding if the
+        token was given to another value in Acra's layout, consistently.
         """
         names = [self._source.lone_name(twin.ring, twin.lone.data_id) for twin in twins]
         raws = self._reader.read(names)
@@ -104,6 +105,8 @@ class Singles:
                 yield Finding("conflict", name, source.raws.token)
             elif isinstance(source, Pair) or raw is None or (isinstance(source, Single) and not self._is_twin(twin)):
                 yield [Step(name, raw or b"", LEAVE), Step(twin.name, twin.raw, b"")]
+            else:
+                yield None
 
     def _is_twin(self, single: Single) -> bool:
         """Tell whether an entry of the target has the name of a twin."""

@@ -157,10 +157,9 @@ class EntryNames:
         of_value: returns the name of the value entry, which holds the token of a value; for the encoded value and the
             number of its type.
         of_token: returns the name of the token entry, which holds the value of a token; for the same of a token.
-        data_id: returns the data id of a token; for the same.
     """
 
-    __slots__ = ("_key", "check", "data_id", "of_token", "of_value", "tag")
+    __slots__ = ("_key", "_owner", "check", "of_token", "of_value", "tag")
 
     def __init__(self, index_key: bytes, owner: Owner) -> None:
         self._key = key = _derive(index_key, b"names ", owner, 32)
@@ -169,7 +168,11 @@ class EntryNames:
         states = _hmac_states(key)
         self.of_value = _namer(*states, _V_STARTS, b"v" + tag)
         self.of_token = _namer(*states, _T_STARTS, b"t" + tag)
-        self.data_id = token_entry.EntryNames(owner).data_id
+        self._owner = owner
+
+    def data_id(self, token: bytes, number: int) -> bytes:
+        """Return the data id of an encoded token; ``number`` is that of its type."""
+        return token_entry.data_id(self._owner, token, number)
 
     def of_data_id(self, data_id: bytes) -> bytes:
         """Return the name of the foreign entry of a token with this data id."""
