@@ -343,9 +343,19 @@ def test_fsync_in_a_cluster() -> None:
         storage.execute(Lookup([item.key for item in items]))
         storage.barrier.wait(items)
         assert all(isinstance(item.result, bytes) for item in items)
-        assert all(server.info("commandstats")["cmdstat_waitaof"]["calls"] >= 3 for server in cluster.members)
+        assert min(waits_for_disk(cluster)) >= 3
+        # A command waits at its end.
+        entries, waits = entries_on(pipeline_of(cluster), Durability(fsync=True)), waits_for_disk(cluster)
+        assert entries.change([EntryChange(rows[0].h_key, rows[0].h_value, b"changed")]) == 1
+        assert waits_for_disk(cluster) == waits
+        entries.confirm()
+        assert all(count > before for count, before in zip(waits_for_disk(cluster), waits, strict=True))
         with cluster.members[0].client() as client:
             client.config_set("appendonly", "no")
         storage = batch_of(cluster, Durability(fsync=True))
         with pytest.raises(SettingsError, match="appendonly yes"):
             storage.barrier.check_server()
+
+
+def waits_for_disk(cluster: Cluster) -> list[int]:
+    return [server.info("commandstats")["cmdstat_waitaof"]["calls"] for server in cluster.members]
