@@ -4,7 +4,7 @@ import msgspec
 
 
 class ReplyFacts(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """The facts about a reply that are counted, audited and traced. Replies of a batch that are alike share one object.
+    """The facts about a reply that are counted, audited and traced. Alike replies of one route and batch share one.
 
     Attributes:
         op: ``tokenize`` or ``detokenize``; ``unknown`` if the request names neither.

@@ -18,6 +18,7 @@ import msgspec
 
 from token_worker.settings.options import CONSUMER
 from token_worker.streams.entry import Answer
+from token_worker.streams.reply_facts import ReplyFacts
 from token_worker.telemetry.audit_file import AuditStream, open_audit
 from token_worker.telemetry.trace_context import trace_parent
 
@@ -25,12 +26,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 class _Line(msgspec.Struct, kw_only=True, gc=False):
-    """One detokenize request."""
+    """One detokenize request. Requests that are alike have one line in turn."""
 
     event: str = "detokenize"
-    stream: str
-    entry: str
-    request_id: str
+    stream: str = ""
+    entry: str = ""
+    request_id: str = ""
     client_id: str | None
     zone_id: str | None
     items: dict[str, int]
@@ -71,20 +72,21 @@ class Audit:
             return
         lines = bytearray()
         now = dt.datetime.now(dt.UTC).isoformat()
+        facts: ReplyFacts | None = None
         for answer in audited:
-            facts = answer.facts
-            parent = trace_parent(answer.entry.fields) if len(answer.entry.fields) > 1 else None
-            line = _Line(
-                stream=answer.entry.route.requests,
-                entry=answer.entry.id.decode(),
-                request_id=answer.request_id,
-                client_id=facts.client_id,
-                zone_id=facts.zone_id,
-                items=_numbers([outcome for _, outcome in facts.outcomes]),
-                worker=self._worker,
-                trace_id=msgspec.UNSET if parent is None else parent.trace_id,
-                timestamp=now,
-            )
+            if answer.facts is not facts:  # mostly all share them
+                facts = answer.facts
+                line = _Line(
+                    client_id=facts.client_id,
+                    zone_id=facts.zone_id,
+                    items=_numbers([outcome for _, outcome in facts.outcomes]),
+                    worker=self._worker,
+                    timestamp=now,
+                )
+            entry = answer.entry
+            parent = trace_parent(entry.fields) if len(entry.fields) > 1 else None
+            line.stream, line.entry, line.request_id = entry.route.requests, entry.id.decode(), answer.request_id
+            line.trace_id = msgspec.UNSET if parent is None else parent.trace_id
             lines += _encode(line) + b"\n"
         self._write(lines)
 

@@ -12,7 +12,8 @@ scrapes. The library's own counters lock for every value, which costs a batch of
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, product
+from itertools import accumulate, groupby, product
+from operator import attrgetter
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry
@@ -51,7 +52,12 @@ ITEM_LABELS = (
 
 K = TypeVar("K")
 
-_FORBIDDEN = ((_UNKNOWN, Code.FORBIDDEN.value),)
+_facts_of = attrgetter("facts")
+
+
+def _as_forbidden(answer: Answer) -> Answer:
+    facts = ReplyFacts(answer.facts.op, "error", None, None, ((_UNKNOWN, Code.FORBIDDEN.value),))
+    return Answer(answer.entry, b"", facts=facts)
 
 
 def _tally(keys: Iterable[K]) -> dict[K, int]:
@@ -185,20 +191,14 @@ class Metrics:
         if done.stuck:
             stuck = set(map(id, done.stuck))
             answers = [answer for answer in answers if id(answer.entry) not in stuck]
-        kinds = [(answer.entry.route.requests, answer.facts) for answer in answers]
         if done.forbidden:
             forbidden = set(map(id, done.forbidden))
-            kinds = [
-                (
-                    stream,
-                    ReplyFacts(facts.op, "error", None, None, _FORBIDDEN) if id(answer.entry) in forbidden else facts,
-                )
-                for answer, (stream, facts) in zip(answers, kinds, strict=True)
-            ]
-        for (stream, facts), alike in _tally(kinds).items():
-            self._requests.add((stream, facts.status), alike)
+            answers = [_as_forbidden(answer) if id(answer.entry) in forbidden else answer for answer in answers]
+        for facts, run in groupby(answers, _facts_of):
+            alike = list(run)
+            self._requests.add((alike[0].entry.route.requests, facts.status), len(alike))
             for (kind, outcome), number in _tally(facts.outcomes).items():
-                self._items.add((facts.op, kind, outcome), alike * number)
+                self._items.add((facts.op, kind, outcome), len(alike) * number)
         now_ms = time.time() * 1000
         for written_ms, number in _tally([answer.entry.id.partition(b"-")[0] for answer in answers]).items():
             self._latency.add((now_ms - int(written_ms)) / 1000, number)  # if clocks differ, it is negative
