@@ -66,7 +66,6 @@ def examine_layout(
 
 def _entries(found: Records, link: AnyLink) -> Iterator[Check]:
     """Check that the token storage has entries of one layout only, and foreign ones only if the record says so."""
-    name = "layout: entries"
     layout = found.layout if found.in_tokens is None else found.in_tokens.layout
     looked = others = 0
     t_names: list[bytes] = []
@@ -78,7 +77,7 @@ def _entries(found: Records, link: AnyLink) -> Iterator[Check]:
             if its_layout == layout == "dense" and raw.startswith(b"t"):
                 t_names.append(raw)
         of_how_many = f"the first {looked:,} names" if looked == NAMES_MAX else f"{looked:,} names"
-        yield _other_layout(name, layout, others, of_how_many)
+        yield _other_layout(layout, others, of_how_many)
         if found.in_tokens is not None and not found.in_tokens.foreign:
             sample = random.sample(t_names, min(SAMPLE_ENTRIES, len(t_names)))
             if any(is_foreign(link.call("GET", t_name) or b"") for t_name in sample):
@@ -90,10 +89,11 @@ def _entries(found: Records, link: AnyLink) -> Iterator[Check]:
                     'stop the workers, and write both records with "foreign":true (docs/layouts.md)',
                 )
     except ServerError as error:
-        yield unknown(name, error, "+scan (the user token-operator has it)")
+        yield unknown("layout: entries", error, "+scan (the user token-operator has it)")
 
 
-def _other_layout(name: str, layout: LayoutName, others: int, of_how_many: str) -> Check:
+def _other_layout(layout: LayoutName, others: int, of_how_many: str) -> Check:
+    name = "layout: entries"
     if not others:
         return Check(name, "ok", f"no entry of another layout among {of_how_many}")
     if layout == "dense":
