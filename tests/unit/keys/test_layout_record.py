@@ -7,7 +7,7 @@ from unittest.mock import Mock
 import pytest
 from msgspec.structs import replace
 
-from token_worker.errors import CorruptData, ServerError, SettingsError
+from token_worker.errors import CorruptData, ServerError, SettingsError, Unavailable
 from token_worker.keys.layout_record import (
     LayoutName,
     LayoutRecord,
@@ -21,6 +21,7 @@ from token_worker.keys.layout_record import (
     read_tokens_record,
 )
 from token_worker.redis.link import Link
+from token_worker.streams.worker_notes import WorkerNote
 
 ID = "0123456789abcdef" * 2
 DENSE = LayoutRecord(layout="dense", storage=ID, since="2026-11-30T07:51:01Z")
@@ -167,6 +168,9 @@ def test_records_that_do_not_fit_are_a_problem(
     assert problem is not None
     assert words in problem.what
     assert problem.remedy
+    address = "redis-tokens.production.internal.example.com:6379"
+    note = WorkerNote("0.1.0", "host", 0, ready=False, at=0, why=str(Unavailable("tokens", "", address, str(problem))))
+    assert str(note.why).endswith(problem.remedy), "whoever watches the workers reads it to the end"
     assert ID not in str(problem)
 
 

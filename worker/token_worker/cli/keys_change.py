@@ -168,8 +168,8 @@ def drop_previous(config: Path | None, *, yes: bool, dry_run: bool) -> None:
     settings = load(os.environ, config)
     if settings.master_key_source != "vault":
         raise click.UsageError(
-            "drop-previous is for a master key in Vault; unset ACRA_MASTER_KEY_PREVIOUS yourself, and restart the"
-            " workers"
+            "drop-previous is for a master key in Vault; if `token-worker keys verify` finds no key that is sealed with"
+            " the previous master key, unset ACRA_MASTER_KEY_PREVIOUS yourself, and restart the workers"
         )
     audit = CommandAudit("keys drop-previous", settings.audit_file)
     with AdminAccess(settings) as access:

@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from token_worker.admin.stored_tokens import Token, Unreadable, entry_label
-from token_worker.admin.tokens import TokenAdmin
+from token_worker.admin.tokens import TokenAdmin, TokenFilter
 from token_worker.cli.terminal import confirm, number
 from token_worker.cli.tokens_choice import (
     DRY_RUN,
@@ -135,7 +135,8 @@ def _change(
     asked: Asked, command: str, done: str, change: Callable[[TokenAdmin, Token], bool], *, dry_run: bool, yes: bool
 ) -> None:
     if not dry_run and not asked.names_one:
-        confirm(yes, f"The chosen tokens of {asked.owner_id} will be {done}. Go on?")
+        which = "All tokens" if asked.filter == TokenFilter() else "The chosen tokens"
+        confirm(yes, f"{which} of {asked.owner_id} will be {done}. Go on?")
     given = read_given(asked)
     counts = {"changed": 0, "unreadable": 0, "busy": 0}
     audit = CommandAudit(f"tokens {command}", asked.settings.audit_file)

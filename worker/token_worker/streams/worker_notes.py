@@ -20,8 +20,8 @@ NOTE = Script(__package__, "note.lua")
 SWEEP_NOTES = Script(__package__, "sweep_notes.lua", before="stream_info.lua")
 
 HOST_CHARACTERS = 64
-WHY_CHARACTERS = 400
-"""Most characters of these members of a note. The longest reason, a wrong master key in Vault, has about 300."""
+WHY_CHARACTERS = 600
+"""Most characters of these members of a note. The longest reason, a lost layout record, has about 500."""
 
 NOTE_SECONDS = 20.0
 """Interval at which a worker writes its notes."""
