@@ -19,8 +19,6 @@ from token_worker.keys.store import new_key, wrap
 DEMO_KEY = base64.b64decode("ZG9jcyBoYXZlIHRoZSB0b2tlbnMgb2YgdGhpcyBrZXk=")
 """Key of ``demo-client`` while pages are run: tokens on the pages are those of this key."""
 
-PEOPLE = b'name,email,card\r\n"Hopper, Grace",grace@navy.example,4242 4242 4242 4242\r\nAda,,5105105105105100\r\n'
-
 FOR_REAL = "Run it for real"
 """The section of README that does, too."""
 
@@ -70,8 +68,8 @@ def layout() -> LayoutName:
 
 
 @pytest.fixture
-def demo(stack: Stack, layout: LayoutName, tmp_path: Path) -> Stack:
-    """Servers and a worker as after ``scripts/demo --keep``; and a file ``people.csv``."""
+def demo(stack: Stack, layout: LayoutName) -> Stack:
+    """Servers and a worker as after ``scripts/demo --keep``."""
     stack.storage.flushall()
     owner = Owner("client", "demo-client")
     stack.storage.set(f".acrakeys/{owner.key_name}", wrap(DEMO_KEY, stack.master_key, owner))
@@ -81,7 +79,6 @@ def demo(stack: Stack, layout: LayoutName, tmp_path: Path) -> Stack:
         stack.storage.set(index_path(".acrakeys", owner), seal_index_key(new_key(), stack.master_key, owner))
     stack.start_worker()
     stack.ask([FIRST_REQUEST])  # from here on it answers at once
-    (tmp_path / "people.csv").write_bytes(PEOPLE)
     return stack
 
 
