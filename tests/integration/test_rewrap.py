@@ -90,6 +90,7 @@ def test_every_key_is_sealed_anew(place: Place, stack: Stack) -> None:
     assert "--workers-have-both" in unconfirmed.stderr
     assert opened(place, OLD) == before
     done = keys_command(stack, place, "rewrap", "--workers-have-both")
+    assert done.stdout.endswith("drop the old one: unset ACRA_MASTER_KEY_PREVIOUS, and restart the workers\n")
     assert done.returncode == 0, done.stderr
     assert f"{SEALED + 1} keys" in done.stdout
     assert opened(place, NEW) == before

@@ -374,7 +374,7 @@ def _sample(
     owners = {key.name.owner.id for key in readable if key.name.owner is not None and key.name.owner.kind == "client"}
     yield from (clients_apart(route, owners) for route in routes if Op.DETOKENIZE in route.ops)
     if master_keys.previous is not None:
-        remedy = "run `token-worker keys rewrap`, then `token-worker keys drop-previous`"
+        remedy = "run `token-worker keys rewrap`; the last line says how to drop the previous master key then"
         yield Check("previous master key", "finding", "two master keys loaded", remedy)
 
 

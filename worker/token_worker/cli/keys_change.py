@@ -150,7 +150,10 @@ def rewrap(config: Path | None, *, new_master_key: bool, workers_have_both: bool
     sealed, passes = number(done.sealed, "key"), number(done.passes, "pass", "passes")
     click.echo(f"sealed with the master key: {sealed}, in {passes}; the others already were")
     if master_keys.previous is not None:
-        click.echo("restart AcraServer and AcraTranslator now; then drop the old one: token-worker keys drop-previous")
+        drop = "token-worker keys drop-previous"
+        if settings.master_key_source != "vault":
+            drop = "unset ACRA_MASTER_KEY_PREVIOUS, and restart the workers"
+        click.echo(f"restart AcraServer and AcraTranslator now; then drop the old one: {drop}")
 
 
 @click.command("drop-previous", epilog="Example: token-worker keys drop-previous --yes")
