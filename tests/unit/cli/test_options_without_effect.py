@@ -30,6 +30,7 @@ TOKENS = ("--type=email", "--older-than=9", "--state=disabled", "--value", "--to
         ("replay", "--forget", "--no-wait"),
         ("replay", "--forget", "--json"),
         ("replay", "--dead-letters", "--force"),
+        ("replay", "--from=2026-01-31", "--to=2026-01-30"),
         ("file", "tokenize", "no-such.csv", "out.csv", "--suggest", "--column=a=str"),
         ("file", "detokenize", "no-such.csv", "out.csv", "--column=a=str", "--inconsistent"),
         ("request", "detokenize", "--type=str", "--client=shop-frontend", "--inconsistent"),

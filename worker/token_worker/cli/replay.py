@@ -23,7 +23,7 @@ from token_worker.redis.link import Link
 from token_worker.settings import load
 from token_worker.settings.options import Settings
 from token_worker.streams.routes import Route
-from token_worker.streams.stream_ids import FIRST_ID, LAST_ID, MOST, check_id
+from token_worker.streams.stream_ids import FIRST_ID, LAST_ID, MOST, check_id, order
 from token_worker.telemetry.command_audit import CommandAudit
 
 WAIT_SECONDS = 60.0
@@ -118,6 +118,8 @@ def replay(
         reason=reason,
         force=force,
     )
+    if order(selection.last) < order(selection.first):
+        raise click.UsageError("--to is before --from: nothing lies between them")
     names = [route.dead_letters if dead_letters else route.requests for route in routes]
     facts = {
         "streams": streams,
