@@ -206,6 +206,25 @@ def test_token_that_was_drawn_in_the_dense_layout_comes_back(moving: Moving) -> 
     assert moving.names("tokens/*") == []
 
 
+def test_removed_token_that_is_drawn_again_comes_back(moving: Moving) -> None:
+    """If a token that was removed in the dense layout is drawn again in Acra's, its tombstone does not revoke it."""
+    finished(moving)
+    [lone] = moving.give(singles(1), "dense")
+    remove_in_dense(moving, lone)
+    finished(moving, "acra")
+    again = moving.give(singles(1))
+    assert again == [lone]
+    finished(moving)
+    assert flags(moving) == [ALONE | REMOVED, ALONE | FOREIGN]
+    assert moving.values("dense", [lone]) == ["same"]
+    finished(moving, "acra")
+    assert moving.values("acra", [lone]) == ["same"]
+    with moving.stage() as stage:
+        drop(stage, "dense", even_changed=False, dry_run=False)
+    assert flags(moving) == [ALONE | REMOVED]
+    assert moving.values("acra", [lone]) == ["same"]
+
+
 def test_token_becomes_one_of_a_pair(moving: Moving) -> None:
     """If Acra's layout gives a single token to its very value consistently, the move makes a pair of it."""
     finished(moving)

@@ -83,12 +83,21 @@ class Singles:
         return [Step(single.name, single.raw, LEAVE), Step(twin.name, twin.raw or b"", made)]
 
     def revoking(self, tombstones: Sequence[Revoked]) -> Iterator[Row]:
-        """Make the rows that delete the twins of tokens which were removed in the source."""
-        twins = self._at(self._target, [self._target.lone_name(each.ring, each.data_id) for each in tombstones])
-        for tombstone in tombstones:
-            twin = twins.get(self._target.lone_name(tombstone.ring, tombstone.data_id))
-            if isinstance(twin, Single):
-                yield [Step(tombstone.name, tombstone.raw, LEAVE), Step(twin.name, twin.raw, b"")]
+        """Make the rows that delete the twins of tokens which were removed in the dense layout, the source.
+
+        Such a token may have been drawn again in Acra's layout, and have come back: then it has a foreign entry.
+        """
+        own_names = [self._source.lone_name(each.ring, each.data_id) for each in tombstones]
+        raws = self._reader.read(own_names)
+        twin_names = [self._target.lone_name(each.ring, each.data_id) for each in tombstones]
+        twins = self._at(self._target, twin_names)
+        for tombstone, own_name, raw, twin_name in zip(tombstones, own_names, raws, twin_names, strict=True):
+            twin, is_own = twins.get(twin_name), tombstone.name == own_name
+            if isinstance(twin, Single) and (is_own or raw is None):
+                compared = [Step(own_name, tombstone.raw if is_own else b"", LEAVE)]
+                if not is_own:
+                    compared.append(Step(tombstone.name, tombstone.raw, LEAVE))
+                yield [*compared, Step(twin.name, twin.raw, b"")]
 
     def sweeping(self, twins: Sequence[Single]) -> Iterator[Row | Finding | None]:
         """Make the row of each single of the dense layout that deletes it; None if it stays.
