@@ -355,11 +355,14 @@ class Mover:
         f_name = self._dense.of(ring).names.of_foreign(old_token, number)
         t_raw, s_raw, f_raw = reader.read([t_name, s_name, f_name])
         token = None if t_raw is None else reader.open_with(self._target, ring, "token", t_name, t_raw)
-        source = None if s_raw is None else reader.open_with(self._source, ring, "token", s_name, s_raw)
-        is_live = f_raw is not None or (s_raw is not None and (source is None or not source.removed))
+        sources = [(s_name, s_raw), (f_name, f_raw)]
+        is_live = False
+        for name, raw in sources:
+            source = None if raw is None else reader.open_with(self._source, ring, "token", name, raw)
+            is_live |= raw is not None and (source is None or not source.removed)
         if t_raw is None or token is None or token.data != pair.content.value or is_live:
             return []
-        return [Step(s_name, s_raw or b"", LEAVE), Step(f_name, b"", LEAVE), Step(t_name, t_raw, b"")]
+        return [*(Step(name, raw or b"", LEAVE) for name, raw in sources), Step(t_name, t_raw, b"")]
 
     def _is_gone(self, ring: Keyring, source: Twin) -> bool:
         """Tell whether the source of a twin was removed.
