@@ -136,7 +136,7 @@ class Mover:
             if isinstance(found, Single):
                 singles.append(found)
                 continue
-            self.tally.has_foreign |= is_foreign(found.raw)
+            self._note_foreign(found.raw)
             if isinstance(found, Revoked):
                 continue
             if found.kind == "orphan":
@@ -154,7 +154,7 @@ class Mover:
                 if isinstance(made, list):
                     rows.append(made)
                 else:
-                    self.tally.has_foreign |= is_foreign(single.raw)
+                    self._note_foreign(single.raw)
         rows += [
             [Step(found.name, found.raw, b"")]
             for found in reader.broken(target, page.values)
@@ -267,6 +267,10 @@ class Mover:
         if rows:
             self.tally.counts["tombstones_dropped"] += self._run(rows)
         return pairs, singles, revoked
+
+    def _note_foreign(self, raw: bytes) -> None:
+        """Note if an entry that stays in the target is a foreign one."""
+        self.tally.has_foreign |= not self._target.keeps_unpaired and is_foreign(raw)
 
     def _single_twins(self, singles: Sequence[Single]) -> list[SingleTwin]:
         for single in singles:
