@@ -159,13 +159,13 @@ class EntryNames:
         of_token: returns the name of the token entry, which holds the value of a token; for the same of a token.
     """
 
-    __slots__ = ("_key", "_owner", "check", "of_token", "of_value", "tag")
+    __slots__ = ("_inner", "_outer", "_owner", "check", "of_token", "of_value", "tag")
 
     def __init__(self, index_key: bytes, owner: Owner) -> None:
-        self._key = key = _derive(index_key, b"names ", owner, 32)
+        key = _derive(index_key, b"names ", owner, 32)
         self.tag = tag = hmac.digest(key, b"owner", "sha256")[:4]
         self.check = hmac.digest(key, b"check", "sha256")[:16]
-        states = _hmac_states(key)
+        states = self._inner, self._outer = _hmac_states(key)
         self.of_value = _namer(*states, _V_STARTS, b"v" + tag)
         self.of_token = _namer(*states, _T_STARTS, b"t" + tag)
         self._owner = owner
@@ -176,7 +176,11 @@ class EntryNames:
 
     def of_data_id(self, data_id: bytes) -> bytes:
         """Return the name of the foreign entry of a token with this data id."""
-        return b"t" + self.tag + hmac.digest(self._key, b"a" + data_id, "sha256")[:11]
+        first = self._inner()
+        first.update(b"a" + data_id)
+        second = self._outer()
+        second.update(first.digest())
+        return b"t" + self.tag + second.digest()[:11]
 
     def of_foreign(self, token: bytes, number: int) -> bytes:
         """Return the name of the foreign entry of an encoded token; ``number`` is that of its type."""
