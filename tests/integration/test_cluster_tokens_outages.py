@@ -312,6 +312,39 @@ def test_operator_goes_on_when_replicas_have_the_step_before(replicated: Cluster
     assert entries.change(left) == 1
 
 
+def test_operator_waits_for_nodes_that_were_used(replicated: Cluster) -> None:
+    """A node that cannot confirm is in the way only of commands that have read or changed an entry there."""
+    changing, reading, other = (entries_on(pipeline_of(replicated), Durability(replicas=1)) for _ in range(3))
+    mine, there = name(b"v", 91, 0), name(b"v", 92, 1)
+    replica = replicated.replica_of(replicated.members[1])
+    replica.signal(signal.SIGSTOP)
+    try:
+        assert changing.change([EntryChange(mine, b"", b"1")]) == 1
+        changing.confirm()
+        reading.read([there])
+        assert reading.change([EntryChange(mine, b"1", b"2")]) == 1
+        with pytest.raises(Unavailable, match="0 of 1 replicas confirmed"):
+            reading.confirm()
+        other.read([mine])
+        other.confirm()
+    finally:
+        replica.signal(signal.SIGCONT)
+    wait_until(lambda: does(lambda: reading.change([EntryChange(there, b"", b"")]) == 1), "the replica")
+    reading.confirm()
+
+
+def test_operator_notices_a_connection_that_was_replaced(replicated: Cluster) -> None:
+    """If the connection to a node was replaced since the change, another server may answer: it confirms nothing."""
+    pipeline = pipeline_of(replicated)
+    entries = entries_on(pipeline, Durability(replicas=1))
+    key = name(b"v", 93, 0)
+    entries.read([key])
+    pipeline.link_to(pipeline.owners()[0]).close()
+    entries.read([key])
+    with pytest.raises(Unavailable, match="connection was replaced"):
+        entries.confirm()
+
+
 def test_replica_that_goes_amid_a_scan_does_not_end_it(replicated: Cluster) -> None:
     """A scan of all nodes fails if the slots have got other primaries meanwhile, and not if a replica is away."""
     entries, primary = entries_on(pipeline_of(replicated), Durability()), replicated.members[0]
@@ -344,12 +377,15 @@ def test_fsync_in_a_cluster() -> None:
         storage.barrier.wait(items)
         assert all(isinstance(item.result, bytes) for item in items)
         assert min(waits_for_disk(cluster)) >= 3
-        # A command waits at its end.
-        entries, waits = entries_on(pipeline_of(cluster), Durability(fsync=True)), waits_for_disk(cluster)
-        assert entries.change([EntryChange(rows[0].h_key, rows[0].h_value, b"changed")]) == 1
+        # A command waits at its end, for the nodes that it has used.
+        entries, key = entries_on(pipeline_of(cluster), Durability(fsync=True)), name(b"v", 99, 0)
+        assert entries.change([EntryChange(key, b"", b"1")]) == 1
+        waits = waits_for_disk(cluster)
+        assert entries.change([EntryChange(key, b"1", b"2")]) == 1
         assert waits_for_disk(cluster) == waits
         entries.confirm()
-        assert all(count > before for count, before in zip(waits_for_disk(cluster), waits, strict=True))
+        waited = [count > before for count, before in zip(waits_for_disk(cluster), waits, strict=True)]
+        assert waited == [True, False, False]
         with cluster.members[0].client() as client:
             client.config_set("appendonly", "no")
         storage = batch_of(cluster, Durability(fsync=True))

@@ -4,8 +4,11 @@ from typing import Any, cast
 
 import pytest
 
+from token_worker.admin.cluster_entries import entries_on
+from token_worker.admin.entry_store import EntryChange
 from token_worker.errors import ServerError, SettingsError, Unavailable
 from token_worker.redis.link import RedisLink
+from token_worker.redis.script import Script
 from token_worker.storage.durability import CONFIRM_MS, MARK, Durability, DurabilityBarrier, examine_fsync
 
 
@@ -26,6 +29,9 @@ class Server:
 
     def connect(self) -> int:
         return self.connections
+
+    def run(self, script: Script, keys: list[bytes], _args: list[bytes]) -> Any:
+        return self.call("EVAL", script, len(keys), *keys)
 
     def call(self, *command: Any) -> Any:
         self.commands.append(command)
@@ -97,6 +103,19 @@ def test_batch_that_had_two_connections_is_no_reply() -> None:
         barrier.wait()
     barrier.open()
     barrier.wait()
+
+
+def test_command_that_had_two_connections_confirms_no_change() -> None:
+    """A command fails if the connection was replaced after its first change: the new server may have lost that."""
+    server = Server(SET=b"OK", WAIT=1, EVAL=1)
+    entries = entries_on(server.link, Durability(replicas=1))
+    change = [EntryChange(b"entry", b"old", b"new")]
+    assert entries.change(change) == 1
+    server.connections += 1
+    assert entries.change(change) == 1
+    with pytest.raises(Unavailable, match="connection was replaced"):
+        entries.confirm()
+    entries_on(server.link, Durability(replicas=1)).confirm()
 
 
 @pytest.mark.parametrize(

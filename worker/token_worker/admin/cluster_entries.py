@@ -56,8 +56,8 @@ class ClusterEntries:
         return found
 
     def change(self, steps: Sequence[EntryChange]) -> int:
-        if self._closing is not None:
-            self._closing.open()
+        if self._barrier is not None:
+            self._barrier.check_server()
         for done, (key, old, new) in enumerate(steps):
             command = pack(("EVAL", CHANGE.source, 1, key, old, new))
             [is_done] = self._cluster.call_each([key], [command], writes=True, closing=self._closing)
@@ -71,8 +71,8 @@ class ClusterEntries:
         cluster, barrier = self._cluster, self._barrier
         if barrier is None:
             return
-        barrier.open()
-        cluster.close_on(cluster.owners(), barrier)
+        barrier.check_server()
+        cluster.close_on([*cluster.unclosed], barrier)
         for node in cluster.unclosed:
             raise cluster.refusals[node][0]
 

@@ -58,8 +58,11 @@ class EntryStore(Protocol):
     def confirm(self) -> None:
         """Wait until all changes so far are as safe as new tokens of workers are.
 
+        In a cluster, only the nodes whose entries were read or changed are asked.
+
         Raises:
-            Unavailable: they were not confirmed in time.
+            SettingsError: the server cannot confirm. ``change`` finds that out, too, before its first change.
+            Unavailable: they were not confirmed in time, or by another connection than that of the changes.
         """
         ...
 
@@ -75,6 +78,7 @@ class ServerEntries:
     def __init__(self, link: RedisLink, barrier: DurabilityBarrier | None = None) -> None:
         self._link = link
         self._barrier = barrier or NoBarrier()
+        self._is_open = False
 
     def names(self, pattern: bytes, count: int) -> Iterator[list[bytes]]:
         return scan(self._link, pattern, count)
@@ -89,9 +93,17 @@ class ServerEntries:
         merged: dict[bytes, tuple[bytes, bytes]] = {}
         for key, old, new in steps:
             merged[key] = (merged[key][0] if key in merged else old, new)
+        self._open()
         is_done = self._link.run(CHANGE, list(merged), [raw for pair in merged.values() for raw in pair])
         return len(steps) if is_done else 0
 
     def confirm(self) -> None:
-        self._barrier.open()
+        self._open()
         self._barrier.wait()
+
+    def _open(self) -> None:
+        """Begin what is confirmed at the end: if the connection is replaced meanwhile, nothing is."""
+        if not self._is_open:
+            self._barrier.check_server()
+            self._barrier.open()
+            self._is_open = True
