@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from simulation.token_nodes import Actor, ClusterInMemory, Schedule, Servers
+from simulation.token_nodes import SLOTS, Actor, ClusterInMemory, Schedule, Servers
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import STR
 from token_worker.admin.cluster_entries import ClusterEntries
@@ -23,6 +23,7 @@ from token_worker.keys.cache import KeyCache, KeySearch
 from token_worker.keys.index_key import seal_index_key
 from token_worker.keys.keyring import Keyring
 from token_worker.keys.store import wrap
+from token_worker.redis.cluster_pipeline import slot_of
 from token_worker.redis.wire import pack
 from token_worker.storage import cluster_tokens
 from token_worker.storage.cluster_durability import ClusterBarrier
@@ -84,16 +85,21 @@ def candidate(value: bytes, counter: int = 0) -> bytes:
 
 
 def _values() -> list[bytes]:
-    """Two values whose first candidates are the same, and one more."""
+    """Two values whose first candidates are the same, and one more. The two entries of the first have two nodes."""
     seen: dict[bytes, bytes] = {}
     for number in count():
         value = b"%x" % number
         if len(value) == 2:
-            token = candidate(value)
-            if token in seen:
-                return [seen[token], value, b"another value"]
-            seen[token] = value
+            first = seen.setdefault(candidate(value), value)
+            if first != value and len({SLOTS[slot_of(name)] for name in names_of(first)}) == 2:
+                return [first, value, b"another value"]
     raise AssertionError
+
+
+def names_of(value: bytes) -> tuple[bytes, bytes]:
+    """The names of the value entry of a value, and of the token entry of its first candidate."""
+    names = LAYOUT.prepare(ring())
+    return names.of_value(value, STR.number), names.of_token(candidate(value), STR.number)
 
 
 VALUES = _values()
@@ -133,8 +139,8 @@ class World:
         """A command on the first token of a value, which is run again if a node did not do or confirm its part."""
 
         def work(actor: Actor) -> None:
-            entries = ClusterEntries(ClusterInMemory(self.servers, actor), self.durability)
             for _ in range(TRIES):
+                entries = ClusterEntries(ClusterInMemory(self.servers, actor), self.durability)
                 try:
                     admin = TokenAdmin(entries, CACHE, SHOP, layout="dense", rate=1e9)
                     found = admin.of_token(candidate(value), STR) or admin.of_value(value, STR)
@@ -317,11 +323,6 @@ def check_removed(world: World, token: bytes, done: list[bool]) -> None:
         raise Broken("a removed token comes back, or its value gets no other")
     world.answered = [(data, found) for data, found in world.answered if found != token]
     world.check_answers()
-
-
-def names_of(value: bytes) -> tuple[bytes, bytes]:
-    names = LAYOUT.prepare(ring())
-    return names.of_value(value, STR.number), names.of_token(candidate(value), STR.number)
 
 
 def foreign(chance: random.Random) -> None:
