@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from harness.cluster_rows import WRITTEN, name, pipeline_of, redirects, row
 from harness.servers import Cluster, oldest_binary, valkey_binary
@@ -80,7 +81,7 @@ def test_inconsistent_token_is_stored_once_in_one_entry(storage: ClusterTokenSto
     """An inconsistent token has only a token entry, and is written once."""
     assert storage.execute(Store([ALONE])) == [WRITTEN]
     assert storage.execute(Store([ALONE])) == [WRITTEN]
-    assert storage.execute(Store([ALONE._replace(t_value=b"other")])) == [Outcome("token", ROW.t_value)]
+    assert storage.execute(Store([replace(ALONE, t_value=b"other")])) == [Outcome("token", ROW.t_value)]
 
     assert content(cluster) == {ROW.t_key: ROW.t_value}
 
@@ -111,7 +112,7 @@ def test_empty_entries_exist(storage: ClusterTokenStorage, cluster: Cluster) -> 
     assert storage.execute(Store([ROW, OTHER])) == [Outcome("value", b""), Outcome("token", b"")]
 
 
-@pytest.mark.parametrize("second", [OTHER._replace(t_key=ROW.t_key), ROW._replace(t_key=OTHER.t_key, h_value=b"2")])
+@pytest.mark.parametrize("second", [replace(OTHER, t_key=ROW.t_key), replace(ROW, t_key=OTHER.t_key, h_value=b"2")])
 def test_store_of_rows_that_meet(storage: ClusterTokenStorage, second: Row) -> None:
     """Of two rows of one call that want the same entry the first is written, and the second finds it."""
     first, outcome = storage.execute(Store([ROW, second]))
@@ -142,7 +143,7 @@ def test_tombstone_is_replaced_if_it_is_still_there(
     storage: ClusterTokenStorage, cluster: Cluster, there: bytes | None, outcome: Outcome
 ) -> None:
     """A value entry replaces the tombstone that was read, and nothing else; if that is gone, it is written, too."""
-    for step in (Store([ROW._replace(h_old=b"tombstone")]), Adopt([ROW._replace(h_old=b"tombstone")])):
+    for step in (Store([replace(ROW, h_old=b"tombstone")]), Adopt([replace(ROW, h_old=b"tombstone")])):
         with cluster.primary_of(slot_of(ROW.h_key)).client() as client:
             client.delete(ROW.h_key)
         if there is not None:

@@ -4,6 +4,7 @@ import signal
 from collections.abc import Callable, Iterator
 
 import pytest
+from msgspec.structs import replace
 
 from harness.cluster_rows import PLACES, WRITTEN, all_stored, name, pipeline_of, redirects, row
 from harness.servers import Cluster, Valkey
@@ -185,11 +186,11 @@ def test_slot_moves_amid_batches(bare: Cluster) -> None:
     def amid() -> None:
         assert storage.execute(Lookup([row.t_key for row in written])) == [row.t_value for row in written]
         changed = [Outcome("token", row.t_value) for row in written]
-        assert storage.execute(Store([row._replace(t_value=b"x") for row in written])) == changed
+        assert storage.execute(Store([replace(row, t_value=b"x") for row in written])) == changed
         if (key := next(fresh, None)) is not None:
             pair = Row(key, other.t_key, b"h", other.t_value)
             assert storage.execute(Store([pair])) == [WRITTEN]
-            assert storage.execute(Store([pair._replace(h_value=b"i", h_old=b"h")])) == [WRITTEN]
+            assert storage.execute(Store([replace(pair, h_value=b"i", h_old=b"h")])) == [WRITTEN]
             written.append(Row(b"", key, b"", b"i"))
 
     bare.move_slot(slot, target, amid)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 from harness.servers import Valkey, oldest_binary, redis_binary, valkey_binary
 from token_worker.acra.owner import Owner
@@ -77,7 +78,7 @@ def test_row_is_stored_as_two_entries(storage: TokenStorage, client: redis.Redis
 def test_inconsistent_token_is_stored_once_in_one_entry(storage: TokenStorage, client: redis.Redis) -> None:
     """An inconsistent token has only a t. entry, and is written once."""
     assert storage.execute(Store([INCONSISTENT])) == [WRITTEN]
-    assert storage.execute(Store([INCONSISTENT._replace(t_value=b"other")])) == [Outcome("token", b"t value")]
+    assert storage.execute(Store([replace(INCONSISTENT, t_value=b"other")])) == [Outcome("token", b"t value")]
 
     assert content(client) == {b"tokens/t1": b"t value"}
 
@@ -99,7 +100,7 @@ def test_store_where_both_exist(storage: TokenStorage, client: redis.Redis) -> N
     """The value's entry decides where both exist: its token is the answer."""
     storage.execute(Store([ROW]))
 
-    assert storage.execute(Store([ROW._replace(h_value=b"x", t_value=b"y")])) == [Outcome("value", b"h value")]
+    assert storage.execute(Store([replace(ROW, h_value=b"x", t_value=b"y")])) == [Outcome("value", b"h value")]
     assert content(client) == {b"tokens/h1": b"h value", b"tokens/t1": b"t value"}
 
 
@@ -112,7 +113,7 @@ def test_store_of_empty_entries(storage: TokenStorage, client: redis.Redis) -> N
     assert content(client) == {b"tokens/h1": b"", b"tokens/t2": b""}
 
 
-@pytest.mark.parametrize("second", [OTHER._replace(t_key=ROW.t_key), ROW._replace(t_key=b"tokens/t2"), ROW])
+@pytest.mark.parametrize("second", [replace(OTHER, t_key=ROW.t_key), replace(ROW, t_key=b"tokens/t2"), ROW])
 def test_store_of_rows_that_meet(storage: TokenStorage, client: redis.Redis, second: Row) -> None:
     """Of two rows of one call that want the same entry the first is written, and the second finds it."""
     expected = Outcome("token", ROW.t_value) if second.h_key != ROW.h_key else Outcome("value", ROW.h_value)
@@ -207,7 +208,7 @@ def test_touching_leaves_changed_entries_alone(storage: TokenStorage, client: re
 
 # Tombstones, on the oldest server, too
 
-REPLACING = ROW._replace(h_old=b"a tombstone")
+REPLACING = replace(ROW, h_old=b"a tombstone")
 
 
 BINARIES = [valkey_binary, redis_binary, oldest_binary]
@@ -273,12 +274,12 @@ def test_tombstone_stays_if_the_token_is_taken(dense: TokenStorage, tombs: redis
     before = content(tombs)
 
     assert dense.execute(Store([REPLACING])) == [Outcome("token", held)]
-    assert dense.execute(Adopt([REPLACING._replace(t_value=b"as it was read")])) == [Outcome("changed")]
+    assert dense.execute(Adopt([replace(REPLACING, t_value=b"as it was read")])) == [Outcome("changed")]
 
     assert content(tombs) == before
 
 
-@pytest.mark.parametrize("second", [REPLACING, REPLACING._replace(t_key=b"tokens/t2"), OTHER._replace(t_key=ROW.t_key)])
+@pytest.mark.parametrize("second", [REPLACING, replace(REPLACING, t_key=b"tokens/t2"), replace(OTHER, t_key=ROW.t_key)])
 def test_rows_that_meet_at_a_tombstone(dense: TokenStorage, tombs: redis.Redis, second: Row) -> None:
     """Of two rows that replace one tombstone, or want one token, the first is written, and the second finds it."""
     tombs.set("tokens/h1", b"a tombstone")
@@ -311,7 +312,7 @@ def test_server_that_forgot_the_scripts_gets_them_again(storage: TokenStorage, c
     client.script_flush()
     client.delete("tokens/h1")
 
-    assert storage.execute(Adopt([ROW._replace(t_value=b"new")])) == [WRITTEN]
+    assert storage.execute(Adopt([replace(ROW, t_value=b"new")])) == [WRITTEN]
     assert client.get("tokens/h1") == b"h value"
 
 
@@ -346,7 +347,7 @@ def test_no_command_gets_more_than_1000_keys(server: Valkey, client: redis.Redis
     assert storage.execute(Store(rows)) == [WRITTEN] * 1234
     assert storage.execute(Lookup([row.h_key for row in rows])) == [row.h_value for row in rows]
     storage.execute(Touch([(row.t_key, row.t_value, b"new " + row.t_value) for row in rows]))
-    again = storage.execute(Adopt([row._replace(t_value=b"new " + row.t_value) for row in rows]))
+    again = storage.execute(Adopt([replace(row, t_value=b"new " + row.t_value) for row in rows]))
 
     assert again == [Outcome("value", row.h_value) for row in rows]
     assert KEYS_PER_COMMAND == 1000
@@ -426,7 +427,7 @@ def test_full_server_leaves_nothing_half_written(binary: str | None) -> None:
             storage.execute(Store(rows))
         assert (raised.value.server, raised.value.reason) == ("tokens", "OOM")
         with pytest.raises(Unavailable):
-            storage.execute(Adopt([OTHER._replace(t_key=ROW.t_key, t_value=ROW.t_value)]))
+            storage.execute(Adopt([replace(OTHER, t_key=ROW.t_key, t_value=ROW.t_value)]))
 
         assert sorted(client.scan_iter("tokens/*", count=10_000)) == [b"tokens/h1", b"tokens/t1"]
         assert storage.execute(Lookup([b"tokens/t1"])) == [b"t value"]

@@ -2,6 +2,8 @@
 
 from typing import Final, Literal, NamedTuple
 
+from msgspec import Struct
+
 from token_worker.errors import Unavailable
 
 
@@ -14,7 +16,7 @@ class Lookup(NamedTuple):
     keys: list[bytes]
 
 
-class Row(NamedTuple):
+class Row(Struct, frozen=True, gc=False):
     """The two entries of a new token.
 
     Attributes:

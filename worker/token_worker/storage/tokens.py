@@ -6,7 +6,6 @@ if one of them exists; then a script writes them row by row. The invariants are 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from typing import Any
 
 from token_worker.chunks import bounded_chunks
@@ -87,10 +86,12 @@ class TokenStorage:
     def _store(self, rows: list[Row]) -> Iterable[Outcome]:
         """Write all rows by one MSETNX, which costs half of the script. If one of their keys exists, use the script."""
         entries: list[bytes] = []
-        for h_key, t_key, h_value, t_value, h_old in rows:
-            if h_old:
+        for row in rows:
+            if row.h_old:
                 return self._write(_STORE, rows)
-            entries += (h_key, h_value, t_key, t_value) if h_value else (t_key, t_value)
+            if row.h_value:
+                entries += (row.h_key, row.h_value)
+            entries += (row.t_key, row.t_value)
         keys = entries[::2]
         if len(set(keys)) == len(keys) and self._link.call("MSETNX", *entries) == 1:
             return [WRITTEN] * len(rows)
@@ -99,9 +100,9 @@ class TokenStorage:
     def _write(self, script: Script, rows: Sequence[Row]) -> Iterator[Outcome]:
         keys: list[bytes] = []
         args: list[bytes] = []
-        for h_key, t_key, h_value, t_value, h_old in rows:
-            keys += (h_key or t_key, t_key)
-            args += (h_value, t_value, h_old)
+        for row in rows:
+            keys += (row.h_key or row.t_key, row.t_key)
+            args += (row.h_value, row.t_value, row.h_old)
         for raw in self._link.run(script, keys, args):
             yield Outcome(_OUTCOMES[raw[:1]], raw[1:]) if raw else WRITTEN
 
@@ -128,7 +129,5 @@ class TokenStorage:
 
 
 def _parts(rows: list[Row]) -> Iterable[list[Row]]:
-    if 2 * len(rows) <= KEYS_PER_COMMAND and sum(map(len, chain.from_iterable(rows))) <= BYTES_PER_COMMAND:
-        return (rows,) if rows else ()  # the usual case: even with their names they are small
     counts, sizes = [2] * len(rows), [len(row.h_value) + len(row.t_value) + len(row.h_old) for row in rows]
     return bounded_chunks(rows, counts, sizes, max_count=KEYS_PER_COMMAND, max_size=BYTES_PER_COMMAND)

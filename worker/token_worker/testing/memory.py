@@ -52,23 +52,21 @@ class MemoryTokens(TokenStorage):
                 return None
 
     def _put(self, row: Row) -> Outcome:
-        h_key, t_key, h_value, t_value, h_old = row
-        if h_value and h_key in self.entries and not (h_old and self.entries[h_key] == h_old):
-            return Outcome("value", self.entries[h_key])
-        if t_key in self.entries:
-            return Outcome("token", self.entries[t_key])
-        self.entries[t_key] = t_value
-        if h_value:
-            self.entries[h_key] = h_value
+        if row.h_value and row.h_key in self.entries and not (row.h_old and self.entries[row.h_key] == row.h_old):
+            return Outcome("value", self.entries[row.h_key])
+        if row.t_key in self.entries:
+            return Outcome("token", self.entries[row.t_key])
+        self.entries[row.t_key] = row.t_value
+        if row.h_value:
+            self.entries[row.h_key] = row.h_value
         return Outcome("written")
 
     def _take_up(self, row: Row) -> Outcome:
-        h_key, t_key, h_value, t_value, h_old = row
-        if self.entries.get(t_key) != t_value:
+        if self.entries.get(row.t_key) != row.t_value:
             return Outcome("changed")
-        if h_key in self.entries and not (h_old and self.entries[h_key] == h_old):
-            return Outcome("value", self.entries[h_key])
-        self.entries[h_key] = h_value
+        if row.h_key in self.entries and not (row.h_old and self.entries[row.h_key] == row.h_old):
+            return Outcome("value", self.entries[row.h_key])
+        self.entries[row.h_key] = row.h_value
         return Outcome("written")
 
 
