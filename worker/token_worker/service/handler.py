@@ -6,6 +6,7 @@ entry does not keep the others from being answered. Only ids and counts are logg
 
 import time
 from collections.abc import Callable, Generator, Iterable
+from functools import lru_cache, partial
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -50,6 +51,9 @@ from token_worker.streams.routes import Route, keys_of, may_reply_to
 from token_worker.tokens.derivation import Origin
 from token_worker.tokens.formats import AnyFormat
 
+REPLY_STREAMS_KEPT = 1000
+"""Streams that requests of one route named for their replies, of which it is remembered whether that is allowed."""
+
 _TOKENIZE = Op.TOKENIZE
 
 T = TypeVar("T")
@@ -86,6 +90,9 @@ class Handler:
         self._max_value_bytes = settings.max_value_bytes
         self._formats = {route.requests: RouteFormats(route, settings.formats) for route in settings.routes}
         self._all_keys = keys_of(settings.routes) | {MARK, TOKENS_RECORD, MOVE_PLACE}
+        self._may_reply_to = {
+            route.requests: lru_cache(REPLY_STREAMS_KEPT)(partial(self._allows, route)) for route in settings.routes
+        }
         self._of_storage = ("tokens/", f"{settings.keys_folder}/", f"{settings.keys_folder}.", f"{MARK}:")
 
     def handle(self, entries: Iterable[Entry]) -> list[Result]:
@@ -139,11 +146,11 @@ class Handler:
         except Unanswerable:
             return Answer(entry, b"")
         payload, facts = encode_error(entry, decoded, INTERNAL), refused_facts(decoded, INTERNAL)
-        if decoded.reply_to is None or not self._may_reply_to(entry.route, decoded.reply_to):
+        if decoded.reply_to is None or not self._may_reply_to[entry.route.requests](decoded.reply_to):
             return Answer(entry, payload, facts=facts, request_id=decoded.id)
         return Answer(entry, payload, decoded.reply_to, payload, facts, decoded.id)
 
-    def _may_reply_to(self, route: Route, name: str) -> bool:
+    def _allows(self, route: Route, name: str) -> bool:
         """Return True if the route allows this stream, and no key or token can have its name on a shared server."""
         return may_reply_to(route, name, self._all_keys) and not name.startswith(self._of_storage)
 
@@ -172,7 +179,7 @@ class Handler:
     def _authorize(self, entry: Entry, decoded: Decoded, accesses: _Accesses) -> Refused | None:
         """Check a request against its route, and add it to the access that it needs. Return why it is refused."""
         request = decoded.request
-        if decoded.reply_to is not None and not self._may_reply_to(entry.route, decoded.reply_to):
+        if decoded.reply_to is not None and not self._may_reply_to[entry.route.requests](decoded.reply_to):
             decoded.reply_to = None  # its reply goes to the stream of the route
             return decoded.refusal or Refused(Code.FORBIDDEN, "$.reply_to: this stream is not allowed on this route")
         if request is None:
