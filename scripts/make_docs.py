@@ -80,6 +80,11 @@ The variables `VAULT_…` are those of the command line of Vault, and mean the s
 Until the server or enough replicas confirm, replies with tokens wait, and the worker reads no new requests. Commands
 that change tokens wait, too, so give operators the same setting: if the change is not confirmed within three seconds,
 the command says so, and ends with exit status 3. Run it again.
+
+A token is lost, too, if the key that sealed it is lost. With `replicas:N`, `keys generate`, `rotate`, `index` and
+`rewrap` wait until N replicas of the key storage have the keys, or all that are connected if there are fewer. If they
+do not confirm, the keys are stored all the same: do not run the command again, but see that the replicas catch up. With
+`fsync` these commands do not wait: give the key storage `appendfsync always`, too.
 """
 
 _COMMANDS = """\

@@ -123,6 +123,38 @@ def test_commands_that_change_tokens_wait(
             assert error.reason == "0 of 1 replicas confirmed"
         for arguments in (["status", client], ["verify", client], ["disable", client, "--dry-run"]):
             assert runner.invoke(app, ["tokens", *arguments]).exit_code == 0, arguments
+        assert runner.invoke(app, ["keys", "rotate", client, "--yes"]).exit_code == 0
+
+
+def test_commands_that_store_keys_wait(streams_server: Valkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With replicas:1, a command says so if a replica lacks the keys that it has stored: a fail-over may lose them."""
+    client, settings = "shop-frontend", {"TOKEN_WORKER_DURABILITY": "replicas:1"}
+    with (
+        replicated(valkey_binary()) as (primary, replica),
+        Stack(streams_server, primary, layout="dense", settings=settings) as stack,
+    ):
+        stack.restrict(tmp_path / "passwords")
+        as_operator = stack.settings_as("token-operator", tmp_path / "passwords")
+        audit = {"TOKEN_WORKER_AUDIT_FILE": str(tmp_path / "audit.log")}
+        runner = CliRunner(env=stack.environment(**as_operator, **audit))
+        commands = [["generate", client], ["rotate", client, "--yes"], ["index", client], ["rewrap"]]
+        replica.signal(signal.SIGSTOP)
+        try:
+            with monkeypatch.context() as patches:
+                patches.setattr("token_worker.admin.access.CONFIRM_MS", 1)
+                for arguments in commands:
+                    error = runner.invoke(app, ["keys", *arguments]).exception
+                    assert isinstance(error, Unavailable), arguments
+                    assert error.reason == "0 of 1 replicas confirmed"
+                    assert "the keys are stored" in str(error)
+            assert runner.invoke(app, ["keys", "index", client, "--dry-run"]).exit_code == 0
+        finally:
+            replica.signal(signal.SIGCONT)
+        for arguments in commands[1:]:
+            assert runner.invoke(app, ["keys", *arguments]).exit_code == 0, arguments
+        with primary.client() as here, replica.client() as there:
+            name = f".acrakeys/{client}_storage_sym"
+            assert there.get(name) == here.get(name) is not None
 
 
 @pytest.mark.parametrize("binary", [valkey_binary, redis_binary])

@@ -79,6 +79,13 @@ def test_marks_of_a_cluster_are_in_the_rights() -> None:
     assert ("token-worker:mark:*" in patterns(operator), "wait" in operator.commands) == (True, True)
 
 
+def test_operators_who_wait_for_replicas_may_do_so_for_keys_too() -> None:
+    """With replicas:N, a command that stores keys asks how many replicas there are, and waits for them."""
+    waiting, other = (user_of("keys", "operator", durability=setting) for setting in ("replicas:1", "fsync"))
+    assert {*waiting.commands} - {*other.commands} == {"role", "wait"}
+    assert patterns(waiting) - patterns(other) == {"token-worker:mark"}
+
+
 def test_only_operators_write_index_keys_and_the_record() -> None:
     """Workers read index keys and the record of the layout; monitors read only the record."""
     rights = {role: {name for one in user_of("keys", role).selectors for name in one.keys} for role in ROLES}

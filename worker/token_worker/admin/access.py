@@ -1,13 +1,16 @@
 """Access to the master keys and to the key storage for commands that change keys."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from token_worker.admin.key_store import AdminStore, RedisAdminStore, VaultAdminStore
-from token_worker.errors import MasterKeyError
+from token_worker.errors import MasterKeyError, Unavailable, in_words
 from token_worker.keys import master
 from token_worker.keys.access import KeyAccess, required
 from token_worker.keys.master import MasterKeys, VaultMasterKey
 from token_worker.redis.connect import make_primary_link
+from token_worker.storage.durability import CONFIRM_MS, Durability, DurabilityBarrier, NoBarrier
 
 
 class AdminAccess(KeyAccess):
@@ -51,6 +54,38 @@ class AdminAccess(KeyAccess):
         if numbers:
             vault.delete_versions(secret.mount, secret.path, numbers)
         return numbers
+
+    @contextmanager
+    def confirmed(self) -> Iterator[None]:
+        """Hold a command until replicas have the keys that it stores, if the settings ask for replicas.
+
+        A key storage with fewer replicas needs all of those that are connected. Vault waits by itself.
+
+        Raises:
+            Unavailable: they were not confirmed in time, or the key storage is away.
+            SettingsError, ServerError: a right is missing; nothing was changed.
+        """
+        barrier = self._barrier()
+        barrier.check_server()
+        barrier.open()
+        yield
+        try:
+            barrier.wait()
+        except Unavailable as error:
+            words = (
+                f"{in_words(error.reason)}: the keys are stored, but a fail-over may lose them until replicas have them"
+            )
+            raise Unavailable(error.server, error.reason, error.address, words) from None
+
+    def _barrier(self) -> DurabilityBarrier:
+        settings = self._settings
+        wanted = Durability.parse(settings.durability).replicas
+        if not wanted or settings.keys_source == "vault":
+            return NoBarrier()
+        link = make_primary_link("keys", settings.keys, raise_server_errors=True)
+        role, _, replicas, *_ = link.call("ROLE")
+        wanted = min(wanted, len(replicas)) if role == b"master" else 0
+        return DurabilityBarrier(link, Durability(replicas=wanted), CONFIRM_MS) if wanted else NoBarrier()
 
     def admin_store(self) -> AdminStore:
         """Return the key storage for commands, after one of the other methods has connected."""

@@ -137,7 +137,7 @@ def _behind(address: RedisSettings, user: User) -> User:
     """Add the commands that a user needs to find the right server and database."""
     more = (_OF_OTHERS if user.role in _OTHERS else _OF_WORKERS)[address.kind]
     select = ("select",) if address.selects else ()
-    return msgspec.structs.replace(user, commands=(*user.commands, *more, *select))
+    return msgspec.structs.replace(user, commands=tuple(dict.fromkeys((*user.commands, *more, *select))))
 
 
 def too_wide(routes: Sequence[Route]) -> list[Route]:
@@ -265,10 +265,12 @@ def _on_storage(
     on_tokens = [Selector(changing, tokens), Selector(("get", "set", *_SCRIPTS), (f"~{of_tokens}", f"~{MOVE_PLACE}"))]
     if waiting:
         on_tokens.append(marks)
+    waiting_on_keys = ("role", "wait") if durability.replicas else ()
+    marks_on_keys = [Selector(("set",), (f"%W~{MARK}",))] if durability.replicas else []
     looking_at_record = Selector(("mget",), (f"%R~{of_keys}",))
     yield User("keys", "monitor", "token-monitor", ("time", "info", "scan"), (looking_at_record,))
     yield User("tokens", "monitor", "token-monitor", ("time", "info"), (reading_record,))
-    yield User("keys", "operator", "token-operator", ("scan",), (on_keys,))
+    yield User("keys", "operator", "token-operator", ("scan", *waiting_on_keys), (on_keys, *marks_on_keys))
     yield User("tokens", "operator", "token-operator", ("scan", *waiting), tuple(on_tokens))
 
 

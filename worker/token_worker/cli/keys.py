@@ -74,7 +74,7 @@ def generate(config: Path | None, owner_id: str, *, zone: bool) -> None:
         master_keys, admin_store = MasterKeys(master_key, access.previous_master_key), access.admin_store()
         tokens = tokens_link(settings)
         is_dense = agreed_layout(admin_store, tokens, settings.layout) == "dense"
-        with audit.change({f"{owner.kind}_id": owner.id}):
+        with audit.change({f"{owner.kind}_id": owner.id}), access.confirmed():
             _check_master_key(access, store, master_keys, settings.keys_folder)
             if is_dense:
                 generate_keys(admin_store, master_keys, owner, tokens)

@@ -76,7 +76,7 @@ def rotate(config: Path | None, owner_id: str, *, zone: bool, yes: bool) -> None
     audit = CommandAudit("keys rotate", settings.audit_file)
     with AdminAccess(settings) as access:
         master_keys, store = access.connect_admin()
-        with audit.change({f"{owner.kind}_id": owner.id}) as outcome:
+        with audit.change({f"{owner.kind}_id": owner.id}) as outcome, access.confirmed():
             history = outcome["history"] = rotation.rotate(store, master_keys, owner)
     click.echo(f"{owner.key_name}: rotated; the old key is {history}")
     if settling:
@@ -144,7 +144,7 @@ def rewrap(config: Path | None, *, new_master_key: bool, workers_have_both: bool
                 'Were all workers restarted with both master keys (log: "two master keys loaded")?',
                 "--workers-have-both",
             )
-        with _progress("sealing keys") as progress, audit.change() as outcome:
+        with _progress("sealing keys") as progress, audit.change() as outcome, access.confirmed():
             done = rewrapping.rewrap(store, master_keys, progress)
             outcome["sealed"] = done.sealed
     sealed, passes = number(done.sealed, "key"), number(done.passes, "pass", "passes")

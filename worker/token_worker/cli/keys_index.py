@@ -1,6 +1,7 @@
 """``token-worker keys index``: make the index keys that the dense token storage needs."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -54,7 +55,8 @@ def index(
         tokens = tokens_link(settings)
         agreed_layout(store, tokens, settings.layout)
         owners = owners_with_keys(store) if chosen is None else [chosen]
-        with audit.change(facts, dry_run=dry_run) as outcome:
+        confirmed = nullcontext() if dry_run else access.confirmed()
+        with audit.change(facts, dry_run=dry_run) as outcome, confirmed:
             for key in make_index_keys(store, master_keys, owners, tokens, dry_run=dry_run):
                 made += key.state == "made"
                 problems += key.state in PROBLEMS

@@ -220,8 +220,8 @@ def _call(link: Link, refusals: set[str], *command: str | int) -> Any:
         if code == _NO_RIGHT:
             place = f" on {_MARK_NUMBER.sub(':*', str(command[1]))}" if command[0] == "SET" else ""
             right = f"+{str(command[0]).lower()}{place}"
-            text = f"TOKEN_WORKER_DURABILITY: the user of the token storage needs {right}; see token-worker acl"
-            raise SettingsError(text) from None
+            user = f"the user of the Redis for {link.name}"
+            raise SettingsError(f"TOKEN_WORKER_DURABILITY: {user} needs {right}; see token-worker acl") from None
         raise
 
 
