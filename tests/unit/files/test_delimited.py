@@ -160,6 +160,26 @@ def test_rows_with_other_numbers_of_fields_are_not_done() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("data", "delimiter"),
+    [
+        (b'a,b,c\n1,"x\\"",one\n2,"y",two\n3,z,three\n', ","),  # quotes escaped by backslashes
+        (b'a\tb\tc\r\n1\t"x\tone\r\n2\ty "z"\ttwo\r\n3\tz\tthree\r\n', "\t"),  # a file without quoting
+        (b'a,b,c\n"1,x,one\n"2",y,two\n3,z,three\n', ","),
+        (b'a,b,c\r1,"x\\"",one\r2,"y",two\r3,z,three\r', ","),
+    ],
+)
+def test_rows_that_a_quote_may_have_joined_are_not_done(data: bytes, delimiter: str) -> None:
+    """The value of a row that a quote has joined to the next row is not passed on in the clear: both are left out."""
+    form, lines = delimited(data, "c=str", dialect=Dialect(UTF8, delimiter))
+    [alone] = through(form, [lines[0].rstrip(b"\r\n")], lambda _: "new").problems
+    assert alone.code == "wrong_fields"
+    done = through(form, lines, lambda _: "new")
+    assert done.output == lines[-1].replace(b"three", b"new")
+    assert [(problem.row, problem.column, problem.code) for problem in done.problems] == [(1, None, "wrong_fields")]
+    assert "--no-quotes" in done.problems[0].message
+
+
 @pytest.mark.parametrize("name", ["nothing", "twice"])
 def test_columns_have_to_be_there_once(name: str) -> None:
     """A column that is not there, or twice, is refused, and the message names those that are."""

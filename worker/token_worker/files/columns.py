@@ -45,7 +45,8 @@ class RowCode(StrEnum):
     """Reasons why a row cannot be done, in addition to the codes of the contract."""
 
     WRONG_FIELDS = "wrong_fields"
-    """The number of fields differs from the header, or from the first row, so that the columns are unknown."""
+    """The columns are unknown: the number of fields differs from the header, or from the first row, or a quote that was
+    meant as a character may have joined rows."""
     WRONG_FORM = "wrong_form"
     """The cell does not have the form of a value of this type."""
     WRONG_ENCODING = "wrong_encoding"

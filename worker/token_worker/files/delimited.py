@@ -51,8 +51,16 @@ MARKERS = frozenset(
 )
 """Texts that many programs write to mean "no value"."""
 
+_JOINED_ROWS = (
+    "expected nothing after the closing quote of a field of several lines: double the quotes within quoted fields, "
+    "or use --no-quotes if quotes are ordinary characters in this file"
+)
+
 _OPENED = rb'"[^"]*+(?:""[^"]*+)*+'
 _QUOTED = re.compile(rb'"([^"]*+(?:""[^"]*+)*+)"')
+_JOINED = re.compile(rb'(?="[^"\r\n]*+(?:""[^"\r\n]*+)*+[\r\n])%s".' % _OPENED, re.DOTALL)
+"""A quoted field that contains a line end, and continues after its closing quote."""
+
 _LINE_END = rb"(?:\r\n?|\n|\Z)"
 
 
@@ -108,6 +116,16 @@ class Dialect:
         """Return the fields of a record unchanged, with their quotes."""
         found: list[bytes] = self._fields.findall(record.rstrip(b"\r\n") + self.delimiter)
         return found
+
+    def may_have_joined_rows(self, record: bytes) -> bool:
+        """Tell whether a quote that was meant as a character may have joined several rows into this record.
+
+        Then the field contains a line end, and another quote that was meant otherwise ends it, in front of other text.
+        """
+        if not self.quotes or b'"' not in record:
+            return False
+        row = record.rstrip(b"\r\n")
+        return (b"\n" in row or b"\r" in row) and any(map(_JOINED.match, self.fields(row)))
 
     def text(self, field: bytes) -> str:
         """Return the text of a field. Raises ``RowError``."""
@@ -196,6 +214,8 @@ class Delimited:
         found = self._row.match(record)
         if found is None:
             raise RowError(RowCode.WRONG_FIELDS, f"expected {self._count} fields")
+        if self._dialect.may_have_joined_rows(record):
+            raise RowError(RowCode.WRONG_FIELDS, _JOINED_ROWS)
         return found.groups()
 
     def whole_row(self, record: bytes) -> tuple[Any, ...]:
