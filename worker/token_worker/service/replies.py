@@ -19,7 +19,7 @@ log = structlog.get_logger("handler")
 
 _STORED_UNREADABLE = Refused(Code.ENTRY_UNREADABLE, "the stored entry cannot be read")
 _NOT_TEXT = Refused(Code.VALUE_NOT_TEXT, 'the value is not UTF-8 text; ask for it with "as": "bytes"')
-_TARGET_REFUSED = Refused(Code.FORBIDDEN, "$.reply_to: this stream cannot take the reply")
+_TARGET_REFUSED = ReplyError(Code.FORBIDDEN, "$.reply_to: this stream cannot take the reply")
 
 
 class DeadLettered(NamedTuple):
@@ -127,23 +127,23 @@ def _error(refused: Refused) -> ReplyError:
 
 def encode_error(entry: Entry, decoded: Decoded, refused: Refused) -> bytes:
     """Encode the error reply to an entry."""
-    return encode_reply(_error_reply(entry, decoded, refused), decoded.format)
+    return encode_reply(_error_reply(entry, decoded, _error(refused)), decoded.format)
 
 
-def _error_reply(entry: Entry, decoded: Decoded, refused: Refused) -> Reply:
+def _error_reply(entry: Entry, decoded: Decoded, error: ReplyError) -> Reply:
     return Reply(
         id=decoded.id,
         op=decoded.op,
         request_entry=entry.id.decode(),
         status="error",
-        error=_error(refused),
+        error=error,
         replay=decoded.replay,
     )
 
 
 def build_refusal(entry: Entry, decoded: Decoded, refused: Refused) -> Answer:
     """Build the reply to a request that is refused as a whole."""
-    return _answer(entry, decoded, _error_reply(entry, decoded, refused), refused_facts(decoded, refused))
+    return _answer(entry, decoded, _error_reply(entry, decoded, _error(refused)), refused_facts(decoded, refused))
 
 
 def refused_facts(decoded: Decoded, refused: Refused) -> ReplyFacts:
@@ -153,5 +153,7 @@ def refused_facts(decoded: Decoded, refused: Refused) -> ReplyFacts:
 
 def _answer(entry: Entry, decoded: Decoded, reply: Reply, facts: ReplyFacts) -> Answer:
     payload, reply_to = encode_reply(reply, decoded.format), decoded.reply_to
-    forbidden = b"" if reply_to is None else encode_error(entry, decoded, _TARGET_REFUSED)
+    forbidden = b""
+    if reply_to is not None:
+        forbidden = encode_reply(_error_reply(entry, decoded, _TARGET_REFUSED), decoded.format)
     return Answer(entry, payload, reply_to, forbidden, facts, decoded.id)
