@@ -246,8 +246,9 @@ def test_value_entry_waits_until_replicas_have_the_token_entry(replicated: Clust
     wait_until(lambda: all_stored(storage.execute(Store([held]))), "the replica")
 
 
-def test_tokens_are_put_off_whose_node_does_not_confirm(replicated: Cluster) -> None:
+def test_tokens_are_put_off_whose_node_does_not_confirm(replicated: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that has only read waits for each node. Tokens of a node that does not confirm are put off alone."""
+    monkeypatch.setattr("token_worker.storage.cluster_durability.REST_SECONDS", 60.0)
     pipeline = pipeline_of(replicated)
     storage = ClusterTokenStorage(pipeline, DenseLayout(), ClusterBarrier(pipeline, Durability(replicas=1), 300))
     rows = [row(60 + place, place, (place + 1) % 3) for place in range(PLACES)]
@@ -261,12 +262,16 @@ def test_tokens_are_put_off_whose_node_does_not_confirm(replicated: Cluster) -> 
         storage.barrier.wait(items)
         assert [type(item.result) for item in items] == [bytes, bytes, Unavailable]
         # The next batch does not ask that node to confirm, and waits for no answer of it until the connection is cut.
+        waits = calls(replicated, "wait")
         storage.barrier.open()
         storage.execute(Lookup([item.key for item in items]))
         storage.barrier.wait()
+        assert [after > before for before, after in zip(waits, calls(replicated, "wait"), strict=True)] == [1, 1, 0]
         assert all(pipeline.link_to(node).is_connected for node in pipeline.owners())
     finally:
         replica.signal(signal.SIGCONT)
+    monkeypatch.undo()
+    storage = batch_of(replicated, Durability(replicas=1))
 
     def is_confirmed() -> bool:
         items = [item(row.h_key) for row in rows]
@@ -377,15 +382,15 @@ def test_fsync_in_a_cluster() -> None:
         storage.execute(Lookup([item.key for item in items]))
         storage.barrier.wait(items)
         assert all(isinstance(item.result, bytes) for item in items)
-        assert min(waits_for_disk(cluster)) >= 3
+        assert min(calls(cluster, "waitaof")) >= 3
         # A command waits at its end, for the nodes that it has used.
         entries, key = entries_on(pipeline_of(cluster), Durability(fsync=True)), name(b"v", 99, 0)
         assert entries.change([EntryChange(key, b"", b"1")]) == 1
-        waits = waits_for_disk(cluster)
+        waits = calls(cluster, "waitaof")
         assert entries.change([EntryChange(key, b"1", b"2")]) == 1
-        assert waits_for_disk(cluster) == waits
+        assert calls(cluster, "waitaof") == waits
         entries.confirm()
-        waited = [count > before for count, before in zip(waits_for_disk(cluster), waits, strict=True)]
+        waited = [count > before for count, before in zip(calls(cluster, "waitaof"), waits, strict=True)]
         assert waited == [True, False, False]
         with cluster.members[0].client() as client:
             client.config_set("appendonly", "no")
@@ -394,5 +399,6 @@ def test_fsync_in_a_cluster() -> None:
             storage.barrier.check_server()
 
 
-def waits_for_disk(cluster: Cluster) -> list[int]:
-    return [server.info("commandstats")["cmdstat_waitaof"]["calls"] for server in cluster.members]
+def calls(cluster: Cluster, command: str) -> list[int]:
+    """How often each primary has done a command."""
+    return [server.info("commandstats")[f"cmdstat_{command}"]["calls"] for server in cluster.members[:PLACES]]
