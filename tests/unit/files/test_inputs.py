@@ -78,6 +78,17 @@ def test_markers_that_no_cell_can_be_are_refused(text: str) -> None:
         take(b"a\nx\n", "a=str", nulls=(text,))
 
 
+def test_rows_that_a_quote_seems_to_have_joined_are_told() -> None:
+    """A file without quoting, read with quoting, would pass values in the clear: once, a line says what to do."""
+    data = b'a\tb\n"begin\tone\nan end"\ttwo\n"begin\tone\nan end"\ttwo\n'
+    _, problems, notices = take(data, "b=str", format="tsv")
+    assert problems == []
+    assert [notice.count("--no-quotes") for notice in notices] == [1]
+    assert take(data, "b=str", format="tsv", quotes=False)[0] == data.replace(b"one", b"new").replace(b"two", b"new")
+    for ordinary in (b'a,b,c\n1,"Main Street 1\nParis, France",x\n', b'b\n"Main Street 1\nParis"\n'):
+        assert take(ordinary, "b=str")[2] == []
+
+
 # -- delimiters
 
 

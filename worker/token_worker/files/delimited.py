@@ -117,15 +117,12 @@ class Dialect:
         found: list[bytes] = self._fields.findall(record.rstrip(b"\r\n") + self.delimiter)
         return found
 
-    def may_have_joined_rows(self, record: bytes) -> bool:
-        """Tell whether a quote that was meant as a character may have joined several rows into this record.
-
-        Then the field contains a line end, and another quote that was meant otherwise ends it, in front of other text.
-        """
+    def has_inner_line_end(self, record: bytes) -> bool:
+        """Tell whether a quoted field of a record contains a line end."""
         if not self.quotes or b'"' not in record:
             return False
         row = record.rstrip(b"\r\n")
-        return (b"\n" in row or b"\r" in row) and any(map(_JOINED.match, self.fields(row)))
+        return b"\n" in row or b"\r" in row
 
     def text(self, field: bytes) -> str:
         """Return the text of a field. Raises ``RowError``."""
@@ -163,6 +160,7 @@ class Delimited:
         header: True if the first record is a header. Otherwise columns are numbered from 1.
         nulls: cells that are kept like empty ones, exactly as they are in the file.
         tell_marker: takes the column and the text of each cell that seems to mean "no value".
+        tell_joined: called for each record of several lines that all look like rows.
 
     Raises:
         OperatorError: a column does not exist, or exists twice; or a text of ``nulls`` cannot be a cell.
@@ -177,6 +175,7 @@ class Delimited:
         header: bool,
         nulls: Sequence[str] = (),
         tell_marker: Callable[[str, str], object] = lambda _column, _text: None,
+        tell_joined: Callable[[], object] = lambda: None,
     ) -> None:
         names = _names(dialect, first, header=header)
         for column in columns:
@@ -201,6 +200,7 @@ class Delimited:
         self._is_exact = dialect.encoding.is_exact
         self._nulls = frozenset(_null(dialect, text) for text in nulls)
         self._tell_marker = tell_marker
+        self._tell_joined = tell_joined
 
     cell_slice = slice(1, None, 2)
     """A split row alternates between the bytes around the cells, and the cells."""
@@ -214,9 +214,21 @@ class Delimited:
         found = self._row.match(record)
         if found is None:
             raise RowError(RowCode.WRONG_FIELDS, f"expected {self._count} fields")
-        if self._dialect.may_have_joined_rows(record):
-            raise RowError(RowCode.WRONG_FIELDS, _JOINED_ROWS)
+        if self._dialect.has_inner_line_end(record):
+            self._check_joined(record)
         return found.groups()
+
+    def _check_joined(self, record: bytes) -> None:
+        """Look for a quote that was meant as a character, and has joined several rows into this record.
+
+        Raises:
+            RowError: text follows the closing quote of a field of several lines.
+        """
+        if any(map(_JOINED.match, self._dialect.fields(record))):
+            raise RowError(RowCode.WRONG_FIELDS, _JOINED_ROWS)
+        counts = {line.count(self._dialect.delimiter) for line in record.splitlines()}
+        if self._count > 1 and counts == {self._count - 1}:
+            self._tell_joined()
 
     def whole_row(self, record: bytes) -> tuple[Any, ...]:
         """See ``rows.RowFormat``."""

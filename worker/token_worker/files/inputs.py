@@ -95,6 +95,7 @@ class TextInput:
         self._again = again
         self._tell = tell
         self._told_markers: set[tuple[str, str]] = set()
+        self._has_told_joined = False
         start = self._file.read(START_BYTES)
         self._encoding = Encoding(options.encoding, start[:MARK_BYTES])
         start = start[len(self._encoding.mark) :]
@@ -149,6 +150,7 @@ class TextInput:
             row_format = Delimited(
                 self._dialect, columns, self._first,
                 header=self._has_header, nulls=self._options.nulls, tell_marker=self._tell_marker,
+                tell_joined=self._tell_joined,
             )  # fmt: skip
         if offset != self.head.offset:
             self._file.seek(offset)
@@ -162,6 +164,15 @@ class TextInput:
             self._tell(
                 f"column {format_names([column])}: a cell says {text} and is handled as a value; if it means no value,"
                 f" --null {shlex.quote(text)} keeps it"
+            )
+
+    def _tell_joined(self) -> None:
+        """Tell the user once that a quote may have joined rows, whose other values then stay in the clear."""
+        if not self._has_told_joined:
+            self._has_told_joined = True
+            self._tell(
+                "a quoted field goes over several lines that all look like rows; if quotes are ordinary characters in"
+                " this file, use --no-quotes: otherwise values of all these lines but one stay as they are"
             )
 
     def _first_rows(self) -> Iterator[bytes]:
