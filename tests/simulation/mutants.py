@@ -359,11 +359,11 @@ class _ForgetsWhatItReadAhead(Worker):
 class _ForgetsItsCommit(Committer):
     """Takes a commit for done that was in flight when the connection broke."""
 
-    def finish(self) -> None:
-        in_flight, self._in_flight = self._in_flight, None
-        if in_flight is not None:
-            with suppress(Unavailable):
-                drive(in_flight.exchange, self._link, is_started=True)
+    def _finish(
+        self, parts: Sequence[Sequence[Answer]], taken_ns: int, exchange: Exchange[Committed], *, is_started: bool
+    ) -> None:
+        with suppress(Unavailable):
+            drive(exchange, self._link, is_started=is_started)
 
 
 class _AsksTooSoon(Committer):
