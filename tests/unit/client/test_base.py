@@ -38,6 +38,7 @@ def test_settings_out_of_range_are_refused(kind: type[TokenClient | AsyncTokenCl
         *({"timeout_seconds": seconds} for seconds in (0, -1, float("nan"), float("inf"), 1e10)),
         {"client_id": "shop\ud800"},
         {"client_id": "x" * 257},
+        {"client_id": 5},
         {"zone_id": "shop\ud800"},
     ],
     ids=ascii,

@@ -96,6 +96,27 @@ def test_none_alone_is_a_mistake(client: Any, worker: InProcessWorker) -> None:
     assert [request.values for request in worker.requests] == [["the next request"]]
 
 
+@pytest.mark.parametrize("type_name", [None, "str"])
+def test_value_of_a_list_that_cannot_be_sent_is_named(client: Any, type_name: str | None) -> None:
+    """A list of a data frame has NaN where a value is missing. The error says where, and what to put there."""
+    with pytest.raises(TypeError, match=r"^values\[2\]: expected int, str or bytes, got float; None stands for no"):
+        client.tokenize(["Grace", None, float("nan"), "Ada"], type=type_name)
+
+
+@pytest.mark.parametrize(
+    ("item", "complaint"),
+    [
+        (("str", 1.5), "expected int, str or bytes, got float"),
+        ({"type": "str", "value": "Ada"}, "expected an Item, or a tuple of type and value"),
+        (("str",), "expected an Item, or a tuple of type and value"),
+    ],
+)
+def test_item_that_cannot_be_sent_is_named(client: Any, item: Any, complaint: str) -> None:
+    """A mistake in one of many items is told with its place."""
+    with pytest.raises(TypeError, match=rf"^items\[1\]: {complaint}$"):
+        client.request("tokenize", [("str", "Grace"), item])
+
+
 def test_list_may_change_while_it_is_worked_on(worker: InProcessWorker) -> None:
     """The list as it was given counts, for its values and for what was None."""
     values: list[str | None] = ["Grace", None, "Ada"]

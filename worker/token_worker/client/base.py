@@ -12,7 +12,7 @@ from typing import Any, Final, TypedDict
 from token_worker.client.call_engine import CallEngine
 from token_worker.client.calls import Call, Part
 from token_worker.client.errors import RequestRefused, SomeFailed
-from token_worker.client.items import Answer, Item, RequestLimits, Type, Value, type_of
+from token_worker.client.items import SENDABLE_TYPES, Answer, Item, RequestLimits, Type, Value, type_of
 from token_worker.client.route_channel import RouteChannel
 from token_worker.contract.messages import Op, TypeName
 from token_worker.redis.address import RedisSettings, parse
@@ -175,6 +175,16 @@ def _check_seconds(seconds: float) -> None:
         raise ValueError(f"timeout_seconds: expected more than 0, and at most {MAX_TIMEOUT_SECONDS}")
 
 
+def _raise_for(values: list[Any]) -> None:
+    """Raise ``TypeError`` for the first value of a list that cannot be sent, such as the NaN of a data frame."""
+    for at, value in enumerate(values):
+        try:
+            if value is not None:
+                type_of(value)
+        except TypeError as error:
+            raise TypeError(f"values[{at}]: {error}; None stands for no value") from None
+
+
 class CallValues:
     """The value, or the list of values, of one call.
 
@@ -194,6 +204,8 @@ class CallValues:
         self._is_list = isinstance(value, list)
         values = [*value] if isinstance(value, list) else [value]
         self._is_there = [value is not None or not self._is_list for value in values]
+        if self._is_list and not {*map(type, values)} <= SENDABLE_TYPES:
+            _raise_for(values)
         there = compress(values, self._is_there)
         self.items = [Item(type_of(value) if type_name is None else type_name, value, None, format) for value in there]
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from itertools import repeat
 from typing import Final, NamedTuple
 
 from token_worker.client import tracing
@@ -131,7 +132,13 @@ class CallEngine:
         """
         if self._process != _Process.number:
             self._start_clock()
-        encoded = [encode(item, self._limits) for item in items]
+        encoded: list[bytes | RequestRefused] = []
+        try:
+            encoded.extend(map(encode, items, repeat(self._limits)))  # after an error, its length tells the place
+        except LookupError:
+            raise TypeError(f"items[{len(encoded)}]: expected an Item, or a tuple of type and value") from None
+        except TypeError as error:
+            raise TypeError(f"items[{len(encoded)}]: {error}") from None
         sendable = [item for item in encoded if type(item) is bytes]
         refused = None
         if len(sendable) < len(encoded):
@@ -163,7 +170,9 @@ class CallEngine:
     ) -> Target:
         self._check_process()  # before a lock, which a thread of the old process may hold
         for name, given in (("client_id", client_id), ("zone_id", zone_id)):
-            if given is not None and not (len(given) <= MAX_OWNER_ID_CHARACTERS and is_utf8(given)):
+            if given is None:
+                continue
+            if not (isinstance(given, str) and len(given) <= MAX_OWNER_ID_CHARACTERS and is_utf8(given)):
                 raise ValueError(f"{name}: expected text of at most {MAX_OWNER_ID_CHARACTERS} characters")
         op = Op(op)
         route = route_for(self._routes, op, client_id)

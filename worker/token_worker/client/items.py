@@ -45,6 +45,9 @@ _TYPES: Final[dict[type, TypeName]] = {
     bytes: TypeName.BYTES,
     OtherFormat: TypeName.STR,
 }
+SENDABLE_TYPES: Final = frozenset({*_TYPES, type(None)})
+"""Types of values in the list of a call."""
+
 _encode: Final = msgspec.msgpack.Encoder(enc_hook=str).encode  # the hook is for OtherFormat
 
 
