@@ -178,7 +178,7 @@ def _check_interrupted(found: Records) -> None:
         is_known = in_tokens.unfinished
     else:  # without ``unfinished``, the records of a first move were being written, or the ids differ
         is_older = found.in_keys is not None and found.in_keys.foreign != in_tokens.foreign
-        is_known = not (in_tokens.unfinished or is_older) or found.in_keys == in_tokens.finished
+        is_known = not (in_tokens.unfinished or is_older)
     if not is_known:
         raise CheckFailed(f"{problem}. Nothing was changed")
 
