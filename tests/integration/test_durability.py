@@ -17,8 +17,10 @@ from harness.producer import BatchProducer
 from harness.proxy import Command, Moment, Proxy, Verdict
 from harness.servers import Valkey, redis_binary, valkey_binary
 from harness.stack import Stack, has_logged, wait_until, workers_killed
+from token_worker.acra.owner import Owner
 from token_worker.cli import app
 from token_worker.errors import Unavailable
+from token_worker.storage.dense.entry import check_name
 
 ALWAYS = ("appendonly yes", "appendfsync always")
 SETTINGS = {
@@ -117,8 +119,13 @@ def test_commands_that_change_tokens_wait(
         stack.generate_key(client)
         audit = {"TOKEN_WORKER_AUDIT_FILE": str(tmp_path / "audit.log")}
         runner = CliRunner(env=stack.environment(TOKEN_WORKER_DURABILITY="replicas:1", **audit))
-        for arguments in (["disable", client, "--yes"], ["reencrypt", client, "--yes"], ["verify", client, "--repair"]):
-            error = runner.invoke(app, ["tokens", *arguments]).exception
+        stack.storage.set(check_name(Owner("client", "other-client")), b"of a key that is lost")
+        for arguments in (
+            *(["tokens", command, client, "--yes"] for command in ("disable", "reencrypt")),
+            ["tokens", "verify", client, "--repair"],
+            ["keys", "destroy", "other-client", "--last", "--confirm", "other-client", "--unused-elsewhere"],
+        ):
+            error = runner.invoke(app, arguments).exception
             assert isinstance(error, Unavailable), arguments
             assert error.reason == "0 of 1 replicas confirmed"
         for arguments in (["status", client], ["verify", client], ["disable", client, "--dry-run"]):
