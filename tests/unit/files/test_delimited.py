@@ -339,14 +339,16 @@ def test_other_encodings_are_refused(name: str) -> None:
 
 
 def test_cells_outside_the_encoding_are_errors_of_their_rows() -> None:
-    """A cell that is not in the encoding, and an answer that cannot be written in it, cost their row alone."""
+    """A cell or an answer that the encoding does not have costs its row alone, and the error says what to do."""
     form, lines = delimited(b"a\n\xff\nx\n", "a=str")
     done = through(form, lines, lambda _: "new")
     assert (done.output, [problem.code for problem in done.problems]) == (b"new\n", ["wrong_encoding"])
+    assert "--encoding" in done.problems[0].message
     latin = Dialect(Encoding("latin-1", b""), ",")
     form, lines = delimited(b"a\nx\n\xff\n", "a=str", dialect=latin)
     done = through(form, lines, lambda value: "€" if value == "x" else value)
     assert (done.output, [problem.code for problem in done.problems]) == (b"\xff\n", ["wrong_encoding"])
+    assert "convert the file to utf-8" in done.problems[0].message
 
 
 @pytest.mark.parametrize("data", [b"a,b\n" + b"x" * (ROW_BYTES + 1), b'a,b\n"' + b"x,\n" * ROW_BYTES, b'a\n"x'])

@@ -131,7 +131,8 @@ class Dialect:
         try:
             return field.decode(self.encoding.cells)
         except UnicodeDecodeError:
-            raise RowError(RowCode.WRONG_ENCODING, f"expected text in {self.encoding.cells}") from None
+            complaint = f"expected text in {self.encoding.cells}; --encoding names another encoding"
+            raise RowError(RowCode.WRONG_ENCODING, complaint) from None
 
     def written(self, text: str, before: bytes) -> bytes:
         """Return the field for a text. It has quotes if the field before had quotes, or if the text needs them.
@@ -142,7 +143,8 @@ class Dialect:
         try:
             field = text.encode(self.encoding.cells)
         except UnicodeEncodeError:
-            raise RowError(RowCode.WRONG_ENCODING, f"the answer cannot be written in {self.encoding.cells}") from None
+            complaint = f"the answer cannot be written in {self.encoding.cells}: convert the file to utf-8 first"
+            raise RowError(RowCode.WRONG_ENCODING, complaint) from None
         if self.quotes and (before[:1] == b'"' or field[:1] == b'"' or field.translate(None, self._ends) != field):
             return b'"' + field.replace(b'"', b'""') + b'"'
         if not self.quotes and field.translate(None, self._ends) != field:
