@@ -307,6 +307,20 @@ def test_drop_deletes_only_what_equals(moving: Moving) -> None:
     assert set(moving.names("tokens/*")) == {t_name(each) for each in given[:2]}
 
 
+def test_value_entry_that_is_unreadable_keeps_no_single_token_behind(moving: Moving) -> None:
+    """A single token is moved although the entry of the token that its value got consistently cannot be read."""
+    finished(moving)
+    [request] = words(1)
+    [lone, pair] = moving.give([{**request, "consistent": False}, request], "dense")
+    [name] = [name for name in moving.dense if name.startswith(b"v")]
+    raw = moving.storage.get(name)
+    moving.storage.set(name, raw[:-1] + bytes((raw[-1] ^ 1,)))
+    with pytest.raises(CheckFailed, match="1 entries that cannot be read"):
+        finished(moving, "acra")
+    finished(moving, "acra", leave={"unreadable"})
+    assert moving.values("acra", [lone, pair]) == ["same", NOT_FOUND]
+
+
 def test_copies_are_given_up_before_a_finish(moving: Moving) -> None:
     """Copies in a layout that never came into use are dropped, in either direction."""
     moving.give(singles(3))

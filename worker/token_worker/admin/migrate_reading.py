@@ -190,7 +190,7 @@ class Reader:
         v_raws = self.read([v_name for *_, v_name in opened])
         for (t_name, t_raw, ring, token, v_name), v_raw in zip(opened, v_raws, strict=True):
             found = None if v_raw is None else self.open(side, "value", v_name, v_raw)
-            if v_raw is None:
+            if v_raw is None or (found is None and token.alone):  # the value entry is another token's
                 yield _unpaired(side, ring, t_name, t_raw, token)
             elif found is None:
                 yield Finding("unreadable", v_name, v_raw)
