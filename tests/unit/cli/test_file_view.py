@@ -30,10 +30,11 @@ def test_tokens_of_another_format_are_told_by_column() -> None:
         "column iban: 2 values have tokens of another format, made before (rows 3, 4)",
         "column ?[31mname: 1 values have tokens of another format, made before (row 7)",
     ]
-    assert "`token-worker tokens remove`" in told[4]
-    assert 'on_other = "refuse"' in told[5]
-    assert told[6:] == ["  all these rows: use --errors FILE"]
-    assert printed(Counts(rows=3, other_format=others), Path("left-out.jsonl"))[6:] == [
+    assert "if the old tokens are stored nowhere, `token-worker tokens remove`" in told[4]
+    assert "nobody can detokenize" in told[5]
+    assert 'on_other = "refuse"' in told[6]
+    assert told[7:] == ["  all these rows: use --errors FILE"]
+    assert printed(Counts(rows=3, other_format=others), Path("left-out.jsonl"))[7:] == [
         "  all these rows: left-out.jsonl"
     ]
     assert len(printed(Counts(rows=3))) == 1

@@ -441,6 +441,12 @@ def test_lines_that_cannot_be_done(line: bytes, code: str) -> None:
     assert (done.output, [problem.code for problem in done.problems]) == (b"", [code])
 
 
+def test_line_in_another_encoding_is_told() -> None:
+    """A line in Latin-1 looks like JSON to its reader: the error is that it is not UTF-8."""
+    [problem] = through(json_form("a=str"), [b'{"a":"\xe9"}\n'], lambda _: "new").problems
+    assert (problem.code, problem.message) == ("wrong_json", "expected text in UTF-8")
+
+
 @pytest.mark.parametrize("cell", [b"1.0", b"1e3", b"-0", b'"01"', b"false", b"2147483648"])
 def test_numbers_in_json_have_one_form(cell: bytes) -> None:
     """A number that would not come back as it stands there is an error of its row."""

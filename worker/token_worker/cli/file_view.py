@@ -16,7 +16,8 @@ REASONS_SHOWN = 20
 """Most reasons that the summary lists."""
 
 WAY_OUT = (
-    "  these values get new tokens once `token-worker tokens remove` has deleted the old ones for good;\n"
+    "  if the old tokens are stored nowhere, `token-worker tokens remove` deletes them, and a new run makes new ones:\n"
+    "  nobody can detokenize a token that was removed;\n"
     '  a route with on_other = "refuse" leaves such rows out, as errors'
 )
 """What the user can do about tokens of another format."""

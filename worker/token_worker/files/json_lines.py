@@ -58,7 +58,9 @@ def members(record: bytes) -> list[tuple[str, int, int]]:
     try:
         record.decode()  # msgspec does not check the encoding of values that it skips
         count = len(_parse(record))
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
+    except UnicodeError:
+        raise RowError(RowCode.WRONG_JSON, "expected text in UTF-8") from None
+    except (msgspec.DecodeError, RecursionError):
         raise RowError(RowCode.WRONG_JSON, "expected a JSON object") from None
     opening = _OPENING.match(record)
     found = _members(record, opening.end() if opening else 0)
