@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-COLUMN_MIN: Final = 10
+COLUMN_MIN: Final = 16
 """Fewest plaintexts of one length that are faster this way."""
 
 COLUMN_MAX: Final = 256
