@@ -7,14 +7,27 @@ import pytest
 
 from harness.engine_memory import MEMORIES, EngineMemory, new_ring
 from token_worker.keys.keyring import Keyring
+from token_worker.storage.dense.siv_columns import COLUMN_MIN
 from token_worker.storage.engine import GUESS_AFTER
 
 
-@pytest.fixture(scope="module", params=[GUESS_AFTER, 0], ids=["looks up", "guesses"])
+@pytest.fixture(
+    scope="module",
+    params=[(GUESS_AFTER, COLUMN_MIN), (0, COLUMN_MIN), (GUESS_AFTER, 1)],
+    ids=["looks up", "guesses", "columns"],
+)
 def guess_after(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Each test runs with an engine that looks up first, and with one that takes all values to be new ones."""
-    with mock.patch("token_worker.storage.engine.GUESS_AFTER", request.param):
-        yield request.param
+    """Each test runs with an engine that looks up first, and with one that takes all values to be new ones.
+
+    And once more with dense entries in columns, however few there are.
+    """
+    guess_after, column_min = request.param
+    with (
+        mock.patch("token_worker.storage.engine.GUESS_AFTER", guess_after),
+        mock.patch("token_worker.storage.dense.layout.COLUMN_MIN", column_min),
+        mock.patch("token_worker.storage.dense.entry.COLUMN_MIN", column_min),
+    ):
+        yield guess_after
 
 
 @pytest.fixture

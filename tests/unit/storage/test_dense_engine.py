@@ -29,6 +29,7 @@ from token_worker.keys.cache import KeySearch
 from token_worker.keys.keyring import Keyring
 from token_worker.storage.dense.entry import ALONE, DISABLED, REMOVED, SealKey
 from token_worker.storage.dense.layout import alone_plaintext, read_next
+from token_worker.storage.dense.siv_columns import COLUMN_MIN
 from token_worker.storage.engine import Engine
 from token_worker.storage.steps import Adopt, Lookup, Step, Store
 from token_worker.storage.token_item import TokenItem
@@ -488,3 +489,31 @@ def test_entry_of_another_index_key(memory: DenseMemory, ring: Keyring) -> None:
     assert run(memory, [tokenize(other, VALUE)]) == [token]
     assert memory.entries.items() > before.items()
     assert len(memory.entries) == 4
+
+
+# Many at once
+
+
+def test_one_bad_entry_among_many_harms_no_other(memory: DenseMemory) -> None:
+    """Of many entries that are opened at once, damaged, swapped, disabled and removed ones are told as if alone."""
+    shop, billing = new_ring(), new_ring(OLD_KEY, owner=BILLING)
+    values = [b"value %03d" % number for number in range(3 * COLUMN_MIN)]
+    count = len(values)
+    given = run(memory, [tokenize(owner, value) for owner in (shop, billing) for value in values])
+    names = [memory.value_key(value) for value in values]
+    run(memory, [tokenize(shop, values[0])])  # the key of the head is known from now on
+    items = [tokenize(shop, value) for value in values]
+    for item, name in zip(items, names, strict=True):
+        item.key = name
+    raws = [memory.entries[name] for name in names]
+    assert memory.layout.open_many(items, raws) == given[:count]
+
+    memory.entries[names[1]] = raws[1][:-1] + bytes((raws[1][-1] ^ 1,))
+    memory.entries[names[2]], memory.entries[names[3]] = raws[3], raws[2]
+    del memory.entries[names[4]]
+    again = run(memory, [tokenize(owner, value) for owner in (shop, billing) for value in values])
+
+    assert [code(result) for result in again[1:4]] == [Code.ENTRY_UNREADABLE] * 3
+    assert [again[0], *again[4:]] == [given[0], *given[4:]]
+    back = run(memory, [detokenize(shop, token) for token in again[4:count] if isinstance(token, bytes)])
+    assert back == values[4:]

@@ -1,4 +1,4 @@
-"""Entries that are sealed many at once have the bytes of the library."""
+"""Entries that are sealed or opened many at once have the bytes of the library."""
 
 from itertools import pairwise
 from random import Random
@@ -8,16 +8,16 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from token_worker.acra.owner import Owner
 from token_worker.storage.dense.entry import SealKey
-from token_worker.storage.dense.siv_columns import COLUMN_MAX, COLUMN_MIN, LENGTH_MAX, ColumnSealer
+from token_worker.storage.dense.siv_columns import COLUMN_MAX, COLUMN_MIN, LENGTH_MAX, SivColumns
 
 OWNER = Owner("client", "shop")
 
 
 def test_every_length_has_the_bytes_of_the_library() -> None:
-    """Plaintexts of each length, few and many at once, with heads of each length, are sealed as the library does."""
+    """Plaintexts of each length, few and many at once, with heads of each length, are sealed and opened as by it."""
     rng = Random(5297)
     key = rng.randbytes(64)
-    one, many = AESSIV(key), ColumnSealer(key)
+    one, many = AESSIV(key), SivColumns(key)
     for length in range(1, LENGTH_MAX + 1):
         for count in (1, 2, 33, COLUMN_MAX):
             head = rng.randbytes(1 + length % 15)
@@ -25,6 +25,34 @@ def test_every_length_has_the_bytes_of_the_library() -> None:
             plaintexts = [rng.randbytes(length) for _ in range(count)]
             expected = [head + one.encrypt(text, [name + head]) for name, text in zip(names, plaintexts, strict=True)]
             assert many.seal(head, names, plaintexts) == expected
+            assert many.open(head, names, expected) == plaintexts
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 32, 33])
+def test_nothing_is_opened_if_a_bit_of_an_entry_or_a_name_differs(length: int) -> None:
+    """Whatever bit of an entry or its name is another, and where two entries are swapped, nothing is opened."""
+    rng = Random(length)
+    many = SivColumns(rng.randbytes(64))
+    head = rng.randbytes(5)
+    names = [rng.randbytes(16) for _ in range(3)]
+    entries = many.seal(head, names, [rng.randbytes(length) for _ in range(3)])
+    for place in range(3):
+        for number in range(5 * 8, 8 * len(entries[place])):
+            assert many.open(head, names, _changed(entries, place, number)) is None
+        for number in range(8 * 16):
+            assert many.open(head, _changed(names, place, number), entries) is None
+    for number in range(8 * 5):
+        [other] = _changed([head], 0, number)
+        assert many.open(other, names, [other + entry[5:] for entry in entries]) is None
+    assert many.open(head, names, [entries[1], entries[0], entries[2]]) is None
+    assert many.open(head, names, entries) is not None
+
+
+def _changed(texts: list[bytes], place: int, number: int) -> list[bytes]:
+    """The texts with one bit changed."""
+    changed = bytearray(texts[place])
+    changed[number // 8] ^= 1 << number % 8
+    return [*texts[:place], bytes(changed), *texts[place + 1 :]]
 
 
 @pytest.mark.parametrize("length", [1, 16, 18])
@@ -37,7 +65,8 @@ def test_carries_stay_in_their_lane(length: int, fill: bytes) -> None:
     head = fill * 5
     one = AESSIV(key)
     expected = [head + one.encrypt(text, [name + head]) for name, text in zip(names, plaintexts, strict=True)]
-    assert ColumnSealer(key).seal(head, names, plaintexts) == expected
+    assert SivColumns(key).seal(head, names, plaintexts) == expected
+    assert SivColumns(key).open(head, names, expected) == plaintexts
 
 
 @pytest.mark.parametrize("count", [0, 1, COLUMN_MIN - 1, COLUMN_MIN, COLUMN_MAX, COLUMN_MAX + 1, 3 * COLUMN_MAX + 7])

@@ -147,7 +147,11 @@ class Engine:
         open_value, open_token = self._layout.open_value, self._layout.open_token
         locked: list[_Stored] = []
         kind: TokenType | None = None
-        for item, raw in zip(known.values(), raws, strict=True):
+        contents = self._layout.open_many(known.values(), raws)
+        for item, raw, opened in zip(known.values(), raws, contents, strict=True):
+            if opened:
+                item.result = opened
+                continue
             if raw.__class__ is not bytes:
                 if raw is not None:  # a node of the cluster is away
                     item.result = raw

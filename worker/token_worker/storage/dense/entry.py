@@ -107,7 +107,7 @@ from token_worker.acra import token_entry
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import TYPES
 from token_worker.errors import CorruptData
-from token_worker.storage.dense.siv_columns import COLUMN_MAX, COLUMN_MIN, LENGTH_MAX, ColumnSealer
+from token_worker.storage.dense.siv_columns import COLUMN_MAX, COLUMN_MIN, LENGTH_MAX, SivColumns
 from token_worker.tokens.derivation import INNER_PAD, OUTER_PAD, lp
 
 if TYPE_CHECKING:
@@ -126,6 +126,10 @@ ALONE: Final = 4
 FOREIGN: Final = 8
 
 SECONDS_OF_DAY: Final = 86400
+
+ENTRY_MIN: Final = HEAD_BYTES + 16 + 1
+ENTRY_MAX: Final = HEAD_BYTES + 16 + LENGTH_MAX
+"""Lengths of entries that can be opened many at once."""
 
 _LABEL = b"token-worker dense storage v1 "
 _SEAL_KEY_BYTES = 64
@@ -204,7 +208,7 @@ class SealKey:
     def __init__(self, key: bytes, owner: Owner) -> None:
         derived = _derive(key, b"seal ", owner, _SEAL_KEY_BYTES + _KEY_ID_BYTES)
         self._key = derived[:_SEAL_KEY_BYTES]
-        self._columns: ColumnSealer | None = None  # few owners have many new values at once
+        self._columns: SivColumns | None = None  # few owners have many entries at once
         siv = AESSIV(self._key)
         self.encrypt, self.decrypt = siv.encrypt, siv.decrypt
         self.id = derived[_SEAL_KEY_BYTES:]
@@ -233,11 +237,26 @@ class SealKey:
                     head, names[COLUMN_MAX:], plaintexts[COLUMN_MAX:]
                 )
             if lengths.pop() <= LENGTH_MAX:
-                if self._columns is None:
-                    self._columns = ColumnSealer(self._key)
-                return self._columns.seal(head, names, plaintexts)
+                return self._in_columns().seal(head, names, plaintexts)
         encrypt = self.encrypt
         return [head + encrypt(text, [name + head]) for name, text in zip(names, plaintexts, strict=True)]
+
+    def open_all(self, names: list[bytes], entries: list[bytes]) -> list[bytes] | None:
+        """Return the plaintexts of entries of one length that begin with the same head.
+
+        Args:
+            names: one for each entry.
+            entries: ``COLUMN_MIN`` to ``COLUMN_MAX``, of at most ``ENTRY_MAX`` bytes.
+
+        Returns:
+            None if this key does not open all of them.
+        """
+        return self._in_columns().open(entries[0][:HEAD_BYTES], names, entries)
+
+    def _in_columns(self) -> SivColumns:
+        if self._columns is None:
+            self._columns = SivColumns(self._key)
+        return self._columns
 
     def _seal_by_length(self, head: bytes, names: list[bytes], plaintexts: list[bytes]) -> list[bytes]:
         by_length: dict[int, list[int]] = {}

@@ -1,6 +1,6 @@
 """The dense layout: small entries with keyed names, sealed by AES-SIV; see ``storage.dense.entry``. Pure."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator, Sequence
 from hmac import compare_digest
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -13,13 +13,25 @@ from token_worker.acra.value_types import TYPES
 from token_worker.errors import Code, CorruptData, Refused, Unavailable
 from token_worker.keys.keyring import Keyring, NoMatchingKey
 from token_worker.storage.dense import entry
-from token_worker.storage.dense.entry import ALONE, FOREIGN, HEAD_BYTES, REMOVED, EntryNames, SealKey
+from token_worker.storage.dense.entry import (
+    ALONE,
+    ENTRY_MAX,
+    ENTRY_MIN,
+    FOREIGN,
+    HEAD_BYTES,
+    REMOVED,
+    EntryNames,
+    SealKey,
+)
+from token_worker.storage.dense.siv_columns import COLUMN_MAX, COLUMN_MIN
 from token_worker.storage.layout import Notes, Opened, SecondName
 from token_worker.storage.steps import Claim, Lookup, Row, Step
 from token_worker.storage.token_item import NamesAndDeriver, TokenItem
 
 _LONG_NEXT = 255
 """First byte of a ``next`` that takes five bytes."""
+
+_LONG_NEXT_BYTE = bytes((_LONG_NEXT,))
 
 _TOKEN_STARTS, _VALUE_STARTS = ([bytes((number, *more)) for number in range(6)] for more in ((), (1,)))
 """By the number of the type: what stands before the value in a token entry, and before a first token in a value entry.
@@ -49,10 +61,10 @@ class DenseOwner(NamesAndDeriver):
         seal_key: seals new entries.
         check: the owner's check value.
         checked_on: the connection to the token storage on which the check value was found right; -1 for none.
-        decrypts: by the head of entries without flags: the function that opened the last one.
+        openers: by the head of entries without flags: the key that opened the last one.
     """
 
-    __slots__ = ("_day", "_heads", "_seal_keys", "check", "checked_on", "decrypts", "names", "seal_key")
+    __slots__ = ("_day", "_heads", "_seal_keys", "check", "checked_on", "names", "openers", "seal_key")
 
     def __init__(self, ring: Keyring, index_key: bytes) -> None:
         self.names = names = EntryNames(index_key, ring.owner)
@@ -60,7 +72,7 @@ class DenseOwner(NamesAndDeriver):
         self.check = names.check
         self.checked_on = -1  # 0 is the number before the first connection
         self.seal_key = SealKey(ring.current, ring.owner)
-        self.decrypts: dict[bytes, Callable[[bytes, list[bytes]], bytes]] = {}
+        self.openers: dict[bytes, SealKey] = {}
         self._seal_keys = [self.seal_key]  # of the keys of the ring so far, of which the current one is the first
         self._day = -1
         self._heads = (b"", b"")
@@ -74,9 +86,9 @@ class DenseOwner(NamesAndDeriver):
 
     def keep(self, head: bytes, key: SealKey) -> None:
         """Keep the key that opened an entry with this head and no flags: the next one mostly begins alike."""
-        if len(self.decrypts) >= _HEADS_MAX:
-            self.decrypts.clear()
-        self.decrypts[head] = key.decrypt
+        if len(self.openers) >= _HEADS_MAX:
+            self.openers.clear()
+        self.openers[head] = key
 
     def keys_with(self, ring: Keyring, key_id: bytes) -> list[SealKey]:
         """Return the keys of the ring with this id."""
@@ -164,11 +176,38 @@ class DenseLayout:
     def mark(self, now: int) -> None:  # noqa: ARG002 - entries have no time of last use
         return None
 
+    def open_many(self, items: Collection[TokenItem], raws: Sequence[Any]) -> list[bytes]:
+        contents = [b""] * len(raws)
+        if len(raws) < COLUMN_MIN:
+            return contents
+        alike: dict[tuple[Keyring, bytes, int], list[tuple[int, TokenItem, bytes]]] = {}  # by owner, head and length
+        for place, (item, raw) in enumerate(zip(items, raws, strict=True)):
+            if raw.__class__ is bytes:
+                alike.setdefault((item.ring, raw[:HEAD_BYTES], len(raw)), []).append((place, item, raw))
+        for (ring, head, length), group in alike.items():
+            owner: Any = ring.owner_cache
+            key = owner.openers.get(head)
+            if key is None or not ENTRY_MIN <= length <= ENTRY_MAX:
+                continue
+            for start in range(0, len(group), COLUMN_MAX):
+                part = group[start : start + COLUMN_MAX]
+                if len(part) < COLUMN_MIN:
+                    break
+                plaintexts = key.open_all([item.key for _, item, _ in part], [raw for *_, raw in part])
+                for (place, item, _), plaintext in zip(part, plaintexts or (), strict=plaintexts is not None):
+                    if plaintext[0] != item.kind.number:
+                        continue
+                    if not item.tokenize:
+                        contents[place] = plaintext[1:]
+                    elif plaintext[1:2] != _LONG_NEXT_BYTE:
+                        contents[place] = plaintext[2:]
+        return contents
+
     def open_value(self, ring: Keyring, name: bytes, number: int, raw: bytes, _mark: Any) -> Opened:
         owner: Any = ring.owner_cache
         head = raw[:HEAD_BYTES]
         try:  # the usual entry, with as few calls as possible
-            plaintext = owner.decrypts[head](raw[HEAD_BYTES:], [name + head])
+            plaintext = owner.openers[head].decrypt(raw[HEAD_BYTES:], [name + head])
             token = plaintext[2:]
             if token and plaintext[0] == number and plaintext[1] != _LONG_NEXT:
                 return token, None
@@ -189,7 +228,7 @@ class DenseLayout:
         owner: Any = ring.owner_cache
         head = raw[:HEAD_BYTES]
         try:  # as above
-            plaintext = owner.decrypts[head](raw[HEAD_BYTES:], [name + head])
+            plaintext = owner.openers[head].decrypt(raw[HEAD_BYTES:], [name + head])
             value = plaintext[1:]
             if value and plaintext[0] == number:
                 return value, None
