@@ -400,5 +400,5 @@ def test_fsync_in_a_cluster() -> None:
 
 
 def calls(cluster: Cluster, command: str) -> list[int]:
-    """How often each primary has done a command."""
+    """Count how often each primary has done a command."""
     return [server.info("commandstats")[f"cmdstat_{command}"]["calls"] for server in cluster.members[:PLACES]]

@@ -287,7 +287,7 @@ def test_two_keys_with_one_name(place: Place, stack: Stack) -> None:
 
 
 def test_no_index_key_is_made_beside_one_that_was_moved_aside(place: Place, stack: Stack) -> None:
-    """Where two operators destroy and restore at the same time, an index key can be aside, and the key in its place."""
+    """Two operators who destroy and restore at once can leave an index key aside, and the key in its place."""
     assert last_keys(place, stack).step().what == "retired"
     SetAside(place.store(), MasterKeys(stack.master_key)).restore(parse_name(NAME))
     refused = keys_command(stack, place, "index", OWNER.id)

@@ -51,7 +51,7 @@ def flags(moving: Moving) -> list[int]:
 
 
 def is_foreign(moving: Moving) -> bool:
-    """Whether both records tell of foreign entries, or neither does."""
+    """Tell whether both records tell of foreign entries; either both do, or neither does."""
     records = [moving.storage.get(TOKENS_RECORD), moving.storage.get(layout_path(FOLDER))]
     assert records[0] == records[1]
     return b'"foreign":true' in records[0]

@@ -160,7 +160,7 @@ def _move(
 
 
 def is_lone(number: int) -> bool:
-    """Whether the token was drawn inconsistently, so that it has a token entry alone."""
+    """Tell whether the token was drawn inconsistently, so that it has a token entry alone."""
     return number % 10 == 9
 
 

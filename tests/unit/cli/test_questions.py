@@ -7,7 +7,7 @@ from token_worker.cli.app import app
 
 
 def say(*arguments: str) -> str:
-    """What a command says that nobody confirms."""
+    """Return the words of a command that nobody confirms."""
     done = CliRunner().invoke(app, [*arguments], env={"TOKEN_WORKER_STREAMS_URL": "redis://127.0.0.1:1/0"})
     assert done.exit_code == 2, done.output
     return " ".join(done.output.split())

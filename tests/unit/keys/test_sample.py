@@ -148,7 +148,7 @@ def test_no_key_at_all_is_no_error(store: Listed, names: list[str]) -> None:
 
 
 def test_keys_that_were_not_seen_are_told_from_none(store: Listed) -> None:
-    """Where the keys stand among many tokens, nobody can say that there is none because one look found none."""
+    """A look that finds no key among many tokens does not say that there is none."""
     store.has_more = True
     assert attempt(store, SHOP) == "unseen"
 
