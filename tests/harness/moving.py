@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
+from unittest import mock
 
 from harness.direct import DirectHandler, Message
 from harness.key_places import Fuse, InVault, Killed
@@ -10,6 +11,7 @@ from harness.servers import Valkey
 from token_worker.acra.owner import Owner
 from token_worker.acra.token_entry import EntryNames, decode_entry, encode_entry
 from token_worker.acra.value_types import TYPES
+from token_worker.admin import migrate_stages
 from token_worker.admin.entry_store import ServerEntries
 from token_worker.admin.index_keys import owners_with_keys
 from token_worker.admin.key_store import AdminStore, RedisAdminStore
@@ -283,6 +285,20 @@ def finished(moving: Moving, to: LayoutName = "dense", leave: Any = frozenset(),
 
     with moving.stage() as stage:
         return finish(stage, to, leave=leave, check_workers=check_workers, barrier=NoBarrier(), dry_run=False).tally
+
+
+def interrupt(moving: Moving) -> None:
+    """Kill a finish into the dense layout when no worker starts any more, before the new layout is recorded."""
+
+    def kill() -> None:
+        raise Killed
+
+    with mock.patch.object(migrate_stages, "_open_door"):
+        try:
+            finished(moving, before_check=kill)
+        except Killed:
+            return
+    raise AssertionError("the finish was not interrupted")
 
 
 def drop_acra(moving: Moving) -> Tally:

@@ -17,13 +17,13 @@ from harness.moving import (
     copied,
     drop_acra,
     finished,
+    interrupt,
     layout_of,
     remove_in_dense,
     set_disabled,
     words,
 )
 from harness.servers import OpenBao, Valkey
-from token_worker.admin import migrate_stages
 from token_worker.admin.layout import read_records
 from token_worker.admin.migrate_scan import Place, Walk, read_place, save_place
 from token_worker.admin.migrate_stages import copy, drop, finish
@@ -106,18 +106,6 @@ def test_killed_way_back_and_run_again(moving: Moving) -> None:
     assert layout_of(moving) == ("acra", None)
     assert moving.dense == {}
     assert set(moving.answers("acra", given)) == {SAME}
-
-
-def interrupt(moving: Moving) -> None:
-    """Kill a finish into the dense layout when no worker starts any more, before the new layout is recorded."""
-
-    def kill() -> None:
-        raise Killed
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(migrate_stages, "_open_door", lambda *_: None)
-        with pytest.raises(Killed):
-            finished(moving, before_check=kill)
 
 
 def test_interrupted_between_the_records(moving: Moving) -> None:

@@ -16,6 +16,7 @@ from harness.moving import (
     copied,
     drop_acra,
     finished,
+    interrupt,
     layout_of,
     remove_in_dense,
     set_disabled,
@@ -23,7 +24,6 @@ from harness.moving import (
     v_name,
     words,
 )
-from token_worker.admin import migrate_stages
 from token_worker.admin.migrate_stages import copy, drop, finish
 from token_worker.errors import CheckFailed
 from token_worker.keys.layout_record import TOKENS_RECORD, LayoutName, layout_path
@@ -380,13 +380,7 @@ def test_interrupted_finish_is_taken_back(moving: Moving) -> None:
     """If a finish is killed before the new layout is recorded, and taken back, the record tells of nothing foreign."""
     given = moving.give(singles(2))
 
-    def kill() -> None:
-        raise Killed
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(migrate_stages, "_open_door", lambda *_: None)
-        with pytest.raises(Killed):
-            finished(moving, before_check=kill)
+    interrupt(moving)
     assert b'"foreign":true,"unfinished":true' in moving.storage.get(TOKENS_RECORD)
     with pytest.raises(CheckFailed, match="is taken back"):
         finished(moving, "acra")

@@ -127,15 +127,16 @@ FOREIGN: Final = 8
 
 SECONDS_OF_DAY: Final = 86400
 
-ENTRY_MIN: Final = HEAD_BYTES + 16 + 1
-ENTRY_MAX: Final = HEAD_BYTES + 16 + LENGTH_MAX
-"""Lengths of entries that can be opened many at once."""
-
 _LABEL = b"token-worker dense storage v1 "
 _SEAL_KEY_BYTES = 64
 _KEY_ID_BYTES = HEAD_BYTES - KEY_ID_AT
 _VERSION = 1 << 4
 _SIV_BYTES = 16
+
+ENTRY_MIN: Final = HEAD_BYTES + _SIV_BYTES + 1
+ENTRY_MAX: Final = HEAD_BYTES + _SIV_BYTES + LENGTH_MAX
+"""Lengths of entries that can be opened many at once."""
+
 _VALUE_FLAGS = frozenset((0, DISABLED, REMOVED))
 _FOREIGN_FLAGS = frozenset(FOREIGN | ALONE | flags for flags in _VALUE_FLAGS)
 _TOKEN_FLAGS = frozenset((*_VALUE_FLAGS, *(ALONE | flags for flags in _VALUE_FLAGS), *_FOREIGN_FLAGS))

@@ -194,7 +194,9 @@ class DenseLayout:
                 if len(part) < COLUMN_MIN:
                     break
                 plaintexts = key.open_all([item.key for _, item, _ in part], [raw for *_, raw in part])
-                for (place, item, _), plaintext in zip(part, plaintexts or (), strict=plaintexts is not None):
+                if plaintexts is None:
+                    continue
+                for (place, item, _), plaintext in zip(part, plaintexts, strict=True):
                     if plaintext[0] != item.kind.number:
                         continue
                     if not item.tokenize:

@@ -17,10 +17,10 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 COLUMN_MIN: Final = 16
-"""Fewest plaintexts of one length that are faster this way."""
+"""Fewest plaintexts for which this is faster."""
 
 COLUMN_MAX: Final = 256
-"""Most plaintexts that are sealed at once."""
+"""Most plaintexts at once."""
 
 LENGTH_MAX: Final = 64
 """Longest plaintext."""
