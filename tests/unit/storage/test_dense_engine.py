@@ -28,11 +28,11 @@ from token_worker.errors import Code, Unavailable
 from token_worker.keys.cache import KeySearch
 from token_worker.keys.keyring import Keyring
 from token_worker.storage.dense.entry import ALONE, DISABLED, REMOVED, SealKey
-from token_worker.storage.dense.layout import alone_plaintext, read_next
+from token_worker.storage.dense.layout import alone_plaintext, read_next, token_plaintext, value_plaintext
 from token_worker.storage.dense.siv_columns import COLUMN_MIN
 from token_worker.storage.engine import Engine
 from token_worker.storage.steps import Adopt, Lookup, Step, Store
-from token_worker.storage.token_item import TokenItem
+from token_worker.storage.token_item import TokenItem, prepared
 from token_worker.tokens.derivation import LETTERS
 
 VALUE = b"a value"
@@ -517,3 +517,27 @@ def test_one_bad_entry_among_many_harms_no_other(memory: DenseMemory) -> None:
     assert [again[0], *again[4:]] == [given[0], *given[4:]]
     back = run(memory, [detokenize(shop, token) for token in again[4:count] if isinstance(token, bytes)])
     assert back == values[4:]
+
+
+def test_odd_contents_among_many_are_read_as_if_alone(memory: DenseMemory, ring: Keyring) -> None:
+    """Among many entries of one length, a long counter is no part of a token, and another type is never answered."""
+    values = [b"value %03d" % number for number in range(COLUMN_MIN)]
+    tokens = run(memory, [tokenize(ring, value) for value in values])
+    run(memory, [tokenize(ring, values[0])])  # the key of the head is known from now on
+    key = SealKey(KEY, SHOP)
+
+    def put(name: bytes, plaintext: bytes) -> None:
+        raw = key.seal(name, key.head(0, NOW // DAY), plaintext)
+        assert len(raw) == len(memory.entries[name])
+        memory.entries[name] = raw
+
+    v_names = [memory.value_key(value) for value in values]
+    put(v_names[0], value_plaintext(STR.number, 300, b"token"))
+    put(v_names[1], value_plaintext(BYTES.number, 1, b"9 letters"))
+    answers = run(memory, [tokenize(ring, value) for value in values])
+    assert (answers[0], code(answers[1]), answers[2:]) == (b"token", Code.ENTRY_UNREADABLE, tokens[2:])
+
+    items = [detokenize(ring, token) for token in tokens if isinstance(token, bytes)]
+    put(prepared(ring).of_token(items[0].data, STR.number), token_plaintext(BYTES.number, b"9 letters"))
+    back = run(memory, items)
+    assert (code(back[0]), back[1:]) == (Code.ENTRY_UNREADABLE, values[1:])
