@@ -97,7 +97,7 @@ def _ring(subject: Subject, owner: Owner) -> Keyring:
 def _sealer(subject: Subject, ring: Keyring) -> Callable[[str, str], Iterator[tuple[bytes, bytes]]]:
     """Return the function that makes both entries of a value and its token, as a worker does."""
     layout, now = make_layout(subject.stack.layout), int(time.time())
-    of_value = layout.prepare(ring).of_value
+    of_value = layout.prepare(ring).names.of_value
 
     def seal(value: str, token: str) -> Iterator[tuple[bytes, bytes]]:
         data = value.encode()

@@ -96,11 +96,11 @@ class EngineMemory(MemoryTokens):
 
     def value_key(self, value: bytes, kind: TokenType = STR, ring: Keyring | None = None) -> bytes:
         """Name of a value entry."""
-        return self.layout.prepare(ring or shop_ring()).of_value(value, kind.number)
+        return self.layout.prepare(ring or shop_ring()).names.of_value(value, kind.number)
 
     def token_key(self, token: bytes, kind: TokenType = STR, ring: Keyring | None = None) -> bytes:
         """Name of a token entry."""
-        return self.layout.prepare(ring or shop_ring()).of_token(token, kind.number)
+        return self.layout.prepare(ring or shop_ring()).names.of_token(token, kind.number)
 
     @abstractmethod
     def new_layout(self) -> Layout:

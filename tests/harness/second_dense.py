@@ -119,7 +119,7 @@ class SecondDense:
         return found[:64], found[64:]
 
     def mac(self, data: bytes) -> bytes:
-        return hmac.new(self.index_key, data, hashlib.sha256).digest()
+        return Blocks(self.index_key).cmac(data)
 
     def value_name(self, number: int, value: bytes) -> bytes:
         return b"v" + self.tag + self.mac(b"v" + be(number, 1) + value)[:11]

@@ -268,7 +268,7 @@ def test_tokens_of_replaced_keys_move(moving: Moving) -> None:
     assert len(moving.names("tokens/*")) == 10
 
 
-ONE_TAG = {CLIENT: b"shop-frontend 17596", Owner("client", "shop-backoffice"): b"shop-backoffice 33649"}
+ONE_TAG = {CLIENT: b"shop-frontend 43066", Owner("client", "shop-backoffice"): b"shop-backoffice 44649"}
 """Texts whose hashes are index keys that give both clients the same tag."""
 
 

@@ -337,7 +337,7 @@ def test_command_writes_no_check_value(dense: Stack) -> None:
 # -- owners with one tag
 
 
-ONE_TAG = {SHOP: 17_596, BACK: 33_649}
+ONE_TAG = {SHOP: 43_066, BACK: 44_649}
 """Numbers of index keys with which both clients have the same tag."""
 
 

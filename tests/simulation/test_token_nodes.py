@@ -98,7 +98,7 @@ def _values() -> list[bytes]:
 
 def names_of(value: bytes) -> tuple[bytes, bytes]:
     """The names of the value entry of a value, and of the token entry of its first candidate."""
-    names = LAYOUT.prepare(ring())
+    names = LAYOUT.prepare(ring()).names
     return names.of_value(value, STR.number), names.of_token(candidate(value), STR.number)
 
 
@@ -166,7 +166,7 @@ class World:
 
     def check(self) -> None:
         """Check that each enabled value entry names a token that exists, is enabled, and holds the value."""
-        names = LAYOUT.prepare(ring())
+        names = LAYOUT.prepare(ring()).names
         for name, raw in self.servers.entries.items():
             if name[:1] != b"v":
                 continue
@@ -243,7 +243,7 @@ def fail_overs(chance: random.Random) -> None:
     world = World(Durability(replicas=1))
     workers = [world.worker(chance.sample(VALUES, chance.randrange(1, 4))) for _ in range(2)]
     run_with_fail_overs(world, workers, chance)
-    names = LAYOUT.prepare(ring())
+    names = LAYOUT.prepare(ring()).names
     for value, token in world.answered:
         for name in (names.of_value(value, STR.number), names.of_token(token, STR.number)):
             if world.servers.get(name) is None:

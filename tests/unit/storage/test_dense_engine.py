@@ -538,6 +538,6 @@ def test_odd_contents_among_many_are_read_as_if_alone(memory: DenseMemory, ring:
     assert (answers[0], code(answers[1]), answers[2:]) == (b"token", Code.ENTRY_UNREADABLE, tokens[2:])
 
     items = [detokenize(ring, token) for token in tokens if isinstance(token, bytes)]
-    put(prepared(ring).of_token(items[0].data, STR.number), token_plaintext(BYTES.number, b"9 letters"))
+    put(prepared(ring).names.of_token(items[0].data, STR.number), token_plaintext(BYTES.number, b"9 letters"))
     back = run(memory, items)
     assert (code(back[0]), back[1:]) == (Code.ENTRY_UNREADABLE, values[1:])

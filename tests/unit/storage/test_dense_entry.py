@@ -182,7 +182,7 @@ def check_random_entry(chance: Random, ring: Keyring, second: SecondDense) -> No
     day, counter = chance.randrange(65536), chance.choice((0, chance.randrange(300), chance.randrange(2**32)))
     content = b"" if flags & REMOVED else token if side == "value" else value
     if side == "value":
-        name, plaintext = owner.of_value(value, number), value_plaintext(number, counter, content)
+        name, plaintext = owner.names.of_value(value, number), value_plaintext(number, counter, content)
     else:
         name, plaintext = of_token_entry(owner.names, number, token, content, flags)
     raw = owner.seal_key.seal(name, owner.seal_key.head(flags, day), plaintext)
@@ -285,7 +285,7 @@ def check_first_byte(first_byte: int, side: Side) -> None:
     owner, flags = LAYOUT.prepare(RING), first_byte & 15
     key, held = owner.seal_key, b"" if flags & REMOVED else b"held"
     if side == "value":
-        name, plaintext = owner.of_value(b"value", STR), value_plaintext(STR, 1, held)
+        name, plaintext = owner.names.of_value(b"value", STR), value_plaintext(STR, 1, held)
     else:
         name, plaintext = of_token_entry(owner.names, STR, b"token", held, flags)
     raw = key.seal(name, bytes([first_byte]) + key.head(0, 7)[1:], plaintext)
@@ -329,7 +329,7 @@ def test_two_keys_with_one_id() -> None:
             break
     ring = ring_of("client", "shop-frontend", [key, other], bytes(32))
     owner = LAYOUT.prepare(ring)
-    v_name, t_name = owner.of_value(b"value", STR), owner.of_token(b"token", STR)
+    v_name, t_name = owner.names.of_value(b"value", STR), owner.names.of_token(b"token", STR)
     for sealing in (key, other, key, other):
         seal_key = SealKey(sealing, ring.owner)
         head = seal_key.head(0, 20833)

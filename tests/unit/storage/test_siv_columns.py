@@ -7,8 +7,9 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from token_worker.acra.owner import Owner
+from token_worker.storage.dense.blocks import COLUMN_MAX, LENGTH_MAX
 from token_worker.storage.dense.entry import SealKey
-from token_worker.storage.dense.siv_columns import COLUMN_MAX, COLUMN_MIN, LENGTH_MAX, SivColumns
+from token_worker.storage.dense.siv_columns import COLUMN_MIN, SivColumns
 
 OWNER = Owner("client", "shop")
 

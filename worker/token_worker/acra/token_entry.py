@@ -58,6 +58,16 @@ class EntryNames:
         """The key of the ``t.`` entry, which holds the value of a token."""
         return self._t + hexlify(_sha256(_DELIMITER + token + self._tail + _NUMBERS[number]).digest())
 
+    def of_values(self, values: list[bytes], number: int) -> list[bytes]:
+        """The keys of the ``h.`` entries of values of one type."""
+        start, tail = self._h, self._tail + _NUMBERS[number]
+        return [start + hexlify(_sha256(_DELIMITER + value + tail).digest()) for value in values]
+
+    def of_tokens(self, tokens: list[bytes], number: int) -> list[bytes]:
+        """The keys of the ``t.`` entries of tokens of one type."""
+        start, tail = self._t, self._tail + _NUMBERS[number]
+        return [start + hexlify(_sha256(_DELIMITER + token + tail).digest()) for token in tokens]
+
     def of_data_id(self, data_id: bytes) -> bytes:
         """The key of the ``t.`` entry of a token with this data id."""
         return self._t + hexlify(data_id)

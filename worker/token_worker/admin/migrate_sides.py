@@ -244,7 +244,7 @@ class DenseSide:
         return self._by_tag.get(name[1:5], ())
 
     def names(self, ring: Keyring) -> Names:
-        return self.of(ring)
+        return self.of(ring).names
 
     def of(self, ring: Keyring) -> DenseOwner:
         """The names and ciphers of an owner, computed once for a keyring."""

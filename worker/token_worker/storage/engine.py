@@ -192,24 +192,22 @@ class Engine:
         by_key: dict[bytes, TokenItem] = {}
         inconsistent: list[TokenItem] = []
         duplicates: _Duplicates = []
-        ring: Keyring | None = None
-        kind: TokenType | None = None
+        alike: dict[tuple[Keyring, int, bool], list[TokenItem]] = {}
         for item in items:
             item.result = None
-            if item.ring is not ring:
-                ring = item.ring
-                cache = self._layout.prepare(ring)
-                of_value, of_token = cache.of_value, cache.of_token
-            if item.origin is not None:
+            if item.origin is None:
+                alike.setdefault((item.ring, item.kind.number, item.tokenize), []).append(item)
+            else:
+                self._layout.prepare(item.ring)
                 inconsistent.append(item)
-                continue
-            if item.kind is not kind:
-                kind = item.kind
-                number = kind.number
-            item.key = key = (of_value if item.tokenize else of_token)(item.data, number)
-            first = by_key.setdefault(key, item)  # the first of equal items decides
-            if first is not item:
-                duplicates.append((item, first))
+        for (ring, number, tokenize), group in alike.items():
+            names = self._layout.prepare(ring).names
+            keys = (names.of_values if tokenize else names.of_tokens)([item.data for item in group], number)
+            for item, key in zip(group, keys, strict=True):
+                item.key = key
+                first = by_key.setdefault(key, item)  # the first of equal items decides
+                if first is not item:
+                    duplicates.append((item, first))
         return by_key, inconsistent, duplicates
 
     def _open_one(self, stored: _Stored, mark: Any) -> Opened:

@@ -70,6 +70,12 @@ class Names(Protocol):
     def of_token(self, token: bytes, number: int, /) -> bytes:
         """Return the name of the token entry of an encoded token."""
 
+    def of_values(self, values: list[bytes], number: int, /) -> list[bytes]:
+        """Return the names of the value entries of encoded values of one type."""
+
+    def of_tokens(self, tokens: list[bytes], number: int, /) -> list[bytes]:
+        """Return the names of the token entries of encoded tokens of one type."""
+
 
 class NamesAndDeriver(OwnerCache):
     """Names of entries and derivation of tokens, computed once for a keyring and kept in it.
@@ -77,11 +83,10 @@ class NamesAndDeriver(OwnerCache):
     They do not refer to the keyring, so that both are freed at once.
     """
 
-    __slots__ = ("_deriver", "_key", "_owner", "of_token", "of_value")
+    __slots__ = ("_deriver", "_key", "_owner", "names")
 
     def __init__(self, ring: Keyring, names: Names) -> None:
-        self.of_value = names.of_value
-        self.of_token = names.of_token
+        self.names = names
         self._key, self._owner = ring.current, ring.owner
         self._deriver: Deriver | None = None
 
@@ -164,4 +169,4 @@ def _derived(item: TokenItem) -> Iterator[Candidate]:
 
 def token_key(item: TokenItem, token: bytes) -> bytes:
     """Return the name of the token entry that a token has."""
-    return prepared(item.ring).of_token(token, item.kind.number)
+    return prepared(item.ring).names.of_token(token, item.kind.number)

@@ -103,8 +103,8 @@ no token is free would take too long: a space that is full is asked for again an
 LARGE_SPACE: Final = 2**64
 """Stands for any number of tokens that is too large to matter."""
 
-INNER_PAD: Final = bytes(byte ^ 0x36 for byte in range(256))
-OUTER_PAD: Final = bytes(byte ^ 0x5C for byte in range(256))
+_INNER_PAD = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER_PAD = bytes(byte ^ 0x5C for byte in range(256))
 """Tables of ``bytes.translate`` that make the two blocks of an HMAC from its key."""
 
 _Mac = Callable[[bytes], bytes]
@@ -310,8 +310,8 @@ def _hmac_sha512(key: bytes) -> _Mac:
     The states after the two blocks of the key are kept and copied. That takes two thirds of the time of the libraries.
     """
     block = key.ljust(sha512().block_size, b"\0")
-    inner = sha512(block.translate(INNER_PAD)).copy
-    outer = sha512(block.translate(OUTER_PAD)).copy
+    inner = sha512(block.translate(_INNER_PAD)).copy
+    outer = sha512(block.translate(_OUTER_PAD)).copy
 
     def mac(message: bytes) -> bytes:
         first = inner()

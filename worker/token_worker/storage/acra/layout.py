@@ -77,7 +77,7 @@ class AcraLayout:
         for item in items:
             if item.ring is not ring:
                 ring = item.ring
-                entries, of_token = sealed[ring], self.prepare(ring).of_token
+                entries, of_token = sealed[ring], self.prepare(ring).names.of_token
             h_value = next(entries) if item.origin is None else b""
             t_value = item.existing or next(entries)
             rows.append(Row(item.key, of_token(item.token, item.kind.number), h_value, t_value))

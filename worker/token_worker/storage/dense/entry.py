@@ -9,9 +9,9 @@ index key I of 32 random bytes. ::
 
     K_seal || key id = HKDF-SHA256(K, info = "token-worker dense storage v1 seal "  || LP(kind) || LP(id)): 64 + 2 bytes
     K_name           = HKDF-SHA256(I, info = "token-worker dense storage v1 names " || LP(kind) || LP(id)): 32 bytes
-    MAC(x)           = HMAC-SHA-256(K_name, x)
+    MAC(x)           = AES-CMAC(K_name, x): 16 bytes
 
-HKDF is RFC 5869, with no salt (32 zero bytes). HMAC is RFC 2104.
+HKDF is RFC 5869, with no salt (32 zero bytes). AES-CMAC is NIST SP 800-38B, with AES-256.
 
 **Names.** A token has two entries, a *value entry* and a *token entry*. Each is a Redis string whose name has 16
 bytes. A token that was drawn inconsistently has a token entry alone. If it was moved from Acra's layout, where such a
@@ -93,10 +93,8 @@ cannot show either. The length of a value, the day, the key id and the flags can
 Pure.
 """
 
-import hmac
-from collections.abc import Callable
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
@@ -107,11 +105,10 @@ from token_worker.acra import token_entry
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import TYPES
 from token_worker.errors import CorruptData
-from token_worker.storage.dense.siv_columns import COLUMN_MAX, COLUMN_MIN, LENGTH_MAX, SivColumns
-from token_worker.tokens.derivation import INNER_PAD, OUTER_PAD, lp
-
-if TYPE_CHECKING:
-    from _hashlib import HASH
+from token_worker.storage.dense.blocks import COLUMN_MAX, LENGTH_MAX
+from token_worker.storage.dense.cmac import Cmac
+from token_worker.storage.dense.siv_columns import COLUMN_MIN, SivColumns
+from token_worker.tokens.derivation import lp
 
 NAME_BYTES: Final = 16
 """Length of every name of an entry, and of the name of a check value."""
@@ -149,8 +146,8 @@ _FOREIGN_STARTS = frozenset(bytes((_VERSION | flags,)) for flags in _FOREIGN_FLA
 _NUMBERS = range(1 + max(kind.number for kind in TYPES.values()))
 _V_STARTS, _T_STARTS = ([b"%b%c" % (side, number) for number in _NUMBERS] for side in (b"v", b"t"))
 """By the number of the type: the beginning of what the MAC in a name is made of."""
-_State = Callable[[], "HASH"]
-"""Returns a copy of a hash, to go on with."""
+_MAC_BYTES = 11
+"""Bytes of the MAC in a name."""
 
 
 class EntryNames:
@@ -159,21 +156,38 @@ class EntryNames:
     Attributes:
         tag: the bytes after the first one, the same in each name of this owner.
         check: the owner's check value.
-        of_value: returns the name of the value entry, which holds the token of a value; for the encoded value and the
-            number of its type.
-        of_token: returns the name of the token entry, which holds the value of a token; for the same of a token.
     """
 
-    __slots__ = ("_inner", "_outer", "_owner", "check", "of_token", "of_value", "tag")
+    __slots__ = ("_cmac", "_owner", "check", "tag")
 
     def __init__(self, index_key: bytes, owner: Owner) -> None:
-        key = _derive(index_key, b"names ", owner, 32)
-        self.tag = tag = hmac.digest(key, b"owner", "sha256")[:4]
-        self.check = hmac.digest(key, b"check", "sha256")[:16]
-        states = self._inner, self._outer = _hmac_states(key)
-        self.of_value = _namer(*states, _V_STARTS, b"v" + tag)
-        self.of_token = _namer(*states, _T_STARTS, b"t" + tag)
+        self._cmac = Cmac(_derive(index_key, b"names ", owner, 32))
+        self.tag = self._cmac.of(b"owner")[:4]
+        self.check = self._cmac.of(b"check")
         self._owner = owner
+
+    def of_value(self, value: bytes, number: int) -> bytes:
+        """Return the name of the value entry of an encoded value; ``number`` is that of its type."""
+        return self._name(b"v", _V_STARTS[number] + value)
+
+    def of_token(self, token: bytes, number: int) -> bytes:
+        """Return the name of the token entry of an encoded token."""
+        return self._name(b"t", _T_STARTS[number] + token)
+
+    def of_values(self, values: list[bytes], number: int) -> list[bytes]:
+        """Return the names of the value entries of encoded values of one type."""
+        return self._names(b"v", [_V_STARTS[number] + value for value in values])
+
+    def of_tokens(self, tokens: list[bytes], number: int) -> list[bytes]:
+        """Return the names of the token entries of encoded tokens of one type."""
+        return self._names(b"t", [_T_STARTS[number] + token for token in tokens])
+
+    def _name(self, side: bytes, message: bytes) -> bytes:
+        return side + self.tag + self._cmac.of(message)[:_MAC_BYTES]
+
+    def _names(self, side: bytes, messages: list[bytes]) -> list[bytes]:
+        start = side + self.tag
+        return [start + mac for mac in self._cmac.of_all(messages, _MAC_BYTES)]
 
     def data_id(self, token: bytes, number: int) -> bytes:
         """Return the data id of an encoded token; ``number`` is that of its type."""
@@ -181,11 +195,7 @@ class EntryNames:
 
     def of_data_id(self, data_id: bytes) -> bytes:
         """Return the name of the foreign entry of a token with this data id."""
-        first = self._inner()
-        first.update(b"a" + data_id)
-        second = self._outer()
-        second.update(first.digest())
-        return b"t" + self.tag + second.digest()[:11]
+        return self._name(b"t", b"a" + data_id)
 
     def of_foreign(self, token: bytes, number: int) -> bytes:
         """Return the name of the foreign entry of an encoded token; ``number`` is that of its type."""
@@ -314,22 +324,3 @@ def _identity(owner: Owner) -> bytes:
 
 def _derive(key: bytes, purpose: bytes, owner: Owner, length: int) -> bytes:
     return HKDF(SHA256(), length, salt=None, info=_LABEL + purpose + _identity(owner)).derive(key)
-
-
-def _hmac_states(key: bytes) -> tuple[_State, _State]:
-    """Return the two hashes of an HMAC after its key; see ``tokens.derivation`` for the reason."""
-    block = key.ljust(sha256().block_size, b"\0")
-    return sha256(block.translate(INNER_PAD)).copy, sha256(block.translate(OUTER_PAD)).copy
-
-
-def _namer(inner: _State, outer: _State, starts: list[bytes], tag: bytes) -> Callable[[bytes, int], bytes]:
-    """Make a function that names entries. It is a single function, because it is called for each value."""
-
-    def name(data: bytes, number: int) -> bytes:
-        first = inner()
-        first.update(starts[number] + data)
-        second = outer()
-        second.update(first.digest())
-        return tag + second.digest()[:11]
-
-    return name

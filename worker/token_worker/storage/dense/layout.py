@@ -13,6 +13,7 @@ from token_worker.acra.value_types import TYPES
 from token_worker.errors import Code, CorruptData, Refused, Unavailable
 from token_worker.keys.keyring import Keyring, NoMatchingKey
 from token_worker.storage.dense import entry
+from token_worker.storage.dense.blocks import COLUMN_MAX
 from token_worker.storage.dense.entry import (
     ALONE,
     ENTRY_MAX,
@@ -23,7 +24,7 @@ from token_worker.storage.dense.entry import (
     EntryNames,
     SealKey,
 )
-from token_worker.storage.dense.siv_columns import COLUMN_MAX, COLUMN_MIN
+from token_worker.storage.dense.siv_columns import COLUMN_MIN
 from token_worker.storage.layout import Notes, Opened, SecondName
 from token_worker.storage.steps import Claim, Lookup, Row, Step
 from token_worker.storage.token_item import NamesAndDeriver, TokenItem
@@ -64,10 +65,12 @@ class DenseOwner(NamesAndDeriver):
         openers: by the head of entries without flags: the key that opened the last one.
     """
 
-    __slots__ = ("_day", "_heads", "_seal_keys", "check", "checked_on", "names", "openers", "seal_key")
+    __slots__ = ("_day", "_heads", "_seal_keys", "check", "checked_on", "openers", "seal_key")
+
+    names: EntryNames
 
     def __init__(self, ring: Keyring, index_key: bytes) -> None:
-        self.names = names = EntryNames(index_key, ring.owner)
+        names = EntryNames(index_key, ring.owner)
         super().__init__(ring, names)
         self.check = names.check
         self.checked_on = -1  # 0 is the number before the first connection
@@ -251,32 +254,28 @@ class DenseLayout:
     def rows(self, items: list[TokenItem], now: int) -> list[Row]:
         day = entry.day_of(now)
         rows: list[Row] = []
-        for (ring, is_alone), group in groupby(items, _ring_and_kind):
+        for (ring, number, is_alone), group in groupby(items, _likeness):
             owner = self.prepare(ring)
-            rows += (_alone_rows if is_alone else _rows)(owner, list(group), day)
+            rows += (_alone_rows if is_alone else _rows)(owner, number, list(group), day)
         return rows
 
 
-def _ring_and_kind(item: TokenItem) -> tuple[Keyring, bool]:
-    return item.ring, item.origin is not None
+def _likeness(item: TokenItem) -> tuple[Keyring, int, bool]:
+    return item.ring, item.kind.number, item.origin is not None
 
 
-def _rows(owner: DenseOwner, items: list[TokenItem], day: int) -> list[Row]:
-    """Make the rows of consistent tokens."""
+def _rows(owner: DenseOwner, number: int, items: list[TokenItem], day: int) -> list[Row]:
+    """Make the rows of consistent tokens of one type."""
     head, _ = owner.heads(day)
-    of_token, seal_all = owner.of_token, owner.seal_key.seal_all
-    keys: list[bytes] = []
-    t_names: list[bytes] = []
-    h_plaintexts: list[bytes] = []
-    t_plaintexts: list[bytes] = []
-    for item in items:
-        number = item.kind.number
-        token, counter = item.token, item.counter
-        keys.append(item.key)
-        t_names.append(of_token(token, number))
-        start = value_plaintext(number, counter + 1, b"") if counter else _VALUE_STARTS[number]
-        h_plaintexts.append(start + token)
-        t_plaintexts.append(_TOKEN_STARTS[number] + item.data)
+    keys = [item.key for item in items]
+    t_names = owner.names.of_tokens([item.token for item in items], number)
+    h_start, t_start = _VALUE_STARTS[number], _TOKEN_STARTS[number]
+    h_plaintexts = [
+        value_plaintext(number, item.counter + 1, item.token) if item.counter else h_start + item.token
+        for item in items
+    ]
+    t_plaintexts = [t_start + item.data for item in items]
+    seal_all = owner.seal_key.seal_all
     h_values, t_values = seal_all(head, keys, h_plaintexts), seal_all(head, t_names, t_plaintexts)
     return [
         Row(key, t_name, h_value, item.existing or t_value, item.tombstone)
@@ -284,11 +283,11 @@ def _rows(owner: DenseOwner, items: list[TokenItem], day: int) -> list[Row]:
     ]
 
 
-def _alone_rows(owner: DenseOwner, items: list[TokenItem], day: int) -> list[Row]:
-    """Make the rows of inconsistent tokens."""
+def _alone_rows(owner: DenseOwner, number: int, items: list[TokenItem], day: int) -> list[Row]:
+    """Make the rows of inconsistent tokens of one type."""
     _, head = owner.heads(day)
-    names = [owner.of_token(item.token, item.kind.number) for item in items]
-    plaintexts = [alone_plaintext(item.kind.number, item.token, item.data) for item in items]
+    names = owner.names.of_tokens([item.token for item in items], number)
+    plaintexts = [alone_plaintext(number, item.token, item.data) for item in items]
     entries = owner.seal_key.seal_all(head, names, plaintexts)
     return [Row(b"", name, b"", entry) for name, entry in zip(names, entries, strict=True)]
 
