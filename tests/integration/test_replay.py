@@ -570,5 +570,5 @@ def test_ids_that_are_none_break_nothing(stack: Stack) -> None:
     dead_letter(stack, requests(1)[0], entry="first")
     done = stack.run("dead-letters", "replay", "--all")
     assert done.returncode == 1
-    assert "1 entries cannot be read" in done.stderr
+    assert "1 entry cannot be read" in done.stderr
     assert stack.streams.xlen(f"{STREAM}:dead") == 1

@@ -28,7 +28,7 @@ def test_tokens_of_another_format_are_told_by_column() -> None:
     assert told[1:4] == [
         "column card: 1,234 values have tokens of another format, made before (the first rows are 2, 3, 5, 8, 9)",
         "column iban: 2 values have tokens of another format, made before (rows 3, 4)",
-        "column ?[31mname: 1 values have tokens of another format, made before (row 7)",
+        "column ?[31mname: 1 value has a token of another format, made before (row 7)",
     ]
     assert "if the old tokens are stored nowhere, `token-worker tokens remove`" in told[4]
     assert "nobody can detokenize" in told[5]

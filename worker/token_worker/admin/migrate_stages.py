@@ -347,8 +347,9 @@ def _check_twins(stage: Stage, record: LayoutRecord, leave: AbstractSet[FindingK
     differences = differences or int(tally.has_foreign and not record.foreign)  # another copy made the first of them
     if differences:
         raise CheckFailed(
-            f"{differences} tokens changed meanwhile: somebody still writes entries of layout {_other(to)}. Stop the"
-            " services of Acra and the commands that use them, then run the command again. The layout was not changed"
+            f"tokens changed meanwhile ({differences:,}): somebody still writes entries of layout {_other(to)}. Stop"
+            " the services of Acra and the commands that use them, then run the command again. The layout was not"
+            " changed"
         )
     refuse(tally, leave)
 

@@ -44,7 +44,7 @@ class View:
             self._bar.reset(self._task, total=total, completed=position, speed="")
         self._rows = progress.counts.rows - self._rows_before  # the speed is the speed of this run
         others = sum(found.count for found in progress.counts.other_format.values())
-        speed = self._speed(progress.counts.rows) + (f"; {others:,} tokens of another format" if others else "")
+        speed = self._speed(progress.counts.rows) + (f"; {number(others, 'token')} of another format" if others else "")
         self._bar.update(self._task, completed=position, speed=speed)
 
     def _speed(self, rows: int) -> str:
@@ -62,12 +62,14 @@ class View:
             errors: the file that lists the rows with such tokens.
         """
         self.say(
-            f"{self._speed(counts.rows)}; {counts.empty:,} empty cells kept; {number(counts.lost, 'row')} left out"
+            f"{self._speed(counts.rows)}; {number(counts.empty, 'empty cell')} kept;"
+            f" {number(counts.lost, 'row')} left out"
         )
         for column, found in counts.other_format.items():
             first = "the first rows are" if found.count > len(found.rows) else "rows" if found.count > 1 else "row"
+            values = number(found.count, "value has a token", "values have tokens")
             self.say(
-                f"column {format_names([column])}: {found.count:,} values have tokens of another format, made before"
+                f"column {format_names([column])}: {values} of another format, made before"
                 f" ({first} {', '.join(map(str, found.rows))})"
             )
         if counts.other_format:

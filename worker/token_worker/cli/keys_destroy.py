@@ -14,7 +14,7 @@ from token_worker.admin.entry_store import EntryStore
 from token_worker.admin.key_store import AdminStore
 from token_worker.admin.last_keys import LastKeys, LastKeysStep
 from token_worker.cli.keys_change import owner_of
-from token_worker.cli.terminal import confirm, confirm_by_typing, utc
+from token_worker.cli.terminal import confirm, confirm_by_typing, number, utc
 from token_worker.cli.tokens_choice import agreed_layout, entries_behind, tokens_link
 from token_worker.settings import load
 from token_worker.settings.options import Settings
@@ -162,7 +162,7 @@ def _question(planned: LastKeysStep) -> str:
     moved = "moves all keys of the client aside" if planned.what == "retired" else "deletes all keys of the client"
     if planned.entries is None:
         return f"This {moved}. Its index key is gone, so its tokens cannot be counted; all will be lost for good."
-    return f"This {moved}, with its index key; {planned.entries} entries will be lost for good."
+    return f"This {moved}, with its index key; {number(planned.entries, 'entry', 'entries')} will be lost for good."
 
 
 def _confirm_unused(*, given: bool) -> None:

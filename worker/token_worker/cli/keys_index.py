@@ -10,6 +10,7 @@ import msgspec
 from token_worker.admin.access import AdminAccess
 from token_worker.admin.index_keys import PROBLEMS, IndexKey, IndexKeyState, make_index_keys, owners_with_keys
 from token_worker.cli.keys_change import owner_of
+from token_worker.cli.terminal import number
 from token_worker.cli.tokens_choice import agreed_layout, tokens_link
 from token_worker.errors import CheckFailed
 from token_worker.settings import load
@@ -66,7 +67,8 @@ def index(
     if not as_json and all_owners:
         click.echo(f"index keys: {made} {'would be ' if dry_run else ''}made, {total - made - problems} exist")
     if problems:
-        raise CheckFailed(f"{problems} clients or zones have an index key that cannot be used, or none; see above")
+        whose = number(problems, "client or zone has", "clients or zones have")
+        raise CheckFailed(f"{whose} an index key that cannot be used, or none; see above")
 
 
 def _print(key: IndexKey, *, as_json: bool, is_quiet: bool, dry_run: bool) -> None:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from token_worker.admin.replay import Replay, ReplayCandidate, Selection
 from token_worker.admin.reply_comparison import ComparisonResult, ReplyComparison, ResentRequest
+from token_worker.cli.terminal import number
 from token_worker.contract.messages import Op
 from token_worker.errors import CheckFailed, OperatorError
 from token_worker.redis.connect import make_link
@@ -309,9 +310,11 @@ class Runner:
                 )
             for original, entry, request_id in different:
                 click.echo(f"differs: {original} replayed as {entry}, request {request_id}")
-        problems = [f"{len(different)} replies differ"] if different else []
-        problems += [f"{len(missing)} replies are missing; is a worker running?"] if missing else []
-        problems += [f"{counts['unreadable']} entries cannot be read"] if counts["unreadable"] else []
+        unreadable = counts["unreadable"]
+        problems = [number(len(different), "reply differs", "replies differ")] if different else []
+        if missing:
+            problems.append(number(len(missing), "reply is", "replies are") + " missing; is a worker running?")
+        problems += [number(unreadable, "entry", "entries") + " cannot be read"] if unreadable else []
         problems += [f"no such entries: {', '.join(not_there)}"] if not_there else []
         if problems:
             raise CheckFailed("; ".join(problems))
