@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -225,7 +225,7 @@ def test_entries_of_all_kinds_are_damaged(dense: Dense) -> None:
 
 # What it would find
 
-Handle = Callable[[Handler, Iterable[Entry]], list[Result]]
+Handle = Callable[[Handler, Sequence[Entry]], list[Result]]
 
 
 def _answers(results: list[Result]) -> list[int]:
@@ -299,9 +299,8 @@ def test_defects_of_the_handler_are_found(
 def _but_not_at_first(spoilt: Handle, handle: Handle) -> Handle:
     """The world is made by a handler, too: single entries are handled well."""
 
-    def choose(self: Handler, entries: Iterable[Entry]) -> list[Result]:
-        listed = list(entries)
-        return (spoilt if len(listed) > 1 else handle)(self, listed)
+    def choose(self: Handler, entries: Sequence[Entry]) -> list[Result]:
+        return (spoilt if len(entries) > 1 else handle)(self, entries)
 
     return choose
 

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from token_worker.contract import lenient
-from token_worker.contract.codec import _DECODE_REQUEST, decode, encode_reply, sniff
+from token_worker.contract.codec import _DECODE_REQUEST, decode, decode_all, encode_reply, sniff
 from token_worker.contract.decoded import Decoded, Limits, Unanswerable
 from token_worker.contract.examples import REPLIES, REQUESTS
 from token_worker.contract.messages import Format, Op, Reply, ReplyError, ReplyItem, Request, RequestItem
@@ -79,6 +79,35 @@ def test_request_round_trip(name: str, format: Format) -> None:
     request = REQUESTS[name]
     decoded = decode(pack(msgspec.to_builtins(request), format), LIMITS)
     assert Decoded(format, request, request.id, request.op, None, request.replay, request.reply_to) == decoded
+
+
+ITEMS: dict[str, object] = BASE | {"items": [{"type": "str", "value": 1}]}
+BAD: list[dict[str, object]] = [{**BASE}, ONE | {"items": []}, {**ONE, "value": "x" * 10_000}, {"id": 1}]
+OF_A_BATCH = [
+    *(pack(message, its_format) for message in (ONE, ITEMS, *BAD) for its_format in Format),
+    pack(BASE | {"items": [{"type": 1}, {"type": "str", "value": CANARY}]}, Format.MSGPACK),
+    *(mark + pack(ONE, Format.JSON) for mark in (b" ", b"\xef\xbb\xbf", b"\xff\xfe")),
+    *(b"", b"[1]", b"{", b"\x81", None),
+]
+"""Payloads that are good, refused, and no requests."""
+
+
+@pytest.mark.parametrize("number", range(len(OF_A_BATCH)))
+def test_batch_is_decoded_as_one_by_one(number: int) -> None:
+    """A payload is decoded, refused or unanswerable whatever stands beside it in a batch."""
+
+    def alone(payload: bytes | None) -> Decoded | Unanswerable:
+        try:
+            return decode(payload, LIMITS)
+        except Unanswerable as error:
+            return error
+
+    for other in OF_A_BATCH:
+        payloads = [OF_A_BATCH[number], other, OF_A_BATCH[number]]
+        found = decode_all(payloads, LIMITS)
+        assert repr([*map(alone, payloads)]) == repr(found)
+        refusals = [it if isinstance(it, Unanswerable) else it.refusal for it in found]
+        assert all([error] == list(errors_of(error)) for error in refusals if error is not None)
 
 
 @formats

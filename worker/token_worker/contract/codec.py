@@ -9,7 +9,7 @@ the whole request is refused by ``decode``.
 # ruff: noqa: A001, A002 - "format" is what the contract calls it
 
 import codecs
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -106,16 +106,47 @@ def decode(payload: bytes | None, limits: Limits) -> Decoded:
         request = None
     if request is None:  # not in the except clause: an error raised there would keep the decoder's error, with values
         return lenient.read(payload, format, limits)
-    if request.items is not UNSET or request.type is UNSET or request.value is UNSET:
-        refusal = lenient.shape_refusal(request, limits)
-        if refusal is not None:
-            return Decoded(format, None, request.id, request.op, refusal, request.replay, request.reply_to)
-    return Decoded(format, request, request.id, request.op, None, request.replay, request.reply_to)
+    return _decoded(format, request, limits)
+
+
+def decode_all(payloads: Sequence[bytes | None], limits: Limits) -> list[Decoded | Unanswerable]:
+    """Decode the payloads of a batch, at least one, each as by ``decode``. Return what ``decode`` raises.
+
+    Requests of one format, of which none is faulty, are decoded with few calls. That is the usual case.
+    """
+    given = [payload or b"" for payload in payloads]
+    format = sniff(given[0])
+    if format is not None and max(map(len, given)) <= limits.max_request_bytes:
+        try:
+            requests = [*map(_DECODE_REQUEST[format], given)]
+        except _UNREADABLE:
+            pass  # one by one, to find the faulty ones
+        else:
+            return [
+                Decoded(format, request, request.id, request.op, None, request.replay, request.reply_to)
+                if request.items is UNSET and request.type is not UNSET and request.value is not UNSET
+                else _decoded(format, request, limits)
+                for request in requests
+            ]
+    return [_decode_one(payload, limits) for payload in payloads]
 
 
 def encode_reply(reply: Reply, format: Format) -> bytes:
     """Encode a reply. Its values must have been prepared for this format by ``encode_value``."""
     return _ENCODE[format](reply)
+
+
+def _decode_one(payload: bytes | None, limits: Limits) -> Decoded | Unanswerable:
+    try:
+        return decode(payload, limits)
+    except Unanswerable as unanswerable:
+        return unanswerable.with_traceback(None)
+
+
+def _decoded(format: Format, request: Request, limits: Limits) -> Decoded:
+    refusal = lenient.shape_refusal(request, limits)
+    kept = request if refusal is None else None
+    return Decoded(format, kept, request.id, request.op, refusal, request.replay, request.reply_to)
 
 
 def _too_long(payload: bytes, format: Format, limits: Limits) -> Decoded:

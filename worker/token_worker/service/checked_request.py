@@ -1,6 +1,6 @@
 """A request that was checked against its route: the keys it may use, and its values."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -28,7 +28,7 @@ class TypeCodec(msgspec.Struct, frozen=True, eq=False):
 
     Attributes:
         read, encode: convert a member of a request to stored bytes, one after the other.
-        decode, write: convert stored bytes to a member of a reply. ``write`` is None if ``decode`` does all.
+        decode: converts stored bytes to a member of a reply. Raises ``ValueError`` if it cannot.
         ok: outcome of a good value, as in ``ReplyFacts.outcomes``.
     """
 
@@ -36,14 +36,14 @@ class TypeCodec(msgspec.Struct, frozen=True, eq=False):
     read: Callable[[object], Any]
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
-    write: Callable[[Any], Any] | None
     ok: tuple[str, str]
 
 
 def _type_codec(name: str, codec: ValueCodec) -> TypeCodec:
     kind = TYPES[name]
-    encode, decode = codec.to_bytes or kind.encode, codec.from_bytes or kind.read
-    return TypeCodec(kind, codec.from_message, encode, decode, codec.to_message, (name, "ok"))
+    encode, read, write = codec.to_bytes or kind.encode, codec.from_bytes or kind.read, codec.to_message
+    decode = read if write is None else lambda stored: write(read(stored))
+    return TypeCodec(kind, codec.from_message, encode, decode, (name, "ok"))
 
 
 def _type_codecs(given: dict[Format, dict[str, ValueCodec]]) -> dict[Format, dict[str, TypeCodec]]:
@@ -68,18 +68,10 @@ class FailedValue(NamedTuple):
     refused: Refused
 
 
-class CheckedRequest(msgspec.Struct, eq=False):
-    """A request whose access is not refused by itself.
+CheckedRequest = tuple[Entry, Decoded, Request]
+"""A request that may be answered, with its entry and what else was decoded of it."""
 
-    Attributes:
-        decoded: the entry, decoded to ``request``.
-        values: its values, in order.
-    """
-
-    entry: Entry
-    decoded: Decoded
-    request: Request
-    values: Sequence[TokenItem | FailedValue] = ()
+Value = TokenItem | FailedValue
 
 
 class OwnerAccess:
@@ -87,22 +79,24 @@ class OwnerAccess:
 
     Attributes:
         op: the operation.
-        owners: client and zone whose keys must exist; the last one's keys are used.
-        formats: the rules of the route about formats; None where the access is refused.
+        formats: the rules of the route about formats.
+        owners: client and zone whose keys must exist; the last one's keys are used. Empty if the access is refused.
         outcome: the keys to use, or why the requests are refused, or why they have to wait for keys.
         requests: the requests of the batch that need it.
+        values: for each request its value, or the list of its values.
+        formatted: those of the values that have a format.
     """
 
-    __slots__ = ("_ok_facts", "formats", "op", "outcome", "owners", "requests")
+    __slots__ = ("_ok_facts", "formats", "formatted", "op", "outcome", "owners", "requests", "values")
 
-    def __init__(
-        self, op: Op, owners: tuple[Owner, ...], refused: Refused, formats: RouteFormats | None = None
-    ) -> None:
+    def __init__(self, op: Op, formats: RouteFormats, owners: tuple[Owner, ...], refused: Refused) -> None:
         self.op = op
-        self.owners = owners
         self.formats = formats
+        self.owners = owners
         self.outcome: Keyring | Refused | Unavailable = refused
         self.requests: list[CheckedRequest] = []
+        self.values: list[Value | list[Value]] = []
+        self.formatted: list[TokenItem] = []
         self._ok_facts: dict[TypeCodec, ReplyFacts] = {}
 
     def facts(self, status: str, outcomes: tuple[tuple[str, str], ...]) -> ReplyFacts:

@@ -5,16 +5,15 @@ entry does not keep the others from being answered. Only ids and counts are logg
 """
 
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Sequence
 from functools import lru_cache, partial
-from operator import attrgetter
 from typing import Any, TypeVar
 
 from msgspec import UNSET
 
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import TYPES
-from token_worker.contract.codec import decode
+from token_worker.contract.codec import decode, decode_all
 from token_worker.contract.decoded import Decoded, Limits, Unanswerable
 from token_worker.contract.messages import Op, Request, RequestItem
 from token_worker.contract.values import InvalidValue, bytes_not_allowed, unknown_type
@@ -29,13 +28,14 @@ from token_worker.service.checked_request import (
     CheckedRequest,
     FailedValue,
     OwnerAccess,
+    Value,
 )
 from token_worker.service.replies import (
     DeadLettered,
     Postponed,
     Result,
     build_refusal,
-    build_reply,
+    build_replies,
     encode_error,
     refused_facts,
 )
@@ -95,7 +95,7 @@ class Handler:
         }
         self._of_storage = ("tokens/", f"{settings.keys_folder}/", f"{settings.keys_folder}.", f"{MARK}:")
 
-    def handle(self, entries: Iterable[Entry]) -> list[Result]:
+    def handle(self, entries: Sequence[Entry]) -> list[Result]:
         """Make a result for each entry, in no particular order.
 
         Raises:
@@ -104,39 +104,30 @@ class Handler:
         """
         results: list[Result] = []
         accesses: _Accesses = {}
-        for entry in entries:
-            try:
-                decoded = decode(entry.fields.get(b"payload"), self._limits)
-            except Unanswerable as unanswerable:
-                results.append(DeadLettered(entry, unanswerable.reason))
+        payloads = [entry.fields.get(b"payload") for entry in entries]
+        for entry, decoded in zip(entries, decode_all(payloads, self._limits), strict=True):
+            if isinstance(decoded, Unanswerable):
+                results.append(DeadLettered(entry, decoded.reason))
             else:
                 refused = self._authorize(entry, decoded, accesses)
                 if refused is not None:
                     results.append(build_refusal(entry, decoded, refused))
         self._find_keys(accesses)
         ready: list[OwnerAccess] = []
+        items: list[TokenItem] = []
         for access in accesses.values():
             outcome = access.outcome
             if isinstance(outcome, Keyring):
-                self._make_values(access, outcome)
+                items += self._make_values(access, outcome)
                 ready.append(access)
             elif isinstance(outcome, Unavailable):
-                results += [Postponed(checked.entry, outcome) for checked in access.requests]
+                results += [Postponed(entry, outcome) for entry, _, _ in access.requests]
             else:
-                results += [build_refusal(checked.entry, checked.decoded, outcome) for checked in access.requests]
-        items = [
-            value
-            for access in ready
-            for checked in access.requests
-            for value in checked.values
-            if isinstance(value, TokenItem)
-        ]
+                results += [build_refusal(entry, decoded, outcome) for entry, decoded, _ in access.requests]
         if items:
             self._run(items)
-            if any(map(_format_of, items)):
-                _compare_forms(ready)
         for access in ready:
-            results += [build_reply(checked, access) for checked in access.requests]
+            results += build_replies(access)
         return results
 
     def internal(self, entry: Entry) -> Answer:
@@ -190,14 +181,17 @@ class Handler:
             access = accesses[key] = self._access(entry.route, request)
         if request.expires_at is not None and access.owners and request.expires_at <= self._server_now() * 1000:
             return Refused(Code.EXPIRED, "$.expires_at: has passed")
-        access.requests.append(CheckedRequest(entry, decoded, request))
+        access.requests.append((entry, decoded, request))
         return None
 
     def _access(self, route: Route, request: Request) -> OwnerAccess:
+        owners: tuple[Owner, ...] = ()
+        outcome = INTERNAL
         try:
-            return OwnerAccess(request.op, _owners(route, request), INTERNAL, self._formats[route.requests])
+            owners = _owners(route, request)
         except Refused as refused:
-            return OwnerAccess(request.op, (), refused.with_traceback(None))
+            outcome = refused.with_traceback(None)
+        return OwnerAccess(request.op, self._formats[route.requests], owners, outcome)
 
     def _find_keys(self, accesses: _Accesses) -> None:
         """Set the outcome of every access: the last owner's keys if all owners have keys. A refused access has none."""
@@ -219,29 +213,36 @@ class Handler:
             if isinstance(access.outcome, Keyring):
                 access.outcome = refused.get(access.outcome, access.outcome)
 
-    def _make_values(self, access: OwnerAccess, ring: Keyring) -> None:
-        """Make the values of all requests that need an access."""
+    def _make_values(self, access: OwnerAccess, ring: Keyring) -> list[TokenItem]:
+        """Make the values of all requests that need an access. Return those for the engine."""
+        items: list[TokenItem] = []
         for checked in access.requests:
-            request = checked.request
+            _, decoded, request = checked
             if request.items is UNSET:
-                checked.values = (self._value(checked, access, ring, None, request),)
+                value = self._value(access, ring, checked, request)
+                access.values.append(value)
+                if isinstance(value, TokenItem):
+                    items.append(value)
                 continue
-            values = [self._value(checked, access, ring, index, item) for index, item in enumerate(request.items)]
-            for index, refused in (checked.decoded.broken or {}).items():
+            values = [self._value(access, ring, checked, item, index) for index, item in enumerate(request.items)]
+            for index, refused in (decoded.broken or {}).items():
                 values[index] = FailedValue("unknown", refused)
-            checked.values = values
+            access.values.append(values)
+            items += [value for value in values if isinstance(value, TokenItem)]
+        return items
 
     def _value(
         self,
-        checked: CheckedRequest,
         access: OwnerAccess,
         ring: Keyring,
-        index: int | None,
+        checked: CheckedRequest,
         given: Request | RequestItem,
-    ) -> TokenItem | FailedValue:
-        type_name, op = given.type or "", access.op
-        codecs = TYPE_CODECS if given.as_ is None else BYTES_TYPE_CODECS[op]
-        codec = codecs[checked.decoded.format].get(type_name)
+        index: int | None = None,
+    ) -> Value:
+        entry, decoded, request = checked
+        type_name = given.type or ""
+        codecs = TYPE_CODECS if given.as_ is None else BYTES_TYPE_CODECS[access.op]
+        codec = codecs[decoded.format].get(type_name)
         if codec is None:
             refuse = bytes_not_allowed if type_name in TYPES else unknown_type
             return FailedValue("unknown", refuse(_path(index)))
@@ -252,33 +253,20 @@ class Handler:
         if len(data) > self._max_value_bytes:
             too_large = f"{_path(index)}: longer than {self._max_value_bytes} bytes"
             return FailedValue(type_name, Refused(Code.VALUE_TOO_LARGE, too_large))
-        if op is not _TOKENIZE:
-            return TokenItem(ring, codec.kind, data, False, None, None, codec)
-        form: AnyFormat | None = None
-        formats = access.formats
-        if formats is not None and (given.format is not None or formats.apply_to_all):
-            chosen = _choose_format(formats, given, index, type_name, data)
+        item = TokenItem(ring, codec.kind, data, access.op is _TOKENIZE, None, None, codec)
+        if not item.tokenize:
+            return item
+        if given.format is not None or access.formats.apply_to_all:
+            chosen = _choose_format(access.formats, given, index, type_name, data)
             if isinstance(chosen, Refused):
                 return FailedValue(type_name, chosen)
-            form = chosen
-        origin = None
-        request = checked.request
+            if chosen is not None:
+                item.format = chosen
+                access.formatted.append(item)
         if not request.consistent:
-            original = request.replay_of.encode() if request.replay_of else checked.entry.id
-            origin = Origin(checked.entry.route.requests.encode(), original, index or 0)
-        return TokenItem(ring, codec.kind, data, True, origin, form, codec)
-
-
-_format_of = attrgetter("format")
-
-
-def _compare_forms(accesses: Iterable[OwnerAccess]) -> None:
-    """Compare tokens with the formats that were asked for: a value may have a token since before."""
-    for access in accesses:
-        for checked in access.requests:
-            for value in checked.values:
-                if isinstance(value, TokenItem) and access.formats is not None:
-                    access.formats.compare(value)
+            original = request.replay_of.encode() if request.replay_of else entry.id
+            item.origin = Origin(entry.route.requests.encode(), original, index or 0)
+        return item
 
 
 def _choose_format(

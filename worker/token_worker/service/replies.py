@@ -9,7 +9,7 @@ from token_worker.contract.codec import encode_reply
 from token_worker.contract.decoded import Decoded
 from token_worker.contract.messages import Reply, ReplyError, ReplyItem
 from token_worker.errors import Code, Refused, Unavailable
-from token_worker.service.checked_request import INTERNAL, OP_NAMES, CheckedRequest, OwnerAccess
+from token_worker.service.checked_request import INTERNAL, OP_NAMES, CheckedRequest, OwnerAccess, TypeCodec, Value
 from token_worker.storage.token_item import TokenItem
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.reply_facts import ReplyFacts
@@ -39,35 +39,45 @@ class Postponed(NamedTuple):
 Result = Answer | DeadLettered | Postponed
 
 
-def build_reply(checked: CheckedRequest, access: OwnerAccess) -> Answer | Postponed:
-    """Build the reply to a request whose values went through the engine."""
-    request, values = checked.request, checked.values
-    if request.items is UNSET and isinstance(value := values[0], TokenItem) and isinstance(value.result, bytes):
-        codec = value.form  # the short way of most requests
+def build_replies(access: OwnerAccess) -> list[Answer | Postponed]:
+    """Build the replies to the requests of an access, whose values went through the engine."""
+    for item in access.formatted:  # a value may have a token since before
+        access.formats.compare(item)
+    replies: list[Answer | Postponed] = []
+    codec: TypeCodec | None = None
+    for checked, value in zip(access.requests, access.values, strict=True):
+        if not isinstance(value, TokenItem) or not isinstance(value.result, bytes):
+            replies.append(_build_from_all(access, checked, value if isinstance(value, list) else [value]))
+            continue
+        if value.form is not codec:  # mostly all have one
+            codec = value.form
+            decode, facts = codec.decode, access.ok_facts(codec)
+        entry, decoded, request = checked
         try:
-            answer = codec.decode(value.result)
+            answer = decode(value.result)
         except ValueError:
-            return _build_from_all(checked, access)
+            replies.append(_build_from_all(access, checked, [value]))
+            continue
         reply = Reply(
             id=request.id,
             op=request.op,
-            request_entry=checked.entry.id.decode(),
+            request_entry=entry.id.decode(),
             status="ok",
-            value=answer if codec.write is None else codec.write(answer),
+            value=answer,
+            format="other" if value.is_other else None,
             replay=request.replay,
         )
-        if value.is_other:
-            reply.format = "other"
-        return _answer(checked.entry, checked.decoded, reply, access.ok_facts(codec))
-    return _build_from_all(checked, access)
+        replies.append(_answer(entry, decoded, reply, facts))
+    return replies
 
 
-def _build_from_all(checked: CheckedRequest, access: OwnerAccess) -> Answer | Postponed:
+def _build_from_all(access: OwnerAccess, checked: CheckedRequest, values: list[Value]) -> Answer | Postponed:
     """Build the reply from any number of values, good or refused."""
+    entry, decoded, request = checked
     answers: list[ReplyItem] = []
     outcomes: list[tuple[str, str]] = []
     failed = 0
-    for value in checked.values:
+    for value in values:
         result: object
         if isinstance(value, TokenItem):
             result, type_name = value.result, value.kind.name
@@ -79,45 +89,41 @@ def _build_from_all(checked: CheckedRequest, access: OwnerAccess) -> Answer | Po
                     result = _STORED_UNREADABLE if value.tokenize or value.kind.is_number else _NOT_TEXT
                 else:
                     other: Literal["other"] | None = "other" if value.is_other else None
-                    answers.append(
-                        ReplyItem(None, answer if codec.write is None else codec.write(answer), format=other)
-                    )
+                    answers.append(ReplyItem(None, answer, format=other))
                     outcomes.append(codec.ok)
                     continue
             elif isinstance(result, Unavailable):
-                return Postponed(checked.entry, result)
+                return Postponed(entry, result)
         else:
             result, type_name = value.refused, value.type_name
         refused = result if isinstance(result, Refused) else INTERNAL
-        _log_unreadable(checked, access, refused)
+        _log_unreadable(access, checked, refused)
         failed += 1
         answers.append(ReplyItem(error=_error(refused)))
         outcomes.append((type_name, refused.code.value))
-    request = checked.request
-    reply = Reply(
-        id=request.id, op=request.op, request_entry=checked.entry.id.decode(), status="ok", replay=request.replay
-    )
+    reply = Reply(id=request.id, op=request.op, request_entry=entry.id.decode(), status="ok", replay=request.replay)
     if failed:
         reply.status = "error" if failed == len(answers) else "partial"
     if request.items is UNSET:
         reply.value, reply.error, reply.format = answers[0].value, answers[0].error, answers[0].format
     else:
-        for item, answer in zip(request.items, answers, strict=True):
-            answer.ref = item.ref
+        for item, made in zip(request.items, answers, strict=True):
+            made.ref = item.ref
         reply.items = answers
-    return _answer(checked.entry, checked.decoded, reply, access.facts(reply.status, tuple(outcomes)))
+    return _answer(entry, decoded, reply, access.facts(reply.status, tuple(outcomes)))
 
 
-def _log_unreadable(checked: CheckedRequest, access: OwnerAccess, refused: Refused) -> None:
+def _log_unreadable(access: OwnerAccess, checked: CheckedRequest, refused: Refused) -> None:
     """Log an error that only an operator can mend. The client is known to exist here."""
     if refused.code in (Code.ENTRY_UNREADABLE, Code.KEY_UNREADABLE):
+        entry, decoded, _ = checked
         names = [owner.key_name for owner in access.owners]
         log.error(
             "stored data cannot be read",
             code=refused.code,
             key=names[-1],
-            request_id=checked.decoded.id,
-            **log_fields(checked.entry),
+            request_id=decoded.id,
+            **log_fields(entry),
         )
 
 
