@@ -122,7 +122,7 @@ class Entries:
 
     def _problem(self, answer: Answer, entry: Entry, ids: set[str]) -> str | None:
         """Check the answer to an entry; returns what is wrong."""
-        form = sniff(entry.fields[b"payload"])
+        form = sniff(entry.payload or b"")
         if form is None or sniff(answer.payload) is not form:
             return "an answer is not in the format of its request"
         given_up = self._handler.internal(entry) if self._rng.random() < 0.1 else answer
@@ -203,7 +203,7 @@ def _problem_of_facts(facts: ReplyFacts) -> str | None:
 
 def _id_of(entry: Entry) -> str | None:
     """The id in a payload of any form, if there is just one and it can be read."""
-    payload = entry.fields.get(b"payload", b"")
+    payload = entry.payload or b""
     form = sniff(payload) if len(payload) <= READ_AGAIN_BYTES else None
     if form is None:
         return None

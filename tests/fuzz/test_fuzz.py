@@ -278,7 +278,7 @@ def raised(_results: list[Result]) -> list[Result]:
 
 
 def logged(results: list[Result]) -> list[Result]:
-    structlog.get_logger().info("handled", payload=results[0].entry.fields.get(b"payload"))
+    structlog.get_logger().info("handled", payload=results[0].entry.payload)
     return results
 
 

@@ -163,7 +163,7 @@ class World:
 
     def next_entry(self, fields: dict[bytes, bytes]) -> Entry:
         """An entry as it would be read from the stream."""
-        return Entry(ROUTE, b"%d-0" % next(self._numbers), fields)
+        return Entry.of(ROUTE, b"%d-0" % next(self._numbers), fields)
 
     def _store(self, rng: random.Random) -> list[_Token]:
         """All that is stored. Half of it was used long ago. In the dense layout some tokens are inconsistent."""

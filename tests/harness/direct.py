@@ -90,7 +90,7 @@ class DirectHandler:
         codec = msgspec.json if in_json else msgspec.msgpack
         numbers = [next(self._numbers) for _ in requests] if first is None else range(first, first + len(requests))
         entries = [
-            Entry(ROUTE, b"%d-0" % number, {b"payload": codec.encode({"id": str(number), **request})})
+            Entry(ROUTE, b"%d-0" % number, codec.encode({"id": str(number), **request}))
             for number, request in zip(numbers, requests, strict=True)
         ]
         results = self._handler.handle(entries)

@@ -104,7 +104,7 @@ def ask(make: Make, unsafe: Unsafe) -> Ask:
 
     def ask(requests: list[tuple[Route, Message]], *, is_unsafe: bool = False) -> dict[str, Answer]:
         entries = [
-            Entry(route, b"1-%d" % number, {b"payload": msgspec.json.encode({"id": str(number), **request})})
+            Entry(route, b"1-%d" % number, msgspec.json.encode({"id": str(number), **request}))
             for number, (route, request) in enumerate(requests, 1)
         ]
         results = make(unsafe if is_unsafe else NoBarrier()).handle(entries)
@@ -180,7 +180,7 @@ def test_entry_that_is_given_up_is_answered_where_its_route_allows(
 ) -> None:
     """``internal`` goes to the stream that the request named, if the route allows it; else to the route's own."""
     message = {"id": "given-up", **tokenize("client-one", reply_to=reply_to)}
-    answer = handler.internal(Entry(OPEN, b"1-0", {b"payload": msgspec.json.encode(message)}))
+    answer = handler.internal(Entry(OPEN, b"1-0", msgspec.json.encode(message)))
     assert (said(answer), answer.reply_to) == ("internal", used)
     assert answer.forbidden == (answer.payload if used else b"")
 

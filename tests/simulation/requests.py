@@ -118,7 +118,7 @@ def _answer(how: bytes, entry: Entry, target: str) -> Answer:
 
 
 def _read(entry: Entry) -> tuple[str, str]:
-    kind, target, _ = entry.fields[b"payload"].decode().split(" ")
+    kind, target, _ = (entry.payload or b"").decode().split(" ")
     return kind, target
 
 

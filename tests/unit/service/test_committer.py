@@ -29,7 +29,7 @@ from token_worker.telemetry.metrics import Metrics
 from token_worker.telemetry.telemetry import Telemetry
 
 ROUTE = Route("in", "out", frozenset({Op.TOKENIZE}))
-FIRST, SECOND = Entry(ROUTE, b"1-0", {b"payload": b""}), Entry(ROUTE, b"2-0", {b"payload": b""})
+FIRST, SECOND = Entry(ROUTE, b"1-0", b""), Entry(ROUTE, b"2-0", b"")
 REPLIES: dict[str, Any] = {"TIME": [b"1700000000", b"0"], "XPENDING": [], "uncount.lua": 1, "dead_letter.lua": 1}
 
 

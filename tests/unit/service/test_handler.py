@@ -198,7 +198,7 @@ def test_units_are_bounded_whatever_the_spelling() -> None:
     without = msgspec.msgpack.encode({**message, "items": [{}] * 1000})
     assert b"value" not in escaped
     for payload in (plain, escaped, packed, without):
-        entries = [Entry(ROUTE, b"%d-0" % number, {b"payload": payload}) for number in range(29)]
+        entries = [Entry(ROUTE, b"%d-0" % number, payload) for number in range(29)]
         units = list(_units(entries))
         assert [len(unit) for unit in units] == [UNIT_ITEMS // 1000] * 14 + [1]
         assert [entry for unit in units for entry in unit] == entries

@@ -92,7 +92,7 @@ class Service:
     def _entry(self, owner: Owner, op: str, value: str) -> Entry:
         who = {"client_id": SHOP.id, "zone_id": owner.id} if owner.kind == "zone" else {"client_id": owner.id}
         message = {"id": "r", "op": op, "type": "str", "value": value, **who}
-        return Entry(ROUTE, b"%d-0" % next(self._numbers), {b"payload": msgspec.json.encode(message)})
+        return Entry(ROUTE, b"%d-0" % next(self._numbers), msgspec.json.encode(message))
 
     def _outcome(self, result: Any) -> tuple[str, str]:
         if isinstance(result, Postponed):

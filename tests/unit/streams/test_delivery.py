@@ -131,6 +131,30 @@ def entries(count: int, size: int = 10, start: int = 1) -> list[list[Any]]:
     return [[b"%d-0" % (start + n), [b"payload", b"x" * size]] for n in range(count)]
 
 
+def test_entries_have_all_their_fields() -> None:
+    """An entry has its payload, and apart from it the other fields, if any. All of them make COUNT small."""
+    large = b"x" * (BATCH_BYTES // 4)
+    fields = [
+        [b"payload", b"{}"],
+        [b"trace", large],
+        [b"trace", large, b"payload", b"{}"],
+        [b"payload", b"", b"payload", large],
+    ]
+    found = [[b"%d-0" % number, raw] for number, raw in enumerate(fields, 1)]
+    subject = delivery()
+    batch, _ = run(subject.fetch(0.0, 1000), Scripted(XREADGROUP=lambda _: [[b"in", found]]))
+    assert [(entry.payload, entry.others) for entry in batch.entries] == [
+        (b"{}", None),
+        (None, {b"trace": large}),
+        (b"{}", {b"trace": large}),
+        (large, None),
+    ]
+    server = Scripted()
+    run(subject.fetch(1.0, 1000), server)
+    [read] = server.named("XREADGROUP")
+    assert read[read.index("COUNT") + 1] == 5
+
+
 def test_first_fetch_makes_the_groups() -> None:
     """A missing group is made by one script for each route, which knows the acknowledged entries."""
     server = Scripted(group=1)
@@ -428,7 +452,7 @@ def test_own_entries_that_something_speaks_against_are_tried_alone(why: str) -> 
     server = PutOff(b"5-0", b"6-0")
     if why == "failed":
         run(subject.fetch(0.0, 0), Scripted(XREADGROUP=lambda _: [[b"in", entries(2, start=5)]]))
-        subject.suspect([Entry(ROUTE, b"5-0", {}), Entry(ROUTE, b"6-0", {})], 1.0)
+        subject.suspect([Entry(ROUTE, b"5-0", None), Entry(ROUTE, b"6-0", None)], 1.0)
     for _ in range(2):
         batch, commands = run(subject.fetch(1.0, 0), server)
         assert batch.isolated
@@ -506,14 +530,14 @@ def test_claim_that_can_never_be_read_counts_as_a_try(reason: str, lost: int) ->
 
 def test_what_is_put_off_is_taken_back_without_claiming_more() -> None:
     """Tries that failed for an outage are taken back by one script, which looks whether the entries are still ours."""
-    mine = [Entry(ROUTE, b"5-0", {}, deliveries=3), Entry(ROUTE, b"6-0", {})]
+    mine = [Entry(ROUTE, b"5-0", None, deliveries=3), Entry(ROUTE, b"6-0", None)]
     _, commands = run(delivery().put_off(mine, 0.0), Scripted())
     assert commands == [RunScript(UNCOUNT, ("in",), ("group", "me", b"5-0", 3, b"6-0", 1))]
 
 
 def test_many_entries_are_put_off_by_bounded_scripts() -> None:
     """With any number of entries that are put off at once, no script takes back more than its limit."""
-    mine = [Entry(ROUTE, b"%d-0" % n, {}) for n in range(UNCOUNT_ENTRIES + 1)]
+    mine = [Entry(ROUTE, b"%d-0" % n, None) for n in range(UNCOUNT_ENTRIES + 1)]
     _, commands = run(delivery().put_off(mine, 0.0), Scripted())
     assert [len(command.args) for command in commands] == [2 + 2 * UNCOUNT_ENTRIES, 4]
 
@@ -577,7 +601,7 @@ def test_claim_that_brings_too_much_counts_nothing() -> None:
     """A claim of many that is given up is taken back before the next, which is of one."""
     subject = delivery()
     run(subject.fetch(0.0, 0), Scripted())
-    run(subject.put_off([Entry(ROUTE, b"5-0", {}), Entry(ROUTE, b"6-0", {})], 0.0), Scripted())
+    run(subject.put_off([Entry(ROUTE, b"5-0", None), Entry(ROUTE, b"6-0", None)], 0.0), Scripted())
     found = pending((b"5-0", 0), (b"6-0", 0))
     batch, _ = run(subject.fetch(RETRY_OWN_SECONDS, 1000), Scripted(XPENDING=found, XCLAIM=ReplyTooLarge()))
     assert batch == Batch([], isolated=False)
@@ -622,7 +646,7 @@ def test_what_could_not_be_taken_back_is_before_the_next_claim() -> None:
     run(subject.fetch(0.0, 0), Scripted())
     with pytest.raises(Unavailable):
         run(
-            subject.put_off([Entry(ROUTE, b"5-0", {}, deliveries=3)], 0.0),
+            subject.put_off([Entry(ROUTE, b"5-0", None, deliveries=3)], 0.0),
             Scripted(uncount=Unavailable("streams", "ConnectionError")),
         )
     _, commands = run(subject.fetch(1.0, 0), Scripted())
@@ -634,7 +658,7 @@ def test_tries_of_a_lost_group_are_forgotten() -> None:
     """The counts of a lost group are gone with it: nothing is taken back any more."""
     subject = delivery()
     gone = Scripted(uncount=ServerError("streams", "NOGROUP"))
-    run(subject.put_off([Entry(ROUTE, b"5-0", {})], 0.0), gone)
+    run(subject.put_off([Entry(ROUTE, b"5-0", None)], 0.0), gone)
     _, commands = run(subject.uncount_tries(), Scripted())
     assert commands == []
 
@@ -674,7 +698,7 @@ def test_read_waits_no_longer_than_until_entries_are_tried_again() -> None:
     """Entries that were put off are looked for when their rest is over, not when the read for new ones ends."""
     subject = delivery()
     run(subject.fetch(0.0, 0), Scripted())
-    run(subject.put_off([Entry(ROUTE, b"5-0", {})], 0.0), Scripted())
+    run(subject.put_off([Entry(ROUTE, b"5-0", None)], 0.0), Scripted())
     server = Scripted()
     run(subject.fetch(RETRY_OWN_SECONDS - 0.25, 1000), server)
     [read] = server.named("XREADGROUP")
@@ -716,7 +740,7 @@ def test_only_the_route_that_was_stopped_gets_its_group_again() -> None:
 
 def test_renewing_keeps_what_is_still_ours() -> None:
     """A lease is renewed for entries that are still pending here, and only if nobody touched them since."""
-    mine = [Entry(ROUTE, b"10-0", {}), Entry(ROUTE, b"9-0", {}), Entry(ROUTE, b"8-0", {})]
+    mine = [Entry(ROUTE, b"10-0", None), Entry(ROUTE, b"9-0", None), Entry(ROUTE, b"8-0", None)]
     server = Scripted(
         XPENDING=[[b"8-0", b"me", 500, 1], [b"9-0", b"me", 600, 1]],
         XCLAIM=lambda command: [b"9-0"],
@@ -728,7 +752,7 @@ def test_renewing_keeps_what_is_still_ours() -> None:
 
 
 def answer(number: int, reply_to: str | None = None) -> Answer:
-    return Answer(Entry(ROUTE, b"%d-0" % number, {}), b"reply", reply_to, b"forbidden" if reply_to else b"")
+    return Answer(Entry(ROUTE, b"%d-0" % number, None), b"reply", reply_to, b"forbidden" if reply_to else b"")
 
 
 def test_commit_is_one_script_for_many_replies() -> None:
@@ -750,7 +774,7 @@ def test_large_replies_are_committed_in_parts() -> None:
         subject.commit(subject.parts(many), 0.0), Scripted(commit=lambda run: [1] * ((len(run.args) - 2) // 2))
     )
     assert [(len(command.args) - 2) // 2 for command in commands] == [500, 500, 200]
-    large = [Answer(Entry(ROUTE, b"%d-0" % n, {}), b"x" * (1 << 20)) for n in range(1, 5)]
+    large = [Answer(Entry(ROUTE, b"%d-0" % n, None), b"x" * (1 << 20)) for n in range(1, 5)]
     _, commands = run(
         subject.commit(subject.parts(large), 0.0), Scripted(commit=lambda run: [1] * ((len(run.args) - 2) // 2))
     )
@@ -800,7 +824,7 @@ def test_refused_target_of_an_entry_that_is_given_up_costs_it_no_dead_letter() -
 @pytest.mark.parametrize(("said", "refused"), [([2, b"WRONGTYPE"], "in:dead"), ([3, b"ids used up"], "out")])
 def test_entry_without_a_dead_letter_is_stuck(said: list[Any], refused: str) -> None:
     """The stream at fault is named, and the route rests."""
-    subject, entry = delivery(), Entry(ROUTE, b"5-0", {})
+    subject, entry = delivery(), Entry(ROUTE, b"5-0", None)
     done, _ = run(subject.dead_letter(entry, "why", Answer(entry, b"internal"), 0.0), Scripted(dead_letter=said))
     assert done == Committed(stuck=[entry], refused={refused: said[1].decode()})
     assert subject.paused == [ROUTE]
@@ -920,7 +944,7 @@ def test_no_slot_is_waited_for_while_another_has_entries_to_take() -> None:
     routes = [Route(f"in{n}", f"out{n}", frozenset({Op.TOKENIZE})) for n in range(3)]
     subject = ClusterDelivery([[route] for route in routes], lambda group: delivery(*group, batch_size=1))
     run(subject.fetch(0.0, 0), Scripted())
-    entry = Entry(routes[0], b"1-0", {})
+    entry = Entry(routes[0], b"1-0", None)
     run(subject.put_off([entry], 0.0), Scripted())
     server = Scripted(XPENDING=endless(0), XCLAIM=claimed)
     for _ in range(8):
@@ -1019,7 +1043,7 @@ def test_slot_whose_node_hangs_rests_ever_longer() -> None:
 def test_entries_are_answered_in_their_slot() -> None:
     """Commits, dead letters and leases go by the delivery of the entry's slot, whose routes rest for a bad stream."""
     subject = deliveries()
-    entry = Entry(SECOND, b"5-0", {})
+    entry = Entry(SECOND, b"5-0", None)
     refused = Scripted(commit=ServerError("streams", "NOPERM"))
     done, _ = run(subject.commit([[Answer(entry, b"reply")]], 1.0), refused)
     assert (done.stuck, done.refused) == ([entry], {"in2": "NOPERM"})

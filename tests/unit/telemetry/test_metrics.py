@@ -25,7 +25,7 @@ def answers_of(
     count: int, op: str = "tokenize", status: str = "ok", outcomes: Outcomes = (("str", "ok"),)
 ) -> list[Answer]:
     facts = ReplyFacts(op, status, "shop", None, outcomes)
-    return [Answer(Entry(ROUTE, b"%d-0" % number, {}), b"{}", facts=facts) for number in range(1, count + 1)]
+    return [Answer(Entry(ROUTE, b"%d-0" % number, None), b"{}", facts=facts) for number in range(1, count + 1)]
 
 
 def test_every_suppressed_reply_counts() -> None:
@@ -60,7 +60,7 @@ def test_every_counter_begins_at_zero() -> None:
     metrics = Metrics(registry, ["a", "b"])
     before = samples_of(registry)
     assert set(before.values()) == {0.0}
-    entry = Entry(Route("a", "out", frozenset({Op.TOKENIZE})), b"1-0", {})
+    entry = Entry(Route("a", "out", frozenset({Op.TOKENIZE})), b"1-0", None)
     for status, op, kind, code in product(
         ("ok", "partial", "error"), ("tokenize", "detokenize"), (*TypeName, "unknown"), Code
     ):

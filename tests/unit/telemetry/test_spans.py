@@ -63,7 +63,7 @@ def answer(status: str, *codes: str, trace: bytes = PARENT, state: bytes = b"") 
     fields = {b"payload": b"...", b"traceparent": trace, b"tracestate": state}
     outcomes = tuple(("str", code) for code in codes)
     facts = ReplyFacts("tokenize", status, "shop", None, outcomes)
-    return Answer(Entry(ROUTE, b"17-3", fields), b"", facts=facts, request_id="id")
+    return Answer(Entry.of(ROUTE, b"17-3", fields), b"", facts=facts, request_id="id")
 
 
 def test_span_of_a_request_follows_the_conventions_for_messaging() -> None:

@@ -71,7 +71,7 @@ def test_entry_without_the_field_has_no_trace() -> None:
 @given(st.binary(max_size=80) | st.from_regex(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}.*").map(str.encode))
 def test_names_of_an_entry_hold_nothing_but_digits_of_what_a_producer_wrote(raw: bytes) -> None:
     """With any ``traceparent``, log lines get 32 hexadecimal digits or no trace id."""
-    names = log_fields(Entry(ROUTE, b"7-1", {b"traceparent": raw}))
+    names = log_fields(Entry.of(ROUTE, b"7-1", {b"traceparent": raw}))
     trace_id = names.pop("trace_id", TRACE)
     assert re.fullmatch("[0-9a-f]{32}", trace_id)
     assert names == {"stream": "requests", "entry": "7-1"}

@@ -104,7 +104,7 @@ class Handler:
         """
         results: list[Result] = []
         accesses: _Accesses = {}
-        payloads = [entry.fields.get(b"payload") for entry in entries]
+        payloads = [entry.payload for entry in entries]
         for entry, decoded in zip(entries, decode_all(payloads, self._limits), strict=True):
             if isinstance(decoded, Unanswerable):
                 results.append(DeadLettered(entry, decoded.reason))
@@ -133,7 +133,7 @@ class Handler:
     def internal(self, entry: Entry) -> Answer:
         """Make the reply to an entry whose tries are used up. Its payload is empty if its producer is not known."""
         try:
-            decoded = decode(entry.fields.get(b"payload"), self._limits)
+            decoded = decode(entry.payload, self._limits)
         except Unanswerable:
             return Answer(entry, b"")
         payload, facts = encode_error(entry, decoded, INTERNAL), refused_facts(decoded, INTERNAL)

@@ -285,7 +285,7 @@ def _units(entries: list[Entry]) -> Iterable[list[Entry]]:
     """Split a batch into units that are bounded in bytes and items; each has at least one entry."""
     if len(entries) == 1:
         return (entries,)
-    payloads = [entry.fields.get(b"payload", b"") for entry in entries]
+    payloads = [entry.payload or b"" for entry in entries]
     joined = b"".join(payloads)
     if len(joined) <= UNIT_BYTES and len(entries) + joined.count(b"{") <= UNIT_ITEMS and b"items" not in joined:
         return (entries,)  # of JSON, each item has a brace; of MessagePack, each request has one item

@@ -65,7 +65,7 @@ class CommitScripts(DeliveryProtocol):
         args: list[Any] = [self._group, route.response_seconds]
         for answer in answers:
             entry, reply_to = answer.entry, answer.reply_to
-            if reply_to is None and len(entry.fields) <= 1:
+            if reply_to is None and entry.others is None:
                 args += (entry.id, answer.payload)
                 continue
             number = 2 if reply_to is None else targets.setdefault(reply_to, len(targets) + 3)
@@ -129,8 +129,9 @@ class CommitScripts(DeliveryProtocol):
 
 def trace_of(entry: Entry) -> tuple[bytes, bytes]:
     """The fields ``traceparent`` and ``tracestate`` of the reply to an entry; empty ones are left out."""
-    parent = entry.fields.get(b"traceparent", b"")
-    return parent, entry.fields.get(b"tracestate", b"") if parent else b""  # ``tracestate`` alone means nothing
+    others = entry.others or {}
+    parent = others.get(b"traceparent", b"")
+    return parent, others.get(b"tracestate", b"") if parent else b""  # ``tracestate`` alone means nothing
 
 
 def _parts(answers: Sequence[Answer]) -> Iterable[list[Answer]]:

@@ -32,8 +32,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
+from collections.abc import Callable, Sequence
 
 from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
 from token_worker.redis.exchange import BoundedCommand, Exchange, RunScript
@@ -286,7 +285,10 @@ class Delivery(CommitScripts):
         for name, found in reply or ():
             route = self._by_name[name]
             entries = [
-                Entry(route, entry_id, {raw[0]: raw[1]} if len(raw) == 2 else _fields(raw)) for entry_id, raw in found
+                Entry(route, entry_id, raw[1])
+                if len(raw) == 2 and raw[0] == b"payload"
+                else Entry.of(route, entry_id, _fields(raw))
+                for entry_id, raw in found
             ]
             read.append((route, entries))
         return read
@@ -319,7 +321,7 @@ class Delivery(CommitScripts):
         claim = ("XCLAIM", route.requests, self._group, self._consumer, idle_ms, entry_id)
         if tries > self._max_deliveries + 1:  # it killed even the worker that gave it up: do not read it
             if (yield (*claim, "JUSTID")):
-                entry = Entry(route, entry_id, {}, tries)
+                entry = Entry(route, entry_id, None, deliveries=tries)
                 moved = yield from self.dead_letter(entry, EXHAUSTED, None, now)
                 if moved.written:
                     self._note_unread(entry)
@@ -334,7 +336,7 @@ class Delivery(CommitScripts):
         if not claimed or claimed[0] is None or claimed[0][1] is None:
             return None  # another worker has it, or it was deleted
         fields = _fields(claimed[0][1])
-        return Entry(route, entry_id, fields, tries + 1, exhausted=tries > self._max_deliveries)
+        return Entry.of(route, entry_id, fields, tries + 1, exhausted=tries > self._max_deliveries)
 
     def _claim_many(self, found: Sequence[Candidate], now: float) -> Exchange[list[Entry]]:
         """Claim put-off entries of one route that nobody touched since they were found."""
@@ -351,7 +353,9 @@ class Delivery(CommitScripts):
         except Unavailable as error:
             self._pending.doubt(route, ids, error.reason)
             raise
-        entries = [Entry(route, raw[0], _fields(raw[1])) for raw in claimed if raw is not None and raw[1] is not None]
+        entries = [
+            Entry.of(route, raw[0], _fields(raw[1])) for raw in claimed if raw is not None and raw[1] is not None
+        ]
         if entries:
             self._pace(len(entries), _size(entries))
         return entries
@@ -387,10 +391,9 @@ def _least_ms(most_ms: int, seconds: float) -> int:
 
 
 def _fields(raw: list[bytes]) -> dict[bytes, bytes]:
-    if len(raw) == 2:
-        return {raw[0]: raw[1]}
     return dict(zip(raw[::2], raw[1::2], strict=True))
 
 
-def _size(entries: Iterable[Entry]) -> int:
-    return sum(map(len, chain.from_iterable([entry.fields.values() for entry in entries])))
+def _size(entries: Sequence[Entry]) -> int:
+    others = [value for entry in entries if entry.others for value in entry.others.values()]
+    return sum([len(entry.payload or b"") for entry in entries]) + sum(map(len, others))

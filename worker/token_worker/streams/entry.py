@@ -1,5 +1,8 @@
 """Entries of a request stream on their way through a worker: read in a batch, answered, committed."""
 
+from collections.abc import Mapping
+from typing import Self
+
 from msgspec import Struct
 
 from token_worker.streams.reply_facts import NO_FACTS, ReplyFacts
@@ -10,6 +13,8 @@ class Entry(Struct, frozen=True, gc=False):
     """One entry of a request stream, delivered to this worker.
 
     Attributes:
+        payload: its field of this name; None if it has none.
+        others: its other fields; None if there are none, as usual.
         deliveries: how often it was delivered, including this time. Uncounted deliveries are not included.
             The number of isolated tries is one less.
         exhausted: all its tries are used up; move it to the dead letters.
@@ -17,9 +22,24 @@ class Entry(Struct, frozen=True, gc=False):
 
     route: Route
     id: bytes
-    fields: dict[bytes, bytes]
+    payload: bytes | None
+    others: dict[bytes, bytes] | None = None
     deliveries: int = 1
     exhausted: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        route: Route,
+        entry_id: bytes,
+        fields: Mapping[bytes, bytes],
+        deliveries: int = 1,
+        *,
+        exhausted: bool = False,
+    ) -> Self:
+        """Make an entry of all its fields."""
+        others = {name: value for name, value in fields.items() if name != b"payload"}
+        return cls(route, entry_id, fields.get(b"payload"), others or None, deliveries, exhausted)
 
 
 class Batch(Struct, frozen=True, gc=False):

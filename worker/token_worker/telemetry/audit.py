@@ -84,7 +84,7 @@ class Audit:
                     timestamp=now,
                 )
             entry = answer.entry
-            parent = trace_parent(entry.fields) if len(entry.fields) > 1 else None
+            parent = trace_parent(entry.others) if entry.others else None
             line.stream, line.entry, line.request_id = entry.route.requests, entry.id.decode(), answer.request_id
             line.trace_id = msgspec.UNSET if parent is None else parent.trace_id
             lines += _encode(line) + b"\n"

@@ -54,7 +54,7 @@ class Spans:
         stuck, forbidden = set(map(id, done.stuck)), set(map(id, done.forbidden))
         for answer in answers:
             entry, facts = answer.entry, answer.facts
-            parent = trace_parent(entry.fields) if len(entry.fields) > 1 else None
+            parent = trace_parent(entry.others) if entry.others else None
             if parent is None or not parent.is_sampled or id(entry) in stuck:
                 continue
             error = Code.FORBIDDEN.value if id(entry) in forbidden else _error_of(answer)
@@ -67,7 +67,7 @@ class Spans:
 
     def dead_lettered(self, entry: Entry, error: str, taken_ns: int) -> None:
         """Make the span of an entry that became a dead letter; ``taken_ns`` as for ``answered``."""
-        parent = trace_parent(entry.fields)
+        parent = trace_parent(entry.others)
         if parent is not None and parent.is_sampled:
             self._make(entry, parent, {}, error, (taken_ns, time.time_ns()))
 
@@ -81,7 +81,7 @@ class Spans:
             attributes["error.type"] = error
         producer = {
             "traceparent": f"00-{parent.trace_id}-{parent.span_id}-01",
-            "tracestate": entry.fields.get(b"tracestate", b"").decode("ascii", "replace"),
+            "tracestate": (entry.others or {}).get(b"tracestate", b"").decode("ascii", "replace"),
         }
         try:
             context = _PROPAGATOR.extract(producer, Context())

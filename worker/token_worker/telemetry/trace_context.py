@@ -22,9 +22,9 @@ class TraceParent(NamedTuple):
     is_sampled: bool
 
 
-def trace_parent(fields: Mapping[bytes, bytes]) -> TraceParent | None:
+def trace_parent(fields: Mapping[bytes, bytes] | None) -> TraceParent | None:
     """Read the field ``traceparent``; None if it is missing or not valid."""
-    found = _TRACEPARENT.fullmatch(fields.get(b"traceparent", b""))
+    found = _TRACEPARENT.fullmatch(fields.get(b"traceparent", b"")) if fields else None
     if found is None:
         return None
     version, trace_id, span_id, flags, more = found.groups()
@@ -38,5 +38,5 @@ def trace_parent(fields: Mapping[bytes, bytes]) -> TraceParent | None:
 def log_fields(entry: Entry) -> dict[str, str]:
     """Fields by which a log line names an entry: ``stream``, ``entry``, and ``trace_id`` if it has one."""
     fields = {"stream": entry.route.requests, "entry": entry.id.decode()}
-    parent = trace_parent(entry.fields)
+    parent = trace_parent(entry.others)
     return fields if parent is None else {**fields, "trace_id": parent.trace_id}

@@ -210,12 +210,12 @@ class InProcessWorker:
         with self._changed:
             for stream, entries in found:
                 route = self._routes[stream]
-                self._waiting += (self._received(Entry(route, entry_id, fields)) for entry_id, fields in entries)
+                self._waiting += (self._received(Entry.of(route, entry_id, fields)) for entry_id, fields in entries)
             self._changed.notify_all()
 
     def _received(self, entry: Entry) -> _Waiting:
         try:
-            decoded = decode(entry.fields.get(b"payload"), self._limits)
+            decoded = decode(entry.payload, self._limits)
         except Unanswerable:
             return _Waiting(entry, None, None)
         request = ReceivedRequest(entry.route, decoded)
@@ -259,4 +259,8 @@ class InProcessWorker:
 
     def _dead_letter(self, entry: Entry, reason: str) -> None:
         fields: dict[Any, Any] = {"dead_reason": reason, "dead_stream": entry.route.requests, "dead_entry": entry.id}
-        self._redis.xadd(entry.route.dead_letters, {**fields, "dead_deliveries": entry.deliveries, **entry.fields})
+        fields["dead_deliveries"] = entry.deliveries
+        fields.update(entry.others or {})
+        if entry.payload is not None:
+            fields[b"payload"] = entry.payload
+        self._redis.xadd(entry.route.dead_letters, fields)
