@@ -185,7 +185,7 @@ class _Lines(Audit):
         super().__init__("worker", None)
         self.lines: list[dict[str, object]] = []
 
-    def _write(self, lines: bytearray) -> None:
+    def _write(self, lines: bytes) -> None:
         for line in map(json.loads, lines.splitlines()):
             del line["timestamp"]  # any digits may stand in it
             self.lines.append(line)

@@ -96,5 +96,5 @@ class PuppetAudit(Audit):
         self._worker = worker
         self._services = services
 
-    def _write(self, lines: bytearray) -> None:
-        self._services.audit(bytes(lines))
+    def _write(self, lines: bytes) -> None:
+        self._services.audit(lines)

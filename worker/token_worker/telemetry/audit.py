@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from token_worker.settings.options import CONSUMER
-from token_worker.streams.entry import Answer
+from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.reply_facts import ReplyFacts
 from token_worker.telemetry.audit_file import AuditStream, open_audit
 from token_worker.telemetry.trace_context import trace_parent
@@ -25,18 +25,14 @@ from token_worker.telemetry.trace_context import trace_parent
 _encode = msgspec.json.Encoder().encode
 
 
-class _Line(msgspec.Struct, kw_only=True, gc=False):
-    """One detokenize request. Requests that are alike have one line in turn."""
+class _End(msgspec.Struct, kw_only=True, gc=False):
+    """The end of a line, after the id of the request."""
 
-    event: str = "detokenize"
-    stream: str = ""
-    entry: str = ""
-    request_id: str = ""
     client_id: str | None
     zone_id: str | None
     items: dict[str, int]
     worker: str
-    trace_id: str | msgspec.UnsetType = msgspec.UNSET
+    trace_id: str | msgspec.UnsetType
     logger: str = "audit"
     level: str = "info"
     timestamp: str
@@ -70,31 +66,36 @@ class Audit:
         audited = [answer for answer in answers if answer.facts.op == "detokenize"]
         if not audited:
             return
-        lines = bytearray()
+        parts: list[bytes] = []
         now = dt.datetime.now(dt.UTC).isoformat()
         facts: ReplyFacts | None = None
         for answer in audited:
-            if answer.facts is not facts:  # mostly all share them
-                facts = answer.facts
-                line = _Line(
-                    client_id=facts.client_id,
-                    zone_id=facts.zone_id,
-                    items=_numbers([outcome for _, outcome in facts.outcomes]),
-                    worker=self._worker,
-                    timestamp=now,
-                )
             entry = answer.entry
-            parent = trace_parent(entry.others) if entry.others else None
-            line.stream, line.entry, line.request_id = entry.route.requests, entry.id.decode(), answer.request_id
-            line.trace_id = msgspec.UNSET if parent is None else parent.trace_id
-            lines += _encode(line) + b"\n"
-        self._write(lines)
+            if answer.facts is not facts or entry.others:  # mostly all of a route share them
+                facts = None if entry.others else answer.facts
+                begin, end = self._frame(entry, answer.facts, now)
+            parts += (begin, entry.id, b'","request_id":', _encode(answer.request_id), end)
+        self._write(b"".join(parts))
 
     def reopen(self) -> None:
         """Open the file again if it was moved or deleted. A signal handler may call this."""
         self._file.reopen()
 
-    def _write(self, lines: bytearray) -> None:
+    def _frame(self, entry: Entry, facts: ReplyFacts, now: str) -> tuple[bytes, bytes]:
+        """Make what stands in a line before the id of the entry, and after the id of the request."""
+        parent = trace_parent(entry.others)
+        end = _End(
+            client_id=facts.client_id,
+            zone_id=facts.zone_id,
+            items=_numbers([outcome for _, outcome in facts.outcomes]),
+            worker=self._worker,
+            trace_id=msgspec.UNSET if parent is None else parent.trace_id,
+            timestamp=now,
+        )
+        begin = b'{"event":"detokenize","stream":%b,"entry":"' % _encode(entry.route.requests)
+        return begin, b",%b\n" % _encode(end)[1:]
+
+    def _write(self, lines: bytes) -> None:
         self._file.append(lines)
 
 

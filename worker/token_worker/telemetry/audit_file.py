@@ -40,8 +40,6 @@ APPENDS_MAX = 5
 
 LOCK_INTERVAL_SECONDS = 0.02
 
-Lines = bytes | bytearray
-
 _IN_USE = "another process writes to it"
 
 
@@ -58,7 +56,7 @@ class AuditStream:
         self._is_own = is_own
         self._is_cut = False
 
-    def append(self, lines: Lines) -> None:
+    def append(self, lines: bytes) -> None:
         """Write whole lines.
 
         Raises:
@@ -86,7 +84,7 @@ class AuditStream:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def _write(self, lines: Lines) -> int:
+    def _write(self, lines: bytes) -> int:
         """Write lines, and return the number of bytes. After a line that was cut, it is written again as a whole."""
         total = 0
         while lines:
@@ -129,7 +127,7 @@ class AuditFile(AuditStream):
         self._missing_since: float | None = None
         self._open()
 
-    def append(self, lines: Lines) -> None:
+    def append(self, lines: bytes) -> None:
         self._is_busy = True
         try:
             for _ in range(APPENDS_MAX):
