@@ -146,7 +146,7 @@ class _TakesBackOnce(Delivery):
         try:
             yield from super().put_off(entries, now)
         except Unavailable:
-            self._uncounted._open.clear()
+            self._uncounted.open.clear()
             raise
 
 
@@ -157,7 +157,7 @@ class _ForgetsClaimsInDoubt(Delivery):
         try:
             return (yield from super()._fetch_older(now))
         except Unavailable:
-            self._uncounted._open.clear()
+            self._uncounted.open.clear()
             raise
 
 

@@ -168,7 +168,8 @@ class KeyCache:
         if self._master_keys.poll():
             for cached in self._cached.values():
                 cached.forget_refusal()
-        self._collect()
+        if self._jobs:
+            self._collect()
         found: dict[Owner, Found] = {}
         missing = []
         for owner in owners:
@@ -183,7 +184,7 @@ class KeyCache:
             self._look_up(missing, now)
             for owner in missing:
                 found[owner] = self._known(owner, now) or self._past_age(owner, now)
-        if self._refreshes:
+        if self._due and now - self._due[0][0] >= REFRESH_SECONDS:
             self._refresh_used(now)
         while len(self._cached) > self._size:
             self._cached.popitem(last=False)

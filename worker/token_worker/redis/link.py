@@ -173,8 +173,7 @@ class RedisLink(Link):
     def call_bounded(self, max_bytes: int, *command: Any) -> Any:
         self._wire.bytes_left = max_bytes
         try:
-            self._send(pack_again(command))
-            return self._receive()
+            return self._exchange(pack_again(command))
         finally:
             self._wire.bytes_left = math.inf
 
@@ -203,13 +202,12 @@ class RedisLink(Link):
         return self.connections
 
     def call(self, *command: Any) -> Any:
-        self._send(pack(command))
-        return self._receive()
+        return self._exchange(pack(command))
 
     def start_script(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> None:
         error = None
         try:
-            self._send(pack(("EVALSHA", script.sha, len(keys), *keys, *args)))
+            self._exchange(pack(("EVALSHA", script.sha, len(keys), *keys, *args)), wants_reply=False)
         except (Unavailable, ServerError) as raised:
             error = raised.with_traceback(None)  # its frames hold the command twice
         self._started = _StartedScript(script, keys, args, error)
@@ -221,25 +219,21 @@ class RedisLink(Link):
         if started.error is not None:
             raise started.error
         try:
-            return self._receive()
+            return self._exchange(None)
         except ScriptUnknownError:
             pass  # as in ``run``
         return self.call("EVAL", started.script.source, len(started.keys), *started.keys, *started.args)
 
-    def _send(self, packed: bytes) -> None:
-        now = time.monotonic()
+    def _exchange(self, packed: bytes | None, *, wants_reply: bool = True) -> Any:
+        """Send a packed command, or nothing; then receive a reply if one is wanted. Errors as by ``call``."""
         try:
-            if self._started is not None or now - self._used_at > self._checked_seconds or now >= self._check_at:
-                self._ensure_connected()
-            self._wire.send(packed)
-        except redis.RedisError as error:
-            raise self._failure(error) from None
-        except BaseException:
-            self.close()
-            raise
-
-    def _receive(self) -> Any:
-        try:
+            if packed is not None:
+                now = time.monotonic()
+                if self._started is not None or now - self._used_at > self._checked_seconds or now >= self._check_at:
+                    self._ensure_connected()
+                self._wire.send(packed)
+            if not wants_reply:
+                return None
             reply = self._wire.receive()
         except redis.RedisError as error:
             raise self._failure(error) from None

@@ -90,12 +90,16 @@ class Drain:
     Args:
         seconds: time for the entries in hand after the request.
         runtime: clock.
+
+    Attributes:
+        is_asked: True if the worker is to read nothing new.
     """
 
     def __init__(self, seconds: float, runtime: Runtime = REAL) -> None:
         self._seconds = seconds
         self._runtime = runtime
         self._deadline: float | None = None
+        self.is_asked = False
 
     def listen(self) -> None:
         """Handle the signals. Call this in the main thread."""
@@ -111,11 +115,7 @@ class Drain:
         """Ask the worker to drain. The time for the entries in hand begins with the first request."""
         if self._deadline is None:
             self._deadline = self._runtime.monotonic() + self._seconds
-
-    @property
-    def is_asked(self) -> bool:
-        """True if the worker is to read nothing new."""
-        return self._deadline is not None
+            self.is_asked = True
 
     @property
     def is_over(self) -> bool:
@@ -163,7 +163,10 @@ class Outage:
 
     def answered(self, *servers: str) -> None:
         """Note that these servers did what was asked of them. The worker is ready if no other one is away."""
-        if self.away and not self.returned(*servers):
+        if self.away:
+            if not self.returned(*servers):
+                return
+        elif self._is_started:
             return
         if not self._is_started:
             self._is_started = True

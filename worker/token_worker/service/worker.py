@@ -140,8 +140,10 @@ class Worker:
             self._groups_made_again = self._delivery.groups_made_again
             self._metrics.group_made_again()
             self._log.warning("missing consumer groups were created again", times=self._groups_made_again)
-        self._log_paused_routes()
-        self._outage.answered("streams", *(["tokens"] if is_back else []))
+        paused = self._delivery.paused
+        if paused or self._paused or self._away:
+            self._log_paused_routes(paused)
+        self._outage.answered("streams", *(("tokens",) if is_back else ()))
         if batch.isolated:
             self._metrics.redelivery(batch.entries[0].route.requests)
         return self._taken(batch)
@@ -165,11 +167,8 @@ class Worker:
             self._metrics.batch(len(batch.entries))
         return batch
 
-    def _log_paused_routes(self) -> None:
+    def _log_paused_routes(self, all_paused: Iterable[Route]) -> None:
         """Log routes that are paused or resumed since the last call."""
-        all_paused = self._delivery.paused
-        if not (all_paused or self._paused or self._away):
-            return
         away = self._delivery.away
         paused = set(all_paused) - away.keys()
         for route in paused - self._paused:

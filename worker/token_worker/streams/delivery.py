@@ -103,6 +103,8 @@ class Delivery(CommitScripts):
     patience_seconds = float("inf")
     """A commit is repeated as long as it takes: nothing else could be done meanwhile."""
 
+    groups_made_again = 0
+
     def __init__(
         self,
         routes: Sequence[Route],
@@ -131,17 +133,16 @@ class Delivery(CommitScripts):
         self._room = min(FIRST_COUNT, batch_size)
         self._found = 0  # entries of the last batch of new ones
         self._paused: dict[Route, float] = {}
-        self._groups_made_again = 0
 
     # -- reading
 
     def has_older(self, now: float) -> bool:
-        return bool(self._uncounted) or now >= self._pending.due
+        return bool(self._uncounted.open) or now >= self._pending.due
 
     def fetch(self, now: float, block_ms: int) -> Exchange[Batch]:
         try:
             due = self._pending.due
-            if self._paused or self._groups_to_make or now >= due or self._uncounted:
+            if self._paused or self._groups_to_make or now >= due or self._uncounted.open:
                 older = yield from self._prepare(now)
                 if older is not None:
                     return older
@@ -158,7 +159,7 @@ class Delivery(CommitScripts):
             self._groups_to_make = dict.fromkeys(self._routes)
             self._pending.start_anew(now)
             if error.code in _GROUP_GONE:
-                self._groups_made_again += 1
+                self.groups_made_again += 1
             raise Unavailable("streams", error.code, error.address) from None
 
     def _prepare(self, now: float) -> Exchange[Batch | None]:
@@ -226,10 +227,6 @@ class Delivery(CommitScripts):
     def away(self) -> dict[Route, str]:
         """Always empty: all routes of a ``Delivery`` share one server."""
         return {}
-
-    @property
-    def groups_made_again(self) -> int:
-        return self._groups_made_again
 
     def _read_new(self, now: float, block_ms: int) -> Exchange[Batch]:
         routes = self._active()

@@ -25,32 +25,36 @@ UNCOUNT_ENTRIES = 500
 
 
 class UncountedTries:
-    """Tries of one worker that must not count and that the server still counts."""
+    """Tries of one worker that must not count and that the server still counts.
+
+    Attributes:
+        open: delivery counts by route and entry id. A route without such tries is left out.
+    """
 
     def __init__(self, group: str, consumer: str) -> None:
         self._group = group
         self._consumer = consumer
-        self._open: dict[Route, dict[bytes, int]] = {}
-
-    def __bool__(self) -> bool:
-        return any(self._open.values())
+        self.open: dict[Route, dict[bytes, int]] = {}
 
     def add(self, route: Route, deliveries: Mapping[bytes, int]) -> None:
         """Remember tries by entry id, each with the delivery count that it made."""
-        self._open.setdefault(route, {}).update(deliveries)
+        if deliveries:
+            self.open.setdefault(route, {}).update(deliveries)
 
     def claim(self, route: Route, deliveries: Mapping[bytes, int], command: Command) -> Exchange[list[Any]]:
         """Send a claim that counts a try. The try is remembered here until the reply arrives."""
         self.add(route, deliveries)
         reply = yield command
-        open_tries = self._open[route]
         for entry_id in deliveries:
-            del open_tries[entry_id]
+            self.forget(route, entry_id)
         return list(reply)
 
     def forget(self, route: Route, entry_id: bytes) -> None:
         """Let a try count after all."""
-        self._open.get(route, {}).pop(entry_id, None)
+        tries = self.open.get(route, {})
+        tries.pop(entry_id, None)
+        if not tries:
+            self.open.pop(route, None)
 
     def uncount_tries(self) -> Exchange[None]:
         """Uncount all remembered tries, except of entries that another worker has by now.
@@ -58,7 +62,7 @@ class UncountedTries:
         Raises:
             Unavailable: thrown in. The rest stays remembered.
         """
-        for route, tries in self._open.items():
+        for route, tries in list(self.open.items()):
             while tries:
                 part = list(tries.items())[:UNCOUNT_ENTRIES]
                 args = [argument for entry in part for argument in entry]
@@ -69,3 +73,4 @@ class UncountedTries:
                     break
                 for entry_id, _ in part:
                     del tries[entry_id]
+            del self.open[route]
