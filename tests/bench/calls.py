@@ -27,7 +27,7 @@ class Order(msgspec.Struct):
         way: ``submit``, ``kept`` (submit, and keep all futures), ``threads`` (that block), ``async`` (tasks), or
             ``list`` (one call).
         in_flight: calls in flight.
-        batch_ms: setting of the client; None for none.
+        batch_ms: setting of the client.
         values: values that the calls take in turn.
         expected: the answers to them.
         seconds: time that counts.

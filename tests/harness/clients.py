@@ -100,11 +100,13 @@ def values_of(requests: Iterable[dict[str, Any]]) -> list[Any]:
 
 
 def sync(server: Valkey, seconds: float = LONG_SECONDS, **options: Any) -> TokenClient:
-    return TokenClient(server.url, client_id=CLIENT, timeout_seconds=seconds, **options)
+    """A client of which each call has its own request, so that tests can count them."""
+    return TokenClient(server.url, client_id=CLIENT, timeout_seconds=seconds, **{"batch_ms": None, **options})
 
 
 def in_loop(server: Valkey, seconds: float = LONG_SECONDS, **options: Any) -> AsyncTokenClient:
-    return AsyncTokenClient(server.url, client_id=CLIENT, timeout_seconds=seconds, **options)
+    """The same as ``sync``."""
+    return AsyncTokenClient(server.url, client_id=CLIENT, timeout_seconds=seconds, **{"batch_ms": None, **options})
 
 
 def send(client: TokenClient, value: str, **options: Any) -> Future[Any]:

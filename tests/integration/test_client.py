@@ -6,6 +6,7 @@ What depends on neither delivery nor scripts is tested in ``unit/client``, with 
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from harness.clients import CLIENT, LONG_SECONDS, Kind
@@ -136,3 +137,19 @@ def test_two_clients_at_once(served: Stack, kind: Kind) -> None:
     names = {name for name in served.streams.keys("*") if b"client-" in name}
     assert not names
     assert served.streams.ttl("tokenize:responses") == -1
+
+
+def test_calls_share_requests_whatever_workers_take(stack: Stack) -> None:
+    """Calls that wait to be sent share requests. If these have more items than workers take, no call fails for that."""
+    stack.start_worker(TOKEN_WORKER_MAX_ITEMS="2")
+    values = [f"value {number}" for number in range(300)]
+    url = stack.settings["TOKEN_WORKER_STREAMS_URL"]
+    with TokenClient(url, client_id=CLIENT, timeout_seconds=LONG_SECONDS) as client:
+        futures = [client.submit("tokenize", [("str", value)]) for value in values]
+        tokens: list[Any] = [future.result()[0] for future in futures]
+        assert client.request("detokenize", [("str", tokens[0]), ("str", tokens[299])]) == [values[0], values[299]]
+    requests = [fields[b"payload"] for _, fields in stack.streams.xrange("tokenize:requests")]
+    counts = [len(msgspec.msgpack.decode(payload)["items"]) for payload in requests]
+    assert len({*tokens}) == 300
+    assert max(counts) == 100
+    assert counts.count(1) >= 100

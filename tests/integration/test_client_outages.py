@@ -142,7 +142,7 @@ def test_every_call_has_its_one_result_when_connections_are_cut(
         done.append(kind)
         return verdict
 
-    with Proxy(streams_server.port, hook) as proxy, sync(proxy.url, max_in_flight=200) as client:
+    with Proxy(streams_server.port, hook) as proxy, sync(proxy.url, max_in_flight=200, batch_ms=None) as client:
         Calls(client, 500).check()
     if_late = {b"XREVRANGE"}  # only if a reply is late, it is looked for on the shared stream
     assert {*done} | if_late == {*cut}

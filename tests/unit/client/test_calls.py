@@ -44,7 +44,7 @@ class CallThatTells(Call):
 class Caller:
     """Makes calls, and keeps what came of them."""
 
-    def __init__(self, limits: RequestLimits | None = None, gather_seconds: float = 0.0) -> None:
+    def __init__(self, limits: RequestLimits | None = None, gather_seconds: float | None = None) -> None:
         self.limits = limits or RequestLimits()
         self.requests = Requests(self.limits, gather_seconds)
         self.outcomes: dict[int, CallOutcome] = {}
@@ -133,10 +133,15 @@ def test_request_says_what_the_call_said() -> None:
 texts = st.lists(st.text(string.ascii_lowercase, min_size=1, max_size=40), max_size=12)
 
 
-@given(calls=st.lists(texts, max_size=8), gather=st.booleans(), items=st.integers(1, 7), data=st.data())
-def test_each_value_gets_its_own_answer(calls: list[list[str]], gather: bool, items: int, data: st.DataObject) -> None:
+GATHER = st.sampled_from([None, 0.0, 0.001])
+
+
+@given(calls=st.lists(texts, max_size=8), gather=GATHER, items=st.integers(1, 7), data=st.data())
+def test_each_value_gets_its_own_answer(
+    calls: list[list[str]], gather: float | None, items: int, data: st.DataObject
+) -> None:
     """For any split into requests and any order of replies, each call has its answers in order."""
-    caller = Caller(RequestLimits(items, OVERHEAD_BYTES + 200), 0.001 if gather else 0.0)
+    caller = Caller(RequestLimits(items, OVERHEAD_BYTES + 200), gather)
     keys = [KEY, KEY._replace(client_id="other-client")]
     of: dict[str, CallKey] = {}
     for number, values in enumerate(calls):
@@ -149,6 +154,11 @@ def test_each_value_gets_its_own_answer(calls: list[list[str]], gather: bool, it
         assert len(request.fields(lambda at: round(at * 1000))[1]) <= caller.limits.bytes
         assert {of[value.partition(":")[0]].client_id for value in values} == {payload_of(request)["client_id"]}
     for request in data.draw(st.permutations(requests)):
+        if data.draw(st.booleans()) and request.joined:
+            caller.reply(reply_to(request, error=INTERNAL))
+            for again in caller.take():
+                assert not again.joined
+                caller.answer(again)
         caller.answer(request)
         caller.answer(request)  # a second one does nothing
     assert caller.outcomes == {
@@ -173,18 +183,78 @@ def test_split_takes_each_once_in_order(sizes: list[int], items: int) -> None:
 
 
 def test_calls_share_requests_within_their_time_only() -> None:
-    """Without a time to gather each call is a request of its own; with it, one waits no longer than that."""
+    """With None for its time to gather each call is a request of its own. Else it waits no longer than that."""
     alone = Caller()
     for value in "abc":
         alone.call([value])
     assert alone.requests.next_at() == 0.0
     assert [*map(values_of, alone.take())] == [["a"], ["b"], ["c"]]
+    at_once = Caller(gather_seconds=0.0)
+    for value in "abc":
+        at_once.call([value], now=5.0)
+    assert at_once.requests.next_at() == 5.0
+    assert [*map(values_of, at_once.take())] == [["a", "b", "c"]]
     together = Caller(gather_seconds=2.0)
     together.call(["a"], now=5.0)
     together.call(["b"], now=6.0)
     assert together.requests.next_at() == 7.0
     assert [*map(values_of, together.take())] == [["a", "b"]]
     assert together.requests.next_at() is None
+
+
+def test_calls_that_do_not_wait_share_requests_of_a_hundred() -> None:
+    """Calls that are sent at the same moment leave some for other workers: a request has at most 100 of them."""
+    caller = Caller(gather_seconds=0.0)
+    for number in range(250):
+        caller.call([f"{number}"])
+    caller.call([f"of a list {number}" for number in range(101)])
+    assert [request.count + len(request.joined) for request in caller.take()] == [100, 100, 50, 101]
+
+
+INTERNAL = {"code": "internal", "message": "the worker failed"}
+
+
+@pytest.mark.parametrize("code", ["invalid_request", "internal"])
+def test_refused_request_of_several_calls_is_sent_again_as_one_of_each(code: str) -> None:
+    """A reason that may lie in one call costs only that call: each gets a request of its own, ahead of newer ones."""
+    caller = Caller(gather_seconds=0.0)
+    for value in "abc":
+        caller.call([value])
+    caller.calls[1].end(None)
+    [shared] = caller.take()
+    late = reply_to(shared, items=[{"value": "A"}, {"value": "C"}])
+    for value in "de":
+        caller.call([value], now=5.0)
+    caller.reply(reply_to(shared, error={"code": code, "message": "refused"}))
+    assert caller.requests.next_at() == 0.0
+    first, second, third = caller.take()
+    assert [*map(values_of, (first, second, third))] == [["a"], ["c"], ["d", "e"]]
+    caller.reply(late)
+    assert caller.outcomes == {}
+    caller.reply(reply_to(first, error={"code": code, "message": "refused"}))
+    caller.answer(second)
+    caller.answer(third)
+    refused = caller.outcomes.pop(0)
+    assert isinstance(refused, RequestRefused)
+    assert refused.code == code
+    assert caller.outcomes == {2: ["C"], 3: ["D"], 4: ["E"]}
+    assert caller.released == caller.parts == 5
+    assert caller.requests.is_idle
+
+
+def test_refused_request_of_one_call_is_not_sent_again() -> None:
+    """A reason that concerns all calls alike, and the refusal of one call alone, are final."""
+    caller = Caller(gather_seconds=0.0)
+    for value in "ab":
+        caller.call([value])
+    [shared] = caller.take()
+    caller.reply(reply_to(shared, error={"code": "unknown_client", "message": "who"}))
+    assert [type(caller.outcomes[number]) for number in (0, 1)] == [UnknownClient, UnknownClient]
+    caller.call(["c"])
+    [single] = caller.take()
+    caller.reply(reply_to(single, error=INTERNAL))
+    assert isinstance(caller.outcomes[2], RequestRefused)
+    assert caller.requests.is_idle
 
 
 @pytest.mark.parametrize("ends", [(5.0, 9.0, 7.0), (9.0, 5.0, 7.0)])

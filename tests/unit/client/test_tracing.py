@@ -35,7 +35,7 @@ def sdk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sdk]:
         yield sdk
 
 
-def requests(gather_seconds: float = 0.0) -> Requests:
+def requests(gather_seconds: float | None = None) -> Requests:
     return Requests(
         RequestLimits(), gather_seconds, tracing.SendSpans("requests", parse("redis://streams.example:6400"))
     )
@@ -173,7 +173,7 @@ def test_trace_of_the_caller_is_passed_on_without_a_provider(tracer: trace.Trace
     """Without a tracer provider, a trace from elsewhere is passed on unchanged, with its ``tracestate``."""
     sends = tracing.SendSpans("requests", parse("redis://localhost"))
     sends._tracer = tracer
-    subject = Requests(RequestLimits(), 0.0, sends)
+    subject = Requests(RequestLimits(), None, sends)
     with use_span(NonRecordingSpan(REMOTE)):
         add(subject)
     [request] = subject.take(10, "replies")

@@ -68,7 +68,8 @@ class BaseClient:
             ``detokenize:requests``.
         timeout_seconds: how long a call waits for its reply, unless the call has its own time-out.
         max_in_flight: how many requests may wait for their replies. Further requests wait until there are fewer.
-        batch_ms: how long a call may wait for other calls to share its request. None: each call has its own request.
+        batch_ms: how long a call may wait for other calls to share its request. 0: it does not wait, and shares its
+            request with calls that are sent at the same moment. None: each call has its own request.
 
     Raises:
         SettingsError: the settings of the environment are wrong.
@@ -85,7 +86,7 @@ class BaseClient:
         routes: Sequence[Route] | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
         max_in_flight: int = MAX_IN_FLIGHT,
-        batch_ms: float | None = None,
+        batch_ms: float | None = 0,
     ) -> None:
         if max_in_flight < 1:
             raise ValueError("max_in_flight: expected at least 1")
@@ -110,7 +111,7 @@ class BaseClient:
             self._streams,
             configured_routes if routes is None else routes,
             limits=limits,
-            gather_seconds=(batch_ms or 0) / 1000,
+            gather_seconds=None if batch_ms is None else batch_ms / 1000,
             make_room=self._limit(max_in_flight),
         )
 

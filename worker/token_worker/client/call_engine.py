@@ -78,7 +78,7 @@ class CallEngine:
         routes: Sequence[Route],
         *,
         limits: RequestLimits,
-        gather_seconds: float,
+        gather_seconds: float | None,
         make_room: Callable[[int], object],
     ) -> None:
         self._streams = streams

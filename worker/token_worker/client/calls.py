@@ -1,12 +1,14 @@
 """Calls, their requests and their replies: the protocol of the client, without sockets or threads.
 
 One caller waits for one *call*. The items of a call are sent in one *part*, or in several parts if they are too many
-for one request. If the client has ``batch_ms``, parts of several calls share a request. A *request* is one entry of the
-request stream. The client knows a request by its id until the reply is there.
+for one request. Small parts of several calls share a request, unless ``batch_ms`` is None. A *request* is one entry of
+the request stream. The client knows a request by its id until the reply is there.
 
 - If a connection breaks before the server has confirmed a request, the same request is sent again, with the same id.
   If there are two replies, the first one counts. Replies that no call waits for are dropped.
 - A request that no call waits for any more is not sent.
+- If a shared request is refused for a reason that may lie in one of its parts, each part is sent again on its own. So
+  no call fails for another's sake.
 - Nothing of a call is kept after its end.
 """
 
@@ -22,6 +24,7 @@ from token_worker.client.errors import BadReply, RequestRefused, TokenClientErro
 from token_worker.client.items import OVERHEAD_BYTES, Answer, OtherFormat, RequestLimits
 from token_worker.client.tracing import SendSpan, SendSpans
 from token_worker.contract.messages import Op
+from token_worker.errors import Code
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -31,6 +34,12 @@ CallOutcome = list[Answer] | TokenClientError
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder().decode
 _VALUES: Final = frozenset({int, str, bytes})
+_OF_ONE_PART: Final = frozenset({Code.INVALID_REQUEST, Code.INTERNAL})
+"""Codes of whole requests whose reason may lie in one part, or in their number."""
+
+JOINED_ITEMS: Final = 100
+"""Most items of calls that share a request without a time to wait: the rest is for another worker."""
+
 _SHORT_ARRAYS: Final = [bytes([0x90 + count]) for count in range(16)]
 
 
@@ -130,9 +139,23 @@ class Part:
         reply_to: stream for the reply to this request.
         span: span of this request, if tracing is on.
         joined: the other parts of this request.
+        is_alone: True if the part must not share a request.
     """
 
-    __slots__ = ("at", "call", "caller", "count", "id", "items", "joined", "key", "queued_at", "reply_to", "span")
+    __slots__ = (
+        "at",
+        "call",
+        "caller",
+        "count",
+        "id",
+        "is_alone",
+        "items",
+        "joined",
+        "key",
+        "queued_at",
+        "reply_to",
+        "span",
+    )
 
     def __init__(self, call: Call, at: int, count: int, items: bytes, key: CallKey, caller: "Span | None") -> None:
         self.call = call
@@ -145,6 +168,7 @@ class Part:
         self.id = self.reply_to = ""
         self.span: SendSpan | None = None
         self.joined: Sequence[Part] = ()
+        self.is_alone = False
 
     @property
     def parts(self) -> Sequence["Part"]:
@@ -202,12 +226,16 @@ class Requests:
 
     Args:
         limits: limits of one request.
-        gather_seconds: how long a part waits for other parts to share its request. 0: each part has its own request.
+        gather_seconds: how long a part waits for other parts to share its request. 0: it shares its request with those
+            that are queued when it is sent. None: each part has its own request.
         spans: makes the spans.
     """
 
-    def __init__(self, limits: RequestLimits, gather_seconds: float = 0.0, spans: SendSpans | None = None) -> None:
+    def __init__(
+        self, limits: RequestLimits, gather_seconds: float | None = 0.0, spans: SendSpans | None = None
+    ) -> None:
         self._limits = limits
+        self._items_max = limits.items if gather_seconds else min(limits.items, JOINED_ITEMS)
         self._spans = spans
         self._gather_seconds = gather_seconds
         self._prefix = f"{secrets.token_hex(8)}-"
@@ -244,7 +272,7 @@ class Requests:
         """Time when a request can be sent. None: not before a part is added."""
         if self._requeued or self._items >= self._limits.items:
             return 0.0
-        return self._parts[0].queued_at + self._gather_seconds if self._parts else None
+        return self._parts[0].queued_at + (self._gather_seconds or 0.0) if self._parts else None
 
     def take(self, most: int, reply_to: str) -> list[Part]:
         """Return at most so many requests to send now. Their replies shall come on the stream ``reply_to``.
@@ -267,7 +295,7 @@ class Requests:
         return taken + new
 
     def _take_request(self) -> Part | None:
-        """Take the parts for one request: the first part, and with ``gather_seconds`` the next parts that fit."""
+        """Take the parts for one request: the first part, and unless it is alone the next parts that fit."""
         first: Part | None = None
         joined: list[Part] = []
         count, room = 0, self._limits.bytes - OVERHEAD_BYTES
@@ -280,12 +308,12 @@ class Requests:
                 room -= len(part.items)
                 if first is None:
                     first = part
-                elif count > self._limits.items or room < 0 or part.key != first.key or part.caller is not first.caller:
+                elif count > self._items_max or room < 0 or part.is_alone or not _are_alike(part, first):
                     break
                 else:
                     joined.append(part)
             self._items -= self._parts.popleft().count
-            if first is not None and not self._gather_seconds:
+            if first is not None and (first.is_alone or self._gather_seconds is None):
                 break
         if first is not None and joined:
             first.joined = joined
@@ -337,6 +365,9 @@ class Requests:
         del self._open[request.id]
         if request.span:
             request.span.is_answered = True
+        if request.joined and isinstance(answers, RequestRefused) and answers.code in _OF_ONE_PART:
+            self._queue_alone(request.parts)
+            return
         at = 0
         for part in request.parts:
             self._done += 1
@@ -350,6 +381,13 @@ class Requests:
                         ended.append((call, all_answers))
             at += part.count
 
+    def _queue_alone(self, parts: Sequence[Part]) -> None:
+        """Queue the parts of a request again, before all others. Each gets a request of its own."""
+        for part in reversed(parts):
+            part.joined, part.is_alone = (), True
+            self._parts.appendleft(part)
+            self._items += part.count
+
     def sweep(self) -> None:
         """Forget requests and parts whose calls have ended without a reply: by time-out, cancellation or closing."""
         for request in [request for request in self._open.values() if not request.is_wanted]:
@@ -360,6 +398,11 @@ class Requests:
         self._done += len(self._parts) - len(kept)
         self._parts = deque(kept)
         self._items = sum(part.count for part in kept)
+
+
+def _are_alike(part: Part, other: Part) -> bool:
+    """Tell whether two parts may share a request."""
+    return part.key == other.key and part.caller is other.caller
 
 
 def _outcome(message: dict[str, Any], request: Part) -> CallOutcome:

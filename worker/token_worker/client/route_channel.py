@@ -68,7 +68,7 @@ class RouteChannel:
         streams: RedisSettings,
         *,
         limits: RequestLimits,
-        gather_seconds: float,
+        gather_seconds: float | None,
         threads: set[threading.Thread],
         make_room: Callable[[int], object],
         on_ended: OnEnded,
@@ -254,6 +254,7 @@ class RouteChannel:
             now = time.monotonic()
             ended = self._requests.take_replies(self._replies.take(found, now))
             done = self._requests.take_done()
+            self._send_again(now)
             trim_commands = self._replies.trim_commands(now)
         self._end(done, ended)
         self._look_for_strays(link)
@@ -293,7 +294,14 @@ class RouteChannel:
         with self._lock:
             ended = self._requests.take_shared_replies(found)
             done = self._requests.take_done()
+            self._send_again(now)
         self._end(done, ended)
+
+    def _send_again(self, now: float) -> None:
+        """Wake the thread that sends, if a reply has queued parts again."""
+        at = self._requests.next_at()
+        if at is not None and at <= now:
+            self._to_send.notify()
 
     def _remove_reply_stream(self, link: Link) -> None:
         for command in self._replies.removal_commands():
