@@ -104,12 +104,13 @@ class Handler:
         """
         results: list[Result] = []
         accesses: _Accesses = {}
+        now_ms = self._server_now() * 1000
         payloads = [entry.payload for entry in entries]
         for entry, decoded in zip(entries, decode_all(payloads, self._limits), strict=True):
             if isinstance(decoded, Unanswerable):
                 results.append(DeadLettered(entry, decoded.reason))
             else:
-                refused = self._authorize(entry, decoded, accesses)
+                refused = self._authorize(entry, decoded, accesses, now_ms)
                 if refused is not None:
                     results.append(build_refusal(entry, decoded, refused))
         self._find_keys(accesses)
@@ -167,7 +168,7 @@ class Handler:
             else:
                 answer = self._tokens.execute(step)
 
-    def _authorize(self, entry: Entry, decoded: Decoded, accesses: _Accesses) -> Refused | None:
+    def _authorize(self, entry: Entry, decoded: Decoded, accesses: _Accesses, now_ms: float) -> Refused | None:
         """Check a request against its route, and add it to the access that it needs. Return why it is refused."""
         request = decoded.request
         if decoded.reply_to is not None and not self._may_reply_to[entry.route.requests](decoded.reply_to):
@@ -179,7 +180,7 @@ class Handler:
         access = accesses.get(key)
         if access is None:
             access = accesses[key] = self._access(entry.route, request)
-        if request.expires_at is not None and access.owners and request.expires_at <= self._server_now() * 1000:
+        if request.expires_at is not None and access.owners and request.expires_at <= now_ms:
             return Refused(Code.EXPIRED, "$.expires_at: has passed")
         access.requests.append((entry, decoded, request))
         return None

@@ -129,9 +129,10 @@ class CommitScripts(DeliveryProtocol):
 
 def trace_of(entry: Entry) -> tuple[bytes, bytes]:
     """The fields ``traceparent`` and ``tracestate`` of the reply to an entry; empty ones are left out."""
-    others = entry.others or {}
-    parent = others.get(b"traceparent", b"")
-    return parent, others.get(b"tracestate", b"") if parent else b""  # ``tracestate`` alone means nothing
+    if entry.others is None:
+        return b"", b""
+    parent = entry.others.get(b"traceparent", b"")
+    return parent, entry.others.get(b"tracestate", b"") if parent else b""  # ``tracestate`` alone means nothing
 
 
 def _parts(answers: Sequence[Answer]) -> Iterable[list[Answer]]:
