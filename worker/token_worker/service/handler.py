@@ -14,7 +14,7 @@ from msgspec import UNSET
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import TYPES
 from token_worker.contract.codec import decode, decode_all
-from token_worker.contract.decoded import Decoded, Limits, Unanswerable
+from token_worker.contract.decoded import Limits, Unanswerable
 from token_worker.contract.messages import Op, Request, RequestItem
 from token_worker.contract.values import InvalidValue, bytes_not_allowed, unknown_type
 from token_worker.errors import Code, Refused, Unavailable
@@ -55,6 +55,8 @@ REPLY_STREAMS_KEPT = 1000
 """Streams that requests of one route named for their replies, of which it is remembered whether that is allowed."""
 
 _TOKENIZE = Op.TOKENIZE
+_TARGET_FORBIDDEN = Refused(Code.FORBIDDEN, "$.reply_to: this stream is not allowed on this route")
+_EXPIRED = Refused(Code.EXPIRED, "$.expires_at: has passed")
 
 T = TypeVar("T")
 
@@ -103,16 +105,7 @@ class Handler:
                 handle the same entries again.
         """
         results: list[Result] = []
-        accesses: _Accesses = {}
-        now_ms = self._server_now() * 1000
-        payloads = [entry.payload for entry in entries]
-        for entry, decoded in zip(entries, decode_all(payloads, self._limits), strict=True):
-            if isinstance(decoded, Unanswerable):
-                results.append(DeadLettered(entry, decoded.reason))
-            else:
-                refused = self._authorize(entry, decoded, accesses, now_ms)
-                if refused is not None:
-                    results.append(build_refusal(entry, decoded, refused))
+        accesses = self._authorize(entries, results)
         self._find_keys(accesses)
         ready: list[OwnerAccess] = []
         items: list[TokenItem] = []
@@ -168,22 +161,35 @@ class Handler:
             else:
                 answer = self._tokens.execute(step)
 
-    def _authorize(self, entry: Entry, decoded: Decoded, accesses: _Accesses, now_ms: float) -> Refused | None:
-        """Check a request against its route, and add it to the access that it needs. Return why it is refused."""
-        request = decoded.request
-        if decoded.reply_to is not None and not self._may_reply_to[entry.route.requests](decoded.reply_to):
-            decoded.reply_to = None  # its reply goes to the stream of the route
-            return decoded.refusal or Refused(Code.FORBIDDEN, "$.reply_to: this stream is not allowed on this route")
-        if request is None:
-            return decoded.refusal or INTERNAL
-        key = (entry.route.requests, request.op, request.client_id, request.zone_id)
-        access = accesses.get(key)
-        if access is None:
-            access = accesses[key] = self._access(entry.route, request)
-        if request.expires_at is not None and access.owners and request.expires_at <= now_ms:
-            return Refused(Code.EXPIRED, "$.expires_at: has passed")
-        access.requests.append((entry, decoded, request))
-        return None
+    def _authorize(self, entries: Sequence[Entry], results: list[Result]) -> _Accesses:
+        """Decode entries, and check them against their routes. Return those that may be answered, by their access.
+
+        The others get their results here.
+        """
+        accesses: _Accesses = {}
+        now_ms = self._server_now() * 1000
+        payloads = [entry.payload for entry in entries]
+        for entry, decoded in zip(entries, decode_all(payloads, self._limits), strict=True):
+            if isinstance(decoded, Unanswerable):
+                results.append(DeadLettered(entry, decoded.reason))
+                continue
+            route, request = entry.route, decoded.request
+            if decoded.reply_to is not None and not self._may_reply_to[route.requests](decoded.reply_to):
+                decoded.reply_to = None  # its reply goes to the stream of the route
+                results.append(build_refusal(entry, decoded, decoded.refusal or _TARGET_FORBIDDEN))
+                continue
+            if request is None:
+                results.append(build_refusal(entry, decoded, decoded.refusal or INTERNAL))
+                continue
+            key = (route.requests, request.op, request.client_id, request.zone_id)
+            access = accesses.get(key)
+            if access is None:
+                access = accesses[key] = self._access(route, request)
+            if request.expires_at is not None and access.owners and request.expires_at <= now_ms:
+                results.append(build_refusal(entry, decoded, _EXPIRED))
+                continue
+            access.requests.append((entry, decoded, request))
+        return accesses
 
     def _access(self, route: Route, request: Request) -> OwnerAccess:
         owners: tuple[Owner, ...] = ()
