@@ -392,5 +392,9 @@ def _fields(raw: list[bytes]) -> dict[bytes, bytes]:
 
 
 def _size(entries: Sequence[Entry]) -> int:
-    others = [value for entry in entries if entry.others for value in entry.others.values()]
-    return sum([len(entry.payload or b"") for entry in entries]) + sum(map(len, others))
+    size = 0
+    for entry in entries:
+        size += len(entry.payload or b"")
+        if entry.others:
+            size += sum(map(len, entry.others.values()))
+    return size
