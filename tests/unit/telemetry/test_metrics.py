@@ -99,8 +99,9 @@ def test_replies_are_counted_by_their_labels() -> None:
         2, "detokenize", "partial", (("str", "ok"), ("str", "token_disabled"), ("str", "token_not_found"))
     )
     refused = answers_of(1, "unknown", "error", (("unknown", "invalid_request"),))
-    metrics.committed([*good, *several, *refused], Committed(written=6, forbidden=[good[0].entry]))
-    metrics.committed(good, Committed(written=3))
+    of_others = [*answers_of(1), *answers_of(1)]
+    metrics.committed([*good, *several, *refused, *of_others], Committed(written=8, forbidden=[good[0].entry]))
+    metrics.committed(good[:1], Committed(written=1))
     metrics.redelivery(ROUTE.requests)
     metrics.dead_letter("payload_missing")
     metrics.group_made_again()

@@ -194,13 +194,16 @@ class Metrics:
         if done.forbidden:
             forbidden = set(map(id, done.forbidden))
             answers = [_as_forbidden(answer) if id(answer.entry) in forbidden else answer for answer in answers]
+        alike: dict[tuple[str, str, str, tuple[tuple[str, str], ...]], int] = {}  # but for their owners
         for facts, run in groupby(answers, _facts_of):
-            alike = list(run)
-            self._requests.add((alike[0].entry.route.requests, facts.status), len(alike))
-            outcomes = facts.outcomes
+            first, *others = run
+            key = (first.entry.route.requests, facts.op, facts.status, facts.outcomes)
+            alike[key] = alike.get(key, 0) + 1 + len(others)
+        for (stream, op, status, outcomes), replies in alike.items():
+            self._requests.add((stream, status), replies)
             numbers = {outcomes[0]: 1} if len(outcomes) == 1 else _tally(outcomes)
             for (kind, outcome), number in numbers.items():
-                self._items.add((facts.op, kind, outcome), len(alike) * number)
+                self._items.add((op, kind, outcome), replies * number)
         now_ms = time.time() * 1000
         written: dict[bytes, int] = {}
         for answer in answers:
