@@ -33,9 +33,10 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
-from token_worker.redis.exchange import BoundedCommand, Exchange, RunScript
+from token_worker.redis.exchange import BoundedCommand, Command, Exchange, RunScript
 from token_worker.redis.script import Script
 from token_worker.streams.commit import CommitScripts
 from token_worker.streams.entry import Batch, Entry
@@ -262,12 +263,9 @@ class Delivery(CommitScripts):
     def _read(
         self, routes: list[Route], count: int, block_ms: int, now: float
     ) -> Exchange[list[tuple[Route, list[Entry]]]]:
-        blocking = ("BLOCK", block_ms) if block_ms else ()
-        names = [route.requests for route in routes]
-        head = ("XREADGROUP", "GROUP", self._group, self._consumer, "COUNT", count)
-        command = (*head, *blocking, "STREAMS", *names, *[">"] * len(names))
+        names = tuple([route.requests for route in routes])
         try:
-            reply = yield BoundedCommand(READ_BYTES, command) if count * len(routes) > 1 else command
+            reply = yield _read_command(self._group, self._consumer, count, block_ms, names)
         except ServerError as error:
             if error.code in _GROUP_GONE:
                 raise
@@ -378,6 +376,15 @@ class Delivery(CommitScripts):
                 head = ("XCLAIM", route.requests, self._group, self._consumer, min(idle.values()))
                 kept += [mine[entry_id] for entry_id in (yield (*head, *idle, "JUSTID")) if entry_id in mine]
         return kept
+
+
+@lru_cache(maxsize=64)
+def _read_command(group: str, consumer: str, count: int, block_ms: int, streams: tuple[str, ...]) -> Command:
+    """Make a read of new entries. Mostly it is the same again and again."""
+    blocking = ("BLOCK", block_ms) if block_ms else ()
+    head = ("XREADGROUP", "GROUP", group, consumer, "COUNT", count)
+    command = (*head, *blocking, "STREAMS", *streams, *[">"] * len(streams))
+    return BoundedCommand(READ_BYTES, command) if count * len(streams) > 1 else command
 
 
 def _least_ms(most_ms: int, seconds: float) -> int:
