@@ -123,7 +123,8 @@ class Worker:
 
     def _fetch(self) -> Batch | None:
         """Wait for a batch; None if a server is unavailable."""
-        self._committer.finish()  # else its entries would be found as pending entries
+        if self._committer.is_in_flight:  # else its entries would be found as pending entries
+            self._committer.finish()
         now = self._monotonic()
         self._health.heartbeat()
         try:
@@ -250,7 +251,8 @@ class Worker:
         """
         if not answers:
             return
-        self._committer.finish()
+        if self._committer.is_in_flight:
+            self._committer.finish()
         taken_ns, parts = self._taken_ns, self._delivery.parts(answers)
         if more:
             *first, last = parts
