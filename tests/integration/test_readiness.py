@@ -43,6 +43,15 @@ sys.argv[0] = "token-worker"
 main()
 """
 
+NOTE_SOON = """
+import sys
+from token_worker.cli import main
+from token_worker.service import note_writer
+note_writer.NOTE_SECONDS = 0.1
+sys.argv[0] = "token-worker"
+main()
+"""
+
 
 def put_key(place: Place, master_key: bytes, name: str = CLIENT.key_name) -> None:
     place.put(f"{place.folder}/{name}", wrap(new_key(), master_key, CLIENT))
@@ -97,7 +106,7 @@ def test_wrong_master_key_shows_where_tokens_hide_the_keys(bare: Stack, tmp_path
     """If a look at start sees no key among many tokens, the first key that does not open makes the worker not ready."""
     bare.storage.mset({b"tokens/%d" % number: b"entry" for number in range(50_000)})
     log = tmp_path / "log"
-    bare.start_worker(log=log, TOKEN_WORKER_CONSUMER="worker-1")
+    bare.start_worker(log=log, program=("-c", NOTE_SOON), TOKEN_WORKER_CONSUMER="worker-1")
     logs(log, READY)
     assert has_logged(log, "client keys are tried when they are used")
     assert not has_logged(log, "no client key was seen")

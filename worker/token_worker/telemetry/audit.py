@@ -92,8 +92,8 @@ class Audit:
             trace_id=msgspec.UNSET if parent is None else parent.trace_id,
             timestamp=now,
         )
-        begin = b'{"event":"detokenize","stream":%b,"entry":"' % _encode(entry.route.requests)
-        return begin, b",%b\n" % _encode(end)[1:]
+        begin = {"event": "detokenize", "stream": entry.route.requests, "entry": ""}
+        return _encode(begin).removesuffix(b'"}'), b",%b\n" % _encode(end)[1:]
 
     def _write(self, lines: bytes) -> None:
         self._file.append(lines)
