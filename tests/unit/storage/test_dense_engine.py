@@ -506,7 +506,7 @@ def test_one_bad_entry_among_many_harms_no_other(memory: DenseMemory) -> None:
     for item, name in zip(items, names, strict=True):
         item.key = name
     raws = [memory.entries[name] for name in names]
-    assert memory.layout.open_many(items, raws) == given[:count]
+    assert memory.layout.open_many(items, raws, None) == given[:count]
 
     memory.entries[names[1]] = raws[1][:-1] + bytes((raws[1][-1] ^ 1,))
     memory.entries[names[2]], memory.entries[names[3]] = raws[3], raws[2]

@@ -2,6 +2,7 @@
 
 import random
 import secrets
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -18,16 +19,19 @@ from token_worker.acra.token_entry import (
     decode_times,
     encode_entry,
     encode_times,
+    encode_token_value,
     used_since,
 )
+from token_worker.acra.value_types import BYTES, STR
 from token_worker.errors import CorruptData
 from token_worker.keys.keyring import DataKeyCache, Keyring, NoMatchingKey
 from token_worker.storage.acra.sealing import Sealing
 from token_worker.storage.layout import Notes, Opened
+from token_worker.storage.token_item import TokenItem
 
 NOW = 1_800_000_000
 LATER = NOW + 1000
-ACCESSED = accessed_number(NOW)
+MARK = (LATER, NOW, accessed_number(NOW))
 KEY = bytes(range(32))
 SHOP = Owner("client", "shop-frontend")
 IN_USE = Times(NOW, NOW)
@@ -52,7 +56,12 @@ def part_by_part(ring: Keyring, raw: bytes) -> Opened:
 
 
 def read(sealing: Sealing, ring: Keyring, raw: bytes) -> Opened:
-    return sealing.open(ring, b"", 0, raw, (LATER, NOW, ACCESSED))
+    return sealing.open(ring, b"", 0, raw, MARK)
+
+
+def read_many(sealing: Sealing, given: Iterable[tuple[Keyring, Any]], *, tokenize: bool = True) -> list[bytes]:
+    items = [(TokenItem(ring, STR, b"any", tokenize), raw) for ring, raw in given]
+    return sealing.open_many([item for item, _ in items], [raw for _, raw in items], MARK)
 
 
 def outcome(call: Any) -> Any:
@@ -163,6 +172,54 @@ def test_short_and_long_way_agree_on_times(raw: bytes, ring: Keyring, at: int, b
     raw = bytes(changed)
 
     assert outcome(lambda: part_by_part(ring, raw)) == outcome(lambda: read(WARM, ring, raw))
+
+
+CHANGES = st.none() | st.tuples(st.integers(-900, -1), st.sampled_from(b"0123456789abcdefABCDEF\x00g"))
+
+
+@given(st.lists(st.tuples(st.sampled_from(POOL), st.sampled_from(RINGS), CHANGES), min_size=1, max_size=12))
+def test_many_at_once_are_opened_as_alone(batch: list[tuple[bytes, Keyring, tuple[int, int] | None]]) -> None:
+    """What is opened at once, whatever stands beside it, is what the long way gives; what has remarks is left out."""
+    given: list[tuple[Keyring, bytes]] = []
+    for raw, ring, change in batch:
+        changed = bytearray(raw)
+        if change is not None:
+            changed[change[0] % len(raw)] = change[1]
+        given.append((ring, bytes(changed)))
+
+    for (ring, raw), content in zip(given, read_many(WARM, given), strict=True):
+        if content:
+            assert part_by_part(ring, raw) == (content, None)
+
+
+def test_all_of_a_batch_are_opened_at_once() -> None:
+    """Of entries with known heads, all that are sound and have no remarks are opened: also of two owners in turn."""
+    shop, billing, sealing = ring_of(), ring_of(OWNERS[2], b"b" * 32), Sealing()
+    values = [b"value %d" % number for number in range(3)]
+    given: list[tuple[Keyring, Any]] = []
+    for value in values:
+        for ring in (shop, billing):
+            [raw] = sealing.seal(ring.sealing_key(1), [encode_token_value(value, STR.number)], TIMES)
+            read(sealing, ring, raw)
+            given.append((ring, raw))
+    sound = [value for value in values for _ in range(2)]
+    assert read_many(sealing, given, tokenize=False) == sound
+    assert read_many(sealing, given) == [encode_token_value(value, STR.number) for value in sound]
+
+    data_key = shop.sealing_key(1)
+    stale, disabled = encode_times(Times(NOW - 9, NOW - 1)), encode_times(Times(NOW, NOW, disabled=True))
+    of_bytes = encode_token_value(b"value 0", BYTES.number)
+    odd = [
+        *(
+            sealing.seal(data_key, [encode_token_value(b"value 0", STR.number)], times)[0]
+            for times in (stale, disabled)
+        ),
+        sealing.seal(data_key, [of_bytes], TIMES)[0],
+        given[0][1][:-30] + b"00" + given[0][1][-28:],
+    ]
+    between = [(shop, raw) for raw in odd] + [(billing, given[0][1]), (shop, None)]
+    mixed = [pair for other in between for pair in (given[0], other)]
+    assert read_many(sealing, mixed, tokenize=False) == [b"value 0", b""] * len(between)
 
 
 def test_entry_of_another_owner_stays_locked() -> None:

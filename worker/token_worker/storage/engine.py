@@ -147,7 +147,7 @@ class Engine:
         open_value, open_token = self._layout.open_value, self._layout.open_token
         locked: list[_Stored] = []
         kind: TokenType | None = None
-        contents = self._layout.open_many(known.values(), raws)
+        contents = self._layout.open_many(known.values(), raws, mark)
         for item, raw, opened in zip(known.values(), raws, contents, strict=True):
             if opened:
                 item.result = opened

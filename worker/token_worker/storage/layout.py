@@ -75,12 +75,13 @@ class Layout(Protocol):
         """Return what the layout needs to know about the time of a batch; ``now`` is in Unix seconds."""
         ...
 
-    def open_many(self, items: Collection[TokenItem], raws: Sequence[Any], /) -> list[bytes]:
+    def open_many(self, items: Collection[TokenItem], raws: Sequence[Any], mark: Any, /) -> list[bytes]:
         """Open at once those of many entries for which that is faster, and which have no remarks.
 
         Args:
             items: the items whose ``key`` was looked up: value entries to tokenize, else token entries.
             raws: the entry of each as it is stored; what is no bytes is passed over.
+            mark: the result of ``mark``.
 
         Returns:
             The content of each entry; empty for those that have to be opened one by one.

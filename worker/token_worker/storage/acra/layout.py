@@ -27,7 +27,7 @@ class AcraLayout:
     """Acra's layout of the token storage; see ``storage.layout.Layout``.
 
     Attributes:
-        open_value: opens a value entry. It is the very function of ``Sealing``, because it is called for each value.
+        open_many, open_value: see ``Layout``. They are the very functions of ``Sealing``: one is called for each value.
     """
 
     has_index_keys = False
@@ -36,6 +36,7 @@ class AcraLayout:
     def __init__(self) -> None:
         self.second_name: SecondName | None = None
         self._sealing = Sealing()
+        self.open_many: Callable[[Collection[TokenItem], Sequence[Any], Any], list[bytes]] = self._sealing.open_many
         self.open_value: Callable[[Keyring, bytes, int, bytes, Any], Opened] = self._sealing.open
 
     def prepare(self, ring: Keyring) -> NamesAndDeriver:
@@ -53,9 +54,6 @@ class AcraLayout:
 
     def mark(self, now: int) -> Mark:
         return _mark(now)
-
-    def open_many(self, _items: Collection[TokenItem], raws: Sequence[Any]) -> list[bytes]:
-        return [b""] * len(raws)
 
     def open_token(self, ring: Keyring, name: bytes, number: int, raw: bytes, mark: Any) -> Opened:
         inside, notes = self.open_value(ring, name, number, raw, mark)

@@ -14,17 +14,27 @@ Pure. The number of heads is bounded: the oldest are dropped first.
 import os
 from binascii import hexlify, unhexlify
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from cryptography.exceptions import InvalidTag
 
 from token_worker.acra import acra_block, secure_cell
 from token_worker.acra.acra_block import DATA_KEY_BYTES, DataKey
 from token_worker.acra.secure_cell import IV_BYTES
-from token_worker.acra.token_entry import Times, block_start, decode_entry, decode_times, encode_entry, used_since
+from token_worker.acra.token_entry import (
+    Times,
+    block_start,
+    decode_entry,
+    decode_times,
+    encode_entry,
+    used_since,
+    value_of_type,
+)
+from token_worker.errors import CorruptData
 from token_worker.keys.keyring import Keyring
 from token_worker.storage.layout import Notes, Opened
+from token_worker.storage.token_item import TokenItem
 
 HEADS_MAX = 4096
 """Heads that are cached for sealing, and again for opening. Each has an AES key of about 3 KB."""
@@ -117,10 +127,33 @@ class Sealing:
         try:
             rest = unhexlify(raw[_HEAD:])
             inside = decrypt(rest[:_TAG], rest[_DATA:end] + rest[_TAG:_DATA], ring.context)
-        except (InvalidTag, ValueError):  # damaged, or an old Themis wrote it
+        except _NOT_OPENED:  # damaged, or an old Themis wrote it
             return self._open_parts(ring, raw, mark)
         times = rest[end:]
         return inside, None if used_since(times, mark[2]) else _notes(decode_times(times), raw, mark)
+
+    def open_many(self, items: Iterable[TokenItem], raws: Iterable[Any], mark: Mark) -> list[bytes]:
+        """Open entries with known heads, in two thirds of the time of ``open``; see ``Layout.open_many``."""
+        head, ring, end, decrypt = self._last
+        contents: list[bytes] = []
+        times = b""  # of the last entry: the next one mostly has the same
+        for item, raw in zip(items, raws, strict=True):
+            content = b""
+            if raw.__class__ is bytes:
+                if item.ring is not ring or not raw.startswith(head):
+                    head = raw[:_HEAD]
+                    ring, end, decrypt = self._to_open.get(head, _UNKNOWN)
+                try:
+                    if item.ring is ring:
+                        rest = unhexlify(raw[_HEAD:])
+                        inside = decrypt(rest[:_TAG], rest[_DATA:end] + rest[_TAG:_DATA], ring.context)
+                        if rest[end:] == times or used_since(rest[end:], mark[2]):
+                            times = rest[end:]
+                            content = inside if item.tokenize else value_of_type(inside, item.kind.number)
+                except _NOT_OPENED:
+                    pass
+            contents.append(content)
+        return contents
 
     def _open_framed(self, ring: Keyring, name: bytes, number: int, raw: bytes, mark: Mark) -> Opened:
         """Open an entry with a new data key, if its frame is known."""
@@ -132,7 +165,7 @@ class Sealing:
             sealed = unhexlify(raw[_SEALED_KEY:_SEALED_KEY_END])
             unseal = acra_block.data_key_cipher(key, ring.context).decrypt
             data_key = unseal(sealed[:_TAG], sealed[_DATA:] + sealed[_TAG:_DATA], ring.context)
-        except (InvalidTag, ValueError):  # damaged, an old Themis wrote it, or two keys have the same id
+        except _NOT_OPENED:  # damaged, an old Themis wrote it, or two keys have the same id
             return self._open_parts(ring, raw, mark)
         decrypt = secure_cell.cipher(data_key, end - _DATA, ring.context).decrypt
         self._keep(self._to_open, raw[:_HEAD], (ring, end, decrypt))
@@ -164,6 +197,10 @@ def _notes(times: Times, raw: bytes, mark: Mark) -> Notes | None:
 
 def _frame(raw: bytes) -> bytes:
     return raw[:_KEY_ID] + raw[_KEY_ID_END:_SEALED_KEY] + raw[_SEALED_KEY_END:_HEAD]
+
+
+_NOT_OPENED = InvalidTag, ValueError, CorruptData
+"""Errors of the short way, after which an entry is read part by part."""
 
 
 def _no_crypt(_iv: bytes, _data: bytes, _context: bytes) -> bytes:

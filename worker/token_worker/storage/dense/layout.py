@@ -179,7 +179,7 @@ class DenseLayout:
     def mark(self, now: int) -> None:  # noqa: ARG002 - entries have no time of last use
         return None
 
-    def open_many(self, items: Collection[TokenItem], raws: Sequence[Any]) -> list[bytes]:
+    def open_many(self, items: Collection[TokenItem], raws: Sequence[Any], _mark: Any) -> list[bytes]:
         contents = [b""] * len(raws)
         if len(raws) < COLUMN_MIN:
             return contents
