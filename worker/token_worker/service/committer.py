@@ -49,9 +49,6 @@ class Committer:
         outage: waits while the streams are unavailable.
         telemetry: told what became of the answers.
         runtime: time and log.
-
-    Attributes:
-        is_in_flight: True if a commit was sent and is not finished.
     """
 
     def __init__(
@@ -70,13 +67,17 @@ class Committer:
         self._metrics, self._spans = telemetry.metrics, telemetry.spans
         self._monotonic, self._log = runtime.monotonic, runtime.log
         self._in_flight: _InFlightCommit | None = None
-        self.is_in_flight = False
 
     # -- asking the streams
 
+    @property
+    def is_in_flight(self) -> bool:
+        """True if a commit was sent and is not finished."""
+        return self._in_flight is not None
+
     def drive(self, exchange: Exchange[T]) -> T:
         """Finish the commit in flight, then run an exchange on the streams' server."""
-        if self.is_in_flight:
+        if self._in_flight is not None:
             self.finish()
         return drive(exchange, self._link, log=self._log)
 
@@ -86,7 +87,7 @@ class Committer:
         Raises:
             Unavailable: the server is unavailable.
         """
-        if self.is_in_flight:
+        if self._in_flight is not None:
             self.finish()
         self._clock.refresh(self._link)
 
@@ -94,7 +95,7 @@ class Committer:
 
     def commit(self, parts: Sequence[Sequence[Answer]], taken_ns: int) -> None:
         """Acknowledge entries and write their replies, through outages of the streams. Arguments as of ``begin``."""
-        if self.is_in_flight:
+        if self._in_flight is not None:
             self.finish()
         self._finish(parts, taken_ns, self._delivery.commit(parts, self._monotonic()), is_started=False)
 
@@ -105,15 +106,15 @@ class Committer:
             parts: answers to commit, as ``DeliveryProtocol.parts`` groups them; not empty.
             taken_ns: time at which their batch was read, in Unix nanoseconds.
         """
-        if self.is_in_flight:
+        if self._in_flight is not None:
             self.finish()
         exchange = self._delivery.commit(parts, self._monotonic())
         start(exchange, self._link)
-        self._in_flight, self.is_in_flight = _InFlightCommit(parts, taken_ns, exchange), True
+        self._in_flight = _InFlightCommit(parts, taken_ns, exchange)
 
     def finish(self) -> None:
         """Finish the commit in flight if there is one, through outages of the streams."""
-        begun, self._in_flight, self.is_in_flight = self._in_flight, None, False
+        begun, self._in_flight = self._in_flight, None
         if begun is not None:
             self._finish(begun.parts, begun.taken_ns, begun.exchange, is_started=True)
 

@@ -123,8 +123,7 @@ class Worker:
 
     def _fetch(self) -> Batch | None:
         """Wait for a batch; None if a server is unavailable."""
-        if self._committer.is_in_flight:  # else its entries would be found as pending entries
-            self._committer.finish()
+        self._committer.finish()  # else its entries would be found as pending entries
         now = self._monotonic()
         self._health.heartbeat()
         try:
@@ -251,8 +250,7 @@ class Worker:
         """
         if not answers:
             return
-        if self._committer.is_in_flight:
-            self._committer.finish()
+        self._committer.finish()
         taken_ns, parts = self._taken_ns, self._delivery.parts(answers)
         if more:
             *first, last = parts
