@@ -172,10 +172,12 @@ class PromiseLedger:
             if pending is not None and (pending.owner, pending.count) == (worker.encode(), 1):
                 stream.requests[entry].put_off_by = worker
 
-    def claim_failed(self, worker: str, command: tuple[Any, ...]) -> None:
-        """A claim of this worker failed: it does not know what it has claimed."""
-        for request in self._taken.pop(worker, ()):
-            request.put_off_by = worker
+    def claim_ended(self, worker: str, *, is_lost: bool) -> None:
+        """A claim of this worker has ended. If its reply is lost, the worker does not know what it has claimed."""
+        taken = self._taken.pop(worker, ())
+        if is_lost:
+            for request in taken:
+                request.put_off_by = worker
 
     def looked(self, worker: str, command: tuple[Any, ...], ids: Sequence[bytes]) -> None:
         """A worker knows of these pending entries now."""
@@ -278,7 +280,6 @@ class PromiseLedger:
         if command[0] in {"XREADGROUP", "XCLAIM"}:
             for place in [(worker, key) for key in command if (worker, key) in self._trying]:
                 del self._trying[place]  # it goes on: whatever became of its try is known
-            self._taken.pop(worker, None)
         match command:
             case ("XCLAIM", key, _, _, _, *ids):
                 named = {parse_id(entry) for entry in ids if isinstance(entry, bytes)}  # the others are options

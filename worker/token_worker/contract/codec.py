@@ -110,12 +110,12 @@ def decode(payload: bytes | None, limits: Limits) -> Decoded:
 
 
 def decode_all(payloads: Sequence[bytes | None], limits: Limits) -> list[Decoded | Unanswerable]:
-    """Decode the payloads of a batch, at least one, each as by ``decode``. Return what ``decode`` raises.
+    """Decode the payloads of a batch, each as by ``decode``. Return what ``decode`` raises.
 
     Requests of one format, of which none is faulty, are decoded with few calls. That is the usual case.
     """
     given = [payload or b"" for payload in payloads]
-    format = sniff(given[0])
+    format = sniff(given[0]) if given else None
     if format is not None and max(map(len, given)) <= limits.max_request_bytes:
         try:
             requests = [*map(_DECODE_REQUEST[format], given)]
