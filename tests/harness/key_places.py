@@ -6,7 +6,9 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Callable
+from types import MethodType
 from typing import Any, Protocol
+from weakref import WeakMethod
 
 import requests
 
@@ -49,9 +51,14 @@ class Fuse:
             setattr(owner, name, self._wired(getattr(owner, name)))
 
     def _wired(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        # An object that held a method of its own would be left to the garbage collector, with its connection.
+        find = WeakMethod(method) if isinstance(method, MethodType) else lambda: method
+
         def call(*args: Any, **kwargs: Any) -> Any:
             self.burn()
-            answer = method(*args, **kwargs)
+            found = find()
+            assert found is not None
+            answer = found(*args, **kwargs)
             self.burn()
             return answer
 
