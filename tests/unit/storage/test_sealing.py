@@ -179,7 +179,7 @@ CHANGES = st.none() | st.tuples(st.integers(-900, -1), st.sampled_from(b"0123456
 
 @given(st.lists(st.tuples(st.sampled_from(POOL), st.sampled_from(RINGS), CHANGES), min_size=1, max_size=12))
 def test_many_at_once_are_opened_as_alone(batch: list[tuple[bytes, Keyring, tuple[int, int] | None]]) -> None:
-    """What is opened at once, whatever stands beside it, is what the long way gives; what has remarks is left out."""
+    """Entries that are opened at once have the contents of the long way; those with remarks are left out."""
     given: list[tuple[Keyring, bytes]] = []
     for raw, ring, change in batch:
         changed = bytearray(raw)
@@ -217,6 +217,9 @@ def test_all_of_a_batch_are_opened_at_once() -> None:
         sealing.seal(data_key, [of_bytes], TIMES)[0],
         given[0][1][:-30] + b"00" + given[0][1][-28:],
     ]
+    [without_times] = sealing.seal(data_key, [encode_token_value(b"value 0", STR.number)], b"")
+    assert read(sealing, shop, without_times)[1] is not None
+    assert read_many(sealing, [(shop, without_times)], tokenize=False) == [b""]
     between = [(shop, raw) for raw in odd] + [(billing, given[0][1]), (shop, None)]
     mixed = [pair for other in between for pair in (given[0], other)]
     assert read_many(sealing, mixed, tokenize=False) == [b"value 0", b""] * len(between)

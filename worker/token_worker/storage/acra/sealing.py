@@ -136,7 +136,7 @@ class Sealing:
         """Open entries with known heads, in two thirds of the time of ``open``; see ``Layout.open_many``."""
         head, ring, end, decrypt = self._last
         contents: list[bytes] = []
-        times = b""  # of the last entry: the next one mostly has the same
+        times: bytes | None = None  # of the last entry: the next one mostly has the same
         for item, raw in zip(items, raws, strict=True):
             content = b""
             if raw.__class__ is bytes:
