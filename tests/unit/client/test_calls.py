@@ -242,6 +242,20 @@ def test_refused_request_of_several_calls_is_sent_again_as_one_of_each(code: str
     assert caller.requests.is_idle
 
 
+def test_full_request_does_not_wait_after_a_refused_one() -> None:
+    """Items that were sent again are counted once: those of later calls fill a request as before."""
+    caller = Caller(RequestLimits(items=3), gather_seconds=60.0)
+    for value in "abc":
+        caller.call([value])
+    [shared] = caller.take()
+    caller.reply(reply_to(shared, error=INTERNAL))
+    assert [*map(values_of, caller.take())] == [["a"], ["b"], ["c"]]
+    caller.call(["d", "e"], now=1.0)
+    assert caller.requests.next_at() == 61.0
+    caller.call(["f"], now=1.0)
+    assert caller.requests.next_at() == 0.0
+
+
 def test_refused_request_of_one_call_is_not_sent_again() -> None:
     """A reason that concerns all calls alike, and the refusal of one call alone, are final."""
     caller = Caller(gather_seconds=0.0)
