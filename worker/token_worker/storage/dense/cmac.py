@@ -11,9 +11,18 @@ from itertools import repeat
 from cryptography.hazmat.primitives.ciphers import algorithms
 from cryptography.hazmat.primitives.cmac import CMAC
 
-from token_worker.storage.dense.blocks import BLOCK, COLUMN_MAX, LENGTH_MAX, aes, cutter, doubled
+from token_worker.storage.dense.blocks import (
+    BLOCK,
+    COLUMN_MAX,
+    LENGTH_MAX,
+    aes,
+    blocks_of,
+    cutter,
+    doubled,
+    padding_after,
+)
 
-_PADDING = [b"", *(b"\x80".ljust(BLOCK - rest, b"\0") for rest in range(1, BLOCK))]
+_PADDING = [padding_after(rest or BLOCK) for rest in range(BLOCK)]
 """By the number of bytes in the last block, 0 if it is whole: what fills it."""
 
 
@@ -53,8 +62,8 @@ class Cmac:
         lengths = set(map(len, messages))
         if count < 2 or min(lengths) > LENGTH_MAX:
             return [self.of(message)[:length] for message in messages]
-        blocks = set(map(_blocks_of, lengths))
-        if len(blocks) > 1:
+        before_last = {blocks_of(its_length)[0] for its_length in lengths}
+        if len(before_last) > 1:
             return self._of_groups(messages, length)
         if count > COLUMN_MAX:
             parts = (messages[start : start + COLUMN_MAX] for start in range(0, count, COLUMN_MAX))
@@ -66,7 +75,7 @@ class Cmac:
         else:
             padded = b"".join([message + _PADDING[len(message) % BLOCK] for message in messages])
             keys = b"".join([self._last_keys[len(message) % BLOCK] for message in messages])
-        step = blocks.pop()
+        step = before_last.pop() + 1
         pieces = cutter("16s", count * step)(padded)
         mac = bytes(len(keys))
         for place in range(step):
@@ -80,14 +89,10 @@ class Cmac:
         """Do the same for messages with different numbers of blocks."""
         groups: dict[int, list[int]] = {}
         for place, message in enumerate(messages):
-            groups.setdefault(_blocks_of(len(message)), []).append(place)
+            groups.setdefault(blocks_of(len(message))[0], []).append(place)
         macs = [b""] * len(messages)
         for places in groups.values():
             of_group = self.of_all([messages[place] for place in places], length)
             for place, mac in zip(places, of_group, strict=True):
                 macs[place] = mac
         return macs
-
-
-def _blocks_of(length: int) -> int:
-    return -(-length // BLOCK)
