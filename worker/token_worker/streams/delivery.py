@@ -337,6 +337,7 @@ class Delivery(CommitScripts):
         """Claim put-off entries of one route that nobody touched since they were found."""
         route = found[0].route
         ids = [candidate.id for candidate in found]
+        self._pending.trust(route, ids)
         idle_ms = self._pending.least_idle_ms(found)
         claim = ("XCLAIM", route.requests, self._group, self._consumer, idle_ms, *ids)
         try:

@@ -112,6 +112,11 @@ class Pending:
         while len(self._suspects) > SUSPECTS_KEPT:
             self._suspects.popitem(last=False)
 
+    def trust(self, route: Route, ids: Iterable[bytes]) -> None:
+        """Suspect these entries no more: their count is 0, so they were given out anew since they failed here."""
+        for entry_id in ids:
+            self._suspects.pop((route, entry_id), None)
+
     def doubt(self, route: Route, ids: Sequence[bytes], reason: str) -> bool:
         """Note that a claim of these entries failed, and that nobody knows whether it was done.
 
