@@ -4,7 +4,7 @@ import json
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -222,8 +222,7 @@ def test_link_follows_a_slot(binary: Callable[[], str]) -> None:
 
 def test_link_without_some_nodes() -> None:
     """Nodes that are down take their own keys along and nothing else; a map is had from any that is up."""
-    with Cluster(ONLY_WHAT_IS_DOWN, replicas=0) as cluster:
-        subject = link(cluster)
+    with Cluster(ONLY_WHAT_IS_DOWN, replicas=0) as cluster, closing(link(cluster)) as subject:
         keys = {cluster.primary_of(slot_of(key)): key for key in map(str, range(20))}
         first, second, third = cluster.members
         for key in keys.values():
