@@ -57,7 +57,8 @@ class Request:
         is_poison: whether it makes every try fail.
         settled_in: which group of the stream, counted from 1, has acknowledged it last; 0: none.
         causes: isolated tries that failed for another cause than an outage.
-        late: tries that were taken back when another worker may have seen them counted.
+        late: tries that were taken back when another worker may have seen them counted, or that stay counted because
+            the clock leapt, and two workers took the entry from each other.
         put_off_by: the worker that put it off out of a batch, and has still to take back that it was delivered.
     """
 
@@ -131,7 +132,7 @@ class PromiseLedger:
         self._commands = 0
         self._looked: dict[str, int] = {}  # when a worker has looked at its own entries
         self._got: dict[tuple[bytes, Id], dict[str, int]] = {}  # when a worker has got an entry
-        self._unsure: dict[tuple[str, str], int] = {}  # reads of a stream since one failed
+        self._unsure: set[tuple[str, str]] = set()  # a read of this stream failed, and the worker has not looked since
         self._taken: dict[str, list[Request]] = {}  # what the last claim of many has brought
         self._looks: dict[tuple[str, str], dict[bool, _Look]] = {}  # at own entries or not, by worker and stream
         self.precautions = Precautions(
@@ -211,13 +212,13 @@ class PromiseLedger:
 
     def read_failed(self, worker: str, keys: Sequence[str]) -> None:
         """A read of this worker failed: it does not know what was delivered to it from these streams."""
-        self._unsure |= {(worker, key): 0 for key in keys}
+        self._unsure |= {(worker, key) for key in keys}
 
     def left(self, worker: str) -> None:
         """A worker has ended."""
         for place in [place for place in self._trying if place[0] == worker]:
             self.failed(*place)
-        self._unsure = {place: reads for place, reads in self._unsure.items() if place[0] != worker}
+        self._unsure = {place for place in self._unsure if place[0] != worker}
         for stream in self._streams.values():
             for request in stream.open.values():
                 if request.put_off_by == worker:
@@ -286,13 +287,12 @@ class PromiseLedger:
                 for look in self._looks.get((worker, key), {}).values():
                     look.known -= named
             case ("XPENDING", key, *_, consumer) if consumer == worker:
-                self._unsure.pop((worker, key), None)
+                self._unsure.discard((worker, key))
                 self._looked[worker] = self._commands
             case ("XREADGROUP", *rest):
-                for place in [(worker, key) for key in rest if (worker, key) in self._unsure]:
-                    self._unsure[place] += 1
-                    if self._unsure[place] > 1:  # one is allowed between many isolated tries
-                        raise Broken(f"{worker} reads {place[1]} on, and has not looked at what a failed read brought")
+                for key in rest:
+                    if (worker, key) in self._unsure:
+                        raise Broken(f"{worker} reads {key} on, and has not looked at what a failed read brought")
 
     def _note_answer(self, worker: str, event: Added, answered: dict[tuple[bytes, Id], list[str]]) -> None:
         fields = dict(zip(event.fields[::2], event.fields[1::2], strict=True))
@@ -363,6 +363,7 @@ class PromiseLedger:
                 raise Broken(f"{request}: a try was counted that was not alone")
             if is_stolen and worker not in got:
                 raise Broken(f"{request}: taken over from a worker that had it for {event.idle_ms} ms")
+            request.late += is_stolen  # back from a worker that the clock's leap let have it, whose try stays counted
             for other in [other for other, tried in self._trying.items() if tried is request]:
                 self.failed(*other)  # that one was stalled
             if event.deliveries_before > 0:

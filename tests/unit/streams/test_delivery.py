@@ -754,6 +754,21 @@ def test_only_the_route_that_was_stopped_gets_its_group_again() -> None:
     assert server.named("XPENDING") == [("XPENDING", "in", "group", "-", "+", OWN_AT_ONCE, "me")]
 
 
+def test_route_that_goes_on_is_looked_at_before_it_is_read() -> None:
+    """A route whose rest is over is looked at first, also if new entries have their turn after many older ones."""
+    subject = delivery(ROUTE, SECOND)
+    run(subject.fetch(0.0, 0), Scripted())
+    run(subject.commit(subject.parts([answer(1)]), 0.0), Scripted(commit=[3, b"WRONGTYPE"]))
+    run(subject.put_off([Entry(SECOND, b"5-0", None)], 0.0), Scripted())
+    older = Scripted(XPENDING=lambda command: pending((b"5-0", 0))(command) if "in2" in command else [], XCLAIM=claimed)
+    batch, _ = run(subject.fetch(PAUSE_SECONDS - 1, 0), older)
+    assert [entry.id for entry in batch.entries] == [b"5-0"]
+    server = Scripted()
+    run(subject.fetch(PAUSE_SECONDS, 0), server)
+    asked = [command[:2] for command in server.commands if not isinstance(command, RunScript)]
+    assert asked.index(("XPENDING", "in")) < asked.index(("XREADGROUP", "GROUP"))
+
+
 def test_renewing_keeps_what_is_still_ours() -> None:
     """A lease is renewed for entries that are still pending here, and only if nobody touched them since."""
     mine = [Entry(ROUTE, b"10-0", None), Entry(ROUTE, b"9-0", None), Entry(ROUTE, b"8-0", None)]

@@ -291,10 +291,10 @@ class Delivery(CommitScripts):
     # -- entries delivered before
 
     def _fetch_older(self, now: float) -> Exchange[Batch | None]:
+        yield from self._pending.find(self._active(), now)
         if self._older_in_a_row >= OLDER_IN_A_ROW:
             self._older_in_a_row = 0
-            return None
-        yield from self._pending.find(self._active(), now)
+            return None  # new entries have their turn, after the look: that is no try
         while found := self._pending.take(self._room):
             if found[0].deliveries:
                 entry = yield from self._claim(found[0], now)
