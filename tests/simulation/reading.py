@@ -8,6 +8,7 @@ from simulation.broken import Broken
 from simulation.commands import format_id, parse_id
 from simulation.events import Id
 from simulation.model import Model
+from simulation.puppets import Terms
 
 MOST_PASSES = 3
 """Reads in a row that may leave out a stream while there is something to read: those of one batch and of the next."""
@@ -25,11 +26,12 @@ Place = tuple[bytes, Id]
 class ReadLedger:
     """The ledger of what workers have read, kept beside the server."""
 
-    def __init__(self, model: Model, group: str) -> None:
+    def __init__(self, model: Model, terms: Terms) -> None:
         self._model = model
-        self._group = group.encode()
+        self._group = terms.group.encode()
+        self._is_apart = terms.is_apart
         self._passes: dict[str, dict[bytes, int]] = {}  # by worker and stream
-        self._means: dict[str, deque[float]] = {}  # bytes of an entry in the last reads of a worker
+        self._means: dict[str, dict[str, deque[float]]] = {}  # bytes of an entry in the last reads, by worker and pace
         self._in_hand: dict[str, set[Place]] = {}  # by worker
 
     def done(self, worker: str, command: tuple[Any, ...], waiting: Collection[bytes], reply: Sequence[Any]) -> None:
@@ -64,7 +66,7 @@ class ReadLedger:
         Raises:
             Broken: the worker should have known, since the entries before were no smaller.
         """
-        means = self._means.get(worker)
+        means = self._means.get(worker, {}).get(self._pace_of(command))
         sizes = [size for _, _, size in _entries(command, reply)]
         if means and sum(sizes) / len(sizes) <= LARGER * min(means):
             raise Broken(f"{worker} asked for {len(sizes)} entries, which are too much, though no larger than before")
@@ -73,9 +75,23 @@ class ReadLedger:
         """A worker has got the reply to a read or claim."""
         found = [*_entries(command, reply)]
         if found:
-            means = self._means.setdefault(worker, deque(maxlen=READS_KEPT))
-            means.append(sum(size for _, _, size in found) / len(found))
+            if not any(self._is_isolated(key, entry) for key, entry, _ in found):
+                of_worker = self._means.setdefault(worker, {})
+                means = of_worker.setdefault(self._pace_of(command), deque(maxlen=READS_KEPT))
+                means.append(sum(size for _, _, size in found) / len(found))
             self._in_hand.setdefault(worker, set()).update((key, entry) for key, entry, _ in found)
+
+    def _is_isolated(self, key: bytes, entry: Id) -> bool:
+        """Tell whether an entry is tried alone, perhaps again and again: its size says nothing about the others'."""
+        group = self._model.group(key, self._group)
+        pending = group.pending.get(entry) if group is not None else None
+        return pending is not None and pending.count > 1
+
+    def _pace_of(self, command: tuple[Any, ...]) -> str:
+        """The stream whose entries set COUNT; empty if all streams share it."""
+        if not self._is_apart:
+            return ""
+        return str(command[1] if command[0] == "XCLAIM" else command[command.index("STREAMS") + 1])
 
     def handled(self, worker: str, places: Collection[Place]) -> None:
         """A worker handles these entries, or gives them up."""

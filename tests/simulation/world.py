@@ -105,7 +105,7 @@ class World:
         )
         self._model = server()
         self._ledger = PromiseLedger(self._model, self._terms)
-        self._reads = ReadLedger(self._model, GROUP)
+        self._reads = ReadLedger(self._model, self._terms)
         self._climate = Climate(rng)
         self._is_quiet = self._is_over = False
         self._puppets: list[Puppet] = []
