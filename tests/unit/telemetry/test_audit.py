@@ -1,5 +1,6 @@
 """Lines of the audit log of a worker, read back from its file."""
 
+import datetime as dt
 import json
 from pathlib import Path
 from typing import Any
@@ -54,3 +55,16 @@ def test_each_detokenized_request_of_a_batch_has_its_own_line(tmp_path: Path) ->
     assert [list(made)[:-2] for made in found] == [list(made) for made in expected]
     assert [{name: made[name] for name in wanted} for made, wanted in zip(found, expected, strict=True)] == expected
     assert {(made["level"], made["timestamp"][-6:]) for made in found} == {("info", "+00:00")}
+
+
+def test_lines_have_the_time_of_their_own_batch(tmp_path: Path) -> None:
+    """Alike requests of several batches have lines that differ in ids and time alone."""
+    path = tmp_path / "audit.log"
+    audit = Audit("w-1", str(path))
+    began = dt.datetime.now(dt.UTC)
+    for number in (1, 2):
+        audit.detokenize([Answer(Entry(ROUTES[0], b"%d-0" % number, None), b"", facts=OK, request_id=str(number))])
+    first, second = (json.loads(text) for text in path.read_text().splitlines())
+    times = [dt.datetime.fromisoformat(made.pop("timestamp")) for made in (first, second)]
+    assert began <= times[0] < times[1] <= dt.datetime.now(dt.UTC)
+    assert {**first, "entry": "2-0", "request_id": "2"} == second

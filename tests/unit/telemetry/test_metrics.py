@@ -13,7 +13,7 @@ from token_worker.streams.entry import Answer, Committed, Entry
 from token_worker.streams.reply_facts import ReplyFacts
 from token_worker.streams.routes import DEFAULT_ROUTES, Route
 from token_worker.telemetry.health import Health
-from token_worker.telemetry.metrics import Metrics
+from token_worker.telemetry.metrics import REPLIES_KEPT, Metrics
 
 ROUTE = DEFAULT_ROUTES[0]
 
@@ -125,6 +125,18 @@ def test_replies_are_counted_by_their_labels() -> None:
         f"token_worker_redeliveries_total{{{stream}}}": 1,
         'token_worker_dead_letters_total{reason="payload_missing"}': 1,
     }
+
+
+def test_any_number_of_outcomes_is_counted() -> None:
+    """More kinds of replies than are kept are counted as well as a few: none is lost, and none counts twice."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, [ROUTE.requests])
+    lengths = [*range(1, REPLIES_KEPT + 3), 1, 2]
+    for length in lengths:
+        metrics.committed(answers_of(1, outcomes=(("str", "ok"),) * length), Committed(written=1))
+    counted = samples_of(registry)
+    assert counted['token_worker_items_total{op="tokenize",outcome="ok",type="str"}'] == sum(lengths)
+    assert counted[f'token_worker_requests_total{{status="ok",stream="{ROUTE.requests}"}}'] == len(lengths)
 
 
 def test_batches_are_counted_by_their_size() -> None:

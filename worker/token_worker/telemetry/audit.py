@@ -12,6 +12,7 @@ import datetime as dt
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,10 @@ from token_worker.telemetry.trace_context import trace_parent
 _encode = msgspec.json.Encoder().encode
 
 
+FRAMES_KEPT = 256
+"""Kinds of lines, by client and outcomes, of which the parts that they share are kept."""
+
+
 class _End(msgspec.Struct, kw_only=True, gc=False):
     """The end of a line, after the id of the request."""
 
@@ -35,11 +40,7 @@ class _End(msgspec.Struct, kw_only=True, gc=False):
     trace_id: str | msgspec.UnsetType
     logger: str = "audit"
     level: str = "info"
-    timestamp: str
-
-
-def _numbers(outcomes: list[str]) -> dict[str, int]:
-    return {outcomes[0]: 1} if len(outcomes) == 1 else Counter(outcomes)
+    timestamp: str = ""
 
 
 class Audit:
@@ -55,6 +56,7 @@ class Audit:
 
     def __init__(self, worker: str, file: str | None) -> None:
         self._worker = worker
+        self._frame = lru_cache(FRAMES_KEPT)(self._make_frame)
         self._file = AuditStream(sys.stderr.fileno()) if file is None else open_audit(_path(file, worker))
 
     def detokenize(self, answers: Iterable[Answer]) -> None:
@@ -67,33 +69,44 @@ class Audit:
         if not audited:
             return
         parts: list[bytes] = []
-        now = dt.datetime.now(dt.UTC).isoformat()
+        stamp = b'%b"}\n' % dt.datetime.now(dt.UTC).isoformat().encode()
         facts: ReplyFacts | None = None
         for answer in audited:
             entry = answer.entry
             if answer.facts is not facts or entry.others:  # mostly all of a route share them
                 facts = None if entry.others else answer.facts
-                begin, end = self._frame(entry, answer.facts, now)
-            parts += (begin, entry.id, b'","request_id":', _encode(answer.request_id), end)
+                begin, end = self._frame_of(entry, answer.facts)
+            parts += (begin, entry.id, b'","request_id":', _encode(answer.request_id), end, stamp)
         self._write(b"".join(parts))
 
     def reopen(self) -> None:
         """Open the file again if it was moved or deleted. A signal handler may call this."""
         self._file.reopen()
 
-    def _frame(self, entry: Entry, facts: ReplyFacts, now: str) -> tuple[bytes, bytes]:
-        """Make what stands in a line before the id of the entry, and after the id of the request."""
+    def _frame_of(self, entry: Entry, facts: ReplyFacts) -> tuple[bytes, bytes]:
         parent = trace_parent(entry.others)
+        trace_id = None if parent is None else parent.trace_id
+        make = self._frame if trace_id is None else self._make_frame
+        return make(entry.route.requests, facts.client_id, facts.zone_id, facts.outcomes, trace_id)
+
+    def _make_frame(
+        self,
+        stream: str,
+        client_id: str | None,
+        zone_id: str | None,
+        outcomes: tuple[tuple[str, str], ...],
+        trace_id: str | None,
+    ) -> tuple[bytes, bytes]:
+        """Make what stands in a line before the id of the entry, and after the id of the request up to the time."""
         end = _End(
-            client_id=facts.client_id,
-            zone_id=facts.zone_id,
-            items=_numbers([outcome for _, outcome in facts.outcomes]),
+            client_id=client_id,
+            zone_id=zone_id,
+            items=Counter(outcome for _, outcome in outcomes),
             worker=self._worker,
-            trace_id=msgspec.UNSET if parent is None else parent.trace_id,
-            timestamp=now,
+            trace_id=msgspec.UNSET if trace_id is None else trace_id,
         )
-        begin = {"event": "detokenize", "stream": entry.route.requests, "entry": ""}
-        return _encode(begin).removesuffix(b'"}'), b",%b\n" % _encode(end)[1:]
+        begin = {"event": "detokenize", "stream": stream, "entry": ""}
+        return _encode(begin).removesuffix(b'"}'), b"," + _encode(end)[1:].removesuffix(b'"}')
 
     def _write(self, lines: bytes) -> None:
         self._file.append(lines)

@@ -11,10 +11,11 @@ scrapes. The library's own counters lock for every value, which costs a batch of
 
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import accumulate, groupby, product
 from operator import attrgetter
-from typing import TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -39,6 +40,9 @@ STATUSES = ("ok", "partial", "error")
 REASONS = (*UNANSWERABLE_REASONS, EXHAUSTED)
 """Reasons for which an entry becomes a dead letter."""
 
+REPLIES_KEPT = 256
+"""Kinds of replies, by their outcomes, of which the numbers that they raise are kept."""
+
 _UNKNOWN = "unknown"
 _OPS = tuple(op.value for op in Op)
 _TYPES = tuple(kind.value for kind in TypeName)
@@ -50,8 +54,6 @@ ITEM_LABELS = (
 )
 """Operation, type and outcome of items. An operation that is not known has items of type ``unknown`` only."""
 
-K = TypeVar("K")
-
 _facts_of = attrgetter("facts")
 
 
@@ -60,12 +62,13 @@ def _as_forbidden(answer: Answer) -> Answer:
     return Answer(answer.entry, b"", facts=facts)
 
 
-def _tally(keys: Iterable[K]) -> dict[K, int]:
-    """Count equal keys. For a few keys it costs a fraction of ``Counter``."""
-    numbers: dict[K, int] = {}
-    for key in keys:
-        numbers[key] = numbers.get(key, 0) + 1
-    return numbers
+class _Number:
+    """A number that counts up."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
 
 
 class _Count(Collector):
@@ -75,15 +78,19 @@ class _Count(Collector):
         self, name: str, meaning: str, labels: Sequence[str] = (), known: Iterable[tuple[str, ...]] = ((),)
     ) -> None:
         self._name, self._meaning, self._labels = name, meaning, labels
-        self._numbers = dict.fromkeys(known, 0)
+        self._numbers = {each: _Number() for each in known}
+
+    def number(self, *labels: str) -> _Number:
+        """The number with these labels."""
+        return self._numbers.setdefault(labels, _Number())
 
     def add(self, labels: tuple[str, ...], number: int) -> None:
         """Count so many more."""
-        self._numbers[labels] = self._numbers.get(labels, 0) + number
+        self.number(*labels).value += number
 
     def numbers(self) -> list[tuple[tuple[str, ...], int]]:
         """Return labels and numbers, as they are now. Any thread may ask."""
-        return list(self._numbers.items())
+        return [(labels, number.value) for labels, number in list(self._numbers.items())]
 
     def collect(self) -> Iterator[Metric]:
         """Return the current numbers."""
@@ -172,6 +179,7 @@ class Metrics:
         counts = (self._requests, self._items, self._redeliveries, self._suppressed, self._dead_letters, self._groups)
         for collector in (*counts, _AcraCounts(self._items), self._latency, self._batch):
             registry.register(collector)
+        self._numbers_of = lru_cache(REPLIES_KEPT)(self._find_numbers)
 
     def batch(self, entries: int) -> None:
         """Count the entries of a batch."""
@@ -194,16 +202,12 @@ class Metrics:
         if done.forbidden:
             forbidden = set(map(id, done.forbidden))
             answers = [_as_forbidden(answer) if id(answer.entry) in forbidden else answer for answer in answers]
-        alike: dict[tuple[str, str, str, tuple[tuple[str, str], ...]], int] = {}  # but for their owners
         for facts, run in groupby(answers, _facts_of):
             first, *others = run
-            key = (first.entry.route.requests, facts.op, facts.status, facts.outcomes)
-            alike[key] = alike.get(key, 0) + 1 + len(others)
-        for (stream, op, status, outcomes), replies in alike.items():
-            self._requests.add((stream, status), replies)
-            numbers = {outcomes[0]: 1} if len(outcomes) == 1 else _tally(outcomes)
-            for (kind, outcome), number in numbers.items():
-                self._items.add((op, kind, outcome), replies * number)
+            replies = 1 + len(others)
+            key = first.entry.route.requests, facts.op, facts.status, facts.outcomes
+            for raised, times in self._numbers_of(*key):
+                raised.value += times * replies
         now_ms = time.time() * 1000
         written: dict[bytes, int] = {}
         for answer in answers:
@@ -213,6 +217,14 @@ class Metrics:
             self._latency.add((now_ms - int(written_ms)) / 1000, number)  # if clocks differ, it is negative
         if done.suppressed:
             self._suppressed.add((), done.suppressed)
+
+    def _find_numbers(
+        self, stream: str, op: str, status: str, outcomes: tuple[tuple[str, str], ...]
+    ) -> list[tuple[_Number, int]]:
+        """The numbers that a reply raises, each with how much. Mostly all replies raise the same few."""
+        items = Counter(outcomes).items()
+        raised = [(self._items.number(op, kind, outcome), times) for (kind, outcome), times in items]
+        return [(self._requests.number(stream, status), 1), *raised]
 
     def dead_letter(self, reason: str) -> None:
         """Count an entry that was moved to its dead-letter stream."""
