@@ -56,7 +56,6 @@ class Audit:
 
     def __init__(self, worker: str, file: str | None) -> None:
         self._worker = worker
-        self._frame = lru_cache(FRAMES_KEPT)(self._make_frame)
         self._file = AuditStream(sys.stderr.fileno()) if file is None else open_audit(_path(file, worker))
 
     def detokenize(self, answers: Iterable[Answer]) -> None:
@@ -75,7 +74,7 @@ class Audit:
             entry = answer.entry
             if answer.facts is not facts or entry.others:  # mostly all of a route share them
                 facts = None if entry.others else answer.facts
-                begin, end = self._frame_of(entry, answer.facts)
+                begin, end = self._frame(entry, answer.facts)
             parts += (begin, entry.id, b'","request_id":', _encode(answer.request_id), end, stamp)
         self._write(b"".join(parts))
 
@@ -83,33 +82,37 @@ class Audit:
         """Open the file again if it was moved or deleted. A signal handler may call this."""
         self._file.reopen()
 
-    def _frame_of(self, entry: Entry, facts: ReplyFacts) -> tuple[bytes, bytes]:
+    def _frame(self, entry: Entry, facts: ReplyFacts) -> tuple[bytes, bytes]:
         parent = trace_parent(entry.others)
         trace_id = None if parent is None else parent.trace_id
-        make = self._frame if trace_id is None else self._make_frame
-        return make(entry.route.requests, facts.client_id, facts.zone_id, facts.outcomes, trace_id)
-
-    def _make_frame(
-        self,
-        stream: str,
-        client_id: str | None,
-        zone_id: str | None,
-        outcomes: tuple[tuple[str, str], ...],
-        trace_id: str | None,
-    ) -> tuple[bytes, bytes]:
-        """Make what stands in a line before the id of the entry, and after the id of the request up to the time."""
-        end = _End(
-            client_id=client_id,
-            zone_id=zone_id,
-            items=Counter(outcome for _, outcome in outcomes),
-            worker=self._worker,
-            trace_id=msgspec.UNSET if trace_id is None else trace_id,
-        )
-        begin = {"event": "detokenize", "stream": stream, "entry": ""}
-        return _encode(begin).removesuffix(b'"}'), b"," + _encode(end)[1:].removesuffix(b'"}')
+        make = _kept_frame if trace_id is None else _make_frame
+        return make(self._worker, entry.route.requests, facts.client_id, facts.zone_id, facts.outcomes, trace_id)
 
     def _write(self, lines: bytes) -> None:
         self._file.append(lines)
+
+
+def _make_frame(
+    worker: str,
+    stream: str,
+    client_id: str | None,
+    zone_id: str | None,
+    outcomes: tuple[tuple[str, str], ...],
+    trace_id: str | None,
+) -> tuple[bytes, bytes]:
+    """Make what stands in a line before the id of the entry, and after the id of the request up to the time."""
+    end = _End(
+        client_id=client_id,
+        zone_id=zone_id,
+        items=Counter(outcome for _, outcome in outcomes),
+        worker=worker,
+        trace_id=msgspec.UNSET if trace_id is None else trace_id,
+    )
+    begin = {"event": "detokenize", "stream": stream, "entry": ""}
+    return _encode(begin).removesuffix(b'"}'), b"," + _encode(end)[1:].removesuffix(b'"}')
+
+
+_kept_frame = lru_cache(FRAMES_KEPT)(_make_frame)
 
 
 def _path(template: str, worker: str) -> Path:
