@@ -7,7 +7,8 @@ The ledger believes only the changes on the server. It counts the troubles that 
 - *hidden*: the clock of the server was set back, and it was sent to a stream that was deleted and made again by a
   producer, and had come as far as the mark of the stream before when its group was made;
 - *given up*: as many isolated tries as are allowed ended by a kill or a stall, so it is a dead letter; or by an outage
-  that lasted for longer than the claim time, if another worker saw that try before it was taken back.
+  that lasted for longer than the claim time, if another worker saw that try before it was taken back; or two workers
+  took it from each other, since the clock leapt or one was stalled between its look and its claim.
 
 So an outage, a refused command or a lost reply counts as no try: a worker takes it back before its next claim. An entry
 that is put off out of a batch is not isolated for that. No worker sleeps while it knows of entries to take, or has put
@@ -15,7 +16,7 @@ some off and not taken that back. ``precautions`` has the steps before a reply.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
@@ -58,7 +59,7 @@ class Request:
         settled_in: which group of the stream, counted from 1, has acknowledged it last; 0: none.
         causes: isolated tries that failed for another cause than an outage.
         late: tries that were taken back when another worker may have seen them counted, or that stay counted because
-            the clock leapt, and two workers took the entry from each other.
+            two workers took the entry from each other: the clock leapt, or one was stalled between look and claim.
         put_off_by: the worker that put it off out of a batch, and has still to take back that it was delivered.
     """
 
@@ -102,11 +103,11 @@ class _Look:
     """A worker's look at pending entries.
 
     Attributes:
-        known: those that it has seen, and not claimed.
+        known: those that it has seen, and not claimed; each with its delivery count at that time.
         is_full: the last page was full, so there may be a next one.
     """
 
-    known: set[Id] = field(default_factory=set)
+    known: dict[Id, int] = field(default_factory=dict)
     is_full: bool = False
 
 
@@ -180,8 +181,8 @@ class PromiseLedger:
             for request in taken:
                 request.put_off_by = worker
 
-    def looked(self, worker: str, command: tuple[Any, ...], ids: Sequence[bytes]) -> None:
-        """A worker knows of these pending entries now."""
+    def looked(self, worker: str, command: tuple[Any, ...], counts: Mapping[bytes, int]) -> None:
+        """A worker knows of these pending entries now, and of how often each was delivered."""
         _, key, _, *rest = command
         is_own = rest[:1] != ["IDLE"]
         start, _, count, *_ = rest if is_own else rest[2:]
@@ -189,8 +190,8 @@ class PromiseLedger:
             return
         looks = self._looks.setdefault((worker, key), {})
         look = looks[is_own] = _Look() if start == "-" else looks.get(is_own, _Look())
-        look.known.update(map(parse_id, ids))
-        look.is_full = len(ids) >= count
+        look.known.update({parse_id(entry): deliveries for entry, deliveries in counts.items()})
+        look.is_full = len(counts) >= count
 
     def sleeps(self, worker: str, keys: Sequence[str]) -> None:
         """A worker waits for new entries of these streams, and does nothing else.
@@ -204,7 +205,7 @@ class PromiseLedger:
             for look in self._looks.get((worker, key), {}).values():
                 if look.is_full:
                     raise Broken(f"{worker} sleeps, and has not read the page after a full one of {key}")
-                if left := look.known & pending:
+                if left := look.known.keys() & pending:
                     raise Broken(f"{worker} sleeps, and knows of {key} {format_id(min(left)).decode()}")
             for request in self._streams[key.encode()].open.values():
                 if request.put_off_by == worker and request.id in pending:
@@ -238,8 +239,9 @@ class PromiseLedger:
             Broken: it should not have.
         """
         self._commands += 1
+        together: set[Id] = set()
         if worker is not None and not isinstance(command, RunScript):
-            self._note_look(worker, command)
+            together = self._note_look(worker, command)
         elif worker is not None and isinstance(command, RunScript) and command.script is GROUP:
             self._looks.pop((worker, command.keys[0]), None)  # what it knew may have been of another one
         answered: dict[tuple[bytes, Id], list[str]] = {
@@ -253,8 +255,9 @@ class PromiseLedger:
                 case Added() if worker is not None:
                     self._note_answer(worker, event, answered)
                 case Claimed():
-                    raised += event.deliveries > event.deliveries_before > 0
-                    self._note_claim(worker or "", command, event)
+                    is_alone = event.entry not in together
+                    raised += is_alone and event.deliveries > event.deliveries_before > 0
+                    self._note_claim(worker or "", command, event, is_alone=is_alone)
                 case Delivered():
                     self._got.setdefault((event.key, event.entry), {})[worker or ""] = self._commands
                     self._streams[event.key].requests[event.entry].put_off_by = ""
@@ -277,7 +280,9 @@ class PromiseLedger:
         for (key, entry), outcomes in answered.items():
             self._settle(self._streams[key], entry, outcomes)
 
-    def _note_look(self, worker: str, command: tuple[Any, ...]) -> None:
+    def _note_look(self, worker: str, command: tuple[Any, ...]) -> set[Id]:
+        """Note what a worker learns, and what it gives up, by a command. Return what it claims as put-off entries."""
+        together: set[Id] = set()
         if command[0] in {"XREADGROUP", "XCLAIM"}:
             for place in [(worker, key) for key in command if (worker, key) in self._trying]:
                 del self._trying[place]  # it goes on: whatever became of its try is known
@@ -285,7 +290,7 @@ class PromiseLedger:
             case ("XCLAIM", key, _, _, _, *ids):
                 named = {parse_id(entry) for entry in ids if isinstance(entry, bytes)}  # the others are options
                 for look in self._looks.get((worker, key), {}).values():
-                    look.known -= named
+                    together |= {entry for entry in named if look.known.pop(entry, None) == 0}
             case ("XPENDING", key, *_, consumer) if consumer == worker:
                 self._unsure.discard((worker, key))
                 self._looked[worker] = self._commands
@@ -293,6 +298,7 @@ class PromiseLedger:
                 for key in rest:
                     if (worker, key) in self._unsure:
                         raise Broken(f"{worker} reads {key} on, and has not looked at what a failed read brought")
+        return together
 
     def _note_answer(self, worker: str, event: Added, answered: dict[tuple[bytes, Id], list[str]]) -> None:
         fields = dict(zip(event.fields[::2], event.fields[1::2], strict=True))
@@ -352,7 +358,7 @@ class PromiseLedger:
         for place in [place for place, tried in self._trying.items() if is_meant(tried)]:
             del self._trying[place]
 
-    def _note_claim(self, worker: str, command: Command, event: Claimed) -> None:
+    def _note_claim(self, worker: str, command: Command, event: Claimed, *, is_alone: bool) -> None:
         request = self._streams[event.key].requests[event.entry]
         got = self._got.setdefault((event.key, event.entry), {})
         is_stolen = event.owner != event.owner_before and event.idle_ms < self._claim_idle_ms
@@ -366,8 +372,10 @@ class PromiseLedger:
             request.late += is_stolen  # back from a worker that the clock's leap let have it, whose try stays counted
             for other in [other for other, tried in self._trying.items() if tried is request]:
                 self.failed(*other)  # that one was stalled
-            if event.deliveries_before > 0:
+            if event.deliveries_before > 0 and is_alone:
                 self._note_try(worker, request, event)
+            elif event.deliveries_before > 0:
+                request.late += 1  # it was stalled since its look, for so long that another worker got it and left it
             else:
                 self._taken.setdefault(worker, []).append(request)
         elif event.deliveries < event.deliveries_before:

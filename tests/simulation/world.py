@@ -371,7 +371,7 @@ class World:
         elif command[0] == "XCLAIM":
             self._ledger.claim_ended(worker, is_lost=is_lost)
         elif command[0] == "XPENDING" and len(command) > 3 and isinstance(outcome, list):
-            self._ledger.looked(worker, command, [entry[0] for entry in outcome])
+            self._ledger.looked(worker, command, {entry[0]: entry[3] for entry in outcome})
 
     # -- what else happens
 
