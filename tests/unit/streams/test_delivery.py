@@ -446,7 +446,7 @@ def test_put_off_entries_are_forgotten_once_they_are_answered() -> None:
 
 
 def test_entry_that_comes_anew_and_is_put_off_is_not_suspected_any_more() -> None:
-    """An entry of a batch that failed, given again by a new group and put off, is one of a lost claim like any other."""
+    """An entry of a batch that failed, given out by a new group and put off, is like any other if its claim is lost."""
     subject = delivery()
     new = Scripted(XREADGROUP=lambda _: [[b"in", entries(1, start=5)]])
     batch, _ = run(subject.fetch(0.0, 0), new)
@@ -454,8 +454,9 @@ def test_entry_that_comes_anew_and_is_put_off_is_not_suspected_any_more() -> Non
     run(subject.fetch(0.0, 0), Scripted())  # the group is gone by now, with what was pending
     batch, _ = run(subject.fetch(1.0, 0), new)
     run(subject.put_off(batch.entries, 1.0), Scripted())
+    lost = Unavailable("streams", "TimeoutError")
     with pytest.raises(Unavailable):
-        run(subject.fetch(4.0, 0), Scripted(XPENDING=pending((b"5-0", 0)), XCLAIM=Unavailable("streams", "TimeoutError")))
+        run(subject.fetch(4.0, 0), Scripted(XPENDING=pending((b"5-0", 0)), XCLAIM=lost))
     batch, commands = run(subject.fetch(5.0, 0), PutOff(b"5-0"))
     assert RunScript(UNCOUNT, ("in",), ("group", "me", b"5-0", 1)) in commands
     assert ([entry.id for entry in batch.entries], batch.isolated) == ([b"5-0"], False)
