@@ -78,11 +78,7 @@ class TokenStorage:
         return self._touch(step.rows)
 
     def _look_up(self, keys: list[bytes]) -> list[bytes | None]:
-        found: list[bytes | None]
-        if len(keys) <= KEYS_PER_COMMAND:  # mostly
-            found = self._link.call("MGET", *keys)
-            return found
-        found = []
+        found: list[bytes | None] = []
         for start in range(0, len(keys), KEYS_PER_COMMAND):
             found += self._link.call("MGET", *keys[start : start + KEYS_PER_COMMAND])
         return found
