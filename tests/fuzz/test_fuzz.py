@@ -22,7 +22,7 @@ from fuzz.stored import DAMAGED, Case, Stored
 from fuzz.world import MARK
 from token_worker.errors import Code, CorruptData, Refused
 from token_worker.keys.keyring import Keyring
-from token_worker.service import handler
+from token_worker.service import request_values
 from token_worker.service.handler import Handler
 from token_worker.service.replies import DeadLettered, Postponed, Result
 from token_worker.storage import engine
@@ -307,7 +307,7 @@ def _but_not_at_first(spoilt: Handle, handle: Handle) -> Handle:
 
 def test_payload_in_a_message_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A message that quotes a value does not pass."""
-    monkeypatch.setattr(handler, "unknown_type", lambda path: Refused(Code.UNKNOWN_TYPE, f"{path}: {MARK}"))
+    monkeypatch.setattr(request_values, "unknown_type", lambda path: Refused(Code.UNKNOWN_TYPE, f"{path}: {MARK}"))
     report = run.run("requests", "1", cases=20_000)
     assert report.failure is not None
     assert report.failure.what == "a message tells something of a payload"

@@ -21,6 +21,7 @@ from token_worker.storage.cluster_durability import ClusterBarrier
 from token_worker.storage.cluster_tokens import ClusterTokenStorage
 from token_worker.storage.dense.layout import DenseLayout
 from token_worker.storage.durability import Durability
+from token_worker.storage.item_group import ItemGroup
 from token_worker.storage.steps import Adopt, Claim, Lookup, Outcome, Row, Store
 from token_worker.storage.token_item import TokenItem
 
@@ -257,9 +258,14 @@ def test_tokens_are_put_off_whose_node_does_not_confirm(replicated: Cluster, mon
     try:
         storage.barrier.open()
         items = [item(row.h_key) for row in rows]
-        storage.execute(Lookup([item.key for item in items]))
-        storage.barrier.wait(items)
+        names = [row.h_key for row in rows]
+        group = ItemGroup(items[0].ring, STR, True, [b"x"] * 3, results=[b"token"] * 3, names=names)
+        tokens = replace(group, tokenize=False)
+        storage.execute(Lookup(names))
+        storage.barrier.wait(items, [group, tokens])
         assert [type(item.result) for item in items] == [bytes, bytes, Unavailable]
+        assert [*map(type, group.results)] == [bytes, bytes, Unavailable]
+        assert tokens.results == [b"token"] * 3  # who detokenizes gives out no token
         # The next batch does not ask that node to confirm, and waits for no answer of it until the connection is cut.
         waits = calls(replicated, "wait")
         storage.barrier.open()

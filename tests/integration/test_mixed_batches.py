@@ -27,6 +27,7 @@ from token_worker.redis.link import RedisLink
 from token_worker.service.handler import Handler
 from token_worker.settings import load
 from token_worker.storage.durability import MARK, DurabilityBarrier, NoBarrier
+from token_worker.storage.item_group import ItemGroup
 from token_worker.storage.make_layout import make_layout
 from token_worker.storage.token_item import TokenItem
 from token_worker.storage.tokens import TokenStorage
@@ -52,7 +53,7 @@ class Unsafe(NoBarrier):
         super().__init__()
         self.asked = 0
 
-    def wait(self, items: Iterable[TokenItem] = ()) -> None:
+    def wait(self, items: Iterable[TokenItem] = (), groups: Iterable[ItemGroup] = ()) -> None:
         self.asked += 1
         raise Unavailable("tokens", "0 of 1 replicas confirmed")
 

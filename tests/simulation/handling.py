@@ -51,7 +51,7 @@ class PuppetHandler(Handler):
         self._services = services
         link = cast(RedisLink, _StorageLink(services))
         self._tokens = cast(TokenStorage, SimpleNamespace(barrier=self._make_barrier(link)))
-        self._engine = cast(Engine, SimpleNamespace(run=lambda items, _now: items))
+        self._engine = cast(Engine, SimpleNamespace(run=lambda items, _now, _groups: items))
         self._now = lambda: 0.0
 
     def _make_barrier(self, link: RedisLink) -> DurabilityBarrier:

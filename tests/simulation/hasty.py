@@ -10,6 +10,7 @@ from token_worker.redis.link import RedisLink
 from token_worker.service.replies import Result
 from token_worker.service.worker import Worker
 from token_worker.storage.durability import Durability, DurabilityBarrier, NoBarrier
+from token_worker.storage.item_group import ItemGroup
 from token_worker.storage.token_item import TokenItem
 from token_worker.streams.entry import Answer, Entry
 from token_worker.telemetry.audit import Audit
@@ -81,10 +82,10 @@ class RepliesUnaudited(Worker):
 class _NotAlways(PuppetHandler):
     """Does not confirm every batch."""
 
-    def _run_unconfirmed(self, items: list[TokenItem]) -> None:
+    def _run_unconfirmed(self, items: list[TokenItem], groups: Sequence[ItemGroup]) -> None:
         barrier, self._tokens.barrier = self._tokens.barrier, NoBarrier()
         try:
-            super()._run(items)
+            super()._run(items, groups)
         finally:
             self._tokens.barrier = barrier
 
@@ -92,24 +93,24 @@ class _NotAlways(PuppetHandler):
 class ConfirmsFirstTries(_NotAlways):
     """Does not confirm a batch with entries that were taken again."""
 
-    def _run(self, items: list[TokenItem]) -> None:
+    def _run(self, items: list[TokenItem], groups: Sequence[ItemGroup] = ()) -> None:
         is_again = any(item.form[0].deliveries > 1 for item in items)
-        (self._run_unconfirmed if is_again else super()._run)(items)
+        (self._run_unconfirmed if is_again else super()._run)(items, groups)
 
 
 class ConfirmsConsistent(_NotAlways):
     """Does not confirm a batch whose tokens are inconsistent."""
 
-    def _run(self, items: list[TokenItem]) -> None:
+    def _run(self, items: list[TokenItem], groups: Sequence[ItemGroup] = ()) -> None:
         are_inconsistent = all(item.origin is not None for item in items)
-        (self._run_unconfirmed if are_inconsistent else super()._run)(items)
+        (self._run_unconfirmed if are_inconsistent else super()._run)(items, groups)
 
 
 class ConfirmsAllTokens(_NotAlways):
     """Confirms a batch only where all of it asks for tokens."""
 
-    def _run(self, items: list[TokenItem]) -> None:
-        (super()._run if all(item.tokenize for item in items) else self._run_unconfirmed)(items)
+    def _run(self, items: list[TokenItem], groups: Sequence[ItemGroup] = ()) -> None:
+        (super()._run if all(item.tokenize for item in items) else self._run_unconfirmed)(items, groups)
 
 
 class TrustsAnyConnection(PuppetHandler):
@@ -120,9 +121,9 @@ class TrustsAnyConnection(PuppetHandler):
 
 
 class _AnyConnection(DurabilityBarrier):
-    def wait(self, items: Iterable[TokenItem] = ()) -> None:
+    def wait(self, items: Iterable[TokenItem] = (), groups: Iterable[ItemGroup] = ()) -> None:
         try:
-            super().wait(items)
+            super().wait(items, groups)
         except Unavailable as error:
             if error.reason != "connection was replaced":
                 raise

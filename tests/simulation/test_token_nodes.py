@@ -32,6 +32,7 @@ from token_worker.storage.dense.entry import ALONE, FOREIGN
 from token_worker.storage.dense.layout import DenseLayout, foreign_plaintext
 from token_worker.storage.durability import Durability
 from token_worker.storage.engine import Engine, FindKeys
+from token_worker.storage.item_group import ItemGroup
 from token_worker.storage.steps import WRITTEN, Outcome, Row
 from token_worker.storage.token_item import ItemResult, TokenItem
 from token_worker.testing.memory import MASTER_KEY, MemoryKeys
@@ -123,15 +124,16 @@ class World:
             storage = ClusterTokenStorage(cluster, self.layout, barrier)
             left = list(values)
             for _ in range(TRIES):
-                items = [TokenItem(ring(), STR, value, tokenize=True) for value in left]
+                group = ItemGroup(ring(), STR, True, left)
                 try:
                     storage.barrier.open()
-                    run(items, storage.execute, self.layout)
-                    storage.barrier.wait(items)
+                    run([], storage.execute, self.layout, [group])
+                    storage.barrier.wait([], [group])
                 except Unavailable:
                     continue
-                self.answered += [(item.data, item.result) for item in items if isinstance(item.result, bytes)]
-                left = [item.data for item in items if isinstance(item.result, Unavailable)]
+                found = list(zip(left, group.results, strict=True))
+                self.answered += [(value, result) for value, result in found if isinstance(result, bytes)]
+                left = [value for value, result in found if isinstance(result, Unavailable)]
 
         return Actor(work)
 
@@ -195,9 +197,11 @@ class World:
                 raise Broken("a value gets another token later")
 
 
-def run(items: list[TokenItem], execute: Callable[[Any], Any], layout: DenseLayout) -> None:
+def run(
+    items: list[TokenItem], execute: Callable[[Any], Any], layout: DenseLayout, groups: Sequence[ItemGroup] = ()
+) -> None:
     """Run the engine."""
-    steps, answer = Engine(layout).run(items, NOW), None
+    steps, answer = Engine(layout).run(items, NOW, groups), None
     while True:
         try:
             step = steps.send(answer)

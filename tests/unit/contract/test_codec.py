@@ -13,10 +13,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from token_worker.contract import lenient
-from token_worker.contract.codec import _DECODE_REQUEST, decode, decode_all, encode_reply, sniff
+from token_worker.contract.codec import _DECODE_REQUEST, decode, decode_all, decode_plain, encode_reply, sniff
 from token_worker.contract.decoded import Decoded, Limits, Unanswerable
 from token_worker.contract.examples import REPLIES, REQUESTS
-from token_worker.contract.messages import Format, Op, Reply, ReplyError, ReplyItem, Request, RequestItem
+from token_worker.contract.messages import Format, Op, PlainRequest, Reply, ReplyError, ReplyItem, Request, RequestItem
 from token_worker.contract.values import decode_value, encode_value
 from token_worker.errors import Code, Refused
 
@@ -501,6 +501,31 @@ def test_both_readings_agree(
     else:
         assert decode(payload, LIMITS).request == second.request
         assert (second.request is None) or typed == second.request
+
+
+@given(odd_members, st.sampled_from(Format))
+def test_plain_request_is_a_request(changes: dict[str, Any], format: Format) -> None:
+    """A plain request has the members that any request has; and a request without other members is a plain one."""
+    message = ONE | changes | {"id": "r-1"}
+    payload = pack(message, format)
+    request = decode(payload, LIMITS).request
+
+    found = decode_plain([payload], LIMITS)
+
+    if found is None:
+        assert request is None or not message.keys() <= set(PlainRequest.__struct_fields__)
+    else:
+        its_format, [plain] = found
+        assert (its_format, Request(**msgspec.structs.asdict(plain))) == (format, request)
+
+
+@pytest.mark.parametrize("number", range(len(OF_A_BATCH)))
+def test_batch_is_plain_if_all_of_it_is(number: int) -> None:
+    """A batch has plain requests only if each payload is one, in the format of the first, and none is too long."""
+    plain, other = pack(ONE, Format.JSON), OF_A_BATCH[number]
+    for payloads in ([plain, other], [other, plain]):
+        assert (decode_plain(payloads, LIMITS) is not None) == (other in (plain, b" " + plain))
+    assert decode_plain([plain], Limits(len(plain) - 1, 1)) is None
 
 
 GOOD_VALUES: list[tuple[str, Format, object, int | str | bytes]] = [

@@ -31,6 +31,7 @@ from token_worker.storage.dense.entry import ALONE, DISABLED, REMOVED, SealKey
 from token_worker.storage.dense.layout import alone_plaintext, read_next, token_plaintext, value_plaintext
 from token_worker.storage.dense.siv_columns import COLUMN_MIN
 from token_worker.storage.engine import Engine
+from token_worker.storage.item_group import ItemGroup
 from token_worker.storage.steps import Adopt, Lookup, Step, Store
 from token_worker.storage.token_item import TokenItem, prepared
 from token_worker.tokens.derivation import LETTERS
@@ -502,11 +503,8 @@ def test_one_bad_entry_among_many_harms_no_other(memory: DenseMemory) -> None:
     given = run(memory, [tokenize(owner, value) for owner in (shop, billing) for value in values])
     names = [memory.value_key(value) for value in values]
     run(memory, [tokenize(shop, values[0])])  # the key of the head is known from now on
-    items = [tokenize(shop, value) for value in values]
-    for item, name in zip(items, names, strict=True):
-        item.key = name
     raws = [memory.entries[name] for name in names]
-    assert memory.layout.open_many(items, raws, None) == given[:count]
+    assert memory.layout.open_many(ItemGroup(shop, STR, True, values, names=names), raws, None) == given[:count]
 
     memory.entries[names[1]] = raws[1][:-1] + bytes((raws[1][-1] ^ 1,))
     memory.entries[names[2]], memory.entries[names[3]] = raws[3], raws[2]

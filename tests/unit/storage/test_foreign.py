@@ -58,7 +58,7 @@ def test_token_is_found_by_a_second_look_up(memory: ForeignMemory, ring: Keyring
 
     assert found[:2] == [VALUE, b"known"]
     assert (code(found[2]), found[3]) == (Code.TOKEN_NOT_FOUND, VALUE)
-    assert [len(step.keys) for step in memory.steps] == [3, 2]
+    assert [len(step.keys) for step in memory.steps] == [4, 2]
     memory.steps.clear()
     assert run(memory, [detokenize(ring, known)]) == [b"known"]
     assert memory.step_names == ["Lookup"]

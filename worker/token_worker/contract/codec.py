@@ -17,7 +17,7 @@ from msgspec import UNSET
 
 from token_worker.contract import lenient
 from token_worker.contract.decoded import Decoded, Limits, Unanswerable, invalid
-from token_worker.contract.messages import Format, Reply, Request
+from token_worker.contract.messages import Format, PlainRequest, Reply, Request
 
 
 class _Head(msgspec.Struct):
@@ -34,6 +34,10 @@ _UNREADABLE = (ValueError, RecursionError)  # msgspec's errors, JSONDecodeError 
 _DECODE_REQUEST: dict[Format, Callable[[bytes], Request]] = {
     Format.JSON: msgspec.json.Decoder(Request).decode,
     Format.MSGPACK: msgspec.msgpack.Decoder(Request).decode,
+}
+_DECODE_PLAIN: dict[Format, Callable[[bytes], PlainRequest]] = {
+    Format.JSON: msgspec.json.Decoder(PlainRequest).decode,
+    Format.MSGPACK: msgspec.msgpack.Decoder(PlainRequest).decode,
 }
 _DECODE_HEAD: dict[Format, Callable[[bytes], _Head]] = {
     Format.JSON: msgspec.json.Decoder(_Head).decode,
@@ -109,6 +113,21 @@ def decode(payload: bytes | None, limits: Limits) -> Decoded:
     return _decoded(format, request, limits)
 
 
+def decode_plain(payloads: Sequence[bytes | None], limits: Limits) -> tuple[Format, list[PlainRequest]] | None:
+    """Decode the payloads of a batch if all are plain requests of one format, and none is faulty; else return None.
+
+    That is the usual case.
+    """
+    given = [payload or b"" for payload in payloads]
+    format = _FORMATS.get(given[0][0]) if given and given[0] else None
+    if format is None or max(map(len, given)) > limits.max_request_bytes:
+        return None
+    try:
+        return format, [*map(_DECODE_PLAIN[format], given)]
+    except _UNREADABLE:
+        return None
+
+
 def decode_all(payloads: Sequence[bytes | None], limits: Limits) -> list[Decoded | Unanswerable]:
     """Decode the payloads of a batch, each as by ``decode``. Return what ``decode`` raises.
 
@@ -134,6 +153,11 @@ def decode_all(payloads: Sequence[bytes | None], limits: Limits) -> list[Decoded
 def encode_reply(reply: Reply, format: Format) -> bytes:
     """Encode a reply. Its values must have been prepared for this format by ``encode_value``."""
     return _ENCODE[format](reply)
+
+
+def encoder(format: Format) -> Callable[[Reply], bytes]:
+    """Return what does the same as ``encode_reply`` for many replies of one format."""
+    return _ENCODE[format]
 
 
 def _decode_one(payload: bytes | None, limits: Limits) -> Decoded | Unanswerable:

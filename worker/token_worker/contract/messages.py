@@ -158,6 +158,21 @@ class Request(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=Tr
     ] = None
 
 
+class PlainRequest(Struct, forbid_unknown_fields=True, gc=False):
+    """A request for one value that has no further members: one that most producers send.
+
+    What decodes to it decodes to a ``Request`` of the same meaning. It says by its type that there is nothing else to
+    look at.
+    """
+
+    id: Id
+    op: Op
+    type: TypeText
+    value: Any
+    client_id: OwnerId | None = None
+    zone_id: OwnerId | None = None
+
+
 class ReplyError(Struct, forbid_unknown_fields=True, gc=False):
     """The reason why there is no value.
 

@@ -8,11 +8,12 @@ import msgspec
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import TYPES, TokenType
 from token_worker.contract.decoded import Decoded
-from token_worker.contract.messages import Format, Op, Request
+from token_worker.contract.messages import Format, Op, PlainRequest, Request
 from token_worker.contract.values import BYTES_CODECS, VALUE_CODECS, ValueCodec
 from token_worker.errors import Code, Refused, Unavailable
 from token_worker.keys.keyring import Keyring
 from token_worker.service.route_formats import RouteFormats
+from token_worker.storage.item_group import ItemGroup
 from token_worker.storage.token_item import TokenItem
 from token_worker.streams.entry import Entry
 from token_worker.streams.reply_facts import ReplyFacts
@@ -28,6 +29,7 @@ class TypeCodec(msgspec.Struct, frozen=True, eq=False):
 
     Attributes:
         read, encode: convert a member of a request to stored bytes, one after the other.
+        encode_all: converts members of requests to stored bytes. Raises ``InvalidValue`` if one of them is refused.
         decode: converts stored bytes to a member of a reply. Raises ``ValueError`` if it cannot.
         ok: outcome of a good value, as in ``ReplyFacts.outcomes``.
     """
@@ -35,6 +37,7 @@ class TypeCodec(msgspec.Struct, frozen=True, eq=False):
     kind: TokenType
     read: Callable[[object], Any]
     encode: Callable[[Any], bytes]
+    encode_all: Callable[[list[Any]], list[bytes]]
     decode: Callable[[bytes], Any]
     ok: tuple[str, str]
 
@@ -43,7 +46,12 @@ def _type_codec(name: str, codec: ValueCodec) -> TypeCodec:
     kind = TYPES[name]
     encode, read, write = codec.to_bytes or kind.encode, codec.from_bytes or kind.read, codec.to_message
     decode = read if write is None else lambda stored: write(read(stored))
-    return TypeCodec(kind, codec.from_message, encode, decode, (name, "ok"))
+    from_message = codec.from_message
+
+    def encode_all(given: list[Any]) -> list[bytes]:
+        return [encode(from_message(value)) for value in given]
+
+    return TypeCodec(kind, from_message, encode, encode_all, decode, (name, "ok"))
 
 
 def _type_codecs(given: dict[Format, dict[str, ValueCodec]]) -> dict[Format, dict[str, TypeCodec]]:
@@ -71,6 +79,40 @@ class FailedValue(NamedTuple):
 CheckedRequest = tuple[Entry, Decoded, Request]
 """A request that may be answered, with its entry and what else was decoded of it."""
 
+
+class PlainRequests(msgspec.Struct):
+    """Plain requests of one access, type and format of messages, each with its entry."""
+
+    written: Format
+    entries: list[Entry]
+    requests: list[PlainRequest]
+
+    def checked(self, place: int) -> CheckedRequest:
+        """Return one of the requests as any request."""
+        plain = self.requests[place]
+        request = Request(
+            id=plain.id,
+            op=plain.op,
+            client_id=plain.client_id,
+            zone_id=plain.zone_id,
+            type=plain.type,
+            value=plain.value,
+        )
+        return self.entries[place], Decoded(self.written, request, plain.id, plain.op), request
+
+    def all_checked(self) -> list[CheckedRequest]:
+        """Return each of the requests as any request."""
+        return [self.checked(place) for place in range(len(self.requests))]
+
+
+class Span(NamedTuple):
+    """Values of a request that stand in a group one after the other. ``stop`` is the place after the last."""
+
+    group: ItemGroup
+    start: int
+    stop: int
+
+
 Value = TokenItem | FailedValue
 
 
@@ -82,31 +124,56 @@ class OwnerAccess:
         formats: the rules of the route about formats.
         owners: client and zone whose keys must exist; the last one's keys are used. Empty if the access is refused.
         outcome: the keys to use, or why the requests are refused, or why they have to wait for keys.
-        requests: the requests of the batch that need it.
-        values: for each request its value, or the list of its values.
+        plain: the requests of the batch that need it, as long as they are handled as plain ones.
+        requests: the same requests if they are not.
+        groups: the values of all requests if they are handled in groups. Those of plain requests are one group.
+        spans: for each of ``requests`` where its values are in the groups.
+        values: for each of ``requests`` its value, or the list of its values, if there are no groups.
         formatted: those of the values that have a format.
     """
 
-    __slots__ = ("_ok_facts", "formats", "formatted", "op", "outcome", "owners", "requests", "values")
+    __slots__ = (
+        "_ok_facts",
+        "formats",
+        "formatted",
+        "groups",
+        "op",
+        "outcome",
+        "owners",
+        "plain",
+        "requests",
+        "spans",
+        "values",
+    )
 
-    def __init__(self, op: Op, formats: RouteFormats, owners: tuple[Owner, ...], refused: Refused) -> None:
+    def __init__(
+        self,
+        op: Op,
+        formats: RouteFormats,
+        owners: tuple[Owner, ...],
+        refused: Refused,
+        plain: PlainRequests | None = None,
+    ) -> None:
         self.op = op
         self.formats = formats
         self.owners = owners
         self.outcome: Keyring | Refused | Unavailable = refused
+        self.plain = plain
         self.requests: list[CheckedRequest] = []
+        self.groups: list[ItemGroup] = []
+        self.spans: list[list[Span]] = []
         self.values: list[Value | list[Value]] = []
         self.formatted: list[TokenItem] = []
-        self._ok_facts: dict[TypeCodec, ReplyFacts] = {}
+        self._ok_facts: dict[tuple[TypeCodec, int], ReplyFacts] = {}
 
     def facts(self, status: str, outcomes: tuple[tuple[str, str], ...]) -> ReplyFacts:
         """Facts of a reply. The owners are known to exist."""
         zone_id = self.owners[1].id if len(self.owners) > 1 else None
         return ReplyFacts(OP_NAMES[self.op], status, self.owners[0].id, zone_id, outcomes)
 
-    def ok_facts(self, codec: TypeCodec) -> ReplyFacts:
-        """Facts of a reply with one good value. All such replies share them."""
-        facts = self._ok_facts.get(codec)
+    def ok_facts(self, codec: TypeCodec, count: int = 1) -> ReplyFacts:
+        """Facts of a reply with so many good values of one type. All such replies share them."""
+        facts = self._ok_facts.get((codec, count))
         if facts is None:
-            facts = self._ok_facts[codec] = self.facts("ok", (codec.ok,))
+            facts = self._ok_facts[codec, count] = self.facts("ok", (codec.ok,) * count)
         return facts

@@ -9,26 +9,18 @@ from collections.abc import Callable, Generator, Sequence
 from functools import lru_cache, partial
 from typing import Any, TypeVar
 
-from msgspec import UNSET
-
 from token_worker.acra.owner import Owner
-from token_worker.acra.value_types import TYPES
-from token_worker.contract.codec import decode, decode_all
+from token_worker.contract.codec import decode, decode_all, decode_plain
 from token_worker.contract.decoded import Limits, Unanswerable
-from token_worker.contract.messages import Op, Request, RequestItem
-from token_worker.contract.values import InvalidValue, bytes_not_allowed, unknown_type
+from token_worker.contract.messages import Op, PlainRequest, Request
 from token_worker.errors import Code, Refused, Unavailable
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.keyring import Keyring
 from token_worker.keys.layout_record import MOVE_PLACE, TOKENS_RECORD
 from token_worker.service.checked_request import (
-    BYTES_TYPE_CODECS,
     INTERNAL,
-    TYPE_CODECS,
-    CheckedRequest,
-    FailedValue,
     OwnerAccess,
-    Value,
+    PlainRequests,
 )
 from token_worker.service.replies import (
     DeadLettered,
@@ -39,17 +31,17 @@ from token_worker.service.replies import (
     encode_error,
     refused_facts,
 )
+from token_worker.service.request_values import ValueReader
 from token_worker.service.route_formats import RouteFormats
 from token_worker.settings.options import Settings
 from token_worker.storage.durability import MARK
 from token_worker.storage.engine import Engine, FindKeys
+from token_worker.storage.item_group import ItemGroup
 from token_worker.storage.steps import Step
 from token_worker.storage.token_item import TokenItem
 from token_worker.storage.token_store import TokenStore
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.routes import Route, keys_of, may_reply_to
-from token_worker.tokens.derivation import Origin
-from token_worker.tokens.formats import AnyFormat
 
 REPLY_STREAMS_KEPT = 1000
 """Streams that requests of one route named for their replies, of which it is remembered whether that is allowed."""
@@ -59,9 +51,6 @@ _TARGET_FORBIDDEN = Refused(Code.FORBIDDEN, "$.reply_to: this stream is not allo
 _EXPIRED = Refused(Code.EXPIRED, "$.expires_at: has passed")
 
 T = TypeVar("T")
-
-_Accesses = dict[tuple[str, Op, str | None, str | None], OwnerAccess]
-"""By request stream, operation, client and zone."""
 
 
 class Handler:
@@ -89,7 +78,7 @@ class Handler:
         self._now = now
         self._server_now = server_now or now
         self._limits = Limits(settings.max_request_bytes, settings.max_items)
-        self._max_value_bytes = settings.max_value_bytes
+        self._values = ValueReader(settings.max_value_bytes)
         self._formats = {route.requests: RouteFormats(route, settings.formats) for route in settings.routes}
         self._all_keys = keys_of(settings.routes) | {MARK, TOKENS_RECORD, MOVE_PLACE}
         self._may_reply_to = {
@@ -105,21 +94,27 @@ class Handler:
                 handle the same entries again.
         """
         results: list[Result] = []
-        accesses = self._authorize(entries, results)
+        accesses = self._sort_plain(entries) or self._authorize(entries, results)
         self._find_keys(accesses)
         ready: list[OwnerAccess] = []
         items: list[TokenItem] = []
-        for access in accesses.values():
+        groups: list[ItemGroup] = []
+        for access in accesses:
             outcome = access.outcome
             if isinstance(outcome, Keyring):
-                items += self._make_values(access, outcome)
+                its_groups, its_items = self._values.read(access, outcome)
+                groups += its_groups
+                items += its_items
                 ready.append(access)
-            elif isinstance(outcome, Unavailable):
+                continue
+            if access.plain is not None:
+                access.requests = access.plain.all_checked()
+            if isinstance(outcome, Unavailable):
                 results += [Postponed(entry, outcome) for entry, _, _ in access.requests]
             else:
                 results += [build_refusal(entry, decoded, outcome) for entry, decoded, _ in access.requests]
-        if items:
-            self._run(items)
+        if groups or items:
+            self._run(items, groups)
         for access in ready:
             results += build_replies(access)
         return results
@@ -139,13 +134,16 @@ class Handler:
         """Return True if the route allows this stream, and no key or token can have its name on a shared server."""
         return may_reply_to(route, name, self._all_keys) and not name.startswith(self._of_storage)
 
-    def _run(self, items: list[TokenItem]) -> None:
+    def _run(self, items: list[TokenItem], groups: Sequence[ItemGroup] = ()) -> None:
         """Run the engine, and hold its tokens back until they are as safe as the settings ask for."""
         barrier = self._tokens.barrier
         barrier.open()
-        self._execute(self._engine.run(items, int(self._now())))
-        if barrier.holds_back and any(item.tokenize and isinstance(item.result, bytes) for item in items):
-            barrier.wait(items)
+        self._execute(self._engine.run(items, int(self._now()), groups))
+        if barrier.holds_back and (
+            any(item.tokenize and isinstance(item.result, bytes) for item in items)
+            or any(group.tokenize and any(isinstance(result, bytes) for result in group.results) for group in groups)
+        ):
+            barrier.wait(items, groups)
 
     def _execute(self, steps: Generator[Step | FindKeys, Any, T]) -> T:
         """Execute the steps of the engine, or of the layout. Return what they return."""
@@ -161,12 +159,41 @@ class Handler:
             else:
                 answer = self._tokens.execute(step)
 
-    def _authorize(self, entries: Sequence[Entry], results: list[Result]) -> _Accesses:
+    def _sort_plain(self, entries: Sequence[Entry]) -> list[OwnerAccess]:
+        """Decode entries and sort them by access and type, if all of them are plain requests; else return nothing."""
+        decoded = decode_plain([entry.payload for entry in entries], self._limits)
+        if decoded is None:
+            return []
+        written, requests = decoded
+        first, route = requests[0], entries[0].route
+        op, client_id, zone_id, type_name = first.op, first.client_id, first.zone_id, first.type
+        for entry, request in zip(entries, requests, strict=True):
+            if (
+                request.op is not op
+                or request.client_id != client_id
+                or request.zone_id != zone_id
+                or request.type != type_name
+                or entry.route is not route
+            ):
+                break
+        else:
+            return [self._access(route, first, PlainRequests(written, [*entries], requests))]
+        sorted_: dict[tuple[str, Op, str | None, str | None, str], PlainRequests] = {}
+        for entry, request in zip(entries, requests, strict=True):
+            key = (entry.route.requests, request.op, request.client_id, request.zone_id, request.type)
+            plain = sorted_.get(key)
+            if plain is None:
+                plain = sorted_[key] = PlainRequests(written, [], [])
+            plain.entries.append(entry)
+            plain.requests.append(request)
+        return [self._access(plain.entries[0].route, plain.requests[0], plain) for plain in sorted_.values()]
+
+    def _authorize(self, entries: Sequence[Entry], results: list[Result]) -> list[OwnerAccess]:
         """Decode entries, and check them against their routes. Return those that may be answered, by their access.
 
         The others get their results here.
         """
-        accesses: _Accesses = {}
+        accesses: dict[tuple[str, Op, str | None, str | None], OwnerAccess] = {}
         now_ms = self._server_now() * 1000
         payloads = [entry.payload for entry in entries]
         for entry, decoded in zip(entries, decode_all(payloads, self._limits), strict=True):
@@ -189,21 +216,21 @@ class Handler:
                 results.append(build_refusal(entry, decoded, _EXPIRED))
                 continue
             access.requests.append((entry, decoded, request))
-        return accesses
+        return [*accesses.values()]
 
-    def _access(self, route: Route, request: Request) -> OwnerAccess:
+    def _access(self, route: Route, request: Request | PlainRequest, plain: PlainRequests | None = None) -> OwnerAccess:
         owners: tuple[Owner, ...] = ()
         outcome = INTERNAL
         try:
             owners = _owners(route, request)
         except Refused as refused:
             outcome = refused.with_traceback(None)
-        return OwnerAccess(request.op, self._formats[route.requests], owners, outcome)
+        return OwnerAccess(request.op, self._formats[route.requests], owners, outcome, plain)
 
-    def _find_keys(self, accesses: _Accesses) -> None:
+    def _find_keys(self, accesses: Sequence[OwnerAccess]) -> None:
         """Set the outcome of every access: the last owner's keys if all owners have keys. A refused access has none."""
-        rings = self._keys.rings({owner: None for access in accesses.values() for owner in access.owners})
-        for access in accesses.values():
+        rings = self._keys.rings({owner: None for access in accesses for owner in access.owners})
+        for access in accesses:
             for owner in access.owners:
                 access.outcome = rings[owner]
                 if not isinstance(access.outcome, Keyring):
@@ -211,91 +238,17 @@ class Handler:
         if self._tokens.layout.has_index_keys:
             self._check_index_keys(accesses)
 
-    def _check_index_keys(self, accesses: _Accesses) -> None:
+    def _check_index_keys(self, accesses: Sequence[OwnerAccess]) -> None:
         """Refuse every access whose owner's index key is not the one that named the stored tokens."""
         tokens = self._tokens
-        rings = list({access.outcome: None for access in accesses.values() if isinstance(access.outcome, Keyring)})
+        rings = list({access.outcome: None for access in accesses if isinstance(access.outcome, Keyring)})
         refused = self._execute(tokens.layout.check(rings, lambda: tokens.connections)) if rings else {}
-        for access in accesses.values():
+        for access in accesses:
             if isinstance(access.outcome, Keyring):
                 access.outcome = refused.get(access.outcome, access.outcome)
 
-    def _make_values(self, access: OwnerAccess, ring: Keyring) -> list[TokenItem]:
-        """Make the values of all requests that need an access. Return those for the engine."""
-        items: list[TokenItem] = []
-        for checked in access.requests:
-            _, decoded, request = checked
-            if request.items is UNSET:
-                value = self._value(access, ring, checked, request)
-                access.values.append(value)
-                if isinstance(value, TokenItem):
-                    items.append(value)
-                continue
-            values = [self._value(access, ring, checked, item, index) for index, item in enumerate(request.items)]
-            for index, refused in (decoded.broken or {}).items():
-                values[index] = FailedValue("unknown", refused)
-            access.values.append(values)
-            items += [value for value in values if isinstance(value, TokenItem)]
-        return items
 
-    def _value(
-        self,
-        access: OwnerAccess,
-        ring: Keyring,
-        checked: CheckedRequest,
-        given: Request | RequestItem,
-        index: int | None = None,
-    ) -> Value:
-        entry, decoded, request = checked
-        type_name = given.type or ""
-        codecs = TYPE_CODECS if given.as_ is None else BYTES_TYPE_CODECS[access.op]
-        codec = codecs[decoded.format].get(type_name)
-        if codec is None:
-            refuse = bytes_not_allowed if type_name in TYPES else unknown_type
-            return FailedValue("unknown", refuse(_path(index)))
-        try:
-            data = codec.encode(codec.read(given.value))
-        except InvalidValue as invalid:
-            return FailedValue("unknown", invalid.at(_path(index)))
-        if len(data) > self._max_value_bytes:
-            too_large = f"{_path(index)}: longer than {self._max_value_bytes} bytes"
-            return FailedValue(type_name, Refused(Code.VALUE_TOO_LARGE, too_large))
-        item = TokenItem(ring, codec.kind, data, access.op is _TOKENIZE, None, None, codec)
-        if not item.tokenize:
-            return item
-        if given.format is not None or access.formats.apply_to_all:
-            chosen = _choose_format(access.formats, given, index, type_name, data)
-            if isinstance(chosen, Refused):
-                return FailedValue(type_name, chosen)
-            if chosen is not None:
-                item.format = chosen
-                access.formatted.append(item)
-        if not request.consistent:
-            original = request.replay_of.encode() if request.replay_of else entry.id
-            item.origin = Origin(entry.route.requests.encode(), original, index or 0)
-        return item
-
-
-def _choose_format(
-    formats: RouteFormats, given: Request | RequestItem, index: int | None, type_name: str, data: bytes
-) -> AnyFormat | Refused | None:
-    """Choose the format of a value, and check that the value fits it. Return the refusal if one of these fails."""
-    ref = given.ref if isinstance(given, RequestItem) else None
-    try:
-        chosen = formats.choose(given.format, ref, type_name)
-    except InvalidValue as invalid:
-        return invalid.at(_path(index, "format"))
-    problem = None if chosen is None else chosen.problem(data)
-    if problem is not None:
-        return InvalidValue(Code.VALUE_OUT_OF_RANGE, problem).at(_path(index))
-    return chosen
-
-
-def _path(index: int | None, member: str = "value") -> str:
-    return f"$.{member}" if index is None else f"$.items[{index}].{member}"
-
-
-def _owners(route: Route, request: Request) -> tuple[Owner, ...]:
+def _owners(route: Route, request: Request | PlainRequest) -> tuple[Owner, ...]:
     """Return the client, then the zone if one is given. Both must have a key; the last one's key is used.
 
     Raises:

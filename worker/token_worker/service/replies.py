@@ -1,15 +1,25 @@
 """Replies to checked requests, with the facts that telemetry reports."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import structlog
 from msgspec import UNSET
 
-from token_worker.contract.codec import encode_reply
+from token_worker.contract.codec import encode_reply, encoder
 from token_worker.contract.decoded import Decoded
 from token_worker.contract.messages import Reply, ReplyError, ReplyItem
 from token_worker.errors import Code, Refused, Unavailable
-from token_worker.service.checked_request import INTERNAL, OP_NAMES, CheckedRequest, OwnerAccess, TypeCodec, Value
+from token_worker.service.checked_request import (
+    INTERNAL,
+    OP_NAMES,
+    CheckedRequest,
+    OwnerAccess,
+    PlainRequests,
+    Span,
+    TypeCodec,
+    Value,
+)
+from token_worker.storage.item_group import ItemGroup
 from token_worker.storage.token_item import TokenItem
 from token_worker.streams.entry import Answer, Entry
 from token_worker.streams.reply_facts import ReplyFacts
@@ -41,6 +51,14 @@ Result = Answer | DeadLettered | Postponed
 
 def build_replies(access: OwnerAccess) -> list[Answer | Postponed]:
     """Build the replies to the requests of an access, whose values went through the engine."""
+    if access.plain is not None:
+        [group] = access.groups
+        return _build_plain(access, access.plain, group)
+    if access.groups:
+        return [
+            _build_from_spans(access, checked, spans)
+            for checked, spans in zip(access.requests, access.spans, strict=True)
+        ]
     for item in access.formatted:  # a value may have a token since before
         access.formats.compare(item)
     replies: list[Answer | Postponed] = []
@@ -69,6 +87,59 @@ def build_replies(access: OwnerAccess) -> list[Answer | Postponed]:
         )
         replies.append(_answer(entry, decoded, reply, facts))
     return replies
+
+
+def _build_plain(access: OwnerAccess, plain: PlainRequests, group: ItemGroup) -> list[Answer | Postponed]:
+    """Build the replies to plain requests. Nearly all are alike but for their values."""
+    replies: list[Answer | Postponed] = []
+    codec: TypeCodec = group.form
+    op, decode, encode, facts = access.op, codec.decode, encoder(plain.written), access.ok_facts(codec)
+    for place, (entry, request, result) in enumerate(zip(plain.entries, plain.requests, group.results, strict=True)):
+        if result.__class__ is bytes:
+            try:
+                value = decode(result)
+            except ValueError:
+                pass
+            else:
+                reply = Reply(id=request.id, op=op, request_entry=entry.id.decode(), status="ok", value=value)
+                replies.append(Answer(entry, encode(reply), None, b"", facts, request.id))
+                continue
+        replies.append(_build_from_all(access, plain.checked(place), [group.result_item(place)]))
+    return replies
+
+
+def _build_from_spans(access: OwnerAccess, checked: CheckedRequest, spans: list[Span]) -> Answer | Postponed:
+    """Build the reply from values that were handled in groups. Nearly all are good."""
+    entry, decoded, request = checked
+    answers = _good_answers(spans)
+    if answers is None:
+        items: list[Value] = [group.result_item(place) for group, start, stop in spans for place in range(start, stop)]
+        return _build_from_all(access, checked, items)
+    reply = Reply(id=request.id, op=request.op, request_entry=entry.id.decode(), status="ok", replay=request.replay)
+    if request.items is UNSET:
+        [reply.value] = answers
+    else:
+        reply.items = [ReplyItem(item.ref, answer) for item, answer in zip(request.items, answers, strict=True)]
+    if len(spans) == 1:
+        facts = access.ok_facts(spans[0].group.form, len(answers))
+    else:
+        outcomes = [group.form.ok for group, start, stop in spans for _ in range(start, stop)]
+        facts = access.facts("ok", tuple(outcomes))
+    return _answer(entry, decoded, reply, facts)
+
+
+def _good_answers(spans: list[Span]) -> list[Any] | None:
+    """Return the results in spans as members of a reply; None if not all are good."""
+    answers: list[Any] = []
+    for group, start, stop in spans:
+        results = group.results[start:stop]
+        if {*map(type, results)} != {bytes}:
+            return None
+        try:
+            answers += map(group.form.decode, results)
+        except ValueError:
+            return None
+    return answers
 
 
 def _build_from_all(access: OwnerAccess, checked: CheckedRequest, values: list[Value]) -> Answer | Postponed:

@@ -24,6 +24,7 @@ from token_worker.redis.cluster import RedirectError
 from token_worker.redis.cluster_pipeline import ClusterPipeline, slot_of
 from token_worker.redis.pipelined_node import PipelinedNode
 from token_worker.storage.durability import CONFIRM_MS, MARK, Durability, DurabilityBarrier, check_rights
+from token_worker.storage.item_group import ItemGroup
 from token_worker.storage.token_item import TokenItem
 
 _TRIES_MAX = 300_000
@@ -126,7 +127,7 @@ class ClusterBarrier(DurabilityBarrier):
         except SettingsError as error:
             raise Unavailable(self._cluster.name, str(error)) from None
 
-    def wait(self, items: Iterable[TokenItem] = ()) -> None:
+    def wait(self, items: Iterable[TokenItem] = (), groups: Iterable[ItemGroup] = ()) -> None:
         """Wait until everything that the batch has read or written is confirmed.
 
         A token whose node does not confirm is replaced by ``Unavailable``.
@@ -144,10 +145,20 @@ class ClusterBarrier(DurabilityBarrier):
             raise refusal
         error = Unavailable(cluster.name, "a node has not confirmed its tokens")
         for item in items:
-            if item.tokenize and item.origin is None and isinstance(item.result, bytes):
-                node = cluster.owner(item.key)
-                if node in cluster.unclosed or node not in cluster.used or slot_of(item.key) in cluster.redirected:
-                    item.result = error
+            if item.tokenize and item.origin is None and isinstance(item.result, bytes) and self._is_open(item.key):
+                item.result = error
+        for group in groups:
+            if group.tokenize:
+                group.results = [
+                    error if isinstance(result, bytes) and self._is_open(name) else result
+                    for name, result in zip(group.names, group.results, strict=True)
+                ]
+
+    def _is_open(self, name: bytes) -> bool:
+        """Tell whether the node of an entry has not confirmed what it did."""
+        cluster = self._cluster
+        node = cluster.owner(name)
+        return node in cluster.unclosed or node not in cluster.used or slot_of(name) in cluster.redirected
 
     def commands(self, link: PipelinedNode) -> Sequence[tuple[Any, ...]]:
         """The mark of a node, and the wait for its confirmation; nothing for a node without slots."""

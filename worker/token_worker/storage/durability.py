@@ -42,6 +42,7 @@ import structlog
 
 from token_worker.errors import ServerError, SettingsError, Unavailable
 from token_worker.redis.link import Link, RedisLink
+from token_worker.storage.item_group import ItemGroup
 from token_worker.storage.token_item import TokenItem
 
 MARK = "token-worker:mark"
@@ -120,11 +121,13 @@ class DurabilityBarrier:
             raise Unavailable(self._link.name, str(error), self._link.address) from None
         self._connection = self._link.connections
 
-    def wait(self, items: Iterable[TokenItem] = ()) -> None:  # noqa: ARG002 - one server confirms all or nothing
+    def wait(self, items: Iterable[TokenItem] = (), groups: Iterable[ItemGroup] = ()) -> None:  # noqa: ARG002 - see `items`
         """Wait until everything that the batch has read or written is confirmed.
 
         Args:
-            items: the items of the batch. In a cluster, those whose node does not confirm get ``Unavailable``.
+            items: the items of the batch. In a cluster, those whose node does not confirm get ``Unavailable``. One
+                server confirms all or nothing.
+            groups: the groups of the batch, as above.
 
         Raises:
             Unavailable: it was not confirmed in time. Handle the whole batch again.
@@ -160,7 +163,7 @@ class NoBarrier(DurabilityBarrier):
     def open(self) -> None:
         """Begin a batch."""
 
-    def wait(self, items: Iterable[TokenItem] = ()) -> None:
+    def wait(self, items: Iterable[TokenItem] = (), groups: Iterable[ItemGroup] = ()) -> None:
         """Return at once."""
 
 

@@ -22,29 +22,28 @@ names of new tokens are looked up before they are written, as such a token is an
 The layout of the storage decides how entries are named and what their bytes are; see ``storage.layout``.
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from itertools import chain, islice
+from operator import attrgetter
 from typing import Any, NamedTuple
 
-from token_worker.acra.value_types import TokenType
+from msgspec import Struct
+
 from token_worker.errors import Code, CorruptData, Refused, Unavailable
 from token_worker.keys.cache import KeySearch
 from token_worker.keys.keyring import Keyring, NoMatchingKey
+from token_worker.storage.item_group import ItemGroup, group_alike
 from token_worker.storage.layout import Layout, Opened, SecondName
 from token_worker.storage.steps import WRITTEN, Adopt, Lookup, Outcome, Step, Store, Touch
-from token_worker.storage.token_item import (
-    Candidate,
-    TokenItem,
-    candidates_left,
-    draw_first,
-    token_key,
-)
+from token_worker.storage.token_item import Candidate, TokenItem, candidates_left, draw_first, token_key
 
 WRITE_ROUNDS_MAX = 32
 """Conditional writes for one value before the item is postponed. Only constant interference needs so many."""
 
 GUESS_AFTER = 8
 """Batches in a row of nothing but new values, after which the next one is taken to be such a batch, too."""
+
+_names_of = attrgetter("names")
 
 _PROBE_CANDIDATES = 64
 """Candidates of one value that are looked up at once, after its first one was taken."""
@@ -64,12 +63,23 @@ class FindKeys(NamedTuple):
 
 _Content = Opened | Refused | Unavailable
 
-_Duplicates = list[tuple[TokenItem, TokenItem]]
-"""Items, each with the first item of the batch that wants the same."""
 
+class _Batch(Struct):
+    """What is found out about the items of a batch.
 
-_Touches = list[tuple[bytes, bytes, bytes]]
-"""Rows of ``Touch``."""
+    Attributes:
+        now: in Unix seconds.
+        mark: see ``Layout.mark``.
+        absent: the items that get a token.
+        stale: rows of ``Touch``.
+        duplicates: items, each with the first item of the batch that wants the same.
+    """
+
+    now: int
+    mark: Any
+    absent: list[TokenItem] = []
+    stale: list[tuple[bytes, bytes, bytes]] = []
+    duplicates: list[tuple[TokenItem, TokenItem]] = []
 
 
 class _Stored(NamedTuple):
@@ -99,116 +109,110 @@ class Engine:
         self._guesses = guesses and layout.second_name is None
         self._new_in_a_row = 0  # batches
 
-    def run(self, items: Iterable[TokenItem], now: int) -> Steps:
-        """Set ``result`` of every item; ``now`` is in Unix seconds."""
-        mark = self._layout.mark(now)
-        known, absent, duplicates = self._classify(items)
-        inconsistent = len(absent)
-        if self._guesses and self._new_in_a_row >= GUESS_AFTER and all(item.tokenize for item in known.values()):
+    def run(self, items: Sequence[TokenItem], now: int, groups: Sequence[ItemGroup] = ()) -> Steps:
+        """Set ``result`` of every item, and ``results`` of every group; ``now`` is in Unix seconds.
+
+        If a value is in a group and is an item, too, it counts as one that is first in the group.
+        """
+        batch = _Batch(now, self._layout.mark(now))
+        asked = [*groups, *self._sort(items, batch)] if items else groups
+        for group in asked:
+            self._name(group)
+        if self._guesses and self._new_in_a_row >= GUESS_AFTER and all(group.tokenize for group in asked):
             row, self._new_in_a_row = self._new_in_a_row, 0  # a full storage refuses the write, and not a look-up
-            known = yield from self._store_unseen(known, now)
+            asked = yield from self._store_unseen(asked, batch)
             self._new_in_a_row = row
-        stale: _Touches = []
-        if known:
-            yield from self._look_up(known, mark, absent, stale)
-        if self._second_name is not None:
-            missed = _by_second_name(known.values(), self._second_name)
-            if missed:
-                yield from self._look_up(missed, mark, absent, stale)
-        if known and next(iter(known.values())).tokenize:
-            self._new_in_a_row = self._new_in_a_row + 1 if len(absent) - inconsistent == len(known) else 0
-        if absent:
-            yield from self._make(absent, now, mark)
-        if stale:
-            yield Touch(stale)
-        if duplicates:
-            yield from self._answer_duplicates(duplicates, now)
+        if asked:
+            new_before = len(batch.absent) + len(batch.duplicates)
+            missed = yield from self._look_up(asked, batch)
+            if missed and self._second_name is not None:
+                for item in missed:
+                    item.result, item.key = None, self._second_name(item.ring, item.data, item.kind.number)
+                yield from self._look_up(group_alike(missed), batch)
+            if asked[0].tokenize:
+                new = len(batch.absent) + len(batch.duplicates) - new_before
+                self._new_in_a_row = self._new_in_a_row + 1 if new == sum(len(group.data) for group in asked) else 0
+        if batch.absent:
+            yield from self._make(batch.absent, batch)
+        if batch.stale:
+            yield Touch(batch.stale)
+        if batch.duplicates:
+            yield from self._answer_duplicates(batch)
+        for group in groups:
+            group.settle()
 
-    def _look_up(
-        self, known: dict[bytes, TokenItem], mark: Any, absent: list[TokenItem], stale: _Touches
-    ) -> Generator[Step | FindKeys, Any, None]:
-        """Look up entries, and take their contents."""
-        raws = yield Lookup(list(known))
-        locked = self._read(known, raws, mark, absent, stale)
+    def _sort(self, items: Iterable[TokenItem], batch: _Batch) -> list[ItemGroup]:
+        """Group the items to look up. Inconsistent ones are not: their token is made."""
+        consistent: list[TokenItem] = []
+        for item in items:
+            item.result = None
+            if item.origin is None:
+                consistent.append(item)
+            else:
+                self._layout.prepare(item.ring)
+                batch.absent.append(item)
+        return group_alike(consistent)
+
+    def _name(self, group: ItemGroup) -> None:
+        names = self._layout.prepare(group.ring).names
+        group.names = (names.of_values if group.tokenize else names.of_tokens)(group.data, group.kind.number)
+        for item, name in zip(group.items, group.names, strict=False):  # mostly there are no items
+            item.key = name
+
+    def _look_up(self, groups: Sequence[ItemGroup], batch: _Batch) -> Generator[Step | FindKeys, Any, list[TokenItem]]:
+        """Look up the entries of groups, and take their contents. Return the tokens that are not found."""
+        left: list[tuple[TokenItem, Any]] = []
+        raws: list[Any] = yield Lookup(groups[0].names if len(groups) == 1 else [*chain(*map(_names_of, groups))])
+        start = 0
+        for group in groups:
+            its_raws = raws if len(groups) == 1 else raws[start : start + len(group.names)]
+            start += len(its_raws)
+            left += group.take(self._layout.open_many(group, its_raws, batch.mark), its_raws)
+        if not left:
+            return []
+        locked = self._read(left, batch)
         if locked:
-            contents = yield from self._unlock(locked, mark)
+            contents = yield from self._unlock(locked, batch.mark)
             for (item, _, _, raw), opened in zip(locked, contents, strict=True):
-                _take(item, raw, opened, absent, stale)
+                _take(item, raw, opened, batch)
+        return [item for item, _ in left if item.result is _NOT_FOUND]
 
-    def _read(
-        self,
-        known: dict[bytes, TokenItem],
-        raws: list[Any],
-        mark: Any,
-        absent: list[TokenItem],
-        stale: _Touches,
-    ) -> list[_Stored]:
-        """Read the entries that were looked up. Return those that no key in their ring opens."""
-        open_value, open_token = self._layout.open_value, self._layout.open_token
+    def _read(self, left: list[tuple[TokenItem, Any]], batch: _Batch) -> list[_Stored]:
+        """Read entries one by one. Return those that no key in their ring opens."""
+        open_value, open_token, mark = self._layout.open_value, self._layout.open_token, batch.mark
+        firsts: dict[bytes, TokenItem] = {}
         locked: list[_Stored] = []
-        kind: TokenType | None = None
-        contents = self._layout.open_many(known.values(), raws, mark)
-        for item, raw, opened in zip(known.values(), raws, contents, strict=True):
-            if opened:
-                item.result = opened
-                continue
-            if raw.__class__ is not bytes:
-                if raw is not None:  # a node of the cluster is away
-                    item.result = raw
-                elif item.tokenize:
-                    absent.append(item)
+        for item, raw in left:
+            first = firsts.setdefault(item.key, item)  # the first of equal items decides
+            if first is not item:
+                batch.duplicates.append((item, first))
+            elif raw is None:
+                if item.tokenize:
+                    batch.absent.append(item)
                 else:
                     item.result = _NOT_FOUND
-                continue
-            if item.kind is not kind:
-                kind = item.kind
-                number = kind.number
-            try:
-                if item.tokenize:
-                    content, notes = open_value(item.ring, item.key, number, raw, mark)
-                else:
-                    content, notes = open_token(item.ring, item.key, number, raw, mark)
-            except NoMatchingKey:
-                locked.append(_Stored(item, item.key, item.tokenize, raw))
-            except CorruptData:
-                item.result = _UNREADABLE
+            elif raw.__class__ is not bytes:  # a node of the cluster is away
+                item.result = raw
             else:
-                if notes is None:
-                    item.result = content or _UNREADABLE
+                open_it = open_value if item.tokenize else open_token
+                try:
+                    opened = open_it(item.ring, item.key, item.kind.number, raw, mark)
+                except NoMatchingKey:
+                    locked.append(_Stored(item, item.key, item.tokenize, raw))
+                except CorruptData:
+                    item.result = _UNREADABLE
                 else:
-                    _take(item, raw, (content, notes), absent, stale)
+                    _take(item, raw, opened, batch)
         return locked
 
-    def _answer_duplicates(self, duplicates: _Duplicates, now: int) -> Steps:
+    def _answer_duplicates(self, batch: _Batch) -> Steps:
         """Give duplicates the result of the first of them. If its form had no token, theirs may have one."""
+        duplicates = batch.duplicates
         for item, first in duplicates:
             item.result = first.result
         again = [item for item, first in duplicates if isinstance(item.result, Refused) and item.format != first.format]
         if again:
-            yield from self.run(again, now)
-
-    def _classify(self, items: Iterable[TokenItem]) -> tuple[dict[bytes, TokenItem], list[TokenItem], _Duplicates]:
-        """Split the items: those to look up (by key), inconsistent ones to make, and duplicates of another item."""
-        by_key: dict[bytes, TokenItem] = {}
-        inconsistent: list[TokenItem] = []
-        duplicates: _Duplicates = []
-        alike: dict[tuple[Keyring, int, bool], list[TokenItem]] = {}
-        for item in items:
-            item.result = None
-            if item.origin is None:
-                alike.setdefault((item.ring, item.kind.number, item.tokenize), []).append(item)
-            else:
-                self._layout.prepare(item.ring)
-                inconsistent.append(item)
-        for (ring, number, tokenize), group in alike.items():
-            names = self._layout.prepare(ring).names
-            keys = (names.of_values if tokenize else names.of_tokens)([item.data for item in group], number)
-            for item, key in zip(group, keys, strict=True):
-                item.key = key
-                first = by_key.setdefault(key, item)  # the first of equal items decides
-                if first is not item:
-                    duplicates.append((item, first))
-        return by_key, inconsistent, duplicates
+            yield from self.run(again, batch.now)
 
     def _open_one(self, stored: _Stored, mark: Any) -> Opened:
         item, name, is_value, raw = stored
@@ -258,25 +262,33 @@ class Engine:
             locked = still
         return opened
 
-    def _store_unseen(self, items: dict[bytes, TokenItem], now: int) -> Generator[Step, Any, dict[bytes, TokenItem]]:
-        """Write values as new ones without a look-up. Return the items that were not written: they take the usual way.
+    def _store_unseen(self, groups: Sequence[ItemGroup], batch: _Batch) -> Generator[Step, Any, Sequence[ItemGroup]]:
+        """Write values as new ones without a look-up. Return those that were not written: they take the usual way.
 
         A value that is known after all costs what its token took to draw and to seal. Batches of new values mostly come
         in a row, and each saves a round trip.
         """
-        draw_first(items.values())
-        fresh = [item for item in items.values() if item.result is None and item.token]
-        outcomes: list[Outcome] = (yield Store(self._layout.rows(fresh, now))) if fresh else []
+        unseen: dict[bytes, TokenItem] = {}
+        for group in groups:
+            for place, name in enumerate(group.names):
+                item = group.item(place)
+                first = unseen.setdefault(name, item)  # the first of equal items decides
+                if first is not item:
+                    batch.duplicates.append((item, first))
+        draw_first(unseen.values())
+        fresh = [item for item in unseen.values() if item.result is None and item.token]
+        outcomes: list[Outcome] = (yield Store(self._layout.rows(fresh, batch.now))) if fresh else []
         for item, (what, *_) in zip(fresh, outcomes, strict=True):
             if what == "written":
                 item.result = item.token
-        left = {key: item for key, item in items.items() if not isinstance(item.result, bytes)}
-        for item in left.values():
+        left = [item for item in unseen.values() if not isinstance(item.result, bytes)]
+        for item in left:
             item.result = None  # a value that cannot get a token may have one
-        return left
+        return group_alike(left)
 
-    def _make(self, items: list[TokenItem], now: int, mark: Any) -> Steps:
+    def _make(self, items: list[TokenItem], batch: _Batch) -> Steps:
         """Make a token for each value that has no token."""
+        now, mark = batch.now, batch.mark
         draw_first(items)
         waiting = items
         for _ in range(WRITE_ROUNDS_MAX):
@@ -375,15 +387,7 @@ class Engine:
         return keys
 
 
-def _by_second_name(items: Iterable[TokenItem], second_name: SecondName) -> dict[bytes, TokenItem]:
-    """Return the tokens that were not found, by their second names."""
-    missed = [item for item in items if item.result is _NOT_FOUND]
-    for item in missed:
-        item.key = second_name(item.ring, item.data, item.kind.number)
-    return {item.key: item for item in missed}
-
-
-def _take(item: TokenItem, raw: bytes, opened: _Content, absent: list[TokenItem], stale: _Touches) -> None:
+def _take(item: TokenItem, raw: bytes, opened: _Content, batch: _Batch) -> None:
     """Set the result of an item from its entry, or add the item to those that get a new token."""
     if not isinstance(opened, tuple):
         item.result = opened
@@ -396,13 +400,13 @@ def _take(item: TokenItem, raw: bytes, opened: _Content, absent: list[TokenItem]
     elif notes.removed:
         if item.tokenize:
             item.tombstone, item.first_counter = raw, notes.next_counter
-            absent.append(item)
+            batch.absent.append(item)
         else:
             item.result = _NOT_FOUND
     else:
         item.result = content or _UNREADABLE
         if notes.touched:
-            stale.append((item.key, raw, notes.touched))
+            batch.stale.append((item.key, raw, notes.touched))
 
 
 def _take_winner(item: TokenItem, raw: bytes, opened: _Content) -> None:

@@ -5,11 +5,12 @@ The layout decides how they are named and what their bytes are. A token entry ma
 knows no more than what stands here.
 """
 
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from token_worker.errors import Refused, Unavailable
 from token_worker.keys.keyring import Keyring
+from token_worker.storage.item_group import ItemGroup
 from token_worker.storage.steps import Row, Step
 from token_worker.storage.token_item import NamesAndDeriver, TokenItem
 
@@ -75,11 +76,11 @@ class Layout(Protocol):
         """Return what the layout needs to know about the time of a batch; ``now`` is in Unix seconds."""
         ...
 
-    def open_many(self, items: Collection[TokenItem], raws: Sequence[Any], mark: Any, /) -> list[bytes]:
-        """Open at once those of many entries for which that is faster, and which have no remarks.
+    def open_many(self, group: ItemGroup, raws: Sequence[Any], mark: Any, /) -> list[bytes]:
+        """Open at once those entries of a group for which that is faster, and which have no remarks.
 
         Args:
-            items: the items whose ``key`` was looked up: value entries to tokenize, else token entries.
+            group: its ``names`` were looked up: value entries to tokenize, else token entries.
             raws: the entry of each as it is stored; what is no bytes is passed over.
             mark: the result of ``mark``.
 

@@ -1,6 +1,6 @@
 """Acra's layout: entries that AcraServer and AcraTranslator read and write, too; see ``acra.token_entry``. Pure."""
 
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +15,7 @@ from token_worker.acra.token_entry import (
 from token_worker.errors import Refused, Unavailable
 from token_worker.keys.keyring import Keyring
 from token_worker.storage.acra.sealing import Mark, Sealing
+from token_worker.storage.item_group import ItemGroup
 from token_worker.storage.layout import Opened, SecondName
 from token_worker.storage.steps import Row, Step
 from token_worker.storage.token_item import NamesAndDeriver, TokenItem
@@ -36,7 +37,7 @@ class AcraLayout:
     def __init__(self) -> None:
         self.second_name: SecondName | None = None
         self._sealing = Sealing()
-        self.open_many: Callable[[Collection[TokenItem], Sequence[Any], Any], list[bytes]] = self._sealing.open_many
+        self.open_many: Callable[[ItemGroup, Sequence[Any], Any], list[bytes]] = self._sealing.open_many
         self.open_value: Callable[[Keyring, bytes, int, bytes, Any], Opened] = self._sealing.open
 
     def prepare(self, ring: Keyring) -> NamesAndDeriver:

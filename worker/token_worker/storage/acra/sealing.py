@@ -33,8 +33,8 @@ from token_worker.acra.token_entry import (
 )
 from token_worker.errors import CorruptData
 from token_worker.keys.keyring import Keyring
+from token_worker.storage.item_group import ItemGroup
 from token_worker.storage.layout import Notes, Opened
-from token_worker.storage.token_item import TokenItem
 
 HEADS_MAX = 4096
 """Heads that are cached for sealing, and again for opening. Each has an AES key of about 3 KB."""
@@ -132,26 +132,27 @@ class Sealing:
         times = rest[end:]
         return inside, None if used_since(times, mark[2]) else _notes(decode_times(times), raw, mark)
 
-    def open_many(self, items: Iterable[TokenItem], raws: Iterable[Any], mark: Mark) -> list[bytes]:
-        """Open entries with known heads, in two thirds of the time of ``open``; see ``Layout.open_many``."""
-        head, ring, end, decrypt = self._last
+    def open_many(self, group: ItemGroup, raws: Iterable[Any], mark: Mark) -> list[bytes]:
+        """Open entries with known heads, in half of the time of ``open``; see ``Layout.open_many``."""
+        head, known_ring, end, decrypt = self._last
+        ring, context, tokenize, number = group.ring, group.ring.context, group.tokenize, group.kind.number
         contents: list[bytes] = []
         times: bytes | None = None  # of the last entry: the next one mostly has the same
-        for item, raw in zip(items, raws, strict=True):
+        for raw in raws:
             content = b""
             if raw.__class__ is bytes:
-                if item.ring is not ring or not raw.startswith(head):
+                if not raw.startswith(head):
                     head = raw[:_HEAD]
-                    ring, end, decrypt = self._to_open.get(head, _UNKNOWN)
-                try:
-                    if item.ring is ring:
+                    known_ring, end, decrypt = self._to_open.get(head, _UNKNOWN)
+                if known_ring is ring:
+                    try:
                         rest = unhexlify(raw[_HEAD:])
-                        inside = decrypt(rest[:_TAG], rest[_DATA:end] + rest[_TAG:_DATA], ring.context)
+                        inside = decrypt(rest[:_TAG], rest[_DATA:end] + rest[_TAG:_DATA], context)
                         if rest[end:] == times or used_since(rest[end:], mark[2]):
                             times = rest[end:]
-                            content = inside if item.tokenize else value_of_type(inside, item.kind.number)
-                except _NOT_OPENED:
-                    pass
+                            content = inside if tokenize else value_of_type(inside, number)
+                    except _NOT_OPENED:
+                        pass
             contents.append(content)
         return contents
 

@@ -1,6 +1,6 @@
 """The dense layout: small entries with keyed names, sealed by AES-SIV; see ``storage.dense.entry``. Pure."""
 
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from hmac import compare_digest
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from token_worker.storage.dense.entry import (
     SealKey,
 )
 from token_worker.storage.dense.siv_columns import COLUMN_MIN
+from token_worker.storage.item_group import ItemGroup
 from token_worker.storage.layout import Notes, Opened, SecondName
 from token_worker.storage.steps import Claim, Lookup, Row, Step
 from token_worker.storage.token_item import NamesAndDeriver, TokenItem
@@ -179,30 +180,29 @@ class DenseLayout:
     def mark(self, now: int) -> None:  # noqa: ARG002 - entries have no time of last use
         return None
 
-    def open_many(self, items: Collection[TokenItem], raws: Sequence[Any], _mark: Any) -> list[bytes]:
+    def open_many(self, group: ItemGroup, raws: Sequence[Any], _mark: Any) -> list[bytes]:
         contents = [b""] * len(raws)
         if len(raws) < COLUMN_MIN:
             return contents
-        alike: dict[tuple[Keyring, bytes, int], list[tuple[int, TokenItem, bytes]]] = {}  # by owner, head and length
-        for place, (item, raw) in enumerate(zip(items, raws, strict=True)):
+        alike: dict[tuple[bytes, int], list[int]] = {}  # places of entries with one head and length
+        for place, raw in enumerate(raws):
             if raw.__class__ is bytes:
-                alike.setdefault((item.ring, raw[:HEAD_BYTES], len(raw)), []).append((place, item, raw))
-        for (ring, head, length), group in alike.items():
-            owner: Any = ring.owner_cache
-            key = owner.openers.get(head)
+                alike.setdefault((raw[:HEAD_BYTES], len(raw)), []).append(place)
+        openers = self.prepare(group.ring).openers
+        number = group.kind.number
+        for (head, length), places in alike.items():
+            key = openers.get(head)
             if key is None or not ENTRY_MIN <= length <= ENTRY_MAX:
                 continue
-            for start in range(0, len(group), COLUMN_MAX):
-                part = group[start : start + COLUMN_MAX]
+            for start in range(0, len(places), COLUMN_MAX):
+                part = places[start : start + COLUMN_MAX]
                 if len(part) < COLUMN_MIN:
                     break
-                plaintexts = key.open_all([item.key for _, item, _ in part], [raw for *_, raw in part])
-                if plaintexts is None:
-                    continue
-                for (place, item, _), plaintext in zip(part, plaintexts, strict=True):
-                    if plaintext[0] != item.kind.number:
+                plaintexts = key.open_all([group.names[place] for place in part], [raws[place] for place in part])
+                for place, plaintext in zip(part, plaintexts or (), strict=False):
+                    if plaintext[0] != number:
                         continue
-                    if not item.tokenize:
+                    if not group.tokenize:
                         contents[place] = plaintext[1:]
                     elif plaintext[1:2] != _LONG_NEXT_BYTE:
                         contents[place] = plaintext[2:]
