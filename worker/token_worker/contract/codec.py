@@ -10,7 +10,7 @@ the whole request is refused by ``decode``.
 
 import codecs
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import UNSET
@@ -118,9 +118,12 @@ def decode_plain(payloads: Sequence[bytes | None], limits: Limits) -> tuple[Form
 
     That is the usual case.
     """
-    given = [payload or b"" for payload in payloads]
-    format = _FORMATS.get(given[0][0]) if given and given[0] else None
-    if format is None or max(map(len, given)) > limits.max_request_bytes:
+    first = payloads[0]
+    format = _FORMATS.get(first[0]) if first else None
+    if format is None or None in payloads:
+        return None
+    given = cast(Sequence[bytes], payloads)
+    if max(map(len, given)) > limits.max_request_bytes:
         return None
     try:
         return format, [*map(_DECODE_PLAIN[format], given)]

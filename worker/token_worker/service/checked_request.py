@@ -1,12 +1,13 @@
 """A request that was checked against its route: the keys it may use, and its values."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
 
 from token_worker.acra.owner import Owner
-from token_worker.acra.value_types import TYPES, TokenType
+from token_worker.acra.value_types import STR, TYPES, TokenType
 from token_worker.contract.decoded import Decoded
 from token_worker.contract.messages import Format, Op, PlainRequest, Request
 from token_worker.contract.values import BYTES_CODECS, VALUE_CODECS, ValueCodec
@@ -20,6 +21,9 @@ from token_worker.streams.reply_facts import ReplyFacts
 
 OP_NAMES: dict[Op | None, str] = {Op.TOKENIZE: "tokenize", Op.DETOKENIZE: "detokenize", None: "unknown"}
 """Names of operations in ``ReplyFacts``."""
+
+FACTS_KEPT = 1000
+"""Kinds of good replies, by operation, owner, type and number of values, of which the facts are kept."""
 
 INTERNAL = Refused(Code.INTERNAL, "the request could not be handled; it is kept as a dead letter")
 
@@ -47,8 +51,11 @@ def _type_codec(name: str, codec: ValueCodec) -> TypeCodec:
     encode, read, write = codec.to_bytes or kind.encode, codec.from_bytes or kind.read, codec.to_message
     decode = read if write is None else lambda stored: write(read(stored))
     from_message = codec.from_message
+    is_text = kind is STR and encode is kind.encode
 
     def encode_all(given: list[Any]) -> list[bytes]:
+        if is_text and {*map(type, given)} == {str} and all(given) and "".join(given).isascii():
+            return [*map(str.encode, given)]  # most values: they need no further check
         return [encode(from_message(value)) for value in given]
 
     return TypeCodec(kind, from_message, encode, encode_all, decode, (name, "ok"))
@@ -133,7 +140,6 @@ class OwnerAccess:
     """
 
     __slots__ = (
-        "_ok_facts",
         "formats",
         "formatted",
         "groups",
@@ -164,16 +170,21 @@ class OwnerAccess:
         self.spans: list[list[Span]] = []
         self.values: list[Value | list[Value]] = []
         self.formatted: list[TokenItem] = []
-        self._ok_facts: dict[tuple[TypeCodec, int], ReplyFacts] = {}
 
     def facts(self, status: str, outcomes: tuple[tuple[str, str], ...]) -> ReplyFacts:
         """Facts of a reply. The owners are known to exist."""
-        zone_id = self.owners[1].id if len(self.owners) > 1 else None
-        return ReplyFacts(OP_NAMES[self.op], status, self.owners[0].id, zone_id, outcomes)
+        return _facts(self.op, self.owners, status, outcomes)
 
     def ok_facts(self, codec: TypeCodec, count: int = 1) -> ReplyFacts:
         """Facts of a reply with so many good values of one type. All such replies share them."""
-        facts = self._ok_facts.get((codec, count))
-        if facts is None:
-            facts = self._ok_facts[codec, count] = self.facts("ok", (codec.ok,) * count)
-        return facts
+        return _ok_facts(self.op, self.owners, codec, count)
+
+
+@lru_cache(FACTS_KEPT)
+def _ok_facts(op: Op, owners: tuple[Owner, ...], codec: TypeCodec, count: int) -> ReplyFacts:
+    return _facts(op, owners, "ok", (codec.ok,) * count)
+
+
+def _facts(op: Op, owners: tuple[Owner, ...], status: str, outcomes: tuple[tuple[str, str], ...]) -> ReplyFacts:
+    zone_id = owners[1].id if len(owners) > 1 else None
+    return ReplyFacts(OP_NAMES[op], status, owners[0].id, zone_id, outcomes)

@@ -46,7 +46,9 @@ from token_worker.streams.routes import Route, keys_of, may_reply_to
 REPLY_STREAMS_KEPT = 1000
 """Streams that requests of one route named for their replies, of which it is remembered whether that is allowed."""
 
-_TOKENIZE = Op.TOKENIZE
+OWNERS_KEPT = 1000
+"""Combinations of route, operation, client and zone of which the owners are kept."""
+
 _TARGET_FORBIDDEN = Refused(Code.FORBIDDEN, "$.reply_to: this stream is not allowed on this route")
 _EXPIRED = Refused(Code.EXPIRED, "$.expires_at: has passed")
 
@@ -79,6 +81,8 @@ class Handler:
         self._server_now = server_now or now
         self._limits = Limits(settings.max_request_bytes, settings.max_items)
         self._values = ValueReader(settings.max_value_bytes)
+        self._routes = {route.requests: route for route in settings.routes}
+        self._owners_of = lru_cache(OWNERS_KEPT)(self._find_owners)
         self._formats = {route.requests: RouteFormats(route, settings.formats) for route in settings.routes}
         self._all_keys = keys_of(settings.routes) | {MARK, TOKENS_RECORD, MOVE_PLACE}
         self._may_reply_to = {
@@ -137,7 +141,8 @@ class Handler:
     def _run(self, items: list[TokenItem], groups: Sequence[ItemGroup] = ()) -> None:
         """Run the engine, and hold its tokens back until they are as safe as the settings ask for."""
         barrier = self._tokens.barrier
-        barrier.open()
+        if barrier.holds_back:
+            barrier.open()
         self._execute(self._engine.run(items, int(self._now()), groups))
         if barrier.holds_back and (
             any(item.tokenize and isinstance(item.result, bytes) for item in items)
@@ -219,13 +224,17 @@ class Handler:
         return [*accesses.values()]
 
     def _access(self, route: Route, request: Request | PlainRequest, plain: PlainRequests | None = None) -> OwnerAccess:
-        owners: tuple[Owner, ...] = ()
-        outcome = INTERNAL
+        owners, refused = self._owners_of(route.requests, request.op, request.client_id, request.zone_id)
+        return OwnerAccess(request.op, self._formats[route.requests], owners, refused, plain)
+
+    def _find_owners(
+        self, requests: str, op: Op, client_id: str | None, zone_id: str | None
+    ) -> tuple[tuple[Owner, ...], Refused]:
+        """Return the owners whose keys are needed; none of them, and the reason, if the route refuses the request."""
         try:
-            owners = _owners(route, request)
+            return _owners(self._routes[requests], op, client_id, zone_id), INTERNAL
         except Refused as refused:
-            outcome = refused.with_traceback(None)
-        return OwnerAccess(request.op, self._formats[route.requests], owners, outcome, plain)
+            return (), refused.with_traceback(None)
 
     def _find_keys(self, accesses: Sequence[OwnerAccess]) -> None:
         """Set the outcome of every access: the last owner's keys if all owners have keys. A refused access has none."""
@@ -248,22 +257,22 @@ class Handler:
                 access.outcome = refused.get(access.outcome, access.outcome)
 
 
-def _owners(route: Route, request: Request | PlainRequest) -> tuple[Owner, ...]:
+def _owners(route: Route, op: Op, client_id: str | None, zone_id: str | None) -> tuple[Owner, ...]:
     """Return the client, then the zone if one is given. Both must have a key; the last one's key is used.
 
     Raises:
         Refused: the route does not serve this operation, client or zone, or no client is named.
     """
-    if request.op not in route.ops:
-        raise Refused(Code.FORBIDDEN, f"$.op: this route does not serve {request.op}")
+    if op not in route.ops:
+        raise Refused(Code.FORBIDDEN, f"$.op: this route does not serve {op}")
     if route.client_id is None:
-        if request.client_id is None:
+        if client_id is None:
             raise Refused(Code.INVALID_REQUEST, "$.client_id: expected, since this route is not pinned to a client")
-    elif request.client_id not in (None, route.client_id):
+    elif client_id not in (None, route.client_id):
         raise Refused(Code.FORBIDDEN, "$.client_id: this route serves another client")
-    client = Owner("client", request.client_id or route.client_id or "")
-    if request.zone_id is None:
+    client = Owner("client", client_id or route.client_id or "")
+    if zone_id is None:
         return (client,)
-    if route.zones is not None and request.zone_id not in route.zones:
+    if route.zones is not None and zone_id not in route.zones:
         raise Refused(Code.FORBIDDEN, "$.zone_id: this route does not serve this zone")
-    return client, Owner("zone", request.zone_id)
+    return client, Owner("zone", zone_id)

@@ -117,8 +117,11 @@ class Engine:
         batch = _Batch(now, self._layout.mark(now))
         asked = [*groups, *self._sort(items, batch)] if items else groups
         for group in asked:
-            self._name(group)
-        if self._guesses and self._new_in_a_row >= GUESS_AFTER and all(group.tokenize for group in asked):
+            names = self._layout.prepare(group.ring).names
+            group.names = (names.of_values if group.tokenize else names.of_tokens)(group.data, group.kind.number)
+            for item, name in zip(group.items, group.names, strict=False):  # mostly there are no items
+                item.key = name
+        if self._new_in_a_row >= GUESS_AFTER and self._guesses and all(group.tokenize for group in asked):
             row, self._new_in_a_row = self._new_in_a_row, 0  # a full storage refuses the write, and not a look-up
             asked = yield from self._store_unseen(asked, batch)
             self._new_in_a_row = row
@@ -131,7 +134,8 @@ class Engine:
                 yield from self._look_up(group_alike(missed), batch)
             if asked[0].tokenize:
                 new = len(batch.absent) + len(batch.duplicates) - new_before
-                self._new_in_a_row = self._new_in_a_row + 1 if new == sum(len(group.data) for group in asked) else 0
+                are_new = new and new == sum(len(group.data) for group in asked)
+                self._new_in_a_row = self._new_in_a_row + 1 if are_new else 0
         if batch.absent:
             yield from self._make(batch.absent, batch)
         if batch.stale:
@@ -139,7 +143,8 @@ class Engine:
         if batch.duplicates:
             yield from self._answer_duplicates(batch)
         for group in groups:
-            group.settle()
+            if group.left:
+                group.settle()
 
     def _sort(self, items: Iterable[TokenItem], batch: _Batch) -> list[ItemGroup]:
         """Group the items to look up. Inconsistent ones are not: their token is made."""
@@ -152,12 +157,6 @@ class Engine:
                 self._layout.prepare(item.ring)
                 batch.absent.append(item)
         return group_alike(consistent)
-
-    def _name(self, group: ItemGroup) -> None:
-        names = self._layout.prepare(group.ring).names
-        group.names = (names.of_values if group.tokenize else names.of_tokens)(group.data, group.kind.number)
-        for item, name in zip(group.items, group.names, strict=False):  # mostly there are no items
-            item.key = name
 
     def _look_up(self, groups: Sequence[ItemGroup], batch: _Batch) -> Generator[Step | FindKeys, Any, list[TokenItem]]:
         """Look up the entries of groups, and take their contents. Return the tokens that are not found."""

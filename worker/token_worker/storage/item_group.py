@@ -4,7 +4,7 @@ The engine names, looks up and opens them together. Nearly all requests ask for 
 an object for each of them would cost as much as to open it. So only the others get a ``TokenItem``. Pure.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -51,22 +51,21 @@ class ItemGroup(msgspec.Struct, eq=False):
         result = self.results[place]
         return TokenItem(self.ring, self.kind, self.data[place], self.tokenize, form=self.form, result=result)
 
-    def take(self, contents: list[bytes], raws: Sequence[Any]) -> Iterator[tuple[TokenItem, Any]]:
+    def take(self, contents: list[bytes], raws: Sequence[Any]) -> list[tuple[TokenItem, Any]]:
         """Take the contents of entries. Return the items whose content is empty, each with its entry."""
         self.results = contents
         for item, content in zip(self.items, contents, strict=False):  # mostly there are none
             item.result = content or None
         if all(contents):
-            return iter(())
-        return ((self.item(place), raws[place]) for place, content in enumerate(contents) if not content)
+            return []
+        return [(self.item(place), raws[place]) for place, content in enumerate(contents) if not content]
 
     def settle(self) -> None:
         """Set the results of the items that were left."""
-        if self.left:
-            results: list[ItemResult | None] = [*self.results] or [None] * len(self.data)
-            for place, item in self.left:
-                results[place] = item.result
-            self.results = results
+        results: list[ItemResult | None] = [*self.results] or [None] * len(self.data)
+        for place, item in self.left:
+            results[place] = item.result
+        self.results = results
 
 
 def group_alike(items: Iterable[TokenItem]) -> list[ItemGroup]:

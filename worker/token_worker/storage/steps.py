@@ -7,7 +7,7 @@ from msgspec import Struct
 from token_worker.errors import Unavailable
 
 
-class Lookup(NamedTuple):
+class Lookup(Struct, frozen=True, gc=False):
     """Read these entries.
 
     Answer: a list with the value of each, or None. ``Unavailable`` stands for an entry whose node of a cluster is away.
