@@ -24,6 +24,7 @@ from harness.servers import Valkey, free_port
 from token_worker.errors import LoginRefused, ReplyTooLarge, ServerError, SettingsError, Unavailable
 from token_worker.redis import link as redis_link
 from token_worker.redis.address import RedisSettings, parse
+from token_worker.redis.errors import ScriptUnknownError
 from token_worker.redis.link import RedisLink
 from token_worker.redis.script import Script
 from token_worker.streams.commit import COMMIT
@@ -382,6 +383,86 @@ def test_started_script_that_fails_raises_at_the_end(streams_server: Valkey) -> 
         subject.finish_script()
     streams_server.start()
     assert subject.call("PING") == b"PONG"
+
+
+PAIR = (COMMIT, ["requests", "responses"], ["group", 60, "1-1", "reply"])
+"""A script that finds nothing to acknowledge."""
+
+
+def test_replies_to_a_pair_come_in_order(streams_server: Valkey) -> None:
+    """A script and a command go in one write. Each has its own reply; the second is there at once, or after a wait."""
+    subject = link(streams_server.url)
+    subject.call("XGROUP", "CREATE", "requests", "group", 0, "MKSTREAM")
+    read = ("XREADGROUP", "GROUP", "group", "me", "BLOCK", 50, "STREAMS", "requests", ">")
+    subject.run(*PAIR)
+    sent = subject.connections
+    for command, reply in ((("PING",), b"PONG"), (read, None), (("PING",), b"PONG")):
+        subject.start_pair(*PAIR, 1 << 20, *command)
+        assert subject.finish_first() == [0]
+        assert subject.has_second == (command is not read)
+        assert subject.finish_second() == reply
+    for finish in (subject.finish_first, subject.finish_second):
+        with pytest.raises(RuntimeError):
+            finish()
+    assert (subject.call("PING"), subject.connections) == (b"PONG", sent)
+
+
+def test_errors_of_a_pair_belong_to_one_of_the_two(streams_server: Valkey) -> None:
+    """An error of the script leaves the command its reply, and a reply that is too long takes none from the script."""
+    subject = link(streams_server.url)
+    subject.start_pair(*PAIR, 1 << 20, "PING")
+    with pytest.raises(ScriptUnknownError):
+        subject.finish_first()
+    assert subject.finish_second() == b"PONG"
+    subject.run(*PAIR)
+    subject.start_pair(*PAIR, 1 << 20, "GET")
+    assert subject.finish_first() == [0]
+    with pytest.raises(ServerError):
+        subject.finish_second()
+    subject.call("SET", "long", bytes(1 << 20))
+    subject.start_pair(*PAIR, 1 << 10, "GET", "long")
+    assert subject.finish_first() == [0]
+    with pytest.raises(ReplyTooLarge):
+        subject.finish_second()
+    subject.call("SET", "requests", "x")
+    subject.start_pair(*PAIR, 1 << 20, "PING")
+    with pytest.raises(ServerError, match="WRONGTYPE"):
+        subject.finish_first()
+    assert subject.finish_second() == b"PONG"
+
+
+def test_lost_connection_is_an_error_of_both_of_a_pair(streams_server: Valkey) -> None:
+    """If the connection breaks, nobody knows what was done of either. The next call makes a new connection."""
+    subject = link(streams_server.url)
+    subject.run(*PAIR)
+    streams_server.signal(signal.SIGSTOP)
+    subject.start_pair(*PAIR, 1 << 20, "PING")
+    streams_server.kill()
+    for _ in range(2):
+        for finish in (subject.finish_first, subject.finish_second):
+            with pytest.raises(Unavailable):
+                finish()
+        subject.start_pair(*PAIR, 1 << 20, "PING")  # cannot be sent
+    for finish in (subject.finish_first, subject.finish_second):
+        with pytest.raises(Unavailable, match="connection refused"):
+            finish()
+    streams_server.start()
+    assert subject.call("PING") == b"PONG"
+
+
+def test_reply_to_a_pair_is_never_that_of_another_command(streams_server: Valkey) -> None:
+    """To ask anything before both replies were taken is an error, and they are dropped then."""
+    subject = link(streams_server.url)
+    subject.run(*PAIR)
+    for taken in (0, 1):
+        subject.start_pair(*PAIR, 1 << 20, "ECHO", "other")
+        if taken:
+            assert subject.finish_first() == [0]
+        with pytest.raises(RuntimeError):
+            subject.call("PING")
+        with pytest.raises(Unavailable):
+            subject.finish_second()
+        assert subject.call("PING") == b"PONG"
 
 
 @pytest.mark.parametrize("is_started", [False, True])

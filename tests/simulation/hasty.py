@@ -26,14 +26,14 @@ class _NoAudit:
 class AuditsAfterwards(Worker):
     """Writes the lines of a batch after its commit."""
 
-    def _answer(self, entries: list[Entry], *, isolated: bool, more: bool) -> None:
+    def _answer(self, entries: list[Entry], *, isolated: bool, more: bool, last: bool) -> None:
         audit, self._audit = self._audit, cast(Audit, _NoAudit())
         self._later = audit
-        super()._answer(entries, isolated=isolated, more=more)
+        super()._answer(entries, isolated=isolated, more=more, last=last)
         self._audit = audit
 
-    def _commit(self, answers: Sequence[Answer], *, more: bool) -> None:
-        super()._commit(answers, more=more)
+    def _commit(self, answers: Sequence[Answer], *, more: bool, last: bool) -> None:
+        super()._commit(answers, more=more, last=last)
         with suppress(Unavailable):
             self._later.detokenize(answers)
 
@@ -44,11 +44,11 @@ class AuditsNoneIsolated(Worker):
     def _is_left_out(self, _entry: Entry) -> bool:
         return True
 
-    def _answer(self, entries: list[Entry], *, isolated: bool, more: bool) -> None:
+    def _answer(self, entries: list[Entry], *, isolated: bool, more: bool, last: bool) -> None:
         audit = self._audit
         if isolated and self._is_left_out(entries[0]):
             self._audit = cast(Audit, _NoAudit())
-        super()._answer(entries, isolated=isolated, more=more)
+        super()._answer(entries, isolated=isolated, more=more, last=last)
         self._audit = audit
 
 
@@ -73,9 +73,9 @@ class _LenientAudit:
 class RepliesUnaudited(Worker):
     """Replies while the audit file cannot be written."""
 
-    def _answer(self, entries: list[Entry], *, isolated: bool, more: bool) -> None:
+    def _answer(self, entries: list[Entry], *, isolated: bool, more: bool, last: bool) -> None:
         audit, self._audit = self._audit, cast(Audit, _LenientAudit(self._audit))
-        super()._answer(entries, isolated=isolated, more=more)
+        super()._answer(entries, isolated=isolated, more=more, last=last)
         self._audit = audit
 
 

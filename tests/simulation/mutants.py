@@ -1,6 +1,6 @@
 """Planted bugs: workers and scripts that each break a promise in one place. The simulation has to find every one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -351,8 +351,8 @@ class _SweepsHolders(Model):
 class _ForgetsWhatItReadAhead(Worker):
     """Reads anew after a commit, whatever was read before it."""
 
-    def _commit(self, answers: Sequence[Answer], *, more: bool) -> None:
-        super()._commit(answers, more=more)
+    def _commit(self, answers: Sequence[Answer], *, more: bool, last: bool) -> None:
+        super()._commit(answers, more=more, last=last)
         self._prefetched = None
 
 
@@ -360,10 +360,31 @@ class _ForgetsItsCommit(Committer):
     """Takes a commit for done that was in flight when the connection broke."""
 
     def _finish(
-        self, parts: Sequence[Sequence[Answer]], taken_ns: int, exchange: Exchange[Committed], *, is_started: bool
+        self,
+        parts: Sequence[Sequence[Answer]],
+        taken_ns: int,
+        exchange: Exchange[Committed],
+        receive: Callable[[], Any] | None = None,
     ) -> None:
         with suppress(Unavailable):
-            drive(exchange, self._link, is_started=is_started)
+            drive(exchange, self._link, receive=receive)
+
+
+class _ForgetsItsCommitBeforeARead(Committer):
+    """Takes a commit for done whose read was sent with it, whatever the reply was."""
+
+    def _finish_first(self, parts: Sequence[Sequence[Answer]], taken_ns: int, commit: Exchange[Committed]) -> bool:
+        super()._finish_first(parts, taken_ns, commit)
+        return True
+
+
+class _ForgetsWhatCameWithACommit(Worker):
+    """Forgets the entries of a read that was sent with a commit."""
+
+    def _commit_and_read(self, parts: Sequence[Sequence[Answer]]) -> bool:
+        done = super()._commit_and_read(parts)
+        self._prefetched = None
+        return done
 
 
 class _AsksTooSoon(Committer):
@@ -427,6 +448,8 @@ MUTANTS: dict[str, Mutant] = {
     "consumers swept with what they hold": Mutant(100, server=_SweepsHolders),
     "commit in flight forgotten": Mutant(150, committer=_ForgetsItsCommit),
     "streams asked before the commit in flight is finished": Mutant(50, committer=_AsksTooSoon),
+    "commit forgotten that was sent with a read": Mutant(600, committer=_ForgetsItsCommitBeforeARead),
+    "entries forgotten that were read with a commit": Mutant(50, worker=_ForgetsWhatCameWithACommit),
     "audit after the commit": Mutant(20, worker=AuditsAfterwards),
     "no audit of isolated entries": Mutant(50, worker=AuditsNoneIsolated),
     "no audit of what is given up": Mutant(100, worker=AuditsNoneGivenUp),
@@ -439,6 +462,7 @@ MUTANTS: dict[str, Mutant] = {
 }
 
 FOUND_BY: dict[str, int] = {
+    "commit forgotten that was sent with a read": 402,
     "group made at the mark of a deleted stream": 60,
     "put off and forgotten while the server is away": 40,
     "try of another worker taken back": 36,

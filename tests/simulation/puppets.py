@@ -7,7 +7,7 @@ runs at a time, and what happens depends on nothing but the world's choices.
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 from unittest.mock import patch
@@ -16,7 +16,7 @@ from structlog.typing import FilteringBoundLogger
 
 from simulation.broken import Broken
 from simulation.handling import PuppetAudit, PuppetHandler, Services
-from token_worker.errors import ServerError, Unavailable
+from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
 from token_worker.redis.exchange import BoundedCommand, Command, RunScript
 from token_worker.redis.link import RedisLink
 from token_worker.redis.script import Script
@@ -47,6 +47,9 @@ OWN_AT_ONCE = FOUND_AT_ONCE = 3
 
 BATCH_BYTES, READ_BYTES = 400, 1600
 """Small, so that few large requests are too much."""
+
+READ_ON_ENTRIES = 1000
+"""More than in production, so that a read is often sent with a commit."""
 
 NAP_SECONDS = 1.0
 DRAIN_SECONDS = 3.0
@@ -212,6 +215,11 @@ class _Link:
         self._puppet = puppet
         self._rng = random.Random(rng.random())
         self._end: Callable[[], Any] | None = None
+        self._pair: list[Command] = []
+        self._lost: Unavailable | None = None
+
+    sends_pairs = True
+    connections = 1
 
     def connect(self) -> int:
         return 1
@@ -243,8 +251,36 @@ class _Link:
             raise RuntimeError("no script was started")
         return end()
 
+    def start_pair(
+        self, script: Script, keys: Sequence[Any], args: Sequence[Any], max_bytes: int, *command: Any
+    ) -> None:
+        if self._pair:
+            raise Broken("a pair was started before the last one was finished")
+        self._pair = [RunScript(script, keys, args), BoundedCommand(max_bytes, command)]
+
+    def finish_first(self) -> Any:
+        try:
+            return self._puppet.ask(self._pair.pop(0))
+        except Unavailable as error:
+            self._lost = error
+            raise
+
+    @property
+    def has_second(self) -> bool:
+        return self._rng.random() < 0.02
+
+    def finish_second(self) -> Any:
+        [command], lost = self._pair, self._lost
+        self._pair, self._lost = [], None
+        if lost is None:
+            return self._puppet.ask(command)
+        if self._rng.random() < 0.5:  # the server has done it before the connection was lost
+            with suppress(Unavailable, ServerError, ReplyTooLarge):
+                self._puppet.ask(command)
+        raise lost
+
     def _ask(self, command: Command) -> Any:
-        if self._end is not None:
+        if self._end is not None or self._pair:
             raise Broken("the streams were asked before the commit in flight was finished")
         return self._puppet.ask(command)
 
@@ -294,6 +330,7 @@ def small_bounds() -> Iterator[None]:
             (uncounted, "UNCOUNT_ENTRIES", UNCOUNT_ENTRIES),
             (delivery, "BATCH_BYTES", BATCH_BYTES),
             (delivery, "READ_BYTES", READ_BYTES),
+            (delivery, "READ_ON_ENTRIES", READ_ON_ENTRIES),
             (pending, "OWN_AT_ONCE", OWN_AT_ONCE),
             (pending, "FOUND_AT_ONCE", FOUND_AT_ONCE),
         ):

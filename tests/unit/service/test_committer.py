@@ -10,11 +10,11 @@ from prometheus_client import CollectorRegistry
 
 from token_worker import service
 from token_worker.contract.messages import Op
-from token_worker.errors import Unavailable
+from token_worker.errors import ServerError, Unavailable
 from token_worker.redis.exchange import RunScript
 from token_worker.redis.link import Link
 from token_worker.redis.script import Script
-from token_worker.service.committer import Committer
+from token_worker.service.committer import AT_ONCE_IN_A_ROW, COMMITS_APART, Committer
 from token_worker.service.outage import Drain, Outage
 from token_worker.service.runtime import Runtime
 from token_worker.streams.clock import ServerClock
@@ -30,7 +30,14 @@ from token_worker.telemetry.telemetry import Telemetry
 
 ROUTE = Route("in", "out", frozenset({Op.TOKENIZE}))
 FIRST, SECOND = Entry(ROUTE, b"1-0", b""), Entry(ROUTE, b"2-0", b"")
-REPLIES: dict[str, Any] = {"TIME": [b"1700000000", b"0"], "XPENDING": [], "uncount.lua": 1, "dead_letter.lua": 1}
+REPLIES: dict[str, Any] = {
+    "TIME": [b"1700000000", b"0"],
+    "XPENDING": [],
+    "XREADGROUP": [[b"in", [[b"3-0", [b"payload", b"more"]]]]],
+    "group.lua": 1,
+    "uncount.lua": 1,
+    "dead_letter.lua": 1,
+}
 
 
 class FakeLink(Link):
@@ -42,11 +49,15 @@ class FakeLink(Link):
 
     name = "streams"
     connections = 1
+    sends_pairs = True
+    has_second = False
 
     def __init__(self) -> None:
         self.events: list[str] = []
         self.outages = 0
+        self.refuses = False
         self._started: RunScript | None = None
+        self._pair: list[str] = []
 
     def connect(self) -> int:
         assert self._started is None
@@ -74,11 +85,37 @@ class FakeLink(Link):
         assert started is not None
         return self._do(started.script.name, f"finished {started.script.name}")
 
+    def start_pair(
+        self, script: Script, keys: Sequence[Any], args: Sequence[Any], max_bytes: int, *command: Any
+    ) -> None:
+        assert self._started is None
+        assert not self._pair
+        self.events.append(f"sent {script.name} and {command[0]}")
+        self._pair = [script.name, command[0]]
+
+    def finish_first(self) -> Any:
+        if self.refuses:
+            raise ServerError("streams", "WRONGTYPE")
+        return self._take_of_pair(0)
+
+    def finish_second(self) -> Any:
+        (_, name), self._pair = self._pair, []
+        return self._do(name, f"finished {name}")
+
+    def _take_of_pair(self, place: int) -> Any:
+        name, pair = self._pair[place], self._pair
+        self._pair = []
+        try:
+            return self._do(name, f"finished {name}")
+        finally:
+            self._pair = pair
+
     def close(self) -> None:
         raise NotImplementedError
 
     def _do(self, name: str, event: str = "") -> Any:
         assert self._started is None, f"{name} was asked while a commit was in flight"
+        assert not self._pair, f"{name} was asked while replies to a pair were to come"
         self.events.append(event or name)
         if self.outages:
             self.outages -= 1
@@ -181,16 +218,84 @@ def test_commit_in_flight_is_finished_through_an_outage_before_anything_is_asked
     assert not setup.committer.is_in_flight
 
 
+# A read that is sent with a commit
+
+
+PAIR = [f"sent {COMMIT.name} and XREADGROUP", f"finished {COMMIT.name}", "finished XREADGROUP"]
+
+
+@pytest.fixture
+def reading(setup: CommitterSetup) -> CommitterSetup:
+    """A committer that has read and committed an entry."""
+    setup.committer.drive(setup.delivery.fetch(0.0, 0))
+    assert not setup.committer.may_read_on()
+    _commit(setup)
+    setup.link.events.clear()
+    return setup
+
+
+def _commit_and_read(setup: CommitterSetup) -> list[bytes]:
+    now = 0.0
+    assert setup.delivery.reads_at_once(now)
+    batch = setup.committer.commit_and_read([[_answer(SECOND)]], 0, setup.delivery.fetch(now, 1000))
+    return [entry.id for entry in batch.entries]
+
+
+def test_read_is_sent_with_a_commit(reading: CommitterSetup) -> None:
+    """The replies to both are taken in their order, and the commit is noted before the read is waited for."""
+    assert reading.committer.may_read_on()
+    assert _commit_and_read(reading) == [b"3-0"]
+    assert reading.link.events == PAIR
+
+
+def test_commit_that_was_refused_is_done_again_after_its_read(reading: CommitterSetup) -> None:
+    """If the server refuses the commit, the entries of the read are not lost, and the commit is done by itself."""
+    reading.link.refuses = True
+    assert _commit_and_read(reading) == [b"3-0"]
+    assert reading.link.events == [PAIR[0], PAIR[2], COMMIT.name]
+
+
+def test_commit_that_was_lost_is_done_again_after_its_read(reading: CommitterSetup) -> None:
+    """If the connection breaks, the commit is repeated until it is done. The read is told to have failed."""
+    reading.link.outages = 3
+    with pytest.raises(Unavailable):
+        _commit_and_read(reading)
+    assert reading.link.events == [*PAIR, COMMIT.name, COMMIT.name]
+    assert reading.delivery.has_older(0.0)  # the read may have brought entries
+
+
+def test_reads_that_find_entries_at_once_are_sent_later(reading: CommitterSetup) -> None:
+    """After reads in a row that found an entry at once, answers are committed without a read for a while."""
+    link, committer = reading.link, reading.committer
+    for has_second in [True, False] + [True] * AT_ONCE_IN_A_ROW:
+        assert committer.may_read_on()
+        link.has_second = has_second
+        _commit_and_read(reading)
+    assert [committer.may_read_on() for _ in range(COMMITS_APART)] == [False] * (COMMITS_APART - 1) + [True]
+
+
+def test_read_is_not_sent_with_a_script_that_the_server_may_not_know(reading: CommitterSetup) -> None:
+    """After a new connection, the first answers are committed by themselves: the server may have been restarted."""
+    reading.link.connections += 1
+    assert not reading.committer.may_read_on()
+    _commit(reading)
+    assert reading.committer.may_read_on()
+    reading.begin()
+    assert not reading.committer.may_read_on()
+
+
 def test_every_public_method_of_the_committer_is_tried() -> None:
     """A new way to ask the streams has to be added to the ways that are tested here."""
     public = {name for name in vars(Committer) if not name.startswith("_")}
-    public -= {"is_in_flight", "finish", "note_dead_letter"}  # these ask for nothing else
+    public -= {"is_in_flight", "may_read_on", "finish", "note_dead_letter"}  # these ask for nothing else
+    public -= {"commit_and_read"}  # not while a commit is in flight
     assert public == {way.__name__.removeprefix("_") for way in WAYS}
 
 
 MEANS = {
     "token_worker.redis.exchange.drive",
     "token_worker.redis.exchange.start",
+    "token_worker.redis.exchange.start_pair",
     "token_worker.redis.link.Link",
     "token_worker.redis.link.RedisLink",
 }

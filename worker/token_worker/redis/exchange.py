@@ -8,7 +8,7 @@ a reply, an exchange may get an error thrown in:
 - ``ServerError``: the server refused the command.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import structlog
@@ -43,37 +43,54 @@ Exchange = Generator[Command, Any, T]
 
 
 def start(exchange: Exchange[Any], link: Link) -> None:
-    """Send the first command of an exchange, which is a script. ``drive`` with ``is_started`` does the rest."""
+    """Send the first command of an exchange, which is a script; ``link.finish_script`` has the reply."""
     first = next(exchange)
     if not isinstance(first, RunScript):
         raise TypeError("an exchange is started by a script")
     link.start_script(*first)
 
 
-def drive(exchange: Exchange[T], link: Link, *, is_started: bool = False, log: FilteringBoundLogger = _LOG) -> T:
+def start_pair(first: Exchange[Any], second: Exchange[Any], link: Link) -> None:
+    """Send the first commands of two exchanges in one write: those of a script, and of a bounded command.
+
+    The reply to the first is ``link.finish_first()``; ``drive`` takes that to the second.
+    """
+    script, command = next(first), next(second)
+    if not isinstance(script, RunScript) or not isinstance(command, BoundedCommand):
+        raise TypeError("a pair is a script and a bounded command")
+    link.start_pair(*script, command.max_bytes, *command.command)
+
+
+def drive(
+    exchange: Exchange[T],
+    link: Link,
+    *,
+    receive: Callable[[], Any] | None = None,
+    log: FilteringBoundLogger = _LOG,
+) -> T:
     """Run an exchange on a server: send the commands that it yields, give it the replies, throw in the errors.
 
     Args:
         exchange: what to run.
         link: connection to the server.
-        is_started: whether ``start`` has sent the first command.
+        receive: returns the reply to the first command, if that was sent already.
         log: is told of a reply that was given up because it is too large.
     """
     reply: Any = None
     error: Unavailable | ServerError | ReplyTooLarge | None = None
-    command: Command | None = None
+    command: Command = ()
     while True:
         try:
-            if not is_started:
+            if receive is None:
                 command = exchange.send(reply) if error is None else exchange.throw(error)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]  # StopIteration is not generic
         finally:
             reply = error = None  # an error holds this frame; a circle would keep megabytes of commands in memory
         try:
-            if command is None:
-                is_started = False
-                reply = link.finish_script()
+            if receive is not None:
+                receive_first, receive = receive, None
+                reply = receive_first()
             elif isinstance(command, RunScript):
                 reply = link.run(*command)
             elif isinstance(command, BoundedCommand):

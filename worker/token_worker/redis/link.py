@@ -32,12 +32,17 @@ IDLE_CHECK_SECONDS = 1.0
 
 
 class _StartedScript(msgspec.Struct, frozen=True, gc=False):
-    """A script that was sent, or the error because of which it was not."""
+    """A script that was sent, or the error because of which it was not.
+
+    Attributes:
+        max_bytes: for a pair: the most bytes of the second reply.
+    """
 
     script: Script
     keys: Sequence[Any]
     args: Sequence[Any]
     error: Unavailable | ServerError | None
+    max_bytes: int = 0
 
 
 class Link(ABC):
@@ -45,9 +50,11 @@ class Link(ABC):
 
     Attributes:
         name: ``streams``, ``keys`` or ``tokens``. Every error has it.
+        sends_pairs: True if ``start_pair`` can be used.
     """
 
     name: str
+    sends_pairs = False
 
     @property
     @abstractmethod
@@ -95,6 +102,33 @@ class Link(ABC):
     def finish_script(self) -> Any:
         """Return the reply to the script that was started; errors as by ``call``."""
 
+    def start_pair(
+        self, script: Script, keys: Sequence[Any], args: Sequence[Any], max_bytes: int, *command: Any
+    ) -> None:
+        """Send a script and then a command, in one write. Take both replies before asking anything else.
+
+        ``finish_first`` and ``finish_second`` raise all errors. Only for a link that ``sends_pairs``.
+        """
+        raise NotImplementedError
+
+    def finish_first(self) -> Any:
+        """Return the reply to the script of the pair.
+
+        Raises:
+            ScriptUnknownError: the server has forgotten the script.
+            Unavailable, ServerError: as by ``call``.
+        """
+        raise NotImplementedError
+
+    @property
+    def has_second(self) -> bool:
+        """After ``finish_first``: True if the second reply came with the first."""
+        raise NotImplementedError
+
+    def finish_second(self) -> Any:
+        """Return the reply to the command of the pair; errors as by ``call_bounded``."""
+        raise NotImplementedError
+
     @abstractmethod
     def close(self) -> None:
         """Close the connection."""
@@ -118,6 +152,8 @@ class RedisLink(Link):
             ``Unavailable``.
         seconds: how long to wait for a connection, or for a reply.
     """
+
+    sends_pairs = True
 
     _checked_seconds = IDLE_CHECK_SECONDS
     """Time after the last use for which ``_ensure_connected`` need not be called."""
@@ -223,6 +259,40 @@ class RedisLink(Link):
         except ScriptUnknownError:
             pass  # as in ``run``
         return self.call("EVAL", started.script.source, len(started.keys), *started.keys, *started.args)
+
+    def start_pair(
+        self, script: Script, keys: Sequence[Any], args: Sequence[Any], max_bytes: int, *command: Any
+    ) -> None:
+        error = None
+        packed = pack(("EVALSHA", script.sha, len(keys), *keys, *args)) + pack_again(command)
+        try:
+            self._exchange(packed, wants_reply=False)
+        except (Unavailable, ServerError) as raised:
+            error = raised.with_traceback(None)  # as above
+        self._started = _StartedScript(script, keys, args, error, max_bytes)
+
+    def finish_first(self) -> Any:
+        if self._started is None:
+            raise RuntimeError("no pair was started")
+        if self._started.error is not None:
+            raise self._started.error.with_traceback(None)
+        return self._exchange(None)
+
+    @property
+    def has_second(self) -> bool:
+        return self._wire.has_more
+
+    def finish_second(self) -> Any:
+        started, self._started = self._started, None
+        if started is None:
+            raise RuntimeError("no pair was started")
+        if started.error is not None:
+            raise started.error.with_traceback(None)
+        self._wire.bytes_left = started.max_bytes
+        try:
+            return self._exchange(None)
+        finally:
+            self._wire.bytes_left = math.inf
 
     def _exchange(self, packed: bytes | None, *, wants_reply: bool = True) -> Any:
         """Send a packed command, or nothing; then receive a reply if one is wanted. Errors as by ``call``."""

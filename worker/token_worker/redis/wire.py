@@ -139,6 +139,11 @@ class Wire:
                 del reply  # else the error and this frame would hold each other
         return reply
 
+    @property
+    def has_more(self) -> bool:
+        """True if more came than the last reply, or a part of more."""
+        return self._reader is not None and bool(self._reader.has_data())
+
     def receive_many(self, replies: list[Any], count: int) -> None:
         """Append so many replies to a list. An error that is the reply is appended, too, and not raised.
 

@@ -2,7 +2,7 @@
 
 While there is more to read than a full batch, the next batch is read before a commit is sent. That batch is handled
 while the server runs the commit, see ``Worker._commit``. ``Committer`` finishes the commit before anything else is
-asked of the streams.
+asked of the streams. Where requests come one at a time, the next read is sent with the commit.
 
 What can happen between two steps, and what the worker does then:
 
@@ -103,7 +103,7 @@ class Worker:
             del batch  # payloads are freed as they are answered, not with the next read
             while units:
                 unit = units.popleft()
-                self._answer(unit, isolated=isolated, more=more and not units)
+                self._answer(unit, isolated=isolated, more=more and not units, last=not units)
                 if units and self._monotonic() - leased_at > self._lease_seconds:
                     leased_at = self._monotonic()
                     units = deque(_units(self._renew([entry for unit in units for entry in unit])))
@@ -181,13 +181,14 @@ class Worker:
 
     # -- answering
 
-    def _answer(self, entries: list[Entry], *, isolated: bool, more: bool) -> None:
+    def _answer(self, entries: list[Entry], *, isolated: bool, more: bool, last: bool) -> None:
         """Handle entries and commit their replies, through outages of the token storage.
 
         Args:
             entries: what to answer.
             isolated: whether this is one entry that is tried by itself, since an earlier try of it failed.
             more: whether there may be more to read once these entries are answered.
+            last: whether these are the last entries of their batch.
         """
         renewed_at = self._monotonic()
         failed: set[str] = set()
@@ -220,8 +221,9 @@ class Worker:
                     failed.add("audit")
                 if failed:
                     self._outage.answered(*failed)
-                self._commit(answers, more=more and len(answers) == len(results))
-                if len(answers) < len(results):
+                are_all = len(answers) == len(results)
+                self._commit(answers, more=more and are_all, last=last and are_all)
+                if not are_all:
                     self._end_unanswered(results)
                 return
         self._committer.leave_pending(entries)  # there is no time left for them
@@ -242,26 +244,52 @@ class Worker:
         self._audit.detokenize([internal])
         self._committer.dead_letter(entry, EXHAUSTED, internal if internal.payload else None, self._taken_ns)
 
-    def _commit(self, answers: Sequence[Answer], *, more: bool) -> None:
+    def _commit(self, answers: Sequence[Answer], *, more: bool, last: bool) -> None:
         """Commit answers. With ``more``, and if there is a batch to handle meanwhile, the last script is only sent.
 
         The next batch is read before the script is sent, because the server would block that read until the script
-        ends.
+        ends. With ``last``, nothing else is in hand, so that a read may wait.
         """
         if not answers:
             return
         self._committer.finish()
         taken_ns, parts = self._taken_ns, self._delivery.parts(answers)
+        if last and not more and len(parts) == 1 and self._commit_and_read(parts):
+            return
         if more:
-            *first, last = parts
-            for part in first:
+            *others, final = parts
+            for part in others:
                 self._committer.commit([part], taken_ns)
             self._maintenance.tend()
-            self._prefetched, parts = self._prefetch(), [last]
+            self._prefetched, parts = self._prefetch(), [final]
         if self._prefetched is None:
             self._committer.commit(parts, taken_ns)
         else:
             self._committer.begin(parts, taken_ns)
+
+    def _commit_and_read(self, parts: Sequence[Sequence[Answer]]) -> bool:
+        """Commit answers and read the next entries by one write. Return False, with nothing done, if that cannot be.
+
+        Where requests come one at a time, each takes a round trip less.
+        """
+        now = self._monotonic()
+        if self._outage.drain.is_asked or self._outage.away or not self._delivery.reads_at_once(now):
+            return False
+        try:
+            self._committer.refresh_clock()
+        except Unavailable:
+            return False  # the commit finds out, too
+        if not self._committer.may_read_on():
+            return False
+        self._health.heartbeat()
+        fetch = self._delivery.fetch(now, BLOCK_MS)
+        try:
+            batch = self._committer.commit_and_read(parts, self._taken_ns, fetch)
+        except Unavailable:
+            return True  # as by ``_prefetch``
+        if batch.entries:
+            self._prefetched = self._taken(batch)
+        return True
 
     # -- outages
 

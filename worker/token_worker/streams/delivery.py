@@ -70,6 +70,9 @@ is little to do, large entries that suddenly come do not make the server prepare
 SHRINK = 16
 """COUNT shrinks by this part with each read that brings few. Slowly, because few often come between many."""
 
+READ_ON_ENTRIES = 1
+"""Entries of a batch up to which the next read is sent with its commit. After more, a later read brings more."""
+
 OLDER_IN_A_ROW = 50
 """Isolated tries before new entries get their turn. A batch of put-off entries counts as that many."""
 
@@ -139,6 +142,9 @@ class Delivery(CommitScripts):
 
     def has_older(self, now: float) -> bool:
         return bool(self._uncounted.open) or now >= self._pending.due
+
+    def reads_at_once(self, now: float) -> bool:
+        return self._found <= READ_ON_ENTRIES and not (self._paused or self._groups_to_make or self.has_older(now))
 
     def fetch(self, now: float, block_ms: int) -> Exchange[Batch]:
         try:

@@ -38,6 +38,13 @@ class DeliveryProtocol(ABC):
             Unavailable: thrown in, or no stream can be read. The next call looks at own pending entries first.
         """
 
+    def reads_at_once(self, now: float) -> bool:  # noqa: ARG002 - one slot alone can tell
+        """Return True if ``fetch`` begins with a read of new entries that may wait, and few come at a time.
+
+        Then that read may be sent with a commit.
+        """
+        return False
+
     @abstractmethod
     def renew(self, entries: Sequence[Entry]) -> Exchange[list[Entry]]:
         """Keep entries that wait in this worker from being taken over. Return those that are still its own."""
