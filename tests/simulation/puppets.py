@@ -4,6 +4,7 @@ A puppet stops at every command and every wait, and goes on when the world gives
 runs at a time, and what happens depends on nothing but the world's choices.
 """
 
+import math
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -252,11 +253,12 @@ class _Link:
         return end()
 
     def start_pair(
-        self, script: Script, keys: Sequence[Any], args: Sequence[Any], max_bytes: int, *command: Any
+        self, script: Script, keys: Sequence[Any], args: Sequence[Any], max_bytes: float, *command: Any
     ) -> None:
         if self._pair:
             raise Broken("a pair was started before the last one was finished")
-        self._pair = [RunScript(script, keys, args), BoundedCommand(max_bytes, command)]
+        read = command if max_bytes == math.inf else BoundedCommand(int(max_bytes), command)
+        self._pair = [RunScript(script, keys, args), read]
 
     def finish_first(self) -> Any:
         try:

@@ -526,6 +526,7 @@ def test_batch_is_plain_if_all_of_it_is(number: int) -> None:
     for payloads in ([plain, other], [other, plain]):
         assert (decode_plain(payloads, LIMITS) is not None) == (other in (plain, b" " + plain))
     assert decode_plain([plain], Limits(len(plain) - 1, 1)) is None
+    assert decode_plain([], LIMITS) is None
 
 
 GOOD_VALUES: list[tuple[str, Format, object, int | str | bytes]] = [

@@ -86,7 +86,7 @@ class FakeLink(Link):
         return self._do(started.script.name, f"finished {started.script.name}")
 
     def start_pair(
-        self, script: Script, keys: Sequence[Any], args: Sequence[Any], max_bytes: int, *command: Any
+        self, script: Script, keys: Sequence[Any], args: Sequence[Any], max_bytes: float, *command: Any
     ) -> None:
         assert self._started is None
         assert not self._pair
@@ -236,7 +236,7 @@ def reading(setup: CommitterSetup) -> CommitterSetup:
 
 def _commit_and_read(setup: CommitterSetup) -> list[bytes]:
     now = 0.0
-    assert setup.delivery.reads_at_once(now)
+    assert setup.delivery.reads_at_once(now, 1)
     batch = setup.committer.commit_and_read([[_answer(SECOND)]], 0, setup.delivery.fetch(now, 1000))
     return [entry.id for entry in batch.entries]
 
@@ -253,6 +253,7 @@ def test_commit_that_was_refused_is_done_again_after_its_read(reading: Committer
     reading.link.refuses = True
     assert _commit_and_read(reading) == [b"3-0"]
     assert reading.link.events == [PAIR[0], PAIR[2], COMMIT.name]
+    assert not reading.committer.may_read_on()  # the next one may be refused, too
 
 
 def test_commit_that_was_lost_is_done_again_after_its_read(reading: CommitterSetup) -> None:
@@ -264,6 +265,15 @@ def test_commit_that_was_lost_is_done_again_after_its_read(reading: CommitterSet
     assert reading.delivery.has_older(0.0)  # the read may have brought entries
 
 
+def test_read_of_one_entry_of_any_size_is_sent_with_a_commit(reading: CommitterSetup) -> None:
+    """After a large entry the next read asks for one entry, whose reply has no bound. It goes with a commit, too."""
+    reading.delivery = Delivery([ROUTE], "group", "me", batch_size=1, claim_idle_ms=30_000, max_deliveries=3)
+    reading.committer.drive(reading.delivery.fetch(0.0, 0))
+    reading.link.events.clear()
+    assert _commit_and_read(reading) == [b"3-0"]
+    assert reading.link.events == PAIR
+
+
 def test_reads_that_find_entries_at_once_are_sent_later(reading: CommitterSetup) -> None:
     """After reads in a row that found an entry at once, answers are committed without a read for a while."""
     link, committer = reading.link, reading.committer
@@ -271,7 +281,7 @@ def test_reads_that_find_entries_at_once_are_sent_later(reading: CommitterSetup)
         assert committer.may_read_on()
         link.has_second = has_second
         _commit_and_read(reading)
-    assert [committer.may_read_on() for _ in range(COMMITS_APART)] == [False] * (COMMITS_APART - 1) + [True]
+    assert [committer.may_read_on() for _ in range(COMMITS_APART + 1)] == [False] * COMMITS_APART + [True]
 
 
 def test_read_is_not_sent_with_a_script_that_the_server_may_not_know(reading: CommitterSetup) -> None:

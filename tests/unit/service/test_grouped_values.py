@@ -4,12 +4,16 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
 
+import msgspec
 import pytest
+from msgspec.structs import replace
+from prometheus_client import CollectorRegistry
 
-from fuzz.world import BROKEN, ENCODE, OWNERS, SHOP, World
+from fuzz.world import BROKEN, ENCODE, OWNERS, ROUTE, SHOP, World
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import TYPES
 from token_worker.contract.messages import Format, Op
@@ -18,7 +22,10 @@ from token_worker.service.replies import Postponed, Result
 from token_worker.service.request_values import ValueReader
 from token_worker.storage.dense.siv_columns import COLUMN_MIN
 from token_worker.storage.engine import Engine
-from token_worker.streams.entry import Answer
+from token_worker.streams.entry import Answer, Committed, Entry
+from token_worker.streams.routes import Route
+from token_worker.telemetry.audit import Audit
+from token_worker.telemetry.metrics import Metrics
 
 Way = Literal["plain", "groups", "one by one"]
 
@@ -203,3 +210,24 @@ def test_faulty_value_of_plain_requests_is_refused_alone(world: World) -> None:
 
     statuses = {request_id: facts[1] for *_, request_id, facts in seen}
     assert statuses == {"r-0": "ok", "r-1": "error", "r-2": "ok"}
+
+
+def test_replies_of_two_routes_are_told_apart(world: World, tmp_path: Path) -> None:
+    """Audit lines and counters of a batch name the stream of each request, though all else about them is alike."""
+    other = Route("others", "other-responses", frozenset(Op))
+    good = next(each for each in world.singles if each.op == "detokenize" and each.message["type"] == "str")
+    with mock.patch.object(world, "settings", replace(world.settings, routes=(ROUTE, other))):
+        handler = world.handler(world.tokens())
+    results = handler.handle([Entry(route, b"1-0", good.payload) for route in (ROUTE, other, ROUTE)])
+    answers = [result for result in results if isinstance(result, Answer)]
+
+    file = tmp_path / "audit.log"
+    Audit("worker", str(file)).detokenize(answers)
+    metrics = Metrics(CollectorRegistry(), ["requests", "others"])
+    metrics.committed(answers, Committed(written=3))
+
+    streams = [msgspec.json.decode(line)["stream"] for line in file.read_bytes().splitlines()]
+    assert Counter(streams) == {"requests": 2, "others": 1}
+    for stream, count in Counter(streams).items():
+        labels = {"stream": stream, "status": "ok"}
+        assert metrics.registry.get_sample_value("token_worker_requests_total", labels) == count

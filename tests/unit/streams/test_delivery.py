@@ -376,15 +376,16 @@ def test_no_route_starves_behind_a_busy_one(batch_size: int) -> None:
 def test_read_may_go_with_a_commit_where_entries_come_one_at_a_time() -> None:
     """After a batch of one new entry the next read may be sent with its commit; not if anything has to come first."""
     subject = delivery()
-    assert not subject.reads_at_once(0.0)  # the groups are to be made
+    assert not subject.reads_at_once(0.0, 1)  # the groups are to be made
     for count in (1, 0, 1):
         run(subject.fetch(0.0, 1000), Scripted(XREADGROUP=[[b"in", entries(count)]] if count else []))
-        assert subject.reads_at_once(0.0)
+        assert subject.reads_at_once(0.0, 1)
+        assert not subject.reads_at_once(0.0, 2)  # answers to entries that were put off
     subject.suspect([Entry(ROUTE, b"1-0", None)], 0.0)
-    assert not subject.reads_at_once(0.0)
+    assert not subject.reads_at_once(0.0, 1)
     subject = delivery()
     run(subject.fetch(0.0, 1000), Scripted(XREADGROUP=[[b"in", entries(2)]]))
-    assert not subject.reads_at_once(0.0)
+    assert not subject.reads_at_once(0.0, 1)
 
 
 @pytest.mark.parametrize(
@@ -1106,7 +1107,7 @@ def test_entries_are_answered_in_their_slot() -> None:
 
 def test_slots_are_never_read_with_a_commit() -> None:
     """In a cluster the next entries may be in another slot, so the next read is not sent with a commit."""
-    assert not deliveries().reads_at_once(0.0)
+    assert not deliveries().reads_at_once(0.0, 1)
 
 
 def test_lost_groups_of_all_slots_are_counted() -> None:

@@ -118,7 +118,7 @@ def decode_plain(payloads: Sequence[bytes | None], limits: Limits) -> tuple[Form
 
     That is the usual case.
     """
-    first = payloads[0]
+    first = payloads[0] if payloads else None
     format = _FORMATS.get(first[0]) if first else None
     if format is None or None in payloads:
         return None

@@ -8,6 +8,7 @@ a reply, an exchange may get an error thrown in:
 - ``ServerError``: the server refused the command.
 """
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -51,14 +52,17 @@ def start(exchange: Exchange[Any], link: Link) -> None:
 
 
 def start_pair(first: Exchange[Any], second: Exchange[Any], link: Link) -> None:
-    """Send the first commands of two exchanges in one write: those of a script, and of a bounded command.
+    """Send the first commands of two exchanges in one write: a script, and then a command.
 
     The reply to the first is ``link.finish_first()``; ``drive`` takes that to the second.
     """
     script, command = next(first), next(second)
-    if not isinstance(script, RunScript) or not isinstance(command, BoundedCommand):
-        raise TypeError("a pair is a script and a bounded command")
-    link.start_pair(*script, command.max_bytes, *command.command)
+    if not isinstance(script, RunScript) or isinstance(command, RunScript):
+        raise TypeError("a pair is a script and a command")
+    if isinstance(command, BoundedCommand):
+        link.start_pair(*script, command.max_bytes, *command.command)
+    else:
+        link.start_pair(*script, math.inf, *command)
 
 
 def drive(

@@ -31,18 +31,20 @@ IDLE_CHECK_SECONDS = 1.0
 """A connection that was idle for longer is checked before its next use, because its server may have been restarted."""
 
 
-class _StartedScript(msgspec.Struct, frozen=True, gc=False):
-    """A script that was sent, or the error because of which it was not.
+class _Started(msgspec.Struct, frozen=True, gc=False):
+    """A script that was sent, or a pair.
 
     Attributes:
+        error: why it was not sent.
+        script, keys, args: the script; None and nothing for a pair, whose script is not run again here.
         max_bytes: for a pair: the most bytes of the second reply.
     """
 
-    script: Script
-    keys: Sequence[Any]
-    args: Sequence[Any]
     error: Unavailable | ServerError | None
-    max_bytes: int = 0
+    script: Script | None = None
+    keys: Sequence[Any] = ()
+    args: Sequence[Any] = ()
+    max_bytes: float = math.inf
 
 
 class Link(ABC):
@@ -103,7 +105,7 @@ class Link(ABC):
         """Return the reply to the script that was started; errors as by ``call``."""
 
     def start_pair(
-        self, script: Script, keys: Sequence[Any], args: Sequence[Any], max_bytes: int, *command: Any
+        self, script: Script, keys: Sequence[Any], args: Sequence[Any], max_bytes: float, *command: Any
     ) -> None:
         """Send a script and then a command, in one write. Take both replies before asking anything else.
 
@@ -200,7 +202,7 @@ class RedisLink(Link):
         self._connection = connection  # the only one: no command has to take one from a pool
         self._wire = Wire(seconds)
         self._used_at = -math.inf  # there is no connection
-        self._started: _StartedScript | None = None
+        self._started: _Started | None = None
         self._connection.register_connect_callback(self._count)
 
     def _count(self, _connection: object) -> None:
@@ -246,11 +248,11 @@ class RedisLink(Link):
             self._exchange(pack(("EVALSHA", script.sha, len(keys), *keys, *args)), wants_reply=False)
         except (Unavailable, ServerError) as raised:
             error = raised.with_traceback(None)  # its frames hold the command twice
-        self._started = _StartedScript(script, keys, args, error)
+        self._started = _Started(error, script, keys, args)
 
     def finish_script(self) -> Any:
         started, self._started = self._started, None
-        if started is None:
+        if started is None or started.script is None:
             raise RuntimeError("no script was started")
         if started.error is not None:
             raise started.error
@@ -261,7 +263,7 @@ class RedisLink(Link):
         return self.call("EVAL", started.script.source, len(started.keys), *started.keys, *started.args)
 
     def start_pair(
-        self, script: Script, keys: Sequence[Any], args: Sequence[Any], max_bytes: int, *command: Any
+        self, script: Script, keys: Sequence[Any], args: Sequence[Any], max_bytes: float, *command: Any
     ) -> None:
         error = None
         packed = pack(("EVALSHA", script.sha, len(keys), *keys, *args)) + pack_again(command)
@@ -269,13 +271,14 @@ class RedisLink(Link):
             self._exchange(packed, wants_reply=False)
         except (Unavailable, ServerError) as raised:
             error = raised.with_traceback(None)  # as above
-        self._started = _StartedScript(script, keys, args, error, max_bytes)
+        self._started = _Started(error, max_bytes=max_bytes)
 
     def finish_first(self) -> Any:
-        if self._started is None:
+        pair = self._started
+        if pair is None:
             raise RuntimeError("no pair was started")
-        if self._started.error is not None:
-            raise self._started.error.with_traceback(None)
+        if pair.error is not None:
+            raise pair.error.with_traceback(None)
         return self._exchange(None)
 
     @property
@@ -283,12 +286,12 @@ class RedisLink(Link):
         return self._wire.has_more
 
     def finish_second(self) -> Any:
-        started, self._started = self._started, None
-        if started is None:
+        pair, self._started = self._started, None
+        if pair is None:
             raise RuntimeError("no pair was started")
-        if started.error is not None:
-            raise started.error.with_traceback(None)
-        self._wire.bytes_left = started.max_bytes
+        if pair.error is not None:
+            raise pair.error.with_traceback(None)
+        self._wire.bytes_left = pair.max_bytes
         try:
             return self._exchange(None)
         finally:

@@ -23,7 +23,7 @@ OP_NAMES: dict[Op | None, str] = {Op.TOKENIZE: "tokenize", Op.DETOKENIZE: "detok
 """Names of operations in ``ReplyFacts``."""
 
 FACTS_KEPT = 1000
-"""Kinds of good replies, by operation, owner, type and number of values, of which the facts are kept."""
+"""Kinds of good replies with one value, by stream, operation, owner and type, of which the facts are kept."""
 
 INTERNAL = Refused(Code.INTERNAL, "the request could not be handled; it is kept as a dead letter")
 
@@ -124,9 +124,10 @@ Value = TokenItem | FailedValue
 
 
 class OwnerAccess:
-    """Access of a client, or of a client and a zone, to one operation of a route. It is looked up once a batch.
+    """Access of a client, or of a client and a zone, to one operation of a route, for requests of one batch.
 
     Attributes:
+        stream: the request stream of the route.
         op: the operation.
         formats: the rules of the route about formats.
         owners: client and zone whose keys must exist; the last one's keys are used. Empty if the access is refused.
@@ -149,17 +150,20 @@ class OwnerAccess:
         "plain",
         "requests",
         "spans",
+        "stream",
         "values",
     )
 
     def __init__(
         self,
+        stream: str,
         op: Op,
         formats: RouteFormats,
         owners: tuple[Owner, ...],
         refused: Refused,
         plain: PlainRequests | None = None,
     ) -> None:
+        self.stream = stream
         self.op = op
         self.formats = formats
         self.owners = owners
@@ -176,13 +180,16 @@ class OwnerAccess:
         return _facts(self.op, self.owners, status, outcomes)
 
     def ok_facts(self, codec: TypeCodec, count: int = 1) -> ReplyFacts:
-        """Facts of a reply with so many good values of one type. All such replies share them."""
-        return _ok_facts(self.op, self.owners, codec, count)
+        """Facts of a reply with so many good values of one type. Such replies with one value share them."""
+        if count > 1:
+            return self.facts("ok", (codec.ok,) * count)
+        return _ok_facts(self.stream, self.op, self.owners, codec)
 
 
 @lru_cache(FACTS_KEPT)
-def _ok_facts(op: Op, owners: tuple[Owner, ...], codec: TypeCodec, count: int) -> ReplyFacts:
-    return _facts(op, owners, "ok", (codec.ok,) * count)
+def _ok_facts(_stream: str, op: Op, owners: tuple[Owner, ...], codec: TypeCodec) -> ReplyFacts:
+    """Facts of a reply with one good value. Those of two routes are two, though they are equal; see ``ReplyFacts``."""
+    return _facts(op, owners, "ok", (codec.ok,))
 
 
 def _facts(op: Op, owners: tuple[Owner, ...], status: str, outcomes: tuple[tuple[str, str], ...]) -> ReplyFacts:

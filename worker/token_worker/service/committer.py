@@ -28,7 +28,8 @@ from token_worker.telemetry.trace_context import log_fields
 
 AT_ONCE_IN_A_ROW = 2
 COMMITS_APART = 64
-"""After so many reads in a row that found an entry at once, so many answers are committed without a read."""
+"""After so many reads in a row that found an entry at once, so many answers are committed without a read. The same
+after a commit that failed: the next one may fail, too, and would be done only after its read."""
 
 T = TypeVar("T")
 
@@ -136,13 +137,16 @@ class Committer:
         """Ask whether to use ``commit_and_read`` for the next answer.
 
         Not if something is in flight, or if the server may not know the script. And not for a while after reads that
-        found an entry at once: then several requests are in flight, and a read a moment later brings more of them.
+        found an entry at once (then several requests are in flight, and a read a moment later brings more of them), or
+        after a commit that failed.
         """
         link = self._link
         if not link.sends_pairs or self._in_flight is not None or link.connections != self._committed_on:
             return False
-        self._apart_left = max(0, self._apart_left - 1)
-        return not self._apart_left
+        if self._apart_left:
+            self._apart_left -= 1
+            return False
+        return True
 
     def commit_and_read(self, parts: Sequence[Sequence[Answer]], taken_ns: int, fetch: Exchange[Batch]) -> Batch:
         """Commit answers, and read the next entries by a command that is sent with the script.
@@ -162,13 +166,17 @@ class Committer:
         start_pair(commit, fetch, self._link)
         is_committed = self._finish_first(parts, taken_ns, commit)
         self._found_at_once = self._found_at_once + 1 if self._link.has_second else 0
-        if self._found_at_once >= AT_ONCE_IN_A_ROW:
+        if self._found_at_once >= AT_ONCE_IN_A_ROW or not is_committed:
             self._found_at_once, self._apart_left = 0, COMMITS_APART
         try:
-            return drive(fetch, self._link, receive=self._link.finish_second, log=self._log)
-        finally:
+            batch = drive(fetch, self._link, receive=self._link.finish_second, log=self._log)
+        except Unavailable:
             if not is_committed:
                 self.commit(parts, taken_ns)
+            raise
+        if not is_committed:
+            self.commit(parts, taken_ns)
+        return batch
 
     def _finish_first(self, parts: Sequence[Sequence[Answer]], taken_ns: int, commit: Exchange[Committed]) -> bool:
         """Take the reply to the script of a pair. Return False if the commit is not done by that."""

@@ -225,7 +225,7 @@ class Handler:
 
     def _access(self, route: Route, request: Request | PlainRequest, plain: PlainRequests | None = None) -> OwnerAccess:
         owners, refused = self._owners_of(route.requests, request.op, request.client_id, request.zone_id)
-        return OwnerAccess(request.op, self._formats[route.requests], owners, refused, plain)
+        return OwnerAccess(route.requests, request.op, self._formats[route.requests], owners, refused, plain)
 
     def _find_owners(
         self, requests: str, op: Op, client_id: str | None, zone_id: str | None

@@ -273,7 +273,7 @@ class Worker:
         Where requests come one at a time, each takes a round trip less.
         """
         now = self._monotonic()
-        if self._outage.drain.is_asked or self._outage.away or not self._delivery.reads_at_once(now):
+        if self._outage.drain.is_asked or self._outage.away or not self._delivery.reads_at_once(now, len(parts[0])):
             return False
         try:
             self._committer.refresh_clock()

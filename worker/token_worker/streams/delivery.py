@@ -143,8 +143,10 @@ class Delivery(CommitScripts):
     def has_older(self, now: float) -> bool:
         return bool(self._uncounted.open) or now >= self._pending.due
 
-    def reads_at_once(self, now: float) -> bool:
-        return self._found <= READ_ON_ENTRIES and not (self._paused or self._groups_to_make or self.has_older(now))
+    def reads_at_once(self, now: float, answers: int) -> bool:
+        if max(self._found, answers) > READ_ON_ENTRIES:
+            return False
+        return not (self._paused or self._groups_to_make or self.has_older(now))
 
     def fetch(self, now: float, block_ms: int) -> Exchange[Batch]:
         try:

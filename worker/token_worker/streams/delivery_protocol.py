@@ -38,10 +38,10 @@ class DeliveryProtocol(ABC):
             Unavailable: thrown in, or no stream can be read. The next call looks at own pending entries first.
         """
 
-    def reads_at_once(self, now: float) -> bool:  # noqa: ARG002 - one slot alone can tell
-        """Return True if ``fetch`` begins with a read of new entries that may wait, and few come at a time.
+    def reads_at_once(self, now: float, answers: int) -> bool:  # noqa: ARG002 - one slot alone can tell
+        """Return True if ``fetch`` begins with a read of new entries, and few come at a time.
 
-        Then that read may be sent with a commit.
+        Then that read may be sent with the commit of so many answers.
         """
         return False
 

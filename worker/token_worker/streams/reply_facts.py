@@ -4,7 +4,9 @@ import msgspec
 
 
 class ReplyFacts(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """The facts about a reply that are counted, audited and traced. Alike replies of one route and batch share one.
+    """The facts about a reply that are counted, audited and traced.
+
+    Alike replies of one route may share one. Replies of two routes never do.
 
     Attributes:
         op: ``tokenize`` or ``detokenize``; ``unknown`` if the request names neither.
