@@ -1,6 +1,6 @@
 """A request that was checked against its route: the keys it may use, and its values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -91,7 +91,7 @@ class PlainRequests(msgspec.Struct):
     """Plain requests of one access, type and format of messages, each with its entry."""
 
     written: Format
-    entries: list[Entry]
+    entries: Sequence[Entry]
     requests: list[PlainRequest]
 
     def checked(self, place: int) -> CheckedRequest:

@@ -17,11 +17,7 @@ from token_worker.errors import Code, Refused, Unavailable
 from token_worker.keys.cache import KeyCache
 from token_worker.keys.keyring import Keyring
 from token_worker.keys.layout_record import MOVE_PLACE, TOKENS_RECORD
-from token_worker.service.checked_request import (
-    INTERNAL,
-    OwnerAccess,
-    PlainRequests,
-)
+from token_worker.service.checked_request import INTERNAL, OwnerAccess, PlainRequests
 from token_worker.service.replies import (
     DeadLettered,
     Postponed,
@@ -182,16 +178,14 @@ class Handler:
             ):
                 break
         else:
-            return [self._access(route, first, PlainRequests(written, [*entries], requests))]
-        sorted_: dict[tuple[str, Op, str | None, str | None, str], PlainRequests] = {}
+            return [self._access(route, first, PlainRequests(written, entries, requests))]
+        alike: dict[tuple[str, Op, str | None, str | None, str], tuple[list[Entry], list[PlainRequest]]] = {}
         for entry, request in zip(entries, requests, strict=True):
             key = (entry.route.requests, request.op, request.client_id, request.zone_id, request.type)
-            plain = sorted_.get(key)
-            if plain is None:
-                plain = sorted_[key] = PlainRequests(written, [], [])
-            plain.entries.append(entry)
-            plain.requests.append(request)
-        return [self._access(plain.entries[0].route, plain.requests[0], plain) for plain in sorted_.values()]
+            its_entries, its_requests = alike.setdefault(key, ([], []))
+            its_entries.append(entry)
+            its_requests.append(request)
+        return [self._access(its[0].route, of[0], PlainRequests(written, its, of)) for its, of in alike.values()]
 
     def _authorize(self, entries: Sequence[Entry], results: list[Result]) -> list[OwnerAccess]:
         """Decode entries, and check them against their routes. Return those that may be answered, by their access.

@@ -52,13 +52,12 @@ class ValueReader:
         first of equal values decides how their token is drawn, so their order matters.
         """
         plain = access.plain
+        access.groups = self._group(access, ring) if plain is None else self._group_plain(access, plain, ring)
+        if access.groups:
+            return access.groups, []
         if plain is not None:
-            access.groups = self._group_plain(access, plain, ring)
-            if access.groups:
-                return access.groups, []
             access.requests, access.plain = plain.all_checked(), None
-        access.groups = self._group(access, ring)
-        return access.groups, [] if access.groups else self._read_each(access, ring)
+        return [], self._read_each(access, ring)
 
     def _group_plain(self, access: OwnerAccess, plain: PlainRequests, ring: Keyring) -> list[ItemGroup]:
         """Make one group of the values of plain requests; no group if one has to be read by itself."""
