@@ -43,7 +43,7 @@ DERIVER = Deriver(KEY, SHOP)
 ORIGIN = Origin(b"tokenize:requests", b"1-1", 0)
 
 IN_GROUPS = False
-"""Whether items are given to the engine in groups. The fixture ``guess_after`` sets it for some runs."""
+"""If this is true, the engine is given items in groups. The fixture ``guess_after`` sets it for some runs."""
 
 MoreOf = Callable[[Keyring], KeySearch | Unavailable]
 
@@ -307,7 +307,7 @@ def run(
 
 
 def steps_of(engine: Engine, items: list[TokenItem], now: int) -> Steps:
-    """The steps of an engine that runs items; with ``IN_GROUPS`` it is given groups of them, if none has a format."""
+    """Yield the steps of an engine that runs items. With ``IN_GROUPS`` it gets groups of them, if none has a format."""
     are_plain = IN_GROUPS and all(item.format is None for item in items)
     in_groups = [item for item in items if are_plain and item.origin is None]
     groups: dict[tuple[Keyring, int, bool], tuple[ItemGroup, list[TokenItem]]] = {}

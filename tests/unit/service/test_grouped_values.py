@@ -145,7 +145,7 @@ def only(way: Way) -> Iterator[None]:
 
 
 def outcome(result: Result) -> tuple[Any, ...]:
-    """All of a result that anybody sees."""
+    """Return all of a result that anybody sees."""
     if isinstance(result, Answer):
         facts = result.facts
         seen = facts.op, facts.status, facts.client_id, facts.zone_id, facts.outcomes
@@ -154,7 +154,7 @@ def outcome(result: Result) -> tuple[Any, ...]:
 
 
 def handle(world: World, batches: list[list[bytes]], way: Way) -> tuple[list[list[tuple[Any, ...]]], set[bytes]]:
-    """What becomes of batches, and the names of all entries in the storage afterwards."""
+    """Handle batches. Return what becomes of each, and the names of all entries in the storage afterwards."""
     tokens = world.tokens()
     handler = world.handler(tokens)
     with only(way):

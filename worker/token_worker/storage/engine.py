@@ -65,7 +65,7 @@ _Content = Opened | Refused | Unavailable
 
 
 class _Batch(Struct):
-    """What is found out about the items of a batch.
+    """Keeps what is found out about the items of a batch.
 
     Attributes:
         now: in Unix seconds.

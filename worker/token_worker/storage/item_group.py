@@ -15,7 +15,7 @@ from token_worker.storage.token_item import ItemResult, TokenItem
 
 
 class ItemGroup(msgspec.Struct, eq=False):
-    """Values to tokenize consistently and without a format, or tokens to detokenize.
+    """Holds values to tokenize consistently, or tokens to detokenize. A caller's group has no format.
 
     Attributes:
         ring: keys of the zone if the requests name one, else of the client.
