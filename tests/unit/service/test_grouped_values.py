@@ -22,10 +22,12 @@ from token_worker.service.replies import Postponed, Result
 from token_worker.service.request_values import ValueReader
 from token_worker.storage.dense.siv_columns import COLUMN_MIN
 from token_worker.storage.engine import Engine
+from token_worker.storage.make_layout import make_layout
 from token_worker.streams.entry import Answer, Committed, Entry
 from token_worker.streams.routes import Route
 from token_worker.telemetry.audit import Audit
 from token_worker.telemetry.metrics import Metrics
+from token_worker.testing.memory import MemoryTokens
 
 Way = Literal["plain", "groups", "one by one"]
 
@@ -210,6 +212,45 @@ def test_faulty_value_of_plain_requests_is_refused_alone(world: World) -> None:
 
     statuses = {request_id: facts[1] for *_, request_id, facts in seen}
     assert statuses == {"r-0": "ok", "r-1": "error", "r-2": "ok"}
+
+
+def answers_on(world: World, requests: list[dict[str, Any]], **rules: Any) -> list[dict[str, Any]]:
+    """Answer requests to tokenize a card in one batch, on a route with these rules and an empty storage."""
+    route = replace(ROUTE, **rules)
+    with mock.patch.object(world, "settings", replace(world.settings, routes=(route,))):
+        handler = world.handler(MemoryTokens(make_layout(world.layout)))
+    payloads = [
+        ENCODE[Format.JSON]({"id": str(at), "op": "tokenize", "client_id": SHOP.id, **request})
+        for at, request in enumerate(requests)
+    ]
+    results = handler.handle([Entry(route, b"1-%d" % at, payload) for at, payload in enumerate(payloads)])
+    replies = [msgspec.json.decode(result.payload) for result in results if isinstance(result, Answer)]
+    return sorted(replies, key=lambda reply: str(reply["id"]))
+
+
+CARD = {"type": "str", "value": "4012888888881881"}
+FORMS = [CARD, CARD | {"reply_to": "responses:own"}, {"items": [CARD]}]
+"""A plain request, one that is none, and one with items, for one value."""
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_route_gives_its_format_to_values_that_name_none(world: World, form: dict[str, Any]) -> None:
+    """A value that names no format gets the token that the default format of its route draws, in whatever request."""
+    [named] = answers_on(world, [CARD | {"format": "pan"}])
+    for given in ([form], [form, form]):
+        for reply in answers_on(world, given, formats={"*": "pan"}):
+            [item] = reply.get("items", [reply])
+            assert item["value"] == named["value"]
+    [by_type] = answers_on(world, [CARD])
+    assert by_type["value"] != named["value"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_route_that_requires_a_format_refuses_values_that_name_none(world: World, form: dict[str, Any]) -> None:
+    """A value that names no format is refused where the route requires one, in whatever request."""
+    for reply in answers_on(world, [form, form], formats_required=True):
+        [item] = reply.get("items", [reply])
+        assert item["error"]["code"] == "format_not_allowed"
 
 
 def test_replies_of_two_routes_are_told_apart(world: World, tmp_path: Path) -> None:
