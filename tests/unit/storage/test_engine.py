@@ -143,6 +143,16 @@ def test_wrong_guess_answers_as_a_look_up_does(memory: EngineMemory, ring: Keyri
     assert ("Touch" in memory.step_names) is isinstance(memory, AcraMemory)
 
 
+def test_no_token_is_made_while_the_key_to_seal_is_not_known(memory: EngineMemory, ring: Keyring) -> None:
+    """Until it is known which key seals, a known value gets its token, and a new one has to wait."""
+    (known,) = run(memory, [tokenize(ring, b"known")])
+    ring.unsettled = Unavailable("keys", "away")
+    assert run(memory, [tokenize(ring, b"known"), tokenize(ring, b"new")]) == [known, ring.unsettled]
+    assert run(memory, [tokenize(ring, b"new")]) == [ring.unsettled]
+    ring.unsettled = None
+    assert run(memory, [tokenize(ring, b"new")]) == [candidate(b"new")]
+
+
 def test_empty_batch(memory: EngineMemory) -> None:
     """A batch of nothing changes nothing."""
     assert run(memory, []) == []

@@ -36,6 +36,7 @@ from token_worker.storage.item_group import ItemGroup, group_alike
 from token_worker.storage.layout import Layout, Opened, SecondName
 from token_worker.storage.steps import WRITTEN, Adopt, Lookup, Outcome, Step, Store, Touch
 from token_worker.storage.token_item import Candidate, TokenItem, candidates_left, draw_first, token_key
+from token_worker.storage.unseen import store_unseen
 
 WRITE_ROUNDS_MAX = 32
 """Conditional writes for one value before the item is postponed. Only constant interference needs so many."""
@@ -123,7 +124,7 @@ class Engine:
                 item.key = name
         if self._new_in_a_row >= GUESS_AFTER and self._guesses and all(group.tokenize for group in asked):
             row, self._new_in_a_row = self._new_in_a_row, 0  # a full storage refuses the write, and not a look-up
-            asked = yield from self._store_unseen(asked, batch)
+            asked = yield from store_unseen(asked, self._layout, batch.now, batch.duplicates)
             self._new_in_a_row = row
         if asked:
             new_before = len(batch.absent) + len(batch.duplicates)
@@ -260,30 +261,6 @@ class Engine:
                         opened[number] = _UNREADABLE
             locked = still
         return opened
-
-    def _store_unseen(self, groups: Sequence[ItemGroup], batch: _Batch) -> Generator[Step, Any, Sequence[ItemGroup]]:
-        """Write values as new ones without a look-up. Return those that were not written: they take the usual way.
-
-        A value that is known after all costs what its token took to draw and to seal. Batches of new values mostly come
-        in a row, and each saves a round trip.
-        """
-        unseen: dict[bytes, TokenItem] = {}
-        for group in groups:
-            for place, name in enumerate(group.names):
-                item = group.item(place)
-                first = unseen.setdefault(name, item)  # the first of equal items decides
-                if first is not item:
-                    batch.duplicates.append((item, first))
-        draw_first(unseen.values())
-        fresh = [item for item in unseen.values() if item.result is None and item.token]
-        outcomes: list[Outcome] = (yield Store(self._layout.rows(fresh, batch.now))) if fresh else []
-        for item, (what, *_) in zip(fresh, outcomes, strict=True):
-            if what == "written":
-                item.result = item.token
-        left = [item for item in unseen.values() if not isinstance(item.result, bytes)]
-        for item in left:
-            item.result = None  # a value that cannot get a token may have one
-        return group_alike(left)
 
     def _make(self, items: list[TokenItem], batch: _Batch) -> Steps:
         """Make a token for each value that has no token."""

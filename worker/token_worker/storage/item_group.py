@@ -5,13 +5,15 @@ an object for each of them would cost as much as to open it. So only the others 
 """
 
 from collections.abc import Iterable, Sequence
+from operator import eq
 from typing import Any
 
 import msgspec
 
-from token_worker.acra.value_types import TokenType
+from token_worker.acra.value_types import EMAIL, TokenType
 from token_worker.keys.keyring import Keyring
-from token_worker.storage.token_item import ItemResult, TokenItem
+from token_worker.storage.token_item import ItemResult, TokenItem, prepared
+from token_worker.tokens.derivation import PLAIN
 
 
 class ItemGroup(msgspec.Struct, eq=False):
@@ -50,6 +52,13 @@ class ItemGroup(msgspec.Struct, eq=False):
         """Return an item with the result at a place."""
         result = self.results[place]
         return TokenItem(self.ring, self.kind, self.data[place], self.tokenize, form=self.form, result=result)
+
+    def draw(self) -> list[bytes]:
+        """Draw the first candidate of each value. Return none if one of them has to be drawn by itself."""
+        if self.items or self.kind is EMAIL or self.ring.unsettled is not None:
+            return []
+        tokens = prepared(self.ring).deriver.tokens(PLAIN[self.kind.name], self.data)
+        return [] if any(map(eq, tokens, self.data)) else tokens
 
     def take(self, contents: list[bytes], raws: Sequence[Any]) -> list[tuple[TokenItem, Any]]:
         """Take the contents of entries. Return the items whose content is empty, each with its entry."""

@@ -5,7 +5,7 @@ The layout decides how they are named and what their bytes are. A token entry ma
 knows no more than what stands here.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from token_worker.errors import Refused, Unavailable
@@ -114,4 +114,8 @@ class Layout(Protocol):
 
         A row has no value entry if the item is inconsistent. Its token entry is the item's ``existing`` one, if set.
         """
+        ...
+
+    def new_rows(self, group: ItemGroup, tokens: list[bytes], now: int) -> Iterable[Row]:
+        """Seal the entries of the values of a group, each for its new token; see ``rows``."""
         ...

@@ -1,6 +1,6 @@
 """Acra's layout: entries that AcraServer and AcraTranslator read and write, too; see ``acra.token_entry``. Pure."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -81,6 +81,13 @@ class AcraLayout:
             t_value = item.existing or next(entries)
             rows.append(Row(item.key, of_token(item.token, item.kind.number), h_value, t_value))
         return rows
+
+    def new_rows(self, group: ItemGroup, tokens: list[bytes], now: int) -> Iterable[Row]:
+        ring, number = group.ring, group.kind.number
+        names = self.prepare(ring).names.of_tokens(tokens, number)
+        contents = tokens + [encode_token_value(value, number) for value in group.data]
+        entries = self._sealing.seal(ring.sealing_key(len(contents)), contents, _new_times(now))
+        return map(Row, group.names, names, entries, entries[len(tokens) :])
 
 
 @lru_cache(maxsize=1)  # many batches share a second

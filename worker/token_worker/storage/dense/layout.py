@@ -1,6 +1,6 @@
 """The dense layout: small entries with keyed names, sealed by AES-SIV; see ``storage.dense.entry``. Pure."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from hmac import compare_digest
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -258,6 +258,15 @@ class DenseLayout:
             owner = self.prepare(ring)
             rows += (_alone_rows if is_alone else _rows)(owner, number, list(group), day)
         return rows
+
+    def new_rows(self, group: ItemGroup, tokens: list[bytes], now: int) -> Iterable[Row]:
+        owner, number = self.prepare(group.ring), group.kind.number
+        head, _ = owner.heads(entry.day_of(now))
+        names, seal_all = owner.names.of_tokens(tokens, number), owner.seal_key.seal_all
+        h_start, t_start = _VALUE_STARTS[number], _TOKEN_STARTS[number]
+        h_values = seal_all(head, group.names, [h_start + token for token in tokens])
+        t_values = seal_all(head, names, [t_start + value for value in group.data])
+        return map(Row, group.names, names, h_values, t_values)
 
 
 def _likeness(item: TokenItem) -> tuple[Keyring, int, bool]:
