@@ -187,6 +187,8 @@ class _Route:
                 continue
             for reply in found:
                 if reply is None:
+                    for _ in self._added():  # an error of XADD is the reason, most likely
+                        pass
                     self.ask()
                     continue
                 [[_, entries]] = reply

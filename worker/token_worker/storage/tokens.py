@@ -78,8 +78,8 @@ class TokenStorage:
         return self._touch(step.rows)
 
     def _look_up(self, keys: list[bytes]) -> list[bytes | None]:
-        found: list[bytes | None] = []
-        for start in range(0, len(keys), KEYS_PER_COMMAND):
+        found: list[bytes | None] = self._link.call("MGET", *keys[:KEYS_PER_COMMAND]) if keys else []
+        for start in range(KEYS_PER_COMMAND, len(keys), KEYS_PER_COMMAND):
             found += self._link.call("MGET", *keys[start : start + KEYS_PER_COMMAND])
         return found
 

@@ -82,6 +82,7 @@ PAUSE_SECONDS = 5.0
 _GROUP_GONE = frozenset({"NOGROUP", "UNBLOCKED"})
 
 
+@lru_cache(maxsize=64)  # where few come at once, it is asked for the same again and again
 def next_count(asked: int, found: int, size: int, count_max: int) -> int:
     """COUNT of the next read, after a read that asked for so many entries, and found so many of so many bytes."""
     fitting = BATCH_BYTES * found // max(size, 1)

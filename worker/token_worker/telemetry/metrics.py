@@ -57,6 +57,13 @@ ITEM_LABELS = (
 _facts_of = attrgetter("facts")
 
 
+def _runs(answers: Sequence[Answer]) -> Iterator[tuple[Answer, int]]:
+    """Yield the first answer of each run of answers with the same facts, and how many these are."""
+    for _, run in groupby(answers, _facts_of):
+        first, *others = run
+        yield first, 1 + len(others)
+
+
 def _as_forbidden(answer: Answer) -> Answer:
     facts = ReplyFacts(answer.facts.op, "error", None, None, ((_UNKNOWN, Code.FORBIDDEN.value),))
     return Answer(answer.entry, b"", facts=facts)
@@ -202,10 +209,10 @@ class Metrics:
         if done.forbidden:
             forbidden = set(map(id, done.forbidden))
             answers = [_as_forbidden(answer) if id(answer.entry) in forbidden else answer for answer in answers]
-        for facts, run in groupby(answers, _facts_of):
-            first, *others = run
-            replies = 1 + len(others)
-            key = first.entry.route.requests, facts.op, facts.status, facts.outcomes
+        runs = [(answers[0], 1)] if len(answers) == 1 else _runs(answers)
+        for answer, replies in runs:
+            facts = answer.facts
+            key = answer.entry.route.requests, facts.op, facts.status, facts.outcomes
             for raised, times in self._numbers_of(*key):
                 raised.value += times * replies
         now_ms = time.time() * 1000
