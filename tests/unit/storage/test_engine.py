@@ -3,6 +3,7 @@
 import gc
 import secrets
 from collections.abc import Callable
+from unittest import mock
 
 import pytest
 
@@ -24,11 +25,12 @@ from harness.engine_memory import (
 )
 from token_worker.acra.owner import Owner
 from token_worker.acra.value_types import BYTES, EMAIL, INT32, INT64, STR, TokenType
-from token_worker.errors import Code, Unavailable
+from token_worker.errors import Code, Refused, Unavailable
 from token_worker.keys.cache import KeySearch
 from token_worker.keys.keyring import Keyring
 from token_worker.storage.acra.layout import STALE_SECONDS
 from token_worker.storage.engine import GUESS_AFTER, Engine
+from token_worker.storage.item_group import ItemGroup
 from token_worker.storage.steps import Lookup, Store
 from token_worker.storage.token_item import ItemResult, TokenItem
 from token_worker.tokens.derivation import LETTERS, Origin
@@ -141,6 +143,23 @@ def test_wrong_guess_answers_as_a_look_up_does(memory: EngineMemory, ring: Keyri
     assert [code(result) for result in (results[2], results[4])] == [Code.TOKEN_DISABLED, Code.INVALID_EMAIL]
     assert results[3] == candidate(b"new")
     assert ("Touch" in memory.step_names) is isinstance(memory, AcraMemory)
+
+
+def test_values_of_all_kinds_are_guessed_by_one_step(memory: EngineMemory, ring: Keyring) -> None:
+    """Values that need an item of their own leave the others of the batch in their group, and all go in one write."""
+    texts, emails = [b"first", b"second"], [b"someone@example.org", b"no address"]
+    known = run(memory, [tokenize(ring, texts[0])])
+    memory.steps.clear()
+    plain, apart = ItemGroup(ring, STR, True, texts), ItemGroup(ring, EMAIL, True, emails)
+    with mock.patch("token_worker.storage.engine.GUESS_AFTER", 0):
+        drive(Engine(memory.layout).run([], NOW, [plain, apart]), memory)
+    assert memory.step_names == ["Store", "Lookup"]
+    assert plain.results == [*known, candidate(texts[1])]
+    assert [place for place, _ in plain.left] == [0]
+    address, refused = apart.results
+    assert address == candidate(emails[0], kind=EMAIL)
+    assert isinstance(refused, Refused)
+    assert refused.code == Code.INVALID_EMAIL
 
 
 def test_no_token_is_made_while_the_key_to_seal_is_not_known(memory: EngineMemory, ring: Keyring) -> None:

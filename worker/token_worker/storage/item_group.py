@@ -23,10 +23,10 @@ class ItemGroup(msgspec.Struct, eq=False):
         ring: keys of the zone if the requests name one, else of the client.
         data: the encoded values or tokens, each at least one byte.
         form: belongs to the caller, who needs it for the results.
-        results: for each what ``TokenItem.result`` is; empty until the engine is done.
+        results: for each what ``TokenItem.result`` is; complete when the engine is done.
         names: belongs to the engine, like the attributes below: the name of each entry to look up.
         items: the items that the group was made of, if it was made of items.
-        left: the items whose entries did not open at once, each with its place.
+        left: the items that could not be handled with the group, each with its place.
     """
 
     ring: Keyring
@@ -54,7 +54,7 @@ class ItemGroup(msgspec.Struct, eq=False):
         return TokenItem(self.ring, self.kind, self.data[place], self.tokenize, form=self.form, result=result)
 
     def draw(self) -> list[bytes]:
-        """Draw the first candidate of each value. Return none if one of them has to be drawn by itself."""
+        """Draw the first candidate of each value. Return an empty list if one of them has to be drawn by itself."""
         if self.items or self.kind is EMAIL or self.ring.unsettled is not None:
             return []
         tokens = prepared(self.ring).deriver.tokens(PLAIN[self.kind.name], self.data)

@@ -310,10 +310,10 @@ class Deriver:
         for value in values:
             length = len(value)
             digest = mac(field + length.to_bytes(4, "big") + value + _COUNTER_0)
-            token = digest.translate(_STR_TABLE, _STR_REJECTED)[:length] if form is _PLAIN_STR else b""
-            if len(token) != length:
-                token = form.draw(ByteStream(digest, mac), value)
-            tokens.append(token)
+            token = b""
+            if form is _PLAIN_STR:  # as in ``token``
+                token = digest.translate(_STR_TABLE, _STR_REJECTED)[:length]
+            tokens.append(token if len(token) == length else form.draw(ByteStream(digest, mac), value))
         return tokens
 
 
