@@ -57,7 +57,8 @@ class ItemGroup(msgspec.Struct, eq=False):
         """Draw the first candidate of each value. Return an empty list if one of them has to be drawn by itself."""
         if self.items or self.kind is EMAIL or self.ring.unsettled is not None:
             return []
-        tokens = prepared(self.ring).deriver.tokens(PLAIN[self.kind.name], self.data)
+        derive, form = prepared(self.ring).deriver.token, PLAIN[self.kind.name]
+        tokens = [derive(form, value, 0) for value in self.data]
         return [] if any(map(eq, tokens, self.data)) else tokens
 
     def take(self, contents: list[bytes], raws: Sequence[Any]) -> list[tuple[TokenItem, Any]]:

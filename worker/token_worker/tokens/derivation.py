@@ -72,7 +72,7 @@ the like are the two draws above.
 changes none that exists, and a token made after the new key has settled owes nothing to the old one.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from hashlib import sha512, shake_256
 from typing import Final, NamedTuple, Protocol
 
@@ -302,19 +302,6 @@ class Deriver:
             if len(token) == length:
                 return token
         return form.draw(ByteStream(digest, mac), value)
-
-    def tokens(self, form: Form, values: Iterable[bytes]) -> list[bytes]:
-        """Derive the first candidates of encoded values for consistent tokens, each as ``token`` does."""
-        mac, field = self._consistent, form.field
-        tokens: list[bytes] = []
-        for value in values:
-            length = len(value)
-            digest = mac(field + length.to_bytes(4, "big") + value + _COUNTER_0)
-            token = b""
-            if form is _PLAIN_STR:  # as in ``token``
-                token = digest.translate(_STR_TABLE, _STR_REJECTED)[:length]
-            tokens.append(token if len(token) == length else form.draw(ByteStream(digest, mac), value))
-        return tokens
 
 
 def _hmac_sha512(key: bytes) -> _Mac:
