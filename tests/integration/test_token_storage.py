@@ -75,6 +75,11 @@ def test_row_is_stored_as_two_entries(storage: TokenStorage, client: redis.Redis
     assert storage.execute(Lookup([b"tokens/t2", b"tokens/none", b"tokens/h1"])) == [b"t value 2", None, b"h value"]
 
 
+def test_look_up_of_nothing_asks_nothing(storage: TokenStorage) -> None:
+    """Where no candidate is left, the engine looks up none. The server knows no such command."""
+    assert storage.execute(Lookup([])) == []
+
+
 def test_inconsistent_token_is_stored_once_in_one_entry(storage: TokenStorage, client: redis.Redis) -> None:
     """An inconsistent token has only a t. entry, and is written once."""
     assert storage.execute(Store([INCONSISTENT])) == [WRITTEN]

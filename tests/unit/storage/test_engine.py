@@ -147,19 +147,22 @@ def test_wrong_guess_answers_as_a_look_up_does(memory: EngineMemory, ring: Keyri
 
 def test_values_of_all_kinds_are_guessed_by_one_step(memory: EngineMemory, ring: Keyring) -> None:
     """Values that need an item of their own leave the others of the batch in their group, and all go in one write."""
-    texts, emails = [b"first", b"second"], [b"someone@example.org", b"no address"]
-    known = run(memory, [tokenize(ring, texts[0])])
+    texts, emails = [b"new", b"known"], [b"off@example.org", b"someone@example.org", b"no address"]
+    known, _ = run(memory, [tokenize(ring, texts[1]), tokenize(ring, emails[0], EMAIL)])
+    memory.disable(memory.value_key(emails[0], EMAIL))
     memory.steps.clear()
     plain, apart = ItemGroup(ring, STR, True, texts), ItemGroup(ring, EMAIL, True, emails)
     with mock.patch("token_worker.storage.engine.GUESS_AFTER", 0):
         drive(Engine(memory.layout).run([], NOW, [plain, apart]), memory)
     assert memory.step_names == ["Store", "Lookup"]
-    assert plain.results == [*known, candidate(texts[1])]
-    assert [place for place, _ in plain.left] == [0]
-    address, refused = apart.results
-    assert address == candidate(emails[0], kind=EMAIL)
-    assert isinstance(refused, Refused)
-    assert refused.code == Code.INVALID_EMAIL
+    assert plain.results == [candidate(texts[0]), known]
+    assert [place for place, _ in plain.left] == [1]
+    disabled, address, refused = apart.results
+    assert address == candidate(emails[1], kind=EMAIL)
+    assert [code(result) for result in (disabled, refused) if isinstance(result, Refused)] == [
+        Code.TOKEN_DISABLED,
+        Code.INVALID_EMAIL,
+    ]
 
 
 def test_no_token_is_made_while_the_key_to_seal_is_not_known(memory: EngineMemory, ring: Keyring) -> None:
