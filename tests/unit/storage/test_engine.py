@@ -148,18 +148,26 @@ def test_wrong_guess_answers_as_a_look_up_does(memory: EngineMemory, ring: Keyri
 def test_values_of_all_kinds_are_guessed_by_one_step(memory: EngineMemory, ring: Keyring) -> None:
     """Values that need an item of their own leave the others of the batch in their group, and all go in one write."""
     texts, emails = [b"new", b"known"], [b"off@example.org", b"someone@example.org", b"no address"]
-    known, _ = run(memory, [tokenize(ring, texts[1]), tokenize(ring, emails[0], EMAIL)])
-    memory.disable(memory.value_key(emails[0], EMAIL))
+    octets = [b"off", b"on"]
+    known, *_ = run(
+        memory, [tokenize(ring, texts[1]), tokenize(ring, emails[0], EMAIL), tokenize(ring, octets[0], BYTES)]
+    )
+    for value, kind in ((emails[0], EMAIL), (octets[0], BYTES)):
+        memory.disable(memory.value_key(value, kind))
     memory.steps.clear()
     plain, apart = ItemGroup(ring, STR, True, texts), ItemGroup(ring, EMAIL, True, emails)
+    other = ItemGroup(ring, BYTES, True, octets)
     with mock.patch("token_worker.storage.engine.GUESS_AFTER", 0):
-        drive(Engine(memory.layout).run([], NOW, [plain, apart]), memory)
+        drive(Engine(memory.layout).run([], NOW, [plain, apart, other]), memory)
     assert memory.step_names == ["Store", "Lookup"]
     assert plain.results == [candidate(texts[0]), known]
     assert [place for place, _ in plain.left] == [1]
+    off, fresh = other.results
+    assert fresh == candidate(octets[1], kind=BYTES)
     disabled, address, refused = apart.results
     assert address == candidate(emails[1], kind=EMAIL)
-    assert [code(result) for result in (disabled, refused) if isinstance(result, Refused)] == [
+    assert [code(result) for result in (off, disabled, refused) if isinstance(result, Refused)] == [
+        Code.TOKEN_DISABLED,
         Code.TOKEN_DISABLED,
         Code.INVALID_EMAIL,
     ]
