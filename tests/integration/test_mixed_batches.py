@@ -31,8 +31,8 @@ from token_worker.storage.item_group import ItemGroup
 from token_worker.storage.make_layout import make_layout
 from token_worker.storage.token_item import TokenItem
 from token_worker.storage.tokens import TokenStorage
-from token_worker.streams.delivery import FIRST_COUNT
 from token_worker.streams.entry import Answer, Entry
+from token_worker.streams.reads import FIRST_COUNT
 from token_worker.streams.routes import Route
 
 CLIENTS = ("client-one", "client-two")

@@ -2,8 +2,9 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -11,9 +12,16 @@ from harness.load import running
 from harness.producer import BatchProducer
 from harness.proxy import Command, Hook, Moment, Proxy, Verdict
 from harness.servers import Valkey
-from harness.stack import GROUP, Stack
+from harness.stack import GROUP, Stack, wait_until
+from token_worker.contract.messages import Op
+from token_worker.redis.address import RedisSettings
+from token_worker.redis.exchange import drive, start_pair
+from token_worker.redis.link import RedisLink
 from token_worker.streams.commit import COMMIT
-from token_worker.streams.delivery import FIRST_COUNT
+from token_worker.streams.delivery import Delivery
+from token_worker.streams.entry import Answer
+from token_worker.streams.reads import FIRST_COUNT
+from token_worker.streams.routes import Route
 
 BATCH = FIRST_COUNT  # so that the first batch is a full one
 BATCHES = 10
@@ -115,3 +123,36 @@ def test_worker_that_drains_answers_what_it_has_read_ahead(streams_server: Valke
         # Then another worker answers the rest.
         producer.stack.start_worker()
         assert producer.settle() == []
+
+
+def test_requests_of_one_write_are_one_batch_of_a_read_that_was_sent_with_a_commit(server: Valkey) -> None:
+    """A read that waits is woken by the first of them, and takes the others: its second part comes after all."""
+    route = Route("in", "out", frozenset({Op.TOKENIZE}))
+    now = time.monotonic()
+    delivery = Delivery([route], GROUP, "me", batch_size=500, claim_idle_ms=600_000, max_deliveries=2)
+    link = RedisLink("streams", RedisSettings(url=server.url), raise_server_errors=True)
+    with closing(link), server.client() as producer:
+
+        def send(count: int) -> set[bytes]:
+            with producer.pipeline(transaction=False) as requests:
+                for _ in range(count):
+                    requests.xadd(route.requests, {"payload": "{}"})
+                return set(requests.execute())
+
+        for _ in range(2):  # COUNT has to grow
+            send(FIRST_COUNT)
+            batch = drive(delivery.fetch(now, 0), link)
+            drive(delivery.commit([[Answer(entry, b"reply") for entry in batch.entries]], now), link)
+        send(2)
+        batch = drive(delivery.fetch(now, 0), link)
+        answers = [Answer(entry, b"reply") for entry in batch.entries]
+        assert delivery.reads_at_once(now, len(answers))
+        commit, fetch = delivery.commit([answers], now), delivery.fetch(now, 60_000, with_commit=True)
+        start_pair(commit, fetch, link)
+        wait_until(lambda: producer.info("clients")["blocked_clients"] == 1, "the read waits")
+        sent = send(9)
+        with pytest.raises(StopIteration) as end:
+            commit.send(link.finish_first())
+        assert end.value.value.written == 2
+        batch = drive(fetch, link, receive=link.finish_second)
+        assert [entry.id for entry in batch.entries] == sorted(sent)

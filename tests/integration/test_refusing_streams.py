@@ -17,8 +17,9 @@ from token_worker.redis.address import RedisSettings
 from token_worker.redis.exchange import drive
 from token_worker.redis.link import RedisLink
 from token_worker.streams import pending as pending_module
-from token_worker.streams.delivery import FIRST_COUNT, Delivery
+from token_worker.streams.delivery import Delivery
 from token_worker.streams.entry import Answer, Committed, Entry
+from token_worker.streams.reads import FIRST_COUNT
 from token_worker.streams.routes import Route
 from token_worker.streams.stream_ids import LAST_ID
 

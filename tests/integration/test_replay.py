@@ -25,7 +25,7 @@ from token_worker.contract.messages import Op
 from token_worker.redis.address import RedisSettings
 from token_worker.redis.exchange import drive
 from token_worker.redis.link import RedisLink
-from token_worker.streams.delivery import READ_BYTES
+from token_worker.streams.reads import READ_BYTES
 from token_worker.streams.routes import Route
 from token_worker.streams.stream_ids import LAST_ID
 

@@ -75,10 +75,10 @@ class _ClaimsUnconditionally(Delivery):
 class _ForgetsItsOwn(Delivery):
     """Reads on after a read that failed."""
 
-    def fetch(self, now: float, block_ms: int) -> Exchange[Batch]:
+    def fetch(self, now: float, block_ms: int, *, with_commit: bool = False) -> Exchange[Batch]:
         due = self._pending._own_due
         try:
-            return (yield from super().fetch(now, block_ms))
+            return (yield from super().fetch(now, block_ms, with_commit=with_commit))
         except Unavailable:
             self._pending._own_due = due
             raise
@@ -87,9 +87,9 @@ class _ForgetsItsOwn(Delivery):
 class _ForgetsWhatWasTooMuch(Delivery):
     """Reads on after a read that was given up."""
 
-    def _read_new(self, now: float, block_ms: int) -> Exchange[Batch]:
+    def _read_new(self, now: float, block_ms: int, *, with_commit: bool) -> Exchange[Batch]:
         due = self._pending._own_due
-        found = yield from super()._read_new(now, block_ms)
+        found = yield from super()._read_new(now, block_ms, with_commit=with_commit)
         self._pending._own_due = due
         return found
 
@@ -107,11 +107,10 @@ class _ReadsTheBusyRouteAlone(Delivery):
     _busy: Sequence[Route] = ()
 
     def _read(
-        self, routes: list[Route], count: int, block_ms: int, now: float
+        self, routes: list[Route], count: int, block_ms: int, now: float, *, with_commit: bool = False
     ) -> Exchange[list[tuple[Route, list[Entry]]]]:
-        got = yield from super()._read(
-            [route for route in self._busy if route in routes] or routes, count, block_ms, now
-        )
+        busy = [route for route in self._busy if route in routes]
+        got = yield from super()._read(busy or routes, count, block_ms, now, with_commit=with_commit)
         self._busy = [route for route, found in got if len(found) >= count]
         return got
 
@@ -120,9 +119,27 @@ class _WaitsForMore(Delivery):
     """Waits for more with entries in hand."""
 
     def _read(
-        self, routes: list[Route], count: int, block_ms: int, now: float
+        self, routes: list[Route], count: int, block_ms: int, now: float, *, with_commit: bool = False
     ) -> Exchange[list[tuple[Route, list[Entry]]]]:
-        return (yield from super()._read(routes, count, block_ms or 1000, now))
+        return (yield from super()._read(routes, count, block_ms or 1000, now, with_commit=with_commit))
+
+
+class _TakesTheFirstPartAlone(Delivery):
+    """Takes of a read that was sent with a commit what its first part has brought."""
+
+    def _read(
+        self, routes: list[Route], count: int, block_ms: int, now: float, *, with_commit: bool = False
+    ) -> Exchange[list[tuple[Route, list[Entry]]]]:
+        exchange = super()._read(routes, count, block_ms, now, with_commit=with_commit)
+        if not with_commit:
+            return (yield from exchange)
+        replies = yield next(exchange)
+        try:
+            exchange.send(replies[:1])
+        except StopIteration as end:
+            got: list[tuple[Route, list[Entry]]] = end.value
+            return got
+        raise RuntimeError("one command reads")
 
 
 class _CountsOutages(Delivery):
@@ -449,6 +466,7 @@ MUTANTS: dict[str, Mutant] = {
     "commit in flight forgotten": Mutant(150, committer=_ForgetsItsCommit),
     "streams asked before the commit in flight is finished": Mutant(50, committer=_AsksTooSoon),
     "commit forgotten that was sent with a read": Mutant(600, committer=_ForgetsItsCommitBeforeARead),
+    "second part of a read forgotten": Mutant(100, delivery=_TakesTheFirstPartAlone),
     "entries forgotten that were read with a commit": Mutant(50, worker=_ForgetsWhatCameWithACommit),
     "audit after the commit": Mutant(20, worker=AuditsAfterwards),
     "no audit of isolated entries": Mutant(50, worker=AuditsNoneIsolated),

@@ -215,6 +215,10 @@ class PromiseLedger:
         """A read of this worker failed: it does not know what was delivered to it from these streams."""
         self._unsure |= {(worker, key) for key in keys}
 
+    def read_was_sent(self, worker: str, keys: Sequence[str]) -> None:
+        """A read of this worker is done that it had sent before it knew that another one failed."""
+        self._unsure -= {(worker, key) for key in keys}
+
     def left(self, worker: str) -> None:
         """A worker has ended."""
         for place in [place for place in self._trying if place[0] == worker]:

@@ -8,7 +8,7 @@ import math
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 from unittest.mock import patch
@@ -16,11 +16,13 @@ from unittest.mock import patch
 from structlog.typing import FilteringBoundLogger
 
 from simulation.broken import Broken
+from simulation.brought import size_of
 from simulation.handling import PuppetAudit, PuppetHandler, Services
 from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
-from token_worker.redis.exchange import BoundedCommand, Command, RunScript
+from token_worker.redis.exchange import BoundedCommand, Command, RunScript, Together
 from token_worker.redis.link import RedisLink
 from token_worker.redis.script import Script
+from token_worker.service import committer as committing
 from token_worker.service import outage, worker
 from token_worker.service.committer import Committer
 from token_worker.service.maintenance import Maintenance
@@ -29,7 +31,7 @@ from token_worker.service.runtime import Runtime
 from token_worker.service.worker import Worker
 from token_worker.settings.options import Settings
 from token_worker.storage.tokens import TokenStorage
-from token_worker.streams import commit, delivery, pending, uncounted
+from token_worker.streams import commit, delivery, pending, reads, uncounted
 from token_worker.streams.clock import ServerClock
 from token_worker.streams.cluster_delivery import ClusterDelivery
 from token_worker.streams.delivery import Delivery
@@ -52,6 +54,9 @@ BATCH_BYTES, READ_BYTES = 400, 1600
 READ_ON_ENTRIES = 1000
 """More than in production, so that a read is often sent with a commit."""
 
+COMMITS_APART = 2
+"""Few, so that a read is often sent with a commit, though most come too early here."""
+
 NAP_SECONDS = 1.0
 DRAIN_SECONDS = 3.0
 JOIN_SECONDS = 10.0
@@ -65,6 +70,12 @@ class Wait(NamedTuple):
     """A puppet waits until this time of the world, in seconds."""
 
     until: float
+
+
+class Late(NamedTuple):
+    """A read that a puppet has sent, and that the server does though the connection is lost: nobody gets its reply."""
+
+    read: tuple[Any, ...]
 
 
 class Stage(Services, Protocol):
@@ -111,7 +122,7 @@ class Puppet:
 
     def __init__(self, name: str, stage: Stage, terms: Terms, rng: random.Random) -> None:
         self.name = name
-        self.request: Command | Wait | None = None
+        self.request: Command | Wait | Late | None = None
         self.ready_at = 0.0
         self.blocks_until: float | None = None
         self.late: tuple[object] | None = None
@@ -193,7 +204,7 @@ class Puppet:
 
     # -- for the worker
 
-    def ask(self, request: Command | Wait) -> Any:
+    def ask(self, request: Command | Wait | Late) -> Any:
         """Have the world perform this."""
         if self._is_dead:
             raise Crash
@@ -216,7 +227,8 @@ class _Link:
         self._puppet = puppet
         self._rng = random.Random(rng.random())
         self._end: Callable[[], Any] | None = None
-        self._pair: list[Command] = []
+        self._pair: RunScript | None = None
+        self._rest = Together(0, ())
         self._lost: Unavailable | None = None
 
     sends_pairs = True
@@ -253,16 +265,22 @@ class _Link:
         return end()
 
     def start_pair(
-        self, script: Script, keys: Sequence[Any], args: Sequence[Any], max_bytes: float, *command: Any
+        self,
+        script: Script,
+        keys: Sequence[Any],
+        args: Sequence[Any],
+        max_bytes: float,
+        commands: Sequence[tuple[Any, ...]],
     ) -> None:
-        if self._pair:
+        if self._pair is not None:
             raise Broken("a pair was started before the last one was finished")
-        read = command if max_bytes == math.inf else BoundedCommand(int(max_bytes), command)
-        self._pair = [RunScript(script, keys, args), read]
+        self._pair, self._rest = RunScript(script, keys, args), Together(max_bytes, commands)
 
     def finish_first(self) -> Any:
+        if self._pair is None:
+            raise RuntimeError("no pair was started")
         try:
-            return self._puppet.ask(self._pair.pop(0))
+            return self._puppet.ask(self._pair)
         except Unavailable as error:
             self._lost = error
             raise
@@ -271,18 +289,31 @@ class _Link:
     def has_second(self) -> bool:
         return self._rng.random() < 0.02
 
-    def finish_second(self) -> Any:
-        [command], lost = self._pair, self._lost
-        self._pair, self._lost = [], None
-        if lost is None:
-            return self._puppet.ask(command)
-        if self._rng.random() < 0.5:  # the server has done it before the connection was lost
-            with suppress(Unavailable, ServerError, ReplyTooLarge):
-                self._puppet.ask(command)
-        raise lost
+    def finish_second(self) -> list[Any]:
+        most_bytes, commands = self._rest
+        lost: Unavailable | ReplyTooLarge | None = self._lost
+        self._pair = self._lost = None
+        refused: ServerError | None = None
+        replies: list[Any] = []
+        for command in commands:
+            try:
+                if lost is None:
+                    read = command if most_bytes == math.inf else BoundedCommand(int(most_bytes), command)
+                    replies.append(self._puppet.ask(read))
+                    most_bytes -= size_of(command, replies[-1] or [])
+                elif self._rng.random() < 0.5:
+                    self._puppet.ask(Late(command))
+            except (Unavailable, ReplyTooLarge) as error:
+                lost = error
+            except ServerError as error:
+                refused = refused or error
+        failure = lost or refused
+        if failure is not None:
+            raise failure
+        return replies
 
     def _ask(self, command: Command) -> Any:
-        if self._end is not None or self._pair:
+        if self._end is not None or self._pair is not None:
             raise Broken("the streams were asked before the commit in flight was finished")
         return self._puppet.ask(command)
 
@@ -330,8 +361,11 @@ def small_bounds() -> Iterator[None]:
             (outage, "NAP_SECONDS", NAP_SECONDS),
             (commit, "COMMIT_ENTRIES", COMMIT_ENTRIES),
             (uncounted, "UNCOUNT_ENTRIES", UNCOUNT_ENTRIES),
+            (committing, "COMMITS_APART", COMMITS_APART),
             (delivery, "BATCH_BYTES", BATCH_BYTES),
             (delivery, "READ_BYTES", READ_BYTES),
+            (reads, "BATCH_BYTES", BATCH_BYTES),
+            (reads, "READ_BYTES", READ_BYTES),
             (delivery, "READ_ON_ENTRIES", READ_ON_ENTRIES),
             (pending, "OWN_AT_ONCE", OWN_AT_ONCE),
             (pending, "FOUND_AT_ONCE", FOUND_AT_ONCE),

@@ -1,11 +1,12 @@
 """Checks of how workers read, after every read and claim: no route starves, COUNT goes by bytes, none is forgotten."""
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from simulation.broken import Broken
-from simulation.commands import format_id, parse_id
+from simulation.brought import entries_of
+from simulation.commands import format_id
 from simulation.events import Id
 from simulation.model import Model
 from simulation.puppets import Terms
@@ -67,13 +68,13 @@ class ReadLedger:
             Broken: the worker should have known, since the entries before were no smaller.
         """
         means = self._means.get(worker, {}).get(self._pace_of(command))
-        sizes = [size for _, _, size in _entries(command, reply)]
+        sizes = [size for _, _, size in entries_of(command, reply)]
         if means and sum(sizes) / len(sizes) <= LARGER * min(means):
             raise Broken(f"{worker} asked for {len(sizes)} entries, which are too much, though no larger than before")
 
     def took(self, worker: str, command: tuple[Any, ...], reply: Sequence[Any]) -> None:
         """A worker has got the reply to a read or claim."""
-        found = [*_entries(command, reply)]
+        found = [*entries_of(command, reply)]
         if found:
             if not any(self._is_isolated(key, entry) for key, entry, _ in found):
                 of_worker = self._means.setdefault(worker, {})
@@ -114,16 +115,3 @@ class ReadLedger:
         """A worker has ended."""
         for known in (self._passes, self._means, self._in_hand):
             known.pop(worker, None)
-
-
-def size_of(command: tuple[Any, ...], reply: Sequence[Any]) -> int:
-    """Bytes of the entries in the reply to a read or claim."""
-    return sum(size for _, _, size in _entries(command, reply))
-
-
-def _entries(command: tuple[Any, ...], reply: Sequence[Any]) -> Iterator[tuple[bytes, Id, int]]:
-    """Stream, id and bytes of each entry that a reply brings with its fields."""
-    streams = reply if command[0] == "XREADGROUP" else [[command[1].encode(), reply]]
-    for key, found in streams if command[-1] != "JUSTID" else ():
-        for entry, fields in found:
-            yield key, parse_id(entry), sum(map(len, fields[1::2]))

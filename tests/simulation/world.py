@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 
 from simulation import faults, requests
 from simulation.broken import Broken
+from simulation.brought import size_of
 from simulation.commands import LARGEST, START_MS, Stream, after, parse_id
 from simulation.events import Id
 from simulation.faults import Climate
 from simulation.handling import PuppetHandler, RunItems
 from simulation.model import Model
 from simulation.promises import PromiseLedger
-from simulation.puppets import Crash, Puppet, Terms, Wait, small_bounds
-from simulation.reading import ReadLedger, size_of
+from simulation.puppets import Crash, Late, Puppet, Terms, Wait, small_bounds
+from simulation.reading import ReadLedger
 from simulation.trace import Step, Trace, ids_of
 from token_worker.contract.messages import Op
 from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
@@ -266,6 +267,8 @@ class World:
             self._let(puppet, outcome)
         elif isinstance(puppet.request, Wait):
             self._let(puppet, None)
+        elif isinstance(puppet.request, Late):
+            self._perform_late(puppet, puppet.request.read)
         elif puppet.request is not None:
             self._perform(puppet, puppet.request)
 
@@ -279,6 +282,17 @@ class World:
         """Tell whether a read of this stream returns at once, with entries or an error."""
         found = self._model.peek(key.encode())
         return not isinstance(found, Stream) or _has_news(found)
+
+    def _perform_late(self, puppet: Puppet, read: tuple[Any, ...]) -> None:
+        """Do a read whose reply nobody gets."""
+        if self.seconds >= self._streams_back:
+            streams, waiting = _streams_of(read), self._waiting_for(puppet)
+            self._ledger.read_was_sent(puppet.name, streams)
+            outcome = self._execute(puppet.name, read)
+            if isinstance(outcome, list):
+                self._reads.done(puppet.name, read, waiting, outcome)
+            self._ledger.read_failed(puppet.name, streams)
+        self._let(puppet, None)
 
     def _perform(self, puppet: Puppet, command: Command) -> None:
         fault = "" if self._is_quiet else self._climate.fault()
@@ -573,7 +587,7 @@ def _is_read(command: Command) -> bool:
     return command[0] in {"XREADGROUP", "XCLAIM"}
 
 
-def _streams_of(request: Command | Wait | None) -> Sequence[str]:
+def _streams_of(request: Command | Wait | Late | None) -> Sequence[str]:
     """The streams of a read that blocks."""
     if isinstance(request, BoundedCommand):
         request = request.command

@@ -5,7 +5,7 @@ from typing import Any
 from token_worker.admin.pages import PAGE_ENTRIES, Pages
 from token_worker.errors import ReplyTooLarge
 from token_worker.redis.exchange import BoundedCommand
-from token_worker.streams.delivery import BATCH_BYTES, FIRST_COUNT, GROWTH, READ_BYTES
+from token_worker.streams.reads import BATCH_BYTES, FIRST_COUNT, GROWTH, READ_BYTES
 
 
 def read(pages: Pages, entry_bytes: int) -> list[int]:

@@ -14,7 +14,7 @@ from token_worker.errors import ServerError, Unavailable
 from token_worker.redis.exchange import RunScript
 from token_worker.redis.link import Link
 from token_worker.redis.script import Script
-from token_worker.service.committer import AT_ONCE_IN_A_ROW, COMMITS_APART, Committer
+from token_worker.service.committer import COMMITS_APART, EARLY_IN_A_ROW, Committer
 from token_worker.service.outage import Drain, Outage
 from token_worker.service.runtime import Runtime
 from token_worker.streams.clock import ServerClock
@@ -86,21 +86,27 @@ class FakeLink(Link):
         return self._do(started.script.name, f"finished {started.script.name}")
 
     def start_pair(
-        self, script: Script, keys: Sequence[Any], args: Sequence[Any], max_bytes: float, *command: Any
+        self,
+        script: Script,
+        keys: Sequence[Any],
+        args: Sequence[Any],
+        max_bytes: float,
+        commands: Sequence[tuple[Any, ...]],
     ) -> None:
         assert self._started is None
         assert not self._pair
-        self.events.append(f"sent {script.name} and {command[0]}")
-        self._pair = [script.name, command[0]]
+        names = [command[0] for command in commands]
+        self.events.append(" and ".join([f"sent {script.name}", *names]))
+        self._pair = [script.name, *names]
 
     def finish_first(self) -> Any:
         if self.refuses:
             raise ServerError("streams", "WRONGTYPE")
         return self._take_of_pair(0)
 
-    def finish_second(self) -> Any:
-        (_, name), self._pair = self._pair, []
-        return self._do(name, f"finished {name}")
+    def finish_second(self) -> list[Any]:
+        (_, *names), self._pair = self._pair, []
+        return [self._do(name, f"finished {name}") for name in names]
 
     def _take_of_pair(self, place: int) -> Any:
         name, pair = self._pair[place], self._pair
@@ -234,10 +240,11 @@ def reading(setup: CommitterSetup) -> CommitterSetup:
     return setup
 
 
-def _commit_and_read(setup: CommitterSetup) -> list[bytes]:
+def _commit_and_read(setup: CommitterSetup, answers: int = 1) -> list[bytes]:
     now = 0.0
-    assert setup.delivery.reads_at_once(now, 1)
-    batch = setup.committer.commit_and_read([[_answer(SECOND)]], 0, setup.delivery.fetch(now, 1000))
+    assert setup.delivery.reads_at_once(now, answers)
+    fetch = setup.delivery.fetch(now, 1000, with_commit=True)
+    batch = setup.committer.commit_and_read([[_answer(SECOND)] * answers], 0, fetch)
     return [entry.id for entry in batch.entries]
 
 
@@ -274,14 +281,23 @@ def test_read_of_one_entry_of_any_size_is_sent_with_a_commit(reading: CommitterS
     assert reading.link.events == PAIR
 
 
-def test_reads_that_find_entries_at_once_are_sent_later(reading: CommitterSetup) -> None:
-    """After reads in a row that found an entry at once, answers are committed without a read for a while."""
+@pytest.mark.parametrize(("at_once", "answers"), [(True, 1), (False, 2)], ids=["at once", "few"])
+def test_reads_that_come_too_early_are_sent_later(reading: CommitterSetup, answers: int, *, at_once: bool) -> None:
+    """After reads in a row that found entries at once, or few, batches are committed without a read for a while."""
     link, committer = reading.link, reading.committer
-    for has_second in [True, False] + [True] * AT_ONCE_IN_A_ROW:
+    for is_early in [True, False] + [True] * EARLY_IN_A_ROW:
         assert committer.may_read_on()
-        link.has_second = has_second
-        _commit_and_read(reading)
+        link.has_second = at_once and is_early
+        assert _commit_and_read(reading, answers if is_early else 1) == [b"3-0"]
     assert [committer.may_read_on() for _ in range(COMMITS_APART + 1)] == [False] * COMMITS_APART + [True]
+
+
+def test_read_that_finds_nothing_is_not_too_early(reading: CommitterSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads that wait in vain are sent with commits again: nothing came meanwhile."""
+    monkeypatch.setitem(REPLIES, "XREADGROUP", None)
+    for _ in range(2 * EARLY_IN_A_ROW):
+        assert reading.committer.may_read_on()
+        assert _commit_and_read(reading, 2) == []
 
 
 def test_read_is_not_sent_with_a_script_that_the_server_may_not_know(reading: CommitterSetup) -> None:

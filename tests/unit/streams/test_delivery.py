@@ -14,22 +14,14 @@ import pytest
 
 from token_worker.contract.messages import Op
 from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
-from token_worker.redis.exchange import BoundedCommand, Exchange, RunScript, drive
+from token_worker.redis.exchange import BoundedCommand, Exchange, RunScript, Together, drive
 from token_worker.redis.link import RedisLink
 from token_worker.streams.cluster_delivery import REST_SECONDS, ROUND_MS, ClusterDelivery
 from token_worker.streams.commit import COMMIT, DEAD_LETTER
-from token_worker.streams.delivery import (
-    BATCH_BYTES,
-    FIRST_COUNT,
-    GROUP,
-    GROWTH,
-    PAUSE_SECONDS,
-    QUIET_COUNT,
-    READ_BYTES,
-    Delivery,
-)
+from token_worker.streams.delivery import GROUP, PAUSE_SECONDS, READ_ON_ENTRIES, Delivery
 from token_worker.streams.entry import Answer, Batch, Committed, Entry
 from token_worker.streams.pending import FOUND_AT_ONCE, MOST_DOUBTS, OWN_AT_ONCE, RETRY_OWN_SECONDS
+from token_worker.streams.reads import BATCH_BYTES, FIRST_COUNT, GROWTH, QUIET_COUNT, READ_BYTES
 from token_worker.streams.routes import Route
 from token_worker.streams.uncounted import UNCOUNT, UNCOUNT_ENTRIES
 
@@ -86,6 +78,8 @@ class Scripted:
         """The name of each plain command, and whether its reply was bounded."""
 
     def __call__(self, command: Any) -> Any:
+        if isinstance(command, Together):
+            return [self(part) for part in command.commands]
         is_bounded = isinstance(command, BoundedCommand)
         command = command.command if is_bounded else command
         self.commands.append(command)
@@ -373,19 +367,101 @@ def test_no_route_starves_behind_a_busy_one(batch_size: int) -> None:
     assert len(found) > 20
 
 
-def test_read_may_go_with_a_commit_where_entries_come_one_at_a_time() -> None:
-    """After a batch of one new entry the next read may be sent with its commit; not if anything has to come first."""
-    subject = delivery()
+def test_read_may_go_with_a_commit_where_few_entries_come_at_a_time() -> None:
+    """The next read may be sent with the commit of a small batch of new entries; not if anything has to come first."""
+    subject, most = delivery(batch_size=500), READ_ON_ENTRIES
     assert not subject.reads_at_once(0.0, 1)  # the groups are to be made
-    for count in (1, 0, 1):
+    for count in (1, 0, most):
         run(subject.fetch(0.0, 1000), Scripted(XREADGROUP=[[b"in", entries(count)]] if count else []))
-        assert subject.reads_at_once(0.0, 1)
-        assert not subject.reads_at_once(0.0, 2)  # answers to entries that were put off
+        assert subject.reads_at_once(0.0, most)
+        assert not subject.reads_at_once(0.0, most + 1)  # answers to entries that were put off
     subject.suspect([Entry(ROUTE, b"1-0", None)], 0.0)
     assert not subject.reads_at_once(0.0, 1)
-    subject = delivery()
-    run(subject.fetch(0.0, 1000), Scripted(XREADGROUP=[[b"in", entries(2)]]))
+    subject = delivery(batch_size=500)
+    run(subject.fetch(0.0, 1000), Scripted(XREADGROUP=[[b"in", entries(most + 1)]]))
     assert not subject.reads_at_once(0.0, 1)
+
+
+def reads_with_commit(subject: Delivery, *replies: Any) -> tuple[Batch, list[tuple[Any, ...]], list[Any]]:
+    """Fetch as with a commit. Each reply is that to one read; an exception is the answer to it.
+
+    Returns:
+        The batch, the reads that are sent with the commit, and the commands after those.
+    """
+    answers = iter(replies)
+    fetch = subject.fetch(1.0, 1000, with_commit=True)
+    batch, commands = run(fetch, Scripted(XREADGROUP=lambda command: next(answers, None)))
+    assert isinstance(commands[0], Together)
+    return batch, [*commands[0].commands], commands[1:]
+
+
+def after_batch(count: int, *routes: Route) -> Delivery:
+    """A delivery that has read a batch of so many entries."""
+    subject = delivery(*routes, batch_size=500)
+    run(subject.fetch(0.0, 1000), Scripted(XREADGROUP=[[b"in", entries(count)]]))
+    return subject
+
+
+def test_read_that_is_sent_with_a_commit_takes_what_comes_together() -> None:
+    """Its first part waits for one entry, and its second part takes the others, of all routes, without waiting."""
+    first, second = [[b"in", entries(1)]], [[b"in", entries(2, start=2)], [b"in2", entries(1)]]
+    batch, reads, others = reads_with_commit(after_batch(4, ROUTE, SECOND), first, second)
+    assert [read[read.index("COUNT") + 1] for read in reads] == [1, FIRST_COUNT * GROWTH // 2 - 1]
+    assert [("BLOCK" in read, read[-4:]) for read in reads] == [
+        (True, ("in2", "in", ">", ">")),
+        (False, ("in2", "in", ">", ">")),
+    ]
+    assert [(entry.route, entry.id) for entry in batch.entries] == [
+        *((ROUTE, b"%d-0" % number) for number in (1, 2, 3)),
+        (SECOND, b"1-0"),
+    ]
+    assert others == []
+
+
+def test_read_that_is_sent_with_a_commit_waits_in_one_part_for_requests_that_come_alone() -> None:
+    """After a batch of one entry, or where only one may be asked for, there is no second part."""
+    _, reads, _ = reads_with_commit(after_batch(1), [[b"in", entries(1)]])
+    assert [read[read.index("COUNT") + 1] for read in reads] == [FIRST_COUNT * GROWTH]
+    subject = after_batch(2)
+    _, reads, _ = reads_with_commit(subject, ReplyTooLarge())
+    run(subject.fetch(1.0, 0), Scripted())  # looks for what that may have brought
+    _, [read], _ = reads_with_commit(subject, [[b"in", entries(1)]])
+    assert read[read.index("COUNT") + 1] == 1
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 0), (1, 1), (1, 2), (0, 0)])
+def test_read_that_is_sent_with_a_commit_and_brings_little_is_followed_by_one_more(first: int, second: int) -> None:
+    """If less than half of the batch before has come, all routes are read once more without waiting."""
+    replies = [[[b"in", entries(count)]] if count else None for count in (first, second)]
+    batch, _, others = reads_with_commit(after_batch(6), *replies, [[b"in", entries(3, start=9)]])
+    is_little = 0 < first + second < 3
+    assert len(batch.entries) == first + second + 3 * is_little
+    assert ["BLOCK" in read for read in others] == [False] * is_little
+
+
+@pytest.mark.parametrize("failure", [ReplyTooLarge(), Unavailable("streams", "TimeoutError")])
+@pytest.mark.parametrize("place", [0, 1])
+def test_either_part_of_a_read_may_fail(failure: Exception, place: int) -> None:
+    """Whatever part fails, the worker looks for own entries next: nobody knows what was delivered."""
+    subject = after_batch(4)
+    replies = [[[b"in", entries(1)]], [[b"in", entries(1, start=2)]]]
+    with suppress(Unavailable):
+        batch, *_ = reads_with_commit(subject, *replies[:place], failure)
+        assert batch.entries == []
+    _, commands = run(subject.fetch(1.0, 1000), Scripted())
+    assert commands[0][0] == "XPENDING"
+    assert commands[0][-1] == "me"
+
+
+def test_route_that_cannot_be_read_does_not_hide_what_the_other_part_brought() -> None:
+    """If a part is refused, the routes are read apart, and the worker looks for what the other part brought."""
+    subject = after_batch(2, ROUTE, SECOND)
+    server = Scripted(XREADGROUP=lambda c: ServerError("streams", "WRONGTYPE") if "in" in c else [[b"in2", entries(1)]])
+    batch, (_, *reads) = run(subject.fetch(1.0, 1000, with_commit=True), server)
+    assert [read[-2] for read in reads[:2]] == ["in2", "in"]
+    assert (subject.paused, [entry.route for entry in batch.entries]) == ([ROUTE], [SECOND, SECOND])
+    _, commands = run(subject.fetch(1.0, 1000), Scripted())
+    assert commands[0][:2] == ("XPENDING", "in2")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 from token_worker.errors import ReplyTooLarge
 from token_worker.redis.exchange import BoundedCommand, Exchange
-from token_worker.streams.delivery import FIRST_COUNT, READ_BYTES, next_count
+from token_worker.streams.reads import FIRST_COUNT, READ_BYTES, next_count
 
 PAGE_ENTRIES = 100
 """Most entries of a page."""

@@ -26,8 +26,8 @@ from token_worker.contract.messages import Op
 from token_worker.errors import CheckFailed
 from token_worker.redis.exchange import Exchange, RunScript
 from token_worker.redis.script import Script
-from token_worker.streams.delivery import BATCH_BYTES
 from token_worker.streams.own_keys import replay_record
+from token_worker.streams.reads import BATCH_BYTES
 from token_worker.streams.routes import Route
 from token_worker.streams.stream_ids import FIRST_ID, LAST_ID, MOST, after, before, is_id, order
 

@@ -8,7 +8,6 @@ a reply, an exchange may get an error thrown in:
 - ``ServerError``: the server refused the command.
 """
 
-import math
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -37,9 +36,20 @@ class BoundedCommand(NamedTuple):
     command: tuple[Any, ...]
 
 
+class Together(NamedTuple):
+    """Plain commands that are sent in one write. The reply is the list of their replies.
+
+    The replies are given up past ``max_bytes`` of all. If commands are refused, the first error is thrown in, and
+    nobody knows whether the others were done.
+    """
+
+    max_bytes: float
+    commands: Sequence[tuple[Any, ...]]
+
+
 _LOG: FilteringBoundLogger = structlog.get_logger("worker")
 
-Command = tuple[Any, ...] | RunScript | BoundedCommand
+Command = tuple[Any, ...] | RunScript | BoundedCommand | Together
 Exchange = Generator[Command, Any, T]
 
 
@@ -52,17 +62,14 @@ def start(exchange: Exchange[Any], link: Link) -> None:
 
 
 def start_pair(first: Exchange[Any], second: Exchange[Any], link: Link) -> None:
-    """Send the first commands of two exchanges in one write: a script, and then a command.
+    """Send the first commands of two exchanges in one write: a script, and what is to be sent ``Together``.
 
-    The reply to the first is ``link.finish_first()``; ``drive`` takes that to the second.
+    The reply to the first is ``link.finish_first()``; ``drive`` takes ``link.finish_second()`` to the second.
     """
-    script, command = next(first), next(second)
-    if not isinstance(script, RunScript) or isinstance(command, RunScript):
-        raise TypeError("a pair is a script and a command")
-    if isinstance(command, BoundedCommand):
-        link.start_pair(*script, command.max_bytes, *command.command)
-    else:
-        link.start_pair(*script, math.inf, *command)
+    script, rest = next(first), next(second)
+    if not isinstance(script, RunScript) or not isinstance(rest, Together):
+        raise TypeError("a pair is a script, and commands to send together")
+    link.start_pair(*script, *rest)
 
 
 def drive(
@@ -99,6 +106,8 @@ def drive(
                 reply = link.run(*command)
             elif isinstance(command, BoundedCommand):
                 reply = link.call_bounded(command.max_bytes, *command.command)
+            elif isinstance(command, Together):
+                raise TypeError("commands are sent together with a script")
             else:
                 reply = link.call(*command)
         except ReplyTooLarge as raised:

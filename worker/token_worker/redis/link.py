@@ -37,13 +37,14 @@ class _Started(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         error: why it was not sent.
         script, keys, args: the script; None and nothing for a pair, whose script is not run again here.
-        max_bytes: for a pair: the most bytes of the second reply.
+        commands, max_bytes: for a pair: the number of commands after the script, and the most bytes of their replies.
     """
 
     error: Unavailable | ServerError | None
     script: Script | None = None
     keys: Sequence[Any] = ()
     args: Sequence[Any] = ()
+    commands: int = 0
     max_bytes: float = math.inf
 
 
@@ -105,9 +106,14 @@ class Link(ABC):
         """Return the reply to the script that was started; errors as by ``call``."""
 
     def start_pair(
-        self, script: Script, keys: Sequence[Any], args: Sequence[Any], max_bytes: float, *command: Any
+        self,
+        script: Script,
+        keys: Sequence[Any],
+        args: Sequence[Any],
+        max_bytes: float,
+        commands: Sequence[tuple[Any, ...]],
     ) -> None:
-        """Send a script and then a command, in one write. Take both replies before asking anything else.
+        """Send a script and then some commands, in one write. Take all replies before asking anything else.
 
         ``finish_first`` and ``finish_second`` raise all errors. Only for a link that ``sends_pairs``.
         """
@@ -124,11 +130,14 @@ class Link(ABC):
 
     @property
     def has_second(self) -> bool:
-        """After ``finish_first``: True if the second reply came with the first."""
+        """After ``finish_first``: True if more came with the first reply."""
         raise NotImplementedError
 
-    def finish_second(self) -> Any:
-        """Return the reply to the command of the pair; errors as by ``call_bounded``."""
+    def finish_second(self) -> list[Any]:
+        """Return the replies to the commands of the pair; errors as by ``call_bounded``.
+
+        If the server refuses commands, the first error is raised after all replies were taken.
+        """
         raise NotImplementedError
 
     @abstractmethod
@@ -263,15 +272,20 @@ class RedisLink(Link):
         return self.call("EVAL", started.script.source, len(started.keys), *started.keys, *started.args)
 
     def start_pair(
-        self, script: Script, keys: Sequence[Any], args: Sequence[Any], max_bytes: float, *command: Any
+        self,
+        script: Script,
+        keys: Sequence[Any],
+        args: Sequence[Any],
+        max_bytes: float,
+        commands: Sequence[tuple[Any, ...]],
     ) -> None:
         error = None
-        packed = pack(("EVALSHA", script.sha, len(keys), *keys, *args)) + pack_again(command)
+        packed = [pack(("EVALSHA", script.sha, len(keys), *keys, *args)), *map(pack_again, commands)]
         try:
-            self._exchange(packed, wants_reply=False)
+            self._exchange(b"".join(packed), wants_reply=False)
         except (Unavailable, ServerError) as raised:
             error = raised.with_traceback(None)  # as above
-        self._started = _Started(error, max_bytes=max_bytes)
+        self._started = _Started(error, commands=len(commands), max_bytes=max_bytes)
 
     def finish_first(self) -> Any:
         pair = self._started
@@ -285,17 +299,28 @@ class RedisLink(Link):
     def has_second(self) -> bool:
         return self._wire.has_more
 
-    def finish_second(self) -> Any:
+    def finish_second(self) -> list[Any]:
         pair, self._started = self._started, None
         if pair is None:
             raise RuntimeError("no pair was started")
         if pair.error is not None:
             raise pair.error.with_traceback(None)
+        replies: list[Any] = []
+        refused: Unavailable | ServerError | None = None
         self._wire.bytes_left = pair.max_bytes
         try:
-            return self._exchange(None)
+            for _ in range(pair.commands):
+                try:
+                    replies.append(self._exchange(None))
+                except (Unavailable, ServerError) as error:
+                    refused = refused or error.with_traceback(None)  # as above
+                    if self._used_at == -math.inf:  # the connection is closed
+                        break
         finally:
             self._wire.bytes_left = math.inf
+        if refused is not None:
+            raise refused
+        return replies
 
     def _exchange(self, packed: bytes | None, *, wants_reply: bool = True) -> Any:
         """Send a packed command, or nothing; then receive a reply if one is wanted. Errors as by ``call``."""

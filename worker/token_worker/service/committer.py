@@ -5,9 +5,9 @@ while its script was sent and its reply was not read: the worker handles its nex
 in order, so the reply to that script has to be read before anything else is asked. Every part of the worker asks the
 streams through ``Committer.drive``, which finishes the commit in flight first. No other part has the connection.
 
-Where requests come one at a time, a commit and the read of the next entries are sent together: ``commit_and_read``. To
-sleep and be woken is most of what such a request costs, and this saves one time of three. The reply to the commit is
-taken first, and noted; so only a commit that failed has to wait until the read is over, which is a second at most.
+Where few requests are in flight, a commit and the read of the next entries are sent together: ``commit_and_read``. To
+send, to sleep and to be woken is most of what a small batch costs. The reply to the commit is taken first, and noted;
+so only a commit that failed has to wait until the read is over, which is a second at most.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,10 +26,10 @@ from token_worker.streams.entry import Answer, Batch, Committed, Entry
 from token_worker.telemetry.telemetry import Telemetry
 from token_worker.telemetry.trace_context import log_fields
 
-AT_ONCE_IN_A_ROW = 2
+EARLY_IN_A_ROW = 2
 COMMITS_APART = 64
-"""After so many reads in a row that found an entry at once, so many answers are committed without a read. The same
-after a commit that failed: the next one may fail, too, and would be done only after its read."""
+"""After so many reads in a row that came too early, so many batches are committed without a read. The same after a
+commit that failed: the next one may fail, too, and would be done only after its read."""
 
 T = TypeVar("T")
 
@@ -78,10 +78,10 @@ class Committer:
         self._in_flight: _InFlightCommit | None = None
         self._committed_on = 0
         """The connection of the last commit: its server knows the script, most likely."""
-        self._found_at_once = 0
-        """Reads in a row, each sent with a commit, that found an entry at once."""
+        self._early_in_a_row = 0
+        """Reads in a row, each sent with a commit, that came too early."""
         self._apart_left = 0
-        """Answers that are committed without a read, before one is committed with a read."""
+        """Batches that are committed without a read, before one is committed with a read."""
 
     # -- asking the streams
 
@@ -134,11 +134,11 @@ class Committer:
             self._finish(begun.parts, begun.taken_ns, begun.exchange, self._link.finish_script)
 
     def may_read_on(self) -> bool:
-        """Ask whether to use ``commit_and_read`` for the next answer.
+        """Ask whether to use ``commit_and_read`` for the next batch.
 
-        Not if something is in flight, or if the server may not know the script. And not for a while after reads that
-        found an entry at once (then several requests are in flight, and a read a moment later brings more of them), or
-        after a commit that failed.
+        Not if something is in flight, or if the server may not know the script. And not for a while after a commit that
+        failed, or after reads that came too early. Those found entries at once, or fewer than the batch before had:
+        then a read a moment later brings more.
         """
         link = self._link
         if not link.sends_pairs or self._in_flight is not None or link.connections != self._committed_on:
@@ -165,9 +165,9 @@ class Committer:
         commit = self._delivery.commit(parts, self._monotonic())
         start_pair(commit, fetch, self._link)
         is_committed = self._finish_first(parts, taken_ns, commit)
-        self._found_at_once = self._found_at_once + 1 if self._link.has_second else 0
-        if self._found_at_once >= AT_ONCE_IN_A_ROW or not is_committed:
-            self._found_at_once, self._apart_left = 0, COMMITS_APART
+        is_early = self._link.has_second
+        if not is_committed:
+            self._apart_left = COMMITS_APART
         try:
             batch = drive(fetch, self._link, receive=self._link.finish_second, log=self._log)
         except Unavailable:
@@ -176,6 +176,10 @@ class Committer:
             raise
         if not is_committed:
             self.commit(parts, taken_ns)
+        is_early = is_early or 0 < len(batch.entries) < len(parts[0])
+        self._early_in_a_row = self._early_in_a_row + 1 if is_early else 0
+        if self._early_in_a_row >= EARLY_IN_A_ROW:
+            self._early_in_a_row, self._apart_left = 0, COMMITS_APART
         return batch
 
     def _finish_first(self, parts: Sequence[Sequence[Answer]], taken_ns: int, commit: Exchange[Committed]) -> bool:

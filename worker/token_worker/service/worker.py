@@ -2,7 +2,7 @@
 
 While there is more to read than a full batch, the next batch is read before a commit is sent. That batch is handled
 while the server runs the commit, see ``Worker._commit``. ``Committer`` finishes the commit before anything else is
-asked of the streams. Where requests come one at a time, the next read is sent with the commit.
+asked of the streams. After a small batch that left nothing to read, the next read is sent with the commit.
 
 What can happen between two steps, and what the worker does then:
 
@@ -270,7 +270,7 @@ class Worker:
     def _commit_and_read(self, parts: Sequence[Sequence[Answer]]) -> bool:
         """Commit answers and read the next entries by one write. Return False, with nothing done, if that cannot be.
 
-        Where requests come one at a time, each takes a round trip less.
+        Where few requests are in flight, each batch takes a round trip less.
         """
         now = self._monotonic()
         if self._outage.drain.is_asked or self._outage.away or not self._delivery.reads_at_once(now, len(parts[0])):
@@ -282,7 +282,7 @@ class Worker:
         if not self._committer.may_read_on():
             return False
         self._health.heartbeat()
-        fetch = self._delivery.fetch(now, BLOCK_MS)
+        fetch = self._delivery.fetch(now, BLOCK_MS, with_commit=True)
         try:
             batch = self._committer.commit_and_read(parts, self._taken_ns, fetch)
         except Unavailable:

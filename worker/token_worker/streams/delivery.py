@@ -4,7 +4,8 @@ Entries come to a worker in three ways:
 
 - *New* entries are read by ``XREADGROUP … >``, many at a time, bounded in number and bytes over all routes. Redis
   answers a read that waits as soon as the first entry is there, though many more may come with it. So where such a read
-  brings much less than the last batch had, all routes are read once more, without waiting.
+  brings much less than the last batch had, all routes are read once more, without waiting. A read that is sent with a
+  commit is made in two parts for that, see ``reads.read_with_commit``.
 - Entries that were *put off* (a key or a server that they need was unavailable), or that the worker never saw (the
   reply to a read was lost), do not count as delivered. They are claimed many at a time, bounded like new entries. So a
   backlog that had to wait drains as fast as a new one.
@@ -33,14 +34,22 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 from token_worker.errors import ReplyTooLarge, ServerError, Unavailable
-from token_worker.redis.exchange import BoundedCommand, Command, Exchange, RunScript
+from token_worker.redis.exchange import BoundedCommand, Exchange, RunScript
 from token_worker.redis.script import Script
 from token_worker.streams.commit import CommitScripts
 from token_worker.streams.entry import Batch, Entry
 from token_worker.streams.pending import OWN_AT_ONCE, Candidate, Pending
+from token_worker.streams.reads import (
+    BATCH_BYTES,
+    FIRST_COUNT,
+    READ_BYTES,
+    joined,
+    next_count,
+    read_command,
+    read_with_commit,
+)
 from token_worker.streams.routes import Route
 from token_worker.streams.stream_ids import order
 from token_worker.streams.uncounted import UncountedTries
@@ -50,27 +59,7 @@ GROUP = Script(__package__, "group.lua", before="stream_info.lua")
 EXHAUSTED = "deliveries_exhausted"
 """Reason of a dead letter whose isolated tries all failed."""
 
-BATCH_BYTES = 1 << 20
-"""Payload bytes that a batch aims at. COUNT is set by the size of the entries before."""
-
-READ_BYTES = 6 << 20
-"""Most bytes of one read that can bring several entries. This is far above the aim, so that reads of sizes that just
-vary are not aborted: an aborted read was sent in vain."""
-
-FIRST_COUNT = 4
-"""COUNT of the first read, when nothing is known about the entries of a stream."""
-
-GROWTH = 4
-"""COUNT at most grows by this factor from one read to the next: at the start, and after large entries."""
-
-QUIET_COUNT = 64
-"""COUNT while few entries come at once, if they are small. It gets larger after reads that bring many. So where there
-is little to do, large entries that suddenly come do not make the server prepare a reply of a whole batch."""
-
-SHRINK = 16
-"""COUNT shrinks by this part with each read that brings few. Slowly, because few often come between many."""
-
-READ_ON_ENTRIES = 1
+READ_ON_ENTRIES = 64
 """Entries of a batch up to which the next read is sent with its commit. After more, a later read brings more."""
 
 OLDER_IN_A_ROW = 50
@@ -80,14 +69,6 @@ PAUSE_SECONDS = 5.0
 """Pause of a route whose streams cannot be used. The other routes go on."""
 
 _GROUP_GONE = frozenset({"NOGROUP", "UNBLOCKED"})
-
-
-@lru_cache(maxsize=64)  # where few come at once, it is asked for the same again and again
-def next_count(asked: int, found: int, size: int, count_max: int) -> int:
-    """COUNT of the next read, after a read that asked for so many entries, and found so many of so many bytes."""
-    fitting = BATCH_BYTES * found // max(size, 1)
-    wanted = max(QUIET_COUNT, GROWTH * found, asked - asked // SHRINK)
-    return max(1, min(count_max, fitting, GROWTH * asked, wanted))
 
 
 class Delivery(CommitScripts):
@@ -149,7 +130,7 @@ class Delivery(CommitScripts):
             return False
         return not (self._paused or self._groups_to_make or self.has_older(now))
 
-    def fetch(self, now: float, block_ms: int) -> Exchange[Batch]:
+    def fetch(self, now: float, block_ms: int, *, with_commit: bool = False) -> Exchange[Batch]:
         try:
             due = self._pending.due
             if self._paused or self._groups_to_make or now >= due or self._uncounted.open:
@@ -161,7 +142,7 @@ class Delivery(CommitScripts):
                 self._older_in_a_row = 0
                 self._pending.end_search()
                 block_ms = _least_ms(block_ms, due - now)
-            return (yield from self._read_new(now, block_ms))
+            return (yield from self._read_new(now, block_ms, with_commit=with_commit))
         except Unavailable:
             self._pending.look_at_own(now)
             raise
@@ -238,18 +219,19 @@ class Delivery(CommitScripts):
         """Always empty: all routes of a ``Delivery`` share one server."""
         return {}
 
-    def _read_new(self, now: float, block_ms: int) -> Exchange[Batch]:
+    def _read_new(self, now: float, block_ms: int, *, with_commit: bool) -> Exchange[Batch]:
         routes = self._active()
         entries: list[Entry] = []
         size = 0
         while routes and len(entries) < self._room and size < BATCH_BYTES:
             count = max(1, (self._room - len(entries)) // len(routes))
             try:
-                got = yield from self._read(routes, count, 0 if entries else block_ms, now)
+                got = yield from self._read(routes, count, 0 if entries else block_ms, now, with_commit=with_commit)
             except ReplyTooLarge:
                 self._pending.look_at_own(now)
                 self._room = 1
                 return Batch(entries, isolated=False)
+            with_commit = False
             full = []
             for route, found in got:
                 entries += found
@@ -270,12 +252,19 @@ class Delivery(CommitScripts):
         self._room = next_count(self._room, found, size, self._batch_size)
 
     def _read(
-        self, routes: list[Route], count: int, block_ms: int, now: float
+        self, routes: list[Route], count: int, block_ms: int, now: float, *, with_commit: bool = False
     ) -> Exchange[list[tuple[Route, list[Entry]]]]:
         names = tuple([route.requests for route in routes])
         try:
-            reply = yield _read_command(self._group, self._consumer, count, block_ms, names)
+            if with_commit:
+                is_split = count > 1 and self._found > 1
+                both = read_with_commit(self._group, self._consumer, count, block_ms, names, is_split=is_split)
+                reply = joined((yield both))
+            else:
+                reply = yield read_command(self._group, self._consumer, count, block_ms, names)
         except ServerError as error:
+            if with_commit:
+                self._pending.look_at_own(now)  # one of two reads may have brought entries
             if error.code in _GROUP_GONE:
                 raise
             if len(routes) == 1:
@@ -386,15 +375,6 @@ class Delivery(CommitScripts):
                 head = ("XCLAIM", route.requests, self._group, self._consumer, min(idle.values()))
                 kept += [mine[entry_id] for entry_id in (yield (*head, *idle, "JUSTID")) if entry_id in mine]
         return kept
-
-
-@lru_cache(maxsize=64)
-def _read_command(group: str, consumer: str, count: int, block_ms: int, streams: tuple[str, ...]) -> Command:
-    """Make a read of new entries. Mostly it is the same again and again."""
-    blocking = ("BLOCK", block_ms) if block_ms else ()
-    head = ("XREADGROUP", "GROUP", group, consumer, "COUNT", count)
-    command = (*head, *blocking, "STREAMS", *streams, *[">"] * len(streams))
-    return BoundedCommand(READ_BYTES, command) if count * len(streams) > 1 else command
 
 
 def _least_ms(most_ms: int, seconds: float) -> int:

@@ -31,8 +31,13 @@ class DeliveryProtocol(ABC):
         """Return True if ``fetch`` may claim an entry that was delivered before. Such a claim counts as a try."""
 
     @abstractmethod
-    def fetch(self, now: float, block_ms: int) -> Exchange[Batch]:
+    def fetch(self, now: float, block_ms: int, *, with_commit: bool = False) -> Exchange[Batch]:
         """Get the next entries to handle, perhaps none after ``block_ms``. They are pending for this consumer then.
+
+        Args:
+            now: monotonic time in seconds.
+            block_ms: how long to wait for new entries.
+            with_commit: have the first commands sent with a commit. Only while ``reads_at_once`` is true.
 
         Raises:
             Unavailable: thrown in, or no stream can be read. The next call looks at own pending entries first.
