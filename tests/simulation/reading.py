@@ -98,6 +98,13 @@ class ReadLedger:
         """A worker handles these entries, or gives them up."""
         self._in_hand.get(worker, set()).difference_update(places)
 
+    def lost(self, worker: str) -> None:
+        """A read failed, and the worker drops what the reads before it brought for the same batch.
+
+        It has to look for all of that; see ``PromiseLedger.read_failed``.
+        """
+        self._in_hand.pop(worker, None)
+
     def sleeps(self, worker: str) -> None:
         """A worker waits for new entries, and does nothing else.
 

@@ -382,6 +382,8 @@ class World:
                 self._ledger.put_off(worker, command.keys[0], ids_of(command))
         elif command[0] == "XREADGROUP" and is_lost:
             self._ledger.read_failed(worker, _streams_of(command))
+            if isinstance(outcome, Unavailable):
+                self._reads.lost(worker)
         elif command[0] == "XCLAIM":
             self._ledger.claim_ended(worker, is_lost=is_lost)
         elif command[0] == "XPENDING" and len(command) > 3 and isinstance(outcome, list):
