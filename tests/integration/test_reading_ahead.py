@@ -22,6 +22,7 @@ from token_worker.streams.delivery import Delivery
 from token_worker.streams.entry import Answer
 from token_worker.streams.reads import FIRST_COUNT
 from token_worker.streams.routes import Route
+from token_worker.streams.stream_ids import order
 
 BATCH = FIRST_COUNT  # so that the first batch is a full one
 BATCHES = 10
@@ -155,4 +156,4 @@ def test_requests_of_one_write_are_one_batch_of_a_read_that_was_sent_with_a_comm
             commit.send(link.finish_first())
         assert end.value.value.written == 2
         batch = drive(fetch, link, receive=link.finish_second)
-        assert [entry.id for entry in batch.entries] == sorted(sent)
+        assert [entry.id for entry in batch.entries] == sorted(sent, key=order)

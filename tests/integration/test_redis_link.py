@@ -1,6 +1,7 @@
 """The connection to one Redis server: typed errors, scripts, passwords, TLS."""
 
 import datetime as dt
+import gc
 import ipaddress
 import signal
 import socket
@@ -9,7 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -451,6 +452,39 @@ def test_commands_of_a_pair_share_a_bound_and_an_error(streams_server: Valkey) -
     with pytest.raises(ReplyTooLarge):
         subject.finish_second()
     assert (subject.call("PING"), subject.connections) == (b"PONG", sent + 1)
+
+
+def test_error_of_a_pair_holds_no_reply(streams_server: Valkey) -> None:
+    """What the other commands brought is freed with the error, without the garbage collector."""
+    subject = link(streams_server.url)
+    subject.run(*PAIR)
+    gc.collect()
+    gc.disable()
+    try:
+        subject.start_pair(*PAIR, 1 << 20, [("ECHO", "one"), ("GET",)])
+        subject.finish_first()
+        with suppress(ServerError):
+            subject.finish_second()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+def test_signal_between_replies_to_a_pair_closes_the_connection(streams_server: Valkey) -> None:
+    """If a signal handler raises while a reply is to come, that reply is never taken for another command's."""
+    subject = link(streams_server.url)
+    subject.run(*PAIR)
+    subject.call("XGROUP", "CREATE", "requests", "group", 0, "MKSTREAM")
+    read = ("XREADGROUP", "GROUP", "group", "me", "BLOCK", 60_000, "STREAMS", "requests", ">")
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit
+
+    subject.start_pair(*PAIR, 1 << 20, [("ECHO", "one"), read])
+    subject.finish_first()
+    with signals(stop, 0.1), pytest.raises(SystemExit):
+        subject.finish_second()
+    assert subject.call("PING") == b"PONG"
 
 
 def test_connection_lost_between_commands_of_a_pair(streams_server: Valkey) -> None:

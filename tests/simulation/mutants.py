@@ -390,9 +390,8 @@ class _ForgetsItsCommit(Committer):
 class _ForgetsItsCommitBeforeARead(Committer):
     """Takes a commit for done whose read was sent with it, whatever the reply was."""
 
-    def _finish_first(self, parts: Sequence[Sequence[Answer]], taken_ns: int, commit: Exchange[Committed]) -> bool:
-        super()._finish_first(parts, taken_ns, commit)
-        return True
+    def _complete(self, done: Committed | None, parts: Sequence[Sequence[Answer]], taken_ns: int) -> None:
+        pass
 
 
 class _ForgetsWhatCameWithACommit(Worker):

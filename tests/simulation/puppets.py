@@ -51,9 +51,6 @@ OWN_AT_ONCE = FOUND_AT_ONCE = 3
 BATCH_BYTES, READ_BYTES = 400, 1600
 """Small, so that few large requests are too much."""
 
-READ_ON_ENTRIES = 1000
-"""More than in production, so that a read is often sent with a commit."""
-
 COMMITS_APART = 2
 """Few, so that a read is often sent with a commit, though most come too early here."""
 
@@ -272,7 +269,7 @@ class _Link:
         max_bytes: float,
         commands: Sequence[tuple[Any, ...]],
     ) -> None:
-        if self._pair is not None:
+        if self._end is not None or self._pair is not None:
             raise Broken("a pair was started before the last one was finished")
         self._pair, self._rest = RunScript(script, keys, args), Together(max_bytes, commands)
 
@@ -366,7 +363,6 @@ def small_bounds() -> Iterator[None]:
             (delivery, "READ_BYTES", READ_BYTES),
             (reads, "BATCH_BYTES", BATCH_BYTES),
             (reads, "READ_BYTES", READ_BYTES),
-            (delivery, "READ_ON_ENTRIES", READ_ON_ENTRIES),
             (pending, "OWN_AT_ONCE", OWN_AT_ONCE),
             (pending, "FOUND_AT_ONCE", FOUND_AT_ONCE),
         ):

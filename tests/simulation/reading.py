@@ -98,20 +98,15 @@ class ReadLedger:
         """A worker handles these entries, or gives them up."""
         self._in_hand.get(worker, set()).difference_update(places)
 
-    def lost(self, worker: str) -> None:
-        """A read failed, and the worker drops what the reads before it brought for the same batch.
-
-        It has to look for all of that; see ``PromiseLedger.read_failed``.
-        """
-        self._in_hand.pop(worker, None)
-
-    def sleeps(self, worker: str) -> None:
-        """A worker waits for new entries, and does nothing else.
+    def sleeps(self, worker: str, keys: Collection[str]) -> None:
+        """A worker waits for new entries of these streams, and does nothing else. The others are paused.
 
         Raises:
             Broken: it has entries in hand that it has not handled.
         """
-        for key, entry in sorted(self._in_hand.pop(worker, ())):
+        in_hand = self._in_hand.get(worker, set())
+        for key, entry in sorted(place for place in in_hand if place[0].decode() in keys):
+            in_hand.remove((key, entry))
             group = self._model.group(key, self._group)
             pending = group.pending.get(entry) if group is not None else None
             if pending is not None and pending.owner == worker.encode():

@@ -356,7 +356,7 @@ class World:
             return False
         if puppet.blocks_until is None:
             self._ledger.sleeps(puppet.name, _streams_of(command))
-            self._reads.sleeps(puppet.name)
+            self._reads.sleeps(puppet.name, _streams_of(command))
             puppet.blocks_until = self.seconds + int(command[command.index("BLOCK") + 1]) / 1000
         return puppet.blocks_until > self.seconds
 
@@ -382,8 +382,6 @@ class World:
                 self._ledger.put_off(worker, command.keys[0], ids_of(command))
         elif command[0] == "XREADGROUP" and is_lost:
             self._ledger.read_failed(worker, _streams_of(command))
-            if isinstance(outcome, Unavailable):
-                self._reads.lost(worker)
         elif command[0] == "XCLAIM":
             self._ledger.claim_ended(worker, is_lost=is_lost)
         elif command[0] == "XPENDING" and len(command) > 3 and isinstance(outcome, list):

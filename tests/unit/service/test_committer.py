@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -56,6 +57,8 @@ class FakeLink(Link):
         self.events: list[str] = []
         self.outages = 0
         self.refuses = False
+        self.statuses: list[Any] = [1]
+        self.max_bytes = 0.0
         self._started: RunScript | None = None
         self._pair: list[str] = []
 
@@ -97,7 +100,7 @@ class FakeLink(Link):
         assert not self._pair
         names = [command[0] for command in commands]
         self.events.append(" and ".join([f"sent {script.name}", *names]))
-        self._pair = [script.name, *names]
+        self._pair, self.max_bytes = [script.name, *names], max_bytes
 
     def finish_first(self) -> Any:
         if self.refuses:
@@ -126,7 +129,7 @@ class FakeLink(Link):
         if self.outages:
             self.outages -= 1
             raise Unavailable("streams", "ConnectionError")
-        return [1] if name == COMMIT.name else REPLIES[name]
+        return [*self.statuses] if name == COMMIT.name else REPLIES[name]
 
 
 class CommitterSetup:
@@ -139,7 +142,8 @@ class CommitterSetup:
         self.drain = Drain(10, runtime)
         health = Health(30)
         self.delivery = Delivery([ROUTE], "group", "me", batch_size=10, claim_idle_ms=30_000, max_deliveries=3)
-        telemetry = Telemetry(Metrics(CollectorRegistry(), [ROUTE.requests]), health, cast(Audit, None))
+        self.registry = CollectorRegistry()
+        telemetry = Telemetry(Metrics(self.registry, [ROUTE.requests]), health, cast(Audit, None))
         outage = Outage(self.drain, health, runtime)
         self.committer = Committer(
             self.link, self.delivery, ServerClock(lambda: self.seconds), outage, telemetry, runtime
@@ -234,7 +238,7 @@ PAIR = [f"sent {COMMIT.name} and XREADGROUP", f"finished {COMMIT.name}", "finish
 def reading(setup: CommitterSetup) -> CommitterSetup:
     """A committer that has read and committed an entry."""
     setup.committer.drive(setup.delivery.fetch(0.0, 0))
-    assert not setup.committer.may_read_on()
+    assert not setup.committer.may_read_on([_answer(SECOND)])
     _commit(setup)
     setup.link.events.clear()
     return setup
@@ -244,13 +248,13 @@ def _commit_and_read(setup: CommitterSetup, answers: int = 1) -> list[bytes]:
     now = 0.0
     assert setup.delivery.reads_at_once(now, answers)
     fetch = setup.delivery.fetch(now, 1000, with_commit=True)
-    batch = setup.committer.commit_and_read([[_answer(SECOND)] * answers], 0, fetch)
+    batch = setup.committer.commit_and_read([[_answer(FIRST), _answer(SECOND)][-answers:]], 0, fetch)
     return [entry.id for entry in batch.entries]
 
 
 def test_read_is_sent_with_a_commit(reading: CommitterSetup) -> None:
     """The replies to both are taken in their order, and the commit is noted before the read is waited for."""
-    assert reading.committer.may_read_on()
+    assert reading.committer.may_read_on([_answer(SECOND)])
     assert _commit_and_read(reading) == [b"3-0"]
     assert reading.link.events == PAIR
 
@@ -260,7 +264,31 @@ def test_commit_that_was_refused_is_done_again_after_its_read(reading: Committer
     reading.link.refuses = True
     assert _commit_and_read(reading) == [b"3-0"]
     assert reading.link.events == [PAIR[0], PAIR[2], COMMIT.name]
-    assert not reading.committer.may_read_on()  # the next one may be refused, too
+    assert not reading.committer.may_read_on([_answer(SECOND)])  # the next one may be refused, too
+
+
+def test_entry_that_cannot_be_answered_is_left_pending_after_the_read(reading: CommitterSetup) -> None:
+    """What a commit did and did not do is noted at once. Entries that have to stay pending are left after the read."""
+    reading.link.statuses = [1, 3, b"ids used up"]
+    assert _commit_and_read(reading, 2) == [b"3-0"]
+    assert reading.link.events == [
+        f"sent {COMMIT.name} and XREADGROUP",
+        f"finished {COMMIT.name}",
+        "finished XREADGROUP",
+        "uncount.lua",
+    ]
+    assert not reading.committer.may_read_on([_answer(SECOND)])
+    assert reading.registry.get_sample_value("token_worker_replies_suppressed_total") == 0
+    labels = {"stream": ROUTE.requests, "status": "ok"}
+    assert reading.registry.get_sample_value("token_worker_requests_total", labels) == 2  # with the one of ``reading``
+
+
+def test_no_reply_waits_for_a_read_because_a_request_named_a_stream(reading: CommitterSetup) -> None:
+    """One of several replies to a named stream may have the commit of all refused, so no read goes with that."""
+    named = msgspec.structs.replace(_answer(FIRST), reply_to="elsewhere")
+    assert not reading.committer.may_read_on([_answer(SECOND), named])
+    assert reading.committer.may_read_on([named])
+    assert reading.committer.may_read_on([_answer(FIRST), _answer(SECOND)])
 
 
 def test_commit_that_was_lost_is_done_again_after_its_read(reading: CommitterSetup) -> None:
@@ -286,28 +314,29 @@ def test_reads_that_come_too_early_are_sent_later(reading: CommitterSetup, answe
     """After reads in a row that found entries at once, or few, batches are committed without a read for a while."""
     link, committer = reading.link, reading.committer
     for is_early in [True, False] + [True] * EARLY_IN_A_ROW:
-        assert committer.may_read_on()
+        assert committer.may_read_on([_answer(SECOND)])
         link.has_second = at_once and is_early
         assert _commit_and_read(reading, answers if is_early else 1) == [b"3-0"]
-    assert [committer.may_read_on() for _ in range(COMMITS_APART + 1)] == [False] * COMMITS_APART + [True]
+    allowed = [committer.may_read_on([_answer(SECOND)]) for _ in range(COMMITS_APART + 1)]
+    assert allowed == [False] * COMMITS_APART + [True]
 
 
 def test_read_that_finds_nothing_is_not_too_early(reading: CommitterSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads that wait in vain are sent with commits again: nothing came meanwhile."""
     monkeypatch.setitem(REPLIES, "XREADGROUP", None)
     for _ in range(2 * EARLY_IN_A_ROW):
-        assert reading.committer.may_read_on()
+        assert reading.committer.may_read_on([_answer(SECOND)])
         assert _commit_and_read(reading, 2) == []
 
 
 def test_read_is_not_sent_with_a_script_that_the_server_may_not_know(reading: CommitterSetup) -> None:
     """After a new connection, the first answers are committed by themselves: the server may have been restarted."""
     reading.link.connections += 1
-    assert not reading.committer.may_read_on()
+    assert not reading.committer.may_read_on([_answer(SECOND)])
     _commit(reading)
-    assert reading.committer.may_read_on()
+    assert reading.committer.may_read_on([_answer(SECOND)])
     reading.begin()
-    assert not reading.committer.may_read_on()
+    assert not reading.committer.may_read_on([_answer(SECOND)])
 
 
 def test_every_public_method_of_the_committer_is_tried() -> None:

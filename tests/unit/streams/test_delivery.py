@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import math
 import random
 import socket
 import weakref
@@ -392,6 +393,8 @@ def reads_with_commit(subject: Delivery, *replies: Any) -> tuple[Batch, list[tup
     fetch = subject.fetch(1.0, 1000, with_commit=True)
     batch, commands = run(fetch, Scripted(XREADGROUP=lambda command: next(answers, None)))
     assert isinstance(commands[0], Together)
+    counts = [read[read.index("COUNT") + 1] for read in commands[0].commands]
+    assert commands[0].max_bytes == (READ_BYTES if sum(counts) > 1 else math.inf)
     return batch, [*commands[0].commands], commands[1:]
 
 

@@ -305,21 +305,23 @@ class RedisLink(Link):
             raise RuntimeError("no pair was started")
         if pair.error is not None:
             raise pair.error.with_traceback(None)
-        replies: list[Any] = []
-        refused: Unavailable | ServerError | None = None
         self._wire.bytes_left = pair.max_bytes
         try:
-            for _ in range(pair.commands):
-                try:
-                    replies.append(self._exchange(None))
-                except (Unavailable, ServerError) as error:
-                    refused = refused or error.with_traceback(None)  # as above
-                    if self._used_at == -math.inf:  # the connection is closed
-                        break
+            replies = [self._next_outcome() for _ in range(pair.commands)]
+        except redis.RedisError as error:
+            raise self._failure(error) from None
+        except BaseException:  # as in ``_exchange``
+            self.close()
+            raise
         finally:
             self._wire.bytes_left = math.inf
+        self._used_at = time.monotonic()
+        refused = next((reply for reply in replies if isinstance(reply, Unavailable | ServerError)), None)
         if refused is not None:
-            raise refused
+            try:
+                raise refused
+            finally:
+                del refused, replies  # else the error and this frame would hold each other
         return replies
 
     def _exchange(self, packed: bytes | None, *, wants_reply: bool = True) -> Any:

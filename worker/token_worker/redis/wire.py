@@ -50,7 +50,7 @@ def pack(command: tuple[Any, ...]) -> bytes:
     return b"".join([b"*%d" % len(arguments), *parts, b"\r\n"])
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def pack_again(command: tuple[Any, ...]) -> bytes:
     """Pack a command that is sent again and again, like a read."""
     return pack(command)

@@ -133,12 +133,13 @@ class Committer:
         if begun is not None:
             self._finish(begun.parts, begun.taken_ns, begun.exchange, self._link.finish_script)
 
-    def may_read_on(self) -> bool:
-        """Ask whether to use ``commit_and_read`` for the next batch.
+    def may_read_on(self, answers: Sequence[Answer]) -> bool:
+        """Ask whether to use ``commit_and_read`` for these answers.
 
-        Not if something is in flight, or if the server may not know the script. And not for a while after a commit that
-        failed, or after reads that came too early. Those found entries at once, or fewer than the batch before had:
-        then a read a moment later brings more.
+        Not if something is in flight, or if the server may not know the script. Not if one of several answers goes to a
+        stream that its request named: the server may refuse the commit of all for that, and they would wait for the
+        read. And not for a while after a commit that failed, or after reads that came too early. Those found entries at
+        once, or fewer than the batch before had: then a read a moment later brings more.
         """
         link = self._link
         if not link.sends_pairs or self._in_flight is not None or link.connections != self._committed_on:
@@ -146,13 +147,13 @@ class Committer:
         if self._apart_left:
             self._apart_left -= 1
             return False
-        return True
+        return len(answers) == 1 or all(answer.reply_to is None for answer in answers)
 
     def commit_and_read(self, parts: Sequence[Sequence[Answer]], taken_ns: int, fetch: Exchange[Batch]) -> Batch:
-        """Commit answers, and read the next entries by a command that is sent with the script.
+        """Commit answers, and read the next entries by commands that are sent with the script.
 
-        So a worker that waits for each request is woken once less. If the commit fails, it is done again after the
-        read: no reply is written twice.
+        So a worker that waits for requests sends and sleeps less often. If the commit fails, it is done again after
+        the read: no reply is written twice. Entries that have to stay pending are left after the read, too.
 
         Args:
             parts: one part, as of ``begin``.
@@ -164,37 +165,42 @@ class Committer:
         """
         commit = self._delivery.commit(parts, self._monotonic())
         start_pair(commit, fetch, self._link)
-        is_committed = self._finish_first(parts, taken_ns, commit)
+        done = self._finish_first(parts, taken_ns, commit)
         is_early = self._link.has_second
-        if not is_committed:
+        if done is None or done.stuck:
             self._apart_left = COMMITS_APART
         try:
             batch = drive(fetch, self._link, receive=self._link.finish_second, log=self._log)
         except Unavailable:
-            if not is_committed:
-                self.commit(parts, taken_ns)
+            self._complete(done, parts, taken_ns)
             raise
-        if not is_committed:
-            self.commit(parts, taken_ns)
+        self._complete(done, parts, taken_ns)
         is_early = is_early or 0 < len(batch.entries) < len(parts[0])
         self._early_in_a_row = self._early_in_a_row + 1 if is_early else 0
         if self._early_in_a_row >= EARLY_IN_A_ROW:
             self._early_in_a_row, self._apart_left = 0, COMMITS_APART
         return batch
 
-    def _finish_first(self, parts: Sequence[Sequence[Answer]], taken_ns: int, commit: Exchange[Committed]) -> bool:
-        """Take the reply to the script of a pair. Return False if the commit is not done by that."""
+    def _finish_first(
+        self, parts: Sequence[Sequence[Answer]], taken_ns: int, commit: Exchange[Committed]
+    ) -> Committed | None:
+        """Take the reply to the script of a pair. Return None if the commit is not done by that."""
         try:
             commit.send(self._link.finish_first())
         except StopIteration as end:
             done: Committed = end.value
-            if done.stuck:
-                return False  # to leave them pending takes a command
             self._note_committed(parts[0], done, taken_ns)
-            return True
+            return done
         except (Unavailable, ServerError):
             pass
-        return False
+        return None
+
+    def _complete(self, done: Committed | None, parts: Sequence[Sequence[Answer]], taken_ns: int) -> None:
+        """Do after the read what is left of a commit that was sent with it."""
+        if done is None:
+            self.commit(parts, taken_ns)
+        elif done.stuck:
+            self._leave_stuck(done)
 
     def _finish(
         self,

@@ -2,7 +2,7 @@
 
 While there is more to read than a full batch, the next batch is read before a commit is sent. That batch is handled
 while the server runs the commit, see ``Worker._commit``. ``Committer`` finishes the commit before anything else is
-asked of the streams. After a small batch that left nothing to read, the next read is sent with the commit.
+asked of the streams. After a small batch the next read is sent with the commit, see ``Worker._commit_and_read``.
 
 What can happen between two steps, and what the worker does then:
 
@@ -279,7 +279,7 @@ class Worker:
             self._committer.refresh_clock()
         except Unavailable:
             return False  # the commit finds out, too
-        if not self._committer.may_read_on():
+        if not self._committer.may_read_on(parts[0]):
             return False
         self._health.heartbeat()
         fetch = self._delivery.fetch(now, BLOCK_MS, with_commit=True)

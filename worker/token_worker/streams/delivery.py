@@ -4,8 +4,8 @@ Entries come to a worker in three ways:
 
 - *New* entries are read by ``XREADGROUP … >``, many at a time, bounded in number and bytes over all routes. Redis
   answers a read that waits as soon as the first entry is there, though many more may come with it. So where such a read
-  brings much less than the last batch had, all routes are read once more, without waiting. A read that is sent with a
-  commit is made in two parts for that, see ``reads.read_with_commit``.
+  brings much less than the last batch had, all routes are read once more, without waiting. A read that is sent with the
+  commit of several entries has two parts, so that it mostly brings all at once: see ``reads.read_with_commit``.
 - Entries that were *put off* (a key or a server that they need was unavailable), or that the worker never saw (the
   reply to a read was lost), do not count as delivered. They are claimed many at a time, bounded like new entries. So a
   backlog that had to wait drains as fast as a new one.
@@ -264,7 +264,7 @@ class Delivery(CommitScripts):
                 reply = yield read_command(self._group, self._consumer, count, block_ms, names)
         except ServerError as error:
             if with_commit:
-                self._pending.look_at_own(now)  # one of two reads may have brought entries
+                self._pending.look_at_own(now)  # a part that was not refused may have brought entries
             if error.code in _GROUP_GONE:
                 raise
             if len(routes) == 1:

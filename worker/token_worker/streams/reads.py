@@ -58,12 +58,12 @@ def read_with_commit(
 ) -> Together:
     """Make a read of new entries that is sent with a commit.
 
-    If it is split, its first part waits for one entry, and its second part takes the others. The server goes on to the
-    second part when it has done all commands that it had received with that entry. So what a producer sent in one
-    write comes as one batch.
+    If it is split, its first part waits for one entry, and its second part takes the others. A server that was waiting
+    does the second part only after all the commands that it had received with that entry. So requests that a producer
+    sent in one write come as one batch.
     """
     parts = [(1, block_ms), (count - 1, 0)] if is_split else [(count, block_ms)]
-    commands = [_read(group, consumer, part, wait_ms, streams) for part, wait_ms in parts]
+    commands = tuple([_read(group, consumer, part, wait_ms, streams) for part, wait_ms in parts])
     return Together(READ_BYTES if count * len(streams) > 1 else math.inf, commands)
 
 
