@@ -305,9 +305,17 @@ class RedisLink(Link):
             raise RuntimeError("no pair was started")
         if pair.error is not None:
             raise pair.error.with_traceback(None)
+        replies: list[Any] = []
+        refused: Unavailable | ServerError | None = None
         self._wire.bytes_left = pair.max_bytes
         try:
-            replies = [self._next_outcome() for _ in range(pair.commands)]
+            for _ in range(pair.commands):
+                try:
+                    replies.append(self._wire.receive())
+                except redis.ResponseError as error:
+                    if not is_from_primary(error):
+                        raise
+                    refused = refused or self._typed(error)
         except redis.RedisError as error:
             raise self._failure(error) from None
         except BaseException:  # as in ``_exchange``
@@ -316,13 +324,12 @@ class RedisLink(Link):
         finally:
             self._wire.bytes_left = math.inf
         self._used_at = time.monotonic()
-        refused = next((reply for reply in replies if isinstance(reply, Unavailable | ServerError)), None)
-        if refused is not None:
-            try:
-                raise refused
-            finally:
-                del refused, replies  # else the error and this frame would hold each other
-        return replies
+        if refused is None:
+            return replies
+        try:
+            raise refused
+        finally:
+            del refused, replies  # else the error and this frame would hold each other
 
     def _exchange(self, packed: bytes | None, *, wants_reply: bool = True) -> Any:
         """Send a packed command, or nothing; then receive a reply if one is wanted. Errors as by ``call``."""

@@ -258,8 +258,8 @@ class Delivery(CommitScripts):
         try:
             if with_commit:
                 is_split = count > 1 and self._found > 1
-                both = read_with_commit(self._group, self._consumer, count, block_ms, names, is_split=is_split)
-                reply = joined((yield both))
+                replies = yield read_with_commit(self._group, self._consumer, count, block_ms, names, is_split)
+                reply = joined(replies) if is_split else replies[0]
             else:
                 reply = yield read_command(self._group, self._consumer, count, block_ms, names)
         except ServerError as error:

@@ -54,7 +54,7 @@ def read_command(group: str, consumer: str, count: int, block_ms: int, streams: 
 
 @lru_cache(maxsize=64)
 def read_with_commit(
-    group: str, consumer: str, count: int, block_ms: int, streams: tuple[str, ...], *, is_split: bool
+    group: str, consumer: str, count: int, block_ms: int, streams: tuple[str, ...], is_split: bool
 ) -> Together:
     """Make a read of new entries that is sent with a commit.
 
