@@ -1,6 +1,7 @@
 """Replies, dead letters and entries left pending, on a connection without a server."""
 
 import ast
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -89,12 +90,7 @@ class FakeLink(Link):
         return self._do(started.script.name, f"finished {started.script.name}")
 
     def start_pair(
-        self,
-        script: Script,
-        keys: Sequence[Any],
-        args: Sequence[Any],
-        max_bytes: float,
-        commands: Sequence[tuple[Any, ...]],
+        self, script: Script, keys: Sequence[Any], args: Sequence[Any], max_bytes: float, *commands: tuple[Any, ...]
     ) -> None:
         assert self._started is None
         assert not self._pair
@@ -268,7 +264,7 @@ def test_commit_that_was_refused_is_done_again_after_its_read(reading: Committer
 
 
 def test_entry_that_cannot_be_answered_is_left_pending_after_the_read(reading: CommitterSetup) -> None:
-    """What a commit did and did not do is noted at once. Entries that have to stay pending are left after the read."""
+    """The committer notes at once what a commit did. It leaves the entries that have to stay pending after the read."""
     reading.link.statuses = [1, 3, b"ids used up"]
     assert _commit_and_read(reading, 2) == [b"3-0"]
     assert reading.link.events == [
@@ -306,7 +302,7 @@ def test_read_of_one_entry_of_any_size_is_sent_with_a_commit(reading: CommitterS
     reading.committer.drive(reading.delivery.fetch(0.0, 0))
     reading.link.events.clear()
     assert _commit_and_read(reading) == [b"3-0"]
-    assert reading.link.events == PAIR
+    assert (reading.link.events, reading.link.max_bytes) == (PAIR, math.inf)
 
 
 @pytest.mark.parametrize(("at_once", "answers"), [(True, 1), (False, 2)], ids=["at once", "few"])
