@@ -398,7 +398,7 @@ def test_replies_to_a_pair_come_in_order(streams_server: Valkey) -> None:
     subject.run(*PAIR)
     sent = subject.connections
     for command, reply in ((("PING",), b"PONG"), (read, None), (("PING",), b"PONG")):
-        subject.start_pair(*PAIR, 1 << 20, [command])
+        subject.start_pair(*PAIR, 1 << 20, command)
         assert subject.finish_first() == [0]
         assert subject.has_second == (command is not read)
         assert subject.finish_second() == [reply]
@@ -411,22 +411,22 @@ def test_replies_to_a_pair_come_in_order(streams_server: Valkey) -> None:
 def test_errors_of_a_pair_belong_to_one_of_the_two(streams_server: Valkey) -> None:
     """An error of the script leaves the command its reply, and a reply that is too long takes none from the script."""
     subject = link(streams_server.url)
-    subject.start_pair(*PAIR, 1 << 20, [("PING",)])
+    subject.start_pair(*PAIR, 1 << 20, ("PING",))
     with pytest.raises(ScriptUnknownError):
         subject.finish_first()
     assert subject.finish_second() == [b"PONG"]
     subject.run(*PAIR)
-    subject.start_pair(*PAIR, 1 << 20, [("GET",)])
+    subject.start_pair(*PAIR, 1 << 20, ("GET",))
     assert subject.finish_first() == [0]
     with pytest.raises(ServerError):
         subject.finish_second()
     subject.call("SET", "long", bytes(1 << 20))
-    subject.start_pair(*PAIR, 1 << 10, [("GET", "long")])
+    subject.start_pair(*PAIR, 1 << 10, ("GET", "long"))
     assert subject.finish_first() == [0]
     with pytest.raises(ReplyTooLarge):
         subject.finish_second()
     subject.call("SET", "requests", "x")
-    subject.start_pair(*PAIR, 1 << 20, [("PING",)])
+    subject.start_pair(*PAIR, 1 << 20, ("PING",))
     with pytest.raises(ServerError, match="WRONGTYPE"):
         subject.finish_first()
     assert subject.finish_second() == [b"PONG"]
@@ -436,18 +436,18 @@ def test_commands_of_a_pair_share_a_bound_and_an_error(streams_server: Valkey) -
     """Several commands may follow the script. An error of one is raised after the replies to all were taken."""
     subject = link(streams_server.url)
     subject.run(*PAIR)
-    subject.start_pair(*PAIR, 1 << 20, [("ECHO", "one"), ("ECHO", "two")])
+    subject.start_pair(*PAIR, 1 << 20, ("ECHO", "one"), ("ECHO", "two"))
     assert subject.finish_first() == [0]
     assert subject.finish_second() == [b"one", b"two"]
     for commands in ([("GET",), ("ECHO", "two")], [("ECHO", "one"), ("GET",)], [("GET",), ("HGET",)]):
-        subject.start_pair(*PAIR, 1 << 20, commands)
+        subject.start_pair(*PAIR, 1 << 20, *commands)
         assert subject.finish_first() == [0]
         with pytest.raises(ServerError):
             subject.finish_second()
         assert subject.call("PING") == b"PONG"
     sent = subject.connections
     subject.call("SET", "long", bytes(600_000))
-    subject.start_pair(*PAIR, 1_000_000, [("GET", "long"), ("GET", "long")])
+    subject.start_pair(*PAIR, 1_000_000, ("GET", "long"), ("GET", "long"))
     assert subject.finish_first() == [0]
     with pytest.raises(ReplyTooLarge):
         subject.finish_second()
@@ -455,13 +455,13 @@ def test_commands_of_a_pair_share_a_bound_and_an_error(streams_server: Valkey) -
 
 
 def test_error_of_a_pair_holds_no_reply(streams_server: Valkey) -> None:
-    """What the other commands brought is freed with the error, without the garbage collector."""
+    """The error of one command frees the replies to the others, without the garbage collector."""
     subject = link(streams_server.url)
     subject.run(*PAIR)
     gc.collect()
     gc.disable()
     try:
-        subject.start_pair(*PAIR, 1 << 20, [("ECHO", "one"), ("GET",)])
+        subject.start_pair(*PAIR, 1 << 20, ("ECHO", "one"), ("GET",))
         subject.finish_first()
         with suppress(ServerError):
             subject.finish_second()
@@ -480,7 +480,7 @@ def test_signal_between_replies_to_a_pair_closes_the_connection(streams_server: 
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise SystemExit
 
-    subject.start_pair(*PAIR, 1 << 20, [("ECHO", "one"), read])
+    subject.start_pair(*PAIR, 1 << 20, ("ECHO", "one"), read)
     subject.finish_first()
     with signals(stop, 0.1), pytest.raises(SystemExit):
         subject.finish_second()
@@ -493,7 +493,7 @@ def test_connection_lost_between_commands_of_a_pair(streams_server: Valkey) -> N
     subject.run(*PAIR)
     subject.call("XGROUP", "CREATE", "requests", "group", 0, "MKSTREAM")
     read = ("XREADGROUP", "GROUP", "group", "me", "BLOCK", 60_000, "STREAMS", "requests", ">")
-    subject.start_pair(*PAIR, 1 << 20, [("ECHO", "one"), read])
+    subject.start_pair(*PAIR, 1 << 20, ("ECHO", "one"), read)
     assert subject.finish_first() == [0]
     streams_server.kill()
     with pytest.raises(Unavailable):
@@ -507,13 +507,13 @@ def test_lost_connection_is_an_error_of_both_of_a_pair(streams_server: Valkey) -
     subject = link(streams_server.url)
     subject.run(*PAIR)
     streams_server.signal(signal.SIGSTOP)
-    subject.start_pair(*PAIR, 1 << 20, [("PING",)])
+    subject.start_pair(*PAIR, 1 << 20, ("PING",))
     streams_server.kill()
     for _ in range(2):
         for finish in (subject.finish_first, subject.finish_second):
             with pytest.raises(Unavailable):
                 finish()
-        subject.start_pair(*PAIR, 1 << 20, [("PING",)])  # cannot be sent
+        subject.start_pair(*PAIR, 1 << 20, ("PING",))  # cannot be sent
     for finish in (subject.finish_first, subject.finish_second):
         with pytest.raises(Unavailable, match="connection refused"):
             finish()
@@ -526,7 +526,7 @@ def test_reply_to_a_pair_is_never_that_of_another_command(streams_server: Valkey
     subject = link(streams_server.url)
     subject.run(*PAIR)
     for taken in (0, 1):
-        subject.start_pair(*PAIR, 1 << 20, [("ECHO", "other")])
+        subject.start_pair(*PAIR, 1 << 20, ("ECHO", "other"))
         if taken:
             assert subject.finish_first() == [0]
         with pytest.raises(RuntimeError):

@@ -76,7 +76,7 @@ def test_row_is_stored_as_two_entries(storage: TokenStorage, client: redis.Redis
 
 
 def test_look_up_of_nothing_asks_nothing(storage: TokenStorage) -> None:
-    """Where no candidate is left, the engine looks up none. The server knows no such command."""
+    """A look-up of no keys sends no command, because the server refuses one without keys."""
     assert storage.execute(Lookup([])) == []
 
 

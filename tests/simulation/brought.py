@@ -1,4 +1,4 @@
-"""What reads and claims bring."""
+"""This module tells which entries the reply to a read or claim brings, and how large they are."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,12 +8,12 @@ from simulation.events import Id
 
 
 def size_of(command: tuple[Any, ...], reply: Sequence[Any]) -> int:
-    """Bytes of the entries in the reply to a read or claim."""
+    """Return the bytes of the entries in the reply to a read or claim."""
     return sum(size for _, _, size in entries_of(command, reply))
 
 
 def entries_of(command: tuple[Any, ...], reply: Sequence[Any]) -> Iterator[tuple[bytes, Id, int]]:
-    """Stream, id and bytes of each entry that a reply brings with its fields."""
+    """Yield stream, id and bytes of each entry that a reply brings with its fields."""
     streams = reply if command[0] == "XREADGROUP" else [[command[1].encode(), reply]]
     for key, found in streams if command[-1] != "JUSTID" else ():
         for entry, fields in found:

@@ -262,12 +262,7 @@ class _Link:
         return end()
 
     def start_pair(
-        self,
-        script: Script,
-        keys: Sequence[Any],
-        args: Sequence[Any],
-        max_bytes: float,
-        commands: Sequence[tuple[Any, ...]],
+        self, script: Script, keys: Sequence[Any], args: Sequence[Any], max_bytes: float, *commands: tuple[Any, ...]
     ) -> None:
         if self._end is not None or self._pair is not None:
             raise Broken("a pair was started before the last one was finished")

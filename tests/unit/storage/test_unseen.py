@@ -1,4 +1,4 @@
-"""Batches whose values are taken to be new, and are written without a look-up."""
+"""The engine takes values to be new after batches of new ones, and writes them without a look-up."""
 
 from unittest import mock
 

@@ -399,7 +399,7 @@ def reads_with_commit(subject: Delivery, *replies: Any) -> tuple[Batch, list[tup
 
 
 def after_batch(count: int, *routes: Route) -> Delivery:
-    """A delivery that has read a batch of so many entries."""
+    """Return a delivery that has read a batch of so many entries."""
     subject = delivery(*routes, batch_size=500)
     run(subject.fetch(0.0, 1000), Scripted(XREADGROUP=[[b"in", entries(count)]]))
     return subject

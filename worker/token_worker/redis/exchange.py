@@ -69,7 +69,7 @@ def start_pair(first: Exchange[Any], second: Exchange[Any], link: Link) -> None:
     script, rest = next(first), next(second)
     if not isinstance(script, RunScript) or not isinstance(rest, Together):
         raise TypeError("a pair is a script, and commands to send together")
-    link.start_pair(*script, *rest)
+    link.start_pair(*script, rest.max_bytes, *rest.commands)
 
 
 def drive(

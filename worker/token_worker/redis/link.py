@@ -106,12 +106,7 @@ class Link(ABC):
         """Return the reply to the script that was started; errors as by ``call``."""
 
     def start_pair(
-        self,
-        script: Script,
-        keys: Sequence[Any],
-        args: Sequence[Any],
-        max_bytes: float,
-        commands: Sequence[tuple[Any, ...]],
+        self, script: Script, keys: Sequence[Any], args: Sequence[Any], max_bytes: float, *commands: tuple[Any, ...]
     ) -> None:
         """Send a script and then some commands, in one write. Take all replies before asking anything else.
 
@@ -272,12 +267,7 @@ class RedisLink(Link):
         return self.call("EVAL", started.script.source, len(started.keys), *started.keys, *started.args)
 
     def start_pair(
-        self,
-        script: Script,
-        keys: Sequence[Any],
-        args: Sequence[Any],
-        max_bytes: float,
-        commands: Sequence[tuple[Any, ...]],
+        self, script: Script, keys: Sequence[Any], args: Sequence[Any], max_bytes: float, *commands: tuple[Any, ...]
     ) -> None:
         error = None
         packed = [pack(("EVALSHA", script.sha, len(keys), *keys, *args)), *map(pack_again, commands)]
@@ -305,17 +295,9 @@ class RedisLink(Link):
             raise RuntimeError("no pair was started")
         if pair.error is not None:
             raise pair.error.with_traceback(None)
-        replies: list[Any] = []
-        refused: Unavailable | ServerError | None = None
         self._wire.bytes_left = pair.max_bytes
         try:
-            for _ in range(pair.commands):
-                try:
-                    replies.append(self._wire.receive())
-                except redis.ResponseError as error:
-                    if not is_from_primary(error):
-                        raise
-                    refused = refused or self._typed(error)
+            replies = [self._next_outcome() for _ in range(pair.commands)]
         except redis.RedisError as error:
             raise self._failure(error) from None
         except BaseException:  # as in ``_exchange``
@@ -324,12 +306,13 @@ class RedisLink(Link):
         finally:
             self._wire.bytes_left = math.inf
         self._used_at = time.monotonic()
-        if refused is None:
-            return replies
-        try:
-            raise refused
-        finally:
-            del refused, replies  # else the error and this frame would hold each other
+        for reply in replies:
+            if isinstance(reply, Unavailable | ServerError):
+                try:
+                    raise reply
+                finally:
+                    del reply, replies  # else the error and this frame would hold each other
+        return replies
 
     def _exchange(self, packed: bytes | None, *, wants_reply: bool = True) -> Any:
         """Send a packed command, or nothing; then receive a reply if one is wanted. Errors as by ``call``."""

@@ -70,7 +70,7 @@ class ClusterDelivery(DeliveryProtocol):
     def has_older(self, now: float) -> bool:
         return any(delivery.has_older(now) for delivery in self._turns if not self._is_resting(delivery, now))
 
-    def fetch(self, now: float, block_ms: int, *, with_commit: bool = False) -> Exchange[Batch]:  # noqa: ARG002 - never is
+    def fetch(self, now: float, block_ms: int, *, with_commit: bool = False) -> Exchange[Batch]:  # noqa: ARG002 - see reads_at_once
         for rest in self._rests.values():
             rest.until = min(rest.until, now + REST_SECONDS.after(rest.failures))
         for number in range(max(1, block_ms // ROUND_MS)):

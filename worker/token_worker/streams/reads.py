@@ -1,4 +1,4 @@
-"""Reads of new entries: their commands, and how many entries they ask for. Pure.
+"""This module makes the commands that read new entries, and decides how many entries they ask for. Pure.
 
 Redis does not tell the size of entries beforehand, so COUNT follows the size of those that came; see ``delivery``.
 """
@@ -33,7 +33,7 @@ SHRINK = 16
 
 @lru_cache(maxsize=64)  # where few come at once, it is asked for the same again and again
 def next_count(asked: int, found: int, size: int, count_max: int) -> int:
-    """COUNT of the next read, after a read that asked for so many entries, and found so many of so many bytes."""
+    """Return COUNT of the next read, after one that asked for so many entries, and found so many of so many bytes."""
     fitting = BATCH_BYTES * found // max(size, 1)
     wanted = max(QUIET_COUNT, GROWTH * found, asked - asked // SHRINK)
     return max(1, min(count_max, fitting, GROWTH * asked, wanted))
